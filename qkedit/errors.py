@@ -1,0 +1,55 @@
+"""Every failure a user can cause is one of these: one sentence of what, where and what to do.
+
+The command line prints the sentence and exits with `exit_code`; a library caller catches `QkeditError`.
+"""
+
+from __future__ import annotations
+
+
+class QkeditError(Exception):
+    """Something could not be done; `what` happened, at `where`, and `remedy` says what to do about it.
+
+    Args:
+        what: the fact, without a full stop: "the header is longer than the file".
+        where: the file, tensor, option or layer it concerns; may be empty.
+        remedy: what the reader can do now, as an imperative: "download the shard again".
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+        super().__init__(what, where, remedy)
+
+    def __str__(self) -> str:
+        """Return `where: what; remedy.` without the parts that are empty."""
+        sentence = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{sentence}; {self.remedy}." if self.remedy else f"{sentence}."
+
+
+class UsageError(QkeditError):
+    """The request itself is wrong: an unknown layer, two options that exclude each other."""
+
+    exit_code = 2
+
+
+class CheckpointError(QkeditError):
+    """The files are not a checkpoint qkedit can trust: broken, incomplete or of an unknown form."""
+
+
+class UnsupportedForm(CheckpointError):
+    """The checkpoint is sound, but its query-key product is of a form qkedit does not edit."""
+
+
+class VerificationError(QkeditError):
+    """A check found a difference; `mismatches` names what differs."""
+
+    exit_code = 3
+
+    def __init__(
+        self, what: str, *, where: str = "", remedy: str = "", mismatches: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.mismatches = mismatches
