@@ -1,0 +1,110 @@
+"""The symmetric and antisymmetric parts of the query-key product, and edits of either.
+
+    S = (M + Mᵀ)/2   mutual similarity,        A = (M − Mᵀ)/2   direction
+
+(QK Product Steering, arXiv 2606.20419, finds the effect mainly in the symmetric one.) With the stack
+`B = [W_q; W_k]` (`2d_h × D`), `B = L Qᵀ`, and `J = ½ [[0, I], [±I, 0]]`, a channel is `Bᵀ J B = Q (Lᵀ J L) Qᵀ`:
+the `2d_h × 2d_h` core carries its spectrum exactly. S has real eigenvalues; A has imaginary pairs ±iω, each one
+plane in which the residual stream is rotated, so A's modes are counted in planes and never cut in half.
+
+Suppressing the modes spanned by the orthonormal columns `Ê` of the core asks for the increment
+`Δ = −(1−ρ) Q P C Qᵀ`, `P = ÊÊᵀ`, `C = Lᵀ J L`. The queries can only write
+
+    W_q' = W_q + (Δ W_k⁺)ᵀ = W_q − (1−ρ) (L_kᵇ⁺)ᵀ P Lᵀ Jᵀ B,       L_kᵇ = the key rows of L,
+
+because Δ is in general not in the row space of `W_k`: what is realised is `Δ W_k⁺ W_k`. The *residual*
+`‖ΔW_k⁺W_k − Δ‖/‖Δ‖` says how much of the wish is missing, the *leak* how much of it landed in the other channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from qkedit.spectral.factors import factor_of_gram, gram
+from qkedit.spectral.product import QKProduct
+from qkedit.spectral.spectrum import energy, gap, rank
+from qkedit.spectral.suppression import QueryEdit, Suppression, mode_counts
+from qkedit.spectral.update import QueryUpdate
+
+
+@dataclass(frozen=True)
+class ChannelModes:
+    """One channel of every head's product.
+
+    `values` `[H, n]`: |λ| of S (n = 2d_h) or ω of A's planes (n = d_h), descending.
+    `vectors` `[H, 2d_h, n·width]`: orthonormal columns in the coordinates of the stack's factor, `width` a mode.
+    """
+
+    stack_factor: Tensor  # L, [H, 2d_h, 2d_h]
+    values: Tensor
+    vectors: Tensor
+    width: int  # 1 for S, 2 for A
+    sign: int  # of Jᵀ against J: +1 for S, −1 for A
+    ranks: Tensor  # [H], numerical rank in modes
+
+
+def stack_factor(product: QKProduct) -> Tensor:
+    """Return `L` of `B = [W_q; W_k]`, float64 `[H, 2d_h, 2d_h]`."""
+    query, keys = product.query, product.key[product.key_head.to(product.key.device)]
+    cross = gram(query, keys)
+    key_gram = gram(product.key, product.key)[product.key_head.to(cross.device)]
+    products = torch.cat([torch.cat([gram(query, query), cross], -1), torch.cat([cross.mT, key_gram], -1)], -2)
+    return factor_of_gram(products, lambda heads: torch.cat([query[heads], keys[heads]], dim=1))
+
+
+def channel_modes(product: QKProduct, channel: Literal["symmetric", "antisymmetric"]) -> ChannelModes:
+    """Return the modes of the `symmetric` or `antisymmetric` channel of every head."""
+    lower = stack_factor(product)
+    size = product.head_size
+    query_rows, key_rows = lower[..., :size, :], lower[..., size:, :]
+    half = query_rows.mT @ key_rows / 2
+    if channel == "symmetric":
+        eigenvalues, vectors = torch.linalg.eigh(half + half.mT)
+        order = eigenvalues.abs().argsort(dim=-1, descending=True, stable=True)
+        vectors = vectors.gather(-1, order.unsqueeze(-2).expand_as(vectors))
+        values = eigenvalues.abs().gather(-1, order)
+        return ChannelModes(lower, values, vectors, 1, 1, rank(values, product.relative_floor))
+    # i·(A's core) is Hermitian with eigenvalues ±ω; the real and imaginary part of ω's vector span its plane.
+    eigenvalues, complex_vectors = torch.linalg.eigh(1j * (half - half.mT))
+    values = eigenvalues[..., size:].flip(-1).clamp_min(0)
+    planes = complex_vectors[..., size:].flip(-1)
+    vectors = torch.stack([planes.real, planes.imag], dim=-1).flatten(-2) * 2**0.5
+    return ChannelModes(lower, values, vectors, 2, -1, rank(values, product.relative_floor))
+
+
+def suppress_channel(product: QKProduct, suppression: Suppression) -> QueryEdit:
+    """Return the query-only edit that comes closest to suppressing the channel's dominant modes."""
+    modes = channel_modes(product, "symmetric" if suppression.channel == "symmetric" else "antisymmetric")
+    counts = mode_counts(modes.values, modes.ranks, suppression)
+    largest = int(counts.max())
+    used = torch.arange(largest, device=counts.device) < counts.unsqueeze(-1)
+    suppressed = torch.where(used, modes.values[..., :largest], 0.0)
+    basis = modes.vectors[..., : largest * modes.width] * used.repeat_interleave(modes.width, -1).unsqueeze(-2)
+
+    lower, size, strength = modes.stack_factor, product.head_size, 1 - suppression.residual
+    query_rows, key_rows = lower[..., :size, :], lower[..., size:, :]
+    key_inverse = torch.linalg.pinv(key_rows, rtol=product.relative_floor)  # [H, 2d_h, d_h]
+    left = -strength * key_inverse.mT @ basis
+    # Lᵀ Jᵀ B = ½ (±L_qᵀ-rows pair with W_k and the L_k-rows with W_q); Jᵀ = ½ [[0, ±I], [I, 0]].
+    right_query = basis.mT @ key_rows.mT / 2
+    right_key = modes.sign * basis.mT @ query_rows.mT / 2
+
+    half = query_rows.mT @ key_rows / 2
+    increment = -strength * (basis @ (basis.mT @ (half + modes.sign * half.mT)))
+    realised = increment @ (key_inverse @ key_rows)
+    other_channel = (realised - modes.sign * realised.mT) / 2
+    asked = torch.linalg.matrix_norm(increment).clamp_min(torch.finfo(torch.float64).tiny)
+    removed = (1 - suppression.residual**2) * torch.where(used, energy(modes.values)[..., :largest], 0.0).sum(-1)
+    return QueryEdit(
+        QueryUpdate(left, right_query, right_key),
+        counts,
+        suppressed,
+        removed,
+        gap(modes.values, counts, modes.ranks),
+        residual=torch.linalg.matrix_norm(realised - increment) / asked,
+        leak=torch.linalg.matrix_norm(other_channel) / asked,
+    )

@@ -1,0 +1,64 @@
+"""Matched random controls: is it *these* modes, or would any have done?
+
+Both are our definitions; the paper (arXiv 2606.20419) reports matched random-mode controls without saying how.
+
+* *index-matched*: as many modes drawn uniformly from those the edit leaves (k+1 … rank), same ρ. The primary one.
+* *norm-matched*: a random orthonormal frame in the column space of `W_qᵀ`, scaled by c so that `‖ΔM‖_F` equals
+  that of the edit. A c of 2 to 6 pushes directions far past zero; it is recorded, and warned of above 2.
+
+Draws are keyed by (seed, layer, head) and made on the CPU: the same on every device, in any order of work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qkedit.spectral.product import QKProduct
+
+
+@dataclass(frozen=True)
+class ModeDraws:
+    """The random numbers of one layer's heads."""
+
+    seed: int
+    layer: int
+    heads: tuple[int, ...]
+
+    def generator(self, position: int) -> np.random.Generator:
+        """Return the generator of the head at `position` among `heads`."""
+        return np.random.default_rng([self.seed, self.layer, self.heads[position]])
+
+
+def index_matched(counts: Tensor, ranks: Tensor, draws: ModeDraws) -> tuple[Tensor, Tensor]:
+    """Draw as many other modes: returns how many there were, `[H]`, and their numbers, `[H, m]`, both clipped.
+
+    Needs `2k ≤ rank` to draw k of them; with less, all that remain are taken.
+    """
+    wanted, available = counts.tolist(), (ranks - counts).tolist()
+    drawn = [min(want, rest) for want, rest in zip(wanted, available, strict=True)]
+    chosen = torch.zeros(len(drawn), max(drawn), dtype=torch.long)
+    for head, (first, rest, number) in enumerate(zip(wanted, available, drawn, strict=True)):
+        picks = draws.generator(head).choice(rest, size=number, replace=False) if number else []
+        chosen[head, :number] = first + torch.as_tensor(sorted(picks), dtype=torch.long)
+    return torch.tensor(drawn), chosen
+
+
+def norm_matched(product: QKProduct, counts: Tensor, target: Tensor, draws: ModeDraws) -> tuple[Tensor, Tensor]:
+    """Draw a frame `Ĝ` `[H, d_h, m]` (in the coordinates of `L_q`) and the scale c `[H]` with `‖c Ĝᵀ core‖ = target`.
+
+    The frame `U = Q_q Ĝ` is orthonormal and lies in the column space of `W_qᵀ`; head h uses `counts[h]` columns,
+    the rest are zero. c is 0 for a head with nothing to match.
+    """
+    # L_q⁺ L_q is the identity for a head of full rank and otherwise keeps the frame inside the column space.
+    inside = (product.query_factor_inverse @ product.query_factor).cpu()
+    frame = torch.zeros(product.heads, product.head_size, int(counts.max()), dtype=torch.float64)
+    for head, count in enumerate(counts.tolist()):
+        normal = torch.from_numpy(draws.generator(head).standard_normal((product.head_size, count)))
+        frame[head, :, :count] = torch.linalg.qr(inside[head] @ normal).Q
+    frame = frame.to(product.core.device)
+    size = torch.linalg.matrix_norm(frame.mT @ product.core)
+    return frame, torch.where(size > 0, target.to(size) / size.clamp_min(torch.finfo(size.dtype).tiny), 0.0)

@@ -1,0 +1,104 @@
+"""Small square factors of wide weights: `L` with `L Lᵀ = W Wᵀ`, so that no `D × D` matrix is ever formed.
+
+A head's weight `W` is `[d_h, D]` with `D ≫ d_h`. Writing `W = L Qᵀ` with orthonormal `Q` (`[D, d_h]`), the
+singular values of `W_qᵀ W_k = Q_q (L_qᵀ L_k) Q_kᵀ` are those of the `d_h × d_h` core `L_qᵀ L_k`.
+
+Two routes lead to `L`, and each head takes the cheaper one that is true for it:
+
+* **Gram**: `G = W Wᵀ` by one batched product, then Cholesky. It squares the condition number, so `G` is
+  accumulated and factored in float64, where heads up to a condition of about 8,000 lose nothing that matters
+  (the smallest singular values keep eight digits).
+* **QR**: `Wᵀ = Q R`, `L = Rᵀ`. Some ten times slower, true to the last singular value: for the heads whose
+  Cholesky pivots show that they are worse conditioned, rank-deficient or zero.
+
+Both give the lower-triangular factor with a non-negative diagonal, which is unique for full rank: random
+draws expressed in its coordinates mean the same on every route and device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# Float64 copies of weights are made in pieces of about this size: on a CPU a piece then stays in the cache
+# between its conversion and its product. A GPU takes a whole layer at once.
+CPU_WORKING_BYTES = 8 << 20
+GPU_WORKING_BYTES = 2 << 30
+
+
+class NonFiniteWeightError(ValueError):
+    """A weight holds NaN or infinity; `head` is its position along the first axis."""
+
+    def __init__(self, head: int) -> None:
+        self.head = head
+        super().__init__(f"the weights of head {head} hold NaN or infinity")
+
+
+def product_dtype(device: torch.device) -> torch.dtype:
+    """Return the widest dtype `device` multiplies in: float64, but float32 on Apple's MPS, which has no other."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def heads_per_piece(weights: Tensor, dtype: torch.dtype) -> int:
+    """Return how many leading entries of `weights` (`[H, …]`) to convert to `dtype` at once."""
+    budget = CPU_WORKING_BYTES if weights.device.type == "cpu" else GPU_WORKING_BYTES
+    return max(1, budget // max(1, weights[0].numel() * dtype.itemsize))
+
+
+def gram(left: Tensor, right: Tensor) -> Tensor:
+    """Return `left @ rightᵀ` over the last axis in float64: `[H, m, D] × [H, n, D] → [H, m, n]`.
+
+    Accumulated in float64 where the device has it, else in float32 there and returned on the CPU.
+    """
+    dtype = product_dtype(left.device)
+    step = heads_per_piece(left, dtype)
+    pieces = []
+    for start in range(0, len(left), step):
+        first = left[start : start + step].to(dtype)
+        second = first if right is left else right[start : start + step].to(dtype)
+        pieces.append(first @ second.mT)
+    products = torch.cat(pieces)
+    return products if dtype == torch.float64 else products.cpu().double()
+
+
+def factor(weights: Tensor) -> Tensor:
+    """Return `L`, float64 `[H, d_h, d_h]`, lower-triangular with `L Lᵀ = W Wᵀ` for each `W` of `[H, d_h, D]`.
+
+    Raises:
+        NonFiniteWeightError: a weight holds NaN or infinity.
+    """
+    return factor_of_gram(gram(weights, weights), lambda heads: weights[heads.to(weights.device)])
+
+
+def factor_of_gram(products: Tensor, weights_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return `L` from `G = W Wᵀ` `[H, d_h, d_h]`; `weights_of(heads)` gives the weights of the heads that need QR.
+
+    Raises:
+        NonFiniteWeightError: a weight holds NaN or infinity.
+    """
+    diagonal = products.diagonal(dim1=-2, dim2=-1)
+    finite = diagonal.isfinite().all(-1)
+    if not finite.all():
+        raise NonFiniteWeightError(int((~finite).nonzero()[0]))
+    # A product made in float32 (a device without float64) is known less well, so it is trusted less far.
+    precision = torch.finfo(product_dtype(products.device)).eps
+    lower, failed = torch.linalg.cholesky_ex(products)
+    smallest_pivot = lower.diagonal(dim1=-2, dim2=-1).square().amin(-1)
+    untrusted = (failed != 0) | ~(smallest_pivot > precision**0.5 * diagonal.amax(-1))
+    if untrusted.any():
+        heads = untrusted.nonzero().flatten()
+        lower[heads] = _qr_factor(weights_of(heads)).to(lower.device)
+    return lower
+
+
+def _qr_factor(weights: Tensor) -> Tensor:
+    if product_dtype(weights.device) != torch.float64:
+        weights = weights.cpu()
+    factors = []
+    for head in weights:  # one at a time: the float64 copy and its reflectors are several times the weights
+        upper = torch.linalg.qr(head.double().T, mode="r").R
+        signs = torch.where(upper.diagonal() < 0, -1.0, 1.0).to(upper)
+        factors.append((signs.unsqueeze(-1) * upper).T)
+    return torch.stack(factors)

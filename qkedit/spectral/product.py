@@ -1,0 +1,113 @@
+"""The query-key product of an attention layer's heads, kept factored.
+
+For query head h reading key head g, `M_h = W_q^hᵀ W_k^g` (`[D, D]`, rank ≤ d_h), and `x_iᵀ M_h x_j` is the
+attention logit of query token i and key token j before rotation, biases and the factor `1/√d_h`
+(QK Product Steering, arXiv 2606.20419). With `W_q = L_q Q_qᵀ` and `W_k = L_k Q_kᵀ`,
+
+    M = Q_q (L_qᵀ L_k) Q_kᵀ,        L_qᵀ L_k = Û Σ V̂ᵀ,        U = Q_q Û,   V = Q_k V̂.
+
+The left singular vectors `U` live on the query side: directions of the residual stream as the queries read it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from qkedit.spectral.factors import factor
+from qkedit.spectral.spectrum import rank
+
+
+@dataclass(frozen=True)
+class SingularModes:
+    """The singular triplets of each head's product, in the coordinates of the factors.
+
+    `values` descend; `left` and `right` hold Û and V̂ in their columns; all float64.
+    """
+
+    values: Tensor  # [H, d_h]
+    left: Tensor  # [H, d_h, d_h]
+    right: Tensor  # [H, d_h, d_h]
+    ranks: Tensor  # [H], numerical rank
+
+
+@dataclass(frozen=True)
+class QKProduct:
+    """`W_qᵀ W_k` of H query heads sharing H_kv key heads, never multiplied out.
+
+    Args:
+        query: `[H, d_h, D]`, any floating dtype: the rows of `q_proj` head by head.
+        key: `[H_kv, d_h, D]`, same dtype and device.
+        key_head: for each query head the key head it reads, `[H]`; grouped-query order `h // (H / H_kv)`
+            when left out. Several query heads may share one; it is then factored once.
+
+    Example:
+        >>> query, key = torch.randn(8, 32, 128), torch.randn(2, 32, 128)
+        >>> QKProduct(query, key).modes.values.shape
+        torch.Size([8, 32])
+    """
+
+    query: Tensor
+    key: Tensor
+    key_head: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+
+    def __post_init__(self) -> None:
+        """Check the shapes and fill in the grouped-query order."""
+        if self.query.ndim != 3 or self.key.ndim != 3 or self.query.shape[1:] != self.key.shape[1:]:
+            raise ValueError(
+                f"query [H, d_h, D] and key [H_kv, d_h, D] must agree in d_h and D, "
+                f"got {tuple(self.query.shape)} and {tuple(self.key.shape)}"
+            )
+        if self.key_head.numel() == 0:
+            heads, key_heads = len(self.query), len(self.key)
+            if heads % key_heads:
+                raise ValueError(f"{heads} query heads cannot share {key_heads} key heads evenly")
+            object.__setattr__(self, "key_head", torch.arange(heads) // (heads // key_heads))
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return len(self.query)
+
+    @property
+    def head_size(self) -> int:
+        """d_h."""
+        return self.query.shape[1]
+
+    @cached_property
+    def query_factor(self) -> Tensor:
+        """`L_q`, float64 `[H, d_h, d_h]`, `L_q L_qᵀ = W_q W_qᵀ`."""
+        return factor(self.query)
+
+    @cached_property
+    def key_factor(self) -> Tensor:
+        """`L_k` of the key head that each query head reads, float64 `[H, d_h, d_h]`; factored once a key head."""
+        return factor(self.key)[self.key_head]
+
+    @cached_property
+    def query_factor_inverse(self) -> Tensor:
+        """`L_q⁺`, float64 `[H, d_h, d_h]`."""
+        return torch.linalg.pinv(self.query_factor, rtol=self.relative_floor)
+
+    @cached_property
+    def core(self) -> Tensor:
+        """`L_qᵀ L_k`, float64 `[H, d_h, d_h]`: the product's singular values in a small matrix."""
+        return self.query_factor.mT @ self.key_factor
+
+    @cached_property
+    def modes(self) -> SingularModes:
+        """The singular modes of the product."""
+        left, values, right = torch.linalg.svd(self.core)
+        return SingularModes(values, left, right.mT, rank(values, self.relative_floor))
+
+    @property
+    def relative_floor(self) -> float:
+        """Singular values below this share of the largest count as zero: `D · eps`, as in `numpy`'s matrix rank."""
+        return self.query.shape[-1] * torch.finfo(torch.float64).eps
+
+    def dense(self, head: int) -> Tensor:
+        """Return `M` of one head, float64 `[D, D]`. For inspection of small models only: it is D/d_h times larger."""
+        return self.query[head].double().mT @ self.key[int(self.key_head[head])].double()

@@ -1,0 +1,42 @@
+"""Numbers about spectra that every channel shares: energy, gaps, effective rank, how many modes to take."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rank(values: Tensor, relative_floor: float) -> Tensor:
+    """Return, per head `[H]`, how many of `values` `[H, n]` (descending) exceed `relative_floor · values[0]`."""
+    return (values > relative_floor * values[..., :1]).sum(-1)
+
+
+def energy(values: Tensor) -> Tensor:
+    """Return each mode's share of `Σσ²`, `[H, n]`; zero for a head whose values are all zero."""
+    squares = values.square()
+    return squares / squares.sum(-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
+
+
+def modes_for_energy(values: Tensor, share: float) -> Tensor:
+    """Return, per head `[H]`, the smallest k whose top-k modes of `values` `[H, n]` carry `share` of the energy."""
+    # The sum of all shares is 1 up to rounding, so a wish for all of it must not ask for one mode more.
+    reached = energy(values).cumsum(-1) >= share - 1e-12
+    return torch.where(reached.any(-1), reached.int().argmax(-1) + 1, values.shape[-1])
+
+
+def gap(values: Tensor, counts: Tensor, ranks: Tensor) -> Tensor:
+    """Return `σ_k / σ_{k+1}` at the cut, `[H]`, for k = `counts`; NaN where no mode is cut or none remains.
+
+    Near 1 the single modes are arbitrary: any rotation among near-equal ones is as good.
+    """
+    last = values.gather(-1, (counts - 1).clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    following = values.gather(-1, counts.clamp_max(values.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
+    undefined = (counts == 0) | (counts >= ranks)
+    return torch.where(undefined, torch.nan, last / following)
+
+
+def effective_rank(values: Tensor) -> Tensor:
+    """Return `exp(entropy(σ² / Σσ²))`, `[H]`: how many equal modes would be as spread out; 0 for a zero head."""
+    shares = energy(values)
+    entropy = torch.special.entr(shares).sum(-1)
+    return torch.where(values[..., 0] > 0, entropy.exp(), torch.zeros_like(entropy))

@@ -1,0 +1,77 @@
+"""The change of the query weights, kept as the low-rank product it is.
+
+Every edit of the query-key product that leaves the keys alone has the form
+
+    W_q' = W_q + left (right_q W_q + right_k W_k)
+
+with `left` `[H, d_h, m]`, `right_q` and `right_k` `[H, m, d_h]`: the rows of the bracket are directions of the
+residual stream, `m` of them, so a head's change has rank ≤ m (before rounding, exactly a LoRA of that rank).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qkedit.spectral.factors import heads_per_piece, product_dtype
+from qkedit.spectral.product import QKProduct
+
+
+@dataclass(frozen=True)
+class QueryUpdate:
+    """`W_q' − W_q` of every head of a product, factored; float64."""
+
+    left: Tensor  # [H, d_h, m]
+    right_query: Tensor  # [H, m, d_h]
+    right_key: Tensor | None = None  # [H, m, d_h]
+
+    def directions(self, product: QKProduct, heads: slice = slice(None), dtype: torch.dtype = torch.float64) -> Tensor:
+        """Return the residual-stream directions `right_q W_q + right_k W_k` of `heads`, `[h, m, D]`."""
+        device = product.query.device
+        rows = self.right_query[heads].to(device, dtype) @ product.query[heads].to(dtype)
+        if self.right_key is not None:
+            keys = product.key[product.key_head[heads]]
+            rows += self.right_key[heads].to(device, dtype) @ keys.to(dtype)
+        return rows
+
+    def apply(self, product: QKProduct, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """Return the edited query weights, `[H, d_h, D]` in their storage dtype, and how far each head moved.
+
+        The second value, `[H]`, is `‖W_q' − W_q‖ / ‖W_q‖` as realised *after* rounding to the storage dtype.
+        `dtype` is that of the arithmetic.
+        """
+        query = product.query
+        dtype = min(dtype, product_dtype(query.device), key=lambda choice: choice.itemsize)
+        edited = torch.empty_like(query)
+        moved = []
+        step = heads_per_piece(query, dtype)
+        for start in range(0, len(query), step):
+            heads = slice(start, start + step)
+            left = self.left[heads].to(query.device, dtype)
+            # Two thin products: the d_h × d_h matrix between them would cost d_h / m times as much.
+            change = torch.baddbmm(query[heads].to(dtype), left, self.directions(product, heads, dtype))
+            edited[heads] = change
+            difference = edited[heads].to(dtype) - query[heads].to(dtype)
+            scale = torch.linalg.vector_norm(query[heads], dim=(-2, -1), dtype=dtype)
+            moved.append(torch.linalg.vector_norm(difference, dim=(-2, -1)) / scale.clamp_min(torch.finfo(dtype).tiny))
+        return edited, torch.cat(moved).double().cpu()
+
+    def key_bias_effect(self, product: QKProduct, key_bias: Tensor) -> Tensor:
+        """Return `‖(W_q' − W_q)ᵀ b_k‖` per head, `[H]`: the most a unit input moves a logit through the key bias.
+
+        With biased keys the logit also changes by `x_iᵀ (W_q' − W_q)ᵀ b_k`, which no mode of the product shows.
+        `key_bias` is `[H_kv, d_h]`.
+        """
+        bias = key_bias.to(self.left.device, torch.float64)[product.key_head.to(self.left.device)]
+        weights = (bias.unsqueeze(1) @ self.left).squeeze(1)  # [H, m]
+        effects = []
+        dtype = product_dtype(product.query.device)
+        step = heads_per_piece(product.query, dtype)
+        for start in range(0, len(weights), step):
+            heads = slice(start, start + step)
+            directions = self.directions(product, heads, dtype)
+            combined = weights[heads].unsqueeze(1).to(directions) @ directions
+            effects.append(torch.linalg.vector_norm(combined.squeeze(1), dim=-1))
+        return torch.cat(effects).double().cpu()
