@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from qkedit.spectral.factors import factor_of_gram, gram
+from qkedit.spectral.options import Suppression
 from qkedit.spectral.product import QKProduct
 from qkedit.spectral.spectrum import energy, gap, rank
-from qkedit.spectral.suppression import QueryEdit, Suppression, mode_counts
+from qkedit.spectral.suppression import QueryEdit, mode_counts
 from qkedit.spectral.update import QueryUpdate
 
 

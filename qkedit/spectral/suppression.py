@@ -1,40 +1,15 @@
-"""What can be asked of an edit, and what an edit says of itself."""
+"""What an edit says of itself, and how many modes a wish comes to in each head."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from qkedit.spectral.options import Suppression
 from qkedit.spectral.spectrum import modes_for_energy
 from qkedit.spectral.update import QueryUpdate
-
-Channel = Literal["full", "symmetric", "antisymmetric"]
-Control = Literal["none", "index", "norm"]
-
-
-@dataclass(frozen=True)
-class Suppression:
-    """What to suppress.
-
-    Attributes:
-        k: how many dominant modes a head (planes in the antisymmetric channel); ignored when `energy` is given.
-        energy: take as many modes as carry this share of the energy, in (0, 1].
-        residual: ρ, the share of each suppressed mode that stays, in [0, 1).
-        channel: the product itself, its symmetric part or its antisymmetric part.
-        control: `index` suppresses as many randomly drawn other modes instead, `norm` a random frame that
-            changes the product equally much; both for the full channel.
-        seed: of the controls' draws.
-    """
-
-    k: int = 4
-    energy: float | None = None
-    residual: float = 0.0
-    channel: Channel = "full"
-    control: Control = "none"
-    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,67 @@
+"""What can be asked of an edit. Free of torch, so that a plan can be made and printed at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from qkedit.errors import UsageError
+
+Channel = Literal["full", "symmetric", "antisymmetric"]
+Control = Literal["none", "index", "norm"]
+
+
+@dataclass(frozen=True)
+class Suppression:
+    """What to suppress.
+
+    Attributes:
+        k: how many dominant modes a head (planes in the antisymmetric channel); ignored when `energy` is given.
+        energy: take as many modes as carry this share of the energy, in (0, 1].
+        residual: ρ, the share of each suppressed mode that stays, in [0, 1).
+        channel: the product itself, its symmetric part or its antisymmetric part.
+        control: `index` suppresses as many randomly drawn other modes instead, `norm` a random frame that
+            changes the product equally much; both for the full channel.
+        seed: of the controls' draws.
+
+    Raises:
+        UsageError: a value is outside its range, or a control is asked for in a channel that has none.
+    """
+
+    k: int = 4
+    energy: float | None = None
+    residual: float = 0.0
+    channel: Channel = "full"
+    control: Control = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        if self.k < 1:
+            raise UsageError(f"{self.k} modes cannot be suppressed", where="k", remedy="give 1 or more")
+        if self.energy is not None and not 0 < self.energy <= 1:
+            raise UsageError(f"{self.energy:g} is no share", where="energy", remedy="give more than 0, at most 1")
+        if not 0 <= self.residual < 1:
+            raise UsageError(
+                f"{self.residual:g} would not suppress anything",
+                where="residual",
+                remedy="give 0 or more, below 1; 0 removes the modes",
+            )
+        if self.seed < 0:
+            raise UsageError(f"{self.seed} is negative", where="seed", remedy="give 0 or more")
+        if self.channel not in ("full", "symmetric", "antisymmetric"):
+            raise UsageError(
+                f"there is no channel {self.channel!r}",
+                where="channel",
+                remedy="take full, symmetric or antisymmetric",
+            )
+        if self.control not in ("none", "index", "norm"):
+            raise UsageError(
+                f"there is no control {self.control!r}", where="control", remedy="take none, index or norm"
+            )
+        if self.control != "none" and self.channel != "full":
+            raise UsageError(
+                f"the {self.channel} channel has no random control",
+                where="control",
+                remedy="use controls with --channel full",
+            )
