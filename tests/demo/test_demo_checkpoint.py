@@ -1,0 +1,219 @@
+"""The embedded checkpoint is what it says: small, complete, in published names, and it runs without a network."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from qkedit.demo import demo_checkpoint
+from tests.scripts.loading import load_script
+
+LAYERS, HIDDEN, QUERY_HEADS, KEY_HEADS, HEAD_SIZE, MLP = 8, 128, 8, 2, 32, 256
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_network() -> Iterator[None]:
+    """Any connection is an error, as on a machine without a network."""
+
+    def refuse(*_: object) -> None:
+        raise OSError("the demo checkpoint must not need a network")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        patch.setattr(socket, "getaddrinfo", refuse)
+        yield
+
+
+@pytest.fixture(scope="module")
+def config() -> dict[str, Any]:
+    return json.loads((demo_checkpoint() / "config.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def processor() -> ProcessorMixin:
+    return AutoProcessor.from_pretrained(demo_checkpoint())
+
+
+@pytest.fixture(scope="module")
+def loaded() -> tuple[PreTrainedModel, dict[str, Any]]:
+    model, information = AutoModelForImageTextToText.from_pretrained(demo_checkpoint(), output_loading_info=True)
+    return model.eval(), information
+
+
+@pytest.fixture(scope="module")
+def builder() -> ModuleType:
+    return load_script("build_demo_checkpoint")
+
+
+def headers(directory: Path) -> dict[str, dict[str, Any]]:
+    """Every shard's header as the safetensors format describes it: a length, then JSON."""
+    found = {}
+    for shard in sorted(directory.glob("*.safetensors")):
+        with shard.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            found[shard.name] = json.loads(file.read(length))
+    return found
+
+
+def picture(colour: str) -> Image.Image:
+    image = Image.new("RGB", (160, 120), "lightgrey")
+    ImageDraw.Draw(image).ellipse((40, 20, 110, 90), fill=colour)
+    return image
+
+
+def ask(processor: ProcessorMixin, image: Image.Image) -> Any:
+    chat = [
+        {
+            "role": "user",
+            "content": [{"type": "image", "image": image}, {"type": "text", "text": "Describe the picture."}],
+        }
+    ]
+    return processor.apply_chat_template(
+        chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+
+
+def test_the_package_stays_small() -> None:
+    assert sum(file.stat().st_size for file in demo_checkpoint().rglob("*")) < 5_000_000
+
+
+def test_every_tensor_stands_in_exactly_the_shard_the_index_names() -> None:
+    index = json.loads((demo_checkpoint() / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    placed: dict[str, str] = {}
+    total = 0
+    for shard, header in headers(demo_checkpoint()).items():
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            assert name not in placed
+            assert entry["dtype"] == "BF16"
+            placed[name] = shard
+            start, end = entry["data_offsets"]
+            total += end - start
+    assert placed == index["weight_map"]
+    assert total == index["metadata"]["total_size"]
+    assert len(set(placed.values())) >= 3
+
+
+def test_the_decoder_is_grouped_query_in_published_names() -> None:
+    shapes = {
+        name: entry["shape"]
+        for header in headers(demo_checkpoint()).values()
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+    projection = re.compile(r"language_model\.model\.layers\.(\d+)\.self_attn\.([qkvo])_proj\.weight")
+    found = {match.groups(): shapes[name] for name in shapes if (match := projection.fullmatch(name))}
+    wide, narrow = QUERY_HEADS * HEAD_SIZE, KEY_HEADS * HEAD_SIZE
+    expected = {"q": [wide, HIDDEN], "k": [narrow, HIDDEN], "v": [narrow, HIDDEN], "o": [HIDDEN, wide]}
+    assert found == {(str(n), kind): shape for n in range(LAYERS) for kind, shape in expected.items()}
+    assert shapes["language_model.model.layers.0.mlp.gate_proj.weight"] == [MLP, HIDDEN]
+    assert {name.split(".")[0] for name in shapes} == {"language_model", "vision_tower", "multi_modal_projector"}
+
+
+def test_transformers_loads_it_without_a_key_too_many_or_too_few(
+    loaded: tuple[PreTrainedModel, dict[str, Any]],
+) -> None:
+    model, information = loaded
+    assert not any(information.values()), information
+    assert model.dtype == torch.bfloat16
+    tensors = sum(len(header) - 1 for header in headers(demo_checkpoint()).values())
+    assert len(model.state_dict()) == tensors
+
+
+def test_a_picture_becomes_a_square_grid_of_image_tokens(processor: ProcessorMixin, config: dict[str, Any]) -> None:
+    inputs = ask(processor, picture("red"))
+    side = config["vision_config"]["image_size"] // config["vision_config"]["patch_size"]
+    assert side >= 7
+    assert int((inputs["input_ids"] == config["image_token_index"]).sum()) == side * side
+    assert side * side == config["image_seq_length"]
+
+
+def test_it_generates_from_a_picture_and_sees_it(
+    processor: ProcessorMixin, loaded: tuple[PreTrainedModel, dict[str, Any]]
+) -> None:
+    model, _ = loaded
+    red, blue = ask(processor, picture("red")), ask(processor, picture("blue"))
+    torch.testing.assert_close(red["input_ids"], blue["input_ids"])
+    tokens = model.generate(**red, max_new_tokens=5, min_new_tokens=5)
+    prompt = red["input_ids"].shape[1]
+    assert tokens.shape == (1, prompt + 5)
+    assert isinstance(processor.decode(tokens[0, prompt:], skip_special_tokens=True), str)
+    with torch.no_grad():
+        difference = model(**red).logits[0, -1] - model(**blue).logits[0, -1]
+    assert difference.abs().max() > 0
+
+
+def test_the_model_card_carries_the_licence_field() -> None:
+    card = (demo_checkpoint() / "README.md").read_text(encoding="utf-8")
+    front_matter = card.split("---\n")[1]
+    assert "license: apache-2.0\n" in front_matter
+
+
+@given(text=st.text(max_size=60).filter(lambda text: "<" not in text))
+def test_the_tokenizer_gives_any_text_back(processor: ProcessorMixin, text: str) -> None:
+    tokenizer = processor.tokenizer
+    assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) == text
+
+
+def test_the_words_of_a_scene_are_one_token_each(processor: ProcessorMixin) -> None:
+    assert processor.tokenizer.tokenize(" there is a red bird near the tree") == [
+        "Ġthere", "Ġis", "Ġa", "Ġred", "Ġbird", "Ġnear", "Ġthe", "Ġtree",
+    ]  # fmt: skip
+
+
+def test_the_chat_template_joins_turns(processor: ProcessorMixin) -> None:
+    chat = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Is there a dog?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "No."}]},
+        {"role": "user", "content": "A cat?"},
+    ]
+    assert processor.apply_chat_template(chat, add_generation_prompt=True) == (
+        "USER: <image>\nIs there a dog? ASSISTANT: No.</s>USER: A cat? ASSISTANT:"
+    )
+
+
+def test_two_builds_have_the_same_bytes_and_the_committed_ones(builder: ModuleType, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    builder.build(first)
+    builder.build(second)
+    names = {file.name for file in demo_checkpoint().iterdir()}
+    assert names == {file.name for file in first.iterdir()}
+    for name in sorted(names):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+        assert (first / name).read_bytes() == (demo_checkpoint() / name).read_bytes(), name
+
+
+def test_another_seed_draws_other_weights(builder: ModuleType) -> None:
+    name, shape = "language_model.model.layers.3.self_attn.q_proj.weight", (QUERY_HEADS * HEAD_SIZE, HIDDEN)
+    assert not np.array_equal(builder.tensor_values(name, shape, 0), builder.tensor_values(name, shape, 1))
+
+
+def test_heads_have_dominant_modes_unlike_gaussian_ones(builder: ModuleType) -> None:
+    """Share of the energy of `W_qᵀ W_k` in its four dominant modes, by a dense singular value decomposition."""
+
+    def share(query: np.ndarray, key: np.ndarray) -> float:
+        energy = np.linalg.svd(query.T @ key, compute_uv=False) ** 2
+        return float(energy[:4].sum() / energy.sum())
+
+    generator = np.random.default_rng(5)
+    gaussian = [share(*generator.standard_normal((2, HEAD_SIZE, HIDDEN))) for _ in range(16)]
+    built = [share(builder.head_projection(generator), builder.head_projection(generator)) for _ in range(16)]
+    assert min(built) > max(gaussian)
+    assert max(built) - min(built) > 0.1
+    assert math.isclose(np.linalg.norm(builder.head_projection(generator)), math.sqrt(HEAD_SIZE))
