@@ -1,12 +1,37 @@
-"""A checkpoint as headers and config tell it (stub: signatures agreed on, bodies to come)."""
+"""A checkpoint as headers and config tell it: every tensor's place, and what becomes of every other file.
+
+Loaders (transformers, accelerate) take the index only as a list of files and then read every key of every
+file named; where a tensor stands twice, the last file wins, whatever the index says, while disk offload follows
+the index. One directory can thus load as two different models. So a checkpoint is accepted only when every
+tensor stands exactly once and index and headers say the same.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
-from qkedit.checkpoint.header import ShardHeader, TensorEntry
+from qkedit.checkpoint.contents import is_hidden, is_pickled_weights, is_stale
+from qkedit.checkpoint.header import ShardHeader, TensorEntry, parse_json_object, read_header
 from qkedit.checkpoint.source import CheckpointFiles
+from qkedit.errors import CheckpointError
+
+CONFIG_FILE = "config.json"
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+# A config is some kilobytes and the largest published index a few megabytes.
+MAX_JSON_BYTES = 100_000_000
+# Where families keep the language model's settings; the first that is there counts, else the config itself.
+TEXT_CONFIG_KEYS = (
+    ("text_config",),
+    ("llm_config",),  # OpenGVLab InternVL
+    ("language_config",),  # DeepSeek-VL
+    ("thinker_config", "text_config"),  # Qwen-Omni
+)
 
 
 @dataclass(frozen=True)
@@ -20,12 +45,204 @@ class Checkpoint:
     side_files: tuple[str, ...]  # copied byte-identical
     stale_files: tuple[str, ...]  # left out: other formats of the unedited weights
 
-    @property
+    @cached_property
     def tensors(self) -> dict[str, TensorEntry]:
         """Every tensor by its on-disk name."""
-        raise NotImplementedError
+        return {name: entry for shard in self.shards.values() for name, entry in shard.tensors.items()}
+
+    @cached_property
+    def text_config(self) -> dict[str, Any]:
+        """The language model's part of the config; the config itself where it is flat."""
+        for keys in TEXT_CONFIG_KEYS:
+            found: Any = self.config
+            for key in keys:
+                found = found.get(key) if isinstance(found, dict) else None
+            if isinstance(found, dict):
+                return found
+        return self.config
+
+    @property
+    def model_type(self) -> str:
+        """`model_type` of the config, "" where there is none."""
+        model_type = self.config.get("model_type")
+        return model_type if isinstance(model_type, str) else ""
 
 
 def open_checkpoint(files: CheckpointFiles) -> Checkpoint:
-    """Read and check config, index and headers. Raises CheckpointError."""
-    raise NotImplementedError
+    """Read and check config, index and headers; tensor data is not read.
+
+    Raises:
+        CheckpointError: a file is missing or broken, a tensor stands twice, or there are no safetensors at all.
+    """
+    sizes = {file: size for file, size in files.sizes().items() if not is_hidden(file)}
+    config = _read_config(files, sizes)
+    weight_map = _read_weight_map(files, sizes)
+    if SINGLE_FILE in sizes:
+        shard_names = [SINGLE_FILE]
+        # An index of that one file is kept; any other one is ignored by loaders and lists older weights.
+        superseded = set(weight_map.values()) - {SINGLE_FILE}
+        indexed = bool(weight_map) and not superseded
+        superseded = {INDEX_FILE, *superseded} if superseded else superseded
+    elif weight_map:
+        shard_names, indexed, superseded = sorted(set(weight_map.values())), True, set()
+    else:
+        raise _no_weights(files, sizes)
+    shards = {file: _read_header(files, file, sizes[file]) for file in shard_names}
+    _check_each_tensor_once(shards.values())
+    if indexed:
+        _check_index_agrees(weight_map, shards)
+    others = [file for file in sorted(sizes) if file not in shards and not (indexed and file == INDEX_FILE)]
+    tensor_names = {name for shard in shards.values() for name in shard.tensors}
+    stale = [
+        file
+        for file in others
+        if file in superseded or is_stale(file) or _repeats_a_tensor(files, file, sizes[file], tensor_names)
+    ]
+    return Checkpoint(
+        files=files,
+        config=config,
+        shards=shards,
+        index=INDEX_FILE if indexed else None,
+        side_files=tuple(file for file in others if file not in set(stale)),
+        stale_files=tuple(stale),
+    )
+
+
+def _read_config(files: CheckpointFiles, sizes: dict[str, int]) -> dict[str, Any]:
+    if CONFIG_FILE not in sizes:
+        raise CheckpointError(
+            f"there is no {CONFIG_FILE}",
+            where=files.name,
+            remedy="name the directory or repository that holds the model's config and shards",
+        )
+    try:
+        # Loaders read the config with Python's json, which admits NaN and repeated keys; so it is here.
+        config = json.loads(_read_whole(files, sizes, CONFIG_FILE).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            "is not valid JSON", where=CONFIG_FILE, remedy="download or save the file again"
+        ) from error
+    if not isinstance(config, dict):
+        raise CheckpointError("is no JSON object", where=CONFIG_FILE, remedy="download or save the file again")
+    return config
+
+
+def _read_weight_map(files: CheckpointFiles, sizes: dict[str, int]) -> dict[str, str]:
+    """Return the index's tensor → shard map, {} without an index; every shard named is there and inside."""
+    if INDEX_FILE not in sizes:
+        return {}
+    index = parse_json_object(_read_whole(files, sizes, INDEX_FILE), INDEX_FILE)
+    weight_map = index.get("weight_map")
+    if (
+        not isinstance(weight_map, dict)
+        or not weight_map
+        or not all(isinstance(file, str) for file in weight_map.values())
+    ):
+        raise CheckpointError(
+            "has no weight_map from tensors to shards",
+            where=INDEX_FILE,
+            remedy="download or save the checkpoint again",
+        )
+    for tensor, file in weight_map.items():
+        if not _is_plain_shard_name(file):
+            raise CheckpointError(
+                f"places the tensor in {file!a}, which is no safetensors file inside the checkpoint",
+                where=f"{INDEX_FILE}, tensor {tensor}",
+                remedy="do not use this checkpoint unless you know who made it",
+            )
+    # With a single file loaders do not look at the index, so what it names may be absent.
+    missing = sorted(set(weight_map.values()) - set(sizes)) if SINGLE_FILE not in sizes else []
+    if missing:
+        raise CheckpointError(
+            f"{len(missing)} of {len(set(weight_map.values()))} shards are missing, the first is {missing[0]}",
+            where=files.name,
+            remedy="download the missing shards",
+        )
+    return weight_map
+
+
+def _is_plain_shard_name(file: str) -> bool:
+    """Whether the name stays inside the checkpoint's directory on every system and is spelled in one way only."""
+    path = PurePosixPath(file)
+    return (
+        file.endswith(".safetensors")
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and path.as_posix() == file
+        and not any(character in file for character in "\\:\0")
+    )
+
+
+def _no_weights(files: CheckpointFiles, sizes: dict[str, int]) -> CheckpointError:
+    loose = sorted(file for file in sizes if file.endswith(".safetensors") and not is_stale(file))
+    if loose:
+        return CheckpointError(
+            f"there are safetensors files ({loose[0]}), but neither {SINGLE_FILE} nor {INDEX_FILE}",
+            where=files.name,
+            remedy=f"download {INDEX_FILE}",
+        )
+    pickled = sorted(file for file in sizes if is_pickled_weights(file))
+    if pickled:
+        return CheckpointError(
+            f"the weights are pickled ({pickled[0]}), and unpickling can run any code",
+            where=files.name,
+            remedy="convert them where you trust them: load the model with transformers and save it with "
+            "save_pretrained, which writes safetensors",
+        )
+    return CheckpointError(
+        "there are no safetensors weights",
+        where=files.name,
+        remedy="name the directory or repository that holds the model's config and shards",
+    )
+
+
+def _check_each_tensor_once(shards: Iterable[ShardHeader]) -> None:
+    first: dict[str, str] = {}
+    for shard in shards:
+        for tensor in shard.tensors:
+            if tensor in first:
+                raise CheckpointError(
+                    f"stands twice, in {first[tensor]} and in {shard.file}, so it depends on the loader which counts",
+                    where=f"tensor {tensor}",
+                    remedy="save the checkpoint again with each tensor once",
+                )
+            first[tensor] = shard.file
+
+
+def _check_index_agrees(weight_map: dict[str, str], shards: dict[str, ShardHeader]) -> None:
+    for tensor, file in weight_map.items():
+        if tensor not in shards[file].tensors:
+            raise CheckpointError(
+                f"{INDEX_FILE} places the tensor in {file}, which does not hold it",
+                where=f"tensor {tensor}",
+                remedy="download the index and the shards again, from the same revision",
+            )
+    for shard in shards.values():
+        for tensor in shard.tensors:
+            if tensor not in weight_map:
+                raise CheckpointError(
+                    f"{shard.file} holds the tensor, but {INDEX_FILE} does not list it",
+                    where=f"tensor {tensor}",
+                    remedy="download the index and the shards again, from the same revision",
+                )
+
+
+def _repeats_a_tensor(files: CheckpointFiles, file: str, size: int, tensor_names: set[str]) -> bool:
+    """Whether a safetensors file beside the shards (a variant, not an adapter) holds a tensor of theirs again."""
+    if not file.endswith(".safetensors"):
+        return False
+    return not tensor_names.isdisjoint(_read_header(files, file, size).tensors)
+
+
+def _read_whole(files: CheckpointFiles, sizes: dict[str, int], file: str) -> bytes:
+    if sizes[file] > MAX_JSON_BYTES:
+        raise CheckpointError(
+            f"has {sizes[file]} bytes, far more than such a file can need",
+            where=file,
+            remedy="download or save the file again",
+        )
+    return files.read(file, 0, sizes[file])
+
+
+def _read_header(files: CheckpointFiles, file: str, size: int) -> ShardHeader:
+    return read_header(lambda start, end: files.read(file, start, end), size, file)

@@ -98,9 +98,7 @@ def read_header(read: Callable[[int, int], bytes], size: int, file: str) -> Shar
         raise _broken(file, f"the file has {size} bytes, too few for a safetensors header")
     length = int.from_bytes(_read_exactly(read, 0, LENGTH_BYTES, file), "little")
     if length > MAX_HEADER_BYTES:
-        raise _broken(
-            file, f"the header claims {length} bytes, more than the {MAX_HEADER_BYTES} safetensors allows"
-        )
+        raise _broken(file, f"the header claims {length} bytes, more than the {MAX_HEADER_BYTES} safetensors allows")
     data_start = LENGTH_BYTES + length
     if data_start > size:
         raise _broken(file, f"the header claims {length} bytes, but the file has only {size}")
@@ -178,14 +176,10 @@ def _check_tiling(entries: Iterable[TensorEntry], data_start: int, size: int, fi
         if entry.start < position:
             raise _broken(_where(file, entry.name), f"its bytes overlap those of {previous!a}")
         if entry.start > position:
-            raise _broken(
-                _where(file, entry.name), f"{entry.start - position} bytes before it belong to no tensor"
-            )
+            raise _broken(_where(file, entry.name), f"{entry.start - position} bytes before it belong to no tensor")
         position, previous = entry.end, entry.name
     if position > size:
-        raise _broken(
-            _where(file, previous or ""), f"its bytes end at {position}, but the file has only {size}"
-        )
+        raise _broken(_where(file, previous or ""), f"its bytes end at {position}, but the file has only {size}")
     if position < size:
         raise _broken(file, f"the last {size - position} bytes belong to no tensor")
 

@@ -42,9 +42,7 @@ def entry(dtype: Any = "U8", shape: Any = (4,), offsets: Any = (0, 4)) -> dict[s
 
 
 tensors = st.dictionaries(
-    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
-        lambda n: n != "__metadata__"
-    ),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(lambda n: n != "__metadata__"),
     st.tuples(st.sampled_from(sorted(NUMPY_DTYPES)), st.lists(st.integers(0, 5), max_size=3)),
     max_size=6,
 )
@@ -54,9 +52,7 @@ sound_files = st.builds(
     ),
     tensors,
     st.none()
-    | st.dictionaries(
-        st.text(st.characters(exclude_categories=["Cs"]), max_size=5), st.just("x"), min_size=1
-    ),
+    | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), st.just("x"), min_size=1),
 )
 
 
