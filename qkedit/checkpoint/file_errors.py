@@ -1,0 +1,53 @@
+"""Say in one sentence what the operating system refused, of which file, and what helps."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+
+from qkedit.errors import QkeditError
+
+_CHECK_PERMISSIONS = "check its permissions or choose another place"
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space or choose a place on another file system",
+    errno.EDQUOT: "free some of the disk quota or choose a place on another file system",
+    errno.EFBIG: "raise the file size limit or choose a place on another file system",
+    errno.EACCES: _CHECK_PERMISSIONS,
+    errno.EPERM: _CHECK_PERMISSIONS,
+    errno.EROFS: "choose a place on a file system that is writable",
+    errno.EBUSY: "choose a place that nothing else uses",
+    errno.EIO: "check the disk and the system log, then run again",
+    errno.ENOENT: "check that nothing else removes or renames it, then run again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOLCK: "choose a place on a file system that has file locks",
+    errno.ENOSYS: "choose a place on another file system",
+    errno.EOPNOTSUPP: "choose a place on another file system",
+}
+
+
+@contextmanager
+def explained(doing: str, where: str | PathLike[str], *, remedy: str = "") -> Iterator[None]:
+    """Turn an OSError of the block into a QkeditError.
+
+    Args:
+        doing: what was tried, as an infinitive: "read", "create".
+        where: the file or directory it was tried on.
+        remedy: what helps, if that does not follow from the system's error number.
+
+    Raises:
+        QkeditError: "where: cannot {doing}: no space left on device; free some space …."
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise QkeditError(
+            f"cannot {doing}: {reason[0].lower()}{reason[1:]}",
+            where=str(where),
+            remedy=remedy or _REMEDIES.get(error.errno or 0, ""),
+        ) from error

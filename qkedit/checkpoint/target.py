@@ -1,0 +1,93 @@
+"""Where an output directory may be written, and what may be replaced by it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from qkedit.checkpoint.file_errors import explained
+from qkedit.errors import UsageError
+
+# A directory that holds none of these is no output of qkedit and no model: `--overwrite` leaves it alone.
+_REPLACEABLE_IF_HOLDS = ("qkedit.json", "config.json")
+
+_CHOOSE_ANOTHER = "choose another --out"
+
+
+def locate(target: Path) -> Path:
+    """Return the absolute path of `target`; only its last component may be a link or missing.
+
+    Raises:
+        UsageError: its parent is missing, no directory, or out of reach.
+    """
+    if "\0" in str(target):
+        raise UsageError("a path cannot hold a null byte", where=repr(str(target)), remedy=_CHOOSE_ANOTHER)
+    # "/", "." and ".." are directories that exist under another name.
+    names_itself = target.name not in ("", "..")
+    parent = target.parent if names_itself else target
+    try:
+        real = Path(os.path.realpath(parent, strict=True))
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"the directory {parent} does not exist", where=str(target), remedy=f"create it first or {_CHOOSE_ANOTHER}"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"{parent} is out of reach", where=str(target), remedy=_CHOOSE_ANOTHER) from error
+    if not real.is_dir():
+        raise UsageError(f"{parent} is not a directory", where=str(target), remedy=_CHOOSE_ANOTHER)
+    return real / target.name if names_itself else real
+
+
+def refuse_misplaced(target: Path, sources: Sequence[Path]) -> None:
+    """Refuse a target where no directory may be written, whatever it holds; `target` as from `locate`.
+
+    Raises:
+        UsageError: a symbolic link, a file, a mount point, the working directory, a source …
+    """
+    where = str(target)
+    if target.is_symlink():
+        raise UsageError("is a symbolic link", where=where, remedy="name the directory itself as --out")
+    if target.exists():
+        if not target.is_dir():
+            raise UsageError("is not a directory", where=where, remedy=_CHOOSE_ANOTHER)
+        if os.path.ismount(target):
+            raise UsageError("is a mount point, which cannot be replaced", where=where, remedy=_CHOOSE_ANOTHER)
+        for name, directory in _indispensable():
+            if directory.is_relative_to(target):
+                raise UsageError(f"is or holds the {name} directory", where=where, remedy=_CHOOSE_ANOTHER)
+    for source in sources:
+        real = Path(os.path.realpath(source))
+        if real.is_relative_to(target) or target.is_relative_to(real):
+            raise UsageError(f"is, holds or lies in {source}, which is read", where=where, remedy=_CHOOSE_ANOTHER)
+
+
+def refuse_existing(target: Path, *, overwrite: bool) -> None:
+    """Refuse an existing target, unless it may be overwritten and is an output, a model, or empty.
+
+    Raises:
+        UsageError: it exists and must stay.
+        QkeditError: it cannot be looked into.
+    """
+    if not target.exists():
+        return
+    if not overwrite:
+        raise UsageError(
+            "already exists", where=str(target), remedy=f"{_CHOOSE_ANOTHER} or replace it with --overwrite"
+        )
+    with explained("look into the directory", target):
+        names = os.listdir(target)
+    if names and not any(name in names for name in _REPLACEABLE_IF_HOLDS):
+        raise UsageError(
+            f"holds files but neither {' nor '.join(_REPLACEABLE_IF_HOLDS)}, so it is no model and not replaced",
+            where=str(target),
+            remedy=f"remove it yourself or {_CHOOSE_ANOTHER}",
+        )
+
+
+def _indispensable() -> Iterator[tuple[str, Path]]:
+    """Directories that no output may take the place of, nor of one above them."""
+    yield "home", Path(os.path.realpath(os.path.expanduser("~")))
+    with suppress(FileNotFoundError):  # a working directory that has been removed is in nobody's way
+        yield "working", Path(os.path.realpath(os.path.curdir))
