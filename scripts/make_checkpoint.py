@@ -338,7 +338,7 @@ def write_checkpoint(out: Path, shape: Qwen2VLShape, *, seed: int = 0, shard_byt
             stream.write(encode_header(shard))
             for tensor in shard:
                 for piece in weights.pieces(tensor):
-                    stream.write(piece)
+                    stream.write(piece.data)
         weight_map |= {tensor.name: file for tensor in shard}
         print(f"{file}: {(out / file).stat().st_size / 1e9:.2f} GB", file=sys.stderr)
     # Last: without its index an interrupted directory is not taken for a checkpoint.
