@@ -141,9 +141,7 @@ def _mllama() -> PreTrainedConfig:
         "intermediate_layers_indices": [1],
         "supported_aspect_ratios": [[1, 1]],
     }
-    return MllamaConfig(
-        text_config={**TEXT, "cross_attention_layers": [1]}, vision_config=vision, image_token_index=5
-    )
+    return MllamaConfig(text_config={**TEXT, "cross_attention_layers": [1]}, vision_config=vision, image_token_index=5)
 
 
 def _idefics3() -> PreTrainedConfig:
