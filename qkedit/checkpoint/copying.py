@@ -52,7 +52,7 @@ class LinkMode(StrEnum):
     """How a file that stays as it is comes into the output."""
 
     AUTO = "auto"  # reflink where the file system can, copy elsewhere
-    COPY = "copy"  # own blocks, always
+    COPY = "copy"  # the system copies the bytes; some file systems share blocks even so
     REFLINK = "reflink"  # blocks shared until either file is written to
     HARD = "hard"  # the same file under a second name: writing to either changes both
     SYMLINK = "symlink"  # a reference to the source's place

@@ -54,7 +54,7 @@ class StagedDirectory:
         self._target = locate(target)
         self._overwrite = overwrite
         self._sources = tuple(sources)
-        self._workspace = self._target.with_name(f".{self._target.name}.qkedit")
+        self._workspace = self._target.parent / f".{self._target.name}.qkedit"
         self._old = self._workspace / "old"
         self._cleanup = ExitStack()
 
