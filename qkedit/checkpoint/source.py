@@ -91,21 +91,7 @@ class LocalFiles:
 
     def read_into(self, file: str, start: int, buffer: bytearray | memoryview) -> None:
         """Fill `buffer` from `start` on. Raises CheckpointError if the file ends before."""
-        # Plain reads, no memory map: mapped pages would count as resident memory of this process.
-        view = memoryview(buffer).cast("B")
-        path = self._path(file)
-        filled = 0
-        try:
-            with open(path, "rb", buffering=0) as raw:
-                raw.seek(start)
-                # One call suffices but for tensors over 2 GiB, the most one read system call gives.
-                while filled < len(view):
-                    count = raw.readinto(view[filled:])
-                    if not count:
-                        raise _too_short(path, start + len(view))
-                    filled += count
-        except (OSError, ValueError) as error:
-            raise _unreadable(path, error) from error
+        read_range_into(self._path(file), start, buffer)
 
     def local_path(self, file: str) -> Path:
         """The file's real path. Raises CheckpointError if there is none."""
@@ -143,6 +129,24 @@ class LocalFiles:
     def _path(self, file: str) -> Path:
         check_name(file, where=str(self.directory))
         return self.directory / file
+
+
+def read_range_into(path: Path, start: int, buffer: bytearray | memoryview) -> None:
+    """Fill `buffer` with the bytes of the file at `path` from `start` on. Raises CheckpointError if it ends before."""
+    # Plain reads, no memory map: mapped pages would count as resident memory of this process.
+    view = memoryview(buffer).cast("B")
+    filled = 0
+    try:
+        with open(path, "rb", buffering=0) as file:
+            file.seek(start)
+            # One call suffices but for tensors over 2 GiB, the most one read system call gives.
+            while filled < len(view):
+                count = file.readinto(view[filled:])
+                if not count:
+                    raise _too_short(path, start + len(view))
+                filled += count
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
 
 
 def check_name(file: str, where: str) -> None:
