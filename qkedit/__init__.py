@@ -1,3 +1,33 @@
-"""qkedit edits the query-key products of vision-language checkpoints on disk."""
+"""qkedit edits the query-key products of vision-language checkpoints on disk, so that they hallucinate less.
+
+    >>> import qkedit
+    >>> qkedit.steer("demo", out="./edited", layers="2-5", k=4)          # what `qkedit steer` does
+    >>> qkedit.QKProduct(query, key).modes.values                        # W_qᵀ W_k of every head, kept factored
+
+Names are imported when they are first used, so that importing qkedit costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qkedit.spectral.product import QKProduct
+    from qkedit.steering.run import SteerReport, steer
 
 __version__ = "0.1.0"
+__all__ = ["QKProduct", "SteerReport", "__version__", "steer"]
+
+_HOMES = {
+    "QKProduct": "qkedit.spectral.product",
+    "SteerReport": "qkedit.steering.run",
+    "steer": "qkedit.steering.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'qkedit' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

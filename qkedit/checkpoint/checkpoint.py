@@ -50,6 +50,17 @@ class Checkpoint:
         """Every tensor by its on-disk name."""
         return {name: entry for shard in self.shards.values() for name, entry in shard.tensors.items()}
 
+    @property
+    def kept_files(self) -> tuple[str, ...]:
+        """Every file that belongs to the model: shards, index and side files."""
+        return (*self.shards, *((self.index,) if self.index else ()), *self.side_files)
+
+    @cached_property
+    def kept_bytes(self) -> int:
+        """Size of all of them."""
+        sizes = self.files.sizes()
+        return sum(sizes[file] for file in self.kept_files)
+
     @cached_property
     def text_config(self) -> dict[str, Any]:
         """The language model's part of the config; the config itself where it is flat."""

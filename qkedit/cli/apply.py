@@ -1,0 +1,44 @@
+"""`qkedit apply`: make the full checkpoint from a delta and its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.output import command
+from qkedit.errors import UsageError
+
+
+def apply(
+    delta: Annotated[Path, typer.Argument(help="A directory written with `steer --layout delta`.")],
+    base: options.BaseOption = None,
+    revision: options.RevisionOption = None,
+    out: options.OutOption = None,
+    link: options.LinkOption = "auto",
+    overwrite: options.OverwriteOption = False,
+    fsync: options.FsyncOption = True,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Make the full checkpoint from a delta and its base.
+
+    The result is byte-equal to steering the base directly.
+
+    Example: qkedit apply ./delta --base qwen2-vl --out ./edited
+    """
+    with command("apply", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.cli.progress import progress_bar
+        from qkedit.cli.steer import print_report
+        from qkedit.steering.run import OutputOptions, apply_delta
+
+        if base is None:
+            raise UsageError("it is not said what to apply the delta to", where="--base", remedy="name the base model")
+        target = OutputOptions(options.required_out(out), "full", link, overwrite, fsync)
+        with progress_bar(output) as progress:
+            report = apply_delta(delta, base=base, out=target, revision=revision, progress=progress)
+        print_report(output, report)

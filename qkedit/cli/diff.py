@@ -1,0 +1,48 @@
+"""`qkedit diff`: which tensors of two checkpoints differ, and by how much."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.output import command
+
+
+def diff(
+    first: Annotated[str, typer.Argument(metavar="A", help="A directory, a hub id, an alias or 'demo'.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Show which tensors of two checkpoints differ, and by how much.
+
+    Example: qkedit diff ./Qwen2-VL-7B-Instruct ./edited
+    """
+    with command("diff", as_json=json, quiet=quiet, debug=debug) as output:
+        from rich.console import Group
+        from rich.table import Table
+
+        from qkedit.steering.diff import diff as compare
+
+        differences, compared = compare(first, second)
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for title in ("tensor", "change", "largest", "elements"):
+            table.add_column(title, justify="left" if title == "tensor" else "right", overflow="fold")
+        for difference in differences:
+            if difference.relative_change is None:
+                table.add_row(difference.name, difference.what)
+            else:
+                table.add_row(
+                    difference.name,
+                    f"{difference.relative_change:.2%}",
+                    f"{difference.largest_change:.2g}",
+                    f"{difference.elements_changed:.1%}",
+                )
+        closing = f"{len(differences)} of {compared} tensors differ."
+        fields = {"compared": compared, "differences": [asdict(difference) for difference in differences]}
+        output.result(fields, Group(table, closing) if differences else closing)

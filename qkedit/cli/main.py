@@ -1,0 +1,71 @@
+"""The command line: every command by name, imported when it is called for."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import qkedit
+from qkedit.cli.apply import apply
+from qkedit.cli.diff import diff
+from qkedit.cli.steer import steer
+from qkedit.cli.verify import verify
+
+app = typer.Typer(
+    name="qkedit",
+    help="Edit the query-key products of vision-language checkpoints on disk.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qkedit {qkedit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+for function in (steer, apply, verify, diff):
+    app.command(no_args_is_help=True)(function)
+
+
+def run() -> None:
+    """Run the command line and leave with its exit code.
+
+    What Typer itself cannot parse is said as qkedit says everything else: one sentence, or the JSON envelope.
+    """
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        code = 130
+    except Exception as error:
+        # Typer exports no class for its usage errors; they are known by how they describe themselves.
+        if not hasattr(error, "format_message"):
+            raise
+        code = _usage_failure(error.format_message(), getattr(error, "ctx", None))
+    sys.exit(code or 0)
+
+
+def _usage_failure(message: str, context: typer.Context | None) -> int:
+    from qkedit.cli.output import Output
+    from qkedit.errors import UsageError
+
+    name = context.info_name if context is not None and context.info_name else "qkedit"
+    output = Output(name, as_json="--json" in sys.argv[1:])
+    try:
+        help_command = f"{context.command_path} --help" if context is not None else "qkedit --help"
+        output.failure(UsageError(message.rstrip("."), remedy=f"see `{help_command}`"))
+    except typer.Exit as leaving:
+        return leaving.exit_code

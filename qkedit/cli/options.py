@@ -1,0 +1,261 @@
+"""The options vocabulary: a flag means the same in every command.
+
+Each flag can also be set as `QKEDIT_<NAME>` in the environment and as a key of the YAML file given with `--config`;
+the flag wins over the environment, the environment over the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qkedit.errors import UsageError
+
+if TYPE_CHECKING:
+    from qkedit.steering.options import SteerOptions
+
+EDIT = "What to edit"
+MODE = "How to run"
+
+
+def flag(name: str, *more: str, help: str, panel: str | None = None, **settings: Any) -> Any:
+    """Return a Typer option that can also be set in the environment, as its name in capitals after `QKEDIT_`."""
+    variable = "QKEDIT_" + name.split("/")[0].removeprefix("--").replace("-", "_").upper()
+    return typer.Option(name, *more, help=help, envvar=variable, show_envvar=False, rich_help_panel=panel, **settings)
+
+
+def _read_configuration(context: typer.Context, file: Path | None) -> Path | None:
+    """Take the defaults of the command's options from a YAML file with the same keys as the flags."""
+    if file is None or context.resilient_parsing:
+        return file
+    import yaml
+
+    try:
+        settings = yaml.safe_load(file.read_text("utf-8"))
+    except OSError as error:
+        raise typer.BadParameter(f"{file} cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{file} is no valid YAML: {' '.join(str(error).split())}.") from None
+    if settings is not None and not isinstance(settings, dict):
+        raise typer.BadParameter(f"{file} must hold a mapping such as 'layers: 10-20'.")
+    names = {
+        flag.removeprefix("--"): parameter.name
+        for parameter in context.command.params
+        for flag in parameter.opts
+        if flag.startswith("--")
+    }
+    defaults: dict[str, Any] = {}
+    for key, value in (settings or {}).items():
+        flag = str(key).replace("_", "-")
+        if flag not in names or flag == "config":
+            near = difflib.get_close_matches(flag, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(names))}."
+            raise typer.BadParameter(f"{file}: this command has no option {key!r}; {hint}")
+        if isinstance(value, dict | list):
+            raise typer.BadParameter(f"{file}: {key!r} takes one value, not a list; write it as text.")
+        defaults[names[flag] or flag] = value if isinstance(value, bool) or value is None else str(value)
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return file
+
+
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[MODEL]", help="A directory, a hub id (org/name), an alias (qwen2-vl) or 'demo'."),
+]
+ModelOption = Annotated[str | None, flag("--model", "-m", help="The same as MODEL.")]
+RevisionOption = Annotated[
+    str | None,
+    flag("--revision", help="Branch, tag or commit of a hub model."),
+]
+LayersOption = Annotated[
+    str,
+    flag(
+        "--layers",
+        panel=EDIT,
+        help="10-20, 3,5,8-12, all, mid or 0.35-0.7; both ends included.",
+    ),
+]
+HeadsOption = Annotated[
+    str,
+    flag("--heads", panel=EDIT, help="Query heads: all or 0,3,8-12."),
+]
+ModesOption = Annotated[
+    int | None,
+    flag(
+        "--k",
+        "-k",
+        panel=EDIT,
+        help="Dominant modes a head to suppress.  [default: 4]",
+    ),
+]
+EnergyOption = Annotated[
+    float | None,
+    flag(
+        "--energy",
+        panel=EDIT,
+        help="Instead of --k: as many modes as carry this share of the energy.",
+    ),
+]
+ResidualOption = Annotated[
+    float,
+    flag(
+        "--residual",
+        panel=EDIT,
+        help="Share of each suppressed mode that stays, 0 to below 1.",
+    ),
+]
+ChannelOption = Annotated[
+    str,
+    flag(
+        "--channel",
+        panel=EDIT,
+        help="full, symmetric or antisymmetric part of the product.",
+    ),
+]
+ControlOption = Annotated[
+    str,
+    flag(
+        "--control",
+        panel=EDIT,
+        help="A random control instead of the edit: none, index or norm.",
+    ),
+]
+SeedOption = Annotated[
+    int,
+    flag("--seed", panel=EDIT, help="Of the control's random draws."),
+]
+TextOnlyOption = Annotated[
+    bool,
+    flag(
+        "--allow-text-only",
+        help="Take a checkpoint without vision too.",
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    flag(
+        "--device",
+        panel=MODE,
+        help="auto, cpu, cuda, cuda:N or mps.",
+    ),
+]
+ComputeDtypeOption = Annotated[
+    str,
+    flag(
+        "--compute-dtype",
+        panel=MODE,
+        help="float32 or float64 arithmetic; the small cores are float64 anyway.",
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    flag("--out", "-o", help="The directory to write."),
+]
+OverwriteOption = Annotated[
+    bool,
+    flag("--overwrite", help="Replace an earlier output."),
+]
+LinkOption = Annotated[
+    str,
+    flag(
+        "--link",
+        panel=MODE,
+        help="Untouched shards: auto (reflink where possible), copy, reflink, hard or symlink.",
+    ),
+]
+FsyncOption = Annotated[
+    bool,
+    flag(
+        "--fsync/--no-fsync",
+        panel=MODE,
+        help="Wait until the disk holds the output.",
+    ),
+]
+BaseOption = Annotated[
+    str | None,
+    flag("--base", help="The model the edit was made from."),
+]
+ConfigOption = Annotated[
+    Path | None,
+    flag(
+        "--config",
+        is_eager=True,
+        callback=_read_configuration,
+        panel=MODE,
+        help="YAML file with the same keys as the flags.",
+    ),
+]
+JsonOption = Annotated[
+    bool,
+    flag(
+        "--json",
+        panel=MODE,
+        help="One JSON document on standard output.",
+    ),
+]
+QuietOption = Annotated[
+    bool,
+    flag("--quiet", "-q", panel=MODE, help="Only errors are said."),
+]
+DebugOption = Annotated[
+    bool,
+    flag("--debug", panel=MODE, help="Show tracebacks of errors."),
+]
+
+
+def one_model(context: typer.Context, argument: str | None, option: str | None) -> str:
+    """Return the model that was named once, as the argument or as the option.
+
+    Raises:
+        UsageError: it was named twice on the command line, or not at all.
+    """
+    source = context.get_parameter_source("model")
+    if argument is not None and option is not None and source is not None and source.name == "COMMANDLINE":
+        raise UsageError("the model is named twice", where="--model", remedy="give it once")
+    model = argument if argument is not None else option
+    if model is None:
+        raise UsageError(
+            "no model is named", remedy="give a directory, a hub id, an alias or demo, first or as --model"
+        )
+    return model
+
+
+def required_out(out: Path | None) -> Path:
+    """Return where to write. Raises UsageError when it was not said."""
+    if out is None:
+        raise UsageError("it is not said where to write", where="--out", remedy="give a directory")
+    return out
+
+
+def steer_options(
+    *,
+    layers: str,
+    heads: str,
+    k: int | None,
+    energy: float | None,
+    residual: float,
+    channel: str,
+    control: str,
+    seed: int,
+    device: str,
+    compute_dtype: str,
+    allow_text_only: bool,
+) -> SteerOptions:
+    """Return the request that the flags make. Raises UsageError when they do not fit together."""
+    from qkedit.spectral.options import Suppression
+    from qkedit.steering.options import SteerOptions
+
+    if k is not None and energy is not None:
+        raise UsageError("both say how many modes to take", where="--k and --energy", remedy="give one of them")
+    suppression = Suppression(
+        Suppression.k if k is None else k,
+        energy,
+        residual,
+        channel,  # type: ignore[arg-type]  # checks the name itself
+        control,  # type: ignore[arg-type]
+        seed,
+    )
+    return SteerOptions(layers, heads, suppression, compute_dtype, device, allow_text_only)  # type: ignore[arg-type]

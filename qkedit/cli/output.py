@@ -1,0 +1,148 @@
+"""One place where everything a command says comes out.
+
+Results go to standard output, everything else to standard error. With `--json` standard output holds exactly one
+document, on success and on failure alike:
+
+    {"schema": 1, "command": "steer", "status": "done", "warnings": [], …the command's own fields}
+    {"schema": 1, "command": "steer", "status": "failed", "warnings": [],
+     "error": {"what": "…", "where": "…", "remedy": "…"}}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from qkedit.errors import QkeditError, VerificationError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+SCHEMA = 1
+
+
+class Output:
+    """What one run of a command says: human, quiet or JSON.
+
+    Args:
+        command: its name, for the envelope.
+        as_json: print one JSON document instead of text.
+        quiet: no progress, no warnings and no closing summary.
+    """
+
+    def __init__(self, command: str, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.command = command
+        self.as_json = as_json
+        self.quiet = quiet
+        self.warnings: list[str] = []
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether a person is watching standard error."""
+        return not (self.as_json or self.quiet) and sys.stderr.isatty()
+
+    def warn(self, sentence: str) -> None:
+        """Say something the reader should know before trusting the result; kept in the JSON envelope."""
+        self.warnings.append(sentence)
+        if not (self.as_json or self.quiet):
+            self._console(stderr=True).print(f"warning: {sentence}", style="yellow", markup=False, highlight=False)
+
+    def result(self, fields: dict[str, Any], human: RenderableType, *, summary: bool = False) -> None:
+        """Print the result: `fields` as JSON, else `human`; a `summary` of work done is dropped by --quiet."""
+        self._finish("done", fields, human if not (summary and self.quiet) else None)
+
+    def mismatch(self, fields: dict[str, Any], human: RenderableType, error: VerificationError) -> NoReturn:
+        """Print a result that a check found wanting and leave with the exit code for it."""
+        self._finish("failed", fields | {"error": _described(error)}, human)
+        raise typer.Exit(error.exit_code)
+
+    def failure(self, error: QkeditError) -> NoReturn:
+        """Print one sentence and leave with the error's exit code."""
+        if self.as_json:
+            self._finish("failed", {"error": _described(error)}, None)
+        else:
+            self._console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(error.exit_code)
+
+    def _finish(self, status: str, fields: dict[str, Any], human: RenderableType | None) -> None:
+        if self.as_json:
+            envelope = {"schema": SCHEMA, "command": self.command, "status": status, "warnings": self.warnings}
+            sys.stdout.write(json.dumps(envelope | fields, indent=2) + "\n")
+            sys.stdout.flush()
+        elif human is not None:
+            self._console(stderr=False).print(human)
+
+    @staticmethod
+    def _console(*, stderr: bool) -> Console:
+        from rich.console import Console
+
+        # A pipe has no width; wrapping at 80 would break the lines that a script greps for.
+        stream = sys.stderr if stderr else sys.stdout
+        return Console(file=stream, width=None if stream.isatty() else 4096, soft_wrap=not stream.isatty())
+
+
+def _described(error: QkeditError) -> dict[str, Any]:
+    described: dict[str, Any] = {"what": error.what, "where": error.where, "remedy": error.remedy}
+    if isinstance(error, VerificationError):
+        described["mismatches"] = list(error.mismatches)
+    return described
+
+
+@contextmanager
+def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[Output]:
+    """Run a command's body: every error it raises becomes one sentence and an exit code.
+
+    SIGTERM unwinds like Ctrl-C, so that a cancelled pipeline leaves no staging behind. A reader that closes the pipe
+    (`| head`) has seen what it wanted; that is no failure. With `debug` the traceback is printed as well.
+    """
+    output = Output(name, as_json=as_json, quiet=quiet)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield output
+    except QkeditError as error:
+        if debug:
+            _print_traceback()
+        output.failure(error)
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit; that must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+    except KeyboardInterrupt:
+        output.failure(_InterruptedError())
+    except MemoryError:
+        output.failure(QkeditError("memory ran out", remedy="free some memory or choose fewer heads with --heads"))
+    except Exception as error:
+        if debug:
+            raise
+        output.failure(
+            QkeditError(
+                f"unexpected {type(error).__name__}: {error}",
+                remedy="run again with --debug and report what it prints",
+            )
+        )
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _InterruptedError(QkeditError):
+    exit_code = 130
+
+    def __init__(self) -> None:
+        super().__init__("interrupted, the target is as it was")
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _print_traceback() -> None:
+    import traceback
+
+    traceback.print_exc()

@@ -1,0 +1,48 @@
+"""A progress bar with layers and bytes on a terminal, nothing elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from qkedit.cli.output import Output
+from qkedit.steering.progress import Progress, Silent
+
+
+@contextmanager
+def progress_bar(output: Output) -> Iterator[Progress]:
+    """Show how far a run is on standard error, if a person is watching."""
+    if not output.shows_progress:
+        yield Silent()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Bars(*columns, TimeRemainingColumn(), console=Console(file=sys.stderr), transient=True) as bars:
+        yield _Bar(bars)
+
+
+class _Bar:
+    def __init__(self, bars: object) -> None:
+        from rich.progress import Progress as Bars
+
+        assert isinstance(bars, Bars)
+        self._bars = bars
+        self._layers = self._done = 0
+
+    def start(self, layers: int, total_bytes: int) -> None:
+        self._layers = layers
+        self._task = self._bars.add_task(self._description(), total=total_bytes)
+
+    def layer_done(self) -> None:
+        self._done += 1
+        self._bars.update(self._task, description=self._description())
+
+    def bytes_done(self, length: int) -> None:
+        self._bars.advance(self._task, length)
+
+    def _description(self) -> str:
+        return f"layer {self._done}/{self._layers}"

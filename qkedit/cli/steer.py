@@ -1,0 +1,178 @@
+"""`qkedit steer`: suppress dominant query-key modes of a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.output import Output, command
+
+if TYPE_CHECKING:
+    from qkedit.steering.plan import SteerPlan
+    from qkedit.steering.run import SteerReport
+
+
+def steer(
+    context: typer.Context,
+    argument: options.ModelArgument = None,
+    model: options.ModelOption = None,
+    revision: options.RevisionOption = None,
+    out: options.OutOption = None,
+    layers: options.LayersOption = "mid",
+    heads: options.HeadsOption = "all",
+    k: options.ModesOption = None,
+    energy: options.EnergyOption = None,
+    residual: options.ResidualOption = 0.0,
+    channel: options.ChannelOption = "full",
+    control: options.ControlOption = "none",
+    seed: options.SeedOption = 0,
+    layout: Annotated[
+        str, options.flag("--layout", help="full checkpoint, or delta: the edited tensors alone.")
+    ] = "full",
+    link: options.LinkOption = "auto",
+    overwrite: options.OverwriteOption = False,
+    dry_run: Annotated[
+        bool, options.flag("--dry-run", help="Show what would be done; reads headers and config only.")
+    ] = False,
+    allow_text_only: options.TextOnlyOption = False,
+    device: options.DeviceOption = "auto",
+    compute_dtype: options.ComputeDtypeOption = "float32",
+    fsync: options.FsyncOption = True,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Suppress the dominant query-key modes of a checkpoint and write the result.
+
+    The model comes first or as --model. Only query projections change; everything else is copied byte for byte.
+
+    Example: qkedit steer qwen2-vl --layers 10-20 --k 4 --out ./edited
+    """
+    with command("steer", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.steering.plan import plan_for
+
+        request = options.steer_options(
+            layers=layers,
+            heads=heads,
+            k=k,
+            energy=energy,
+            residual=residual,
+            channel=channel,
+            control=control,
+            seed=seed,
+            device=device,
+            compute_dtype=compute_dtype,
+            allow_text_only=allow_text_only,
+        )
+        plan = plan_for(options.one_model(context, argument, model), request, revision)
+        if dry_run:
+            _print_plan(output, plan, out, layout)
+        else:
+            _run(output, plan, options.required_out(out), layout, link, overwrite, fsync)
+
+
+def _run(output: Output, plan: SteerPlan, out: Path, layout: str, link: str, overwrite: bool, fsync: bool) -> None:
+    from qkedit.cli.progress import progress_bar
+    from qkedit.steering.run import OutputOptions, run_plan
+
+    target = OutputOptions(out, layout, link, overwrite, fsync)  # type: ignore[arg-type]  # checks the name itself
+    with progress_bar(output) as progress:
+        report = run_plan(plan, target, progress)
+    print_report(output, report)
+
+
+def print_report(output: Output, report: SteerReport) -> None:
+    """Print what a run did: the end of `steer` and of `apply`."""
+    from rich.table import Table
+
+    from qkedit.steering.selection import describe
+
+    for sentence in report.warnings:
+        output.warn(sentence)
+    heads = report.heads
+    tensors = report.manifest["tensors"]
+    energy = [head["energy_removed"] for head in heads]
+    moved = [head["relative_change"] for head in heads]
+    seconds = report.seconds
+    stations = ", ".join(
+        f"{name} {seconds[name]:.1f}"
+        for name in ("reading", "mathematics", "copying", "writing", "checks", "fsync")
+        if seconds.get(name, 0) >= 0.05
+    )
+    table = Table.grid(padding=(0, 2))
+    table.add_row("steered", report.manifest["base"]["model"])
+    table.add_row("layers", f"{describe([tensor['layer'] for tensor in tensors])}  ({len(heads)} heads)")
+    table.add_row("energy", f"{_mean(energy)} of the query-key products removed ({_range(energy)})")
+    table.add_row("weights", f"moved by {_mean(moved)} of their norm ({_range(moved)})")
+    table.add_row("changed", f"{len(tensors)} q_proj tensors, {size(report.bytes_changed)}; nothing else")
+    if report.left_out:
+        table.add_row("left out", f"{', '.join(report.left_out)} (unedited weights in other formats)")
+    table.add_row("time", f"{seconds['total']:.1f} s" + (f"  ({stations}; side by side)" if stations else ""))
+    table.add_row("written", f"{report.out}  ({size(report.bytes_in_output)})")
+    output.result(report.as_dict(), table, summary=True)
+
+
+def _mean(values: list[float]) -> str:
+    return f"{sum(values) / len(values):.1%}"
+
+
+def _range(values: list[float]) -> str:
+    return f"{min(values):.1%} to {max(values):.1%} a head"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes for people: `25.7 MB`."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _print_plan(output: Output, plan: SteerPlan, out: Path | None, layout: str) -> None:
+    from rich.console import Group
+    from rich.table import Table
+
+    disk = plan.bytes_to_write if layout == "delta" else plan.checkpoint.kept_bytes
+    free = _free_bytes(out)
+    fields = plan.as_dict() | {"disk_needed": disk, "disk_free": free}
+    layers = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("layer", "form", "heads", "d_h", "edited", "tensor", "size"):
+        layers.add_column(title, justify="right" if title in ("layer", "d_h", "size") else "left")
+    for planned in plan.layers:
+        layer = planned.layer
+        layers.add_row(
+            str(layer.index),
+            layer.form + (" + bias" if layer.query_bias or layer.key_bias else ""),
+            f"{layer.query_heads} on {layer.key_heads}",
+            str(layer.query.head_size),
+            "all" if len(planned.heads) == layer.query_heads else str(len(planned.heads)),
+            layer.query.tensor.name,
+            size(layer.query.tensor.nbytes),
+        )
+    totals = Table.grid(padding=(0, 2))
+    totals.add_row("to read", size(plan.bytes_to_read))
+    totals.add_row("to change", f"{len(plan.tensors)} tensors, {size(plan.bytes_to_write)}, in {_shards(plan)}")
+    totals.add_row("disk needed", size(disk) + (f" of {size(free)} free" if free is not None else ""))
+    if plan.checkpoint.stale_files:
+        totals.add_row("left out", ", ".join(plan.checkpoint.stale_files))
+    output.result(fields, Group(layers, "", totals, "", "Nothing was written."))
+
+
+def _shards(plan: SteerPlan) -> str:
+    touched, all_shards = len(plan.touched_shards), len(plan.checkpoint.shards)
+    return f"{touched} of {all_shards} shards" if all_shards > 1 else "1 file"
+
+
+def _free_bytes(out: Path | None) -> int | None:
+    import shutil
+
+    place = (out or Path()).absolute()
+    for directory in (place, *place.parents):
+        if directory.is_dir():
+            return shutil.disk_usage(directory).free
+    return None

@@ -1,0 +1,55 @@
+"""`qkedit verify`: check an output against its manifest and its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.output import command
+from qkedit.errors import VerificationError
+
+
+def verify(
+    directory: Annotated[Path, typer.Argument(help="A directory that qkedit wrote.")],
+    base: options.BaseOption = None,
+    revision: options.RevisionOption = None,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Check an output against its manifest and its base.
+
+    A hub base is found by itself, a local one is given with --base. Exit code 3 when something does not match.
+
+    Example: qkedit verify ./edited --base ./Qwen2-VL-7B-Instruct
+    """
+    with command("verify", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.steering.verify import verify as check
+
+        result = check(directory, base=base, revision=revision)
+        if result.mismatches:
+            names = ", ".join(result.mismatches[:3]) + (", …" if len(result.mismatches) > 3 else "")
+            error = VerificationError(
+                f"{len(result.mismatches)} mismatches: {names}",
+                where=str(directory),
+                remedy="write the output again and do not ship this one",
+                mismatches=result.mismatches,
+            )
+            output.mismatch(result.as_dict(), "\n".join(result.mismatches), error)
+        if result.compared_with_base is None:
+            output.warn("no base was given: tensors and files that were not edited have not been compared")
+            compared = "structure sound; the rest was not compared"
+        elif result.layout == "delta":
+            compared = f"the base {result.compared_with_base} is the one that was edited"
+        else:
+            compared = (
+                f"{result.tensors_compared} other tensors and {result.files_compared} files equal to "
+                f"{result.compared_with_base}"
+            )
+        output.result(
+            result.as_dict(), f"{result.tensors_checked} edited tensors as recorded; {compared}.", summary=True
+        )

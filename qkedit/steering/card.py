@@ -1,0 +1,94 @@
+"""The model card of an output: what the base says of its licence, what was done, and how to undo it."""
+
+from __future__ import annotations
+
+from statistics import mean
+from typing import Any
+
+from qkedit.checkpoint.checkpoint import Checkpoint
+from qkedit.steering.selection import describe
+
+CARD_FILE = "README.md"
+BASE_CARD_FILE = "README.base.md"
+
+# What a derived model takes over from its base's card.
+INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag", "library_name")
+
+
+def make_card(checkpoint: Checkpoint, manifest: dict[str, Any]) -> bytes:
+    """Return the `README.md` of a steered checkpoint."""
+    from huggingface_hub import ModelCardData
+
+    base_fields = _base_fields(checkpoint)
+    fields: dict[str, Any] = {name: base_fields[name] for name in INHERITED if name in base_fields}
+    base_model = _base_model(manifest, base_fields)
+    if base_model:
+        fields |= {"base_model": base_model, "base_model_relation": "finetune"}
+    tags = base_fields.get("tags")
+    fields["tags"] = sorted({*(tags if isinstance(tags, list) else []), "qkedit"})
+    front_matter = ModelCardData(ignore_metadata_errors=True, **fields).to_yaml()
+    return f"---\n{front_matter}\n---\n\n{_body(manifest, checkpoint)}".encode()
+
+
+def _base_fields(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The metadata block of the base's own card; empty where there is none that can be read."""
+    if CARD_FILE not in checkpoint.side_files:
+        return {}
+    import yaml
+
+    files = checkpoint.files
+    text = files.read(CARD_FILE, 0, files.sizes()[CARD_FILE]).decode("utf-8", errors="replace")
+    parts = text.split("---", 2)
+    if parts[0].strip() or len(parts) < 3:
+        return {}
+    try:
+        fields = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _base_model(manifest: dict[str, Any], base_fields: dict[str, Any]) -> str | None:
+    """The hub id of the base; a steered local directory passes on the one in its own card."""
+    if manifest["base"]["revision"]:
+        return str(manifest["base"]["model"])
+    inherited = base_fields.get("base_model")
+    return str(inherited) if manifest["history"] and inherited else None
+
+
+def _body(manifest: dict[str, Any], checkpoint: Checkpoint) -> str:
+    options, base = manifest["options"], manifest["base"]
+    heads = [head for tensor in manifest["tensors"] for head in tensor["heads"]]
+    layers = describe([tensor["layer"] for tensor in manifest["tensors"]])
+    revision = f" (revision `{base['revision']}`)" if base["revision"] else ""
+    amount = f"as many as carry {options['energy']:.0%} of its energy" if options["energy"] else f"{options['k']}"
+    modes = {
+        "none": f"the dominant modes ({amount} a head)",
+        "index": f"randomly drawn other modes ({amount} a head; a control, seed {options['seed']})",
+        "norm": f"a random frame of matched size ({amount} directions a head; a control, seed {options['seed']})",
+    }[options["control"]]
+    channel = {"full": ""}.get(options["channel"], f"the {options['channel']} part of ")
+    kept = f"down to {options['residual']:.0%} of their size" if options["residual"] else "completely"
+    earlier = (
+        f"\nThe base was steered before, {len(manifest['history'])} time(s): see `history` in `qkedit.json`.\n"
+        if manifest["history"]
+        else ""
+    )
+    own_card = f" Its own card is kept as `{BASE_CARD_FILE}`." if CARD_FILE in checkpoint.side_files else ""
+    return f"""# {base["model"]}, steered
+
+This is `{base["model"]}`{revision} with edited query projections. No training was done.{own_card}
+
+* **What**: in {channel}the query-key product `W_qᵀ W_k` of each chosen head, {modes} are suppressed {kept}
+  (QK Product Steering, arXiv:2606.20419).
+* **Where**: layers {layers}, {len(heads)} heads in {len(manifest["tensors"])} tensors. Every other tensor and file is
+  that of the base, byte for byte.
+* **How much**: {mean(head["energy_removed"] for head in heads):.1%} of the energy of these products on average; the
+  query weights of a head moved by {mean(head["relative_change"] for head in heads):.1%} of their norm on average.
+* **Check**: `qkedit.json` names every changed tensor with its SHA-256 before and after;
+  `qkedit verify DIRECTORY --base BASE` compares them and everything else.
+* **Undo**: the edit removes information and cannot be calculated back; use the base, or copy the tensors named in
+  `qkedit.json` from it.
+{earlier}
+Written by qkedit {manifest["tool"]["version"]}.
+"""

@@ -1,0 +1,41 @@
+"""Which device the mathematics runs on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qkedit.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` is what accelerate picks here.
+
+    Raises:
+        UsageError: there is no such device on this machine, or several processes were launched.
+    """
+    import torch
+    from accelerate import PartialState
+
+    if name == "cpu":
+        return torch.device("cpu")
+    if name == "auto":
+        state = PartialState()
+        if state.num_processes > 1:
+            raise UsageError(
+                f"{state.num_processes} processes were launched for one edit",
+                remedy="start qkedit directly, without accelerate launch or torchrun",
+            )
+        return state.device
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(
+            f"there is no device {name!r}", where="device", remedy="take auto, cpu, cuda, cuda:N or mps"
+        ) from None
+    present = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type, 0)
+    if (device.index or 0) >= present:
+        raise UsageError(f"this machine has no device {name!r}", where="device", remedy="take --device cpu or auto")
+    return device

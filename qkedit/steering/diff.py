@@ -1,0 +1,99 @@
+"""Compare two checkpoints tensor by tensor, in pieces of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from qkedit.checkpoint.checkpoint import open_checkpoint
+from qkedit.checkpoint.header import TensorEntry
+from qkedit.checkpoint.resolve import resolve
+from qkedit.checkpoint.source import CheckpointFiles
+
+_PIECE = 16 << 20  # bytes compared at a time, so that memory does not depend on the largest tensor
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """How two tensors of the same name differ; the figures are None where dtype or shape differ."""
+
+    name: str
+    what: str  # "changed", "only in A", "only in B", "dtype or shape"
+    relative_change: float | None = None  # ‖A − B‖ / ‖A‖
+    largest_change: float | None = None  # max |A − B|
+    elements_changed: float | None = None  # share, 0–1
+
+
+def diff(
+    first: str, second: str, *, on_bytes: Callable[[int], None] = lambda length: None
+) -> tuple[list[TensorDifference], int]:
+    """Compare two checkpoints; returns the tensors that differ, by name, and how many were compared.
+
+    Args:
+        first: a directory, a hub id, an alias or `demo`.
+        second: likewise.
+        on_bytes: told how many bytes were read.
+    """
+    one, other = (open_checkpoint(resolve(model, None)) for model in (first, second))
+    differences = []
+    for name in sorted(set(one.tensors) | set(other.tensors)):
+        ours, theirs = one.tensors.get(name), other.tensors.get(name)
+        if ours is None or theirs is None:
+            differences.append(TensorDifference(name, "only in B" if ours is None else "only in A"))
+        elif (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape):
+            differences.append(TensorDifference(name, "dtype or shape"))
+        elif not equal(one.files, ours, other.files, theirs, on_bytes):
+            differences.append(_difference(one.files, ours, other.files, theirs))
+    return differences, len(set(one.tensors) | set(other.tensors))
+
+
+def _difference(
+    first: CheckpointFiles, one: TensorEntry, second: CheckpointFiles, other: TensorEntry
+) -> TensorDifference:
+    import torch
+
+    from qkedit.steering.stream import TORCH_DTYPES
+
+    dtype = TORCH_DTYPES.get(one.dtype)
+    if dtype is None:
+        return TensorDifference(one.name, "changed")
+    squares, change_squares, largest, changed, elements = 0.0, 0.0, 0.0, 0, 0
+    for ours, theirs in zip(pieces(first, one), pieces(second, other), strict=True):
+        a, b = torch.frombuffer(ours, dtype=dtype), torch.frombuffer(theirs, dtype=dtype)
+        change = a.double() - b.double()
+        squares += float(a.double().square().sum())
+        change_squares += float(change.square().sum())
+        largest = max(largest, float(change.abs().max()))
+        changed += int((a != b).sum())
+        elements += len(a)
+    return TensorDifference(
+        one.name,
+        "changed",
+        relative_change=(change_squares / squares) ** 0.5 if squares else None,
+        largest_change=largest,
+        elements_changed=changed / elements,
+    )
+
+
+def pieces(files: CheckpointFiles, entry: TensorEntry) -> Iterable[memoryview]:
+    """Yield the bytes of a tensor piece by piece; each piece is overwritten by the next."""
+    buffer = bytearray(min(_PIECE, entry.nbytes))
+    for start in range(entry.start, entry.end, _PIECE):
+        piece = memoryview(buffer)[: min(_PIECE, entry.end - start)]
+        files.read_into(entry.shard, start, piece)
+        yield piece
+
+
+def equal(
+    first: CheckpointFiles,
+    one: TensorEntry,
+    second: CheckpointFiles,
+    other: TensorEntry,
+    on_bytes: Callable[[int], None],
+) -> bool:
+    """Whether two tensors of equal length hold the same bytes."""
+    for ours, theirs in zip(pieces(first, one), pieces(second, other), strict=True):
+        on_bytes(len(ours))
+        if ours != theirs:
+            return False
+    return True

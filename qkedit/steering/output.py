@@ -1,0 +1,194 @@
+"""Bring a stream of edited tensors into a directory: the whole checkpoint, or the edited tensors alone.
+
+The full layout copies every shard except the planned byte ranges, which are written as the tensors come; so copying,
+reading and mathematics run side by side and meet in no byte.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from qkedit.checkpoint.checkpoint import Checkpoint
+from qkedit.checkpoint.copying import (
+    BackgroundCopy,
+    CopyJob,
+    LinkMode,
+    clone_or_reserve,
+    complement,
+    copy_file,
+    copy_ranges,
+)
+from qkedit.checkpoint.file_errors import explained
+from qkedit.checkpoint.header import TensorEntry
+from qkedit.checkpoint.source import LocalFiles
+from qkedit.checkpoint.tensor_file import lay_out
+from qkedit.errors import CheckpointError, QkeditError
+from qkedit.steering.card import BASE_CARD_FILE, CARD_FILE, make_card
+from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, dump_manifest
+from qkedit.steering.pipeline import in_background
+from qkedit.steering.progress import Progress
+from qkedit.steering.stopwatch import Stopwatch
+from qkedit.steering.stream import EditRecord, read_tensor, sha256, stored_bytes
+
+EditedTensors = Iterable[tuple[str, Tensor, EditRecord]]
+ManifestMaker = Callable[[list[EditRecord], dict[str, str]], dict[str, Any]]
+
+
+def write_full(
+    staging: Path,
+    checkpoint: Checkpoint,
+    planned: dict[str, TensorEntry],
+    edits: EditedTensors,
+    manifest_of: ManifestMaker,
+    link: LinkMode,
+    stopwatch: Stopwatch,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write the whole checkpoint with the planned tensors replaced; returns the manifest it wrote."""
+    copies, touched = _prepare_shards(staging, checkpoint, planned, link, progress)
+    with BackgroundCopy(copies, progress.bytes_done) as copying:
+        with _opened_for_writing(staging, {entry.shard for entry in planned.values()}) as descriptors:
+            records, after = _write_tensors(edits, planned, descriptors, stopwatch, progress, copying.check)
+        stopwatch.add("copying", copying.join())
+    with stopwatch("checks"):
+        _check_shards(staging, checkpoint, touched)
+        _check_tensors(staging, planned, after)
+    manifest = manifest_of(records, after)
+    _write_file(staging / MANIFEST_FILE, dump_manifest(manifest))
+    _write_file(staging / CARD_FILE, make_card(checkpoint, manifest))
+    return manifest
+
+
+def write_delta(
+    staging: Path,
+    planned: dict[str, TensorEntry],
+    edits: EditedTensors,
+    manifest_of: ManifestMaker,
+    stopwatch: Stopwatch,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write the edited tensors alone, in one safetensors file; returns the manifest it wrote."""
+    prefix, places = lay_out(planned.values(), DELTA_FILE)
+    _write_file(staging / DELTA_FILE, prefix)
+    with _opened_for_writing(staging, {DELTA_FILE}) as descriptors:
+        records, after = _write_tensors(edits, places, descriptors, stopwatch, progress, lambda: None)
+    with stopwatch("checks"):
+        _check_tensors(staging, places, after)
+    manifest = manifest_of(records, after)
+    _write_file(staging / MANIFEST_FILE, dump_manifest(manifest))
+    return manifest
+
+
+def _prepare_shards(
+    staging: Path, checkpoint: Checkpoint, planned: dict[str, TensorEntry], link: LinkMode, progress: Progress
+) -> tuple[list[CopyJob], list[str]]:
+    """Create the shards to be written to, and return the copies that fill everything else."""
+    ranges: dict[str, list[tuple[int, int]]] = {}
+    for entry in planned.values():
+        ranges.setdefault(entry.shard, []).append((entry.start, entry.end))
+    copies: list[CopyJob] = []
+    for file in checkpoint.kept_files:
+        if file == MANIFEST_FILE:
+            continue  # its content is kept in the new manifest's history
+        destination = staging / (BASE_CARD_FILE if file == CARD_FILE else file)
+        with explained("create a directory", destination.parent):
+            destination.parent.mkdir(parents=True, exist_ok=True)
+        source = checkpoint.files.local_path(file)
+        if file not in checkpoint.shards:
+            copies.append(partial(copy_file, source, destination, LinkMode.COPY))
+        elif file not in ranges:
+            copies.append(partial(copy_file, source, destination, link))
+        elif clone_or_reserve(source, destination, link):
+            progress.bytes_done(checkpoint.shards[file].size - sum(end - start for start, end in ranges[file]))
+        else:
+            gaps = complement(ranges[file], checkpoint.shards[file].size)
+            copies.append(partial(_copy_gaps, source, destination, gaps))
+    return copies, sorted(ranges)
+
+
+def _copy_gaps(
+    source: Path, destination: Path, gaps: Iterable[tuple[int, int]], on_bytes: Callable[[int], None]
+) -> None:
+    copy_ranges(source, destination, gaps, on_bytes)
+
+
+def _write_tensors(
+    edits: EditedTensors,
+    places: dict[str, TensorEntry],
+    descriptors: dict[str, int],
+    stopwatch: Stopwatch,
+    progress: Progress,
+    check: Callable[[], None],
+) -> tuple[list[EditRecord], dict[str, str]]:
+    """Write each tensor at its place; returns the records and each tensor's SHA-256."""
+    records: list[EditRecord] = []
+    after: dict[str, str] = {}
+    for name, tensor, record in in_background(edits):
+        check()
+        entry = places[name]
+        with stopwatch("hashing"):
+            after[name] = sha256(tensor)
+        if after[name] == record.sha256_before:
+            raise QkeditError(
+                "the edit leaves every stored value as it was",
+                where=f"tensor {name}",
+                remedy="suppress more (--k, --residual), or leave out this layer if its weights are zero",
+            )
+        with stopwatch("writing"), explained("write", entry.shard):
+            data, position = stored_bytes(tensor), entry.start
+            while data:
+                written = os.pwrite(descriptors[entry.shard], data, position)
+                data, position = data[written:], position + written
+        records.append(record)
+        progress.layer_done()
+        progress.bytes_done(entry.nbytes)
+    missing = set(places) - set(after)
+    if missing:
+        raise QkeditError(f"{len(missing)} planned tensors were not edited", where=min(missing))
+    return records, after
+
+
+@contextmanager
+def _opened_for_writing(staging: Path, files: Iterable[str]) -> Iterator[dict[str, int]]:
+    with ExitStack() as stack:
+        descriptors = {}
+        for file in files:
+            with explained("open", staging / file):
+                descriptors[file] = os.open(staging / file, os.O_WRONLY | os.O_NOFOLLOW)
+            stack.callback(os.close, descriptors[file])
+        yield descriptors
+
+
+def _check_shards(staging: Path, checkpoint: Checkpoint, touched: Iterable[str]) -> None:
+    """The written shards must have the base's size and, byte for byte, its header."""
+    written = LocalFiles(staging)
+    for file in touched:
+        shard = checkpoint.shards[file]
+        size = (staging / file).stat().st_size
+        if size != shard.size or written.read(file, 0, shard.data_start) != checkpoint.files.read(
+            file, 0, shard.data_start
+        ):
+            raise CheckpointError("came out different from the base's", where=file, remedy="check the disk")
+
+
+def _check_tensors(directory: Path, places: dict[str, TensorEntry], expected: dict[str, str]) -> None:
+    """What stands in the files must be what was computed, whatever else was written beside it."""
+    written = LocalFiles(directory)
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        found = threads.map(lambda entry: (entry.name, sha256(read_tensor(written, entry))), places.values())
+        for name, digest in found:
+            if digest != expected[name]:
+                raise CheckpointError("was not written as computed", where=f"tensor {name}", remedy="check the disk")
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    with explained("write", path):
+        path.write_bytes(content)

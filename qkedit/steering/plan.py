@@ -1,0 +1,123 @@
+"""What a run of `steer` will read, change and write, known from headers and config alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from qkedit.checkpoint.header import TensorEntry
+from qkedit.checkpoint.layers import AttentionLayer, AttentionStack, attention_stack
+from qkedit.checkpoint.resolve import resolve
+from qkedit.steering.options import SteerOptions
+from qkedit.steering.selection import select_heads, select_layers
+
+
+@dataclass(frozen=True)
+class PlannedLayer:
+    """One attention layer and the query heads to edit in it."""
+
+    layer: AttentionLayer
+    heads: tuple[int, ...]
+
+    @property
+    def key_heads(self) -> tuple[int, ...]:
+        """The key heads that the chosen query heads read, ascending."""
+        return tuple(sorted({head // self.layer.group_size for head in self.heads}))
+
+
+@dataclass(frozen=True)
+class SteerPlan:
+    """A checked request: every layer exists, every form is known, every size is known."""
+
+    checkpoint: Checkpoint
+    options: SteerOptions
+    stack: AttentionStack
+    layers: tuple[PlannedLayer, ...]
+
+    @property
+    def tensors(self) -> dict[str, TensorEntry]:
+        """The tensors that will change, by on-disk name, in the order of the layers."""
+        return {planned.layer.query.tensor.name: planned.layer.query.tensor for planned in self.layers}
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Bytes of the query and key projections (and key biases) that the mathematics needs."""
+        return sum(entry.nbytes for entry in self.needed_tensors.values())
+
+    @property
+    def needed_tensors(self) -> dict[str, TensorEntry]:
+        """Every tensor that is read, by name; a fused one counts once."""
+        needed: dict[str, TensorEntry] = {}
+        for planned in self.layers:
+            for rows in (planned.layer.query, planned.layer.key, planned.layer.key_bias):
+                if rows is not None:
+                    needed[rows.tensor.name] = rows.tensor
+        return needed
+
+    @property
+    def bytes_to_write(self) -> int:
+        """Bytes of the changed tensors."""
+        return sum(entry.nbytes for entry in self.tensors.values())
+
+    @property
+    def touched_shards(self) -> tuple[str, ...]:
+        """The shards that hold a planned tensor."""
+        return tuple(sorted({entry.shard for entry in self.tensors.values()}))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as `--dry-run --json` prints it."""
+        return {
+            "model": self.checkpoint.files.name,
+            "revision": self.checkpoint.files.revision,
+            "options": self.options.recorded(),
+            "layers": [
+                {
+                    "layer": planned.layer.index,
+                    "form": planned.layer.form,
+                    "query_heads": planned.layer.query_heads,
+                    "key_heads": planned.layer.key_heads,
+                    "group_size": planned.layer.group_size,
+                    "head_size": planned.layer.query.head_size,
+                    "edited_heads": list(planned.heads),
+                    "tensor": planned.layer.query.tensor.name,
+                    "shard": planned.layer.query.tensor.shard,
+                    "dtype": planned.layer.query.tensor.dtype,
+                    "shape": list(planned.layer.query.tensor.shape),
+                    "biases": planned.layer.query_bias is not None or planned.layer.key_bias is not None,
+                }
+                for planned in self.layers
+            ],
+            "skipped_layers": [asdict(skipped) for skipped in self.stack.skipped],
+            "tensors_to_change": len(self.tensors),
+            "bytes_to_read": self.bytes_to_read,
+            "bytes_to_write": self.bytes_to_write,
+            "directory_bytes": self.checkpoint.kept_bytes,
+            "touched_shards": list(self.touched_shards),
+            "left_out": list(self.checkpoint.stale_files),
+        }
+
+
+def make_plan(checkpoint: Checkpoint, options: SteerOptions) -> SteerPlan:
+    """Return the plan for `options` on `checkpoint`.
+
+    Raises:
+        UsageError: the selection names layers or heads that the model does not have.
+        UnsupportedForm: the model's projections are of a form that is not edited.
+    """
+    stack = attention_stack(checkpoint, allow_text_only=options.allow_text_only)
+    layers = {layer.index: layer for layer in stack.layers}
+    return SteerPlan(
+        checkpoint,
+        options,
+        stack,
+        tuple(
+            PlannedLayer(layers[index], select_heads(options.heads, layers[index].query_heads))
+            for index in select_layers(options.layers, stack.layer_count, sorted(layers))
+        ),
+    )
+
+
+def plan_for(model: str, options: SteerOptions, revision: str | None = None) -> SteerPlan:
+    """Return the plan for a model by its name; reads headers and config only."""
+    return make_plan(open_checkpoint(resolve(model, revision)), options)

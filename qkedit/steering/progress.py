@@ -1,0 +1,34 @@
+"""How a run tells a watcher how far it is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told from several threads; must return at once."""
+
+    def start(self, layers: int, total_bytes: int) -> None:
+        """The work begins: so many layers to edit, so many bytes to bring into the output."""
+        ...
+
+    def layer_done(self) -> None:
+        """One more layer was edited and written."""
+        ...
+
+    def bytes_done(self, length: int) -> None:
+        """So many more bytes are in the output."""
+        ...
+
+
+class Silent:
+    """Nobody watches."""
+
+    def start(self, layers: int, total_bytes: int) -> None:
+        """Say nothing."""
+
+    def layer_done(self) -> None:
+        """Say nothing."""
+
+    def bytes_done(self, length: int) -> None:
+        """Say nothing."""

@@ -1,0 +1,286 @@
+"""The main job: plan → read → edit → write → verify → one rename."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from qkedit.checkpoint.copying import LinkMode
+from qkedit.checkpoint.resolve import resolve
+from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
+from qkedit.checkpoint.staging import StagedDirectory
+from qkedit.errors import CheckpointError, UsageError
+from qkedit.spectral.options import Channel, Control, Suppression
+from qkedit.steering.device import choose_device
+from qkedit.steering.manifest import DELTA_FILE, make_manifest, read_manifest, records_of
+from qkedit.steering.options import ComputeDtype, SteerOptions
+from qkedit.steering.output import EditedTensors, ManifestMaker, write_delta, write_full
+from qkedit.steering.plan import SteerPlan, plan_for
+from qkedit.steering.progress import Progress, Silent
+from qkedit.steering.stopwatch import Stopwatch
+from qkedit.steering.stream import EditRecord, edited_weights, read_tensor, sha256
+
+Layout = Literal["full", "delta"]
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where and how to write.
+
+    Attributes:
+        out: the directory that shall appear.
+        layout: `full` for a complete checkpoint, `delta` for the edited tensors alone.
+        link: how unchanged shards come into a full output.
+        overwrite: replace an earlier output.
+        fsync: wait until the disk holds the output.
+    """
+
+    out: Path
+    layout: Layout = "full"
+    link: str = "auto"
+    overwrite: bool = False
+    fsync: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        if self.layout not in ("full", "delta"):
+            raise UsageError(f"there is no layout {self.layout!r}", where="layout", remedy="take full or delta")
+        if self.link not in {mode.value for mode in LinkMode}:
+            raise UsageError(
+                f"there is no way {self.link!r} to link",
+                where="link",
+                remedy="take auto, copy, reflink, hard or symlink",
+            )
+
+
+@dataclass(frozen=True)
+class SteerReport:
+    """What a finished run did.
+
+    `seconds` are per station; stations overlap, so they add up to more than `total`. `warnings` are what a reader
+    should know before trusting the edit.
+    """
+
+    out: Path
+    layout: Layout
+    manifest: dict[str, Any]
+    left_out: tuple[str, ...]
+    bytes_changed: int
+    bytes_in_output: int
+    seconds: dict[str, float]
+    warnings: tuple[str, ...]
+
+    @property
+    def heads(self) -> list[dict[str, Any]]:
+        """Every edited head's entry of the manifest."""
+        return [head for tensor in self.manifest["tensors"] for head in tensor["heads"]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as `--json` prints it, the manifest included."""
+        return asdict(self) | {"out": str(self.out)}
+
+
+def steer(
+    model: str | Path,
+    *,
+    out: str | Path,
+    layers: str = "mid",
+    heads: str = "all",
+    k: int = 4,
+    energy: float | None = None,
+    residual: float = 0.0,
+    channel: Channel = "full",
+    control: Control = "none",
+    seed: int = 0,
+    device: str = "auto",
+    compute_dtype: ComputeDtype = "float32",
+    revision: str | None = None,
+    layout: Layout = "full",
+    link: str = "auto",
+    overwrite: bool = False,
+    fsync: bool = True,
+    allow_text_only: bool = False,
+    progress: Progress | None = None,
+) -> SteerReport:
+    """Suppress the dominant query-key modes of a checkpoint and write the result to a directory.
+
+    Args:
+        model: a directory, a hub id (`org/name`), an alias (`qwen2-vl`) or `demo`.
+        out: the directory to write; it appears finished or not at all.
+        layers: `10-20`, `3,5,8-12`, `all`, `mid` or `0.35-0.7`.
+        heads: query heads, `all` or `0,3,8-12`.
+        k: dominant modes to suppress in each head.
+        energy: instead of k, as many modes as carry this share of the energy, in (0, 1].
+        residual: share of each suppressed mode that stays, in [0, 1).
+        channel: `full`, `symmetric` or `antisymmetric`.
+        control: `none`, `index` or `norm`: a matched random control instead of the edit.
+        seed: of the control's draws.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        compute_dtype: `float32` or `float64` arithmetic of the write-back.
+        revision: branch, tag or commit of a hub model.
+        layout: `full`, or `delta` for the edited tensors alone.
+        link: `auto`, `copy`, `reflink`, `hard` or `symlink`, for shards that stay as they are.
+        overwrite: replace an earlier output.
+        fsync: wait until the disk holds the output.
+        allow_text_only: take a checkpoint without vision too.
+        progress: told how far the run is.
+
+    Returns:
+        What was done, with the manifest that stands in the output.
+
+    Raises:
+        QkeditError: one sentence of what, where and what to do; nothing was written then.
+
+    Example:
+        >>> import qkedit
+        >>> report = qkedit.steer("demo", out="./edited", layers="2-5", k=4)
+        >>> len(report.manifest["tensors"])
+        4
+    """
+    suppression = Suppression(k, energy, residual, channel, control, seed)
+    options = SteerOptions(layers, heads, suppression, compute_dtype, device, allow_text_only)
+    output = OutputOptions(Path(out), layout, link, overwrite, fsync)
+    return run_plan(plan_for(str(model), options, revision), output, progress)
+
+
+def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None = None) -> SteerReport:
+    """Carry out a plan; see `steer`."""
+    device = choose_device(plan.options.device)
+    stopwatch = Stopwatch()
+    return _write(
+        plan.checkpoint,
+        plan.tensors,
+        edited_weights(plan, device, stopwatch),
+        partial(make_manifest, plan, str(device)),
+        output,
+        stopwatch,
+        progress or Silent(),
+    )
+
+
+def apply_delta(
+    delta: str | Path, *, base: str, out: OutputOptions, revision: str | None = None, progress: Progress | None = None
+) -> SteerReport:
+    """Make the full directory from a delta and the model it was made from, byte-equal to steering directly.
+
+    Args:
+        delta: a directory written with the delta layout.
+        base: the model that was steered: a directory, a hub id, an alias or `demo`.
+        out: where and how to write.
+        revision: of a hub base; the one in the delta's manifest by default.
+        progress: told how far the run is.
+
+    Raises:
+        CheckpointError: the base is not the model that the delta was made from, or the delta is damaged.
+    """
+    directory = Path(delta)
+    manifest = read_manifest(directory)
+    if revision is None and manifest["base"]["model"] == base:
+        revision = manifest["base"]["revision"]
+    checkpoint = open_checkpoint(resolve(base, revision))
+    records = records_of(manifest, checkpoint.tensors)
+    stopwatch = Stopwatch()
+    return _write(
+        checkpoint,
+        {record.tensor.name: record.tensor for record in records},
+        _delta_weights(LocalFiles(directory), checkpoint.files, records, manifest, stopwatch),
+        lambda records, after: manifest,
+        out,
+        stopwatch,
+        progress or Silent(),
+    )
+
+
+def _delta_weights(
+    delta: CheckpointFiles,
+    base: CheckpointFiles,
+    records: list[EditRecord],
+    manifest: dict[str, Any],
+    stopwatch: Stopwatch,
+) -> Iterator[tuple[str, Tensor, EditRecord]]:
+    """The same stream as `edited_weights`, taken from a delta; base and delta are checked against the manifest."""
+    from qkedit.checkpoint.header import read_header
+
+    size = delta.sizes().get(DELTA_FILE)
+    if size is None:
+        raise CheckpointError(
+            f"there is no {DELTA_FILE}", where=delta.name, remedy="name a directory written with --layout delta"
+        )
+    entries = read_header(lambda start, end: delta.read(DELTA_FILE, start, end), size, DELTA_FILE).tensors
+    expected = {tensor["name"]: tensor["sha256_after"] for tensor in manifest["tensors"]}
+    for record in records:
+        name = record.tensor.name
+        with stopwatch("reading"):
+            original = sha256(read_tensor(base, record.tensor))
+            edited = read_tensor(delta, entries[name]) if name in entries else None
+        if original != record.sha256_before:
+            raise CheckpointError(
+                f"tensor {name} is not the one that was edited",
+                where=base.name,
+                remedy="give the model that the delta was made from, at the same revision",
+            )
+        if edited is None or sha256(edited) != expected[name]:
+            raise CheckpointError(
+                f"tensor {name} is missing or damaged", where=DELTA_FILE, remedy="make or fetch the delta again"
+            )
+        yield name, edited, record
+
+
+def _write(
+    checkpoint: Checkpoint,
+    planned: dict[str, Any],
+    edits: EditedTensors,
+    manifest_of: ManifestMaker,
+    output: OutputOptions,
+    stopwatch: Stopwatch,
+    progress: Progress,
+) -> SteerReport:
+    started = time.perf_counter()
+    changed = sum(entry.nbytes for entry in planned.values())
+    full = output.layout == "full"
+    in_output = checkpoint.kept_bytes if full else changed
+    sources = [checkpoint.files.directory] if isinstance(checkpoint.files, LocalFiles) else []
+    progress.start(len(planned), in_output)
+    with StagedDirectory(output.out, overwrite=output.overwrite, sources=sources) as staged:
+        if full:
+            manifest = write_full(
+                staged.path, checkpoint, planned, edits, manifest_of, LinkMode(output.link), stopwatch, progress
+            )
+        else:
+            manifest = write_delta(staged.path, planned, edits, manifest_of, stopwatch, progress)
+        stopwatch.add("fsync", staged.commit(fsync=output.fsync))
+    return SteerReport(
+        out=output.out,
+        layout=output.layout,
+        manifest=manifest,
+        left_out=checkpoint.stale_files if full else (),
+        bytes_changed=changed,
+        bytes_in_output=in_output,
+        seconds=stopwatch.seconds | {"total": time.perf_counter() - started},
+        warnings=tuple(_warnings(manifest)),
+    )
+
+
+def _warnings(manifest: dict[str, Any]) -> Iterator[str]:
+    """What a reader should know before trusting the edit."""
+    options = manifest["options"]
+    heads = [head for tensor in manifest["tensors"] for head in tensor["heads"]]
+    near_equal = sum(head["gap"] is not None and head["gap"] < 1.001 for head in heads)
+    if near_equal and options["control"] == "none":
+        yield f"{near_equal} heads have near-equal values at the cut (gap < 1.001): which modes went is arbitrary"
+    if options["energy"] is None:
+        fewer = sum(len(head["suppressed"]) < options["k"] for head in heads)
+        if fewer:
+            yield f"{fewer} heads have fewer than {options['k']} modes to suppress; what they have was taken"
+    overshooting = sum(head.get("scale", 0) > 2 for head in heads)
+    if overshooting:
+        yield f"the norm-matched control pushes {overshooting} heads' directions past zero (scale above 2)"
+    if any("key_bias_effect" in head for head in heads):
+        yield "keys have biases: logits also change by what no mode shows (key_bias_effect in the manifest)"

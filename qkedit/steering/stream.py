@@ -1,0 +1,209 @@
+"""The stream of edited tensors that every kind of output consumes: files, deltas, adapters, models in memory.
+
+One layer at a time: its query and key bytes are read, the product of the chosen heads is edited, and the whole
+query tensor is handed on with a record of what happened to each head. The next layer is read meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from qkedit.checkpoint.header import TensorEntry
+from qkedit.checkpoint.layers import HeadRows
+from qkedit.checkpoint.source import CheckpointFiles
+from qkedit.errors import CheckpointError
+from qkedit.spectral.controls import ModeDraws
+from qkedit.spectral.edit import suppress
+from qkedit.spectral.factors import NonFiniteWeightError
+from qkedit.spectral.product import QKProduct
+from qkedit.spectral.suppression import QueryEdit
+from qkedit.steering.pipeline import in_background
+from qkedit.steering.plan import PlannedLayer, SteerPlan
+from qkedit.steering.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from typing import Self
+
+TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+
+
+@dataclass(frozen=True)
+class HeadEdit:
+    """What happened to one query head. Shares are 0–1; `None` where a figure has no meaning."""
+
+    head: int
+    key_head: int
+    suppressed: tuple[float, ...]  # σ (channels: |λ|; norm control: direction strengths) of the modes acted on
+    energy_removed: float  # of the channel's energy, requested
+    gap: float | None  # σ_k / σ_{k+1} at the cut
+    relative_change: float  # ‖W_q' − W_q‖ / ‖W_q‖ after rounding to the storage dtype
+    residual: float | None = None  # channels: share of the wish the queries cannot write
+    leak: float | None = None  # channels: share of the wish that lands in the other channel
+    scale: float | None = None  # norm control: c
+    key_bias_effect: float | None = None  # ‖(W_q' − W_q)ᵀ b_k‖
+
+
+@dataclass(frozen=True)
+class EditRecord:
+    """What happened to one query tensor."""
+
+    layer: int
+    tensor: TensorEntry
+    sha256_before: str
+    heads: tuple[HeadEdit, ...]
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """The stored weights of one planned layer, on the CPU in their storage dtype."""
+
+    planned: PlannedLayer
+    query: Tensor  # the whole tensor, [rows, D]
+    key: Tensor
+    key_bias: Tensor | None
+    query_sha256: str
+
+    @classmethod
+    def read(cls, files: CheckpointFiles, planned: PlannedLayer) -> Self:
+        """Read what the mathematics of one layer needs."""
+        layer = planned.layer
+        query = read_tensor(files, layer.query.tensor)
+        key = query if layer.key.tensor == layer.query.tensor else read_tensor(files, layer.key.tensor)
+        bias = read_tensor(files, layer.key_bias.tensor) if layer.key_bias else None
+        return cls(planned, query, key, bias, sha256(query))
+
+    def product(self, device: torch.device) -> QKProduct:
+        """Return the product of the chosen heads on `device`."""
+        layer, key_heads = self.planned.layer, self.planned.key_heads
+        position = {key_head: place for place, key_head in enumerate(key_heads)}
+        return QKProduct(
+            head_rows(self.query, layer.query, self.planned.heads).to(device),
+            head_rows(self.key, layer.key, key_heads).to(device),
+            torch.tensor([position[head // layer.group_size] for head in self.planned.heads]),
+        )
+
+
+def read_tensor(files: CheckpointFiles, entry: TensorEntry) -> Tensor:
+    """Read one tensor by its byte range: no mapping of the file, so that memory holds what is worked on."""
+    buffer = bytearray(entry.nbytes)
+    files.read_into(entry.shard, entry.start, buffer)
+    return torch.frombuffer(buffer, dtype=TORCH_DTYPES[entry.dtype]).view(entry.shape)
+
+
+def stored_bytes(tensor: Tensor) -> memoryview:
+    """Return the bytes of a contiguous CPU tensor as they stand in a file, without a copy."""
+    array: Any = tensor.flatten().view(torch.uint8).numpy()
+    return memoryview(array)
+
+
+def sha256(tensor: Tensor) -> str:
+    """Return the SHA-256 of a contiguous CPU tensor's bytes."""
+    return hashlib.sha256(stored_bytes(tensor)).hexdigest()
+
+
+def head_rows(tensor: Tensor, rows: HeadRows, heads: tuple[int, ...]) -> Tensor:
+    """Return the rows of `heads`, `[len(heads), head_size, …]`; a view where they stand one after another."""
+    size, starts = rows.head_size, [rows.starts[head] for head in heads]
+    if all(start == starts[0] + place * size for place, start in enumerate(starts)):
+        return tensor[starts[0] : starts[0] + len(heads) * size].unflatten(0, (len(heads), size))
+    return torch.stack([tensor[start : start + size] for start in starts])
+
+
+def edited_weights(
+    plan: SteerPlan, device: torch.device, stopwatch: Stopwatch | None = None
+) -> Iterator[tuple[str, Tensor, EditRecord]]:
+    """Yield `(on-disk name, edited tensor, record)` for every planned tensor, in the order of the layers.
+
+    The tensor is a new one on the CPU in its storage dtype; rows of heads that were not chosen are bit-equal.
+
+    Args:
+        plan: what to edit.
+        device: where the mathematics runs.
+        stopwatch: collects the seconds of reading and of mathematics.
+
+    Raises:
+        CheckpointError: a weight holds NaN or infinity, or its bytes cannot be read.
+    """
+    stopwatch = stopwatch or Stopwatch()
+    for weights in in_background(_layer_weights(plan, stopwatch)):
+        with stopwatch("mathematics"):
+            edited, heads = _edit_layer(weights, plan, device)
+        layer = weights.planned.layer
+        yield (
+            layer.query.tensor.name,
+            edited,
+            EditRecord(layer.index, layer.query.tensor, weights.query_sha256, heads),
+        )
+
+
+def _layer_weights(plan: SteerPlan, stopwatch: Stopwatch) -> Iterator[LayerWeights]:
+    for planned in plan.layers:
+        with stopwatch("reading"):
+            weights = LayerWeights.read(plan.checkpoint.files, planned)
+        yield weights
+
+
+def _edit_layer(weights: LayerWeights, plan: SteerPlan, device: torch.device) -> tuple[Tensor, tuple[HeadEdit, ...]]:
+    planned, suppression = weights.planned, plan.options.suppression
+    product = weights.product(device)
+    try:
+        edit = suppress(product, suppression, ModeDraws(suppression.seed, planned.layer.index, planned.heads))
+    except NonFiniteWeightError:
+        raise _non_finite(weights) from None
+    rows, moved = edit.update.apply(product, getattr(torch, plan.options.compute_dtype))
+    edited = weights.query.clone()
+    starts, size = planned.layer.query.starts, planned.layer.query.head_size
+    for head, new_rows, count in zip(planned.heads, rows.cpu(), edit.counts.tolist(), strict=True):
+        if count:  # a head without modes keeps its bytes, negative zeros included
+            edited[starts[head] : starts[head] + size] = new_rows
+    bias_effect = None
+    if weights.key_bias is not None:
+        layer = planned.layer
+        assert layer.key_bias is not None
+        key_bias = head_rows(weights.key_bias, layer.key_bias, planned.key_heads)
+        bias_effect = edit.update.key_bias_effect(product, key_bias)
+    return edited, _head_edits(planned, edit, moved, bias_effect)
+
+
+def _head_edits(
+    planned: PlannedLayer, edit: QueryEdit, moved: Tensor, bias_effect: Tensor | None
+) -> tuple[HeadEdit, ...]:
+    columns: dict[str, list[Any]] = {
+        name: [None] * len(planned.heads) if values is None else values.tolist()
+        for name, values in {
+            "energy_removed": edit.energy_removed,
+            "gap": edit.gap,
+            "relative_change": moved,
+            "residual": edit.residual,
+            "leak": edit.leak,
+            "scale": edit.scale,
+            "key_bias_effect": bias_effect,
+        }.items()
+    }
+    columns["gap"] = [None if math.isnan(gap) else gap for gap in columns["gap"]]
+    return tuple(
+        HeadEdit(
+            head=head,
+            key_head=head // planned.layer.group_size,
+            suppressed=tuple(edit.suppressed[place, : int(edit.counts[place])].tolist()),
+            **{name: values[place] for name, values in columns.items()},
+        )
+        for place, head in enumerate(planned.heads)
+    )
+
+
+def _non_finite(weights: LayerWeights) -> CheckpointError:
+    layer = weights.planned.layer
+    tensor = layer.key.tensor if weights.query.isfinite().all() else layer.query.tensor
+    return CheckpointError(
+        "the weights hold NaN or infinity",
+        where=f"{tensor.shard}, tensor {tensor.name}",
+        remedy="download the shard again or leave the layer out with --layers",
+    )

@@ -1,0 +1,152 @@
+"""Check an output against its manifest and its base."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from qkedit.checkpoint.header import TensorEntry, read_header
+from qkedit.checkpoint.resolve import resolve
+from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
+from qkedit.steering.card import BASE_CARD_FILE, CARD_FILE
+from qkedit.steering.diff import equal, pieces
+from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, read_manifest
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was checked and what did not hold; `mismatches` is empty when all is well.
+
+    `compared_with_base` is None where no base was at hand: everything but the planned tensors was then not compared.
+    """
+
+    directory: str
+    layout: str
+    tensors_checked: int
+    compared_with_base: str | None
+    tensors_compared: int
+    files_compared: int
+    mismatches: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as `--json` prints them."""
+        return asdict(self)
+
+
+def verify(
+    directory: str | Path,
+    *,
+    base: str | None = None,
+    revision: str | None = None,
+    on_bytes: Callable[[int], None] = lambda length: None,
+) -> Verification:
+    """Check that a directory is what its manifest says and, but for the planned tensors, what its base is.
+
+    Args:
+        directory: an output of `steer` or `apply`, in either layout.
+        base: the model it was made from; a hub base is found by the manifest's id and revision.
+        revision: of a hub base given with `base`.
+        on_bytes: told how many bytes were read.
+
+    Raises:
+        CheckpointError: the directory or the base is no sound checkpoint at all, or carries no manifest.
+    """
+    path = Path(directory)
+    manifest = read_manifest(path)
+    files = LocalFiles(path)
+    delta = DELTA_FILE in files.sizes()
+    entries = _delta_entries(files) if delta else open_checkpoint(files).tensors
+    planned = {tensor["name"]: tensor for tensor in manifest["tensors"]}
+    mismatches = list(_wrong_hashes(files, entries, planned, "sha256_after", on_bytes))
+    if delta:
+        mismatches += [f"{name}: not in the manifest" for name in sorted(set(entries) - set(planned))]
+    tensors_compared = files_compared = 0
+    base_checkpoint = _find_base(manifest, base, revision)
+    if base_checkpoint is not None:
+        mismatches += _wrong_hashes(base_checkpoint.files, base_checkpoint.tensors, planned, "sha256_before", on_bytes)
+        if not delta:
+            edited = open_checkpoint(files)
+            others = sorted(set(edited.tensors) | set(base_checkpoint.tensors) - set(planned))
+            others = [name for name in others if name not in planned]
+            mismatches += _different_tensors(edited, base_checkpoint, others, on_bytes)
+            side_files = [file for file in base_checkpoint.side_files if file != MANIFEST_FILE]
+            mismatches += _different_side_files(edited, base_checkpoint, side_files)
+            tensors_compared, files_compared = len(others), len(side_files)
+    return Verification(
+        directory=str(path),
+        layout="delta" if delta else "full",
+        tensors_checked=len(planned),
+        compared_with_base=base_checkpoint.files.name if base_checkpoint else None,
+        tensors_compared=tensors_compared,
+        files_compared=files_compared,
+        mismatches=tuple(mismatches),
+    )
+
+
+def _delta_entries(files: CheckpointFiles) -> dict[str, TensorEntry]:
+    size = files.sizes()[DELTA_FILE]
+    return read_header(lambda start, end: files.read(DELTA_FILE, start, end), size, DELTA_FILE).tensors
+
+
+def _find_base(manifest: dict[str, Any], base: str | None, revision: str | None) -> Checkpoint | None:
+    recorded = manifest["base"]
+    if base is None:
+        if not recorded["revision"] and recorded["model"] != "demo":
+            return None  # a local directory is recorded by its name alone
+        base, revision = recorded["model"], recorded["revision"]
+    elif revision is None and base == recorded["model"]:
+        revision = recorded["revision"]
+    return open_checkpoint(resolve(base, revision))
+
+
+def _wrong_hashes(
+    files: CheckpointFiles,
+    entries: dict[str, TensorEntry],
+    planned: dict[str, Any],
+    which: str,
+    on_bytes: Callable[[int], None],
+) -> Iterable[str]:
+    whose = "base: " if which == "sha256_before" else ""
+    for name, tensor in planned.items():
+        entry = entries.get(name)
+        if entry is None:
+            yield f"{whose}{name}: missing"
+        elif (entry.dtype, list(entry.shape)) != (tensor["dtype"], tensor["shape"]):
+            yield f"{whose}{name}: dtype or shape differs from the manifest"
+        elif _sha256(files, entry, on_bytes) != tensor[which]:
+            yield f"{whose}{name}: SHA-256 differs from the manifest"
+
+
+def _sha256(files: CheckpointFiles, entry: TensorEntry, on_bytes: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces(files, entry):
+        digest.update(piece)
+        on_bytes(len(piece))
+    return digest.hexdigest()
+
+
+def _different_tensors(
+    edited: Checkpoint, base: Checkpoint, names: Iterable[str], on_bytes: Callable[[int], None]
+) -> Iterable[str]:
+    for name in names:
+        ours, theirs = edited.tensors.get(name), base.tensors.get(name)
+        if ours is None or theirs is None:
+            yield f"{name}: {'missing' if ours is None else 'not in the base'}"
+        elif (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape):
+            yield f"{name}: dtype or shape differs from the base"
+        elif not equal(edited.files, ours, base.files, theirs, on_bytes):
+            yield f"{name}: differs from the base"
+
+
+def _different_side_files(edited: Checkpoint, base: Checkpoint, files: Iterable[str]) -> Iterable[str]:
+    sizes, base_sizes = edited.files.sizes(), base.files.sizes()
+    for file in files:
+        name = BASE_CARD_FILE if file == CARD_FILE else file
+        if name not in sizes:
+            yield f"{name}: missing"
+        elif edited.files.read(name, 0, sizes[name]) != base.files.read(file, 0, base_sizes[file]):
+            yield f"{name}: differs from the base"
