@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qkedit.spectral.factors import factor_of_gram, gram
+from qkedit.spectral.factors import check_finite, factor_of_gram, gram, product_floor, pseudo_inverse
 from qkedit.spectral.options import Suppression
 from qkedit.spectral.product import QKProduct
 from qkedit.spectral.spectrum import energy, gap, rank
@@ -51,9 +51,11 @@ class ChannelModes:
 def stack_factor(product: QKProduct) -> Tensor:
     """Return `L` of `B = [W_q; W_k]`, float64 `[H, 2d_h, 2d_h]`."""
     query, keys = product.query, product.key[product.key_head.to(product.key.device)]
-    cross = gram(query, keys)
-    key_gram = gram(product.key, product.key)[product.key_head.to(cross.device)]
-    products = torch.cat([torch.cat([gram(query, query), cross], -1), torch.cat([cross.mT, key_gram], -1)], -2)
+    query_gram, key_gram, cross = gram(query, query), gram(product.key, product.key), gram(query, keys)
+    check_finite(query_gram, "query")
+    check_finite(key_gram, "key")
+    key_gram = key_gram[product.key_head.to(cross.device)]
+    products = torch.cat([torch.cat([query_gram, cross], -1), torch.cat([cross.mT, key_gram], -1)], -2)
     return factor_of_gram(products, lambda heads: torch.cat([query[heads], keys[heads]], dim=1))
 
 
@@ -62,19 +64,19 @@ def channel_modes(product: QKProduct, channel: Literal["symmetric", "antisymmetr
     lower = stack_factor(product)
     size = product.head_size
     query_rows, key_rows = lower[..., :size, :], lower[..., size:, :]
-    half = query_rows.mT @ key_rows / 2
+    half, floor = query_rows.mT @ key_rows / 2, product_floor(query_rows, key_rows)
     if channel == "symmetric":
         eigenvalues, vectors = torch.linalg.eigh(half + half.mT)
         order = eigenvalues.abs().argsort(dim=-1, descending=True, stable=True)
         vectors = vectors.gather(-1, order.unsqueeze(-2).expand_as(vectors))
         values = eigenvalues.abs().gather(-1, order)
-        return ChannelModes(lower, values, vectors, 1, 1, rank(values, product.relative_floor))
+        return ChannelModes(lower, values, vectors, 1, 1, rank(values, floor))
     # i·(A's core) is Hermitian with eigenvalues ±ω; the real and imaginary part of ω's vector span its plane.
     eigenvalues, complex_vectors = torch.linalg.eigh(1j * (half - half.mT))
     values = eigenvalues[..., size:].flip(-1).clamp_min(0)
     planes = complex_vectors[..., size:].flip(-1)
     vectors = torch.stack([planes.real, planes.imag], dim=-1).flatten(-2) * 2**0.5
-    return ChannelModes(lower, values, vectors, 2, -1, rank(values, product.relative_floor))
+    return ChannelModes(lower, values, vectors, 2, -1, rank(values, floor))
 
 
 def suppress_channel(product: QKProduct, suppression: Suppression) -> QueryEdit:
@@ -88,7 +90,7 @@ def suppress_channel(product: QKProduct, suppression: Suppression) -> QueryEdit:
 
     lower, size, strength = modes.stack_factor, product.head_size, 1 - suppression.residual
     query_rows, key_rows = lower[..., :size, :], lower[..., size:, :]
-    key_inverse = torch.linalg.pinv(key_rows, rtol=product.relative_floor)  # [H, 2d_h, d_h]
+    key_inverse = pseudo_inverse(key_rows)  # [H, 2d_h, d_h]
     left = -strength * key_inverse.mT @ basis
     # Lᵀ Jᵀ B = ½ (±L_qᵀ-rows pair with W_k and the L_k-rows with W_q); Jᵀ = ½ [[0, ±I], [I, 0]].
     right_query = basis.mT @ key_rows.mT / 2

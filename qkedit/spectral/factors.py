@@ -18,22 +18,30 @@ draws expressed in its coordinates mean the same on every route and device.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+Projection = Literal["query", "key"]
 
 # Float64 copies of weights are made in pieces of about this size: on a CPU a piece then stays in the cache
 # between its conversion and its product. A GPU takes a whole layer at once.
 CPU_WORKING_BYTES = 8 << 20
 GPU_WORKING_BYTES = 2 << 30
 
+# Rounding leaves an error of some eps times the Frobenius norms in a factor or a core; this many of them is safe.
+ROUNDING = 16
+
 
 class NonFiniteWeightError(ValueError):
-    """A weight holds NaN or infinity; `head` is its position along the first axis."""
+    """A weight holds NaN or infinity; `head` is its position along the first axis of `projection`."""
 
-    def __init__(self, head: int) -> None:
+    def __init__(self, head: int, projection: Projection) -> None:
         self.head = head
-        super().__init__(f"the weights of head {head} hold NaN or infinity")
+        self.projection = projection
+        super().__init__(f"the weights of {projection} head {head} hold NaN or infinity")
 
 
 def product_dtype(device: torch.device) -> torch.dtype:
@@ -63,34 +71,52 @@ def gram(left: Tensor, right: Tensor) -> Tensor:
     return products if dtype == torch.float64 else products.cpu().double()
 
 
-def factor(weights: Tensor) -> Tensor:
+def factor(weights: Tensor, projection: Projection) -> Tensor:
     """Return `L`, float64 `[H, d_h, d_h]`, lower-triangular with `L Lᵀ = W Wᵀ` for each `W` of `[H, d_h, D]`.
 
     Raises:
-        NonFiniteWeightError: a weight holds NaN or infinity.
+        NonFiniteWeightError: a weight holds NaN or infinity; it names `projection`.
     """
-    return factor_of_gram(gram(weights, weights), lambda heads: weights[heads.to(weights.device)])
+    products = gram(weights, weights)
+    check_finite(products, projection)
+    return factor_of_gram(products, lambda heads: weights[heads.to(weights.device)])
+
+
+def check_finite(products: Tensor, projection: Projection) -> None:
+    """Raise NonFiniteWeightError when `W Wᵀ` `[H, d_h, d_h]` shows that a weight holds NaN or infinity."""
+    finite = products.diagonal(dim1=-2, dim2=-1).isfinite().all(-1)
+    if not finite.all():
+        raise NonFiniteWeightError(int((~finite).nonzero()[0]), projection)
 
 
 def factor_of_gram(products: Tensor, weights_of: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return `L` from `G = W Wᵀ` `[H, d_h, d_h]`; `weights_of(heads)` gives the weights of the heads that need QR.
-
-    Raises:
-        NonFiniteWeightError: a weight holds NaN or infinity.
-    """
-    diagonal = products.diagonal(dim1=-2, dim2=-1)
-    finite = diagonal.isfinite().all(-1)
-    if not finite.all():
-        raise NonFiniteWeightError(int((~finite).nonzero()[0]))
+    """Return `L` from `G = W Wᵀ` `[H, d_h, d_h]`; `weights_of(heads)` gives the weights of the heads that need QR."""
     # A product made in float32 (a device without float64) is known less well, so it is trusted less far.
     precision = torch.finfo(product_dtype(products.device)).eps
     lower, failed = torch.linalg.cholesky_ex(products)
     smallest_pivot = lower.diagonal(dim1=-2, dim2=-1).square().amin(-1)
-    untrusted = (failed != 0) | ~(smallest_pivot > precision**0.5 * diagonal.amax(-1))
+    largest = products.diagonal(dim1=-2, dim2=-1).amax(-1)
+    untrusted = (failed != 0) | ~(smallest_pivot > precision**0.5 * largest)
     if untrusted.any():
         heads = untrusted.nonzero().flatten()
         lower[heads] = _qr_factor(weights_of(heads)).to(lower.device)
     return lower
+
+
+def pseudo_inverse(lower: Tensor) -> Tensor:
+    """Return `L⁺`, `[H, n, m]`, of `L` `[H, m, n]`; what is no more than rounding counts as zero."""
+    size = torch.linalg.matrix_norm(lower)
+    floor = ROUNDING * torch.finfo(lower.dtype).eps * size
+    return torch.linalg.pinv(lower, atol=floor, rtol=torch.zeros_like(floor))
+
+
+def product_floor(left: Tensor, right: Tensor) -> Tensor:
+    """Return, `[H]`, the rounding in the entries of `leftᵀ right`: smaller singular values cannot be told from zero.
+
+    It is measured by the factors and not by the product, because a product may cancel: heads whose queries and
+    keys use different parts of the head's space have one that is nothing but rounding.
+    """
+    return ROUNDING * torch.finfo(left.dtype).eps * torch.linalg.matrix_norm(left) * torch.linalg.matrix_norm(right)
 
 
 def _qr_factor(weights: Tensor) -> Tensor:
@@ -100,5 +126,6 @@ def _qr_factor(weights: Tensor) -> Tensor:
     for head in weights:  # one at a time: the float64 copy and its reflectors are several times the weights
         upper = torch.linalg.qr(head.double().T, mode="r").R
         signs = torch.where(upper.diagonal() < 0, -1.0, 1.0).to(upper)
-        factors.append((signs.unsqueeze(-1) * upper).T)
+        # A residual stream narrower than the rows gives a wide R; rows of zeros make it square again.
+        factors.append(pad((signs.unsqueeze(-1) * upper).T, (0, len(head) - len(upper))))
     return torch.stack(factors)

@@ -17,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from qkedit.spectral.factors import factor
+from qkedit.spectral.factors import factor, product_floor, pseudo_inverse
 from qkedit.spectral.spectrum import rank
 
 
@@ -80,17 +80,17 @@ class QKProduct:
     @cached_property
     def query_factor(self) -> Tensor:
         """`L_q`, float64 `[H, d_h, d_h]`, `L_q L_qᵀ = W_q W_qᵀ`."""
-        return factor(self.query)
+        return factor(self.query, "query")
 
     @cached_property
     def key_factor(self) -> Tensor:
         """`L_k` of the key head that each query head reads, float64 `[H, d_h, d_h]`; factored once a key head."""
-        return factor(self.key)[self.key_head]
+        return factor(self.key, "key")[self.key_head]
 
     @cached_property
     def query_factor_inverse(self) -> Tensor:
         """`L_q⁺`, float64 `[H, d_h, d_h]`."""
-        return torch.linalg.pinv(self.query_factor, rtol=self.relative_floor)
+        return pseudo_inverse(self.query_factor)
 
     @cached_property
     def core(self) -> Tensor:
@@ -101,12 +101,8 @@ class QKProduct:
     def modes(self) -> SingularModes:
         """The singular modes of the product."""
         left, values, right = torch.linalg.svd(self.core)
-        return SingularModes(values, left, right.mT, rank(values, self.relative_floor))
-
-    @property
-    def relative_floor(self) -> float:
-        """Singular values below this share of the largest count as zero: `D · eps`, as in `numpy`'s matrix rank."""
-        return self.query.shape[-1] * torch.finfo(torch.float64).eps
+        floor = product_floor(self.query_factor, self.key_factor)
+        return SingularModes(values, left, right.mT, rank(values, floor))
 
     def dense(self, head: int) -> Tensor:
         """Return `M` of one head, float64 `[D, D]`. For inspection of small models only: it is D/d_h times larger."""

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 
-def rank(values: Tensor, relative_floor: float) -> Tensor:
-    """Return, per head `[H]`, how many of `values` `[H, n]` (descending) exceed `relative_floor · values[0]`."""
-    return (values > relative_floor * values[..., :1]).sum(-1)
+def rank(values: Tensor, floor: Tensor) -> Tensor:
+    """Return, per head `[H]`, how many of `values` `[H, n]` exceed the head's `floor` `[H]`."""
+    return (values > floor.unsqueeze(-1)).sum(-1)
 
 
 def energy(values: Tensor) -> Tensor:

@@ -40,9 +40,10 @@ class QueryUpdate:
         """Return the edited query weights, `[H, d_h, D]` in their storage dtype, and how far each head moved.
 
         The second value, `[H]`, is `‖W_q' − W_q‖ / ‖W_q‖` as realised *after* rounding to the storage dtype.
-        `dtype` is that of the arithmetic.
+        `dtype` is that of the arithmetic; weights stored wider are computed as wide as they are stored.
         """
         query = product.query
+        dtype = torch.promote_types(dtype, query.dtype)
         dtype = min(dtype, product_dtype(query.device), key=lambda choice: choice.itemsize)
         edited = torch.empty_like(query)
         moved = []

@@ -1,0 +1,113 @@
+"""What the edits mean, written out slowly: float64 numpy, dense `D × D` products, one head at a time.
+
+Nothing here is shared with the package: every number follows from the definitions (arXiv 2606.20419 for the
+query-only suppression of dominant singular modes) by `numpy.linalg` on the dense product `M = W_qᵀ W_k`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Modes:
+    """`part = Σ values[i] · left[:, i] right[:, i]ᵀ`, values descending and non-negative, `width` columns a mode."""
+
+    values: Matrix  # one a mode
+    left: Matrix  # [D, width · modes]
+    right: Matrix
+    width: int
+
+    def cut(self, count: int) -> Matrix:
+        """The sum of the `count` dominant modes, `[D, D]`."""
+        columns = count * self.width
+        weights = np.repeat(self.values, self.width)[:columns]
+        return (self.left[:, :columns] * weights) @ self.right[:, :columns].T
+
+
+def channel_part(product: Matrix, channel: str) -> Matrix:
+    if channel == "symmetric":
+        return (product + product.T) / 2
+    if channel == "antisymmetric":
+        return (product - product.T) / 2
+    return product
+
+
+def modes(product: Matrix, channel: str = "full") -> Modes:
+    """Singular modes of the channel's part of a dense product."""
+    part = channel_part(product, channel)
+    if channel == "symmetric":
+        eigenvalues, vectors = np.linalg.eigh(part)
+        order = np.argsort(-np.abs(eigenvalues), kind="stable")
+        signs = np.where(eigenvalues[order] < 0, -1.0, 1.0)
+        return Modes(np.abs(eigenvalues[order]), vectors[:, order], vectors[:, order] * signs, 1)
+    left, values, right = np.linalg.svd(part)
+    if channel == "antisymmetric":
+        # Singular values of an antisymmetric matrix come in equal pairs: one pair a rotation plane.
+        return Modes(values[0 : len(values) // 2 * 2 : 2], left, right.T, 2)
+    return Modes(values, left, right.T, 1)
+
+
+def projected_query(query: Matrix, key: Matrix, count: int, residual: float) -> Matrix:
+    """`W_q (I − (1−ρ) U_k U_kᵀ)` with U from the dense singular value decomposition of `W_qᵀ W_k`."""
+    left = modes(query.T @ key).left[:, :count]
+    return query @ (np.eye(query.shape[1]) - (1 - residual) * left @ left.T)
+
+
+def least_squares_query(query: Matrix, key: Matrix, count: int, residual: float) -> Matrix:
+    """`(M' W_k⁺)ᵀ`, the least-squares write-back of the suppressed product; the same for keys of full row rank."""
+    product = query.T @ key
+    suppressed = product - (1 - residual) * modes(product).cut(count)
+    return (suppressed @ np.linalg.pinv(key)).T
+
+
+@dataclass(frozen=True)
+class ChannelEdit:
+    """A channel's suppression as far as queries can write it."""
+
+    query: Matrix
+    residual: float
+    leak: float
+
+
+def channel_query(query: Matrix, key: Matrix, channel: str, count: int, residual: float) -> ChannelEdit:
+    """`W_q + (Δ W_k⁺)ᵀ` for the change Δ asked for in `channel`, how much of it is missing, how much went astray."""
+    increment = -(1 - residual) * modes(query.T @ key, channel).cut(count)
+    written = increment @ np.linalg.pinv(key, rcond=1e-12)
+    realised = written @ key
+    other = channel_part(realised, "antisymmetric" if channel == "symmetric" else "symmetric")
+    asked = np.linalg.norm(increment) or 1.0
+    return ChannelEdit(query + written.T, np.linalg.norm(realised - increment) / asked, np.linalg.norm(other) / asked)
+
+
+def gap(values: Matrix, count: int, rank: int) -> float:
+    """`σ_k / σ_{k+1}`, NaN where nothing is cut or nothing remains."""
+    return float("nan") if count in (0, rank) else values[count - 1] / values[count]
+
+
+def effective_rank(values: Matrix) -> float:
+    """`exp` of the entropy of the energy shares."""
+    total = 0.0
+    for share in values**2 / np.sum(values**2):
+        if share > 0:
+            total -= share * np.log(share)
+    return float(np.exp(total))
+
+
+def count_for_energy(values: Matrix, share: float) -> int:
+    """The smallest number of leading modes that carry `share` of the energy."""
+    total, running = np.sum(values**2), 0.0
+    for number, value in enumerate(values, start=1):
+        running += value**2
+        if running >= share * total * (1 - 1e-12):
+            return number
+    raise AssertionError("all modes together carry all of the energy")
+
+
+def rank(product: Matrix) -> int:
+    return int(np.linalg.matrix_rank(product))
