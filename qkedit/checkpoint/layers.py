@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.header import TensorEntry
-from qkedit.checkpoint.records import Decoder, Layout, Rows, decoders, families, layouts
+from qkedit.checkpoint.heads import AttentionLayer, AttentionStack, HeadNorm, HeadRows, SkippedLayer
+from qkedit.checkpoint.projections import Projections, understand_layer
+from qkedit.checkpoint.records import Decoder, Family, Layout, decoders, families, layouts
 from qkedit.checkpoint.refusing import (
     ADD_A_RECORD,
     refuse_encoder_decoder,
@@ -21,69 +22,31 @@ from qkedit.checkpoint.refusing import (
     refuse_text_only,
     unknown_layout,
 )
-from qkedit.checkpoint.rows import HeadCounts, head_starts, row_count
-from qkedit.errors import CheckpointError, UnsupportedForm
+from qkedit.checkpoint.settings import Settings
+from qkedit.errors import UnsupportedForm
 
-FLOAT_DTYPES = ("BF16", "F16", "F32", "F64")
+__all__ = [
+    "AttentionLayer",
+    "AttentionStack",
+    "HeadNorm",
+    "HeadRows",
+    "SkippedLayer",
+    "attention_layers",
+    "attention_stack",
+]
+
 # What a model without a record is taken for; its names and shapes must bear that out.
-UNKNOWN_DECODER = Decoder(name="unknown", model_types=(), layout="separate", rope="unknown")
-QUERY_KEY_NORM = re.compile(r"^(?:q|k|query|key)_?(?:layer)?norm\.")
+UNKNOWN_DECODER = Decoder(name="unknown", layouts=("separate",), rope="unknown")
+# Modules that are in every layer and say nothing of why it has no self-attention.
+COMMON_MODULE = re.compile(r"norm|mlp|feed_forward|experts|router")
 
 
 @dataclass(frozen=True)
-class HeadRows:
-    """Where the heads of one projection stand: head i is rows [starts[i], starts[i] + head_size)."""
+class _Module:
+    """The attention module of one layer: its path on disk and its tensors by their names within."""
 
-    tensor: TensorEntry
-    starts: tuple[int, ...]
-    head_size: int
-
-
-@dataclass(frozen=True)
-class AttentionLayer:
-    """One self-attention layer of the language model; query head h reads key head h // group_size."""
-
-    index: int
-    form: str  # name of the layout: "separate" …
-    query: HeadRows
-    key: HeadRows
-    query_bias: HeadRows | None = None
-    key_bias: HeadRows | None = None
-
-    @property
-    def query_heads(self) -> int:
-        """H."""
-        return len(self.query.starts)
-
-    @property
-    def key_heads(self) -> int:
-        """H_kv."""
-        return len(self.key.starts)
-
-    @property
-    def group_size(self) -> int:
-        """H / H_kv."""
-        return self.query_heads // self.key_heads
-
-
-@dataclass(frozen=True)
-class SkippedLayer:
-    """A layer of the language model without a query-key product to edit, and why."""
-
-    index: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class AttentionStack:
-    """The language model of a checkpoint, layer by layer."""
-
-    family: str  # name of the family's record, "unknown" without one
-    decoder: str  # name of the language model's record, "unknown" without one
-    rope: str  # kind of rotary positions: "rotary", "multimodal rotary" …
-    layer_count: int  # all layers, with and without attention
-    layers: tuple[AttentionLayer, ...]
-    skipped: tuple[SkippedLayer, ...]
+    path: str
+    tensors: dict[str, TensorEntry]
 
 
 def attention_layers(checkpoint: Checkpoint, *, allow_text_only: bool = False) -> tuple[AttentionLayer, ...]:
@@ -105,164 +68,80 @@ def attention_stack(checkpoint: Checkpoint, *, allow_text_only: bool = False) ->
         refuse_text_only(checkpoint)
     refuse_encoder_decoder(checkpoint)
     refuse_recorded_forms(checkpoint)
-    family = families().get(checkpoint.model_type)
-    decoder = decoders().get(_decoder_type(checkpoint), UNKNOWN_DECODER)
-    layout = layouts()[decoder.layout]
-    modules = _attention_modules(checkpoint, layout)
-    if not modules:
-        raise unknown_layout(checkpoint)
-    settings = {**decoder.defaults, **checkpoint.text_config}
-    layer_count = _setting(settings, "num_hidden_layers", checkpoint)
-    layers = tuple(
-        _attention_layer(index, modules[index], layout, settings, checkpoint)
-        for index in sorted(modules)
-        # Heads for multi-token prediction may be stored as layers past the last one; loaders leave them out.
-        if index < layer_count
-    )
-    attending = {layer.index for layer in layers}
+    family = _family(checkpoint)
+    decoder = decoders().get(_decoder_type(checkpoint, family), UNKNOWN_DECODER)
+    layout, modules = _attention_modules(checkpoint, decoder)
+    settings = Settings.of(decoder, checkpoint.text_config)
+    layer_count = settings.count("num_hidden_layers")
+    layers, skipped = [], []
+    # Heads for multi-token prediction may be stored as layers past the last one; loaders leave them out.
+    for index in range(layer_count):
+        if index not in modules:
+            skipped.append(SkippedLayer(index, _why_no_attention(checkpoint, modules, index)))
+        elif settings.shares_keys(index, layer_count):
+            skipped.append(SkippedLayer(index, "reads the keys of an earlier layer"))
+        else:
+            projections = Projections(index, layout, modules[index].tensors, settings.for_layer(index))
+            layers.append(understand_layer(projections))
     return AttentionStack(
         family=family.name if family else "unknown",
         decoder=decoder.name,
-        rope=decoder.rope,
         layer_count=layer_count,
-        layers=layers,
-        skipped=tuple(
-            SkippedLayer(index, "has no self-attention") for index in range(layer_count) if index not in attending
-        ),
+        layers=tuple(layers),
+        skipped=tuple(skipped),
     )
 
 
-def _decoder_type(checkpoint: Checkpoint) -> str:
-    """The language model's `model_type`; a flat config has only the family's."""
+def _family(checkpoint: Checkpoint) -> Family | None:
+    vision = checkpoint.config.get("vision_config")
+    vision_type = vision.get("model_type") if isinstance(vision, dict) else None
+    for family in families():
+        if checkpoint.model_type in family.model_types and family.vision in (None, vision_type):
+            return family
+    return None
+
+
+def _decoder_type(checkpoint: Checkpoint, family: Family | None) -> str:
+    """Return the language model's `model_type`; a flat config has only the family's."""
     nested = checkpoint.text_config is not checkpoint.config
-    model_type = checkpoint.text_config.get("model_type") if nested else None
-    family = families().get(checkpoint.model_type)
-    return str(model_type or (family.decoder if family else checkpoint.model_type))
+    named = checkpoint.text_config.get("model_type") if nested else None
+    return str(named or (family.decoder if family else checkpoint.model_type))
 
 
-def _attention_modules(checkpoint: Checkpoint, layout: Layout) -> dict[int, dict[str, TensorEntry]]:
-    """Each layer's attention tensors by their name within the module ("q_proj.weight"), where it has queries."""
+def _attention_modules(checkpoint: Checkpoint, decoder: Decoder) -> tuple[Layout, dict[int, _Module]]:
+    """Return the first layout of the decoder that the headers bear out, and each layer's module with queries."""
+    for name in decoder.layouts:
+        layout = layouts()[name]
+        modules = _modules_of(checkpoint, layout)
+        if modules:
+            return layout, modules
+    raise unknown_layout(checkpoint)
+
+
+def _modules_of(checkpoint: Checkpoint, layout: Layout) -> dict[int, _Module]:
     pattern = re.compile(rf"(?P<module>{layout.attention.pattern})\.(?P<tensor>.+)")
-    modules: dict[int, dict[str, TensorEntry]] = {}
-    paths: dict[int, str] = {}
+    modules: dict[int, _Module] = {}
     for name, entry in checkpoint.tensors.items():
         match = pattern.fullmatch(name)
         if match is None:
             continue
         index = int(match["layer"])
-        if paths.setdefault(index, match["module"]) != match["module"]:
+        module = modules.setdefault(index, _Module(match["module"], {}))
+        if module.path != match["module"]:
             raise UnsupportedForm(
-                f"layer {index} of the language model stands twice, as {paths[index]} and {match['module']}",
+                f"layer {index} of the language model stands twice, as {module.path} and {match['module']}",
                 where=checkpoint.files.name,
                 remedy=ADD_A_RECORD,
             )
-        modules.setdefault(index, {})[match["tensor"]] = entry
-    return {index: tensors for index, tensors in modules.items() if f"{layout.query.tensor}.weight" in tensors}
+        module.tensors[match["tensor"]] = entry
+    query = f"{layout.query.tensor}.weight"
+    return {index: module for index, module in modules.items() if query in module.tensors}
 
 
-def _attention_layer(
-    index: int,
-    tensors: dict[str, TensorEntry],
-    layout: Layout,
-    settings: dict[str, Any],
-    checkpoint: Checkpoint,
-) -> AttentionLayer:
-    query = tensors[f"{layout.query.tensor}.weight"]
-    key = tensors.get(f"{layout.key.tensor}.weight")
-    if key is None:
-        raise UnsupportedForm(
-            f"layer {index} has a query projection but no {layout.key.tensor}.weight",
-            where=f"tensor {query.name}",
-            remedy=ADD_A_RECORD,
-        )
-    for name, entry in tensors.items():
-        if QUERY_KEY_NORM.search(name):
-            raise UnsupportedForm(
-                "queries or keys are normalised, and no record says by what kind of norm",
-                where=f"tensor {entry.name}",
-                remedy=ADD_A_RECORD,
-            )
-    counts = _head_counts(settings, checkpoint)
-    _check_matrix(query, layout.query, counts)
-    _check_matrix(key, layout.key, counts)
-    if query.shape[1] != key.shape[1]:
-        raise CheckpointError(
-            f"queries read {query.shape[1]} dimensions, keys {key.shape[1]}",
-            where=f"tensor {query.name}",
-            remedy="download or save the checkpoint again",
-        )
-    return AttentionLayer(
-        index=index,
-        form=layout.name,
-        query=_heads(query, layout.query, "query", counts),
-        key=_heads(key, layout.key, "key", counts),
-        query_bias=_bias(tensors, layout.query, "query", counts),
-        key_bias=_bias(tensors, layout.key, "key", counts),
-    )
-
-
-def _head_counts(settings: dict[str, Any], checkpoint: Checkpoint) -> HeadCounts:
-    query_heads = _setting(settings, "num_attention_heads", checkpoint)
-    # Config classes read an absent or null number of key heads as multi-head attention.
-    key_heads = query_heads
-    if settings.get("num_key_value_heads") is not None:
-        key_heads = _setting(settings, "num_key_value_heads", checkpoint)
-    if settings.get("head_dim") is not None:
-        head_size = _setting(settings, "head_dim", checkpoint)
-    else:
-        head_size = _setting(settings, "hidden_size", checkpoint) // query_heads
-    if query_heads % key_heads:
-        raise CheckpointError(
-            f"{query_heads} query heads cannot share {key_heads} key heads evenly",
-            where="config.json",
-            remedy="correct num_attention_heads and num_key_value_heads",
-        )
-    return HeadCounts(query_heads, key_heads, head_size)
-
-
-def _setting(settings: dict[str, Any], name: str, checkpoint: Checkpoint) -> int:
-    value = settings.get(name)
-    if value is None:
-        raise CheckpointError(
-            f"does not say {name}, and no record knows the default of {_decoder_type(checkpoint) or 'this model'}",
-            where="config.json",
-            remedy=ADD_A_RECORD,
-        )
-    if type(value) is not int or value < 1:
-        raise CheckpointError(
-            f"{name} is {value!a}, not a count", where="config.json", remedy="correct or download it again"
-        )
-    return value
-
-
-def _check_matrix(tensor: TensorEntry, rows: Rows, counts: HeadCounts) -> None:
-    if tensor.dtype not in FLOAT_DTYPES:
-        raise UnsupportedForm(
-            f"the weights are quantised or of another kind ({tensor.dtype}), not {', '.join(FLOAT_DTYPES)}",
-            where=f"tensor {tensor.name}",
-            remedy="use the unquantised checkpoint and quantise the edited one",
-        )
-    expected = row_count(rows, counts)
-    if len(tensor.shape) != 2 or tensor.shape[0] != expected:
-        raise UnsupportedForm(
-            f"the shape is {list(tensor.shape)}, but {counts} take {expected} rows",
-            where=f"tensor {tensor.name}",
-            remedy=f"check the head counts in config.json, or {ADD_A_RECORD}",
-        )
-
-
-def _heads(tensor: TensorEntry, rows: Rows, kind: str, counts: HeadCounts) -> HeadRows:
-    return HeadRows(tensor, head_starts(rows, kind, counts), counts.head_size)
-
-
-def _bias(tensors: dict[str, TensorEntry], rows: Rows, kind: str, counts: HeadCounts) -> HeadRows | None:
-    bias = tensors.get(f"{rows.tensor}.bias")
-    if bias is None:
-        return None
-    if bias.dtype not in FLOAT_DTYPES or bias.shape != (row_count(rows, counts),):
-        raise UnsupportedForm(
-            f"the bias is {bias.dtype} of shape {list(bias.shape)}, but {counts} take {row_count(rows, counts)}",
-            where=f"tensor {bias.name}",
-            remedy=f"check the head counts in config.json, or {ADD_A_RECORD}",
-        )
-    return _heads(bias, rows, kind, counts)
+def _why_no_attention(checkpoint: Checkpoint, modules: dict[int, _Module], index: int) -> str:
+    other, module = next(iter(modules.items()))
+    # "model.layers.3.self_attn" → "model.layers.0."
+    path = f"{module.path.rpartition(f'.{other}.')[0]}.{index}."
+    children = {name[len(path) :].split(".")[0] for name in checkpoint.tensors if name.startswith(path)}
+    instead = sorted(child for child in children if not COMMON_MODULE.search(child))
+    return f"has no self-attention, but {', '.join(instead)}" if instead else "has no self-attention"

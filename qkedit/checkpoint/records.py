@@ -1,11 +1,12 @@
 """What headers and config cannot tell about a model family, read from the YAML records in `configs/`.
 
 * `layouts/` – a form in which query and key rows stand in tensors: tensor names and the order of rows.
-* `decoders/` – a language model by the `model_type` of its config: its layout and what the config leaves out.
+* `decoders/` – a language model by the `model_type` of its config: its layouts, its norm, its positions, and the
+  settings that its config class fills in where a config leaves them out.
 * `families/` – a vision-language model by its `model_type`: its name, and its decoder where the config is flat.
 * `refusals.yaml` – tensors that mean a form which is not edited.
 
-A new model is a new record; no code here or in `layers` knows one model from another.
+A new model is a new record; no code knows one model from another. `docs/adding-a-model.md` explains each field.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ class Rows:
     per: str
     rows: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        """Take YAML's lists."""
+        object.__setattr__(self, "rows", tuple(self.rows))
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -42,23 +47,54 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class NormRecord:
+    """The norm of queries and keys: its kind as in `HeadNorm`, the tensors of its gains, and when it is there."""
+
+    kind: str
+    query: str | None = None
+    key: str | None = None
+    when: str | None = None  # a setting of the config that switches it
+
+
+@dataclass(frozen=True)
+class Unrotated:
+    """The layers without rotary positions.
+
+    Layer i is one where `layers[i] == value` in the config's list; where the config has no list, each
+    `period`-th layer is. If `unless_null` names a setting that is null, no layer is.
+    """
+
+    layers: str
+    value: Any
+    period: str
+    unless_null: str | None = None
+
+
+@dataclass(frozen=True)
 class Decoder:
-    """A language model: its layout, and the settings its config class fills in where a config leaves them out."""
+    """A language model, known by the `model_type` of its config."""
 
     name: str
-    model_types: tuple[str, ...]
-    layout: str
+    layouts: tuple[str, ...]  # the first whose query tensor is there counts
     rope: str
+    model_types: tuple[str, ...] = ()
+    norm: NormRecord | None = None
+    unrotated: Unrotated | None = None
+    # Settings that give these numbers; where a model has several, the shape of each layer tells which holds.
+    key_heads: tuple[str, ...] = ("num_key_value_heads",)
+    head_size: tuple[str, ...] = ("head_dim",)
+    shared_keys: str | None = None  # setting: how many of the last layers read the keys of earlier ones
     defaults: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Family:
-    """A vision-language model; `decoder` is the text `model_type` where the config names none."""
+    """A vision-language model, known by the `model_type` of its config and, if given, of its vision config."""
 
     name: str
     model_types: tuple[str, ...]
-    decoder: str
+    decoder: str  # the text `model_type` where the config names none
+    vision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,27 +110,22 @@ class Refusal:
 @cache
 def layouts() -> dict[str, Layout]:
     """Every layout by its name."""
-    return {record["name"]: _layout(record) for record in _records("layouts")}
+    return {layout.name: layout for layout in map(_layout, _records("layouts"))}
 
 
 @cache
 def decoders() -> dict[str, Decoder]:
     """Every decoder by each of its model types."""
     return {
-        model_type: Decoder(**{**record, "model_types": tuple(record["model_types"])})
-        for record in _records("decoders")
-        for model_type in record["model_types"]
+        model_type: decoder for decoder in map(_decoder, _records("decoders")) for model_type in decoder.model_types
     }
 
 
 @cache
-def families() -> dict[str, Family]:
-    """Every family by each of its model types."""
-    return {
-        model_type: Family(**{**record, "model_types": tuple(record["model_types"])})
-        for record in _records("families")
-        for model_type in record["model_types"]
-    }
+def families() -> tuple[Family, ...]:
+    """Every family, the more specific ones first."""
+    records = [Family(**_tuples(record)) for record in _records("families")]
+    return tuple(sorted(records, key=lambda family: (family.vision is None, family.name)))
 
 
 @cache
@@ -113,10 +144,19 @@ def _layout(record: dict[str, Any]) -> Layout:
     return Layout(
         name=record["name"],
         attention=re.compile(record["attention"]),
-        query=_rows(record["query"]),
-        key=_rows(record["key"]),
+        query=Rows(**record["query"]),
+        key=Rows(**record["key"]),
     )
 
 
-def _rows(record: dict[str, Any]) -> Rows:
-    return Rows(record["tensor"], record["per"], tuple(record["rows"]))
+def _decoder(record: dict[str, Any]) -> Decoder:
+    nested = {
+        name: kind(**record[name])
+        for name, kind in {"norm": NormRecord, "unrotated": Unrotated}.items()
+        if name in record
+    }
+    return Decoder(**{**_tuples(record), **nested})
+
+
+def _tuples(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
