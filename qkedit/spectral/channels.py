@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qkedit.spectral.factors import check_finite, factor_of_gram, gram, product_floor, pseudo_inverse
+from qkedit.spectral.factors import product_floor, pseudo_inverse
 from qkedit.spectral.options import Suppression
 from qkedit.spectral.product import QKProduct
 from qkedit.spectral.spectrum import energy, gap, rank
@@ -48,20 +48,9 @@ class ChannelModes:
     ranks: Tensor  # [H], numerical rank in modes
 
 
-def stack_factor(product: QKProduct) -> Tensor:
-    """Return `L` of `B = [W_q; W_k]`, float64 `[H, 2d_h, 2d_h]`."""
-    query, keys = product.query, product.key[product.key_head.to(product.key.device)]
-    query_gram, key_gram, cross = gram(query, query), gram(product.key, product.key), gram(query, keys)
-    check_finite(query_gram, "query")
-    check_finite(key_gram, "key")
-    key_gram = key_gram[product.key_head.to(cross.device)]
-    products = torch.cat([torch.cat([query_gram, cross], -1), torch.cat([cross.mT, key_gram], -1)], -2)
-    return factor_of_gram(products, lambda heads: torch.cat([query[heads], keys[heads]], dim=1))
-
-
 def channel_modes(product: QKProduct, channel: Literal["symmetric", "antisymmetric"]) -> ChannelModes:
     """Return the modes of the `symmetric` or `antisymmetric` channel of every head."""
-    lower = stack_factor(product)
+    lower = product.stack_factor
     size = product.head_size
     query_rows, key_rows = lower[..., :size, :], lower[..., size:, :]
     half, floor = query_rows.mT @ key_rows / 2, product_floor(query_rows, key_rows)

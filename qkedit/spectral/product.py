@@ -17,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from qkedit.spectral.factors import factor, product_floor, pseudo_inverse
+from qkedit.spectral.factors import check_finite, factor, factor_of_gram, gram, product_floor, pseudo_inverse
 from qkedit.spectral.spectrum import rank
 
 
@@ -103,6 +103,17 @@ class QKProduct:
         left, values, right = torch.linalg.svd(self.core)
         floor = product_floor(self.query_factor, self.key_factor)
         return SingularModes(values, left, right.mT, rank(values, floor))
+
+    @cached_property
+    def stack_factor(self) -> Tensor:
+        """`L` of the stack `[W_q; W_k]` of each query head and its key head, float64 `[H, 2d_h, 2d_h]`."""
+        query, keys = self.query, self.key[self.key_head.to(self.key.device)]
+        query_gram, key_gram, cross = gram(query, query), gram(self.key, self.key), gram(query, keys)
+        check_finite(query_gram, "query")
+        check_finite(key_gram, "key")
+        key_gram = key_gram[self.key_head.to(cross.device)]
+        products = torch.cat([torch.cat([query_gram, cross], -1), torch.cat([cross.mT, key_gram], -1)], -2)
+        return factor_of_gram(products, lambda heads: torch.cat([query[heads], keys[heads]], dim=1))
 
     def dense(self, head: int) -> Tensor:
         """Return `M` of one head, float64 `[D, D]`. For inspection of small models only: it is D/d_h times larger."""

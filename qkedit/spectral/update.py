@@ -65,14 +65,11 @@ class QueryUpdate:
         With biased keys the logit also changes by `x_iᵀ (W_q' − W_q)ᵀ b_k`, which no mode of the product shows.
         `key_bias` is `[H_kv, d_h]`.
         """
-        bias = key_bias.to(self.left.device, torch.float64)[product.key_head.to(self.left.device)]
-        weights = (bias.unsqueeze(1) @ self.left).squeeze(1)  # [H, m]
-        effects = []
-        dtype = product_dtype(product.query.device)
-        step = heads_per_piece(product.query, dtype)
-        for start in range(0, len(weights), step):
-            heads = slice(start, start + step)
-            directions = self.directions(product, heads, dtype)
-            combined = weights[heads].unsqueeze(1).to(directions) @ directions
-            effects.append(torch.linalg.vector_norm(combined.squeeze(1), dim=-1))
-        return torch.cat(effects).double().cpu()
+        bias = key_bias.to(self.left)[product.key_head.to(key_bias.device)]
+        weights = bias.unsqueeze(1) @ self.left  # [H, 1, m], of the directions
+        # The directions' lengths are those of their coordinates in the factor: nothing D wide is touched.
+        if self.right_key is None:
+            coordinates = self.right_query @ product.query_factor
+        else:
+            coordinates = torch.cat([self.right_query, self.right_key], dim=-1) @ product.stack_factor
+        return torch.linalg.vector_norm((weights @ coordinates).squeeze(1), dim=-1).cpu()
