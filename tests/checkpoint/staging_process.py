@@ -1,4 +1,4 @@
-"""A process that writes outputs and may be killed at any moment; run as a script by test_staging.py.
+"""A process that writes outputs and may be killed at any moment; run as a script by test_staging_kills.py.
 
     staging_process.py write TARGET STEP [plain]   write generation 2, and be killed before file operation STEP
     staging_process.py repeat TARGET 0 [plain]     write generation after generation until killed
@@ -18,31 +18,10 @@ from pathlib import Path
 
 from qkedit.checkpoint import rename
 from qkedit.checkpoint.staging import StagedDirectory
-
-FILES = ("qkedit.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "chat/template.txt")
+from tests.checkpoint.outputs import write_output
 
 # What CPython reports of the calls that change a file system, before it makes them.
 CHANGES = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "fcntl.flock"})
-
-
-def write_output(directory: Path, generation: int) -> None:
-    (directory / "chat").mkdir()
-    for name in FILES:
-        (directory / name).write_bytes(b"%d\n" % generation * 5000)
-
-
-def read_generation(directory: Path) -> int | None:
-    """Return the generation a directory holds, None if it is absent; fails if it is anything but complete."""
-    if not directory.exists():
-        return None
-    found = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*") if path.is_file()}
-    assert set(found) == set(FILES)
-    contents = {path.read_bytes() for path in found.values()}
-    assert len(contents) == 1, "files of different generations"
-    lines = contents.pop().split()
-    assert len(lines) == 5000, "a file that was cut off"
-    assert len(set(lines)) == 1
-    return int(lines[0])
 
 
 def die_before(step: int) -> None:

@@ -1,0 +1,31 @@
+"""An output directory to be written, with or without an earlier one, where exchanges are atomic and where not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qkedit.checkpoint import rename
+from tests.checkpoint.outputs import write_output
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    (tmp_path / "outputs").mkdir()
+    return tmp_path / "outputs" / "edited"
+
+
+@pytest.fixture
+def old(target: Path) -> Path:
+    """The target, where an earlier output stands: generation 1."""
+    target.mkdir()
+    write_output(target, 1)
+    return target
+
+
+@pytest.fixture(params=["atomic", "plain"])
+def exchange_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "plain":
+        monkeypatch.setattr(rename, "_renameat2", lambda *_: False)
+    return request.param

@@ -1,0 +1,57 @@
+"""Outputs that tell their generation, and whether they are complete. Needs nothing but the standard library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from qkedit.checkpoint.staging import StagedDirectory
+
+FILES = ("qkedit.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "chat/template.txt")
+
+
+def write_output(directory: Path, generation: int) -> None:
+    (directory / "chat").mkdir()
+    for name in FILES:
+        (directory / name).write_bytes(b"%d\n" % generation * 5000)
+
+
+def read_generation(directory: Path) -> int | None:
+    """Return the generation a directory holds, None if it is absent; fails if it is anything but complete."""
+    if not directory.exists():
+        return None
+    found = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*") if path.is_file()}
+    assert set(found) == set(FILES)
+    contents = {path.read_bytes() for path in found.values()}
+    assert len(contents) == 1, "files of different generations"
+    lines = contents.pop().split()
+    assert len(lines) == 5000, "a file that was cut off"
+    assert len(set(lines)) == 1
+    return int(lines[0])
+
+
+def write_to(
+    target: Path,
+    *,
+    overwrite: bool = True,
+    sources: Sequence[Path] = (),
+    before_commit: Callable[[], object] = lambda: None,
+) -> None:
+    """Write generation 2 to the target, as a run does."""
+    with StagedDirectory(target, overwrite=overwrite, sources=sources) as staged:
+        write_output(staged.path, 2)
+        before_commit()
+        staged.commit()
+
+
+def beside(target: Path) -> list[str]:
+    return sorted(os.listdir(target.parent))
+
+
+def tree(directory: Path) -> dict[str, object]:
+    """Everything below a directory: what links say, what files hold."""
+    return {
+        str(path): os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        for path in directory.rglob("*")
+    }

@@ -1,0 +1,107 @@
+"""Copies run beside other work, stop when told to, and report what failed."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from qkedit.checkpoint import copying
+from qkedit.checkpoint.copying import (
+    BackgroundCopy,
+    LinkMode,
+    copy_file,
+)
+from qkedit.errors import QkeditError
+
+
+def ignore(_: int) -> None:
+    """Count no bytes."""
+
+
+def test_jobs_run_in_order_beside_the_block_and_are_done_after_it(tmp_path: Path) -> None:
+    go = threading.Event()
+    ran: list[object] = []
+
+    def first(on_bytes: Callable[[int], None]) -> None:
+        assert go.wait(30)  # set in the block: would wait for ever if the block waited for the job
+        ran.append(threading.current_thread())
+        on_bytes(3)
+
+    (tmp_path / "source").write_bytes(b"weights")
+    counted: list[int] = []
+    jobs = [first, partial(copy_file, tmp_path / "source", tmp_path / "copy", LinkMode.AUTO)]
+    with BackgroundCopy(jobs, counted.append) as background:
+        background.check()
+        assert not (tmp_path / "copy").exists()
+        go.set()
+    assert (tmp_path / "copy").read_bytes() == b"weights"
+    assert counted == [3, 7]
+    assert ran != [threading.current_thread()]
+    assert background.join() > 0
+    background.check()
+
+
+def test_a_failed_copy_is_raised_where_one_waits_or_looks(tmp_path: Path) -> None:
+    jobs = [partial(copy_file, tmp_path / "missing", tmp_path / "copy", LinkMode.AUTO), lambda _: later.append(1)]
+    later: list[int] = []
+    background = BackgroundCopy(jobs, ignore)
+    for raising in (background.join, background.check):
+        with pytest.raises(QkeditError, match="missing: cannot open"):
+            raising()
+    with pytest.raises(QkeditError, match="missing: cannot open"), BackgroundCopy(jobs, ignore):
+        pass
+    assert later == []
+
+
+@pytest.mark.parametrize("end", [ZeroDivisionError, KeyboardInterrupt])
+def test_copies_stop_with_the_next_piece_when_the_block_is_broken_off(
+    end: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "_CHUNK", 7)
+    (tmp_path / "source").write_bytes(b"x" * 1000)
+    began, waited_for = threading.Event(), threading.Event()
+    pieces: list[int] = []
+
+    def on_bytes(length: int) -> None:
+        pieces.append(length)
+        began.set()
+        assert waited_for.wait(30)
+
+    def wait(futures: list[Future[float]]) -> None:
+        waited_for.set()
+        concurrent.futures.wait(futures)
+
+    monkeypatch.setattr(copying, "wait", wait)
+    jobs = [partial(copy_file, tmp_path / "source", tmp_path / name, LinkMode.COPY) for name in ("first", "second")]
+
+    def break_off() -> None:
+        with BackgroundCopy(jobs, on_bytes):
+            assert began.wait(30)
+            raise end
+
+    with pytest.raises(end):
+        break_off()
+    assert len(pieces) == 1
+    assert not (tmp_path / "second").exists()
+
+
+def test_cancel_stops_a_copy_and_says_so_afterwards() -> None:
+    began = threading.Event()
+
+    def endless(on_bytes: Callable[[int], None]) -> None:
+        while True:
+            on_bytes(1)
+            began.set()
+
+    background = BackgroundCopy([endless], ignore)
+    assert began.wait(30)
+    background.cancel()
+    for raising in (background.check, background.join):
+        with pytest.raises(CancelledError):
+            raising()

@@ -1,0 +1,78 @@
+"""Where an output may not be written, it is refused in one sentence before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qkedit.errors import UsageError
+from tests.checkpoint.outputs import beside, read_generation, tree, write_to
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of unsuitable targets, one of them the working and one the home directory."""
+    for name in ("model", "work/here", "home", "photos", "deep/model"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in (
+        "model/config.json",
+        "work/config.json",
+        "home/config.json",
+        "photos/cat.jpg",
+        "file",
+        "deep/config.json",
+    ):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "same-model").symlink_to(tmp_path / "model")
+    monkeypatch.chdir(tmp_path / "work" / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("link", "symbolic link"),
+        ("link/", "symbolic link"),
+        ("dangling", "symbolic link"),
+        ("file", "not a directory"),
+        ("file/edited", "not a directory"),
+        ("missing/edited", "does not exist"),
+        ("dangling/edited", "does not exist"),
+        ("loop/edited", "out of reach"),
+        ("null\0byte", "null byte"),
+        ("work", "working directory"),
+        ("work/here", "working directory"),
+        ("work/here/.", "working directory"),
+        ("work/here/..", "working directory"),
+        (".", "working directory"),
+        ("home", "home directory"),
+        ("/", "mount point"),
+        ("photos", "no model"),
+        ("model", "which is read"),
+        ("model/edited", "which is read"),
+        ("same-model/edited", "which is read"),
+        ("deep", "which is read"),
+    ],
+)
+def test_unsuitable_targets_are_refused_in_one_sentence(places: Path, target: str, reason: str) -> None:
+    before = tree(places)
+    path = Path(target) if target in (".", "/") else Path(f"{places}/{target}")
+    with pytest.raises(UsageError, match=reason) as caught:
+        write_to(path, sources=[places / "same-model", places / "deep" / "model"])
+    sentence = str(caught.value)
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    assert caught.value.remedy
+    assert tree(places) == before
+
+
+def test_an_existing_output_is_not_replaced_unasked(old: Path) -> None:
+    with pytest.raises(UsageError, match=r"already exists.*--overwrite"):
+        write_to(old, overwrite=False)
+    assert read_generation(old) == 1
+    assert beside(old) == ["edited"]
