@@ -27,13 +27,15 @@ class QueryUpdate:
     right_query: Tensor  # [H, m, d_h]
     right_key: Tensor | None = None  # [H, m, d_h]
 
-    def directions(self, product: QKProduct, heads: slice = slice(None), dtype: torch.dtype = torch.float64) -> Tensor:
-        """Return the residual-stream directions `right_q W_q + right_k W_k` of `heads`, `[h, m, D]`."""
-        device = product.query.device
-        rows = self.right_query[heads].to(device, dtype) @ product.query[heads].to(dtype)
+    def directions(self, product: QKProduct) -> Tensor:
+        """Return the residual-stream directions `right_q W_q + right_k W_k`, float64 `[H, m, D]`."""
+        return self._directions(product, slice(None), product.query.double())
+
+    def _directions(self, product: QKProduct, heads: slice, query: Tensor) -> Tensor:
+        """The directions of `heads`, whose weights `query` are converted already."""
+        rows = self.right_query[heads].to(query) @ query
         if self.right_key is not None:
-            keys = product.key[product.key_head[heads]]
-            rows += self.right_key[heads].to(device, dtype) @ keys.to(dtype)
+            rows += self.right_key[heads].to(query) @ product.key[product.key_head[heads]].to(query)
         return rows
 
     def apply(self, product: QKProduct, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -50,13 +52,14 @@ class QueryUpdate:
         step = heads_per_piece(query, dtype)
         for start in range(0, len(query), step):
             heads = slice(start, start + step)
-            left = self.left[heads].to(query.device, dtype)
+            weights = query[heads].to(dtype)
             # Two thin products: the d_h × d_h matrix between them would cost d_h / m times as much.
-            change = torch.baddbmm(query[heads].to(dtype), left, self.directions(product, heads, dtype))
-            edited[heads] = change
-            difference = edited[heads].to(dtype) - query[heads].to(dtype)
-            scale = torch.linalg.vector_norm(query[heads], dim=(-2, -1), dtype=dtype)
-            moved.append(torch.linalg.vector_norm(difference, dim=(-2, -1)) / scale.clamp_min(torch.finfo(dtype).tiny))
+            edited[heads] = torch.baddbmm(
+                weights, self.left[heads].to(weights), self._directions(product, heads, weights)
+            )
+            difference = torch.linalg.vector_norm(edited[heads].to(dtype) - weights, dim=(-2, -1))
+            size = torch.linalg.vector_norm(weights, dim=(-2, -1))
+            moved.append(difference / size.clamp_min(torch.finfo(dtype).tiny))
         return edited, torch.cat(moved).double().cpu()
 
     def key_bias_effect(self, product: QKProduct, key_bias: Tensor) -> Tensor:
