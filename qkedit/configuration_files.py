@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from qkedit.errors import QkeditError
+
 
 @cache
 def configuration_directory() -> Path:
@@ -16,11 +18,17 @@ def configuration_directory() -> Path:
 
 
 def read_configuration(*parts: str) -> Any:
-    """Parse one YAML file, by its path below `configs/`."""
+    """Parse one YAML file, by its path below `configs/`. Raises QkeditError if it is missing or no YAML."""
     import yaml
 
-    with configuration_directory().joinpath(*parts).open(encoding="utf-8") as file:
-        return yaml.safe_load(file)
+    path = configuration_directory().joinpath(*parts)
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise QkeditError(
+            f"cannot be read ({reason})", where=str(path), remedy="correct the file or install qkedit again"
+        ) from error
 
 
 def configuration_files(directory: str) -> tuple[str, ...]:

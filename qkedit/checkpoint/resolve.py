@@ -1,0 +1,77 @@
+"""From what the user calls a model to its files.
+
+In this order:
+
+1. `demo` and the aliases of `configs/presets/` (upper and lower case alike). Where a directory of that very name
+   exists in the working directory the name is refused, so that neither quietly stands for the other; `./NAME` is
+   the directory.
+2. A directory that exists. It wins over a hub id of the same spelling, as in `from_pretrained`.
+3. A hub id, `org/name`. What looks like a path (`./…`, `/…`, `~/…`, several slashes) is never asked of the hub.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from qkedit.checkpoint.hub import HubFiles
+from qkedit.checkpoint.presets import DEMO, HUB_ID, presets_by_alias, similar_aliases
+from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
+from qkedit.demo import demo_checkpoint
+from qkedit.errors import UsageError
+
+PATH_LIKE = re.compile(r"[.~]?[/\\]|\.\.|~|[A-Za-z]:|.*[\\]|.*/.*/|.*/$")
+
+
+def resolve(model: str, revision: str | None = None) -> CheckpointFiles:
+    """Find the files of a model.
+
+    Args:
+        model: `demo`, an alias, a directory or a hub id.
+        revision: branch, tag or commit; only for a model on the hub.
+
+    Raises:
+        UsageError: nothing of that name is known, or `revision` is given for a directory.
+        CheckpointError: the hub refuses or cannot be reached.
+    """
+    path = os.path.expanduser(model)
+    name = model.lower()
+    named = name == DEMO or name in presets_by_alias()
+    is_directory = os.path.isdir(path)
+    if named and is_directory:
+        raise UsageError(
+            "the name stands for a known model and for a directory here",
+            where=model,
+            remedy=f"write ./{model} for the directory"
+            + ("" if name == DEMO else f", or {presets_by_alias()[name].hub_id} for the model"),
+        )
+    if named and name != DEMO:
+        return HubFiles.open(presets_by_alias()[name].hub_id, revision)
+    if named or is_directory:
+        if revision is not None:
+            raise UsageError(
+                "only a model on the hub has revisions", where=model, remedy="leave out --revision, or give a hub id"
+            )
+        return LocalFiles(demo_checkpoint(), name=DEMO) if named else LocalFiles(path)
+    if HUB_ID.fullmatch(model) and not PATH_LIKE.match(model) and not os.path.exists(path):
+        return HubFiles.open(model, revision)
+    raise _nothing_of_that_name(model, path)
+
+
+def _nothing_of_that_name(model: str, path: str) -> UsageError:
+    if not model.strip():
+        return UsageError("the model's name is empty", remedy="give a directory, a hub id, an alias or demo")
+    if os.path.isfile(path):
+        return UsageError("is a file", where=model, remedy="give the directory that holds the checkpoint")
+    if model.startswith(("http://", "https://")):
+        return UsageError("is an address", where=model, remedy="give the model's hub id, like org/name")
+    if PATH_LIKE.match(model):
+        return UsageError("there is no such directory", where=model, remedy="check the path")
+    similar = similar_aliases(model)
+    return UsageError(
+        "there is no directory or alias of this name",
+        where=model,
+        remedy=f"did you mean {' or '.join(similar)}"
+        if similar
+        else "give a directory, a hub id like org/name, or demo",
+    )
