@@ -35,24 +35,23 @@ def resolve(model: str, revision: str | None = None) -> CheckpointFiles:
         CheckpointError: the hub refuses or cannot be reached.
     """
     path = os.path.expanduser(model)
-    name = model.lower()
-    named = name == DEMO or name in presets_by_alias()
     is_directory = os.path.isdir(path)
-    if named and is_directory:
+    is_demo = model.lower() == DEMO
+    preset = presets_by_alias().get(model.lower())
+    if is_directory and (is_demo or preset):
         raise UsageError(
             "the name stands for a known model and for a directory here",
             where=model,
-            remedy=f"write ./{model} for the directory"
-            + ("" if name == DEMO else f", or {presets_by_alias()[name].hub_id} for the model"),
+            remedy=f"write ./{model} for the directory" + (f", or {preset.hub_id} for the model" if preset else ""),
         )
-    if named and name != DEMO:
-        return HubFiles.open(presets_by_alias()[name].hub_id, revision)
-    if named or is_directory:
+    if preset:
+        return HubFiles.open(preset.hub_id, revision)
+    if is_demo or is_directory:
         if revision is not None:
             raise UsageError(
                 "only a model on the hub has revisions", where=model, remedy="leave out --revision, or give a hub id"
             )
-        return LocalFiles(demo_checkpoint(), name=DEMO) if named else LocalFiles(path)
+        return LocalFiles(demo_checkpoint(), name=DEMO) if is_demo else LocalFiles(path)
     if HUB_ID.fullmatch(model) and not PATH_LIKE.match(model) and not os.path.exists(path):
         return HubFiles.open(model, revision)
     raise _nothing_of_that_name(model, path)
@@ -67,11 +66,9 @@ def _nothing_of_that_name(model: str, path: str) -> UsageError:
         return UsageError("is an address", where=model, remedy="give the model's hub id, like org/name")
     if PATH_LIKE.match(model):
         return UsageError("there is no such directory", where=model, remedy="check the path")
-    similar = similar_aliases(model)
+    similar = " or ".join(similar_aliases(model))
     return UsageError(
         "there is no directory or alias of this name",
         where=model,
-        remedy=f"did you mean {' or '.join(similar)}"
-        if similar
-        else "give a directory, a hub id like org/name, or demo",
+        remedy=f"did you mean {similar}" if similar else "give a directory, a hub id like org/name, or demo",
     )

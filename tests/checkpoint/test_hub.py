@@ -8,14 +8,17 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from huggingface_hub import close_session, constants
 
 from qkedit.checkpoint import hub as hub_module
+from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.hub import HubFiles
 from qkedit.checkpoint.source import CheckpointFiles
+from qkedit.demo import demo_checkpoint
 from qkedit.errors import CheckpointError
 from tests.fake_hub import COMMIT, FakeHub, Faults, serve_hub
 
@@ -83,6 +86,28 @@ def test_reads_fetch_exactly_the_bytes_that_were_asked_for(hub: FakeHub, cache: 
     assert hub.fetched(SHARD) == [(0, 8), (8, 1008), (99_999, 299_999), (299_999, 300_000)]
     assert hub.bytes_sent() == files.bytes_fetched == 8 + 1000 + 200_000 + 1
     assert not cache.exists()
+
+
+def test_several_threads_may_read_at_once(hub: FakeHub, cache: Path) -> None:
+    files = opened(hub, cache)
+    ranges = [(start, start + 3000) for start in range(0, 297_000, 9000)]
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(lambda bounds: files.read(SHARD, *bounds), ranges))
+    assert parts == [WEIGHTS[start:end] for start, end in ranges]
+    assert files.bytes_fetched == 3000 * len(ranges)
+
+
+def test_opening_a_checkpoint_fetches_config_index_and_headers_only(hub: FakeHub, cache: Path) -> None:
+    with serve_hub(demo_checkpoint(), "org/model") as demo:
+        files = opened(demo, cache)
+        checkpoint = open_checkpoint(files)
+    headers = 0
+    for shard in demo_checkpoint().glob("*.safetensors"):
+        headers += 8 + int.from_bytes(shard.read_bytes()[:8], "little")
+    sizes = files.sizes()
+    assert len(checkpoint.shards) >= 2
+    assert files.bytes_fetched == headers + sizes["config.json"] + sizes["model.safetensors.index.json"]
+    assert files.bytes_fetched < sum(sizes.values()) / 50
 
 
 def test_file_names_with_folders_and_spaces_are_found(hub: FakeHub, cache: Path) -> None:
