@@ -70,7 +70,7 @@ class LocalFiles:
 
     def __init__(self, directory: str | os.PathLike[str], name: str | None = None) -> None:
         self.directory = Path(directory)
-        self.name = name or self.directory.resolve().name
+        self.name = name or os.path.basename(os.path.realpath(self.directory))
 
     def __repr__(self) -> str:
         """Name the directory."""
@@ -96,7 +96,7 @@ class LocalFiles:
     def local_path(self, file: str) -> Path:
         """The file's real path. Raises CheckpointError if there is none."""
         try:
-            return self._path(file).resolve(strict=True)
+            return Path(os.path.realpath(self._path(file), strict=True))
         except (OSError, ValueError) as error:
             raise _unreadable(self.directory / file, error) from error
 

@@ -124,6 +124,15 @@ def test_a_broken_symlink_is_an_error(directory: Path) -> None:
         LocalFiles(directory).sizes()
 
 
+def test_symlinks_in_a_circle_are_an_error(directory: Path) -> None:
+    (directory / "a").symlink_to("b")
+    (directory / "b").symlink_to("a")
+    files = LocalFiles(directory)
+    for use in (files.sizes, lambda: files.local_path("a"), lambda: files.read("a", 0, 1)):
+        with pytest.raises(CheckpointError, match=r"a: cannot be read \(.*symbolic links\)"):
+            use()
+
+
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/../../b", "", ".", "..", "a/.."])
 def test_names_that_lead_out_are_refused(directory: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match="leads out of the checkpoint"):
