@@ -38,7 +38,7 @@ def _main(
 
 
 for function in (steer, apply, verify, diff):
-    app.command(no_args_is_help=True)(function)
+    app.command()(function)
 
 
 def run() -> None:
@@ -54,7 +54,9 @@ def run() -> None:
         # Typer exports no class for its usage errors; they are known by how they describe themselves.
         if not hasattr(error, "format_message"):
             raise
-        code = _usage_failure(error.format_message(), getattr(error, "ctx", None))
+        # A bare `qkedit` has printed its help by then and has no message left.
+        message = error.format_message()
+        code = _usage_failure(message, getattr(error, "ctx", None)) if message else 2
     sys.exit(code or 0)
 
 

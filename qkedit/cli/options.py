@@ -63,7 +63,7 @@ def _read_configuration(context: typer.Context, file: Path | None) -> Path | Non
 
 ModelArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[MODEL]", help="A directory, a hub id (org/name), an alias (qwen2-vl) or 'demo'."),
+    typer.Argument(metavar="MODEL", help="A directory, a hub id (org/name), an alias (qwen2-vl) or 'demo'."),
 ]
 ModelOption = Annotated[str | None, flag("--model", "-m", help="The same as MODEL.")]
 RevisionOption = Annotated[
@@ -88,7 +88,7 @@ ModesOption = Annotated[
         "--k",
         "-k",
         panel=EDIT,
-        help="Dominant modes a head to suppress.  [default: 4]",
+        help="Dominant modes a head to suppress; 4 by default.",
     ),
 ]
 EnergyOption = Annotated[

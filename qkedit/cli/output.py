@@ -14,7 +14,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -76,6 +76,8 @@ class Output:
             envelope = {"schema": SCHEMA, "command": self.command, "status": status, "warnings": self.warnings}
             sys.stdout.write(json.dumps(envelope | fields, indent=2) + "\n")
             sys.stdout.flush()
+        elif isinstance(human, str):
+            self._console(stderr=False).print(human, markup=False, highlight=False)
         elif human is not None:
             self._console(stderr=False).print(human)
 
@@ -86,6 +88,13 @@ class Output:
         # A pipe has no width; wrapping at 80 would break the lines that a script greps for.
         stream = sys.stderr if stderr else sys.stdout
         return Console(file=stream, width=None if stream.isatty() else 4096, soft_wrap=not stream.isatty())
+
+
+def aligned(facts: Iterable[tuple[str, str]]) -> str:
+    """Return one line a fact, names and values in two columns."""
+    rows = list(facts)
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
 def _described(error: QkeditError) -> dict[str, Any]:

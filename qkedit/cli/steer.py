@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qkedit.cli import options
-from qkedit.cli.output import Output, command
+from qkedit.cli.output import Output, aligned, command
 
 if TYPE_CHECKING:
     from qkedit.steering.plan import SteerPlan
@@ -87,8 +87,6 @@ def _run(output: Output, plan: SteerPlan, out: Path, layout: str, link: str, ove
 
 def print_report(output: Output, report: SteerReport) -> None:
     """Print what a run did: the end of `steer` and of `apply`."""
-    from rich.table import Table
-
     from qkedit.steering.selection import describe
 
     for sentence in report.warnings:
@@ -103,17 +101,18 @@ def print_report(output: Output, report: SteerReport) -> None:
         for name in ("reading", "mathematics", "copying", "writing", "checks", "fsync")
         if seconds.get(name, 0) >= 0.05
     )
-    table = Table.grid(padding=(0, 2))
-    table.add_row("steered", report.manifest["base"]["model"])
-    table.add_row("layers", f"{describe([tensor['layer'] for tensor in tensors])}  ({len(heads)} heads)")
-    table.add_row("energy", f"{_mean(energy)} of the query-key products removed ({_range(energy)})")
-    table.add_row("weights", f"moved by {_mean(moved)} of their norm ({_range(moved)})")
-    table.add_row("changed", f"{len(tensors)} q_proj tensors, {size(report.bytes_changed)}; nothing else")
+    facts = [
+        ("steered", report.manifest["base"]["model"]),
+        ("layers", f"{describe([tensor['layer'] for tensor in tensors])} ({len(heads)} heads)"),
+        ("energy", f"{_mean(energy)} of the query-key products removed ({_range(energy)})"),
+        ("weights", f"moved by {_mean(moved)} of their norm ({_range(moved)})"),
+        ("changed", f"{len(tensors)} q_proj tensors, {size(report.bytes_changed)}; nothing else"),
+    ]
     if report.left_out:
-        table.add_row("left out", f"{', '.join(report.left_out)} (unedited weights in other formats)")
-    table.add_row("time", f"{seconds['total']:.1f} s" + (f"  ({stations}; side by side)" if stations else ""))
-    table.add_row("written", f"{report.out}  ({size(report.bytes_in_output)})")
-    output.result(report.as_dict(), table, summary=True)
+        facts.append(("left out", f"{', '.join(report.left_out)} (unedited weights in other formats)"))
+    facts.append(("time", f"{seconds['total']:.1f} s" + (f" ({stations}; side by side)" if stations else "")))
+    facts.append(("written", f"{report.out} ({size(report.bytes_in_output)})"))
+    output.result(report.as_dict(), aligned(facts), summary=True)
 
 
 def _mean(values: list[float]) -> str:
@@ -136,13 +135,16 @@ def size(count: float) -> str:
 def _print_plan(output: Output, plan: SteerPlan, out: Path | None, layout: str) -> None:
     from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
+
+    from qkedit.steering.selection import describe
 
     disk = plan.bytes_to_write if layout == "delta" else plan.checkpoint.kept_bytes
     free = _free_bytes(out)
     fields = plan.as_dict() | {"disk_needed": disk, "disk_free": free}
     layers = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("layer", "form", "heads", "d_h", "edited", "tensor", "size"):
-        layers.add_column(title, justify="right" if title in ("layer", "d_h", "size") else "left")
+        layers.add_column(title, justify="right" if title in ("layer", "d_h", "size") else "left", overflow="fold")
     for planned in plan.layers:
         layer = planned.layer
         layers.add_row(
@@ -154,13 +156,16 @@ def _print_plan(output: Output, plan: SteerPlan, out: Path | None, layout: str) 
             layer.query.tensor.name,
             size(layer.query.tensor.nbytes),
         )
-    totals = Table.grid(padding=(0, 2))
-    totals.add_row("to read", size(plan.bytes_to_read))
-    totals.add_row("to change", f"{len(plan.tensors)} tensors, {size(plan.bytes_to_write)}, in {_shards(plan)}")
-    totals.add_row("disk needed", size(disk) + (f" of {size(free)} free" if free is not None else ""))
+    totals = [
+        ("to read", size(plan.bytes_to_read)),
+        ("to change", f"{len(plan.tensors)} tensors, {size(plan.bytes_to_write)}, in {_shards(plan)}"),
+        ("disk needed", size(disk) + (f" of {size(free)} free" if free is not None else "")),
+    ]
+    if plan.stack.skipped:
+        totals.append(("no attention", f"layers {describe([skipped.index for skipped in plan.stack.skipped])}"))
     if plan.checkpoint.stale_files:
-        totals.add_row("left out", ", ".join(plan.checkpoint.stale_files))
-    output.result(fields, Group(layers, "", totals, "", "Nothing was written."))
+        totals.append(("left out", ", ".join(plan.checkpoint.stale_files)))
+    output.result(fields, Group(layers, "", Text(aligned(totals)), "", "Nothing was written."))
 
 
 def _shards(plan: SteerPlan) -> str:

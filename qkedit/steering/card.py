@@ -6,6 +6,7 @@ from statistics import mean
 from typing import Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint
+from qkedit.steering.manifest import MANIFEST_FILE
 from qkedit.steering.selection import describe
 
 CARD_FILE = "README.md"
@@ -13,6 +14,17 @@ BASE_CARD_FILE = "README.base.md"
 
 # What a derived model takes over from its base's card.
 INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag", "library_name")
+
+
+def name_in_output(checkpoint: Checkpoint, file: str) -> str | None:
+    """Return under which name a file of the base stands in a steered directory; None for what is written anew.
+
+    The base's card makes room for the output's. Of a base that was steered itself, the card it was given then is
+    left out (its content is in the manifest's history), so that `README.base.md` stays the original model's.
+    """
+    if file == MANIFEST_FILE or (file == CARD_FILE and BASE_CARD_FILE in checkpoint.side_files):
+        return None
+    return BASE_CARD_FILE if file == CARD_FILE else file
 
 
 def make_card(checkpoint: Checkpoint, manifest: dict[str, Any]) -> bytes:
@@ -79,10 +91,10 @@ def _body(manifest: dict[str, Any], checkpoint: Checkpoint) -> str:
 
 This is `{base["model"]}`{revision} with edited query projections. No training was done.{own_card}
 
-* **What**: in {channel}the query-key product `W_qᵀ W_k` of each chosen head, {modes} are suppressed {kept}
-  (QK Product Steering, arXiv:2606.20419).
-* **Where**: layers {layers}, {len(heads)} heads in {len(manifest["tensors"])} tensors. Every other tensor and file is
-  that of the base, byte for byte.
+* **What**: in {channel}the query-key product `W_qᵀ W_k` of each chosen head, {modes}
+  are suppressed {kept} (QK Product Steering, arXiv:2606.20419).
+* **Where**: layers {layers}, {len(heads)} heads in {len(manifest["tensors"])} tensors. Every other tensor and file
+  is that of the base, byte for byte.
 * **How much**: {mean(head["energy_removed"] for head in heads):.1%} of the energy of these products on average; the
   query weights of a head moved by {mean(head["relative_change"] for head in heads):.1%} of their norm on average.
 * **Check**: `qkedit.json` names every changed tensor with its SHA-256 before and after;

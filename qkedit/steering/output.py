@@ -31,7 +31,7 @@ from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.source import LocalFiles
 from qkedit.checkpoint.tensor_file import lay_out
 from qkedit.errors import CheckpointError, QkeditError
-from qkedit.steering.card import BASE_CARD_FILE, CARD_FILE, make_card
+from qkedit.steering.card import CARD_FILE, make_card, name_in_output
 from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, dump_manifest
 from qkedit.steering.pipeline import in_background
 from qkedit.steering.progress import Progress
@@ -96,9 +96,10 @@ def _prepare_shards(
         ranges.setdefault(entry.shard, []).append((entry.start, entry.end))
     copies: list[CopyJob] = []
     for file in checkpoint.kept_files:
-        if file == MANIFEST_FILE:
-            continue  # its content is kept in the new manifest's history
-        destination = staging / (BASE_CARD_FILE if file == CARD_FILE else file)
+        name = name_in_output(checkpoint, file)
+        if name is None:
+            continue
+        destination = staging / name
         with explained("create a directory", destination.parent):
             destination.parent.mkdir(parents=True, exist_ok=True)
         source = checkpoint.files.local_path(file)

@@ -12,9 +12,9 @@ from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.header import TensorEntry, read_header
 from qkedit.checkpoint.resolve import resolve
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
-from qkedit.steering.card import BASE_CARD_FILE, CARD_FILE
+from qkedit.steering.card import name_in_output
 from qkedit.steering.diff import equal, pieces
-from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, read_manifest
+from qkedit.steering.manifest import DELTA_FILE, read_manifest
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ def verify(
         mismatches += _wrong_hashes(base_checkpoint.files, base_checkpoint.tensors, planned, "sha256_before", on_bytes)
         if not delta:
             edited = open_checkpoint(files)
-            others = sorted(set(edited.tensors) | set(base_checkpoint.tensors) - set(planned))
-            others = [name for name in others if name not in planned]
+            others = sorted((set(edited.tensors) | set(base_checkpoint.tensors)) - set(planned))
             mismatches += _different_tensors(edited, base_checkpoint, others, on_bytes)
-            side_files = [file for file in base_checkpoint.side_files if file != MANIFEST_FILE]
-            mismatches += _different_side_files(edited, base_checkpoint, side_files)
-            tensors_compared, files_compared = len(others), len(side_files)
+            side_files = {file: name_in_output(base_checkpoint, file) for file in base_checkpoint.side_files}
+            kept = {file: name for file, name in side_files.items() if name is not None}
+            mismatches += _different_side_files(edited, base_checkpoint, kept)
+            tensors_compared, files_compared = len(others), len(kept)
     return Verification(
         directory=str(path),
         layout="delta" if delta else "full",
@@ -142,10 +142,9 @@ def _different_tensors(
             yield f"{name}: differs from the base"
 
 
-def _different_side_files(edited: Checkpoint, base: Checkpoint, files: Iterable[str]) -> Iterable[str]:
+def _different_side_files(edited: Checkpoint, base: Checkpoint, names: dict[str, str]) -> Iterable[str]:
     sizes, base_sizes = edited.files.sizes(), base.files.sizes()
-    for file in files:
-        name = BASE_CARD_FILE if file == CARD_FILE else file
+    for file, name in names.items():
         if name not in sizes:
             yield f"{name}: missing"
         elif edited.files.read(name, 0, sizes[name]) != base.files.read(file, 0, base_sizes[file]):
