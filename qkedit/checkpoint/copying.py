@@ -30,8 +30,8 @@ from qkedit.errors import CheckpointError, QkeditError
 _FICLONE = 0x40049409
 
 # Bytes of one copy_file_range. From 1 MiB to 2 GiB a call, 2 GB took as long as `cp` within the scatter (0.77 to
-# 0.82 s). A call cannot be cut off or counted while it runs: at 16 MiB that is 6 ms, on a slow disk a sixth of a
-# second.
+# 0.82 s). A call can be neither cut off nor counted while it runs, and holds off other writes to the file: at
+# 16 MiB for 6 ms, on a slow disk for a sixth of a second.
 _CHUNK = 16 << 20
 
 # Bytes read at once where the system cannot copy by itself: 2 GB took 0.92 to 0.99 s at 128 KiB to 1 MiB, 1.06 s

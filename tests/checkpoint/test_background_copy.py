@@ -87,6 +87,7 @@ def test_copies_stop_with_the_next_piece_when_the_block_is_broken_off(
 
     with pytest.raises(end):
         break_off()
+    assert waited_for.is_set()
     assert len(pieces) == 1
     assert not (tmp_path / "second").exists()
 
