@@ -101,13 +101,18 @@ def print_report(output: Output, report: SteerReport) -> None:
         for name in ("reading", "mathematics", "copying", "writing", "checks", "fsync")
         if seconds.get(name, 0) >= 0.05
     )
+    channel = report.manifest["options"]["channel"]
+    part = "the query-key products" if channel == "full" else f"their {channel} part asked to be"
     facts = [
         ("steered", report.manifest["base"]["model"]),
         ("layers", f"{describe([tensor['layer'] for tensor in tensors])} ({len(heads)} heads)"),
-        ("energy", f"{_mean(energy)} of the query-key products removed ({_range(energy)})"),
+        ("energy", f"{_mean(energy)} of {part} removed ({_range(energy)})"),
         ("weights", f"moved by {_mean(moved)} of their norm ({_range(moved)})"),
         ("changed", f"{len(tensors)} q_proj tensors, {size(report.bytes_changed)}; nothing else"),
     ]
+    if channel != "full":
+        missing, leak = ([head[name] for head in heads] for name in ("residual", "leak"))
+        facts.append(("realised", f"all but {_mean(missing)} of it; {_mean(leak)} leaked into the other channel"))
     if report.left_out:
         facts.append(("left out", f"{', '.join(report.left_out)} (unedited weights in other formats)"))
     facts.append(("time", f"{seconds['total']:.1f} s" + (f" ({stations}; side by side)" if stations else "")))

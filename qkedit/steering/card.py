@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from statistics import mean
 from typing import Any
 
@@ -14,6 +15,8 @@ BASE_CARD_FILE = "README.base.md"
 
 # What a derived model takes over from its base's card.
 INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag", "library_name")
+
+_FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
 
 
 def name_in_output(checkpoint: Checkpoint, file: str) -> str | None:
@@ -37,7 +40,7 @@ def make_card(checkpoint: Checkpoint, manifest: dict[str, Any]) -> bytes:
     if base_model:
         fields |= {"base_model": base_model, "base_model_relation": "finetune"}
     tags = base_fields.get("tags")
-    fields["tags"] = sorted({*(tags if isinstance(tags, list) else []), "qkedit"})
+    fields["tags"] = sorted({*map(str, tags if isinstance(tags, list) else []), "qkedit"})
     front_matter = ModelCardData(ignore_metadata_errors=True, **fields).to_yaml()
     return f"---\n{front_matter}\n---\n\n{_body(manifest, checkpoint)}".encode()
 
@@ -50,12 +53,12 @@ def _base_fields(checkpoint: Checkpoint) -> dict[str, Any]:
 
     files = checkpoint.files
     text = files.read(CARD_FILE, 0, files.sizes()[CARD_FILE]).decode("utf-8", errors="replace")
-    parts = text.split("---", 2)
-    if parts[0].strip() or len(parts) < 3:
+    front_matter = _FRONT_MATTER.match(text.lstrip("\ufeff"))
+    if front_matter is None:
         return {}
     try:
-        fields = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
+        fields = yaml.safe_load(front_matter[1])
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date such as 2024-02-30
         return {}
     return fields if isinstance(fields, dict) else {}
 
@@ -68,19 +71,30 @@ def _base_model(manifest: dict[str, Any], base_fields: dict[str, Any]) -> str | 
     return str(inherited) if manifest["history"] and inherited else None
 
 
+def _percent(share: float) -> str:
+    """A share as it was asked for: neither 0.001 nor 0.999 may be rounded to nothing or all."""
+    return f"{100 * share:.6g}%"
+
+
 def _body(manifest: dict[str, Any], checkpoint: Checkpoint) -> str:
     options, base = manifest["options"], manifest["base"]
     heads = [head for tensor in manifest["tensors"] for head in tensor["heads"]]
     layers = describe([tensor["layer"] for tensor in manifest["tensors"]])
     revision = f" (revision `{base['revision']}`)" if base["revision"] else ""
-    amount = f"as many as carry {options['energy']:.0%} of its energy" if options["energy"] else f"{options['k']}"
+    energy = options["energy"]
+    amount = f"as many as carry {_percent(energy)} of its energy" if energy else f"{options['k']}"
     modes = {
         "none": f"the dominant modes ({amount} a head)",
         "index": f"randomly drawn other modes ({amount} a head; a control, seed {options['seed']})",
         "norm": f"a random frame of matched size ({amount} directions a head; a control, seed {options['seed']})",
     }[options["control"]]
     channel = {"full": ""}.get(options["channel"], f"the {options['channel']} part of ")
-    kept = f"down to {options['residual']:.0%} of their size" if options["residual"] else "completely"
+    energy_of = (
+        "the energy of these products"
+        if options["channel"] == "full"
+        else f"the energy of their {options['channel']} part was asked to be removed"
+    )
+    kept = f"down to {_percent(options['residual'])} of their size" if options["residual"] else "completely"
     earlier = (
         f"\nThe base was steered before, {len(manifest['history'])} time(s): see `history` in `qkedit.json`.\n"
         if manifest["history"]
@@ -95,7 +109,7 @@ This is `{base["model"]}`{revision} with edited query projections. No training w
   are suppressed {kept} (QK Product Steering, arXiv:2606.20419).
 * **Where**: layers {layers}, {len(heads)} heads in {len(manifest["tensors"])} tensors. Every other tensor and file
   is that of the base, byte for byte.
-* **How much**: {mean(head["energy_removed"] for head in heads):.1%} of the energy of these products on average; the
+* **How much**: {mean(head["energy_removed"] for head in heads):.1%} of {energy_of} on average; the
   query weights of a head moved by {mean(head["relative_change"] for head in heads):.1%} of their norm on average.
 * **Check**: `qkedit.json` names every changed tensor with its SHA-256 before and after;
   `qkedit verify DIRECTORY --base BASE` compares them and everything else.

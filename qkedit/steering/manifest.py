@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import qkedit
@@ -69,6 +70,7 @@ def records_of(manifest: dict[str, Any], tensors: dict[str, TensorEntry]) -> lis
     """
     from qkedit.steering.stream import EditRecord, HeadEdit
 
+    known = {field.name for field in fields(HeadEdit)}
     records = []
     for tensor in manifest["tensors"]:
         entry = tensors.get(tensor["name"])
@@ -78,21 +80,35 @@ def records_of(manifest: dict[str, Any], tensors: dict[str, TensorEntry]) -> lis
                 where="base",
                 remedy="give the model that the edit was made from",
             )
-        heads = tuple(HeadEdit(**{**head, "suppressed": tuple(head["suppressed"])}) for head in tensor["heads"])
+        heads = tuple(
+            HeadEdit(**{name: head[name] for name in known & set(head)} | {"suppressed": tuple(head["suppressed"])})
+            for head in tensor["heads"]
+        )
         records.append(EditRecord(tensor["layer"], entry, tensor["sha256_before"], heads))
     return records
 
 
 def dump_manifest(manifest: dict[str, Any]) -> bytes:
     """Return the manifest's bytes: one line a head, so that it can be read and compared with `diff`."""
-    lines = json.dumps(manifest | {"tensors": None}, indent=2, ensure_ascii=False)
-    tensors = []
-    for tensor in manifest["tensors"]:
-        heads = ",\n".join("        " + json.dumps(head, ensure_ascii=False) for head in tensor["heads"])
-        rest = json.dumps(tensor | {"heads": None}, indent=2, ensure_ascii=False).replace("\n", "\n    ")
-        tensors.append("    " + rest.replace('"heads": null', f'"heads": [\n{heads}\n      ]'))
-    block = ",\n".join(tensors)
-    return (lines.replace('"tensors": null', f'"tensors": [\n{block}\n  ]', 1) + "\n").encode()
+    return (_dump(manifest, "") + "\n").encode()
+
+
+def _dump(value: Any, indent: str) -> str:
+    """Return JSON in which whatever holds no further object stands on one line."""
+    if not _holds_objects(value):
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    deeper = indent + "  "
+    if isinstance(value, dict):
+        items = [f"{json.dumps(name, ensure_ascii=False)}: {_dump(item, deeper)}" for name, item in value.items()]
+    else:
+        items = [_dump(item, deeper) for item in value]
+    first, last = "{}" if isinstance(value, dict) else "[]"
+    return f"{first}\n{deeper}" + f",\n{deeper}".join(items) + f"\n{indent}{last}"
+
+
+def _holds_objects(value: Any) -> bool:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(child, dict) or _holds_objects(child) for child in children)
 
 
 def read_manifest_of(checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -123,38 +139,68 @@ def parse_manifest(content: bytes, where: str) -> dict[str, Any]:
         CheckpointError: it is not JSON, of a later schema, or lacks what every manifest has.
     """
     try:
-        manifest = json.loads(content)
-        if manifest["schema"] > SCHEMA:
-            raise CheckpointError(
-                f"was written by a later qkedit (schema {manifest['schema']})", where=where, remedy="update qkedit"
-            )
-        complete = (
-            isinstance(manifest["base"]["model"], str)
-            and isinstance(manifest["options"], dict)
-            and all(
-                isinstance(tensor[name], kind)
-                for tensor in manifest["tensors"]
-                for name, kind in _TENSOR_FIELDS.items()
-            )
-            and isinstance(manifest["history"], list)
-        )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        manifest = json.loads(content, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise _broken(where) from error
-    if not complete:
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise CheckpointError(f"was written by a later qkedit (schema {schema})", where=where, remedy="update qkedit")
+    if not _fits(manifest, _FORM):
+        raise _broken(where)
+    names = [tensor["name"] for tensor in manifest["tensors"]]
+    if not names or len(set(names)) < len(names) or not all(tensor["heads"] for tensor in manifest["tensors"]):
         raise _broken(where)
     return manifest
 
 
-_TENSOR_FIELDS = {
-    "name": str,
-    "shard": str,
-    "layer": int,
-    "dtype": str,
-    "shape": list,
-    "sha256_before": str,
-    "sha256_after": str,
-    "heads": list,
+_OPTIONAL_NUMBER = (int, float, NoneType)
+# What is read of a manifest later: objects with at least these fields, lists of such, values of these types.
+_FORM: dict[str, Any] = {
+    "schema": int,
+    "tool": {"version": str},
+    "base": {"model": str, "revision": (str, NoneType)},
+    "options": {
+        "k": int,
+        "energy": _OPTIONAL_NUMBER,
+        "residual": (int, float),
+        "channel": str,
+        "control": str,
+        "seed": int,
+    },
+    "tensors": [
+        {
+            "name": str,
+            "layer": int,
+            "dtype": str,
+            "shape": [int],
+            "sha256_before": str,
+            "sha256_after": str,
+            "heads": [
+                {
+                    "head": int,
+                    "key_head": int,
+                    "suppressed": [(int, float)],
+                    "energy_removed": (int, float),
+                    "gap": _OPTIONAL_NUMBER,
+                    "relative_change": (int, float),
+                }
+            ],
+        }
+    ],
+    "history": [dict],
 }
+
+
+def _fits(value: Any, form: Any) -> bool:
+    if isinstance(form, dict):
+        return isinstance(value, dict) and all(name in value and _fits(value[name], form[name]) for name in form)
+    if isinstance(form, list):
+        return isinstance(value, list) and all(_fits(item, form[0]) for item in value)
+    return isinstance(value, form)
+
+
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _broken(where: str) -> CheckpointError:

@@ -282,5 +282,12 @@ def _warnings(manifest: dict[str, Any]) -> Iterator[str]:
     overshooting = sum(head.get("scale", 0) > 2 for head in heads)
     if overshooting:
         yield f"the norm-matched control pushes {overshooting} heads' directions past zero (scale above 2)"
+    if options["channel"] != "full":
+        enlarged = sum(head["relative_change"] > 1 for head in heads)
+        if enlarged:
+            yield (
+                f"{enlarged} heads moved by more than their own norm: their keys are ill-conditioned, and writing "
+                f"the {options['channel']} part back through them enlarges it"
+            )
     if any("key_bias_effect" in head for head in heads):
         yield "keys have biases: logits also change by what no mode shows (key_bias_effect in the manifest)"
