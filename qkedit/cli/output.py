@@ -11,6 +11,7 @@ document, on success and on failure alike:
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -112,6 +113,10 @@ def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[O
     (`| head`) has seen what it wanted; that is no failure. With `debug` the traceback is printed as well.
     """
     output = Output(name, as_json=as_json, quiet=quiet)
+    if not output.shows_progress:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when the hub's library is imported
+    logs = _Warnings(output)
+    logging.getLogger("qkedit").addHandler(logs)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield output
@@ -138,6 +143,18 @@ def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[O
         )
     finally:
         signal.signal(signal.SIGTERM, previous)
+        logging.getLogger("qkedit").removeHandler(logs)
+
+
+class _Warnings(logging.Handler):
+    """What library code logs as a warning is a warning of the command."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(logging.WARNING)
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._output.warn(record.getMessage())
 
 
 class _InterruptedError(QkeditError):
