@@ -19,13 +19,12 @@ because Δ is in general not in the row space of `W_k`: what is realised is `Δ 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from qkedit.spectral.factors import product_floor, pseudo_inverse
-from qkedit.spectral.options import Suppression
+from qkedit.spectral.options import Channel, Suppression
 from qkedit.spectral.product import QKProduct
 from qkedit.spectral.spectrum import energy, gap, rank
 from qkedit.spectral.suppression import QueryEdit, mode_counts
@@ -47,56 +46,79 @@ class ChannelModes:
     sign: int  # of Jᵀ against J: +1 for S, −1 for A
     ranks: Tensor  # [H], numerical rank in modes
 
+    def basis(self, counts: Tensor) -> Tensor:
+        """Return the vectors of the `counts` `[H]` dominant modes, `[H, 2d_h, max(counts)·width]`; others are zero."""
+        largest = int(counts.max())
+        used = torch.arange(largest, device=counts.device) < counts.unsqueeze(-1)
+        return self.vectors[..., : largest * self.width] * used.repeat_interleave(self.width, -1).unsqueeze(-2)
 
-def channel_modes(product: QKProduct, channel: Literal["symmetric", "antisymmetric"]) -> ChannelModes:
-    """Return the modes of the `symmetric` or `antisymmetric` channel of every head."""
-    lower = product.stack_factor
-    size = product.head_size
-    query_rows, key_rows = lower[..., :size, :], lower[..., size:, :]
+
+def channel_modes(stack_factor: Tensor, channel: Channel) -> ChannelModes:
+    """Return the modes of the `symmetric` or `antisymmetric` channel of every head.
+
+    Args:
+        stack_factor: `[H, 2d_h, 2d_h]`, see `QKProduct.stack_factor`; its query rows may be rotated.
+        channel: `symmetric` or `antisymmetric`.
+    """
+    size = stack_factor.shape[-2] // 2
+    query_rows, key_rows = stack_factor[..., :size, :], stack_factor[..., size:, :]
     half, floor = query_rows.mT @ key_rows / 2, product_floor(query_rows, key_rows)
     if channel == "symmetric":
         eigenvalues, vectors = torch.linalg.eigh(half + half.mT)
         order = eigenvalues.abs().argsort(dim=-1, descending=True, stable=True)
         vectors = vectors.gather(-1, order.unsqueeze(-2).expand_as(vectors))
         values = eigenvalues.abs().gather(-1, order)
-        return ChannelModes(lower, values, vectors, 1, 1, rank(values, floor))
+        return ChannelModes(stack_factor, values, vectors, 1, 1, rank(values, floor))
     # i·(A's core) is Hermitian with eigenvalues ±ω; the real and imaginary part of ω's vector span its plane.
     eigenvalues, complex_vectors = torch.linalg.eigh(1j * (half - half.mT))
     values = eigenvalues[..., size:].flip(-1).clamp_min(0)
     planes = complex_vectors[..., size:].flip(-1)
     vectors = torch.stack([planes.real, planes.imag], dim=-1).flatten(-2) * 2**0.5
-    return ChannelModes(lower, values, vectors, 2, -1, rank(values, floor))
+    return ChannelModes(stack_factor, values, vectors, 2, -1, rank(values, floor))
+
+
+def write_back_quality(modes: ChannelModes, basis: Tensor, key_inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the residual and the leak `[H]` of suppressing the modes in `basis`; ρ does not matter to either.
+
+    `key_inverse` is `L_kᵇ⁺` `[H, 2d_h, d_h]`.
+    """
+    size = key_inverse.shape[-1]
+    query_rows, key_rows = modes.stack_factor[..., :size, :], modes.stack_factor[..., size:, :]
+    half = query_rows.mT @ key_rows / 2
+    increment = basis @ (basis.mT @ (half + modes.sign * half.mT))
+    realised = increment @ (key_inverse @ key_rows)
+    other_channel = (realised - modes.sign * realised.mT) / 2
+    asked = torch.linalg.matrix_norm(increment).clamp_min(torch.finfo(torch.float64).tiny)
+    return (
+        torch.linalg.matrix_norm(realised - increment) / asked,
+        torch.linalg.matrix_norm(other_channel) / asked,
+    )
 
 
 def suppress_channel(product: QKProduct, suppression: Suppression) -> QueryEdit:
     """Return the query-only edit that comes closest to suppressing the channel's dominant modes."""
-    modes = channel_modes(product, "symmetric" if suppression.channel == "symmetric" else "antisymmetric")
+    modes = channel_modes(product.stack_factor, suppression.channel)
     counts = mode_counts(modes.values, modes.ranks, suppression)
-    largest = int(counts.max())
-    used = torch.arange(largest, device=counts.device) < counts.unsqueeze(-1)
-    suppressed = torch.where(used, modes.values[..., :largest], 0.0)
-    basis = modes.vectors[..., : largest * modes.width] * used.repeat_interleave(modes.width, -1).unsqueeze(-2)
+    basis = modes.basis(counts)
+    used = torch.arange(int(counts.max()), device=counts.device) < counts.unsqueeze(-1)
+    largest = used.shape[-1]
 
-    lower, size, strength = modes.stack_factor, product.head_size, 1 - suppression.residual
-    query_rows, key_rows = lower[..., :size, :], lower[..., size:, :]
+    size, strength = product.head_size, 1 - suppression.residual
+    query_rows, key_rows = modes.stack_factor[..., :size, :], modes.stack_factor[..., size:, :]
     key_inverse = pseudo_inverse(key_rows)  # [H, 2d_h, d_h]
     left = -strength * key_inverse.mT @ basis
     # Lᵀ Jᵀ B = ½ (±L_qᵀ-rows pair with W_k and the L_k-rows with W_q); Jᵀ = ½ [[0, ±I], [I, 0]].
     right_query = basis.mT @ key_rows.mT / 2
     right_key = modes.sign * basis.mT @ query_rows.mT / 2
 
-    half = query_rows.mT @ key_rows / 2
-    increment = -strength * (basis @ (basis.mT @ (half + modes.sign * half.mT)))
-    realised = increment @ (key_inverse @ key_rows)
-    other_channel = (realised - modes.sign * realised.mT) / 2
-    asked = torch.linalg.matrix_norm(increment).clamp_min(torch.finfo(torch.float64).tiny)
+    residual, leak = write_back_quality(modes, basis, key_inverse)
     removed = (1 - suppression.residual**2) * torch.where(used, energy(modes.values)[..., :largest], 0.0).sum(-1)
     return QueryEdit(
         QueryUpdate(left, right_query, right_key),
         counts,
-        suppressed,
+        torch.where(used, modes.values[..., :largest], 0.0),
         removed,
         gap(modes.values, counts, modes.ranks),
-        residual=torch.linalg.matrix_norm(realised - increment) / asked,
-        leak=torch.linalg.matrix_norm(other_channel) / asked,
+        residual=residual,
+        leak=leak,
     )

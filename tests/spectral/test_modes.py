@@ -21,7 +21,7 @@ CHANNELS = ("full", "symmetric", "antisymmetric")
 
 def channel_values(product: QKProduct, channel: str) -> tuple[np.ndarray, np.ndarray]:
     """The channel's values `[H, n]` and ranks `[H]`."""
-    modes = product.modes if channel == "full" else channel_modes(product, channel)  # type: ignore[arg-type]
+    modes = product.modes if channel == "full" else channel_modes(product.stack_factor, channel)  # type: ignore[arg-type]
     return modes.values.numpy(), modes.ranks.numpy()
 
 
@@ -133,7 +133,7 @@ def test_antisymmetric_part_of_equal_queries_and_keys_has_no_modes() -> None:
 def test_vectors_are_orthonormal(channel: str) -> None:
     product, *_ = as_product(*layer(7, query_kinds=("random", "spiked"), key_kinds=("random",)))
     full = channel == "full"
-    vectors = product.modes.left if full else channel_modes(product, channel).vectors  # type: ignore[arg-type]
+    vectors = product.modes.left if full else channel_modes(product.stack_factor, channel).vectors  # type: ignore[arg-type]
     identity = torch.eye(vectors.shape[-1], dtype=torch.float64)
     torch.testing.assert_close(vectors.mT @ vectors, identity.expand(len(vectors), -1, -1), rtol=0, atol=1e-10)
 
