@@ -1,0 +1,29 @@
+#!/bin/sh
+# Steer a model in a CI pipeline: dry run, steer, verify, and leave the manifest where the pipeline collects artefacts.
+#
+#   MODEL=org/name LAYERS=10-20 K=4 OUT=./edited ARTEFACTS=./artefacts sh scripts/ci_steer.sh
+#
+# Everything else that `qkedit steer` takes can be set as QKEDIT_<OPTION> in the environment.
+# Exit codes are qkedit's: 0 done, 1 failed, 2 usage, 3 verification mismatch, 130 interrupted.
+# ARTEFACTS receives plan.json, report.json, verification.json and qkedit.json (the manifest).
+set -eu
+
+MODEL=${MODEL:-demo}
+LAYERS=${LAYERS:-mid}
+K=${K:-4}
+OUT=${OUT:-./edited}
+ARTEFACTS=${ARTEFACTS:-./artefacts}
+BASE=${BASE:-$MODEL} # what the output is compared with
+
+mkdir -p "$ARTEFACTS"
+
+# Headers and config only: an unknown layer, an unsupported form or a missing file stops the pipeline here.
+qkedit steer "$MODEL" --layers "$LAYERS" --k "$K" --dry-run --json >"$ARTEFACTS/plan.json"
+
+qkedit steer "$MODEL" --layers "$LAYERS" --k "$K" --out "$OUT" --json >"$ARTEFACTS/report.json"
+
+# The manifest is kept even if the check after it fails: it says what was meant to be there.
+cp "$OUT/qkedit.json" "$ARTEFACTS/"
+qkedit verify "$OUT" --base "$BASE" --json >"$ARTEFACTS/verification.json"
+
+echo "steered $MODEL, layers $LAYERS, into $OUT; artefacts in $ARTEFACTS"
