@@ -134,7 +134,7 @@ def edited_weights(
     stopwatch = stopwatch or Stopwatch()
     for weights in in_background(_layer_weights(plan, stopwatch)):
         with stopwatch("mathematics"):
-            edited, heads = _edit_layer(weights, plan, device)
+            edited, heads = edit_layer(weights, plan, device)
         layer = weights.planned.layer
         yield (
             layer.query.tensor.name,
@@ -150,7 +150,14 @@ def _layer_weights(plan: SteerPlan, stopwatch: Stopwatch) -> Iterator[LayerWeigh
         yield weights
 
 
-def _edit_layer(weights: LayerWeights, plan: SteerPlan, device: torch.device) -> tuple[Tensor, tuple[HeadEdit, ...]]:
+def edit_layer(weights: LayerWeights, plan: SteerPlan, device: torch.device) -> tuple[Tensor, tuple[HeadEdit, ...]]:
+    """Return the edited query tensor, new and on the CPU, and what happened to each chosen head.
+
+    All the mathematics of one layer and nothing else; see `edited_weights` for the stream that reads ahead of it.
+
+    Raises:
+        CheckpointError: a weight holds NaN or infinity.
+    """
     planned, suppression = weights.planned, plan.options.suppression
     product = weights.product(device)
     try:
