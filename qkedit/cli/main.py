@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -46,6 +47,10 @@ def run() -> None:
 
     What Typer itself cannot parse is said as qkedit says everything else: one sentence, or the JSON envelope.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A file name that the terminal's encoding cannot spell is no reason to fail after the work is done.
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
     except typer.Abort:

@@ -24,7 +24,7 @@ import typer
 from qkedit.errors import QkeditError, VerificationError
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
 SCHEMA = 1
 
@@ -53,7 +53,7 @@ class Output:
         """Say something the reader should know before trusting the result; kept in the JSON envelope."""
         self.warnings.append(sentence)
         if not (self.as_json or self.quiet):
-            self._console(stderr=True).print(f"warning: {sentence}", style="yellow", markup=False, highlight=False)
+            self._print(f"warning: {sentence}", stderr=True, style="yellow")
 
     def result(self, fields: dict[str, Any], human: RenderableType, *, summary: bool = False) -> None:
         """Print the result: `fields` as JSON, else `human`; a `summary` of work done is dropped by --quiet."""
@@ -69,26 +69,40 @@ class Output:
         if self.as_json:
             self._finish("failed", {"error": _described(error)}, None)
         else:
-            self._console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+            self._print(f"error: {error}", stderr=True, style="red")
         raise typer.Exit(error.exit_code)
 
     def _finish(self, status: str, fields: dict[str, Any], human: RenderableType | None) -> None:
         if self.as_json:
             envelope = {"schema": SCHEMA, "command": self.command, "status": status, "warnings": self.warnings}
-            sys.stdout.write(json.dumps(envelope | fields, indent=2) + "\n")
-            sys.stdout.flush()
-        elif isinstance(human, str):
-            self._console(stderr=False).print(human, markup=False, highlight=False)
+            with _as_far_as_it_is_read():
+                sys.stdout.write(json.dumps(envelope | fields, indent=2, allow_nan=False) + "\n")
+                sys.stdout.flush()
         elif human is not None:
-            self._console(stderr=False).print(human)
+            self._print(human)
 
     @staticmethod
-    def _console(*, stderr: bool) -> Console:
+    def _print(text: RenderableType, *, stderr: bool = False, style: str | None = None) -> None:
         from rich.console import Console
 
-        # A pipe has no width; wrapping at 80 would break the lines that a script greps for.
         stream = sys.stderr if stderr else sys.stdout
-        return Console(file=stream, width=None if stream.isatty() else 4096, soft_wrap=not stream.isatty())
+        # A pipe has no width; wrapping at 80 would break the lines that a script greps for.
+        width, wide = (None, False) if stream.isatty() else (4096, True)
+        # Names of tensors and files are no markup, whatever brackets they hold.
+        console = Console(file=stream, width=width, soft_wrap=wide, markup=False, highlight=False, emoji=False)
+        with _as_far_as_it_is_read():
+            console.print(text, style=style)
+
+
+@contextmanager
+def _as_far_as_it_is_read() -> Iterator[None]:
+    """A reader that closes the pipe (`| head`) has seen what it wanted; that changes nothing about the command."""
+    try:
+        yield
+    except (BrokenPipeError, SystemExit):  # rich raises SystemExit in this case
+        # Python flushes both streams once more at exit; that must not fail again.
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def aligned(facts: Iterable[tuple[str, str]]) -> str:
@@ -109,8 +123,8 @@ def _described(error: QkeditError) -> dict[str, Any]:
 def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[Output]:
     """Run a command's body: every error it raises becomes one sentence and an exit code.
 
-    SIGTERM unwinds like Ctrl-C, so that a cancelled pipeline leaves no staging behind. A reader that closes the pipe
-    (`| head`) has seen what it wanted; that is no failure. With `debug` the traceback is printed as well.
+    SIGTERM unwinds like Ctrl-C, so that a cancelled pipeline leaves no staging behind. With `debug` the traceback is
+    printed as well.
     """
     output = Output(name, as_json=as_json, quiet=quiet)
     if not output.shows_progress:
@@ -124,10 +138,8 @@ def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[O
         if debug:
             _print_traceback()
         output.failure(error)
-    except BrokenPipeError:
-        # Python flushes standard output once more at exit; that must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
+    except typer.Exit:
+        raise
     except KeyboardInterrupt:
         output.failure(_InterruptedError())
     except MemoryError:
@@ -161,7 +173,7 @@ class _InterruptedError(QkeditError):
     exit_code = 130
 
     def __init__(self) -> None:
-        super().__init__("interrupted, the target is as it was")
+        super().__init__("interrupted", remedy="run again if you want to; outputs appear whole or not at all")
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

@@ -170,6 +170,7 @@ _FORM: dict[str, Any] = {
     "tensors": [
         {
             "name": str,
+            "shard": str,
             "layer": int,
             "dtype": str,
             "shape": [int],

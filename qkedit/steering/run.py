@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.copying import LinkMode
-from qkedit.checkpoint.resolve import resolve
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.staging import StagedDirectory
 from qkedit.errors import CheckpointError, UsageError
 from qkedit.spectral.options import Channel, Control, Suppression
+from qkedit.steering.base import open_base
 from qkedit.steering.device import choose_device
 from qkedit.steering.manifest import DELTA_FILE, make_manifest, read_manifest, records_of
 from qkedit.steering.options import ComputeDtype, SteerOptions
@@ -182,9 +182,7 @@ def apply_delta(
     """
     directory = Path(delta)
     manifest = read_manifest(directory)
-    if revision is None and manifest["base"]["model"] == base:
-        revision = manifest["base"]["revision"]
-    checkpoint = open_checkpoint(resolve(base, revision))
+    checkpoint = open_base(manifest, base, revision)
     records = records_of(manifest, checkpoint.tensors)
     stopwatch = Stopwatch()
     return _write(

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from qkedit.checkpoint.checkpoint import CONFIG_FILE, Checkpoint, open_checkpoint
 from qkedit.checkpoint.header import TensorEntry, read_header
-from qkedit.checkpoint.resolve import resolve
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
-from qkedit.steering.card import name_in_output
+from qkedit.errors import CheckpointError
+from qkedit.steering.base import open_base
+from qkedit.steering.card import CARD_FILE, name_in_output
 from qkedit.steering.diff import equal, pieces
-from qkedit.steering.manifest import DELTA_FILE, read_manifest
+from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, read_manifest
 
 
 @dataclass(frozen=True)
@@ -53,36 +54,46 @@ def verify(
         on_bytes: told how many bytes were read.
 
     Raises:
-        CheckpointError: the directory or the base is no sound checkpoint at all, or carries no manifest.
+        CheckpointError: the directory carries no manifest, or the base is no sound checkpoint.
     """
     path = Path(directory)
     manifest = read_manifest(path)
-    files = LocalFiles(path)
-    delta = DELTA_FILE in files.sizes()
-    entries = _delta_entries(files) if delta else open_checkpoint(files).tensors
     planned = {tensor["name"]: tensor for tensor in manifest["tensors"]}
-    mismatches = list(_wrong_hashes(files, entries, planned, "sha256_after", on_bytes))
-    if delta:
-        mismatches += [f"{name}: not in the manifest" for name in sorted(set(entries) - set(planned))]
-    tensors_compared = files_compared = 0
     base_checkpoint = _find_base(manifest, base, revision)
+    mismatches: list[str] = []
     if base_checkpoint is not None:
         mismatches += _wrong_hashes(base_checkpoint.files, base_checkpoint.tensors, planned, "sha256_before", on_bytes)
-        if not delta:
-            edited = open_checkpoint(files)
-            others = sorted((set(edited.tensors) | set(base_checkpoint.tensors)) - set(planned))
-            mismatches += _different_tensors(edited, base_checkpoint, others, on_bytes)
-            side_files = {file: name_in_output(base_checkpoint, file) for file in base_checkpoint.side_files}
-            kept = {file: name for file, name in side_files.items() if name is not None}
-            mismatches += _different_side_files(edited, base_checkpoint, kept)
-            tensors_compared, files_compared = len(others), len(kept)
+    files = LocalFiles(path)
+    sizes = files.sizes()
+    delta = DELTA_FILE in sizes and CONFIG_FILE not in sizes
+    others: set[str] = set()
+    names: dict[str, str] = {}
+    try:
+        edited = None if delta else open_checkpoint(files)
+        entries = _delta_entries(files) if edited is None else edited.tensors
+    except CheckpointError as error:
+        places = {name: DELTA_FILE if delta else tensor["shard"] for name, tensor in planned.items()}
+        if base_checkpoint is not None and not delta:
+            places = {name: entry.shard for name, entry in base_checkpoint.tensors.items()}
+        mismatches.append(f"{error.where}: {error.what}")
+        mismatches += [f"{name}: missing, as {shard} is" for name, shard in places.items() if shard not in sizes]
+    else:
+        mismatches += _wrong_hashes(files, entries, planned, "sha256_after", on_bytes)
+        if edited is None:
+            mismatches += [f"{name}: not in the manifest" for name in sorted(set(entries) - set(planned))]
+        elif base_checkpoint is not None:
+            others = (set(edited.tensors) | set(base_checkpoint.tensors)) - set(planned)
+            mismatches += _different_tensors(edited, base_checkpoint, sorted(others), on_bytes)
+            mismatches += _different_headers(edited, base_checkpoint)
+            names = _names_in_output(base_checkpoint)
+            mismatches += _different_files(edited, base_checkpoint, names)
     return Verification(
         directory=str(path),
         layout="delta" if delta else "full",
         tensors_checked=len(planned),
         compared_with_base=base_checkpoint.files.name if base_checkpoint else None,
-        tensors_compared=tensors_compared,
-        files_compared=files_compared,
+        tensors_compared=len(others),
+        files_compared=len(names),
         mismatches=tuple(mismatches),
     )
 
@@ -97,10 +108,8 @@ def _find_base(manifest: dict[str, Any], base: str | None, revision: str | None)
     if base is None:
         if not recorded["revision"] and recorded["model"] != "demo":
             return None  # a local directory is recorded by its name alone
-        base, revision = recorded["model"], recorded["revision"]
-    elif revision is None and base == recorded["model"]:
-        revision = recorded["revision"]
-    return open_checkpoint(resolve(base, revision))
+        base = recorded["model"]
+    return open_base(manifest, base, revision)
 
 
 def _wrong_hashes(
@@ -142,10 +151,31 @@ def _different_tensors(
             yield f"{name}: differs from the base"
 
 
-def _different_side_files(edited: Checkpoint, base: Checkpoint, names: dict[str, str]) -> Iterable[str]:
+def _different_headers(edited: Checkpoint, base: Checkpoint) -> Iterable[str]:
+    """A tensor may have all its bytes and yet stand elsewhere than the base's; the index is then of no use."""
+    for file in sorted(set(edited.shards) | set(base.shards)):
+        ours, theirs = edited.shards.get(file), base.shards.get(file)
+        if ours is None or theirs is None:
+            yield f"{file}: {'missing' if ours is None else 'not in the base'}"
+        elif edited.files.read(file, 0, ours.data_start) != base.files.read(file, 0, theirs.data_start):
+            yield f"{file}: header differs from the base"
+
+
+def _names_in_output(base: Checkpoint) -> dict[str, str]:
+    """Every file but the shards that an output takes over as it is, and its name there."""
+    names = {file: name_in_output(base, file) for file in base.side_files}
+    if base.index:
+        names[base.index] = base.index
+    return {file: name for file, name in names.items() if name is not None}
+
+
+def _different_files(edited: Checkpoint, base: Checkpoint, names: dict[str, str]) -> Iterable[str]:
     sizes, base_sizes = edited.files.sizes(), base.files.sizes()
     for file, name in names.items():
         if name not in sizes:
             yield f"{name}: missing"
         elif edited.files.read(name, 0, sizes[name]) != base.files.read(file, 0, base_sizes[file]):
             yield f"{name}: differs from the base"
+    # A module that the config names, or weights in a format that an engine prefers, would be loaded from here.
+    unknown = {*edited.side_files, *edited.stale_files} - {*names.values(), MANIFEST_FILE, CARD_FILE}
+    yield from (f"{name}: not in the base" for name in sorted(unknown))
