@@ -11,6 +11,7 @@ from qkedit.cli import options
 from qkedit.cli.output import Output, aligned, command
 
 if TYPE_CHECKING:
+    from qkedit.steering.options import OutputOptions
     from qkedit.steering.plan import SteerPlan
     from qkedit.steering.run import SteerReport
 
@@ -53,8 +54,11 @@ def steer(
     Example: qkedit steer qwen2-vl --layers 10-20 --k 4 --out ./edited
     """
     with command("steer", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.steering.options import OutputOptions
         from qkedit.steering.plan import plan_for
 
+        directory = out or Path() if dry_run else options.required_out(out)
+        target = OutputOptions(directory, layout, link, overwrite, fsync)  # type: ignore[arg-type]  # checks the name
         request = options.steer_options(
             layers=layers,
             heads=heads,
@@ -70,16 +74,15 @@ def steer(
         )
         plan = plan_for(options.one_model(context, argument, model), request, revision)
         if dry_run:
-            _print_plan(output, plan, out, layout)
+            _print_plan(output, plan, target)
         else:
-            _run(output, plan, options.required_out(out), layout, link, overwrite, fsync)
+            _run(output, plan, target)
 
 
-def _run(output: Output, plan: SteerPlan, out: Path, layout: str, link: str, overwrite: bool, fsync: bool) -> None:
+def _run(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
     from qkedit.cli.progress import progress_bar
-    from qkedit.steering.run import OutputOptions, run_plan
+    from qkedit.steering.run import run_plan
 
-    target = OutputOptions(out, layout, link, overwrite, fsync)  # type: ignore[arg-type]  # checks the name itself
     with progress_bar(output) as progress:
         report = run_plan(plan, target, progress)
     print_report(output, report)
@@ -137,15 +140,15 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def _print_plan(output: Output, plan: SteerPlan, out: Path | None, layout: str) -> None:
+def _print_plan(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     from qkedit.steering.selection import describe
 
-    disk = plan.bytes_to_write if layout == "delta" else plan.checkpoint.kept_bytes
-    free = _free_bytes(out)
+    disk = plan.bytes_to_write if target.layout == "delta" else plan.checkpoint.kept_bytes
+    free = _free_bytes(target.out)
     fields = plan.as_dict() | {"disk_needed": disk, "disk_free": free}
     layers = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("layer", "form", "heads", "d_h", "edited", "tensor", "size"):
@@ -178,10 +181,10 @@ def _shards(plan: SteerPlan) -> str:
     return f"{touched} of {all_shards} shards" if all_shards > 1 else "1 file"
 
 
-def _free_bytes(out: Path | None) -> int | None:
+def _free_bytes(out: Path) -> int | None:
     import shutil
 
-    place = (out or Path()).absolute()
+    place = out.absolute()
     for directory in (place, *place.parents):
         if directory.is_dir():
             return shutil.disk_usage(directory).free

@@ -1,14 +1,17 @@
-"""Everything a user can ask of `steer`, as one value."""
+"""Everything a user can ask of `steer`: what to edit, and how to write it."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from qkedit.checkpoint.copying import LinkMode
 from qkedit.errors import UsageError
 from qkedit.spectral.options import Suppression
 
 ComputeDtype = Literal["float32", "float64"]
+Layout = Literal["full", "delta"]
 
 
 @dataclass(frozen=True)
@@ -45,3 +48,33 @@ class SteerOptions:
             "compute_dtype": self.compute_dtype,
             "device": self.device,
         }
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where and how to write.
+
+    Attributes:
+        out: the directory that shall appear.
+        layout: `full` for a complete checkpoint, `delta` for the edited tensors alone.
+        link: how unchanged shards come into a full output.
+        overwrite: replace an earlier output.
+        fsync: wait until the disk holds the output.
+    """
+
+    out: Path
+    layout: Layout = "full"
+    link: str = "auto"
+    overwrite: bool = False
+    fsync: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        if self.layout not in ("full", "delta"):
+            raise UsageError(f"there is no layout {self.layout!r}", where="layout", remedy="take full or delta")
+        if self.link not in {mode.value for mode in LinkMode}:
+            raise UsageError(
+                f"there is no way {self.link!r} to link",
+                where="link",
+                remedy="take auto, copy, reflink, hard or symlink",
+            )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -15,49 +15,17 @@ from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.copying import LinkMode
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.staging import StagedDirectory
-from qkedit.errors import CheckpointError, UsageError
+from qkedit.errors import CheckpointError
 from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.steering.base import open_base
 from qkedit.steering.device import choose_device
 from qkedit.steering.manifest import DELTA_FILE, make_manifest, read_manifest, records_of
-from qkedit.steering.options import ComputeDtype, SteerOptions
+from qkedit.steering.options import ComputeDtype, Layout, OutputOptions, SteerOptions
 from qkedit.steering.output import EditedTensors, ManifestMaker, write_delta, write_full
 from qkedit.steering.plan import SteerPlan, plan_for
 from qkedit.steering.progress import Progress, Silent
 from qkedit.steering.stopwatch import Stopwatch
 from qkedit.steering.stream import EditRecord, edited_weights, read_tensor, sha256
-
-Layout = Literal["full", "delta"]
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """Where and how to write.
-
-    Attributes:
-        out: the directory that shall appear.
-        layout: `full` for a complete checkpoint, `delta` for the edited tensors alone.
-        link: how unchanged shards come into a full output.
-        overwrite: replace an earlier output.
-        fsync: wait until the disk holds the output.
-    """
-
-    out: Path
-    layout: Layout = "full"
-    link: str = "auto"
-    overwrite: bool = False
-    fsync: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the names."""
-        if self.layout not in ("full", "delta"):
-            raise UsageError(f"there is no layout {self.layout!r}", where="layout", remedy="take full or delta")
-        if self.link not in {mode.value for mode in LinkMode}:
-            raise UsageError(
-                f"there is no way {self.link!r} to link",
-                where="link",
-                remedy="take auto, copy, reflink, hard or symlink",
-            )
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ from fractions import Fraction
 
 from qkedit.errors import UsageError
 
-_NUMBER = re.compile(r"\d+")
-_RANGE = re.compile(r"(\d+)\s*-\s*(\d+)")
-_FRACTIONS = re.compile(r"(\d*\.\d+|\d+\.?)\s*-\s*(\d*\.\d+|\d+\.?)")
+# Bounded, since Python refuses to convert numbers of thousands of digits.
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_RANGE = re.compile(r"([0-9]{1,18})\s*-\s*([0-9]{1,18})")
+_FRACTION = r"([0-9]{0,18}\.[0-9]{1,18}|[0-9]{1,18}\.?)"
+_FRACTIONS = re.compile(rf"{_FRACTION}\s*-\s*{_FRACTION}")
 
 
 def middle_layers(count: int) -> range:
@@ -59,7 +61,9 @@ def _layers_of(part: str, text: str, count: int) -> range:
         low, high = (Fraction(end.rstrip(".")) for end in match.groups())
         if not low < high <= 1:
             raise UsageError(
-                f"{part!r} is no part of the model", where="layers", remedy="give fractions a-b with 0 ≤ a < b ≤ 1"
+                f"{part!r} is no part of the model's layers 0 to {count - 1}",
+                where="layers",
+                remedy="give fractions a-b with 0 ≤ a < b ≤ 1",
             )
         return range(math.floor(low * count), math.ceil(high * count))
     return _numbers_of(part, text, count, "layers", "10-20, 3,5,8-12, all, mid or 0.35-0.7")
@@ -85,14 +89,16 @@ def _numbers_of(part: str, text: str, count: int, what: str, examples: str) -> r
     elif match := _RANGE.fullmatch(part):
         first, last = map(int, match.groups())
     else:
-        raise UsageError(f"{text!r} cannot be read", where=what, remedy=f"write {examples}")
+        raise UsageError(f"{text!r} cannot be read", where=what, remedy=f"write {examples}; {_has(what, count)}")
     if first > last:
-        raise UsageError(f"{part!r} runs backwards", where=what, remedy=f"write {last}-{first}")
+        raise UsageError(f"{part!r} runs backwards", where=what, remedy=f"write {last}-{first}; {_has(what, count)}")
     if last >= count:
-        raise UsageError(
-            f"{part!r} goes beyond the model", where=what, remedy=f"it has {what} 0 to {count - 1}, both included"
-        )
+        raise UsageError(f"{part!r} goes beyond the model", where=what, remedy=_has(what, count))
     return range(first, last + 1)
+
+
+def _has(what: str, count: int) -> str:
+    return f"the model has {what} 0 to {count - 1}, both included"
 
 
 def describe(numbers: Sequence[int]) -> str:
