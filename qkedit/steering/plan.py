@@ -9,6 +9,7 @@ from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.layers import AttentionLayer, AttentionStack, attention_stack
 from qkedit.checkpoint.resolve import resolve
+from qkedit.errors import UnsupportedForm
 from qkedit.steering.options import SteerOptions
 from qkedit.steering.selection import select_heads, select_layers
 
@@ -107,15 +108,16 @@ def make_plan(checkpoint: Checkpoint, options: SteerOptions) -> SteerPlan:
     """
     stack = attention_stack(checkpoint, allow_text_only=options.allow_text_only)
     layers = {layer.index: layer for layer in stack.layers}
-    return SteerPlan(
-        checkpoint,
-        options,
-        stack,
-        tuple(
-            PlannedLayer(layers[index], select_heads(options.heads, layers[index].query_heads))
-            for index in select_layers(options.layers, stack.layer_count, sorted(layers))
-        ),
-    )
+    chosen = [layers[index] for index in select_layers(options.layers, stack.layer_count, sorted(layers))]
+    for layer in chosen:
+        if layer.query_norm is not None or layer.key_norm is not None:
+            raise UnsupportedForm(
+                "queries and keys are normalised, so the logit is not the product of these weights",
+                where=f"tensor {layer.query.tensor.name}",
+                remedy="choose a model without such a norm",
+            )
+    planned = tuple(PlannedLayer(layer, select_heads(options.heads, layer.query_heads)) for layer in chosen)
+    return SteerPlan(checkpoint, options, stack, planned)
 
 
 def plan_for(model: str, options: SteerOptions, revision: str | None = None) -> SteerPlan:

@@ -156,15 +156,22 @@ def edit_layer(weights: LayerWeights, plan: SteerPlan, device: torch.device) -> 
     All the mathematics of one layer and nothing else; see `edited_weights` for the stream that reads ahead of it.
 
     Raises:
-        CheckpointError: a weight holds NaN or infinity.
+        CheckpointError: a weight holds NaN or infinity, or would have to after the edit.
     """
     planned, suppression = weights.planned, plan.options.suppression
     product = weights.product(device)
     try:
         edit = suppress(product, suppression, ModeDraws(suppression.seed, planned.layer.index, planned.heads))
-    except NonFiniteWeightError:
-        raise _non_finite(weights) from None
+    except NonFiniteWeightError as error:
+        layer = planned.layer
+        raise _non_finite((layer.query if error.projection == "query" else layer.key).tensor) from None
     rows, moved = edit.update.apply(product, getattr(torch, plan.options.compute_dtype))
+    if not moved.isfinite().all():
+        raise CheckpointError(
+            f"the edited weights exceed the range of {planned.layer.query.tensor.dtype}",
+            where=_where(planned.layer.query.tensor),
+            remedy="suppress less, or leave the layer out with --layers",
+        )
     edited = weights.query.clone()
     starts, size = planned.layer.query.starts, planned.layer.query.head_size
     for head, new_rows, count in zip(planned.heads, rows.cpu(), edit.counts.tolist(), strict=True):
@@ -174,6 +181,8 @@ def edit_layer(weights: LayerWeights, plan: SteerPlan, device: torch.device) -> 
     if weights.key_bias is not None:
         layer = planned.layer
         assert layer.key_bias is not None
+        if not weights.key_bias.isfinite().all():
+            raise _non_finite(layer.key_bias.tensor)
         key_bias = head_rows(weights.key_bias, layer.key_bias, planned.key_heads)
         bias_effect = edit.update.key_bias_effect(product, key_bias)
     return edited, _head_edits(planned, edit, moved, bias_effect)
@@ -206,11 +215,13 @@ def _head_edits(
     )
 
 
-def _non_finite(weights: LayerWeights) -> CheckpointError:
-    layer = weights.planned.layer
-    tensor = layer.key.tensor if weights.query.isfinite().all() else layer.query.tensor
+def _non_finite(tensor: TensorEntry) -> CheckpointError:
     return CheckpointError(
         "the weights hold NaN or infinity",
-        where=f"{tensor.shard}, tensor {tensor.name}",
+        where=_where(tensor),
         remedy="download the shard again or leave the layer out with --layers",
     )
+
+
+def _where(tensor: TensorEntry) -> str:
+    return f"{tensor.shard}, tensor {tensor.name}"
