@@ -425,11 +425,53 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+# Language models alone whose decoders also serve inside vision-language models of other makers.
+TEXT_MODELS: dict[str, dict[str, Any]] = {
+    "llama": {"model_type": "llama", **TEXT},
+    "qwen3": {"model_type": "qwen3", **WIDE_HEADS},
+    "qwen3-moe": {"model_type": "qwen3_moe", **WIDE_HEADS, **EXPERTS},
+    "gemma2": {"model_type": "gemma2", **WIDE_HEADS, "layer_types": GEMMA_LAYERS, "sliding_window": 8},
+    "gemma3n": {
+        "model_type": "gemma3n_text",
+        **WIDE_HEADS,
+        "layer_types": GEMMA_LAYERS,
+        "sliding_window": 8,
+        "num_kv_shared_layers": 2,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 128,
+        "laurel_rank": 4,
+        "activation_sparsity_pattern": [0.0] * 4,
+    },
+    "phi3": {"model_type": "phi3", **TEXT},
+    "cohere": {"model_type": "cohere", **TEXT, "use_qk_norm": True},
+}
+
+# Families whose published tensor names are older than the names of transformers' modules; both are in use.
+RENAMED = (
+    "qwen2-vl",
+    "qwen2.5-vl",
+    "internvl",
+    "llava",
+    "pixtral",
+    "llava-next",
+    "llava-onevision",
+    "vipllava",
+    "gemma3",
+    "mllama",
+    "paligemma",
+    "mistral3",
+    "aya-vision",
+    "ernie4.5-vl",
+    "paddleocr-vl",
+    "molmo2",
+)
+
+
 def config(family: str) -> PreTrainedConfig:
     """Return the config of the family's tiny model."""
     from transformers import AutoConfig
 
-    return AutoConfig.for_model(**FAMILIES[family])
+    return AutoConfig.for_model(**{**FAMILIES, **TEXT_MODELS}[family])
 
 
 def model_class(family: str) -> Any:
@@ -437,7 +479,8 @@ def model_class(family: str) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     # Phi-4-multimodal is registered as a language model alone.
-    return AutoModelForCausalLM if family == "phi4-multimodal" else AutoModelForImageTextToText
+    is_causal = family in TEXT_MODELS or family == "phi4-multimodal"
+    return AutoModelForCausalLM if is_causal else AutoModelForImageTextToText
 
 
 def model(family: str, dtype: str = "bfloat16") -> PreTrainedModel:
@@ -458,9 +501,19 @@ def model(family: str, dtype: str = "bfloat16") -> PreTrainedModel:
     return built.eval()
 
 
-def build(family: str, directory: Path, *, shards: int = 2, dtype: str = "bfloat16") -> Path:
-    """Save the family's tiny checkpoint into `directory` as at least `shards` shards, and return it."""
+def build(family: str, directory: Path, *, shards: int = 2, dtype: str = "bfloat16", published: bool = True) -> Path:
+    """Save the family's tiny checkpoint into `directory` as at least `shards` shards, and return it.
+
+    Args:
+        family: a key of FAMILIES or TEXT_MODELS.
+        directory: where to write.
+        shards: how many shards at least.
+        dtype: storage dtype of the weights.
+        published: tensor names as in published checkpoints, which is transformers' own default, or as its modules
+            have them.
+    """
     built = model(family, dtype)
     size = sum(parameter.numel() * parameter.element_size() for parameter in built.parameters())
-    built.save_pretrained(directory, max_shard_size=size if shards == 1 else size // shards)
+    limit = size if shards == 1 else size // shards
+    built.save_pretrained(directory, max_shard_size=limit, save_original_format=published)
     return directory

@@ -23,7 +23,7 @@ from qkedit.checkpoint.refusing import (
     unknown_layout,
 )
 from qkedit.checkpoint.settings import Settings
-from qkedit.errors import UnsupportedForm
+from qkedit.errors import CheckpointError, UnsupportedForm
 
 __all__ = [
     "AttentionLayer",
@@ -72,12 +72,13 @@ def attention_stack(checkpoint: Checkpoint, *, allow_text_only: bool = False) ->
     decoder = decoders().get(_decoder_type(checkpoint, family), UNKNOWN_DECODER)
     layout, modules = _attention_modules(checkpoint, decoder)
     settings = Settings.of(decoder, checkpoint.text_config)
-    layer_count = settings.count("num_hidden_layers")
+    contents = _layer_contents(checkpoint, modules)
+    layer_count = _checked_layer_count(settings, contents)
     layers, skipped = [], []
     # Heads for multi-token prediction may be stored as layers past the last one; loaders leave them out.
     for index in range(layer_count):
         if index not in modules:
-            skipped.append(SkippedLayer(index, _why_no_attention(checkpoint, modules, index)))
+            skipped.append(SkippedLayer(index, _why_no_attention(contents[index])))
         elif settings.shares_keys(index, layer_count):
             skipped.append(SkippedLayer(index, "reads the keys of an earlier layer"))
         else:
@@ -138,10 +139,31 @@ def _modules_of(checkpoint: Checkpoint, layout: Layout) -> dict[int, _Module]:
     return {index: module for index, module in modules.items() if query in module.tensors}
 
 
-def _why_no_attention(checkpoint: Checkpoint, modules: dict[int, _Module], index: int) -> str:
-    other, module = next(iter(modules.items()))
-    # "model.layers.3.self_attn" → "model.layers.0."
-    path = f"{module.path.rpartition(f'.{other}.')[0]}.{index}."
-    children = {name[len(path) :].split(".")[0] for name in checkpoint.tensors if name.startswith(path)}
-    instead = sorted(child for child in children if not COMMON_MODULE.search(child))
+def _layer_contents(checkpoint: Checkpoint, modules: dict[int, _Module]) -> dict[int, set[str]]:
+    """Return the names of the modules that each layer of the language model holds."""
+    index, module = next(iter(modules.items()))
+    # "model.layers.3.self_attn" → "model.layers."
+    path = module.path.rpartition(f".{index}.")[0] + "."
+    contents: dict[int, set[str]] = {}
+    for name in checkpoint.tensors:
+        number, _, rest = name.removeprefix(path).partition(".")
+        if name.startswith(path) and number.isdecimal():
+            contents.setdefault(int(number), set()).add(rest.split(".")[0])
+    return contents
+
+
+def _checked_layer_count(settings: Settings, contents: dict[int, set[str]]) -> int:
+    layer_count = settings.count("num_hidden_layers")
+    missing = next((index for index in range(layer_count) if index not in contents), None)
+    if missing is not None:
+        raise CheckpointError(
+            f"num_hidden_layers is {layer_count}, but the shards hold no layer {missing}",
+            where="config.json",
+            remedy="download the config and the shards again, from the same revision",
+        )
+    return layer_count
+
+
+def _why_no_attention(modules: set[str]) -> str:
+    instead = sorted(module for module in modules if not COMMON_MODULE.search(module))
     return f"has no self-attention, but {', '.join(instead)}" if instead else "has no self-attention"

@@ -86,4 +86,7 @@ class Settings:
         kinds = self.values.get(unrotated.layers)
         if isinstance(kinds, list) and index < len(kinds):
             return bool(kinds[index] == unrotated.value)
-        return (index + 1) % self.count(unrotated.period) == 0
+        period = self.values.get(unrotated.period)
+        # EXAONE spells its period out: "LLLG" is three local layers and a global one.
+        length = len(period) if isinstance(period, str) and period else self.count(unrotated.period)
+        return (index + 1) % length == 0

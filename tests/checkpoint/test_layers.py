@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,6 @@ from tests.checkpoint.written import opened, write_single
 CONFIG = {
     "model_type": "some_new_model",
     "text_config": {
-        "num_hidden_layers": 2,
         "hidden_size": 32,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -38,8 +40,10 @@ def projections(layer: str, query: int = 32, key: int = 16, hidden: int = 32) ->
 
 
 def written(directory: Path, shapes: dict[str, tuple[int, ...]], dtype: str = "f2", **text: Any) -> Checkpoint:
-    config = {**CONFIG, "text_config": {**CONFIG["text_config"], **text}}  # type: ignore[dict-item]
-    return opened(write_single(directory, {**VISION, **shapes}, config, dtype))
+    """A checkpoint of `shapes` and a vision tower, whose config counts the layers in them."""
+    layers = {int(number) for name in shapes for number in re.findall(r"layers\.(\d+)\.", name)}
+    settings = {**CONFIG["text_config"], "num_hidden_layers": max(layers, default=0) + 1, **text}  # type: ignore[dict-item]
+    return opened(write_single(directory, {**VISION, **shapes}, {**CONFIG, "text_config": settings}, dtype))
 
 
 def refusal(checkpoint: Checkpoint, kind: type[CheckpointError] = UnsupportedForm) -> str:
@@ -57,6 +61,7 @@ def refusal(checkpoint: Checkpoint, kind: type[CheckpointError] = UnsupportedFor
         "model.language_model.layers",
         "model.text_model.layers",
         "model.language_model.model.layers",
+        "thinker.model.layers",
         "layers",
     ],
 )
@@ -109,17 +114,144 @@ def test_biases(tmp_path: Path) -> None:
 
 
 def test_layers_without_attention_are_skipped_and_named(tmp_path: Path) -> None:
-    shapes = {**projections("model.layers.1"), "model.layers.0.cross_attn.q_proj.weight": (32, 32)}
+    shapes = {
+        **projections("model.layers.1"),
+        "model.layers.0.cross_attn.q_proj.weight": (32, 32),
+        "model.layers.0.input_layernorm.weight": (32,),
+        "model.layers.2.mlp.up_proj.weight": (32, 32),
+    }
     stack = attention_stack(written(tmp_path, shapes, num_hidden_layers=3))
     assert [layer.index for layer in stack.layers] == [1]
-    assert [layer.index for layer in stack.skipped] == [0, 2]
+    assert [(layer.index, layer.reason) for layer in stack.skipped] == [
+        (0, "has no self-attention, but cross_attn"),
+        (2, "has no self-attention"),
+    ]
     assert stack.layer_count == 3
+
+
+@pytest.mark.parametrize("layer_count", [3, 10**18])
+def test_layers_that_are_not_in_the_shards(tmp_path: Path, layer_count: int) -> None:
+    shapes = {**projections("model.layers.0"), **projections("model.layers.1")}
+    message = refusal(written(tmp_path, shapes, num_hidden_layers=layer_count), CheckpointError)
+    assert "no layer 2" in message
+
+
+NORMED: dict[str, tuple[str, dict[str, tuple[int, ...]], bool, tuple[int, ...]]] = {
+    "one set of gains": ("qwen3", {"q_norm": (8,), "k_norm": (8,)}, False, (0, 0, 0, 0)),
+    "gains by head": ("cohere", {"q_norm": (4, 8), "k_norm": (2, 8)}, False, (0, 8, 16, 24)),
+    "over all heads": ("qwen3", {"q_norm": (32,), "k_norm": (16,)}, True, (0, 8, 16, 24)),
+    "other names": ("lfm2", {"q_layernorm": (8,), "k_layernorm": (8,)}, False, (0, 0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("form", NORMED)
+def test_norm_gains(tmp_path: Path, form: str) -> None:
+    model_type, norms, across, starts = NORMED[form]
+    shapes = {f"model.layers.0.self_attn.{name}.weight": shape for name, shape in norms.items()}
+    checkpoint = written(
+        tmp_path,
+        {**projections("model.layers.0"), **shapes},
+        model_type=model_type,
+        num_hidden_layers=1,
+        head_dim=8,
+        use_qk_norm=True,
+    )
+    (layer,) = attention_layers(checkpoint)
+    assert layer.query_norm is not None
+    assert layer.query_norm.gain is not None
+    assert layer.query_norm.gain.starts == starts
+    assert layer.query_norm.across_heads == across
+    assert layer.key_norm is not None
+    assert layer.key_norm.gain is not None
+    assert layer.key_norm.gain.starts == starts[:2]
+
+
+def test_norm_gains_of_another_length(tmp_path: Path) -> None:
+    shapes = {**projections("model.layers.0"), "model.layers.0.self_attn.q_norm.weight": (7,)}
+    message = refusal(written(tmp_path, shapes, model_type="qwen3", num_hidden_layers=1, head_dim=8))
+    assert "[7]" in message
+    assert "4 heads of size 8" in message
+
+
+def test_layers_of_two_kinds(tmp_path: Path) -> None:
+    # Gemma 4: global layers have fewer and longer key heads; the last layer reads the keys of an earlier one.
+    shapes = {
+        **projections("model.layers.0", 32, 16),
+        **projections("model.layers.1", 64, 16),
+        **projections("model.layers.2", 32, 16),
+    }
+    checkpoint = written(
+        tmp_path,
+        shapes,
+        model_type="gemma4_text",
+        num_hidden_layers=3,
+        head_dim=8,
+        global_head_dim=16,
+        num_global_key_value_heads=1,
+        num_kv_shared_layers=1,
+    )
+    stack = attention_stack(checkpoint)
+    assert [(layer.key_heads, layer.head_size) for layer in stack.layers] == [(2, 8), (1, 16)]
+    assert [(layer.index, layer.reason) for layer in stack.skipped] == [(2, "reads the keys of an earlier layer")]
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 40)
+    | st.floats(allow_nan=True)
+    | st.sampled_from(["", "llama", "rms"]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["0", "model_type"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            [
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_key_value_heads",
+                "num_global_key_value_heads",
+                "head_dim",
+                "hidden_size",
+                "per_layer_config",
+                "layer_types",
+                "num_kv_shared_layers",
+                "sliding_window_pattern",
+                "no_rope_layers",
+                "use_qk_norm",
+                "vision_config",
+                "text_config",
+            ]
+        ),
+        json_values,
+    ),
+    st.sampled_from(["llama", "gemma4_text", "cohere2", "llama4_text", "exaone4", "qwen3_5_text", "internlm2", "x"]),
+)
+def test_any_config_is_understood_or_refused(
+    plain_checkpoint: Checkpoint, settings: dict[str, Any], model_type: str
+) -> None:
+    config = {**settings, "model_type": model_type}
+    for variant in (config, {"text_config": config, "vision_config": settings.get("vision_config")}):
+        # Anything but a CheckpointError fails the test.
+        with suppress(CheckpointError):
+            assert attention_stack(replace(plain_checkpoint, config=variant)).layers
+
+
+@pytest.fixture(scope="module")
+def plain_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    shapes = {**projections("model.layers.0"), **projections("model.layers.1")}
+    return written(tmp_path_factory.mktemp("plain"), shapes)
 
 
 def test_layers_past_the_last_one_are_left_alone(tmp_path: Path) -> None:
     # GLM-4.5V stores its multi-token prediction head as one more layer.
     shapes = {**projections("model.layers.0"), **projections("model.layers.1"), **projections("model.layers.2")}
-    assert [layer.index for layer in attention_layers(written(tmp_path, shapes))] == [0, 1]
+    assert [layer.index for layer in attention_layers(written(tmp_path, shapes, num_hidden_layers=2))] == [0, 1]
 
 
 def test_a_head_size_that_is_not_hidden_over_heads(tmp_path: Path) -> None:
@@ -139,7 +271,7 @@ def test_no_number_of_key_heads_means_multi_head(tmp_path: Path, key_heads: str 
 
 def test_defaults_of_the_config_class_count_where_the_config_is_silent(tmp_path: Path) -> None:
     # The published LLaVA-1.5 config says of its language model little more than "llama".
-    config = {"model_type": "llava", "text_config": {"model_type": "llama", "vocab_size": 32064}}
+    config = {"model_type": "llava", "text_config": {"model_type": "llama", "num_hidden_layers": 1}}
     shapes = {**VISION, **projections("language_model.model.layers.0", 4096, 4096, hidden=1)}
     (first,) = attention_layers(opened(write_single(tmp_path, shapes, config)))
     assert (first.query_heads, first.key_heads, first.query.head_size) == (32, 32, 128)
@@ -219,11 +351,10 @@ def test_projections_that_are_no_floats(tmp_path: Path, dtype: str) -> None:
 
 
 def test_text_only(tmp_path: Path) -> None:
-    checkpoint = opened(
-        write_single(tmp_path, {**projections("model.layers.0"), **projections("model.layers.1")}, CONFIG)
-    )
+    config = {**CONFIG["text_config"], "num_hidden_layers": 1}  # type: ignore[dict-item]
+    checkpoint = opened(write_single(tmp_path, projections("model.layers.0"), config))
     assert "--allow-text-only" in refusal(checkpoint)
-    assert len(attention_layers(checkpoint, allow_text_only=True)) == 2
+    assert len(attention_layers(checkpoint, allow_text_only=True)) == 1
 
 
 @given(

@@ -1,0 +1,161 @@
+"""What a loaded model's own attention modules make of their weights, found by feeding them, not by reading names.
+
+Each attention module of transformers is run on the basis vectors, with all rotary angles zero, and stopped when it
+calls the attention function. What its own code hands on there (or to its query and key norms) is one column of
+each head's projection; each norm is probed with basis vectors likewise.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+IMPLEMENTATION = "qkedit_capture"
+# Llama 4 calls one norm without gains for the queries, then for the keys.
+NORM_NAMES = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"), ("qk_norm", "qk_norm"))
+
+
+@dataclass(frozen=True)
+class Heads:
+    """One projection as its module computes it: `fold @ weight` is what enters the product."""
+
+    weight: np.ndarray  # [heads, d_h, D]
+    bias: np.ndarray  # [heads, d_h]
+    fold: np.ndarray  # [heads, d_h, d_h]; the identity without a norm
+
+    @property
+    def folded(self) -> np.ndarray:
+        """[heads, d_h, D]."""
+        return self.fold @ self.weight
+
+
+@dataclass(frozen=True)
+class Projections:
+    """Queries and keys of one layer."""
+
+    query: Heads
+    key: Heads
+
+    def products(self) -> np.ndarray:
+        """The query-key product of each query head, [H, D, D]."""
+        group = len(self.query.weight) // len(self.key.weight)
+        keys = np.repeat(self.key.folded, group, axis=0)
+        return self.query.folded.transpose(0, 2, 1) @ keys
+
+
+class _Captured(Exception):
+    def __init__(self, query: Tensor, key: Tensor) -> None:
+        self.query, self.key = query, key
+
+
+def attention_modules(model: nn.Module) -> dict[int, nn.Module]:
+    """Every self-attention module of the language model, by layer."""
+    decoder: Any = model.get_decoder()  # type: ignore[operator]
+    layers = decoder.layers if hasattr(decoder, "layers") else decoder.model.layers
+    return {index: layer.self_attn for index, layer in enumerate(layers) if hasattr(layer, "self_attn")}
+
+
+def projections(module: nn.Module, hidden_size: int) -> Projections:
+    """Feed one attention module the zero vector and the basis vectors, and read off its projections."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(IMPLEMENTATION, _stop)
+    inputs = torch.cat([torch.zeros(1, hidden_size), torch.eye(hidden_size)])[None].to(torch.float32)
+    norm_inputs: list[Tensor] = []
+
+    def record(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        norm_inputs.append(arguments[0])
+
+    query_norm, key_norm, hooks = _norms(module, record)
+    implementation = module.config._attn_implementation
+    module.config._attn_implementation = IMPLEMENTATION
+    try:
+        with torch.no_grad():
+            module(**_arguments(module, inputs))
+    except _Captured as captured:
+        query, key = captured.query, captured.key
+    else:
+        raise AssertionError("the module did not call the attention interface")
+    finally:
+        module.config._attn_implementation = implementation
+        for hook in hooks:
+            hook.remove()
+    if norm_inputs:
+        query, key = norm_inputs
+    tokens = inputs.shape[1]
+    return Projections(_heads(query, query_norm, tokens), _heads(key, key_norm, tokens))
+
+
+def _stop(module: nn.Module, query: Tensor, key: Tensor, *_: Any, **__: Any) -> None:
+    raise _Captured(query, key)
+
+
+def _norms(module: nn.Module, record: Callable[..., None]) -> tuple[Any, Any, list[Any]]:
+    for query_name, key_name in NORM_NAMES:
+        if hasattr(module, query_name):
+            norms = (getattr(module, query_name), getattr(module, key_name))
+            return *norms, [norm.register_forward_pre_hook(record) for norm in dict.fromkeys(norms)]
+    return None, None, []
+
+
+def _arguments(module: nn.Module, inputs: Tensor) -> dict[str, Any]:
+    """The arguments that let a module run alone; every rotation is by the angle zero."""
+    tokens, head_size = inputs.shape[1], module.head_dim
+    if type(module).__name__.startswith("Llama4"):
+        angles: Any = torch.ones(1, tokens, head_size // 2, dtype=torch.complex64)
+    else:
+        angles = (torch.ones(1, tokens, head_size), torch.zeros(1, tokens, head_size))
+    offered = {
+        "hidden_states": inputs,
+        "position_embeddings": angles,
+        "attention_mask": None,
+        "past_key_values": None,
+        "shared_kv_states": {},
+    }
+    accepted = inspect.signature(module.forward).parameters
+    return {name: value for name, value in offered.items() if name in accepted}
+
+
+def _heads(states: Tensor, norm: nn.Module | None, tokens: int) -> Heads:
+    """Read `states` of all tokens, in whatever order of axes, as a linear map and what a norm does to it."""
+    # The head's own axis is the last one everywhere; the axis of tokens is told by its length.
+    squeezed = states.reshape(states.shape[1:]) if states.ndim == 4 else states
+    token_axis = squeezed.shape.index(tokens)
+    by_token = squeezed.movedim(token_axis, 0).double().numpy()  # [T, heads, d_h]
+    bias = by_token[0]
+    weight = (by_token[1:] - bias).transpose(1, 2, 0)
+    heads, head_size = bias.shape
+    fold = np.tile(np.eye(head_size), (heads, 1, 1)) if norm is None else _fold(norm, heads, head_size, token_axis)
+    return Heads(weight, bias, fold)
+
+
+def _fold(norm: nn.Module, heads: int, head_size: int, token_axis: int) -> np.ndarray:
+    """Probe a norm N(y) = F y / n(y) + s for F, [heads, d_h, d_h]."""
+
+    def apply(probes: Tensor) -> Tensor:  # [probes, d_h] → [probes, heads, d_h]
+        states = probes[:, None].expand(-1, heads, -1).movedim(0, token_axis).contiguous()
+        with torch.no_grad():
+            return norm(states).movedim(token_axis, 0).double()
+
+    basis = torch.eye(head_size) * head_size**0.5
+    shift = apply(torch.zeros(1, head_size))
+    outputs = apply(basis) - shift
+    # A norm that subtracts the mean does not see a constant; its normaliser is then the standard deviation.
+    subtracts_mean = torch.allclose(outputs, apply(basis + 3.0) - shift, atol=1e-4)
+    scale = basis.std(1, correction=0) if subtracts_mean else basis.square().mean(1).sqrt()
+    return (outputs * scale[:, None, None] / head_size**0.5).permute(1, 2, 0).numpy()
+
+
+def suppressed(before: Projections, heads: range, k: int) -> np.ndarray:
+    """The products with the k dominant modes of `heads` removed, from the dense decomposition of each."""
+    expected = before.products()
+    for head in heads:
+        left, _, _ = np.linalg.svd(expected[head])
+        expected[head] -= left[:, :k] @ (left[:, :k].T @ expected[head])
+    return expected

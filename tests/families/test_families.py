@@ -1,0 +1,162 @@
+"""Every family end to end: steer a tiny checkpoint, load it in transformers, run it, compare what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+import qkedit
+from qkedit.checkpoint.layers import AttentionLayer, AttentionStack, HeadNorm, HeadRows, attention_stack
+from tests import tiny_models
+from tests.checkpoint.written import opened
+from tests.families.module_oracle import Heads, attention_modules, projections, suppressed
+
+HEADS = range(1, 4)  # head 0 stays as it is
+K = 2
+# Published names and, where they differ, those of transformers' modules; and language models alone.
+VARIANTS = [
+    *((family, True) for family in tiny_models.FAMILIES),
+    *((family, False) for family in tiny_models.RENAMED),
+    *((family, True) for family in tiny_models.TEXT_MODELS),
+]
+IDS = [family if published else f"{family}, module names" for family, published in VARIANTS]
+
+Build = Callable[[str, bool], Path]
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    @cache
+    def built(family: str, published: bool) -> Path:
+        directory = tmp_path_factory.mktemp("families") / family
+        return tiny_models.build(family, directory, dtype="float32", published=published)
+
+    return built
+
+
+def understood(directory: Path) -> AttentionStack:
+    return attention_stack(opened(directory), allow_text_only=True)
+
+
+def stored_tensors(directory: Path) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, "np") as shard:
+            tensors |= {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 – no mapping
+    return tensors
+
+
+def loaded(family: str, directory: Path) -> Any:
+    model, report = tiny_models.model_class(family).from_pretrained(
+        directory, dtype="float32", output_loading_info=True
+    )
+    assert not any(report.values()), report
+    return model.eval()
+
+
+def head_values(rows: HeadRows, tensors: dict[str, np.ndarray], *, flat: bool = False) -> np.ndarray:
+    values = tensors[rows.tensor.name].astype(np.float64)
+    values = values.reshape(-1) if flat else values
+    return np.stack([values[start : start + rows.head_size] for start in rows.starts])
+
+
+def fold_of(norm: HeadNorm | None, heads: int, head_size: int, tensors: dict[str, np.ndarray]) -> np.ndarray:
+    """The matrix by which a norm enters the product, as HeadNorm's docstring defines it."""
+    identity = np.tile(np.eye(head_size), (heads, 1, 1))
+    if norm is None or norm.gain is None:
+        return identity
+    gains = head_values(norm.gain, tensors, flat=True)[:, :, None]
+    if norm.kind == "one-plus rms":
+        return (1 + gains) * identity
+    return gains * (identity - 1 / head_size) if norm.kind == "layer norm" else gains * identity
+
+
+@pytest.mark.parametrize(("family", "published"), VARIANTS, ids=IDS)
+def test_a_family_is_understood_as_its_modules_compute(family: str, published: bool, build: Build) -> None:
+    directory = build(family, published)
+    stack, tensors = understood(directory), stored_tensors(directory)
+    modules = attention_modules(loaded(family, directory))
+    assert {layer.index for layer in stack.layers} <= modules.keys()
+    for layer in stack.layers:
+        computed = projections(modules[layer.index], 64)
+        sides: list[tuple[HeadRows, HeadRows | None, HeadNorm | None, Heads]] = [
+            (layer.query, layer.query_bias, layer.query_norm, computed.query),
+            (layer.key, layer.key_bias, layer.key_norm, computed.key),
+        ]
+        for rows, bias, norm, heads in sides:
+            np.testing.assert_allclose(head_values(rows, tensors), heads.weight, atol=1e-6)
+            bias_values = head_values(bias, tensors) if bias else np.zeros_like(heads.bias)
+            np.testing.assert_allclose(bias_values, heads.bias, atol=1e-6)
+            fold = fold_of(norm, len(rows.starts), rows.head_size, tensors)
+            np.testing.assert_allclose(fold, heads.fold, atol=2e-5)
+
+
+def test_every_layer_with_a_product_is_found(build: Build) -> None:
+    # Layers whose module projects keys are exactly those that are not skipped.
+    for family in tiny_models.FAMILIES:
+        directory = build(family, True)
+        stack = understood(directory)
+        modules = attention_modules(loaded(family, directory))
+        own_keys = {
+            index
+            for index, module in modules.items()
+            if any(hasattr(module, name) for name in ("k_proj", "qkv_proj", "att_proj"))
+        }
+        assert {layer.index for layer in stack.layers} == own_keys, family
+        assert {skipped.index for skipped in stack.skipped} == set(range(stack.layer_count)) - own_keys
+
+
+def edited_rows(layers: tuple[AttentionLayer, ...]) -> dict[str, list[int]]:
+    return {
+        layer.query.tensor.name: [
+            row
+            for head in HEADS
+            for row in range(layer.query.starts[head], layer.query.starts[head] + layer.head_size)
+        ]
+        for layer in layers
+    }
+
+
+@pytest.mark.parametrize(("family", "published"), VARIANTS, ids=IDS)
+def test_a_family_end_to_end(
+    family: str, published: bool, build: Build, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    base, out = build(family, published), tmp_path / "edited"
+    stack = understood(base)
+    if any(layer.query_norm and layer.query_norm.gain for layer in stack.layers):
+        # Strict, so that this mark goes when the fold comes.
+        request.applymarker(pytest.mark.xfail(strict=True, reason="norm gains are not folded into the product yet"))
+    qkedit.steer(str(base), out=out, layers="all", heads="1-3", k=K, allow_text_only=True)
+
+    before, after = stored_tensors(base), stored_tensors(out)
+    assert before.keys() == after.keys()
+    rows = edited_rows(stack.layers)
+    for name, old in before.items():
+        different = old.view(np.uint8) != after[name].view(np.uint8)
+        if name in rows:
+            assert np.flatnonzero(different.any(axis=1)).tolist() == rows[name], name
+        else:
+            assert not different.any(), name
+
+    old_model, new_model = loaded(family, base), loaded(family, out)
+    old_modules, new_modules = attention_modules(old_model), attention_modules(new_model)
+    for layer in stack.layers:
+        old, new = projections(old_modules[layer.index], 64), projections(new_modules[layer.index], 64)
+        scale = np.linalg.norm(old.products(), axis=(1, 2), keepdims=True)
+        np.testing.assert_allclose(new.products() / scale, suppressed(old, HEADS, K) / scale, atol=2e-5)
+        np.testing.assert_array_equal(new.query.bias, old.query.bias)
+        np.testing.assert_array_equal(new.key.weight, old.key.weight)
+
+    ids = torch.arange(20, 32)[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        logits = new_model(**inputs).logits
+        assert logits.isfinite().all()
+        assert not torch.equal(logits, old_model(**inputs).logits)
