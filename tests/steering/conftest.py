@@ -1,0 +1,36 @@
+"""Tiny checkpoints of transformers' families, built once and only read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import tiny_models
+from tests.steering.checkpoints import contents, weights, write
+
+TinyCheckpoint = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyCheckpoint]:
+    """`tiny("qwen2-vl", dtype="float32")` is the directory of that family's checkpoint in three shards."""
+    built: dict[tuple[str, str], Path] = {}
+
+    def build(family: str, dtype: str = "bfloat16") -> Path:
+        if (family, dtype) not in built:
+            directory = tmp_path_factory.mktemp(family)
+            built[family, dtype] = tiny_models.build(family, directory, dtype=dtype)
+        return built[family, dtype]
+
+    yield build
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Iterator[Path]:
+    """A checkpoint made by hand that a test may not change."""
+    directory = write(tmp_path / "base", weights())
+    before = contents(directory)
+    yield directory
+    assert contents(directory) == before
