@@ -48,8 +48,6 @@ class VerificationError(QkeditError):
 
     exit_code = 3
 
-    def __init__(
-        self, what: str, *, where: str = "", remedy: str = "", mismatches: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", mismatches: tuple[str, ...] = ()) -> None:
         super().__init__(what, where=where, remedy=remedy)
         self.mismatches = mismatches

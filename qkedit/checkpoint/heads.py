@@ -67,6 +67,11 @@ class AttentionLayer:
         return self.query_heads // self.key_heads
 
     @property
+    def norm_kind(self) -> str | None:
+        """Kind of the norm between the queries and the logit, None without one."""
+        return self.query_norm.kind if self.query_norm else None
+
+    @property
     def head_size(self) -> int:
         """d_h."""
         return self.query.head_size

@@ -51,6 +51,8 @@ def _tensor(record: EditRecord, sha256_after: str) -> dict[str, Any]:
         "name": entry.name,
         "shard": entry.shard,
         "layer": record.layer,
+        "form": record.form,
+        **({"norm": record.norm} if record.norm else {}),
         "dtype": entry.dtype,
         "shape": list(entry.shape),
         "sha256_before": record.sha256_before,
@@ -84,7 +86,8 @@ def records_of(manifest: dict[str, Any], tensors: dict[str, TensorEntry]) -> lis
             HeadEdit(**{name: head[name] for name in known & set(head)} | {"suppressed": tuple(head["suppressed"])})
             for head in tensor["heads"]
         )
-        records.append(EditRecord(tensor["layer"], entry, tensor["sha256_before"], heads))
+        form, norm = tensor.get("form", ""), tensor.get("norm")
+        records.append(EditRecord(tensor["layer"], form, norm, entry, tensor["sha256_before"], heads))
     return records
 
 

@@ -9,7 +9,6 @@ from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.layers import AttentionLayer, AttentionStack, attention_stack
 from qkedit.checkpoint.resolve import resolve
-from qkedit.errors import UnsupportedForm
 from qkedit.steering.options import SteerOptions
 from qkedit.steering.selection import select_heads, select_layers
 
@@ -25,6 +24,15 @@ class PlannedLayer:
     def key_heads(self) -> tuple[int, ...]:
         """The key heads that the chosen query heads read, ascending."""
         return tuple(sorted({head // self.layer.group_size for head in self.heads}))
+
+    @property
+    def needed_tensors(self) -> tuple[TensorEntry, ...]:
+        """What the mathematics of the layer reads: projections, key bias and norms; a fused tensor once."""
+        layer = self.layer
+        rows = [layer.query, layer.key, layer.key_bias]
+        for norm in (layer.query_norm, layer.key_norm):
+            rows += [norm.gain, norm.shift] if norm else []
+        return tuple({part.tensor.name: part.tensor for part in rows if part is not None}.values())
 
 
 @dataclass(frozen=True)
@@ -43,18 +51,9 @@ class SteerPlan:
 
     @property
     def bytes_to_read(self) -> int:
-        """Bytes of the query and key projections (and key biases) that the mathematics needs."""
-        return sum(entry.nbytes for entry in self.needed_tensors.values())
-
-    @property
-    def needed_tensors(self) -> dict[str, TensorEntry]:
-        """Every tensor that is read, by name; a fused one counts once."""
-        needed: dict[str, TensorEntry] = {}
-        for planned in self.layers:
-            for rows in (planned.layer.query, planned.layer.key, planned.layer.key_bias):
-                if rows is not None:
-                    needed[rows.tensor.name] = rows.tensor
-        return needed
+        """Bytes of everything that the mathematics needs."""
+        needed = {entry.name: entry for planned in self.layers for entry in planned.needed_tensors}
+        return sum(entry.nbytes for entry in needed.values())
 
     @property
     def bytes_to_write(self) -> int:
@@ -85,6 +84,7 @@ class SteerPlan:
                     "shard": planned.layer.query.tensor.shard,
                     "dtype": planned.layer.query.tensor.dtype,
                     "shape": list(planned.layer.query.tensor.shape),
+                    "norm": planned.layer.norm_kind,
                     "biases": planned.layer.query_bias is not None or planned.layer.key_bias is not None,
                 }
                 for planned in self.layers
@@ -109,13 +109,6 @@ def make_plan(checkpoint: Checkpoint, options: SteerOptions) -> SteerPlan:
     stack = attention_stack(checkpoint, allow_text_only=options.allow_text_only)
     layers = {layer.index: layer for layer in stack.layers}
     chosen = [layers[index] for index in select_layers(options.layers, stack.layer_count, sorted(layers))]
-    for layer in chosen:
-        if layer.query_norm is not None or layer.key_norm is not None:
-            raise UnsupportedForm(
-                "queries and keys are normalised, so the logit is not the product of these weights",
-                where=f"tensor {layer.query.tensor.name}",
-                remedy="choose a model without such a norm",
-            )
     planned = tuple(PlannedLayer(layer, select_heads(options.heads, layer.query_heads)) for layer in chosen)
     return SteerPlan(checkpoint, options, stack, planned)
 

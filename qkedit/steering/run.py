@@ -255,5 +255,11 @@ def _warnings(manifest: dict[str, Any]) -> Iterator[str]:
                 f"{enlarged} heads moved by more than their own norm: their keys are ill-conditioned, and writing "
                 f"the {options['channel']} part back through them enlarges it"
             )
+    norms = sorted({tensor["norm"] for tensor in manifest["tensors"] if "norm" in tensor})
+    if norms:
+        yield (
+            f"queries and keys are normalised ({', '.join(norms)}): the gains are part of the edited product, and "
+            "the normaliser scales up what remains of an edited head's logits"
+        )
     if any("key_bias_effect" in head for head in heads):
         yield "keys have biases: logits also change by what no mode shows (key_bias_effect in the manifest)"

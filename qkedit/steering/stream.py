@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from qkedit.checkpoint.header import TensorEntry
-from qkedit.checkpoint.layers import HeadRows
+from qkedit.checkpoint.heads import AttentionLayer, HeadNorm, HeadRows
 from qkedit.checkpoint.source import CheckpointFiles
 from qkedit.errors import CheckpointError
 from qkedit.spectral.controls import ModeDraws
 from qkedit.spectral.edit import suppress
-from qkedit.spectral.factors import NonFiniteWeightError
+from qkedit.spectral.factors import NonFiniteWeightError, product_dtype
+from qkedit.spectral.norms import fold_keys, norm_map
 from qkedit.spectral.product import QKProduct
 from qkedit.spectral.suppression import QueryEdit
 from qkedit.steering.pipeline import in_background
@@ -55,6 +56,8 @@ class EditRecord:
     """What happened to one query tensor."""
 
     layer: int
+    form: str  # how its heads stand in the tensor
+    norm: str | None  # kind of norm behind the queries, folded into the product
     tensor: TensorEntry
     sha256_before: str
     heads: tuple[HeadEdit, ...]
@@ -62,32 +65,78 @@ class EditRecord:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """The stored weights of one planned layer, on the CPU in their storage dtype."""
+    """The stored weights of one planned layer, on the CPU in their storage dtype, by tensor name."""
 
     planned: PlannedLayer
-    query: Tensor  # the whole tensor, [rows, D]
-    key: Tensor
-    key_bias: Tensor | None
+    tensors: dict[str, Tensor]
     query_sha256: str
 
     @classmethod
     def read(cls, files: CheckpointFiles, planned: PlannedLayer) -> Self:
-        """Read what the mathematics of one layer needs."""
-        layer = planned.layer
-        query = read_tensor(files, layer.query.tensor)
-        key = query if layer.key.tensor == layer.query.tensor else read_tensor(files, layer.key.tensor)
-        bias = read_tensor(files, layer.key_bias.tensor) if layer.key_bias else None
-        return cls(planned, query, key, bias, sha256(query))
+        """Read what the mathematics of one layer needs; a tensor that holds several projections once."""
+        tensors = {entry.name: read_tensor(files, entry) for entry in planned.needed_tensors}
+        return cls(planned, tensors, sha256(tensors[planned.layer.query.tensor.name]))
 
-    def product(self, device: torch.device) -> QKProduct:
-        """Return the product of the chosen heads on `device`."""
+    @property
+    def query(self) -> Tensor:
+        """The whole tensor that holds the queries, `[rows, D]`."""
+        return self.tensors[self.planned.layer.query.tensor.name]
+
+    def product(self, device: torch.device, rotation: Tensor | None = None) -> QKProduct:
+        """Return the product of the chosen heads on `device`, norms folded in.
+
+        `rotation` `[d_h, d_h]`, if given, stands between query and key, behind their norms: `R_nᵀ` gives the product
+        at relative offset n.
+        """
+        keys, key_head = self._folded(self._rows(self.planned.layer.key, self.planned.key_heads), between=rotation)
+        query = self._rows(self.planned.layer.query, self.planned.heads)
+        return QKProduct(query.to(device), keys.to(device, _dtype_on(device, keys)), key_head)
+
+    def key_bias(self) -> Tensor | None:
+        """Return what is added to the keys whatever the token, `[H_kv, d_h]`, folded like them; None for nothing."""
+        layer, heads = self.planned.layer, self.planned.key_heads
+        bias = self._rows(layer.key_bias, heads).unsqueeze(-1) if layer.key_bias else None
+        if bias is None and (layer.key_norm is None or layer.key_norm.shift is None):
+            return None
+        if bias is None:
+            bias = torch.zeros(len(heads), layer.head_size, 1)
+        shift = layer.key_norm.shift if layer.key_norm else None
+        return self._folded(bias, shift=self._rows(shift, heads).unsqueeze(-1) if shift else None)[0].squeeze(-1)
+
+    def _rows(self, rows: HeadRows, heads: tuple[int, ...]) -> Tensor:
+        return head_rows(self.tensors[rows.tensor.name], rows, heads)
+
+    def _folded(
+        self, keys: Tensor, shift: Tensor | None = None, between: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Keys `[H_kv, d_h, …]` as the raw queries meet them, and the one that each chosen query head reads.
+
+        `shift` is added to the keys behind their norm; `between` maps what is then there.
+        """
         layer, key_heads = self.planned.layer, self.planned.key_heads
-        position = {key_head: place for place, key_head in enumerate(key_heads)}
-        return QKProduct(
-            head_rows(self.query, layer.query, self.planned.heads).to(device),
-            head_rows(self.key, layer.key, key_heads).to(device),
-            torch.tensor([position[head // layer.group_size] for head in self.planned.heads]),
-        )
+        key_head = torch.tensor([key_heads.index(head // layer.group_size) for head in self.planned.heads])
+        if layer.query_norm is None and layer.key_norm is None and between is None:
+            return keys, key_head
+        keys = self._norm_maps(layer.key_norm, key_heads) @ keys.double()
+        if shift is not None:
+            keys = keys + shift.double()
+        if between is not None:
+            keys = between.double() @ keys
+        return fold_keys(keys, key_head, self._norm_maps(layer.query_norm, self.planned.heads))
+
+    def _norm_maps(self, norm: HeadNorm | None, heads: tuple[int, ...]) -> Tensor:
+        ones = torch.ones(len(heads), self.planned.layer.head_size)
+        if norm is None:
+            return norm_map("l2", ones)
+        if norm.gain is None:
+            return norm_map("rms" if norm.kind == "one-plus rms" else norm.kind, ones)
+        gains = self.tensors[norm.gain.tensor.name].flatten()
+        return norm_map(norm.kind, head_rows(gains, norm.gain, heads))
+
+
+def _dtype_on(device: torch.device, tensor: Tensor) -> torch.dtype:
+    """The dtype to hold `tensor` in on `device`: its own, unless there is no float64."""
+    return product_dtype(device) if tensor.dtype == torch.float64 else tensor.dtype
 
 
 def read_tensor(files: CheckpointFiles, entry: TensorEntry) -> Tensor:
@@ -139,7 +188,7 @@ def edited_weights(
         yield (
             layer.query.tensor.name,
             edited,
-            EditRecord(layer.index, layer.query.tensor, weights.query_sha256, heads),
+            EditRecord(layer.index, layer.form, layer.norm_kind, layer.query.tensor, weights.query_sha256, heads),
         )
 
 
@@ -163,8 +212,7 @@ def edit_layer(weights: LayerWeights, plan: SteerPlan, device: torch.device) -> 
     try:
         edit = suppress(product, suppression, ModeDraws(suppression.seed, planned.layer.index, planned.heads))
     except NonFiniteWeightError as error:
-        layer = planned.layer
-        raise _non_finite((layer.query if error.projection == "query" else layer.key).tensor) from None
+        raise non_finite_weights(planned.layer, error) from None
     rows, moved = edit.update.apply(product, getattr(torch, plan.options.compute_dtype))
     if not moved.isfinite().all():
         raise CheckpointError(
@@ -178,12 +226,10 @@ def edit_layer(weights: LayerWeights, plan: SteerPlan, device: torch.device) -> 
         if count:  # a head without modes keeps its bytes, negative zeros included
             edited[starts[head] : starts[head] + size] = new_rows
     bias_effect = None
-    if weights.key_bias is not None:
-        layer = planned.layer
-        assert layer.key_bias is not None
-        if not weights.key_bias.isfinite().all():
-            raise _non_finite(layer.key_bias.tensor)
-        key_bias = head_rows(weights.key_bias, layer.key_bias, planned.key_heads)
+    key_bias = weights.key_bias()
+    if key_bias is not None:
+        if not key_bias.isfinite().all():
+            raise _non_finite((planned.layer.key_bias or planned.layer.key).tensor)
         bias_effect = edit.update.key_bias_effect(product, key_bias)
     return edited, _head_edits(planned, edit, moved, bias_effect)
 
@@ -213,6 +259,11 @@ def _head_edits(
         )
         for place, head in enumerate(planned.heads)
     )
+
+
+def non_finite_weights(layer: AttentionLayer, error: NonFiniteWeightError) -> CheckpointError:
+    """Return the error that names the tensor of `layer` in which the mathematics met a NaN or an infinity."""
+    return _non_finite((layer.query if error.projection == "query" else layer.key).tensor)
 
 
 def _non_finite(tensor: TensorEntry) -> CheckpointError:
