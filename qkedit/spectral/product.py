@@ -34,12 +34,6 @@ class SingularModes:
     ranks: Tensor  # [H], numerical rank
 
 
-def singular_modes(query_factor: Tensor, key_factor: Tensor) -> SingularModes:
-    """Return the modes of the products with these factors, `[H, d_h, d_h]` each."""
-    left, values, right = torch.linalg.svd(query_factor.mT @ key_factor)
-    return SingularModes(values, left, right.mT, rank(values, product_floor(query_factor, key_factor)))
-
-
 @dataclass(frozen=True)
 class QKProduct:
     """`W_qᵀ W_k` of H query heads sharing H_kv key heads, never multiplied out.
@@ -106,7 +100,9 @@ class QKProduct:
     @cached_property
     def modes(self) -> SingularModes:
         """The singular modes of the product."""
-        return singular_modes(self.query_factor, self.key_factor)
+        left, values, right = torch.linalg.svd(self.core)
+        floor = product_floor(self.query_factor, self.key_factor)
+        return SingularModes(values, left, right.mT, rank(values, floor))
 
     @cached_property
     def stack_factor(self) -> Tensor:

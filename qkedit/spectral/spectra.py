@@ -1,7 +1,7 @@
 """The spectra of a layer's products: what there is to look at before and after an edit.
 
-Everything is found from the small factors, so that a spectrum at a position offset is the same work again with
-the rotation in between (`L_qᵀ R_nᵀ L_k`, see `qkedit.spectral.rotary`), and never a `D × D` matrix.
+Everything is found from small factors, never from a `D × D` matrix. At a position offset n the keys are those the
+queries meet there, `R_nᵀ W_k` (see `qkedit.spectral.rotary`): a product like any other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from qkedit.spectral.channels import channel_modes, write_back_quality
 from qkedit.spectral.factors import gram, product_floor, pseudo_inverse
 from qkedit.spectral.options import Suppression
-from qkedit.spectral.product import QKProduct, singular_modes
+from qkedit.spectral.product import QKProduct
 from qkedit.spectral.spectrum import rank
 from qkedit.spectral.suppression import mode_counts
 
@@ -36,7 +36,7 @@ class Spectra:
 
 @dataclass(frozen=True)
 class DominantSubspaces:
-    """Orthonormal bases of the dominant modes in the coordinates of the factors, one `[n, m]` a head.
+    """What the dominant modes span in the residual stream: orthonormal columns `[D, m]`, one tensor a head.
 
     The query side holds U_k, the key side V_k; a channel has one subspace, which is then both.
     """
@@ -45,75 +45,61 @@ class DominantSubspaces:
     key_side: tuple[Tensor, ...]
 
 
-def spectra(product: QKProduct, suppression: Suppression, rotation: Tensor | None = None) -> Spectra:
-    """Return the spectrum of every head.
-
-    Args:
-        product: the heads of one layer.
-        suppression: its `channel`, and its `k` or `energy`, which say what counts as dominant.
-        rotation: `R_n` `[d_h, d_h]` between queries and keys; none at offset 0.
-    """
+def spectra(product: QKProduct, suppression: Suppression) -> Spectra:
+    """Return the spectrum of every head; of `suppression` count its `channel` and its `k` or `energy`."""
     if suppression.channel == "full":
-        query = _rotated(product.query_factor, rotation)
-        values = torch.linalg.svdvals(query.mT @ product.key_factor)
-        ranks = rank(values, product_floor(query, product.key_factor))
+        values = torch.linalg.svdvals(product.core)
+        ranks = rank(values, product_floor(product.query_factor, product.key_factor))
         return Spectra(values, ranks, mode_counts(values, ranks, suppression))
-    modes = channel_modes(_rotated_stack(product, rotation), suppression.channel)
+    modes = channel_modes(product.stack_factor, suppression.channel)
     counts = mode_counts(modes.values, modes.ranks, suppression)
     key_inverse = pseudo_inverse(modes.stack_factor[..., product.head_size :, :])
     residual, leak = write_back_quality(modes, modes.basis(counts), key_inverse)
     return Spectra(modes.values, modes.ranks, counts, residual, leak)
 
 
-def dominant_subspaces(
-    product: QKProduct, suppression: Suppression, rotation: Tensor | None = None
-) -> DominantSubspaces:
-    """Return the span of every head's dominant modes; of one product at any offset, in the same coordinates."""
+def dominant_subspaces(product: QKProduct, suppression: Suppression) -> DominantSubspaces:
+    """Return what every head's dominant modes span; two products are compared there, for their factors differ.
+
+    From `M V_k = U_k Σ_k`, `Mᵀ U_k = V_k Σ_k` and, in a channel, `(S or A) E = ±E Λ`: the spans follow without
+    an inverse.
+    """
     if suppression.channel == "full":
-        modes = singular_modes(_rotated(product.query_factor, rotation), product.key_factor)
+        modes = product.modes
         counts = mode_counts(modes.values, modes.ranks, suppression).tolist()
+        seen_by_keys, seen_by_queries = product.key_factor @ modes.right, product.query_factor @ modes.left
         return DominantSubspaces(
-            tuple(left[:, :count] for left, count in zip(modes.left, counts, strict=True)),
-            tuple(right[:, :count] for right, count in zip(modes.right, counts, strict=True)),
+            tuple(_span(query, seen_by_keys[head, :, : counts[head]]) for head, query in enumerate(product.query)),
+            tuple(
+                _span(product.key[key_head], seen_by_queries[head, :, : counts[head]])
+                for head, key_head in enumerate(product.key_head.tolist())
+            ),
         )
-    channel = channel_modes(_rotated_stack(product, rotation), suppression.channel)
+    channel = channel_modes(product.stack_factor, suppression.channel)
     counts = mode_counts(channel.values, channel.ranks, suppression).tolist()
-    both = tuple(vectors[:, : count * channel.width] for vectors, count in zip(channel.vectors, counts, strict=True))
+    seen = channel.stack_factor @ channel.vectors
+    size, key_heads = product.head_size, product.key_head.tolist()
+    both = tuple(
+        _span(
+            torch.cat([product.query[head], product.key[key_heads[head]].to(product.query)]),
+            torch.cat([seen[head, size:], channel.sign * seen[head, :size]])[:, : count * channel.width],
+        )
+        for head, count in enumerate(counts)
+    )
     return DominantSubspaces(both, both)
 
 
-def in_residual_stream(product: QKProduct, suppression: Suppression) -> DominantSubspaces:
-    """Return the dominant subspaces as directions of the residual stream, orthonormal columns `[D, m]` a head.
-
-    Only there can two products be compared: the coordinates of their factors differ.
-    """
-    within = dominant_subspaces(product, suppression)
-    key_head = product.key_head.tolist()
-    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for head, (query_side, key_side) in enumerate(zip(within.query_side, within.key_side, strict=True)):
-        query, key = product.query[head], product.key[key_head[head]]
-        if suppression.channel == "full":
-            sides[0].append(_directions(query, product.query_factor[head], query_side))
-            sides[1].append(_directions(key, product.key_factor[head], key_side))
-        else:
-            stack = torch.cat([query, key])
-            sides[0].append(_directions(stack, product.stack_factor[head], query_side))
-    return DominantSubspaces(tuple(sides[0]), tuple(sides[1] or sides[0]))
-
-
-def symmetric_share(product: QKProduct, suppression: Suppression, rotation: Tensor | None = None) -> Tensor:
+def symmetric_share(product: QKProduct, suppression: Suppression) -> Tensor:
     """Return `‖S‖² / ‖M‖²` per head, `[H]`: 1 for a symmetric product, 0 for an antisymmetric one, NaN for zero.
 
-    With `‖S‖² = (‖M‖² + tr M²) / 2` and `tr (W_qᵀ R_nᵀ W_k)² = tr (R_nᵀ C)²`, `C = W_k W_qᵀ`, it needs no `D × D`
-    matrix. `suppression` only tells which factors are at hand already.
+    With `‖S‖² = (‖M‖² + tr M²) / 2` and `tr (W_qᵀ W_k)² = tr (W_k W_qᵀ)²` it needs no `D × D` matrix.
+    `suppression` only tells which factors are at hand already.
     """
     if suppression.channel == "full":
-        query_rows, key_rows = _rotated(product.query_factor, rotation), product.key_factor
+        query_rows, key_rows = product.query_factor, product.key_factor
         cross = gram(product.key[product.key_head.to(product.key.device)], product.query).to(query_rows)
-        if rotation is not None:
-            cross = cross @ rotation.to(cross).mT
     else:
-        stack, size = _rotated_stack(product, rotation), product.head_size
+        stack, size = product.stack_factor, product.head_size
         query_rows, key_rows = stack[..., :size, :], stack[..., size:, :]
         cross = key_rows @ query_rows.mT
     trace = (cross * cross.mT).sum((-2, -1))
@@ -157,20 +143,6 @@ def kept_share(before: Tensor, after: Tensor) -> float | None:
     return float((after.mT @ before).square().sum()) / dimensions if dimensions else None
 
 
-def _directions(weights: Tensor, factor: Tensor, coordinates: Tensor) -> Tensor:
-    """Return `Q c` `[D, m]` for `W = L Qᵀ`: `Q c = Wᵀ L⁺ᵀ c`, made orthonormal again against rounding."""
-    device = factor.device
-    columns = weights.to(device, torch.float64).mT @ (pseudo_inverse(factor).mT @ coordinates)
-    return torch.linalg.qr(columns).Q
-
-
-def _rotated(query_factor: Tensor, rotation: Tensor | None) -> Tensor:
-    return query_factor if rotation is None else rotation.to(query_factor) @ query_factor
-
-
-def _rotated_stack(product: QKProduct, rotation: Tensor | None) -> Tensor:
-    stack = product.stack_factor
-    if rotation is None:
-        return stack
-    size = product.head_size
-    return torch.cat([rotation.to(stack) @ stack[..., :size, :], stack[..., size:, :]], dim=-2)
+def _span(weights: Tensor, coefficients: Tensor) -> Tensor:
+    """Return an orthonormal basis of what the columns `Wᵀ c` `[D, m]` span."""
+    return torch.linalg.qr(weights.to(coefficients.device).double().mT @ coefficients).Q

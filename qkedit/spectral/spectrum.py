@@ -17,6 +17,12 @@ def energy(values: Tensor) -> Tensor:
     return squares / squares.sum(-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
 
 
+def top_energy(values: Tensor, counts: Tensor) -> Tensor:
+    """Return the share of the energy that the `counts` `[H]` first modes carry, `[H]`."""
+    first = torch.arange(values.shape[-1], device=values.device) < counts.unsqueeze(-1)
+    return torch.where(first, energy(values), 0.0).sum(-1)
+
+
 def modes_for_energy(values: Tensor, share: float) -> Tensor:
     """Return, per head `[H]`, the smallest k whose top-k modes of `values` `[H, n]` carry `share` of the energy."""
     # The sum of all shares is 1 up to rounding, so a wish for all of it must not ask for one mode more.
