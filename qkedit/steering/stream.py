@@ -95,16 +95,20 @@ class LayerWeights:
     def key_bias(self) -> Tensor | None:
         """Return what is added to the keys whatever the token, `[H_kv, d_h]`, folded like them; None for nothing."""
         layer, heads = self.planned.layer, self.planned.key_heads
-        bias = self._rows(layer.key_bias, heads).unsqueeze(-1) if layer.key_bias else None
+        bias = self._numbers(layer.key_bias, heads).unsqueeze(-1) if layer.key_bias else None
         if bias is None and (layer.key_norm is None or layer.key_norm.shift is None):
             return None
         if bias is None:
             bias = torch.zeros(len(heads), layer.head_size, 1)
         shift = layer.key_norm.shift if layer.key_norm else None
-        return self._folded(bias, shift=self._rows(shift, heads).unsqueeze(-1) if shift else None)[0].squeeze(-1)
+        return self._folded(bias, shift=self._numbers(shift, heads).unsqueeze(-1) if shift else None)[0].squeeze(-1)
 
     def _rows(self, rows: HeadRows, heads: tuple[int, ...]) -> Tensor:
         return head_rows(self.tensors[rows.tensor.name], rows, heads)
+
+    def _numbers(self, rows: HeadRows, heads: tuple[int, ...]) -> Tensor:
+        """The same of a bias or a norm, which is numbers in storage order whatever its shape: `[heads, head_size]`."""
+        return head_rows(self.tensors[rows.tensor.name].flatten(), rows, heads)
 
     def _folded(
         self, keys: Tensor, shift: Tensor | None = None, between: Tensor | None = None
@@ -130,8 +134,7 @@ class LayerWeights:
             return norm_map("l2", ones)
         if norm.gain is None:
             return norm_map("rms" if norm.kind == "one-plus rms" else norm.kind, ones)
-        gains = self.tensors[norm.gain.tensor.name].flatten()
-        return norm_map(norm.kind, head_rows(gains, norm.gain, heads))
+        return norm_map(norm.kind, self._numbers(norm.gain, heads))
 
 
 def _dtype_on(device: torch.device, tensor: Tensor) -> torch.dtype:
