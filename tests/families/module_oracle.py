@@ -63,33 +63,58 @@ def attention_modules(model: nn.Module) -> dict[int, nn.Module]:
 
 def projections(module: nn.Module, hidden_size: int) -> Projections:
     """Feed one attention module the zero vector and the basis vectors, and read off its projections."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(IMPLEMENTATION, _stop)
-    inputs = torch.cat([torch.zeros(1, hidden_size), torch.eye(hidden_size)])[None].to(torch.float32)
+    inputs = torch.cat([torch.zeros(1, hidden_size), torch.eye(hidden_size)])[None]
     norm_inputs: list[Tensor] = []
 
     def record(_: nn.Module, arguments: tuple[Any, ...]) -> None:
         norm_inputs.append(arguments[0])
 
     query_norm, key_norm, hooks = _norms(module, record)
-    implementation = module.config._attn_implementation
-    module.config._attn_implementation = IMPLEMENTATION
-    try:
-        with torch.no_grad():
-            module(**_arguments(module, inputs))
-    except _Captured as captured:
-        query, key = captured.query, captured.key
-    else:
-        raise AssertionError("the module did not call the attention interface")
-    finally:
-        module.config._attn_implementation = implementation
-        for hook in hooks:
-            hook.remove()
+    query, key = _states(module, inputs, quarter_turn=False)
+    for hook in hooks:
+        hook.remove()
     if norm_inputs:
         query, key = norm_inputs
     tokens = inputs.shape[1]
     return Projections(_heads(query, query_norm, tokens), _heads(key, key_norm, tokens))
+
+
+def rotation(module: nn.Module, hidden_size: int) -> str:
+    """Turn every rotary angle by 90° and tell from the queries which of their numbers are pairs.
+
+    Returns "none", "interleaved" (2i with 2i + 1) or "halves" (i with i + d_h / 2).
+    """
+    inputs = torch.eye(hidden_size)[None]
+    straight, _ = _states(module, inputs, quarter_turn=False)
+    turned, _ = _states(module, inputs, quarter_turn=True)
+    before, after = (_by_token(states, hidden_size)[:, 0] for states in (straight, turned))
+    turn, *_ = np.linalg.lstsq(before, after, rcond=None)
+    partners = np.abs(turn).argmax(axis=1)
+    numbers = np.arange(len(partners))
+    patterns = {
+        "none": numbers,
+        "interleaved": numbers ^ 1,
+        "halves": (numbers + len(numbers) // 2) % len(numbers),
+    }
+    (found,) = (name for name, pattern in patterns.items() if (partners == pattern).all())
+    return found
+
+
+def _states(module: nn.Module, inputs: Tensor, *, quarter_turn: bool) -> tuple[Tensor, Tensor]:
+    """The queries and keys that the module hands to its attention function."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(IMPLEMENTATION, _stop)
+    implementation = module.config._attn_implementation
+    module.config._attn_implementation = IMPLEMENTATION
+    try:
+        with torch.no_grad():
+            module(**_arguments(module, inputs, quarter_turn))
+    except _Captured as captured:
+        return captured.query, captured.key
+    finally:
+        module.config._attn_implementation = implementation
+    raise AssertionError("the module did not call the attention interface")
 
 
 def _stop(module: nn.Module, query: Tensor, key: Tensor, *_: Any, **__: Any) -> None:
@@ -104,13 +129,15 @@ def _norms(module: nn.Module, record: Callable[..., None]) -> tuple[Any, Any, li
     return None, None, []
 
 
-def _arguments(module: nn.Module, inputs: Tensor) -> dict[str, Any]:
-    """The arguments that let a module run alone; every rotation is by the angle zero."""
-    tokens, head_size = inputs.shape[1], module.head_dim
+def _arguments(module: nn.Module, inputs: Tensor, quarter_turn: bool) -> dict[str, Any]:
+    """The arguments that let a module run alone; every rotation is by 0° or 90°."""
+    shape = (1, inputs.shape[1], module.head_dim)
+    cos, sin = (torch.zeros, torch.ones) if quarter_turn else (torch.ones, torch.zeros)
     if type(module).__name__.startswith("Llama4"):
-        angles: Any = torch.ones(1, tokens, head_size // 2, dtype=torch.complex64)
+        halved = (*shape[:2], shape[2] // 2)
+        angles: Any = torch.complex(cos(halved), sin(halved))
     else:
-        angles = (torch.ones(1, tokens, head_size), torch.zeros(1, tokens, head_size))
+        angles = (cos(shape), sin(shape))
     offered = {
         "hidden_states": inputs,
         "position_embeddings": angles,
@@ -124,15 +151,24 @@ def _arguments(module: nn.Module, inputs: Tensor) -> dict[str, Any]:
 
 def _heads(states: Tensor, norm: nn.Module | None, tokens: int) -> Heads:
     """Read `states` of all tokens, in whatever order of axes, as a linear map and what a norm does to it."""
-    # The head's own axis is the last one everywhere; the axis of tokens is told by its length.
-    squeezed = states.reshape(states.shape[1:]) if states.ndim == 4 else states
-    token_axis = squeezed.shape.index(tokens)
-    by_token = squeezed.movedim(token_axis, 0).double().numpy()  # [T, heads, d_h]
+    by_token = _by_token(states, tokens)
     bias = by_token[0]
     weight = (by_token[1:] - bias).transpose(1, 2, 0)
     heads, head_size = bias.shape
-    fold = np.tile(np.eye(head_size), (heads, 1, 1)) if norm is None else _fold(norm, heads, head_size, token_axis)
+    if norm is None:
+        return Heads(weight, bias, np.tile(np.eye(head_size), (heads, 1, 1)))
+    fold = _fold(norm, heads, head_size, _token_axis(states, tokens))
     return Heads(weight, bias, fold)
+
+
+def _by_token(states: Tensor, tokens: int) -> np.ndarray:
+    """[tokens, heads, d_h]; the head's own axis is the last one everywhere."""
+    return states.reshape(states.shape[-3:]).movedim(_token_axis(states, tokens), 0).double().numpy()
+
+
+def _token_axis(states: Tensor, tokens: int) -> int:
+    """Which of the last three axes is that of the tokens, told by its length."""
+    return states.shape[-3:].index(tokens)
 
 
 def _fold(norm: nn.Module, heads: int, head_size: int, token_axis: int) -> np.ndarray:

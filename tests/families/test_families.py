@@ -16,7 +16,7 @@ import qkedit
 from qkedit.checkpoint.layers import AttentionLayer, AttentionStack, HeadNorm, HeadRows, attention_stack
 from tests import tiny_models
 from tests.checkpoint.written import opened
-from tests.families.module_oracle import Heads, attention_modules, projections, suppressed
+from tests.families.module_oracle import Heads, attention_modules, projections, rotation, suppressed
 
 HEADS = range(1, 4)  # head 0 stays as it is
 K = 2
@@ -96,6 +96,8 @@ def test_a_family_is_understood_as_its_modules_compute(family: str, published: b
             np.testing.assert_allclose(bias_values, heads.bias, atol=1e-6)
             fold = fold_of(norm, len(rows.starts), rows.head_size, tensors)
             np.testing.assert_allclose(fold, heads.fold, atol=2e-5)
+        pairs = "none" if layer.rope == "none" else "interleaved" if "interleaved" in layer.rope else "halves"
+        assert rotation(modules[layer.index], 64) == pairs
 
 
 def test_every_layer_with_a_product_is_found(build: Build) -> None:

@@ -1,0 +1,30 @@
+"""docs/families.md says what the tests' checkpoints say."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("families_document", ROOT / "scripts/families_document.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_document_is_not_stale(script: ModuleType) -> None:
+    text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    # With another version of transformers the rows must be the same; the version is that of the last full test.
+    version = re.search(r"Tested with transformers (\S+)\.\s", text)
+    assert version is not None
+    assert text == script.document(version[1]), "run python scripts/families_document.py"
