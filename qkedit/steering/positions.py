@@ -15,11 +15,13 @@ from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.heads import AttentionLayer
 from qkedit.checkpoint.records import Decoder, decoders
 from qkedit.checkpoint.settings import Settings
-from qkedit.errors import CheckpointError, UnsupportedForm
+from qkedit.errors import CheckpointError, UnsupportedForm, UsageError
 from qkedit.spectral.rotary import RotaryPositions
 
 # The base that config classes take when none is given, as in the first rotary models.
 DEFAULT_BASE = 10_000.0
+# No model reads so far; beyond it the angles would lose their digits.
+MAX_OFFSET = 10_000_000
 
 
 def rotary_positions(checkpoint: Checkpoint, decoder_name: str, layer: AttentionLayer) -> RotaryPositions | None:
@@ -195,3 +197,20 @@ _FREQUENCIES: dict[str, Callable[[dict[str, Any], dict[str, Any], int], list[flo
     "longrope": _longrope,
     "proportional": _proportional,
 }
+
+
+def parse_offset(text: str) -> tuple[int, int, int]:
+    """Return the offset that `5` (in every part) or `0,3,-2` (temporal, height, width) names. Raises UsageError."""
+    parts = text.split(",")
+    try:
+        numbers = [int(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 3) or any(abs(number) > MAX_OFFSET for number in numbers):
+        raise UsageError(
+            f"{text!r} cannot be read",
+            where="offset",
+            remedy="write 5, or 0,3,-2 for the temporal, height and width part",
+        )
+    temporal, height, width = numbers * (3 // len(numbers))
+    return temporal, height, width

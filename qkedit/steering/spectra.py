@@ -1,0 +1,270 @@
+"""Look at a checkpoint's query-key spectra: plan → read → spectra, a layer at a time, nothing written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qkedit.checkpoint.heads import AttentionLayer
+from qkedit.errors import UsageError
+from qkedit.spectral.factors import NonFiniteWeightError
+from qkedit.spectral.options import Suppression
+from qkedit.spectral.product import QKProduct
+from qkedit.spectral.rotary import AXES
+from qkedit.spectral.spectra import bias_share, dominant_subspaces, kept_share, spectra, symmetric_share
+from qkedit.spectral.spectrum import effective_rank, gap, top_energy
+from qkedit.steering.device import choose_device
+from qkedit.steering.pipeline import in_background
+from qkedit.steering.plan import SteerPlan
+from qkedit.steering.positions import rotary_positions
+from qkedit.steering.progress import Progress, Silent
+from qkedit.steering.selection import describe
+from qkedit.steering.stream import LayerWeights, head_rows, non_finite_weights, read_tensor
+
+Offset = tuple[int, int, int]  # temporal, height, width; all equal where there is but one position
+NO_OFFSET: Offset = (0, 0, 0)
+# Rounding to bfloat16 moves weights by up to 0.4 %: singular values closer than this could have changed places.
+NEAR_EQUAL = 1.01
+
+
+@dataclass(frozen=True)
+class KeptShare:
+    """How much of a dominant subspace at offset 0 lies in that at another offset, 0–1; None where there is none."""
+
+    query_side: float | None
+    key_side: float | None
+
+
+@dataclass(frozen=True)
+class HeadSpectrum:
+    """The spectrum of one query head with its key head. Shares are 0–1; None where a figure has no meaning."""
+
+    head: int
+    key_head: int
+    singular_values: tuple[float, ...]  # σ, descending; in the channels |λ| and, of each plane, ω
+    rank: int
+    k: int  # modes taken as dominant: never more than the rank
+    energy_top_k: float
+    effective_rank: float
+    symmetric_share: float | None
+    gap_at_k: float | None  # σ_k / σ_{k+1}
+    residual: float | None = None  # channels: share of the dominant modes that queries cannot write
+    leak: float | None = None  # channels: share that would land in the other channel
+    bias_share: float | None = None  # of a logit's variance, for inputs of unit variance; None without biases
+    kept: dict[str, KeptShare] | None = None  # at an offset: by the part of the position that moved
+
+
+@dataclass(frozen=True)
+class LayerSpectra:
+    """The spectra of one layer's chosen heads."""
+
+    layer: int
+    heads: tuple[HeadSpectrum, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was seen."""
+
+    model: str
+    revision: str | None
+    channel: str
+    offset: Offset
+    wanted: str  # what counts as dominant: "k 4" or "energy 0.9"
+    layers: tuple[LayerSpectra, ...]
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as `--json` prints them."""
+        fields = asdict(self)
+        del fields["warnings"]  # the envelope has them
+        if len(set(self.offset)) == 1:
+            fields["offset"] = self.offset[0]
+        return fields
+
+
+def inspect(plan: SteerPlan, offset: Offset = NO_OFFSET, progress: Progress | None = None) -> Inspection:
+    """Return the spectra of every planned head.
+
+    Args:
+        plan: which layers and heads; its suppression's `channel`, and its `k` or `energy` for what is dominant.
+        offset: query − key position that the rotation in between stands for.
+        progress: told how far it is.
+
+    Raises:
+        CheckpointError: a weight holds NaN or infinity, bytes cannot be read, or positions are not understood.
+        UsageError: the offset has parts that the model's positions do not have.
+    """
+    layers = tuple(layer_spectra(plan, offset, progress))
+    suppression = plan.options.suppression
+    return Inspection(
+        model=plan.checkpoint.files.name,
+        revision=plan.checkpoint.files.revision,
+        channel=suppression.channel,
+        offset=offset,
+        wanted=f"k {suppression.k}" if suppression.energy is None else f"energy {suppression.energy:g}",
+        layers=layers,
+        warnings=tuple(_warnings(plan, layers, offset)),
+    )
+
+
+def layer_spectra(
+    plan: SteerPlan, offset: Offset = NO_OFFSET, progress: Progress | None = None
+) -> Iterator[LayerSpectra]:
+    """Yield the spectra layer by layer, the next layer being read meanwhile; see `inspect`."""
+    rotations = {planned.layer.index: _rotations(plan, planned.layer, offset) for planned in plan.layers}
+    device = choose_device(plan.options.device)
+    for weights in planned_weights(plan, progress):
+        with tensor_named(weights):
+            yield _spectra_of(plan, weights, device, rotations[weights.planned.layer.index])
+
+
+def planned_weights(plan: SteerPlan, progress: Progress | None = None) -> Iterator[LayerWeights]:
+    """Yield each planned layer's weights, reading ahead. Raises CheckpointError when bytes cannot be read."""
+    progress = progress or Silent()
+    files = plan.checkpoint.files
+    progress.start(len(plan.layers), plan.bytes_to_read)
+    for weights in in_background(LayerWeights.read(files, planned) for planned in plan.layers):
+        yield weights
+        progress.bytes_done(sum(entry.nbytes for entry in weights.planned.needed_tensors))
+        progress.layer_done()
+
+
+@contextmanager
+def tensor_named(weights: LayerWeights) -> Iterator[None]:
+    """Turn the mathematics' complaint about a NaN into a CheckpointError that names the tensor."""
+    try:
+        yield
+    except NonFiniteWeightError as error:
+        raise non_finite_weights(weights.planned.layer, error) from None
+
+
+def _spectra_of(
+    plan: SteerPlan, weights: LayerWeights, device: torch.device, rotations: dict[str, Tensor]
+) -> LayerSpectra:
+    suppression, planned = plan.options.suppression, weights.planned
+    at_zero = weights.product(device)
+    at_offsets = {part: weights.product(device, rotation.mT) for part, rotation in rotations.items()}
+    product = at_offsets.get("all", at_zero)
+    found = spectra(product, suppression)
+    columns = {
+        "rank": found.ranks,
+        "k": found.counts,
+        "energy_top_k": top_energy(found.values, found.counts),
+        "effective_rank": effective_rank(found.values),
+        "symmetric_share": symmetric_share(product, suppression),
+        "gap_at_k": gap(found.values, found.counts, found.ranks),
+        "residual": found.residual,
+        "leak": found.leak,
+        "bias_share": _bias_share(plan, weights, at_zero),
+    }
+    lists = {name: _numbers(values, len(planned.heads)) for name, values in columns.items()}
+    kept = _kept(suppression, at_zero, at_offsets)
+    values = found.values.tolist()
+    return LayerSpectra(
+        planned.layer.index,
+        tuple(
+            HeadSpectrum(
+                head=head,
+                key_head=head // planned.layer.group_size,
+                singular_values=tuple(values[place]),
+                kept=kept[place],
+                **{name: numbers[place] for name, numbers in lists.items()},
+            )
+            for place, head in enumerate(planned.heads)
+        ),
+    )
+
+
+def _numbers(values: Tensor | None, heads: int) -> list[Any]:
+    """Return one number a head, None where there is none."""
+    if values is None:
+        return [None] * heads
+    return [None if isinstance(value, float) and math.isnan(value) else value for value in values.tolist()]
+
+
+def _bias_share(plan: SteerPlan, weights: LayerWeights, product: QKProduct) -> Tensor | None:
+    rows, heads, key_bias = weights.planned.layer.query_bias, weights.planned.heads, weights.key_bias()
+    query_bias = None if rows is None else head_rows(read_tensor(plan.checkpoint.files, rows.tensor), rows, heads)
+    if query_bias is None and key_bias is None:
+        return None
+    return bias_share(product, query_bias, key_bias)
+
+
+def _kept(
+    suppression: Suppression, at_zero: QKProduct, at_offsets: dict[str, QKProduct]
+) -> list[dict[str, KeptShare] | None]:
+    if not at_offsets:
+        return [None] * at_zero.heads
+    before = dominant_subspaces(at_zero, suppression)
+    after = {part: dominant_subspaces(product, suppression) for part, product in at_offsets.items()}
+    return [
+        {
+            part: KeptShare(
+                kept_share(before.query_side[head], spans.query_side[head]),
+                kept_share(before.key_side[head], spans.key_side[head]),
+            )
+            for part, spans in after.items()
+        }
+        for head in range(at_zero.heads)
+    ]
+
+
+def _rotations(plan: SteerPlan, layer: AttentionLayer, offset: Offset) -> dict[str, Tensor]:
+    """Return `R_n` for the whole offset ("all") and, of multimodal positions, for each part that moves alone."""
+    if offset == NO_OFFSET:
+        return {}
+    positions = rotary_positions(plan.checkpoint, plan.stack.decoder, layer)
+    if positions is None:
+        return {"all": torch.eye(layer.head_size, dtype=torch.float64)}
+    if not positions.axes and len(set(offset)) > 1:
+        raise UsageError("the model's positions have one part, not three", where="offset", remedy="give one number")
+    rotations = {"all": positions.rotation(offset)}
+    temporal, height, width = offset
+    alone: dict[str, Offset] = dict(zip(AXES, ((temporal, 0, 0), (0, height, 0), (0, 0, width)), strict=True))
+    moving = {axis: part for axis, part in alone.items() if part != NO_OFFSET} if positions.axes else {}
+    if len(moving) > 1:
+        rotations |= {axis: positions.rotation(part) for axis, part in moving.items()}
+    return rotations
+
+
+def _warnings(plan: SteerPlan, layers: tuple[LayerSpectra, ...], offset: Offset) -> Iterator[str]:
+    """Say what would mislead a reader of the numbers."""
+    heads = [head for layer in layers for head in layer.heads]
+    near_equal = sum(head.gap_at_k is not None and head.gap_at_k < NEAR_EQUAL for head in heads)
+    if near_equal:
+        yield (
+            f"in {near_equal} of {len(heads)} heads the singular values on both sides of the cut differ by less than "
+            f"{NEAR_EQUAL - 1:.0%}: which modes are the dominant ones is arbitrary there"
+        )
+    empty = sum(head.rank == 0 for head in heads)
+    if empty:
+        yield f"{empty} of {len(heads)} heads have a product of zero"
+    normed = [planned.layer.index for planned in plan.layers if planned.layer.query_norm or planned.layer.key_norm]
+    if normed:
+        yield (
+            f"queries and keys of layers {describe(normed)} are normalised token by token: the gains are in the "
+            "product, the normalisers are not, so only the shape of a spectrum counts there, not the size of σ"
+        )
+    shares = [head.bias_share for head in heads if head.bias_share is not None]
+    if shares:
+        yield (
+            f"query and key biases bring {median(shares):.0%} of a logit's variance in the middle head and up to "
+            f"{max(shares):.0%} (inputs of unit variance): the product does not show that part"
+        )
+    partial = [planned.layer for planned in plan.layers if "partial" in planned.layer.rope]
+    if partial:
+        yield (
+            f"layers {describe([layer.index for layer in partial])} rotate only a part of each head's dimensions: "
+            "the rest of the product is the same at every offset"
+        )
+    unrotated = [planned.layer.index for planned in plan.layers if planned.layer.rope == "none"]
+    if unrotated and offset != NO_OFFSET:
+        yield f"layers {describe(unrotated)} have no positions: an offset changes nothing there"
