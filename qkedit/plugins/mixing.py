@@ -1,0 +1,105 @@
+"""The mathematics of DSCR on one grid of image tokens: weights from depth and place, and the mix they make.
+
+For image tokens i, j of one grid with depth d and place s = (row, column), and exponents α, β (DSCR, OpenReview
+FHTt9ipAra):
+
+    f_d = exp(−(d_i − d_j)² / 2σ_d²)        f_s = exp(−‖s_i − s_j‖² / 2σ_s²)        w̃_ij = f_d^α + f_s^β
+    w_ij = w̃_ij [i ≠ j] / Σ_k w̃_kj [k ≠ j]      k̂_j = Σ_i w_ij k_i
+
+The paper gives neither the unit of d nor that of s. Here s counts cells, and d is in standard deviations of the
+grid's depths; see `standardized`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How fast the weights fall with depth and with distance; the published numbers by default.
+
+    Attributes:
+        depth_sigma: σ_d, in the unit of the depths.
+        place_sigma: σ_s, in cells.
+        depth_exponent: α.
+        place_exponent: β.
+    """
+
+    depth_sigma: float = 0.6
+    place_sigma: float = 0.6
+    depth_exponent: float = 0.6
+    place_exponent: float = 0.8
+
+
+def standardized(depth: Tensor) -> Tensor:
+    """Return z-scores of a grid's depths `[N]`: their mean is 0 and their population deviation 1; flat depth gives 0.
+
+    Depth models return values in units of their own. In [0, 1] the published σ_d sees hardly any difference between
+    near and far, and the mix becomes the average of the image.
+    """
+    centred = depth.float() - depth.float().mean()
+    deviation = centred.square().mean().sqrt()
+    # A flat map is flat up to the rounding of its own values.
+    flat = deviation <= 1e-6 * depth.float().abs().max()
+    return torch.zeros_like(centred) if flat else centred / deviation
+
+
+def mixing_weights(depth: Tensor, places: Tensor, kernel: Kernel) -> Tensor:
+    """Return w of one grid, float32 `[N, N]`: column j holds the shares of every token i in token j.
+
+    Args:
+        depth: of each token, `[N]`.
+        places: row and column of each token, `[N, 2]`.
+        kernel: how fast the weights fall.
+
+    A grid of one token has nothing to mix: its only weight is 1, on itself.
+    """
+    if len(depth) == 1:
+        return torch.ones(1, 1, device=depth.device)
+    by_depth = _falling(_squared_distances(depth.float()[:, None]), kernel.depth_sigma, kernel.depth_exponent)
+    by_place = _falling(_squared_distances(places.float()), kernel.place_sigma, kernel.place_exponent)
+    weights = (by_depth + by_place).fill_diagonal_(0)
+    totals = weights.sum(0)
+    # A token so far from all others that every weight underflows keeps itself.
+    weights.diagonal().copy_((totals == 0).float())
+    return weights / torch.where(totals == 0, 1, totals)
+
+
+def _squared_distances(points: Tensor) -> Tensor:
+    # One coordinate after the other: the difference of squares would lose the digits of near neighbours.
+    return sum(((axis[:, None] - axis[None]).square() for axis in points.unbind(1)), torch.zeros(()))
+
+
+def _falling(squared_distances: Tensor, sigma: float, exponent: float) -> Tensor:
+    return torch.exp(squared_distances * (-exponent / (2 * sigma**2)))
+
+
+def mixed(weights: Tensor, states: Tensor) -> Tensor:
+    """Return `Σ_i w_ij x_i` for every token j, float32, in one product for all heads.
+
+    Args:
+        weights: `[N, N]`.
+        states: keys or values of one grid, `[H, N, d]`.
+    """
+    heads, tokens, size = states.shape
+    columns = states.float().transpose(0, 1).reshape(tokens, heads * size)
+    return (weights.T @ columns).reshape(tokens, heads, size).transpose(0, 1)
+
+
+def effective_tokens(weights: Tensor) -> float:
+    """Return how many tokens one token is mixed of: the mean over j of `1 / Σ_i w_ij²`."""
+    return float(weights.square().sum(0).reciprocal().mean())
+
+
+def variance(states: Tensor) -> float:
+    """Return how far the tokens of a grid are from their mean: `Σ ‖x_j − mean‖²` over heads and tokens.
+
+    Args:
+        states: `[H, N, d]`.
+    """
+    states = states.float()
+    return float((states - states.mean(1, keepdim=True)).square().sum())
