@@ -14,7 +14,7 @@ TinyCheckpoint = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyCheckpoint]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyCheckpoint:
     """`tiny("qwen2-vl", dtype="float32")` is the directory of that family's checkpoint in three shards."""
     built: dict[tuple[str, str], Path] = {}
 
@@ -24,7 +24,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyCheckpoint]:
             built[family, dtype] = tiny_models.build(family, directory, dtype=dtype)
         return built[family, dtype]
 
-    yield build
+    return build
 
 
 @pytest.fixture

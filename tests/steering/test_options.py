@@ -1,0 +1,221 @@
+"""Each option of the edit, from files to files, on checkpoints made by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from qkedit.errors import UsageError
+from qkedit.steering.run import SteerReport, steer
+from tests.spectral import oracle
+from tests.steering.checkpoints import (
+    HEAD_SIZE,
+    HEADS,
+    KEY_HEADS,
+    heads_of,
+    key_name,
+    query_name,
+    same_bits,
+    tensors_of,
+    weights,
+    write,
+)
+
+GROUP = HEADS // KEY_HEADS
+
+
+def edited(base: Path, tmp_path: Path, **options: Any) -> tuple[SteerReport, dict[str, Tensor]]:
+    out = tmp_path / "edited"
+    report = steer(base, out=out, overwrite=True, fsync=False, **options)
+    return report, tensors_of(out)
+
+
+def exact(base: Path, layer: int, head: int) -> tuple[Any, Any]:
+    """The query head's weights and those of the key head it reads, float64 numpy."""
+    tensors = tensors_of(base)
+    return (
+        heads_of(tensors[query_name(layer)], HEADS)[head],
+        heads_of(tensors[key_name(layer)], KEY_HEADS)[head // GROUP],
+    )
+
+
+def head(tensors: dict[str, Tensor], layer: int, number: int) -> Any:
+    return heads_of(tensors[query_name(layer)], HEADS)[number]
+
+
+def assert_close(actual: Any, expected: Any, dtype: str = "float32") -> None:
+    """Equal up to one rounding to the storage dtype and the arithmetic's own error."""
+    spacing = {"float32": 2**-22, "float16": 2**-10, "bfloat16": 2**-7}[dtype]
+    np.testing.assert_allclose(actual, expected, rtol=spacing, atol=1e-6)
+
+
+@pytest.mark.parametrize("residual", [0.0, 0.3, 0.9])
+def test_residual_is_the_share_that_stays(base: Path, tmp_path: Path, residual: float) -> None:
+    report, after = edited(base, tmp_path, layers="1", k=2, residual=residual)
+    for number in range(HEADS):
+        query, key = exact(base, 1, number)
+        assert_close(head(after, 1, number), oracle.projected_query(query, key, 2, residual))
+        record = report.heads[number]
+        values = oracle.modes(query.T @ key).values
+        np.testing.assert_allclose(record["suppressed"], values[:2], rtol=1e-6)
+        removed = (1 - residual**2) * (values[:2] ** 2).sum() / (values**2).sum()
+        assert record["energy_removed"] == pytest.approx(removed, rel=1e-6)
+        assert record["gap"] == pytest.approx(values[1] / values[2], rel=1e-5)
+        moved = np.linalg.norm(head(after, 1, number) - query) / np.linalg.norm(query)
+        assert record["relative_change"] == pytest.approx(moved, rel=1e-5)
+
+
+@pytest.mark.parametrize("energy", [0.2, 0.5, 0.95])
+def test_energy_takes_as_many_modes_as_carry_it(base: Path, tmp_path: Path, energy: float) -> None:
+    report, after = edited(base, tmp_path, layers="0,2", energy=energy)
+    counts = set()
+    for tensor in report.manifest["tensors"]:
+        for record in tensor["heads"]:
+            query, key = exact(base, tensor["layer"], record["head"])
+            count = oracle.count_for_energy(oracle.modes(query.T @ key).values, energy)
+            assert len(record["suppressed"]) == count
+            assert record["energy_removed"] >= energy - 1e-9
+            assert_close(head(after, tensor["layer"], record["head"]), oracle.projected_query(query, key, count, 0.0))
+            counts.add(count)
+    assert energy != 0.5 or len(counts) > 1, "heads should differ, or a fixed k would pass too"
+
+
+def test_only_the_chosen_heads_change(base: Path, tmp_path: Path) -> None:
+    report, after = edited(base, tmp_path, layers="all", heads="1,3", k=1)
+    before = tensors_of(base)
+    assert {record["head"] for record in report.heads} == {1, 3}
+    assert {record["key_head"] for record in report.heads} == {0, 1}
+    for layer in range(3):
+        old, new = (tensors[query_name(layer)].unflatten(0, (HEADS, HEAD_SIZE)) for tensors in (before, after))
+        assert same_bits(old[[0, 2]], new[[0, 2]])
+        for number in (1, 3):
+            assert_close(new[number].double().numpy(), oracle.projected_query(*exact(base, layer, number), 1, 0.0))
+
+
+def test_a_heads_edit_does_not_depend_on_the_other_heads(base: Path, tmp_path: Path) -> None:
+    _, alone = edited(base, tmp_path, layers="1", heads="2", k=2)
+    _, together = edited(base, tmp_path, layers="all", heads="all", k=2)
+    rows = slice(2 * HEAD_SIZE, 3 * HEAD_SIZE)
+    torch.testing.assert_close(alone[query_name(1)][rows], together[query_name(1)][rows], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("channel", ["symmetric", "antisymmetric"])
+def test_channels_write_back_what_queries_can(base: Path, tmp_path: Path, channel: Any) -> None:
+    report, after = edited(base, tmp_path, layers="1", k=2, channel=channel, residual=0.25, compute_dtype="float64")
+    for number, record in enumerate(report.heads):
+        query, key = exact(base, 1, number)
+        wanted = oracle.channel_query(query, key, channel, 2, 0.25)
+        assert_close(head(after, 1, number), wanted.query)
+        assert record["residual"] == pytest.approx(wanted.residual, rel=1e-6)
+        assert record["leak"] == pytest.approx(wanted.leak, rel=1e-6)
+
+
+def test_the_full_channel_has_neither_residual_nor_leak(base: Path, tmp_path: Path) -> None:
+    report, _ = edited(base, tmp_path, layers="1")
+    assert not {"residual", "leak", "scale", "key_bias_effect"} & set(report.heads[0])
+
+
+@pytest.mark.parametrize("control", ["index", "norm"])
+def test_controls_follow_their_seed_and_nothing_else(base: Path, tmp_path: Path, control: Any) -> None:
+    _, first = edited(base, tmp_path, layers="1", k=2, control=control, seed=1)
+    _, again = edited(base, tmp_path, layers="1", k=2, control=control, seed=1)
+    _, other = edited(base, tmp_path, layers="1", k=2, control=control, seed=2)
+    _, with_other_layers = edited(base, tmp_path, layers="all", k=2, control=control, seed=1)
+    _, fewer_heads = edited(base, tmp_path, layers="1", heads="2-3", k=2, control=control, seed=1)
+    _, edit = edited(base, tmp_path, layers="1", k=2)
+    name, rows = query_name(1), slice(2 * HEAD_SIZE, 4 * HEAD_SIZE)
+    assert same_bits(first[name], again[name])
+    assert same_bits(first[name], with_other_layers[name])
+    torch.testing.assert_close(first[name][rows], fewer_heads[name][rows], rtol=1e-6, atol=1e-7)
+    for different in (other, edit):
+        for number in range(HEADS):
+            assert np.abs(head(first, 1, number) - head(different, 1, number)).max() > 1e-3
+    assert not np.allclose(
+        head(first, 1, 0) - exact(base, 1, 0)[0], head(with_other_layers, 2, 0) - exact(base, 2, 0)[0]
+    )
+
+
+def test_the_index_control_suppresses_other_modes(base: Path, tmp_path: Path) -> None:
+    report, after = edited(base, tmp_path, layers="1", k=2, control="index", seed=3)
+    for number, record in enumerate(report.heads):
+        query, key = exact(base, 1, number)
+        modes = oracle.modes(query.T @ key)
+        left_out = [int(np.abs(modes.values - value).argmin()) for value in record["suppressed"]]
+        assert len(set(left_out)) == 2
+        assert min(left_out) >= 2
+        columns = modes.left[:, left_out]
+        assert_close(head(after, 1, number), query - query @ columns @ columns.T)
+
+
+def test_the_norm_control_changes_the_product_as_much_as_the_edit(base: Path, tmp_path: Path) -> None:
+    _, control = edited(base, tmp_path, layers="1", k=2, control="norm", compute_dtype="float64")
+    _, edit = edited(base, tmp_path, layers="1", k=2, compute_dtype="float64")
+    for number in range(HEADS):
+        query, key = exact(base, 1, number)
+        sizes = [np.linalg.norm((head(after, 1, number) - query).T @ key) for after in (control, edit)]
+        assert sizes[0] == pytest.approx(sizes[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_storage_dtype_is_kept(tmp_path: Path, dtype: str) -> None:
+    base = write(tmp_path / "base", weights(dtype=getattr(torch, dtype)))
+    _, after = edited(base, tmp_path, layers="1", k=2, compute_dtype="float64")
+    assert after[query_name(1)].dtype == getattr(torch, dtype)
+    for number in range(HEADS):
+        assert_close(head(after, 1, number), oracle.projected_query(*exact(base, 1, number), 2, 0.0), dtype)
+
+
+def test_float64_arithmetic_is_closer_than_float32(base: Path, tmp_path: Path) -> None:
+    errors = {}
+    for dtype in ("float32", "float64"):
+        _, after = edited(base, tmp_path, layers="1", k=2, compute_dtype=dtype)
+        wanted = oracle.projected_query(*exact(base, 1, 0), 2, 0.0)
+        errors[dtype] = np.abs(head(after, 1, 0) - wanted).max()
+        if dtype == "float64":
+            np.testing.assert_array_equal(head(after, 1, 0), wanted.astype(np.float32).astype(np.float64))
+    assert errors["float64"] < errors["float32"]
+
+
+def test_a_key_bias_is_told(tmp_path: Path) -> None:
+    base = write(tmp_path / "base", weights(biases=True))
+    report, after = edited(base, tmp_path, layers="1", k=2)
+    assert any("bias" in sentence for sentence in report.warnings)
+    bias = heads_of(tensors_of(base)[key_name(1).replace("weight", "bias")].unsqueeze(-1), KEY_HEADS)
+    for number, record in enumerate(report.heads):
+        change = head(after, 1, number) - exact(base, 1, number)[0]
+        assert record["key_bias_effect"] == pytest.approx(np.linalg.norm(change.T @ bias[number // GROUP]), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"k": 0},
+        {"energy": 0.0},
+        {"energy": 1.5},
+        {"energy": float("nan")},
+        {"residual": 1.0},
+        {"residual": -0.1},
+        {"residual": float("nan")},
+        {"channel": "both"},
+        {"control": "random"},
+        {"control": "index", "channel": "symmetric"},
+        {"seed": -1},
+        {"compute_dtype": "float16"},
+        {"device": "tpu"},
+        {"device": "cuda:77"},
+        {"layout": "zip"},
+        {"link": "junction"},
+        {"layers": "3"},
+        {"heads": "4"},
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense_are_refused(base: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        steer(base, out=tmp_path / "edited", **{"layers": "1", **options})
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]

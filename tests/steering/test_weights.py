@@ -1,0 +1,148 @@
+"""Weights that are zero, deficient, broken or beyond reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from qkedit.errors import QkeditError
+from qkedit.steering.run import steer
+from tests.spectral import oracle
+from tests.steering.checkpoints import (
+    HEAD_SIZE,
+    HEADS,
+    heads_of,
+    key_name,
+    query_name,
+    same_bits,
+    tensors_of,
+    weights,
+    write,
+)
+
+QUERY, KEY = query_name(1), key_name(1)
+KEY_BIAS = KEY.replace("weight", "bias")
+
+
+def checkpoint(directory: Path, change: Callable[[dict[str, Tensor]], object], **made: object) -> Path:
+    tensors = weights(**made)  # type: ignore[arg-type]
+    change(tensors)
+    return write(directory, tensors)
+
+
+def refusal(base: Path, tmp_path: Path, **options: object) -> str:
+    """The sentence with which an edit of layer 1 is refused, after checking that nothing was written."""
+    with pytest.raises(QkeditError) as error:
+        steer(base, out=tmp_path / "edited", **{"layers": "1", "fsync": False, **options})  # type: ignore[arg-type]
+    assert error.value.exit_code == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [base.name]
+    return str(error.value)
+
+
+def test_a_zero_head_keeps_its_bits_and_the_others_are_edited(tmp_path: Path) -> None:
+    def zero(tensors: dict[str, Tensor]) -> None:
+        tensors[QUERY][:HEAD_SIZE] = -0.0  # query head 0 of key head 0
+        tensors[KEY][HEAD_SIZE:] = 0.0  # key head 1, which query heads 2 and 3 read
+
+    base = checkpoint(tmp_path / "base", zero)
+    report = steer(base, out=tmp_path / "edited", layers="1", k=2, fsync=False)
+    before, after = (heads_of(tensors_of(directory)[QUERY], HEADS) for directory in (base, tmp_path / "edited"))
+    old, new = (tensors_of(directory)[QUERY].unflatten(0, (HEADS, -1)) for directory in (base, tmp_path / "edited"))
+    for number in (0, 2, 3):
+        assert same_bits(old[number], new[number])
+        assert report.heads[number] == {
+            "head": number,
+            "key_head": number // 2,
+            "suppressed": (),
+            "energy_removed": 0.0,
+            "gap": None,
+            "relative_change": 0.0,
+        }
+    key = heads_of(tensors_of(base)[KEY], 2)[0]
+    np.testing.assert_allclose(after[1], oracle.projected_query(before[1], key, 2, 0.0), atol=1e-6)
+    assert any("3 heads have fewer than 2 modes" in sentence for sentence in report.warnings)
+
+
+def test_a_rank_deficient_head_gives_the_modes_it_has(tmp_path: Path) -> None:
+    def flatten(tensors: dict[str, Tensor]) -> None:
+        tensors[KEY][2:HEAD_SIZE] = tensors[KEY][:1]  # key head 0 of rank 2
+
+    base = checkpoint(tmp_path / "base", flatten, dtype=torch.float64)
+    report = steer(base, out=tmp_path / "edited", layers="1", k=4, fsync=False)
+    assert [len(head["suppressed"]) for head in report.heads] == [2, 2, 4, 4]
+    before, after = (heads_of(tensors_of(directory)[QUERY], HEADS) for directory in (base, tmp_path / "edited"))
+    key = heads_of(tensors_of(base)[KEY], 2)[0]
+    for number in (0, 1):
+        np.testing.assert_allclose(after[number], oracle.projected_query(before[number], key, 2, 0.0), atol=1e-12)
+        assert np.abs(after[number] @ key.T @ key).max() > 0, "what the keys do not see must stay"
+        np.testing.assert_allclose((after[number].T @ key), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", [QUERY, KEY, KEY_BIAS])
+@pytest.mark.parametrize("channel", ["full", "antisymmetric"])
+def test_nan_and_infinity_name_the_tensor(tmp_path: Path, name: str, value: float, channel: str) -> None:
+    base = checkpoint(tmp_path / "base", lambda tensors: tensors[name][3].fill_(value), biases=True)
+    sentence = refusal(base, tmp_path, channel=channel)
+    assert f"tensor {name}: the weights hold NaN or infinity" in sentence
+
+
+def test_the_tensor_named_is_the_one_that_was_needed(tmp_path: Path) -> None:
+    """Query head 0 is broken but not asked for; the key head of query head 3 is."""
+
+    def spoil(tensors: dict[str, Tensor]) -> None:
+        tensors[QUERY][0, 0] = float("nan")
+        tensors[KEY][-1, 0] = float("nan")
+
+    base = checkpoint(tmp_path / "base", spoil)
+    assert f"tensor {KEY}:" in refusal(base, tmp_path, heads="3")
+
+
+def test_broken_weights_of_layers_left_out_do_not_matter(tmp_path: Path) -> None:
+    base = checkpoint(tmp_path / "base", lambda tensors: tensors[QUERY].fill_(float("nan")))
+    steer(base, out=tmp_path / "edited", layers="0,2", fsync=False)
+    assert same_bits(tensors_of(base)[QUERY], tensors_of(tmp_path / "edited")[QUERY])
+
+
+def test_a_layer_of_zeros_cannot_be_changed(tmp_path: Path) -> None:
+    base = checkpoint(tmp_path / "base", lambda tensors: tensors[QUERY].zero_())
+    assert f"tensor {QUERY}: the edit leaves every stored value as it was" in refusal(base, tmp_path, layers="all")
+
+
+def test_an_edit_that_rounding_eats_is_no_edit(tmp_path: Path) -> None:
+    base = write(tmp_path / "base", weights(dtype=torch.bfloat16))
+    for layout in ("full", "delta"):
+        sentence = refusal(base, tmp_path, residual=1 - 1e-6, layout=layout)
+        assert "leaves every stored value as it was" in sentence
+
+
+def test_an_edit_beyond_the_range_of_its_storage_is_refused(tmp_path: Path) -> None:
+    """A norm-matched control may push directions far; float16 ends at 65504."""
+
+    def enlarge(tensors: dict[str, Tensor]) -> None:
+        tensors[QUERY] = (tensors[QUERY].float() * 60000 / tensors[QUERY].float().abs().max()).half()
+        tensors[KEY].mul_(torch.logspace(0, -3, HEAD_SIZE).repeat(2).unsqueeze(1).half())
+
+    base = checkpoint(tmp_path / "base", enlarge, dtype=torch.float16)
+    sentence = refusal(base, tmp_path, control="norm", k=2)
+    assert f"tensor {QUERY}: the edited weights exceed the range of F16" in sentence
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e10, 1e18])
+def test_large_and_small_float32_weights_are_edited_like_others(tmp_path: Path, scale: float) -> None:
+    def rescale(tensors: dict[str, Tensor]) -> None:
+        tensors[QUERY].mul_(scale)
+        tensors[KEY].mul_(scale)
+
+    base = checkpoint(tmp_path / "base", rescale)
+    report = steer(base, out=tmp_path / "edited", layers="1", k=2, fsync=False)
+    query, key = (heads_of(tensors_of(base)[name], count)[0] for name, count in ((QUERY, HEADS), (KEY, 2)))
+    after = heads_of(tensors_of(tmp_path / "edited")[QUERY], HEADS)[0]
+    np.testing.assert_allclose(after, oracle.projected_query(query, key, 2, 0.0), atol=1e-6 * np.abs(query).max())
+    moved = np.linalg.norm(after - query) / np.linalg.norm(query)
+    assert report.heads[0]["relative_change"] == pytest.approx(moved, rel=1e-4)
