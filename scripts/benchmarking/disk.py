@@ -1,0 +1,94 @@
+"""The file system as it is: the page cache brought to a known state, and plain loops that nothing undercuts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+CacheState = Literal["warm", "cold"]
+
+ByteRange = tuple[Path, int, int]
+"""A file, and the bytes [start, end) of it."""
+
+# The most bytes that Linux moves in one system call.
+_MOST_AT_ONCE = 0x7FFFF000
+_READ_THROUGH = 8 << 20
+
+
+def settle(directory: Path, cache: CacheState) -> None:
+    """Write out what earlier work left behind, then bring a directory's files into the page cache or out of it.
+
+    Where the directory does not fit the memory, `warm` leaves in the cache what was read last, as any use would.
+    """
+    os.sync()
+    for path in files_below(directory):
+        with open(path, "rb", buffering=0) as file:
+            if cache == "cold":
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            else:
+                buffer = bytearray(_READ_THROUGH)
+                while file.readinto(buffer):
+                    pass
+
+
+def fsync_below(directory: Path) -> None:
+    """Wait until the disk holds every file and folder of a directory."""
+    for path in [*files_below(directory), *(Path(folder) for folder, _, _ in os.walk(directory))]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def copy_plainly(source: Path, destination: Path, files: Iterable[str]) -> None:
+    """Copy files by `copy_file_range` (`sendfile` where that is refused) in the largest pieces there are."""
+    for file in files:
+        target = destination / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(source / file, "rb", buffering=0) as reader, open(target, "wb", buffering=0) as writer:
+            position, size = 0, os.fstat(reader.fileno()).st_size
+            while position < size:
+                position += _copy_in_kernel(reader.fileno(), writer.fileno(), position)
+
+
+def read_plainly(ranges: Iterable[ByteRange]) -> None:
+    """Read byte ranges by `pread` and drop them."""
+    for content in pieces(ranges):
+        del content
+
+
+def pieces(ranges: Iterable[ByteRange]) -> Iterator[bytes]:
+    """Yield the bytes of the ranges, read by `pread`, each in one piece where the system gives it in one."""
+    for path, start, end in ranges:
+        with open(path, "rb", buffering=0) as file:
+            position = start
+            while position < end:
+                content = os.pread(file.fileno(), end - position, position)
+                position += len(content)
+                yield content
+
+
+def write_plainly(path: Path, contents: Iterable[memoryview]) -> None:
+    """Write buffers one after another into a new file by `pwrite`."""
+    with open(path, "xb", buffering=0) as file:
+        position = 0
+        for content in contents:
+            while content:
+                written = os.pwrite(file.fileno(), content, position)
+                content, position = content[written:], position + written
+
+
+def files_below(directory: Path) -> list[Path]:
+    """Every file of a directory, in sorted order."""
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def _copy_in_kernel(reader: int, writer: int, position: int) -> int:
+    try:
+        return os.copy_file_range(reader, writer, _MOST_AT_ONCE, position, position)
+    except OSError:
+        os.lseek(writer, position, os.SEEK_SET)
+        return os.sendfile(writer, reader, position, _MOST_AT_ONCE)

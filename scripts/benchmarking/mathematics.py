@@ -1,0 +1,127 @@
+"""The mathematics alone: ours, the least it can take, and the routes it avoids.
+
+The floor is what no implementation of the same method does without, on operands that lie ready in the dtype they are
+multiplied in: the Gram products of queries and keys and the product of the small factors in float64, the small
+singular value decompositions in one batch, and the two thin float32 products of the write-back. Conversions from the
+storage dtype, Cholesky factors, figures for the manifest and (on a GPU) transfers are ours to pay for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from benchmarking.results import Route, Station
+from benchmarking.timing import Timing, in_turns, seconds_of
+from qkedit.spectral.factors import factor
+from qkedit.spectral.product import QKProduct
+from qkedit.steering.device import choose_device
+from qkedit.steering.plan import SteerPlan
+from qkedit.steering.stream import LayerWeights, edit_layer
+
+
+def measure_mathematics(plan: SteerPlan, repeats: int) -> tuple[Station, dict[str, Timing]]:
+    """Return ours beside the floor, for all planned layers, and what the floor consists of."""
+    device = choose_device(plan.options.device)
+    weights = [LayerWeights.read(plan.checkpoint.files, planned) for planned in plan.layers]
+    _ours(weights[:1], plan, device)  # libraries set themselves up at the first call
+    _floor(weights[:1], plan, device)
+    taken = in_turns(
+        repeats,
+        {
+            "mathematics": lambda: {"all": _ours(weights, plan, device)},
+            "mathematics, floor": lambda: _floor(weights, plan, device),
+        },
+    )
+    floors = taken["mathematics, floor"]
+    parts = {name: Timing(tuple(floor[name] for floor in floors)) for name in floors[0]}
+    ours = Timing(tuple(seconds["all"] for seconds in taken["mathematics"]))
+    return Station(None, ours, Timing(tuple(sum(floor.values()) for floor in floors))), parts
+
+
+def measure_routes(plan: SteerPlan, repeats: int) -> Iterator[Route]:
+    """Yield the ways to the small factors of one layer: ours and QR, in two precisions."""
+    device = choose_device(plan.options.device)
+    product = LayerWeights.read(plan.checkpoint.files, plan.layers[0]).product(device)
+    routes = {
+        "Gram and Cholesky, float64 (ours)": lambda: (
+            factor(product.query, "query"),
+            factor(product.key, "key"),
+        ),
+        "QR, float32": lambda: _qr_factors(product, torch.float32),
+        "QR, float64": lambda: _qr_factors(product, torch.float64),
+    }
+    taken = in_turns(repeats, {f"factors by {name}": _timed(action, device) for name, action in routes.items()})
+    for name, seconds in zip(routes, taken.values(), strict=True):
+        yield Route(name, "factors of one layer", Timing(tuple(seconds)), len(plan.layers))
+
+
+def measure_dense_route(plan: SteerPlan) -> Iterator[Route]:
+    """Yield what the singular value decomposition of one head's `D × D` product takes; once, since it is slow."""
+    device = choose_device(plan.options.device)
+    planned = plan.layers[0]
+    product = LayerWeights.read(plan.checkpoint.files, planned).product(device)
+    heads = sum(len(layer.heads) for layer in plan.layers)
+    for dtype in (torch.float32, torch.float64):
+        name = f"dense SVD, {str(dtype).removeprefix('torch.')}"
+        dense = product.query[0].to(dtype).mT @ product.key[int(product.key_head[0])].to(dtype)
+        taken = in_turns(1, {name: _timed(lambda dense=dense: torch.linalg.svd(dense), device)})
+        yield Route(name, "modes of one head", Timing(tuple(taken[name])), heads)
+
+
+def _ours(weights: list[LayerWeights], plan: SteerPlan, device: torch.device) -> float:
+    return seconds_of(lambda: [edit_layer(layer, plan, device) for layer in weights], _finish(device))
+
+
+def _floor(weights: list[LayerWeights], plan: SteerPlan, device: torch.device) -> dict[str, float]:
+    """Seconds of each part, added up over the layers; operands are made, and memory is allocated, off the clock."""
+    seconds: dict[str, float] = {}
+    for layer in weights:
+        for name, action in _floor_parts(layer.product(device), plan.options.suppression.k).items():
+            seconds[name] = seconds.get(name, 0.0) + seconds_of(action, _finish(device))
+    return seconds
+
+
+def _floor_parts(product: QKProduct, k: int) -> dict[str, Callable[[], object]]:
+    """The products and decompositions of one layer, ready to run."""
+    query, key = product.query.double(), product.key.double()
+    query_factor, key_factor, core = product.query_factor, product.key_factor, product.core
+    query_gram, key_gram = torch.empty_like(query_factor), key.new_empty(len(key), *core.shape[1:])
+    weights = product.query.float()
+    left, right = (
+        weights.new_ones(product.heads, product.head_size, k),
+        weights.new_ones(product.heads, k, product.head_size),
+    )
+    directions, edited = weights.new_empty(product.heads, k, weights.shape[-1]), torch.empty_like(weights)
+
+    def grams() -> None:
+        torch.matmul(query, query.mT, out=query_gram)
+        torch.matmul(key, key.mT, out=key_gram)
+
+    def write_back() -> None:
+        torch.matmul(right, weights, out=directions)
+        torch.baddbmm(weights, left, directions, out=edited)
+
+    return {
+        "Gram products, float64": grams,
+        "product of the factors, float64": lambda: torch.matmul(query_factor.mT, key_factor, out=query_gram),
+        "small SVDs, float64": lambda: torch.linalg.svd(core),
+        "write-back products, float32": write_back,
+    }
+
+
+def _qr_factors(product: QKProduct, dtype: torch.dtype) -> list[Tensor]:
+    return [torch.linalg.qr(weights.to(dtype).mT, mode="r").R for weights in (product.query, product.key)]
+
+
+def _timed(action: Callable[[], object], device: torch.device) -> Callable[[], float]:
+    return lambda: seconds_of(action, _finish(device))
+
+
+def _finish(device: torch.device) -> Callable[[], object]:
+    """A GPU works on after the call has returned; the clock must wait for it."""
+    if device.type != "cuda":
+        return lambda: None
+    return lambda: torch.cuda.synchronize(device)

@@ -1,0 +1,129 @@
+"""The stations that move and check bytes, each alone, beside a plain loop over the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import shutil
+from collections.abc import Callable
+
+from torch import Tensor
+
+from benchmarking.commands import Request
+from benchmarking.disk import ByteRange, copy_plainly, pieces, read_plainly, settle, write_plainly
+from benchmarking.results import Station
+from benchmarking.timing import Timing, in_turns, seconds_of
+from qkedit.checkpoint.copying import LinkMode, copy_file
+from qkedit.steering.device import choose_device
+from qkedit.steering.manifest import DELTA_FILE
+from qkedit.steering.output import write_delta
+from qkedit.steering.plan import SteerPlan
+from qkedit.steering.progress import Silent
+from qkedit.steering.stopwatch import Stopwatch
+from qkedit.steering.stream import EditRecord, edited_weights, read_tensor, stored_bytes
+
+Edits = list[tuple[str, Tensor, EditRecord]]
+
+
+def measure_reading(plan: SteerPlan, request: Request, repeats: int) -> Station:
+    """Reading the tensors that the mathematics needs into memory, one after another."""
+    needed = {entry.name: entry for planned in plan.layers for entry in planned.needed_tensors}
+    ranges = [(request.model / entry.shard, entry.start, entry.end) for entry in needed.values()]
+
+    def ours() -> None:
+        for entry in needed.values():
+            read_tensor(plan.checkpoint.files, entry)
+
+    def prepared(action: Callable[[], None]) -> float:
+        if request.cache == "cold":
+            settle(request.model, "cold")
+        else:
+            read_plainly(ranges)
+        return seconds_of(action)
+
+    return _station(
+        "reading",
+        plan.bytes_to_read,
+        repeats,
+        lambda: prepared(ours),
+        lambda: prepared(lambda: read_plainly(ranges)),
+    )
+
+
+def measure_copying(plan: SteerPlan, request: Request, repeats: int) -> Station:
+    """Copying every file of the checkpoint."""
+    files = plan.checkpoint.files
+
+    def ours() -> None:
+        for file in plan.checkpoint.kept_files:
+            target = request.output / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy_file(files.local_path(file), target, LinkMode.AUTO, lambda length: None)
+
+    def prepared(action: Callable[[], None]) -> float:
+        settle(request.model, request.cache)
+        seconds = seconds_of(action)
+        shutil.rmtree(request.output)
+        return seconds
+
+    return _station(
+        "copying",
+        plan.checkpoint.kept_bytes,
+        repeats,
+        lambda: prepared(ours),
+        lambda: prepared(lambda: copy_plainly(request.model, request.output, plan.checkpoint.kept_files)),
+    )
+
+
+def measure_writing(plan: SteerPlan, request: Request, repeats: int) -> dict[str, Station]:
+    """Writing, hashing and checking the edited tensors, which lie ready in memory, as a delta."""
+    edits: Edits = list(edited_weights(plan, choose_device(plan.options.device)))
+    contents = [stored_bytes(tensor) for _, tensor, _ in edits]
+    taken = in_turns(
+        repeats,
+        {
+            "writing, hashing and checks": lambda: _ours_written(plan, request, edits),
+            "writing, hashing and checks, floors": lambda: _plainly_written(request, contents),
+        },
+    )
+    ours, floors = taken.values()
+    return {
+        name: Station(
+            plan.bytes_to_write,
+            Timing(tuple(seconds[name] for seconds in ours)),
+            Timing(tuple(seconds[name] for seconds in floors)),
+        )
+        for name in ("writing", "hashing", "checks")
+    }
+
+
+def _station(name: str, nbytes: int, repeats: int, ours: Callable[[], float], floor: Callable[[], float]) -> Station:
+    taken = in_turns(repeats, {name: ours, f"{name}, floor": floor})
+    return Station(nbytes, *(Timing(tuple(seconds)) for seconds in taken.values()))
+
+
+def _ours_written(plan: SteerPlan, request: Request, edits: Edits) -> dict[str, float]:
+    """Seconds by station of writing a delta, whose stream of tensors waits for nothing."""
+    os.sync()
+    stopwatch = Stopwatch()
+    request.delta.mkdir()
+    write_delta(request.delta, plan.tensors, edits, lambda records, digests: {}, stopwatch, Silent())
+    shutil.rmtree(request.delta)
+    return stopwatch.seconds
+
+
+def _plainly_written(request: Request, contents: list[memoryview]) -> dict[str, float]:
+    """Seconds of the same stations: the same bytes written, hashed, and read again and hashed."""
+    os.sync()
+    request.delta.mkdir()
+    path = request.delta / DELTA_FILE
+    ends = list(itertools.accumulate(len(content) for content in contents))
+    ranges: list[ByteRange] = [(path, end - len(content), end) for content, end in zip(contents, ends, strict=True)]
+    seconds = {
+        "hashing": seconds_of(lambda: [hashlib.sha256(content) for content in contents]),
+        "writing": seconds_of(lambda: write_plainly(path, contents)),
+        "checks": seconds_of(lambda: [hashlib.sha256(content) for content in pieces(ranges)]),
+    }
+    shutil.rmtree(request.delta)
+    return seconds
