@@ -42,7 +42,7 @@ def make_card(checkpoint: Checkpoint, manifest: dict[str, Any]) -> bytes:
     tags = base_fields.get("tags")
     fields["tags"] = sorted({*map(str, tags if isinstance(tags, list) else []), "qkedit"})
     front_matter = ModelCardData(ignore_metadata_errors=True, **fields).to_yaml()
-    return f"---\n{front_matter}\n---\n\n{_body(manifest, checkpoint)}".encode()
+    return f"---\n{front_matter}\n---\n\n{_body(manifest, checkpoint)}".encode(errors="backslashreplace")
 
 
 def _base_fields(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -93,7 +93,8 @@ def records_of(manifest: dict[str, Any], tensors: dict[str, TensorEntry]) -> lis
 
 def dump_manifest(manifest: dict[str, Any]) -> bytes:
     """Return the manifest's bytes: one line a head, so that it can be read and compared with `diff`."""
-    return (_dump(manifest, "") + "\n").encode()
+    # A directory's name may hold bytes that are no UTF-8; backslashreplace spells them as JSON escapes.
+    return (_dump(manifest, "") + "\n").encode(errors="backslashreplace")
 
 
 def _dump(value: Any, indent: str) -> str:

@@ -183,9 +183,11 @@ def _delta_weights(
     expected = {tensor["name"]: tensor["sha256_after"] for tensor in manifest["tensors"]}
     for record in records:
         name = record.tensor.name
+        entry = entries.get(name)
+        whole = entry is not None and (entry.dtype, entry.shape) == (record.tensor.dtype, record.tensor.shape)
         with stopwatch("reading"):
             original = sha256(read_tensor(base, record.tensor))
-            edited = read_tensor(delta, entries[name]) if name in entries else None
+            edited = read_tensor(delta, entries[name]) if whole else None
         if original != record.sha256_before:
             raise CheckpointError(
                 f"tensor {name} is not the one that was edited",

@@ -1,0 +1,154 @@
+"""The model card: what it takes over from the base's, and what it must not trip over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qkedit.checkpoint.checkpoint import open_checkpoint
+from qkedit.checkpoint.source import LocalFiles
+from qkedit.steering.card import make_card
+from qkedit.steering.run import steer
+
+BASE_CARD = """---
+license: other
+license_name: tongyi
+license_link: https://example.org/a---b
+language:
+- en
+- "no"
+pipeline_tag: image-text-to-text
+library_name: transformers
+tags: [multimodal, 7]
+datasets: [org/data]
+model-index: [not, a, list, of, results]
+---
+# Base
+
+--- and a line
+"""
+
+
+def front_matter(card: bytes) -> dict[str, Any]:
+    _, header, _ = card.decode().split("---\n", 2)
+    return yaml.safe_load(header)
+
+
+def steered(source: Path, out: Path, **options: Any) -> bytes:
+    steer(source, out=out, **{"layers": "1", "fsync": False, **options})
+    return (out / "README.md").read_bytes()
+
+
+def with_card(base: Path, directory: Path, card: str | bytes) -> Path:
+    shutil.copytree(base, directory)
+    (directory / "README.md").write_bytes(card.encode() if isinstance(card, str) else card)
+    return directory
+
+
+def test_licence_and_kind_are_inherited_and_a_local_base_is_no_base_model(base: Path, tmp_path: Path) -> None:
+    source = with_card(base, tmp_path / "source", BASE_CARD)
+    fields = front_matter(steered(source, tmp_path / "edited"))
+    assert fields == {
+        "license": "other",
+        "license_name": "tongyi",
+        "license_link": "https://example.org/a---b",
+        "language": ["en", "no"],
+        "pipeline_tag": "image-text-to-text",
+        "library_name": "transformers",
+        "tags": ["7", "multimodal", "qkedit"],
+    }
+    assert (tmp_path / "edited" / "README.base.md").read_text() == BASE_CARD
+
+
+def test_a_hub_base_is_the_base_model(base: Path, tmp_path: Path) -> None:
+    report = steer(base, out=tmp_path / "edited", layers="1", fsync=False)
+    manifest = report.manifest | {"base": {"model": "org/name", "revision": "0123abcd"}}
+    card = make_card(open_checkpoint(LocalFiles(base)), manifest)
+    fields = front_matter(card)
+    assert (fields["base_model"], fields["base_model_relation"]) == ("org/name", "finetune")
+    assert b"`0123abcd`" in card
+
+
+def test_what_was_done_stands_in_the_card(base: Path, tmp_path: Path) -> None:
+    report = steer(base, out=tmp_path / "edited", layers="0-1", k=3, residual=0.125, fsync=False)
+    text = (tmp_path / "edited" / "README.md").read_text()
+    energy = sum(head["energy_removed"] for head in report.heads) / len(report.heads)
+    moved = sum(head["relative_change"] for head in report.heads) / len(report.heads)
+    for said in ("layers 0-1", "8 heads", "3 a head", "12.5%", f"{energy:.1%}", f"{moved:.1%}", "verify", "Undo"):
+        assert said in text
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"residual": 0.999}, "99.9%"),
+        ({"residual": 0.001}, "0.1%"),
+        ({"energy": 0.005}, "0.5%"),
+        ({"control": "index", "seed": 5}, "seed 5"),
+        ({"control": "norm"}, "control"),
+        ({"channel": "symmetric"}, "symmetric part"),
+    ],
+)
+def test_options_are_said_as_they_were_given(base: Path, tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    assert said in steered(base, tmp_path / "edited", **options).decode()
+
+
+UNUSUAL: dict[str, bytes] = {
+    "no front matter": b"# Model\n---\nlicense: mit\n---\n",
+    "not closed": b"---\nlicense: mit\n",
+    "no mapping": b"---\n- license\n---\n",
+    "no YAML": b"---\nlicense: [mit\n---\n",
+    "an impossible date": b"---\ndate: 2024-02-30\n---\n",
+    "python objects": b"---\nlicense: !!python/object/apply:os.system [true]\n---\n",
+    "too deep": b"---\na: " + b"[" * 5000 + b"\n---\n",
+    "tags of no list": b"---\ntags: {a: b}\n---\n",
+    "no UTF-8": b"---\nlicense: \xff\xfe\n---\n",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("card", UNUSUAL)
+def test_an_unusual_base_card_is_kept_and_does_no_harm(base: Path, tmp_path: Path, card: str) -> None:
+    source = with_card(base, tmp_path / "source", UNUSUAL[card])
+    fields = front_matter(steered(source, tmp_path / "edited"))
+    assert "qkedit" in fields["tags"]
+    assert "base_model" not in fields
+    assert (tmp_path / "edited" / "README.base.md").read_bytes() == UNUSUAL[card]
+
+
+def test_line_ends_and_byte_order_marks_of_windows(base: Path, tmp_path: Path) -> None:
+    source = with_card(base, tmp_path / "source", b"\xef\xbb\xbf---\r\nlicense: mit\r\n---\r\n# Model\r\n")
+    assert front_matter(steered(source, tmp_path / "edited"))["license"] == "mit"
+
+
+def test_a_base_without_a_card_gets_one_and_no_copy(base: Path, tmp_path: Path) -> None:
+    card = steered(base, tmp_path / "edited")
+    assert front_matter(card)["tags"] == ["qkedit"]
+    assert b"README.base.md" not in card
+    assert not (tmp_path / "edited" / "README.base.md").exists()
+
+
+def test_steering_again_keeps_the_first_card_and_the_licence(base: Path, tmp_path: Path) -> None:
+    source = with_card(base, tmp_path / "source", BASE_CARD)
+    steered(source, tmp_path / "once", layers="0")
+    card = steered(tmp_path / "once", tmp_path / "twice", layers="1")
+    steered(tmp_path / "twice", tmp_path / "thrice", layers="2")
+    assert front_matter(card)["license"] == "other"
+    assert b"steered before, 1 time" in card
+    for directory in ("once", "twice", "thrice"):
+        assert (tmp_path / directory / "README.base.md").read_text() == BASE_CARD
+
+
+def test_a_directory_whose_name_is_no_utf8(base: Path, tmp_path: Path) -> None:
+    source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    try:
+        shutil.copytree(base, source)
+    except OSError:
+        pytest.skip("the file system wants UTF-8")
+    assert b"caf\\udce9" in steered(source, tmp_path / "edited")
