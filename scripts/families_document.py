@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from qkedit.checkpoint.checkpoint import open_checkpoint  # noqa: E402
-from qkedit.checkpoint.heads import AttentionStack  # noqa: E402
+from qkedit.checkpoint.heads import AttentionStack, HeadNorm  # noqa: E402
 from qkedit.checkpoint.layers import attention_stack  # noqa: E402
 from qkedit.checkpoint.source import LocalFiles  # noqa: E402
 from tests import tiny_models  # noqa: E402
@@ -35,7 +35,8 @@ transformers names its modules. Other models with query and key projections in o
 
 * *form*: `separate` projections; `gated` has a gate's rows after each query head's; the others are one fused tensor,
   of which only the query rows change.
-* *norm*: queries and keys are normalised per head after the projection; its gains are folded into the product.
+* *norm*: queries and keys are normalised after the projection, each head by itself where nothing else is said; the
+  gains are folded into the product. `l2` has no gains, `one-plus rms` multiplies by 1 + gain.
 * *bias*: on queries and keys; it is left as it is.
 * *skipped*: layers without keys of their own. They are named in every report.
 
@@ -46,7 +47,7 @@ transformers names its modules. Other models with query and key projections in o
 
 def document(version: str) -> str:
     """Return the document as it should be for one version of transformers."""
-    return HEADER.format(version=version) + "".join(f"{row}\n" for row in sorted(_rows(), key=str.casefold))
+    return HEADER.format(version=version) + "".join(f"{row}\n" for row in sorted(set(_rows()), key=str.casefold))
 
 
 def _rows() -> Iterator[str]:
@@ -72,7 +73,7 @@ def _understood(directory: Path) -> AttentionStack:
 def _row(stacks: list[AttentionStack], model_type: str, tested: str) -> str:
     layers = stacks[0].layers
     names = dict.fromkeys(re.sub(r"\.\d+\.", ".N.", stack.layers[0].query.tensor.name, count=1) for stack in stacks)
-    norms = dict.fromkeys(layer.query_norm.kind for layer in layers if layer.query_norm)
+    norms = dict.fromkeys(_norm(layer.query_norm) for layer in layers if layer.query_norm)
     cells = [
         stacks[0].family,
         f"`{model_type}`",
@@ -85,6 +86,10 @@ def _row(stacks: list[AttentionStack], model_type: str, tested: str) -> str:
         tested,
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _norm(norm: HeadNorm) -> str:
+    return f"{norm.kind} over all heads" if norm.across_heads else norm.kind
 
 
 def main() -> int:

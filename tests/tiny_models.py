@@ -60,8 +60,28 @@ LINEAR_ATTENTION = {
 QWEN3_5_ROPE = {**MULTIMODAL_ROPE, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.25}
 GEMMA_LAYERS = ["sliding_attention", "full_attention"] * 2
 GLM_ROPE = {**MULTIMODAL_ROPE, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
+MOLMO_VISION = {
+    "vision_config": {
+        **VISION,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "image_size": [16, 16],
+        "num_position_embeddings": 4,
+    },
+    "adapter_config": {
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "intermediate_size": 48,
+        "text_hidden_size": 64,
+        "vision_feature_layer": [-1, -2],
+    },
+    "image_patch_id": 5,
+}
 
-# Arguments of each family's config class. The names are those of the records in configs/families.
+# Arguments of each family's config class. The names are those of the records in configs/families,
+# but for variants of one family.
 FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2-vl": {
         "model_type": "qwen2_vl",
@@ -404,23 +424,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "molmo2": {
         "model_type": "molmo2",
         "text_config": {**TEXT, "head_dim": 16, "additional_vocab_size": 16},
-        "vision_config": {
-            **VISION,
-            "num_key_value_heads": 2,
-            "head_dim": 16,
-            "image_size": [16, 16],
-            "num_position_embeddings": 4,
-        },
-        "adapter_config": {
-            "hidden_size": 32,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "head_dim": 16,
-            "intermediate_size": 48,
-            "text_hidden_size": 64,
-            "vision_feature_layer": [-1, -2],
-        },
-        "image_patch_id": 5,
+        **MOLMO_VISION,
+    },
+    # On OLMo, with a norm over all heads of the projection together.
+    "molmo2-o": {
+        "model_type": "molmo2",
+        "text_config": {**TEXT, "head_dim": 16, "additional_vocab_size": 16, "qk_norm_type": "olmo"},
+        **MOLMO_VISION,
     },
 }
 

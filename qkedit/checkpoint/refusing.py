@@ -12,7 +12,7 @@ from qkedit.errors import UnsupportedForm
 
 ADD_A_RECORD = "add a record for the model, as docs/adding-a-model.md shows"
 # Modules that see pixels; a checkpoint without one is a text model.
-VISION_TENSOR = re.compile(r"(?:^|[._])(?:vision|visual|vit|vpm|vq|vqmodel|image|img|pixel)(?:[._]|$)")
+VISION_TENSOR = re.compile(r"(?:^|[._])(?:vision|visual|vit|vpm|vq|vqmodel|image|img|pixel|mm)(?:[._]|$)")
 LAYER_PATH = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.\d+\.(?P<rest>.+)$")
 ATTENTION_WORD = re.compile(r"attn|attention|[qkv]_proj|qkv|query|key", re.IGNORECASE)
 # How many kinds of tensors an error message lists.

@@ -76,7 +76,10 @@ def projections(module: nn.Module, hidden_size: int) -> Projections:
     if norm_inputs:
         query, key = norm_inputs
     tokens = inputs.shape[1]
-    return Projections(_heads(query, query_norm, tokens), _heads(key, key_norm, tokens))
+    return Projections(
+        _split(_heads(query, query_norm, tokens), module.head_dim),
+        _split(_heads(key, key_norm, tokens), module.head_dim),
+    )
 
 
 def rotation(module: nn.Module, hidden_size: int) -> str:
@@ -159,6 +162,19 @@ def _heads(states: Tensor, norm: nn.Module | None, tokens: int) -> Heads:
         return Heads(weight, bias, np.tile(np.eye(head_size), (heads, 1, 1)))
     fold = _fold(norm, heads, head_size, _token_axis(states, tokens))
     return Heads(weight, bias, fold)
+
+
+def _split(heads: Heads, head_size: int) -> Heads:
+    """Cut what a norm over the whole projection took for one long head into heads."""
+    count = heads.bias.shape[1] // head_size
+    if count == 1:
+        return heads
+    blocks = heads.fold[0].reshape(count, head_size, count, head_size)
+    return Heads(
+        weight=heads.weight.reshape(count, head_size, -1),
+        bias=heads.bias.reshape(count, head_size),
+        fold=np.stack([blocks[head, :, head] for head in range(count)]),
+    )
 
 
 def _by_token(states: Tensor, tokens: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from safetensors import safe_open
 
 import qkedit
 from qkedit.checkpoint.layers import AttentionLayer, AttentionStack, HeadNorm, HeadRows, attention_stack
+from qkedit.steering.options import SteerOptions
+from qkedit.steering.plan import plan_for
+from qkedit.steering.spectra import inspect
+from qkedit.steering.verify import verify
 from tests import tiny_models
 from tests.checkpoint.written import opened
 from tests.families.module_oracle import Heads, attention_modules, projections, rotation, suppressed
@@ -28,15 +33,25 @@ VARIANTS = [
 ]
 IDS = [family if published else f"{family}, module names" for family, published in VARIANTS]
 
-Build = Callable[[str, bool], Path]
+
+@dataclass(frozen=True)
+class Built:
+    """A tiny checkpoint and the model that transformers makes of it."""
+
+    directory: Path
+    model: Any
+
+
+Build = Callable[[str, bool], Built]
 
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     @cache
-    def built(family: str, published: bool) -> Path:
+    def built(family: str, published: bool) -> Built:
         directory = tmp_path_factory.mktemp("families") / family
-        return tiny_models.build(family, directory, dtype="float32", published=published)
+        tiny_models.build(family, directory, dtype="float32", published=published)
+        return Built(directory, loaded(family, directory))
 
     return built
 
@@ -80,9 +95,9 @@ def fold_of(norm: HeadNorm | None, heads: int, head_size: int, tensors: dict[str
 
 @pytest.mark.parametrize(("family", "published"), VARIANTS, ids=IDS)
 def test_a_family_is_understood_as_its_modules_compute(family: str, published: bool, build: Build) -> None:
-    directory = build(family, published)
-    stack, tensors = understood(directory), stored_tensors(directory)
-    modules = attention_modules(loaded(family, directory))
+    base = build(family, published)
+    stack, tensors = understood(base.directory), stored_tensors(base.directory)
+    modules = attention_modules(base.model)
     assert {layer.index for layer in stack.layers} <= modules.keys()
     for layer in stack.layers:
         computed = projections(modules[layer.index], 64)
@@ -103,9 +118,8 @@ def test_a_family_is_understood_as_its_modules_compute(family: str, published: b
 def test_every_layer_with_a_product_is_found(build: Build) -> None:
     # Layers whose module projects keys are exactly those that are not skipped.
     for family in tiny_models.FAMILIES:
-        directory = build(family, True)
-        stack = understood(directory)
-        modules = attention_modules(loaded(family, directory))
+        base = build(family, True)
+        stack, modules = understood(base.directory), attention_modules(base.model)
         own_keys = {
             index
             for index, module in modules.items()
@@ -129,10 +143,11 @@ def edited_rows(layers: tuple[AttentionLayer, ...]) -> dict[str, list[int]]:
 @pytest.mark.parametrize(("family", "published"), VARIANTS, ids=IDS)
 def test_a_family_end_to_end(family: str, published: bool, build: Build, tmp_path: Path) -> None:
     base, out = build(family, published), tmp_path / "edited"
-    stack = understood(base)
-    qkedit.steer(str(base), out=out, layers="all", heads="1-3", k=K, allow_text_only=True)
+    stack = understood(base.directory)
+    qkedit.steer(str(base.directory), out=out, layers="all", heads="1-3", k=K, allow_text_only=True)
+    assert verify(out, base=str(base.directory)).mismatches == ()
 
-    before, after = stored_tensors(base), stored_tensors(out)
+    before, after = stored_tensors(base.directory), stored_tensors(out)
     assert before.keys() == after.keys()
     rows = edited_rows(stack.layers)
     for name, old in before.items():
@@ -142,8 +157,8 @@ def test_a_family_end_to_end(family: str, published: bool, build: Build, tmp_pat
         else:
             assert not different.any(), name
 
-    old_model, new_model = loaded(family, base), loaded(family, out)
-    old_modules, new_modules = attention_modules(old_model), attention_modules(new_model)
+    new_model = loaded(family, out)
+    old_modules, new_modules = attention_modules(base.model), attention_modules(new_model)
     for layer in stack.layers:
         old, new = projections(old_modules[layer.index], 64), projections(new_modules[layer.index], 64)
         scale = np.linalg.norm(old.products(), axis=(1, 2), keepdims=True)
@@ -156,4 +171,18 @@ def test_a_family_end_to_end(family: str, published: bool, build: Build, tmp_pat
     with torch.no_grad():
         logits = new_model(**inputs).logits
         assert logits.isfinite().all()
-        assert not torch.equal(logits, old_model(**inputs).logits)
+        assert not torch.equal(logits, base.model(**inputs).logits)
+
+
+@pytest.mark.parametrize(("family", "published"), VARIANTS, ids=IDS)
+def test_a_family_is_planned_and_inspected(family: str, published: bool, build: Build) -> None:
+    base = build(family, published)
+    plan = plan_for(str(base.directory), SteerOptions(layers="all", allow_text_only=True))
+    expected = [layer.index for layer in understood(base.directory).layers]
+    assert [layer["layer"] for layer in plan.as_dict()["layers"]] == expected
+    modules = attention_modules(base.model)
+    for spectra in inspect(plan).layers:
+        products = projections(modules[spectra.layer], 64).products()
+        for head, product in zip(spectra.heads, products, strict=True):
+            dense = np.linalg.svd(product, compute_uv=False)[: len(head.singular_values)]
+            np.testing.assert_allclose(head.singular_values, dense, atol=3e-5 * dense[0])
