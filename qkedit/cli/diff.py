@@ -34,15 +34,13 @@ def diff(
         for title in ("tensor", "change", "largest", "elements"):
             table.add_column(title, justify="left" if title == "tensor" else "right", overflow="fold")
         for difference in differences:
-            if difference.relative_change is None:
-                table.add_row(difference.name, difference.what)
-            else:
-                table.add_row(
-                    difference.name,
-                    f"{difference.relative_change:.2%}",
-                    f"{difference.largest_change:.2g}",
-                    f"{difference.elements_changed:.1%}",
-                )
+            relative, largest = difference.relative_change, difference.largest_change
+            table.add_row(
+                difference.name,
+                difference.what if relative is None else f"{relative:.2%}",
+                "" if largest is None else f"{largest:.2g}",
+                "" if difference.elements_changed is None else f"{difference.elements_changed:.1%}",
+            )
         closing = f"{len(differences)} of {compared} tensors differ."
         fields = {"compared": compared, "differences": [asdict(difference) for difference in differences]}
         output.result(fields, Group(table, closing) if differences else closing)

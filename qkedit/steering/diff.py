@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -15,13 +16,16 @@ _PIECE = 16 << 20  # bytes compared at a time, so that memory does not depend on
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """How two tensors of the same name differ; the figures are None where dtype or shape differ."""
+    """How two tensors of the same name differ; a figure is None where it means nothing.
+
+    That is so where dtype or shape differ, for dtypes that are no floats, and where NaN or infinity is in the way.
+    """
 
     name: str
     what: str  # "changed", "only in A", "only in B", "dtype or shape"
     relative_change: float | None = None  # ‖A − B‖ / ‖A‖
     largest_change: float | None = None  # max |A − B|
-    elements_changed: float | None = None  # share, 0–1
+    elements_changed: float | None = None  # share of elements whose bytes differ, 0–1
 
 
 def diff(
@@ -57,6 +61,7 @@ def _difference(
     dtype = TORCH_DTYPES.get(one.dtype)
     if dtype is None:
         return TensorDifference(one.name, "changed")
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
     squares, change_squares, largest, changed, elements = 0.0, 0.0, 0.0, 0, 0
     for ours, theirs in zip(pieces(first, one), pieces(second, other), strict=True):
         a, b = torch.frombuffer(ours, dtype=dtype), torch.frombuffer(theirs, dtype=dtype)
@@ -64,13 +69,14 @@ def _difference(
         squares += float(a.double().square().sum())
         change_squares += float(change.square().sum())
         largest = max(largest, float(change.abs().max()))
-        changed += int((a != b).sum())
+        changed += int((a.view(bits) != b.view(bits)).sum())
         elements += len(a)
+    finite = math.isfinite(change_squares)
     return TensorDifference(
         one.name,
         "changed",
-        relative_change=(change_squares / squares) ** 0.5 if squares else None,
-        largest_change=largest,
+        relative_change=(change_squares / squares) ** 0.5 if finite and squares else None,
+        largest_change=largest if finite else None,
         elements_changed=changed / elements,
     )
 
