@@ -1,0 +1,148 @@
+"""Where depth comes from: a depth model, a file, or a tensor that is at hand. A map is float32 `[height, width]`.
+
+Depth models return relative depth or its inverse, in units of their own. DSCR looks at differences of standardized
+depth alone, so neither unit nor sign matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from qkedit.errors import QkeditError, UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+DEFAULT_DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
+DEPTH_FILE_ENDINGS = (".npy", ".png")
+
+
+@dataclass(frozen=True)
+class DepthModel:
+    """A monocular depth model of transformers (Depth-Anything, DPT, MiDaS …), loaded when it is first asked.
+
+    Args:
+        name: a hub id, or a directory that holds the model and its image processor.
+        device: where it runs.
+    """
+
+    name: str = DEFAULT_DEPTH_MODEL
+    device: str | torch.device = field(default="cpu", compare=False)
+
+    def estimate(self, image: Image) -> Tensor:
+        """Return the depth of every pixel of an image. Raises QkeditError for a model that cannot be used."""
+        processor, model = self._loaded
+        inputs = processor(images=[image.convert("RGB")], return_tensors="pt").to(self.device)
+        with torch.no_grad():
+            outputs = model(**inputs)
+        height_and_width = [(image.height, image.width)]
+        (estimate,) = processor.post_process_depth_estimation(outputs, target_sizes=height_and_width)
+        return checked_depth(estimate["predicted_depth"].float().cpu(), self.name)
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
+        try:
+            processor = AutoImageProcessor.from_pretrained(self.name)
+            model = AutoModelForDepthEstimation.from_pretrained(self.name)
+        except ImportError as error:
+            raise QkeditError(
+                f"its image processor needs a package that is not installed ({_first_line(error)})",
+                where=self.name,
+                remedy="install it with `pip install 'qkedit[runtime]'`",
+            ) from error
+        except (OSError, ValueError, KeyError) as error:
+            raise QkeditError(
+                f"cannot be loaded as a depth model ({_first_line(error)})",
+                where=self.name,
+                remedy="give the directory of a depth model that transformers knows, or a depth map as .npy or .png",
+            ) from error
+        return processor, model.eval().to(self.device)
+
+
+def read_depth(file: str | Path) -> Tensor:
+    """Read a depth map.
+
+    Args:
+        file: `.npy`, a two-dimensional array of numbers; or `.png`, one channel of 8 or 16 bits.
+
+    Raises:
+        UsageError: there is no such file, or it holds no depth map.
+    """
+    import numpy as np
+    from PIL import Image
+
+    path = Path(file)
+    try:
+        if path.suffix.lower() == ".npy":
+            values = np.load(path, allow_pickle=False)
+        else:
+            with Image.open(path) as image:
+                if image.mode not in ("L", "I;16", "I;16B", "I"):
+                    raise UsageError(
+                        "a depth map has one channel, and this picture has colours",
+                        where=str(path),
+                        remedy="give the depth itself, as 16-bit PNG or .npy, not its picture",
+                    )
+                values = np.asarray(image)
+        # Booleans and text are no depth; complex numbers have no order.
+        if values.dtype.kind not in "iuf":
+            raise ValueError(f"numbers of type {values.dtype}")
+        depth = torch.from_numpy(values.astype(np.float32))
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise UsageError(
+            f"cannot be read as a depth map ({_first_line(error)})",
+            where=str(path),
+            remedy="give a two-dimensional .npy array or a 16-bit PNG",
+        ) from error
+    return checked_depth(depth, str(path))
+
+
+def checked_depth(depth: Tensor, where: str = "depth") -> Tensor:
+    """Return a depth map as float32. Raises UsageError unless it is two-dimensional and finite."""
+    if depth.ndim != 2 or depth.numel() == 0:
+        raise UsageError(
+            f"a depth map has the shape [height, width], not {list(depth.shape)}", where=where, remedy="give one map"
+        )
+    depth = depth.detach().float()
+    if not depth.isfinite().all():
+        raise UsageError("holds values that are no finite numbers", where=where, remedy="fill the holes of the map")
+    return depth
+
+
+def depth_maps(source: str | Path | Tensor | Sequence[Tensor], images: Sequence[Image], device: Any) -> list[Tensor]:
+    """Return one map an image.
+
+    Args:
+        source: a depth model's name, a depth file for the only image, or maps that are at hand.
+        images: the request's images.
+        device: where a depth model runs.
+
+    Raises:
+        UsageError: there are not as many maps as images, or one of them is no depth map.
+        QkeditError: the depth model cannot be used.
+    """
+    if isinstance(source, Tensor):
+        source = [source] if source.ndim == 2 else list(source)
+    if isinstance(source, str | Path):
+        if Path(source).suffix.lower() not in DEPTH_FILE_ENDINGS:
+            model = DepthModel(str(source), device)
+            return [model.estimate(image) for image in images]
+        source = [read_depth(source)]
+    if len(source) != len(images):
+        raise UsageError(
+            f"{len(source)} depth maps for {len(images)} images", where="depth", remedy="give one map an image"
+        )
+    return [checked_depth(depth) for depth in source]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

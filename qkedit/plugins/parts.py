@@ -1,0 +1,78 @@
+"""The parts of a loaded model that plug-ins act on, or one sentence why they cannot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from qkedit.errors import UnsupportedForm, UsageError
+from qkedit.plugins.grid_layouts import layout_of
+
+# Kinds of decoder layers (`layer_types`) that compute attention, so that there is something to record and to cache.
+ATTENDING = ("full_attention", "sliding_attention", "chunked_attention")
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """A vision-language model as plug-ins see it.
+
+    Attributes:
+        model: as it was given, whose `generate` is called.
+        base: the part that turns images into features and merges them into the prompt.
+        decoder: the language model without its head; the same module as `base` in Chameleon.
+        layers: the decoder's layers.
+        attending: which of them compute attention (the others are linear attention or convolutions).
+    """
+
+    model: nn.Module
+    base: nn.Module
+    decoder: nn.Module
+    layers: nn.ModuleList
+    attending: tuple[int, ...]
+
+    @property
+    def config(self) -> Any:
+        """Config of the whole model."""
+        return self.model.config
+
+    @property
+    def text_config(self) -> Any:
+        """Config of the decoder."""
+        return self.decoder.config
+
+
+def model_parts(model: Any) -> ModelParts:
+    """Find the parts of a model.
+
+    Raises:
+        UsageError: it is compiled, wrapped or no vision-language model of transformers.
+        UnsupportedForm: its image tokens form no grid, or it is built in an unknown way.
+    """
+    from transformers import PreTrainedModel
+
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise UsageError(
+            "a compiled model cannot be edited while it runs",
+            where="model",
+            remedy="attach to the model before torch.compile, or do not compile it",
+        )
+    if not isinstance(model, PreTrainedModel):
+        raise UsageError(
+            f"{type(model).__name__} is no model of transformers",
+            where="model",
+            remedy="give what AutoModelForImageTextToText.from_pretrained returns; merge adapters first",
+        )
+    layout_of(model.config)
+    base, decoder = model.base_model, model.get_decoder()
+    layers = getattr(decoder, "layers", None)
+    if base is model or not hasattr(base, "get_image_features") or not isinstance(layers, nn.ModuleList):
+        raise UnsupportedForm(
+            f"{type(model).__name__} is not built of an image encoder and a decoder with layers",
+            where="model",
+            remedy="give what AutoModelForImageTextToText.from_pretrained returns",
+        )
+    kinds = getattr(decoder.config, "layer_types", None) or ["full_attention"] * len(layers)
+    attending = tuple(index for index, kind in enumerate(kinds[: len(layers)]) if kind in ATTENDING)
+    return ModelParts(model, base, decoder, layers, attending)
