@@ -21,7 +21,7 @@ from qkedit.checkpoint.checkpoint import open_checkpoint  # noqa: E402
 from qkedit.checkpoint.heads import AttentionStack, HeadNorm  # noqa: E402
 from qkedit.checkpoint.layers import attention_stack  # noqa: E402
 from qkedit.checkpoint.source import LocalFiles  # noqa: E402
-from tests import tiny_models  # noqa: E402
+from tests import tiny_configs, tiny_models  # noqa: E402
 from tests.families import published  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "families.md"
@@ -52,11 +52,11 @@ def document(version: str) -> str:
 
 def _rows() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as directory:
-        for family in tiny_models.FAMILIES:
+        for family in tiny_configs.FAMILIES:
             stacks = [_built(family, Path(directory) / family, published=True)]
-            if family in tiny_models.RENAMED:
+            if family in tiny_configs.RENAMED:
                 stacks.append(_built(family, Path(directory) / f"{family} renamed", published=False))
-            yield _row(stacks, tiny_models.FAMILIES[family]["model_type"], "loaded and run in transformers")
+            yield _row(stacks, tiny_configs.FAMILIES[family]["model_type"], "loaded and run in transformers")
         for name, family in published.PUBLISHED.items():
             stack = _understood(published.written(Path(directory) / name, family))
             yield _row([stack], family.config["model_type"], f"published names: {name}")

@@ -1,8 +1,7 @@
-"""Which rows are which head: on checkpoints of transformers, on hand-written ones, and what is refused."""
+"""Which rows are which head, on checkpoints written by hand."""
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,41 +15,9 @@ from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.layers import attention_layers, attention_stack
 from qkedit.checkpoint.records import Rows
 from qkedit.checkpoint.rows import HeadCounts, head_starts, row_count
-from qkedit.errors import CheckpointError, UnsupportedForm
+from qkedit.errors import CheckpointError
+from tests.checkpoint.language_model import VISION, projections, refusal, written
 from tests.checkpoint.written import opened, write_single
-
-CONFIG = {
-    "model_type": "some_new_model",
-    "text_config": {
-        "hidden_size": 32,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    },
-}
-VISION = {"vision_tower.layers.0.self_attn.q_proj.weight": (8, 8)}
-
-
-def projections(layer: str, query: int = 32, key: int = 16, hidden: int = 32) -> dict[str, tuple[int, ...]]:
-    return {
-        f"{layer}.self_attn.q_proj.weight": (query, hidden),
-        f"{layer}.self_attn.k_proj.weight": (key, hidden),
-        f"{layer}.self_attn.v_proj.weight": (key, hidden),
-        f"{layer}.mlp.up_proj.weight": (4, hidden),
-    }
-
-
-def written(directory: Path, shapes: dict[str, tuple[int, ...]], dtype: str = "f2", **text: Any) -> Checkpoint:
-    """A checkpoint of `shapes` and a vision tower, whose config counts the layers in them."""
-    layers = {int(number) for name in shapes for number in re.findall(r"layers\.(\d+)\.", name)}
-    settings = {**CONFIG["text_config"], "num_hidden_layers": max(layers, default=0) + 1, **text}  # type: ignore[dict-item]
-    return opened(write_single(directory, {**VISION, **shapes}, {**CONFIG, "text_config": settings}, dtype))
-
-
-def refusal(checkpoint: Checkpoint, kind: type[CheckpointError] = UnsupportedForm) -> str:
-    with pytest.raises(kind) as caught:
-        attention_layers(checkpoint)
-    assert caught.value.remedy, "every refusal says what to do"
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +78,33 @@ def test_biases(tmp_path: Path) -> None:
     assert first.key_bias is not None
     assert first.key_bias.tensor.name == "model.layers.0.self_attn.k_proj.bias"
     assert second.key_bias is None
+
+
+COUNTS = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("config", "family", "decoder"),
+    [
+        # As Qwen2-VL was published: everything at the top.
+        ({"model_type": "qwen2_vl", "vision_config": {}, **COUNTS}, "Qwen2-VL", "Qwen2-VL"),
+        ({"model_type": "llava", "text_config": {"model_type": "qwen2", **COUNTS}}, "LLaVA-1.5", "Qwen2"),
+        ({"model_type": "llava", "text_config": COUNTS}, "LLaVA-1.5", "Llama"),
+        (
+            {"model_type": "llava", "vision_config": {"model_type": "pixtral"}, "text_config": COUNTS},
+            "Pixtral",
+            "Mistral",
+        ),
+        ({"model_type": "brand_new", "text_config": {"model_type": "mistral", **COUNTS}}, "unknown", "Mistral"),
+        ({"model_type": "brand_new", "llm_config": {"model_type": "newer", **COUNTS}}, "unknown", "unknown"),
+        (COUNTS, "unknown", "unknown"),
+    ],
+)
+def test_family_and_decoder(tmp_path: Path, config: dict[str, Any], family: str, decoder: str) -> None:
+    checkpoint = opened(write_single(tmp_path, {**VISION, **projections("model.layers.0")}, config))
+    stack = attention_stack(checkpoint)
+    assert (stack.family, stack.decoder) == (family, decoder)
+    assert (stack.layers[0].query_heads, stack.layers[0].key_heads) == (4, 2)
 
 
 def test_layers_without_attention_are_skipped_and_named(tmp_path: Path) -> None:
@@ -275,86 +269,6 @@ def test_defaults_of_the_config_class_count_where_the_config_is_silent(tmp_path:
     shapes = {**VISION, **projections("language_model.model.layers.0", 4096, 4096, hidden=1)}
     (first,) = attention_layers(opened(write_single(tmp_path, shapes, config)))
     assert (first.query_heads, first.key_heads, first.query.head_size) == (32, 32, 128)
-
-
-def test_shapes_decide_against_the_config(tmp_path: Path) -> None:
-    message = refusal(written(tmp_path, projections("model.layers.0"), num_attention_heads=8))
-    assert "model.layers.0.self_attn.k_proj.weight" in message
-    assert "[16, 32]" in message
-    assert "8 query heads on 2 key heads of size 4" in message
-
-
-def test_heads_that_cannot_share_evenly(tmp_path: Path) -> None:
-    message = refusal(written(tmp_path, projections("model.layers.0"), num_key_value_heads=3), CheckpointError)
-    assert "4 query heads" in message
-    assert "3 key heads" in message
-
-
-@pytest.mark.parametrize("value", [0, -4, 4.0, "4", True, [4], {}])
-def test_counts_that_are_no_counts(tmp_path: Path, value: Any) -> None:
-    message = refusal(written(tmp_path, projections("model.layers.0"), num_attention_heads=value), CheckpointError)
-    assert "num_attention_heads" in message
-
-
-def test_a_silent_config_of_an_unknown_model(tmp_path: Path) -> None:
-    checkpoint = written(tmp_path, projections("model.layers.0"))
-    del checkpoint.text_config["num_attention_heads"]
-    assert "num_attention_heads" in refusal(checkpoint, CheckpointError)
-
-
-ATTENTION = "model.layers.0.self_attn"
-REFUSED: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
-    "latent attention": ({f"{ATTENTION}.q_a_proj.weight": (8, 32), f"{ATTENTION}.kv_b_proj.weight": (8, 32)}, "MLA"),
-    "fp8": ({**projections("model.layers.0"), f"{ATTENTION}.q_proj.weight_scale_inv": (1, 1)}, "quantised"),
-    "GPTQ or AWQ": ({f"{ATTENTION}.q_proj.qweight": (4, 32), f"{ATTENTION}.q_proj.scales": (1, 32)}, "quantised"),
-    "bitsandbytes": ({**projections("model.layers.0"), f"{ATTENTION}.k_proj.weight.absmax": (4,)}, "quantised"),
-    "adapters": ({f"{ATTENTION}.q_proj.base_layer.weight": (32, 32)}, "LoRA"),
-    "norm of an unknown kind": ({**projections("model.layers.0"), f"{ATTENTION}.q_norm.weight": (8,)}, "norm"),
-    "no keys": ({f"{ATTENTION}.q_proj.weight": (32, 32)}, "k_proj"),
-    "unknown layout": (
-        {"model.layers.0.attention.query_key_value.weight": (64, 32)},
-        "query_key_value.weight [64, 32]",
-    ),
-    "no attention at all": ({"model.layers.0.mixer.in_proj.weight": (64, 32)}, "mixer.in_proj.weight [64, 32]"),
-    "different widths": ({**projections("model.layers.0"), f"{ATTENTION}.k_proj.weight": (16, 8)}, "keys 8"),
-    "encoder-decoder": (
-        {
-            **projections("model.language_model.decoder.layers.0"),
-            "decoder.layers.0.encoder_attn.q_proj.weight": (8, 8),
-        },
-        "encoder-decoder",
-    ),
-    "two language models": (
-        {**projections("model.layers.0"), **projections("language_model.model.layers.0")},
-        "twice",
-    ),
-    "a bias of another length": ({**projections("model.layers.0"), f"{ATTENTION}.k_proj.bias": (8,)}, "bias"),
-}
-
-
-@pytest.mark.parametrize("form", REFUSED)
-def test_refused_forms(tmp_path: Path, form: str) -> None:
-    shapes, message = REFUSED[form]
-    assert message in refusal(written(tmp_path, shapes), CheckpointError)
-
-
-def test_encoder_decoder_by_its_config(tmp_path: Path) -> None:
-    checkpoint = written(tmp_path, projections("model.layers.0"), is_encoder_decoder=True)
-    assert "encoder-decoder" in refusal(checkpoint)
-
-
-@pytest.mark.parametrize("dtype", ["i1", "u1", "i4"])
-def test_projections_that_are_no_floats(tmp_path: Path, dtype: str) -> None:
-    message = refusal(written(tmp_path, projections("model.layers.0"), dtype))
-    assert "q_proj.weight" in message
-    assert "quantised" in message
-
-
-def test_text_only(tmp_path: Path) -> None:
-    config = {**CONFIG["text_config"], "num_hidden_layers": 1}  # type: ignore[dict-item]
-    checkpoint = opened(write_single(tmp_path, projections("model.layers.0"), config))
-    assert "--allow-text-only" in refusal(checkpoint)
-    assert len(attention_layers(checkpoint, allow_text_only=True)) == 1
 
 
 @given(

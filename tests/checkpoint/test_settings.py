@@ -10,7 +10,7 @@ from qkedit.checkpoint.records import decoders, families, layouts, refusals
 from qkedit.checkpoint.rows import HeadCounts
 from qkedit.checkpoint.settings import Settings
 from qkedit.errors import CheckpointError
-from tests import tiny_models
+from tests import tiny_configs
 
 # Remote code: transformers has no class for these.
 REMOTE = {"internlm2", "qwen"}
@@ -104,7 +104,7 @@ def test_records_refer_to_each_other() -> None:
 
 def test_every_recorded_family_is_tested() -> None:
     recorded = {model_type for family in families() for model_type in family.model_types}
-    built = {specification["model_type"] for specification in tiny_models.FAMILIES.values()}
+    built = {specification["model_type"] for specification in tiny_configs.FAMILIES.values()}
     by_hand = {"qwen", "internvl_chat"}
     # The same decoder as another family's, or (Gemma 3n) tested as a language model alone.
     by_decoder = {"glm46v", "deepseek_vl_hybrid", "gemma3n"}

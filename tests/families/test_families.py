@@ -19,7 +19,7 @@ from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import plan_for
 from qkedit.steering.spectra import inspect
 from qkedit.steering.verify import verify
-from tests import tiny_models
+from tests import tiny_configs, tiny_models
 from tests.checkpoint.written import opened
 from tests.families.module_oracle import Heads, attention_modules, projections, rotation, suppressed
 
@@ -27,9 +27,9 @@ HEADS = range(1, 4)  # head 0 stays as it is
 K = 2
 # Published names and, where they differ, those of transformers' modules; and language models alone.
 VARIANTS = [
-    *((family, True) for family in tiny_models.FAMILIES),
-    *((family, False) for family in tiny_models.RENAMED),
-    *((family, True) for family in tiny_models.TEXT_MODELS),
+    *((family, True) for family in tiny_configs.FAMILIES),
+    *((family, False) for family in tiny_configs.RENAMED),
+    *((family, True) for family in tiny_configs.TEXT_MODELS),
 ]
 IDS = [family if published else f"{family}, module names" for family, published in VARIANTS]
 
@@ -117,7 +117,7 @@ def test_a_family_is_understood_as_its_modules_compute(family: str, published: b
 
 def test_every_layer_with_a_product_is_found(build: Build) -> None:
     # Layers whose module projects keys are exactly those that are not skipped.
-    for family in tiny_models.FAMILIES:
+    for family in tiny_configs.FAMILIES:
         base = build(family, True)
         stack, modules = understood(base.directory), attention_modules(base.model)
         own_keys = {
