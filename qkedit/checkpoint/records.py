@@ -31,10 +31,6 @@ class Rows:
     per: str
     rows: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        """Take YAML's lists."""
-        object.__setattr__(self, "rows", tuple(self.rows))
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -144,8 +140,8 @@ def _layout(record: dict[str, Any]) -> Layout:
     return Layout(
         name=record["name"],
         attention=re.compile(record["attention"]),
-        query=Rows(**record["query"]),
-        key=Rows(**record["key"]),
+        query=Rows(**_tuples(record["query"])),
+        key=Rows(**_tuples(record["key"])),
     )
 
 
