@@ -11,6 +11,7 @@ import typer
 import qkedit
 from qkedit.cli.apply import apply
 from qkedit.cli.diff import diff
+from qkedit.cli.inspect import inspect
 from qkedit.cli.steer import steer
 from qkedit.cli.verify import verify
 
@@ -38,7 +39,7 @@ def _main(
     pass
 
 
-for function in (steer, apply, verify, diff):
+for function in (steer, apply, verify, diff, inspect):
     app.command()(function)
 
 

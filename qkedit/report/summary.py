@@ -1,0 +1,87 @@
+"""One row a layer: the middle of its heads, which tables, pictures and pages show alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from qkedit.steering.spectra import HeadSpectrum, Inspection, LayerSpectra
+
+
+@dataclass(frozen=True)
+class SpectrumRow:
+    """A head's numbers, or the middle of a layer's: medians, but means of shares and the smallest gap.
+
+    Shares are 0–1; None where a figure has no meaning.
+    """
+
+    layer: int
+    heads: str  # "3" for one head, "28 heads" for a layer
+    singular_values: tuple[float, ...]
+    energy_top_k: float
+    effective_rank: float
+    symmetric_share: float | None
+    gap_at_k: float | None
+    residual: float | None
+    leak: float | None
+    kept: dict[str, float]  # at an offset, by the part that moved: mean of both sides
+
+
+def layer_row(layer: LayerSpectra) -> SpectrumRow:
+    """Return the row of a whole layer."""
+    heads = layer.heads
+    parts = heads[0].kept or {}
+    return SpectrumRow(
+        layer=layer.layer,
+        heads=f"{len(heads)} heads",
+        singular_values=tuple(
+            median(values) for values in zip(*(head.singular_values for head in heads), strict=True)
+        ),
+        energy_top_k=fmean(head.energy_top_k for head in heads),
+        effective_rank=median(head.effective_rank for head in heads),
+        symmetric_share=_mean(head.symmetric_share for head in heads),
+        gap_at_k=min((head.gap_at_k for head in heads if head.gap_at_k is not None), default=None),
+        residual=_mean(head.residual for head in heads),
+        leak=_mean(head.leak for head in heads),
+        kept={part: share for part in parts if (share := _mean(_kept(head, part) for head in heads)) is not None},
+    )
+
+
+def head_row(layer: LayerSpectra, head: HeadSpectrum) -> SpectrumRow:
+    """Return the row of one head."""
+    return SpectrumRow(
+        layer=layer.layer,
+        heads=str(head.head),
+        singular_values=head.singular_values,
+        energy_top_k=head.energy_top_k,
+        effective_rank=head.effective_rank,
+        symmetric_share=head.symmetric_share,
+        gap_at_k=head.gap_at_k,
+        residual=head.residual,
+        leak=head.leak,
+        kept={part: share for part in head.kept or {} if (share := _kept(head, part)) is not None},
+    )
+
+
+def rows_of(inspection: Inspection, *, every_head: bool) -> list[SpectrumRow]:
+    """Return one row a layer, or one a head."""
+    if every_head:
+        return [head_row(layer, head) for layer in inspection.layers for head in layer.heads]
+    return [layer_row(layer) for layer in inspection.layers]
+
+
+def offset_text(offset: tuple[int, int, int]) -> str:
+    """Return an offset as the user writes it: `5`, or `0,3,-2`."""
+    return str(offset[0]) if len(set(offset)) == 1 else ",".join(map(str, offset))
+
+
+def _kept(head: HeadSpectrum, part: str) -> float | None:
+    if head.kept is None:
+        return None
+    return _mean((head.kept[part].query_side, head.kept[part].key_side))
+
+
+def _mean(numbers: Iterable[float | None]) -> float | None:
+    known = [number for number in numbers if number is not None]
+    return fmean(known) if known else None
