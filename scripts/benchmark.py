@@ -154,6 +154,9 @@ def main() -> None:
     if options.repeats < 1 or not 1 <= threads <= cores:
         parser.error(f"--repeats must be at least 1, --threads at least 1 and at most {cores}, the cores there are")
     work = options.work or model.parent
+    for directory in (work, *(file.parent for file in (options.json, options.markdown) if file)):
+        if not directory.is_dir():  # said now, not after a quarter of an hour
+            parser.error(f"{directory} is no directory")
     try:
         edit = SteerOptions(options.layers, "all", Suppression(options.k), device=options.device)
         plan = plan_for(str(model), edit)
@@ -165,11 +168,11 @@ def main() -> None:
     except (QkeditError, commands.CommandFailedError) as error:
         parser.exit(getattr(error, "exit_code", 1), f"error: {error}\n")
     document = markdown(benchmark)
+    sys.stdout.write(document)
     if options.json:
         options.json.write_text(json.dumps(benchmark.as_dict(), indent=2) + "\n", encoding="utf-8")
     if options.markdown:
         options.markdown.write_text(document, encoding="utf-8")
-    sys.stdout.write(document)
 
 
 if __name__ == "__main__":

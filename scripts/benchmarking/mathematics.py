@@ -9,6 +9,7 @@ storage dtype, Cholesky factors, figures for the manifest and (on a GPU) transfe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ def measure_dense_route(plan: SteerPlan) -> Iterator[Route]:
     for dtype in (torch.float32, torch.float64):
         name = f"dense SVD, {str(dtype).removeprefix('torch.')}"
         dense = product.query[0].to(dtype).mT @ product.key[int(product.key_head[0])].to(dtype)
-        taken = in_turns(1, {name: _timed(lambda dense=dense: torch.linalg.svd(dense), device)})
+        taken = in_turns(1, {name: _timed(partial(torch.linalg.svd, dense), device)})
         yield Route(name, "modes of one head", Timing(tuple(taken[name])), heads)
 
 

@@ -13,7 +13,14 @@ the two medians beside it. Every command ran as a process of its own. Waiting fo
 `cp` does not wait, `steer` and `apply` do, and their seconds here leave it out unless they say otherwise. \
 "Without start-up" is what the command reports itself: everything but the interpreter and its imports. Stations run \
 side by side inside a command, so they add up to more than its whole; there, `reading` includes the SHA-256 of the \
-original tensors. Peak memory is the kernel's record of resident memory, file pages that a process maps included."""
+original tensors. The floor of a station is a plain loop over the same bytes, that of the mathematics its own matrix \
+products and batched small decompositions on operands that lie ready. Peak memory is the kernel's record of resident \
+memory, file pages that a process maps included."""
+
+MERGEKIT_NOTE = """\
+mergekit (`passthrough`) was given the language model alone, as a text model, since it cannot read the \
+vision-language configuration: it wrote fewer bytes than `steer`, which copied the whole directory, and hashed and \
+checked nothing."""
 
 
 def markdown(benchmark: Benchmark) -> str:
@@ -60,6 +67,7 @@ def markdown(benchmark: Benchmark) -> str:
                 ),
             ),
             NOTES,
+            *(["", MERGEKIT_NOTE] if "mergekit" in benchmark.commands else []),
             "",
         ]
     )
@@ -78,9 +86,9 @@ def _facts(benchmark: Benchmark) -> Iterator[str]:
     yield (
         f"{settings['model']}, {_bytes(settings['directory_bytes'])}: layers {settings['layers']} "
         f"({settings['tensors']} query projections, {settings['heads']} heads), k {settings['k']}, "
-        f"{_bytes(settings['bytes_to_read'])} read and {_bytes(settings['bytes_to_write'])} changed; mathematics on "
-        f"{machine['device']} with {settings['threads']} threads; {settings['repeats']} repetitions; page cache "
-        f"{_cache(benchmark)}."
+        f"{_bytes(settings['bytes_to_read'])} read and {_bytes(settings['bytes_to_write'])} changed; mathematics "
+        f"on {machine['device']} with {settings['threads']} threads; each measured {settings['repeats']} times; page "
+        f"cache {_cache(benchmark)}."
     )
     yield ""
 
