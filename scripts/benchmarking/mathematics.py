@@ -54,6 +54,8 @@ def measure_routes(plan: SteerPlan, repeats: int) -> Iterator[Route]:
         "QR, float32": lambda: _qr_factors(product, torch.float32),
         "QR, float64": lambda: _qr_factors(product, torch.float64),
     }
+    for action in routes.values():  # libraries set themselves up at the first call
+        action()
     taken = in_turns(repeats, {f"factors by {name}": _timed(action, device) for name, action in routes.items()})
     for name, seconds in zip(routes, taken.values(), strict=True):
         yield Route(name, "factors of one layer", Timing(tuple(seconds)), len(plan.layers))
@@ -77,7 +79,7 @@ def _ours(weights: list[LayerWeights], plan: SteerPlan, device: torch.device) ->
 
 
 def _floor(weights: list[LayerWeights], plan: SteerPlan, device: torch.device) -> dict[str, float]:
-    """Seconds of each part, added up over the layers; operands are made, and memory is allocated, off the clock."""
+    """Seconds of each part, added up over the layers; operands and memory are made ready off the clock."""
     seconds: dict[str, float] = {}
     for layer in weights:
         for name, action in _floor_parts(layer.product(device), plan.options.suppression.k).items():
@@ -89,13 +91,12 @@ def _floor_parts(product: QKProduct, k: int) -> dict[str, Callable[[], object]]:
     """The products and decompositions of one layer, ready to run."""
     query, key = product.query.double(), product.key.double()
     query_factor, key_factor, core = product.query_factor, product.key_factor, product.core
-    query_gram, key_gram = torch.empty_like(query_factor), key.new_empty(len(key), *core.shape[1:])
     weights = product.query.float()
-    left, right = (
-        weights.new_ones(product.heads, product.head_size, k),
-        weights.new_ones(product.heads, k, product.head_size),
-    )
-    directions, edited = weights.new_empty(product.heads, k, weights.shape[-1]), torch.empty_like(weights)
+    left = weights.new_ones(product.heads, product.head_size, k)
+    right = weights.new_ones(product.heads, k, product.head_size)
+    # Results go where something was written already: memory that is only promised costs at its first touch.
+    query_gram, key_gram = query_factor.clone(), key.new_ones(len(key), *core.shape[1:])
+    directions, edited = weights.new_ones(product.heads, k, weights.shape[-1]), weights.clone()
 
     def grams() -> None:
         torch.matmul(query, query.mT, out=query_gram)
