@@ -69,7 +69,9 @@ class AttentionLayer:
     @property
     def norm_kind(self) -> str | None:
         """Kind of the norm between the queries and the logit, None without one."""
-        return self.query_norm.kind if self.query_norm else None
+        if self.query_norm is None:
+            return None
+        return self.query_norm.kind + (" over all heads" if self.query_norm.across_heads else "")
 
     @property
     def head_size(self) -> int:

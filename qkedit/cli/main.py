@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from io import TextIOWrapper
 from typing import Annotated
@@ -12,6 +13,7 @@ import qkedit
 from qkedit.cli.apply import apply
 from qkedit.cli.diff import diff
 from qkedit.cli.inspect import inspect
+from qkedit.cli.models import models
 from qkedit.cli.steer import steer
 from qkedit.cli.verify import verify
 
@@ -39,7 +41,7 @@ def _main(
     pass
 
 
-for function in (steer, apply, verify, diff, inspect):
+for function in (steer, inspect, verify, diff, apply, models):
     app.command()(function)
 
 
@@ -53,7 +55,7 @@ def run() -> None:
             # A file name that the terminal's encoding cannot spell is no reason to fail after the work is done.
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="qkedit", standalone_mode=False)
     except typer.Abort:
         code = 130
     except Exception as error:
@@ -71,7 +73,9 @@ def _usage_failure(message: str, context: typer.Context | None) -> int:
     from qkedit.errors import UsageError
 
     name = context.info_name if context is not None and context.info_name else "qkedit"
-    output = Output(name, as_json="--json" in sys.argv[1:])
+    # The parser gave up before it came to the option that says how to answer.
+    in_environment = os.environ.get("QKEDIT_JSON", "").strip().lower() in ("1", "true", "t", "yes", "y", "on")
+    output = Output(name, as_json=in_environment or "--json" in sys.argv[1:])
     try:
         help_command = f"{context.command_path} --help" if context is not None else "qkedit --help"
         output.failure(UsageError(message.rstrip("."), remedy=f"see `{help_command}`"))

@@ -262,6 +262,7 @@ def _warnings(manifest: dict[str, Any]) -> Iterator[str]:
         yield (
             f"queries and keys are normalised ({', '.join(norms)}): the gains are part of the edited product, and "
             "the normaliser scales up what remains of an edited head's logits"
+            + (", and of the other heads of its layer" if any("over all heads" in norm for norm in norms) else "")
         )
     if any("key_bias_effect" in head for head in heads):
         yield "keys have biases: logits also change by what no mode shows (key_bias_effect in the manifest)"

@@ -1,0 +1,132 @@
+"""`qkedit models`: known families and aliases, and how a checkpoint is understood."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from qkedit.cli import options
+from qkedit.cli.output import Output, aligned, command
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def models(
+    check: Annotated[
+        str | None,
+        options.flag("--check", help="Instead: show how this model (directory, hub id, alias) is understood."),
+    ] = None,
+    revision: options.RevisionOption = None,
+    allow_text_only: options.TextOnlyOption = False,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """List known families and aliases, or show how a checkpoint is understood.
+
+    A family that is not listed is taken as one with separate projections, if its tensors bear that out.
+
+    Example: qkedit models --check ./Qwen2-VL-7B-Instruct
+    """
+    with command("models", as_json=json, quiet=quiet, debug=debug) as output:
+        if check is None:
+            _list(output)
+        else:
+            _check(output, check, revision, allow_text_only)
+
+
+def _list(output: Output) -> None:
+    from rich.console import Group
+
+    from qkedit.checkpoint.description import known_families
+    from qkedit.checkpoint.presets import presets
+    from qkedit.steering.selection import middle_layers
+
+    families = known_families()
+    family_table = _table("family", "model type", "form", "norm", "positions")
+    for family in families:
+        family_table.add_row(
+            family["family"],
+            ", ".join(family["model_types"]),
+            ", ".join(family["layouts"]),
+            family["norm"] or "",
+            family["rope"],
+        )
+    aliases = [
+        {
+            "aliases": list(preset.aliases),
+            "hub_id": preset.hub_id,
+            "layers": preset.layer_count,
+            "middle_layers": [middle_layers(preset.layer_count)[0], middle_layers(preset.layer_count)[-1]],
+            "scr": {"layers": list(preset.scr.layers), "diagnosis": list(preset.scr.diagnosis)}
+            if preset.scr
+            else None,
+        }
+        for preset in presets()
+    ]
+    alias_table = _table("alias", "hub id", "layers", "mid", "SCR")
+    for alias in aliases:
+        alias_table.add_row(
+            ", ".join(alias["aliases"]),
+            alias["hub_id"],
+            str(alias["layers"]),
+            "-".join(map(str, alias["middle_layers"])),
+            "-".join(map(str, alias["scr"]["layers"])) if alias["scr"] else "",
+        )
+    output.result({"families": families, "aliases": aliases}, Group(family_table, "", alias_table))
+
+
+def _check(output: Output, model: str, revision: str | None, allow_text_only: bool) -> None:
+    from rich.console import Group
+    from rich.text import Text
+
+    from qkedit.checkpoint.checkpoint import open_checkpoint
+    from qkedit.checkpoint.description import describe_stack
+    from qkedit.checkpoint.layers import attention_stack
+    from qkedit.checkpoint.resolve import resolve
+
+    files = resolve(model, revision)
+    described = describe_stack(attention_stack(open_checkpoint(files), allow_text_only=allow_text_only))
+    table = _table("layer", "form", "heads", "group", "d_h", "norm", "bias", "positions", "query rows")
+    for layer in described["layers"]:
+        table.add_row(
+            str(layer["layer"]),
+            layer["form"],
+            f"{layer['query_heads']} on {layer['key_heads']}",
+            str(layer["group_size"]),
+            str(layer["head_size"]),
+            _norm(layer["query_norm"]),
+            ", ".join(name for name in ("query", "key") if layer[f"{name}_bias"]),
+            layer["rope"],
+            f"{_rows(layer['query'])} of {layer['query']['shape'][0]} in {layer['query']['tensor']}",
+        )
+    facts = [
+        ("model", files.name),
+        ("family", described["family"]),
+        ("decoder", described["decoder"]),
+        ("layers", f"{described['layer_count']}, of which {len(described['layers'])} can be edited"),
+    ]
+    facts += [(f"layer {skipped['layer']}", skipped["reason"]) for skipped in described["skipped"]]
+    fields = {"model": files.name, "revision": files.revision, **described}
+    output.result(fields, Group(Text(aligned(facts)), "", table))
+
+
+def _norm(norm: dict[str, Any] | None) -> str:
+    if norm is None:
+        return ""
+    return norm["kind"] + (" over all heads" if norm["across_heads"] else "")
+
+
+def _rows(query: dict[str, Any]) -> str:
+    (first, end), *more = query["rows"]
+    return f"{first}-{end - 1}" + (f" and {len(more)} more runs" if more else "")
+
+
+def _table(*titles: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in titles:
+        table.add_column(title, overflow="fold", justify="right" if title in ("layer", "layers", "d_h") else "left")
+    return table
