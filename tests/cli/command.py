@@ -1,0 +1,111 @@
+"""Run the command line as `qkedit ARGUMENTS` does, in this process or in a child of one that has imported it all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from qkedit.cli.main import run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended and what it said."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The one JSON document on standard output."""
+        return json.loads(self.stdout)
+
+    def sentence(self) -> str:
+        """The error, after checking that it is one line on standard error and nothing else was said."""
+        assert self.stdout == ""
+        assert "Traceback" not in self.stderr
+        lines = self.stderr.splitlines()
+        assert len(lines) == 1, self.stderr
+        assert lines[0].startswith("error: ")
+        assert lines[0].endswith(".")
+        assert not lines[0].endswith("..")
+        return lines[0].removeprefix("error: ")
+
+
+def qkedit(*arguments: str | Path) -> Result:
+    """Run it in this process."""
+    streams = [TextIOWrapper(BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+    with (
+        patch.object(sys, "argv", ["qkedit", *map(str, arguments)]),
+        redirect_stdout(streams[0]),
+        redirect_stderr(streams[1]),
+    ):
+        try:
+            run()
+        except SystemExit as leaving:
+            code = leaving.code
+    texts = []
+    for stream in streams:
+        stream.flush()
+        texts.append(stream.buffer.getvalue().decode())  # type: ignore[attr-defined]
+    assert isinstance(code, int)
+    return Result(code, *texts)
+
+
+class Runs:
+    """Children of a process that has imported qkedit and torch, so that a run of its own costs no start."""
+
+    def __init__(self, process: subprocess.Popen[str], directory: Path) -> None:
+        self._process = process
+        self._outputs = [directory / "stdout", directory / "stderr"]
+
+    def start(self, *arguments: str | Path, limits: Mapping[str, int] | None = None) -> int:
+        """Start `qkedit ARGUMENTS` under resource limits such as {"FSIZE": 1000}; returns its process id."""
+        for path in self._outputs:
+            path.unlink(missing_ok=True)
+        order = {
+            "arguments": [str(argument) for argument in arguments],
+            "outputs": list(map(str, self._outputs)),
+            "limits": limits or {},
+        }
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return int(self._read())
+
+    def finish(self) -> Result:
+        """Wait until the run ends; the code of one that was killed is the negative signal."""
+        code = int(self._read())
+        return Result(code, *(path.read_text() if path.exists() else "" for path in self._outputs))
+
+    def __call__(self, *arguments: str | Path, limits: Mapping[str, int] | None = None) -> Result:
+        """Start a run and wait for its end."""
+        self.start(*arguments, limits=limits)
+        return self.finish()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+
+@contextmanager
+def runs(directory: Path, environment: Mapping[str, str] | None = None) -> Iterator[Runs]:
+    """Start the process; `environment` is all it gets, this process's own if left out."""
+    server = [sys.executable, "-m", "tests.cli.fork_server"]
+    with subprocess.Popen(
+        server, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+    ) as process:
+        yield Runs(process, directory)
+        assert process.stdin is not None
+        process.stdin.close()

@@ -1,0 +1,42 @@
+"""A checkpoint to work on, and a process that runs commands quickly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import Runs, runs
+from tests.steering.checkpoints import contents, weights, write
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the developer's own environment sets is not what is tested."""
+    for name in list(os.environ):
+        if name.startswith("QKEDIT_") or name in (
+            "NO_COLOR",
+            "FORCE_COLOR",
+            "COLUMNS",
+            "HF_HUB_DISABLE_PROGRESS_BARS",
+        ):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Iterator[Path]:
+    """A checkpoint made by hand that a test may not change."""
+    directory = write(tmp_path / "base", weights())
+    before = contents(directory)
+    yield directory
+    assert contents(directory) == before
+
+
+@pytest.fixture(scope="session")
+def children(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """`children("steer", …)` is a run in a process of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_")}
+    with runs(tmp_path_factory.mktemp("runs"), kept) as started:
+        yield started

@@ -1,0 +1,52 @@
+"""Import qkedit once, then run each order from standard input in a child process; see `Runs` in command.py.
+
+Nothing is calculated here before the fork: torch's threads do not survive one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import traceback
+from typing import Any
+
+import qkedit.steering.run
+import qkedit.steering.verify  # noqa: F401 - imported for the children
+from qkedit.cli.main import run
+
+
+def run_child(order: dict[str, Any]) -> None:
+    for descriptor, path in enumerate(order["outputs"], start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    for name, limit in order["limits"].items():
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
+    sys.argv = ["qkedit", *order["arguments"]]
+    code = 70
+    try:
+        run()
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 0
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main() -> None:
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if not child:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            run_child(order)
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""Exit codes, one sentence an error, and one JSON document whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import qkedit as package
+from qkedit.steering import run as run_module
+from tests.cli.command import Result, qkedit
+from tests.steering.checkpoints import contents, key_name, query_name, tensors_of
+
+
+@pytest.fixture
+def edited(base: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "edited"
+    assert qkedit("steer", base, "--layers", "0-1", "--out", out, "--no-fsync").code == 0
+    return out
+
+
+def tamper(directory: Path) -> None:
+    path = directory / "tokenizer.json"
+    path.write_bytes(b"!" + path.read_bytes())
+
+
+# --- success
+
+
+def test_steer_says_what_changed_how_much_and_where(base: Path, tmp_path: Path) -> None:
+    result = qkedit("steer", "--model", base, "--layers", "0-1", "--k", "2", "--out", tmp_path / "out", "--no-fsync")
+    assert (result.code, result.stderr) == (0, "")
+    report = json.loads((tmp_path / "out" / "qkedit.json").read_text())
+    heads = [head for tensor in report["tensors"] for head in tensor["heads"]]
+    energy = sum(head["energy_removed"] for head in heads) / len(heads)
+    for said in ("0-1 (8 heads)", f"{energy:.1%}", "2 q_proj tensors, 8.2 kB", " s", str(tmp_path / "out")):
+        assert said in result.stdout
+
+
+def test_json_of_a_run_is_one_document_with_report_and_manifest(base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = qkedit("steer", base, "--layers", "1", "--out", out, "--json", "--no-fsync")
+    assert (result.code, result.stderr) == (0, "")
+    document = result.document
+    assert list(document)[:4] == ["schema", "command", "status", "warnings"]
+    assert (document["schema"], document["command"], document["status"]) == (1, "steer", "done")
+    assert document["manifest"] == json.loads((out / "qkedit.json").read_text())
+    assert document["out"] == str(out)
+    assert document["bytes_changed"] == tensors_of(base)[query_name(1)].nbytes
+    assert document["bytes_in_output"] == sum(map(len, contents(base).values()))
+    assert document["seconds"]["total"] > 0
+
+
+def test_quiet_says_nothing_of_a_success(base: Path, tmp_path: Path, edited: Path) -> None:
+    for arguments in (
+        ("steer", base, "--layers", "1", "--out", tmp_path / "out"),
+        ("verify", edited),
+        ("apply", _delta(base, tmp_path), "--base", base, "--out", tmp_path / "applied"),
+    ):
+        assert qkedit(*arguments, "--quiet") == Result(0, "", "")
+
+
+def _delta(base: Path, tmp_path: Path) -> Path:
+    assert qkedit("steer", base, "--layers", "1", "--layout", "delta", "--out", tmp_path / "delta").code == 0
+    return tmp_path / "delta"
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(base: Path, tmp_path: Path) -> None:
+    arguments = ("steer", base, "--layers", "0-1", "--heads", "1-3", "--out", tmp_path / "out", "--dry-run")
+    result = qkedit(*arguments)
+    assert (result.code, result.stderr) == (0, "")
+    for said in (query_name(0), query_name(1), "4 on 2", "separate", "disk needed", "free", "Nothing was written."):
+        assert said in result.stdout
+    document = qkedit(*arguments, "--json").document
+    tensors = tensors_of(base)
+    queries, keys = ([name(layer) for layer in (0, 1)] for name in (query_name, key_name))
+    assert [layer["tensor"] for layer in document["layers"]] == queries
+    assert {(layer["query_heads"], layer["key_heads"], layer["group_size"]) for layer in document["layers"]} == {
+        (4, 2, 2)
+    }
+    assert [layer["edited_heads"] for layer in document["layers"]] == [[1, 2, 3]] * 2
+    assert document["bytes_to_read"] == sum(tensors[name].nbytes for name in (*queries, *keys))
+    assert document["bytes_to_write"] == sum(tensors[name].nbytes for name in queries)
+    assert document["disk_needed"] == sum(map(len, contents(base).values()))
+    assert abs(document["disk_free"] - shutil.disk_usage(tmp_path).free) < 1 << 30
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_a_dry_run_of_a_delta_needs_less_disk(base: Path) -> None:
+    document = qkedit("steer", base, "--layers", "0", "--layout", "delta", "--dry-run", "--json").document
+    assert document["disk_needed"] == document["bytes_to_write"] == tensors_of(base)[query_name(0)].nbytes
+
+
+def test_verify_and_diff_say_what_they_found(base: Path, edited: Path) -> None:
+    verified = qkedit("verify", edited, "--base", base)
+    assert (verified.code, verified.stderr) == (0, "")
+    assert "2 edited tensors as recorded" in verified.stdout
+    differences = qkedit("diff", base, edited)
+    assert differences.code == 0
+    assert query_name(0) in differences.stdout
+    assert f"2 of {len(tensors_of(base))} tensors differ." in differences.stdout
+    document = qkedit("diff", base, edited, "--json").document
+    assert [found["name"] for found in document["differences"]] == [query_name(0), query_name(1)]
+    assert "0 of" in qkedit("diff", base, base).stdout
+
+
+def test_verify_without_a_base_says_so(edited: Path) -> None:
+    result = qkedit("verify", edited)
+    assert result.code == 0
+    assert result.stderr.startswith("warning: no base was given")
+    document = qkedit("verify", edited, "--json").document
+    assert len(document["warnings"]) == 1
+    assert document["compared_with_base"] is None
+
+
+def test_version() -> None:
+    assert qkedit("--version").stdout == f"qkedit {package.__version__}\n"
+
+
+# --- exit codes and sentences
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["steer", "BASE", "--layers", "3", "--out", "OUT"], 2, "layers 0 to 2"),
+        (["steer", "BASE", "--heads", "4", "--layers", "1", "--out", "OUT"], 2, "heads 0 to 3"),
+        (["steer", "BASE", "--layers", "1"], 2, "--out: it is not said where to write"),
+        (["steer", "--layers", "1", "--out", "OUT"], 2, "no model is named"),
+        (["steer", "BASE", "--model", "BASE", "--out", "OUT"], 2, "the model is named twice"),
+        (["steer", "BASE", "--k", "2", "--energy", "0.5", "--out", "OUT"], 2, "both say how many"),
+        (["steer", "BASE", "--k", "two", "--out", "OUT"], 2, "qkedit steer --help"),
+        (["steer", "BASE", "--k", "0", "--out", "OUT"], 2, "0 modes"),
+        (["steer", "BASE", "--laers", "1"], 2, "--layers"),
+        (["steer", "BASE", "OTHER", "--out", "OUT"], 2, "qkedit steer --help"),
+        (["steer", "BASE", "--layout", "zip", "--dry-run"], 2, "no layout 'zip'"),
+        (["steer", "BASE", "--link", "junction", "--dry-run"], 2, "'junction'"),
+        (["steer", "BASE", "--out", "BASE"], 2, "base"),
+        (["steer", "BASE", "--out", "BASE/inside"], 2, "base"),
+        (["steer", "BASE", "--out", "nowhere/out"], 2, "nowhere"),
+        (["steer", "./missing", "--out", "OUT"], 2, "no such directory"),
+        (["steer", "qwen2-vI", "--out", "OUT"], 2, "did you mean"),
+        (["steer", "BASE", "--revision", "main", "--out", "OUT"], 2, "revision"),
+        (["steer", "EMPTY", "--out", "OUT"], 1, "config.json"),
+        (["apply", "BASE", "--out", "OUT"], 2, "--base"),
+        (["apply", "BASE", "--base", "BASE"], 2, "--out"),
+        (["apply", "BASE", "--base", "BASE", "--out", "OUT"], 1, "qkedit.json"),
+        (["apply"], 2, "qkedit apply --help"),
+        (["verify", "BASE"], 1, "qkedit.json"),
+        (["verify"], 2, "qkedit verify --help"),
+        (["diff", "BASE"], 2, "qkedit diff --help"),
+        (["diff", "BASE", "EMPTY"], 1, "config.json"),
+        (["stear", "BASE"], 2, "steer"),
+        (["--nonsense"], 2, "--nonsense"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_failures_are_one_sentence_or_one_document(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    places = {"BASE": "base", "OUT": "out", "EMPTY": "./empty", "BASE/inside": "base/inside"}
+    words = [places.get(word, word) for word in arguments]
+    plain = qkedit(*words)
+    assert plain.code == code
+    assert said in plain.sentence()
+    assert qkedit(*words, "--quiet").code == code
+
+    result = qkedit(*words, "--json")
+    assert (result.code, result.stderr) == (code, "")
+    document = result.document
+    assert list(document) == ["schema", "command", "status", "warnings", "error"]
+    assert document["status"] == "failed"
+    assert document["command"] == (words[0] if words[0] in ("steer", "apply", "verify", "diff") else "qkedit")
+    assert set(document["error"]) == {"what", "where", "remedy"}
+    assert document["error"]["what"]
+    assert sorted(os.listdir(tmp_path)) == ["base", "empty"]
+
+
+def test_json_can_be_asked_for_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QKEDIT_JSON", "1")
+    assert qkedit("steer", "--nonsense").document["status"] == "failed"
+    monkeypatch.setenv("QKEDIT_JSON", "false")
+    assert qkedit("steer", "--nonsense").sentence()
+
+
+def test_a_mismatch_is_exit_code_3_with_the_names(base: Path, edited: Path) -> None:
+    tamper(edited)
+    result = qkedit("verify", edited, "--base", base)
+    assert (result.code, result.stdout) == (3, "tokenizer.json: differs from the base\n")
+    result = qkedit("verify", edited, "--base", base, "--json")
+    assert (result.code, result.stderr) == (3, "")
+    assert result.document["status"] == "failed"
+    assert result.document["mismatches"] == ["tokenizer.json: differs from the base"]
+    assert result.document["error"]["mismatches"] == ["tokenizer.json: differs from the base"]
+
+
+def test_an_output_that_exists_is_refused_and_replaced_on_demand(base: Path, edited: Path) -> None:
+    before = contents(edited)
+    arguments = ("steer", base, "--layers", "2", "--out", edited, "--no-fsync")
+    result = qkedit(*arguments)
+    assert result.code == 2
+    assert "--overwrite" in result.sentence()
+    assert contents(edited) == before
+    assert qkedit(*arguments, "--overwrite").code == 0
+    assert contents(edited) != before
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 1, "memory ran out"),
+        (ZeroDivisionError("by zero"), 1, "unexpected ZeroDivisionError: by zero; run again with --debug"),
+    ],
+    ids=["ctrl-c", "memory", "defect"],
+)
+def test_what_breaks_off_a_run_leaves_no_output(
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: BaseException,
+    code: int,
+    said: str,
+    as_json: bool,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(run_module, "write_full", fail)
+    arguments = ("steer", base, "--layers", "1", "--out", tmp_path / "out")
+    result = qkedit(*arguments, *(["--json"] if as_json else []))
+    assert result.code == code
+    if as_json:
+        assert said.split(";")[0] in result.document["error"]["what"]
+    else:
+        assert said in result.sentence()
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_debug_shows_the_traceback(base: Path, tmp_path: Path) -> None:
+    result = qkedit("steer", base, "--layers", "9", "--out", tmp_path / "out", "--debug")
+    assert result.code == 2
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_names_with_brackets_are_no_markup(tmp_path: Path) -> None:
+    from tests.steering.checkpoints import weights, write
+
+    tensors = weights()
+    one = write(tmp_path / "[bold]one", tensors | {"[/red][link=x]:smile:": tensors[query_name(0)]})
+    other = write(tmp_path / "other", tensors)
+    result = qkedit("diff", one, other)
+    assert result.code == 0
+    assert "[/red][link=x]:smile:" in result.stdout
+    assert "[bold]nowhere" in qkedit("steer", "./[bold]nowhere", "--out", tmp_path / "out").sentence()
+
+
+def test_warnings_go_to_standard_error_and_into_the_document(base: Path, tmp_path: Path) -> None:
+    arguments = ("steer", base, "--layers", "1", "--k", "9", "--no-fsync")
+    result = qkedit(*arguments, "--out", tmp_path / "one")
+    assert "warning: 4 heads have fewer than 9 modes" in result.stderr
+    assert "warning:" not in result.stdout
+    result = qkedit(*arguments, "--out", tmp_path / "two", "--json")
+    assert result.stderr == ""
+    assert any("fewer than 9 modes" in warning for warning in result.document["warnings"])
+    assert qkedit(*arguments, "--out", tmp_path / "three", "--quiet").stderr == ""

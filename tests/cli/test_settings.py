@@ -1,0 +1,166 @@
+"""Where a setting comes from: the flag, else QKEDIT_*, else the file, else the default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.command import qkedit
+from tests.steering.checkpoints import contents
+
+
+def options(*arguments: str | Path) -> dict[str, Any]:
+    result = qkedit("steer", *arguments, "--dry-run", "--json")
+    assert result.code == 0, result.stdout
+    return result.document["options"]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "settings.yaml"
+    path.write_text("layers: 0-1\nk: 2\nresidual: 0.5\ncompute-dtype: float64\n")
+    return path
+
+
+def test_defaults(base: Path) -> None:
+    assert options(base) == {
+        "layers": "mid",
+        "heads": "all",
+        "k": 4,
+        "energy": None,
+        "residual": 0.0,
+        "channel": "full",
+        "control": "none",
+        "seed": 0,
+        "compute_dtype": "float32",
+        "device": "auto",
+    }
+
+
+def test_the_flag_wins_over_the_environment_over_the_file_over_the_default(
+    base: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from_file = options(base, "--config", file)
+    assert [from_file[name] for name in ("layers", "k", "residual", "compute_dtype", "seed")] == [
+        "0-1",
+        2,
+        0.5,
+        "float64",
+        0,
+    ]
+    monkeypatch.setenv("QKEDIT_K", "3")
+    monkeypatch.setenv("QKEDIT_LAYERS", "1-2")
+    monkeypatch.setenv("QKEDIT_SEED", "9")
+    with_environment = options(base, "--config", file)
+    assert [with_environment[name] for name in ("layers", "k", "residual", "seed")] == ["1-2", 3, 0.5, 9]
+    with_flags = options(base, "--config", file, "--k", "1", "--residual", "0")
+    assert [with_flags[name] for name in ("layers", "k", "residual", "seed")] == ["1-2", 1, 0.0, 9]
+    assert options(base, "--k", "1", "--config", file)["k"] == 1, "the order of flags does not matter"
+
+
+def test_the_file_can_be_named_in_the_environment(base: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QKEDIT_CONFIG", str(file))
+    assert options(base)["k"] == 2
+
+
+def test_a_whole_run_from_the_environment(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MODEL": base, "LAYERS": "1", "OUT": tmp_path / "out", "FSYNC": "false", "QUIET": "1"}.items():
+        monkeypatch.setenv(f"QKEDIT_{name}", str(value))
+    result = qkedit("steer")
+    assert (result.code, result.stdout, result.stderr) == (0, "", "")
+    assert (tmp_path / "out" / "qkedit.json").exists()
+
+
+def test_a_whole_run_from_a_file(base: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(f"model: {base}\nlayers: 1\nout: {tmp_path / 'out'}\nfsync: false\nheads: 0,2\njson: true\n")
+    result = qkedit("steer", "--config", settings)
+    assert result.code == 0
+    assert [head["head"] for tensor in result.document["manifest"]["tensors"] for head in tensor["heads"]] == [0, 2]
+
+
+def test_a_model_on_the_command_line_replaces_the_one_of_the_environment_and_the_file(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("model: ./nowhere\nlayers: 1\n")
+    assert options(base, "--config", settings)["layers"] == "1"
+    assert options("--model", base, "--config", settings)["layers"] == "1"
+    monkeypatch.setenv("QKEDIT_MODEL", "./nowhere")
+    assert options(base)["layers"] == "mid"
+    assert qkedit("steer", "--dry-run").code == 2
+
+
+def test_energy_of_the_file_gives_way_to_k_of_the_command_line(base: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("energy: 0.5\n")
+    assert options(base, "--config", settings)["energy"] == 0.5
+    result = qkedit("steer", base, "--config", settings, "--k", "2", "--dry-run")
+    assert result.code == 2
+    assert "--k and --energy" in result.sentence()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("laers: 1-2\n", "no option 'laers'; did you mean 'layers'?"),
+        ("compute_dtype: float64\nconfig: other.yaml\n", "no option 'config'"),
+        ("something: 1\n", "no option 'something'"),
+        ("layers: [1, 2]\n", "'layers' takes one value, not a list"),
+        ("k: many\n", "'--k'"),
+        ("residual: 2\n", "residual: 2 would not suppress anything"),
+        ("- layers\n", "must hold a mapping"),
+        ("layers: [1\n", "no valid YAML"),
+        ("a: &a [*a]\n", "no option 'a'"),
+        ("!!python/object/apply:os.system [true]\n", "no valid YAML"),
+        (b"\xff\xfe\xfa", "no valid YAML"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_file_that_says_nothing_of_use_is_refused(
+    base: Path, tmp_path: Path, text: str | bytes | None, said: str
+) -> None:
+    settings = tmp_path / "settings.yaml"
+    if text is not None:
+        settings.write_bytes(text if isinstance(text, bytes) else text.encode())
+    result = qkedit("steer", base, "--dry-run", "--config", settings)
+    assert result.code == 2
+    assert said in result.sentence()
+
+
+def test_an_empty_file_changes_nothing(base: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("# nothing\n")
+    assert options(base, "--config", settings)["k"] == 4
+
+
+def test_underscores_and_numbers_in_a_file_are_what_they_look_like(base: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("compute_dtype: float64\nlayers: 1\nseed: 3\nenergy: 0.25\n")
+    found = options(base, "--config", settings)
+    assert [found[name] for name in ("compute_dtype", "layers", "seed", "energy")] == ["float64", "1", 3, 0.25]
+
+
+def test_a_bad_value_in_the_environment_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QKEDIT_K", "many")
+    result = qkedit("steer", base, "--dry-run")
+    assert result.code == 2
+    assert "'--k'" in result.sentence()
+
+
+def test_settings_of_other_commands_in_the_environment_do_no_harm(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QKEDIT_LAYERS", "77")
+    assert qkedit("diff", base, base).code == 0
+
+
+def test_the_python_call_and_the_command_do_the_same(base: Path, tmp_path: Path) -> None:
+    import qkedit as package
+
+    package.steer(base, out=tmp_path / "called", layers="0-1", k=2, residual=0.5, compute_dtype="float64", fsync=False)
+    arguments = ["--layers", "0-1", "-k", "2", "--residual", "0.5", "--compute-dtype", "float64", "--no-fsync"]
+    assert qkedit("steer", base, *arguments, "-o", tmp_path / "typed").code == 0
+    assert contents(tmp_path / "called") == contents(tmp_path / "typed")
