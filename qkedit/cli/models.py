@@ -53,7 +53,7 @@ def _list(output: Output) -> None:
             family["norm"] or "",
             family["rope"],
         )
-    aliases = [
+    aliases: list[dict[str, Any]] = [
         {
             "aliases": list(preset.aliases),
             "hub_id": preset.hub_id,
@@ -88,18 +88,17 @@ def _check(output: Output, model: str, revision: str | None, allow_text_only: bo
 
     files = resolve(model, revision)
     described = describe_stack(attention_stack(open_checkpoint(files), allow_text_only=allow_text_only))
-    table = _table("layer", "form", "heads", "group", "d_h", "norm", "bias", "positions", "query rows")
+    table = _table("layer", "form", "heads", "d_h", "norm", "bias", "positions", "query rows")
     for layer in described["layers"]:
         table.add_row(
             str(layer["layer"]),
             layer["form"],
             f"{layer['query_heads']} on {layer['key_heads']}",
-            str(layer["group_size"]),
             str(layer["head_size"]),
             _norm(layer["query_norm"]),
             ", ".join(name for name in ("query", "key") if layer[f"{name}_bias"]),
             layer["rope"],
-            f"{_rows(layer['query'])} of {layer['query']['shape'][0]} in {layer['query']['tensor']}",
+            f"{_rows(layer['query'])} of {layer['query']['shape'][0]}",
         )
     facts = [
         ("model", files.name),
@@ -107,9 +106,16 @@ def _check(output: Output, model: str, revision: str | None, allow_text_only: bo
         ("decoder", described["decoder"]),
         ("layers", f"{described['layer_count']}, of which {len(described['layers'])} can be edited"),
     ]
+    facts += [(name, _pattern(described["layers"], name)) for name in ("query", "key")]
     facts += [(f"layer {skipped['layer']}", skipped["reason"]) for skipped in described["skipped"]]
     fields = {"model": files.name, "revision": files.revision, **described}
     output.result(fields, Group(Text(aligned(facts)), "", table))
+
+
+def _pattern(layers: list[dict[str, Any]], projection: str) -> str:
+    """The tensor names of all layers, with N for the layer's number."""
+    names = {layer[projection]["tensor"].replace(f".{layer['layer']}.", ".N.", 1) for layer in layers}
+    return ", ".join(sorted(names))
 
 
 def _norm(norm: dict[str, Any] | None) -> str:
