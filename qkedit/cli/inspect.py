@@ -87,6 +87,7 @@ def inspect(
         files = _Files(csv, plot, html)
         files.check(as_json=json)
         request = options.steer_options(
+            context,
             layers=layers,
             heads=heads,
             k=k,

@@ -17,7 +17,7 @@ from qkedit.errors import UsageError
 if TYPE_CHECKING:
     from qkedit.steering.options import SteerOptions
 
-EDIT = "What to edit"
+EDIT = "Layers, heads and modes"
 MODE = "How to run"
 
 
@@ -206,6 +206,10 @@ DebugOption = Annotated[
 ]
 
 
+# Where a value can come from, as Typer calls it, the strongest first.
+_SOURCES = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP", "DEFAULT")
+
+
 def one_model(context: typer.Context, argument: str | None, option: str | None) -> str:
     """Return the model that was named once, as the argument or as the option.
 
@@ -230,7 +234,13 @@ def required_out(out: Path | None) -> Path:
     return out
 
 
+def _rank(context: typer.Context, name: str) -> int:
+    source = context.get_parameter_source(name)
+    return _SOURCES.index(source.name if source else "DEFAULT")
+
+
 def steer_options(
+    context: typer.Context,
     *,
     layers: str,
     heads: str,
@@ -249,7 +259,11 @@ def steer_options(
     from qkedit.steering.options import SteerOptions
 
     if k is not None and energy is not None:
-        raise UsageError("both say how many modes to take", where="--k and --energy", remedy="give one of them")
+        # What was said nearer to the run replaces the other, as it does for one flag alone.
+        rank_of_k, rank_of_energy = _rank(context, "k"), _rank(context, "energy")
+        if rank_of_k == rank_of_energy:
+            raise UsageError("both say how many modes to take", where="--k and --energy", remedy="give one of them")
+        k, energy = (k, None) if rank_of_k < rank_of_energy else (None, energy)
     suppression = Suppression(
         Suppression.k if k is None else k,
         energy,

@@ -60,6 +60,7 @@ def steer(
         directory = out or Path() if dry_run else options.required_out(out)
         target = OutputOptions(directory, layout, link, overwrite, fsync)  # type: ignore[arg-type]  # checks the name
         request = options.steer_options(
+            context,
             layers=layers,
             heads=heads,
             k=k,

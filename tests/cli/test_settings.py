@@ -93,11 +93,19 @@ def test_a_model_on_the_command_line_replaces_the_one_of_the_environment_and_the
     assert qkedit("steer", "--dry-run").code == 2
 
 
-def test_energy_of_the_file_gives_way_to_k_of_the_command_line(base: Path, tmp_path: Path) -> None:
+def test_k_and_energy_replace_each_other(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They answer one question, so the one that was said nearer to the run counts."""
     settings = tmp_path / "settings.yaml"
     settings.write_text("energy: 0.5\n")
     assert options(base, "--config", settings)["energy"] == 0.5
-    result = qkedit("steer", base, "--config", settings, "--k", "2", "--dry-run")
+    by_flag = options(base, "--config", settings, "--k", "2")
+    assert (by_flag["k"], by_flag["energy"]) == (2, None)
+    monkeypatch.setenv("QKEDIT_K", "3")
+    by_environment = options(base, "--config", settings)
+    assert (by_environment["k"], by_environment["energy"]) == (3, None)
+    assert options(base, "--energy", "0.25")["energy"] == 0.25
+    monkeypatch.setenv("QKEDIT_ENERGY", "0.75")
+    result = qkedit("steer", base, "--dry-run")
     assert result.code == 2
     assert "--k and --energy" in result.sentence()
 
