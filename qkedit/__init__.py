@@ -12,13 +12,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qkedit.plugins.attach import attach
+    from qkedit.plugins.scr import SCR
     from qkedit.spectral.product import QKProduct
     from qkedit.steering.run import SteerReport, steer
 
 __version__ = "0.1.0"
-__all__ = ["QKProduct", "SteerReport", "__version__", "steer"]
+__all__ = ["SCR", "QKProduct", "SteerReport", "__version__", "attach", "steer"]
 
 _HOMES = {
+    "SCR": "qkedit.plugins.scr",
+    "attach": "qkedit.plugins.attach",
     "QKProduct": "qkedit.spectral.product",
     "SteerReport": "qkedit.steering.run",
     "steer": "qkedit.steering.run",

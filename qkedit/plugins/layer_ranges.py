@@ -23,7 +23,7 @@ def layer_numbers(text: str, where: str) -> tuple[int, ...] | None:
 
 
 def model_layers(text: str, count: int, where: str) -> tuple[int, ...]:
-    """Return the layers that `text` names of a model with `count` layers. Raises UsageError if it has not all of them."""
+    """Return the layers that `text` names of a model with `count` layers. Raises UsageError for others."""
     layers = layer_numbers(text, where)
     if layers is None:
         return tuple(range(count))
