@@ -25,6 +25,13 @@ class PlannedLayer:
         """The key heads that the chosen query heads read, ascending."""
         return tuple(sorted({head // self.layer.group_size for head in self.heads}))
 
+    def by_key_head(self) -> tuple[PlannedLayer, ...]:
+        """Return the layer once for each of its key heads, with the query heads that read it."""
+        return tuple(
+            PlannedLayer(self.layer, tuple(head for head in self.heads if head // self.layer.group_size == key_head))
+            for key_head in self.key_heads
+        )
+
     @property
     def needed_tensors(self) -> tuple[TensorEntry, ...]:
         """What the mathematics of the layer reads: projections, key bias and norms; a fused tensor once."""

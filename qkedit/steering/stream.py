@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +28,7 @@ from qkedit.spectral.suppression import QueryEdit
 from qkedit.steering.pipeline import in_background
 from qkedit.steering.plan import PlannedLayer, SteerPlan
 from qkedit.steering.stopwatch import Stopwatch
+from qkedit.steering.workers import Workers, workers
 
 if TYPE_CHECKING:
     from typing import Self
@@ -184,15 +185,16 @@ def edited_weights(
         CheckpointError: a weight holds NaN or infinity, or its bytes cannot be read.
     """
     stopwatch = stopwatch or Stopwatch()
-    for weights in in_background(_layer_weights(plan, stopwatch)):
-        with stopwatch("mathematics"):
-            edited, heads = edit_layer(weights, plan, device)
-        layer = weights.planned.layer
-        yield (
-            layer.query.tensor.name,
-            edited,
-            EditRecord(layer.index, layer.form, layer.norm_kind, layer.query.tensor, weights.query_sha256, heads),
-        )
+    with workers(device) as pool:
+        for weights in in_background(_layer_weights(plan, stopwatch)):
+            with stopwatch("mathematics"):
+                edited, heads = edit_layer(weights, plan, device, pool)
+            layer = weights.planned.layer
+            yield (
+                layer.query.tensor.name,
+                edited,
+                EditRecord(layer.index, layer.form, layer.norm_kind, layer.query.tensor, weights.query_sha256, heads),
+            )
 
 
 def _layer_weights(plan: SteerPlan, stopwatch: Stopwatch) -> Iterator[LayerWeights]:
@@ -202,7 +204,9 @@ def _layer_weights(plan: SteerPlan, stopwatch: Stopwatch) -> Iterator[LayerWeigh
         yield weights
 
 
-def edit_layer(weights: LayerWeights, plan: SteerPlan, device: torch.device) -> tuple[Tensor, tuple[HeadEdit, ...]]:
+def edit_layer(
+    weights: LayerWeights, plan: SteerPlan, device: torch.device, pool: Workers
+) -> tuple[Tensor, tuple[HeadEdit, ...]]:
     """Return the edited query tensor, new and on the CPU, and what happened to each chosen head.
 
     All the mathematics of one layer and nothing else; see `edited_weights` for the stream that reads ahead of it.
@@ -210,6 +214,14 @@ def edit_layer(weights: LayerWeights, plan: SteerPlan, device: torch.device) -> 
     Raises:
         CheckpointError: a weight holds NaN or infinity, or would have to after the edit.
     """
+    edited = weights.query.clone()
+    parts = weights.planned.by_key_head() if pool.splits else (weights.planned,)
+    edits = pool.map(lambda part: _edit_heads(replace(weights, planned=part), plan, device, edited), parts)
+    return edited, tuple(head for part in edits for head in part)
+
+
+def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device, edited: Tensor) -> tuple[HeadEdit, ...]:
+    """Edit the planned heads of `weights` and write their rows into `edited`, the layer's new query tensor."""
     planned, suppression = weights.planned, plan.options.suppression
     product = weights.product(device)
     try:
@@ -223,7 +235,6 @@ def edit_layer(weights: LayerWeights, plan: SteerPlan, device: torch.device) -> 
             where=_where(planned.layer.query.tensor),
             remedy="suppress less, or leave the layer out with --layers",
         )
-    edited = weights.query.clone()
     starts, size = planned.layer.query.starts, planned.layer.query.head_size
     for head, new_rows, count in zip(planned.heads, rows.cpu(), edit.counts.tolist(), strict=True):
         if count:  # a head without modes keeps its bytes, negative zeros included
@@ -234,7 +245,7 @@ def edit_layer(weights: LayerWeights, plan: SteerPlan, device: torch.device) -> 
         if not key_bias.isfinite().all():
             raise _non_finite((planned.layer.key_bias or planned.layer.key).tensor)
         bias_effect = edit.update.key_bias_effect(product, key_bias)
-    return edited, _head_edits(planned, edit, moved, bias_effect)
+    return _head_edits(planned, edit, moved, bias_effect)
 
 
 def _head_edits(

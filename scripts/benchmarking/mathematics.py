@@ -21,6 +21,7 @@ from qkedit.spectral.product import QKProduct
 from qkedit.steering.device import choose_device
 from qkedit.steering.plan import SteerPlan
 from qkedit.steering.stream import LayerWeights, edit_layer
+from qkedit.steering.workers import workers
 
 
 def measure_mathematics(plan: SteerPlan, repeats: int) -> tuple[Station, dict[str, Timing]]:
@@ -75,7 +76,8 @@ def measure_dense_route(plan: SteerPlan) -> Iterator[Route]:
 
 
 def _ours(weights: list[LayerWeights], plan: SteerPlan, device: torch.device) -> float:
-    return seconds_of(lambda: [edit_layer(layer, plan, device) for layer in weights], _finish(device))
+    with workers(device) as pool:
+        return seconds_of(lambda: [edit_layer(layer, plan, device, pool) for layer in weights], _finish(device))
 
 
 def _floor(weights: list[LayerWeights], plan: SteerPlan, device: torch.device) -> dict[str, float]:

@@ -1,0 +1,52 @@
+"""Spread the heads of a layer over the cores, with the same bits on any number of them.
+
+A multi-threaded matrix product adds up in an order that depends on the number of threads, and its threads wait for
+each other: beside another busy thread (a copy that runs meanwhile) two-thread products were several times slower.
+So each worker calculates whole groups of heads, single-threaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Workers:
+    """Calls a function on several items, in threads where that helps; results come in the items' order."""
+
+    def __init__(self, executor: ThreadPoolExecutor | None) -> None:
+        self._executor = executor
+
+    @property
+    def splits(self) -> bool:
+        """Whether work should be cut into one item a key head; a GPU wants a whole layer at once."""
+        return self._executor is not None
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Return `function` of each item; raises the first exception in their order."""
+        return (
+            [function(item) for item in items] if self._executor is None else list(self._executor.map(function, items))
+        )
+
+
+@contextmanager
+def workers(device: torch.device) -> Iterator[Workers]:
+    """As many workers as torch may use threads (`OMP_NUM_THREADS` caps both); none but the caller on a GPU."""
+    if device.type != "cpu":
+        yield Workers(None)
+        return
+    count = torch.get_num_threads()
+    with ThreadPoolExecutor(
+        count, thread_name_prefix="qkedit-heads", initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        try:
+            yield Workers(pool)
+        finally:
+            torch.set_num_threads(count)  # torch also remembers the last count for threads yet to come
