@@ -1,0 +1,122 @@
+"""Measure the choices that docs/method.md and docs/architecture.md give as reasons, at Qwen2-VL-7B shapes.
+
+    python scripts/measure_choices.py
+
+* Gram products accumulated in float32 and in float64, and what each is true to;
+* the size of the pieces in which weights are converted;
+* heads on single-threaded workers against threads inside each product, alone and beside one busy process.
+
+Prints a Markdown table for docs/benchmarks.md; takes about a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from qkedit.spectral import factors
+from qkedit.spectral.edit import suppress
+from qkedit.spectral.options import Suppression
+from qkedit.spectral.product import QKProduct
+from qkedit.steering.workers import Workers, workers
+
+HEADS, KEY_HEADS, HEAD_SIZE, HIDDEN = 28, 4, 128, 3584
+REPEATS = 7
+
+
+def main() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = (torch.randn(HEADS, HEAD_SIZE, HIDDEN, generator=generator) * 0.02).bfloat16()
+    key = (torch.randn(KEY_HEADS, HEAD_SIZE, HIDDEN, generator=generator) * 0.02).bfloat16()
+    print(f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    print("| choice | ms a layer |\n|---|---|")
+    for name, action in (*gram_precisions(query), *piece_sizes(query, key)):
+        print(f"| {name} | {median_ms(action):.0f} |")
+    for neighbour in (False, True):
+        with busy_process() if neighbour else alone():
+            for name, action in schedules(query, key):
+                low, high = extremes_ms(action)
+                print(f"| {name}, {'beside one busy process' if neighbour else 'alone'} | {low:.0f} to {high:.0f} |")
+
+
+def gram_precisions(query: torch.Tensor) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The same products in the two precisions, on operands already converted."""
+    for dtype in (torch.float32, torch.float64):
+        weights = query.to(dtype)
+        yield f"Gram products, {str(dtype).removeprefix('torch.')}", lambda weights=weights: weights @ weights.mT
+
+
+def piece_sizes(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The write-back of one layer with weights converted in pieces of different sizes."""
+    product = QKProduct(query, key)
+    update = suppress(product, Suppression()).update
+
+    def write_back(size: int) -> None:
+        chosen, factors.CPU_WORKING_BYTES = factors.CPU_WORKING_BYTES, size
+        update.apply(product)
+        factors.CPU_WORKING_BYTES = chosen
+
+    for megabytes in (2, 8, 64):
+        yield f"write-back, pieces of {megabytes} MB", lambda size=megabytes << 20: write_back(size)
+
+
+def schedules(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[str, Callable[[], object]]]:
+    """All the mathematics of one layer, the heads spread over workers or the threads inside each product."""
+    group = HEADS // KEY_HEADS
+
+    def edit(place: slice) -> None:
+        product = QKProduct(query[place], key[place.start // group : place.stop // group])
+        suppress(product, Suppression()).update.apply(product)
+
+    def on_workers() -> None:
+        with workers(query.device) as pool:
+            pool.map(edit, [slice(start, start + group) for start in range(0, HEADS, group)])
+
+    yield "one layer, single-threaded workers", on_workers
+    yield "one layer, threads inside each product", lambda: Workers(None).map(edit, [slice(0, HEADS)])
+
+
+@contextmanager
+def busy_process() -> Iterator[None]:
+    """One process that keeps one core busy."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    yield
+
+
+def seconds(action: Callable[[], object]) -> list[float]:
+    action()
+    taken = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - started)
+    return taken
+
+
+def median_ms(action: Callable[[], object]) -> float:
+    return 1000 * statistics.median(seconds(action))
+
+
+def extremes_ms(action: Callable[[], object]) -> tuple[float, float]:
+    taken = seconds(action)
+    return 1000 * min(taken), 1000 * max(taken)
+
+
+if __name__ == "__main__":
+    main()
