@@ -3,7 +3,7 @@
 A mode counts as outlying in its head when σ lies above the upper fence of the head's singular values,
 `Q3 + 1.5 (Q3 − Q1)` (Tukey). A layer scores the share of energy that outlying modes carry, on average over its
 heads, and stands out when it exceeds the median layer by more than 1.4826 median absolute deviations (one standard
-deviation of a normal law). k is the number of outlying modes of the middle head among the layers that stand out.
+deviation of a normal law) and by five points of energy. k is the number of outlying modes of the middle head among the layers that stand out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from qkedit.steering.spectra import HeadSpectrum, Inspection
 
 FENCE = 1.5
 DEVIATION = 1.4826
+LEAST_DIFFERENCE = 0.05
 # An edit of more modes than this is no longer one of a few dominant modes.
 LARGEST_K = 16
 
@@ -52,9 +53,9 @@ def suggest(inspection: Inspection) -> Suggestion:
         for spectra in inspection.layers
     }
     middle = median(scores.values())
-    deviation = DEVIATION * median(abs(score - middle) for score in scores.values())
-    threshold = middle + deviation
-    chosen = tuple(layer for layer, score in scores.items() if score > threshold and deviation > 0)
+    deviation = median(abs(score - middle) for score in scores.values())
+    threshold = middle + max(DEVIATION * deviation, LEAST_DIFFERENCE)
+    chosen = tuple(layer for layer, score in scores.items() if score > threshold)
     if not chosen:
         reason = (
             f"no layer stands out: outlying modes carry {middle:.0%} of the energy in the middle layer, and no layer "
