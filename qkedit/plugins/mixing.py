@@ -78,28 +78,39 @@ def _falling(squared_distances: Tensor, sigma: float, exponent: float) -> Tensor
     return torch.exp(squared_distances * (-exponent / (2 * sigma**2)))
 
 
-def mixed(weights: Tensor, states: Tensor) -> Tensor:
-    """Return `Σ_i w_ij x_i` for every token j, float32, in one product for all heads.
+def without_lost(weights: Tensor, kept: Tensor) -> Tensor:
+    """Return the weights among the tokens that are still there, each column summing to 1 again.
 
     Args:
-        weights: `[N, N]`.
-        states: keys or values of one grid, `[H, N, d]`.
+        weights: w of a whole grid, `[N, N]`.
+        kept: the tokens that are left, `[M]` indices.
     """
-    heads, tokens, size = states.shape
-    columns = states.float().transpose(0, 1).reshape(tokens, heads * size)
-    return (weights.T @ columns).reshape(tokens, heads, size).transpose(0, 1)
+    rest = weights[kept][:, kept]
+    totals = rest.sum(0)
+    rest.diagonal()[totals == 0] = 1
+    return rest / torch.where(totals == 0, 1, totals)
 
 
-def effective_tokens(weights: Tensor) -> float:
-    """Return how many tokens one token is mixed of: the mean over j of `1 / Σ_i w_ij²`."""
-    return float(weights.square().sum(0).reciprocal().mean())
-
-
-def variance(states: Tensor) -> float:
-    """Return how far the tokens of a grid are from their mean: `Σ ‖x_j − mean‖²` over heads and tokens.
+def mixed(weights: Tensor, states: Tensor) -> Tensor:
+    """Return `Σ_i w_ij x_i` for every token j, float32, in one product for all heads of all grids.
 
     Args:
-        states: `[H, N, d]`.
+        weights: of each grid, `[G, N, N]`.
+        states: keys or values of each token, `[G, N, H, d]`.
+    """
+    return (weights.mT @ states.float().flatten(2)).reshape(states.shape)
+
+
+def effective_tokens(weights: Tensor) -> Tensor:
+    """Return how many tokens one token is mixed of: the mean over j of `1 / Σ_i w_ij²`. Takes w as `[…, N, N]`."""
+    return weights.square().sum(-2).reciprocal().mean(-1)
+
+
+def variance(states: Tensor) -> Tensor:
+    """Return how far the tokens of a grid are from their mean: `Σ ‖x_j − mean‖²` over tokens and heads.
+
+    Args:
+        states: `[…, N, H, d]`.
     """
     states = states.float()
-    return float((states - states.mean(1, keepdim=True)).square().sum())
+    return (states - states.mean(-3, keepdim=True)).square().sum((-3, -2, -1))

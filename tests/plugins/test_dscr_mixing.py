@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkedit.plugins.mixing import Kernel, effective_tokens, mixed, mixing_weights, standardized, variance
+from qkedit.plugins.mixing import Kernel, effective_tokens, mixed, mixing_weights, standardized, variance, without_lost
 from tests.plugins import dscr_oracle as oracle
 
 
@@ -33,7 +33,7 @@ def test_equals_the_formulas(rows: int, columns: int, kernel: Kernel, seed: int,
     torch.manual_seed(seed)
     depth = (torch.randn(rows * columns) * scale).double()
     places = places_of(rows, columns)
-    states = torch.randn(2, rows * columns, 3)
+    states = torch.randn(rows * columns, 2, 3)
     expected = oracle.weights(
         depth.tolist(),
         places.tolist(),
@@ -44,8 +44,9 @@ def test_equals_the_formulas(rows: int, columns: int, kernel: Kernel, seed: int,
     )
     weights = mixing_weights(depth, places, kernel)
     close(weights, expected)
-    close(mixed(weights, states), [oracle.mix(expected, head) for head in states.tolist()])
-    assert effective_tokens(weights) == pytest.approx(oracle.effective_tokens(expected), rel=1e-4)
+    by_head = mixed(weights[None], states[None])[0].transpose(0, 1)
+    close(by_head, [oracle.mix(expected, head) for head in states.transpose(0, 1).tolist()])
+    assert effective_tokens(weights).item() == pytest.approx(oracle.effective_tokens(expected), rel=1e-4)
 
 
 def test_depth_is_standardized_over_the_grid() -> None:
@@ -69,10 +70,18 @@ def test_a_token_beyond_every_kernel_keeps_itself() -> None:
 
 
 def test_variance_is_that_of_tokens_within_heads() -> None:
-    states = torch.randn(3, 10, 4)
-    expected = sum(((head - head.mean(0)) ** 2).sum().item() for head in states)
-    assert variance(states) == pytest.approx(expected, rel=1e-5)
-    assert variance(states + 100 * torch.randn(3, 1, 4)) == pytest.approx(expected, rel=1e-3)
+    states = torch.randn(10, 3, 4)
+    expected = sum(((head - head.mean(0)) ** 2).sum().item() for head in states.unbind(1))
+    assert variance(states).item() == pytest.approx(expected, rel=1e-5)
+    assert variance(states + 100 * torch.randn(1, 3, 4)).item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_what_is_left_of_a_grid_is_mixed_among_itself() -> None:
+    depth, places = torch.randn(12), places_of(3, 4)
+    kept = torch.tensor([4, 5, 7, 11])
+    expected = oracle.weights(depth[kept].tolist(), places[kept].tolist())
+    close(without_lost(mixing_weights(depth, places, Kernel()), kept), expected)
+    assert without_lost(mixing_weights(depth, places, Kernel()), kept[:1]).tolist() == [[1.0]]
 
 
 def scene() -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,7 +91,7 @@ def scene() -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     depth = depth.reshape(-1)
     along = standardized(depth)[:, None] * torch.randn(4, 1, 64)
-    return depth, along + torch.randn(4, 576, 64)
+    return depth, (along + torch.randn(4, 576, 64)).transpose(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -94,5 +103,5 @@ def test_how_much_the_published_kernel_leaves_of_the_keys(how: str, tokens: int,
     depth, keys = scene()
     depth = {"range 1": depth, "range 5": 5 * depth, "z-scores": standardized(depth)}[how]
     weights = mixing_weights(depth, places_of(24, 24), Kernel())
-    assert effective_tokens(weights) == pytest.approx(tokens, abs=1)
-    assert variance(mixed(weights, keys)) / variance(keys) == pytest.approx(kept, abs=0.01)
+    assert effective_tokens(weights).item() == pytest.approx(tokens, abs=1)
+    assert (variance(mixed(weights[None], keys[None])[0]) / variance(keys)).item() == pytest.approx(kept, abs=0.01)

@@ -1,0 +1,212 @@
+"""Replace the cached keys or values of image tokens by a mix of their grid's, and keep account of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from qkedit.errors import UnsupportedForm, UsageError
+from qkedit.plugins.grid import Grid
+from qkedit.plugins.mixing import effective_tokens, mixed, variance, without_lost
+from qkedit.plugins.protocol import RequestEdit, Span
+from qkedit.plugins.rotation import Rotation, SeenRotations, rotary_function
+
+if TYPE_CHECKING:
+    from qkedit.plugins.parts import ModelParts
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What to do to the cache; the options of `DSCR` in plain form."""
+
+    layers: tuple[int, ...]
+    keys: bool
+    values: bool
+    before_rotation: bool
+    blend: float
+    skip_incomplete: bool
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Grids with as many tokens each, so that one product serves all of them.
+
+    Attributes:
+        rows: batch row of each grid, `[G]`.
+        columns: prompt column of each token, `[G, N]`.
+        weights: w of each grid, `[G, N, N]`.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    weights: Tensor
+
+    def to(self, device: torch.device) -> _Batch:
+        return _Batch(self.rows.to(device), self.columns.to(device), self.weights.to(device))
+
+
+class CacheRefinement(RequestEdit):
+    """One request's refinement.
+
+    Args:
+        refinement: what to do.
+        parts: the model's parts.
+        grids: of the request.
+        weights: of each grid, `[N, N]`.
+        refine_after: see `RequestEdit`.
+    """
+
+    def __init__(
+        self,
+        refinement: Refinement,
+        parts: ModelParts,
+        grids: Sequence[Grid],
+        weights: Sequence[Tensor],
+        refine_after: tuple[int | None, ...],
+    ) -> None:
+        self.refine_after = refine_after
+        self._refinement = refinement
+        self._parts = parts
+        self._grids = tuple(zip(grids, weights, strict=True))
+        self._rotations = SeenRotations()
+        self._account = _Account(refinement, [weight for _, weight in self._grids])
+        self._batches: dict[tuple[tuple[int, ...], int], list[_Batch]] = {}
+        if refinement.before_rotation and refinement.keys:
+            for layer in refinement.layers:
+                rotary_function(parts.layers[layer].self_attn)  # refused before anything runs
+            self.entered_layers = frozenset(refinement.layers)
+
+    def enter_layer(self, layer: int, arguments: Mapping[str, Any], span: Span) -> None:
+        """Remember by which angles the layer rotates the columns of `span`."""
+        self._rotations.see(layer, arguments["position_embeddings"])
+
+    @torch.no_grad()
+    def edit_cache(self, cache: Any, rows: tuple[int, ...], length: int) -> None:
+        """Refine the image tokens of `rows` in every selected layer."""
+        for index in self._refinement.layers:
+            layer = _cache_layer(cache, index)
+            # A sliding layer holds the last columns alone.
+            lost = max(0, length - layer.keys.shape[2])
+            for batch in self._batches_without(rows, lost, index):
+                batch = batch.to(layer.keys.device)
+                rotation = None
+                if self.entered_layers:
+                    attention = self._parts.layers[index].self_attn
+                    rotation = self._rotations.of(index, attention, batch.rows, batch.columns)
+                if self._refinement.keys:
+                    self._refine(layer.keys, batch, lost, index, rotation)
+                if self._refinement.values:
+                    self._refine(layer.values, batch, lost, index, None)
+
+    def report(self) -> Mapping[str, Any]:
+        """Return layers, effective mixed tokens and the variance that was kept."""
+        return self._account.summary()
+
+    def _refine(self, states: Tensor, batch: _Batch, lost: int, layer: int, rotation: Rotation | None) -> None:
+        """Refine `[B, H, S, d]` in place: `x_j ← (1−γ) x_j + γ Σ_i w_ij x_i`."""
+        where = (batch.rows[:, None], slice(None), batch.columns - lost)  # gives [G, N, H, d]
+        before = states[where].float()
+        if rotation is None:
+            mix = mixed(batch.weights, before)
+            kept = variance(before.lerp(mix, self._refinement.blend)), variance(before)
+        else:
+            unrotated = rotation.back(before)
+            mix = mixed(batch.weights, unrotated)
+            kept = variance(unrotated.lerp(mix, self._refinement.blend)), variance(unrotated)
+            mix = rotation.forth(mix)
+        # Linear in both spaces, so that γ = 0 gives back the cache's very bytes.
+        states[where] = before.lerp(mix, self._refinement.blend).to(states.dtype)
+        self._account.add(layer, *kept)
+
+    def _batches_without(self, rows: tuple[int, ...], lost: int, layer: int) -> list[_Batch]:
+        """Return the grids of `rows` in batches, without the tokens in the first `lost` columns."""
+        if (rows, lost) not in self._batches:
+            self._batches[rows, lost] = list(self._batched(rows, lost))
+        whole = sum(grid.cells.numel() for grid, _ in self._grids if grid.row in rows)
+        self._account.lose(layer, whole - sum(batch.columns.numel() for batch in self._batches[rows, lost]))
+        return self._batches[rows, lost]
+
+    def _batched(self, rows: tuple[int, ...], lost: int) -> list[_Batch]:
+        by_size: dict[int, list[tuple[int, Tensor, Tensor]]] = {}
+        for grid, weights in self._grids:
+            kept = (grid.cells >= lost).nonzero().flatten()
+            incomplete = len(kept) < len(grid.cells)
+            if grid.row not in rows or not len(kept) or (incomplete and self._refinement.skip_incomplete):
+                continue
+            own = without_lost(weights, kept) if incomplete else weights
+            by_size.setdefault(len(kept), []).append((grid.row, grid.cells[kept], own))
+        return [
+            _Batch(
+                torch.tensor([row for row, _, _ in grids]),
+                torch.stack([columns for _, columns, _ in grids]),
+                torch.stack([weights for _, _, weights in grids]),
+            )
+            for grids in by_size.values()
+        ]
+
+
+class _Account:
+    """What a report says; figures stay on their device until it is asked for."""
+
+    def __init__(self, refinement: Refinement, weights: Sequence[Tensor]) -> None:
+        self._refinement = refinement
+        self._weights = weights
+        self._variances: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._lost: dict[int, int] = {}
+
+    def add(self, layer: int, after: Tensor, before: Tensor) -> None:
+        self._variances.setdefault(layer, []).append((after.sum(), before.sum()))
+
+    def lose(self, layer: int, cells: int) -> None:
+        if cells:
+            self._lost[layer] = self._lost.get(layer, 0) + cells
+
+    def summary(self) -> dict[str, Any]:
+        kept = {
+            layer: _share(sum(float(after) for after, _ in sums), sum(float(before) for _, before in sums))
+            for layer, sums in self._variances.items()
+        }
+        known = [share for share in kept.values() if share is not None]
+        return {
+            "layers": list(self._refinement.layers),
+            "grids": len(self._weights),
+            "effective_tokens": _mean([float(effective_tokens(weights)) for weights in self._weights]),
+            "variance_kept": _mean(known),
+            "variance_kept_by_layer": kept,
+            "lost_cells_by_layer": dict(self._lost),
+        }
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole > 0 else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _cache_layer(cache: Any, index: int) -> Any:
+    """Return one layer of a cache that can be edited.
+
+    Raises:
+        UsageError: the cache keeps its keys in another form.
+    """
+    from transformers.cache_utils import DynamicLayer, QuantizedLayer, StaticLayer
+
+    layers = getattr(cache, "layers", ())
+    layer = layers[index] if index < len(layers) else None
+    if isinstance(layer, QuantizedLayer) or not isinstance(layer, DynamicLayer | StaticLayer):
+        raise UsageError(
+            f"keys in a {type(layer or cache).__name__} cannot be refined",
+            where="cache",
+            remedy="generate with the default cache or cache_implementation='static'",
+        )
+    if not layer.is_initialized:
+        raise UnsupportedForm(
+            f"layer {index} has no keys of its own in the cache", where="dscr layers", remedy="choose other layers"
+        )
+    return layer

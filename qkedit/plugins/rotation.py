@@ -1,0 +1,93 @@
+"""Turn cached keys back to where their positions had not rotated them yet, and forth again.
+
+The model's own `apply_rotary_pos_emb` does both: with the angle's sine negated it turns back. So whichever pairs of
+dimensions a family rotates, and if only a part of them, nothing here has to know it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qkedit.errors import UnsupportedForm
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How the tokens of some grids are rotated in one layer.
+
+    Attributes:
+        apply: the family's function, `(q, k, cos, sin, unsqueeze_dim) → (q, k)`.
+        cosine, sine: of each token's angles, float32 `[G, N, rotated dimensions]`.
+    """
+
+    apply: Callable[..., tuple[Tensor, Tensor]]
+    cosine: Tensor
+    sine: Tensor
+
+    def forth(self, states: Tensor) -> Tensor:
+        """Rotate float32 `[G, N, H, d]` as the layer does."""
+        return self.apply(states, states, self.cosine, self.sine, unsqueeze_dim=2)[1]
+
+    def back(self, states: Tensor) -> Tensor:
+        """Undo `forth`."""
+        turned = self.apply(states, states, self.cosine, -self.sine, unsqueeze_dim=2)[1]
+        # Some models scale what they rotate, and rounded cosines and sines lie beside the circle.
+        scale = (self.cosine.square() + self.sine.square())[:, :, None]
+        rotated = scale.shape[-1]
+        return torch.cat([turned[..., :rotated] / scale, turned[..., rotated:]], dim=-1)
+
+
+class SeenRotations:
+    """The angles of a prompt's columns, gathered layer by layer while its parts run through the decoder."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    def see(self, layer: int, position_embeddings: tuple[Tensor, Tensor]) -> None:
+        """Remember what a layer was given for the next columns: cosines and sines, `[1 or B, columns, rotated]`."""
+        self._seen.setdefault(layer, []).append(position_embeddings)
+
+    def of(self, layer: int, attention: Any, rows: Tensor, columns: Tensor) -> Rotation:
+        """Return the rotation of chosen tokens in one layer.
+
+        Args:
+            layer: its index.
+            attention: its attention module.
+            rows: batch row of each grid, `[G]`.
+            columns: prompt column of each token, `[G, N]`.
+
+        Raises:
+            UnsupportedForm: the family rotates in a way of its own.
+        """
+        cosines, sines = zip(*self._seen[layer], strict=True)
+
+        def gathered(pieces: tuple[Tensor, ...]) -> Tensor:
+            table = torch.cat(pieces, dim=1)
+            own_rows = rows if table.shape[0] > 1 else torch.zeros_like(rows)
+            chosen = table[own_rows[:, None].to(table.device), columns.to(table.device)]
+            return chosen.to(rows.device, torch.float32)
+
+        return Rotation(rotary_function(attention), gathered(cosines), gathered(sines))
+
+
+def rotary_function(attention: Any) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return the function with which an attention module rotates queries and keys.
+
+    Raises:
+        UnsupportedForm: its family has none of the usual form.
+    """
+    function = getattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None)
+    if function is None:
+        raise UnsupportedForm(
+            "how it rotates keys by position is not known",
+            where=type(attention).__name__,
+            remedy="mix the keys as they are in the cache (space=cache)",
+        )
+    rotary: Callable[..., tuple[Tensor, Tensor]] = function
+    return rotary

@@ -1,0 +1,266 @@
+"""Prompts with images for tiny models of every family, built by hand as the families' processors build them.
+
+While tokens are laid down, every cell is noted: which image, which part of it, which row and column. That is what the
+grids are compared with.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests import tiny_models
+from tests.tiny_configs import FAMILIES
+
+IMAGE, PAD, NEWLINE = 5, 0, 12
+START, END = 3, 4  # around an image, where a family has such tokens
+
+# What the tiny configs lack for grids worth the name: 6 × 6 cells an image or a tile, 5 × 5 where cells are merged.
+LARGER: dict[str, dict[str, Any]] = {
+    "llava": {"vision_config": {"image_size": 48}},
+    "vipllava": {"vision_config": {"image_size": 48}},
+    "deepseek-vl": {"vision_config": {"image_size": 48}},
+    "gemma3": {"vision_config": {"image_size": 48}, "mm_tokens_per_image": 36},
+    "paligemma": {"vision_config": {"image_size": 48}},
+    "pixtral": {"vision_config": {"image_size": 64}},
+    "mistral3": {"vision_config": {"image_size": 128}, "spatial_merge_size": 2},
+    "llava-next": {"vision_config": {"image_size": 48}, "image_grid_pinpoints": [[48, 96], [96, 48], [96, 96]]},
+    "llava-onevision": {"vision_config": {"image_size": 48}, "image_grid_pinpoints": [[48, 96], [96, 48], [96, 96]]},
+    "internvl": {"vision_config": {"image_size": [40, 40]}, "image_seq_length": 25},
+    "idefics3": {"vision_config": {"image_size": 40}},
+    "smolvlm": {"vision_config": {"image_size": 40}},
+}
+
+PATCHES = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "qwen3-vl-moe", "qwen3.5", "glm4v", "glm-ocr")
+SQUARES = {"llava": 6, "vipllava": 6, "deepseek-vl": 6, "gemma3": 6, "paligemma": 6, "chameleon": 8}
+ROWS = {"pixtral": 8, "mistral3": 16}
+ANY_RESOLUTION = ("llava-next", "llava-onevision")
+TILES = ("internvl", "idefics3", "smolvlm")
+ALL = (*PATCHES, *SQUARES, *ROWS, *ANY_RESOLUTION, *TILES)
+
+# Two images of different shape for each way to lay images out, in the units of `Prompt`.
+SHAPES: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
+    **dict.fromkeys(PATCHES, ((5, 6), (6, 4))),
+    **dict.fromkeys(SQUARES, ((0, 0), (0, 0))),
+    **dict.fromkeys(ROWS, ((5, 6), (6, 4))),
+    **dict.fromkeys(ANY_RESOLUTION, ((40, 90), (80, 70))),
+    **dict.fromkeys(TILES, ((1, 2), (1, 1))),
+}
+
+Cell = tuple[int, str, int, int]  # image of the request, part, row, column
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Text tokens (a number of them) and images (a pair) in order.
+
+    What the pair counts depends on the family: cells; nothing (images of one size); pixels (LLaVA-NeXT); tiles.
+    """
+
+    items: tuple[int | tuple[int, int], ...]
+    seed: int = 0
+
+
+@dataclass
+class Request:
+    """Inputs of a model, and for each prompt which column is which cell."""
+
+    inputs: dict[str, Any]
+    cells: list[dict[int, Cell]]
+
+    @property
+    def ids(self) -> Tensor:
+        return self.inputs["input_ids"]
+
+
+@dataclass
+class _Tokens:
+    ids: list[int] = field(default_factory=list)
+    cells: dict[int, Cell] = field(default_factory=dict)
+
+    def text(self, *ids: int) -> None:
+        self.ids.extend(ids)
+
+    def grid(self, image: int, part: str, rows: int, columns: int, row_ends: Sequence[int] = ()) -> None:
+        for row in range(rows):
+            for column in range(columns):
+                self.cells[len(self.ids)] = (image, part, row, column)
+                self.ids.append(IMAGE)
+            if row_ends:
+                self.ids.append(row_ends[min(row, len(row_ends) - 1)] if row < rows - 1 else row_ends[-1])
+
+
+@functools.cache
+def model(family: str, **text: Any) -> Any:
+    """A tiny model in float32; `text` overrides settings of its language model. Shared by all tests: leave it as is."""
+    settings = deepcopy(FAMILIES[family])
+    for name, value in LARGER.get(family, {}).items():
+        settings[name] = {**settings[name], **value} if isinstance(value, dict) else value
+    language = settings["text_config"] if "text_config" in settings else settings
+    language.update({"max_position_embeddings": 1024, **text})
+    tiny_models.FAMILIES["request"] = settings
+    try:
+        return tiny_models.model("request", "float32")
+    finally:
+        del tiny_models.FAMILIES["request"]
+
+
+def request(family: str, prompts: Sequence[Prompt], padding: str = "left") -> Request:
+    """Build a batch; a prompt's tokens and pixels depend on its own seed alone, not on the prompts beside it."""
+    rows: list[_Tokens] = []
+    pictures: list[Any] = []  # (prompt, shape, generator)
+    for number, prompt in enumerate(prompts):
+        generator = torch.Generator().manual_seed(prompt.seed)
+        tokens = _Tokens()
+        tokens.text(1)
+        for item in prompt.items:
+            if isinstance(item, int):
+                tokens.text(*torch.randint(40, 120, (item,), generator=generator).tolist())
+            else:
+                _lay(family, tokens, len(pictures), item)
+                pictures.append((number, item, generator))
+        rows.append(tokens)
+    length = max(len(row.ids) for row in rows)
+    left = [length - len(row.ids) if padding == "left" else 0 for row in rows]
+    ids = torch.full((len(rows), length), PAD)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids[number, left[number] : left[number] + len(row.ids)] = torch.tensor(row.ids)
+        mask[number, left[number] : left[number] + len(row.ids)] = 1
+    inputs = {"input_ids": ids, "attention_mask": mask, **_pixels(family, pictures, len(rows))}
+    if family in PATCHES:
+        inputs["mm_token_type_ids"] = (ids == IMAGE).int()
+    if family == "gemma3":
+        inputs["token_type_ids"] = (ids == IMAGE).long()
+    if family == "paligemma":
+        inputs["token_type_ids"] = torch.zeros_like(ids)
+    cells = [{left[n] + column: cell for column, cell in row.cells.items()} for n, row in enumerate(rows)]
+    return Request(inputs, cells)
+
+
+def two_prompts(family: str) -> list[Prompt]:
+    """Prompts of different length with different images; the second has two images where the family takes them."""
+    first, second = SHAPES[family]
+    several = (first, 2, second) if family != "paligemma" else (second,)
+    if family == "llava-onevision":
+        several = (second,)  # two images in a prompt are not tiled; they have a test of their own
+    lead = 0 if family == "paligemma" else 2
+    return [Prompt((lead, first, 4), seed=1), Prompt((lead, *several, 7), seed=2)]
+
+
+def _lay(family: str, tokens: _Tokens, image: int, shape: tuple[int, int]) -> None:
+    rows, columns = shape
+    if family in PATCHES:
+        tokens.text(START)
+        tokens.grid(image, "image", rows, columns)
+        tokens.text(END)
+    elif family in SQUARES:
+        tokens.text(START)
+        tokens.grid(image, "image", SQUARES[family], SQUARES[family])
+        tokens.text(END)
+    elif family in ROWS:
+        tokens.grid(image, "image", rows, columns, row_ends=(NEWLINE, END))
+    elif family in ANY_RESOLUTION:
+        _lay_any_resolution(family, tokens, image, shape)
+    elif family == "internvl":
+        tokens.text(START)
+        count = rows * columns
+        for tile in range(count):
+            tokens.grid(image, f"tile {tile}" if count > 1 else "image", 5, 5)
+        if count > 1:
+            tokens.grid(image, "thumbnail", 5, 5)
+        tokens.text(END)
+    else:
+        _lay_labelled(tokens, image, rows, columns)
+
+
+def _lay_labelled(tokens: _Tokens, image: int, rows: int, columns: int) -> None:
+    """Idefics 3: <fake> <row_i_col_j> cells …, a newline a row of tiles, then <fake> <global-img> cells <fake>."""
+    fake, whole, first_label = 20, 21, 22
+    if rows * columns > 1:
+        for row in range(rows):
+            for column in range(columns):
+                tokens.text(fake, first_label + row * 4 + column)
+                tokens.grid(image, f"tile {row * columns + column}", 5, 5)
+            tokens.text(NEWLINE)
+        tokens.text(NEWLINE)
+    tokens.text(fake, whole)
+    tokens.grid(image, "thumbnail" if rows * columns > 1 else "image", 5, 5)
+    tokens.text(fake)
+
+
+def _lay_any_resolution(family: str, tokens: _Tokens, image: int, shape: tuple[int, int]) -> None:
+    """What the model itself makes of features that say where they come from; −1 is a newline."""
+    base = model(family).model
+    tiles = _tile_count(family, shape)
+    size = base.config.vision_config.image_size // base.config.vision_config.patch_size
+    features = torch.arange(tiles * size**2, dtype=torch.float32).view(tiles, size**2, 1)
+    settings = {"vision_feature_select_strategy": "default"} if family == "llava-next" else {}
+    newline = torch.tensor([-1.0])
+    (packed,), _ = base.pack_image_features([features], torch.tensor([shape]), image_newline=newline, **settings)
+    values = packed.flatten().tolist()
+    for number in range(size**2):
+        tokens.cells[len(tokens.ids)] = (image, "base", number // size, number % size)
+        tokens.text(IMAGE)
+    row = column = 0
+    for value in values[size**2 :]:
+        if value < 0:
+            row, column = row + 1, 0
+        else:
+            tokens.cells[len(tokens.ids)] = (image, "fine", row, column)
+            column += 1
+        tokens.text(IMAGE)
+
+
+def _tile_count(family: str, shape: tuple[int, int]) -> int:
+    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+    config = model(family).config
+    return image_size_to_num_patches(torch.tensor(shape), config.image_grid_pinpoints, config.vision_config.image_size)
+
+
+def _pixels(family: str, pictures: Sequence[Any], prompts: int) -> dict[str, Any]:
+    def noise(generator: torch.Generator, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    if not pictures:
+        return {}
+    shapes = torch.tensor([shape for _, shape, _ in pictures])
+    if family in PATCHES:
+        patches = [noise(generator, 4 * rows * columns, 3 * 2 * 8 * 8) for _, (rows, columns), generator in pictures]
+        thw = torch.cat([torch.ones(len(pictures), 1, dtype=torch.long), 2 * shapes], dim=1)
+        return {"pixel_values": torch.cat(patches), "image_grid_thw": thw}
+    if family in SQUARES:
+        side = 16 if family == "chameleon" else 48
+        return {"pixel_values": torch.stack([noise(generator, 3, side, side) for *_, generator in pictures])}
+    if family in ROWS:
+        sizes = shapes * ROWS[family]
+        pixels = torch.zeros(len(pictures), 3, *sizes.max(dim=0).values.tolist())
+        for number, (_, _, generator) in enumerate(pictures):
+            height, width = sizes[number].tolist()
+            pixels[number, :, :height, :width] = noise(generator, 3, height, width)
+        return {"pixel_values": pixels, "image_sizes": sizes}
+    if family in ANY_RESOLUTION:
+        counts = [_tile_count(family, shape) for _, shape, _ in pictures]
+        pixels = torch.zeros(len(pictures), max(counts), 3, 48, 48)
+        for number, (_, _, generator) in enumerate(pictures):
+            pixels[number, : counts[number]] = noise(generator, counts[number], 3, 48, 48)
+        return {"pixel_values": pixels, "image_sizes": shapes}
+    counts = [rows * columns + (rows * columns > 1) for _, (rows, columns), _ in pictures]
+    tiles = [noise(generator, count, 3, 40, 40) for (_, _, generator), count in zip(pictures, counts, strict=True)]
+    if family == "internvl":
+        return {"pixel_values": torch.cat(tiles)}
+    by_prompt = [
+        torch.cat([own for own, (number, *_) in zip(tiles, pictures, strict=True) if number == prompt])
+        for prompt in range(prompts)
+    ]
+    pixels = torch.zeros(prompts, max(map(len, by_prompt)), 3, 40, 40)
+    for prompt, own in enumerate(by_prompt):
+        pixels[prompt, : len(own)] = own
+    return {"pixel_values": pixels}
