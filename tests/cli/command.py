@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -68,10 +70,11 @@ class Runs:
 
     def __init__(self, process: subprocess.Popen[str], directory: Path) -> None:
         self._process = process
+        self._child: int | None = None
         self._outputs = [directory / "stdout", directory / "stderr"]
 
-    def start(self, *arguments: str | Path, limits: Mapping[str, int] | None = None) -> int:
-        """Start `qkedit ARGUMENTS` under resource limits such as {"FSIZE": 1000}; returns its process id."""
+    def start(self, *arguments: str | Path, limits: Mapping[str, int] | None = None) -> None:
+        """Start `qkedit ARGUMENTS` under resource limits such as {"FSIZE": 1000}."""
         for path in self._outputs:
             path.unlink(missing_ok=True)
         order = {
@@ -79,14 +82,17 @@ class Runs:
             "outputs": list(map(str, self._outputs)),
             "limits": limits or {},
         }
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        return int(self._read())
+        self._child = int(self._ask(json.dumps(order)))
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the run that was started last, which may have ended."""
+        assert self._child is not None
+        os.kill(self._child, number)
 
     def finish(self) -> Result:
         """Wait until the run ends; the code of one that was killed is the negative signal."""
-        code = int(self._read())
+        code = int(self._ask("finish"))
+        self._child = None
         return Result(code, *(path.read_text() if path.exists() else "" for path in self._outputs))
 
     def __call__(self, *arguments: str | Path, limits: Mapping[str, int] | None = None) -> Result:
@@ -94,8 +100,11 @@ class Runs:
         self.start(*arguments, limits=limits)
         return self.finish()
 
-    def _read(self) -> str:
+    def _ask(self, line: str) -> str:
+        assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
         return self._process.stdout.readline()
 
 

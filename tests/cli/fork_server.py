@@ -13,8 +13,15 @@ import sys
 import traceback
 from typing import Any
 
+# For the children, which would otherwise import them one after the other.
+import accelerate  # noqa: F401
+import huggingface_hub.repocard_data  # noqa: F401
+import numpy  # noqa: F401
+import rich.console  # noqa: F401
+import yaml  # noqa: F401
+
 import qkedit.steering.run
-import qkedit.steering.verify  # noqa: F401 - imported for the children
+import qkedit.steering.verify  # noqa: F401
 from qkedit.cli.main import run
 
 
@@ -37,13 +44,15 @@ def run_child(order: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    for line in sys.stdin:
+    while line := sys.stdin.readline():
         order = json.loads(line)
         child = os.fork()
         if not child:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             run_child(order)
         print(child, flush=True)
+        # Not reaped before it is asked for: until then the id is the child's, so that no signal meets a stranger.
+        sys.stdin.readline()
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 

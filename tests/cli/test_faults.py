@@ -1,0 +1,324 @@
+"""Whatever goes wrong: one sentence, the target absent or as it was, the base untouched, no litter."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qkedit.demo import demo_checkpoint
+from tests.cli.command import Runs, qkedit
+from tests.steering.checkpoints import INDEX, contents, query_name
+
+STEER = ("--layers", "2-5", "--k", "3")
+OTHER = ("--layers", "1", "--k", "1")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The demo checkpoint; all of these runs read it, and at the end it is what it was."""
+    before = contents(demo_checkpoint())
+    yield demo_checkpoint()
+    assert contents(demo_checkpoint()) == before
+
+
+@pytest.fixture(scope="module")
+def finished(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
+    """What a run that nothing disturbs writes."""
+    place = tmp_path_factory.mktemp("finished")
+    for name, options in (("edited", STEER), ("other", OTHER)):
+        assert qkedit("steer", "demo", *options, "--out", place / name, "--no-fsync").code == 0
+    return {name: contents(place / name) for name in ("edited", "other")}
+
+
+def await_staging(target: Path) -> None:
+    """Wait until the run has begun to write beside its target."""
+    deadline = time.monotonic() + 20
+    while not (target.parent / f".{target.name}.qkedit" / "new" / "config.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_killed_at_any_moment_leaves_nothing_or_all(
+    children: Runs, demo: Path, finished: dict[str, dict[str, bytes]], tmp_path: Path, overwrite: bool
+) -> None:
+    """Every next run finds what the killed one left; the last one, which nobody kills, clears it all."""
+    target = tmp_path / "edited"
+    arguments = ("steer", "demo", *STEER, "--out", target, "--overwrite")
+    children.start(*arguments)
+    await_staging(target)
+    began = time.monotonic()
+    assert children.finish().code == 0
+    duration = time.monotonic() - began
+    generator = random.Random(0)
+    killed = 0
+    for number in range(40):
+        before = _written_or_absent(target, finished["other"], overwrite)
+        children.start(*arguments)
+        if number:
+            await_staging(target)
+        time.sleep(generator.uniform(0, duration))
+        children.signal(signal.SIGKILL)
+        code = children.finish().code
+        assert code in (0, -signal.SIGKILL)
+        killed += code != 0
+        if target.exists():
+            assert contents(target) in ([finished["edited"]] if before is None else [before, finished["edited"]])
+        else:
+            assert before is None
+        if killed == 12:
+            break
+    assert killed >= 6
+    assert children(*arguments).code == 0
+    assert contents(target) == finished["edited"]
+    assert os.listdir(tmp_path) == ["edited"]
+
+
+def _written(directory: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(content)
+    return directory
+
+
+def _written_or_absent(target: Path, files: dict[str, bytes], present: bool) -> dict[str, bytes] | None:
+    """Bring the target into the state a run finds: holding `files`, or absent."""
+    shutil.rmtree(target, ignore_errors=True)
+    if not present:
+        return None
+    _written(target, files)
+    return files
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_clears_up_itself(
+    children: Runs, demo: Path, finished: dict[str, dict[str, bytes]], tmp_path: Path, number: signal.Signals
+) -> None:
+    target = tmp_path / "edited"
+    generator = random.Random(int(number))
+    interrupted = 0
+    for _ in range(6):
+        children.start("steer", "demo", *STEER, "--out", target, "--overwrite")
+        await_staging(target)
+        time.sleep(generator.uniform(0, 0.15))
+        children.signal(number)
+        result = children.finish()
+        if result.code == 130:
+            interrupted += 1
+            assert "interrupted" in result.sentence()
+        else:  # a signal that comes with the last lines of a run finds its work done
+            assert target.exists()
+        if target.exists():
+            assert contents(target) == finished["edited"]
+            shutil.rmtree(target)
+        assert os.listdir(tmp_path) == []
+    assert interrupted
+
+
+@pytest.mark.parametrize("limit", [900, 200_000, 1_400_000])
+@pytest.mark.parametrize("layout", ["full", "delta"])
+def test_a_write_that_fails_part_way(
+    children: Runs, demo: Path, finished: dict[str, dict[str, bytes]], tmp_path: Path, limit: int, layout: str
+) -> None:
+    """A file size limit stands for a full disk: the system refuses bytes in the middle of a file."""
+    target = _written(tmp_path / "edited", finished["other"])
+    arguments = ("steer", "demo", *STEER, "--layout", layout, "--out", target, "--overwrite")
+    result = children(*arguments, limits={"FSIZE": limit})
+    if layout == "delta" and limit > 300_000:
+        assert result.code == 0
+        return
+    assert result.code == 1
+    assert "file too large" in result.sentence()
+    assert contents(target) == finished["other"]
+    assert os.listdir(tmp_path) == ["edited"]
+
+
+def test_too_few_open_files(children: Runs, demo: Path, tmp_path: Path) -> None:
+    result = children("steer", "demo", *STEER, "--out", tmp_path / "edited", limits={"NOFILE": 8})
+    assert result.code == 1
+    assert "Traceback" not in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_place_where_nothing_can_be_written(demo: Path) -> None:
+    if not os.path.isdir("/proc/self"):
+        pytest.skip("needs a directory in which not even root creates anything")
+    result = qkedit("steer", "demo", *STEER, "--out", "/proc/edited")
+    assert result.code == 1
+    assert result.sentence().startswith("/proc: cannot create a directory: ")
+
+
+def test_two_runs_to_one_target_do_not_mix(
+    children: Runs, demo: Path, finished: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    from qkedit.checkpoint.staging import StagedDirectory
+
+    target = tmp_path / "edited"
+    with StagedDirectory(target, overwrite=False):
+        result = children("steer", "demo", *STEER, "--out", target)
+        assert result.code == 1
+        assert "another run is writing to this directory" in result.sentence()
+    assert children("steer", "demo", *STEER, "--out", target).code == 0
+    assert contents(target) == finished["edited"]
+    assert os.listdir(tmp_path) == ["edited"]
+
+
+# --- checkpoints that are not what they should be
+
+
+def _shard(base: Path) -> Path:
+    return base / json.loads((base / INDEX).read_text())["weight_map"][query_name(1)]
+
+
+def _with_header(base: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = _shard(base)
+    raw = path.read_bytes()
+    data = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:data])
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[data:])
+
+
+def _shift(header: dict[str, Any], by: int) -> None:
+    entry = header[query_name(1)]
+    entry["data_offsets"] = [end + by for end in entry["data_offsets"]]
+
+
+def _with_raw_header(base: Path, text: bytes) -> None:
+    path = _shard(base)
+    raw = path.read_bytes()
+    data = 8 + int.from_bytes(raw[:8], "little")
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[data:])
+
+
+def _double_key(base: Path) -> None:
+    raw = _shard(base).read_bytes()
+    text = raw[8 : 8 + int.from_bytes(raw[:8], "little")].decode().rstrip()
+    entry = json.dumps({query_name(1): json.loads(text)[query_name(1)]})[1:-1]
+    _with_raw_header(base, (text[:-1] + "," + entry + "}").encode())
+
+
+def _point_index(base: Path, file: str) -> None:
+    index = json.loads((base / INDEX).read_text())
+    index["weight_map"][query_name(1)] = file
+    (base / INDEX).write_text(json.dumps(index))
+
+
+def _pickle_only(base: Path) -> None:
+    for path in base.glob("model*"):
+        path.unlink()
+    (base / "pytorch_model.bin").write_bytes(b"\x80\x02cos\nsystem\n(S'touch pickled'\ntR.")
+
+
+def _replace_size(base: Path, size: int) -> None:
+    raw = _shard(base).read_bytes()
+    _shard(base).write_bytes(size.to_bytes(8, "little") + raw[8:])
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a shard cut off in its data": (lambda base: (p := _shard(base)).write_bytes(p.read_bytes()[:-1]), "has only"),
+    "a shard cut off in its header": (
+        lambda base: (p := _shard(base)).write_bytes(p.read_bytes()[:99]),
+        "has only 99",
+    ),
+    "an empty shard": (lambda base: _shard(base).write_bytes(b""), "0 bytes"),
+    "a shard that is too long": (lambda base: (p := _shard(base)).write_bytes(p.read_bytes() + b"!"), "no tensor"),
+    "a giant header": (lambda base: _replace_size(base, 2**63), "the header claims"),
+    "a header beyond the file": (lambda base: _replace_size(base, 10**7), "the header claims"),
+    "overlapping offsets": (lambda base: _with_header(base, lambda header: _shift(header, -4)), "overlap"),
+    "offsets out of the file": (lambda base: _with_header(base, lambda header: _shift(header, 10**9)), "belong to no"),
+    "a key twice": (_double_key, query_name(1)),
+    "a header of garbage": (lambda base: _with_raw_header(base, b"\xff" * 64), "model-0000"),
+    "an index that leads up": (lambda base: _point_index(base, "../outside.safetensors"), "outside.safetensors"),
+    "an absolute index": (lambda base: _point_index(base, "/etc/outside.safetensors"), "outside.safetensors"),
+    "an index to another shard": (lambda base: _point_index(base, _other_shard(base)), query_name(1)),
+    "an index of garbage": (lambda base: (base / INDEX).write_text("{"), INDEX),
+    "a missing shard": (lambda base: _shard(base).unlink(), "1 of 3 shards are missing"),
+    "a link to nowhere": (lambda base: ((p := _shard(base)).unlink(), p.symlink_to("gone")), "symlink leads nowhere"),
+    "a directory for a shard": (lambda base: ((p := _shard(base)).unlink(), p.mkdir()), "1 of 3 shards are missing"),
+    "pickled weights only": (_pickle_only, "unpickling can run any code"),
+    "no config": (lambda base: (base / "config.json").unlink(), "there is no config.json"),
+    "a config of garbage": (lambda base: (base / "config.json").write_text("{"), "config.json: is not valid JSON"),
+    "a config of another model": (lambda base: (base / "config.json").write_text("{}"), "config.json"),
+}
+
+
+def _other_shard(base: Path) -> str:
+    return next(path.name for path in sorted(base.glob("*.safetensors")) if path != _shard(base))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_broken_checkpoint_is_refused(base: Path, tmp_path: Path, fault: str, overwrite: bool) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    broken = shutil.copytree(base, place / "broken")
+    (place / "outside.safetensors").write_bytes(_shard(base).read_bytes())
+    target = place / "edited"
+    if overwrite:
+        assert qkedit("steer", base, "--layers", "0", "--out", target, "--no-fsync").code == 0
+    make, said = FAULTS[fault]
+    make(broken)
+    before = contents(place)
+    for extra in ([], ["--layout", "delta"], ["--dry-run"]):
+        result = qkedit("steer", broken, "--layers", "1", "--out", target, "--overwrite", *extra)
+        assert result.code == 1
+        assert said in result.sentence()
+    for arguments in (("diff", broken, base), ("diff", base, broken)):
+        if fault != "a config of another model":  # which is none of `diff`'s business
+            assert qkedit(*arguments).code == 1
+    assert contents(place) == before
+
+
+def test_a_shard_that_shrinks_after_its_header_was_read(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qkedit.steering import run as module
+
+    changing = shutil.copytree(base, tmp_path / "changing")
+    unchanged = module.choose_device
+
+    def shrink(name: str) -> object:
+        path = _shard(changing)
+        os.truncate(path, path.stat().st_size // 2)
+        return unchanged(name)
+
+    monkeypatch.setattr(module, "choose_device", shrink)
+    result = qkedit("steer", changing, "--layers", "1", "--out", tmp_path / "edited")
+    assert result.code == 1
+    assert "ends" in result.sentence()
+    assert sorted(os.listdir(tmp_path)) == ["base", "changing"]
+
+
+@pytest.mark.parametrize("where", ["shard", "tensor"])
+def test_what_the_disk_garbles_is_found_before_the_output_appears(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The output is read back: a byte that was written wrongly must not be shipped."""
+    from qkedit.steering import output as module
+
+    check, name = module._check_shards, _shard(base).name
+
+    def garble(staging: Path, *arguments: Any) -> None:
+        content = bytearray((staging / name).read_bytes())
+        data = 8 + int.from_bytes(content[:8], "little")
+        start = json.loads(content[8:data])[query_name(1)]["data_offsets"][0]
+        content[20 if where == "shard" else data + start] ^= 1
+        (staging / name).write_bytes(content)
+        check(staging, *arguments)
+
+    monkeypatch.setattr(module, "_check_shards", garble)
+    result = qkedit("steer", base, "--layers", "1", "--out", tmp_path / "edited")
+    assert result.code == 1
+    assert "check the disk" in result.sentence()
+    assert os.listdir(tmp_path) == ["base"]
