@@ -28,7 +28,12 @@ LARGER: dict[str, dict[str, Any]] = {
     "deepseek-vl": {"vision_config": {"image_size": 48}},
     "gemma3": {"vision_config": {"image_size": 48}, "mm_tokens_per_image": 36},
     "paligemma": {"vision_config": {"image_size": 48}},
-    "pixtral": {"vision_config": {"image_size": 64}},
+    # As published; the tiny config keeps the defaults of a LLaVA.
+    "pixtral": {
+        "vision_config": {"image_size": 64},
+        "vision_feature_select_strategy": "full",
+        "vision_feature_layer": -1,
+    },
     "mistral3": {"vision_config": {"image_size": 128}, "spatial_merge_size": 2},
     "llava-next": {"vision_config": {"image_size": 48}, "image_grid_pinpoints": [[48, 96], [96, 48], [96, 96]]},
     "llava-onevision": {"vision_config": {"image_size": 48}, "image_grid_pinpoints": [[48, 96], [96, 48], [96, 96]]},
