@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import Runs, runs
-from tests.fake_hub import COMMIT, FakeHub, serve_hub
+from tests.fake_hub import COMMIT, FakeHub, Faults, serve_hub
 from tests.steering.checkpoints import INDEX, contents, key_name, query_name, tensors_of, weights, write
 
 
