@@ -83,7 +83,9 @@ class SpectrumTable:
         if inspection.channel != "full":
             sentences.insert(4, "resid, leak: share of the dominant modes that queries cannot write, that goes astray")
         if inspection.offset != NO_OFFSET:
-            sentences.insert(-1, "kept: share of the dominant subspace at offset 0 that is still dominant")
+            parts = len(inspection.layers[0].heads[0].kept or {}) > 1
+            alone = "; t, h, w: where only that part of the position moves" if parts else ""
+            sentences.insert(-1, f"kept: share of the dominant subspace at offset 0 that is still dominant{alone}")
         return ". ".join(sentences) + "."
 
 
@@ -140,7 +142,8 @@ def inline_spectrum(values: tuple[float, ...], width: int, *, plain: bool = Fals
 
 def _title(name: str) -> str:
     short = {"symmetric": "symm", "residual": "resid", "kept all": "kept"}
-    return short.get(name, name.removeprefix("kept "))
+    short |= {"kept temporal": "t", "kept height": "h", "kept width": "w"}
+    return short.get(name, name)
 
 
 def _cell(name: str, row: SpectrumRow) -> str:
