@@ -31,12 +31,18 @@ def model_class(family: str) -> Any:
     return AutoModelForCausalLM if is_causal else AutoModelForImageTextToText
 
 
-def model(family: str, dtype: str = "bfloat16") -> PreTrainedModel:
-    """Return the family's tiny model with seeded weights. `family` is the name of a record in configs/families."""
+def model(family: str, dtype: str = "bfloat16", settings: PreTrainedConfig | None = None) -> PreTrainedModel:
+    """Return the family's tiny model with seeded weights.
+
+    Args:
+        family: the name of a record in configs/families.
+        dtype: of the weights.
+        settings: a config other than `config(family)`.
+    """
     import torch
 
     torch.manual_seed(0)
-    built = model_class(family).from_config(config(family), dtype=getattr(torch, dtype))
+    built = model_class(family).from_config(settings or config(family), dtype=getattr(torch, dtype))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in sorted(built.named_parameters()):

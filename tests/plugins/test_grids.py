@@ -88,10 +88,10 @@ def test_missing_sizes_are_named():
 
 @pytest.mark.parametrize("family", ["mllama", "idefics2"])
 def test_models_without_a_grid_are_refused_with_the_reason(family):
-    with pytest.raises(UnsupportedForm, match="form no grid: .*(cross-attention|resampler)"):
+    with pytest.raises(UnsupportedForm, match=r"form no grid: .*(cross-attention|resampler)"):
         image_grids(tiny_models.config(family), torch.tensor([[5]]), {})
 
 
 def test_unknown_families_are_refused():
-    with pytest.raises(UnsupportedForm, match="ovis2.*not known"):
+    with pytest.raises(UnsupportedForm, match=r"ovis2.*not known"):
         image_grids(tiny_models.config("ovis2"), torch.tensor([[5]]), {})
