@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -153,7 +153,9 @@ def _print_plan(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
     fields = plan.as_dict() | {"disk_needed": disk, "disk_free": free}
     layers = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("layer", "form", "heads", "d_h", "edited", "tensor", "size"):
-        layers.add_column(title, justify="right" if title in ("layer", "d_h", "size") else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if title in ("layer", "d_h", "size") else "left"
+        # Only the long name may break where a terminal is narrow, and no letter of it may be lost.
+        layers.add_column(title, justify=justify, no_wrap=title != "tensor", overflow="fold")
     for planned in plan.layers:
         layer = planned.layer
         layers.add_row(

@@ -1,0 +1,218 @@
+"""What people and pipes see: help without torch, 80 columns, progress, colours, closed pipes, narrow encodings."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import ROOT, Runs
+
+QKEDIT = [sys.executable, "-c", "from qkedit.cli.main import run; run()"]
+# Importing any of these would make every start wait for torch, so here their import fails.
+HEAVY = "torch", "transformers", "accelerate", "numpy", "safetensors"
+WITHOUT_TORCH = f"import sys; sys.modules.update(dict.fromkeys({HEAVY}))\n"
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
+
+
+def environment(**variables: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("QKEDIT_", "LC_", "LANG"))}
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "PYTHONIOENCODING", "PYTHONUTF8"):
+        kept.pop(name, None)
+    return kept | {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **variables}
+
+
+def on_a_terminal(
+    command: list[str], *, columns: int = 80, variables: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Run a command on a terminal of so many columns; returns its exit code and all it showed."""
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(ROOT)
+        os.execvpe(command[0], command, environment(**(variables or {})))
+    import fcntl
+    import termios
+
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    shown = b""
+    while True:
+        try:
+            part = os.read(terminal, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), shown.decode()
+
+
+def lines(shown: str) -> list[str]:
+    return [ESCAPE.sub("", line).rstrip("\r") for line in shown.split("\n")]
+
+
+def test_help_and_dry_run_import_nothing_heavy(tmp_path: Path) -> None:
+    script = WITHOUT_TORCH + (
+        "from qkedit.cli.main import run\n"
+        "for words in ['--help', 'steer --help', 'apply --help', 'verify --help', 'diff --help', '--version',\n"
+        "              'steer demo --dry-run', 'steer demo --dry-run --json --layers 0.2-0.5 --layout delta',\n"
+        "              'steer demo --layers 77 --dry-run']:\n"
+        "    sys.argv = ['qkedit', *words.split()]\n"
+        "    try:\n"
+        "        run()\n"
+        "    except SystemExit as leaving:\n"
+        "        print('CODE', leaving.code or 0)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, env=environment(), check=True
+    )
+    codes = re.findall(r"^CODE (\d+)$", result.stdout, re.MULTILINE)
+    assert codes == ["0"] * 8 + ["2"], result.stdout + result.stderr
+
+
+def test_the_import_of_the_package_costs_nothing_either() -> None:
+    script = WITHOUT_TORCH + "import qkedit; print(qkedit.__version__)"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment(), check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("command", [["--help"], ["steer", "--help"], ["apply", "--help"], ["verify", "--help"]])
+def test_help_fits_eighty_columns_and_shows_every_option_whole(command: list[str]) -> None:
+    code, shown = on_a_terminal([*QKEDIT, *command])
+    assert code == 0
+    assert max(map(len, lines(shown))) <= 80
+    assert "…" not in shown, "an option's name or text was cut off"
+
+
+def test_a_plan_fits_eighty_columns() -> None:
+    code, shown = on_a_terminal([*QKEDIT, "steer", "demo", "--layers", "2-4", "--dry-run"])
+    assert code == 0
+    assert max(map(len, lines(shown))) <= 80
+    assert "Nothing was written." in shown
+    plan = lines(shown)
+    name = slice(plan[0].index("tensor"), plan[0].index("size") - len("65.5 kB") + len("size"))
+    rows = "".join(line[name].strip() for line in plan[1 : plan.index("")])
+    assert rows == "".join(f"language_model.model.layers.{layer}.self_attn.q_proj.weight" for layer in (2, 3, 4))
+
+
+def test_a_run_on_a_terminal_shows_progress_and_a_pipe_gets_none(children: Runs, tmp_path: Path) -> None:
+    steer = ["steer", "demo", "--layers", "2", "--no-fsync", "--out"]
+    code, shown = on_a_terminal([*QKEDIT, *steer, str(tmp_path / "watched")])
+    assert code == 0
+    assert "layer " in shown
+    assert max(map(len, lines(shown.split("steered")[-1]))) <= 80
+    piped = children(*steer, tmp_path / "piped")
+    assert (piped.code, piped.stderr) == (0, "")
+    assert "\x1b" not in piped.stdout
+    assert piped.stdout.startswith("steered")
+
+
+def test_no_color_takes_the_colours_out() -> None:
+    command = [*QKEDIT, "steer", "demo", "--layers", "77", "--dry-run"]
+    assert COLOUR.search(on_a_terminal(command)[1])
+    code, shown = on_a_terminal(command, variables={"NO_COLOR": "1"})
+    assert code == 2
+    assert not COLOUR.search(shown)
+    assert "error: layers: '77' goes beyond the model" in " ".join(lines(shown))
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("steer demo --dry-run", 0),
+        ("steer demo --dry-run --json", 0),
+        ("steer demo --layers 77 --dry-run --json", 2),
+        ("steer demo --layers 77 --dry-run", 2),
+        ("steer --nonsense --json", 2),
+    ],
+)
+def test_a_reader_that_leaves_changes_nothing(words: str, code: int) -> None:
+    """As `| head -1` does, on both streams and before anything is written."""
+    ends = [os.pipe(), os.pipe()]
+    for reading, _ in ends:
+        os.close(reading)
+    result = subprocess.run(
+        [*QKEDIT, *words.split()],
+        stdout=ends[0][1],
+        stderr=ends[1][1],
+        cwd=ROOT,
+        env=environment(),
+        check=False,
+    )
+    for _, writing in ends:
+        os.close(writing)
+    assert result.returncode == code
+
+
+def test_help_into_head(tmp_path: Path) -> None:
+    command = f'{sys.executable} -c "from qkedit.cli.main import run; run()" steer --help | head -1'
+    result = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, cwd=ROOT, env=environment(), check=False
+    )
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0"},
+    ],
+    ids=str,
+)
+def test_narrow_encodings(tmp_path: Path, variables: dict[str, str]) -> None:
+    source = tmp_path / "modèle ≤ 東"
+    source.symlink_to(ROOT / "qkedit" / "demo" / "checkpoint")
+    command = [*QKEDIT, "steer", str(source), "--dry-run", "--layers"]
+    for words, code in ((["mid"], 0), (["ü"], 2), (["0.9-0.1", "--json"], 2)):
+        result = subprocess.run(
+            [*command, *words],
+            capture_output=True,
+            cwd=ROOT,
+            env=environment(**variables, PYTHONWARNINGS="ignore"),
+            check=False,
+        )
+        assert result.returncode == code, result.stderr
+        assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_printed(shell: str) -> None:
+    result = subprocess.run(
+        QKEDIT,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(_QKEDIT_COMPLETE=f"source_{shell}"),
+        check=False,
+    )
+    assert "qkedit" in result.stdout
+    assert "_QKEDIT_COMPLETE" in result.stdout
+
+
+def test_commands_and_options_are_completed_without_torch() -> None:
+    script = WITHOUT_TORCH + "from qkedit.cli.main import run; run()"
+    completed = {}
+    for words, word in (("qkedit ", ""), ("qkedit steer --lay", "--lay")):
+        result = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=environment(
+                _QKEDIT_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - bool(word))
+            ),
+            check=False,
+        )
+        completed[words] = result.stdout.split()
+    assert {"steer", "apply", "verify", "diff"} <= set(completed["qkedit "])
+    assert {"--layers", "--layout"} == set(completed["qkedit steer --lay"])
