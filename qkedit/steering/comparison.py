@@ -22,8 +22,9 @@ from qkedit.steering.device import choose_device
 from qkedit.steering.manifest import MANIFEST_FILE, read_manifest_of
 from qkedit.steering.plan import SteerPlan
 from qkedit.steering.progress import Progress
-from qkedit.steering.spectra import planned_weights, tensor_named
+from qkedit.steering.spectra import planned_weights, split, tensor_named
 from qkedit.steering.stream import LayerWeights
+from qkedit.steering.workers import workers
 
 
 @dataclass(frozen=True)
@@ -136,26 +137,30 @@ def _width(layer: AttentionLayer) -> int:
 
 def _compared_layers(before: SteerPlan, after: SteerPlan, progress: Progress | None) -> Iterator[LayerComparison]:
     device, suppression = choose_device(before.options.device), before.options.suppression
-    for weights, other_weights in zip(planned_weights(before, progress), planned_weights(after), strict=True):
-        planned = weights.planned
-        ours = _side(weights, device, suppression)
-        theirs = _side(other_weights, device, suppression)
-        yield LayerComparison(
-            planned.layer.index,
-            tuple(
-                HeadComparison(
-                    head=head,
-                    key_head=head // planned.layer.group_size,
-                    before=ours.values[place],
-                    after=theirs.values[place],
-                    energy_top_k_before=ours.energies[place],
-                    energy_top_k_after=theirs.energies[place],
-                    query_side_angles=_degrees(ours.dominant.query_side[place], theirs.dominant.query_side[place]),
-                    key_side_angles=_degrees(ours.dominant.key_side[place], theirs.dominant.key_side[place]),
-                )
-                for place, head in enumerate(planned.heads)
-            ),
+    with workers(device) as pool:
+        for weights, others in zip(planned_weights(before, progress), planned_weights(after), strict=True):
+            pairs = zip(split(weights, pool), split(others, pool), strict=True)
+            parts = pool.map(lambda pair: _compared_heads(*pair, device, suppression), pairs)
+            yield LayerComparison(weights.planned.layer.index, tuple(head for part in parts for head in part))
+
+
+def _compared_heads(
+    weights: LayerWeights, others: LayerWeights, device: torch.device, suppression: Suppression
+) -> tuple[HeadComparison, ...]:
+    ours, theirs = _side(weights, device, suppression), _side(others, device, suppression)
+    return tuple(
+        HeadComparison(
+            head=head,
+            key_head=head // weights.planned.layer.group_size,
+            before=ours.values[place],
+            after=theirs.values[place],
+            energy_top_k_before=ours.energies[place],
+            energy_top_k_after=theirs.energies[place],
+            query_side_angles=_degrees(ours.dominant.query_side[place], theirs.dominant.query_side[place]),
+            key_side_angles=_degrees(ours.dominant.key_side[place], theirs.dominant.key_side[place]),
         )
+        for place, head in enumerate(weights.planned.heads)
+    )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -27,11 +27,14 @@ from qkedit.steering.positions import rotary_positions
 from qkedit.steering.progress import Progress, Silent
 from qkedit.steering.selection import describe
 from qkedit.steering.stream import LayerWeights, head_rows, non_finite_weights, read_tensor
+from qkedit.steering.workers import Workers, workers
 
 Offset = tuple[int, int, int]  # temporal, height, width; all equal where there is but one position
 NO_OFFSET: Offset = (0, 0, 0)
 # Rounding to bfloat16 moves weights by up to 0.4 %: singular values closer than this could have changed places.
 NEAR_EQUAL = 1.01
+# Below one part in a hundred of a logit's variance biases mislead nobody.
+NOTABLE_BIAS = 0.01
 
 
 @dataclass(frozen=True)
@@ -121,9 +124,10 @@ def layer_spectra(
     """Yield the spectra layer by layer, the next layer being read meanwhile; see `inspect`."""
     rotations = {planned.layer.index: _rotations(plan, planned.layer, offset) for planned in plan.layers}
     device = choose_device(plan.options.device)
-    for weights in planned_weights(plan, progress):
-        with tensor_named(weights):
-            yield _spectra_of(plan, weights, device, rotations[weights.planned.layer.index])
+    with workers(device) as pool:
+        for weights in planned_weights(plan, progress):
+            parts = pool.map(lambda part: _heads_of(plan, part, device, rotations), split(weights, pool))
+            yield LayerSpectra(weights.planned.layer.index, tuple(head for part in parts for head in part))
 
 
 def planned_weights(plan: SteerPlan, progress: Progress | None = None) -> Iterator[LayerWeights]:
@@ -137,6 +141,12 @@ def planned_weights(plan: SteerPlan, progress: Progress | None = None) -> Iterat
         progress.layer_done()
 
 
+def split(weights: LayerWeights, pool: Workers) -> tuple[LayerWeights, ...]:
+    """Return the weights as the pool wants its work: one item a key head, or the whole layer for a GPU."""
+    parts = weights.planned.by_key_head() if pool.splits else (weights.planned,)
+    return tuple(replace(weights, planned=part) for part in parts)
+
+
 @contextmanager
 def tensor_named(weights: LayerWeights) -> Iterator[None]:
     """Turn the mathematics' complaint about a NaN into a CheckpointError that names the tensor."""
@@ -146,14 +156,16 @@ def tensor_named(weights: LayerWeights) -> Iterator[None]:
         raise non_finite_weights(weights.planned.layer, error) from None
 
 
-def _spectra_of(
-    plan: SteerPlan, weights: LayerWeights, device: torch.device, rotations: dict[str, Tensor]
-) -> LayerSpectra:
+def _heads_of(
+    plan: SteerPlan, weights: LayerWeights, device: torch.device, rotations: dict[int, dict[str, Tensor]]
+) -> tuple[HeadSpectrum, ...]:
     suppression, planned = plan.options.suppression, weights.planned
+    turned = rotations[planned.layer.index]
     at_zero = weights.product(device)
-    at_offsets = {part: weights.product(device, rotation.mT) for part, rotation in rotations.items()}
+    at_offsets = {part: weights.product(device, rotation.mT) for part, rotation in turned.items()}
     product = at_offsets.get("all", at_zero)
-    found = spectra(product, suppression)
+    with tensor_named(weights):
+        found = spectra(product, suppression)
     columns = {
         "rank": found.ranks,
         "k": found.counts,
@@ -168,18 +180,15 @@ def _spectra_of(
     lists = {name: _numbers(values, len(planned.heads)) for name, values in columns.items()}
     kept = _kept(suppression, at_zero, at_offsets)
     values = found.values.tolist()
-    return LayerSpectra(
-        planned.layer.index,
-        tuple(
-            HeadSpectrum(
-                head=head,
-                key_head=head // planned.layer.group_size,
-                singular_values=tuple(values[place]),
-                kept=kept[place],
-                **{name: numbers[place] for name, numbers in lists.items()},
-            )
-            for place, head in enumerate(planned.heads)
-        ),
+    return tuple(
+        HeadSpectrum(
+            head=head,
+            key_head=head // planned.layer.group_size,
+            singular_values=tuple(values[place]),
+            kept=kept[place],
+            **{name: numbers[place] for name, numbers in lists.items()},
+        )
+        for place, head in enumerate(planned.heads)
     )
 
 
@@ -254,7 +263,7 @@ def _warnings(plan: SteerPlan, layers: tuple[LayerSpectra, ...], offset: Offset)
             "product, the normalisers are not, so only the shape of a spectrum counts there, not the size of σ"
         )
     shares = [head.bias_share for head in heads if head.bias_share is not None]
-    if shares:
+    if shares and max(shares) >= NOTABLE_BIAS:
         yield (
             f"query and key biases bring {median(shares):.0%} of a logit's variance in the middle head and up to "
             f"{max(shares):.0%} (inputs of unit variance): the product does not show that part"
