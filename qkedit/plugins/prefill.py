@@ -107,6 +107,7 @@ def run_prefill(prefill: Prefill, edits: Mapping[str, RequestEdit], stopwatch: S
         return output
     _check_cuttable(prefill, edits, cuts)
     if looks_ahead(prefill.arguments.get("attention_mask"), prefill.length - 1):
+        # No other cut is left here.
         return _run_last_again(prefill, edits, cuts, stopwatch)
     cache = _cache(prefill)
     states: list[Tensor] = []
@@ -130,12 +131,6 @@ def _run_last_again(
     stopwatch: Stopwatch,
 ) -> Any:
     """Prompts whose tokens look ahead (PaliGemma) run whole; then the last token runs again over the edited cache."""
-    if set(cuts) != {prefill.length - 1}:
-        raise UsageError(
-            "its prompts are read in both directions, so the question cannot be read after the cache is edited",
-            where="model",
-            remedy="edit the cache after the prompt",
-        )
     cache = _cache(prefill)
     with _stations(prefill, edits, Span(0, prefill.length), stopwatch):
         output = prefill.decode(**{**prefill.arguments, "past_key_values": cache, "use_cache": True})
@@ -258,14 +253,23 @@ def _check_cuttable(prefill: Prefill, edits: Mapping[str, RequestEdit], cuts: Cu
             raise UsageError(
                 f"{extra} cannot be had while a plug-in edits the cache", where=extra, remedy="switch it off"
             )
+    masks = prefill.arguments.get("attention_mask")
+    edits_states = any(edit.edited_layers for edit in edits.values())
     for column in cuts:
-        if any(extent.first < column <= extent.last for extent in prefill.grids.extents) and any(
-            edit.edited_layers for edit in edits.values()
-        ):
+        cuts_image = any(extent.first < column <= extent.last for extent in prefill.grids.extents)
+        # Gemma 3's images are read in both directions, PaliGemma's whole prompts.
+        ahead = column < prefill.length - 1 and looks_ahead(masks, column)
+        if cuts_image and (edits_states or ahead):
             raise UsageError(
-                "one prompt's images would be cut where another's end",
+                "one prompt's image would be cut where another's ends",
                 where="batch",
                 remedy="edit the cache after the prompt, or run prompts of different shape one by one",
+            )
+        if ahead:
+            raise UsageError(
+                "its prompts are read in both directions, so the question cannot be read after the cache is edited",
+                where="model",
+                remedy="edit the cache after the prompt",
             )
 
 
