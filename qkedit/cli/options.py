@@ -37,28 +37,37 @@ def _read_configuration(context: typer.Context, file: Path | None) -> Path | Non
         settings = yaml.safe_load(file.read_text("utf-8"))
     except OSError as error:
         raise typer.BadParameter(f"{file} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a date like 2024-02-30
         raise typer.BadParameter(f"{file} is no valid YAML: {' '.join(str(error).split())}.") from None
     if settings is not None and not isinstance(settings, dict):
         raise typer.BadParameter(f"{file} must hold a mapping such as 'layers: 10-20'.")
-    names = {
-        flag.removeprefix("--"): parameter.name
-        for parameter in context.command.params
-        for flag in parameter.opts
-        if flag.startswith("--")
-    }
+    names = _option_names(context.command)
+    group = context.find_root().command
+    of_all_commands = {name for other in getattr(group, "commands", {}).values() for name in _option_names(other)}
     defaults: dict[str, Any] = {}
     for key, value in (settings or {}).items():
         flag = str(key).replace("_", "-")
-        if flag not in names or flag == "config":
+        if flag == "config" or flag not in of_all_commands:
             near = difflib.get_close_matches(flag, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(names))}."
-            raise typer.BadParameter(f"{file}: this command has no option {key!r}; {hint}")
+            hint = f"did you mean {near[0]!r}?" if near else f"this command has {', '.join(sorted(names))}."
+            raise typer.BadParameter(f"{file}: there is no option {key!r}; {hint}")
+        if flag not in names:
+            continue  # one file may serve every command of a pipeline, as the environment does
         if isinstance(value, dict | list):
             raise typer.BadParameter(f"{file}: {key!r} takes one value, not a list; write it as text.")
-        defaults[names[flag] or flag] = value if isinstance(value, bool) or value is None else str(value)
+        defaults[names[flag]] = value if isinstance(value, bool) or value is None else str(value)
     context.default_map = {**(context.default_map or {}), **defaults}
     return file
+
+
+def _option_names(command: Any) -> dict[str, str]:
+    """The parameter's name of each long flag of a command."""
+    return {
+        flag.removeprefix("--"): parameter.name
+        for parameter in command.params
+        for flag in parameter.opts
+        if flag.startswith("--")
+    }
 
 
 ModelArgument = Annotated[

@@ -146,7 +146,7 @@ def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[O
         output.failure(QkeditError("memory ran out", remedy="free some memory or choose fewer heads with --heads"))
     except Exception as error:
         if debug:
-            raise
+            _print_traceback()
         output.failure(
             QkeditError(
                 f"unexpected {type(error).__name__}: {error}",

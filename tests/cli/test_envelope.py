@@ -251,6 +251,14 @@ def test_debug_shows_the_traceback(base: Path, tmp_path: Path) -> None:
     assert result.stderr.splitlines()[-1].startswith("error: ")
 
 
+def test_debug_keeps_the_document(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "write_full", lambda *_: 1 // 0)
+    result = qkedit("steer", base, "--layers", "1", "--out", tmp_path / "out", "--debug", "--json")
+    assert result.code == 1
+    assert "ZeroDivisionError" in result.document["error"]["what"]
+    assert "Traceback" in result.stderr
+
+
 def test_names_with_brackets_are_no_markup(tmp_path: Path) -> None:
     from tests.steering.checkpoints import weights, write
 

@@ -116,6 +116,7 @@ def test_k_and_energy_replace_each_other(base: Path, tmp_path: Path, monkeypatch
         ("laers: 1-2\n", "no option 'laers'; did you mean 'layers'?"),
         ("compute_dtype: float64\nconfig: other.yaml\n", "no option 'config'"),
         ("something: 1\n", "no option 'something'"),
+        ("date: 2024-02-30\n", "no valid YAML"),
         ("layers: [1, 2]\n", "'layers' takes one value, not a list"),
         ("k: many\n", "'--k'"),
         ("residual: 2\n", "residual: 2 would not suppress anything"),
@@ -136,6 +137,15 @@ def test_a_file_that_says_nothing_of_use_is_refused(
     result = qkedit("steer", base, "--dry-run", "--config", settings)
     assert result.code == 2
     assert said in result.sentence()
+
+
+def test_one_file_serves_every_command(base: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(f"layers: 1\nk: 2\nmodel: {base}\nbase: {base}\nout: {tmp_path / 'out'}\nfsync: false\n")
+    assert qkedit("steer", "--config", settings).code == 0
+    verified = qkedit("verify", tmp_path / "out", "--config", settings)
+    assert (verified.code, verified.stderr) == (0, "")
+    assert qkedit("diff", base, base, "--config", settings).code == 0
 
 
 def test_an_empty_file_changes_nothing(base: Path, tmp_path: Path) -> None:

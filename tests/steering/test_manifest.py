@@ -258,3 +258,9 @@ def test_a_base_with_a_broken_manifest_is_refused_before_anything_is_written(bas
     with pytest.raises(CheckpointError, match=r"source/qkedit.json: is no complete manifest"):
         steer(source, out=tmp_path / "edited", layers="0", fsync=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "source"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_json_is_never_written(value: float) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        dump_manifest(SMALL | {"options": SMALL["options"] | {"residual": value}})

@@ -1,0 +1,74 @@
+"""Stages that work ahead of each other stop together."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from qkedit.errors import QkeditError
+from qkedit.steering.pipeline import in_background
+from qkedit.steering.run import steer
+
+
+def test_items_come_in_order_and_the_producer_is_one_ahead() -> None:
+    produced: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(20):
+            produced.append(number)
+            yield number
+
+    for number in in_background(numbers()):
+        time.sleep(0.002)
+        # One with the consumer, one waiting, one in the producer's hands.
+        assert len(produced) <= number + 3
+    assert produced == list(range(20))
+
+
+def test_a_producers_exception_comes_at_its_place() -> None:
+    def failing() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise ZeroDivisionError
+
+    seen: list[int] = []
+    with pytest.raises(ZeroDivisionError):
+        seen.extend(in_background(failing()))
+    assert seen == [1, 2]
+
+
+def test_closing_stops_and_closes_the_producer() -> None:
+    closed = threading.Event()
+
+    def endless() -> Iterator[int]:
+        try:
+            while True:
+                yield 0
+        finally:
+            closed.set()
+
+    with closing(in_background(endless())) as items:
+        next(items)
+    assert closed.is_set()
+
+
+def test_no_stage_works_on_after_a_run_that_failed(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the exception is still being handled, nobody reads or calculates any more."""
+    before = set(threading.enumerate())
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(QkeditError, match="no space left") as failure:
+        steer(base, out=tmp_path / "edited", layers="all", fsync=False)
+    assert failure.value.__traceback__ is not None
+    assert {thread.name for thread in set(threading.enumerate()) - before} == set()
