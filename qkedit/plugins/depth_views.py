@@ -7,6 +7,7 @@ kinds show all of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,10 +33,12 @@ class View:
     Attributes:
         pixels: `[3, height, width]`, normalised as the model expects it.
         tiles: rows and columns of the tiles it was cut into; (1, 1) where there are none.
+        fine: the part of the image that its grid of kind "fine" covers.
     """
 
     pixels: Tensor
     tiles: tuple[int, int] = (1, 1)
+    fine: Region = WHOLE
 
 
 def views(config: Any, inputs: Mapping[str, Any], grids: Sequence[Grid]) -> list[View]:
@@ -51,13 +54,14 @@ def views(config: Any, inputs: Mapping[str, Any], grids: Sequence[Grid]) -> list
     for grid in grids:
         kinds.setdefault(grid.image, {})[grid.tile] = grid.kind
     images = range(len(kinds))
-    if "image_grid_thw" in inputs:
+    if inputs.get("image_grid_thw") is not None:
         return [View(pixels) for pixels in _from_patches(config, pixels, inputs["image_grid_thw"])]
     if any("thumbnail" in kinds[image].values() or "tile" in kinds[image].values() for image in images):
         return _from_tiles(pixels, [len(kinds[image]) for image in images])
     if pixels.ndim == 5:  # LLaVA-NeXT, LLaVA-OneVision: the first tile is the whole image
-        return [View(pixels[image, 0]) for image in images]
-    if pixels.shape[1:] and "image_sizes" in inputs:  # Pixtral, Mistral 3: padded to the largest of the batch
+        sizes = torch.as_tensor(inputs["image_sizes"]).tolist()
+        return [View(pixels[image, 0], fine=_fine_region(config, *sizes[image])) for image in images]
+    if inputs.get("image_sizes") is not None:  # Pixtral, Mistral 3: padded to the largest of the batch
         sizes = torch.as_tensor(inputs["image_sizes"]).tolist()
         return [View(pixels[image, :, :height, :width]) for image, (height, width) in enumerate(sizes)]
     return [View(pixels[image]) for image in images]
@@ -121,18 +125,49 @@ def arrangement(tiles: Tensor, thumbnail: Tensor) -> tuple[int, int]:
     return rows, count // rows
 
 
+def _fine_region(config: Any, height: int, width: int) -> Region:
+    """Return what part of an image LLaVA-NeXT's tiles show once their padding is cut off, whole cells at a time."""
+    from transformers.image_processing_utils import select_best_resolution
+
+    vision = config.vision_config
+    canvas_height, canvas_width = select_best_resolution([height, width], config.image_grid_pinpoints)
+    rows, columns = (
+        canvas // vision.image_size * (vision.image_size // vision.patch_size)
+        for canvas in (canvas_height, canvas_width)
+    )
+    # Rounded as its processor and its modules round.
+    if canvas_width / width < canvas_height / height:
+        shown_height, shown_width = min(math.ceil(height * canvas_width / width), canvas_height), canvas_width
+    else:
+        shown_height, shown_width = canvas_height, min(math.ceil(width * canvas_height / height), canvas_width)
+    cut_rows = cut_columns = 0
+    if width / height > columns / rows:
+        cut_rows = (rows - int(round(height * (columns / width), 7))) // 2
+    else:
+        cut_columns = (columns - int(round(width * (rows / height), 7))) // 2
+    top, left = (canvas_height - shown_height) // 2, (canvas_width - shown_width) // 2
+    cell_height, cell_width = canvas_height / rows, canvas_width / columns
+    return Region(
+        (cut_rows * cell_height - top) / shown_height,
+        (cut_columns * cell_width - left) / shown_width,
+        ((rows - cut_rows) * cell_height - top) / shown_height,
+        ((columns - cut_columns) * cell_width - left) / shown_width,
+    )
+
+
 def as_picture(view: View, image_processor: Any) -> Image:
     """Return a view as the picture it was before it was normalised."""
     from PIL import Image
 
-    mean, deviation = (
-        torch.tensor(value if isinstance(value, list | tuple) else [value] * 3)[:, None, None]
-        for value in (image_processor.image_mean, image_processor.image_std)
-    )
     pixels = view.pixels.detach().float().cpu()
     if getattr(image_processor, "do_normalize", True):
+        mean, deviation = (
+            torch.tensor(value if isinstance(value, list | tuple) else [value] * 3)[:, None, None]
+            for value in (image_processor.image_mean, image_processor.image_std)
+        )
         pixels = pixels * deviation + mean
-    return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
+    levels = pixels / image_processor.rescale_factor if getattr(image_processor, "do_rescale", True) else pixels
+    return Image.fromarray(levels.round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
 
 def region_of_view(image_processor: Any, height: int, width: int) -> Region:
@@ -171,19 +206,21 @@ def _resized(image_processor: Any, height: int, width: int) -> tuple[int, int]:
     )
 
 
-def depth_on_grid(depth: Tensor, grid: Grid, tiles: tuple[int, int], region: Region = WHOLE) -> Tensor:
+def depth_on_grid(depth: Tensor, grid: Grid, view: View, region: Region = WHOLE) -> Tensor:
     """Return the mean depth of each cell of a grid, float32 `[rows, columns]`.
 
     Args:
         depth: of every pixel of an image, `[height, width]`.
         grid: one of the image's.
-        tiles: of its view.
+        view: the image's.
         region: the part of the image that the view shows.
     """
     rows, columns = grid.shape
+    if grid.kind == "fine":
+        return area_average(depth, rows, columns, view.fine)
     if grid.kind != "tile" or grid.tile is None:
         return area_average(depth, rows, columns, region)
-    down, across = tiles
+    down, across = view.tiles
     row, column = divmod(grid.tile, across)
     whole = area_average(depth, rows * down, columns * across, region)
     return whole[row * rows : (row + 1) * rows, column * columns : (column + 1) * columns]

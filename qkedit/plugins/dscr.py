@@ -189,7 +189,7 @@ class BoundDSCR:
                 region = region_of_view(self._image_processor(), *depth.shape) if cropped else WHOLE
             for grid in grids:
                 if grid.image == image:
-                    found[image, grid.kind, grid.tile] = depth_on_grid(depth, grid, view.tiles, region)
+                    found[image, grid.kind, grid.tile] = depth_on_grid(depth, grid, view, region)
         return found
 
     def _estimate(self, view: View) -> Tensor:

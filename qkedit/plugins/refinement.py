@@ -89,8 +89,7 @@ class CacheRefinement(RequestEdit):
         """Refine the image tokens of `rows` in every selected layer."""
         for index in self._refinement.layers:
             layer = _cache_layer(cache, index)
-            # A sliding layer holds the last columns alone.
-            lost = max(0, length - layer.keys.shape[2])
+            first, lost = _columns_held(layer, length)
             for batch in self._batches_without(rows, lost, index):
                 batch = batch.to(layer.keys.device)
                 rotation = None
@@ -98,17 +97,17 @@ class CacheRefinement(RequestEdit):
                     attention = self._parts.layers[index].self_attn
                     rotation = self._rotations.of(index, attention, batch.rows, batch.columns)
                 if self._refinement.keys:
-                    self._refine(layer.keys, batch, lost, index, rotation)
+                    self._refine(layer.keys, batch, first, index, rotation)
                 if self._refinement.values:
-                    self._refine(layer.values, batch, lost, index, None)
+                    self._refine(layer.values, batch, first, index, None)
 
     def report(self) -> Mapping[str, Any]:
         """Return layers, effective mixed tokens and the variance that was kept."""
         return self._account.summary()
 
-    def _refine(self, states: Tensor, batch: _Batch, lost: int, layer: int, rotation: Rotation | None) -> None:
-        """Refine `[B, H, S, d]` in place: `x_j ← (1−γ) x_j + γ Σ_i w_ij x_i`."""
-        where = (batch.rows[:, None], slice(None), batch.columns - lost)  # gives [G, N, H, d]
+    def _refine(self, states: Tensor, batch: _Batch, first: int, layer: int, rotation: Rotation | None) -> None:
+        """Refine `[B, H, S, d]`, whose first slot is prompt column `first`: `x_j ← (1−γ) x_j + γ Σ_i w_ij x_i`."""
+        where = (batch.rows[:, None], slice(None), batch.columns - first)  # gives [G, N, H, d]
         before = states[where].float()
         if rotation is None:
             mix = mixed(batch.weights, before)
@@ -179,6 +178,18 @@ class _Account:
             "variance_kept_by_layer": kept,
             "lost_cells_by_layer": dict(self._lost),
         }
+
+
+def _columns_held(layer: Any, length: int) -> tuple[int, int]:
+    """Return the prompt column of a cache layer's first slot, and the first column that the next token still reads.
+
+    A sliding layer holds the last columns alone; a static one has a slot more than the next token's window leaves.
+    """
+    from transformers.cache_utils import StaticLayer
+
+    slots = layer.keys.shape[2]
+    first = max(0, length - slots)
+    return first, max(0, length - slots + 1) if layer.is_sliding and isinstance(layer, StaticLayer) else first
 
 
 def _share(part: float, whole: float) -> float | None:

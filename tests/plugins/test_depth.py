@@ -1,0 +1,149 @@
+"""Depth from a model, a file or a tensor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qkedit.errors import QkeditError, UsageError
+from qkedit.plugins.attach import attach
+from qkedit.plugins.depth import DepthModel, read_depth
+from qkedit.plugins.dscr import DSCR
+from tests.plugins import tiny_requests
+from tests.plugins.tiny_requests import Prompt
+
+
+@pytest.fixture(scope="module")
+def depth_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random Depth-Anything and DPT models with their image processors, as they are published."""
+    from transformers import (
+        DepthAnythingConfig,
+        DepthAnythingForDepthEstimation,
+        Dinov2Config,
+        DPTConfig,
+        DPTForDepthEstimation,
+        DPTImageProcessorPil,
+    )
+
+    size = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    backbone = Dinov2Config(
+        **size, image_size=28, patch_size=14, out_features=stages, reshape_hidden_states=False, apply_layernorm=True
+    )
+    heads = {"neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8}
+    torch.manual_seed(0)
+    models = {
+        "depth-anything": DepthAnythingForDepthEstimation(
+            DepthAnythingConfig(
+                backbone_config=backbone, reassemble_hidden_size=32, patch_size=14, head_hidden_size=4, **heads
+            )
+        ),
+        "dpt": DPTForDepthEstimation(
+            DPTConfig(
+                **size, image_size=28, patch_size=14, backbone_out_indices=[0, 1, 2, 3], is_hybrid=False, **heads
+            )
+        ),
+    }
+    directories = {}
+    for name, model in models.items():
+        directories[name] = tmp_path_factory.mktemp(name)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            for parameter in model.head.parameters():  # ends with a ReLU, which negative weights would shut
+                parameter.abs_()
+        model.save_pretrained(directories[name])
+        DPTImageProcessorPil(size={"height": 28, "width": 28}).save_pretrained(directories[name])
+    return directories
+
+
+def noise(height: int, width: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("name", ["depth-anything", "dpt"])
+def test_a_model_estimates_every_pixel(depth_models: dict[str, Path], name: str) -> None:
+    depth = DepthModel(str(depth_models[name])).estimate(noise(20, 33))
+    assert depth.shape == (20, 33)
+    assert depth.dtype == torch.float32
+    assert depth.std() > 0
+
+
+def test_a_model_sees_what_the_processor_made(depth_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plug-in's depth is that of the picture, and a picture it has seen is not looked at again."""
+    from transformers import CLIPImageProcessorPil
+
+    image_processor = CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48})
+    model, image = tiny_requests.model("llava"), noise(48, 80)
+    request = tiny_requests.request("llava", [Prompt((2, (0, 0), 4))])
+    request.inputs |= image_processor(images=[image], return_tensors="pt")
+    by_model = DSCR(depth=str(depth_models["dpt"]), processor=image_processor)
+    by_map = DSCR(
+        depth=DepthModel(str(depth_models["dpt"])).estimate(image.crop((16, 0, 64, 48))),
+        processor=CLIPImageProcessorPil(do_center_crop=False),
+    )
+    with torch.no_grad():
+        with attach(model, by_model):
+            actual = model(**request.inputs).logits
+            monkeypatch.setattr(DepthModel, "estimate", None)
+            again = model(**request.inputs).logits
+        with attach(model, by_map):
+            expected = model(**request.inputs).logits
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    assert torch.equal(actual, again)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint16", "int32", "float16"])
+def test_arrays(tmp_path: Path, dtype: str) -> None:
+    values = np.arange(12).reshape(3, 4).astype(dtype)
+    np.save(tmp_path / "depth.npy", values)
+    assert read_depth(tmp_path / "depth.npy").tolist() == values.tolist()
+
+
+def test_pictures_of_16_and_8_bits(tmp_path: Path) -> None:
+    values = np.arange(12).reshape(3, 4) * 5000
+    Image.fromarray(values.astype(np.uint16)).save(tmp_path / "depth.png")
+    assert read_depth(tmp_path / "depth.png").tolist() == values.tolist()
+    Image.fromarray((values // 5000).astype(np.uint8)).save(tmp_path / "coarse.PNG")
+    assert read_depth(tmp_path / "coarse.PNG").tolist() == (values // 5000).tolist()
+
+
+def _write(path: Path, content: Any) -> Path:
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, Image.Image):
+        content.save(path)
+    else:
+        np.save(path, content, allow_pickle=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.npy", np.array([[{}]], dtype=object), "pickle"),
+        ("b.npy", np.ones((2, 3, 1)), "shape"),
+        ("c.npy", np.ones((0, 3)), "shape"),
+        ("d.npy", np.array([[1.0, np.nan]]), "finite"),
+        ("e.npy", np.array([[True]]), "bool"),
+        ("f.npy", np.array([["far"]]), "numbers of type"),
+        ("g.npy", b"", "cannot be read"),
+        ("h.npy", b"\x93NUMPY\x01\x00", "cannot be read"),
+        ("i.png", b"no picture", "cannot be read"),
+        ("j.png", noise(3, 3), "colours"),
+    ],
+)
+def test_files_that_hold_no_depth(tmp_path: Path, name: str, content: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        read_depth(_write(tmp_path / name, content))
+    assert name in caught.value.where
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(QkeditError, match="cannot be loaded as a depth model"):
+        DepthModel(str(tmp_path)).estimate(noise(4, 4))
