@@ -210,6 +210,8 @@ def _compare(
         before, after = plan, make_plan(open_checkpoint(resolve(compare)), plan.options)
     with progress_bar(output) as progress:
         comparison = compare_spectra(before, after, progress)
+    for sentence in comparison.warnings:
+        output.warn(sentence)
     if files.csv is not None:
         files.write_csv(comparison_csv(comparison))
     if files.csv_on_stdout:

@@ -16,13 +16,13 @@ from qkedit.checkpoint.presets import DEMO
 from qkedit.errors import UsageError
 from qkedit.spectral.options import Suppression
 from qkedit.spectral.spectra import DominantSubspaces, dominant_subspaces, principal_angles, spectra
-from qkedit.spectral.spectrum import top_energy
+from qkedit.spectral.spectrum import gap, top_energy
 from qkedit.steering.base import open_base
 from qkedit.steering.device import choose_device
 from qkedit.steering.manifest import MANIFEST_FILE, read_manifest_of
 from qkedit.steering.plan import SteerPlan
 from qkedit.steering.progress import Progress
-from qkedit.steering.spectra import planned_weights, split, tensor_named
+from qkedit.steering.spectra import NEAR_EQUAL, near_equal_warning, numbers, planned_weights, split, tensor_named
 from qkedit.steering.stream import LayerWeights
 from qkedit.steering.workers import workers
 
@@ -41,6 +41,8 @@ class HeadComparison:
     after: tuple[float, ...]
     energy_top_k_before: float
     energy_top_k_after: float
+    gap_at_k_before: float | None  # σ_k / σ_{k+1}
+    gap_at_k_after: float | None
     query_side_angles: tuple[float, ...]
     key_side_angles: tuple[float, ...]
 
@@ -62,6 +64,16 @@ class Comparison:
     channel: str
     wanted: str  # what counts as dominant: "k 4" or "energy 0.9"
     layers: tuple[LayerComparison, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What would mislead a reader of the angles."""
+        heads = [head for layer in self.layers for head in layer.heads]
+        gaps = [
+            [ratio for ratio in (head.gap_at_k_before, head.gap_at_k_after) if ratio is not None] for head in heads
+        ]
+        near_equal = sum(min(found, default=NEAR_EQUAL) < NEAR_EQUAL for found in gaps)
+        return (near_equal_warning(near_equal, len(heads)),) if near_equal else ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as `--json` prints them."""
@@ -156,6 +168,8 @@ def _compared_heads(
             after=theirs.values[place],
             energy_top_k_before=ours.energies[place],
             energy_top_k_after=theirs.energies[place],
+            gap_at_k_before=ours.gaps[place],
+            gap_at_k_after=theirs.gaps[place],
             query_side_angles=_degrees(ours.dominant.query_side[place], theirs.dominant.query_side[place]),
             key_side_angles=_degrees(ours.dominant.key_side[place], theirs.dominant.key_side[place]),
         )
@@ -167,6 +181,7 @@ def _compared_heads(
 class _Side:
     values: list[tuple[float, ...]]
     energies: list[float]
+    gaps: list[float | None]
     dominant: DominantSubspaces
 
 
@@ -177,6 +192,7 @@ def _side(weights: LayerWeights, device: torch.device, suppression: Suppression)
         return _Side(
             [tuple(values) for values in found.values.tolist()],
             top_energy(found.values, found.counts).tolist(),
+            numbers(gap(found.values, found.counts, found.ranks)),
             dominant_subspaces(product, suppression),
         )
 

@@ -177,7 +177,9 @@ def _heads_of(
         "leak": found.leak,
         "bias_share": _bias_share(plan, weights, at_zero),
     }
-    lists = {name: _numbers(values, len(planned.heads)) for name, values in columns.items()}
+    lists = {
+        name: [None] * len(planned.heads) if values is None else numbers(values) for name, values in columns.items()
+    }
     kept = _kept(suppression, at_zero, at_offsets)
     values = found.values.tolist()
     return tuple(
@@ -186,16 +188,14 @@ def _heads_of(
             key_head=head // planned.layer.group_size,
             singular_values=tuple(values[place]),
             kept=kept[place],
-            **{name: numbers[place] for name, numbers in lists.items()},
+            **{name: column[place] for name, column in lists.items()},
         )
         for place, head in enumerate(planned.heads)
     )
 
 
-def _numbers(values: Tensor | None, heads: int) -> list[Any]:
-    """Return one number a head, None where there is none."""
-    if values is None:
-        return [None] * heads
+def numbers(values: Tensor) -> list[Any]:
+    """Return a tensor of one number a head as a list, None for NaN."""
     return [None if isinstance(value, float) and math.isnan(value) else value for value in values.tolist()]
 
 
@@ -244,15 +244,20 @@ def _rotations(plan: SteerPlan, layer: AttentionLayer, offset: Offset) -> dict[s
     return rotations
 
 
+def near_equal_warning(near_equal: int, heads: int) -> str:
+    """Return what to say of so many heads whose cut falls between nearly equal singular values."""
+    return (
+        f"in {near_equal} of {heads} heads the singular values on both sides of the cut differ by less than "
+        f"{NEAR_EQUAL - 1:.0%}: which modes are the dominant ones is arbitrary there"
+    )
+
+
 def _warnings(plan: SteerPlan, layers: tuple[LayerSpectra, ...], offset: Offset) -> Iterator[str]:
     """Say what would mislead a reader of the numbers."""
     heads = [head for layer in layers for head in layer.heads]
     near_equal = sum(head.gap_at_k is not None and head.gap_at_k < NEAR_EQUAL for head in heads)
     if near_equal:
-        yield (
-            f"in {near_equal} of {len(heads)} heads the singular values on both sides of the cut differ by less than "
-            f"{NEAR_EQUAL - 1:.0%}: which modes are the dominant ones is arbitrary there"
-        )
+        yield near_equal_warning(near_equal, len(heads))
     empty = sum(head.rank == 0 for head in heads)
     if empty:
         yield f"{empty} of {len(heads)} heads have a product of zero"

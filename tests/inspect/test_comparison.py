@@ -45,12 +45,13 @@ def test_both_models_are_seen_as_they_are(channel: Channel, tmp_path: Path) -> N
                 )
                 for found in tensors
             )
-            for values, energy, modes in (
-                (head.before, head.energy_top_k_before, before),
-                (head.after, head.energy_top_k_after, after),
+            for values, energy, cut, modes in (
+                (head.before, head.energy_top_k_before, head.gap_at_k_before, before),
+                (head.after, head.energy_top_k_after, head.gap_at_k_after, after),
             ):
                 count = min(len(values), len(modes.values))
                 np.testing.assert_allclose(values[:count], modes.values[:count], rtol=0, atol=1e-10)
+                np.testing.assert_allclose(cut, modes.values[1] / modes.values[2], rtol=1e-8)
                 np.testing.assert_allclose(energy, np.sum(modes.values[:2] ** 2) / np.sum(modes.values**2))
             columns = 2 * before.width
             for angles, side in ((head.query_side_angles, "left"), (head.key_side_angles, "right")):
@@ -71,6 +72,16 @@ def test_an_edit_takes_its_modes_out_and_leaves_the_others(tmp_path: Path) -> No
             else:
                 assert head.after == head.before
                 np.testing.assert_allclose(head.query_side_angles, 0, atol=1e-5)
+
+
+def test_angles_between_arbitrary_subspaces_are_warned_about(tmp_path: Path) -> None:
+    tensors = weights(dtype=torch.float64)
+    assert compare_spectra(plan(write(tmp_path / "sound", tensors)), plan(tmp_path / "sound")).warnings == ()
+    for layer in range(3):
+        for name in (query_name(layer), key_name(layer)):
+            tensors[name] = torch.eye(8, 32, dtype=torch.float64).repeat(len(tensors[name]) // 8, 1)
+    flat = plan(write(tmp_path / "flat", tensors))
+    assert "in 12 of 12 heads" in compare_spectra(flat, flat).warnings[0]
 
 
 def test_models_of_different_shapes_are_refused(tmp_path: Path) -> None:
