@@ -177,8 +177,9 @@ def _heads_of(
         "leak": found.leak,
         "bias_share": _bias_share(plan, weights, at_zero),
     }
-    lists = {
-        name: [None] * len(planned.heads) if values is None else numbers(values) for name, values in columns.items()
+    without = [None] * len(planned.heads)
+    lists: dict[str, list[Any]] = {
+        name: without if column is None else numbers(column) for name, column in columns.items()
     }
     kept = _kept(suppression, at_zero, at_offsets)
     values = found.values.tolist()
