@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qkedit.plugins.attach import attach
+    from qkedit.plugins.dscr import DSCR
     from qkedit.plugins.scr import SCR
     from qkedit.spectral.product import QKProduct
     from qkedit.steering.run import SteerReport, steer
 
 __version__ = "0.1.0"
-__all__ = ["SCR", "QKProduct", "SteerReport", "__version__", "attach", "steer"]
+__all__ = ["DSCR", "SCR", "QKProduct", "SteerReport", "__version__", "attach", "steer"]
 
 _HOMES = {
+    "DSCR": "qkedit.plugins.dscr",
     "SCR": "qkedit.plugins.scr",
     "attach": "qkedit.plugins.attach",
     "QKProduct": "qkedit.spectral.product",

@@ -130,7 +130,7 @@ def _fine_region(config: Any, height: int, width: int) -> Region:
     from transformers.image_processing_utils import select_best_resolution
 
     vision = config.vision_config
-    canvas_height, canvas_width = select_best_resolution([height, width], config.image_grid_pinpoints)
+    canvas_height, canvas_width = select_best_resolution((height, width), config.image_grid_pinpoints)
     rows, columns = (
         canvas // vision.image_size * (vision.image_size // vision.patch_size)
         for canvas in (canvas_height, canvas_width)

@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -77,18 +77,12 @@ class DSCR:
 
     def __post_init__(self) -> None:
         """Check what can be checked without a model. Raises UsageError."""
-        choices = {
-            "refine": ("keys", "values", "both"),
-            "space": ("cache", "pre-rotation"),
-            "when": ("prompt", "image"),
-            "lost_cells": ("mix", "skip"),
-        }
-        for option, allowed in choices.items():
-            if getattr(self, option) not in allowed:
+        for option, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal and getattr(self, option) not in get_args(hint):
                 raise UsageError(
-                    f"{getattr(self, option)!r} is not allowed",
+                    f"{getattr(self, option)!r} is not known",
                     where=f"dscr {option}",
-                    remedy=f"give {' or '.join(allowed)}",
+                    remedy=f"give {' or '.join(get_args(hint))}",
                 )
         if self.layers is not None:
             layer_numbers(self.layers, "dscr layers")

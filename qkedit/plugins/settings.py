@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -64,12 +66,12 @@ def plugin_class(name: str) -> type[Any]:
 
 
 def plugin_options(name: str) -> tuple[PluginOption, ...]:
-    """Every option of a plug-in with its default."""
+    """Every option of a plug-in that can be written down, with its default."""
     hints = get_type_hints(plugin_class(name))
     return tuple(
-        PluginOption(option.name, _described(hints[option.name]), _default(option))
+        PluginOption(option.name, _described(hints[option.name]), option.default)
         for option in fields(plugin_class(name))
-        if option.init
+        if _described(hints[option.name])
     )
 
 
@@ -137,16 +139,49 @@ def dump_plugins(plugins: Sequence[PluginSettings]) -> bytes:
     return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def with_absolute_paths(plugin: PluginSettings) -> PluginSettings:
+    """Return the settings with files and directories named from the root, so that they hold from anywhere."""
+    hints = get_type_hints(plugin_class(plugin.name))
+    options = {
+        key: os.path.abspath(value) if Path in _kinds(hints[key]) and os.path.exists(value) else value
+        for key, value in plugin.options.items()
+    }
+    return PluginSettings(plugin.name, options)
+
+
 def make_plugins(settings: Sequence[PluginSettings]) -> list[Any]:
     """Return the plug-ins themselves, ready to be attached. Raises UsageError for options that do not fit."""
     return [plugin_class(plugin.name)(**plugin.options) for plugin in settings]
 
 
+def parse_words(words: Sequence[str]) -> tuple[PluginSettings, ...]:
+    """Return what a command's words name: plug-ins, each with its options as flags behind it if there are any.
+
+        scr --layers 0-11 dscr:blend=0.5 --depth street.npy
+
+    Raises:
+        UsageError: as for `parse_plugins`; a flag lacks its value, or no plug-in stands before it.
+    """
+    texts: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("--"):
+            texts.append(word)
+            continue
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not texts:
+            raise UsageError("no plug-in stands before the option", where=word, remedy=f"name {' or '.join(PLUGINS)}")
+        if not equals and (value := next(rest, "--")).startswith("--"):
+            raise UsageError("the option has no value", where=f"--{key}", remedy=f"write --{key} VALUE")
+        texts[-1] += f"{',' if ':' in texts[-1] else ':'}{key}={value}"
+    return parse_plugins(texts) or ()
+
+
 def _parsed(text: str) -> PluginSettings:
-    name, colon, rest = text.partition(":")
+    name, _, rest = text.partition(":")
     options: dict[str, str] = {}
     last = ""
-    for piece in rest.split(",") if colon else ():
+    for piece in rest.split(",") if rest else ():
         key, equals, value = piece.partition("=")
         if equals and key:
             last = key.strip().replace("-", "_")
@@ -159,7 +194,7 @@ def _parsed(text: str) -> PluginSettings:
             raise UsageError(
                 f"{piece!r} is no option", where=f"--plugin {text}", remedy="write NAME:key=value,key=value"
             )
-    return parse_options(name, options, f"--plugin {name}:")
+    return parse_options(name, options, f"--plugin {name}")
 
 
 def _from_record(record: object, where: str) -> PluginSettings:
@@ -176,7 +211,7 @@ def _from_record(record: object, where: str) -> PluginSettings:
 
 def _hints(name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the kinds of a plug-in's options. Raises UsageError if it lacks one of `options`."""
-    known = [option.name for option in fields(plugin_class(name)) if option.init]
+    known = [option.name for option in plugin_options(name)]
     for key in options:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
@@ -219,10 +254,12 @@ def _from_text(text: str, hint: Any, where: str) -> Any:
 
 def _from_json(value: Any, hint: Any, where: str) -> Any:
     kinds = _kinds(hint)
-    if value in [kind for kind in kinds if isinstance(kind, str)] or type(value) in kinds:
+    if value in [kind for kind in kinds if isinstance(kind, str)]:
         return value
-    if type(value) is int and float in kinds:
-        return float(value)
+    if type(value) is int and float in kinds and int not in kinds:
+        value = float(value)
+    if type(value) in kinds and not (isinstance(value, float) and not math.isfinite(value)):
+        return value
     raise UsageError(f"{value!r} is not allowed", where=where, remedy=f"give {_described(hint)}")
 
 
@@ -233,12 +270,6 @@ def _described(hint: Any) -> str:
         for kind in _kinds(hint)
         if isinstance(kind, str) or kind in spelled
     )
-
-
-def _default(option: Any) -> Any:
-    if option.default is not MISSING:
-        return option.default
-    return option.default_factory() if option.default_factory is not MISSING else None
 
 
 def _malformed(where: str) -> UsageError:
