@@ -75,8 +75,8 @@ def inspect(
 ) -> None:
     """Show the singular spectra of a model's query-key products, before or after an edit.
 
-    The model comes first or as --model. Only query and key projections are read; nothing is written but the files
-    that --csv, --plot and --html name.
+    The model comes first or as --model. Only query and key projections are
+    read, and nothing is written but the files you name.
 
     Example: qkedit inspect qwen2-vl --layers 10-20 --suggest
     """
