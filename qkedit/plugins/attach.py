@@ -4,7 +4,7 @@
         model.generate(**inputs)
         attached.report()
 
-Two or three methods of the model are replaced on this instance: the forward of the part that merges images into the
+A few methods of the model are replaced on this instance: its forward, and that of the part that merges images into the
 prompt, where a request is recognised; its image encoder, to know which images a request brings (`generate` encodes
 them ahead and hands on features alone); and the forward of the decoder, where the plug-ins act. So `generate`, servers
 and harnesses get the plug-ins alike, whatever they do around it, and prompts without images and decoding steps run as
@@ -14,13 +14,11 @@ they were. No weight changes, and detaching restores the very attributes there w
 from __future__ import annotations
 
 import functools
-import inspect
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,38 +27,24 @@ from torch import nn
 
 from qkedit.errors import QkeditError, UsageError
 from qkedit.plugins.grid import image_grids
-from qkedit.plugins.parts import ModelParts, model_parts
+from qkedit.plugins.parts import model_parts
 from qkedit.plugins.prefill import Forward, Prefill, Stopwatch, run_prefill
 from qkedit.plugins.protocol import BoundPlugin, Plugin
+from qkedit.plugins.request import (
+    Request,
+    RequestReport,
+    bound,
+    brings_images,
+    check_request,
+    image_inputs,
+    merged,
+    remember_inputs,
+)
 from qkedit.plugins.spans import real_tokens
 
 # Reports of earlier requests are dropped, so that a server does not grow.
 REPORTS_KEPT = 1000
-# Where the encoder's inputs are remembered, on the features it returned.
-INPUTS = "_qkedit_inputs"
-
 _attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-
-
-@dataclass(frozen=True)
-class RequestReport:
-    """What the plug-ins did to one prefill.
-
-    Attributes:
-        prompts: rows of the batch (beams and several answers to one prompt count each).
-        images: images in these rows.
-        image_tokens: placeholders, including those that are no cell.
-        cells: image tokens that are cells of a grid.
-        plugins: each plug-in's own report, by its name.
-        seconds: host time spent in each plug-in, by its name.
-    """
-
-    prompts: int
-    images: int
-    image_tokens: int
-    cells: int
-    plugins: Mapping[str, Mapping[str, Any]]
-    seconds: Mapping[str, float]
 
 
 def attach(model: Any, *plugins: Plugin) -> Attachment:
@@ -110,7 +94,7 @@ class Attachment:
 
     def attach(self) -> None:
         """Begin to act. Raises UsageError if plug-ins are attached to the model already."""
-        base, decoder = self._parts.base, self._parts.decoder
+        model, base, decoder = self._parts.model, self._parts.base, self._parts.decoder
         if decoder in _attached:
             raise UsageError(
                 "plug-ins are attached to the model already",
@@ -119,9 +103,11 @@ class Attachment:
             )
         _attached.add(decoder)
         self._replace(base, "get_image_features", self._encode)
-        self._replace(base, "forward", self._forward)
+        self._replace(model, "forward", self._model_forward)
+        self._replace(base, "forward", self._base_forward)
         if decoder is not base:
             self._replace(decoder, "forward", self._decode)
+        self._replace(model, "_get_candidate_generator", self._guess)
 
     def detach(self) -> None:
         """Restore the model as it was; does nothing if nothing is attached."""
@@ -151,26 +137,36 @@ class Attachment:
     def _encode(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
         """The image encoder, remembering on the features what they were made from."""
         features = original(*args, **kwargs)
-        object.__setattr__(features, INPUTS, _bound(original, args, kwargs))
+        remember_inputs(features, bound(original, args, kwargs))
         return features
 
-    def _forward(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
+    def _model_forward(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
         """The whole model: recognise a prefill with images."""
-        given = _bound(original, args, kwargs) if args else kwargs
-        if not _brings_images(given):
+        given = bound(original, args, kwargs) if args else kwargs
+        if not brings_images(given):
             return original(*args, **kwargs)
         return self._edited_forward(original, given)
 
+    def _base_forward(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
+        """What merges images and prompt: part of the whole model's forward, or called by itself."""
+        given = bound(original, args, kwargs) if args else kwargs
+        if not brings_images(given):
+            return original(*args, **kwargs)
+        request = self._waiting()
+        if request is None:
+            return self._edited_forward(functools.partial(self._base_forward, original), given)
+        if self._parts.decoder is self._parts.base and not request.done:
+            return self._run(request, original, merged(self._parts, original, given))
+        return original(*args, **kwargs)
+
+    # Recognised by its images, a prefill runs outside any compilation of the model.
     @torch.compiler.disable
     def _edited_forward(self, original: Forward, given: Mapping[str, Any]) -> Any:
-        _check_request(given)
+        check_request(given)
         if self._parts.model.training:
             raise UsageError("the model is in training mode", where="model", remedy="call model.eval()")
         with self._one_prefill, self._request(given) as request:
-            if self._parts.decoder is self._parts.base:
-                output = self._run(request, original, _merged(self._parts, original, given))
-            else:
-                output = original(**given)
+            output = original(**given)
             if not request.done:
                 raise QkeditError(
                     "the plug-ins did not act: the model passed its decoder by",
@@ -179,19 +175,29 @@ class Attachment:
                 )
         return output
 
+    def _guess(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
+        """What makes assisted generation guess tokens, which would stand in the prefill as if they were the prompt."""
+        if brings_images(bound(original, args, kwargs).get("model_kwargs", {})):
+            raise UsageError(
+                "guessed tokens would be taken for the question",
+                where="assisted generation",
+                remedy="generate without an assistant and without prompt_lookup_num_tokens",
+            )
+        return original(*args, **kwargs)
+
     def _decode(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
         """The decoder: run the edited prefill if a request is waiting for it."""
-        # A compiled step is a decoding step: prefills with images are kept out of compilation above.
+        # A compiled step is a decoding step.
         if torch.compiler.is_compiling():
             return original(*args, **kwargs)
-        request = getattr(self._thread, "request", None)
+        request = self._waiting()
         if request is None or request.done:
             return original(*args, **kwargs)
-        return self._run(request, original, _bound(original, args, kwargs))
+        return self._run(request, original, bound(original, args, kwargs))
 
-    def _run(self, request: _Request, decode: Forward, arguments: Mapping[str, Any]) -> Any:
+    def _run(self, request: Request, decode: Forward, arguments: Mapping[str, Any]) -> Any:
         given = request.given
-        input_ids, inputs = given["input_ids"], _image_inputs(given)
+        input_ids, inputs = given["input_ids"], image_inputs(given)
         grids = image_grids(self._parts.config, input_ids, inputs)
         real = real_tokens(given.get("attention_mask"), *input_ids.shape)
         prefill = Prefill(self._parts, grids, input_ids, real, inputs, arguments, decode)
@@ -214,108 +220,15 @@ class Attachment:
         )
         return output
 
+    def _waiting(self) -> Request | None:
+        """The prefill of this thread that is under way."""
+        return getattr(self._thread, "request", None)
+
     @contextmanager
-    def _request(self, given: Mapping[str, Any]) -> Iterator[_Request]:
+    def _request(self, given: Mapping[str, Any]) -> Iterator[Request]:
         """Let the decoder know, in this thread, that a prefill is on its way."""
-        self._thread.request = _Request(given)
+        self._thread.request = Request(given)
         try:
             yield self._thread.request
         finally:
             self._thread.request = None
-
-
-class _Request:
-    """A prefill with images that has been recognised; `done` once the plug-ins have taken it up."""
-
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        self.given = given
-        self.done = False
-
-
-def _bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call by name, those in `**kwargs` among the others."""
-    signature = inspect.signature(function)
-    bound = dict(signature.bind_partial(*args, **kwargs).arguments)
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            bound.update(bound.pop(name, {}))
-    return bound
-
-
-def _encoded(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    encoded = given.get("mm_encoder_outputs")
-    return encoded if isinstance(encoded, Mapping) else {}
-
-
-def _brings_images(given: Mapping[str, Any]) -> bool:
-    encoded = _encoded(given)
-    return any(
-        value is not None
-        for value in (
-            given.get("pixel_values"),
-            given.get("pixel_values_videos"),
-            encoded.get("image"),
-            encoded.get("video"),
-        )
-    )
-
-
-def _check_request(given: Mapping[str, Any]) -> None:
-    """Refuse prefills that the plug-ins would get wrong."""
-    if given.get("pixel_values_videos") is not None or _encoded(given).get("video") is not None:
-        raise UsageError(
-            "plug-ins act on images, not on videos", where="pixel_values_videos", remedy="pass frames as images"
-        )
-    if given.get("input_ids") is None:
-        raise UsageError(
-            "image tokens cannot be found in embeddings", where="inputs_embeds", remedy="pass input_ids instead"
-        )
-    cache = given.get("past_key_values")
-    if cache is not None and int(cache.get_seq_length()) > 0:
-        raise UsageError(
-            "images come on top of a conversation that is in the cache already",
-            where="past_key_values",
-            remedy="begin with an empty cache and the whole conversation, without prefill_chunk_size",
-        )
-
-
-def _image_inputs(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the image encoder was given, whether the model runs it now or it ran before."""
-    if given.get("pixel_values") is not None:
-        return given
-    inputs = getattr(_encoded(given)["image"], INPUTS, None)
-    if inputs is None:
-        raise UsageError(
-            "the images were encoded before the plug-ins were attached",
-            where="mm_encoder_outputs",
-            remedy="attach first, or pass pixel_values",
-        )
-    return inputs
-
-
-class _Merged(Exception):
-    """Leaves the model once image features and prompt are merged."""
-
-    def __init__(self, state: torch.Tensor) -> None:
-        self.state = state
-
-
-def _merged(parts: ModelParts, forward: Forward, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments for a model that is its own decoder (Chameleon): images and prompt merged into `inputs_embeds`."""
-
-    def stop(module: nn.Module, args: tuple[Any, ...]) -> None:
-        raise _Merged(args[0])
-
-    handle = parts.layers[0].register_forward_pre_hook(stop)
-    try:
-        forward(**{**given, "past_key_values": None, "use_cache": False})
-    except _Merged as merged:
-        rest = {
-            name: value
-            for name, value in given.items()
-            if name not in ("input_ids", "pixel_values", "mm_encoder_outputs", "inputs_embeds")
-        }
-        return {**rest, "inputs_embeds": merged.state}
-    finally:
-        handle.remove()
-    raise QkeditError("its first layer did not run", where=type(parts.model).__name__)

@@ -29,7 +29,7 @@ _recorders = threading.local()
 
 @dataclass(frozen=True)
 class Reading:
-    """Which attention to average: from columns `queries` to columns `keys` of prompt `row`, int64 on the CPU."""
+    """Which attention to average: from columns `queries` to columns `keys` of prompt `row`, int64."""
 
     row: int
     queries: Tensor

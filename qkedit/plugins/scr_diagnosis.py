@@ -64,15 +64,8 @@ def diagnose(
     grids = prefill.grids
     by_attention = settings.selection == "attention" and not all(known)
     last_layer = max([*(scored if by_attention else ()), *(edited if settings.measure else ())], default=None)
-    recorder = AttentionRecorder(
-        frozenset(scored),
-        [
-            Reading(extent.row, query_columns(prefill, extent, settings.queries), _cells(grids.of(extent)))
-            for extent in grids.extents
-        ]
-        if by_attention
-        else [],
-    )
+    readings = [_reading(prefill, extent, settings.queries) for extent in grids.extents] if by_attention else []
+    recorder = AttentionRecorder(frozenset(scored), readings)
     norms: dict[int, Tensor] = {}
     measure = CellNorms(prefill)
 
@@ -130,6 +123,12 @@ def query_columns(prefill: Prefill, extent: ImageExtent, queries: str) -> Tensor
     return found if queries == "text-after" else prefill.real[extent.row].nonzero().flatten()[-1:]
 
 
+def _reading(prefill: Prefill, extent: ImageExtent, queries: str) -> Reading:
+    device = prefill.arguments["inputs_embeds"].device
+    columns = query_columns(prefill, extent, queries)
+    return Reading(extent.row, columns.to(device), _cells(prefill.grids.of(extent)).to(device))
+
+
 def image_keys(prefill: Prefill) -> list[bytes]:
     """Return for each image of each prompt a digest of its content: its features and the shape of its grids."""
     embeddings = prefill.arguments["inputs_embeds"]
@@ -147,15 +146,17 @@ class CellNorms:
     """`‖h_i‖` of every cell of a request, `[cells]` float32; 0 for cells outside the span."""
 
     def __init__(self, prefill: Prefill) -> None:
-        self._rows, self._columns = prefill.grids.cell_rows, prefill.grids.cell_columns
+        device = prefill.arguments["inputs_embeds"].device
+        self._rows, self._columns = prefill.grids.cell_rows.to(device), prefill.grids.cell_columns.to(device)
 
     def __call__(self, hidden: Tensor, span: Span | None = None) -> Tensor:
         """Norms of the states of `span`, `[batch, span, D]`; without one, of whole prompts."""
-        first, end = (0, hidden.shape[1]) if span is None else (span.first, span.end)
-        inside = (self._columns >= first) & (self._columns < end)
-        columns = (self._columns - first).clamp(0, hidden.shape[1] - 1).to(hidden.device)
-        norms = hidden[self._rows.to(hidden.device), columns].detach().float().norm(dim=-1)
-        return norms * inside.to(hidden.device)
+        rows, columns = self._rows.to(hidden.device), self._columns.to(hidden.device)
+        if span is None:
+            return hidden[rows, columns].detach().float().norm(dim=-1)
+        inside = (columns >= span.first) & (columns < span.end)
+        columns = (columns - span.first).clamp(0, hidden.shape[1] - 1)
+        return hidden[rows, columns].detach().float().norm(dim=-1) * inside
 
 
 def _choices(scores: Sequence[Tensor], settings: SCR) -> ImageChoices:
