@@ -51,7 +51,11 @@ def resolve(model: str, revision: str | None = None) -> CheckpointFiles:
             raise UsageError(
                 "only a model on the hub has revisions", where=model, remedy="leave out --revision, or give a hub id"
             )
-        return LocalFiles(demo_checkpoint(), name=DEMO) if is_demo else LocalFiles(path)
+        if is_demo:
+            return LocalFiles(demo_checkpoint(), name=DEMO)
+        files = LocalFiles(path)
+        # A manifest that says "demo" means the one that ships with the package.
+        return LocalFiles(path, name=f"./{DEMO}") if files.name == DEMO else files
     if HUB_ID.fullmatch(model) and not PATH_LIKE.match(model) and not os.path.exists(path):
         return HubFiles.open(model, revision)
     raise _nothing_of_that_name(model, path)

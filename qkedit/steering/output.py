@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -132,26 +132,25 @@ def _write_tensors(
     """Write each tensor at its place; returns the records and each tensor's SHA-256."""
     records: list[EditRecord] = []
     after: dict[str, str] = {}
-    with closing(in_background(edits)) as stream:
-        for name, tensor, record in stream:
-            check()
-            entry = places[name]
-            with stopwatch("hashing"):
-                after[name] = sha256(tensor)
-            if after[name] == record.sha256_before:
-                raise QkeditError(
-                    "the edit leaves every stored value as it was",
-                    where=f"tensor {name}",
-                    remedy="suppress more (--k, --residual), or leave out this layer if its weights are zero",
-                )
-            with stopwatch("writing"), explained("write", entry.shard):
-                data, position = stored_bytes(tensor), entry.start
-                while data:
-                    written = os.pwrite(descriptors[entry.shard], data, position)
-                    data, position = data[written:], position + written
-            records.append(record)
-            progress.layer_done()
-            progress.bytes_done(entry.nbytes)
+    for name, tensor, record in in_background(edits):
+        check()
+        entry = places[name]
+        with stopwatch("hashing"):
+            after[name] = sha256(tensor)
+        if after[name] == record.sha256_before:
+            raise QkeditError(
+                "the edit leaves every stored value as it was",
+                where=f"tensor {name}",
+                remedy="suppress more (--k, --residual), or leave out this layer if its weights are zero",
+            )
+        with stopwatch("writing"), explained("write", entry.shard):
+            data, position = stored_bytes(tensor), entry.start
+            while data:
+                written = os.pwrite(descriptors[entry.shard], data, position)
+                data, position = data[written:], position + written
+        records.append(record)
+        progress.layer_done()
+        progress.bytes_done(entry.nbytes)
     missing = set(places) - set(after)
     if missing:
         raise QkeditError(f"{len(missing)} planned tensors were not edited", where=min(missing))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -18,13 +18,12 @@ class _Failure:
 _END = object()
 
 
-def in_background(items: Iterable[Item], ahead: int = 1) -> Generator[Item, None, None]:
+def in_background(items: Iterable[Item], ahead: int = 1) -> Iterator[Item]:
     """Yield `items`, produced by a thread that keeps up to `ahead` finished ones waiting.
 
     Reading, mathematics and writing then overlap, while memory holds no more than a few layers. An exception of
-    the producer is raised here, at its place in the order. Closing the generator stops the producer at its next
-    item and waits for it, so that no file is read after the caller has moved on; a caller that may break off uses
-    `contextlib.closing`, since an exception keeps the generator alive as long as its traceback lives.
+    the producer is raised here, at its place in the order. Closing the iterator stops the producer at its next
+    item and waits for it, so that no file is read after the caller has moved on.
     """
     waiting: queue.Queue[object] = queue.Queue(maxsize=ahead)
     stopped = threading.Event()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -186,8 +185,8 @@ def edited_weights(
         CheckpointError: a weight holds NaN or infinity, or its bytes cannot be read.
     """
     stopwatch = stopwatch or Stopwatch()
-    with workers(device) as pool, closing(in_background(_layer_weights(plan, stopwatch))) as layers:
-        for weights in layers:
+    with workers(device) as pool:
+        for weights in in_background(_layer_weights(plan, stopwatch)):
             with stopwatch("mathematics"):
                 edited, heads = edit_layer(weights, plan, device, pool)
             layer = weights.planned.layer

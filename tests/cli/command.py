@@ -45,9 +45,9 @@ class Result:
         return lines[0].removeprefix("error: ")
 
 
-def qkedit(*arguments: str | Path) -> Result:
-    """Run it in this process."""
-    streams = [TextIOWrapper(BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+def qkedit(*arguments: str | Path, encoding: str = "utf-8") -> Result:
+    """Run it in this process, with standard streams of that encoding."""
+    streams = [TextIOWrapper(BytesIO(), encoding=encoding, write_through=True) for _ in range(2)]
     with (
         patch.object(sys, "argv", ["qkedit", *map(str, arguments)]),
         redirect_stdout(streams[0]),
@@ -60,7 +60,7 @@ def qkedit(*arguments: str | Path) -> Result:
     texts = []
     for stream in streams:
         stream.flush()
-        texts.append(stream.buffer.getvalue().decode())  # type: ignore[attr-defined]
+        texts.append(stream.buffer.getvalue().decode(encoding))  # type: ignore[attr-defined]
     assert isinstance(code, int)
     return Result(code, *texts)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import ROOT, Runs
+from tests.cli.command import ROOT, Runs, qkedit
 
 QKEDIT = [sys.executable, "-c", "from qkedit.cli.main import run; run()"]
 # Importing any of these would make every start wait for torch, so here their import fails.
@@ -183,6 +183,16 @@ def test_narrow_encodings(tmp_path: Path, variables: dict[str, str]) -> None:
         )
         assert result.returncode == code, result.stderr
         assert b"Traceback" not in result.stderr
+
+
+def test_a_name_that_the_encoding_cannot_spell_fails_no_finished_run(tmp_path: Path) -> None:
+    source = tmp_path / "modèle [東]"
+    source.symlink_to(ROOT / "qkedit" / "demo" / "checkpoint")
+    for extra in ([], ["--json"]):
+        out = tmp_path / f"é{len(extra)}"
+        result = qkedit("steer", source, "--layers", "2", "--out", out, "--no-fsync", *extra, encoding="ascii")
+        assert (result.code, result.stderr) == (0, "")
+        assert r"\xe9" in result.stdout or r"\u00e9" in result.stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

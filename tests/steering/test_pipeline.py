@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -43,7 +42,7 @@ def test_a_producers_exception_comes_at_its_place() -> None:
     assert seen == [1, 2]
 
 
-def test_closing_stops_and_closes_the_producer() -> None:
+def test_a_consumer_that_leaves_stops_and_closes_the_producer() -> None:
     closed = threading.Event()
 
     def endless() -> Iterator[int]:
@@ -53,8 +52,9 @@ def test_closing_stops_and_closes_the_producer() -> None:
         finally:
             closed.set()
 
-    with closing(in_background(endless())) as items:
-        next(items)
+    items = in_background(endless())
+    next(items)
+    del items
     assert closed.is_set()
 
 

@@ -117,6 +117,13 @@ def test_the_demo_is_found_without_being_named(tmp_path: Path) -> None:
     assert verify(tmp_path / "edited").mismatches == ("config.json: differs from the base",)
 
 
+def test_a_directory_called_demo_is_not_the_demo(output: Output, tmp_path: Path) -> None:
+    base = output.base.rename(tmp_path / "demo")
+    steer(base, out=tmp_path / "edited", layers="2", fsync=False)
+    result = verify(tmp_path / "edited")
+    assert (result.mismatches, result.compared_with_base) == ((), None)
+
+
 def _move_a_tensor(directory: Path) -> None:
     """Index and shards agree, every tensor has its bytes; only the place is another."""
     source, target = shard_of(directory, OTHER), shard_of(directory, PLANNED)
