@@ -210,3 +210,17 @@ def test_keys_are_what_they_were(base: Path, tmp_path: Path) -> None:
     for layer in range(3):
         assert same_bits(before[key_name(layer)], after[key_name(layer)])
         assert not same_bits(before[query_name(layer)], after[query_name(layer)])
+
+
+def test_a_reflink_is_made_or_refused(base: Path, tmp_path: Path) -> None:
+    """Whether blocks can be shared is the file system's affair; a copy in disguise is not what was asked for."""
+    steer(base, out=tmp_path / "plain", layers="0", fsync=False)
+    try:
+        steer(base, out=tmp_path / "shared", layers="0", link="reflink", fsync=False)
+    except QkeditError as refusal:
+        sentence = str(refusal)
+    else:
+        assert contents(tmp_path / "shared") == contents(tmp_path / "plain")
+        return
+    assert "cannot share blocks" in sentence
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "plain"]
