@@ -11,9 +11,14 @@ import typer
 
 import qkedit
 from qkedit.cli.apply import apply
+from qkedit.cli.attach import attach
+from qkedit.cli.coherence import coherence
+from qkedit.cli.detach import detach
 from qkedit.cli.diff import diff
+from qkedit.cli.generate import generate
 from qkedit.cli.inspect import inspect
 from qkedit.cli.models import models
+from qkedit.cli.plugins import plugins
 from qkedit.cli.steer import steer
 from qkedit.cli.verify import verify
 
@@ -41,8 +46,10 @@ def _main(
     pass
 
 
-for function in (steer, inspect, verify, diff, apply, models):
+for function in (steer, inspect, verify, diff, apply, models, generate, plugins, detach, coherence):
     app.command()(function)
+# Its further options are those of the plug-in that is named.
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(attach)
 
 
 def run() -> None:

@@ -1,0 +1,163 @@
+"""`qkedit generate`: run one request, with the plug-ins that are attached or named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.output import Output, command
+from qkedit.cli.plugin_options import (
+    DtypeOption,
+    ImagesOption,
+    PluginsOption,
+    PromptOption,
+    chosen_plugins,
+    joined,
+)
+from qkedit.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from qkedit.plugins.settings import PluginSettings
+    from qkedit.serving.on_transformers import Answer
+
+
+def generate(
+    context: typer.Context,
+    argument: options.ModelArgument = None,
+    model: options.ModelOption = None,
+    revision: options.RevisionOption = None,
+    image: ImagesOption = None,
+    prompt: PromptOption = "Describe the image.",
+    plugin: PluginsOption = None,
+    compare: Annotated[
+        bool, options.flag("--compare", help="Show the answers of base, edited model and plug-ins side by side.")
+    ] = False,
+    base: options.BaseOption = None,
+    max_new_tokens: Annotated[int, options.flag("--max-new-tokens", help="Longest answer.", min=1)] = 128,
+    device: options.DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Run one request, with the plug-ins that are attached to the model or named.
+
+    Answers are made by greedy search.
+
+    Example: qkedit generate ./llava-1.5-7b-hf --image street.jpg --prompt "What is on the table?" --plugin scr
+    """
+    with command("generate", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.serving.on_transformers import read_image
+        from qkedit.steering.device import choose_device
+
+        name = options.one_model(context, argument, model)
+        plugins = chosen_plugins(plugin, name)
+        pictures = [read_image(file) for file in image or ()]
+        if plugins and not pictures:
+            raise UsageError("plug-ins act on images", where="--image", remedy="give one, or --plugin none")
+        run = _Runs(pictures, prompt, max_new_tokens, str(choose_device(device)), dtype)
+        if compare:
+            _compare(output, run, name, revision, base, plugins)
+            return
+        answer = run(name, revision, [plugins])[0]
+        _warn(output, answer)
+        output.result({"model": name, "prompt": prompt, **_fields(answer, plugins)}, answer.text)
+
+
+class _Runs:
+    """Answers one request with one model after another, so that one of them is in memory at a time."""
+
+    def __init__(self, pictures: Sequence[Image], prompt: str, max_new_tokens: int, device: str, dtype: str) -> None:
+        self._pictures, self._prompt, self._max_new_tokens = pictures, prompt, max_new_tokens
+        self._device, self._dtype = device, dtype
+
+    def __call__(self, model: str, revision: str | None, variants: Sequence[Sequence[PluginSettings]]) -> list[Answer]:
+        """Return a model's answers, one for each list of plug-ins."""
+        from qkedit.plugins.settings import make_plugins
+        from qkedit.serving.on_transformers import load, respond
+
+        loaded = load(model, revision=revision, device=self._device, dtype=self._dtype)
+        return [
+            respond(loaded, self._pictures, self._prompt, make_plugins(plugins), max_new_tokens=self._max_new_tokens)
+            for plugins in variants
+        ]
+
+
+def _compare(
+    output: Output,
+    run: _Runs,
+    model: str,
+    revision: str | None,
+    base: str | None,
+    plugins: tuple[PluginSettings, ...],
+) -> None:
+    """Print the answers of the base (if the model was edited), the model, and the model with plug-ins."""
+    from rich.table import Table
+
+    edited = _is_edited(model)
+    columns: list[tuple[str, str, Answer, tuple[PluginSettings, ...]]] = []
+    if base is not None or edited:
+        of_base, base_revision = _base_of(model) if base is None else (base, None)
+        if of_base is None:
+            output.warn("the model was made from a directory that is not recorded; name it with --base to compare")
+        else:
+            columns.append(("base", of_base, run(of_base, base_revision, [()])[0], ()))
+    own = run(model, revision, [(), plugins] if plugins else [()])
+    columns.append(("edited" if edited else "model", model, own[0], ()))
+    if plugins:
+        columns.append(("with plug-ins", model, own[1], plugins))
+    elif len(columns) == 1:
+        raise UsageError("there is nothing to compare with", where="--compare", remedy="name a --plugin or a --base")
+    for _, _, answer, _ in columns:
+        _warn(output, answer)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title, _, _, used in columns:
+        table.add_column(joined(used) if used else title, ratio=1, overflow="fold")
+    table.add_row(*(answer.text for _, _, answer, _ in columns))
+    output.result(
+        {
+            "answers": [
+                {"column": title, "model": name, **_fields(answer, used)} for title, name, answer, used in columns
+            ]
+        },
+        table,
+    )
+
+
+def _is_edited(model: str) -> bool:
+    from qkedit.steering.manifest import MANIFEST_FILE
+
+    return (Path(model).expanduser() / MANIFEST_FILE).is_file()
+
+
+def _base_of(model: str) -> tuple[str | None, str | None]:
+    """Return the base that a manifest names, and its revision; None for a directory, whose path it does not know."""
+    from qkedit.steering.manifest import read_manifest
+
+    recorded = read_manifest(Path(model).expanduser())["base"]
+    known = recorded["revision"] is not None or recorded["model"] == "demo"
+    return (recorded["model"], recorded["revision"]) if known else (None, None)
+
+
+def _fields(answer: Answer, plugins: Sequence[PluginSettings]) -> dict[str, Any]:
+    return {
+        "text": answer.text,
+        "tokens": answer.tokens,
+        "seconds": answer.seconds,
+        "plugins": [plugin.as_dict() for plugin in plugins],
+        "report": None if answer.report is None else asdict(answer.report),
+    }
+
+
+def _warn(output: Output, answer: Answer) -> None:
+    for report in (answer.report.plugins if answer.report else {}).values():
+        for sentence in report.get("warnings", ()):
+            output.warn(sentence)

@@ -1,0 +1,58 @@
+"""What commands that run or attach plug-ins have in common: their flags, and which plug-ins a request gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from qkedit.cli.options import flag
+
+if TYPE_CHECKING:
+    from qkedit.plugins.settings import PluginSettings
+
+PluginsOption = Annotated[
+    list[str] | None,
+    flag(
+        "--plugin",
+        help="NAME[:key=value,…], FILE.json or none; may be given several times. By default what is attached.",
+    ),
+]
+ImagesOption = Annotated[
+    list[Path] | None,
+    flag("--image", help="A picture; may be given several times."),
+]
+PromptOption = Annotated[str, flag("--prompt", help="What to ask about it.")]
+DtypeOption = Annotated[str, flag("--dtype", help="auto (as stored), float32, bfloat16 or float16.")]
+
+
+def chosen_plugins(texts: Sequence[str] | None, model: str) -> tuple[PluginSettings, ...]:
+    """Return the plug-ins of a request: those that are named, else those attached to the model.
+
+    What is published for the model fills in what they leave open.
+
+    Raises:
+        QkeditError: one is wrong, on the command line or in the file beside the weights.
+    """
+    from qkedit.plugins.beside_weights import attached_to
+    from qkedit.plugins.published import with_published
+    from qkedit.plugins.settings import parse_plugins
+
+    named = parse_plugins(texts or ())
+    plugins = attached_to(Path(model).expanduser()) if named is None else named
+    return with_published(plugins, model)
+
+
+def spelled(plugin: PluginSettings) -> str:
+    """Return a plug-in with its options as `--plugin` takes it."""
+    options = ",".join(f"{key}={_text(value)}" for key, value in plugin.options.items())
+    return f"{plugin.name}:{options}" if options else plugin.name
+
+
+def joined(plugins: Sequence[PluginSettings]) -> str:
+    """Return the plug-ins in one line."""
+    return " + ".join(spelled(plugin) for plugin in plugins) or "none"
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
