@@ -205,16 +205,17 @@ def test_energy_decides_how_many_and_tells_what_is_removed(
             assert edit.gap[head].isnan()
 
 
+@pytest.mark.parametrize("residual", [0.0, 0.6])
 @pytest.mark.parametrize("channel", CHANNELS)
-def test_energy_of_a_channel_counts_its_own_modes(channel: Channel) -> None:
+def test_energy_of_a_channel_counts_its_own_modes(channel: Channel, residual: float) -> None:
     product, query, key = as_product(*layer(25, query_kinds=("random", "spiked")))
-    edit = suppress(product, Suppression(energy=0.6, channel=channel))
+    edit = suppress(product, Suppression(energy=0.6, channel=channel, residual=residual))
     for head in range(len(query)):
         dense = oracle.channel_part(query[head].T @ key[product.key_head[head]], channel)
         values = oracle.modes(dense, channel).values
         count = int(edit.counts[head])
         assert count == oracle.count_for_energy(values[:12], 0.6)
-        kept = dense - oracle.modes(dense, channel).cut(count)
+        kept = dense - (1 - residual) * oracle.modes(dense, channel).cut(count)
         removed = 1 - (np.linalg.norm(kept) / np.linalg.norm(dense)) ** 2
         np.testing.assert_allclose(edit.energy_removed[head].item(), removed, atol=1e-10)
 
