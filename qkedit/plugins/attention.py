@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,18 +90,28 @@ def _registered(usual: str) -> str:
             layer: Any = module.layer_idx
             if recorder is not None and layer in recorder.layers:
                 recorder.scores[layer] = _scores(recorder.readings, query, key, mask, kwargs)
-            # Flash attention looks its own kernel up by the name in the config.
-            config: Any = module.config
-            config._attn_implementation = {"": usual}
-            try:
-                return _usual_attention(module, usual)(module, query, key, value, mask, **kwargs)
-            finally:
-                config._attn_implementation = {"": name}
+            shown = module if usual in ("sdpa", "eager") else _AsConfigured(module, usual)
+            return _usual_attention(module, usual)(shown, query, key, value, mask, **kwargs)
 
         AttentionInterface.register(name, attend)
         if usual in ALL_MASK_ATTENTION_FUNCTIONS:
             AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[usual])
     return name
+
+
+class _AsConfigured:
+    """An attention module whose config names its usual implementation, by which flash attention finds its kernel.
+
+    The module's own config is shared with other threads, so it is left as it is.
+    """
+
+    def __init__(self, module: nn.Module, usual: str) -> None:
+        config: Any = copy(module.config)
+        config._attn_implementation = {"": usual}
+        self._module, self.config = module, config
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
 
 
 def _usual_attention(module: nn.Module, usual: str) -> Callable[..., Any]:

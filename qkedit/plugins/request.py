@@ -13,8 +13,9 @@ from qkedit.errors import QkeditError, UsageError
 from qkedit.plugins.parts import ModelParts
 from qkedit.plugins.prefill import Forward
 
-# Where the encoder's inputs are remembered, on the features it returned.
+# What is noted on image features: the encoder's inputs, and the length of the prompt they were first used for.
 _INPUTS = "_qkedit_inputs"
+_LENGTH = "_qkedit_prompt_length"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,14 @@ def check_request(given: Mapping[str, Any]) -> None:
             where="past_key_values",
             remedy="begin with an empty cache and the whole conversation, without prefill_chunk_size",
         )
+    features, length = _encoded(given).get("image"), given["input_ids"].shape[1]
+    if features is not None:
+        # Without a cache, `generate` begins anew for every token, with the same features.
+        if length > getattr(features, _LENGTH, length):
+            raise UsageError(
+                "the answer so far would be taken for the question", where="use_cache", remedy="generate with a cache"
+            )
+        object.__setattr__(features, _LENGTH, length)
 
 
 def image_inputs(given: Mapping[str, Any]) -> Mapping[str, Any]:

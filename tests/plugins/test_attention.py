@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from qkedit.errors import QkeditError
 from qkedit.plugins import attention
@@ -58,6 +61,26 @@ def test_recording_leaves_the_run_and_the_model_as_they_were():
     with pytest.raises(QkeditError), recording(tiny.get_decoder().config, AttentionRecorder(frozenset(), [])):
         raise QkeditError("stop")
     assert tiny.get_decoder().config._attn_implementation == "sdpa"
+
+
+def test_attention_that_looks_itself_up_by_name_finds_its_name():
+    """As flash attention does; it is called with the module, whose config is to say what was asked for."""
+    seen = set()
+
+    def by_name(module, *args, **kwargs):
+        seen.add((module.config._attn_implementation, getattr(module, "layer_idx", None), module.is_causal))
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, *args, **kwargs)
+
+    AttentionInterface.register("by_name", by_name)
+    AttentionMaskInterface.register("by_name", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    given = request("llava", two_prompts("llava"))
+    reading = [Reading(0, torch.tensor([given.ids.shape[1] - 1]), torch.tensor(sorted(given.cells[0])))]
+    usual, logits = record("llava", given.inputs, reading)
+    named, logits_by_name = record("llava", given.inputs, reading, "by_name")
+    assert seen >= {("by_name", layer, True) for layer in range(4)}
+    assert {name for name, *_ in seen} == {"by_name"}
+    assert torch.equal(logits, logits_by_name)
+    assert torch.equal(usual.mean()[0], named.mean()[0])
 
 
 def test_rows_are_computed_in_blocks(monkeypatch):

@@ -14,7 +14,7 @@ from tests.plugins import scr_oracle
 from tests.plugins.probes import Probe
 from tests.plugins.test_prefill import GREEDY, assert_same, generated
 from tests.plugins.test_scr import EDITED, FACTOR, SETTINGS, expected
-from tests.plugins.tiny_requests import ALL, IMAGE, model, request, two_prompts
+from tests.plugins.tiny_requests import ALL, IMAGE, Prompt, model, request, two_prompts
 
 
 @pytest.mark.parametrize("family", ALL)
@@ -154,6 +154,21 @@ def test_prefills_in_chunks_are_refused():
     given = request("llava", two_prompts("llava")[:1])
     with qkedit.attach(model("llava"), SCR()), pytest.raises(UsageError, match="prefill_chunk_size"):
         model("llava").generate(**given.inputs, prefill_chunk_size=30, max_new_tokens=2)
+
+
+def test_generating_without_a_cache_is_refused():
+    given = request("llava", two_prompts("llava")[:1])
+    with qkedit.attach(model("llava"), SCR()), pytest.raises(UsageError, match="generate with a cache"):
+        model("llava").generate(**given.inputs, use_cache=False, max_new_tokens=3)
+
+
+def test_prompts_with_and_without_images_in_one_batch():
+    prompts = [Prompt((2, (5, 6), 4), seed=1), Prompt((12,), seed=2)]
+    plugins = SCR(), Probe(refine="image")
+    both = generated("qwen2-vl", request("qwen2-vl", prompts).inputs, *plugins)
+    assert_same(both[:, 1], generated("qwen2-vl", request("qwen2-vl", prompts[1:]).inputs)[:, 0])
+    assert_same(both[:, 0], generated("qwen2-vl", request("qwen2-vl", prompts[:1]).inputs, *plugins)[:, 0])
+    assert [call[1] for call in plugins[1].calls if call[0] == "cache"] == [(0,), (0,)]
 
 
 def test_an_image_of_another_dtype():

@@ -56,6 +56,8 @@ def test_images_of_a_prompt_with_several_are_not_tiled():
     grids = image_grids(model("llava-onevision").config, ids, inputs)
     assert [(grid.image, grid.kind, grid.shape) for grid in grids.grids] == [(0, "base", (6, 6)), (1, "base", (6, 6))]
     assert int(grids.grids[1].positions[0, 0]) == 1 + side**2 + newline + 1
+    with torch.no_grad():
+        assert model("llava-onevision")(input_ids=ids, **inputs).logits.isfinite().all()
 
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "llava", "llava-next", "internvl", "idefics3", "pixtral"])
