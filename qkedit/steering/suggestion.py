@@ -1,9 +1,10 @@
 """Propose layers and k from the spectra alone: a heuristic of ours, where to look first and no promise.
 
 A mode counts as outlying in its head when σ lies above the upper fence of the head's singular values,
-`Q3 + 1.5 (Q3 − Q1)` (Tukey). A layer scores the share of energy that outlying modes carry, on average over its
-heads, and stands out when it exceeds the median layer by more than 1.4826 median absolute deviations (one standard
-deviation of a normal law) and by five points of energy. k is the number of outlying modes of the middle head among the layers that stand out.
+`Q3 + 1.5 (Q3 − Q1)` (Tukey). A layer scores the share of energy that outlying modes carry, on average over its heads.
+It stands out when it exceeds the median layer by more than 1.4826 median absolute deviations (one standard deviation
+of a normal law) and by five points of energy. k is the number of outlying modes of the middle head among the layers
+that stand out.
 """
 
 from __future__ import annotations
