@@ -27,9 +27,11 @@ def diff(
         from rich.console import Group
         from rich.table import Table
 
+        from qkedit.cli.progress import reading_bar
         from qkedit.steering.diff import diff as compare
 
-        differences, compared = compare(first, second)
+        with reading_bar(output) as on_bytes:
+            differences, compared = compare(first, second, on_bytes=on_bytes)
         table = Table(box=None, header_style="bold", pad_edge=False)
         for title in ("tensor", "change", "largest", "elements"):
             table.add_column(title, justify="left" if title == "tensor" else "right", overflow="fold")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from qkedit.cli.output import Output
@@ -23,6 +23,22 @@ def progress_bar(output: Output) -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Bars(*columns, TimeRemainingColumn(), console=Console(file=sys.stderr), transient=True) as bars:
         yield _Bar(bars)
+
+
+@contextmanager
+def reading_bar(output: Output) -> Iterator[Callable[[int], None]]:
+    """Show how many bytes were read and how fast, where their number is not known beforehand."""
+    if not output.shows_progress:
+        yield lambda length: None
+        return
+    from rich.console import Console
+    from rich.progress import DownloadColumn, SpinnerColumn, TextColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (SpinnerColumn(), TextColumn("reading"), DownloadColumn(), TransferSpeedColumn())
+    with Bars(*columns, console=Console(file=sys.stderr), transient=True) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda length: bars.advance(task, length)
 
 
 class _Bar:

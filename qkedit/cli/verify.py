@@ -28,9 +28,11 @@ def verify(
     Example: qkedit verify ./edited --base ./Qwen2-VL-7B-Instruct
     """
     with command("verify", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.cli.progress import reading_bar
         from qkedit.steering.verify import verify as check
 
-        result = check(directory, base=base, revision=revision)
+        with reading_bar(output) as on_bytes:
+            result = check(directory, base=base, revision=revision, on_bytes=on_bytes)
         if result.mismatches:
             names = ", ".join(result.mismatches[:3]) + (", …" if len(result.mismatches) > 3 else "")
             error = VerificationError(
