@@ -70,13 +70,11 @@ class LayerWeights:
 
     planned: PlannedLayer
     tensors: dict[str, Tensor]
-    query_sha256: str
 
     @classmethod
     def read(cls, files: CheckpointFiles, planned: PlannedLayer) -> Self:
         """Read what the mathematics of one layer needs; a tensor that holds several projections once."""
-        tensors = {entry.name: read_tensor(files, entry) for entry in planned.needed_tensors}
-        return cls(planned, tensors, sha256(tensors[planned.layer.query.tensor.name]))
+        return cls(planned, {entry.name: read_tensor(files, entry) for entry in planned.needed_tensors})
 
     @property
     def query(self) -> Tensor:
@@ -186,22 +184,25 @@ def edited_weights(
     """
     stopwatch = stopwatch or Stopwatch()
     with workers(device) as pool:
-        for weights in in_background(_layer_weights(plan, stopwatch)):
+        for weights, sha256_before in in_background(_layer_weights(plan, stopwatch)):
             with stopwatch("mathematics"):
                 edited, heads = edit_layer(weights, plan, device, pool)
             layer = weights.planned.layer
             yield (
                 layer.query.tensor.name,
                 edited,
-                EditRecord(layer.index, layer.form, layer.norm_kind, layer.query.tensor, weights.query_sha256, heads),
+                EditRecord(layer.index, layer.form, layer.norm_kind, layer.query.tensor, sha256_before, heads),
             )
 
 
-def _layer_weights(plan: SteerPlan, stopwatch: Stopwatch) -> Iterator[LayerWeights]:
+def _layer_weights(plan: SteerPlan, stopwatch: Stopwatch) -> Iterator[tuple[LayerWeights, str]]:
+    """Yield each layer's weights and the SHA-256 of its query tensor."""
     for planned in plan.layers:
         with stopwatch("reading"):
             weights = LayerWeights.read(plan.checkpoint.files, planned)
-        yield weights
+        with stopwatch("hashing"):
+            digest = sha256(weights.query)
+        yield weights, digest
 
 
 def edit_layer(
