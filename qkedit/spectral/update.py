@@ -28,7 +28,7 @@ class QueryUpdate:
     right_key: Tensor | None = None  # [H, m, d_h]
 
     def directions(self, product: QKProduct) -> Tensor:
-        """Return the residual-stream directions `right_q W_q + right_k W_k`, `[H, m, D]`, as precise as the device is."""
+        """Return the directions `right_q W_q + right_k W_k`, `[H, m, D]`, in the widest dtype of the device."""
         return self._directions(product, slice(None), product.query.to(product_dtype(product.query.device)))
 
     def _directions(self, product: QKProduct, heads: slice, query: Tensor) -> Tensor:
