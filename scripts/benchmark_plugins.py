@@ -1,0 +1,266 @@
+#!/usr/bin/env python
+"""Measure what plug-ins cost: prefill and decoding apart, at several image sizes, against no plug-in, in one run.
+
+    python scripts/benchmark_plugins.py --shape small
+    python scripts/benchmark_plugins.py --shape 7b --device cuda --dtype bfloat16 --cells 24x24 36x36
+
+The model is a Qwen2-VL of the given shape with random weights, since weights do not change times. Per image size and
+plug-in, in turns so that a drift of the machine hits both sides of a ratio:
+
+* prefill: the language model over image and question, image features made before; first request not counted;
+* decoding: the mean of the steps that follow it;
+* "pass to layer n": the unedited pass that SCR's scores need, and nothing else, which SCR's own cost is to be held
+  against.
+
+A quiet machine is wanted: nothing here can correct for other work on the same cores. DSCR is given its depth, so that
+no depth model is part of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarking.machine import describe_machine
+from benchmarking.timing import Timing, in_turns, seconds_of
+
+import qkedit
+from qkedit.plugins.dscr import DSCR
+from qkedit.plugins.parts import ModelParts, model_parts
+from qkedit.plugins.prefill import Prefill
+from qkedit.plugins.protocol import RequestEdit
+from qkedit.plugins.scr import SCR
+
+IMAGE, START, END = 5, 3, 4
+SHAPES: dict[str, dict[str, int]] = {
+    "tiny": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "heads": 4, "groups": 2},
+    "small": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 16, "heads": 16, "groups": 4},
+    "2b": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "heads": 12, "groups": 2},
+    "7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "heads": 28, "groups": 4},
+}
+
+
+@dataclass(frozen=True)
+class PartialPass:
+    """The unedited pass up to a layer and nothing else: the least that scores of that layer can cost."""
+
+    last_layer: int
+    name: str = "partial-pass"
+
+    def bind(self, parts: ModelParts) -> PartialPass:
+        return self
+
+    def start(self, prefill: Prefill) -> RequestEdit:
+        prefill.preview(self.last_layer)
+        return RequestEdit()
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image size."""
+
+    rows: int
+    columns: int
+    inputs: Mapping[str, Any] = field(repr=False)
+    tokens: int  # to decode
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one request: its prefill, and one decoding step."""
+
+    prefill: float
+    step: float
+
+
+def build_model(shape: str, device: str, dtype: str) -> Any:
+    """A Qwen2-VL of the shape with random weights."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    sizes = dict(SHAPES[shape])
+    heads, groups = sizes.pop("heads"), sizes.pop("groups")
+    pairs = sizes["hidden_size"] // heads // 2
+    config = AutoConfig.for_model(
+        "qwen2_vl",
+        text_config={
+            **sizes,
+            "num_attention_heads": heads,
+            "num_key_value_heads": groups,
+            "vocab_size": 1024,
+            "max_position_embeddings": 32768,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [pairs // 4, pairs * 3 // 8, pairs - pairs // 4 - pairs * 3 // 8],
+            },
+        },
+        vision_config={
+            "depth": 1,
+            "embed_dim": 64,
+            "hidden_size": sizes["hidden_size"],
+            "num_heads": 2,
+            "patch_size": 8,
+            "mlp_ratio": 2,
+        },
+        image_token_id=IMAGE,
+        vision_start_token_id=START,
+        vision_end_token_id=END,
+        video_token_id=6,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        return AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype)).eval()
+
+
+def build_request(model: Any, rows: int, columns: int, text: int, tokens: int) -> Request:
+    """A question of `text` tokens behind an image of `rows` × `columns` cells."""
+    question = torch.randint(100, 1000, (text,), generator=torch.Generator().manual_seed(0)).tolist()
+    ids = torch.tensor([[1, START, *[IMAGE] * (rows * columns), END, *question]], device=model.device)
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == IMAGE).int(),
+        "pixel_values": torch.randn(4 * rows * columns, 384, device=model.device, dtype=model.dtype),
+        "image_grid_thw": torch.tensor([[1, 2 * rows, 2 * columns]], device=model.device),
+    }
+    return Request(rows, columns, inputs, tokens)
+
+
+@torch.no_grad()
+def cost(model: Any, request: Request, plugins: tuple[Any, ...]) -> Cost:
+    """Run a request twice with the plug-ins, and time the second."""
+    finish = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
+    with qkedit.attach(model, *plugins) if plugins else nullcontext():
+        for _ in range(2):
+            result: dict[str, Any] = {}
+            rest = dict(request.inputs)
+            pixels, grid = rest.pop("pixel_values"), rest.pop("image_grid_thw")
+            features = model.model.get_image_features(pixels, grid, return_dict=True)
+            positions, _ = model.model.get_rope_index(
+                rest["input_ids"], image_grid_thw=grid, mm_token_type_ids=rest["mm_token_type_ids"]
+            )
+
+            def prefill(
+                result: dict[str, Any] = result, rest: Any = rest, features: Any = features, positions: Any = positions
+            ) -> None:
+                result["output"] = model(
+                    **rest,
+                    mm_encoder_outputs={"image": features},
+                    position_ids=positions,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+
+            def decode(result: dict[str, Any] = result, positions: Any = positions) -> None:
+                cache, position = result["output"].past_key_values, positions.max() + 1
+                token = torch.full((1, 1), 500, device=model.device)
+                for step in range(request.tokens):
+                    model(
+                        input_ids=token,
+                        past_key_values=cache,
+                        position_ids=(position + step).expand(3, 1, 1),
+                        use_cache=True,
+                    )
+
+            prefilled = seconds_of(prefill, finish)
+            decoded = seconds_of(decode, finish)
+    return Cost(prefilled, decoded / request.tokens)
+
+
+def variants(model: Any, request: Request) -> dict[str, tuple[Any, ...]]:
+    """What is compared, by name."""
+    depth = torch.linspace(0, 1, request.rows * request.columns).view(request.rows, request.columns)
+    layers = model.config.text_config.num_hidden_layers
+    last = SCR().bind(model_parts(model)).scored[-1]
+    return {
+        "none": (),
+        f"pass to layer {last}": (PartialPass(last),),
+        "scr": (SCR(),),
+        "scr, remembered": (SCR(remember=True),),
+        "scr, uniform": (SCR(selection="uniform"),),
+        "dscr": (DSCR(depth=depth),),
+        f"dscr, all {layers} layers": (DSCR(depth=depth, layers="all"),),
+        "scr and dscr": (SCR(), DSCR(depth=depth)),
+    }
+
+
+def measure(model: Any, request: Request, repeats: int) -> dict[str, dict[str, Timing]]:
+    """Prefill and step of every variant."""
+    measurements: dict[str, Callable[[], Cost]] = {
+        name: lambda plugins=plugins: cost(model, request, plugins)
+        for name, plugins in variants(model, request).items()
+    }
+    return {
+        name: {
+            "prefill": Timing(tuple(one.prefill for one in costs)),
+            "step": Timing(tuple(one.step for one in costs)),
+        }
+        for name, costs in in_turns(repeats, measurements).items()
+    }
+
+
+def markdown(request: Request, results: Mapping[str, Mapping[str, Timing]]) -> str:
+    """A table of medians."""
+    base = results["none"]
+    lines = [
+        f"Image of {request.rows} × {request.columns} cells, {request.inputs['input_ids'].shape[1]} tokens",
+        "",
+        "| plug-in | prefill, ms | added, ms | ratio | step, ms | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, timings in results.items():
+        prefill, step = timings["prefill"].median, timings["step"].median
+        added = 1e3 * (prefill - base["prefill"].median)
+        lines.append(
+            f"| {name} | {1e3 * prefill:.1f} | {added:+.1f} | {prefill / base['prefill'].median:.3f} "
+            f"| {1e3 * step:.2f} | {step / base['step'].median:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    def cells(text: str) -> tuple[int, int]:
+        rows, _, columns = text.partition("x")
+        return int(rows), int(columns)
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument(
+        "--cells", type=cells, nargs="+", default=[(16, 16), (24, 24)], help="image sizes, such as 24x24"
+    )
+    parser.add_argument("--text", type=int, default=64, help="tokens of the question")
+    parser.add_argument("--tokens", type=int, default=16, help="decoding steps")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> None:
+    options = parsed(arguments)
+    model = build_model(options.shape, options.device, options.dtype)
+    machine = describe_machine(Path.cwd(), options.device)
+    print(f"{machine['processor']}, {machine['cores']} cores, {machine['device']}")
+    print(f"Qwen2-VL of shape {options.shape}, {options.dtype}, {options.repeats} rounds, medians")
+    found = []
+    for rows, columns in options.cells:
+        request = build_request(model, rows, columns, options.text, options.tokens)
+        results = measure(model, request, options.repeats)
+        print(f"\n{markdown(request, results)}", flush=True)
+        timings = {name: {part: asdict(timing) for part, timing in of.items()} for name, of in results.items()}
+        found.append({"rows": rows, "columns": columns, "timings": timings})
+    if options.json:
+        settings = {"shape": options.shape, "dtype": options.dtype, "text": options.text, "tokens": options.tokens}
+        options.json.write_text(json.dumps({"machine": machine, "settings": settings, "images": found}, indent=2))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
