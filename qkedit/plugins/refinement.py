@@ -1,4 +1,4 @@
-"""Replace the cached keys or values of image tokens by a mix of their grid's, and keep account of it."""
+"""Replace the cached keys or values of image tokens by a mix of their grid's, and report on it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.plugins.grid import Grid
-from qkedit.plugins.mixing import effective_tokens, mixed, variance, without_lost
+from qkedit.plugins.mixing import mixed, variance, without_lost
 from qkedit.plugins.protocol import RequestEdit, Span
+from qkedit.plugins.refinement_report import RefinementReport
 from qkedit.plugins.rotation import Rotation, SeenRotations, rotary_function
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class CacheRefinement(RequestEdit):
         self._parts = parts
         self._grids = tuple(zip(grids, weights, strict=True))
         self._rotations = SeenRotations()
-        self._account = _Account(refinement, [weight for _, weight in self._grids])
+        self._report = RefinementReport(refinement.layers, [weight for _, weight in self._grids])
         self._batches: dict[tuple[tuple[int, ...], int], list[_Batch]] = {}
         if refinement.before_rotation and refinement.keys:
             for layer in refinement.layers:
@@ -97,16 +98,21 @@ class CacheRefinement(RequestEdit):
                     attention = self._parts.layers[index].self_attn
                     rotation = self._rotations.of(index, attention, batch.rows, batch.columns)
                 if self._refinement.keys:
-                    self._refine(layer.keys, batch, first, index, rotation)
+                    kept = self._refine(layer.keys, batch, first, rotation)
                 if self._refinement.values:
-                    self._refine(layer.values, batch, first, index, None)
+                    of_values = self._refine(layer.values, batch, first, None)
+                self._report.add(index, *(kept if self._refinement.keys else of_values))
 
     def report(self) -> Mapping[str, Any]:
-        """Return layers, effective mixed tokens and the variance that was kept."""
-        return self._account.summary()
+        """Return layers, effective mixed tokens, the variance that was kept, and warnings."""
+        return self._report.summary()
 
-    def _refine(self, states: Tensor, batch: _Batch, first: int, layer: int, rotation: Rotation | None) -> None:
-        """Refine `[B, H, S, d]`, whose first slot is prompt column `first`: `x_j ← (1−γ) x_j + γ Σ_i w_ij x_i`."""
+    def _refine(self, states: Tensor, batch: _Batch, first: int, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
+        """Refine `[B, H, S, d]`, whose first slot is prompt column `first`: `x_j ← (1−γ) x_j + γ Σ_i w_ij x_i`.
+
+        Returns:
+            Each grid's variance after and before, in the space where it was mixed.
+        """
         where = (batch.rows[:, None], slice(None), batch.columns - first)  # gives [G, N, H, d]
         before = states[where].float()
         if rotation is None:
@@ -119,14 +125,14 @@ class CacheRefinement(RequestEdit):
             mix = rotation.forth(mix)
         # Linear in both spaces, so that γ = 0 gives back the cache's very bytes.
         states[where] = before.lerp(mix, self._refinement.blend).to(states.dtype)
-        self._account.add(layer, *kept)
+        return kept
 
     def _batches_without(self, rows: tuple[int, ...], lost: int, layer: int) -> list[_Batch]:
         """Return the grids of `rows` in batches, without the tokens in the first `lost` columns."""
         if (rows, lost) not in self._batches:
             self._batches[rows, lost] = list(self._batched(rows, lost))
         whole = sum(grid.cells.numel() for grid, _ in self._grids if grid.row in rows)
-        self._account.lose(layer, whole - sum(batch.columns.numel() for batch in self._batches[rows, lost]))
+        self._report.lose(layer, whole - sum(batch.columns.numel() for batch in self._batches[rows, lost]))
         return self._batches[rows, lost]
 
     def _batched(self, rows: tuple[int, ...], lost: int) -> list[_Batch]:
@@ -148,38 +154,6 @@ class CacheRefinement(RequestEdit):
         ]
 
 
-class _Account:
-    """What a report says; figures stay on their device until it is asked for."""
-
-    def __init__(self, refinement: Refinement, weights: Sequence[Tensor]) -> None:
-        self._refinement = refinement
-        self._weights = weights
-        self._variances: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        self._lost: dict[int, int] = {}
-
-    def add(self, layer: int, after: Tensor, before: Tensor) -> None:
-        self._variances.setdefault(layer, []).append((after.sum(), before.sum()))
-
-    def lose(self, layer: int, cells: int) -> None:
-        if cells:
-            self._lost[layer] = self._lost.get(layer, 0) + cells
-
-    def summary(self) -> dict[str, Any]:
-        kept = {
-            layer: _share(sum(float(after) for after, _ in sums), sum(float(before) for _, before in sums))
-            for layer, sums in self._variances.items()
-        }
-        known = [share for share in kept.values() if share is not None]
-        return {
-            "layers": list(self._refinement.layers),
-            "grids": len(self._weights),
-            "effective_tokens": _mean([float(effective_tokens(weights)) for weights in self._weights]),
-            "variance_kept": _mean(known),
-            "variance_kept_by_layer": kept,
-            "lost_cells_by_layer": dict(self._lost),
-        }
-
-
 def _columns_held(layer: Any, length: int) -> tuple[int, int]:
     """Return the prompt column of a cache layer's first slot, and the first column that the next token still reads.
 
@@ -190,14 +164,6 @@ def _columns_held(layer: Any, length: int) -> tuple[int, int]:
     slots = layer.keys.shape[2]
     first = max(0, length - slots)
     return first, max(0, length - slots + 1) if layer.is_sliding and isinstance(layer, StaticLayer) else first
-
-
-def _share(part: float, whole: float) -> float | None:
-    return part / whole if whole > 0 else None
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def _cache_layer(cache: Any, index: int) -> Any:

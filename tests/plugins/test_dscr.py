@@ -223,8 +223,31 @@ def test_the_report_says_how_much_was_mixed() -> None:
     spread = [sum(float((head - head.mean(0)).square().sum()) for head in keys) for keys in (after, before)]
     assert said["variance_kept_by_layer"][3] == pytest.approx(spread[0] / spread[1], rel=1e-4)
     assert said["effective_tokens"] == pytest.approx(reference.oracle.effective_tokens(grid.weights), rel=1e-4)
+    assert said["share_mixed"] == pytest.approx(said["effective_tokens"] / 35, rel=1e-6)
     assert said["grids"] == 1
+    assert said["warnings"] == []
     assert list(said["variance_kept_by_layer"]) == said["layers"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ({}, []),
+        ({"standardize": False}, ["nearly the image's average", "nearly all alike"]),
+        ({"depth": torch.ones(8, 8)}, ["nearly the image's average", "nearly all alike"]),
+        ({"standardize": False, "blend": 0.5}, ["nearly the image's average"]),
+    ],
+)
+def test_a_mix_of_everything_is_warned_of(options: dict[str, Any], warned: list[str]) -> None:
+    """The published kernel on depth in [0, 1], or on no depth at all, blurs the image away."""
+    depth = torch.linspace(0, 1, 120)[:, None].repeat(1, 120)
+    model, request = tiny_requests.model("qwen2-vl"), request_of("qwen2-vl", prompts_of("qwen2-vl")[:1])
+    with torch.no_grad(), attach(model, DSCR(**{"depth": depth, **options})) as attached:
+        model(**request.inputs)
+    (report,) = attached.report()
+    sentences = report.plugins["dscr"]["warnings"]
+    assert len(sentences) == len(warned)
+    assert all(words in sentence for words, sentence in zip(warned, sentences, strict=True))
 
 
 @pytest.mark.parametrize(

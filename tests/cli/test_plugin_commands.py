@@ -1,0 +1,238 @@
+"""`attach`, `detach`, `plugins`, `generate` and `coherence` as a user runs them, on a copy of the demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qkedit.demo import demo_checkpoint
+from tests.cli.command import qkedit
+
+SHORT = ("--max-new-tokens", "6", "--device", "cpu", "--dtype", "float32")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Iterator[Path]:
+    """A directory of the user's, whose weights nobody may touch."""
+    directory = tmp_path / "model"
+    shutil.copytree(demo_checkpoint(), directory)
+    yield directory
+    for file in demo_checkpoint().iterdir():
+        assert (directory / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("image") / "scene.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def depth(image: Path) -> Path:
+    file = image.parent / "depth.npy"
+    np.save(file, np.linspace(0, 1, 60)[:, None].repeat(80, 1))
+    return file
+
+
+def test_attached_plugins_are_run_and_named_ones_replace_them(model: Path, image: Path, depth: Path) -> None:
+    request = ("generate", model, "--image", image, "--prompt", "what is there", "--json", *SHORT)
+    plain = qkedit(*request).document
+    assert (plain["plugins"], plain["report"]) == ([], None)
+
+    assert qkedit("attach", "scr", "--layers", "0-2", "--sources=4", "--model", model).code == 0
+    attached = qkedit("attach", f"dscr:depth={depth},layers=4-7", "--model", model, "--json").document
+    expected = [
+        {"name": "scr", "options": {"layers": "0-2", "sources": 4}},
+        {"name": "dscr", "options": {"depth": str(depth), "layers": "4-7"}},
+    ]
+    assert attached["plugins"] == expected
+    assert json.loads((model / "qkedit-plugins.json").read_bytes()) == {"schema": 1, "plugins": expected}
+    assert qkedit("plugins", model, "--json").document["attached"] == expected
+
+    both = qkedit(*request).document
+    assert both["plugins"] == expected
+    assert set(both["report"]["plugins"]) == {"scr", "dscr"}
+    assert both["report"]["plugins"]["dscr"]["layers"] == [4, 5, 6, 7]
+    assert both["report"]["cells"] == 64
+
+    named = qkedit(*request, "--plugin", f"dscr:depth={depth}").document
+    assert [plugin["name"] for plugin in named["plugins"]] == ["dscr"]
+    assert set(named["report"]["plugins"]) == {"dscr"}
+    none = qkedit(*request, "--plugin", "none").document
+    assert (none["text"], none["report"]) == (plain["text"], None)
+
+    assert qkedit("detach", "scr", "--model", model).stdout == "Detached scr.\n"
+    assert [plugin["name"] for plugin in qkedit("plugins", model, "--json").document["attached"]] == ["dscr"]
+    assert qkedit("detach", "--model", model, "--json").document["detached"] == ["dscr"]
+    assert not (model / "qkedit-plugins.json").exists()
+    assert qkedit("detach", "--model", model).stdout == "Nothing was attached.\n"
+
+
+def test_relative_depth_holds_from_anywhere(model: Path, depth: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(depth.parent)
+    assert qkedit("attach", "dscr", "--depth", "depth.npy", "--model", model).code == 0
+    (plugin,) = qkedit("plugins", model, "--json").document["attached"]
+    assert plugin["options"]["depth"] == str(depth)
+
+
+def test_published_layers_are_written_down(model: Path, tmp_path: Path) -> None:
+    """A model called like a published one gets its layers; those that are said stand."""
+    config = json.loads((model / "config.json").read_bytes())
+    published = tmp_path / "llava-1.5-7b-hf"
+    published.mkdir()
+    config["text_config"]["num_hidden_layers"] = 32
+    (published / "config.json").write_text(json.dumps(config))
+    attached = qkedit("attach", "scr", "--diagnosis", "3", "--model", published, "--json").document
+    assert attached["plugins"] == [{"name": "scr", "options": {"layers": "0-11", "diagnosis": "3"}}]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ((), "no plug-in is named"),
+        (("scrr",), "did you mean 'scr'"),
+        (("scr", "--layers", "0-8"), "layers 0 to 7"),
+        (("scr", "--layers"), "no value"),
+        (("dscr", "--blend", "2"), "0 to 1"),
+        (("dscr", "--blend", "much"), "a number"),
+        (("--layers", "3", "scr"), "no plug-in stands before"),
+        (("none.json",), "cannot be read"),
+    ],
+)
+def test_attaching_what_does_not_fit(model: Path, words: tuple[str, ...], sentence: str) -> None:
+    result = qkedit("attach", *words, "--model", model)
+    assert result.code == 2
+    assert sentence in result.sentence()
+    assert not (model / "qkedit-plugins.json").exists()
+
+
+@pytest.mark.parametrize("name", ["qwen2-vl", "org/name", "demo", "no/such/directory"])
+def test_only_directories_of_the_users(name: str) -> None:
+    for words in (("attach", "scr"), ("detach",)):
+        result = qkedit(*words, "--model", name)
+        assert result.code == 2
+        assert "no directory" in result.sentence()
+
+
+def test_models_without_a_grid_are_refused(tmp_path: Path) -> None:
+    from tests import tiny_models
+
+    for family, code, words in (("mllama", 1, "cross-attention layers"), ("llama", 1, "not known")):
+        directory = tmp_path / family
+        tiny_models.config(family).save_pretrained(directory)
+        result = qkedit("attach", "scr", "--model", directory)
+        assert result.code == code
+        assert words in result.sentence()
+        assert os.listdir(directory) == ["config.json"]
+
+
+def test_what_there_is() -> None:
+    listed = qkedit("plugins", "--json").document["plugins"]
+    assert [plugin["name"] for plugin in listed] == ["scr", "dscr"]
+    assert {"name": "blend", "values": "a number", "default": 1.0} in listed[1]["options"]
+    assert "lost_cells" in qkedit("plugins").stdout
+
+
+def test_answers_side_by_side(model: Path, tmp_path: Path, image: Path, depth: Path) -> None:
+    edited = tmp_path / "edited"
+    assert qkedit("steer", "demo", "--layers", "2-5", "--out", edited, "--quiet").code == 0
+    request = ("generate", edited, "--image", image, "--compare", "--plugin", f"dscr:depth={depth}", *SHORT)
+    answers = qkedit(*request, "--json").document["answers"]
+    assert [answer["column"] for answer in answers] == ["base", "edited", "with plug-ins"]
+    assert [answer["model"] for answer in answers] == ["demo", str(edited), str(edited)]
+    assert [len(answer["plugins"]) for answer in answers] == [0, 0, 1]
+    for answer, name in zip(answers[:2], ("demo", edited), strict=True):
+        alone = qkedit("generate", name, "--image", image, "--json", *SHORT).document
+        assert answer["text"] == alone["text"]
+    header = qkedit(*request).stdout.splitlines()[0]
+    assert header.split()[:2] == ["base", "edited"]
+    assert "dscr:depth=" in header
+
+    # Plug-ins beside the weights are no part of what verify compares with the base.
+    assert qkedit("attach", "scr", "--model", edited).code == 0
+    assert qkedit("verify", edited).code == 0
+    assert qkedit("generate", model, "--image", image, "--compare", *SHORT).code == 2
+
+
+def test_a_base_that_only_its_user_knows(model: Path, tmp_path: Path, image: Path) -> None:
+    edited = tmp_path / "edited"
+    assert qkedit("steer", model, "--layers", "2-5", "--out", edited, "--quiet").code == 0
+    request = ("generate", edited, "--image", image, "--compare", "--json", *SHORT)
+    unknown = qkedit(*request, "--plugin", "scr").document
+    assert [answer["column"] for answer in unknown["answers"]] == ["edited", "with plug-ins"]
+    assert "--base" in unknown["warnings"][0]
+    known = qkedit(*request, "--base", model).document
+    assert [answer["column"] for answer in known["answers"]] == ["base", "edited"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("--plugin", "scr"), 2, "plug-ins act on images"),
+        (("--image", "no/such.png"), 2, "no/such.png"),
+        (("--image", "config.json"), 2, "is no picture"),
+        (("--image", "IMAGE", "--plugin", "scr:layers=8"), 2, "0 to 7"),
+        (("--image", "IMAGE", "--dtype", "int8"), 2, "no dtype"),
+        (("--image", "IMAGE", "--plugin", "dscr:depth=no/such/model"), 1, "cannot be loaded as a depth model"),
+    ],
+)
+def test_requests_that_cannot_be_run(
+    image: Path, arguments: tuple[str, ...], code: int, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(demo_checkpoint())
+    given = [str(image) if argument == "IMAGE" else argument for argument in arguments]
+    result = qkedit("generate", "demo", "--prompt", "hello", "--device", "cpu", *given)
+    assert result.code == code
+    assert sentence in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
+def test_depth_that_blurs_the_image_is_warned_of(image: Path, depth: Path) -> None:
+    document = qkedit(
+        "generate", "demo", "--image", image, "--plugin", f"dscr:depth={depth},standardize=false", "--json", *SHORT
+    ).document
+    assert "nearly the image's average" in document["warnings"][0]
+
+
+def test_coherence(image: Path, depth: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "keys.png"
+    request = ("coherence", "demo", "--image", image, "--device", "cpu", "--dtype", "float32")
+    result = qkedit(*request, "--plugin", f"dscr:depth={depth},layers=4-7", "--picture", picture, "--json")
+    rows = result.document["layers"]
+    assert [row["layer"] for row in rows] == list(range(8))
+    assert len(rows[3]["before"]["coherence_by_head"]) == 2
+    for row in rows[:4]:
+        assert row["after"]["coherence"] == pytest.approx(row["before"]["coherence"], abs=1e-5)
+    assert all(abs(row["after"]["coherence"] - row["before"]["coherence"]) > 1e-3 for row in rows[4:])
+    assert Image.open(picture).size[0] > Image.open(picture).size[1]
+    table = qkedit(*request).stdout.splitlines()
+    assert table[0].split() == ["layer", "coherence", "entropy"]
+    assert len([line for line in table if line.strip() and line.split()[0].isdigit()]) >= 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "no image is given"),
+        (("--image", "IMAGE", "--picture", "keys.jpeg"), ".png, .svg, .pdf"),
+        (("--image", "IMAGE", "--picture", "keys.png", "--layer", "8"), "layer 8 has no keys"),
+    ],
+)
+def test_coherence_that_cannot_be_measured(
+    image: Path, arguments: tuple[str, ...], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [str(image) if argument == "IMAGE" else argument for argument in arguments]
+    result = qkedit("coherence", "demo", "--device", "cpu", *given)
+    assert result.code == 2
+    assert sentence in result.stderr.splitlines()[-1]
+    assert os.listdir(tmp_path) == []
