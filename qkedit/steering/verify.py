@@ -12,6 +12,7 @@ from qkedit.checkpoint.checkpoint import CONFIG_FILE, Checkpoint, open_checkpoin
 from qkedit.checkpoint.header import TensorEntry, read_header
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
 from qkedit.errors import CheckpointError
+from qkedit.plugins.beside_weights import PLUGINS_FILE
 from qkedit.steering.base import open_base
 from qkedit.steering.card import CARD_FILE, name_in_output
 from qkedit.steering.diff import equal, pieces
@@ -163,7 +164,8 @@ def _different_headers(edited: Checkpoint, base: Checkpoint) -> Iterable[str]:
 
 def _names_in_output(base: Checkpoint) -> dict[str, str]:
     """Every file but the shards that an output takes over as it is, and its name there."""
-    names = {file: name_in_output(base, file) for file in base.side_files}
+    # Which plug-ins a model is run with may change at any time, and changes no weights.
+    names = {file: name_in_output(base, file) for file in base.side_files if file != PLUGINS_FILE}
     if base.index:
         names[base.index] = base.index
     return {file: name for file, name in names.items() if name is not None}
@@ -177,5 +179,5 @@ def _different_files(edited: Checkpoint, base: Checkpoint, names: dict[str, str]
         elif edited.files.read(name, 0, sizes[name]) != base.files.read(file, 0, base_sizes[file]):
             yield f"{name}: differs from the base"
     # A module that the config names, or weights in a format that an engine prefers, would be loaded from here.
-    unknown = {*edited.side_files, *edited.stale_files} - {*names.values(), MANIFEST_FILE, CARD_FILE}
+    unknown = {*edited.side_files, *edited.stale_files} - {*names.values(), MANIFEST_FILE, CARD_FILE, PLUGINS_FILE}
     yield from (f"{name}: not in the base" for name in sorted(unknown))
