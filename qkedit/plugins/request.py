@@ -58,8 +58,14 @@ def bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[s
 
 
 def remember_inputs(features: Any, inputs: Mapping[str, Any]) -> None:
-    """Note on image features what the image encoder made them from."""
-    object.__setattr__(features, _INPUTS, inputs)
+    """Note on image features what the image encoder made them from.
+
+    Only outputs of transformers can be handed on to a prefill (`mm_encoder_outputs`); plain tuples are left alone.
+    """
+    from transformers.utils import ModelOutput
+
+    if isinstance(features, ModelOutput):
+        object.__setattr__(features, _INPUTS, inputs)
 
 
 def _encoded(given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -181,6 +181,7 @@ def test_images_encoded_before_attaching_are_refused():
             tiny(**rest, mm_encoder_outputs=encoded)
         again = {"image": tiny.model.get_image_features(given.inputs["pixel_values"], return_dict=True)}
         torch.testing.assert_close(tiny(**rest, mm_encoder_outputs=again).logits, tiny(**given.inputs).logits)
+        assert isinstance(tiny.model.get_image_features(given.inputs["pixel_values"], return_dict=False), tuple)
 
 
 def test_a_model_that_passes_its_decoder_by_is_an_error(monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -187,6 +188,25 @@ def test_remembered_sources_save_the_pass_and_are_found_by_the_image_alone():
         assert attached.report()[-1].plugins["scr"]["images_remembered"] == 1
     fresh, _ = run(family, [question, other], SCR(**LAYERS))
     assert_same(both, fresh)
+
+
+@pytest.mark.parametrize("family", ["qwen2-vl", "chameleon"])
+def test_the_pass_stops_where_it_can_and_sees_the_image_once(family):
+    tiny = model(family)
+    ran = Counter()
+    vision = tiny.model.vqmodel.encoder if family == "chameleon" else tiny.model.visual
+    parts = {"image": vision, **dict(enumerate(tiny.get_decoder().layers))}
+    hooks = [
+        part.register_forward_hook(lambda module, args, output, name=name: ran.update([name]))
+        for name, part in parts.items()
+    ]
+    try:
+        run(family, two_prompts(family)[:1], SCR(layers="0", diagnosis="1"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # Layer 1 is where the pass is left; hooks set before it see it come by.
+    assert ran == {"image": 1, 0: 2, 1: 2, 2: 1, 3: 1}
 
 
 def test_measuring_reaches_every_edited_layer():
