@@ -6,7 +6,6 @@ depth alone, so neither unit nor sign matters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -116,32 +115,6 @@ def checked_depth(depth: Tensor, where: str = "depth") -> Tensor:
     if not depth.isfinite().all():
         raise UsageError("holds values that are no finite numbers", where=where, remedy="fill the holes of the map")
     return depth
-
-
-def depth_maps(source: str | Path | Tensor | Sequence[Tensor], images: Sequence[Image], device: Any) -> list[Tensor]:
-    """Return one map an image.
-
-    Args:
-        source: a depth model's name, a depth file for the only image, or maps that are at hand.
-        images: the request's images.
-        device: where a depth model runs.
-
-    Raises:
-        UsageError: there are not as many maps as images, or one of them is no depth map.
-        QkeditError: the depth model cannot be used.
-    """
-    if isinstance(source, Tensor):
-        source = [source] if source.ndim == 2 else list(source)
-    if isinstance(source, str | Path):
-        if Path(source).suffix.lower() not in DEPTH_FILE_ENDINGS:
-            model = DepthModel(str(source), device)
-            return [model.estimate(image) for image in images]
-        source = [read_depth(source)]
-    if len(source) != len(images):
-        raise UsageError(
-            f"{len(source)} depth maps for {len(images)} images", where="depth", remedy="give one map an image"
-        )
-    return [checked_depth(depth) for depth in source]
 
 
 def _first_line(error: Exception) -> str:

@@ -49,22 +49,24 @@ def views(config: Any, inputs: Mapping[str, Any], grids: Sequence[Grid]) -> list
         inputs: what the image encoder was given, by argument name.
         grids: of all its images; beams and other repetitions of a prompt may name an image several times.
     """
-    pixels = torch.as_tensor(inputs["pixel_values"])
-    kinds: dict[int, dict[int | None, str]] = {}
-    for grid in grids:
-        kinds.setdefault(grid.image, {})[grid.tile] = grid.kind
-    images = range(len(kinds))
+    pixels, sizes = torch.as_tensor(inputs["pixel_values"]), inputs.get("image_sizes")
     if inputs.get("image_grid_thw") is not None:
-        return [View(pixels) for pixels in _from_patches(config, pixels, inputs["image_grid_thw"])]
-    if any("thumbnail" in kinds[image].values() or "tile" in kinds[image].values() for image in images):
-        return _from_tiles(pixels, [len(kinds[image]) for image in images])
+        return [View(picture) for picture in _from_patches(config, pixels, inputs["image_grid_thw"])]
+    if sizes is None:
+        tiles: dict[int, set[int | None]] = {}
+        for grid in grids:
+            tiles.setdefault(grid.image, set()).add(grid.tile)
+        return _from_tiles(pixels, [len(tiles[image]) for image in range(len(tiles))])
     if pixels.ndim == 5:  # LLaVA-NeXT, LLaVA-OneVision: the first tile is the whole image
-        sizes = torch.as_tensor(inputs["image_sizes"]).tolist()
-        return [View(pixels[image, 0], fine=_fine_region(config, *sizes[image])) for image in images]
-    if inputs.get("image_sizes") is not None:  # Pixtral, Mistral 3: padded to the largest of the batch
-        sizes = torch.as_tensor(inputs["image_sizes"]).tolist()
-        return [View(pixels[image, :, :height, :width]) for image, (height, width) in enumerate(sizes)]
-    return [View(pixels[image]) for image in images]
+        return [
+            View(own[0], fine=_fine_region(config, height, width))
+            for own, (height, width) in zip(pixels, torch.as_tensor(sizes).tolist(), strict=True)
+        ]
+    # Pixtral, Mistral 3: padded to the largest of the batch
+    return [
+        View(own[:, :height, :width])
+        for own, (height, width) in zip(pixels, torch.as_tensor(sizes).tolist(), strict=True)
+    ]
 
 
 def _from_patches(config: Any, pixels: Tensor, sizes: Any) -> list[Tensor]:
@@ -86,7 +88,7 @@ def _from_patches(config: Any, pixels: Tensor, sizes: Any) -> list[Tensor]:
 
 
 def _from_tiles(pixels: Tensor, counts: Sequence[int]) -> list[View]:
-    """Take each image's thumbnail for its view; the only tile of an image is its thumbnail.
+    """Take each image's last tile for its view: its thumbnail, or the only tile it has.
 
     Args:
         pixels: `[tiles, 3, side, side]`, or `[batch, tiles, 3, side, side]` where zeros fill the batch up.

@@ -133,13 +133,14 @@ class BoundDSCR:
         settings = self._settings
         grids = prefill.grids.grids
         depth = self._depth_of_grids(prefill)
+        device = prefill.arguments["inputs_embeds"].device
         weights = {}
         for grid in grids:
             key = (grid.image, grid.kind, grid.tile)
             if key not in weights:
-                own = depth[key].flatten()
+                own = depth[key].flatten().to(device)
                 rows, columns = grid.shape
-                places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).reshape(-1, 2)
+                places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).reshape(-1, 2).to(device)
                 own = standardized(own) if settings.standardize else own
                 weights[key] = mixing_weights(own, places, settings.kernel)
         refinement = Refinement(

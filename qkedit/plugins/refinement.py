@@ -75,7 +75,7 @@ class CacheRefinement(RequestEdit):
         self._grids = tuple(zip(grids, weights, strict=True))
         self._rotations = SeenRotations()
         self._report = RefinementReport(refinement.layers, [weight for _, weight in self._grids])
-        self._batches: dict[tuple[tuple[int, ...], int], list[_Batch]] = {}
+        self._batches: dict[tuple[tuple[int, ...], int, torch.device], list[_Batch]] = {}
         if refinement.before_rotation and refinement.keys:
             for layer in refinement.layers:
                 rotary_function(parts.layers[layer].self_attn)  # refused before anything runs
@@ -91,8 +91,7 @@ class CacheRefinement(RequestEdit):
         for index in self._refinement.layers:
             layer = _cache_layer(cache, index)
             first, lost = _columns_held(layer, length)
-            for batch in self._batches_without(rows, lost, index):
-                batch = batch.to(layer.keys.device)
+            for batch in self._batches_without(rows, lost, index, layer.keys.device):
                 rotation = None
                 if self.entered_layers:
                     attention = self._parts.layers[index].self_attn
@@ -127,13 +126,14 @@ class CacheRefinement(RequestEdit):
         states[where] = before.lerp(mix, self._refinement.blend).to(states.dtype)
         return kept
 
-    def _batches_without(self, rows: tuple[int, ...], lost: int, layer: int) -> list[_Batch]:
-        """Return the grids of `rows` in batches, without the tokens in the first `lost` columns."""
-        if (rows, lost) not in self._batches:
-            self._batches[rows, lost] = list(self._batched(rows, lost))
+    def _batches_without(self, rows: tuple[int, ...], lost: int, layer: int, device: torch.device) -> list[_Batch]:
+        """Return the grids of `rows` in batches on a device, without the tokens in the first `lost` columns."""
+        key = (rows, lost, device)
+        if key not in self._batches:
+            self._batches[key] = [batch.to(device) for batch in self._batched(rows, lost)]
         whole = sum(grid.cells.numel() for grid, _ in self._grids if grid.row in rows)
-        self._report.lose(layer, whole - sum(batch.columns.numel() for batch in self._batches[rows, lost]))
-        return self._batches[rows, lost]
+        self._report.lose(layer, whole - sum(batch.columns.numel() for batch in self._batches[key]))
+        return self._batches[key]
 
     def _batched(self, rows: tuple[int, ...], lost: int) -> list[_Batch]:
         by_size: dict[int, list[tuple[int, Tensor, Tensor]]] = {}

@@ -68,7 +68,10 @@ def load(model: str, *, revision: str | None = None, device: str = "cpu", dtype:
     try:
         processor = AutoProcessor.from_pretrained(place, revision=revision)
         loaded = AutoModelForImageTextToText.from_pretrained(
-            place, revision=revision, dtype=dtype if dtype == "auto" else getattr(torch, dtype)
+            place,
+            revision=revision,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            device_map=device,
         )
     except ImportError as error:
         raise QkeditError(
@@ -82,7 +85,7 @@ def load(model: str, *, revision: str | None = None, device: str = "cpu", dtype:
             where=model,
             remedy="name a vision-language model with its processor's files",
         ) from error
-    return LoadedModel(model, loaded.eval().to(device), processor)
+    return LoadedModel(model, loaded.eval(), processor)
 
 
 def read_image(file: Path) -> Image:
@@ -144,11 +147,22 @@ def respond(
 
 
 def _place(model: str) -> str:
-    """Return what `from_pretrained` is to load: a path, or the hub id of an alias."""
-    if model.lower() == DEMO and not Path(model).is_dir():
+    """Return what `from_pretrained` is to load: a path, or the hub id of an alias.
+
+    Raises:
+        UsageError: an alias is also the name of a directory here.
+    """
+    path, preset = Path(model).expanduser(), presets_by_alias().get(model.lower())
+    is_demo = model.lower() == DEMO
+    if path.is_dir() and (is_demo or preset):
+        raise UsageError(
+            "the name stands for a known model and for a directory here",
+            where=model,
+            remedy=f"write ./{model} for the directory" + (f", or {preset.hub_id} for the model" if preset else ""),
+        )
+    if is_demo:
         return str(demo_checkpoint())
-    preset = presets_by_alias().get(model.lower())
-    return preset.hub_id if preset and not Path(model).is_dir() else str(Path(model).expanduser())
+    return preset.hub_id if preset else str(path)
 
 
 def _first_line(error: BaseException) -> str:

@@ -163,6 +163,18 @@ def test_answers_side_by_side(model: Path, tmp_path: Path, image: Path, depth: P
     assert qkedit("generate", model, "--image", image, "--compare", *SHORT).code == 2
 
 
+def test_an_edited_copy_takes_the_plugins_along(tmp_path: Path) -> None:
+    model, edited = tmp_path / "model", tmp_path / "edited"
+    shutil.copytree(demo_checkpoint(), model)
+    assert qkedit("attach", "scr", "--model", model).code == 0
+    assert qkedit("steer", model, "--layers", "2-5", "--out", edited, "--quiet").code == 0
+    (plugin,) = qkedit("plugins", edited, "--json").document["attached"]
+    assert plugin["name"] == "scr"
+    assert qkedit("verify", edited, "--base", model).code == 0
+    assert qkedit("detach", "--model", edited).code == 0
+    assert qkedit("verify", edited, "--base", model).code == 0
+
+
 def test_a_base_that_only_its_user_knows(model: Path, tmp_path: Path, image: Path) -> None:
     edited = tmp_path / "edited"
     assert qkedit("steer", model, "--layers", "2-5", "--out", edited, "--quiet").code == 0

@@ -192,6 +192,16 @@ def test_tiles_of_smolvlm(size: tuple[int, int]) -> None:
             assert (actual[axis] - depth_on_grid(depth, grid, found[0])).abs().max() < 2 * TOLERANCE
 
 
+def test_images_of_one_tile_among_tiles() -> None:
+    """Idefics 3 hands on zeros where one prompt has fewer tiles than another."""
+    pixels = torch.randn(2, 2, 3, 8, 8)
+    pixels[1, 1] = 0
+    grids = [Grid(int(number > 1), number, "image", 0, torch.zeros(2, 2, dtype=torch.long)) for number in range(3)]
+    found = views(SimpleNamespace(model_type="smolvlm"), {"pixel_values": pixels}, grids)
+    assert [view.tiles for view in found] == [(1, 1)] * 3
+    assert torch.equal(torch.stack([view.pixels for view in found]), pixels.flatten(0, 1)[:3])
+
+
 def test_images_padded_to_the_largest_of_a_batch() -> None:
     pixels = torch.randn(2, 3, 32, 48)
     inputs = {"pixel_values": pixels, "image_sizes": torch.tensor([[32, 16], [16, 48]])}

@@ -196,6 +196,16 @@ def test_no_blend_leaves_the_cache_to_the_byte(family: str, space: str, monkeypa
     torch.testing.assert_close(output.logits[:, -1], plain.logits[:, -1], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_in_two_parts_is_the_prompt(family: str) -> None:
+    """Where nothing is changed, running the last token by itself answers as plain `generate` does."""
+    model, request = tiny_requests.model(family), request_of(family, prompts_of(family))
+    plain = reference.plugged_answers(model, request)
+    with attach(model, DSCR(depth=depth_maps(images_in(request)), blend=0.0, processor=UNCROPPED)):
+        actual = reference.plugged_answers(model, request)
+    torch.testing.assert_close(actual, plain, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "options", [{"cache_implementation": "static"}, {"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True}]
 )
