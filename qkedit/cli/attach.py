@@ -8,7 +8,7 @@ import typer
 
 from qkedit.cli import options
 from qkedit.cli.output import aligned, command
-from qkedit.cli.plugin_options import spelled
+from qkedit.cli.plugin_options import DirectoryOption, spelled
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 def attach(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PLUGIN [--OPTION VALUE]…", help="scr, dscr, NAME:key=value,… or FILE.json."),
+        typer.Argument(metavar="PLUGIN [--OPTION VALUE]", help="scr, dscr, NAME:key=value,… or FILE.json."),
     ] = None,
-    model: options.ModelOption = None,
+    model: DirectoryOption = None,
     config: options.ConfigOption = None,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,

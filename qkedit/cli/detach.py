@@ -8,14 +8,15 @@ import typer
 
 from qkedit.cli import options
 from qkedit.cli.output import command
+from qkedit.cli.plugin_options import DirectoryOption
 from qkedit.errors import UsageError
 
 
 def detach(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[PLUGIN]…", help="Which; all of them if none is named.")
+        list[str] | None, typer.Argument(metavar="PLUGIN", help="Which; all of them if none is named.")
     ] = None,
-    model: options.ModelOption = None,
+    model: DirectoryOption = None,
     config: options.ConfigOption = None,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,

@@ -11,6 +11,7 @@ from qkedit.cli.options import flag
 if TYPE_CHECKING:
     from qkedit.plugins.settings import PluginSettings
 
+DirectoryOption = Annotated[str | None, flag("--model", "-m", help="The model's directory.")]
 PluginsOption = Annotated[
     list[str] | None,
     flag(

@@ -18,7 +18,7 @@ from qkedit.plugins.coherence import KeyCoherence, coherence, norm_entropy
 from qkedit.plugins.coherence_picture import keys_picture, principal_colours
 from qkedit.plugins.dscr import DSCR
 from tests.plugins import dscr_reference, tiny_requests
-from tests.plugins.test_dscr import UNCROPPED, depth_maps, prompts_of, request_of
+from tests.plugins.dscr_requests import UNCROPPED, depth_maps, prompts_of, request_of
 
 
 def slow_coherence(keys: torch.Tensor) -> float:
