@@ -83,7 +83,7 @@ def real_tokens(masks: Any, batch: int, length: int) -> Tensor:
         length: their length with padding.
     """
     if isinstance(masks, Mapping):
-        masks = masks.get("full_attention", next(iter(masks.values()), None))
+        masks = next((mask for mask in masks.values() if mask is not None), None)
     if masks is None:
         return torch.ones(batch, length, dtype=torch.bool)
     if masks.ndim == 2:

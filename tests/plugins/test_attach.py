@@ -218,6 +218,25 @@ def test_a_compiled_model_is_refused():
         qkedit.attach(in_place, SCR())
 
 
+@pytest.mark.parametrize("family", ["llava", "chameleon"])
+def test_the_part_that_merges_images_is_edited_when_it_is_called_by_itself(family):
+    tiny, given = model(family), one(family)
+    with torch.no_grad(), qkedit.attach(tiny, SCR()) as attached:
+        whole = tiny(**given.inputs, output_hidden_states=True).hidden_states[-1]
+        assert_same(tiny.model(**given.inputs).last_hidden_state, whole)
+        assert len(attached.report()) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+def test_steps_without_images_compile_as_one_graph():
+    tiny = model("llava")
+    ids = torch.tensor([[1, 50, 60, 70]])
+    with torch.no_grad(), qkedit.attach(tiny, SCR()):
+        compiled = torch.compile(tiny, backend="eager", fullgraph=True)
+        assert_same(compiled(input_ids=ids, use_cache=False).logits, tiny(input_ids=ids, use_cache=False).logits)
+    torch._dynamo.reset()
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 def test_a_model_compiled_after_attaching_is_edited_all_the_same():
     tiny, given = model("llava"), one()

@@ -73,10 +73,10 @@ def test_a_sliding_window_smaller_than_the_image():
         assert_same(generated(family, given.inputs, Probe(refine=refine)), generated(family, given.inputs))
 
 
-@pytest.mark.parametrize("refine", ["end", "image"])
-def test_what_is_read_after_the_edit_reads_the_edited_cache(refine):
+@pytest.mark.parametrize(("family", "refine"), [("llava", "end"), ("llava", "image"), ("paligemma", "end")])
+def test_what_is_read_after_the_edit_reads_the_edited_cache(family, refine):
     """Zeroed values of the image change what stands behind the cut, and nothing before it."""
-    given = request("llava", two_prompts("llava"))
+    given = request(family, two_prompts(family))
     probe = Probe(refine=refine)
 
     def zero_image_values(cache, rows, length):
@@ -86,7 +86,7 @@ def test_what_is_read_after_the_edit_reads_the_edited_cache(refine):
                 layer.values[row, :, columns] = 0
 
     probe.edit = zero_image_values
-    tiny = model("llava")
+    tiny = model(family)
     with torch.no_grad():
         plain = tiny(**given.inputs).logits
         with qkedit.attach(tiny, probe):

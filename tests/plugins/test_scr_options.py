@@ -10,10 +10,11 @@ import torch
 import qkedit
 from qkedit import SCR
 from qkedit.errors import UnsupportedForm, UsageError
+from qkedit.plugins import scr
 from qkedit.plugins.layer_ranges import described, layer_numbers
 from qkedit.plugins.parts import model_parts
 from qkedit.plugins.protocol import Span
-from qkedit.plugins.scr_diagnosis import query_columns
+from qkedit.plugins.scr_diagnosis import image_keys, query_columns
 from qkedit.plugins.scr_redistribution import norm_entropy
 from tests.plugins.probes import Probe
 from tests.plugins.test_prefill import assert_same, generated
@@ -188,6 +189,29 @@ def test_remembered_sources_save_the_pass_and_are_found_by_the_image_alone():
         assert attached.report()[-1].plugins["scr"]["images_remembered"] == 1
     fresh, _ = run(family, [question, other], SCR(**LAYERS))
     assert_same(both, fresh)
+
+
+def test_the_latest_images_are_remembered(monkeypatch):
+    monkeypatch.setattr(scr, "REMEMBERED", 2)
+    first, second, third = (Prompt((2, (0, 0), 4), seed=seed) for seed in (1, 2, 3))
+    known = []
+    with qkedit.attach(model("llava"), SCR(remember=True)) as attached:
+        for prompt in (first, second, first, third, first, second):
+            known.append(run("llava", [prompt], None, attached)[1]["images_remembered"])
+    assert known == [0, 0, 1, 0, 1, 0]
+
+
+def test_images_of_one_content_and_two_shapes_are_two():
+    prompts = [[Prompt((2, shape, 4), seed=1)] for shape in ((4, 6), (6, 4))]
+    probe = Probe()
+    for prompt in prompts:
+        generated("qwen2-vl", request("qwen2-vl", prompt).inputs, probe)
+    wide, high = (
+        dataclasses.replace(prefill, arguments={"inputs_embeds": torch.ones(1, prefill.length, 64)})
+        for prefill in probe.prefills
+    )
+    assert image_keys(wide) == image_keys(wide)
+    assert image_keys(wide) != image_keys(high)
 
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "chameleon"])
