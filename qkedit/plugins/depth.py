@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from qkedit.checkpoint.snapshot import model_directory
 from qkedit.errors import QkeditError, UsageError
 
 if TYPE_CHECKING:
@@ -49,9 +50,10 @@ class DepthModel:
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
+        directory = model_directory(self.name)
         try:
-            processor = AutoImageProcessor.from_pretrained(self.name)
-            model = AutoModelForDepthEstimation.from_pretrained(self.name)
+            processor = AutoImageProcessor.from_pretrained(directory)
+            model = AutoModelForDepthEstimation.from_pretrained(directory, use_safetensors=True)
         except ImportError as error:
             raise QkeditError(
                 f"its image processor needs a package that is not installed ({_first_line(error)})",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qkedit.checkpoint.presets import DEMO, presets_by_alias
+from qkedit.checkpoint.snapshot import model_directory
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import QkeditError, UsageError
 from qkedit.plugins.attach import RequestReport, attach
@@ -64,14 +65,14 @@ def load(model: str, *, revision: str | None = None, device: str = "cpu", dtype:
 
     if dtype not in DTYPES:
         raise UsageError(f"{dtype!r} is no dtype", where="--dtype", remedy=f"give {', '.join(DTYPES)}")
-    place = _place(model)
+    directory = model_directory(_place(model), revision)
     try:
-        processor = AutoProcessor.from_pretrained(place, revision=revision)
+        processor = AutoProcessor.from_pretrained(directory)
         loaded = AutoModelForImageTextToText.from_pretrained(
-            place,
-            revision=revision,
+            directory,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             device_map=device,
+            use_safetensors=True,
         )
     except ImportError as error:
         raise QkeditError(
@@ -147,7 +148,7 @@ def respond(
 
 
 def _place(model: str) -> str:
-    """Return what `from_pretrained` is to load: a path, or the hub id of an alias.
+    """Return which model a name stands for: a path, or the hub id of an alias.
 
     Raises:
         UsageError: an alias is also the name of a directory here.

@@ -194,7 +194,8 @@ def test_a_base_that_only_its_user_knows(model: Path, tmp_path: Path, image: Pat
         (("--image", "config.json"), 2, "is no picture"),
         (("--image", "IMAGE", "--plugin", "scr:layers=8"), 2, "0 to 7"),
         (("--image", "IMAGE", "--dtype", "int8"), 2, "no dtype"),
-        (("--image", "IMAGE", "--plugin", "dscr:depth=no/such/model"), 1, "cannot be loaded as a depth model"),
+        (("--image", "IMAGE", "--plugin", "dscr:depth=no/such/model"), 1, "no valid hub id"),
+        (("--image", "IMAGE", "--plugin", f"dscr:depth={demo_checkpoint()}"), 1, "cannot be loaded as a depth model"),
     ],
 )
 def test_requests_that_cannot_be_run(

@@ -147,3 +147,11 @@ def test_files_that_hold_no_depth(tmp_path: Path, name: str, content: Any, words
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(QkeditError, match="cannot be loaded as a depth model"):
         DepthModel(str(tmp_path)).estimate(noise(4, 4))
+
+
+def test_a_model_that_would_have_to_be_unpickled(depth_models: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("config.json", "preprocessor_config.json"):
+        (tmp_path / name).write_bytes((depth_models["dpt"] / name).read_bytes())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(QkeditError, match=r"cannot be loaded as a depth model .*safetensors"):
+        DepthModel(str(tmp_path)).estimate(noise(4, 4))

@@ -1,0 +1,36 @@
+"""Bring a model from the hub onto the disk as far as loading it needs, in the cache that every program shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qkedit.checkpoint.hub_errors import explained
+
+# Weights as safetensors, configs, tokenizers and templates: no pickle and no code comes along.
+LOADED_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+# The same weights in another format, under names of their own.
+REPEATED_PATTERNS = ["consolidated*", "original/*", "onnx/*"]
+
+
+def model_directory(model: str, revision: str | None = None) -> Path:
+    """Return a model's directory: the one of that name, or its snapshot in the hub's cache, downloaded if need be.
+
+    Args:
+        model: a directory or a hub id.
+        revision: branch, tag or commit of a model on the hub.
+
+    Raises:
+        CheckpointError: there is no such directory, and the hub has no such model or cannot be reached.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    from huggingface_hub import constants, snapshot_download
+
+    requested = revision or constants.DEFAULT_REVISION
+    with explained(model, requested):
+        return Path(
+            snapshot_download(
+                model, revision=requested, allow_patterns=LOADED_PATTERNS, ignore_patterns=REPEATED_PATTERNS
+            )
+        )
