@@ -10,6 +10,10 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
+# What qkedit writes into a model's directory.
+MANIFEST_FILE = "qkedit.json"
+PLUGINS_FILE = "qkedit-plugins.json"
+
 # Weights in other formats, and the indices that would point at them. Matched against the file's own name.
 STALE_PATTERNS = (
     "*.bin",

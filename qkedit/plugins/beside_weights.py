@@ -11,12 +11,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from qkedit.checkpoint.contents import PLUGINS_FILE
 from qkedit.checkpoint.file_errors import explained
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import QkeditError, UsageError
 from qkedit.plugins.settings import PluginSettings, dump_plugins, read_plugins
 
-PLUGINS_FILE = "qkedit-plugins.json"
 CONFIG_FILE = "config.json"
 
 

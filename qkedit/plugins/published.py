@@ -10,11 +10,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from qkedit.checkpoint.contents import MANIFEST_FILE
 from qkedit.checkpoint.presets import Preset, presets, presets_by_alias
 from qkedit.plugins.settings import PluginSettings
-
-# The manifest of an edited model; it names what the model was made from.
-MANIFEST_FILE = "qkedit.json"
 
 
 def with_published(plugins: Sequence[PluginSettings], model: str) -> tuple[PluginSettings, ...]:

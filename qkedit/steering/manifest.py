@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import qkedit
 from qkedit.checkpoint.checkpoint import Checkpoint
+from qkedit.checkpoint.contents import MANIFEST_FILE
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.errors import CheckpointError
 from qkedit.steering.plan import SteerPlan
@@ -22,7 +23,6 @@ from qkedit.steering.plan import SteerPlan
 if TYPE_CHECKING:
     from qkedit.steering.stream import EditRecord
 
-MANIFEST_FILE = "qkedit.json"
 DELTA_FILE = "qkedit-delta.safetensors"  # holds the edited tensors alone, beside the manifest
 SCHEMA = 1
 

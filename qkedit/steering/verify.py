@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from qkedit.checkpoint.checkpoint import CONFIG_FILE, Checkpoint, open_checkpoint
+from qkedit.checkpoint.contents import PLUGINS_FILE
 from qkedit.checkpoint.header import TensorEntry, read_header
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
 from qkedit.errors import CheckpointError
-from qkedit.plugins.beside_weights import PLUGINS_FILE
 from qkedit.steering.base import open_base
 from qkedit.steering.card import CARD_FILE, name_in_output
 from qkedit.steering.diff import equal, pieces
