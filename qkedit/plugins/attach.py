@@ -187,7 +187,7 @@ class Attachment:
 
     def _decode(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
         """The decoder: run the edited prefill if a request is waiting for it."""
-        # A compiled step is a decoding step.
+        # A compiled step is a decoding step; what it looked at in the thread would make it be compiled again.
         if torch.compiler.is_compiling():
             return original(*args, **kwargs)
         request = self._waiting()

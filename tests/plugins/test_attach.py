@@ -228,12 +228,15 @@ def test_the_part_that_merges_images_is_edited_when_it_is_called_by_itself(famil
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
-def test_steps_without_images_compile_as_one_graph():
+def test_steps_without_images_compile_as_one_graph_and_once():
     tiny = model("llava")
-    ids = torch.tensor([[1, 50, 60, 70]])
+    text = {"input_ids": torch.tensor([[1, 50, 60, 70]]), "use_cache": False}
     with torch.no_grad(), qkedit.attach(tiny, SCR()):
         compiled = torch.compile(tiny, backend="eager", fullgraph=True)
-        assert_same(compiled(input_ids=ids, use_cache=False).logits, tiny(input_ids=ids, use_cache=False).logits)
+        assert_same(compiled(**text).logits, tiny(**text).logits)
+        tiny(**one().inputs)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            compiled(**text)
     torch._dynamo.reset()
 
 
