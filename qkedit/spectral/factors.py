@@ -55,6 +55,11 @@ def heads_per_piece(weights: Tensor, dtype: torch.dtype) -> int:
     return max(1, budget // max(1, weights[0].numel() * dtype.itemsize))
 
 
+def converted(piece: Tensor, buffer: Tensor) -> Tensor:
+    """Return `piece` in the dtype of `buffer`, in the first entries of its memory."""
+    return buffer[: len(piece)].copy_(piece)
+
+
 def gram(left: Tensor, right: Tensor) -> Tensor:
     """Return `left @ rightᵀ` over the last axis in float64: `[H, m, D] × [H, n, D] → [H, m, n]`.
 
@@ -62,10 +67,15 @@ def gram(left: Tensor, right: Tensor) -> Tensor:
     """
     dtype = product_dtype(left.device)
     step = heads_per_piece(left, dtype)
+    # One piece of memory for all conversions: fresh memory costs more at its first touch than the conversion does.
+    buffers = [
+        torch.empty(step, *weights.shape[1:], dtype=dtype, device=weights.device)
+        for weights in ((left,) if right is left else (left, right))
+    ]
     pieces = []
     for start in range(0, len(left), step):
-        first = left[start : start + step].to(dtype)
-        second = first if right is left else right[start : start + step].to(dtype)
+        first = converted(left[start : start + step], buffers[0])
+        second = first if right is left else converted(right[start : start + step], buffers[1])
         pieces.append(first @ second.mT)
     products = torch.cat(pieces)
     return products if dtype == torch.float64 else products.cpu().double()

@@ -12,12 +12,12 @@ The left singular vectors `U` live on the query side: directions of the residual
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from qkedit.spectral.factors import check_finite, factor, factor_of_gram, gram, product_floor, pseudo_inverse
+from qkedit.spectral.once import once
 from qkedit.spectral.spectrum import rank
 
 
@@ -77,34 +77,34 @@ class QKProduct:
         """d_h."""
         return self.query.shape[1]
 
-    @cached_property
+    @once
     def query_factor(self) -> Tensor:
         """`L_q`, float64 `[H, d_h, d_h]`, `L_q L_qᵀ = W_q W_qᵀ`."""
         return factor(self.query, "query")
 
-    @cached_property
+    @once
     def key_factor(self) -> Tensor:
         """`L_k` of the key head that each query head reads, float64 `[H, d_h, d_h]`; factored once a key head."""
         return factor(self.key, "key")[self.key_head]
 
-    @cached_property
+    @once
     def query_factor_inverse(self) -> Tensor:
         """`L_q⁺`, float64 `[H, d_h, d_h]`."""
         return pseudo_inverse(self.query_factor)
 
-    @cached_property
+    @once
     def core(self) -> Tensor:
         """`L_qᵀ L_k`, float64 `[H, d_h, d_h]`: the product's singular values in a small matrix."""
         return self.query_factor.mT @ self.key_factor
 
-    @cached_property
+    @once
     def modes(self) -> SingularModes:
         """The singular modes of the product."""
         left, values, right = torch.linalg.svd(self.core)
         floor = product_floor(self.query_factor, self.key_factor)
         return SingularModes(values, left, right.mT, rank(values, floor))
 
-    @cached_property
+    @once
     def stack_factor(self) -> Tensor:
         """`L` of the stack `[W_q; W_k]` of each query head and its key head, float64 `[H, 2d_h, 2d_h]`."""
         query, keys = self.query, self.key[self.key_head.to(self.key.device)]

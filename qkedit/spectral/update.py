@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qkedit.spectral.factors import heads_per_piece, product_dtype
+from qkedit.spectral.factors import converted, heads_per_piece, product_dtype
 from qkedit.spectral.product import QKProduct
 
 
@@ -50,14 +50,15 @@ class QueryUpdate:
         edited = torch.empty_like(query)
         moved = []
         step = heads_per_piece(query, dtype)
+        memory, changed = (torch.empty(step, *query.shape[1:], dtype=dtype, device=query.device) for _ in range(2))
         for start in range(0, len(query), step):
             heads = slice(start, start + step)
-            weights = query[heads].to(dtype)
+            weights = converted(query[heads], memory)
+            change = changed[: len(weights)]
             # Two thin products: the d_h × d_h matrix between them would cost d_h / m times as much.
-            edited[heads] = torch.baddbmm(
-                weights, self.left[heads].to(weights), self._directions(product, heads, weights)
-            )
-            difference = torch.linalg.vector_norm(edited[heads].to(dtype) - weights, dim=(-2, -1))
+            torch.baddbmm(weights, self.left[heads].to(weights), self._directions(product, heads, weights), out=change)
+            edited[heads] = change
+            difference = torch.linalg.vector_norm(change.copy_(edited[heads]).sub_(weights), dim=(-2, -1))
             size = torch.linalg.vector_norm(weights, dim=(-2, -1))
             moved.append(difference / size.clamp_min(torch.finfo(dtype).tiny))
         return edited, torch.cat(moved).double().cpu()

@@ -11,7 +11,8 @@ from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.resolve import resolve
 from qkedit.checkpoint.source import CheckpointFiles
 
-_PIECE = 16 << 20  # bytes compared at a time, so that memory does not depend on the largest tensor
+# Bytes compared at a time: memory does not depend on the largest tensor, and both sides stay in the cache.
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,6 @@ def equal(
     """Whether two tensors of equal length hold the same bytes."""
     for ours, theirs in zip(pieces(first, one), pieces(second, other), strict=True):
         on_bytes(len(ours))
-        if ours != theirs:
+        if bytes(ours) != bytes(theirs):  # memoryviews compare element by element, thirty times slower
             return False
     return True
