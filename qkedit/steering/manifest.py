@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import qkedit
 from qkedit.checkpoint.checkpoint import Checkpoint
@@ -19,9 +19,7 @@ from qkedit.checkpoint.contents import MANIFEST_FILE
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.errors import CheckpointError
 from qkedit.steering.plan import SteerPlan
-
-if TYPE_CHECKING:
-    from qkedit.steering.stream import EditRecord
+from qkedit.steering.records import EditRecord, HeadEdit
 
 DELTA_FILE = "qkedit-delta.safetensors"  # holds the edited tensors alone, beside the manifest
 SCHEMA = 1
@@ -70,8 +68,6 @@ def records_of(manifest: dict[str, Any], tensors: dict[str, TensorEntry]) -> lis
     Raises:
         CheckpointError: a tensor of the manifest is not among `tensors`, or not of the same dtype and shape.
     """
-    from qkedit.steering.stream import EditRecord, HeadEdit
-
     known = {field.name for field in fields(HeadEdit)}
     records = []
     for tensor in manifest["tensors"]:

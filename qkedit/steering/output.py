@@ -1,7 +1,8 @@
 """Bring a stream of edited tensors into a directory: the whole checkpoint, or the edited tensors alone.
 
 The full layout copies every shard except the planned byte ranges, which are written as the tensors come; so copying,
-reading and mathematics run side by side and meet in no byte.
+reading and mathematics run side by side and meet in no byte. torch is imported when the copying is under way already:
+importing it takes as long as copying some gigabytes.
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.copying import (
@@ -35,10 +34,14 @@ from qkedit.steering.card import CARD_FILE, make_card, name_in_output
 from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, dump_manifest
 from qkedit.steering.pipeline import in_background
 from qkedit.steering.progress import Progress
+from qkedit.steering.records import EditRecord
 from qkedit.steering.stopwatch import Stopwatch
-from qkedit.steering.stream import EditRecord, read_tensor, sha256, stored_bytes
 
-EditedTensors = Iterable[tuple[str, Tensor, EditRecord]]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    EditedTensors = Iterable[tuple[str, Tensor, EditRecord]]
+
 ManifestMaker = Callable[[list[EditRecord], dict[str, str]], dict[str, Any]]
 
 
@@ -130,6 +133,8 @@ def _write_tensors(
     check: Callable[[], None],
 ) -> tuple[list[EditRecord], dict[str, str]]:
     """Write each tensor at its place; returns the records and each tensor's SHA-256."""
+    from qkedit.steering.stream import sha256, stored_bytes
+
     records: list[EditRecord] = []
     after: dict[str, str] = {}
     for name, tensor, record in in_background(edits):
@@ -182,6 +187,8 @@ def _check_shards(staging: Path, checkpoint: Checkpoint, touched: Iterable[str])
 
 def _check_tensors(directory: Path, places: dict[str, TensorEntry], expected: dict[str, str]) -> None:
     """What stands in the files must be what was computed, whatever else was written beside it."""
+    from qkedit.steering.stream import read_tensor, sha256
+
     written = LocalFiles(directory)
     with ThreadPoolExecutor(max_workers=2) as threads:
         found = threads.map(lambda entry: (entry.name, sha256(read_tensor(written, entry))), places.values())

@@ -5,11 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.copying import LinkMode
@@ -21,11 +18,16 @@ from qkedit.steering.base import open_base
 from qkedit.steering.device import choose_device
 from qkedit.steering.manifest import DELTA_FILE, make_manifest, read_manifest, records_of
 from qkedit.steering.options import ComputeDtype, Layout, OutputOptions, SteerOptions
-from qkedit.steering.output import EditedTensors, ManifestMaker, write_delta, write_full
+from qkedit.steering.output import ManifestMaker, write_delta, write_full
 from qkedit.steering.plan import SteerPlan, plan_for
 from qkedit.steering.progress import Progress, Silent
+from qkedit.steering.records import EditRecord
 from qkedit.steering.stopwatch import Stopwatch
-from qkedit.steering.stream import EditRecord, edited_weights, read_tensor, sha256
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qkedit.steering.output import EditedTensors
 
 
 @dataclass(frozen=True)
@@ -120,17 +122,23 @@ def steer(
 
 def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None = None) -> SteerReport:
     """Carry out a plan; see `steer`."""
-    device = choose_device(plan.options.device)
     stopwatch = Stopwatch()
     return _write(
         plan.checkpoint,
         plan.tensors,
-        edited_weights(plan, device, stopwatch),
-        partial(make_manifest, plan, str(device)),
+        _edited_weights(plan, stopwatch),
+        lambda records, after: make_manifest(plan, str(choose_device(plan.options.device)), records, after),
         output,
         stopwatch,
         progress or Silent(),
     )
+
+
+def _edited_weights(plan: SteerPlan, stopwatch: Stopwatch) -> Iterator[tuple[str, Tensor, EditRecord]]:
+    """The stream of edits; torch is imported when it is first asked for, beside the copying."""
+    from qkedit.steering.stream import edited_weights
+
+    yield from edited_weights(plan, choose_device(plan.options.device), stopwatch)
 
 
 def apply_delta(
@@ -173,6 +181,7 @@ def _delta_weights(
 ) -> Iterator[tuple[str, Tensor, EditRecord]]:
     """The same stream as `edited_weights`, taken from a delta; base and delta are checked against the manifest."""
     from qkedit.checkpoint.header import read_header
+    from qkedit.steering.stream import read_tensor, sha256
 
     size = delta.sizes().get(DELTA_FILE)
     if size is None:
