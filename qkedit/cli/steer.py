@@ -102,7 +102,7 @@ def print_report(output: Output, report: SteerReport) -> None:
     seconds = report.seconds
     stations = ", ".join(
         f"{name} {seconds[name]:.1f}"
-        for name in ("reading", "mathematics", "copying", "writing", "checks", "fsync")
+        for name in ("start-up", "reading", "mathematics", "copying", "writing", "checks", "fsync")
         if seconds.get(name, 0) >= 0.05
     )
     channel = report.manifest["options"]["channel"]

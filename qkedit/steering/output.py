@@ -60,13 +60,14 @@ def write_full(
     with BackgroundCopy(copies, progress.bytes_done) as copying:
         with _opened_for_writing(staging, {entry.shard for entry in planned.values()}) as descriptors:
             records, after = _write_tensors(edits, planned, descriptors, stopwatch, progress, copying.check)
+        manifest = manifest_of(records, after)
+        card = make_card(checkpoint, manifest)
         stopwatch.add("copying", copying.join())
     with stopwatch("checks"):
         _check_shards(staging, checkpoint, touched)
         _check_tensors(staging, planned, after)
-    manifest = manifest_of(records, after)
     _write_file(staging / MANIFEST_FILE, dump_manifest(manifest))
-    _write_file(staging / CARD_FILE, make_card(checkpoint, manifest))
+    _write_file(staging / CARD_FILE, card)
     return manifest
 
 

@@ -136,9 +136,11 @@ def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None =
 
 def _edited_weights(plan: SteerPlan, stopwatch: Stopwatch) -> Iterator[tuple[str, Tensor, EditRecord]]:
     """The stream of edits; torch is imported when it is first asked for, beside the copying."""
-    from qkedit.steering.stream import edited_weights
+    with stopwatch("start-up"):
+        from qkedit.steering.stream import edited_weights
 
-    yield from edited_weights(plan, choose_device(plan.options.device), stopwatch)
+        device = choose_device(plan.options.device)
+    yield from edited_weights(plan, device, stopwatch)
 
 
 def apply_delta(
