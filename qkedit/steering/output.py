@@ -134,7 +134,8 @@ def _write_tensors(
     check: Callable[[], None],
 ) -> tuple[list[EditRecord], dict[str, str]]:
     """Write each tensor at its place; returns the records and each tensor's SHA-256."""
-    from qkedit.steering.stream import sha256, stored_bytes
+    with stopwatch("start-up"):
+        from qkedit.steering.stream import sha256, stored_bytes
 
     records: list[EditRecord] = []
     after: dict[str, str] = {}
