@@ -1,0 +1,1 @@
+"""Published hallucination benchmarks, scored by their official rules; comparisons, gates and runs."""
