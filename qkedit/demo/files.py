@@ -1,0 +1,92 @@
+"""Writes scenes in the formats of the published data sets, so that any tool for those can read them.
+
+images/scene_000000.png …     the pictures
+depth/scene_000000.npy …      their true depth, float32 [H, W], 0 at the front and 1 at the back
+instances.json                objects, as in COCO's instance annotations
+captions.json                 one caption a picture, as in COCO's caption annotations
+demo_pope_random.json …       questions, one JSON object a line, as in POPE
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from qkedit.demo.questions import SPLITS, image_file, pope_questions
+from qkedit.demo.scenes import IMAGE_SIZE, KINDS, THEMES, Scene
+
+
+def write_scenes(scenes: Sequence[Scene], directory: Path, seed: int = 0) -> None:
+    """Write pictures, depths, annotations, captions and questions into a directory, which is made.
+
+    Args:
+        scenes: with distinct numbers.
+        directory: where to.
+        seed: of the questions.
+    """
+    for folder in ("images", "depth"):
+        (directory / folder).mkdir(parents=True, exist_ok=True)
+    for scene in scenes:
+        name = image_file(scene)
+        Image.fromarray(scene.image).save(directory / "images" / name)
+        np.save(directory / "depth" / Path(name).with_suffix(".npy"), scene.depth)
+    _write_json(directory / "instances.json", coco_instances(scenes))
+    _write_json(directory / "captions.json", coco_captions(scenes))
+    for split in SPLITS:
+        lines = [json.dumps(row) + "\n" for row in pope_questions(scenes, split, seed)]
+        (directory / f"demo_pope_{split}.json").write_text("".join(lines), encoding="utf-8")
+
+
+def coco_instances(scenes: Sequence[Scene]) -> dict[str, Any]:
+    """Return the scenes' objects in the layout of COCO's instance annotations; boxes are left, top, width, height."""
+    number = {kind: index for index, kind in enumerate(KINDS, start=1)}
+    theme = {kind: name for name, kinds in THEMES.items() for kind in kinds}
+    annotations: list[dict[str, Any]] = []
+    for scene in scenes:
+        for position, thing in enumerate(scene.objects):
+            left, top, right, bottom = thing.box
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": scene.number,
+                    "category_id": number[thing.kind],
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": int((scene.instances == position).sum()),
+                    "iscrowd": 0,
+                    "depth": thing.depth,
+                    "visible": thing.visible,
+                    "contrast": thing.contrast,
+                }
+            )
+    return {
+        "images": _images(scenes),
+        "annotations": annotations,
+        "categories": [{"id": number[kind], "name": kind, "supercategory": theme[kind]} for kind in KINDS],
+    }
+
+
+def coco_captions(scenes: Sequence[Scene]) -> dict[str, Any]:
+    """Return the scenes' captions in the layout of COCO's caption annotations."""
+    return {
+        "images": _images(scenes),
+        "annotations": [
+            {"id": index, "image_id": scene.number, "caption": scene.caption}
+            for index, scene in enumerate(scenes, start=1)
+        ],
+    }
+
+
+def _images(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
+    return [
+        {"id": scene.number, "file_name": image_file(scene), "width": IMAGE_SIZE, "height": IMAGE_SIZE}
+        for scene in scenes
+    ]
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

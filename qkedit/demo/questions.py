@@ -1,0 +1,57 @@
+"""Questions about scenes, drawn as POPE draws them (arXiv 2305.10355): random, popular and adversarial absences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+
+from qkedit.demo.scenes import KINDS, Scene, question
+
+SPLITS = ("random", "popular", "adversarial")
+MOST_PER_SCENE = 3
+
+
+def pope_questions(scenes: Sequence[Scene], split: str, seed: int = 0) -> list[dict[str, Any]]:
+    """Return balanced yes/no questions in POPE's own rows: `question_id`, `image`, `text` and `label`.
+
+    A scene is asked about up to three objects it shows and as many that it does not: drawn at random, or those
+    that the given scenes show most often (popular), or most often beside what this one shows (adversarial).
+    What a scene shows is asked alike in all three splits.
+
+    Raises:
+        ValueError: the split is none of `SPLITS`.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"{split!r} is no split; there are {', '.join(SPLITS)}")
+    popularity = Counter(kind for scene in scenes for kind in scene.kinds)
+    together = Counter(pair for scene in scenes for pair in permutations(scene.kinds, 2))
+    rows: list[dict[str, Any]] = []
+    for scene in scenes:
+        generator = np.random.default_rng([seed, scene.number])
+        shown = [scene.kinds[i] for i in generator.permutation(len(scene.kinds))[:MOST_PER_SCENE]]
+        absent = [kind for kind in KINDS if kind not in scene.kinds]
+        absent = [absent[i] for i in generator.permutation(len(absent))]  # ties fall at random
+        if split == "popular":
+            absent.sort(key=lambda kind: -popularity[kind])
+        elif split == "adversarial":
+            absent.sort(key=lambda kind: -sum(together[kind, other] for other in scene.kinds))  # noqa: B023
+        for present, missing in zip(shown, absent, strict=False):
+            for kind, label in ((present, "yes"), (missing, "no")):
+                rows.append(
+                    {
+                        "question_id": len(rows) + 1,
+                        "image": image_file(scene),
+                        "text": question(kind),
+                        "label": label,
+                    }
+                )
+    return rows
+
+
+def image_file(scene: Scene) -> str:
+    """Return the name of a scene's picture."""
+    return f"scene_{scene.number:06d}.png"

@@ -1,0 +1,148 @@
+"""Seeded synthetic scenes with their truth: what stands where, how far away, and how much of it can be seen.
+
+    >>> from qkedit.demo.scenes import make_scene
+    >>> scene = make_scene(seed=0, number=3)
+    >>> scene.caption
+    'A lake with a boat, a duck and a fish.'
+
+A scene is a function of its seed and number alone, so any of them can be made again without the others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from qkedit.demo.drawing import Picture, draw
+from qkedit.demo.world import IMAGE_SIZE, KINDS, THEMES, draw_company, place
+
+__all__ = [
+    "CAPTION_PROMPT",
+    "IMAGE_SIZE",
+    "KINDS",
+    "THEMES",
+    "Scene",
+    "SceneObject",
+    "make_scene",
+    "make_scenes",
+    "mentions",
+    "question",
+    "with_article",
+]
+
+CAPTION_PROMPT = "Please describe this image in detail."  # the prompt of the CHAIR protocol
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """An object of a scene.
+
+    Attributes:
+        kind: one of `KINDS`.
+        box: left, top, right and bottom in pixels, as if nothing stood before it; right and bottom are outside.
+        depth: 0 at the front, 1 at the back.
+        visible: share of its pixels that nothing covers.
+        contrast: its opacity, 0 to 1.
+    """
+
+    kind: str
+    box: tuple[int, int, int, int]
+    depth: float
+    visible: float
+    contrast: float
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A picture and the truth about it.
+
+    Attributes:
+        number: which scene of its seed.
+        theme: the place, one of `THEMES`.
+        objects: from the front to the back; each kind at most once.
+        image: uint8 `[H, W, 3]`.
+        depth: float32 `[H, W]`, 0 at the front and 1 at the back.
+        instances: int8 `[H, W]`, the object (by position in `objects`) that a pixel shows, −1 for the ground.
+    """
+
+    number: int
+    theme: str
+    objects: tuple[SceneObject, ...]
+    image: np.ndarray
+    depth: np.ndarray
+    instances: np.ndarray
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What it shows, from the front to the back."""
+        return tuple(thing.kind for thing in self.objects)
+
+    @property
+    def caption(self) -> str:
+        """One sentence that names the place and every object, hidden ones too, from the front to the back."""
+        *others, last = [with_article(kind) for kind in self.kinds]
+        listed = f"{', '.join(others)} and {last}" if others else last
+        return f"A {self.theme} with {listed}."
+
+
+def make_scene(seed: int, number: int) -> Scene:
+    """Return one scene of a seed."""
+    generator = np.random.default_rng([seed, number])
+    theme = tuple(THEMES)[generator.integers(len(THEMES))]
+    placements = place(generator, draw_company(generator, theme))
+    picture = draw(generator, theme, placements)
+    last = len(placements) - 1
+    return Scene(
+        number=number,
+        theme=theme,
+        objects=tuple(
+            SceneObject(
+                kind=placement.kind,
+                box=_box(placement.center, placement.size),
+                depth=placement.depth,
+                visible=_visible_share(picture, last - index),
+                contrast=placement.contrast,
+            )
+            for index, placement in enumerate(reversed(placements))
+        ),
+        image=picture.image,
+        depth=picture.depth,
+        # Drawn from the back, listed from the front.
+        instances=np.where(picture.instances < 0, -1, last - picture.instances).astype(np.int8),
+    )
+
+
+def make_scenes(count: int, seed: int, first: int = 0) -> Iterator[Scene]:
+    """Yield `count` scenes of a seed, from number `first`."""
+    return (make_scene(seed, number) for number in range(first, first + count))
+
+
+def question(kind: str) -> str:
+    """Return the question that POPE asks about a kind of object."""
+    return f"Is there {with_article(kind)} in the image?"
+
+
+def with_article(kind: str) -> str:
+    """Return a word with "a" or "an" before it."""
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+_MENTION = re.compile(rf"\b({'|'.join(KINDS)})\b")
+
+
+def mentions(caption: str) -> tuple[str, ...]:
+    """Return the kinds that a caption names, in order and with repeats. Its words are these and no synonyms."""
+    return tuple(_MENTION.findall(caption.lower()))
+
+
+def _box(center: tuple[float, float], size: float) -> tuple[int, int, int, int]:
+    side = max(6, round(size))
+    left, top = (int(np.clip(round(place - side / 2), 0, IMAGE_SIZE - side)) for place in center)
+    return (left, top, left + side, top + side)
+
+
+def _visible_share(picture: Picture, number: int) -> float:
+    return float((picture.instances == number).sum()) / picture.areas[number]
