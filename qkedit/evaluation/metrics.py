@@ -1,0 +1,106 @@
+"""Every metric as a ratio of sums over groups of items, and which direction of it is better.
+
+A metric is Σ numerator / Σ denominator over groups, where a group is what is judged together and so is not
+independent, such as all questions about one image. Resampling groups then needs no knowledge of the benchmark, and
+means the same for a plain share such as accuracy, for F1 = 2tp / (2tp + fp + fn), and for a share of whole groups such
+as MME's accuracy+.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from qkedit.errors import UsageError
+from qkedit.evaluation.records import Item, YesNoItem
+
+# A numerator and a denominator.
+Parts = tuple[float, float]
+
+
+class Better(Enum):
+    """Which direction of a metric a user wants."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+    # It describes the answers; neither more nor less of it is an aim.
+    NEITHER = "neither"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of one kind of item.
+
+    Attributes:
+        name: its plain name, such as `chair_i`.
+        parts: numerator and denominator of the items of one group.
+    """
+
+    name: str
+    parts: Callable[[Sequence[Item]], Parts]
+
+
+_BETTER = {
+    Better.LOWER: ("hr", "chair_s", "chair_i", "chair", "hal", "cog"),
+    Better.HIGHER: (
+        *("accuracy", "precision", "recall", "f1"),
+        *("acc", "acc_plus", "score", "cover", "a_acc", "f_acc", "q_acc"),
+    ),
+}
+_DIRECTION = {name: direction for direction, names in _BETTER.items() for name in names}
+
+_OF_YES_NO: dict[str, Callable[[Any], Parts]] = {
+    "accuracy": lambda item: (item.right, 1),
+    "precision": lambda item: (item.parsed == item.truth == "yes", item.parsed == "yes"),
+    "recall": lambda item: (item.parsed == item.truth == "yes", item.truth == "yes"),
+    "f1": lambda item: (2 * (item.parsed == item.truth == "yes"), (item.parsed == "yes") + (item.truth == "yes")),
+    "yes_ratio": lambda item: (item.parsed == "yes", 1),
+    "hr": lambda item: (item.parsed == "yes" and item.truth == "no", item.truth == "no"),
+}
+_OF_CAPTION: dict[str, Callable[[Any], Parts]] = {
+    "chair_s": lambda item: (bool(item.hallucinated), 1),
+    "chair_i": lambda item: (len(item.hallucinated), len(item.found)),
+    "recall": lambda item: (len(item.covered), len(item.truth)),
+    "mean_words": lambda item: (item.words, 1),
+}
+
+
+def better(name: str) -> Better:
+    """Return which direction of a metric is better, by its plain name."""
+    return _DIRECTION.get(name, Better.NEITHER)
+
+
+def ratio_parts(item: Item) -> dict[str, Parts]:
+    """Return numerator and denominator of each metric for one item alone.
+
+    An answer that is neither yes nor no is wrong, a missed yes where yes is true, and no hallucination.
+    """
+    table = _OF_YES_NO if isinstance(item, YesNoItem) else _OF_CAPTION
+    return {name: parts(item) for name, parts in table.items()}
+
+
+def metrics_of(items: Sequence[Item]) -> Mapping[str, Metric]:
+    """Return the metrics that these items have, by name. Raises UsageError when there are no items."""
+    if not items:
+        raise UsageError("there are no items", where="metrics", remedy="score some answers first")
+    table = _OF_YES_NO if isinstance(items[0], YesNoItem) else _OF_CAPTION
+    return {name: Metric(name, _summed(of_item)) for name, of_item in table.items()}
+
+
+def groups_of(items: Iterable[Item]) -> list[list[Item]]:
+    """Return the items of each group, in order; an item without a group is one by itself."""
+    groups: dict[tuple[str, str], list[Item]] = defaultdict(list)
+    for item in items:
+        groups[(item.group, "") if item.group else ("", item.id)].append(item)
+    return list(groups.values())
+
+
+def _summed(of_item: Callable[[Any], Parts]) -> Callable[[Sequence[Item]], Parts]:
+    def parts(items: Sequence[Item]) -> Parts:
+        each = [of_item(item) for item in items]
+        return sum(numerator for numerator, _ in each), sum(denominator for _, denominator in each)
+
+    return parts
