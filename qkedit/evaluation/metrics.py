@@ -76,18 +76,17 @@ def better(name: str) -> Better:
 def ratio_parts(item: Item) -> dict[str, Parts]:
     """Return numerator and denominator of each metric for one item alone.
 
-    An answer that is neither yes nor no is wrong, a missed yes where yes is true, and no hallucination.
+    An answer that is neither yes nor no is wrong, a missed yes where yes is true, and no hallucination; one that the
+    benchmark's rules drop has nothing but zeros.
     """
-    table = _OF_YES_NO if isinstance(item, YesNoItem) else _OF_CAPTION
-    return {name: parts(item) for name, parts in table.items()}
+    return {name: _parts_of(of_item, item) for name, of_item in _table_of(item).items()}
 
 
 def metrics_of(items: Sequence[Item]) -> Mapping[str, Metric]:
     """Return the metrics that these items have, by name. Raises UsageError when there are no items."""
     if not items:
         raise UsageError("there are no items", where="metrics", remedy="score some answers first")
-    table = _OF_YES_NO if isinstance(items[0], YesNoItem) else _OF_CAPTION
-    return {name: Metric(name, _summed(of_item)) for name, of_item in table.items()}
+    return {name: Metric(name, _summed(of_item)) for name, of_item in _table_of(items[0]).items()}
 
 
 def groups_of(items: Iterable[Item]) -> list[list[Item]]:
@@ -98,9 +97,17 @@ def groups_of(items: Iterable[Item]) -> list[list[Item]]:
     return list(groups.values())
 
 
+def _table_of(item: Item) -> Mapping[str, Callable[[Any], Parts]]:
+    return _OF_YES_NO if isinstance(item, YesNoItem) else _OF_CAPTION
+
+
+def _parts_of(of_item: Callable[[Any], Parts], item: Item) -> Parts:
+    return (0, 0) if isinstance(item, YesNoItem) and not item.counted else of_item(item)
+
+
 def _summed(of_item: Callable[[Any], Parts]) -> Callable[[Sequence[Item]], Parts]:
     def parts(items: Sequence[Item]) -> Parts:
-        each = [of_item(item) for item in items]
+        each = [_parts_of(of_item, item) for item in items]
         return sum(numerator for numerator, _ in each), sum(denominator for _, denominator in each)
 
     return parts

@@ -208,7 +208,8 @@ def paired(
 def mcnemar(items_a: Sequence[Item], items_b: Sequence[Item]) -> McNemar:
     """Return McNemar's exact test of right against wrong on the same questions.
 
-    It takes questions as independent, also where several are about one image.
+    It takes questions as independent, also where several are about one image, and leaves out those that one run's
+    answer drops from the counts.
 
     Raises:
         UsageError: the runs do not have the same items, or the items are not right or wrong.
@@ -224,6 +225,8 @@ def mcnemar(items_a: Sequence[Item], items_b: Sequence[Item]) -> McNemar:
         other = by_id[item.id]
         if not isinstance(item, YesNoItem) or not isinstance(other, YesNoItem):
             raise UsageError("captions are not right or wrong", where="McNemar's test", remedy="use `paired`")
+        if not (item.counted and other.counted):
+            continue
         only_a += item.right and not other.right
         only_b += other.right and not item.right
     # Without a question that tells the runs apart nothing speaks for a difference.

@@ -237,6 +237,15 @@ def test_parts_of_an_answer_that_is_neither() -> None:
     assert ratio_parts(YesNoItem("1", None, "no", False))["hr"] == (0, 1)
 
 
+def test_answers_that_the_rules_drop_do_not_count() -> None:
+    items = yes_no_items(40, 1)
+    dropped = [YesNoItem(f"dropped {n}", None, "yes", False, counted=False) for n in range(10)]
+    for metric in metrics_of(items):
+        assert interval([*items, *dropped], metric).value == interval(items, metric).value
+    answered = [dataclasses.replace(item, parsed="yes", right=True, counted=True) for item in dropped]
+    assert mcnemar([*items, *dropped], [*items, *answered]).only_b == 0
+
+
 def test_directions() -> None:
     assert {better(name) for name in ("chair_s", "chair_i", "hr", "cog")} == {Better.LOWER}
     assert {better(name) for name in ("f1", "accuracy", "acc_plus", "q_acc")} == {Better.HIGHER}
