@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qkedit.spectral.controls import ModeDraws, index_matched
 from qkedit.spectral.factors import product_floor, pseudo_inverse
 from qkedit.spectral.options import Channel, Suppression
 from qkedit.spectral.product import QKProduct
@@ -46,11 +47,21 @@ class ChannelModes:
     sign: int  # of Jᵀ against J: +1 for S, −1 for A
     ranks: Tensor  # [H], numerical rank in modes
 
-    def basis(self, counts: Tensor) -> Tensor:
-        """Return the vectors of the `counts` `[H]` dominant modes, `[H, 2d_h, max(counts)·width]`; others are zero."""
-        largest = int(counts.max())
-        used = torch.arange(largest, device=counts.device) < counts.unsqueeze(-1)
-        return self.vectors[..., : largest * self.width] * used.repeat_interleave(self.width, -1).unsqueeze(-2)
+    def basis(self, counts: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Return the vectors of some modes, `[H, 2d_h, m·width]`.
+
+        Args:
+            counts: how many modes of each head, `[H]`; the columns beyond are zero.
+            chosen: their numbers, `[H, m]`; the dominant ones by default.
+        """
+        vectors = self.vectors.unflatten(-1, (-1, self.width))
+        if chosen is None:
+            vectors = vectors[..., : int(counts.max()), :]
+        else:
+            columns = chosen[:, None, :, None].expand(-1, vectors.shape[1], -1, self.width)
+            vectors = vectors.gather(-2, columns)
+        used = torch.arange(vectors.shape[-2], device=counts.device) < counts.unsqueeze(-1)
+        return (vectors * used[:, None, :, None]).flatten(-2)
 
 
 def channel_modes(stack_factor: Tensor, channel: Channel) -> ChannelModes:
@@ -95,13 +106,16 @@ def write_back_quality(modes: ChannelModes, basis: Tensor, key_inverse: Tensor) 
     )
 
 
-def suppress_channel(product: QKProduct, suppression: Suppression) -> QueryEdit:
-    """Return the query-only edit that comes closest to suppressing the channel's dominant modes."""
+def suppress_channel(product: QKProduct, suppression: Suppression, draws: ModeDraws) -> QueryEdit:
+    """Return the query-only edit that comes closest to suppressing the channel's dominant modes, or random ones."""
     modes = channel_modes(product.stack_factor, suppression.channel)
     counts = mode_counts(modes.values, modes.ranks, suppression)
-    basis = modes.basis(counts)
-    used = torch.arange(int(counts.max()), device=counts.device) < counts.unsqueeze(-1)
-    largest = used.shape[-1]
+    if suppression.control == "index":
+        counts, chosen = (drawn.to(modes.values.device) for drawn in index_matched(counts, modes.ranks, draws))
+    else:
+        chosen = torch.arange(int(counts.max()), device=counts.device).expand(len(counts), -1)
+    basis = modes.basis(counts, chosen)
+    used = torch.arange(chosen.shape[-1], device=counts.device) < counts.unsqueeze(-1)
 
     size, strength = product.head_size, 1 - suppression.residual
     query_rows, key_rows = modes.stack_factor[..., :size, :], modes.stack_factor[..., size:, :]
@@ -112,11 +126,11 @@ def suppress_channel(product: QKProduct, suppression: Suppression) -> QueryEdit:
     right_key = modes.sign * basis.mT @ query_rows.mT / 2
 
     residual, leak = write_back_quality(modes, basis, key_inverse)
-    removed = (1 - suppression.residual**2) * torch.where(used, energy(modes.values)[..., :largest], 0.0).sum(-1)
+    removed = (1 - suppression.residual**2) * torch.where(used, energy(modes.values).gather(-1, chosen), 0.0).sum(-1)
     return QueryEdit(
         QueryUpdate(left, right_query, right_key),
         counts,
-        torch.where(used, modes.values[..., :largest], 0.0),
+        torch.where(used, modes.values.gather(-1, chosen), 0.0),
         removed,
         gap(modes.values, counts, modes.ranks),
         residual=residual,

@@ -2,7 +2,8 @@
 
 Both are our definitions; the paper (arXiv 2606.20419) reports matched random-mode controls without saying how.
 
-* *index-matched*: as many modes drawn uniformly from those the edit leaves (k+1 … rank), same ρ. The primary one.
+* *index-matched*: as many modes drawn uniformly from those the edit leaves (k+1 … rank), same ρ. The primary one; in a
+  channel they are modes of that channel.
 * *norm-matched*: a random orthonormal frame in the column space of `W_qᵀ`, scaled by c so that `‖ΔM‖_F` equals
   that of the edit. A c of 2 to 6 pushes directions far past zero; it is recorded, and warned of above 2.
 

@@ -37,7 +37,7 @@ def suppress(product: QKProduct, suppression: Suppression, draws: ModeDraws | No
     """
     draws = draws or ModeDraws(suppression.seed, 0, tuple(range(product.heads)))
     if suppression.channel != "full":
-        return suppress_channel(product, suppression)
+        return suppress_channel(product, suppression, draws)
     if suppression.control == "norm":
         return _suppress_random_frame(product, suppression, draws)
     modes = product.modes

@@ -20,8 +20,8 @@ class Suppression:
         energy: take as many modes as carry this share of the energy, in (0, 1].
         residual: ρ, the share of each suppressed mode that stays, in [0, 1).
         channel: the product itself, its symmetric part or its antisymmetric part.
-        control: `index` suppresses as many randomly drawn other modes instead, `norm` a random frame that
-            changes the product equally much; both for the full channel.
+        control: `index` suppresses as many randomly drawn other modes of the channel instead, `norm` a random frame
+            that changes the product equally much, which only the full channel has.
         seed: of the controls' draws.
 
     Raises:
@@ -59,9 +59,7 @@ class Suppression:
             raise UsageError(
                 f"there is no control {self.control!r}", where="control", remedy="take none, index or norm"
             )
-        if self.control != "none" and self.channel != "full":
+        if self.control == "norm" and self.channel != "full":
             raise UsageError(
-                f"the {self.channel} channel has no random control",
-                where="control",
-                remedy="use controls with --channel full",
+                f"the {self.channel} channel has no norm-matched control", where="control", remedy="take index"
             )

@@ -8,7 +8,7 @@ import torch
 
 from qkedit.spectral.controls import ModeDraws
 from qkedit.spectral.edit import suppress
-from qkedit.spectral.options import Control, Suppression
+from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.spectral.product import QKProduct
 from tests.spectral import oracle
 from tests.spectral.weights import KINDS, SOUND_KINDS, as_product, layer
@@ -35,6 +35,28 @@ def test_index_control_suppresses_whole_modes_of_the_rest(kind: str, residual: f
         expected = query[head] @ (np.eye(24) - (1 - residual) * left @ left.T)
         np.testing.assert_allclose(edited[head], expected, atol=1e-7 * np.linalg.norm(query[head], 2))
         removed = (1 - residual**2) * np.sum(modes.values[numbers] ** 2) / np.sum(modes.values**2)
+        np.testing.assert_allclose(edit.energy_removed[head].item(), removed, rtol=1e-6)
+
+
+@pytest.mark.parametrize("channel", ["symmetric", "antisymmetric"])
+@pytest.mark.parametrize("residual", [0.0, 0.5])
+def test_index_control_of_a_channel_suppresses_other_modes_of_the_channel(channel: Channel, residual: float) -> None:
+    """Against the increment form on the dense channel: `W_q + (Δ W_k⁺)ᵀ`, Δ of the modes that were drawn."""
+    product, query, key = as_product(*layer(47, size=8))
+    edit = suppress(product, Suppression(k=3, channel=channel, control="index", residual=residual, seed=5))
+    edited = edit.update.apply(product, torch.float64)[0].numpy()
+    for head in range(4):
+        keys = key[product.key_head[head]]
+        modes = oracle.modes(query[head].T @ keys, channel)
+        numbers = [int(np.argmin(np.abs(modes.values - value))) for value in edit.suppressed[head].numpy()]
+        assert len(set(numbers)) == 3
+        assert min(numbers) >= 3
+        columns = [number * modes.width + place for number in numbers for place in range(modes.width)]
+        values = np.repeat(modes.values[numbers], modes.width)
+        drawn = (modes.left[:, columns] * values) @ modes.right[:, columns].T
+        expected = query[head] - (1 - residual) * (drawn @ np.linalg.pinv(keys)).T
+        np.testing.assert_allclose(edited[head], expected, atol=1e-9 * np.linalg.norm(expected, 2))
+        removed = (1 - residual**2) * np.sum(values**2) / np.sum(np.repeat(modes.values, modes.width) ** 2)
         np.testing.assert_allclose(edit.energy_removed[head].item(), removed, rtol=1e-6)
 
 

@@ -215,7 +215,7 @@ def test_a_key_bias_is_told(tmp_path: Path) -> None:
         {"residual": float("nan")},
         {"channel": "both"},
         {"control": "random"},
-        {"control": "index", "channel": "symmetric"},
+        {"control": "norm", "channel": "symmetric"},
         {"seed": -1},
         {"compute_dtype": "float16"},
         {"device": "tpu"},
