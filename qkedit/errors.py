@@ -5,6 +5,9 @@ The command line prints the sentence and exits with `exit_code`; a library calle
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 
 class QkeditError(Exception):
     """Something could not be done; `what` happened, at `where`, and `remedy` says what to do about it.
@@ -22,6 +25,10 @@ class QkeditError(Exception):
         self.where = where
         self.remedy = remedy
         super().__init__(what, where, remedy)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let an error pass from one process to another, whose unpickling knows no keyword arguments."""
+        return partial(type(self), self.what, where=self.where, remedy=self.remedy), (), self.__dict__
 
     def __str__(self) -> str:
         """Return `where: what; remedy.` without the parts that are empty."""
