@@ -102,17 +102,22 @@ def read_image(file: Path) -> Image:
         raise UsageError(f"cannot be read ({_first_line(error)})", where=str(file), remedy="check the file") from error
 
 
+def prompt_text(processor: Any, prompt: str, images: int) -> str:
+    """Return the text that a processor takes for a question about so many images: its chat template if it has one."""
+    if getattr(processor, "chat_template", None):
+        content: list[dict[str, Any]] = [{"type": "image"}] * images + [{"type": "text", "text": prompt}]
+        text: str = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        return text
+    placeholder = getattr(processor, "image_token", "<image>")
+    return placeholder * images + ("\n" if images else "") + prompt
+
+
 def request_inputs(loaded: LoadedModel, images: Sequence[Image], prompt: str) -> Mapping[str, Any]:
     """Return the model's inputs for a question about some images, in its chat template if it has one."""
     processor = loaded.processor
-    if getattr(processor, "chat_template", None):
-        content: list[dict[str, Any]] = [{"type": "image"} for _ in images] + [{"type": "text", "text": prompt}]
-        text = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
-    else:
-        placeholder = getattr(processor, "image_token", "<image>")
-        text = placeholder * len(images) + ("\n" if images else "") + prompt
+    text = prompt_text(processor, prompt, len(images))
     pictures = {"images": list(images)} if images else {}
     inputs: Mapping[str, Any] = processor(text=text, return_tensors="pt", **pictures).to(
         loaded.model.device, loaded.model.dtype
