@@ -26,7 +26,7 @@ class Question:
 
     Attributes:
         id: unique within a split.
-        image: the image's file name, without its directory.
+        image: the image's file name, as published; empty where none is shown.
         prompt: what the model is asked, as published.
         truth: `yes` or `no`, or the objects that the image really shows.
         group: what is judged together and so is not independent, such as all questions about one image.
@@ -43,11 +43,25 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said to the question of the same id; `line` is where its file says so, from 1."""
+    """What a model said to the question of the same id.
+
+    Attributes:
+        text: untouched, spaces and line breaks at its ends included.
+        line: where its file says so, from 1.
+        file: that file's name, for errors.
+        fields: what else the file says of it, such as the image that was shown or a judge's label.
+    """
 
     id: str
     text: str
     line: int | None = None
+    file: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """The place of the answer, for errors: `answers.jsonl, line 3`."""
+        return ", ".join([self.file or "answers", *([] if self.line is None else [f"line {self.line}"])])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,171 @@
+"""Read files of JSON objects, one a line or all in one array, so that every error names the file and the line.
+
+Whether a file is written in lines or as an array is seen from its first character. A byte-order mark, line ends of any
+system and blank lines change nothing; whatever else is no JSON object in UTF-8 is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from qkedit.errors import QkeditError
+
+# Answers to all published benchmarks together take some megabytes; a file this large is something else.
+LARGEST_FILE = 2**30
+# No model says this much; what does is a broken file, which a tokenizer would chew on for hours.
+LONGEST_TEXT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One object of a file, and the line on which it begins."""
+
+    fields: dict[str, Any]
+    file: str
+    line: int
+
+    def wrong(self, what: str, remedy: str = "correct the file") -> QkeditError:
+        """Return the error that names this row."""
+        return QkeditError(what, where=f"{self.file}, line {self.line}", remedy=remedy)
+
+    def first_key(self, *keys: str) -> str | None:
+        """Return the first of these keys that the row has."""
+        return next((key for key in keys if key in self.fields), None)
+
+    def identifier(self, *keys: str) -> str:
+        """Return the id under the first of these keys that the row has, as text. Raises QkeditError without one."""
+        key = self.first_key(*keys)
+        if key is None:
+            raise self.wrong(f"has no {_either(keys)}", "see docs/evaluation.md for the format")
+        value = self.fields[key]
+        if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+            raise self.wrong(f"{key} is neither a whole number nor a name")
+        return str(value)
+
+    def text(self, *keys: str) -> str:
+        """Return the text under the first of these keys that the row has. Raises QkeditError without one."""
+        key = self.first_key(*keys)
+        if key is None:
+            raise self.wrong(f"has no {_either(keys)}", "see docs/evaluation.md for the format")
+        value = self.fields[key]
+        if not isinstance(value, str):
+            raise self.wrong(f"{key} is no text")
+        if len(value) > LONGEST_TEXT:
+            raise self.wrong(f"{key} has {len(value)} characters, more than {LONGEST_TEXT}")
+        return value
+
+
+def read_text(file: Path) -> str:
+    r"""Return a file's text, with `\n` for every kind of line end and without a byte-order mark.
+
+    Raises:
+        QkeditError: it cannot be read, is too large or is not UTF-8.
+    """
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise QkeditError(
+            f"cannot be read ({error.strerror})", where=str(file), remedy="name a file that is there"
+        ) from None
+    if len(data) > LARGEST_FILE:
+        raise QkeditError(
+            f"is larger than {LARGEST_FILE} bytes", where=str(file), remedy="name the file that was meant"
+        )
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise QkeditError("is no UTF-8", where=f"{file}, line {line}", remedy="save the file as UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_rows(file: Path) -> list[Row]:
+    """Return the objects of a file of JSON lines or of one JSON array.
+
+    Raises:
+        QkeditError: it cannot be read, holds no object, or something else than objects.
+    """
+    text = read_text(file)
+    is_array = text.lstrip()[:1] == "["
+    values = _array(text, file) if is_array else _lines(text, file)
+    rows = []
+    for line, value in values:
+        if not isinstance(value, dict):
+            raise _wrong(file, line, "is no JSON object")
+        rows.append(Row(value, str(file), line))
+    if not rows:
+        raise QkeditError("holds nothing", where=str(file), remedy="name the file that was meant")
+    return rows
+
+
+def _lines(text: str, file: Path) -> Iterator[tuple[int, Any]]:
+    for line, content in enumerate(text.split("\n"), start=1):
+        if content.strip():
+            value, end = _value(content, content.find(content.lstrip()[0]), file, line)
+            if content[end:].strip():
+                raise _wrong(file, line, "goes on after its JSON object")
+            yield line, value
+
+
+def _array(text: str, file: Path) -> Iterator[tuple[int, Any]]:
+    """Walk through the array's elements one by one, since a parser of the whole would not tell their lines."""
+    line, counted = 1, 0
+    place = _after_space(text, 0) + 1
+    expected = "value or ]"
+    while True:
+        place = _after_space(text, place)
+        line, counted = line + text.count("\n", counted, place), place
+        sign = text[place : place + 1]
+        if sign == "]" and expected != "value":
+            break
+        if expected == ", or ]":
+            if sign != ",":
+                raise _wrong(file, line, "is no valid JSON: a comma or the end of the array is missing")
+            place, expected = place + 1, "value"
+            continue
+        value, place = _value(text, place, file, line)
+        yield line, value
+        expected = ", or ]"
+    if text[place + 1 :].strip():
+        raise _wrong(file, line, "goes on after its JSON array")
+
+
+def _after_space(text: str, place: int) -> int:
+    space = _SPACE.match(text, place)
+    return space.end() if space else place
+
+
+def _value(text: str, place: int, file: Path, line: int) -> tuple[Any, int]:
+    """Return the JSON value at `place`, which is on this line, and where it ends."""
+    try:
+        return _DECODER.raw_decode(text, place)
+    except json.JSONDecodeError as error:
+        reason = error.msg[:1].lower() + error.msg[1:]
+        raise _wrong(file, line + text.count("\n", place, error.pos), f"is no valid JSON: {reason}") from None
+    except RecursionError:
+        raise _wrong(file, line, "is nested too deeply") from None
+    except ValueError as error:  # a number that JSON has not, or one of more digits than Python converts
+        reason = str(error).partition(";")[0]
+        raise _wrong(file, line, f"is no valid JSON: {reason}") from None
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+_SPACE = re.compile(r"[ \t\n]+")
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
+
+
+def _wrong(file: Path, line: int, what: str) -> QkeditError:
+    return QkeditError(what, where=f"{file}, line {line}", remedy="correct the file")
+
+
+def _either(keys: tuple[str, ...]) -> str:
+    return " or ".join(map(repr, keys))
