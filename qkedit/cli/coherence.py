@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from qkedit.plugins.settings import PluginSettings
     from qkedit.serving.on_transformers import LoadedModel
 
-PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
-
 
 @dataclass(frozen=True)
 class _Measured:
@@ -68,11 +66,11 @@ def coherence(
         plugins = chosen_plugins(plugin, name)
         if not image:
             raise UsageError("no image is given", where="--image", remedy="give a picture")
-        if picture is not None and picture.suffix.lower() not in PICTURE_SUFFIXES:
+        if picture is not None and picture.suffix.lower() not in options.PICTURE_SUFFIXES:
             raise UsageError(
                 f"{picture.suffix or 'no suffix'} is no kind of picture that can be written",
                 where="--picture",
-                remedy=f"give {', '.join(PICTURE_SUFFIXES)}",
+                remedy=f"give {', '.join(options.PICTURE_SUFFIXES)}",
             )
         pictures = [read_image(file) for file in image]
         loaded = load(name, revision=revision, device=str(choose_device(device)), dtype=dtype)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from qkedit.steering.suggestion import Suggestion
 
 VIEW = "What to show"
-PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 # What `--compare` takes for the base that an edited model's manifest names.
 BASE = "base"
 
@@ -133,9 +132,9 @@ class _Files:
         if self.csv is not None and not self.csv_on_stdout:
             check_target(self.csv, (".csv",), "--csv")
         if self.plot is not None:
-            from qkedit.report.plot import require_matplotlib
+            from qkedit.report.pictures import require_matplotlib
 
-            check_target(self.plot, PLOT_SUFFIXES, "--plot")
+            check_target(self.plot, options.PICTURE_SUFFIXES, "--plot")
             require_matplotlib()
         if self.html is not None:
             check_target(self.html, (".html", ".htm"), "--html")
@@ -159,7 +158,8 @@ def _inspect(
     from rich.text import Text
 
     from qkedit.cli.progress import progress_bar
-    from qkedit.report.files import spectra_csv, write_file
+    from qkedit.report.files import write_file
+    from qkedit.report.spectra_csv import spectra_csv
     from qkedit.report.table import SpectrumTable
     from qkedit.steering.spectra import inspect
     from qkedit.steering.suggestion import suggest as proposal
@@ -196,7 +196,7 @@ def _compare(
     from qkedit.checkpoint.checkpoint import open_checkpoint
     from qkedit.checkpoint.resolve import resolve
     from qkedit.cli.progress import progress_bar
-    from qkedit.report.files import comparison_csv
+    from qkedit.report.spectra_csv import comparison_csv
     from qkedit.report.table import ComparisonTable
     from qkedit.steering.comparison import base_of, compare_spectra
     from qkedit.steering.plan import make_plan

@@ -5,12 +5,10 @@ matplotlib is an extra (`pip install 'qkedit[plot]'`), imported when a picture i
 
 from __future__ import annotations
 
-import io
 import math
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from qkedit.errors import QkeditError
+from qkedit.report.pictures import encoded, require_matplotlib
 from qkedit.report.summary import layer_row, offset_text
 from qkedit.steering.selection import describe
 from qkedit.steering.spectra import Inspection
@@ -23,12 +21,6 @@ if TYPE_CHECKING:
 LARGEST_LEGEND = 8
 # Below this share of σ₁ spectra are rounding, and the axis would show little else.
 LOWEST_SHOWN = 1e-8
-
-
-def require_matplotlib() -> None:
-    """Raise QkeditError with the remedy when matplotlib is not installed."""
-    if find_spec("matplotlib") is None:
-        raise QkeditError("matplotlib is not installed", where="--plot", remedy="run: pip install 'qkedit[plot]'")
 
 
 def spectra_plot(inspection: Inspection, file_format: str) -> bytes:
@@ -45,10 +37,7 @@ def spectra_plot(inspection: Inspection, file_format: str) -> bytes:
         _energy(figure, areas["energy"], inspection)
         _spectra(figure, areas["spectra"], inspection)
         _symmetry(areas["symmetry"], inspection)
-        stream = io.BytesIO()
-        undated: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[file_format]
-        figure.savefig(stream, format=file_format, dpi=130, metadata=undated)
-    return stream.getvalue()
+        return encoded(figure, file_format)
 
 
 def _title(inspection: Inspection) -> str:

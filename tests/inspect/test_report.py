@@ -13,9 +13,11 @@ import pytest
 from rich.console import Console
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.report.files import check_target, comparison_csv, spectra_csv, write_file
+from qkedit.report.files import check_target, write_file
 from qkedit.report.page import spectra_page
-from qkedit.report.plot import require_matplotlib, spectra_plot
+from qkedit.report.pictures import require_matplotlib
+from qkedit.report.plot import spectra_plot
+from qkedit.report.spectra_csv import comparison_csv, spectra_csv
 from qkedit.report.summary import layer_row
 from qkedit.report.table import ComparisonTable, SpectrumTable, inline_spectrum
 from qkedit.steering.comparison import Comparison, HeadComparison, LayerComparison
@@ -240,7 +242,7 @@ def test_places_that_cannot_be_written_are_refused_beforehand(tmp_path: Path) ->
 
 
 def test_a_missing_matplotlib_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qkedit.report.plot.find_spec", lambda name: None)
+    monkeypatch.setattr("qkedit.report.pictures.find_spec", lambda name: None)
     with pytest.raises(QkeditError, match="matplotlib is not installed") as caught:
         require_matplotlib()
     assert "qkedit[plot]" in caught.value.remedy
