@@ -1,0 +1,55 @@
+"""`qkedit compare`: two runs on the same items, with paired tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.output import command
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A result file, or the directory of a run: before.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another of the same benchmarks: after.")],
+    markdown: Annotated[Path | None, options.flag("--markdown", help="Write tables for a pull request: .md.")] = None,
+    plot: Annotated[Path | None, options.flag("--plot", help="Write a picture: .png, .svg or .pdf.")] = None,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Compare two runs item by item: differences, intervals and paired tests.
+
+    A and B are what `qkedit score --json` or `qkedit eval` wrote. Only items that both answered count.
+
+    Example: qkedit compare base/result.json edited/result.json --plot differences.png
+    """
+    with command("compare", as_json=json, quiet=quiet, debug=debug) as output:
+        from rich.console import Group
+
+        from qkedit.evaluation.compare import compare as compare_runs
+        from qkedit.evaluation.result_files import read_scores
+        from qkedit.report.files import check_target, write_file
+        from qkedit.report.pictures import require_matplotlib
+        from qkedit.report.run_comparison import RunComparisonTable, run_comparison_markdown
+
+        if markdown is not None:
+            check_target(markdown, (".md",), "--markdown")
+        if plot is not None:
+            check_target(plot, options.PICTURE_SUFFIXES, "--plot")
+            require_matplotlib()
+        comparison = compare_runs(read_scores(a), read_scores(b))
+        for sentence in comparison.warnings:
+            output.warn(sentence)
+        if plot is not None:
+            from qkedit.report.run_comparison_plot import run_comparison_plot
+
+            write_file(plot, run_comparison_plot(comparison, plot.suffix.lower().removeprefix(".")))
+        if markdown is not None:
+            write_file(markdown, run_comparison_markdown(comparison).encode())
+        written = [str(file) for file in (markdown, plot) if file is not None]
+        named = [f"\nWritten: {', '.join(written)}"] if written else []
+        output.result(comparison.as_dict() | {"written": written}, Group(RunComparisonTable(comparison), *named))
