@@ -13,6 +13,7 @@ import qkedit
 from qkedit.cli.apply import apply
 from qkedit.cli.attach import attach
 from qkedit.cli.coherence import coherence
+from qkedit.cli.compare import compare
 from qkedit.cli.detach import detach
 from qkedit.cli.diff import diff
 from qkedit.cli.generate import generate
@@ -46,7 +47,7 @@ def _main(
     pass
 
 
-for function in (steer, inspect, verify, diff, apply, models, generate, plugins, detach, coherence):
+for function in (steer, inspect, verify, diff, apply, models, generate, plugins, detach, coherence, compare):
     app.command()(function)
 # Its further options are those of the plug-in that is named.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(attach)
