@@ -63,12 +63,16 @@ class Row:
 def read_text(file: Path) -> str:
     r"""Return a file's text, with `\n` for every kind of line end and without a byte-order mark.
 
+    A file whose name ends in `.gz` is unpacked.
+
     Raises:
         QkeditError: it cannot be read, is too large or is not UTF-8.
     """
     try:
-        with file.open("rb") as opened:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
             data = opened.read(LARGEST_FILE + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise QkeditError("is no sound gzip file", where=str(file), remedy="copy it again") from None
     except OSError as error:
         raise QkeditError(
             f"cannot be read ({error.strerror})", where=str(file), remedy="name a file that is there"
