@@ -6,8 +6,10 @@ system and blank lines change nothing; whatever else is no JSON object in UTF-8 
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
