@@ -1,0 +1,34 @@
+"""How much one request, and all of them together, may ask of the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from qkedit.errors import UsageError
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may bring.
+
+    Attributes:
+        body: bytes of a request's body, and of one image that is fetched.
+        images: images in a request, those of earlier turns included.
+        pixels: pixels of all of them together. One pixel takes 3 bytes once it is decoded, whatever it took before.
+        waiting: requests that are under way at the same time, waiting ones included.
+        seconds: for a body to arrive, and for an image to be fetched.
+    """
+
+    body: int = 32 * MIB
+    images: int = 16
+    pixels: int = 64_000_000
+    waiting: int = 64
+    seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a limit that lets nothing pass."""
+        for limit in fields(self):
+            if getattr(self, limit.name) <= 0:
+                raise UsageError("the limit lets nothing pass", where=limit.name, remedy="give a positive number")

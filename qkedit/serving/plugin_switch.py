@@ -1,0 +1,84 @@
+"""Attach a server's plug-ins for one answer at a time, in any selection, bound to the model only once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qkedit.plugins.settings import PluginSettings, make_plugins
+
+if TYPE_CHECKING:
+    from qkedit.plugins.attach import Attachment
+    from qkedit.plugins.parts import ModelParts
+    from qkedit.plugins.protocol import BoundPlugin
+    from qkedit.plugins.request import RequestReport
+
+
+@dataclass(frozen=True)
+class _BoundOnce:
+    """A plug-in that has been bound already, so that what it has loaded and remembers serves every selection."""
+
+    name: str
+    bound: BoundPlugin
+
+    def bind(self, parts: ModelParts) -> BoundPlugin:
+        return self.bound
+
+
+class PluginSwitch:
+    """The plug-ins of a server.
+
+    Raises:
+        QkeditError: one of them does not fit the model.
+    """
+
+    def __init__(self, model: Any, plugins: Sequence[PluginSettings]) -> None:
+        from qkedit.plugins.parts import model_parts
+
+        self.settings = {plugin.name: plugin for plugin in plugins}
+        self._model = model
+        self._bound = {
+            plugin.name: _BoundOnce(plugin.name, plugin.bind(model_parts(model))) for plugin in make_plugins(plugins)
+        }
+        self._attachments: dict[tuple[str, ...], Attachment] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The plug-ins by name, in order."""
+        return tuple(self.settings)
+
+    @contextmanager
+    def on(self, names: Sequence[str]) -> Iterator[Callable[[], RequestReport | None]]:
+        """Attach the plug-ins of these names for as long as the block takes, in this order.
+
+        Only one thread may do so at a time.
+
+        Yields:
+            What reports on the last prefill of the block; None before one with images has run.
+        """
+        if not names:
+            yield lambda: None
+            return
+        attachment = self._attachment(tuple(names))
+        before = _last(attachment)
+
+        def report() -> RequestReport | None:
+            last = _last(attachment)
+            return None if last is before else last
+
+        with attachment:
+            yield report
+
+    def _attachment(self, names: tuple[str, ...]) -> Attachment:
+        from qkedit.plugins.attach import Attachment
+
+        if names not in self._attachments:
+            self._attachments[names] = Attachment(self._model, *(self._bound[name] for name in names))
+        return self._attachments[names]
+
+
+def _last(attachment: Attachment) -> RequestReport | None:
+    reports = attachment.report()
+    return reports[-1] if reports else None

@@ -1,0 +1,94 @@
+"""A model as a server has it: under a name, with its plug-ins, proven to answer before the first request comes."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from qkedit.serving.chat_request import ChatRequest, Decoding, ImageUrl, Message
+from qkedit.serving.conversations import check_length, check_text_length, conversation_inputs
+from qkedit.serving.metrics import Metrics
+from qkedit.serving.on_transformers import LoadedModel
+from qkedit.serving.plugin_switch import PluginSwitch
+from qkedit.serving.turn import Turn
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What is served.
+
+    Attributes:
+        name: what clients call it.
+        loaded: the model and its processor.
+        switch: its plug-ins.
+    """
+
+    name: str
+    loaded: LoadedModel
+    switch: PluginSwitch
+
+    @property
+    def context(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+        return int(self.loaded.model.config.get_text_config().max_position_embeddings)
+
+    @cached_property
+    def _longest_token(self) -> int:
+        processor = self.loaded.processor
+        return max(map(len, getattr(processor, "tokenizer", processor).get_vocab()))
+
+    def prepared(self, request: ChatRequest, images: Sequence[Image]) -> tuple[Mapping[str, Any], Any]:
+        """Return the model's inputs for a request, and transformers' settings of how to decode.
+
+        Raises:
+            RequestError: the model cannot read it, or it is too long.
+        """
+        check_text_length(request.texts, self.context, self._longest_token)
+        inputs = conversation_inputs(self.loaded, request.messages, images)
+        length = check_length(inputs["input_ids"].shape[1], request.decoding.max_tokens, self.context)
+        return inputs, generation_config(self.loaded.model.generation_config, request.decoding, length)
+
+    def turn(self, request: ChatRequest, gone: threading.Event, metrics: Metrics) -> Turn:
+        """Return what answers a request; see `Turn`."""
+        return Turn(self.loaded, self.switch, request.plugins, seed=request.decoding.seed, gone=gone, metrics=metrics)
+
+
+def generation_config(own: Any, decoding: Decoding, length: int) -> Any:
+    """Return the model's own settings with what a request says.
+
+    Args:
+        own: the model's, which stay as they are.
+        decoding: what the request says.
+        length: tokens the answer may have.
+    """
+    config = copy.deepcopy(own)
+    config.max_new_tokens = length
+    if decoding.temperature == 0:
+        config.do_sample, config.temperature, config.top_p, config.top_k = False, None, None, None
+    elif decoding.temperature is not None or decoding.top_p is not None:
+        config.do_sample = True
+        config.temperature = own.temperature if decoding.temperature is None else decoding.temperature
+        config.top_p = own.top_p if decoding.top_p is None else decoding.top_p
+    config.stop_strings = list(decoding.stop) or None
+    return config
+
+
+def try_out(served: ServedModel) -> None:
+    """Answer one request with every plug-in on, so that what would fail the first client fails the start.
+
+    Raises:
+        QkeditError: the model, its processor or a plug-in does not work.
+    """
+    from PIL import Image
+
+    question = Message("user", (ImageUrl(""), "What is there?"))
+    request = ChatRequest((question,), Decoding(max_tokens=1), stream=False, plugins=served.switch.names)
+    inputs, settings = served.prepared(request, [Image.linear_gradient("L").convert("RGB")])
+    served.turn(request, threading.Event(), Metrics()).generate(**inputs, generation_config=settings)
