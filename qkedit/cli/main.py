@@ -14,12 +14,15 @@ from qkedit.cli.apply import apply
 from qkedit.cli.attach import attach
 from qkedit.cli.coherence import coherence
 from qkedit.cli.compare import compare
+from qkedit.cli.demo import demo
 from qkedit.cli.detach import detach
 from qkedit.cli.diff import diff
+from qkedit.cli.gate import gate
 from qkedit.cli.generate import generate
 from qkedit.cli.inspect import inspect
 from qkedit.cli.models import models
 from qkedit.cli.plugins import plugins
+from qkedit.cli.serve import serve
 from qkedit.cli.steer import steer
 from qkedit.cli.verify import verify
 
@@ -47,7 +50,22 @@ def _main(
     pass
 
 
-for function in (steer, inspect, verify, diff, apply, models, generate, plugins, detach, coherence, compare):
+for function in (
+    steer,
+    inspect,
+    verify,
+    diff,
+    apply,
+    models,
+    generate,
+    plugins,
+    detach,
+    coherence,
+    compare,
+    serve,
+    gate,
+    demo,
+):
     app.command()(function)
 # Its further options are those of the plug-in that is named.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(attach)
