@@ -50,6 +50,13 @@ _BETTER = {
         *("acc", "acc_plus", "score", "cover", "a_acc", "f_acc", "q_acc"),
     ),
 }
+# Shares from 0 to 1, unless a benchmark speaks in percent.
+SHARES = frozenset(
+    (
+        *("accuracy", "precision", "recall", "f1", "yes_ratio", "hr", "chair_s", "chair_i"),
+        *("acc", "acc_plus", "chair", "cover", "hal", "cog", "a_acc", "f_acc", "q_acc"),
+    )
+)
 _DIRECTION = {name: direction for direction, names in _BETTER.items() for name in names}
 
 _OF_YES_NO: dict[str, Callable[[Any], Parts]] = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from qkedit.errors import QkeditError
-from qkedit.evaluation.records import Score, score_from_dict
+from qkedit.evaluation.records import RULE_KINDS, Score, score_from_dict
 
 # What a run leaves in its output directory.
 RESULT_FILE = "result.json"
@@ -24,11 +24,13 @@ class Measured:
         benchmark: its name, such as `pope` or `drift`.
         split: None where there are none.
         metrics: by plain name; None where a metric has no value.
+        rule: the parser or variant that scored it; None where there is none.
     """
 
     benchmark: str
     split: str | None
     metrics: Mapping[str, float | None]
+    rule: str | None = None
 
     @property
     def name(self) -> str:
@@ -91,7 +93,8 @@ def read_metrics(file: Path) -> tuple[Measured, ...]:
             is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
             if value is not None and not is_number:
                 raise _wrong(f"{where}: metrics: {name}", "is neither a number nor null")
-        measured.append(Measured(benchmark, split, metrics))
+        rule = next((str(row[kind]) for kind in RULE_KINDS if kind in row), None)
+        measured.append(Measured(benchmark, split, metrics, rule))
     return tuple(measured)
 
 
