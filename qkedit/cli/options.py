@@ -54,9 +54,13 @@ def _read_configuration(context: typer.Context, file: Path | None) -> Path | Non
             raise typer.BadParameter(f"{file}: there is no option {key!r}; {hint}")
         if flag not in names:
             continue  # one file may serve every command of a pipeline, as the environment does
-        if isinstance(value, dict | list):
+        takes_several = any(p.name == names[flag] and getattr(p, "multiple", False) for p in context.command.params)
+        if isinstance(value, dict) or (isinstance(value, list) and not takes_several):
             raise typer.BadParameter(f"{file}: {key!r} takes one value, not a list; write it as text.")
-        defaults[names[flag]] = value if isinstance(value, bool) or value is None else str(value)
+        if takes_several and value is not None:
+            defaults[names[flag]] = [str(entry) for entry in (value if isinstance(value, list) else [value])]
+        else:
+            defaults[names[flag]] = value if isinstance(value, bool) or value is None else str(value)
     context.default_map = {**(context.default_map or {}), **defaults}
     return file
 
