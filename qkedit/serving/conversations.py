@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qkedit.serving.chat_request import ImageUrl, Message
-from qkedit.serving.on_transformers import LoadedModel
+from qkedit.serving.on_transformers import LoadedModel, Prompt, batch_inputs, prompt_text
 from qkedit.serving.request_errors import RequestError
 
 if TYPE_CHECKING:
@@ -32,28 +32,35 @@ def conversation_inputs(
     """
     from jinja2 import TemplateError
 
-    pictures = iter(images)
-    turns = [
-        {
-            "role": message.role,
-            "content": [
-                {"type": "image", "image": next(pictures)}
-                if isinstance(part, ImageUrl)
-                else {"type": "text", "text": part}
-                for part in message.content
-            ],
-        }
-        for message in messages
-    ]
     try:
-        inputs: Mapping[str, Any] = loaded.processor.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        )
+        text = _text(loaded.processor, messages)
+        return batch_inputs(loaded, [Prompt(text, tuple(images))])
     except (TemplateError, ValueError) as error:
         raise RequestError(
             f"the model's processor refuses them ({_first_line(error)})", where="messages", remedy="change them"
         ) from error
-    return inputs.to(loaded.model.device, loaded.model.dtype)  # type: ignore[attr-defined]
+
+
+def _text(processor: Any, messages: Sequence[Message]) -> str:
+    """Return a conversation in a processor's chat template, with a placeholder for each image."""
+    if getattr(processor, "chat_template", None):
+        turns = [
+            {
+                "role": message.role,
+                "content": [
+                    {"type": "image"} if isinstance(part, ImageUrl) else {"type": "text", "text": part}
+                    for part in message.content
+                ],
+            }
+            for message in messages
+        ]
+        text: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return text
+    if len(messages) > 1:
+        raise RequestError("the model has no chat template", where="messages", remedy="send one message alone")
+    parts = messages[0].content
+    texts = [part for part in parts if isinstance(part, str)]
+    return prompt_text(processor, "\n".join(texts), images=len(parts) - len(texts))
 
 
 def placeholders(processor: Any) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ def load(model: str, *, revision: str | None = None, device: str = "cpu", dtype:
 
     if dtype not in DTYPES:
         raise UsageError(f"{dtype!r} is no dtype", where="--dtype", remedy=f"give {', '.join(DTYPES)}")
-    directory = model_directory(_place(model), revision)
+    directory = directory_of(model, revision)
     try:
         processor = AutoProcessor.from_pretrained(directory)
         loaded = AutoModelForImageTextToText.from_pretrained(
@@ -99,13 +99,28 @@ def load(model: str, *, revision: str | None = None, device: str = "cpu", dtype:
     return LoadedModel(model, loaded.eval(), processor)
 
 
+def directory_of(model: str, revision: str | None = None) -> Path:
+    """Return where a model's files are, downloaded if need be.
+
+    Args:
+        model: a directory, a hub id, an alias or `demo`.
+        revision: of a model on the hub.
+
+    Raises:
+        UsageError: an alias is also the name of a directory here.
+        CheckpointError: there is no such model, or the hub cannot be reached.
+    """
+    return model_directory(_place(model), revision)
+
+
 def read_image(file: Path) -> Image:
     """Open a picture. Raises UsageError for a file that is none."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(file) as image:
-            return image.convert("RGB")
+            # Cameras write down how they were held; transformers' own loading turns pictures upright too.
+            return ImageOps.exif_transpose(image).convert("RGB")
     except UnidentifiedImageError as error:
         raise UsageError("is no picture", where=str(file), remedy="give a PNG, JPEG or WebP file") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
