@@ -1,4 +1,4 @@
-"""A progress bar with layers and bytes on a terminal, nothing elsewhere."""
+"""Progress bars on a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -39,6 +39,22 @@ def reading_bar(output: Output) -> Iterator[Callable[[int], None]]:
     with Bars(*columns, console=Console(file=sys.stderr), transient=True) as bars:
         task = bars.add_task("", total=None)
         yield lambda length: bars.advance(task, length)
+
+
+@contextmanager
+def counting_bar(output: Output, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many of a known number are done and how long the rest will take."""
+    if not output.shows_progress:
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=Console(file=sys.stderr), transient=True) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 class _Bar:

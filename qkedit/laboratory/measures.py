@@ -1,0 +1,184 @@
+"""What is measured of an arm, and how sure it is: every figure with its interval, and its difference to the base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from qkedit.demo.questions import SPLITS
+from qkedit.errors import UsageError
+from qkedit.evaluation.metrics import Better, better
+from qkedit.evaluation.records import Item, Score
+from qkedit.evaluation.statistics import Difference, Interval, holm, interval, paired
+from qkedit.laboratory.arms import Arm
+
+CAPTIONS = "captions"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure of an arm.
+
+    Attributes:
+        name: such as `chair_s` or `f1_adversarial`.
+        part: of the exam: `captions`, or a split of the questions.
+        metric: its name among the metrics of the part's items.
+        title: as people write it.
+        is_share: a ratio from 0 to 1, to be shown in percent.
+    """
+
+    name: str
+    part: str
+    metric: str
+    title: str
+    is_share: bool = True
+
+    @property
+    def better(self) -> Better:
+        """Which direction is better."""
+        return better(self.metric)
+
+
+MEASURES: dict[str, Measure] = {
+    measure.name: measure
+    for measure in (
+        Measure("chair_s", CAPTIONS, "chair_s", "CHAIR_s"),
+        Measure("chair_i", CAPTIONS, "chair_i", "CHAIR_i"),
+        Measure("recall", CAPTIONS, "recall", "recall"),
+        Measure("mean_words", CAPTIONS, "mean_words", "words", is_share=False),
+        *(
+            Measure(f"{metric}_{split}", split, metric, title)
+            for split in SPLITS
+            for metric, title in (("accuracy", "accuracy"), ("f1", "F1"), ("hr", "HR"))
+        ),
+    )
+}
+
+
+def measure_named(name: str, where: str) -> Measure:
+    """Return a measure by its name. Raises UsageError for one that is not known."""
+    if name not in MEASURES:
+        raise UsageError(f"{name!r} is not measured", where=where, remedy=f"choose among {', '.join(MEASURES)}")
+    return MEASURES[name]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One arm's scores, by part of the exam, and what its edit and its answers cost."""
+
+    arm: Arm
+    scores: Mapping[str, Score]
+    seconds: float
+    energy_removed: float | None = None
+    relative_change: float | None = None
+
+    def value(self, measure: Measure) -> float | None:
+        """Return a figure; None where its denominator is zero."""
+        return self.scores[measure.part].metrics[measure.metric]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measure of an arm, or of the repetitions of an arm taken together.
+
+    Attributes:
+        interval: the value and its interval; repetitions are pooled, scene by scene.
+        least: the lowest value of a repetition; None of an arm without repetitions.
+        most: the highest.
+        difference: to the base on the same scenes, this arm minus the base; None for the base itself.
+        p_holm: its p, corrected for the number of arms that are compared with the base by this measure.
+    """
+
+    interval: Interval
+    least: float | None = None
+    most: float | None = None
+    difference: Difference | None = None
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a comparison: an arm, or a control's repetitions under several seeds."""
+
+    name: str
+    arms: tuple[Arm, ...]
+    figures: Mapping[str, Figure]
+    energy_removed: float | None
+    relative_change: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row as `--json` prints it."""
+        return {
+            "name": self.name,
+            "arms": [arm.as_dict() for arm in self.arms],
+            "energy_removed": self.energy_removed,
+            "relative_change": self.relative_change,
+            "measures": {name: asdict(figure) for name, figure in self.figures.items()},
+        }
+
+
+def compare(outcomes: Sequence[Outcome], base: Outcome, measures: Sequence[Measure] | None = None) -> tuple[Row, ...]:
+    """Return one row a group of arms, in the order of their first appearance, each held against the base.
+
+    Args:
+        outcomes: of all arms; the base may be among them.
+        base: what to compare with.
+        measures: what to show; everything by default.
+    """
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(outcome.arm.group, []).append(outcome)
+    measures = tuple(MEASURES.values()) if measures is None else tuple(measures)
+    figures: dict[str, dict[str, Figure]] = {name: {} for name in groups}
+    for measure in measures:
+        column = {name: figure(group, base, measure) for name, group in groups.items()}
+        corrected = holm([one.difference.p if one.difference else None for one in column.values()])
+        for (name, one), p in zip(column.items(), corrected, strict=True):
+            figures[name][measure.name] = replace(one, p_holm=p)
+    return tuple(
+        Row(
+            name,
+            tuple(outcome.arm for outcome in group),
+            figures[name],
+            _mean([outcome.energy_removed for outcome in group]),
+            _mean([outcome.relative_change for outcome in group]),
+        )
+        for name, group in groups.items()
+    )
+
+
+def figure(group: Sequence[Outcome], base: Outcome, measure: Measure) -> Figure:
+    """Return a measure of an arm's repetitions, pooled, and its difference to the base."""
+    values = [value for outcome in group if (value := outcome.value(measure)) is not None]
+    repeated = len(group) > 1 and values
+    own = pooled(group, measure.part)
+    return Figure(
+        # The bootstrap throughout: it treats pooled seeds and shares alike, and needs nothing beyond numpy.
+        interval(own, measure.metric, method="bootstrap"),
+        min(values) if repeated else None,
+        max(values) if repeated else None,
+        None if group[0].arm == base.arm else paired(pooled([base] * len(group), measure.part), own, measure.metric),
+    )
+
+
+def against(outcome: Outcome, controls: Sequence[Outcome], measure: Measure) -> Difference:
+    """Return how an arm differs from its controls, all their seeds pooled: the arm minus the controls."""
+    return paired(pooled(controls, measure.part), pooled([outcome] * len(controls), measure.part), measure.metric)
+
+
+def pooled(outcomes: Sequence[Outcome], part: str) -> list[Item]:
+    """Return the items of several arms as those of one, so that a scene brings what all of them said about it.
+
+    Resampling draws scenes and keeps the seeds: how much these differ is for `least` and `most` to say.
+    """
+    return [
+        replace(item, id=f"{number}/{item.id}")
+        for number, outcome in enumerate(outcomes)
+        for item in outcome.scores[part].items
+    ]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,40 @@
+"""Turn what an arm said into scores, by the benchmarks' own rules: CHAIR for captions, POPE for questions.
+
+CHAIR's words are here the sixteen kinds of the demo's world, which need no synonyms and no language library.
+"""
+
+from __future__ import annotations
+
+from qkedit.demo.scenes import mentions
+from qkedit.evaluation import chair, pope
+from qkedit.evaluation.records import Answer, Score
+from qkedit.laboratory.answering import ExamAnswers
+from qkedit.laboratory.arms import Arm
+from qkedit.laboratory.bench import JobResult
+from qkedit.laboratory.exam import Exam
+from qkedit.laboratory.measures import CAPTIONS, Outcome
+
+
+def scored(arm: Arm, exam: Exam, result: JobResult) -> Outcome:
+    """Return an arm's scores on an exam."""
+    return Outcome(arm, scores(exam, result.answers), result.seconds, result.energy_removed, result.relative_change)
+
+
+def scores(exam: Exam, answers: ExamAnswers) -> dict[str, Score]:
+    """Return the score of the captions and of each split of the questions, by part of the exam."""
+    found = {question.id: mentions(caption) for question, caption in zip(exam.captions, answers.captions, strict=True)}
+    given = answers_by_split(exam, answers)
+    return {
+        CAPTIONS: chair.score(found, exam.captions),
+        **{split: pope.score(questions, given[split], split=split) for split, questions in exam.splits.items()},
+    }
+
+
+def answers_by_split(exam: Exam, answers: ExamAnswers) -> dict[str, tuple[Answer, ...]]:
+    """Return the answers to each split's questions, each distinct question having been asked once."""
+    said = dict(zip(exam.asked, answers.yes_no, strict=True))
+    place = {question.image: scene for scene, question in enumerate(exam.captions)}
+    return {
+        split: tuple(Answer(question.id, said[place[question.image], question.prompt]) for question in questions)
+        for split, questions in exam.splits.items()
+    }

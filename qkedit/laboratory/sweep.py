@@ -1,0 +1,244 @@
+"""Run a sweep: every cell of a grid and its random controls on one half of the scenes, the winner on the other.
+
+The first half is there to choose on. The best of many cells looks better there than it is, so the winner, its
+controls and the base then answer about the second half, which nothing else ever sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from qkedit.evaluation.metrics import Better
+from qkedit.evaluation.statistics import Difference
+from qkedit.laboratory.arms import BASE, Arm
+from qkedit.laboratory.bench import Job, JobResult, Subject
+from qkedit.laboratory.exam import Exam, ExamRange, make_exam
+from qkedit.laboratory.measures import MEASURES, Figure, Measure, Outcome, Row, against, compare, figure
+from qkedit.laboratory.scoring import scored
+from qkedit.laboratory.sweep_file import SweepFile
+from qkedit.laboratory.sweep_grid import Cell, SweepSettings
+from qkedit.laboratory.workers import run_jobs
+
+# Told how many of the jobs are done.
+Watch = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What one cell did on the first half of the scenes.
+
+    Attributes:
+        cell: the edit.
+        values: of the objective and the guarded measures.
+        objective: of the edit, with its difference to the base.
+        controls: the same of its random controls, pooled.
+        broken: guards that it breaks, by name.
+    """
+
+    cell: Cell
+    values: Mapping[str, float | None]
+    objective: Figure
+    controls: Figure
+    broken: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as `--json` prints it."""
+        return {
+            "cell": asdict(self.cell),
+            "values": dict(self.values),
+            "objective": asdict(self.objective),
+            "controls": asdict(self.controls),
+            "broken_guards": list(self.broken),
+        }
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The winner on scenes that did not choose it.
+
+    Attributes:
+        rows: base, winner and its controls, by every measure.
+        to_controls: by measure, the winner minus its controls.
+    """
+
+    rows: tuple[Row, ...]
+    to_controls: Mapping[str, Difference]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the confirmation as `--json` prints it."""
+        return {
+            "rows": [row.as_dict() for row in self.rows],
+            "to_controls": {name: asdict(difference) for name, difference in self.to_controls.items()},
+        }
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """A finished sweep.
+
+    Attributes:
+        settings: that it ran with.
+        base: of the objective and the guarded measures, on the first half.
+        ranked: every cell, the best first; those that break a guard last.
+        confirmation: of the first of them; None when every cell breaks a guard.
+        resumed: results that an earlier run had left.
+    """
+
+    settings: SweepSettings
+    base: Mapping[str, float | None]
+    ranked: tuple[CellResult, ...]
+    confirmation: Confirmation | None
+    resumed: int
+
+    @property
+    def winner(self) -> CellResult | None:
+        """Return the best cell that breaks no guard."""
+        return self.ranked[0] if self.ranked and not self.ranked[0].broken else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as `--json` prints it."""
+        return {
+            "settings": self.settings.as_dict(),
+            "base": dict(self.base),
+            "cells": [result.as_dict() for result in self.ranked],
+            "winner": None if self.winner is None else asdict(self.winner.cell),
+            "confirmation": None if self.confirmation is None else self.confirmation.as_dict(),
+            "resumed": self.resumed,
+        }
+
+
+def run_sweep(
+    subject: Subject, settings: SweepSettings, file: SweepFile | None, workers: int, watch: Watch | None = None
+) -> SweepReport:
+    """Run what is not in the file yet, choose, and confirm.
+
+    Args:
+        subject: the model.
+        settings: the grid, see `SweepSettings`.
+        file: where results are kept; None keeps them in memory alone.
+        workers: processes.
+        watch: told how far the first half is.
+
+    Raises:
+        QkeditError: a cell does not fit the model, or the file cannot be written.
+    """
+    first, second = settings.scenes.halves()
+    results = _answered(subject, [Job(arm, first) for arm in settings.arms()], file, workers, watch)
+    resumed = results.resumed
+    exam = make_exam(first)
+    base = results.outcome(Arm(BASE), exam, first)
+    ranked = rank(
+        settings,
+        base,
+        (
+            (cell, results.outcome(cell.arm(), exam, first), results.controls(settings, cell, exam, first))
+            for cell in settings.cells()
+        ),
+    )
+    confirmation = None
+    if ranked and not ranked[0].broken:
+        winner = ranked[0].cell
+        arms = [Arm(BASE), winner.arm(), *winner.controls(settings.control, settings.seeds)]
+        again = _answered(subject, [Job(arm, second) for arm in arms], file, workers, None)
+        confirmation = _confirmation(again, settings, winner, second)
+    return SweepReport(settings, _values(settings, base), ranked, confirmation, resumed)
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """Results by arm and scenes; scored when they are asked for, since scored items take far more memory."""
+
+    results: Mapping[tuple[str, ExamRange], JobResult]
+    resumed: int
+
+    def outcome(self, arm: Arm, exam: Exam, scenes: ExamRange) -> Outcome:
+        return scored(arm, exam, self.results[arm.name, scenes])
+
+    def controls(self, settings: SweepSettings, cell: Cell, exam: Exam, scenes: ExamRange) -> list[Outcome]:
+        return [self.outcome(arm, exam, scenes) for arm in cell.controls(settings.control, settings.seeds)]
+
+
+def _answered(
+    subject: Subject, jobs: Sequence[Job], file: SweepFile | None, workers: int, watch: Watch | None
+) -> _Answered:
+    results: dict[tuple[str, ExamRange], JobResult] = {}
+    missing = []
+    for job in jobs:
+        known = file.result(job) if file is not None else None
+        if known is None:
+            missing.append(job)
+        else:
+            results[job.arm.name, job.scenes] = known
+    resumed = len(results)
+    if watch is not None:
+        watch(resumed, len(jobs))
+    for job, result in run_jobs(subject, missing, workers):
+        if file is not None:
+            file.add(job, result)
+        results[job.arm.name, job.scenes] = result
+        if watch is not None:
+            watch(len(results), len(jobs))
+    return _Answered(results, resumed)
+
+
+def rank(
+    settings: SweepSettings, base: Outcome, cells: Iterable[tuple[Cell, Outcome, Sequence[Outcome]]]
+) -> tuple[CellResult, ...]:
+    """Return the cells, the best by the objective first, those that break a guard behind all others.
+
+    Of equal ones the mildest comes first, as the grid has them in order.
+
+    Args:
+        settings: objective and guards.
+        base: on the same scenes.
+        cells: each with its outcome and those of its controls.
+    """
+    objective = MEASURES[settings.objective]
+    results = []
+    for cell, outcome, controls in cells:
+        values = _values(settings, outcome)
+        broken = tuple(
+            guard.measure
+            for guard in settings.guards
+            if not _is_kept(MEASURES[guard.measure], values[guard.measure], base, guard.tolerance)
+        )
+        results.append(
+            CellResult(
+                cell, values, figure([outcome], base, objective), figure(list(controls), base, objective), broken
+            )
+        )
+    return tuple(sorted(results, key=lambda result: (bool(result.broken), _cost(objective, result.values))))
+
+
+def _values(settings: SweepSettings, outcome: Outcome) -> dict[str, float | None]:
+    wanted = dict.fromkeys([settings.objective, *(guard.measure for guard in settings.guards)])
+    return {name: outcome.value(MEASURES[name]) for name in wanted}
+
+
+def _is_kept(measure: Measure, value: float | None, base: Outcome, tolerance: float) -> bool:
+    """Whether a guarded measure is at most `tolerance` worse than the base's; without a value it is not."""
+    reference = base.value(measure)
+    if value is None or reference is None:
+        return False
+    worse = reference - value if measure.better is Better.HIGHER else value - reference
+    return worse <= tolerance
+
+
+def _cost(measure: Measure, values: Mapping[str, float | None]) -> float:
+    """What to minimise; a cell without a value (one that mentions nothing, say) comes last."""
+    value = values[measure.name]
+    if value is None:
+        return float("inf")
+    return value if measure.better is Better.LOWER else -value
+
+
+def _confirmation(results: _Answered, settings: SweepSettings, winner: Cell, scenes: ExamRange) -> Confirmation:
+    exam = make_exam(scenes)
+    base, edit = (results.outcome(arm, exam, scenes) for arm in (Arm(BASE), winner.arm()))
+    controls = results.controls(settings, winner, exam, scenes)
+    return Confirmation(
+        compare([base, edit, *controls], base),
+        {name: against(edit, controls, measure) for name, measure in MEASURES.items()},
+    )

@@ -1,0 +1,172 @@
+"""The file that a sweep writes as it goes, so that a broken one goes on where it stopped.
+
+JSON lines: the sweep's settings first, then one line a result, with the answers themselves, so that everything can be
+scored again. One process writes, and every line is on the disk before the next; what a kill leaves of a last line is
+cut off and done again. A file of other settings is refused, never mixed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from qkedit.errors import QkeditError, UsageError
+from qkedit.laboratory.answering import ExamAnswers
+from qkedit.laboratory.bench import Job, JobResult
+
+SCHEMA = 1
+KIND = "qkedit sweep"
+
+
+class SweepFile:
+    """Results of one sweep on disk; a context manager that holds the file alone.
+
+    Args:
+        path: the file; made if there is none.
+        settings: of the sweep, as JSON can hold them.
+
+    Raises:
+        UsageError: the file is no sweep's, or that of another sweep.
+        QkeditError: another sweep is writing to it, it is damaged, or it cannot be written.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self._path = path
+        self._settings: dict[str, Any] = json.loads(json.dumps(settings))  # tuples are lists in a file
+        self._file: BinaryIO | None = None
+        self._results: dict[str, JobResult] = {}
+
+    def __enter__(self) -> Self:
+        """Take the file and read what is in it."""
+        try:
+            self._file = open(self._path, "a+b")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._close()
+            raise QkeditError(
+                "another sweep is writing to it", where=str(self._path), remedy="wait for it, or name another file"
+            ) from None
+        except OSError as error:
+            self._close()
+            raise self._unwritable(error) from None
+        try:
+            self._read()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the file go."""
+        self._close()
+
+    def result(self, job: Job) -> JobResult | None:
+        """Return what an earlier run found, None if it has to be done."""
+        return self._results.get(_key(job))
+
+    def add(self, job: Job, result: JobResult) -> None:
+        """Append a result; it is on the disk when this returns. Raises QkeditError when it cannot be written."""
+        self._results[_key(job)] = result
+        self._append(
+            {
+                "arm": job.arm.as_dict(),
+                "scenes": {"count": job.scenes.count, "seed": job.scenes.seed, "first": job.scenes.first},
+                "key": _key(job),
+                "energy_removed": result.energy_removed,
+                "relative_change": result.relative_change,
+                "seconds": round(result.seconds, 3),
+                "captions": list(result.answers.captions),
+                "yes_no": list(result.answers.yes_no),
+            }
+        )
+
+    def _read(self) -> None:
+        assert self._file is not None
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        header = {"schema": SCHEMA, "kind": KIND, "settings": self._settings}
+        if not whole and _line(header).startswith(content):
+            self._file.truncate(0)
+            self._append(header)
+            return
+        lines = whole.splitlines()
+        # Whatever is not a sweep's file is left as it is.
+        self._check_header(_parsed(lines[0]) if lines else {})
+        self._file.truncate(len(whole))
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                record = _parsed(line)
+                self._results[record["key"]] = JobResult(
+                    ExamAnswers(tuple(record["captions"]), tuple(record["yes_no"])),
+                    record["seconds"],
+                    record["energy_removed"],
+                    record["relative_change"],
+                )
+            except (KeyError, TypeError) as error:
+                raise QkeditError(
+                    "is no result of a sweep",
+                    where=f"{self._path}, line {number}",
+                    remedy="remove the line, and its cell is done again",
+                ) from error
+
+    def _check_header(self, header: dict[str, Any]) -> None:
+        if header.get("kind") != KIND or not isinstance(header.get("settings"), dict):
+            raise UsageError("is no file of a sweep", where=str(self._path), remedy="name another with --out")
+        if header.get("schema") != SCHEMA:
+            raise UsageError(
+                f"was written with schema {header.get('schema')}",
+                where=str(self._path),
+                remedy=f"this qkedit reads {SCHEMA}; name another with --out",
+            )
+        found = header["settings"]
+        different = [name for name in {**self._settings, **found} if found.get(name) != self._settings.get(name)]
+        if different:
+            raise UsageError(
+                f"holds another sweep, with other {', '.join(different)}",
+                where=str(self._path),
+                remedy="name another file with --out, or repeat the settings it was begun with",
+            )
+
+    def _append(self, record: dict[str, Any]) -> None:
+        assert self._file is not None
+        try:
+            self._file.write(_line(record))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> QkeditError:
+        return QkeditError(
+            f"cannot be written: {error.strerror}", where=str(self._path), remedy="free space or name another place"
+        )
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _key(job: Job) -> str:
+    return f"{job.arm.name} | scenes {job.scenes.first} to {job.scenes.first + job.scenes.count - 1}"
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """A line's object; an empty one for what is none."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}

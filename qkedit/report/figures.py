@@ -1,0 +1,78 @@
+"""Figures with their intervals as people read them: shares in percent, one decimal, a true minus sign."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qkedit.evaluation.metrics import Better
+from qkedit.evaluation.statistics import Difference, Interval
+from qkedit.laboratory.measures import Figure, Measure
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How the figures of one measure are written.
+
+    Attributes:
+        measure: which one.
+        plain: whether only ASCII can be shown.
+    """
+
+    measure: Measure
+    plain: bool = False
+
+    @property
+    def title(self) -> str:
+        """The head of a column."""
+        return f"{self.measure.title} %" if self.measure.is_share else self.measure.title
+
+    def value(self, value: float | None) -> str:
+        """`23.4`."""
+        return self._join(value, signed=False)
+
+    def interval(self, interval: Interval) -> str:
+        """`23.4 [19.9, 27.3]`."""
+        return self._join(interval.value, interval.low, interval.high, signed=False)
+
+    def difference(self, difference: Difference | None) -> str:
+        """`−3.2 [−5.1, −1.2]`; empty for the base, which differs from nothing."""
+        if difference is None:
+            return ""
+        return self._join(difference.value, difference.low, difference.high, signed=True)
+
+    def change(self, difference: Difference | None) -> str:
+        """`−3.2`; empty for the base."""
+        return "" if difference is None else self._join(difference.value, signed=True)
+
+    def seeds(self, figure: Figure) -> str:
+        """`21.8 to 24.0`, over the seeds of a control."""
+        if figure.least is None or figure.most is None:
+            return ""
+        return f"{self.value(figure.least)} to {self.value(figure.most)}"
+
+    def _join(self, value: float | None, low: float | None = None, high: float | None = None, *, signed: bool) -> str:
+        if value is None:
+            return "-" if self.plain else NOTHING
+        scale = 100 if self.measure.is_share else 1
+        numbers = [scale * number for number in (value, low, high) if number is not None]
+        # Three digits are all that a few hundred scenes can tell, and all that a column has room for.
+        places = 0 if signed and any(abs(number) >= 9.95 for number in numbers) else 1
+        texts = [f"{number:{'+' if signed else ''}.{places}f}" for number in numbers]
+        texts = ["100" if text == "100.0" else text for text in texts]
+        if not self.plain:
+            texts = [text.replace("-", "−") for text in texts]
+        return texts[0] if len(texts) < 3 else f"{texts[0]} [{texts[1]}, {texts[2]}]"
+
+
+def improves(measure: Measure, difference: Difference | None) -> bool | None:
+    """Return whether a difference is for the better or for the worse; None where that is not decided.
+
+    Decided is what leaves zero outside its interval, for a measure that has a better side.
+    """
+    if difference is None or difference.low is None or difference.high is None or measure.better is Better.NEITHER:
+        return None
+    if difference.low <= 0 <= difference.high:
+        return None
+    return (difference.low > 0) == (measure.better is Better.HIGHER)
