@@ -69,7 +69,8 @@ class YesNoItem:
     """One judged answer to a question that yes or no answers.
 
     Attributes:
-        parsed: `yes`, `no`, or None for what the rules take for neither.
+        parsed: `yes`, `no`, or None for what the rules take for neither; where a judge read the answer, that one's
+            word: `right`, `wrong` or `unclear`.
         right: whether it counts as right (an answer that is neither is wrong).
         counted: False where the rules drop the answer from every count, as RePOPE's drop those that are neither.
     """
