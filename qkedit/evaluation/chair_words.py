@@ -9,7 +9,7 @@ word of their line, the object. The official rule takes singulars by the library
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qkedit.errors import QkeditError, UsageError
@@ -17,7 +17,6 @@ from qkedit.evaluation import caption_language
 from qkedit.evaluation.json_rows import read_text
 
 VARIANTS = ("official", "wordnet")
-SYNONYMS = "synonyms.txt"
 
 _ANIMALS = (
     *("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"),
@@ -71,8 +70,8 @@ class Synonyms:
         object_of: word → object.
     """
 
-    objects: tuple[str, ...]
-    object_of: dict[str, str]
+    objects: tuple[str, ...] = field(repr=False)
+    object_of: dict[str, str] = field(repr=False)
 
 
 def synonyms_in(text: str) -> Synonyms:

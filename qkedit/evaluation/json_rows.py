@@ -10,7 +10,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -91,15 +91,18 @@ def read_text(file: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_rows(file: Path) -> list[Row]:
+def read_rows(file: Path, *, within: Sequence[str] = ()) -> list[Row]:
     """Return the objects of a file of JSON lines or of one JSON array.
+
+    Args:
+        within: if the file is one object with an array under one of these keys, that array is meant.
 
     Raises:
         QkeditError: it cannot be read, holds no object, or something else than objects.
     """
     text = read_text(file)
-    is_array = text.lstrip()[:1] == "["
-    values = _array(text, file) if is_array else _lines(text, file)
+    place = text.find("[") if text.lstrip()[:1] == "[" else _place_within(text, file, within)
+    values = _lines(text, file) if place is None else _array(text, file, place)
     rows = []
     for line, value in values:
         if not isinstance(value, dict):
@@ -119,10 +122,29 @@ def _lines(text: str, file: Path) -> Iterator[tuple[int, Any]]:
             yield line, value
 
 
-def _array(text: str, file: Path) -> Iterator[tuple[int, Any]]:
+def _place_within(text: str, file: Path, keys: Sequence[str]) -> int | None:
+    """Return where the array under one of these keys begins, if the text is one object that has it."""
+    place = _after_space(text, 0)
+    if not keys or text[place : place + 1] != "{":
+        return None
+    _, end = _value(text, place, file, text.count("\n", 0, place) + 1)
+    if text[end:].strip():
+        return None
+    while text[place] != "}" and text[_after_space(text, place + 1)] == '"':
+        key, place = _DECODER.raw_decode(text, _after_space(text, place + 1))
+        place = _after_space(text, _after_space(text, place) + 1)
+        if key in keys and text[place] == "[":
+            return place
+        _, place = _DECODER.raw_decode(text, place)
+        place = _after_space(text, place)
+    return None
+
+
+def _array(text: str, file: Path, place: int) -> Iterator[tuple[int, Any]]:
     """Walk through the array's elements one by one, since a parser of the whole would not tell their lines."""
     line, counted = 1, 0
-    place = _after_space(text, 0) + 1
+    is_whole = not text[:place].strip()
+    place += 1
     expected = "value or ]"
     while True:
         place = _after_space(text, place)
@@ -138,7 +160,7 @@ def _array(text: str, file: Path) -> Iterator[tuple[int, Any]]:
         value, place = _value(text, place, file, line)
         yield line, value
         expected = ", or ]"
-    if text[place + 1 :].strip():
+    if is_whole and text[place + 1 :].strip():
         raise _wrong(file, line, "goes on after its JSON array")
 
 
