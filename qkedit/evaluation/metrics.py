@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any
 
 from qkedit.errors import UsageError
-from qkedit.evaluation.records import Item, YesNoItem
+from qkedit.evaluation.records import AmberAnswerItem, AmberCaptionItem, CaptionItem, Item, YesNoItem
 
 # A numerator and a denominator.
 Parts = tuple[float, float]
@@ -73,6 +73,27 @@ _OF_CAPTION: dict[str, Callable[[Any], Parts]] = {
     "recall": lambda item: (len(item.covered), len(item.truth)),
     "mean_words": lambda item: (item.words, 1),
 }
+# In percent, as AMBER prints them.
+_OF_AMBER_ANSWER: dict[str, Callable[[Any], Parts]] = {
+    "accuracy": lambda item: (100 * item.right, 1),
+    "precision": lambda item: (100 * (item.parsed == item.truth == "no"), item.parsed == "no"),
+    "recall": lambda item: (100 * (item.parsed == item.truth == "no"), item.truth == "no"),
+    "f1": lambda item: (200 * (item.parsed == item.truth == "no"), (item.parsed == "no") + (item.truth == "no")),
+}
+_OF_AMBER_CAPTION: dict[str, Callable[[Any], Parts]] = {
+    "chair": lambda item: (100 * len(item.hallucinated), len(item.found)),
+    "cover": lambda item: (100 * len(item.covered), len(item.truth)),
+    "hal": lambda item: (100 * bool(item.hallucinated), 1),
+    "cog": lambda item: (100 * len(item.fallen_for), len(item.likely)),
+    "mean_words": lambda item: (item.words, 1),
+}
+# The first kind that fits counts.
+_TABLES = (
+    (AmberAnswerItem, _OF_AMBER_ANSWER),
+    (AmberCaptionItem, _OF_AMBER_CAPTION),
+    (YesNoItem, _OF_YES_NO),
+    (CaptionItem, _OF_CAPTION),
+)
 
 
 def better(name: str) -> Better:
@@ -105,7 +126,7 @@ def groups_of(items: Iterable[Item]) -> list[list[Item]]:
 
 
 def _table_of(item: Item) -> Mapping[str, Callable[[Any], Parts]]:
-    return _OF_YES_NO if isinstance(item, YesNoItem) else _OF_CAPTION
+    return next(table for kind, table in _TABLES if isinstance(item, kind))
 
 
 def _parts_of(of_item: Callable[[Any], Parts], item: Item) -> Parts:

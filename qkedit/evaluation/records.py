@@ -104,6 +104,30 @@ class CaptionItem:
     group: str = ""
 
 
+@dataclass(frozen=True)
+class AmberAnswerItem(YesNoItem):
+    """One judged answer to a question of AMBER, whose positive class is `no` and whose figures are in percent.
+
+    Attributes:
+        dimension: what is asked about: `existence`, `state`, `number`, `action` or `relation`.
+    """
+
+    dimension: str = ""
+
+
+@dataclass(frozen=True)
+class AmberCaptionItem(CaptionItem):
+    """One caption judged by AMBER's rules, whose figures are in percent.
+
+    Attributes:
+        likely: the objects that people would expect in such an image and that it does not show.
+        fallen_for: those of them that are mentioned.
+    """
+
+    likely: tuple[str, ...] = ()
+    fallen_for: tuple[str, ...] = ()
+
+
 Item = YesNoItem | CaptionItem
 
 
@@ -257,9 +281,13 @@ def _items(value: Any, where: str) -> tuple[Item, ...]:
 
 
 def _item(row: Mapping[str, Any], where: str) -> Item:
-    # What was parsed tells the kinds apart: no caption has it.
+    # What was parsed tells the kinds apart: no caption has it. AMBER's have one more key each.
     if "parsed" in row:
+        if "dimension" in row:
+            return AmberAnswerItem(**_fields(row, {**_YES_NO, "dimension": _text}, where))
         return YesNoItem(**_fields(row, _YES_NO, where))
+    if "likely" in row:
+        return AmberCaptionItem(**_fields(row, {**_CAPTION, "likely": _texts, "fallen_for": _texts}, where))
     return CaptionItem(**_fields(row, _CAPTION, where))
 
 
