@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from qkedit.errors import QkeditError, UsageError
-from qkedit.evaluation.answer_files import Joined, join
+from qkedit.errors import UsageError
+from qkedit.evaluation import chair
+from qkedit.evaluation.answer_files import join
+from qkedit.evaluation.chair_words import Reading
 from qkedit.evaluation.json_rows import Row, read_rows
-from qkedit.evaluation.records import Answer, CaptionItem, Question, Score
-from qkedit.evaluation.yes_no import judge, parser_named, quotient, score_of, undefined
+from qkedit.evaluation.records import Answer, Question, Score
+from qkedit.evaluation.yes_no import judge, parser_named, score_of
 
 VARIANT = "words"
 
@@ -75,15 +78,25 @@ def score(
     Raises:
         QkeditError: answers and questions do not fit, or there is no such parser.
     """
-    joined = join(questions, answers, allow_missing=allow_missing)
     if all(isinstance(question.truth, str) for question in questions):
         name, parse = parser_named(parser, "official")
+        joined = join(questions, answers, allow_missing=allow_missing)
         return score_of("custom", split, name, joined, judge(joined, parse))
     if parser is not None:
         raise UsageError(
             "captions are not parsed as yes or no", where="--parser", remedy="leave it out for lists of objects"
         )
-    return _caption_score(split, joined, mention_finder(entry for question in questions for entry in question.truth))
+    mentions = mention_finder(entry for question in questions for entry in question.truth)
+    captions = chair.score(
+        questions,
+        answers,
+        # CHAIR takes captions of any of its images, unless a split says that all are wanted.
+        split=split or "custom",
+        variant=VARIANT,
+        allow_missing=allow_missing,
+        read=lambda caption: Reading(mentions(caption)),
+    )
+    return replace(captions, benchmark="custom", split=split, printed={})
 
 
 def mention_finder(objects: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
@@ -120,47 +133,3 @@ def _words(text: str) -> list[str]:
 def _singulars(word: str) -> tuple[str, ...]:
     """Return a word as it stands and without the endings of a plural."""
     return (word, *(word.removesuffix(ending) for ending in ("s", "es") if word.endswith(ending)))
-
-
-def _caption_score(split: str | None, joined: Joined, mentions: Callable[[str], tuple[str, ...]]) -> Score:
-    items = []
-    for question, answer in joined.pairs:
-        truth, found = tuple(question.truth), mentions(answer.text)
-        items.append(
-            CaptionItem(
-                id=question.id,
-                found=found,
-                hallucinated=tuple(name for name in found if name not in truth),
-                covered=tuple(name for name in truth if name in found),
-                truth=truth,
-                words=len(answer.text.split()),
-                group=question.group,
-            )
-        )
-    counts = {
-        "captions": len(items),
-        "hallucinated_captions": sum(bool(item.hallucinated) for item in items),
-        "mentions": sum(len(item.found) for item in items),
-        "hallucinated_mentions": sum(len(item.hallucinated) for item in items),
-        "true_objects": sum(len(item.truth) for item in items),
-        "covered_objects": sum(len(item.covered) for item in items),
-        "words": sum(item.words for item in items),
-    }
-    metrics = {
-        "chair_s": quotient(counts["hallucinated_captions"], counts["captions"]),
-        "chair_i": quotient(counts["hallucinated_mentions"], counts["mentions"]),
-        "recall": quotient(counts["covered_objects"], counts["true_objects"]),
-        "mean_words": quotient(counts["words"], counts["captions"]),
-    }
-    return Score(
-        benchmark="custom",
-        split=split,
-        rule=VARIANT,
-        rule_kind="variant",
-        n=len(items),
-        counts={**counts, **joined.counts},
-        metrics=metrics,
-        printed={},
-        items=tuple(items),
-        warnings=(*joined.warnings, *undefined(metrics)),
-    )

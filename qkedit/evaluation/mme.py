@@ -115,6 +115,11 @@ def score(
             raise UsageError("it is not said which split", where="--split", remedy=f"choose among {', '.join(SPLITS)}")
         split = tasks[0]
     tasks = tasks_of(split)
+    there = {question.fields["task"] for question in questions}
+    if absent := [task for task in tasks if task not in there]:
+        raise QkeditError(
+            f"there are no questions of {', '.join(absent)}", where=split, remedy=f"take them from {_PUBLISHED}"
+        )
     chosen = [question for question in questions if question.fields["task"] in tasks]
     known = {question.id for question in questions}
     joined = join(chosen, answers, allow_missing=allow_missing, known=known)
