@@ -21,6 +21,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+
+from qkedit.plugins.prefill import FarEnough
 
 # Attention weights held at once: heads × queries × keys. 64 MB in float32.
 BLOCK = 2**24
@@ -44,11 +47,14 @@ class AttentionRecorder:
     Attributes:
         layers: whose attention to record.
         readings: what to record of each.
+        leave_after: the layer whose attention is all that is still wanted of the run: once it is recorded, `FarEnough`
+            is raised. None lets the run go on.
         scores: by layer, for each reading `[keys]` float32, on the layer's device.
     """
 
     layers: frozenset[int]
     readings: Sequence[Reading]
+    leave_after: int | None = None
     scores: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def mean(self) -> list[Tensor]:
@@ -90,6 +96,8 @@ def _registered(usual: str) -> str:
             layer: Any = module.layer_idx
             if recorder is not None and layer in recorder.layers:
                 recorder.scores[layer] = _scores(recorder.readings, query, key, mask, kwargs)
+                if layer == recorder.leave_after:
+                    raise FarEnough
             shown = module if usual in ("sdpa", "eager") else _AsConfigured(module, usual)
             return _usual_attention(module, usual)(shown, query, key, value, mask, **kwargs)
 
@@ -124,7 +132,7 @@ def _usual_attention(module: nn.Module, usual: str) -> Callable[..., Any]:
 
 
 def _scores(
-    readings: Sequence[Reading], query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+    readings: Sequence[Reading], query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]
 ) -> list[Tensor]:
     """Average the attention of every reading; query `[B, H, S, d]`, key `[B, H_kv, S, d]` unrepeated."""
     heads, size = query.shape[1], query.shape[-1]
@@ -147,15 +155,27 @@ def _scores(
     return means
 
 
-def _masked(logits: Tensor, mask: Tensor | None, row: int, rows: Tensor, window: int | None) -> Tensor:
-    """Apply what the layer's own attention applies to `[…, rows, keys]` logits."""
+def _masked(logits: Tensor, mask: Any, row: int, rows: Tensor, window: int | None) -> Tensor:
+    """Apply what the layer's own attention applies to `[…, rows, keys]` logits.
+
+    Args:
+        logits: of some rows.
+        mask: as the layer was given it: `[B or 1, 1, S, S]`, boolean or added to logits; a block mask, as flex
+            attention takes it; `[B, S]` of padding alone or None, as flash attention takes it.
+        row: of the batch.
+        rows: columns of the prompt whose logits these are.
+        window: how many columns a sliding layer sees.
+    """
+    columns = torch.arange(logits.shape[-1], device=logits.device)
+    if isinstance(mask, BlockMask):
+        indices = torch.tensor(row, device=logits.device), torch.tensor(0, device=logits.device)
+        return logits.masked_fill(~mask.mask_mod(*indices, rows[:, None], columns[None]), -torch.inf)
     if mask is not None and mask.ndim == 4:
         own = mask[min(row, mask.shape[0] - 1), 0, rows]
         return logits.masked_fill(~own, -torch.inf) if own.dtype == torch.bool else logits + own
-    columns = torch.arange(logits.shape[-1], device=logits.device)
     allowed = columns <= rows[:, None]
     if window is not None:
         allowed &= columns > rows[:, None] - window
-    if mask is not None:  # of padding alone, as flash attention takes it
+    if mask is not None:
         allowed &= mask[row].bool()
     return logits.masked_fill(~allowed, -torch.inf)

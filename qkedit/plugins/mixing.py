@@ -12,10 +12,15 @@ grid's depths; see `standardized`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+# Stands for all smaller values of a kernel. It is nothing beside any other weight, and numbers that underflow would
+# take a processor fifty times as long.
+LEAST = 1e-34
 
 
 @dataclass(frozen=True)
@@ -60,22 +65,9 @@ def mixing_weights(depth: Tensor, places: Tensor, kernel: Kernel) -> Tensor:
     """
     if len(depth) == 1:
         return torch.ones(1, 1, device=depth.device)
-    by_depth = _falling(_squared_distances(depth.float()[:, None]), kernel.depth_sigma, kernel.depth_exponent)
-    by_place = _falling(_squared_distances(places.float()), kernel.place_sigma, kernel.place_exponent)
-    weights = (by_depth + by_place).fill_diagonal_(0)
-    totals = weights.sum(0)
-    # A token so far from all others that every weight underflows keeps itself.
-    weights.diagonal().copy_((totals == 0).float())
-    return weights / torch.where(totals == 0, 1, totals)
-
-
-def _squared_distances(points: Tensor) -> Tensor:
-    # One coordinate after the other: the difference of squares would lose the digits of near neighbours.
-    return sum(((axis[:, None] - axis[None]).square() for axis in points.unbind(1)), torch.zeros(()))
-
-
-def _falling(squared_distances: Tensor, sigma: float, exponent: float) -> Tensor:
-    return torch.exp(squared_distances * (-exponent / (2 * sigma**2)))
+    by_depth = _falling(depth.float()[:, None], kernel.depth_sigma, kernel.depth_exponent)
+    by_place = _falling(places.float(), kernel.place_sigma, kernel.place_exponent)
+    return _shares((by_depth + by_place).fill_diagonal_(0))
 
 
 def without_lost(weights: Tensor, kept: Tensor) -> Tensor:
@@ -85,10 +77,22 @@ def without_lost(weights: Tensor, kept: Tensor) -> Tensor:
         weights: w of a whole grid, `[N, N]`.
         kept: the tokens that are left, `[M]` indices.
     """
-    rest = weights[kept][:, kept]
-    totals = rest.sum(0)
-    rest.diagonal()[totals == 0] = 1
-    return rest / torch.where(totals == 0, 1, totals)
+    return _shares(weights[kept][:, kept])
+
+
+def _falling(points: Tensor, sigma: float, exponent: float) -> Tensor:
+    """Return `exp(−exponent ‖p_i − p_j‖² / 2σ²)` of points `[N, axes]`, no less than `LEAST`."""
+    # From products of the points, as it is done by default, distances of near neighbours would lose their digits.
+    distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.square_().mul_(-exponent / (2 * sigma**2)).clamp_(min=math.log(LEAST)).exp_()
+
+
+def _shares(weights: Tensor) -> Tensor:
+    """Scale each column to sum to 1; a token so far from all others that no weight is left keeps itself."""
+    totals = weights.sum(0)
+    alone = totals <= len(weights) * 2 * LEAST
+    weights.diagonal().masked_fill_(alone, 1)
+    return weights / torch.where(alone, 1, totals)
 
 
 def mixed(weights: Tensor, states: Tensor) -> Tensor:

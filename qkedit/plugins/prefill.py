@@ -24,7 +24,7 @@ Forward = Callable[..., Any]
 Cuts = dict[int, dict[str, tuple[int, ...]]]  # after which column which plug-in edits the cache of which rows
 
 
-class _FarEnough(Exception):
+class FarEnough(Exception):
     """Leaves the decoder once a preview has what it needs."""
 
 
@@ -66,6 +66,8 @@ class Prefill:
         Args:
             last_layer: where to stop.
             observe: called with every layer's index and the state after it, `[batch, length, D]`.
+
+        Whatever watches the run may end it sooner by raising `FarEnough`.
         """
         arguments = span_arguments(self.arguments, Span(0, self.length), None, self.layer_types)
         arguments["use_cache"] = False
@@ -75,7 +77,7 @@ class Prefill:
                 if observe is not None:
                     observe(index, _state(output))
                 if index == last_layer:
-                    raise _FarEnough
+                    raise FarEnough
 
             return _in_this_thread(hook)
 
@@ -84,7 +86,7 @@ class Prefill:
                 hooks.callback(layer.register_forward_hook(after(index)).remove)
             try:
                 self.decode(**arguments)
-            except _FarEnough:
+            except FarEnough:
                 return
         raise UnsupportedForm(
             f"layer {last_layer} did not run", where="model", remedy="use the plug-in on layers that the model runs"

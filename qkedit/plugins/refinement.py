@@ -114,16 +114,12 @@ class CacheRefinement(RequestEdit):
         """
         where = (batch.rows[:, None], slice(None), batch.columns - first)  # gives [G, N, H, d]
         before = states[where].float()
-        if rotation is None:
-            mix = mixed(batch.weights, before)
-            kept = variance(before.lerp(mix, self._refinement.blend)), variance(before)
-        else:
-            unrotated = rotation.back(before)
-            mix = mixed(batch.weights, unrotated)
-            kept = variance(unrotated.lerp(mix, self._refinement.blend)), variance(unrotated)
-            mix = rotation.forth(mix)
-        # Linear in both spaces, so that γ = 0 gives back the cache's very bytes.
-        states[where] = before.lerp(mix, self._refinement.blend).to(states.dtype)
+        unrotated = before if rotation is None else rotation.back(before)
+        mix = mixed(batch.weights, unrotated)
+        kept = variance(unrotated.lerp(mix, self._refinement.blend)), variance(unrotated)
+        # Blended where the cache is, so that γ = 0 gives back its very bytes.
+        rotated = mix if rotation is None else rotation.forth(mix)
+        states[where] = before.lerp(rotated, self._refinement.blend).to(states.dtype)
         return kept
 
     def _batches_without(self, rows: tuple[int, ...], lost: int, layer: int, device: torch.device) -> list[_Batch]:

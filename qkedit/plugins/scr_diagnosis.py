@@ -63,9 +63,12 @@ def diagnose(
     """
     grids = prefill.grids
     by_attention = settings.selection == "attention" and not all(known)
-    last_layer = max([*(scored if by_attention else ()), *(edited if settings.measure else ())], default=None)
+    scores_of, states_of = scored if by_attention else (), edited if settings.measure else ()
+    last_layer = max((*scores_of, *states_of), default=None)
     readings = [_reading(prefill, extent, settings.queries) for extent in grids.extents] if by_attention else []
-    recorder = AttentionRecorder(frozenset(scored), readings)
+    # Of the last scored layer its queries and keys are enough.
+    leave_after = None if last_layer in states_of else last_layer
+    recorder = AttentionRecorder(frozenset(scored), readings, leave_after)
     norms: dict[int, Tensor] = {}
     measure = CellNorms(prefill)
 

@@ -38,13 +38,13 @@ def span_arguments(arguments: Mapping[str, Any], span: Span, cache: Any, layer_t
         layer_types: kind of each layer, as in the config.
 
     Raises:
-        UnsupportedForm: an argument is a tensor nobody knows how to cut.
+        UnsupportedForm: an argument is a tensor nobody knows how to cut, or a block mask.
     """
-    length = arguments["inputs_embeds"].shape[1]
+    embeddings = arguments["inputs_embeds"]
     cut: dict[str, Any] = {}
     for name, value in arguments.items():
         if name == "attention_mask":
-            cut[name] = _cut_masks(value, span, length, cache, layer_types)
+            cut[name] = _cut_masks(value, span, embeddings, cache, layer_types)
         elif name == "past_key_values":
             cut[name] = cache
         elif name == "deepstack_visual_embeds" and value is not None:
@@ -98,24 +98,33 @@ def _allowed(mask: Tensor) -> Tensor:
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
-def _cut_masks(masks: Any, span: Span, length: int, cache: Any, layer_types: list[str]) -> Any:
+def _cut_masks(masks: Any, span: Span, embeddings: Tensor, cache: Any, layer_types: list[str]) -> Any:
     if not isinstance(masks, Mapping):
-        return _cut_mask(masks, span, length, cache, layer=0, made_by_decoder=True)
+        return _cut_mask(masks, span, embeddings, cache, layer=0, made_by_decoder=True)
     return {
         kind: _cut_mask(
-            mask, span, length, cache, layer_types.index(kind) if kind in layer_types else 0, made_by_decoder=False
+            mask, span, embeddings, cache, layer_types.index(kind) if kind in layer_types else 0, made_by_decoder=False
         )
         for kind, mask in masks.items()
     }
 
 
-def _cut_mask(mask: Any, span: Span, length: int, cache: Any, layer: int, made_by_decoder: bool) -> Any:
+def _cut_mask(mask: Any, span: Span, embeddings: Tensor, cache: Any, layer: int, made_by_decoder: bool) -> Any:
     columns = span.end - span.first
     if mask is None:
         if made_by_decoder or span.first == 0 or columns == 1:
             return None
         # The model left out a mask that would say no more than "causal", which holds for a whole prompt alone.
-        return torch.ones(length, length, dtype=torch.bool).tril()[None, None, span.first : span.end, : span.end]
+        seen = torch.ones(span.end, span.end, dtype=torch.bool, device=embeddings.device).tril()
+        return seen[None, None, span.first :]
+    if not isinstance(mask, Tensor):
+        if cache is None and columns == embeddings.shape[1]:
+            return mask
+        raise UnsupportedForm(
+            f"its masks are a {type(mask).__name__}, which cannot be cut into parts of a prompt",
+            where="flex_attention",
+            remedy="load the model with attn_implementation='sdpa', or use plug-ins that leave the cache alone",
+        )
     if mask.ndim == 2:
         return mask[:, : span.end]
     keys, offset = (span.end, 0) if cache is None else cache.get_mask_sizes(columns, layer)
