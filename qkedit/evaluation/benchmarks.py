@@ -130,6 +130,21 @@ class Benchmark:
         keywords = {} if rule is None else {self.rule_kind: rule}
         return self.module.score(questions, answers, split=split, allow_missing=allow_missing, **keywords)
 
+    def scores(
+        self,
+        questions: Sequence[Question],
+        answers: Sequence[Answer],
+        *,
+        split: str | None = None,
+        rule: str | None = None,
+        allow_missing: bool = False,
+    ) -> tuple[Score, ...]:
+        """Return the score of one split, or (None) of each that is scored by itself. Raises QkeditError."""
+        return tuple(
+            self.score(questions, answers, split=part, rule=rule, allow_missing=allow_missing)
+            for part in self.answered_splits(questions, answers, split)
+        )
+
     def check_rule(self, rule: str | None) -> None:
         """Raise UsageError when there is no such parser or variant."""
         if rule is not None and rule not in self.rules:

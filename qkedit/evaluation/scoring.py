@@ -43,11 +43,10 @@ def score_files(
         parts = _of_each_split(benchmark, answers, data, split)
     else:
         parts = [(split, benchmark.load_answers(answers))]
-    scores = []
+    scores: list[Score] = []
     for name, given in parts:
         questions = benchmark.load_questions(data, None if benchmark.is_in_parts else name, rule)
-        for part in benchmark.answered_splits(questions, given, name):
-            scores.append(benchmark.score(questions, given, split=part, rule=rule, allow_missing=allow_missing))
+        scores += benchmark.scores(questions, given, split=name, rule=rule, allow_missing=allow_missing)
     return tuple(scores)
 
 

@@ -1,0 +1,51 @@
+"""Options that commands about benchmarks share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from qkedit.cli.options import flag
+from qkedit.errors import UsageError
+
+if TYPE_CHECKING:
+    from qkedit.evaluation.benchmarks import Benchmark
+
+DataOption = Annotated[
+    Path | None, flag("--data", help="The directory with the benchmark's published files; see docs/evaluation.md.")
+]
+QuestionsOption = Annotated[Path | None, flag("--questions", help="Instead of --data: one file of questions.")]
+SplitOption = Annotated[str | None, flag("--split", help="One split alone: random, existence, VD, …")]
+ParserOption = Annotated[
+    str | None, flag("--parser", help="Another rule for yes and no: official, vcd, opera or repope; judge or string.")
+]
+VariantOption = Annotated[str | None, flag("--variant", help="Another rule for captions: official or wordnet.")]
+AllowMissingOption = Annotated[
+    bool, flag("--allow-missing", help="Score what is answered, and say how many questions are not.")
+]
+
+
+def required_data(data: Path | None, questions: Path | None) -> Path:
+    """Return where the questions are. Raises UsageError when that is not said, or not as it is meant."""
+    if questions is not None:
+        if not questions.is_file():
+            raise UsageError(f"{questions} is no file", where="--questions", remedy="name a file of questions")
+        return questions
+    if data is None:
+        raise UsageError(
+            "it is not said where the questions are", where="--data", remedy="name a directory, or --questions FILE"
+        )
+    return data
+
+
+def chosen_rule(benchmark: Benchmark, parser: str | None, variant: str | None) -> str | None:
+    """Return the parser or variant that was named. Raises UsageError when the benchmark has none of that kind."""
+    given = {"parser": parser, "variant": variant}
+    for kind, name in given.items():
+        if name is not None and kind != benchmark.rule_kind:
+            raise UsageError(
+                f"{benchmark.title} is scored by {benchmark.rule_kind}s",
+                where=f"--{kind}",
+                remedy=f"use --{benchmark.rule_kind}",
+            )
+    return given[benchmark.rule_kind]

@@ -1,0 +1,83 @@
+"""`qkedit score`: score answers that were given before, by a benchmark's own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.evaluation_options import (
+    AllowMissingOption,
+    DataOption,
+    ParserOption,
+    QuestionsOption,
+    SplitOption,
+    VariantOption,
+    chosen_rule,
+    required_data,
+)
+from qkedit.cli.output import command
+from qkedit.errors import UsageError
+
+if TYPE_CHECKING:
+
+    pass
+
+
+def score(
+    benchmark: Annotated[
+        str, typer.Argument(metavar="BENCHMARK", help="pope, repope, chair, mme, amber, hallusionbench or custom.")
+    ],
+    answers: Annotated[Path, options.flag("--answers", "-a", help="The answers, or a directory with several files.")],
+    data: DataOption = None,
+    questions: QuestionsOption = None,
+    split: SplitOption = None,
+    parser: ParserOption = None,
+    variant: VariantOption = None,
+    allow_missing: AllowMissingOption = False,
+    per_item: Annotated[
+        Path | None, options.flag("--per-item", help="Write one JSON line an answer: what was made of it.")
+    ] = None,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Score answers by a benchmark's own rules; no model is needed.
+
+    Answers come in the benchmark's own format or as JSON lines with id and answer.
+
+    Example: qkedit score pope --answers answers.jsonl --data ./POPE --split adversarial
+    """
+    with command("score", as_json=json, quiet=quiet, debug=debug) as output:
+        from rich.console import Group
+
+        from qkedit.evaluation.benchmarks import benchmark_named
+        from qkedit.evaluation.records import score_as_dict
+        from qkedit.evaluation.scoring import score_files
+        from qkedit.report.files import write_file
+        from qkedit.report.scores import items_as_lines, score_tables
+
+        chosen = benchmark_named(benchmark)
+        rule = chosen_rule(chosen, parser, variant)
+        source = required_data(data, questions)
+        if per_item is not None:
+            _refuse_input(per_item, (answers, source))
+        scores = score_files(chosen, answers=answers, data=source, split=split, rule=rule, allow_missing=allow_missing)
+        for scored in scores:
+            for sentence in scored.warnings:
+                output.warn(sentence if scored.split is None else f"{scored.split}: {sentence}")
+        if per_item is not None:
+            write_file(per_item, items_as_lines(scores, without=chosen.totals).encode())
+        written = [f"\nWritten: {per_item}"] if per_item is not None else []
+        fields = {"results": [score_as_dict(scored) for scored in scores]}
+        output.result(fields, Group(*score_tables(chosen.title, scores), *written))
+
+
+def _refuse_input(target: Path, inputs: Sequence[Path]) -> None:
+    """Refuse to write over what is read."""
+    if any(target.exists() and read.exists() and target.samefile(read) for read in inputs):
+        raise UsageError(f"{target} is read", where="--per-item", remedy="name another file")
