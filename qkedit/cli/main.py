@@ -22,6 +22,7 @@ from qkedit.cli.generate import generate
 from qkedit.cli.inspect import inspect
 from qkedit.cli.models import models
 from qkedit.cli.plugins import plugins
+from qkedit.cli.score import score
 from qkedit.cli.serve import serve
 from qkedit.cli.steer import steer
 from qkedit.cli.verify import verify
@@ -61,6 +62,7 @@ for function in (
     plugins,
     detach,
     coherence,
+    score,
     compare,
     serve,
     gate,
