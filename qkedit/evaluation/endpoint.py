@@ -1,0 +1,237 @@
+"""Ask anything that speaks OpenAI's protocol: vLLM, SGLang, `qkedit serve`, a service.
+
+Pictures travel inside the request, as data URLs; several questions are under way at a time. What may pass (no
+connection, a busy or failing server) is tried again with growing pauses, as the server asks for; whatever else a
+server refuses ends the run, and what was answered stays.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.answering import Ask, versions
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+KEY_VARIABLE = "QKEDIT_API_KEY"
+# How the files begin that every server reads.
+_SENT_AS_THEY_ARE = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server that speaks OpenAI's protocol.
+
+    Attributes:
+        url: its address, such as `http://localhost:8000/v1`; `/v1` may be left out.
+        model: the name of the model there; by default the only one it has.
+        concurrency: questions that are under way at a time.
+        retries: how often one is asked again.
+        timeout: seconds until a question counts as unanswered.
+    """
+
+    url: str
+    model: str | None = None
+    concurrency: int = 8
+    retries: int = 6
+    timeout: float = 600.0
+
+    @property
+    def name(self) -> str:
+        """See `Answerer`."""
+        return self.served_model
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """See `Answerer`."""
+        return {"concurrency": self.concurrency}
+
+    @cached_property
+    def base_url(self) -> str:
+        """The address with its path.
+
+        Raises:
+            UsageError: it is no address of the web, or holds a password, which would end up in result files.
+        """
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(
+                "is no address of the web", where=f"--endpoint {self.url}", remedy="give http://HOST:PORT/v1"
+            )
+        if parts.username or parts.password:
+            raise UsageError(
+                "holds a name and a password", where="--endpoint", remedy=f"set {KEY_VARIABLE} to the key instead"
+            )
+        return self.url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
+
+    @cached_property
+    def served_model(self) -> str:
+        """The name of the model, asked of the server if it was not given.
+
+        Raises:
+            UsageError: the server has several.
+            QkeditError: the server has none or does not answer.
+        """
+        if self.model is not None:
+            return self.model
+        with self._client() as client, self._explained():
+            names = [model.id for model in client.models.list()]
+        if len(names) == 1:
+            return names[0]
+        if not names:
+            raise QkeditError("serves no model", where=self.base_url, remedy="name one with --endpoint-model")
+        raise UsageError(
+            f"serves {len(names)} models", where=self.base_url, remedy=f"choose --endpoint-model {' or '.join(names)}"
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """See `Answerer`."""
+        return {
+            "endpoint": self.base_url,
+            "endpoint_model": self.served_model,
+            "libraries": versions("openai"),
+        }
+
+    @contextmanager
+    def session(self) -> Iterator[_EndpointSession]:
+        """See `Answerer`."""
+        with self._client() as client:
+            yield _EndpointSession(self, client)
+
+    def answer(self, client: OpenAI, ask: Ask) -> str:
+        """Return the answer to one question. Raises QkeditError when it cannot be had."""
+        pictures = [] if ask.image is None else [{"type": "image_url", "image_url": {"url": data_url(ask.image)}}]
+        content: list[Any] = [*pictures, {"type": "text", "text": ask.prompt}]
+        with self._explained():
+            completion = client.chat.completions.create(
+                model=self.served_model,
+                messages=[{"role": "user", "content": content}],
+                max_tokens=ask.max_new_tokens,
+                temperature=0,
+            )
+            # A server of another kind may answer with anything.
+            return completion.choices[0].message.content or ""
+
+    def _client(self) -> OpenAI:
+        try:
+            from openai import OpenAI
+        except ImportError as error:
+            raise QkeditError(
+                "the package openai is not installed",
+                where="--endpoint",
+                remedy="run: pip install 'qkedit[endpoint]'",
+            ) from error
+        return OpenAI(
+            base_url=self.base_url,
+            api_key=os.environ.get(KEY_VARIABLE) or "none",  # a server without keys takes any
+            max_retries=self.retries,
+            timeout=self.timeout,
+        )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what the client raises into one sentence."""
+        import openai
+
+        try:
+            yield
+        except openai.APITimeoutError as error:
+            raise self._failed(f"did not answer within {self.timeout:g} s", "ask fewer questions at a time") from error
+        except openai.APIConnectionError as error:
+            reason = _first_line(error.__cause__ or error)
+            raise self._failed(f"cannot be reached ({reason})", "start the server or check the address") from error
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            remedy = f"set {KEY_VARIABLE} to a key it knows"
+            raise self._failed(f"refuses the key ({error.status_code}: {_said(error)})", remedy) from error
+        except openai.APIStatusError as error:
+            again = error.status_code == 429 or error.status_code >= 500
+            remedy = "run again when it is well" if again else "correct what it complains of"
+            raise self._failed(f"refuses ({error.status_code}: {_said(error)})", remedy) from error
+        except (openai.APIError, AttributeError, TypeError, LookupError, ValueError) as error:
+            raise self._failed(
+                "answers, but not as OpenAI's protocol says", "give the address under which /chat/completions stands"
+            ) from error
+
+    def _failed(self, what: str, remedy: str) -> QkeditError:
+        return QkeditError(what, where=self.base_url, remedy=remedy)
+
+
+@dataclass(frozen=True)
+class _EndpointSession:
+    endpoint: Endpoint
+    client: OpenAI
+
+    @property
+    def observed(self) -> Mapping[str, Any]:
+        return {}
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        return ["an endpoint does not say which weights it serves: the result holds no hash of them"]
+
+    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, str]]:
+        rest = iter(asks)
+        failure: QkeditError | None = None
+        under_way: dict[Future[str], Ask] = {}
+        with ThreadPoolExecutor(self.endpoint.concurrency) as pool, self.client:
+            while True:
+                while failure is None and len(under_way) < self.endpoint.concurrency:
+                    ask = next(rest, None)
+                    if ask is None:
+                        break
+                    under_way[pool.submit(self.endpoint.answer, self.client, ask)] = ask
+                if not under_way:
+                    break
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    ask = under_way.pop(future)
+                    try:
+                        text = future.result()
+                    except QkeditError as error:
+                        failure = failure or error
+                        continue
+                    yield ask, text
+        if failure is not None:
+            raise failure
+
+
+def data_url(file: Path) -> str:
+    """Return a picture as a `data:` URL: PNG and JPEG to the byte, anything else as PNG.
+
+    Raises:
+        QkeditError: it cannot be read or is no picture.
+    """
+    from qkedit.checkpoint.file_errors import explained
+
+    with explained("read the picture", file):
+        content = file.read_bytes()
+    kind = next((kind for begin, kind in _SENT_AS_THEY_ARE.items() if content.startswith(begin)), None)
+    if kind is None:
+        from qkedit.serving.on_transformers import read_image
+
+        stream = io.BytesIO()
+        read_image(file).save(stream, "PNG")
+        kind, content = "image/png", stream.getvalue()
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _said(error: Any) -> str:
+    """What a server says of its refusal, in one line."""
+    body = error.body if isinstance(error.body, dict) else {}
+    message = body.get("message") or body.get("detail") or getattr(error, "message", "")
+    return " ".join(str(message).split())[:300].rstrip(".")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
