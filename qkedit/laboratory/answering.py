@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,9 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from qkedit.laboratory.exam import Exam
-from qkedit.plugins.attach import attach
 from qkedit.plugins.settings import PluginSettings, make_plugins
-from qkedit.serving.on_transformers import LoadedModel, prompt_text
+from qkedit.serving.on_transformers import LoadedModel, Prompt, batch_inputs, prompt_text, respond_batch
 
 # Pictures stand before the text, and nothing looks ahead.
 SHARES_PICTURES = ("llava", "vipllava")
@@ -86,7 +84,7 @@ Said = Iterator[tuple[Request, str]]
 
 @dataclass
 class _WholePrompts:
-    """Every prompt with its picture, in batches of equally long answers; works with any model and any plug-in."""
+    """Every prompt with its picture; works with any model and any plug-in."""
 
     loaded: LoadedModel
     exam: Exam
@@ -96,26 +94,17 @@ class _WholePrompts:
     def batches(self, requests: Sequence[Request]) -> Iterator[Batch]:
         # Prompts alike stand together, so that hardly any padding is needed.
         ordered = sorted(requests, key=lambda request: (request.max_new_tokens, request.prompt))
-        for alike in _by_length_of_answer(ordered):
+        for alike in _grouped(ordered, lambda request: request.max_new_tokens):
             for start in range(0, len(alike), PROMPTS_AT_ONCE):
                 yield alike[start : start + PROMPTS_AT_ONCE]
 
     def __call__(self, batch: Batch) -> Said:
-        inputs = self.loaded.processor(
-            text=[prompt_text(self.loaded.processor, request.prompt, images=1) for request in batch],
-            images=[Image.fromarray(self.exam.scenes[request.scene].image) for request in batch],
-            return_tensors="pt",
-            padding=True,
-            padding_side="left",
-        ).to(self.loaded.model.device, self.loaded.model.dtype)
-        with self._attached(batch):
-            output = _generate(self.loaded, inputs, batch[0].max_new_tokens)
+        prompts = [_prompt(self.loaded, self.exam, request) for request in batch]
+        answers = respond_batch(self.loaded, prompts, self._plugins(batch), max_new_tokens=batch[0].max_new_tokens)
         self.done += 1
-        yield from _decoded(self.loaded, batch, output, inputs["input_ids"].shape[1])
+        yield from ((request, answer.text) for request, answer in zip(batch, answers, strict=True))
 
-    def _attached(self, batch: Batch) -> AbstractContextManager[Any]:
-        if not self.plugins:
-            return nullcontext()
+    def _plugins(self, batch: Batch) -> list[Any]:
         plugins = make_plugins(self.plugins)
         for place, (settings, plugin) in enumerate(zip(self.plugins, plugins, strict=True)):
             if settings.name == "dscr" and "depth" not in settings.options:
@@ -124,7 +113,7 @@ class _WholePrompts:
             elif settings.name == "scr" and plugin.selection == "uniform":
                 # Attaching begins the draws anew; other batches are to have other ones.
                 plugins[place] = replace(plugin, seed=plugin.seed + self.done)
-        return attach(self.loaded.model, *plugins)
+        return plugins
 
 
 @dataclass
@@ -133,71 +122,52 @@ class _SharedPictures:
 
     loaded: LoadedModel
     exam: Exam
-    prompts: dict[str, Tensor] = field(default_factory=dict)  # token ids, `[length]`
+    ids: dict[str, Tensor] = field(default_factory=dict)  # by prompt, `[length]`
 
     def batches(self, requests: Sequence[Request]) -> Iterator[Batch]:
-        by_scene = defaultdict(list)
-        for request in requests:
-            by_scene[request.scene // SCENES_AT_ONCE].append(request)
-        yield from by_scene.values()
+        yield from _grouped(requests, lambda request: request.scene // SCENES_AT_ONCE)
 
     def __call__(self, batch: Batch) -> Said:
         from transformers import DynamicCache
 
-        model, processor = self.loaded.model, self.loaded.processor
-        scenes = sorted({request.scene for request in batch})
-        inputs = processor(
-            text=[prompt_text(processor, batch[0].prompt, images=1)] * len(scenes),
-            images=[Image.fromarray(self.exam.scenes[scene].image) for scene in scenes],
-            return_tensors="pt",
-        ).to(model.device, model.dtype)
+        model = self.loaded.model
+        scenes = {request.scene: request for request in batch}
+        alike = [replace(request, prompt=batch[0].prompt) for request in scenes.values()]
+        inputs = batch_inputs(self.loaded, [_prompt(self.loaded, self.exam, request) for request in alike])
         end = int((inputs["input_ids"][0] == model.config.image_token_id).nonzero()[-1]) + 1
+        until_end = {name: inputs[name][:, :end] for name in ("input_ids", "attention_mask")}
         pictures = DynamicCache(config=model.config.get_text_config())
-        model(
-            **{
-                **inputs,
-                "input_ids": inputs["input_ids"][:, :end],
-                "attention_mask": inputs["attention_mask"][:, :end],
-            },
-            past_key_values=pictures,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        for alike in _by_length_of_answer(batch):
-            by_length = defaultdict(list)
-            for request in alike:
-                by_length[len(self._ids(request))].append(request)
-            for equally_long in by_length.values():
-                cache = copy.deepcopy(pictures)
-                cache.batch_select_indices(torch.tensor([scenes.index(request.scene) for request in equally_long]))
-                ids = torch.stack([self._ids(request) for request in equally_long]).to(model.device)
-                prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-                output = _generate(self.loaded, prompt, alike[0].max_new_tokens, past_key_values=cache)
-                yield from _decoded(self.loaded, equally_long, output, ids.shape[1])
+        model(**{**inputs, **until_end}, past_key_values=pictures, use_cache=True, logits_to_keep=1)
+        place = {scene: row for row, scene in enumerate(scenes)}
+        for group in _grouped(batch, lambda request: (request.max_new_tokens, len(self._ids(request)))):
+            cache = copy.deepcopy(pictures)
+            cache.batch_select_indices(torch.tensor([place[request.scene] for request in group], device=model.device))
+            ids = torch.stack([self._ids(request) for request in group]).to(model.device)
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                past_key_values=cache,
+                max_new_tokens=group[0].max_new_tokens,
+                do_sample=False,
+            )
+            texts = self.loaded.processor.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+            yield from zip(group, (text.strip() for text in texts), strict=True)
 
     def _ids(self, request: Request) -> Tensor:
         """The tokens of a prompt, which are the same for all scenes, since their pictures are of one size."""
-        if request.prompt not in self.prompts:
-            text = prompt_text(self.loaded.processor, request.prompt, images=1)
-            picture = Image.fromarray(self.exam.scenes[request.scene].image)
-            self.prompts[request.prompt] = self.loaded.processor(text=text, images=[picture], return_tensors="pt")[
-                "input_ids"
-            ][0]
-        return self.prompts[request.prompt]
+        if request.prompt not in self.ids:
+            inputs = batch_inputs(self.loaded, [_prompt(self.loaded, self.exam, request)])
+            self.ids[request.prompt] = inputs["input_ids"][0].cpu()
+        return self.ids[request.prompt]
 
 
-def _by_length_of_answer(requests: Sequence[Request]) -> list[Batch]:
-    groups: dict[int, Batch] = defaultdict(list)
+def _prompt(loaded: LoadedModel, exam: Exam, request: Request) -> Prompt:
+    picture = Image.fromarray(exam.scenes[request.scene].image)
+    return Prompt(prompt_text(loaded.processor, request.prompt, images=1), (picture,))
+
+
+def _grouped(requests: Iterable[Request], key: Callable[[Request], Hashable]) -> list[Batch]:
+    groups: dict[Hashable, Batch] = defaultdict(list)
     for request in requests:
-        groups[request.max_new_tokens].append(request)
+        groups[key(request)].append(request)
     return list(groups.values())
-
-
-def _generate(loaded: LoadedModel, inputs: Any, max_new_tokens: int, **more: Any) -> Tensor:
-    output: Tensor = loaded.model.generate(**inputs, **more, max_new_tokens=max_new_tokens, do_sample=False)
-    return output
-
-
-def _decoded(loaded: LoadedModel, batch: Batch, output: Tensor, length: int) -> Said:
-    texts = loaded.processor.batch_decode(output[:, length:], skip_special_tokens=True)
-    return zip(batch, (text.strip() for text in texts), strict=True)

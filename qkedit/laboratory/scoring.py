@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from qkedit.demo.scenes import mentions
 from qkedit.evaluation import chair, pope
+from qkedit.evaluation.chair_words import Reading
 from qkedit.evaluation.records import Answer, Score
 from qkedit.laboratory.answering import ExamAnswers
 from qkedit.laboratory.arms import Arm
 from qkedit.laboratory.bench import JobResult
 from qkedit.laboratory.exam import Exam
 from qkedit.laboratory.measures import CAPTIONS, Outcome
+
+# What CHAIR's rule is called with these words.
+VARIANT = "demo"
 
 
 def scored(arm: Arm, exam: Exam, result: JobResult) -> Outcome:
@@ -22,10 +26,10 @@ def scored(arm: Arm, exam: Exam, result: JobResult) -> Outcome:
 
 def scores(exam: Exam, answers: ExamAnswers) -> dict[str, Score]:
     """Return the score of the captions and of each split of the questions, by part of the exam."""
-    found = {question.id: mentions(caption) for question, caption in zip(exam.captions, answers.captions, strict=True)}
+    captions = [Answer(question.id, text) for question, text in zip(exam.captions, answers.captions, strict=True)]
     given = answers_by_split(exam, answers)
     return {
-        CAPTIONS: chair.score(found, exam.captions),
+        CAPTIONS: chair.score(exam.captions, captions, variant=VARIANT, read=lambda text: Reading(mentions(text))),
         **{split: pope.score(questions, given[split], split=split) for split, questions in exam.splits.items()},
     }
 

@@ -67,7 +67,7 @@ class SweepSettings:
 
     Attributes:
         model: as it was named.
-        weights: digest of its query and key weights.
+        weights: digest of its weights.
         dtype: of its weights in memory.
         device: kind of device it runs on.
         layers: alternatives, each as `--layers` writes one, without repeats.

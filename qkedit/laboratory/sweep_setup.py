@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-
-from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.layers import attention_stack
 from qkedit.checkpoint.resolve import resolve
+from qkedit.evaluation.weights import fingerprint
 from qkedit.laboratory.bench import Subject
 from qkedit.laboratory.exam import ExamRange, make_exam
 from qkedit.laboratory.sweep_grid import Guard, SweepSettings
+from qkedit.serving.on_transformers import directory_of
 from qkedit.spectral.options import Channel, Control
 from qkedit.steering.selection import describe, select_layers
-from qkedit.steering.stream import read_tensor, stored_bytes
 
 
 def prepare(
@@ -40,7 +39,7 @@ def prepare(
     chosen = dict.fromkeys(describe(select_layers(text, stack.layer_count, available)) for text in layers)
     return SweepSettings(
         model=subject.model,
-        weights=weights_digest(checkpoint),
+        weights=fingerprint(directory_of(subject.model, subject.revision))["weights_sha256"],
         dtype=subject.dtype,
         device=subject.device.partition(":")[0],
         layers=tuple(chosen),
@@ -54,12 +53,3 @@ def prepare(
         scenes=scenes,
         exam=make_exam(scenes).digest(),
     )
-
-
-def weights_digest(checkpoint: Checkpoint) -> str:
-    """Return a SHA-256 of the model's query and key weights: another training has another one."""
-    digest = hashlib.sha256()
-    for layer in attention_stack(checkpoint).layers:
-        for entry in {rows.tensor.name: rows.tensor for rows in (layer.query, layer.key)}.values():
-            digest.update(stored_bytes(read_tensor(checkpoint.files, entry)))
-    return digest.hexdigest()
