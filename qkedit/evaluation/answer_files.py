@@ -137,13 +137,17 @@ def _check_question(question: Question, answer: Answer) -> None:
             remedy="name the answers to this benchmark and split",
         )
     asked = answer.fields.get("question", answer.fields.get("prompt"))
-    # Published formats differ in capitals, and a prompt may go on after the question.
-    if isinstance(asked, str) and question.prompt.strip().lower() not in asked.lower():
+    # Published formats differ in capitals and spaces, and a prompt may go on after the question.
+    if isinstance(asked, str) and _plain(question.prompt) not in _plain(asked):
         raise QkeditError(
             f"the answer {answer.id!r} is to {_short(asked)!r}, the question is {_short(question.prompt)!r}",
             where=answer.where,
             remedy="name the answers to this benchmark and split, or leave out what was asked if it was reworded",
         )
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
 
 
 def _short(text: str) -> str:

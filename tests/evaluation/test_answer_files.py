@@ -213,7 +213,7 @@ def test_answers_to_something_else_are_refused(more: Answer, where: str, sentenc
 
 
 def test_the_same_said_otherwise_is_the_same() -> None:
-    asked = "USER: is there a CAT in image 3? Please answer yes or no."
+    asked = "USER: is there a  CAT in\nimage 3? Please answer yes or no."
     joined = join(QUESTIONS, [*map(answer, range(3)), answer(3, image="C:\\data\\val/3.jpg", question=asked)])
     assert len(joined.pairs) == 4
 
