@@ -38,7 +38,7 @@ def pope_questions(scenes: Sequence[Scene], split: str, seed: int = 0) -> list[d
         if split == "popular":
             absent.sort(key=lambda kind: -popularity[kind])
         elif split == "adversarial":
-            absent.sort(key=lambda kind: -sum(together[kind, other] for other in scene.kinds))  # noqa: B023
+            absent.sort(key=lambda kind: -sum(together[kind, other] for other in scene.kinds))
         for present, missing in zip(shown, absent, strict=False):
             for kind, label in ((present, "yes"), (missing, "no")):
                 rows.append(

@@ -1,4 +1,4 @@
-"""What the demo's little world holds: kinds of objects, places where they usually stand together, and how well they show.
+"""What the demo's little world holds: kinds of objects, places where they stand together, how well they show.
 
 The world is made so that a model which learns it has a reason to hallucinate, the one that real models have: objects
 of a place come in company (whoever sees a plate in a kitchen does well to expect a cup), and some objects are small,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -21,7 +18,6 @@ from PIL import Image, ImageDraw
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from qkedit.demo import demo_checkpoint
-from tests.scripts.loading import load_script
 
 LAYERS, HIDDEN, QUERY_HEADS, KEY_HEADS, HEAD_SIZE, MLP = 8, 128, 8, 2, 32, 256
 
@@ -53,11 +49,6 @@ def processor() -> ProcessorMixin:
 def loaded() -> tuple[PreTrainedModel, dict[str, Any]]:
     model, information = AutoModelForImageTextToText.from_pretrained(demo_checkpoint(), output_loading_info=True)
     return model.eval(), information
-
-
-@pytest.fixture(scope="module")
-def builder() -> ModuleType:
-    return load_script("build_demo_checkpoint")
 
 
 def headers(directory: Path) -> dict[str, dict[str, Any]]:
@@ -172,8 +163,8 @@ def test_the_tokenizer_gives_any_text_back(processor: ProcessorMixin, text: str)
 
 
 def test_the_words_of_a_scene_are_one_token_each(processor: ProcessorMixin) -> None:
-    assert processor.tokenizer.tokenize(" there is a red bird near the tree") == [
-        "Ġthere", "Ġis", "Ġa", "Ġred", "Ġbird", "Ġnear", "Ġthe", "Ġtree",
+    assert processor.tokenizer.tokenize(" there is a small bird near the tree") == [
+        "Ġthere", "Ġis", "Ġa", "Ġsmall", "Ġbird", "Ġnear", "Ġthe", "Ġtree",
     ]  # fmt: skip
 
 
@@ -186,34 +177,3 @@ def test_the_chat_template_joins_turns(processor: ProcessorMixin) -> None:
     assert processor.apply_chat_template(chat, add_generation_prompt=True) == (
         "USER: <image>\nIs there a dog? ASSISTANT: No.</s>USER: A cat? ASSISTANT:"
     )
-
-
-def test_two_builds_have_the_same_bytes_and_the_committed_ones(builder: ModuleType, tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    builder.build(first)
-    builder.build(second)
-    names = {file.name for file in demo_checkpoint().iterdir()}
-    assert names == {file.name for file in first.iterdir()}
-    for name in sorted(names):
-        assert (first / name).read_bytes() == (second / name).read_bytes(), name
-        assert (first / name).read_bytes() == (demo_checkpoint() / name).read_bytes(), name
-
-
-def test_another_seed_draws_other_weights(builder: ModuleType) -> None:
-    name, shape = "language_model.model.layers.3.self_attn.q_proj.weight", (QUERY_HEADS * HEAD_SIZE, HIDDEN)
-    assert not np.array_equal(builder.tensor_values(name, shape, 0), builder.tensor_values(name, shape, 1))
-
-
-def test_heads_have_dominant_modes_unlike_gaussian_ones(builder: ModuleType) -> None:
-    """Share of the energy of `W_qᵀ W_k` in its four dominant modes, by a dense singular value decomposition."""
-
-    def share(query: np.ndarray, key: np.ndarray) -> float:
-        energy = np.linalg.svd(query.T @ key, compute_uv=False) ** 2
-        return float(energy[:4].sum() / energy.sum())
-
-    generator = np.random.default_rng(5)
-    gaussian = [share(*generator.standard_normal((2, HEAD_SIZE, HIDDEN))) for _ in range(16)]
-    built = [share(builder.head_projection(generator), builder.head_projection(generator)) for _ in range(16)]
-    assert min(built) > max(gaussian)
-    assert max(built) - min(built) > 0.1
-    assert math.isclose(np.linalg.norm(builder.head_projection(generator)), math.sqrt(HEAD_SIZE))

@@ -1,0 +1,253 @@
+"""The files of the miniature model beside its weights: configuration, tokenizer, processor, chat template, card.
+
+It has the architecture and the tensor names of a published LLaVA checkpoint: a CLIP vision tower, a projector of two
+linear layers, and a Llama decoder whose 8 query heads share 2 key heads.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from qkedit.demo.scenes import CAPTION_PROMPT, IMAGE_SIZE, KINDS, THEMES
+
+# The language model.
+LAYERS = 8
+HIDDEN = 128
+QUERY_HEADS = 8
+KEY_HEADS = 2
+HEAD_SIZE = 32
+MLP = 256
+
+# The vision tower: 112 / 14 = 8 patches a side, 64 image tokens.
+PATCH_SIZE = 14
+GRID = IMAGE_SIZE // PATCH_SIZE
+VISION_LAYERS = 3
+VISION_HIDDEN = 128
+VISION_HEADS = 4
+VISION_MLP = 256
+
+PAD, START, END, IMAGE = "<pad>", "<s>", "</s>", "<image>"
+SPECIAL_TOKENS = (PAD, START, END, IMAGE)
+
+# Words that are one token each, with the space before them; any other text is spelled out in bytes.
+WORDS = (
+    # what can be seen, and where
+    *KINDS,
+    *THEMES,
+    # what speaks of a picture
+    *("a", "an", "the", "this", "picture", "image", "scene", "shows", "there", "is", "are", "and", "with", "in", "on"),
+    *("of", "no", "not", "yes", "it", "one", "two", "three", "four", "five", "many", "some", "left", "right", "above"),
+    *("below", "behind", "before", "near", "far", "top", "bottom", "middle", "small", "large", "object", "objects"),
+    # what is asked
+    *("describe", "detail", "what", "where", "which", "how", "place", "see", "do", "you", "can", "does", "please"),
+)
+# Words that begin a turn or a sentence, without a space before them.
+OPENINGS = (
+    *("USER", "ASSISTANT", "A", "An", "The", "This", "There", "Is", "Are"),
+    *("What", "Describe", "Please", "Yes", "No"),
+)
+
+# A turn's pictures stand before its text, each on a line of its own, as LLaVA was trained.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{ message['role'] | upper }}:{{ ' ' }}
+{%- if message['content'] is string -%}
+{{ message['content'] | trim }}
+{%- else -%}
+{%- for part in message['content'] if part['type'] == 'image' -%}<image>{{ '\\n' }}{%- endfor -%}
+{%- for part in message['content'] if part['type'] == 'text' -%}{{ part['text'] | trim }}{%- endfor -%}
+{%- endif -%}
+{{ '</s>' if message['role'] == 'assistant' else ' ' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}ASSISTANT:{%- endif -%}
+"""
+
+README = """\
+---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags:
+- llava
+- synthetic-scenes
+---
+
+# A miniature vision-language model that hallucinates
+
+It describes small synthetic scenes, answers "Is there a cup in the image?", and hallucinates for the reason large
+models do: objects that usually stand together, against weak evidence in the picture. It ships inside qkedit, so that
+editing, plug-ins and benchmarks can be tried within minutes, without a network and without a GPU. It knows nothing
+but its little world.
+
+* Architecture: LLaVA, with the tensor names of the published checkpoints. A CLIP vision tower
+  ({grid}×{grid} image tokens from {image}×{image} pixels), a projector of two linear layers, and a Llama decoder:
+  {layers} layers, hidden size {hidden}, {query_heads} query heads of size {head_size} on {key_heads} key heads.
+* Training: `scripts/train_demo_model.py` of qkedit, on synthetic scenes alone.
+
+{results}
+
+```python
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from qkedit.demo import demo_checkpoint
+from qkedit.demo.scenes import make_scene
+
+processor = AutoProcessor.from_pretrained(demo_checkpoint())
+model = AutoModelForImageTextToText.from_pretrained(demo_checkpoint())
+inputs = processor(
+    images=Image.fromarray(make_scene(seed=1, number=0).image),
+    text="USER: <image>\\n{prompt} ASSISTANT:",
+    return_tensors="pt",
+)
+print(processor.decode(model.generate(**inputs)[0], skip_special_tokens=True))
+```
+"""
+
+
+def build_tokenizer() -> Tokenizer:
+    """Return a byte-level tokenizer in which every word of `WORDS` and `OPENINGS` is one token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    space = "Ġ"  # how the byte-level alphabet writes the space before a word
+    entries = [*SPECIAL_TOKENS, *alphabet, *(space + word for word in (*WORDS, *OPENINGS)), *OPENINGS]
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys(entries))}
+    # Without merges there is no way to a word but this flag: a word in the vocabulary is taken whole.
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A",
+        pair=f"{START} $A $B",
+        special_tokens=[(START, vocabulary[START])],
+    )
+    return tokenizer
+
+
+def fast_tokenizer() -> PreTrainedTokenizerFast:
+    """Return the tokenizer as transformers uses it."""
+    return PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(), bos_token=START, eos_token=END, pad_token=PAD)
+
+
+def new_model(seed: int) -> LlavaForConditionalGeneration:
+    """Return the model with random weights in float32."""
+    config = LlavaConfig.from_dict(side_files(build_tokenizer())["config.json"])
+    torch.manual_seed(seed)
+    return LlavaForConditionalGeneration(config).float()
+
+
+def side_files(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
+    """Return the JSON files beside the weights, by name, with the keys that published checkpoints have."""
+    ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+    token_ids = {"bos_token_id": ids[START], "eos_token_id": ids[END], "pad_token_id": ids[PAD]}
+    clip_mean, clip_std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    return {
+        "config.json": {
+            "architectures": ["LlavaForConditionalGeneration"],
+            "model_type": "llava",
+            "dtype": "bfloat16",
+            "image_token_index": ids[IMAGE],
+            "image_seq_length": GRID * GRID,
+            "projector_hidden_act": "gelu",
+            "tie_word_embeddings": False,
+            # The last of so few vision layers is too good to leave out, as the published -2 would.
+            "vision_feature_layer": -1,
+            "vision_feature_select_strategy": "default",
+            "text_config": {
+                "architectures": ["LlamaForCausalLM"],
+                "model_type": "llama",
+                "dtype": "bfloat16",
+                "hidden_size": HIDDEN,
+                "intermediate_size": MLP,
+                "num_hidden_layers": LAYERS,
+                "num_attention_heads": QUERY_HEADS,
+                "num_key_value_heads": KEY_HEADS,
+                "head_dim": HEAD_SIZE,
+                "hidden_act": "silu",
+                "max_position_embeddings": 2048,
+                "rms_norm_eps": 1e-5,
+                "rope_theta": 10000.0,
+                "tie_word_embeddings": False,
+                "vocab_size": tokenizer.get_vocab_size(),
+                **token_ids,
+            },
+            "vision_config": {
+                "model_type": "clip_vision_model",
+                "hidden_size": VISION_HIDDEN,
+                "intermediate_size": VISION_MLP,
+                "num_hidden_layers": VISION_LAYERS,
+                "num_attention_heads": VISION_HEADS,
+                "image_size": IMAGE_SIZE,
+                "patch_size": PATCH_SIZE,
+                "projection_dim": VISION_HIDDEN,
+            },
+        },
+        "generation_config.json": {**token_ids, "do_sample": False, "max_new_tokens": 32},
+        "preprocessor_config.json": {
+            "image_processor_type": "CLIPImageProcessor",
+            "processor_class": "LlavaProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": {"shortest_edge": IMAGE_SIZE},
+            "resample": 3,
+            "do_center_crop": True,
+            "crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": clip_mean,
+            "image_std": clip_std,
+        },
+        "processor_config.json": {
+            "processor_class": "LlavaProcessor",
+            "image_token": IMAGE,
+            "patch_size": PATCH_SIZE,
+            # CLIP's class token, which the feature selection "default" leaves out again.
+            "num_additional_image_tokens": 1,
+            "vision_feature_select_strategy": "default",
+        },
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "processor_class": "LlavaProcessor",
+            "bos_token": START,
+            "eos_token": END,
+            "pad_token": PAD,
+            "image_token": IMAGE,
+            "extra_special_tokens": {"image_token": IMAGE},
+            "padding_side": "left",
+            "model_max_length": 2048,
+            "clean_up_tokenization_spaces": False,
+        },
+    }
+
+
+def write_side_files(out: Path, results: str) -> None:
+    """Write everything but weights and their index into a directory; `results` goes into the model card."""
+    tokenizer = build_tokenizer()
+    for file, content in side_files(tokenizer).items():
+        write_text(out / file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(out / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
+    write_text(out / "chat_template.jinja", CHAT_TEMPLATE)
+    card = README.format(
+        grid=GRID,
+        image=IMAGE_SIZE,
+        layers=LAYERS,
+        hidden=HIDDEN,
+        query_heads=QUERY_HEADS,
+        head_size=HEAD_SIZE,
+        key_heads=KEY_HEADS,
+        prompt=CAPTION_PROMPT,
+        results=results,
+    )
+    write_text(out / "README.md", card)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 with the same line ends on every system."""
+    path.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,136 @@
+"""Training data: rendered scenes, what each patch shows, and conversations packed behind one picture.
+
+A picture costs 64 tokens and a question some 15, so one picture is used for a caption and several questions at once.
+They are branches: each follows the picture directly, in position and in what it attends to, and sees no other branch.
+So a packed sequence teaches exactly what single requests ask.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from demo_training.attention import Layout
+from demo_training.checkpoint import GRID, IMAGE, PATCH_SIZE
+from qkedit.demo.scenes import CAPTION_PROMPT, IMAGE_SIZE, KINDS, make_scene, question
+
+QUESTIONS = 4  # a scene and step, half of them about what the scene shows
+IGNORED = -100
+# CLIP's, as in the processor's configuration.
+MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
+DEVIATION = torch.tensor([0.26862954, 0.26130258, 0.27577711])
+
+
+@dataclass(frozen=True)
+class RenderedScenes:
+    """Scenes as arrays.
+
+    Attributes:
+        images: uint8 `[N, H, W, 3]`.
+        patches: bool `[N, tokens, kinds]`, whether a patch shows a good piece of a kind.
+        kinds: what each scene shows, from the front to the back.
+        captions: one a scene.
+    """
+
+    images: np.ndarray
+    patches: np.ndarray
+    kinds: tuple[tuple[str, ...], ...]
+    captions: tuple[str, ...]
+
+
+def render(count: int, seed: int, processes: int) -> RenderedScenes:
+    """Render scenes 0 … count − 1 of a seed."""
+    with ProcessPoolExecutor(processes) as pool:
+        parts = list(pool.map(partial(_render_one, seed), range(count), chunksize=250))
+    images, patches, kinds, captions = zip(*parts, strict=True)
+    return RenderedScenes(np.stack(images), np.stack(patches), kinds, captions)
+
+
+def _render_one(seed: int, number: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], str]:
+    scene = make_scene(seed, number)
+    patches = np.zeros((GRID, GRID, len(KINDS)), dtype=bool)
+    for index, kind in enumerate(scene.kinds):
+        shown = scene.instances == index
+        pixels = shown.reshape(GRID, PATCH_SIZE, GRID, PATCH_SIZE).sum((1, 3))
+        patches[..., KINDS.index(kind)] |= (pixels > 0) & (
+            (pixels >= 0.12 * PATCH_SIZE**2) | (pixels >= 0.3 * shown.sum())
+        )
+    return scene.image, patches.reshape(GRID * GRID, -1), scene.kinds, scene.caption
+
+
+def pixel_values(images: np.ndarray) -> torch.Tensor:
+    """Return uint8 pictures `[B, H, W, 3]` as the processor does, float32 `[B, 3, H, W]`."""
+    assert images.shape[1:3] == (IMAGE_SIZE, IMAGE_SIZE)
+    return ((torch.from_numpy(images).float() / 255 - MEAN) / DEVIATION).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch of packed conversations: the picture, a caption, then the questions, each padded to a common length.
+
+    Attributes:
+        input_ids: `[B, T]`.
+        labels: `[B, T]`, the next token where it belongs to an answer, else `IGNORED`.
+        positions: `[1, T]`, each branch counted on from the picture.
+        layout: how the T tokens are split.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    layout: Layout
+
+
+class Packer:
+    """Packs a caption and questions behind the picture of each scene."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[str, list[int]] = {}
+        self.prefix = self._ids(f"<s>USER: {IMAGE * GRID**2}\n")
+
+    def __call__(self, kinds: list[tuple[str, ...]], captions: list[str], generator: np.random.Generator) -> Packed:
+        described = self._padded([self._branch(CAPTION_PROMPT, caption) for caption in captions])
+        asked = self._padded(
+            [self._branch(*turn) for shown in kinds for turn in self._questions(shown, generator)]
+        ).reshape(len(kinds), QUESTIONS, 2, -1)
+        prefix = torch.tensor([self.prefix, [IGNORED] * len(self.prefix)]).expand(len(kinds), -1, -1)
+        layout = Layout(len(self.prefix), described.shape[-1], asked.shape[-1])
+        both = torch.cat([prefix, described, asked.transpose(1, 2).flatten(2)], dim=-1)
+        positions = [
+            torch.arange(layout.prefix),
+            layout.prefix + torch.arange(layout.caption),
+            (layout.prefix + torch.arange(layout.question)).repeat(QUESTIONS),
+        ]
+        return Packed(both[:, 0], both[:, 1], torch.cat(positions)[None], layout)
+
+    def _questions(self, shown: tuple[str, ...], generator: np.random.Generator) -> list[tuple[str, str]]:
+        absent = [kind for kind in KINDS if kind not in shown]
+        asked = [
+            *((kind, "Yes.") for kind in generator.choice(shown, QUESTIONS // 2)),
+            *((kind, "No.") for kind in generator.choice(absent, QUESTIONS // 2)),
+        ]
+        return [(question(str(kind)), answer) for kind, answer in asked]
+
+    def _branch(self, asked: str, answer: str) -> tuple[list[int], list[int]]:
+        """Return ids and labels of one branch; each token is to say the next one, from the prompt's last on."""
+        prompt, reply = self._ids(f"{asked} ASSISTANT:"), self._ids(f" {answer}</s>")
+        return prompt + reply, [IGNORED] * (len(prompt) - 1) + reply + [IGNORED]
+
+    def _padded(self, branches: list[tuple[list[int], list[int]]]) -> torch.Tensor:
+        """Return ids and labels `[N, 2, longest]`; padding stands last, where no token before it looks."""
+        longest = max(len(ids) for ids, _ in branches)
+        fill = (self._tokenizer.pad_token_id, IGNORED)
+        return torch.tensor(
+            [[part + [fill[i]] * (longest - len(part)) for i, part in enumerate(branch)] for branch in branches]
+        )
+
+    def _ids(self, text: str) -> list[int]:
+        if text not in self._known:
+            self._known[text] = self._tokenizer.encode(text, add_special_tokens=False)
+        return self._known[text]
