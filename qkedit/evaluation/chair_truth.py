@@ -10,14 +10,14 @@ from __future__ import annotations
 import gzip
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.chair_words import Reader, Synonyms
-from qkedit.evaluation.json_rows import read_text
+from qkedit.evaluation.json_rows import read_object
 
 # Beneath the user's directory: as it is, a folder by the benchmark's name, and as COCO's archive unpacks.
 PLACES = ("chair", "annotations", "coco", "coco/annotations")
@@ -55,7 +55,7 @@ class TruthSource:
         """Return the truth. Raises QkeditError when a file is not what its name says."""
         if len(self.files) == 1:
             return read_truth(self.files[0], synonyms)
-        instances, captions = (_annotations(file) for file in self.files)
+        instances, captions = (read_object(file, keys=_USED_KEYS) for file in self.files)
         try:
             return build_truth(instances, captions, synonyms, read)
         except QkeditError as error:
@@ -125,7 +125,7 @@ def read_truth(file: Path, synonyms: Synonyms) -> Truth:
     Raises:
         QkeditError: the file is no such file, or names an object that the synonyms do not know.
     """
-    document = _document(file)
+    document = read_object(file)
     try:
         if "categories" in document:
             names = document["categories"]
@@ -233,22 +233,3 @@ def _refuse_pickle(file: Path) -> None:
             where=str(file),
             remedy="put COCO's instances_val2014.json and captions_val2014.json in the data directory instead",
         )
-
-
-def _annotations(file: Path) -> dict[str, Any]:
-    return _document(file, _USED_KEYS)
-
-
-def _document(file: Path, keys: Collection[str] | None = None) -> dict[str, Any]:
-    """Return a file's JSON object; of all objects in it only these keys, as the rest would fill the memory."""
-
-    def used(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-        return {key: value for key, value in pairs if keys is None or key in keys}
-
-    try:
-        document = json.loads(read_text(file), object_pairs_hook=used)
-    except (ValueError, RecursionError) as error:
-        raise QkeditError(f"is no valid JSON ({error})", where=str(file), remedy="download it again") from None
-    if not isinstance(document, dict):
-        raise QkeditError("is no JSON object", where=str(file), remedy="name the file that was meant")
-    return document

@@ -10,7 +10,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -111,6 +111,30 @@ def read_rows(file: Path, *, within: Sequence[str] = ()) -> list[Row]:
     if not rows:
         raise QkeditError("holds nothing", where=str(file), remedy="name the file that was meant")
     return rows
+
+
+def read_object(file: Path, *, keys: Collection[str] | None = None) -> dict[str, Any]:
+    """Return the one object that a file holds, over as many lines as it likes.
+
+    Args:
+        keys: of every object in it, however deep, keep these keys alone: the rest would fill the memory.
+
+    Raises:
+        QkeditError: it cannot be read, or holds something else.
+    """
+
+    def kept(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in pairs if keys is None or key in keys}
+
+    try:
+        value = json.loads(read_text(file), object_pairs_hook=kept)
+    except json.JSONDecodeError as error:
+        raise _wrong(file, error.lineno, f"is no valid JSON: {error.msg[:1].lower()}{error.msg[1:]}") from None
+    except (ValueError, RecursionError) as error:
+        raise QkeditError(f"is no valid JSON: {error}", where=str(file), remedy="correct the file") from None
+    if not isinstance(value, dict):
+        raise QkeditError("is no JSON object", where=str(file), remedy="name the file that was meant")
+    return value
 
 
 def _lines(text: str, file: Path) -> Iterator[tuple[int, Any]]:
