@@ -17,11 +17,22 @@ DataOption = Annotated[
 QuestionsOption = Annotated[Path | None, flag("--questions", help="Instead of --data: one file of questions.")]
 SplitOption = Annotated[str | None, flag("--split", help="One split alone: random, existence, VD, …")]
 ParserOption = Annotated[
-    str | None, flag("--parser", help="Another rule for yes and no: official, vcd, opera or repope; judge or string.")
+    str | None,
+    flag("--parser", help="Another rule for yes and no: official, vcd, opera, repope; judge or string; normalised."),
 ]
 VariantOption = Annotated[str | None, flag("--variant", help="Another rule for captions: official or wordnet.")]
 AllowMissingOption = Annotated[
     bool, flag("--allow-missing", help="Score what is answered, and say how many questions are not.")
+]
+SimilarityOption = Annotated[
+    Path | None, flag("--similarity", help="AMBER: a table of similar words, where spaCy's model is not installed.")
+]
+NormaliseOption = Annotated[
+    bool,
+    flag("--normalise", help="AMBER: take the first word of an answer; our rule, the same as --parser normalised."),
+]
+WriteTruthOption = Annotated[
+    Path | None, flag("--write-truth", help="CHAIR: keep what COCO's annotations say, as NAME_gt_objects.json.gz.")
 ]
 
 
@@ -38,8 +49,14 @@ def required_data(data: Path | None, questions: Path | None) -> Path:
     return data
 
 
-def chosen_rule(benchmark: Benchmark, parser: str | None, variant: str | None) -> str | None:
+def chosen_rule(benchmark: Benchmark, parser: str | None, variant: str | None, normalise: bool = False) -> str | None:
     """Return the parser or variant that was named. Raises UsageError when the benchmark has none of that kind."""
+    if normalise:
+        if parser not in (None, "normalised"):
+            raise UsageError(
+                f"another parser is named, {parser!r}", where="--normalise", remedy="leave one of them out"
+            )
+        parser = "normalised"
     given = {"parser": parser, "variant": variant}
     for kind, name in given.items():
         if name is not None and kind != benchmark.rule_kind:

@@ -12,10 +12,13 @@ from qkedit.cli import options
 from qkedit.cli.evaluation_options import (
     AllowMissingOption,
     DataOption,
+    NormaliseOption,
     ParserOption,
     QuestionsOption,
+    SimilarityOption,
     SplitOption,
     VariantOption,
+    WriteTruthOption,
     chosen_rule,
     required_data,
 )
@@ -23,7 +26,6 @@ from qkedit.cli.output import command
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
-
     pass
 
 
@@ -37,6 +39,9 @@ def score(
     split: SplitOption = None,
     parser: ParserOption = None,
     variant: VariantOption = None,
+    normalise: NormaliseOption = False,
+    similarity: SimilarityOption = None,
+    write_truth: WriteTruthOption = None,
     allow_missing: AllowMissingOption = False,
     per_item: Annotated[
         Path | None, options.flag("--per-item", help="Write one JSON line an answer: what was made of it.")
@@ -62,11 +67,20 @@ def score(
         from qkedit.report.scores import items_as_lines, score_tables
 
         chosen = benchmark_named(benchmark)
-        rule = chosen_rule(chosen, parser, variant)
+        rule = chosen_rule(chosen, parser, variant, normalise)
         source = required_data(data, questions)
         if per_item is not None:
             _refuse_input(per_item, (answers, source))
-        scores = score_files(chosen, answers=answers, data=source, split=split, rule=rule, allow_missing=allow_missing)
+        named = {"similarity": similarity, "write_truth": write_truth}
+        scores = score_files(
+            chosen,
+            answers=answers,
+            data=source,
+            split=split,
+            rule=rule,
+            allow_missing=allow_missing,
+            files={name: file for name, file in named.items() if file is not None},
+        )
         for scored in scores:
             for sentence in scored.warnings:
                 output.warn(sentence if scored.split is None else f"{scored.split}: {sentence}")

@@ -32,6 +32,7 @@ class Benchmark:
         rule_kind: `parser` or `variant`.
         numbered_apart: whether ids begin anew in each split, so that only its name tells whose answers they are.
         max_new_tokens: how long an answer may be; as published for captions, ample for yes and no elsewhere.
+        files: further files its `load_questions` takes, by the names of its arguments.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Benchmark:
     rule_kind: str = "parser"
     numbered_apart: bool = False
     max_new_tokens: int = 128
+    files: tuple[str, ...] = ()
 
     @property
     def module(self) -> ModuleType:
@@ -62,21 +64,28 @@ class Benchmark:
         """Whether all splits are parts of one set of questions, so that an id alone tells whose answer it is."""
         return bool(self.splits) and not self.numbered_apart
 
-    def load_questions(self, data: Path, split: str | None = None, rule: str | None = None) -> tuple[Question, ...]:
+    def load_questions(
+        self, data: Path, split: str | None = None, rule: str | None = None, files: Mapping[str, Path] | None = None
+    ) -> tuple[Question, ...]:
         """Return a split's questions, or (None) all of a benchmark whose splits are parts of one set.
 
         Args:
             data: the directory with the published files, or one such file.
             split: one of its splits.
             rule: the parser or variant they will be scored by, which decides about CHAIR's truth where that is built.
+            files: further files, such as AMBER's table of similar words.
 
         Raises:
             QkeditError: there is no such split or rule, a file is missing, or what it holds are no questions.
         """
         self.check_rule(rule)
+        keywords: dict[str, object] = dict(files or {})
+        for name in keywords:
+            if name not in self.files:
+                raise UsageError(f"{self.title} has no use for it", where=f"--{name.replace('_', '-')}")
         if self.rule_kind == "variant" and rule is not None:
-            return self.module.load_questions(data, split, variant=rule)
-        return self.module.load_questions(data, split)
+            keywords["variant"] = rule
+        return self.module.load_questions(data, split, **keywords)
 
     def splits_in(self, data: Path) -> tuple[str | None, ...]:
         """Return the splits to ask one after another so that all questions below `data` are asked.
@@ -161,9 +170,19 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     for benchmark in (
         Benchmark("pope", "POPE", "2305.10355", _YES_NO, numbered_apart=True),
         Benchmark("repope", "RePOPE", "2504.15707", ("repope", "official", "vcd", "opera"), numbered_apart=True),
-        Benchmark("chair", "CHAIR", "1809.02156", ("official", "wordnet"), "variant", max_new_tokens=512),
+        Benchmark(
+            "chair",
+            "CHAIR",
+            "1809.02156",
+            ("official", "wordnet"),
+            "variant",
+            max_new_tokens=512,
+            files=("write_truth",),
+        ),
         Benchmark("mme", "MME", "2306.13394", ("official",)),
-        Benchmark("amber", "AMBER", "2311.07397", ("official",), "variant", max_new_tokens=512),
+        Benchmark(
+            "amber", "AMBER", "2311.07397", ("official", "normalised"), max_new_tokens=512, files=("similarity",)
+        ),
         Benchmark("hallusionbench", "HallusionBench", "2310.14566", ("judge", "string")),
         Benchmark("custom", "custom questions", "", _YES_NO, max_new_tokens=512),
     )

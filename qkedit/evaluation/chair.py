@@ -18,7 +18,7 @@ from pathlib import Path
 
 from qkedit.errors import UsageError
 from qkedit.evaluation.answer_files import join, read_answers
-from qkedit.evaluation.chair_truth import PLACES, load_truth
+from qkedit.evaluation.chair_truth import PLACES, load_truth, save_truth
 from qkedit.evaluation.chair_words import Reader, Synonyms, read_synonyms, reader
 from qkedit.evaluation.data_files import required
 from qkedit.evaluation.json_rows import read_rows
@@ -32,13 +32,16 @@ _CAPTION_LISTS = ("captions", "sentences")
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val)2014_)?0*(\d+)(?:\.jpg)?")
 
 
-def load_questions(data: Path, split: str | None = None, *, variant: str = "official") -> tuple[Question, ...]:
+def load_questions(
+    data: Path, split: str | None = None, *, variant: str = "official", write_truth: Path | None = None
+) -> tuple[Question, ...]:
     """Return one question for each image whose objects are known.
 
     Args:
         data: a directory with CHAIR's `synonyms.txt` and the truth: `*_gt_objects.json`, or COCO's annotation files.
         split: the name of one file of truth without `_gt_objects.json`, or `val2014` of the annotation files.
         variant: how the reference captions are read where the truth is built from annotation files.
+        write_truth: keep the truth in this file as well, which is read in their place faster by far.
 
     Raises:
         UsageError: there is no such split or variant.
@@ -46,6 +49,8 @@ def load_questions(data: Path, split: str | None = None, *, variant: str = "offi
     """
     synonyms = load_synonyms(data)
     truth = load_truth(data, split, synonyms, _lazily(lambda: reader(synonyms, variant, data)))
+    if write_truth is not None:
+        save_truth(truth, write_truth)
     fields = {"synonyms": synonyms, "data": data}
     return tuple(
         Question(image, shown.image, PROMPT, shown.objects, group=image, fields=fields)

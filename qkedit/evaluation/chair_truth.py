@@ -147,7 +147,7 @@ def read_truth(file: Path, synonyms: Synonyms) -> Truth:
     return {image: ImageTruth(_file_name(image), _in_order(objects, synonyms)) for image, objects in shown.items()}
 
 
-def write_truth(truth: Truth, file: Path) -> None:
+def save_truth(truth: Truth, file: Path) -> None:
     """Write the truth as a file of objects, packed where its name ends in `.gz`; `read_truth` reads it.
 
     Raises:
@@ -158,8 +158,10 @@ def write_truth(truth: Truth, file: Path) -> None:
         raise UsageError("the name does not end in _gt_objects.json or _gt_objects.json.gz", where=str(file))
     text = json.dumps({image: shown.objects for image, shown in truth.items()}).encode()
     try:
-        # No time in the header, so that the same truth gives the same bytes.
-        file.write_bytes(gzip.compress(text, mtime=0) if file.suffix == ".gz" else text)
+        # No time in the header, so that the same truth gives the same bytes; whole or not at all.
+        staged = file.with_name(f".{file.name}.partial")
+        staged.write_bytes(gzip.compress(text, mtime=0) if file.suffix == ".gz" else text)
+        staged.replace(file)
     except OSError as error:
         raise QkeditError(f"cannot be written ({error.strerror})", where=str(file)) from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qkedit.errors import QkeditError, UsageError
@@ -20,6 +20,7 @@ def score_files(
     split: str | None = None,
     rule: str | None = None,
     allow_missing: bool = False,
+    files: Mapping[str, Path] | None = None,
 ) -> tuple[Score, ...]:
     """Return the scores of the answers in a file or a directory, one for each split.
 
@@ -34,6 +35,7 @@ def score_files(
         split: the one split to score.
         rule: a parser or variant; the benchmark's default if None.
         allow_missing: leave out questions without an answer instead of refusing.
+        files: further files that the benchmark's questions take.
 
     Raises:
         QkeditError: nothing can be scored, or not all of it; no part is scored then.
@@ -45,7 +47,7 @@ def score_files(
         parts = [(split, benchmark.load_answers(answers))]
     scores: list[Score] = []
     for name, given in parts:
-        questions = benchmark.load_questions(data, None if benchmark.is_in_parts else name, rule)
+        questions = benchmark.load_questions(data, None if benchmark.is_in_parts else name, rule, files)
         scores += benchmark.scores(questions, given, split=name, rule=rule, allow_missing=allow_missing)
     return tuple(scores)
 
