@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import qkedit
+from qkedit.evaluation.records import Question
 
 
 @dataclass(frozen=True)
@@ -17,17 +18,22 @@ class Ask:
 
     Attributes:
         part: the part of the run it belongs to, such as `pope.random`.
-        id: of the question, unique within its part.
-        prompt: what is asked.
+        question: as the benchmark has it.
+        prompt: what is asked, the question as it is or in the user's words.
         image: what is shown; None where nothing is.
         max_new_tokens: longest answer.
     """
 
     part: str
-    id: str
+    question: Question
     prompt: str
     image: Path | None
     max_new_tokens: int
+
+    @property
+    def id(self) -> str:
+        """The question's id, unique within its part."""
+        return self.question.id
 
 
 class Session(Protocol):

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Self
 
 from qkedit.checkpoint.file_errors import explained
 from qkedit.errors import QkeditError, UsageError
-from qkedit.evaluation.records import Answer
+from qkedit.evaluation.records import Answer, Question
 from qkedit.evaluation.result_files import RESULT_FILE
 
 RUN_FILE = "run.json"
@@ -124,8 +124,9 @@ class RunFiles:
             found[answer.id] = answer
         return found
 
-    def append(self, part: str, row: Mapping[str, str]) -> None:
+    def append(self, part: str, question: Question, text: str) -> None:
         """Write one answer at once, so that a kill does not take it away."""
+        row = {"id": question.id, "image": question.image, "question": question.prompt, "answer": text}
         file, line = self._answers_file(part), (json.dumps(row) + "\n").encode()
         with explained("write the answer", file):
             if part not in self._handles:

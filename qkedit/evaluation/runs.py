@@ -9,45 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.answering import Answerer, Ask
-from qkedit.evaluation.records import Answer, Question, Score, score_as_dict
+from qkedit.evaluation.records import Answer, Score, score_as_dict
 from qkedit.evaluation.run_files import RunFiles
+from qkedit.evaluation.run_parts import Part, asks_of, check_images, check_scoring
 
-# Stands for a benchmark's own question in a prompt of the user's.
-QUESTION = "{question}"
+NO_HASH = "the result holds no hash of the weights, since an endpoint does not tell which it serves"
 
 # Told how many questions are answered, and of how many.
 Watch = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Part:
-    """The questions of one split of one benchmark.
-
-    Attributes:
-        benchmark: its name, such as `pope`.
-        split: None where there are none, or all are asked at once.
-        questions: what is asked.
-        max_new_tokens: longest answer.
-        score: the scores of answers to these questions.
-    """
-
-    benchmark: str
-    split: str | None
-    questions: tuple[Question, ...]
-    max_new_tokens: int
-    score: Callable[[Sequence[Question], Sequence[Answer]], Sequence[Score]]
-
-    @property
-    def name(self) -> str:
-        """`benchmark.split`, or the benchmark alone."""
-        return self.benchmark if self.split is None else f"{self.benchmark}.{self.split}"
 
 
 @dataclass(frozen=True)
@@ -104,22 +79,21 @@ def evaluate(
         QkeditError: an image is missing, the model cannot answer, or a file cannot be read or written.
     """
     parts = [replace(part, questions=part.questions[:limit]) for part in parts]
-    asks = [ask for part in parts for ask in _asks(part, images, prompt)]
-    _check_images(asks)
+    asks = [ask for part in parts for ask in asks_of(part, images, prompt)]
+    check_images(asks)
+    for part in parts:
+        check_scoring(part)
     identity = _identity(answerer, parts, asks, prompt, limit)
     with RunFiles(out, identity, overwrite=overwrite) as files:
         answered = {part.name: files.answers(part.name) for part in parts}
         left = [ask for ask in asks if ask.id not in answered[ask.part]]
         watch(len(asks) - len(left), len(asks))
-        warnings: list[str] = []
+        warnings = [] if "weights_sha256" in identity else [NO_HASH]
         if left:
-            questions = {(part.name, question.id): question for part in parts for question in part.questions}
             with answerer.session() as session:
                 files.begin(session.observed)
                 for done, (ask, text) in enumerate(session.answers(left), start=len(asks) - len(left) + 1):
-                    question = questions[ask.part, ask.id]
-                    row = {"id": ask.id, "image": question.image, "question": question.prompt, "answer": text}
-                    files.append(ask.part, row)
+                    files.append(ask.part, ask.question, text)
                     answered[ask.part][ask.id] = Answer(ask.id, text)
                     watch(done, len(asks))
                 warnings += session.warnings
@@ -128,40 +102,6 @@ def evaluate(
         finished = Finished(out, scores, run, tuple(warnings), len(left))
         envelope = {"schema": 1, "command": "eval", "status": "done", "warnings": list(warnings)}
         return replace(finished, file=files.write_result(envelope | finished.as_dict()))
-
-
-def _asks(part: Part, images: Path, prompt: str | None) -> Iterator[Ask]:
-    """Yield the questions as they are put to a model."""
-    own = {question.prompt for question in part.questions}
-    if prompt is not None and QUESTION not in prompt and len(own) > 1:
-        raise UsageError(
-            f"would ask the same of {len(own)} different questions of {part.name}",
-            where="--prompt",
-            remedy=f"put {QUESTION} where the question belongs",
-        )
-    for question in part.questions:
-        # No format string: braces in a question or a prompt are themselves.
-        text = question.prompt if prompt is None else prompt.replace(QUESTION, question.prompt)
-        image = _image_file(images, question) if question.image else None
-        yield Ask(part.name, question.id, text, image, part.max_new_tokens)
-
-
-def _image_file(images: Path, question: Question) -> Path:
-    """Return where a question's image is: in the directory, or in its task's folder there, as MME is published."""
-    task = str(question.fields.get("task", ""))
-    places = (images, images / task, images / task / "images") if task else (images,)
-    candidates = [place / question.image for place in places]
-    return next((file for file in candidates if file.is_file()), candidates[0])
-
-
-def _check_images(asks: Sequence[Ask]) -> None:
-    files = dict.fromkeys(ask.image for ask in asks if ask.image is not None)
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        count = "" if len(missing) == 1 else f", the first of {len(missing)} of {len(files)}"
-        raise QkeditError(
-            f"the image is not there{count}", where=str(missing[0]), remedy="name the directory of the images"
-        )
 
 
 def _identity(
@@ -177,10 +117,7 @@ def _identity(
         "prompt": prompt,
         "limit": limit,
         "questions": {
-            name: {
-                "n": len(rows),
-                "sha256": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
-            }
+            name: {"n": len(rows), "sha256": hashlib.sha256(json.dumps(rows).encode()).hexdigest()}
             for name, rows in asked.items()
         },
     }

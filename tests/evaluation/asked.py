@@ -13,7 +13,7 @@ from qkedit.errors import QkeditError
 from qkedit.evaluation import pope
 from qkedit.evaluation.answering import Ask
 from qkedit.evaluation.records import Answer, Question, Score
-from qkedit.evaluation.runs import Part
+from qkedit.evaluation.run_parts import Part
 
 
 def questions(count: int = 6) -> tuple[Question, ...]:

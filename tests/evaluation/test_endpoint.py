@@ -74,6 +74,7 @@ class Server:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.handle_error = lambda request, address: None  # type: ignore[method-assign]  # who hung up
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -112,7 +113,7 @@ def answer_of(endpoint: Endpoint, ask: Ask) -> str:
 
 
 def ask(image: Path | None = None) -> Ask:
-    return Ask("pope.random", "1", "Is there a dog?", image, 16)
+    return Ask("pope.random", questions()[1], "Is there a dog?", image, 16)
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import pytest
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.records import score_from_dict
 from qkedit.evaluation.result_files import read_scores
-from qkedit.evaluation.runs import Finished, Part, evaluate
+from qkedit.evaluation.run_parts import Part
+from qkedit.evaluation.runs import Finished, evaluate
 from tests.evaluation.asked import Oracle, part, questions, write_images
 
 
