@@ -17,6 +17,7 @@ from qkedit.cli.compare import compare
 from qkedit.cli.demo import demo
 from qkedit.cli.detach import detach
 from qkedit.cli.diff import diff
+from qkedit.cli.eval import evaluate
 from qkedit.cli.gate import gate
 from qkedit.cli.generate import generate
 from qkedit.cli.inspect import inspect
@@ -69,6 +70,7 @@ for function in (
     demo,
 ):
     app.command()(function)
+app.command("eval")(evaluate)  # a function of that name would hide Python's own
 # Its further options are those of the plug-in that is named.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(attach)
 
