@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from qkedit.errors import QkeditError
-from qkedit.serving.request_errors import RequestError, error_document
+from qkedit.serving.request_errors import RequestError, error_document, status_of
 
 _SAID = {404: "there is no such path", 405: "the path does not know this method"}
 
@@ -39,7 +39,5 @@ def _by_status(request: Request, error: Exception) -> Response:
 
 def _failed(request: Request, error: Exception) -> Response:
     # What another library says about its failure may hold anything of the request or the machine.
-    known = isinstance(error, QkeditError)
-    return JSONResponse(
-        error_document(500, str(error) if known else "the server failed; its log has the reason."), 500
-    )
+    said = str(error) if isinstance(error, QkeditError) else "the server failed; its log has the reason."
+    return JSONResponse(error_document(status_of(error), said), status_of(error))

@@ -36,7 +36,7 @@ from qkedit.serving.gate import HEALTH, Gate, hung_up
 from qkedit.serving.http_errors import answer_errors
 from qkedit.serving.image_policy import ImagePolicy
 from qkedit.serving.metrics import CONTENT_TYPE, Metrics
-from qkedit.serving.request_errors import RequestError, error_document
+from qkedit.serving.request_errors import RequestError, error_document, status_of
 from qkedit.serving.served_model import ServedModel
 from qkedit.serving.stop_text import StopText, without_stop
 from qkedit.serving.turn import Turn
@@ -154,9 +154,9 @@ class _Handler(ChatCompletionHandler):
 
     async def _events(self, pieces: Any) -> AsyncIterator[str]:
         async for piece in pieces:
-            if self._turn.failure is not None:
+            if (failure := self._turn.failure) is not None:
                 # As transformers writes it, a sentence with a quotation mark would be no JSON.
-                yield self.chunk_to_sse(json.dumps(error_document(500, str(self._turn.failure))))
+                yield self.chunk_to_sse(json.dumps(error_document(status_of(failure), str(failure))))
                 return
             yield piece
         yield self.chunk_to_sse("[DONE]")

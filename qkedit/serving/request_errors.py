@@ -26,3 +26,10 @@ def error_document(status: int, message: str, *, param: str | None = None, code:
     """Return the body of an answer that refuses or fails."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def status_of(error: Exception) -> int:
+    """Return the status that tells whose fault a failure is; plug-ins refuse requests by UsageError."""
+    if isinstance(error, RequestError):
+        return error.status
+    return 400 if isinstance(error, UsageError) else 500

@@ -57,7 +57,16 @@ class ServedModel:
 
     def turn(self, request: ChatRequest, gone: threading.Event, metrics: Metrics) -> Turn:
         """Return what answers a request; see `Turn`."""
-        return Turn(self.loaded, self.switch, request.plugins, seed=request.decoding.seed, gone=gone, metrics=metrics)
+        decoding = request.decoding
+        return Turn(
+            self.loaded,
+            self.switch,
+            request.plugins,
+            stops=decoding.stop,
+            seed=decoding.seed,
+            gone=gone,
+            metrics=metrics,
+        )
 
 
 def generation_config(own: Any, decoding: Decoding, length: int) -> Any:
@@ -76,7 +85,7 @@ def generation_config(own: Any, decoding: Decoding, length: int) -> Any:
         config.do_sample = True
         config.temperature = own.temperature if decoding.temperature is None else decoding.temperature
         config.top_p = own.top_p if decoding.top_p is None else decoding.top_p
-    config.stop_strings = list(decoding.stop) or None
+    config.num_beams = 1  # beams cannot be streamed, and an answer is not to depend on whether it is
     return config
 
 

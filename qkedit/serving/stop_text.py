@@ -15,16 +15,16 @@ class StopText:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
-        self._stopped = False
+        self.stopped = False  # by one of them
 
     def feed(self, piece: str) -> str:
         """Take the next piece of the answer and return what may be given out now."""
-        if self._stopped:
+        if self.stopped:
             return ""
         text = self._held + piece
         ends = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if ends:
-            self._stopped, self._held = True, ""
+            self.stopped, self._held = True, ""
             return text[: min(ends)[1]]
         kept = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - kept :]

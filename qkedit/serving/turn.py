@@ -15,6 +15,7 @@ from qkedit.serving.metrics import Metrics
 from qkedit.serving.on_transformers import LoadedModel
 from qkedit.serving.plugin_switch import PluginSwitch
 from qkedit.serving.request_errors import HUNG_UP, RequestError
+from qkedit.serving.stop_text import StopText
 
 if TYPE_CHECKING:
     from qkedit.plugins.request import RequestReport
@@ -32,6 +33,7 @@ class Turn:
         loaded: the model and its processor.
         switch: its plug-ins.
         plugins: names of those that act.
+        stops: texts that end the answer.
         seed: of sampling; None for whatever the generators are at.
         gone: set once nobody waits for the answer any more.
         metrics: where the answer is counted.
@@ -43,6 +45,7 @@ class Turn:
         switch: PluginSwitch,
         plugins: Sequence[str],
         *,
+        stops: Sequence[str],
         seed: int | None,
         gone: threading.Event,
         metrics: Metrics,
@@ -53,6 +56,7 @@ class Turn:
         self.failure: QkeditError | None = None
         self._loaded = loaded
         self._switch = switch
+        self._stops = tuple(stops)
         self._seed = seed
         self._gone = gone
         self._metrics = metrics
@@ -97,24 +101,47 @@ class Turn:
     def _generated(self, streamer: Any, arguments: dict[str, Any]) -> Any:
         from transformers import StoppingCriteriaList
 
-        processor = self._loaded.processor
+        criteria: list[Any] = [self._nobody_waits]
+        if self._stops:
+            criteria.append(_Said(self._stops, self._tokenizer.backend_tokenizer))
         with self._switch.on(self.plugins) as report, _seeded(self._loaded.model.device, self._seed):
             tokens = self._loaded.model.generate(
                 **{
                     **arguments,
-                    # Stop texts are looked up in a vocabulary, which processors do not have.
-                    "tokenizer": getattr(processor, "tokenizer", processor),
+                    "tokenizer": self._tokenizer,
                     "streamer": None if streamer is None else _Tokens(streamer),
-                    "stopping_criteria": StoppingCriteriaList([self._nobody_waits]),
+                    "stopping_criteria": StoppingCriteriaList(criteria),
                 }
             )
             self.report = report()
         return tokens
 
-    def _nobody_waits(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        import torch
+    @property
+    def _tokenizer(self) -> Any:
+        processor = self._loaded.processor
+        return getattr(processor, "tokenizer", processor)
 
-        return torch.full((input_ids.shape[0],), self._gone.is_set(), dtype=torch.bool, device=input_ids.device)
+    def _nobody_waits(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        return _for_each_row(input_ids, self._gone.is_set())
+
+
+class _Said:
+    """Ends an answer once it holds a stop text.
+
+    transformers' own criterion looks stop texts up in the vocabulary, which takes seconds for a text that is new to
+    it, and fails on some tokenizers. Here the text itself is looked at, as clients get it.
+    """
+
+    def __init__(self, stops: Sequence[str], tokenizer: Any) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self._cut = StopText(stops)
+        self._tokenizer = tokenizer
+        self._decoded = DecodeStream([], skip_special_tokens=True)
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        self._cut.feed(self._decoded.step(self._tokenizer, int(input_ids[0, -1])) or "")
+        return _for_each_row(input_ids, self._cut.stopped)
 
 
 class _Tokens:
@@ -125,6 +152,12 @@ class _Tokens:
 
     def end(self) -> None:
         """Wait for the report."""
+
+
+def _for_each_row(input_ids: Any, done: bool) -> Any:
+    import torch
+
+    return torch.full((input_ids.shape[0],), done, dtype=torch.bool, device=input_ids.device)
 
 
 @contextmanager
