@@ -197,5 +197,5 @@ def benchmark_named(name: str) -> Benchmark:
 
 
 def _choose(given: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(given, known, n=1)
+    near = difflib.get_close_matches(given.lower(), known, n=1)
     return f"did you mean {near[0]!r}" if near else f"choose among {', '.join(known)}"
