@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qkedit.cli import options
+from qkedit.cli.bases import base_of, is_edited
 from qkedit.cli.output import Output, command
 from qkedit.cli.plugin_options import (
     DtypeOption,
@@ -102,10 +102,10 @@ def _compare(
     """Print the answers of the base (if the model was edited), the model, and the model with plug-ins."""
     from rich.table import Table
 
-    edited = _is_edited(model)
+    edited = is_edited(model)
     columns: list[tuple[str, str, Answer, tuple[PluginSettings, ...]]] = []
     if base is not None or edited:
-        of_base, base_revision = _base_of(model) if base is None else (base, None)
+        of_base, base_revision = base_of(model) if base is None else (base, None)
         if of_base is None:
             output.warn("the model was made from a directory that is not recorded; name it with --base to compare")
         else:
@@ -130,21 +130,6 @@ def _compare(
         },
         table,
     )
-
-
-def _is_edited(model: str) -> bool:
-    from qkedit.steering.manifest import MANIFEST_FILE
-
-    return (Path(model).expanduser() / MANIFEST_FILE).is_file()
-
-
-def _base_of(model: str) -> tuple[str | None, str | None]:
-    """Return the base that a manifest names, and its revision; None for a directory, whose path it does not know."""
-    from qkedit.steering.manifest import read_manifest
-
-    recorded = read_manifest(Path(model).expanduser())["base"]
-    known = recorded["revision"] is not None or recorded["model"] == "demo"
-    return (recorded["model"], recorded["revision"]) if known else (None, None)
 
 
 def _fields(answer: Answer, plugins: Sequence[PluginSettings]) -> dict[str, Any]:

@@ -1,0 +1,294 @@
+"""How far an edit moves a model on someone's own images, before any benchmark is run.
+
+The base answers the prompt about each image by greedy search. The edited model is then led along the base's answer,
+token by token, so that both are asked for the next token after the same text:
+
+    kl         Σ p_base (log p_base − log p_edited) over the vocabulary, in nats, mean over all positions
+    agreement  share of positions where the most probable next token is the same
+
+and it answers freely:
+
+    overlap    F1 of the words that both answers have, repeats counted (ROUGE-1 F, Lin 2004), mean over images
+    identical  share of images with the same answer
+
+Being led is generation with the tokens given, so that plug-ins, caches and positions are those of real use. The models
+are loaded one after the other; of the base its logits are kept in main memory: 2 bytes (16-bit models) × vocabulary ×
+tokens, 20 MB an image for 64 tokens of 152,000.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.resampling import percentiles, ratios, resampled
+from qkedit.evaluation.statistics import LEVEL, RESAMPLES, SEED
+from qkedit.plugins.settings import PluginSettings, make_plugins
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qkedit.serving.on_transformers import LoadedModel
+
+PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+PROMPT = "Describe the image."
+_WORDS = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+
+
+@dataclass(frozen=True)
+class ImageDrift:
+    """What an edit does to the answer about one image.
+
+    Attributes:
+        image: its file.
+        kl: of each position of the base's answer, its end included, in nats.
+        agrees: whether the most probable next token is the same, for each position.
+        base: the base's answer.
+        edited: the edited model's own answer.
+    """
+
+    image: str
+    kl: tuple[float, ...]
+    agrees: tuple[bool, ...]
+    base: str
+    edited: str
+
+    @property
+    def mean_kl(self) -> float:
+        """Mean over the positions."""
+        return sum(self.kl) / len(self.kl)
+
+    @property
+    def overlap(self) -> float:
+        """F1 of the words that the two answers have in common."""
+        return word_f1(self.base, self.edited)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON takes it."""
+        return {
+            "image": self.image,
+            "kl": self.mean_kl,
+            "agreement": sum(self.agrees) / len(self.agrees),
+            "overlap": self.overlap,
+            "base": self.base,
+            "edited": self.edited,
+            "kl_by_position": list(self.kl),
+        }
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What an edit does to the answers about some images, one by one."""
+
+    images: tuple[ImageDrift, ...]
+
+    @property
+    def worst(self) -> tuple[ImageDrift, ...]:
+        """The images, the one that is moved farthest first."""
+        return tuple(sorted(self.images, key=lambda image: -image.mean_kl))
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Every metric by its name; `kl_worst` is that of the worst image."""
+        means = {name: float(parts[:, 0].sum() / parts[:, 1].sum()) for name, parts in self._parts().items()}
+        return {**means, "kl_worst": self.worst[0].mean_kl}
+
+    def intervals(self, level: float = LEVEL) -> Mapping[str, tuple[float, float]]:
+        """Return percentile intervals of the bootstrap over images; nothing for one image alone."""
+        if len(self.images) < 2:
+            return {}
+        intervals = {}
+        for name, parts in self._parts().items():
+            sums = resampled(parts, RESAMPLES, SEED)
+            intervals[name] = percentiles(ratios(sums[:, 0], sums[:, 1]), level)
+        return intervals
+
+    def result(self) -> dict[str, Any]:
+        """Return one entry of `results`, as `qkedit gate` reads it."""
+        return {
+            "benchmark": "drift",
+            "split": None,
+            "n": len(self.images),
+            "metrics": dict(self.metrics),
+            "intervals": {name: list(bounds) for name, bounds in self.intervals().items()},
+            "items": [image.as_dict() for image in self.images],
+        }
+
+    def _parts(self) -> dict[str, np.ndarray]:
+        """Numerator and denominator of each image, [images, 2]: positions weigh alike, and so do answers."""
+        of_images = {
+            "kl": [(sum(image.kl), len(image.kl)) for image in self.images],
+            "agreement": [(sum(image.agrees), len(image.agrees)) for image in self.images],
+            "overlap": [(image.overlap, 1) for image in self.images],
+            "identical": [(image.base == image.edited, 1) for image in self.images],
+        }
+        return {name: np.array(rows, dtype=np.float64) for name, rows in of_images.items()}
+
+
+def drift(
+    base: str,
+    edited: str,
+    images: Sequence[Path],
+    *,
+    prompt: str = PROMPT,
+    plugins: Sequence[PluginSettings] = (),
+    base_revision: str | None = None,
+    revision: str | None = None,
+    max_new_tokens: int = 64,
+    device: str = "cpu",
+    dtype: str = "auto",
+    on_image: Callable[[int, int], None] = lambda done, total: None,
+) -> Drift:
+    """Measure how far an edited model, or one with plug-ins, is from its base.
+
+    Args:
+        base: the model before: a directory, a hub id, an alias or `demo`.
+        edited: the model after; the same as `base` where plug-ins alone make the difference.
+        images: picture files.
+        prompt: what both are asked about each.
+        plugins: attached to the edited model.
+        base_revision: of a base on the hub.
+        revision: of an edited model on the hub.
+        max_new_tokens: of an answer.
+        device: where the models run, as PyTorch names it.
+        dtype: of their weights; `auto` for what is stored.
+        on_image: told how many answers of how many are done, in both models.
+
+    Raises:
+        UsageError: there are no images, one is no picture, or the models have different vocabularies.
+        QkeditError: a model cannot be loaded, or gives no finite probabilities.
+    """
+    import torch
+
+    from qkedit.plugins.attach import attach
+    from qkedit.serving.on_transformers import load, read_image
+
+    if not images:
+        raise UsageError("there are no images", where="--images", remedy="name a directory with pictures")
+    for image in images:
+        read_image(image)  # what is no picture is said before the models are loaded
+    total = 2 * len(images)
+    loaded = load(base, revision=base_revision, device=device, dtype=dtype)
+    answers = []
+    for number, image in enumerate(images):
+        answers.append(_answer(loaded, image, prompt, max_new_tokens))
+        on_image(number + 1, total)
+    if (edited, revision) != (base, base_revision):
+        # Two large models need not fit beside each other.
+        del loaded
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        loaded = load(edited, revision=revision, device=device, dtype=dtype)
+    drifts = []
+    made = make_plugins(plugins)
+    with attach(loaded.model, *made) if made else nullcontext():
+        for number, (image, answer) in enumerate(zip(images, answers, strict=True)):
+            drifts.append(_drift_of(loaded, image, prompt, answer, max_new_tokens))
+            on_image(len(images) + number + 1, total)
+    return Drift(tuple(drifts))
+
+
+def pictures_in(place: Path, limit: int | None = None) -> tuple[tuple[Path, ...], int]:
+    """Return the pictures of a directory by name, at most `limit`, and how many there are; a file stands for itself.
+
+    Raises:
+        UsageError: there is no such place or no picture in it.
+    """
+    if place.is_file():
+        return (place,), 1
+    if not place.is_dir():
+        raise UsageError("there is no such directory", where=str(place), remedy="name a directory with pictures")
+    files = sorted(file for file in place.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file())
+    if not files:
+        raise UsageError("holds no pictures", where=str(place), remedy="name a directory with PNG or JPEG files")
+    return tuple(files[:limit]), len(files)
+
+
+def word_f1(one: str, other: str) -> float:
+    """Return the F1 of the words that two texts have in common, repeats counted, case not; 1 for two empty ones."""
+    first, second = (Counter(_WORDS.findall(text.lower())) for text in (one, other))
+    if not first and not second:
+        return 1.0
+    return 2 * (first & second).total() / (first.total() + second.total())
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """An answer with the logits each token of it was chosen from, [tokens, vocabulary]."""
+
+    text: str
+    tokens: tuple[int, ...]
+    logits: Tensor
+
+
+def _answer(
+    loaded: LoadedModel, image: Path, prompt: str, max_new_tokens: int, given: Sequence[int] = ()
+) -> _Answered:
+    """Answer by greedy search, or along the tokens that are given."""
+    import torch
+    from transformers import LogitsProcessorList
+
+    from qkedit.serving.on_transformers import read_image, request_inputs
+
+    inputs = request_inputs(loaded, [read_image(image)], prompt)
+    length = inputs["input_ids"].shape[1]
+
+    def follow(tokens: Tensor, scores: Tensor) -> Tensor:
+        followed = torch.full_like(scores, -torch.inf)
+        followed[:, given[tokens.shape[1] - length]] = 0
+        return followed
+
+    with torch.no_grad():
+        output = loaded.model.generate(
+            **inputs,
+            max_new_tokens=len(given) or max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            output_logits=True,
+            return_dict_in_generate=True,
+            logits_processor=LogitsProcessorList([follow] if given else []),
+        )
+    tokens = tuple(output.sequences[0, length:].tolist())
+    text = loaded.processor.decode(tokens, skip_special_tokens=True).strip()
+    return _Answered(text, tokens, _compact(torch.cat(output.logits).cpu(), loaded.model.dtype))
+
+
+def _compact(logits: Tensor, dtype: Any) -> Tensor:
+    """Return logits in the model's own precision if they come from it; generation widens them to 32 bits."""
+    import torch
+
+    narrow = logits.to(dtype)
+    return narrow if torch.equal(narrow.to(logits.dtype), logits) else logits
+
+
+def _drift_of(loaded: LoadedModel, image: Path, prompt: str, base: _Answered, max_new_tokens: int) -> ImageDrift:
+    """Lead a model along the base's answer and let it answer by itself."""
+    import torch
+
+    led = _answer(loaded, image, prompt, max_new_tokens, given=base.tokens)
+    if led.logits.shape != base.logits.shape:
+        raise UsageError(
+            f"its vocabulary has {led.logits.shape[1]} tokens, that of the base {base.logits.shape[1]}",
+            where=loaded.name,
+            remedy="name the base that it was made from",
+        )
+    own = _answer(loaded, image, prompt, max_new_tokens)
+    p, q = (logits.double().log_softmax(-1) for logits in (base.logits, led.logits))
+    # What the base rules out adds nothing, whatever the other says of it. Rounding alone makes a divergence negative.
+    kl = torch.where(p.exp() == 0, 0, p.exp() * (p - q)).sum(-1).clamp(min=0)
+    if not kl.isfinite().all():
+        raise QkeditError(
+            "the next token has no finite probability", where=f"{image}, {loaded.name}", remedy="try --dtype float32"
+        )
+    agrees = base.logits.argmax(-1) == led.logits.argmax(-1)
+    return ImageDrift(str(image), tuple(kl.tolist()), tuple(agrees.tolist()), base.text, own.text)

@@ -1,0 +1,210 @@
+"""Drift of an edited demo model, beside forward passes made one position at a time without a cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import kl_div
+from transformers import AutoModelForImageTextToText
+
+import qkedit as library
+from qkedit.demo import demo_checkpoint
+from qkedit.demo.scenes import make_scenes
+from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.drift import Drift, ImageDrift, drift, pictures_in, word_f1
+from qkedit.plugins.scr import SCR
+from qkedit.plugins.settings import PluginSettings
+from qkedit.serving.on_transformers import load, read_image, request_inputs, respond
+from tests.cli.command import qkedit
+
+PROMPT = "Describe the image."
+TOKENS = 5
+SHORT = ("--max-new-tokens", str(TOKENS), "--device", "cpu", "--dtype", "float32")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("images")
+    for scene in make_scenes(3, seed=7):
+        Image.fromarray(scene.image).save(directory / f"{scene.number}.png")
+    (directory / "notes.txt").write_text("no picture")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("model") / "edited"
+    library.steer("demo", out=out, layers="all", k=8)
+    return out
+
+
+def measured(base: str, model: str, images: Path, **options: object) -> Drift:
+    files, _ = pictures_in(images, 2)
+    return drift(base, model, files, prompt=PROMPT, max_new_tokens=TOKENS, dtype="float32", **options)  # type: ignore[arg-type]
+
+
+def next_tokens(directory: Path, image: Path, answer: list[int]) -> torch.Tensor:
+    """Logits of each next token, [tokens, vocabulary]: one whole forward pass a position, nothing cached."""
+    loaded = load(str(directory), dtype="float32")
+    rows = []
+    for length in range(len(answer)):
+        inputs = dict(request_inputs(loaded, [read_image(image)], PROMPT))
+        more = torch.tensor([answer[:length]], dtype=torch.long)
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], more], 1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        with torch.no_grad():
+            rows.append(loaded.model(**inputs, use_cache=False).logits[0, -1])
+    return torch.stack(rows)
+
+
+def greedy_tokens(directory: Path, image: Path) -> list[int]:
+    """The base's answer, chosen from those passes."""
+    end = AutoModelForImageTextToText.from_pretrained(directory).generation_config.eos_token_id
+    answer: list[int] = []
+    while len(answer) < TOKENS and (not answer or answer[-1] != end):
+        answer.append(int(next_tokens(directory, image, [*answer, 0])[-1].argmax()))
+    return answer
+
+
+def test_divergence_and_agreement_are_those_of_passes_one_by_one(images: Path, edited: Path) -> None:
+    found = measured("demo", str(edited), images)
+    assert [Path(image.image).name for image in found.images] == ["0.png", "1.png"]
+    image = found.images[1]
+    answer = greedy_tokens(demo_checkpoint(), images / "1.png")
+    base = next_tokens(demo_checkpoint(), images / "1.png", answer).log_softmax(-1)
+    other = next_tokens(edited, images / "1.png", answer).log_softmax(-1)
+    divergence = kl_div(other, base, reduction="none", log_target=True).sum(-1)
+    assert max(image.kl) > 1e-4
+    assert image.kl == pytest.approx(divergence.tolist(), abs=1e-5)
+    assert image.agrees == tuple((base.argmax(-1) == other.argmax(-1)).tolist())
+
+
+def test_answers_are_those_that_the_models_give(images: Path, edited: Path) -> None:
+    image = measured("demo", str(edited), images).images[0]
+    for model, text in (("demo", image.base), (str(edited), image.edited)):
+        loaded = load(model, dtype="float32")
+        assert text == respond(loaded, [read_image(images / "0.png")], PROMPT, max_new_tokens=TOKENS).text
+
+
+def test_a_model_beside_itself_has_not_moved(images: Path) -> None:
+    found = measured("demo", "demo", images)
+    assert found.metrics == {"kl": 0, "kl_worst": 0, "agreement": 1, "overlap": 1, "identical": 1}
+    assert set(found.intervals().values()) == {(0, 0), (1, 1)}
+
+
+def test_plugins_act_on_the_edited_side_alone(images: Path) -> None:
+    plugins = [PluginSettings("scr", {"sources": 8, "layers": "0-3"})]
+    image = measured("demo", "demo", images, plugins=plugins).images[0]
+    loaded, picture = load("demo", dtype="float32"), read_image(images / "0.png")
+    assert image.base == respond(loaded, [picture], PROMPT, max_new_tokens=TOKENS).text
+    acting = SCR(sources=8, layers="0-3")
+    assert image.edited == respond(loaded, [picture], PROMPT, [acting], max_new_tokens=TOKENS).text
+    # The first token is chosen from the prefill, where the plug-in acts.
+    with torch.no_grad(), library.attach(loaded.model, acting):
+        prefill = loaded.model(**request_inputs(loaded, [picture], PROMPT)).logits[:, -1].log_softmax(-1)
+    base = next_tokens(demo_checkpoint(), images / "0.png", [0]).log_softmax(-1)
+    assert image.kl[0] == pytest.approx(float(kl_div(prefill, base, reduction="sum", log_target=True)), abs=1e-6)
+    assert image.kl[0] > 1e-6
+
+
+def test_metrics_weigh_positions_alike_and_answers_alike() -> None:
+    found = Drift(
+        (
+            ImageDrift("a.png", (0.1, 0.2, 0.3), (True, True, False), "a red cup", "a red cup"),
+            ImageDrift("b.png", (0.8,), (False,), "A dog, a dog.", "two dogs: a dog"),
+        )
+    )
+    assert found.metrics == {
+        "kl": pytest.approx(1.4 / 4),
+        "agreement": 0.5,
+        "overlap": pytest.approx((1 + 2 * 2 / (4 + 4)) / 2),
+        "identical": 0.5,
+        "kl_worst": 0.8,
+    }
+    assert [image.image for image in found.worst] == ["b.png", "a.png"]
+    assert found.intervals()["overlap"] == (0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "f1"),
+    [
+        ("", "", 1.0),
+        ("a", "", 0.0),
+        ("The cat's bowl.", "the CAT'S bowl", 1.0),
+        ("a a b", "a b b", 2 / 3),
+        ("eins zwei", "drei", 0.0),
+        ("日本", "日本", 1.0),
+    ],
+)
+def test_overlap_of_words(one: str, other: str, f1: float) -> None:
+    assert word_f1(one, other) == word_f1(other, one) == pytest.approx(f1)
+
+
+def test_a_model_of_another_vocabulary_is_no_copy(images: Path, tmp_path: Path) -> None:
+    loaded = load("demo")
+    loaded.model.resize_token_embeddings(loaded.model.config.text_config.vocab_size + 8)
+    loaded.model.save_pretrained(tmp_path)
+    loaded.processor.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=r"vocabulary has .* name the base that it was made from"):
+        measured("demo", str(tmp_path), images)
+
+
+def test_what_is_not_finite_is_no_small_drift(images: Path, edited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qkedit.evaluation import drift as module
+
+    original = module._answer
+
+    def broken(loaded: object, *arguments: object, given: tuple[int, ...] = (), **options: object) -> object:
+        answer = original(loaded, *arguments, given=given, **options)  # type: ignore[arg-type]
+        if given:
+            answer.logits[0] = torch.nan
+        return answer
+
+    monkeypatch.setattr(module, "_answer", broken)
+    with pytest.raises(QkeditError, match="no finite probability"):
+        measured("demo", str(edited), images)
+
+
+def test_pictures_of_a_directory(images: Path, tmp_path: Path) -> None:
+    assert pictures_in(images, 2) == ((images / "0.png", images / "1.png"), 3)
+    assert pictures_in(images / "2.png") == ((images / "2.png",), 1)
+    for place in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(UsageError, match="name a directory"):
+            pictures_in(place)
+
+
+def test_the_command_gives_what_the_gate_reads(images: Path, edited: Path, tmp_path: Path) -> None:
+    # The base is the one that the manifest names.
+    found = qkedit("drift", edited, "--images", images, "--limit", "2", "--json", *SHORT)
+    (row,) = found.document["results"]
+    assert (found.document["base"], found.document["images"]) == ("demo", {"measured": 2, "there": 3})
+    assert row["metrics"] == measured("demo", str(edited), images).metrics
+    file = tmp_path / "drift.json"
+    file.write_text(found.stdout)
+    kl = row["metrics"]["kl"]
+    assert qkedit("gate", file, "--require", f"drift.kl<={2 * kl}", "--require", "agreement>=0").code == 0
+    failed = qkedit("gate", file, "--require", f"drift.kl<={kl / 2}")
+    assert (failed.code, failed.stdout.startswith("FAILED  drift.kl<=")) == (3, True)
+    assert qkedit("gate", file, "--baseline", file, "--no-worse", "drift.kl:0", "--no-worse", "overlap:0").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("demo",), "--images: no images are given"),
+        (("demo", "--images", "."), "--base: there is nothing to compare with"),
+        (("demo", "--images", "absent", "--plugin", "scr"), "absent: there is no such directory"),
+        (("demo", "--images", "broken.png", "--plugin", "scr"), "broken.png: is no picture"),
+    ],
+)
+def test_the_command_refuses_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], sentence: str
+) -> None:
+    (tmp_path / "broken.png").write_text("pixels")
+    monkeypatch.chdir(tmp_path)
+    found = qkedit("drift", *arguments)
+    assert found.code == 2
+    assert sentence in found.sentence()
