@@ -17,6 +17,7 @@ from qkedit.cli.compare import compare
 from qkedit.cli.demo import demo
 from qkedit.cli.detach import detach
 from qkedit.cli.diff import diff
+from qkedit.cli.drift import drift
 from qkedit.cli.eval import evaluate
 from qkedit.cli.gate import gate
 from qkedit.cli.generate import generate
@@ -26,6 +27,7 @@ from qkedit.cli.plugins import plugins
 from qkedit.cli.score import score
 from qkedit.cli.serve import serve
 from qkedit.cli.steer import steer
+from qkedit.cli.sweep import sweep
 from qkedit.cli.verify import verify
 
 app = typer.Typer(
@@ -68,6 +70,8 @@ for function in (
     serve,
     gate,
     demo,
+    drift,
+    sweep,
 ):
     app.command()(function)
 app.command("eval")(evaluate)  # a function of that name would hide Python's own
