@@ -19,6 +19,8 @@ from qkedit.evaluation.statistics import LEVEL, RESAMPLES, SEED, Difference, hol
 
 # Below this corrected p a difference is called better or worse.
 SIGNIFICANT = 0.05
+# The share of right answers, by the names it has.
+SHARE_RIGHT = ("accuracy", "acc", "a_acc")
 # A gain in one of these …
 HALLUCINATION = ("chair_s", "chair_i", "hr", "chair", "hal")
 # … may have been bought with a loss in one of these.
@@ -201,11 +203,11 @@ def _compared(a: Score, b: Score, level: float, resamples: int, seed: int) -> Co
         )
     items_a, items_b = _shared_items(a, b, where)
     metrics = []
-    for metric in metrics_of(items_a):
+    for name, metric in metrics_of(items_a, a.benchmark).items():
         difference = paired(items_a, items_b, metric, level=level, resamples=resamples, seed=seed)
-        if metric == "accuracy" and difference.value is not None:
+        if name in SHARE_RIGHT and difference.value is not None:
             difference = replace(difference, p=mcnemar(items_a, items_b).p, test="mcnemar")
-        metrics.append(ComparedMetric(difference, better(metric)))
+        metrics.append(ComparedMetric(difference, better(name)))
     groups = metrics[0].difference.groups
     left_out = (len(a.items) - len(items_a), len(b.items) - len(items_b))
     warnings = _costs(where, [compared.difference for compared in metrics])

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Any
 
 from qkedit.errors import UsageError
+from qkedit.evaluation.group_metrics import GROUP_METRICS
 from qkedit.evaluation.records import AmberAnswerItem, AmberCaptionItem, CaptionItem, Item, YesNoItem
 
 # A numerator and a denominator.
@@ -36,25 +37,28 @@ class Metric:
 
     Attributes:
         name: its plain name, such as `chair_i`.
-        parts: numerator and denominator of the items of one group.
+        parts: numerator and denominator of the items of one group; several pairs one after the other where the metric
+            is a sum of ratios, as MME's score is.
     """
 
     name: str
-    parts: Callable[[Sequence[Item]], Parts]
+    parts: Callable[[Sequence[Item]], Sequence[float]]
 
 
 _BETTER = {
-    Better.LOWER: ("hr", "chair_s", "chair_i", "chair", "hal", "cog"),
+    Better.LOWER: ("hr", "chair_s", "chair_i", "chair", "hal", "cog", "kl", "kl_worst"),
     Better.HIGHER: (
         *("accuracy", "precision", "recall", "f1"),
-        *("acc", "acc_plus", "score", "cover", "a_acc", "f_acc", "q_acc"),
+        *("acc", "acc_plus", "score", "cover", "a_acc", "f_acc", "q_acc", "easy_acc", "hard_acc"),
+        *("agreement", "overlap", "identical"),
     ),
 }
 # Shares from 0 to 1, unless a benchmark speaks in percent.
 SHARES = frozenset(
     (
         *("accuracy", "precision", "recall", "f1", "yes_ratio", "hr", "chair_s", "chair_i"),
-        *("acc", "acc_plus", "chair", "cover", "hal", "cog", "a_acc", "f_acc", "q_acc"),
+        *("acc", "acc_plus", "chair", "cover", "hal", "cog", "a_acc", "f_acc", "q_acc", "easy_acc", "hard_acc"),
+        *("agreement", "overlap", "identical"),
     )
 )
 _DIRECTION = {name: direction for direction, names in _BETTER.items() for name in names}
@@ -110,10 +114,20 @@ def ratio_parts(item: Item) -> dict[str, Parts]:
     return {name: _parts_of(of_item, item) for name, of_item in _table_of(item).items()}
 
 
-def metrics_of(items: Sequence[Item]) -> Mapping[str, Metric]:
-    """Return the metrics that these items have, by name. Raises UsageError when there are no items."""
+def metrics_of(items: Sequence[Item], benchmark: str = "") -> Mapping[str, Metric]:
+    """Return the metrics that these items have, by name; those of MME and HallusionBench are of groups of items.
+
+    Args:
+        items: of one split.
+        benchmark: whose items they are; without it, they are taken for what their kind is.
+
+    Raises:
+        UsageError: there are no items.
+    """
     if not items:
         raise UsageError("there are no items", where="metrics", remedy="score some answers first")
+    if benchmark in GROUP_METRICS:
+        return {name: Metric(name, parts) for name, parts in GROUP_METRICS[benchmark](items).items()}
     return {name: Metric(name, _summed(of_item)) for name, of_item in _table_of(items[0]).items()}
 
 

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.evaluation.metrics import Metric, Parts, groups_of, metrics_of
+from qkedit.evaluation.metrics import Metric, groups_of, metrics_of
 from qkedit.evaluation.records import Item, YesNoItem
 from qkedit.evaluation.resampling import Array, percentiles, ratios, resampled, two_sided
 
@@ -130,8 +130,8 @@ def interval(
     chosen = _chosen(items, metric)
     groups = groups_of(items)
     parts = _parts(groups, chosen)
-    numerator, denominator = parts.sum(axis=0)
-    value = _ratio(numerator, denominator)
+    sums = parts.sum(axis=0)
+    value = _value(sums)
     is_share = len(groups) == len(items) and _is_share(parts)
     if method == "wilson" and not is_share:
         raise UsageError(
@@ -143,11 +143,10 @@ def interval(
     low: float | None = None
     high: float | None = None
     if used == "wilson":
-        if denominator > 0:
-            low, high = share_interval(int(numerator), int(denominator), level=level)
+        if value is not None:
+            low, high = share_interval(int(sums[0]), int(sums[1]), level=level)
     elif value is not None and len(groups) > 1:
-        sums = resampled(parts, resamples, seed)
-        low, high = percentiles(ratios(sums[:, 0], sums[:, 1]), level)
+        low, high = percentiles(_values(resampled(parts, resamples, seed)), level)
     return Interval(chosen.name, value, low, high, used, len(items), len(groups), level)
 
 
@@ -190,16 +189,15 @@ def paired(
     groups_a = groups_of(first)
     positions = {item.id: item for item in second}
     groups_b = [[positions[item.id] for item in group] for group in groups_a]
-    parts = np.hstack([_parts(groups_a, chosen), _parts(groups_b, chosen)])
-    sums = parts.sum(axis=0)
-    a, b = _ratio(sums[0], sums[1]), _ratio(sums[2], sums[3])
+    of_a, of_b = _parts(groups_a, chosen), _parts(groups_b, chosen)
+    a, b = _value(of_a.sum(axis=0)), _value(of_b.sum(axis=0))
     value = None if a is None or b is None else b - a
     low: float | None = None
     high: float | None = None
     p: float | None = None
     if value is not None and len(groups_a) > 1:
-        drawn = resampled(parts, resamples, seed)
-        differences = ratios(drawn[:, 2], drawn[:, 3]) - ratios(drawn[:, 0], drawn[:, 1])
+        drawn_a, drawn_b = np.hsplit(resampled(np.hstack([of_a, of_b]), resamples, seed), 2)
+        differences = _values(drawn_b) - _values(drawn_a)
         low, high = percentiles(differences, level)
         p = two_sided(differences)
     return Difference(chosen.name, a, b, value, low, high, p, "bootstrap", len(first), len(groups_a), level)
@@ -271,15 +269,20 @@ def _aligned(items_a: Sequence[Item], items_b: Sequence[Item]) -> tuple[Sequence
 
 
 def _parts(groups: Sequence[Sequence[Item]], metric: Metric) -> Array:
-    """Return numerators and denominators, [groups, 2]."""
-    rows: list[Parts] = [metric.parts(group) for group in groups]
-    return np.array(rows, dtype=np.float64)
+    """Return numerators and denominators of each group, [groups, 2] or more columns for a sum of ratios."""
+    return np.array([metric.parts(group) for group in groups], dtype=np.float64)
 
 
 def _is_share(parts: Array) -> bool:
     """Whether each group counts as nothing, a failure or a success."""
-    return bool(np.isin(parts, (0, 1)).all() and (parts[:, 0] <= parts[:, 1]).all())
+    return parts.shape[1] == 2 and bool(np.isin(parts, (0, 1)).all() and (parts[:, 0] <= parts[:, 1]).all())
 
 
-def _ratio(numerator: float, denominator: float) -> float | None:
-    return float(numerator / denominator) if denominator else None
+def _values(sums: Array) -> Array:
+    """Return the metric of each row of sums [rows, columns], NaN where a denominator is zero."""
+    return ratios(sums[:, 0::2], sums[:, 1::2]).sum(axis=1)
+
+
+def _value(sums: Array) -> float | None:
+    value = float(_values(sums[None])[0])
+    return None if np.isnan(value) else value
