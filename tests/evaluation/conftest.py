@@ -1,0 +1,24 @@
+"""The language libraries of the official caption scorers, with their data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qkedit.errors import QkeditError
+from qkedit.evaluation import caption_language
+from tests.evaluation.published import DATA
+
+
+@pytest.fixture(scope="session")
+def language() -> Path:
+    """A data directory with which nltk and PatternLite do all they are asked; the test is skipped without."""
+    try:
+        caption_language.tokenizer(DATA)
+        caption_language.tagger(DATA)
+        caption_language.lemmatizer(DATA)
+        caption_language.singularizer()
+    except QkeditError as missing:
+        pytest.skip(str(missing))
+    return DATA
