@@ -21,6 +21,8 @@ from qkedit.evaluation.statistics import LEVEL, RESAMPLES, SEED, Difference, hol
 SIGNIFICANT = 0.05
 # The share of right answers, by the names it has.
 SHARE_RIGHT = ("accuracy", "acc", "a_acc")
+# What the models must share for a difference to be theirs, as result files of `qkedit eval` say it.
+ASKED_ALIKE = ("prompt", "dtype", "attention", "generation_config")
 # A gain in one of these …
 HALLUCINATION = ("chair_s", "chair_i", "hr", "chair", "hal")
 # … may have been bought with a loss in one of these.
@@ -167,7 +169,8 @@ def compare(
     splits = [_compared(scores_a[name], scores_b[name], level, resamples, seed) for name in shared]
     splits, tests = _corrected(splits)
     unmatched = tuple(_text(name) for name in [*scores_a, *scores_b] if name not in scores_a or name not in scores_b)
-    warnings = [f"{name} is in one of the runs alone and was not compared" for name in unmatched]
+    warnings = _doubts(a.document.get("run"), b.document.get("run"))
+    warnings += [f"{name} is in one of the runs alone and was not compared" for name in unmatched]
     for split in splits:
         if any(split.left_out):
             warnings.append(
@@ -214,6 +217,21 @@ def _compared(a: Score, b: Score, level: float, resamples: int, seed: int) -> Co
     return ComparedSplit(
         a.benchmark, a.split, a.rule_kind, a.rule, len(items_a), groups, left_out, tuple(metrics), warnings
     )
+
+
+def _doubts(a: Any, b: Any) -> list[str]:
+    """Return what two runs' own records say against comparing them; scores of answer files have no such record."""
+    if not isinstance(a, dict) or not isinstance(b, dict):
+        return []
+    different = [name for name in ASKED_ALIKE if a.get(name) != b.get(name)]
+    lengths_a, lengths_b = ((run.get("decoding") or {}).get("max_new_tokens", {}) for run in (a, b))
+    if any(lengths_a[part] != lengths_b[part] for part in lengths_a.keys() & lengths_b.keys()):
+        different.append("max_new_tokens")
+    doubts = [f"the runs differ in {', '.join(different)}, not in the model alone"] if different else []
+    weights = a.get("weights_sha256")
+    if weights is not None and weights == b.get("weights_sha256") and a.get("plugins") == b.get("plugins"):
+        doubts.append("both runs are of the same weights and plug-ins")
+    return doubts
 
 
 def _shared_items(a: Score, b: Score, where: str) -> tuple[list[Item], list[Item]]:

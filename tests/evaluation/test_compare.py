@@ -147,6 +147,31 @@ def test_what_one_run_alone_has_is_named() -> None:
     assert comparison.warnings[0] == "pope.popular is in one of the runs alone and was not compared"
 
 
+def test_runs_that_were_asked_differently_are_warned_of() -> None:
+    items = score(yes_no_items(9, 1))
+    asked = {
+        "weights_sha256": "1",
+        "plugins": [],
+        "prompt": None,
+        "dtype": "float32",
+        "decoding": {"method": "greedy", "max_new_tokens": {"pope.random": 128}},
+    }
+
+    def warned(**different: object) -> tuple[str, ...]:
+        other = asked | {"weights_sha256": "2"} | different
+        runs = [ScoredRun(Path("run"), {"run": run}, (items,)) for run in (asked, other)]
+        return compare(*runs).warnings
+
+    assert warned() == warned(weights_sha256="1", plugins=[{"name": "scr"}]) == ()
+    assert warned(weights_sha256="1") == ("both runs are of the same weights and plug-ins",)
+    assert warned(dtype="bfloat16", prompt="Answer.") == ("the runs differ in prompt, dtype, not in the model alone",)
+    # Parts that one run alone has were no part of the comparison.
+    assert warned(decoding={"max_new_tokens": {"pope.random": 128, "chair": 512}}) == ()
+    assert warned(decoding={"max_new_tokens": {"pope.random": 8}}) == (
+        "the runs differ in max_new_tokens, not in the model alone",
+    )
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
     captions = caption_items(150, 1)
