@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from qkedit.errors import QkeditError
 def find(data: Path, names: Sequence[str], places: Sequence[str]) -> Path | None:
     """Return the first of these files that is there, in `data` itself or in one of these folders below it."""
     candidates = (data / place / name for place in ("", *places) for name in names)
-    return next((file for file in candidates if file.is_file()), None)
+    return next((file for file in candidates if os.path.isfile(file)), None)
 
 
 def required(data: Path, names: Sequence[str], places: Sequence[str], published: str) -> Path:

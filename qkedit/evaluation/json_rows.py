@@ -21,6 +21,8 @@ from qkedit.errors import QkeditError
 LARGEST_FILE = 2**30
 # No model says this much; what does is a broken file, which a tokenizer would chew on for hours.
 LONGEST_TEXT = 1_000_000
+# An id is said in errors.
+LONGEST_NAME = 1000
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,10 @@ class Row:
         value = self.fields[key]
         if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
             raise self.wrong(f"{key} is neither a whole number nor a name")
-        return str(value)
+        identifier = str(value)
+        if len(identifier) > LONGEST_NAME:
+            raise self.wrong(f"{key} has {len(identifier)} characters, more than {LONGEST_NAME}")
+        return identifier
 
     def text(self, *keys: str) -> str:
         """Return the text under the first of these keys that the row has. Raises QkeditError without one."""

@@ -31,7 +31,7 @@ def score_tables(title: str, scores: Sequence[Score]) -> Iterator[RenderableType
         if with_splits:
             table.add_column("split")
         for name in ("answers", *metrics):
-            table.add_column(name.replace("_", " "), justify="right")
+            table.add_column(name, justify="right")
         for score in alike:
             split = [score.split or ""] if with_splits else []
             table.add_row(*split, str(score.n), *(figure(score.metrics[name]) for name in metrics))

@@ -41,7 +41,7 @@ def test_people_see_a_table(data: Path, answers: Path) -> None:
     assert (done.code, done.stderr) == (0, "")
     title, header, row = done.stdout.splitlines()
     assert title.strip() == "POPE, parser official"
-    assert header.split() == ["split", "answers", "accuracy", "precision", "recall", "f1", "yes", "ratio", "hr"]
+    assert header.split() == ["split", "answers", "accuracy", "precision", "recall", "f1", "yes_ratio", "hr"]
     assert row.split() == ["random", "3", "0.6667", "0.5000", "1.0000", "0.6667", "0.6667", "0.5000"]
 
 

@@ -131,6 +131,7 @@ def test_a_file_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         ({"id": 1.0, "answer": "yes"}, "id is neither a whole number nor a name"),
         ({"id": True, "answer": "yes"}, "id is neither a whole number nor a name"),
         ({"id": "", "answer": "yes"}, "id is neither a whole number nor a name"),
+        ({"id": "x" * 1001, "answer": "yes"}, "id has 1001 characters, more than 1000"),
         ({"id": [1], "answer": "yes"}, "id is neither a whole number nor a name"),
         ({"id": 1}, "has no 'answer' or 'text'"),
         ({"id": 1, "answer": None}, "answer is no text"),
