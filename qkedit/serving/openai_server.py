@@ -20,6 +20,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import uvicorn
@@ -142,8 +143,9 @@ class _Handler(ChatCompletionHandler):
         self, request_id: str, served: ServedModel, inputs: Mapping[str, Any], settings: Any, *, stream: bool
     ) -> Response:
         """Answer, in pieces or in one."""
-        model: Any = self._turn  # all that is asked of it is its config, and to generate
-        arguments = (request_id, model, served.loaded.processor, served.name, dict(inputs), settings)
+        model: Any = self._turn
+        words: Any = _Words(served.loaded.processor)
+        arguments = (request_id, model, words, served.name, dict(inputs), settings)
         # The same for all requests, so that they take turns on its one thread.
         manager = self.generation_state.get_manager(served.name)
         if not stream:
@@ -176,6 +178,18 @@ class _Handler(ChatCompletionHandler):
         before = super()._build_chunk_sse(request_id, held, model=kwargs["model"]) if held else ""
         kwargs["usage"] = CompletionUsage.model_validate({**usage.model_dump(), "qkedit": self._turn.reported()})
         return before + super()._build_chunk_sse(request_id, content, *args, **kwargs)
+
+
+class _Words:
+    """All that transformers' handler needs of a processor, without the template that some tokenizers bring along.
+
+    See `Turn.config`; there, the handler streamed the prompt where a conversation does not look as its template says.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        tokenizer = getattr(processor, "tokenizer", processor)
+        self.tokenizer = SimpleNamespace(_tokenizer=tokenizer.backend_tokenizer)
+        self.decode = processor.decode
 
 
 class _OneModel(ModelManager):

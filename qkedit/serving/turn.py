@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from qkedit.errors import QkeditError
@@ -39,6 +40,10 @@ class Turn:
         metrics: where the answer is counted.
     """
 
+    # By this, transformers' handler would know a template to take reasoning and tool calls out of the answer by.
+    # Clients get what `generate` says, all of it.
+    config = SimpleNamespace(model_type=None)
+
     def __init__(
         self,
         loaded: LoadedModel,
@@ -50,7 +55,6 @@ class Turn:
         gone: threading.Event,
         metrics: Metrics,
     ) -> None:
-        self.config = loaded.model.config
         self.plugins = tuple(plugins)
         self.report: RequestReport | None = None
         self.failure: QkeditError | None = None

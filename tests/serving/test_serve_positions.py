@@ -1,0 +1,66 @@
+"""Models that keep the last prompt's positions on themselves (multimodal rotary embeddings), asked by many at once."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import uvicorn
+from openai import OpenAI
+
+from qkedit.plugins.scr import SCR
+from qkedit.plugins.settings import PluginSettings
+from qkedit.serving.image_policy import ImagePolicy
+from qkedit.serving.on_transformers import respond
+from qkedit.serving.openai_server import build_application
+from qkedit.serving.plugin_switch import PluginSwitch
+from qkedit.serving.served_model import ServedModel, try_out
+from tests.serving.served_models import picture, qwen
+from tests.serving.server_process import ask, plugins, question, streamed
+
+PROMPT = "what is there"
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[OpenAI]:
+    """A client of a tiny Qwen2-VL that is served from a thread of this process."""
+    settings = [PluginSettings("scr", {"layers": "0-1"})]
+    served = ServedModel("tiny", qwen(), PluginSwitch(qwen().model, settings))
+    try_out(served)
+    application = build_application(served, ImagePolicy())
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(application, log_config=None, ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield OpenAI(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1", api_key="none", max_retries=0)
+        server.should_exit = True
+        thread.join()
+
+
+def test_prompts_of_different_shape_at_once(client: OpenAI) -> None:
+    """Every third has no image, so its positions are plain; the others have grids of their own."""
+
+    def images(number: int) -> list[object]:
+        return [] if number % 3 == 2 else [picture(number, 40 + 8 * number, 90 - 4 * number)]
+
+    def expected(number: int) -> str:
+        attached = [SCR(layers="0-1")] if number % 2 and images(number) else []
+        return respond(qwen(), images(number), PROMPT, attached, max_new_tokens=8).text  # type: ignore[arg-type]
+
+    def answer(number: int) -> str:
+        names = plugins("scr") if number % 2 else plugins()
+        settings = {"extra_body": names, "max_tokens": 8}
+        if number % 4 == 0:
+            return "".join(streamed(client, question(PROMPT, *images(number)), **settings)[0])  # type: ignore[arg-type]
+        return ask(client, question(PROMPT, *images(number)), **settings).choices[0].message.content  # type: ignore[arg-type]
+
+    alone = [expected(number) for number in range(12)]
+    with ThreadPoolExecutor(12) as threads:
+        assert list(threads.map(answer, range(12))) == alone
+    assert len(set(alone)) > 8

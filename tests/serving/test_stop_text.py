@@ -1,0 +1,47 @@
+"""Cutting answers before stop texts, whole and in pieces."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qkedit.serving.stop_text import StopText, without_stop
+
+LETTERS = st.text("ab ", max_size=12)
+STOPS = st.lists(st.text("ab ", min_size=1, max_size=4), max_size=3)
+
+
+def cut(text: str, stops: list[str]) -> str:
+    """Letter by letter, as decoding goes: up to the first stop text that is complete, the longest if there are two."""
+    for end in range(1, len(text) + 1):
+        if complete := [stop for stop in stops if text[:end].endswith(stop)]:
+            return text[: end - max(map(len, complete))]
+    return text
+
+
+@given(LETTERS, STOPS)
+def test_a_whole_answer(text: str, stops: list[str]) -> None:
+    assert without_stop(text, stops) == cut(text, stops)
+
+
+@given(
+    st.lists(st.text("ab ", min_size=1, max_size=1), max_size=12),
+    st.lists(st.text("ab ", min_size=1, max_size=4), max_size=3),
+)
+def test_pieces_make_the_whole(pieces: list[str], stops: list[str]) -> None:
+    stop_text = StopText(stops)
+    given_out = [stop_text.feed(piece) for piece in pieces]
+    assert stop_text.stopped == any(stop in "".join(pieces) for stop in stops)
+    assert "".join(given_out) + stop_text.end() == cut("".join(pieces), stops)
+
+
+@given(st.lists(LETTERS, max_size=5), STOPS)
+def test_nothing_is_held_back_that_cannot_be_a_stop_text(pieces: list[str], stops: list[str]) -> None:
+    stop_text, out, seen = StopText(stops), "", ""
+    for piece in pieces:
+        out, seen = out + stop_text.feed(piece), seen + piece
+        if stop_text.stopped:
+            return
+        held = seen[len(out) :]
+        assert seen.startswith(out)
+        assert not held or any(stop.startswith(held) and stop != held for stop in stops)
