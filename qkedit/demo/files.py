@@ -4,7 +4,9 @@ images/scene_000000.png …     the pictures
 depth/scene_000000.npy …      their true depth, float32 [H, W], 0 at the front and 1 at the back
 instances.json                objects, as in COCO's instance annotations
 captions.json                 one caption a picture, as in COCO's caption annotations
-demo_pope_random.json …       questions, one JSON object a line, as in POPE
+pope_random.json …            questions, one JSON object a line, as in POPE
+questions.jsonl               one request a picture to describe it, with the objects that it shows; as
+                              `qkedit eval --benchmark custom` takes it
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from qkedit.demo.questions import SPLITS, image_file, pope_questions
-from qkedit.demo.scenes import IMAGE_SIZE, KINDS, THEMES, Scene
+from qkedit.demo.scenes import CAPTION_PROMPT, IMAGE_SIZE, KINDS, THEMES, Scene
 
 
 def write_scenes(scenes: Sequence[Scene], directory: Path, seed: int = 0) -> None:
@@ -39,7 +41,9 @@ def write_scenes(scenes: Sequence[Scene], directory: Path, seed: int = 0) -> Non
     _write_json(directory / "captions.json", coco_captions(scenes))
     for split in SPLITS:
         lines = [json.dumps(row) + "\n" for row in pope_questions(scenes, split, seed)]
-        (directory / f"demo_pope_{split}.json").write_text("".join(lines), encoding="utf-8")
+        (directory / f"pope_{split}.json").write_text("".join(lines), encoding="utf-8")
+    lines = [json.dumps(row) + "\n" for row in caption_questions(scenes)]
+    (directory / "questions.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def coco_instances(scenes: Sequence[Scene]) -> dict[str, Any]:
@@ -79,6 +83,14 @@ def coco_captions(scenes: Sequence[Scene]) -> dict[str, Any]:
             for index, scene in enumerate(scenes, start=1)
         ],
     }
+
+
+def caption_questions(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
+    """Return a request to describe each picture, in the rows of a user's own questions."""
+    return [
+        {"id": scene.number, "image": image_file(scene), "question": CAPTION_PROMPT, "truth": list(scene.kinds)}
+        for scene in scenes
+    ]
 
 
 def _images(scenes: Sequence[Scene]) -> list[dict[str, Any]]:

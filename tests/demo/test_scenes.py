@@ -15,6 +15,7 @@ from PIL import Image
 from qkedit.demo.files import write_scenes
 from qkedit.demo.questions import SPLITS, image_file, pope_questions
 from qkedit.demo.scenes import IMAGE_SIZE, KINDS, THEMES, Scene, make_scene, make_scenes, mentions
+from qkedit.evaluation.custom import load_questions
 
 
 @pytest.fixture(scope="module")
@@ -147,5 +148,9 @@ def test_scenes_are_written_in_published_formats(scenes: list[Scene], tmp_path: 
     captions = json.loads((tmp_path / "captions.json").read_text())
     assert [entry["caption"] for entry in captions["annotations"]] == [scene.caption for scene in few]
     for split in SPLITS:
-        lines = (tmp_path / f"demo_pope_{split}.json").read_text().splitlines()
+        lines = (tmp_path / f"pope_{split}.json").read_text().splitlines()
         assert [json.loads(line) for line in lines] == pope_questions(few, split)
+    requests = load_questions(tmp_path)
+    assert [(question.image, question.truth) for question in requests] == [
+        (image["file_name"], scene.kinds) for image, scene in zip(instances["images"], few, strict=True)
+    ]
