@@ -54,29 +54,22 @@ def _main(
     pass
 
 
-for function in (
-    steer,
-    inspect,
-    verify,
-    diff,
-    apply,
-    models,
-    generate,
-    plugins,
-    detach,
-    coherence,
-    score,
-    compare,
-    serve,
-    gate,
-    demo,
-    drift,
-    sweep,
-):
-    app.command()(function)
-app.command("eval")(evaluate)  # a function of that name would hide Python's own
-# Its further options are those of the plug-in that is named.
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(attach)
+for panel, functions in {
+    "Edit a checkpoint": (steer, inspect, verify, diff, apply, models),
+    "Run it, with plug-ins": (generate, serve, attach, detach, plugins, coherence),
+    "Measure what an edit did": (evaluate, score, compare, gate, drift),
+    "Laboratory": (demo, sweep),
+}.items():
+    for function in functions:
+        app.command(
+            # A function called `eval` would hide Python's own.
+            "eval" if function is evaluate else None,
+            rich_help_panel=panel,
+            # attach takes the options of the plug-in that is named besides its own.
+            context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+            if function is attach
+            else None,
+        )(function)
 
 
 def run() -> None:
