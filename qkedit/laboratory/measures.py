@@ -8,12 +8,14 @@ from typing import Any
 
 from qkedit.demo.questions import SPLITS
 from qkedit.errors import UsageError
-from qkedit.evaluation.metrics import Better, better
+from qkedit.evaluation.metrics import Better, better, metrics_of
 from qkedit.evaluation.records import Item, Score
 from qkedit.evaluation.statistics import Difference, Interval, holm, interval, paired
 from qkedit.laboratory.arms import Arm
 
 CAPTIONS = "captions"
+# Of each interval; more would not change the two or three digits that are shown.
+RESAMPLES = 2_000
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,13 @@ class Outcome:
     relative_change: float | None = None
 
     def value(self, measure: Measure) -> float | None:
-        """Return a figure; None where its denominator is zero."""
-        return self.scores[measure.part].metrics[measure.metric]
+        """Return a figure; None where its denominator is zero.
+
+        From the items, as intervals are: F1 is 2tp / (2tp + fp + fn), which has a value where nothing is called true.
+        """
+        items = self.scores[measure.part].items
+        numerator, denominator = metrics_of(items)[measure.metric].parts(items)
+        return numerator / denominator if denominator else None
 
 
 @dataclass(frozen=True)
@@ -155,16 +162,20 @@ def figure(group: Sequence[Outcome], base: Outcome, measure: Measure) -> Figure:
     own = pooled(group, measure.part)
     return Figure(
         # The bootstrap throughout: it treats pooled seeds and shares alike, and needs nothing beyond numpy.
-        interval(own, measure.metric, method="bootstrap"),
+        interval(own, measure.metric, method="bootstrap", resamples=RESAMPLES),
         min(values) if repeated else None,
         max(values) if repeated else None,
-        None if group[0].arm == base.arm else paired(pooled([base] * len(group), measure.part), own, measure.metric),
+        None if group[0].arm == base.arm else _difference([base] * len(group), group, measure),
     )
 
 
 def against(outcome: Outcome, controls: Sequence[Outcome], measure: Measure) -> Difference:
     """Return how an arm differs from its controls, all their seeds pooled: the arm minus the controls."""
-    return paired(pooled(controls, measure.part), pooled([outcome] * len(controls), measure.part), measure.metric)
+    return _difference(controls, [outcome] * len(controls), measure)
+
+
+def _difference(before: Sequence[Outcome], after: Sequence[Outcome], measure: Measure) -> Difference:
+    return paired(pooled(before, measure.part), pooled(after, measure.part), measure.metric, resamples=RESAMPLES)
 
 
 def pooled(outcomes: Sequence[Outcome], part: str) -> list[Item]:

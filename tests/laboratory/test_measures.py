@@ -1,0 +1,95 @@
+"""Rows of a comparison: pooled seeds, differences to the base, and what can be concluded from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from qkedit.demo.scenes import with_article
+from qkedit.evaluation.statistics import paired
+from qkedit.laboratory.exam import Exam, ExamRange, make_exam
+from qkedit.laboratory.measures import MEASURES, Outcome, against, compare
+from qkedit.report.figures import improves
+from tests.laboratory.small_exams import answers, outcome
+
+SCENES = make_exam(ExamRange(60))
+
+
+def inventing(name: str, which: set[int], group: str = "") -> Outcome:
+    """An arm that adds something absent to the captions of some scenes, and says yes to everything else."""
+
+    def caption(exam: Exam, place: int) -> str:
+        scene = exam.scenes[place]
+        invented = next(kind for kind in ("plate", "boat", "tree", "car") if kind not in scene.kinds)
+        return scene.caption + (f" And {with_article(invented)}." if place in which else "")
+
+    said = answers(SCENES, [caption(SCENES, place) for place in range(60)], "Yes.")
+    return outcome(name, SCENES, said, group)
+
+
+BASE = inventing("base", set(range(30)))
+
+
+def test_seeds_of_a_control_are_pooled_and_their_range_is_shown() -> None:
+    seeds = [inventing(f"control {count}", set(range(count)), "control") for count in (27, 30, 36)]
+    rows = compare([BASE, *seeds], BASE)
+    assert [row.name for row in rows] == ["base", "control"]
+    figure = rows[1].figures["chair_s"]
+    assert figure.interval.value == pytest.approx((27 + 30 + 36) / 180)
+    assert (figure.least, figure.most) == (pytest.approx(27 / 60), pytest.approx(36 / 60))
+    assert figure.interval.groups == 60  # scenes, however many seeds spoke about each
+    assert figure.difference is not None
+    assert figure.difference.value == pytest.approx(((27 + 30 + 36) / 3 - 30) / 60)
+
+
+def test_an_arm_equal_to_the_base_differs_by_nothing_and_the_base_is_compared_with_nothing() -> None:
+    twin = inventing("twin", set(range(30)))
+    base, same = compare([BASE, twin], BASE)
+    assert all(figure.difference is None and figure.p_holm is None for figure in base.figures.values())
+    for figure in same.figures.values():
+        assert figure.difference is not None
+        assert (figure.difference.value, figure.difference.low, figure.difference.high) == (0, 0, 0)
+        assert figure.p_holm == 1.0
+
+
+def test_a_difference_is_that_of_the_paired_statistics() -> None:
+    better = inventing("better", set(range(10)))
+    row = compare([BASE, better], BASE)[1]
+    found = row.figures["chair_s"].difference
+    expected = paired(BASE.scores["captions"].items, better.scores["captions"].items, "chair_s", resamples=20_000)
+    assert found is not None
+    assert (found.value, expected.value) == (pytest.approx(-20 / 60), pytest.approx(-20 / 60))
+    assert found.low == pytest.approx(expected.low, abs=0.02)
+    assert found.high == pytest.approx(expected.high, abs=0.02)
+    # One comparison needs no correction, three need threefold caution.
+    assert row.figures["chair_s"].p_holm == found.p
+    worse = [inventing(name, set(range(31))) for name in ("a", "b")]
+    of_three = compare([BASE, better, *worse], BASE)[1].figures["chair_s"]
+    assert of_three.p_holm == pytest.approx(3 * of_three.difference.p)  # type: ignore[union-attr, operator]
+
+
+def test_an_arm_is_held_against_all_seeds_of_its_control() -> None:
+    edit = inventing("edit", set(range(20)))
+    controls = [inventing(f"control {count}", set(range(count)), "control") for count in (26, 34)]
+    difference = against(edit, controls, MEASURES["chair_s"])
+    assert (difference.a, difference.b) == (pytest.approx(0.5), pytest.approx(20 / 60))
+    assert difference.value == pytest.approx(-10 / 60)
+    assert difference.groups == 60
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "expected"),
+    [
+        ("chair_s", -0.2, -0.1, True),
+        ("chair_s", 0.1, 0.2, False),
+        ("chair_s", -0.1, 0.1, None),
+        ("chair_s", -0.1, 0.0, None),
+        ("f1_random", 0.1, 0.2, True),
+        ("recall", -0.2, -0.1, False),
+        ("mean_words", 0.1, 0.2, None),
+    ],
+)
+def test_what_is_better_depends_on_the_measure(name: str, low: float, high: float, expected: bool | None) -> None:
+    difference = against(BASE, [inventing("other", {1})], MEASURES["chair_s"])
+    assert improves(MEASURES[name], replace(difference, low=low, high=high)) is expected

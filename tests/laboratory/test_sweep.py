@@ -1,0 +1,343 @@
+"""Sweeps: the grid, the choice, the file that outlives a kill, and the half that is looked at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qkedit.demo.scenes import with_article
+from qkedit.errors import QkeditError, UsageError
+from qkedit.laboratory import measures, sweep
+from qkedit.laboratory.answering import ExamAnswers
+from qkedit.laboratory.arms import BASE, Arm
+from qkedit.laboratory.bench import Job, JobResult, Subject
+from qkedit.laboratory.exam import Exam, ExamRange, make_exam
+from qkedit.laboratory.sweep import SweepReport, run_sweep
+from qkedit.laboratory.sweep_file import SweepFile
+from qkedit.laboratory.sweep_grid import (
+    Cell,
+    Guard,
+    SweepSettings,
+    alternatives,
+    guards,
+    names,
+    shares,
+    whole_numbers,
+)
+from qkedit.laboratory.sweep_setup import prepare
+
+SCENES = ExamRange(40, seed=3)
+exam_about = cache(make_exam)
+
+
+def settings(**changes: Any) -> SweepSettings:
+    standard: dict[str, Any] = {
+        "model": "demo",
+        "weights": "0" * 64,
+        "dtype": "float32",
+        "device": "cpu",
+        "layers": ("0-1", "2-3"),
+        "ks": (1, 2),
+        "channels": ("full",),
+        "residuals": (0.0,),
+        "control": "index",
+        "seeds": 2,
+        "objective": "chair_s",
+        "guards": (Guard("recall", 0.05),),
+        "scenes": SCENES,
+        "exam": "0" * 64,
+    }
+    return SweepSettings(**{**standard, **changes})
+
+
+def said(exam: Exam, invented: float, forgotten: float) -> ExamAnswers:
+    """Captions with an invention in a share of the scenes, and silence in another; yes to everything."""
+    captions = []
+    for place, scene in enumerate(exam.scenes):
+        share = place / len(exam.scenes)
+        absent = next(kind for kind in ("plate", "boat", "tree", "car") if kind not in scene.kinds)
+        text = "A place." if share >= 1 - forgotten else scene.caption
+        captions.append(text + (f" And {with_article(absent)}." if share < invented else ""))
+    return ExamAnswers(tuple(captions), ("Yes.",) * len(exam.asked))
+
+
+class Pretended:
+    """Takes the workers' place: every arm invents and forgets as it is told, and every job is noted."""
+
+    def __init__(self, behaviour: dict[str, tuple[float, float]]) -> None:
+        self.behaviour = behaviour
+        self.jobs: list[tuple[str, ExamRange]] = []
+        self.stop_after: int | None = None
+
+    def __call__(self, subject: Subject, jobs: Sequence[Job], workers: int) -> Any:
+        for job in jobs:
+            if self.stop_after is not None and len(self.jobs) >= self.stop_after:
+                raise KeyboardInterrupt
+            self.jobs.append((job.arm.name, job.scenes))
+            invented, forgotten = next(
+                (values for start, values in self.behaviour.items() if job.arm.name.startswith(start)), (0.5, 0.0)
+            )
+            yield job, JobResult(said(exam_about(job.scenes), invented, forgotten), 1.0, 0.5, 0.25)
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
+    replacement = Pretended(
+        {
+            "layers 0-1, k 1, full, residual 0, index": (0.45, 0.0),  # controls of the first cell
+            "layers 0-1, k 1": (0.30, 0.0),
+            "layers 0-1, k 2, full, residual 0, index": (0.5, 0.0),
+            "layers 0-1, k 2": (0.05, 0.5),  # hallucinates least, since it says least
+            "layers 2-3, k 2": (0.35, 0.0),
+        }
+    )
+    monkeypatch.setattr(sweep, "run_jobs", replacement)
+    monkeypatch.setattr(sweep, "make_exam", exam_about)
+    monkeypatch.setattr(measures, "RESAMPLES", 50)  # values are looked at here, not intervals
+    return replacement
+
+
+def run(given: SweepSettings, file: SweepFile | None = None) -> SweepReport:
+    return run_sweep(Subject(), given, file, 1)
+
+
+def test_the_winner_is_the_best_that_keeps_the_guards(pretended: Pretended) -> None:
+    report = run(settings())
+    assert [(result.cell.layers, result.cell.k) for result in report.ranked] == [
+        ("0-1", 1),
+        ("2-3", 2),
+        ("2-3", 1),
+        ("0-1", 2),
+    ]
+    assert report.winner is report.ranked[0]
+    assert report.ranked[-1].broken == ("recall",)
+    assert report.winner.objective.interval.value == pytest.approx(0.3)
+    assert report.winner.controls.interval.value == pytest.approx(0.45)
+    assert report.winner.controls.difference is not None
+    assert report.winner.controls.difference.value == pytest.approx(-0.05)
+    assert report.base == {"chair_s": pytest.approx(0.5), "recall": pytest.approx(1.0)}
+
+
+def test_without_guards_silence_wins(pretended: Pretended) -> None:
+    winner = run(settings(guards=())).winner
+    assert winner is not None
+    assert (winner.cell.layers, winner.cell.k) == ("0-1", 2)
+
+
+def test_a_measure_that_shall_rise_is_ranked_the_other_way_round(pretended: Pretended) -> None:
+    # Whoever falls silent recalls least; the others recall alike, and the mildest edit of them comes first.
+    ranked = run(settings(objective="recall", guards=())).ranked
+    assert [(result.cell.layers, result.cell.k) for result in ranked] == [
+        ("0-1", 1),
+        ("2-3", 1),
+        ("2-3", 2),
+        ("0-1", 2),
+    ]
+
+
+def test_where_every_cell_breaks_a_guard_nothing_wins_and_the_other_half_stays_unseen(pretended: Pretended) -> None:
+    pretended.behaviour = {"layers": (0.1, 0.6)}
+    report = run(settings())
+    assert report.winner is None
+    assert report.confirmation is None
+    first, _ = SCENES.halves()
+    assert {scenes for _, scenes in pretended.jobs} == {first}
+
+
+def test_the_second_half_is_shown_to_base_winner_and_its_controls_once(pretended: Pretended) -> None:
+    report = run(settings())
+    first, second = SCENES.halves()
+    name = "layers 0-1, k 1, full, residual 0"
+    shown = [arm for arm, scenes in pretended.jobs if scenes == second]
+    assert shown == [BASE, name, f"{name}, index control, seed 0", f"{name}, index control, seed 1"]
+    assert sum(scenes == first for _, scenes in pretended.jobs) == 1 + 4 * 3
+    assert report.confirmation is not None
+    base, winner, controls = report.confirmation.rows
+    assert (base.name, winner.name, len(controls.arms)) == (BASE, name, 2)
+    difference = report.confirmation.to_controls["chair_s"]
+    assert difference.value == pytest.approx(0.3 - 0.45)
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"arm": {"name": "layers 0'])
+def test_a_broken_sweep_goes_on_where_it_stopped(pretended: Pretended, tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "sweep.jsonl"
+    whole = run(settings())
+    expected, pretended.jobs = list(pretended.jobs), []
+    pretended.stop_after = 5
+    with pytest.raises(KeyboardInterrupt), SweepFile(path, settings().as_dict()) as file:
+        run(settings(), file)
+    with path.open("ab") as opened:
+        opened.write(torn)
+    pretended.stop_after = None
+    with SweepFile(path, settings().as_dict()) as file:
+        report = run(settings(), file)
+    assert pretended.jobs == expected  # everything once
+    assert report.resumed == 5
+    assert report.as_dict() == whole.as_dict() | {"resumed": 5}
+    lines = path.read_bytes().splitlines()
+    assert len(lines) == 1 + len(expected)
+    # A finished one says the same again without any work.
+    pretended.jobs = []
+    with SweepFile(path, settings().as_dict()) as file:
+        again = run(settings(), file)
+    assert pretended.jobs == []
+    assert again.as_dict() == whole.as_dict() | {"resumed": 13}
+    assert path.read_bytes().splitlines() == lines
+
+
+@pytest.mark.parametrize("changed", [{"weights": "1" * 64}, {"seeds": 3}, {"objective": "chair_i"}, {"guards": ()}])
+def test_a_file_of_another_sweep_is_refused_and_left_alone(tmp_path: Path, changed: dict[str, Any]) -> None:
+    path = tmp_path / "sweep.jsonl"
+    with SweepFile(path, settings().as_dict()):
+        pass
+    before = path.read_bytes()
+    name = next(iter(changed))
+    with pytest.raises(UsageError, match=name), SweepFile(path, settings(**changed).as_dict()):
+        pass
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"notes without an end",
+        b"notes\nof mine",
+        b'{"schema": 1, "kind": "else"}\n{"torn',
+        b'{"schema": 2, "kind": "qkedit sweep", "settings": {}}\n',
+        b"[]\n",
+        b"\x89PNG\r\n\x1a\n",
+    ],
+)
+def test_what_is_no_sweep_s_file_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "sweep.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UsageError), SweepFile(path, settings().as_dict()):
+        pass
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.jsonl"
+    with SweepFile(path, settings().as_dict()):
+        pass
+    path.write_bytes(path.read_bytes() + b'{"key": 1}\n')
+    with pytest.raises(QkeditError, match="line 2"), SweepFile(path, settings().as_dict()):
+        pass
+
+
+def test_a_torn_first_line_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.jsonl"
+    with SweepFile(path, settings().as_dict()):
+        pass
+    whole = path.read_bytes()
+    for length in (0, 1, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with SweepFile(path, settings().as_dict()):
+            pass
+        assert path.read_bytes() == whole
+    assert json.loads(whole)["settings"]["scenes"] == {"count": 40, "seed": 3, "first": 0}
+
+
+def test_two_sweeps_do_not_share_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.jsonl"
+    with (
+        SweepFile(path, settings().as_dict()),
+        pytest.raises(QkeditError, match="another sweep"),
+        SweepFile(path, settings().as_dict()),
+    ):
+        pass
+
+
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(QkeditError, match="cannot be written"), SweepFile(tmp_path / "none" / "s.jsonl", {}):
+        pass
+
+
+def test_the_grid_holds_every_combination_once_and_its_controls_match() -> None:
+    given = settings(channels=("full", "antisymmetric"), residuals=(0.0, 0.5), seeds=3)
+    cells = given.cells()
+    assert len(cells) == len(set(cells)) == 2 * 2 * 2 * 2
+    arms = given.arms()
+    assert len({arm.name for arm in arms}) == len(arms) == 1 + 16 * 4
+    assert arms[0] == Arm(BASE)
+    cell = Cell("2-3", 2, "antisymmetric", 0.5)
+    edit = cell.arm().steer
+    assert edit is not None
+    for seed, arm in enumerate(cell.controls("index", 3)):
+        assert arm.steer is not None
+        drawn = arm.steer.suppression
+        assert (drawn.control, drawn.seed) == ("index", seed)
+        assert (drawn.k, drawn.channel, drawn.residual) == (2, "antisymmetric", 0.5)
+        assert (arm.steer.layers, arm.steer.heads) == (edit.layers, edit.heads)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"objective": "mean_words"},
+        {"objective": "beauty"},
+        {"seeds": 0},
+        {"scenes": ExamRange(3)},
+        {"control": "norm", "channels": ("full", "symmetric")},
+        {"control": "none?"},
+        {"channels": ("sideways",)},
+        {"residuals": (1.0,)},
+        {"ks": (0,)},
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        settings(**wrong)
+
+
+def test_lists_are_read_each_part_once() -> None:
+    assert alternatives("0-1; 2,3;mid;0-1") == ("0-1", "2,3", "mid")
+    assert whole_numbers("1, 2,1", "--k") == (1, 2)
+    assert shares("0,.5", "--residual") == (0.0, 0.5)
+    assert names("full,symmetric", "--channel") == ("full", "symmetric")
+    assert guards("recall:0.02, f1_random:0") == (Guard("recall", 0.02), Guard("f1_random", 0.0))
+    assert guards("none") == ()
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (alternatives, "0-1;;2"),
+        (lambda text: whole_numbers(text, "--k"), "1,two"),
+        (lambda text: whole_numbers(text, "--k"), ""),
+        (lambda text: shares(text, "--residual"), "half"),
+        (guards, "recall"),
+        (guards, "recall:much"),
+        (guards, "recall:-0.1"),
+        (guards, "recall:nan"),
+        (guards, "mean_words:1"),
+        (guards, "beauty:1"),
+    ],
+)
+def test_lists_that_cannot_be_read_are_refused(read: Any, text: str) -> None:
+    with pytest.raises(UsageError):
+        read(text)
+
+
+def test_alternatives_that_mean_the_same_layers_are_one_and_unknown_layers_are_refused() -> None:
+    asked: dict[str, Any] = {
+        "ks": (1,),
+        "channels": ("full",),
+        "residuals": (0.0,),
+        "control": "index",
+        "seeds": 1,
+        "objective": "chair_s",
+        "guards": (),
+        "scenes": ExamRange(4),
+    }
+    prepared = prepare(Subject(), layers=("2-3", "3,2", "0.25-0.5", "all"), **asked)
+    assert prepared.layers == ("2-3", "0-7")
+    assert prepared.exam == make_exam(ExamRange(4)).digest()
+    with pytest.raises(UsageError, match="beyond"):
+        prepare(Subject(), layers=("7-8",), **asked)
