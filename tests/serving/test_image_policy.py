@@ -1,0 +1,191 @@
+"""Which images are taken: out of requests, and from hosts that are allowed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from qkedit.serving.image_policy import ImagePolicy
+from qkedit.serving.limits import Limits
+from qkedit.serving.on_transformers import read_image
+from qkedit.serving.request_errors import RequestError
+from tests.serving.served_models import picture
+
+POLICY = ImagePolicy(Limits(body=100_000, pixels=10_000, seconds=1))
+
+
+def file(image: Image.Image, kind: str = "png", **settings: object) -> bytes:
+    content = io.BytesIO()
+    image.save(content, kind, **settings)  # type: ignore[arg-type]
+    return content.getvalue()
+
+
+def refused(policy: ImagePolicy, url: str, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        policy.encoded(url)
+
+
+@pytest.mark.parametrize("kind", ["png", "bmp", "gif", "jpeg", "webp"])
+def test_an_image_in_the_request(kind: str) -> None:
+    content = file(picture(1), kind)
+    for head in ("data:image/png;base64", f"DATA:Image/{kind};name=x.y;base64"):
+        assert POLICY.encoded(f"{head},{base64.b64encode(content).decode()}") == content
+    (decoded,) = POLICY.decoded([content])
+    assert decoded.mode == "RGB"
+    assert decoded.tobytes() == Image.open(io.BytesIO(content)).convert("RGB").tobytes()
+
+
+def test_images_stand_upright_here_and_in_generate(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees clockwise
+    content = file(picture(1), "jpeg", exif=exif, quality=95)
+    (decoded,) = POLICY.decoded([content])
+    lying = Image.open(io.BytesIO(content)).convert("RGB")
+    assert decoded.tobytes() == lying.transpose(Image.Transpose.ROTATE_270).tobytes()
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert read_image(tmp_path / "a.jpg").tobytes() == decoded.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("", "neither a data URL nor an address"),
+        ("/etc/passwd", "neither a data URL nor an address"),
+        ("file:///etc/passwd", "neither a data URL nor an address"),
+        ("iVBORw0KGgo=", "neither a data URL nor an address"),
+        ("ftp://127.0.0.1/a.png", "neither a data URL nor an address"),
+        ("http://[", "is no address"),
+        ("http://a:99999999/", "is no address"),
+        ("http://169.254.169.254/latest/meta-data", "this server fetches no images"),
+        ("data:text/plain;base64,AAAA", "no image in base64"),
+        ("data:image/png,AAAA", "no image in base64"),
+        ("data:image/png;base64", "no image in base64"),
+        ("data:image/png;base64,AA", "no valid base64"),
+        ("data:image/png;base64,AAA\n", "no valid base64"),
+        ("data:image/png;base64,ÄÄÄÄ", "no valid base64"),
+    ],
+)
+def test_addresses_that_are_refused(url: str, words: str) -> None:
+    refused(POLICY, url, words)
+
+
+def test_pixels_are_counted_over_all_images_before_they_are_decoded() -> None:
+    assert len(POLICY.decoded([file(picture(1, 100, 50)), file(picture(1, 50, 100))])) == 2
+    with pytest.raises(RequestError, match=r"image 3: .* more than the 10000 pixels") as caught:
+        POLICY.decoded([file(picture(1, 100, 50)), file(picture(1, 50, 90)), file(picture(1, 24, 21))])
+    assert caught.value.status == 413
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of side × side black pixels, packed as well as they can be."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+    rows = zlib.compressobj(9)
+    packed = b"".join(rows.compress(bytes(1 + side // 8)) for _ in range(side)) + rows.flush()
+    header = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+# The larger is one that Pillow itself refuses to look at.
+@pytest.mark.parametrize("side", [104, 14_000])
+def test_bombs(side: int) -> None:
+    content = bomb(side)
+    assert len(content) < side * side / 1000 + 200
+    with pytest.raises(RequestError, match="pixels"):
+        POLICY.decoded([content])
+    if side == 104:
+        assert ImagePolicy().decoded([content])[0].size == (side, side)
+
+
+@given(st.data())
+def test_broken_files_are_refused_in_one_way(data: st.DataObject) -> None:
+    content = bytearray(file(picture(1, 12, 9), data.draw(st.sampled_from(["png", "gif", "bmp", "webp", "jpeg"]))))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    del content[data.draw(st.integers(0, len(content))) :]
+    with suppress(RequestError):
+        assert POLICY.decoded([bytes(content)])[0].mode == "RGB"
+
+
+def test_formats_that_browsers_do_not_show_are_refused() -> None:
+    for kind in ("tiff", "ppm", "ico", "eps"):
+        with pytest.raises(RequestError, match="no image of a format"):
+            POLICY.decoded([file(picture(1), kind)])
+
+
+class Host(BaseHTTPRequestHandler):
+    """A host of images: one that is fine, and some that are not."""
+
+    def do_GET(self) -> None:
+        kind = self.path.partition("?")[0]
+        if kind == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/image")
+            self.end_headers()
+            return
+        self.send_response(404 if kind == "/missing" else 200)
+        self.end_headers()
+        if kind == "/slow":
+            for _ in range(30):
+                self.wfile.write(b"a")
+                time.sleep(0.1)
+        content = {"/large": bytes(200_000)}.get(kind, file(picture(2)) + self.path.encode())
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Host) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_images_from_a_host_that_is_allowed(host: str) -> None:
+    policy = ImagePolicy(POLICY.limits, frozenset({host}))
+    for path in ("/image", "/image?a=b%20c&d=/e", "/a%2Fb"):
+        assert policy.encoded(f"http://{host}{path}") == file(picture(2)) + path.encode()
+    assert policy.encoded(f"HTTP://{host}/ü?ö") == file(picture(2)) + b"/%C3%BC?%C3%B6"
+    for path, words in {
+        "/moved": "status 302; give the address of the image itself",
+        "/missing": "status 404",
+        "/large": "larger than the 100000 bytes",
+        "/slow": "cannot be fetched",
+    }.items():
+        refused(policy, f"http://{host}{path}", words)
+
+
+def test_other_hosts_and_what_looks_like_a_host(host: str) -> None:
+    port = host.partition(":")[2]
+    policy = ImagePolicy(POLICY.limits, frozenset({host, "images.invalid"}))
+    for url in (
+        f"http://localhost:{port}/image",
+        f"http://user@{host}/image",
+        f"http://images.invalid@{host}/image",
+        f"http://{host}@localhost/image",
+        f"http://images.invalid:{port}/image",
+        f"http://{host}.localhost/image",
+        f"http://localhost\\@{host}/image",
+        "http://images.invalid./image",
+        "http:///image",
+    ):
+        refused(policy, url, "images are not fetched from|is no address")
+    refused(policy, "https://images.invalid/image", "cannot be fetched")  # allowed, and not there
+    refused(policy, f"https://{host}/image", "cannot be fetched")  # speaks no TLS
