@@ -123,9 +123,7 @@ class BoundDSCR:
         self._estimates: OrderedDict[bytes, Tensor] = OrderedDict()
         # Read once and at once: a missing file is to be known before a request comes.
         self._maps = _maps_at_hand(settings.depth)
-        self._model = None
-        if self._maps is None:
-            self._model = DepthModel(str(settings.depth), next(parts.decoder.parameters()).device)
+        self._model: DepthModel | None = None
         self._processor: Any = None
 
     def start(self, prefill: Prefill) -> CacheRefinement:
@@ -177,7 +175,7 @@ class BoundDSCR:
         found = {}
         for image, view in enumerate(shown):
             if maps is None:
-                depth, region = self._estimate(view), WHOLE
+                depth, region = self._estimate(view, prefill.arguments["inputs_embeds"].device), WHOLE
             else:
                 depth = maps[image]
                 cropped = self._parts.config.model_type in CROPPED_OR_PADDED
@@ -187,9 +185,11 @@ class BoundDSCR:
                     found[image, grid.kind, grid.tile] = depth_on_grid(depth, grid, view, region)
         return found
 
-    def _estimate(self, view: View) -> Tensor:
+    def _estimate(self, view: View, device: torch.device) -> Tensor:
         """Return the depth of a picture, remembered from an earlier request if it is the same to the bit."""
-        assert self._model is not None
+        if self._model is None:
+            # The request's device: weights that accelerate brings when they are needed are on none before.
+            self._model = DepthModel(str(self._settings.depth), device)
         picture = as_picture(view, self._image_processor())
         digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
         if digest not in self._estimates:

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from accelerate import disk_offload
+from accelerate import disk_offload, dispatch_model
 
 import qkedit
-from qkedit import SCR
+from qkedit import DSCR, SCR
 from qkedit.errors import QkeditError, UnsupportedForm, UsageError
 from qkedit.plugins import attach as attach_module
 from tests import tiny_models
+from tests.plugins.dscr_requests import depth_maps
 from tests.plugins.probes import Probe
 from tests.plugins.test_prefill import GREEDY, assert_same, generated
 from tests.plugins.tiny_requests import IMAGE, Prompt, model, request, two_prompts
@@ -252,14 +253,29 @@ def test_a_model_compiled_after_attaching_is_edited_all_the_same():
     torch._dynamo.reset()
 
 
-def test_a_model_spread_over_devices(tmp_path):
+def offloaded_whole(tiny, folder):
+    disk_offload(tiny, folder, execution_device=torch.device("cpu"))
+
+
+def dispatched(tiny, folder):
+    """As `from_pretrained(device_map=…)` does it: the decoder's second half on disk, everything else on the CPU."""
+    places = {"model.visual": "cpu", "model.language_model.embed_tokens": "cpu", "model.language_model.norm": "cpu"}
+    layers = {f"model.language_model.layers.{layer}": "cpu" if layer < 2 else "disk" for layer in range(4)}
+    rest = {"model.language_model.rotary_emb": "cpu", "lm_head": "cpu"}
+    dispatch_model(tiny, {**places, **layers, **rest}, main_device="cpu", offload_dir=folder, force_hooks=True)
+
+
+@pytest.mark.parametrize("spread_over", [offloaded_whole, dispatched])
+def test_a_model_spread_over_devices(spread_over, tmp_path):
     """Weights that accelerate brings from disk, layer by layer, come through the same hooks as a second device."""
     given = one("qwen2-vl")
-    expected = generated("qwen2-vl", given.inputs, SCR(), Probe(refine="end"))
+    plugins = SCR(), DSCR(depth=depth_maps(1))
+    expected = generated("qwen2-vl", given.inputs, *plugins)
     spread = fresh("qwen2-vl")
-    disk_offload(spread, str(tmp_path), execution_device=torch.device("cpu"))
+    spread_over(spread, str(tmp_path))
+    assert any(parameter.device.type == "meta" for parameter in spread.parameters())
     before = {name: dict(vars(module)).get("forward") for name, module in spread.named_modules()}
-    with qkedit.attach(spread, SCR(), Probe(refine="end")) as attached:
+    with qkedit.attach(spread, *plugins) as attached:
         found = torch.stack(spread.generate(**given.inputs, **GREEDY).logits)
     assert_same(found, expected)
     assert attached.report()[0].plugins["scr"]["sources"] > 0

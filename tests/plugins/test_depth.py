@@ -98,6 +98,21 @@ def test_a_model_sees_what_the_processor_made(depth_models: dict[str, Path], mon
     assert torch.equal(actual, again)
 
 
+def test_a_model_runs_where_the_request_is(depth_models: dict[str, Path], tmp_path: Path) -> None:
+    """Weights that are brought from disk layer by layer are on no device of their own, depth's have to be on one."""
+    from accelerate import disk_offload
+    from transformers import CLIPImageProcessorPil
+
+    image_processor = CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48})
+    model, request = tiny_requests.model.__wrapped__("llava"), tiny_requests.request("llava", [Prompt((2, (0, 0), 4))])
+    plugin = DSCR(depth=str(depth_models["dpt"]), processor=image_processor)
+    with torch.no_grad(), attach(model, plugin):
+        expected = model(**request.inputs).logits
+    disk_offload(model, str(tmp_path), execution_device=torch.device("cpu"))
+    with torch.no_grad(), attach(model, plugin):
+        assert torch.equal(model(**request.inputs).logits, expected)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint16", "int32", "float16"])
 def test_arrays(tmp_path: Path, dtype: str) -> None:
     values = np.arange(12).reshape(3, 4).astype(dtype)
