@@ -1,0 +1,66 @@
+#!/bin/sh
+# Steer a model in a CI pipeline and ship it only if it is no worse: steer, verify, drift, eval, compare, gate.
+#
+#   MODEL=org/name LAYERS=10-20 BENCHMARKS="pope chair" DATA=./benchmarks IMAGES=./val2014 \
+#     REQUIRE="pope.adversarial.f1>=0.80 chair_s<=0.40" NO_WORSE="chair.recall:0.02" sh scripts/ci_gate.sh
+#
+# MODEL, LAYERS, K, OUT, ARTEFACTS and BASE are those of ci_steer.sh, which is run first.
+# BENCHMARKS, DATA and IMAGES are what `qkedit eval` takes. Of the embedded model (MODEL=demo) they may be left out; it
+# is asked about SCENES synthetic scenes (200), questions and captions.
+# REQUIRE and NO_WORSE are what `qkedit gate` takes; the base is the baseline. Several stand with spaces between.
+# Everything else that qkedit takes can be set as QKEDIT_<OPTION> in the environment: QKEDIT_LIMIT, QKEDIT_BATCH_SIZE,
+# or QKEDIT_PLUGIN for plug-ins of the edited model.
+# Exit codes are qkedit's: 0 done, 1 failed, 2 usage, 3 a check failed, 130 interrupted.
+# ARTEFACTS receives, besides what ci_steer.sh leaves there, drift.json, base/ and edited/ with result.json and every
+# answer, comparison.json, and comparison.md for the pull request. The base is asked once: a directory that holds its
+# run already, from a cache, say, is scored again without the model.
+set -eu
+
+MODEL=${MODEL:-demo}
+OUT=${OUT:-./edited}
+ARTEFACTS=${ARTEFACTS:-./artefacts}
+BASE=${BASE:-$MODEL}
+NO_WORSE=${NO_WORSE:-}
+if [ -z "${REQUIRE:-}$NO_WORSE" ]; then
+    NO_WORSE=pope.adversarial.f1:0.02
+fi
+export MODEL OUT ARTEFACTS BASE
+
+sh "$(dirname "$0")/ci_steer.sh"
+
+if [ "$MODEL" = demo ] && [ -z "${DATA:-}" ]; then
+    DATA=$ARTEFACTS/scenes
+    IMAGES=$DATA/images
+    BENCHMARKS=${BENCHMARKS:-pope custom}
+    # Scenes of a seed that neither the training nor the laboratory uses.
+    "${PYTHON:-python3}" - "${SCENES:-200}" "$DATA" <<'EOF'
+import sys
+from pathlib import Path
+
+from qkedit.demo.files import write_scenes
+from qkedit.demo.scenes import make_scenes
+
+write_scenes(list(make_scenes(int(sys.argv[1]), seed=3_000_000)), Path(sys.argv[2]))
+EOF
+fi
+export QKEDIT_BENCHMARK="${BENCHMARKS:-pope}"
+export QKEDIT_DATA="${DATA:?names the directory of the questions}"
+export QKEDIT_IMAGES="${IMAGES:?names the directory of the images}"
+
+# The first look: how far an edit moves the model is known long before the benchmarks are through.
+qkedit drift "$OUT" --base "$BASE" --json >"$ARTEFACTS/drift.json"
+
+qkedit eval "$BASE" --plugin none --out "$ARTEFACTS/base"
+qkedit eval "$OUT" --out "$ARTEFACTS/edited"
+
+qkedit compare "$ARTEFACTS/base" "$ARTEFACTS/edited" --markdown "$ARTEFACTS/comparison.md" \
+    --json >"$ARTEFACTS/comparison.json"
+cat "$ARTEFACTS/comparison.md"
+
+set --
+if [ -n "$NO_WORSE" ]; then
+    set -- --baseline "$ARTEFACTS/base"
+fi
+QKEDIT_REQUIRE="${REQUIRE:-}" QKEDIT_NO_WORSE="$NO_WORSE" qkedit gate "$ARTEFACTS/edited" "$@"
+
+echo "$OUT may be shipped; artefacts in $ARTEFACTS"

@@ -1,0 +1,54 @@
+"""The whole loop on the embedded model: steer, verify, drift, eval, compare, gate."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cli.command import ROOT, qkedit
+from tests.scripts.loading import SCRIPTS
+
+
+def test_the_loop_leaves_what_a_pipeline_needs(tmp_path: Path) -> None:
+    command = tmp_path / "bin" / "qkedit"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from qkedit.cli.main import run; run()" "$@"\n')
+    command.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_")} | {
+        "PATH": f"{command.parent}:{os.environ['PATH']}",
+        "PYTHON": sys.executable,
+        "PYTHONPATH": str(ROOT),
+        "SCENES": "3",
+        "BENCHMARKS": "pope.adversarial custom",
+        "REQUIRE": "yes_ratio<=1 pope.accuracy>=0",
+        "NO_WORSE": "custom.recall:1",
+        "QKEDIT_DEVICE": "cpu",
+        "QKEDIT_LIMIT": "2",
+        "QKEDIT_MAX_NEW_TOKENS": "2",
+    }
+    script = ["sh", SCRIPTS / "ci_gate.sh"]
+    result = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("\nok ") == 3
+    assert result.stdout.splitlines()[-1] == "./edited may be shipped; artefacts in ./artefacts"
+
+    artefacts = tmp_path / "artefacts"
+    base, edited = (json.loads((artefacts / name / "result.json").read_text()) for name in ("base", "edited"))
+    assert base["run"]["weights_sha256"] != edited["run"]["weights_sha256"]
+    assert [(row["benchmark"], row["split"]) for row in base["results"]] == [("pope", "adversarial"), ("custom", None)]
+    comparison = json.loads((artefacts / "comparison.json").read_text())
+    assert [row["n"] for row in comparison["results"]] == [2, 2]
+    assert "### custom (variant words): 2 items" in (artefacts / "comparison.md").read_text()
+    assert json.loads((artefacts / "drift.json").read_text())["images"] == {"measured": 2, "there": 3}
+    assert {"plan.json", "report.json", "verification.json", "qkedit.json"} <= {
+        file.name for file in artefacts.iterdir()
+    }
+
+    failed = qkedit("gate", artefacts / "edited", "--require", "yes_ratio<0", "--require", "pope.accuracy>=0")
+    assert (failed.code, failed.stdout.count("FAILED")) == (3, 1)
+    # What compare says can be required too: that the interval of a loss stays above a limit.
+    found = qkedit("gate", artefacts / "comparison.json", "--require", "custom.recall_difference>=-1")
+    assert found.code == 0
