@@ -149,7 +149,7 @@ def test_many_at_once_never_mix(client: OpenAI) -> None:
 
     def answer(number: int) -> tuple[str, list[str]]:
         images = [] if number % 8 == 7 else [picture(number)]
-        settings = {"extra_body": plugins(*choices[number % 4]), "max_tokens": 6}
+        settings = {"extra_body": plugins(*choices[number % 4]), "max_tokens": 4}
         if number % 3:
             answer = ask(client, question(f"what {PROMPT}", *images), **settings)
             return answer.choices[0].message.content, sorted((answer.usage.qkedit["report"] or {}).get("plugins", []))
@@ -263,12 +263,12 @@ def test_the_log_tells_no_secrets_and_no_tracebacks(server: Server) -> None:
 def test_told_to_stop_it_finishes_what_it_is_saying(server: Server, client: OpenAI) -> None:
     """The last test: the server is gone afterwards."""
     messages = question(PROMPT, picture(2))
-    expected = ask(client, messages, max_tokens=120).choices[0].message.content
-    chunks = ask(client, messages, max_tokens=120, stream=True)
+    expected = ask(client, messages, max_tokens=60).choices[0].message.content
+    chunks = ask(client, messages, max_tokens=60, stream=True)
     said = next(chunks).choices[0].delta.content or ""
     waiting: list[str] = []
     other = threading.Thread(
-        target=lambda: waiting.append(ask(client, messages, max_tokens=120).choices[0].message.content)
+        target=lambda: waiting.append(ask(client, messages, max_tokens=60).choices[0].message.content)
     )
     other.start()
     time.sleep(0.1)

@@ -1,0 +1,45 @@
+"""The smoke test of a server, on the embedded model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cli.command import ROOT
+from tests.scripts.loading import SCRIPTS
+
+
+def smoke(directory: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run it with `qkedit` on the path."""
+    command = directory / "bin" / "qkedit"
+    command.parent.mkdir(exist_ok=True)
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from qkedit.cli.main import run; run()" "$@"\n')
+    command.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_")} | {
+        "PATH": f"{command.parent}:{os.environ['PATH']}",
+        "PYTHON": sys.executable,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        **settings,
+    }
+    script = ["sh", SCRIPTS / "smoke_serve.sh"]
+    return subprocess.run(script, cwd=directory, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_a_server_that_works(tmp_path: Path) -> None:
+    result = smoke(tmp_path, QKEDIT_PLUGIN="scr", QKEDIT_API_KEY="key", EXPECT=".", WAIT="200")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "demo serves; artefacts in ./artefacts"
+    answer = json.loads((tmp_path / "artefacts" / "answer.json").read_text())
+    assert answer["usage"]["qkedit"]["report"]["cells"] == 64
+    assert result.stdout.startswith(answer["choices"][0]["message"]["content"].strip())
+
+
+def test_a_server_that_does_not_start(tmp_path: Path) -> None:
+    result = smoke(tmp_path, PORT="99999")
+    assert result.returncode == 2
+    assert "99999 is not in the range" in result.stderr
+    assert not (tmp_path / "artefacts" / "answer.json").exists()
