@@ -209,7 +209,7 @@ def markdown(made: Mapping[str, Task], commands: Mapping[str, Command], work: Pa
     return "\n".join(
         [
             f"{machine['processor']}, {machine['cores']} cores, {machine['kernel']}, Python {machine['python']}, "
-            f"qkedit {machine['libraries']['qkedit']}, {machine['date']}, load {machine['load_average']:.2f} after it.",
+            f"qkedit {machine['libraries']['qkedit']}, {machine['date']}, load {machine['load_average']:.2f}.",
             "",
             "| benchmark | answers | seconds | µs an answer | peak memory |",
             "|---|---|---|---|---|",

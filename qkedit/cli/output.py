@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SCHEMA = 1
+_LONG = 100
+_COMPACT = json.JSONEncoder(allow_nan=False)
 
 
 class Output:
@@ -76,7 +78,7 @@ class Output:
         if self.as_json:
             envelope = {"schema": SCHEMA, "command": self.command, "status": status, "warnings": self.warnings}
             with _as_far_as_it_is_read():
-                sys.stdout.write(json.dumps(envelope | fields, indent=2, allow_nan=False) + "\n")
+                sys.stdout.write(_document(envelope | fields) + "\n")
                 sys.stdout.flush()
         elif human is not None:
             self._print(human)
@@ -110,6 +112,18 @@ def aligned(facts: Iterable[tuple[str, str]]) -> str:
     rows = list(facts)
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _document(value: Any, margin: str = "\n") -> str:
+    """Return JSON that people can read, and of long lists one entry a line: unfolding them takes seconds."""
+    deeper = margin + "  "
+    if isinstance(value, dict) and value:
+        entries = [f"{json.dumps(str(key))}: {_document(entry, deeper)}" for key, entry in value.items()]
+        return f"{{{deeper}{f',{deeper}'.join(entries)}{margin}}}"
+    if isinstance(value, list | tuple) and value:
+        write = _COMPACT.encode if len(value) > _LONG else lambda entry: _document(entry, deeper)
+        return f"[{deeper}{f',{deeper}'.join(map(write, value))}{margin}]"
+    return _COMPACT.encode(value)
 
 
 def _described(error: QkeditError) -> dict[str, Any]:

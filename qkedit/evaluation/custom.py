@@ -22,6 +22,7 @@ from qkedit.evaluation.records import Answer, Question, Score
 from qkedit.evaluation.yes_no import judge, parser_named, score_of
 
 VARIANT = "words"
+_WORD = re.compile(r"\w+")
 
 
 def load_questions(data: Path, split: str | None = None) -> tuple[Question, ...]:
@@ -106,30 +107,28 @@ def mention_finder(objects: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
         >>> mention_finder(["cup", "wine glass", "glass"])("Two cups and a Wine Glass.")
         ('cup', 'wine glass')
     """
-    known = {tuple(_words(entry)): entry for entry in objects}
-    longest = max(map(len, known), default=0)
+    names = {tuple(_words(entry)): entry for entry in objects}
+    forms: dict[tuple[str, ...], str] = {}
+    for ending in ("", "s", "es"):  # an object as it stands goes before another's plural
+        for words, name in names.items():
+            forms.setdefault((*words[:-1], words[-1] + ending), name)
+    beginning: dict[str, list[tuple[str, ...]]] = {}
+    for form in sorted(forms, key=len, reverse=True):
+        beginning.setdefault(form[0], []).append(form)
 
     def mentions(caption: str) -> tuple[str, ...]:
-        words, found, place = _words(caption), [], 0
-        while place < len(words):
-            for length in range(min(longest, len(words) - place), 0, -1):
-                *before, last = words[place : place + length]
-                name = next((known[form] for end in _singulars(last) if (form := (*before, end)) in known), None)
-                if name is not None:
-                    found.append(name)
-                    place += length
-                    break
-            else:
-                place += 1
+        words, found, end = tuple(_words(caption)), [], 0
+        for place, word in enumerate(words):
+            if word not in beginning or place < end:
+                continue
+            form = next((form for form in beginning[word] if words[place : place + len(form)] == form), None)
+            if form is not None:
+                found.append(forms[form])
+                end = place + len(form)
         return tuple(found)
 
     return mentions
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
-
-
-def _singulars(word: str) -> tuple[str, ...]:
-    """Return a word as it stands and without the endings of a plural."""
-    return (word, *(word.removesuffix(ending) for ending in ("s", "es") if word.endswith(ending)))
+    return _WORD.findall(text.lower())

@@ -39,7 +39,10 @@ class Row:
 
     def first_key(self, *keys: str) -> str | None:
         """Return the first of these keys that the row has."""
-        return next((key for key in keys if key in self.fields), None)
+        for key in keys:
+            if key in self.fields:
+                return key
+        return None
 
     def identifier(self, *keys: str) -> str:
         """Return the id under the first of these keys that the row has, as text. Raises QkeditError without one."""

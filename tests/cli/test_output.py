@@ -1,0 +1,38 @@
+"""The document of `--json`: unfolded as `json.dumps(…, indent=2)` does, but for long lists."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qkedit.cli.output import Output
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(values)
+def test_short_values_are_unfolded(value: Any) -> None:
+    stream = io.StringIO()
+    with contextlib.redirect_stdout(stream):
+        Output("score", as_json=True).result({"value": value}, "")
+    envelope = {"schema": 1, "command": "score", "status": "done", "warnings": [], "value": value}
+    assert stream.getvalue() == json.dumps(envelope, indent=2) + "\n"
+
+
+def test_long_lists_have_one_entry_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"id": str(number), "found": ["a", "b"]} for number in range(101)]
+    Output("score", as_json=True).result({"results": [{"items": rows}]}, "")
+    printed = capsys.readouterr().out
+    assert json.loads(printed)["results"][0]["items"] == rows
+    lines = [line.strip().rstrip(",") for line in printed.splitlines() if '"id"' in line]
+    assert [json.loads(line) for line in lines] == rows
