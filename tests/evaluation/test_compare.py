@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import pytest
 
 from qkedit.errors import UsageError
 from qkedit.evaluation.compare import ComparedSplit, RunComparison, compare
+from qkedit.evaluation.metrics import metrics_of
 from qkedit.evaluation.records import CaptionItem, Item, Score, score_as_dict
 from qkedit.evaluation.result_files import ScoredRun
-from qkedit.evaluation.statistics import mcnemar, paired
+from qkedit.evaluation.statistics import interval, mcnemar, paired
 from tests.cli.command import qkedit
 from tests.evaluation.items import caption_items, yes_no_items
 
@@ -22,7 +25,8 @@ def score(
     items: Sequence[Item], benchmark: str = "pope", split: str | None = "random", rule: str = "official"
 ) -> Score:
     kind = "variant" if isinstance(items[0], CaptionItem) else "parser"
-    return Score(benchmark, split, rule, len(items), {}, {}, {}, tuple(items), rule_kind=kind)
+    metrics = {name: interval(items, metric, resamples=1).value for name, metric in metrics_of(items).items()}
+    return Score(benchmark, split, rule, len(items), {}, metrics, {}, tuple(items), rule_kind=kind)
 
 
 def run(*scores: Score, name: str = "a.json") -> ScoredRun:
@@ -218,6 +222,15 @@ def test_the_command_writes_json_markdown_and_a_picture(files: tuple[Path, Path]
     assert qkedit("compare", *files, "--plot", again, "--quiet").code == 0
     assert again.read_text() == svg
     assert "<svg" in svg
+
+
+@pytest.mark.parametrize("arguments", [("compare",), ("gate", "--require=chair_s<=0.5")])
+def test_neither_command_imports_torch(files: tuple[Path, Path], arguments: tuple[str, ...]) -> None:
+    ended = "try:\n    run()\nfinally:\n    assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", f"import sys\nfrom qkedit.cli.main import run\n{ended}", *arguments]
+    command[4:4] = files if arguments[0] == "compare" else files[1:]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_the_command_refuses_in_one_sentence(files: tuple[Path, Path], tmp_path: Path) -> None:

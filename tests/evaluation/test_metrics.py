@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from qkedit.evaluation import hallusionbench, mme, pope, repope
+from qkedit.evaluation import amber, hallusionbench, mme, pope, repope
 from qkedit.evaluation.metrics import better, metrics_of
 from qkedit.evaluation.records import Answer, Question, Score
 from qkedit.evaluation.statistics import interval, paired
@@ -76,6 +77,19 @@ def test_metrics_of_items_are_the_scorers_own(place: int) -> None:
     assert shared == score.metrics.keys()
     for name in shared:
         assert interval(score.items, metrics[name], resamples=50).value == pytest.approx(score.metrics[name]), name
+
+
+def test_ambers_are_in_percent_and_its_positive_class_is_no() -> None:
+    questions = [
+        replace(question, fields={"dimension": "existence"}, id=str(1005 + number))
+        for number, question in enumerate(yes_no_questions())
+    ]
+    score = amber.score(questions, answered(questions, 3), split="existence")
+    metrics = metrics_of(score.items, "amber")
+    assert metrics.keys() == score.metrics.keys()
+    for name, metric in metrics.items():
+        # The official script rounds to one decimal, F1 after its parts.
+        assert interval(score.items, metric, resamples=50).value == pytest.approx(score.metrics[name], abs=0.15), name
 
 
 def test_a_sum_of_ratios_is_resampled_by_image() -> None:
