@@ -37,7 +37,7 @@ MAY_IMPORT = {
 TOP = {"errors", "configuration_files"}
 # Where no file may import these at its top: `--help` and `--dry-run` pass here.
 LIGHT = ("cli", "checkpoint")
-HEAVY = {"torch", "transformers", "accelerate", "huggingface_hub", "matplotlib"}
+HEAVY = {"torch", "transformers", "accelerate", "huggingface_hub", "matplotlib", "scipy", "nltk"}
 
 
 def imported(module: ast.AST) -> set[str]:
