@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from io import TextIOWrapper
 from typing import Annotated
 
@@ -54,12 +55,13 @@ def _main(
     pass
 
 
-for panel, functions in {
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Edit a checkpoint": (steer, inspect, verify, diff, apply, models),
     "Run it, with plug-ins": (generate, serve, attach, detach, plugins, coherence),
     "Measure what an edit did": (evaluate, score, compare, gate, drift),
     "Laboratory": (demo, sweep),
-}.items():
+}
+for panel, functions in _PANELS.items():
     for function in functions:
         app.command(
             # A function called `eval` would hide Python's own.
