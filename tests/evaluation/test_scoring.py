@@ -15,6 +15,7 @@ from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.benchmarks import BENCHMARKS, benchmark_named
 from qkedit.evaluation.records import Score
 from qkedit.evaluation.scoring import score_files
+from tests.cli.command import ROOT
 
 SPLITS = ("random", "popular")
 
@@ -139,6 +140,13 @@ def test_registry_and_modules_agree(name: str) -> None:
     assert parameters[benchmark.rule_kind].default in (None, benchmark.rules[0])
     assert set(benchmark.totals) <= set(benchmark.splits)
     assert hasattr(benchmark.module, "splits_in") == benchmark.numbered_apart
+
+
+@pytest.mark.parametrize("name", sorted(BENCHMARKS))
+def test_the_document_names_what_can_be_chosen(name: str) -> None:
+    text = " ".join((ROOT / "docs" / "evaluation.md").read_text("utf-8").split())
+    for word in (name, *BENCHMARKS[name].rules, *BENCHMARKS[name].totals):
+        assert f"`{word}`" in text or f" {word}`" in text, word
 
 
 def test_scorers_load_no_large_library() -> None:
