@@ -14,8 +14,10 @@ from typing import Any
 
 # More distinct words or sentence ends than this only a text that is no description has.
 REMEMBERED = 2**16
-# Letters with single hyphens between them, and a comma after them.
-_PLAIN = re.compile(r"[A-Za-z]+(?:-[A-Za-z]+)*,?")
+# Letters and digits with single hyphens or apostrophes between them, and a comma after them.
+_PLAIN = re.compile(r"[A-Za-z0-9]+(?:[-'][A-Za-z0-9]+)*,?")
+# These separate words for Python, but not for nltk's expressions.
+_ODD_SPACE = re.compile(r"[\x1c-\x1f]")
 _FINAL_SIGNS = (".", "?", "!")
 
 
@@ -42,6 +44,8 @@ class Tokenizer:
 
     def _plain_sentence(self, sentence: str) -> list[str] | None:
         """Return the tokens of a sentence of plain words, None for any other."""
+        if _ODD_SPACE.search(sentence):
+            return None
         words = sentence.split()
         sign = words[-1][-1] if words else ""
         ending = [sign] if sign in _FINAL_SIGNS else []
@@ -57,8 +61,5 @@ class Tokenizer:
         return None if ending and tokens[-1] == "," else tokens + ending
 
     def _plain_word(self, word: str) -> tuple[str, ...]:
-        """Return a plain word's tokens; nothing for others, and for words that nltk splits, such as `cannot`."""
-        if not _PLAIN.fullmatch(word):
-            return ()
-        tokens = (word[:-1], ",") if word.endswith(",") else (word,)
-        return tokens if tuple(self._words.tokenize(word)) == tokens else ()
+        """Return a plain word's tokens, such as two for `cannot`; nothing for any other word."""
+        return tuple(self._words.tokenize(word)) if _PLAIN.fullmatch(word) else ()

@@ -94,6 +94,8 @@ def read_synonyms(file: Path) -> Synonyms:
 
 def merged(words: Sequence[str]) -> list[str]:
     """Return words with each known pair made one, from left to right."""
+    if _FIRST_WORDS.isdisjoint(words):
+        return list(words)
     single: list[str] = []
     place = 0
     while place < len(words):

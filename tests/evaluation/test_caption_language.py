@@ -25,13 +25,28 @@ _PIECES = st.sampled_from(
         *("don't", "dogs'", "it's", "'tis", "more'n", "mr.", "st.", "e.g.", "u.s.", "i.", "3", "3.5", "1,000", "no."),
         *(".", "...", "?", "!", "?!", ",", ",.", ":", ";", "--", "-", "—", '"', "''", "``", "'", "“", "”", "(", ")"),
         *("dog,", "dog.", "dog;", "dog,.", "dog.)", 'dog."', "dog?", "cat.dog", "cat,dog", "$5", "50%", "#1", "a*b"),
+        *(
+            "Cannot-do",
+            "o'clock",
+            "isn't",
+            "isn't,",
+            "They'll",
+            "I'm",
+            "x'y'z",
+            "a'b,",
+            "12",
+            "7,",
+            "2nd",
+            "don't.",
+            "n't",
+        ),
         *("café", "naïve.", "犬", "cannot,", "cannot.", "wanna.", "can-not", "lem-me"),
     ]
 )
 _GAPS = st.sampled_from([" ", " ", " ", "  ", "\n", "\n\n", "\t", "", "\x1c", "\u00a0"])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(st.lists(st.tuples(_PIECES, _GAPS), max_size=14))
 def test_tokens_are_those_of_word_tokenize(language: Path, pieces: list[tuple[str, str]]) -> None:
     from nltk import word_tokenize
@@ -64,8 +79,8 @@ def test_a_plain_sentence_is_looked_up_and_any_other_asked_for_as_a_whole() -> N
     for _ in range(2):
         assert tokenizer("a big dog, and a cat.") == ["a", "big", "dog", ",", "and", "a", "cat", "."]
     assert sorted(words.asked) == sorted({"a", "big", "dog,", "and", "cat"})
-    assert tokenizer("it is 3 cats") == ["it", "is", "3", "cats"]
-    assert words.asked[-1] == "it is 3 cats"
+    assert tokenizer("it is (a) cat") == ["it", "is", "(a)", "cat"]
+    assert words.asked[-1] == "it is (a) cat"
 
 
 @pytest.mark.parametrize(
