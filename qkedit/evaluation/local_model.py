@@ -120,7 +120,8 @@ class _LocalSession:
                 where=batch[0].part,
                 remedy="lower --batch-size; what was answered stays",
             ) from error
-        self._note_warnings()
+        if images:
+            self._note_warnings()
         return [answer.text for answer in answers]
 
     def _note_warnings(self) -> None:

@@ -105,7 +105,9 @@ def check_images(asks: Sequence[Ask]) -> None:
     if missing:
         count = "" if len(missing) == 1 else f", the first of {len(missing)} of {len(files)}"
         raise QkeditError(
-            f"the image is not there{count}", where=str(missing[0]), remedy="name the directory of the images"
+            f"the image is not there{count}",
+            where=str(missing[0]),
+            remedy="name the directory that holds them, or a split with them",
         )
 
 
