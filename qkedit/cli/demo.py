@@ -59,6 +59,7 @@ def demo(
     """
     with command("demo", as_json=json, quiet=quiet, debug=debug) as output:
         from qkedit.cli.progress import counting_bar
+        from qkedit.laboratory.arms import demonstration_arms
         from qkedit.laboratory.demonstration import demonstrate
         from qkedit.laboratory.exam import ExamRange
         from qkedit.report.files import check_target
@@ -83,7 +84,14 @@ def demo(
             allow_text_only=False,
         )
         with counting_bar(output, "arms") as watch:
-            result = demonstrate(subject, steer, ExamRange(scenes, scene_seed), seeds, processes, save, watch)
+            result = demonstrate(
+                subject,
+                demonstration_arms(steer, seeds),
+                ExamRange(scenes, scene_seed),
+                processes,
+                directory=save,
+                watch=watch,
+            )
         _print(output, result, plot, save)
 
 
@@ -92,8 +100,9 @@ def _print(output: Output, result: Demonstration, plot: Path | None, save: Path 
 
     from qkedit.report.arms_table import ArmsTables
     from qkedit.report.files import write_file
+    from qkedit.selection import describe
 
-    title = f"{result.subject.model}: {result.layers}, {result.scenes.count} scenes"
+    title = f"{result.subject.model}: layers {describe(result.layers)} edited, {result.scenes.count} scenes"
     if plot is not None:
         from qkedit.report.arms_plot import arms_plot
 

@@ -89,8 +89,8 @@ def sweep(
     with command("sweep", as_json=json, quiet=quiet, debug=debug) as output:
         from qkedit.cli.progress import counting_bar
         from qkedit.laboratory.exam import ExamRange
+        from qkedit.laboratory.results_file import ResultsFile
         from qkedit.laboratory.sweep import run_sweep
-        from qkedit.laboratory.sweep_file import SweepFile
         from qkedit.laboratory.sweep_grid import alternatives, guards, names, shares, whole_numbers
         from qkedit.laboratory.sweep_setup import prepare
         from qkedit.report.files import check_target
@@ -115,7 +115,7 @@ def sweep(
             scenes=ExamRange(scenes, scene_seed),
         )
         with (
-            SweepFile(out, settings.as_dict()) if out is not None else nullcontext() as file,
+            ResultsFile(out, settings.as_dict()) if out is not None else nullcontext() as file,
             counting_bar(output, "arms") as watch,
         ):
             report = run_sweep(subject, settings, file, processes, watch)

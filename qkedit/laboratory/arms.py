@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from qkedit.errors import UsageError
 from qkedit.plugins.settings import PluginSettings
 from qkedit.spectral.options import Control
 from qkedit.steering.options import SteerOptions
@@ -69,7 +70,12 @@ def demonstration_arms(options: SteerOptions, seeds: int) -> tuple[Arm, ...]:
     """Return what is compared: base, edit, its controls, the plug-ins, and plug-ins on the edited model.
 
     Channels have no norm-matched control.
+
+    Raises:
+        UsageError: without a seed the edit has no control.
     """
+    if seeds < 1:
+        raise UsageError("the edit would have no control", where="--seeds", remedy="give 1 or more, such as 5")
     scr = PluginSettings("scr")
     uniform = PluginSettings("scr", {"selection": "uniform"})
     dscr = PluginSettings("dscr")

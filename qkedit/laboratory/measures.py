@@ -165,16 +165,17 @@ def figure(group: Sequence[Outcome], base: Outcome, measure: Measure) -> Figure:
         interval(own, measure.metric, method="bootstrap", resamples=RESAMPLES),
         min(values) if repeated else None,
         max(values) if repeated else None,
-        None if group[0].arm == base.arm else _difference([base] * len(group), group, measure),
+        None if group[0].arm == base.arm else contrast([base] * len(group), group, measure),
     )
 
 
 def against(outcome: Outcome, controls: Sequence[Outcome], measure: Measure) -> Difference:
     """Return how an arm differs from its controls, all their seeds pooled: the arm minus the controls."""
-    return _difference(controls, [outcome] * len(controls), measure)
+    return contrast(controls, [outcome] * len(controls), measure)
 
 
-def _difference(before: Sequence[Outcome], after: Sequence[Outcome], measure: Measure) -> Difference:
+def contrast(before: Sequence[Outcome], after: Sequence[Outcome], measure: Measure) -> Difference:
+    """Return how some arms differ from as many others on the same scenes, each side pooled: after minus before."""
     return paired(pooled(before, measure.part), pooled(after, measure.part), measure.metric, resamples=RESAMPLES)
 
 

@@ -6,23 +6,19 @@ controls and the base then answer about the second half, which nothing else ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from qkedit.evaluation.metrics import Better
 from qkedit.evaluation.statistics import Difference
+from qkedit.laboratory.answered import Answered, Watch, answered
 from qkedit.laboratory.arms import BASE, Arm
-from qkedit.laboratory.bench import Job, JobResult, Subject
+from qkedit.laboratory.bench import Job, Subject
 from qkedit.laboratory.exam import Exam, ExamRange, make_exam
 from qkedit.laboratory.measures import MEASURES, Figure, Measure, Outcome, Row, against, compare, figure
-from qkedit.laboratory.scoring import scored
-from qkedit.laboratory.sweep_file import SweepFile
+from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.sweep_grid import Cell, SweepSettings
-from qkedit.laboratory.workers import run_jobs
-
-# Told how many of the jobs are done.
-Watch = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,7 @@ class SweepReport:
 
 
 def run_sweep(
-    subject: Subject, settings: SweepSettings, file: SweepFile | None, workers: int, watch: Watch | None = None
+    subject: Subject, settings: SweepSettings, file: ResultsFile | None, workers: int, watch: Watch | None = None
 ) -> SweepReport:
     """Run what is not in the file yet, choose, and confirm.
 
@@ -125,7 +121,7 @@ def run_sweep(
         QkeditError: a cell does not fit the model, or the file cannot be written.
     """
     first, second = settings.scenes.halves()
-    results = _answered(subject, [Job(arm, first) for arm in settings.arms()], file, workers, watch)
+    results = answered(subject, [Job(arm, first) for arm in settings.arms()], workers, file, watch)
     resumed = results.resumed
     exam = make_exam(first)
     base = results.outcome(Arm(BASE), exam, first)
@@ -133,7 +129,7 @@ def run_sweep(
         settings,
         base,
         (
-            (cell, results.outcome(cell.arm(), exam, first), results.controls(settings, cell, exam, first))
+            (cell, results.outcome(cell.arm(), exam, first), _controls(results, settings, cell, exam, first))
             for cell in settings.cells()
         ),
     )
@@ -141,46 +137,13 @@ def run_sweep(
     if ranked and not ranked[0].broken:
         winner = ranked[0].cell
         arms = [Arm(BASE), winner.arm(), *winner.controls(settings.control, settings.seeds)]
-        again = _answered(subject, [Job(arm, second) for arm in arms], file, workers, None)
+        again = answered(subject, [Job(arm, second) for arm in arms], workers, file)
         confirmation = _confirmation(again, settings, winner, second)
     return SweepReport(settings, _values(settings, base), ranked, confirmation, resumed)
 
 
-@dataclass(frozen=True)
-class _Answered:
-    """Results by arm and scenes; scored when they are asked for, since scored items take far more memory."""
-
-    results: Mapping[tuple[str, ExamRange], JobResult]
-    resumed: int
-
-    def outcome(self, arm: Arm, exam: Exam, scenes: ExamRange) -> Outcome:
-        return scored(arm, exam, self.results[arm.name, scenes])
-
-    def controls(self, settings: SweepSettings, cell: Cell, exam: Exam, scenes: ExamRange) -> list[Outcome]:
-        return [self.outcome(arm, exam, scenes) for arm in cell.controls(settings.control, settings.seeds)]
-
-
-def _answered(
-    subject: Subject, jobs: Sequence[Job], file: SweepFile | None, workers: int, watch: Watch | None
-) -> _Answered:
-    results: dict[tuple[str, ExamRange], JobResult] = {}
-    missing = []
-    for job in jobs:
-        known = file.result(job) if file is not None else None
-        if known is None:
-            missing.append(job)
-        else:
-            results[job.arm.name, job.scenes] = known
-    resumed = len(results)
-    if watch is not None:
-        watch(resumed, len(jobs))
-    for job, result in run_jobs(subject, missing, workers):
-        if file is not None:
-            file.add(job, result)
-        results[job.arm.name, job.scenes] = result
-        if watch is not None:
-            watch(len(results), len(jobs))
-    return _Answered(results, resumed)
+def _controls(results: Answered, settings: SweepSettings, cell: Cell, exam: Exam, scenes: ExamRange) -> list[Outcome]:
+    return [results.outcome(arm, exam, scenes) for arm in cell.controls(settings.control, settings.seeds)]
 
 
 def rank(
@@ -234,10 +197,10 @@ def _cost(measure: Measure, values: Mapping[str, float | None]) -> float:
     return value if measure.better is Better.LOWER else -value
 
 
-def _confirmation(results: _Answered, settings: SweepSettings, winner: Cell, scenes: ExamRange) -> Confirmation:
+def _confirmation(results: Answered, settings: SweepSettings, winner: Cell, scenes: ExamRange) -> Confirmation:
     exam = make_exam(scenes)
     base, edit = (results.outcome(arm, exam, scenes) for arm in (Arm(BASE), winner.arm()))
-    controls = results.controls(settings, winner, exam, scenes)
+    controls = _controls(results, settings, winner, exam, scenes)
     return Confirmation(
         compare([base, edit, *controls], base),
         {name: against(edit, controls, measure) for name, measure in MEASURES.items()},

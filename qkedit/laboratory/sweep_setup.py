@@ -9,9 +9,9 @@ from qkedit.evaluation.weights import fingerprint
 from qkedit.laboratory.bench import Subject
 from qkedit.laboratory.exam import ExamRange, make_exam
 from qkedit.laboratory.sweep_grid import Guard, SweepSettings
+from qkedit.selection import describe, select_layers
 from qkedit.serving.on_transformers import directory_of
 from qkedit.spectral.options import Channel, Control
-from qkedit.steering.selection import describe, select_layers
 
 
 def prepare(

@@ -12,13 +12,13 @@ import pytest
 
 from qkedit.demo.scenes import with_article
 from qkedit.errors import QkeditError, UsageError
-from qkedit.laboratory import measures, sweep
+from qkedit.laboratory import answered, measures, sweep
 from qkedit.laboratory.answering import ExamAnswers
 from qkedit.laboratory.arms import BASE, Arm
 from qkedit.laboratory.bench import Job, JobResult, Subject
 from qkedit.laboratory.exam import Exam, ExamRange, make_exam
+from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.sweep import SweepReport, run_sweep
-from qkedit.laboratory.sweep_file import SweepFile
 from qkedit.laboratory.sweep_grid import (
     Cell,
     Guard,
@@ -96,13 +96,13 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
             "layers 2-3, k 2": (0.35, 0.0),
         }
     )
-    monkeypatch.setattr(sweep, "run_jobs", replacement)
+    monkeypatch.setattr(answered, "run_jobs", replacement)
     monkeypatch.setattr(sweep, "make_exam", exam_about)
     monkeypatch.setattr(measures, "RESAMPLES", 50)  # values are looked at here, not intervals
     return replacement
 
 
-def run(given: SweepSettings, file: SweepFile | None = None) -> SweepReport:
+def run(given: SweepSettings, file: ResultsFile | None = None) -> SweepReport:
     return run_sweep(Subject(), given, file, 1)
 
 
@@ -169,12 +169,12 @@ def test_a_broken_sweep_goes_on_where_it_stopped(pretended: Pretended, tmp_path:
     whole = run(settings())
     expected, pretended.jobs = list(pretended.jobs), []
     pretended.stop_after = 5
-    with pytest.raises(KeyboardInterrupt), SweepFile(path, settings().as_dict()) as file:
+    with pytest.raises(KeyboardInterrupt), ResultsFile(path, settings().as_dict()) as file:
         run(settings(), file)
     with path.open("ab") as opened:
         opened.write(torn)
     pretended.stop_after = None
-    with SweepFile(path, settings().as_dict()) as file:
+    with ResultsFile(path, settings().as_dict()) as file:
         report = run(settings(), file)
     assert pretended.jobs == expected  # everything once
     assert report.resumed == 5
@@ -183,7 +183,7 @@ def test_a_broken_sweep_goes_on_where_it_stopped(pretended: Pretended, tmp_path:
     assert len(lines) == 1 + len(expected)
     # A finished one says the same again without any work.
     pretended.jobs = []
-    with SweepFile(path, settings().as_dict()) as file:
+    with ResultsFile(path, settings().as_dict()) as file:
         again = run(settings(), file)
     assert pretended.jobs == []
     assert again.as_dict() == whole.as_dict() | {"resumed": 13}
@@ -193,11 +193,11 @@ def test_a_broken_sweep_goes_on_where_it_stopped(pretended: Pretended, tmp_path:
 @pytest.mark.parametrize("changed", [{"weights": "1" * 64}, {"seeds": 3}, {"objective": "chair_i"}, {"guards": ()}])
 def test_a_file_of_another_sweep_is_refused_and_left_alone(tmp_path: Path, changed: dict[str, Any]) -> None:
     path = tmp_path / "sweep.jsonl"
-    with SweepFile(path, settings().as_dict()):
+    with ResultsFile(path, settings().as_dict()):
         pass
     before = path.read_bytes()
     name = next(iter(changed))
-    with pytest.raises(UsageError, match=name), SweepFile(path, settings(**changed).as_dict()):
+    with pytest.raises(UsageError, match=name), ResultsFile(path, settings(**changed).as_dict()):
         pass
     assert path.read_bytes() == before
 
@@ -208,7 +208,7 @@ def test_a_file_of_another_sweep_is_refused_and_left_alone(tmp_path: Path, chang
         b"notes without an end",
         b"notes\nof mine",
         b'{"schema": 1, "kind": "else"}\n{"torn',
-        b'{"schema": 2, "kind": "qkedit sweep", "settings": {}}\n',
+        b'{"schema": 2, "kind": "qkedit laboratory", "settings": {}}\n',
         b"[]\n",
         b"\x89PNG\r\n\x1a\n",
     ],
@@ -216,28 +216,28 @@ def test_a_file_of_another_sweep_is_refused_and_left_alone(tmp_path: Path, chang
 def test_what_is_no_sweep_s_file_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "sweep.jsonl"
     path.write_bytes(content)
-    with pytest.raises(UsageError), SweepFile(path, settings().as_dict()):
+    with pytest.raises(UsageError), ResultsFile(path, settings().as_dict()):
         pass
     assert path.read_bytes() == content
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "sweep.jsonl"
-    with SweepFile(path, settings().as_dict()):
+    with ResultsFile(path, settings().as_dict()):
         pass
     path.write_bytes(path.read_bytes() + b'{"key": 1}\n')
-    with pytest.raises(QkeditError, match="line 2"), SweepFile(path, settings().as_dict()):
+    with pytest.raises(QkeditError, match="line 2"), ResultsFile(path, settings().as_dict()):
         pass
 
 
 def test_a_torn_first_line_is_written_again(tmp_path: Path) -> None:
     path = tmp_path / "sweep.jsonl"
-    with SweepFile(path, settings().as_dict()):
+    with ResultsFile(path, settings().as_dict()):
         pass
     whole = path.read_bytes()
     for length in (0, 1, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with SweepFile(path, settings().as_dict()):
+        with ResultsFile(path, settings().as_dict()):
             pass
         assert path.read_bytes() == whole
     assert json.loads(whole)["settings"]["scenes"] == {"count": 40, "seed": 3, "first": 0}
@@ -246,15 +246,15 @@ def test_a_torn_first_line_is_written_again(tmp_path: Path) -> None:
 def test_two_sweeps_do_not_share_a_file(tmp_path: Path) -> None:
     path = tmp_path / "sweep.jsonl"
     with (
-        SweepFile(path, settings().as_dict()),
-        pytest.raises(QkeditError, match="another sweep"),
-        SweepFile(path, settings().as_dict()),
+        ResultsFile(path, settings().as_dict()),
+        pytest.raises(QkeditError, match="another run"),
+        ResultsFile(path, settings().as_dict()),
     ):
         pass
 
 
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(QkeditError, match="cannot be written"), SweepFile(tmp_path / "none" / "s.jsonl", {}):
+    with pytest.raises(QkeditError, match="cannot be written"), ResultsFile(tmp_path / "none" / "s.jsonl", {}):
         pass
 
 

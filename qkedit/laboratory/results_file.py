@@ -1,6 +1,6 @@
-"""The file that a sweep writes as it goes, so that a broken one goes on where it stopped.
+"""The file that an experiment writes as it goes, so that a broken one goes on where it stopped.
 
-JSON lines: the sweep's settings first, then one line a result, with the answers themselves, so that everything can be
+JSON lines: the experiment's settings first, then one line a result, with the answers themselves, so that all can be
 scored again. One process writes, and every line is on the disk before the next; what a kill leaves of a last line is
 cut off and done again. A file of other settings is refused, never mixed.
 """
@@ -20,19 +20,19 @@ from qkedit.laboratory.answering import ExamAnswers
 from qkedit.laboratory.bench import Job, JobResult
 
 SCHEMA = 1
-KIND = "qkedit sweep"
+KIND = "qkedit laboratory"
 
 
-class SweepFile:
-    """Results of one sweep on disk; a context manager that holds the file alone.
+class ResultsFile:
+    """Results of one experiment on disk; a context manager that holds the file alone.
 
     Args:
         path: the file; made if there is none.
-        settings: of the sweep, as JSON can hold them.
+        settings: of the experiment, as JSON can hold them.
 
     Raises:
-        UsageError: the file is no sweep's, or that of another sweep.
-        QkeditError: another sweep is writing to it, it is damaged, or it cannot be written.
+        UsageError: the file is no experiment's, or that of another one.
+        QkeditError: another run is writing to it, it is damaged, or it cannot be written.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
@@ -49,7 +49,7 @@ class SweepFile:
         except BlockingIOError:
             self._close()
             raise QkeditError(
-                "another sweep is writing to it", where=str(self._path), remedy="wait for it, or name another file"
+                "another run is writing to it", where=str(self._path), remedy="wait for it, or name another file"
             ) from None
         except OSError as error:
             self._close()
@@ -98,7 +98,7 @@ class SweepFile:
             self._append(header)
             return
         lines = whole.splitlines()
-        # Whatever is not a sweep's file is left as it is.
+        # Whatever is not an experiment's file is left as it is.
         self._check_header(_parsed(lines[0]) if lines else {})
         self._file.truncate(len(whole))
         for number, line in enumerate(lines[1:], start=2):
@@ -112,14 +112,14 @@ class SweepFile:
                 )
             except (KeyError, TypeError) as error:
                 raise QkeditError(
-                    "is no result of a sweep",
+                    "is no result of an experiment",
                     where=f"{self._path}, line {number}",
-                    remedy="remove the line, and its cell is done again",
+                    remedy="remove the line, and its arm is done again",
                 ) from error
 
     def _check_header(self, header: dict[str, Any]) -> None:
         if header.get("kind") != KIND or not isinstance(header.get("settings"), dict):
-            raise UsageError("is no file of a sweep", where=str(self._path), remedy="name another with --out")
+            raise UsageError("is no file of an experiment", where=str(self._path), remedy="name another with --out")
         if header.get("schema") != SCHEMA:
             raise UsageError(
                 f"was written with schema {header.get('schema')}",
@@ -130,7 +130,7 @@ class SweepFile:
         different = [name for name in {**self._settings, **found} if found.get(name) != self._settings.get(name)]
         if different:
             raise UsageError(
-                f"holds another sweep, with other {', '.join(different)}",
+                f"holds another experiment, with other {', '.join(different)}",
                 where=str(self._path),
                 remedy="name another file with --out, or repeat the settings it was begun with",
             )

@@ -1,0 +1,73 @@
+"""Do the jobs that are not done yet, and keep what comes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from qkedit.laboratory.arms import Arm
+from qkedit.laboratory.bench import Job, JobResult, Subject
+from qkedit.laboratory.exam import Exam, ExamRange
+from qkedit.laboratory.measures import Outcome
+from qkedit.laboratory.results_file import ResultsFile
+from qkedit.laboratory.scoring import scored
+from qkedit.laboratory.workers import run_jobs
+
+# Told how many of the jobs are done.
+Watch = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Results by arm and scenes; scored when they are asked for, since scored items take far more memory.
+
+    Attributes:
+        results: by the arm's name and the scenes.
+        resumed: how many an earlier run had left.
+    """
+
+    results: Mapping[tuple[str, ExamRange], JobResult]
+    resumed: int
+
+    def outcome(self, arm: Arm, exam: Exam, scenes: ExamRange) -> Outcome:
+        """Return an arm's scores on the exam about these scenes."""
+        return scored(arm, exam, self.results[arm.name, scenes])
+
+
+def answered(
+    subject: Subject,
+    jobs: Sequence[Job],
+    workers: int,
+    file: ResultsFile | None = None,
+    watch: Watch | None = None,
+) -> Answered:
+    """Return the results of all jobs, of which only those are run that the file does not hold.
+
+    Args:
+        subject: the model.
+        jobs: what to do.
+        workers: processes.
+        file: where results are kept; None keeps them in memory alone.
+        watch: told how many are done.
+
+    Raises:
+        QkeditError: an arm does not fit the model, or the file cannot be written.
+    """
+    results: dict[tuple[str, ExamRange], JobResult] = {}
+    missing = []
+    for job in jobs:
+        known = file.result(job) if file is not None else None
+        if known is None:
+            missing.append(job)
+        else:
+            results[job.arm.name, job.scenes] = known
+    resumed = len(results)
+    if watch is not None:
+        watch(resumed, len(jobs))
+    for job, result in run_jobs(subject, missing, workers):
+        if file is not None:
+            file.add(job, result)
+        results[job.arm.name, job.scenes] = result
+        if watch is not None:
+            watch(len(results), len(jobs))
+    return Answered(results, resumed)
