@@ -60,8 +60,8 @@ def attach(
 def _check_against_model(plugins: tuple[PluginSettings, ...], directory: Path) -> None:
     """Raise QkeditError for settings that the plug-ins would refuse on this model."""
     from qkedit.plugins.grid_layouts import layout_of
-    from qkedit.plugins.layer_ranges import model_layers
     from qkedit.plugins.settings import make_plugins
+    from qkedit.selection import select_layers
 
     config = _config(directory)
     layout_of(config)
@@ -69,7 +69,7 @@ def _check_against_model(plugins: tuple[PluginSettings, ...], directory: Path) -
     for plugin in make_plugins(plugins):
         for option in ("layers", "diagnosis"):
             if isinstance(text := getattr(plugin, option, None), str):
-                model_layers(text, layers, f"{plugin.name} {option}")
+                select_layers(text, layers, where=f"{plugin.name} {option}")
 
 
 def _config(directory: Path) -> Any:

@@ -222,7 +222,7 @@ def _compare(
 
 
 def _title(inspection: Inspection) -> str:
-    from qkedit.steering.selection import describe
+    from qkedit.selection import describe
 
     layers = [layer.layer for layer in inspection.layers]
     return f"{inspection.model}: query-key spectra of layer{'s' if len(layers) > 1 else ''} {describe(layers)}"

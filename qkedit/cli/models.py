@@ -41,7 +41,7 @@ def _list(output: Output) -> None:
 
     from qkedit.checkpoint.description import known_families
     from qkedit.checkpoint.presets import presets
-    from qkedit.steering.selection import middle_layers
+    from qkedit.selection import middle_layers
 
     families = known_families()
     family_table = _table("family", "model type", "form", "norm", "positions")

@@ -91,7 +91,7 @@ def _run(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
 
 def print_report(output: Output, report: SteerReport) -> None:
     """Print what a run did: the end of `steer` and of `apply`."""
-    from qkedit.steering.selection import describe
+    from qkedit.selection import describe
 
     for sentence in report.warnings:
         output.warn(sentence)
@@ -146,7 +146,7 @@ def _print_plan(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from qkedit.steering.selection import describe
+    from qkedit.selection import describe
 
     disk = plan.bytes_to_write if target.layout == "delta" else plan.checkpoint.kept_bytes
     free = _free_bytes(target.out)

@@ -29,9 +29,9 @@ from qkedit.errors import UsageError
 from qkedit.plugins.depth import DEFAULT_DEPTH_MODEL, DEPTH_FILE_ENDINGS, DepthModel, checked_depth, read_depth
 from qkedit.plugins.depth_grid import WHOLE
 from qkedit.plugins.depth_views import CROPPED_OR_PADDED, View, as_picture, depth_on_grid, region_of_view, views
-from qkedit.plugins.layer_ranges import described, layer_numbers, model_layers
 from qkedit.plugins.mixing import Kernel, mixing_weights, standardized
 from qkedit.plugins.refinement import CacheRefinement, Refinement
+from qkedit.selection import check_layers, select_layers
 
 if TYPE_CHECKING:
     from qkedit.plugins.parts import ModelParts
@@ -85,7 +85,7 @@ class DSCR:
                     remedy=f"give {' or '.join(get_args(hint))}",
                 )
         if self.layers is not None:
-            layer_numbers(self.layers, "dscr layers")
+            check_layers(self.layers, "dscr layers")
         if not 0 <= self.blend <= 1:
             raise UsageError(f"{self.blend} is no share", where="dscr blend", remedy="give a number from 0 to 1")
         for option in ("depth_sigma", "place_sigma"):
@@ -112,14 +112,9 @@ class BoundDSCR:
         self._settings = settings
         self._parts = parts
         count = len(parts.layers)
-        chosen = model_layers(settings.layers or f"{count // 4}-{count - 1}", count, "dscr layers")
-        self.layers = tuple(layer for layer in chosen if layer in parts.attending)
-        if not self.layers:
-            raise UsageError(
-                "none of these layers has keys",
-                where="dscr layers",
-                remedy=f"choose among {described(parts.attending)}",
-            )
+        self.layers = select_layers(
+            settings.layers or f"{count // 4}-{count - 1}", count, parts.attending, "dscr layers"
+        )
         self._estimates: OrderedDict[bytes, Tensor] = OrderedDict()
         # Read once and at once: a missing file is to be known before a request comes.
         self._maps = _maps_at_hand(settings.depth)

@@ -19,13 +19,13 @@ from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from qkedit.errors import UnsupportedForm, UsageError
-from qkedit.plugins.layer_ranges import layer_numbers, model_layers
+from qkedit.errors import UsageError
 from qkedit.plugins.parts import ModelParts
 from qkedit.plugins.prefill import Prefill
 from qkedit.plugins.scr_diagnosis import ImageChoices, diagnose, image_keys
 from qkedit.plugins.scr_redistribution import Redistribution
 from qkedit.plugins.sources import Claim
+from qkedit.selection import check_layers, select_layers
 
 # Images whose sources are remembered, where that is switched on.
 REMEMBERED = 1000
@@ -36,8 +36,8 @@ class SCR:
     """Settings of SCR.
 
     Attributes:
-        layers: after which decoder layers states are redistributed, such as "0-15"; by default the first half,
-            0 … ⌊L/2 + ½⌋ − 1 of L layers, which is not the published range of every model (see the presets).
+        layers: after which decoder layers states are redistributed, such as "0-15" or "mid"; by default the first
+            half, 0 … ⌊L/2 + ½⌋ − 1 of L layers, which is not the published range of every model (see the presets).
         diagnosis: in which layers attention is scored; by default ⌊L/4 + ½⌋ … ⌊L/2 + ½⌋, 8-16 of 32.
         sources: how many cells are candidates, K.
         per: whether K is counted for each grid (a tile, a thumbnail, a coarse and a fine grid are one each) or for all
@@ -74,7 +74,7 @@ class SCR:
         """Check the settings in themselves. Raises UsageError."""
         for option in ("layers", "diagnosis"):
             if getattr(self, option) is not None:
-                layer_numbers(getattr(self, option), f"scr {option}")
+                check_layers(getattr(self, option), f"scr {option}")
         if self.sources < 1:
             raise UsageError(f"{self.sources} sources share nothing", where="scr sources", remedy="give 1 or more")
         if not (math.isfinite(self.factor) and self.factor >= 1):
@@ -91,25 +91,14 @@ class SCR:
         """Fill in the layers that depend on the model.
 
         Raises:
-            UsageError: a layer is beyond the model.
-            UnsupportedForm: no layer of the diagnosis computes attention.
+            UsageError: a layer is beyond the model, or no layer of the diagnosis computes attention.
         """
         count = len(parts.layers)
-        half = math.floor(count / 2 + 0.5)
-        edited = tuple(range(max(half, 1))) if self.layers is None else model_layers(self.layers, count, "scr layers")
-        if self.diagnosis is None:
-            last = min(half, count - 1)
-            scored = tuple(range(min(math.floor(count / 4 + 0.5), last), last + 1))
-        else:
-            scored = model_layers(self.diagnosis, count, "scr diagnosis")
-        attending = tuple(layer for layer in scored if layer in parts.attending)
-        if not attending:
-            raise UnsupportedForm(
-                f"layers {scored[0]} to {scored[-1]} compute no attention",
-                where="scr diagnosis",
-                remedy=f"name some of layers {', '.join(map(str, parts.attending))}",
-            )
-        return BoundSCR(self, edited, attending)
+        quarter, half = math.floor(count / 4 + 0.5), math.floor(count / 2 + 0.5)
+        last = min(half, count - 1)
+        edited = select_layers(self.layers or f"0-{max(half, 1) - 1}", count, where="scr layers")
+        diagnosis = self.diagnosis or f"{min(quarter, last)}-{last}"
+        return BoundSCR(self, edited, select_layers(diagnosis, count, parts.attending, "scr diagnosis"))
 
 
 class BoundSCR:

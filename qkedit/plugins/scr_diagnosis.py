@@ -14,10 +14,10 @@ from torch import Tensor
 from qkedit.errors import UsageError
 from qkedit.plugins.attention import AttentionRecorder, Reading, recording
 from qkedit.plugins.grid import Grid, ImageExtent
-from qkedit.plugins.layer_ranges import described
 from qkedit.plugins.prefill import Prefill
 from qkedit.plugins.protocol import Span
 from qkedit.plugins.sources import Choice, choose
+from qkedit.selection import describe
 
 if TYPE_CHECKING:
     from qkedit.plugins.scr import SCR
@@ -85,7 +85,7 @@ def diagnose(
     if by_attention and recorder.scores.keys() != recorder.layers:
         missing = sorted(recorder.layers - recorder.scores.keys())
         raise UsageError(
-            f"layers {described(tuple(missing))} showed no attention", where="scr diagnosis", remedy="leave them out"
+            f"layers {describe(missing)} showed no attention", where="scr diagnosis", remedy="leave them out"
         )
     scores = recorder.mean()
     draws: dict[int, ImageChoices] = {}

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from qkedit.plugins.layer_ranges import described
 from qkedit.plugins.prefill import Prefill
 from qkedit.plugins.protocol import RequestEdit, Span
 from qkedit.plugins.scr_diagnosis import CellNorms, Diagnosis, ImageChoices
+from qkedit.selection import describe
 
 if TYPE_CHECKING:
     from qkedit.plugins.scr import SCR
@@ -62,8 +62,8 @@ class Redistribution(RequestEdit):
             "neighbours": sum(len(choice.neighbours) for choice in every),
             "grids": len(every),
             "grids_without_sources": sum(not choice.sources for choice in every),
-            "layers": described(self._edited),
-            "diagnosis": described(self._scored) if self._settings.selection == "attention" else None,
+            "layers": describe(self._edited),
+            "diagnosis": describe(self._scored) if self._settings.selection == "attention" else None,
             "images_remembered": self._diagnosis.remembered,
             "norm_ratio": {
                 layer: float(after[layer].sum() / before[layer].sum().to(after[layer].device))

@@ -9,7 +9,7 @@ from importlib.resources import files
 from qkedit.report.charts import curves, heat_map, share_bars
 from qkedit.report.summary import SpectrumRow, layer_row, offset_text, rows_of
 from qkedit.report.table import inline_spectrum
-from qkedit.steering.selection import describe
+from qkedit.selection import describe
 from qkedit.steering.spectra import Inspection
 from qkedit.steering.suggestion import Suggestion
 

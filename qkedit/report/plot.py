@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qkedit.report.pictures import encoded, require_matplotlib
 from qkedit.report.summary import layer_row, offset_text
-from qkedit.steering.selection import describe
+from qkedit.selection import describe
 from qkedit.steering.spectra import Inspection
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from statistics import mean
 from typing import Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint
+from qkedit.selection import describe
 from qkedit.steering.manifest import MANIFEST_FILE
-from qkedit.steering.selection import describe
 
 CARD_FILE = "README.md"
 BASE_CARD_FILE = "README.base.md"

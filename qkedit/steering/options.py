@@ -19,7 +19,7 @@ class SteerOptions:
     """Which heads of which layers, what to suppress in them, and how to calculate.
 
     Attributes:
-        layers: see `qkedit.steering.selection` for the grammar.
+        layers: see `qkedit.selection` for the grammar.
         heads: likewise; the same query heads in every layer.
         suppression: what to suppress.
         compute_dtype: arithmetic of the write-back; the small cores are float64 in any case.

@@ -9,8 +9,8 @@ from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.layers import AttentionLayer, AttentionStack, attention_stack
 from qkedit.checkpoint.resolve import resolve
+from qkedit.selection import select_heads, select_layers
 from qkedit.steering.options import SteerOptions
-from qkedit.steering.selection import select_heads, select_layers
 
 
 @dataclass(frozen=True)

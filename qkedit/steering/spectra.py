@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qkedit.checkpoint.heads import AttentionLayer
 from qkedit.errors import UsageError
+from qkedit.selection import describe
 from qkedit.spectral.factors import NonFiniteWeightError
 from qkedit.spectral.options import Suppression
 from qkedit.spectral.product import QKProduct
@@ -25,7 +26,6 @@ from qkedit.steering.pipeline import in_background
 from qkedit.steering.plan import SteerPlan
 from qkedit.steering.positions import rotary_positions
 from qkedit.steering.progress import Progress, Silent
-from qkedit.steering.selection import describe
 from qkedit.steering.stream import LayerWeights, head_rows, non_finite_weights, read_tensor
 from qkedit.steering.workers import Workers, workers
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, median, quantiles
 from typing import Any
 
-from qkedit.steering.selection import describe
+from qkedit.selection import describe
 from qkedit.steering.spectra import HeadSpectrum, Inspection
 
 FENCE = 1.5

@@ -95,7 +95,7 @@ def test_a_mix_of_everything_is_warned_of(options: dict[str, Any], warned: list[
         ({"depth": torch.zeros(3)}, "shape"),
         ({"depth": [torch.full((4, 4), float("nan"))]}, "finite"),
         ({"depth": "no/such/depth.npy"}, "no/such/depth.npy"),
-        ({"layers": "0,2"}, "none of these layers has keys"),
+        ({"layers": "0,2"}, "no layer with a query-key product"),
         ({"layers": "3-4"}, "layers 0 to 3"),
     ],
 )

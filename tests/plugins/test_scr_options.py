@@ -9,13 +9,13 @@ import torch
 
 import qkedit
 from qkedit import SCR
-from qkedit.errors import UnsupportedForm, UsageError
+from qkedit.errors import UsageError
 from qkedit.plugins import scr
-from qkedit.plugins.layer_ranges import described, layer_numbers
 from qkedit.plugins.parts import model_parts
 from qkedit.plugins.protocol import Span
 from qkedit.plugins.scr_diagnosis import image_keys, query_columns
 from qkedit.plugins.scr_redistribution import norm_entropy
+from qkedit.selection import describe
 from tests.plugins.probes import Probe
 from tests.plugins.test_prefill import assert_same, generated
 from tests.plugins.tiny_requests import IMAGE, Prompt, model, request, two_prompts
@@ -52,14 +52,14 @@ def test_default_layers_are_the_first_half_and_the_second_quarter(count, edited,
         attending=tuple(range(count)),
     )
     bound = SCR().bind(parts)
-    assert (described(bound.edited), described(bound.scored)) == (edited, scored)
+    assert (describe(bound.edited), describe(bound.scored)) == (edited, scored)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"layers": "3-1"}, "names no layers"),
-        ({"diagnosis": "first"}, "names no layers"),
+        ({"layers": "3-1"}, "runs backwards; write 1-3"),
+        ({"diagnosis": "first"}, "cannot be read"),
         ({"sources": 0}, "0 sources"),
         ({"factor": 0.9}, "0.9 is no factor"),
         ({"factor": math.nan}, "no factor"),
@@ -78,17 +78,15 @@ def test_wrong_settings_are_refused_before_any_model_is_there(settings, message)
 def test_layers_without_attention_are_left_out_or_refused():
     parts = model_parts(model("qwen3.5"))  # every second layer attends
     assert SCR(diagnosis="0-3").bind(parts).scored == (1, 3)
-    with pytest.raises(UnsupportedForm, match=r"compute no attention.*1, 3"):
+    with pytest.raises(UsageError, match=r"no layer with a query-key product; choose among 1, 3"):
         SCR(diagnosis="2").bind(parts)
 
 
-def test_layer_numbers():
-    assert layer_numbers(" 3, 0-1 ,7", "here") == (0, 1, 3, 7)
-    assert layer_numbers("all", "here") is None
-    assert described((0, 1, 2, 4, 7, 8)) == "0-2,4,7-8"
-    for wrong in ("", "1-", "-1", "2-1", "1;2", "0x1"):
-        with pytest.raises(UsageError, match="here"):
-            layer_numbers(wrong, "here")
+def test_layers_are_named_as_everywhere():
+    """Fractions and the middle are known once the model is."""
+    parts = model_parts(model("llava"))
+    bound = SCR(layers="mid", diagnosis="0.5-1").bind(parts)
+    assert (bound.edited, bound.scored) == ((1, 2, 3), (2, 3))
 
 
 def test_text_behind_an_image_is_all_that_belongs_to_no_image():
