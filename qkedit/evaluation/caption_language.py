@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from qkedit.errors import QkeditError
+from qkedit.evaluation import caption_tags
 from qkedit.evaluation.caption_tokens import REMEMBERED, Tokenizer
 
 # A word and a part of speech (`n`, `v`, `a` or `r`) → its lemma.
@@ -145,15 +146,10 @@ def _tagger() -> Callable[[Sequence[str]], list[str]]:
     from nltk.tag import PerceptronTagger
 
     try:
-        perceptron = PerceptronTagger()
+        return caption_tags.tagger(PerceptronTagger())
     except LookupError:
         name = "averaged_perceptron_tagger_eng"
         raise _missing(f"tagger {name}", name) from None
-
-    def tags(tokens: Sequence[str]) -> list[str]:
-        return [tag for _, tag in perceptron.tag(tokens)]
-
-    return tags
 
 
 @cache

@@ -47,11 +47,12 @@ def load_questions(
         UsageError: there is no such split or variant.
         QkeditError: a file is missing or broken.
     """
-    synonyms = load_synonyms(data)
-    truth = load_truth(data, split, synonyms, _lazily(lambda: reader(synonyms, variant, data)))
+    directory = data.parent if data.is_file() else data
+    synonyms = load_synonyms(directory)
+    truth = load_truth(data, split, synonyms, _lazily(lambda: reader(synonyms, variant, directory)))
     if write_truth is not None:
         save_truth(truth, write_truth)
-    fields = {"synonyms": synonyms, "data": data}
+    fields = {"synonyms": synonyms, "data": directory}
     return tuple(
         Question(image, shown.image, PROMPT, shown.objects, group=image, fields=fields)
         for image, shown in sorted(truth.items(), key=lambda entry: (len(entry[0]), entry[0]))
@@ -59,13 +60,8 @@ def load_questions(
 
 
 def load_synonyms(data: Path) -> Synonyms:
-    """Return CHAIR's table of synonyms in a data directory, or beside a file of truth.
-
-    Raises:
-        QkeditError: there is none.
-    """
-    directory = data.parent if data.is_file() else data
-    return read_synonyms(required(directory, ("synonyms.txt",), PLACES, _PUBLISHED))
+    """Return CHAIR's table of synonyms in a data directory. Raises QkeditError when there is none."""
+    return read_synonyms(required(data, ("synonyms.txt",), PLACES, _PUBLISHED))
 
 
 def load_answers(file: Path) -> tuple[Answer, ...]:

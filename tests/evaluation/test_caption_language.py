@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkedit.errors import QkeditError
-from qkedit.evaluation import caption_language
+from qkedit.evaluation import caption_language, caption_tags
 from qkedit.evaluation.caption_tokens import Tokenizer
 
 # What sentence splitting and the word tokenizer's expressions are about, beside plain words.
@@ -53,6 +53,25 @@ def test_tokens_are_those_of_word_tokenize(language: Path, pieces: list[tuple[st
 
     text = "".join(piece + gap for piece, gap in pieces)
     assert caption_language.tokenizer(language)(text) == word_tokenize(text)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.one_of(_PIECES, st.sampled_from(["Two", "dogs", "sitting", "set", "left", "run"])), max_size=12))
+def test_tags_are_those_of_pos_tag(language: Path, tokens: list[str]) -> None:
+    from nltk import pos_tag
+
+    tags = caption_language.tagger(language)
+    assert tags(tokens) == [tag for _, tag in pos_tag(tokens)]
+
+
+def test_among_equals_the_last_label_wins_and_the_order_of_addends_is_kept() -> None:
+    weights = {"a": {"X": 1.0, "Y": 1.0}, "b": {"X": 1e16}, "c": {"X": -1e16}, "d": {"Y": 0.5}, "e": {"X": 1.0}}
+    predict = caption_tags._predictor(weights, {"X", "Y", "Z"})
+    assert predict({"a": 1}) == ("Y", None)
+    assert predict({"unknown": 1}) == ("Z", None)
+    # 1 + 1e16 − 1e16 is 0 and less than 0.5; 1e16 − 1e16 + 1 is 1 and more.
+    assert predict({"e": 1, "b": 1, "c": 1, "d": 1}) == ("Y", None)
+    assert predict({"b": 1, "c": 1, "e": 1, "d": 1}) == ("X", None)
 
 
 class _Counting:

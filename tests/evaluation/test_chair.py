@@ -139,17 +139,9 @@ def test_questions_are_the_images_whose_objects_are_known(data: Path) -> None:
     assert (second.id, second.truth, second.group) == ("12", ("person", "cup"), "12")
     assert first.prompt == "Please describe this image in detail."
     # One file of truth with the table beside it does as well.
-    assert chair.load_questions(data / "chair" / "mine_gt_objects.json") == tuple(
-        Question(
-            one.id,
-            one.image,
-            one.prompt,
-            one.truth,
-            one.group,
-            {**one.fields, "data": data / "chair" / "mine_gt_objects.json"},
-        )
-        for one in (first, second)
-    )
+    beside = chair.load_questions(data / "chair" / "mine_gt_objects.json")
+    assert [(question.id, question.truth) for question in beside] == [("5", ("dog",)), ("12", ("person", "cup"))]
+    assert beside[0].fields["data"] == data / "chair"
 
 
 def test_files_of_truth_are_splits_that_may_not_disagree(data: Path) -> None:
