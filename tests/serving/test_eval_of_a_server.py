@@ -1,0 +1,46 @@
+"""`qkedit eval --endpoint` asked of `qkedit serve` gives what the model gives in the same process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qkedit.demo.files import write_scenes
+from qkedit.demo.scenes import make_scenes
+from tests.cli.command import qkedit
+from tests.serving.server_process import serving
+
+KEY = "a key"
+LOCAL = ("--device", "cpu", "--dtype", "float32")
+
+
+def answers(out: Path) -> dict[str, str]:
+    lines = (out / "answers" / "pope.random.jsonl").read_text("utf-8").splitlines()
+    return {row["id"]: row["answer"] for row in map(json.loads, lines)}
+
+
+def test_a_server_answers_as_its_model_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_scenes(list(make_scenes(2, seed=1)), tmp_path / "scenes")
+    request = ("--data", tmp_path / "scenes", "--images", tmp_path / "scenes" / "images", "-b", "pope.random")
+    request = (*request, "--limit", "5", "--max-new-tokens", "4", "--json")
+    plugin = ("--plugin", "scr:layers=0-1,sources=4")
+    local = qkedit("eval", "demo", *request, *LOCAL, *plugin, "--out", tmp_path / "local")
+    assert local.code == 0, local.stdout
+    with serving(tmp_path, "demo", *LOCAL, *plugin, environment={"QKEDIT_API_KEY": KEY}) as server:
+        served = ("eval", "--endpoint", server.url, *request, "--concurrency", "2", "--out", tmp_path / "served")
+        monkeypatch.delenv("QKEDIT_API_KEY", raising=False)
+        refused = qkedit(*served)
+        assert refused.code == 1
+        assert "refuses the key (401" in refused.document["error"]["what"]
+        assert not (tmp_path / "served").exists()
+        monkeypatch.setenv("QKEDIT_API_KEY", KEY)
+        document = qkedit(*served).document
+        again = qkedit(*served).document
+    assert (document["status"], document["asked"], again["asked"]) == ("done", 5, 0)
+    assert document["run"]["endpoint"] == server.url
+    assert "no hash of the weights" in document["warnings"][0]
+    assert answers(tmp_path / "served") == answers(tmp_path / "local")
+    assert document["results"] == local.document["results"]
+    assert KEY not in (tmp_path / "served" / "result.json").read_text("utf-8")
