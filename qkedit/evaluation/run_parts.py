@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,8 @@ class Part:
         questions: what is asked.
         max_new_tokens: longest answer.
         score: the scores of answers to these questions.
+        chosen_by_images: whether only those are asked whose image is there, as the truth is known of far more images
+            than anybody shows (CHAIR without a split: of all of COCO).
     """
 
     benchmark: str
@@ -33,6 +35,7 @@ class Part:
     questions: tuple[Question, ...]
     max_new_tokens: int
     score: Callable[[Sequence[Question], Sequence[Answer]], Sequence[Score]]
+    chosen_by_images: bool = False
 
     @property
     def name(self) -> str:
@@ -68,9 +71,26 @@ def parts_of(
             benchmark.load_questions(data, split),
             max_new_tokens or benchmark.max_new_tokens,
             partial(benchmark.scores, split=split),
+            chosen_by_images=benchmark.name == "chair" and split is None,
         )
         for split in splits or benchmark.splits_in(data)
     )
+
+
+def cut(part: Part, images: Path, limit: int | None) -> Part:
+    """Return a part with the questions that are to be asked.
+
+    Args:
+        part: with all of its questions.
+        images: the directory of the images.
+        limit: the first so many; None for all.
+    """
+    questions = part.questions
+    if part.chosen_by_images:
+        there = tuple(question for question in questions if _image_file(images, question).is_file())
+        # Where none is there, all are missing, and that is said.
+        questions = there or questions
+    return replace(part, questions=questions[:limit])
 
 
 def asks_of(part: Part, images: Path, prompt: str | None = None) -> Iterator[Ask]:

@@ -17,7 +17,7 @@ from typing import Any
 from qkedit.evaluation.answering import Answerer, Ask
 from qkedit.evaluation.records import Answer, Score, score_as_dict
 from qkedit.evaluation.run_files import RunFiles
-from qkedit.evaluation.run_parts import Part, asks_of, check_images, check_scoring
+from qkedit.evaluation.run_parts import Part, asks_of, check_images, check_scoring, cut
 
 NO_HASH = "the result holds no hash of the weights, since an endpoint does not tell which it serves"
 
@@ -78,7 +78,7 @@ def evaluate(
         UsageError: the prompt asks the same of different questions, or `out` holds something else.
         QkeditError: an image is missing, the model cannot answer, or a file cannot be read or written.
     """
-    parts = [replace(part, questions=part.questions[:limit]) for part in parts]
+    parts = [cut(part, images, limit) for part in parts]
     asks = [ask for part in parts for ask in asks_of(part, images, prompt)]
     check_images(asks)
     for part in parts:

@@ -251,6 +251,17 @@ def test_missing_images_are_named_before_anything_is_done(images: Path) -> None:
     run(Oracle(), write_images(images), limit=2)
 
 
+def test_images_may_choose_the_questions(images: Path) -> None:
+    open_part = replace(part(), chosen_by_images=True)
+    (images / "1.png").unlink()
+    run(oracle := Oracle(), images, open_part, limit=3)
+    assert [ask.id for ask in oracle.asked] == ["0", "1", "4"]
+    for file in images.iterdir():
+        file.unlink()
+    with pytest.raises(QkeditError, match="the first of 3 of 3"):
+        run(Oracle(), images, open_part, out="other")
+
+
 def test_images_in_the_folder_of_their_task(images: Path) -> None:
     (images / "count").mkdir()
     (images / "0.png").rename(images / "count" / "0.png")
