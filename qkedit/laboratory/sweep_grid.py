@@ -105,6 +105,8 @@ class SweepSettings:
             raise UsageError("each half needs two scenes", where="--scenes", remedy="give 4 or more, such as 500")
         if self.seeds < 1:
             raise UsageError("no cell would have a control", where="--seeds", remedy="give 1 or more, such as 5")
+        if self.control == "none":
+            raise UsageError("no cell would have a control", where="--control", remedy="take index or norm")
         for cell in self.cells():
             cell.controls(self.control, 1)  # refuses a control that the channel has not
 

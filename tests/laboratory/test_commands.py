@@ -1,0 +1,178 @@
+"""`qkedit demo` and `qkedit sweep` as a user calls them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from qkedit.demo.scenes import with_article
+from qkedit.laboratory import answered, measures
+from qkedit.laboratory.answering import ExamAnswers
+from qkedit.laboratory.bench import Job, JobResult, Subject
+from qkedit.laboratory.exam import make_exam
+from tests.cli.command import qkedit
+
+exam_about = cache(make_exam)
+SMALL = ("--scenes", "6", "--seeds", "2", "--workers", "1")
+
+
+def pretend(subject: Subject, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:
+    """Answers without a model: some scenes get an invention, how many depends on the arm."""
+    for job in jobs:
+        exam = exam_about(job.scenes)
+        invented = sum(map(ord, job.arm.name)) % len(exam.scenes)
+        captions = []
+        for place, scene in enumerate(exam.scenes):
+            absent = next(kind for kind in ("plate", "boat", "tree", "car") if kind not in scene.kinds)
+            captions.append(scene.caption + (f" And {with_article(absent)}." if place < invented else ""))
+        texts = tuple("Yes." if (place + invented) % 3 else "No." for place in range(len(exam.asked)))
+        edits = (0.5, 0.25) if job.arm.steer is not None else (None, None)
+        yield job, JobResult(ExamAnswers(tuple(captions), texts), 1.0, *edits)
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answered, "run_jobs", pretend)
+    monkeypatch.setattr(measures, "RESAMPLES", 100)
+
+
+@pytest.fixture(autouse=True)
+def in_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def test_demo_shows_every_arm_and_measure(pretended: None, tmp_path: Path) -> None:
+    result = qkedit("demo", *SMALL, "--plot", tmp_path / "demo.png")
+    assert result.code == 0
+    for name in ("base", "edited", "control, index", "control, norm", "SCR", "SCR, uniform", "DSCR", "edited + DSCR"):
+        assert f"\n{name} " in result.stdout
+    for title in ("CHAIR_s %", "CHAIR_i %", "recall %", "words", "Adversarial q.", "accuracy %", "F1 %", "HR %"):
+        assert title in result.stdout
+    tables = result.stdout.partition("In brackets")[0].splitlines()
+    assert max(map(len, tables)) <= 80
+    with Image.open(tmp_path / "demo.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_demo_as_json(pretended: None) -> None:
+    result = qkedit("demo", *SMALL, "--json", "--layers", "2-3", "--k", "2")
+    document = result.document
+    assert (document["command"], document["status"], document["layers"]) == ("demo", "done", [2, 3])
+    arms = {arm["name"]: arm for arm in document["arms"]}
+    assert arms["edited"]["arms"][0]["steer"]["k"] == 2
+    assert [arm["steer"]["seed"] for arm in arms["control, index"]["arms"]] == [0, 1]
+    assert arms["base"]["measures"]["chair_s"]["difference"] is None
+    figure = arms["SCR"]["measures"]["chair_s"]
+    assert figure["difference"]["value"] == pytest.approx(
+        figure["interval"]["value"] - arms["base"]["measures"]["chair_s"]["interval"]["value"]
+    )
+    assert set(arms["SCR"]["measures"]) == set(measures.MEASURES)
+
+
+def test_what_demo_saves_scores_and_compares_as_anything_else(pretended: None, tmp_path: Path) -> None:
+    place = tmp_path / "saved"
+    shown = qkedit("demo", *SMALL, "--save", place, "--json").document
+    values = {
+        arm["name"]: {name: figure["interval"]["value"] for name, figure in arm["measures"].items()}
+        for arm in shown["arms"]
+    }
+    compared = qkedit("compare", place / "base", place / "scr", "--json").document
+    found = {
+        (split["benchmark"], split["split"], metric["metric"]): (metric["a"], metric["b"])
+        for split in compared["results"]
+        for metric in split["differences"]
+    }
+    assert found["chair", None, "chair_s"] == (values["base"]["chair_s"], values["SCR"]["chair_s"])
+    assert found["pope", "popular", "hr"] == (values["base"]["hr_popular"], values["SCR"]["hr_popular"])
+    scored = qkedit(
+        "score",
+        "pope",
+        "--answers",
+        place / "edited" / "pope_random.jsonl",
+        "--data",
+        place / "scenes",
+        "--split",
+        "random",
+        "--json",
+    ).document
+    assert scored["results"][0]["metrics"]["accuracy"] == values["edited"]["accuracy_random"]
+    again = qkedit("demo", *SMALL, "--save", place)
+    assert again.code == 2
+    assert "exists" in again.sentence()
+
+
+def test_sweep_ranks_confirms_resumes_and_draws(pretended: None, tmp_path: Path) -> None:
+    request = (
+        "sweep",
+        *SMALL,
+        "--layers",
+        "2-3;4-5",
+        "--k",
+        "1,2",
+        "--no-worse",
+        "none",
+        "--out",
+        tmp_path / "s.jsonl",
+    )
+    first = qkedit(*request, "--plot", tmp_path / "s.svg")
+    assert first.code == 0
+    assert "4 cells by chair_s" in first.stdout
+    assert "Confirmed on 3 other scenes" in first.stdout
+    assert max(map(len, first.stdout.partition("In brackets")[0].splitlines())) <= 80
+    assert b"<svg" in (tmp_path / "s.svg").read_bytes()
+    document = qkedit(*request, "--json").document
+    assert document["resumed"] == 13
+    assert len(document["cells"]) == 4
+    best = document["cells"][0]
+    assert best["cell"] == document["winner"]
+    values = [cell["objective"]["interval"]["value"] for cell in document["cells"]]
+    assert values == sorted(values)
+    assert document["confirmation"]["to_controls"]["chair_s"]["value"] is not None
+    refused = qkedit(*request, "--objective", "chair_i")
+    assert refused.code == 2
+    assert "objective" in refused.sentence()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("demo", "--scenes", "1"),
+        ("demo", "--seeds", "0"),
+        ("demo", "--workers", "0"),
+        ("demo", "--layers", "9"),
+        ("demo", "--plot", "demo.txt"),
+        ("sweep", "--layers", "2-3;;"),
+        ("sweep", "--k", "many"),
+        ("sweep", "--channel", "sideways"),
+        ("sweep", "--residual", "2"),
+        ("sweep", "--objective", "beauty"),
+        ("sweep", "--no-worse", "beauty:1"),
+        ("sweep", "--control", "none"),
+        ("sweep", "--out", "sweep.csv"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_requests_are_one_sentence_before_any_work(wrong: tuple[str, ...], monkeypatch: Any) -> None:
+    def never(*arguments: Any) -> Any:
+        raise AssertionError("work was begun")
+
+    monkeypatch.setattr(answered, "run_jobs", never)
+    small = () if "--scenes" in wrong else ("--scenes", "4")
+    result = qkedit(*wrong, *small)
+    assert result.code == 2
+    assert result.sentence()
+
+
+def test_a_configuration_file_serves_both(pretended: None, tmp_path: Path) -> None:
+    (tmp_path / "laboratory.yaml").write_text("scenes: 4\nseeds: 1\nworkers: 1\nlayers: 2-3\nk: 3\n")
+    demo = qkedit("demo", "--config", tmp_path / "laboratory.yaml", "--json").document
+    assert demo["scenes"]["count"] == 4
+    sweep = qkedit("sweep", "--config", tmp_path / "laboratory.yaml", "--json").document
+    assert (sweep["settings"]["layers"], sweep["settings"]["ks"]) == (["2-3"], [3])
+    assert json.dumps(sweep)
