@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,7 @@ def read_truth(file: Path, synonyms: Synonyms) -> Truth:
             where=str(file),
             remedy="name the table of synonyms that belongs to it",
         )
-    return {image: ImageTruth(_file_name(image), _in_order(objects, synonyms)) for image, objects in shown.items()}
+    return {image: ImageTruth(_file_name(image), synonyms.in_order(objects)) for image, objects in shown.items()}
 
 
 def save_truth(truth: Truth, file: Path) -> None:
@@ -194,7 +194,7 @@ def build_truth(instances: Mapping[str, Any], captions: Mapping[str, Any], synon
                 f"is no COCO annotation file of {kind}", where=kind, remedy="download it from cocodataset.org"
             ) from None
     return {
-        image: ImageTruth(names.get(image) or _file_name(image), _in_order(shown[image], synonyms))
+        image: ImageTruth(names.get(image) or _file_name(image), synonyms.in_order(shown[image]))
         for image in {**names, **dict.fromkeys(shown, "")}
     }
 
@@ -212,11 +212,6 @@ def _add_categories(shown: dict[str, set[str]], instances: Mapping[str, Any], sy
         object_of[category["id"]] = synonyms.object_of[name]
     for annotation in instances["annotations"]:
         shown[str(annotation["image_id"])].add(object_of[annotation["category_id"]])
-
-
-def _in_order(objects: Collection[str], synonyms: Synonyms) -> tuple[str, ...]:
-    there = frozenset(objects)
-    return tuple(name for name in synonyms.objects if name in there)
 
 
 def _file_name(image: str) -> str:

@@ -8,8 +8,9 @@ word of their line, the object. The official rule takes singulars by the library
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from qkedit.errors import QkeditError, UsageError
@@ -72,6 +73,14 @@ class Synonyms:
 
     objects: tuple[str, ...] = field(repr=False)
     object_of: dict[str, str] = field(repr=False)
+
+    def in_order(self, objects: Iterable[str]) -> tuple[str, ...]:
+        """Return distinct objects in the table's order."""
+        return tuple(sorted(set(objects), key=self._places.__getitem__))
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.objects)}
 
 
 def synonyms_in(text: str) -> Synonyms:
