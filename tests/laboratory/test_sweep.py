@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -31,6 +34,7 @@ from qkedit.laboratory.sweep_grid import (
 )
 from qkedit.laboratory.sweep_setup import prepare
 
+ROOT = Path(__file__).resolve().parents[2]
 SCENES = ExamRange(40, seed=3)
 exam_about = cache(make_exam)
 
@@ -188,6 +192,32 @@ def test_a_broken_sweep_goes_on_where_it_stopped(pretended: Pretended, tmp_path:
     assert pretended.jobs == []
     assert again.as_dict() == whole.as_dict() | {"resumed": 13}
     assert path.read_bytes().splitlines() == lines
+
+
+def test_a_sweep_that_was_killed_goes_on_where_it_stopped(pretended: Pretended, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.jsonl"
+    killed = f"""
+import os, signal
+from pathlib import Path
+from qkedit.laboratory import answered
+from tests.laboratory.test_sweep import Pretended, ResultsFile, run, settings
+
+class Killed(Pretended):
+    def __call__(self, *request):
+        for done, result in enumerate(super().__call__(*request)):
+            if done == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield result
+
+answered.run_jobs = Killed({{}})
+with ResultsFile(Path({str(path)!r}), settings().as_dict()) as file:
+    run(settings(), file)
+"""
+    assert subprocess.run([sys.executable, "-c", killed], cwd=ROOT).returncode == -signal.SIGKILL
+    with ResultsFile(path, settings().as_dict()) as file:
+        report = run(settings(), file)
+    assert report.resumed == 3
+    assert len(pretended.jobs) == 13 - 3 + 4
 
 
 @pytest.mark.parametrize("changed", [{"weights": "1" * 64}, {"seeds": 3}, {"objective": "chair_i"}, {"guards": ()}])
