@@ -80,8 +80,6 @@ class Turn:
             self.failure = error
             raise
         except Exception as error:
-            if self._gone.is_set():  # what cancels a stream
-                raise
             logger.exception("an answer failed")
             self.failure = QkeditError(
                 f"the answer failed ({type(error).__name__})", remedy="see the server's log for the reason"
@@ -113,7 +111,7 @@ class Turn:
                 **{
                     **arguments,
                     "tokenizer": self._tokenizer,
-                    "streamer": None if streamer is None else _Tokens(streamer),
+                    "streamer": None if streamer is None else _Tokens(streamer, self._gone),
                     "stopping_criteria": StoppingCriteriaList(criteria),
                 }
             )
@@ -149,10 +147,19 @@ class _Said:
 
 
 class _Tokens:
-    """Hands tokens on to a streamer, but not their end: what is reported with it is not known before."""
+    """Hands tokens on to a streamer as long as somebody waits for them; not their end, whose report is still to come.
 
-    def __init__(self, streamer: Any) -> None:
-        self.put = streamer.put
+    What nobody waits for ends as an answer does. Put into a stream that was cancelled, it would end as a failure.
+    """
+
+    def __init__(self, streamer: Any, gone: threading.Event) -> None:
+        self._streamer = streamer
+        self._gone = gone
+
+    def put(self, value: Any) -> None:
+        """Take the prompt first, then each token."""
+        if not self._gone.is_set():
+            self._streamer.put(value)
 
     def end(self) -> None:
         """Wait for the report."""

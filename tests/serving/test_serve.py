@@ -18,6 +18,7 @@ import openai
 import pytest
 import torch
 from openai import OpenAI
+from PIL import Image
 
 from qkedit.plugins.attach import attach
 from qkedit.plugins.dscr import DSCR
@@ -185,7 +186,7 @@ def test_bad_requests_get_a_sentence_and_harm_nothing(client: OpenAI) -> None:
         (400, "no valid base64", {"messages": with_image("data:image/png;base64,***")}),
         (400, "no image of a format", {"messages": with_image("data:image/png;base64,AAAA")}),
         (400, "the image is broken", {"messages": with_image(broken)}),
-        (413, "pixels", {"messages": question("it", picture(1, 900, 600), picture(2, 900, 600))}),
+        (413, "pixels", {"messages": question("it", *[Image.new("RGB", (900, 600))] * 2)}),
         (413, "the body is longer", {"messages": question("it" * (1 << 20))}),
         (400, "4 images are more than the 3", {"messages": [{"role": "user", "content": [image] * 4}]}),
         (400, "more than the 1024", {"messages": question("is " * 2000)}),

@@ -1,0 +1,60 @@
+"""The benchmark of the server: what it sends is wrong every time, and what it prints is what it found."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from qkedit.serving.chat_request import parse_chat_request
+from qkedit.serving.conversations import check_text_length
+from qkedit.serving.image_policy import ImagePolicy
+from qkedit.serving.request_errors import RequestError
+from tests.scripts.loading import SCRIPTS, load_script
+from tests.serving.served_models import picture
+
+
+def answer(body: bytes) -> None:
+    """As far as a server goes before it asks the model. Raises what it would refuse by."""
+    document = json.loads(body)
+    if not isinstance(document, dict):
+        raise ValueError
+    policy = ImagePolicy()
+    request = parse_chat_request(document, model="it", plugins=("scr",), images=policy.limits.images)
+    policy.decoded([policy.encoded(image.url) for image in request.images])
+    check_text_length(request.texts, context=32_768, longest_token=64)
+
+
+def test_every_request_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))  # as Python itself does for a script
+    load_script("benchmark_serve")
+    from benchmarking.malformed import malformed  # type: ignore[import-not-found]
+    from benchmarking.servers import png, question  # type: ignore[import-not-found]
+
+    image = png(picture(1))
+    answer(json.dumps({"model": "it", "messages": question("what", image)}).encode())
+    bodies = list(malformed(64, "it", image))
+    assert len(set(bodies)) > 40
+    for body in bodies:
+        with pytest.raises((RequestError, ValueError, RecursionError)):
+            answer(body)
+
+
+def test_what_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = load_script("benchmark_serve")
+    trial = {"count": 9, "seconds": 1.25, "outcome": {"status 413": 9}, "before": 5_000_000, "after": 6_000_000}
+    timings = {"transformers serve": {"median": 0.2}, "qkedit serve, scr": {"median": 0.25}}
+    printed = script.markdown(
+        {
+            "cost": {"8": {"answer_tokens": 7, "same_answer": True, "timings": timings}},
+            "trials": {"bomb": [trial]},
+            "killed": {"seconds_to_start_again": 3.0, "same_answer": True},
+            "peak_bytes": 7_000_000,
+            "bomb_bytes": 291_273,
+            "same_answer_at_the_end": True,
+        }
+    )
+    assert "Up to 8 tokens (7 made, the same answer by both servers)" in printed
+    assert "| qkedit serve, scr | 250.0 | +50.0 | 1.250 |" in printed
+    assert "| bomb | 9 | status 413: 9 | 1.2 | 5.0 → 6.0 |" in printed
