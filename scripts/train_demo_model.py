@@ -18,7 +18,7 @@ import os
 import platform
 import shutil
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,25 @@ CURVE_EVERY = 50
 SAVE_EVERY = 250
 
 
-def train(stage: VisionStage | LanguageStage, work: Path, until: float) -> list[tuple[int, float]] | None:
-    """Run a stage from where it stopped; return its curve (step, mean loss), or None if time ran out."""
+@dataclass(frozen=True)
+class Trained:
+    """A finished stage: its curve (step, mean loss of the last 50) and the minutes that all its runs took."""
+
+    curve: list[tuple[int, float]]
+    minutes: float
+
+
+def train(stage: VisionStage | LanguageStage, work: Path, until: float) -> Trained | None:
+    """Run a stage from where it stopped; return None if time ran out."""
     state_file = work / f"{stage.name}.pt"
     optimizer = torch.optim.AdamW(stage.modules.parameters(), betas=(0.9, 0.98), weight_decay=0.05)
     curve: list[tuple[int, float]] = []
-    first = 0
+    first, seconds, started = 0, 0.0, time.monotonic()
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         stage.modules.load_state_dict(state["modules"])
         optimizer.load_state_dict(state["optimizer"])
-        curve, first = state["curve"], state["step"]
+        curve, first, seconds = state["curve"], state["step"], state["seconds"]
     losses: list[float] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("loss {task.fields[loss]:.3f}")) as progress:
@@ -71,10 +79,11 @@ def train(stage: VisionStage | LanguageStage, work: Path, until: float) -> list[
             progress.update(task, completed=done)
             if done % SAVE_EVERY == 0 or done == stage.steps:
                 state = {"modules": stage.modules.state_dict(), "optimizer": optimizer.state_dict()}
-                _save({**state, "curve": curve, "step": done}, state_file)
+                passed = seconds + time.monotonic() - started
+                _save({**state, "curve": curve, "step": done, "seconds": passed}, state_file)
             if time.monotonic() > until and done % SAVE_EVERY == 0:
                 return None
-    return curve
+    return Trained(curve, torch.load(state_file, weights_only=True)["seconds"] / 60)
 
 
 def _save(state: dict[str, Any], file: Path) -> None:
@@ -115,20 +124,19 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     same_settings(settings, options.work)
     torch.set_num_threads(options.threads)
-    started = time.monotonic()
-    until = started + 60 * options.minutes
+    until = time.monotonic() + 60 * options.minutes
 
     print("rendering scenes", flush=True)
     data = render(settings.scenes, settings.seed, options.threads)
     model = new_model(settings.seed)
-    curves = {}
+    finished: dict[str, Trained] = {}
     for stage_class in (VisionStage, LanguageStage):
         stage = stage_class(model, data, settings)
-        curve = train(stage, options.work, until)
-        if curve is None:
+        trained = train(stage, options.work, until)
+        if trained is None:
             print("time is up; run again to go on")
             return
-        curves[stage.name] = curve
+        finished[stage.name] = trained
     assert isinstance(stage, LanguageStage)
     held_out = render(options.held_out, HELD_OUT_SEED, options.threads)
     measured = {"loss": stage.loss_on(held_out), **report(model, options.held_out, held_out)}
@@ -137,9 +145,11 @@ def main() -> None:
         "settings": asdict(settings),
         "machine": f"{platform.processor() or platform.machine()}, {options.threads} threads",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "minutes": round((time.monotonic() - started) / 60, 1),
+        "minutes": {name: round(trained.minutes, 1) for name, trained in finished.items()},
         "held_out": {"scenes": options.held_out, "seed": HELD_OUT_SEED, **measured},
-        "curves": {name: [[step, round(loss, 4)] for step, loss in curve] for name, curve in curves.items()},
+        "curves": {
+            name: [[step, round(loss, 4)] for step, loss in trained.curve] for name, trained in finished.items()
+        },
         "sha256": shards,
     }
     write_text(options.work / "record.json", json.dumps(record, indent=1) + "\n")

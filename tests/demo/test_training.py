@@ -1,0 +1,141 @@
+"""The training script teaches what single requests ask, goes on where it stopped, and left the committed weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from qkedit.demo import demo_checkpoint
+from qkedit.demo.scenes import make_scenes
+from tests.scripts.loading import SCRIPTS, load_script
+
+TINY = ["--scenes", "96", "--vision-steps", "4", "--vision-batch", "32", "--language-steps", "4"]
+TINY += ["--language-batch", "32", "--held-out", "8", "--threads", "1"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scripts_on_the_path() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPTS))
+        yield
+
+
+def part(name: str) -> Any:
+    return import_module(f"demo_training.{name}")
+
+
+def test_a_packed_loss_is_that_of_single_requests() -> None:
+    """Oracle: the model itself on one picture and one turn at a time, with its own causal attention."""
+    data, stages = part("data"), part("stages")
+    rendered = data.RenderedScenes(
+        *(
+            np.stack([scene.image for scene in make_scenes(3, 5)]),
+            np.zeros((3, 64, 16), dtype=bool),
+            tuple(scene.kinds for scene in make_scenes(3, 5)),
+            tuple(scene.caption for scene in make_scenes(3, 5)),
+        )
+    )
+    model = part("checkpoint").new_model(1)
+    stage = stages.LanguageStage(model, rendered, stages.Settings())
+    packed = stage._packer(list(rendered.kinds), list(rendered.captions), np.random.default_rng(0))
+    with torch.no_grad():
+        fast = stage._loss(rendered, stage._features, np.arange(3), np.random.default_rng(0))
+
+    model.set_attn_implementation({"text_config": "sdpa"})
+    lengths = [packed.layout.caption] + [packed.layout.question] * data.QUESTIONS
+    prefix = packed.layout.prefix
+    losses: list[torch.Tensor] = []
+    for row in range(3):
+        first = prefix
+        for length in lengths:
+            ids = torch.cat([packed.input_ids[row, :prefix], packed.input_ids[row, first : first + length]])
+            labels = packed.labels[row, first : first + length]
+            with torch.no_grad():
+                logits = model(
+                    input_ids=ids[None], pixel_values=data.pixel_values(rendered.images[row : row + 1])
+                ).logits
+            answered = labels != data.IGNORED
+            losses.append(functional.cross_entropy(logits[0, prefix:][answered], labels[answered], reduction="none"))
+            first += length
+    # Features are kept in bfloat16.
+    assert float(fast) == pytest.approx(float(torch.cat(losses).mean()), rel=2e-3)
+
+
+def test_patches_are_labelled_by_what_they_show() -> None:
+    data = part("data")
+    rendered = data.render(20, 3, 1)
+    for scene, patches in zip(make_scenes(20, 3), rendered.patches, strict=True):
+        for kind_number in np.flatnonzero(patches.any(0)):
+            assert part("data").KINDS[kind_number] in scene.kinds
+        assert patches.any(0).sum() >= sum(thing.visible > 0.3 for thing in scene.objects)
+
+
+def run(script: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["train_demo_model.py", *TINY, *arguments])
+    threads = torch.get_num_threads()
+    try:
+        script.main()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_run_that_stopped_ends_as_one_that_did_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = load_script("train_demo_model")
+    monkeypatch.setattr(script, "SAVE_EVERY", 2)
+    monkeypatch.setattr(script, "CURVE_EVERY", 2)
+    run(script, monkeypatch, "--work", str(tmp_path / "whole"))
+    for _ in range(6):  # each stops at the first save after no time at all
+        run(script, monkeypatch, "--work", str(tmp_path / "parts"), "--minutes", "0")
+        if (tmp_path / "parts" / "record.json").exists():
+            break
+    whole, parts = (json.loads((tmp_path / name / "record.json").read_text()) for name in ("whole", "parts"))
+    assert whole["sha256"] == parts["sha256"]
+    assert whole["curves"] == parts["curves"]
+    assert [step for step, _ in whole["curves"]["language"]] == [2, 4]
+    with pytest.raises(SystemExit, match="other settings"):
+        run(script, monkeypatch, "--work", str(tmp_path / "whole"), "--seed", "9")
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Any]:
+    return json.loads((SCRIPTS / "demo_training" / "record.json").read_text(encoding="utf-8"))
+
+
+def test_the_shipped_weights_are_the_recorded_ones(record: dict[str, Any]) -> None:
+    hashes = {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(demo_checkpoint().glob("*.safetensors"))
+    }
+    assert hashes == record["sha256"]
+
+
+def test_the_files_beside_the_weights_are_those_of_the_script(record: dict[str, Any], tmp_path: Path) -> None:
+    held_out = dict(record["held_out"])
+    count = held_out.pop("scenes")
+    held_out.pop("seed")
+    part("checkpoint").write_side_files(tmp_path, part("heldout").results_table(held_out, count))
+    for file in tmp_path.iterdir():
+        assert file.read_bytes() == (demo_checkpoint() / file.name).read_bytes(), file.name
+
+
+def test_the_model_sees_and_hallucinates(record: dict[str, Any]) -> None:
+    """On scenes of its own the model is where its record says, within what 60 scenes can tell."""
+    from transformers import LlavaForConditionalGeneration
+
+    model = LlavaForConditionalGeneration.from_pretrained(demo_checkpoint())
+    measured = part("heldout").measure(model, 60, seed=77)
+    recorded = record["held_out"]
+    assert measured["recall"] > 0.5
+    assert abs(measured["recall"] - recorded["recall"]) < 0.15
+    assert 0 < measured["chair_s"] < recorded["chair_s"] + 0.25
+    assert measured["pope_adversarial_hr"] > measured["pope_random_hr"]
