@@ -218,7 +218,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="a directory, or demo")
     parser.add_argument("--image", type=Path, help="what to ask about; a scene of the demo if left out")
-    parser.add_argument("--prompt", default="Describe the image.")
+    parser.add_argument("--prompt", default="Please describe this image in detail.")
     parser.add_argument("--tokens", type=int, nargs="+", default=[1, 32], help="longest answers")
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--hang-ups", type=int, default=200)

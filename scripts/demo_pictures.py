@@ -52,7 +52,7 @@ def training_picture(record: dict) -> Figure:
         axis.set_title(titles[stage], fontsize=9)
         axis.set_xlabel("step", fontsize=8)
         axis.set_ylabel("loss", fontsize=8)
-        axis.tick_params(labelsize=8)
+        axis.tick_params(which="both", labelsize=7)
         axis.grid(which="both", alpha=0.25)
     axes[1].axhline(record["held_out"]["loss"], color="#b2182b", linestyle="--", linewidth=1)
     axes[1].annotate("held out", (0, record["held_out"]["loss"]), color="#b2182b", fontsize=8, va="bottom")

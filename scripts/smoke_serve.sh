@@ -75,7 +75,7 @@ def ask(messages):
 
 
 url = "data:image/png;base64," + base64.b64encode(image).decode()
-parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": prompt or "Describe the image."}]
+parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": prompt or "Please describe this image in detail."}]
 try:
     answer = ask([{"role": "user", "content": parts}])
 except urllib.error.HTTPError as error:

@@ -11,7 +11,15 @@ import typer
 
 from qkedit.cli import options
 from qkedit.cli.output import Output, command
-from qkedit.cli.plugin_options import DtypeOption, ImagesOption, PluginsOption, PromptOption, chosen_plugins, joined
+from qkedit.cli.plugin_options import (
+    PROMPT,
+    DtypeOption,
+    ImagesOption,
+    PluginsOption,
+    PromptOption,
+    chosen_plugins,
+    joined,
+)
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +44,7 @@ def coherence(
     model: options.ModelOption = None,
     revision: options.RevisionOption = None,
     image: ImagesOption = None,
-    prompt: PromptOption = "Describe the image.",
+    prompt: PromptOption = PROMPT,
     plugin: PluginsOption = None,
     picture: Annotated[
         Path | None, options.flag("--picture", help="Write keys over the image to this .png, .svg or .pdf.")

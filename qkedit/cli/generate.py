@@ -12,6 +12,7 @@ from qkedit.cli import options
 from qkedit.cli.bases import base_of, is_edited
 from qkedit.cli.output import Output, command
 from qkedit.cli.plugin_options import (
+    PROMPT,
     DtypeOption,
     ImagesOption,
     PluginsOption,
@@ -34,7 +35,7 @@ def generate(
     model: options.ModelOption = None,
     revision: options.RevisionOption = None,
     image: ImagesOption = None,
-    prompt: PromptOption = "Describe the image.",
+    prompt: PromptOption = PROMPT,
     plugin: PluginsOption = None,
     compare: Annotated[
         bool, options.flag("--compare", help="Show the answers of base, edited model and plug-ins side by side.")

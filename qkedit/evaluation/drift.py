@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from qkedit.serving.on_transformers import LoadedModel
 
 PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
-PROMPT = "Describe the image."
+PROMPT = "Please describe this image in detail."
 _WORDS = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
