@@ -159,19 +159,19 @@ class Attachment:
             return self._run(request, original, merged(self._parts, original, given))
         return original(*args, **kwargs)
 
-    # Recognised by its images, a prefill runs outside any compilation of the model.
+    # Recognised by its images, a prefill runs outside any compilation, of the model and of its layers.
     @torch.compiler.disable
     def _edited_forward(self, original: Forward, given: Mapping[str, Any]) -> Any:
         check_request(given)
         if self._parts.model.training:
             raise UsageError("the model is in training mode", where="model", remedy="call model.eval()")
-        with self._one_prefill, self._request(given) as request:
+        with self._one_prefill, torch.compiler.set_stance("force_eager"), self._request(given) as request:
             output = original(**given)
             if not request.done:
                 raise QkeditError(
                     "the plug-ins did not act: the model passed its decoder by",
                     where=type(self._parts.model).__name__,
-                    remedy="report it with the model's name",
+                    remedy="detach and attach again if a part of the model was replaced, else report it with its name",
                 )
         return output
 

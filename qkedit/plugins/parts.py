@@ -52,12 +52,8 @@ def model_parts(model: Any) -> ModelParts:
     """
     from transformers import PreTrainedModel
 
-    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
-        raise UsageError(
-            "a compiled model cannot be edited while it runs",
-            where="model",
-            remedy="attach to the model before torch.compile, or do not compile it",
-        )
+    if _is_compiled(model):
+        raise _compiled()
     if not isinstance(model, PreTrainedModel):
         raise UsageError(
             f"{type(model).__name__} is no model of transformers",
@@ -73,6 +69,25 @@ def model_parts(model: Any) -> ModelParts:
             where="model",
             remedy="give what AutoModelForImageTextToText.from_pretrained returns",
         )
+    if _is_compiled(base) or _is_compiled(decoder):
+        raise _compiled()
     kinds = getattr(decoder.config, "layer_types", None) or ["full_attention"] * len(layers)
     attending = tuple(index for index, kind in enumerate(kinds[: len(layers)]) if kind in ATTENDING)
     return ModelParts(model, base, decoder, layers, attending)
+
+
+def _is_compiled(module: Any) -> bool:
+    """Whether calling a module runs what torch.compile has made of it, which would pass replaced methods by."""
+    return (
+        hasattr(module, "_orig_mod")
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(getattr(module, "forward", None), "_torchdynamo_orig_callable")
+    )
+
+
+def _compiled() -> UsageError:
+    return UsageError(
+        "a compiled model cannot be edited while it runs",
+        where="model",
+        remedy="attach to the model before torch.compile, or compile its layers one by one",
+    )

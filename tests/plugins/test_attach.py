@@ -1,5 +1,7 @@
 """Attaching, detaching, reports, and what is refused in one sentence."""
 
+from shutil import which
+
 import pytest
 import torch
 from accelerate import disk_offload, dispatch_model
@@ -213,10 +215,36 @@ def test_models_that_take_no_plugins(build, error, message):
 def test_a_compiled_model_is_refused():
     with pytest.raises(UsageError, match="compiled model"):
         qkedit.attach(torch.compile(model("llava"), backend="eager"), SCR())
-    in_place = fresh("llava")
-    in_place.compile(backend="eager")
-    with pytest.raises(UsageError, match="compiled model"):
-        qkedit.attach(in_place, SCR())
+    for part in ("", "model", "model.language_model"):
+        in_place, forward_alone = fresh("llava"), fresh("llava")
+        in_place.get_submodule(part).compile(backend="eager")
+        own = forward_alone.get_submodule(part)
+        own.forward = torch.compile(own.forward, backend="eager")
+        for compiled in (in_place, forward_alone):
+            with pytest.raises(UsageError, match="compiled model"):
+                qkedit.attach(compiled, SCR())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+@pytest.mark.parametrize(
+    "backend",
+    ["eager", pytest.param("inductor", marks=pytest.mark.skipif(which("g++") is None, reason="needs a C++ compiler"))],
+)
+def test_layers_compiled_one_by_one(backend):
+    """Compiled ahead, and by a request that is not edited: the edit has to come through all the same."""
+    given, tiny = one(), fresh("llava")
+    with torch.no_grad():
+        with qkedit.attach(tiny, SCR()):
+            expected = tiny(**given.inputs).logits
+        plain = tiny(**given.inputs).logits
+        tiny.get_decoder().layers[1].compile(backend=backend)
+        assert_same(tiny(**given.inputs).logits, plain)
+        with qkedit.attach(tiny, SCR()) as attached:
+            for _ in range(2):
+                assert_same(tiny(**given.inputs).logits, expected)
+        assert_same(tiny(**given.inputs).logits, plain)
+    assert len(attached.report()) == 2
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("family", ["llava", "chameleon"])
