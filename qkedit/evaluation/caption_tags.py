@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 # Features are about a word or two, so that there are more of them than of words: 45 numbers each.
 REMEMBERED_FEATURES = 2**17
@@ -40,6 +41,8 @@ def _predictor(
         weights: feature → label → weight; what is absent is zero.
         labels: all of them.
     """
+    import numpy as np
+
     # The first of the largest is taken, which so is the last by name.
     order = sorted(labels, reverse=True)
 
