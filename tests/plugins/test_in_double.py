@@ -1,0 +1,59 @@
+"""What equals the formulas within float32's rounding equals them to ten digits in float64: the rest was rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import qkedit
+from qkedit import DSCR, SCR
+from tests.plugins import dscr_reference as reference
+from tests.plugins import test_scr
+from tests.plugins.dscr_requests import (
+    FAMILIES,
+    LAYERS,
+    TILED,
+    UNCROPPED,
+    depth_maps,
+    images_in,
+    prompts_of,
+    request_of,
+)
+from tests.plugins.in_double import doubled, in_double, model
+from tests.plugins.tiny_requests import request, two_prompts
+
+# Its experts' products exist in single precision alone.
+SINGLE_ONLY = ("qwen3-vl-moe",)
+PRECISE = {"rtol": 0, "atol": 1e-10}
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in SINGLE_ONLY])
+def test_dscr(family: str) -> None:
+    tiny, prompts = model(family), prompts_of(family)
+    with in_double():
+        given = doubled(request_of(family, prompts))
+        maps = [depth.double() for depth in depth_maps(images_in(given))]
+        with qkedit.attach(tiny, DSCR(depth=maps, processor=UNCROPPED)):
+            actual = reference.plugged_answers(tiny, given)
+        first = 0
+        for row, prompt in enumerate(prompts):
+            alone = doubled(request_of(family, [prompt]))
+            grids = reference.grids_of(alone, maps[first : first + images_in(alone)], TILED)
+            first += images_in(alone)
+            expected = reference.answer(
+                tiny, alone, grids, LAYERS.get(family, [1, 2, 3]), whole_prompt_first=family == "paligemma"
+            )
+            torch.testing.assert_close(actual[row], expected, **PRECISE)
+
+
+@pytest.mark.parametrize("family", test_scr.FAMILIES)
+def test_scr_in_a_padded_batch(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny, prompts = model(family), two_prompts(family)
+    monkeypatch.setattr(test_scr, "model", lambda family: tiny)
+    monkeypatch.setattr(test_scr, "request", lambda *own: doubled(request(*own)))
+    with in_double(), torch.no_grad():
+        with qkedit.attach(tiny, SCR(**test_scr.SETTINGS)):
+            result = tiny(**doubled(request(family, prompts)).inputs).logits
+        for row, prompt in enumerate(prompts):
+            alone, _, logits, _ = test_scr.expected(family, prompt)
+            torch.testing.assert_close(result[row, -alone.ids.shape[1] :], logits, **PRECISE)
