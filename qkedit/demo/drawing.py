@@ -88,15 +88,18 @@ def _stamp(generator: np.random.Generator, placement: Placement) -> tuple[np.nda
     side = max(6, round(placement.size))
     large = side * SUPERSAMPLING
     shape, colour, accent = _SHAPES[placement.kind]
-    tints = [
-        tuple(int(v) for v in np.clip(np.array(c) + generator.normal(0, 22, 3), 0, 255)) for c in (colour, accent)
-    ]
-    stamp = Image.new("RGBA", (large, large), (*tints[0], 0))
-    shape(ImageDraw.Draw(stamp), large, tints[0], tints[1])
+    tint, accent_tint = _tinted(generator, colour), _tinted(generator, accent)
+    stamp = Image.new("RGBA", (large, large), (*tint, 0))
+    shape(ImageDraw.Draw(stamp), large, tint, accent_tint)
     if generator.random() < 0.5:
         stamp = stamp.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     pixels = np.asarray(stamp.resize((side, side), Image.Resampling.BOX), dtype=np.float32)
     return pixels[..., :3], pixels[..., 3] / 255
+
+
+def _tinted(generator: np.random.Generator, colour: Colour) -> Colour:
+    red, green, blue = np.clip(np.array(colour) + generator.normal(0, 22, 3), 0, 255).astype(int).tolist()
+    return red, green, blue
 
 
 def _box(s: float, left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
