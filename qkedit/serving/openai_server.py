@@ -31,6 +31,7 @@ from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.server import build_server
 from transformers.cli.serving.utils import GenerationState
 
+from qkedit.serving.answer_text import AnswerText, answer_text
 from qkedit.serving.chat_request import Decoding, parse_chat_request
 from qkedit.serving.conversations import placeholders
 from qkedit.serving.gate import HEALTH, Gate, hung_up
@@ -39,7 +40,6 @@ from qkedit.serving.image_policy import ImagePolicy
 from qkedit.serving.metrics import CONTENT_TYPE, Metrics
 from qkedit.serving.request_errors import RequestError, error_document, status_of
 from qkedit.serving.served_model import ServedModel
-from qkedit.serving.stop_text import StopText, without_stop
 from qkedit.serving.turn import Turn
 
 CHAT, MODELS, METRICS = "/v1/chat/completions", "/v1/models", "/metrics"
@@ -131,12 +131,13 @@ class ChatRoute:
 
 
 class _Handler(ChatCompletionHandler):
-    """Puts one answer into OpenAI's words: transformers' handler, with stop texts cut off and plug-ins reported."""
+    """Puts one answer into OpenAI's words: transformers' handler, with the text as `generate` says it and plug-ins
+    reported."""
 
     def __init__(self, manager: ModelManager, state: GenerationState, turn: Turn, stops: Sequence[str]) -> None:
         super().__init__(manager, state)
         self._stops = stops
-        self._cut = StopText(stops)
+        self._text = AnswerText(stops)
         self._turn = turn
 
     async def answer(
@@ -164,17 +165,17 @@ class _Handler(ChatCompletionHandler):
         yield self.chunk_to_sse("[DONE]")
 
     def _build_completion(self, request_id: str, content: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        completion = super()._build_completion(request_id, without_stop(content, self._stops), *args, **kwargs)
+        completion = super()._build_completion(request_id, answer_text(content, self._stops), *args, **kwargs)
         completion["usage"]["qkedit"] = self._turn.reported()
         return completion
 
     def _build_chunk_sse(self, request_id: str = "", content: str | None = None, *args: Any, **kwargs: Any) -> str:
         if (usage := kwargs.pop("usage", None)) is None:
-            if content is not None and not (content := self._cut.feed(content)):
+            if content is not None and not (content := self._text.feed(content)):
                 return ""
             return super()._build_chunk_sse(request_id, content, *args, **kwargs)
         # The last one.
-        held = self._cut.end()
+        held = self._text.end()
         before = super()._build_chunk_sse(request_id, held, model=kwargs["model"]) if held else ""
         kwargs["usage"] = CompletionUsage.model_validate({**usage.model_dump(), "qkedit": self._turn.reported()})
         return before + super()._build_chunk_sse(request_id, content, *args, **kwargs)

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from qkedit.errors import QkeditError
+from qkedit.serving.answer_text import StopText
 from qkedit.serving.metrics import Metrics
 from qkedit.serving.on_transformers import LoadedModel
 from qkedit.serving.plugin_switch import PluginSwitch
 from qkedit.serving.request_errors import HUNG_UP, RequestError
-from qkedit.serving.stop_text import StopText
 
 if TYPE_CHECKING:
     from qkedit.plugins.request import RequestReport

@@ -136,7 +136,7 @@ def test_stop_texts(client: OpenAI) -> None:
     words = whole.message.content.split(" ")
     place = next(number for number in range(2, len(words)) if words[number] not in words[:number])
     for stop in (words[place], f"{words[place - 1]} {words[place][:2]}"):
-        expected = whole.message.content.split(stop)[0]
+        expected = whole.message.content.split(stop)[0].strip()
         answer = ask(client, messages, stop=["never said", stop])
         assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (expected, "stop")
         assert answer.usage.completion_tokens == place + 1

@@ -1,11 +1,11 @@
-"""Cutting answers before stop texts, whole and in pieces."""
+"""Answers up to stop texts and without blanks at their ends, whole and in pieces."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkedit.serving.stop_text import StopText, without_stop
+from qkedit.serving.answer_text import AnswerText, StopText, answer_text
 
 LETTERS = st.text("ab ", max_size=12)
 STOPS = st.lists(st.text("ab ", min_size=1, max_size=4), max_size=3)
@@ -21,14 +21,22 @@ def cut(text: str, stops: list[str]) -> str:
 
 @given(LETTERS, STOPS)
 def test_a_whole_answer(text: str, stops: list[str]) -> None:
-    assert without_stop(text, stops) == cut(text, stops)
+    assert answer_text(text, stops) == cut(text, stops).strip()
+
+
+@given(st.lists(LETTERS, max_size=6), STOPS)
+def test_pieces_make_the_whole_answer(pieces: list[str], stops: list[str]) -> None:
+    answer = AnswerText(stops)
+    given_out = [answer.feed(piece) for piece in pieces]
+    assert all(piece == piece.rstrip() for piece in given_out)
+    assert "".join(given_out) + answer.end() == cut("".join(pieces), stops).strip()
 
 
 @given(
     st.lists(st.text("ab ", min_size=1, max_size=1), max_size=12),
     st.lists(st.text("ab ", min_size=1, max_size=4), max_size=3),
 )
-def test_pieces_make_the_whole(pieces: list[str], stops: list[str]) -> None:
+def test_letters_up_to_a_stop_text(pieces: list[str], stops: list[str]) -> None:
     stop_text = StopText(stops)
     given_out = [stop_text.feed(piece) for piece in pieces]
     assert stop_text.stopped == any(stop in "".join(pieces) for stop in stops)

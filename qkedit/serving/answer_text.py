@@ -1,4 +1,4 @@
-"""Cut an answer before the first stop text, when the answer comes in pieces too."""
+"""An answer as clients get it, whole or in pieces: as `generate` says it, cut before the first stop text."""
 
 from __future__ import annotations
 
@@ -36,10 +36,37 @@ class StopText:
         return held
 
 
-def without_stop(text: str, stops: Sequence[str]) -> str:
-    """Return a whole answer without the stop text that ends it."""
-    cut = StopText(stops)
-    return cut.feed(text) + cut.end()
+class AnswerText:
+    """Gives out an answer piece by piece, up to its stop text and without blanks at its ends.
+
+    Where the pieces are put together, they are what `generate` says.
+    """
+
+    def __init__(self, stops: Sequence[str] = ()) -> None:
+        self._cut = StopText(stops)
+        self._begun = False
+        self._blanks = ""  # which stay if something follows
+
+    def feed(self, piece: str) -> str:
+        """Take the next piece of the answer and return what may be given out now."""
+        text = self._blanks + self._cut.feed(piece)
+        if not self._begun:
+            text = text.lstrip()
+        out = text.rstrip()
+        self._blanks = text[len(out) :]
+        self._begun = self._begun or bool(out)
+        return out
+
+    def end(self) -> str:
+        """Return what was held back, now that nothing follows."""
+        text = self._blanks + self._cut.end()
+        return text.rstrip() if self._begun else text.strip()
+
+
+def answer_text(text: str, stops: Sequence[str] = ()) -> str:
+    """Return a whole answer up to its stop text and without blanks at its ends."""
+    answer = AnswerText(stops)
+    return answer.feed(text) + answer.end()
 
 
 def _overlap(text: str, stop: str) -> int:
