@@ -6,6 +6,7 @@ depth alone, so neither unit nor sign matters.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -39,11 +40,27 @@ class DepthModel:
     def estimate(self, image: Image) -> Tensor:
         """Return the depth of every pixel of an image. Raises QkeditError for a model that cannot be used."""
         processor, model = self._loaded
-        inputs = processor(images=[image.convert("RGB")], return_tensors="pt").to(self.device)
-        with torch.no_grad():
-            outputs = model(**inputs)
-        height_and_width = [(image.height, image.width)]
-        (estimate,) = processor.post_process_depth_estimation(outputs, target_sizes=height_and_width)
+        size = [(image.height, image.width)]
+        finish = processor.post_process_depth_estimation
+        # ZoeDepth alone has to know the original size too, to cut its padding off.
+        known = inspect.signature(finish).parameters
+        sizes = {name: size for name in ("target_sizes", "source_sizes") if name in known}
+        try:
+            inputs = processor(images=[image.convert("RGB")], return_tensors="pt").to(self.device)
+            with torch.no_grad():
+                (estimate,) = finish(model(**inputs), **sizes)
+        except (
+            ImportError,
+            NameError,
+        ) as error:  # what was not found is missed by its name
+            raise _lacks_package(self.name, error) from error
+        except (ValueError, RuntimeError) as error:
+            raise QkeditError(
+                f"cannot estimate the depth of a picture of {image.width} × {image.height} pixels "
+                f"({_first_line(error)})",
+                where=self.name,
+                remedy="use another depth model, or give a depth map as .npy or .png",
+            ) from error
         return checked_depth(estimate["predicted_depth"].float().cpu(), self.name)
 
     @cached_property
@@ -55,11 +72,7 @@ class DepthModel:
             processor = AutoImageProcessor.from_pretrained(directory)
             model = AutoModelForDepthEstimation.from_pretrained(directory, use_safetensors=True)
         except ImportError as error:
-            raise QkeditError(
-                f"its image processor needs a package that is not installed ({_first_line(error)})",
-                where=self.name,
-                remedy="install it with `pip install 'qkedit[runtime]'`",
-            ) from error
+            raise _lacks_package(self.name, error) from error
         except (OSError, ValueError, KeyError) as error:
             raise QkeditError(
                 f"cannot be loaded as a depth model ({_first_line(error)})",
@@ -117,6 +130,14 @@ def checked_depth(depth: Tensor, where: str = "depth") -> Tensor:
     if not depth.isfinite().all():
         raise UsageError("holds values that are no finite numbers", where=where, remedy="fill the holes of the map")
     return depth
+
+
+def _lacks_package(model: str, error: Exception) -> QkeditError:
+    return QkeditError(
+        f"its image processor needs a package that is not installed ({_first_line(error)})",
+        where=model,
+        remedy="install torchvision with `pip install 'qkedit[runtime]'`",
+    )
 
 
 def _first_line(error: Exception) -> str:

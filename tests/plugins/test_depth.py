@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,14 +22,21 @@ from tests.plugins.tiny_requests import Prompt
 
 @pytest.fixture(scope="module")
 def depth_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Random Depth-Anything and DPT models with their image processors, as they are published."""
+    """Random models of each kind with their image processors, as they are published."""
     from transformers import (
+        BeitConfig,
         DepthAnythingConfig,
         DepthAnythingForDepthEstimation,
         Dinov2Config,
         DPTConfig,
         DPTForDepthEstimation,
         DPTImageProcessorPil,
+        GLPNConfig,
+        GLPNForDepthEstimation,
+        GLPNImageProcessorPil,
+        ZoeDepthConfig,
+        ZoeDepthForDepthEstimation,
+        ZoeDepthImageProcessorPil,
     )
 
     size = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
@@ -37,17 +46,47 @@ def depth_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     heads = {"neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8}
     torch.manual_seed(0)
+    anything = {"backbone_config": backbone, "reassemble_hidden_size": 32, "patch_size": 14, "head_hidden_size": 4}
+    beit = BeitConfig(
+        **size,
+        image_size=32,
+        patch_size=16,
+        out_features=stages,
+        reshape_hidden_states=False,
+        use_relative_position_bias=True,
+    )
+    bins = [{"n_bins": 8, "min_depth": 0.001, "max_depth": 10.0, "name": "nyu"}]
     models = {
-        "depth-anything": DepthAnythingForDepthEstimation(
-            DepthAnythingConfig(
-                backbone_config=backbone, reassemble_hidden_size=32, patch_size=14, head_hidden_size=4, **heads
-            )
+        # Depth-Anything V2 is this architecture too; its metric models end in a sigmoid.
+        "depth-anything": DepthAnythingForDepthEstimation(DepthAnythingConfig(**anything, **heads)),
+        "depth-anything-metric": DepthAnythingForDepthEstimation(
+            DepthAnythingConfig(**anything, **heads, depth_estimation_type="metric", max_depth=20)
         ),
         "dpt": DPTForDepthEstimation(
             DPTConfig(
                 **size, image_size=28, patch_size=14, backbone_out_indices=[0, 1, 2, 3], is_hybrid=False, **heads
             )
         ),
+        "glpn": GLPNForDepthEstimation(
+            GLPNConfig(
+                hidden_sizes=[8, 8, 16, 16], depths=[1] * 4, num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=8
+            )
+        ),
+        "zoedepth": ZoeDepthForDepthEstimation(
+            ZoeDepthConfig(
+                **heads,
+                backbone_config=beit,
+                bottleneck_features=8,
+                num_relative_features=4,
+                bin_embedding_dim=8,
+                num_attractors=[4, 2, 2, 1],
+                bin_configurations=bins,
+            )
+        ),
+    }
+    processors = {
+        "glpn": GLPNImageProcessorPil(),
+        "zoedepth": ZoeDepthImageProcessorPil(size={"height": 32, "width": 32}),
     }
     directories = {}
     for name, model in models.items():
@@ -55,10 +94,12 @@ def depth_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-            for parameter in model.head.parameters():  # ends with a ReLU, which negative weights would shut
+            head = getattr(model, "head", None)
+            for parameter in head.parameters() if head else ():  # ends with a ReLU, which negative weights would shut
                 parameter.abs_()
         model.save_pretrained(directories[name])
-        DPTImageProcessorPil(size={"height": 28, "width": 28}).save_pretrained(directories[name])
+        usual = DPTImageProcessorPil(size={"height": 28, "width": 28})
+        processors.get(name, usual).save_pretrained(directories[name])
     return directories
 
 
@@ -66,12 +107,35 @@ def noise(height: int, width: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("name", ["depth-anything", "dpt"])
+@pytest.mark.parametrize("name", ["depth-anything", "depth-anything-metric", "dpt", "glpn"])
 def test_a_model_estimates_every_pixel(depth_models: dict[str, Path], name: str) -> None:
-    depth = DepthModel(str(depth_models[name])).estimate(noise(20, 33))
-    assert depth.shape == (20, 33)
+    depth = DepthModel(str(depth_models[name])).estimate(noise(40, 65))
+    assert depth.shape == (40, 65)
     assert depth.dtype == torch.float32
     assert depth.std() > 0
+
+
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is installed")
+def test_a_package_that_is_missing_is_named(depth_models: dict[str, Path]) -> None:
+    with pytest.raises(QkeditError, match=r"needs a package.*torchvision with `pip install 'qkedit\[runtime\]'`"):
+        DepthModel(str(depth_models["zoedepth"])).estimate(noise(40, 65))
+
+
+def test_a_model_that_pads_its_picture(depth_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """ZoeDepth cuts its padding off again, for which it needs torchvision's `resize`."""
+    from transformers.models.zoedepth import image_processing_pil_zoedepth as module
+
+    def resize(depth: torch.Tensor, size: list[int], **_: Any) -> torch.Tensor:
+        return torch.nn.functional.interpolate(depth[None], size=size, mode="bicubic")[0]
+
+    stand_in = SimpleNamespace(resize=resize, InterpolationMode=SimpleNamespace(BICUBIC="bicubic"))
+    monkeypatch.setattr(module, "tvF", stand_in, raising=False)
+    assert DepthModel(str(depth_models["zoedepth"])).estimate(noise(40, 65)).shape == (40, 65)
+
+
+def test_a_picture_that_is_too_small_for_the_model(depth_models: dict[str, Path]) -> None:
+    with pytest.raises(QkeditError, match="cannot estimate the depth of a picture of 33 × 20 pixels"):
+        DepthModel(str(depth_models["glpn"])).estimate(noise(20, 33))
 
 
 def test_a_model_sees_what_the_processor_made(depth_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
