@@ -10,18 +10,21 @@ plug-in, in turns so that a drift of the machine hits both sides of a ratio:
 * prefill: the language model over image and question, image features made before; first request not counted;
 * decoding: the mean of the steps that follow it;
 * "pass to layer n": the unedited pass that SCR's scores need, and nothing else, which SCR's own cost is to be held
-  against.
+  against. Of layer n SCR itself needs queries and keys alone;
+* "none, again": no plug-in a second time in the same round; what it seems to cost is the noise.
 
-A quiet machine is wanted: nothing here can correct for other work on the same cores. DSCR is given its depth, so that
-no depth model is part of the time.
+Costs are the medians over the rounds of differences and ratios within a round, with the least and the most. A quiet
+machine is wanted: nothing here can correct for other work on the same cores. DSCR is given its depth, so that no depth
+model is part of the time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -135,42 +138,34 @@ def build_request(model: Any, rows: int, columns: int, text: int, tokens: int) -
 
 @torch.no_grad()
 def cost(model: Any, request: Request, plugins: tuple[Any, ...]) -> Cost:
-    """Run a request twice with the plug-ins, and time the second."""
+    """Run a request with the plug-ins, and time it the second time it comes."""
     finish = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
+    rest = dict(request.inputs)
+    pixels, grid = rest.pop("pixel_values"), rest.pop("image_grid_thw")
+    outputs: list[Any] = []
     with qkedit.attach(model, *plugins) if plugins else nullcontext():
-        for _ in range(2):
-            result: dict[str, Any] = {}
-            rest = dict(request.inputs)
-            pixels, grid = rest.pop("pixel_values"), rest.pop("image_grid_thw")
-            features = model.model.get_image_features(pixels, grid, return_dict=True)
-            positions, _ = model.model.get_rope_index(
-                rest["input_ids"], image_grid_thw=grid, mm_token_type_ids=rest["mm_token_type_ids"]
+        # Made with the plug-ins attached, so that they know the image by its features.
+        features = model.model.get_image_features(pixels, grid, return_dict=True)
+        positions, _ = model.model.get_rope_index(
+            rest["input_ids"], image_grid_thw=grid, mm_token_type_ids=rest["mm_token_type_ids"]
+        )
+
+        def prefill() -> None:
+            images = {"image": features}
+            outputs.append(
+                model(**rest, mm_encoder_outputs=images, position_ids=positions, use_cache=True, logits_to_keep=1)
             )
 
-            def prefill(
-                result: dict[str, Any] = result, rest: Any = rest, features: Any = features, positions: Any = positions
-            ) -> None:
-                result["output"] = model(
-                    **rest,
-                    mm_encoder_outputs={"image": features},
-                    position_ids=positions,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
+        def decode() -> None:
+            cache, position = outputs[-1].past_key_values, positions.max() + 1
+            token = torch.full((1, 1), 500, device=model.device)
+            for step in range(request.tokens):
+                place = (position + step).expand(3, 1, 1)
+                model(input_ids=token, past_key_values=cache, position_ids=place, use_cache=True)
 
-            def decode(result: dict[str, Any] = result, positions: Any = positions) -> None:
-                cache, position = result["output"].past_key_values, positions.max() + 1
-                token = torch.full((1, 1), 500, device=model.device)
-                for step in range(request.tokens):
-                    model(
-                        input_ids=token,
-                        past_key_values=cache,
-                        position_ids=(position + step).expand(3, 1, 1),
-                        use_cache=True,
-                    )
-
-            prefilled = seconds_of(prefill, finish)
-            decoded = seconds_of(decode, finish)
+        prefill()
+        prefilled = seconds_of(prefill, finish)
+        decoded = seconds_of(decode, finish)
     return Cost(prefilled, decoded / request.tokens)
 
 
@@ -181,6 +176,7 @@ def variants(model: Any, request: Request) -> dict[str, tuple[Any, ...]]:
     last = SCR().bind(model_parts(model)).scored[-1]
     return {
         "none": (),
+        "none, again": (),
         f"pass to layer {last}": (PartialPass(last),),
         "scr": (SCR(),),
         "scr, remembered": (SCR(remember=True),),
@@ -207,7 +203,7 @@ def measure(model: Any, request: Request, repeats: int) -> dict[str, dict[str, T
 
 
 def markdown(request: Request, results: Mapping[str, Mapping[str, Timing]]) -> str:
-    """A table of medians."""
+    """A table of medians over the rounds, with the least and the most."""
     base = results["none"]
     lines = [
         f"Image of {request.rows} × {request.columns} cells, {request.inputs['input_ids'].shape[1]} tokens",
@@ -216,13 +212,26 @@ def markdown(request: Request, results: Mapping[str, Mapping[str, Timing]]) -> s
         "|---|---|---|---|---|---|",
     ]
     for name, timings in results.items():
-        prefill, step = timings["prefill"].median, timings["step"].median
-        added = 1e3 * (prefill - base["prefill"].median)
-        lines.append(
-            f"| {name} | {1e3 * prefill:.1f} | {added:+.1f} | {prefill / base['prefill'].median:.3f} "
-            f"| {1e3 * step:.2f} | {step / base['step'].median:.3f} |"
+        prefill, step = timings["prefill"], timings["step"]
+        added = [1e3 * (own - plain) for own, plain in zip(prefill.seconds, base["prefill"].seconds, strict=True)]
+        cells = (
+            f"{1e3 * prefill.median:.1f}",
+            spread(added, "{:+.1f}"),
+            spread(ratios(prefill, base["prefill"]), "{:.3f}"),
+            f"{1e3 * step.median:.2f}",
+            spread(ratios(step, base["step"]), "{:.3f}"),
         )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def ratios(own: Timing, base: Timing) -> list[float]:
+    """The quotients within each round."""
+    return [one / other for one, other in zip(own.seconds, base.seconds, strict=True)]
+
+
+def spread(values: Sequence[float], how: str) -> str:
+    return f"{how} ({how} … {how})".format(statistics.median(values), min(values), max(values))
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:
@@ -248,7 +257,10 @@ def main(arguments: list[str]) -> None:
     options = parsed(arguments)
     model = build_model(options.shape, options.device, options.dtype)
     machine = describe_machine(Path.cwd(), options.device)
-    print(f"{machine['processor']}, {machine['cores']} cores, {machine['device']}")
+    print(
+        f"{machine['processor']}, {machine['cores']} cores, {torch.get_num_threads()} threads, {machine['device']}, "
+        f"torch {torch.__version__}, {machine['date']}, load {machine['load_average']:.2f} at the start"
+    )
     print(f"Qwen2-VL of shape {options.shape}, {options.dtype}, {options.repeats} rounds, medians")
     found = []
     for rows, columns in options.cells:
