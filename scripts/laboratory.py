@@ -46,7 +46,7 @@ TEMPLATE = Path(__file__).resolve().parent / "laboratory_document" / "laboratory
 SEEDS = 5
 # The demonstration, the sweep's two halves: three sets of scenes that share none.
 DEMONSTRATED = 500
-SWEPT = 500
+SWEPT = 400
 LAYERS = ("0-1", "2-3", "4-5", "6-7")
 KS = (1, 2, 4, 8)
 CHANNELS = ("full", "symmetric", "antisymmetric")
