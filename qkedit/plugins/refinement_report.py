@@ -2,8 +2,8 @@
 
 The thresholds lie between what z-scored depth and depth in [0, 1] gave on the demo model with the true depth of its
 scenes, and on tiny models of five architectures with random weights and four depth maps (`docs/plugins.md` has the
-table). With z-scores a token was mixed of 57 to 69 % of the others and 0.9 to 18 % of the variance among keys was kept;
-with depth in [0, 1] of 94 to 99 %, and at most 0.6 %.
+table). With z-scores a token was mixed of 57 to 69 % of the others and 0.9 to 18 % of the variance among keys was
+kept; with depth in [0, 1] of 94 to 99 %, and at most 0.6 %.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ class Redistribution(RequestEdit):
         receivers = hidden[pairs.neighbour_rows, pairs.neighbour_columns].float()
         edited[pairs.neighbour_rows, pairs.neighbour_columns] = (receivers + (factor - 1) * givers).to(hidden.dtype)
         edited[pairs.source_rows, pairs.source_columns] = (sources / factor).to(hidden.dtype)
-        self._add_norms(layer, edited, span)
+        if layer in self._diagnosis.cell_norms or layer == self._edited[-1]:  # no other norms are reported
+            self._add_norms(layer, edited, span)
         return edited
 
     def report(self) -> dict[str, Any]:
