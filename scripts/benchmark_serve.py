@@ -27,7 +27,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ def cost(plain: Server, ours: Server, body: Mapping[str, Any], tokens: Sequence[
         answers = [plain.ask(asked), ours.ask({**asked, "qkedit": {"plugins": []}})]
         found[str(longest)] = {
             "answer_tokens": answers[0]["usage"]["completion_tokens"],
-            "same_answer": len({answer["choices"][0]["message"]["content"] for answer in answers}) == 1,
+            "same_answer": len({answer["choices"][0]["message"]["content"].strip() for answer in answers}) == 1,
             "timings": {name: timing.as_dict() for name, timing in timings.items()},
         }
     return found
@@ -118,9 +117,9 @@ def bomb() -> bytes:
     return png(Image.new("RGB", (10_000, 10_000)))
 
 
-def killed(model: str, arguments: Sequence[str], body: Mapping[str, Any], log: Path) -> dict[str, Any]:
+def killed(model: str, arguments: Sequence[str], body: Mapping[str, Any], log: Path, threads: int) -> dict[str, Any]:
     """Kill a server in the middle of an answer, start it again at the same port, and compare what it says."""
-    with serving(OURS, model, arguments, log) as first:
+    with serving(OURS, model, arguments, log, threads=threads) as first:
         expected = first.ask(body)["choices"][0]["message"]["content"]
         connection = first.connection()
         content = json.dumps({"model": model, **body, "stream": True})
@@ -129,7 +128,7 @@ def killed(model: str, arguments: Sequence[str], body: Mapping[str, Any], log: P
         first.process.kill()
         first.process.wait()
         connection.close()
-        with serving(OURS, model, arguments, log, port=first.port) as second:
+        with serving(OURS, model, arguments, log, threads=threads, port=first.port) as second:
             said = second.ask(body)["choices"][0]["message"]["content"]
             return {"seconds_to_start_again": second.seconds_to_start, "same_answer": said == expected}
 
@@ -184,9 +183,9 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     body: dict[str, Any] = {"messages": question(options.prompt, file), "temperature": 0}
     large = json.dumps({"model": "served", "messages": question(options.prompt, bomb())}).encode()
     wrong = list(malformed(options.malformed, "served", file))
-    with ExitStack() as servers:
-        ours = servers.enter_context(serving(OURS, "served", arguments, work / "ours.log"))
-        with serving(PLAIN, model, [model, *settings], work / "plain.log") as plain:
+    threads = options.threads
+    with serving(OURS, "served", arguments, work / "ours.log", threads=threads) as ours:
+        with serving(PLAIN, model, [model, *settings], work / "plain.log", threads=threads) as plain:
             costs = cost(plain, ours, body, options.tokens, options.repeats)
         at_first = ours.ask(body)["choices"][0]["message"]["content"]
         attempts: dict[str, tuple[int, Callable[[], Counter[str]]]] = {
@@ -205,7 +204,7 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
             "peak_bytes": ours.memory("VmHWM"),
             "same_answer_at_the_end": ours.ask(body)["choices"][0]["message"]["content"] == at_first,
         }
-    return {**found, "killed": killed("served", arguments, body, work / "killed.log")}
+    return {**found, "killed": killed("served", arguments, body, work / "killed.log", threads)}
 
 
 def demo_picture() -> bytes:
@@ -224,6 +223,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--hang-ups", type=int, default=200)
     parser.add_argument("--bombs", type=int, default=50)
     parser.add_argument("--malformed", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=1, help="that each server may use on the CPU")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--json", type=Path, help="also write the figures there")
@@ -234,7 +234,9 @@ def main(arguments: list[str]) -> None:
     options = parsed(arguments)
     machine = describe_machine(Path.cwd(), options.device)
     print(f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, {machine['device']}")
-    print(f"{options.model}, {options.dtype}, {options.repeats} rounds, medians\n", flush=True)
+    print(
+        f"{options.model}, {options.dtype}, {options.threads} threads, {options.repeats} rounds, medians\n", flush=True
+    )
     with tempfile.TemporaryDirectory() as work:
         found = measure(options, Path(work))
     print(markdown(found))

@@ -89,7 +89,7 @@ class Server:
 
 @contextmanager
 def serving(
-    program: str, model: str, arguments: Sequence[str], log: Path, port: int | None = None
+    program: str, model: str, arguments: Sequence[str], log: Path, *, threads: int, port: int | None = None
 ) -> Iterator[Server]:
     """Run `serve ARGUMENTS` of a program, wait until it is healthy, and end it with the block.
 
@@ -98,12 +98,13 @@ def serving(
         model: the name that requests have to give.
         arguments: behind `serve`.
         log: where its output goes.
+        threads: that PyTorch may use.
         port: a free one if left out.
     """
     if port is None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-c", program, "serve", *arguments, "--port", str(port)]
     started = time.perf_counter()
     with log.open("ab") as output, subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process:
