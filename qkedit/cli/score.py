@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -24,9 +24,6 @@ from qkedit.cli.evaluation_options import (
 )
 from qkedit.cli.output import command
 from qkedit.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 
 def score(
