@@ -18,7 +18,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,7 +27,7 @@ from torch import nn
 
 from qkedit.errors import QkeditError, UsageError
 from qkedit.plugins.grid import image_grids
-from qkedit.plugins.parts import model_parts
+from qkedit.plugins.parts import is_compiled, model_parts
 from qkedit.plugins.prefill import Forward, Prefill, Stopwatch, run_prefill
 from qkedit.plugins.protocol import BoundPlugin, Plugin
 from qkedit.plugins.request import (
@@ -159,13 +159,13 @@ class Attachment:
             return self._run(request, original, merged(self._parts, original, given))
         return original(*args, **kwargs)
 
-    # Recognised by its images, a prefill runs outside any compilation, of the model and of its layers.
+    # Recognised by its images, a prefill runs outside any compilation of the model.
     @torch.compiler.disable
     def _edited_forward(self, original: Forward, given: Mapping[str, Any]) -> Any:
         check_request(given)
         if self._parts.model.training:
             raise UsageError("the model is in training mode", where="model", remedy="call model.eval()")
-        with self._one_prefill, torch.compiler.set_stance("force_eager"), self._request(given) as request:
+        with self._one_prefill, self._layers_uncompiled(), self._request(given) as request:
             output = original(**given)
             if not request.done:
                 raise QkeditError(
@@ -223,6 +223,14 @@ class Attachment:
     def _waiting(self) -> Request | None:
         """The prefill of this thread that is under way."""
         return getattr(self._thread, "request", None)
+
+    def _layers_uncompiled(self) -> AbstractContextManager[Any]:
+        """Let layers that were compiled by themselves run as they are written, or each request compiled them anew.
+
+        Only where there are any: flex attention is compiled too, and slow without.
+        """
+        compiled = any(is_compiled(layer) for layer in self._parts.layers)
+        return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
     @contextmanager
     def _request(self, given: Mapping[str, Any]) -> Iterator[Request]:

@@ -52,7 +52,7 @@ def model_parts(model: Any) -> ModelParts:
     """
     from transformers import PreTrainedModel
 
-    if _is_compiled(model):
+    if is_compiled(model):
         raise _compiled()
     if not isinstance(model, PreTrainedModel):
         raise UsageError(
@@ -69,14 +69,14 @@ def model_parts(model: Any) -> ModelParts:
             where="model",
             remedy="give what AutoModelForImageTextToText.from_pretrained returns",
         )
-    if _is_compiled(base) or _is_compiled(decoder):
+    if is_compiled(base) or is_compiled(decoder):
         raise _compiled()
     kinds = getattr(decoder.config, "layer_types", None) or ["full_attention"] * len(layers)
     attending = tuple(index for index, kind in enumerate(kinds[: len(layers)]) if kind in ATTENDING)
     return ModelParts(model, base, decoder, layers, attending)
 
 
-def _is_compiled(module: Any) -> bool:
+def is_compiled(module: Any) -> bool:
     """Whether calling a module runs what torch.compile has made of it, which would pass replaced methods by."""
     return (
         hasattr(module, "_orig_mod")
