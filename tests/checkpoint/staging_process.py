@@ -38,6 +38,8 @@ def die_before(step: int) -> None:
 def main(work: str, target: Path, step: int, plain: bool) -> None:
     if plain:
         rename._renameat2 = lambda *_: False
+    # Whoever is started in the background of a shell script inherits that Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     print("ready", flush=True)
     if work == "write":
         die_before(step)

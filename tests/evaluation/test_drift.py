@@ -14,13 +14,12 @@ import qkedit as library
 from qkedit.demo import demo_checkpoint
 from qkedit.demo.scenes import make_scenes
 from qkedit.errors import QkeditError, UsageError
-from qkedit.evaluation.drift import Drift, ImageDrift, drift, pictures_in, word_f1
+from qkedit.evaluation.drift import PROMPT, Drift, ImageDrift, drift, pictures_in, word_f1
 from qkedit.plugins.scr import SCR
 from qkedit.plugins.settings import PluginSettings
 from qkedit.serving.on_transformers import load, read_image, request_inputs, respond
 from tests.cli.command import qkedit
 
-PROMPT = "Describe the image."
 TOKENS = 5
 SHORT = ("--max-new-tokens", str(TOKENS), "--device", "cpu", "--dtype", "float32")
 
