@@ -25,6 +25,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
 
     def run_server(application: Any, listening: socket.socket, *, ready: Any, log: bool) -> None:
+        with pytest.raises(ConnectionRefusedError):  # until here nobody could connect, and the model is loaded
+            socket.create_connection(("127.0.0.1", listening.getsockname()[1]))
         seen.append((application, listening.getsockname(), log))
         ready()
 
