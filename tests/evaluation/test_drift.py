@@ -20,6 +20,8 @@ from qkedit.plugins.settings import PluginSettings
 from qkedit.serving.on_transformers import load, read_image, request_inputs, respond
 from tests.cli.command import qkedit
 
+# Its first token is in doubt, unlike the first one of a caption.
+QUESTION = "Is there a cup in the image?"
 TOKENS = 5
 SHORT = ("--max-new-tokens", str(TOKENS), "--device", "cpu", "--dtype", "float32")
 
@@ -40,17 +42,17 @@ def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def measured(base: str, model: str, images: Path, **options: object) -> Drift:
+def measured(base: str, model: str, images: Path, prompt: str = PROMPT, **options: object) -> Drift:
     files, _ = pictures_in(images, 2)
-    return drift(base, model, files, prompt=PROMPT, max_new_tokens=TOKENS, dtype="float32", **options)  # type: ignore[arg-type]
+    return drift(base, model, files, prompt=prompt, max_new_tokens=TOKENS, dtype="float32", **options)  # type: ignore[arg-type]
 
 
-def next_tokens(directory: Path, image: Path, answer: list[int]) -> torch.Tensor:
+def next_tokens(directory: Path, image: Path, answer: list[int], prompt: str = PROMPT) -> torch.Tensor:
     """Logits of each next token, [tokens, vocabulary]: one whole forward pass a position, nothing cached."""
     loaded = load(str(directory), dtype="float32")
     rows = []
     for length in range(len(answer)):
-        inputs = dict(request_inputs(loaded, [read_image(image)], PROMPT))
+        inputs = dict(request_inputs(loaded, [read_image(image)], prompt))
         more = torch.tensor([answer[:length]], dtype=torch.long)
         inputs["input_ids"] = torch.cat([inputs["input_ids"], more], 1)
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -96,15 +98,15 @@ def test_a_model_beside_itself_has_not_moved(images: Path) -> None:
 
 def test_plugins_act_on_the_edited_side_alone(images: Path) -> None:
     plugins = [PluginSettings("scr", {"sources": 8, "layers": "0-3"})]
-    image = measured("demo", "demo", images, plugins=plugins).images[0]
+    image = measured("demo", "demo", images, QUESTION, plugins=plugins).images[0]
     loaded, picture = load("demo", dtype="float32"), read_image(images / "0.png")
-    assert image.base == respond(loaded, [picture], PROMPT, max_new_tokens=TOKENS).text
+    assert image.base == respond(loaded, [picture], QUESTION, max_new_tokens=TOKENS).text
     acting = SCR(sources=8, layers="0-3")
-    assert image.edited == respond(loaded, [picture], PROMPT, [acting], max_new_tokens=TOKENS).text
+    assert image.edited == respond(loaded, [picture], QUESTION, [acting], max_new_tokens=TOKENS).text
     # The first token is chosen from the prefill, where the plug-in acts.
     with torch.no_grad(), library.attach(loaded.model, acting):
-        prefill = loaded.model(**request_inputs(loaded, [picture], PROMPT)).logits[:, -1].log_softmax(-1)
-    base = next_tokens(demo_checkpoint(), images / "0.png", [0]).log_softmax(-1)
+        prefill = loaded.model(**request_inputs(loaded, [picture], QUESTION)).logits[:, -1].log_softmax(-1)
+    base = next_tokens(demo_checkpoint(), images / "0.png", [0], QUESTION).log_softmax(-1)
     assert image.kl[0] == pytest.approx(float(kl_div(prefill, base, reduction="sum", log_target=True)), abs=1e-6)
     assert image.kl[0] > 1e-6
 
