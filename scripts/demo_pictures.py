@@ -68,10 +68,10 @@ def main() -> None:
     scenes = list(make_scenes(8, SEED))
     model = LlavaForConditionalGeneration.from_pretrained(demo_checkpoint())
     captions = answers(model, [(scene, CAPTION_PROMPT) for scene in scenes])
-    for name, figure in (("scenes", scenes_picture(scenes, captions)), ("training", training_picture(record))):
-        # No date and no version inside, so that the same picture has the same bytes.
-        figure.savefig(options.out / f"{name}.png", dpi=110, metadata={"Software": None})
-        print(options.out / f"{name}.png")
+    for name, figure in (("scenes.jpg", scenes_picture(scenes, captions)), ("training.png", training_picture(record))):
+        file = options.out / name
+        figure.savefig(file, dpi=110)
+        print(file)
 
 
 if __name__ == "__main__":
