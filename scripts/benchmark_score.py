@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import tempfile
@@ -23,8 +24,8 @@ from typing import Any
 
 from benchmarking.commands import run_function
 from benchmarking.machine import describe_machine
-from benchmarking.results import Command, CommandRun
-from benchmarking.timing import in_turns
+from benchmarking.results import CommandRun
+from benchmarking.timing import Timing, in_turns
 
 from qkedit.errors import QkeditError
 from qkedit.evaluation import amber, chair, mme
@@ -187,36 +188,64 @@ def tasks(work: Path, count: int, data: Path | None) -> dict[str, Task]:
     return made
 
 
-def measure(made: Mapping[str, Task], repeats: int) -> dict[str, Command]:
-    def run(task: Task) -> Callable[[], CommandRun]:
-        return lambda: run_function("qkedit.cli.main:run", ["score", *task.arguments, "--json"], threads=1)[0]
+@dataclass(frozen=True)
+class Measured:
+    """One run of a command, and the processor time it took, which other work on the machine hardly changes."""
 
-    taken = in_turns(repeats, {name: run(task) for name, task in made.items()})
-    return {name: Command(tuple(runs)) for name, runs in taken.items()}
+    command: CommandRun
+    processor: float
 
 
-def markdown(made: Mapping[str, Task], commands: Mapping[str, Command], work: Path) -> str:
+def measure(made: Mapping[str, Task], repeats: int) -> dict[str, list[Measured]]:
+    """Score every task as often as that, in turns."""
+
+    def run(task: Task) -> Callable[[], Measured]:
+        return lambda: measured(["score", *task.arguments, "--json"])
+
+    return in_turns(repeats, {name: run(task) for name, task in made.items()})
+
+
+def measured(arguments: list[str]) -> Measured:
+    before = os.times()
+    command, _ = run_function("qkedit.cli.main:run", arguments, threads=1)
+    after = os.times()
+    user, system = after.children_user - before.children_user, after.children_system - before.children_system
+    return Measured(command, user + system)
+
+
+def markdown(made: Mapping[str, Task], found: Mapping[str, Sequence[Measured]], work: Path) -> str:
     """Return the findings as Markdown."""
     machine = describe_machine(work, "cpu")
     rows = []
-    for name, command in commands.items():
-        times, answers = command.process, made[name].answers
-        peak = max(run.peak_bytes or 0 for run in command.runs)
+    for name, runs in found.items():
+        answers = made[name].answers
+        seconds, processor = (
+            Timing(tuple(run.command.seconds for run in runs)),
+            Timing(tuple(r.processor for r in runs)),
+        )
+        peak = max(run.command.peak_bytes or 0 for run in runs)
         rows.append(
-            f"| {name} | {answers:,} | {times.median:.2f} ({min(times.seconds):.2f}–{max(times.seconds):.2f}) "
-            f"| {1e6 * times.median / answers:.0f} | {peak / 1e6:.0f} MB |"
+            f"| {name} | {answers:,} | {spread(seconds)} | {spread(processor)} "
+            f"| {1e6 * processor.median / answers:.0f} | {peak / 1e6:.0f} MB |"
         )
     return "\n".join(
         [
             f"{machine['processor']}, {machine['cores']} cores, {machine['kernel']}, Python {machine['python']}, "
             f"qkedit {machine['libraries']['qkedit']}, {machine['date']}, load {machine['load_average']:.2f}.",
             "",
-            "| benchmark | answers | seconds | µs an answer | peak memory |",
-            "|---|---|---|---|---|",
+            "| benchmark | answers | seconds | of a processor | µs an answer | peak memory |",
+            "|---|---|---|---|---|---|",
             *rows,
+            "",
+            "Medians, fastest and slowest in brackets. Seconds of a processor are what the command itself took of one, "
+            "and the microseconds are made of them; on a machine that does nothing else both seconds are the same.",
             "",
         ]
     )
+
+
+def spread(timing: Timing) -> str:
+    return f"{timing.median:.2f} ({min(timing.seconds):.2f}–{max(timing.seconds):.2f})"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
