@@ -1,0 +1,161 @@
+"""The laboratory's document is complete, and its verdicts follow the rules that it states."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from qkedit.demo.scenes import with_article
+from qkedit.laboratory import answered, measures
+from qkedit.laboratory.answering import ExamAnswers
+from qkedit.laboratory.arms import BASE, Arm
+from qkedit.laboratory.bench import JobResult
+from qkedit.laboratory.exam import Exam, ExamRange, make_exam
+from qkedit.laboratory.measures import Outcome
+from qkedit.laboratory.scoring import scored
+from qkedit.laboratory.sweep_grid import SweepSettings
+from tests.scripts.loading import SCRIPTS, load_script
+
+exam_about = cache(make_exam)
+FORTY = ExamRange(40, seed=5)
+
+
+@pytest.fixture
+def document(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """Import a module of the script's own."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))  # as Python itself does for a script
+    yield lambda name: import_module(f"laboratory_document.{name}")
+    for name in [name for name in sys.modules if name.startswith("laboratory_document")]:
+        del sys.modules[name]
+
+
+def inventing(exam: Exam, share: float) -> ExamAnswers:
+    """Captions that invent something in a share of the scenes; yes to everything."""
+    captions = []
+    for place, scene in enumerate(exam.scenes):
+        absent = next(kind for kind in ("plate", "boat", "tree", "car") if kind not in scene.kinds)
+        more = f" And {with_article(absent)}." if place < share * len(exam.scenes) else ""
+        captions.append(scene.caption + more)
+    return ExamAnswers(tuple(captions), ("Yes.",) * len(exam.asked))
+
+
+def grid() -> SweepSettings:
+    return SweepSettings(
+        model="demo",
+        weights="",
+        dtype="float32",
+        device="cpu",
+        layers=("0-1", "2-3", "4-5", "6-7"),
+        ks=(1, 2),
+        channels=("full", "symmetric", "antisymmetric"),
+        residuals=(0.0,),
+        control="index",
+        seeds=2,
+        objective="chair_s",
+        guards=(),
+        scenes=FORTY,
+        exam="",
+    )
+
+
+def outcomes(share_of: Callable[[Arm], float]) -> Callable[[Arm], Outcome]:
+    exam = exam_about(FORTY)
+    return cache(lambda arm: scored(arm, exam, JobResult(inventing(exam, share_of(arm)), 1.0)))
+
+
+def as_claimed(arm: Arm) -> float:
+    """What the papers say: dominant, symmetric, middle modes act; nothing else does."""
+    if arm.steer is None or arm.steer.suppression.control != "none":
+        return 0.5
+    acts = arm.steer.suppression.channel != "antisymmetric" and arm.steer.layers in ("2-3", "4-5")
+    return 0.1 if acts else 0.5
+
+
+def against_the_claims(arm: Arm) -> float:
+    if arm.steer is None:
+        return 0.5
+    if arm.steer.suppression.control != "none":
+        return 0.4
+    acts = arm.steer.suppression.channel != "symmetric" and arm.steer.layers in ("0-1", "6-7")
+    return 0.1 if acts and arm.steer.suppression.channel == "antisymmetric" else 0.6 if not acts else 0.5
+
+
+CONTRASTS = ("dominant − base", "dominant − random", "symmetric − antisymmetric", "middle − early and late")
+
+
+@pytest.mark.parametrize(
+    ("share_of", "expected"),
+    [
+        (as_claimed, dict.fromkeys(CONTRASTS, "supported")),
+        (against_the_claims, dict.fromkeys(CONTRASTS, "contradicted")),
+        (lambda arm: 0.5, dict.fromkeys(CONTRASTS, "undecided")),
+    ],
+    ids=["as claimed", "against the claims", "no difference"],
+)
+def test_verdicts_follow_the_rules(
+    document: Callable[[str], ModuleType], share_of: Callable[[Arm], float], expected: dict[str, str]
+) -> None:
+    found = list(document("claims").contrasts(grid(), outcomes(share_of)))
+    verdicts = {one.name: one.verdict for one in found if one.measure.name == "chair_s" and one.verdict}
+    assert verdicts == expected
+    # What avoiding hallucination costs is shown, and nothing is claimed of it.
+    assert all(not one.verdict for one in found if one.measure.name in ("recall", "f1_adversarial"))
+    assert {one.measure.name for one in found} == {"chair_s", "hr_adversarial", "recall", "f1_adversarial"}
+
+
+def test_contrasts_pool_all_cells_they_speak_about(document: Callable[[str], ModuleType]) -> None:
+    found = {
+        one.name: one.difference
+        for one in document("claims").contrasts(grid(), outcomes(as_claimed))
+        if one.measure.name == "chair_s"
+    }
+    # Of four quarters two act.
+    assert found["dominant − base"].value == pytest.approx(-0.2)
+    assert found["random − base"].value == 0
+    assert found["symmetric − antisymmetric"].value == pytest.approx(-0.2)
+    assert found["middle − early and late"].value == pytest.approx(-0.4)
+    assert found["dominant − random"].groups == FORTY.count
+
+
+def test_the_document_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, document: Any) -> None:
+    def pretend(subject: Any, jobs: Any, workers: int) -> Iterator[Any]:
+        for job in jobs:
+            share = (sum(map(ord, job.arm.name)) % 5) / 5 if job.arm.name != BASE else 0.5
+            yield job, replace(JobResult(inventing(exam_about(job.scenes), share), 1.0), energy_removed=0.5)
+
+    monkeypatch.setattr(answered, "run_jobs", pretend)
+    monkeypatch.setattr(measures, "RESAMPLES", 50)
+    script = load_script("laboratory")
+    monkeypatch.setattr(script, "KS", (1,))
+    sizes = ["--scenes", "6", "--swept", "8", "--seeds", "2", "--workers", "1"]
+    monkeypatch.setattr(
+        sys, "argv", ["laboratory", "--work", str(tmp_path / "work"), "--docs", str(tmp_path / "docs"), *sizes]
+    )
+    script.main()
+    text = (tmp_path / "docs" / "laboratory.md").read_text()
+    for heading in re.findall(r"^## .*$", (SCRIPTS / "laboratory_document" / "laboratory.md").read_text(), re.M):
+        assert heading in text
+    assert "$" not in text
+    pictures = re.findall(r"\(images/(laboratory-\w+\.png)\)", text)
+    assert len(pictures) == 3
+    for name in pictures:
+        with Image.open(tmp_path / "docs" / "images" / name) as picture:
+            assert min(picture.size) > 300
+    # Every table has as many cells in each row.
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+    for arm in ("edited", "control, index", "SCR, uniform", "DSCR", "SCR, 4"):
+        assert text.count(f"| {arm} |") == 4
+    # A second run repeats nothing.
+    monkeypatch.setattr(answered, "run_jobs", lambda subject, jobs, workers: iter(() if not jobs else 1 / 0))
+    script.main()
