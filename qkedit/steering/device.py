@@ -17,11 +17,12 @@ def choose_device(name: str) -> torch.device:
         UsageError: there is no such device on this machine, or several processes were launched.
     """
     import torch
-    from accelerate import PartialState
 
     if name == "cpu":
         return torch.device("cpu")
     if name == "auto":
+        from accelerate import PartialState
+
         state = PartialState()
         if state.num_processes > 1:
             raise UsageError(
