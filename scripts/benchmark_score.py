@@ -237,8 +237,8 @@ def markdown(made: Mapping[str, Task], found: Mapping[str, Sequence[Measured]], 
             "|---|---|---|---|---|---|",
             *rows,
             "",
-            "Medians, fastest and slowest in brackets. Seconds of a processor are what the command itself took of one, "
-            "and the microseconds are made of them; on a machine that does nothing else both seconds are the same.",
+            "Medians, fastest and slowest in brackets. Seconds of a processor are what the command took of one, "
+            "and microseconds are made of them. On a machine that does nothing else both seconds are the same.",
             "",
         ]
     )
