@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from qkedit.cli.demo import demo
+from qkedit.cli.sweep import sweep
 from qkedit.demo.scenes import with_article
 from qkedit.laboratory import answered, measures
 from qkedit.laboratory.answering import ExamAnswers
 from qkedit.laboratory.bench import Job, JobResult, Subject
-from qkedit.laboratory.exam import make_exam
+from qkedit.laboratory.exam import HELD_OUT_SEED, make_exam
 from tests.cli.command import qkedit
 
 exam_about = cache(make_exam)
@@ -169,10 +171,14 @@ def test_wrong_requests_are_one_sentence_before_any_work(wrong: tuple[str, ...],
     assert result.sentence()
 
 
+def test_both_show_scenes_that_the_model_was_not_trained_on() -> None:
+    for command in (demo, sweep):
+        assert inspect.signature(command).parameters["scene_seed"].default == HELD_OUT_SEED
+
+
 def test_a_configuration_file_serves_both(pretended: None, tmp_path: Path) -> None:
     (tmp_path / "laboratory.yaml").write_text("scenes: 4\nseeds: 1\nworkers: 1\nlayers: 2-3\nk: 3\n")
-    demo = qkedit("demo", "--config", tmp_path / "laboratory.yaml", "--json").document
-    assert demo["scenes"]["count"] == 4
-    sweep = qkedit("sweep", "--config", tmp_path / "laboratory.yaml", "--json").document
-    assert (sweep["settings"]["layers"], sweep["settings"]["ks"]) == (["2-3"], [3])
-    assert json.dumps(sweep)
+    shown = qkedit("demo", "--config", tmp_path / "laboratory.yaml", "--json").document
+    assert shown["scenes"]["count"] == 4
+    swept = qkedit("sweep", "--config", tmp_path / "laboratory.yaml", "--json").document
+    assert (swept["settings"]["layers"], swept["settings"]["ks"]) == (["2-3"], [3])
