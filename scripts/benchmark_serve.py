@@ -7,7 +7,8 @@
 In one run, on one machine:
 
 * cost: seconds of one request about an image with a short and a long answer, by both servers, the latter with each
-  selection of plug-ins, asked in turns so that a drift of the machine hits all of them;
+  selection of plug-ins, asked in turns so that a drift of the machine hits all of them, and the server's
+  processor time, which other work on the machine hardly changes;
 * hang-ups: clients that leave as soon as the first text comes;
 * kill: the server is killed while it answers, and started again at the same port;
 * bomb: a PNG of 100 megapixels in less than a megabyte;
@@ -47,6 +48,14 @@ SELECTIONS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
+class Cost:
+    """Seconds of one request: as its client sees it, and of the server's processor time."""
+
+    waited: float
+    processor: float
+
+
+@dataclass(frozen=True)
 class Trial:
     """What became of a server that was treated badly, once.
 
@@ -70,21 +79,29 @@ def cost(plain: Server, ours: Server, body: Mapping[str, Any], tokens: Sequence[
     for longest in tokens:
         asked = {**body, "max_tokens": longest}
 
-        def timed(server: Server, extra: Mapping[str, Any], asked: Mapping[str, Any] = asked) -> float:
-            return seconds_of(lambda: server.ask({**asked, **extra}))
+        def timed(server: Server, extra: Mapping[str, Any], asked: Mapping[str, Any] = asked) -> Cost:
+            before = server.cpu_seconds()
+            waited = seconds_of(lambda: server.ask({**asked, **extra}))
+            return Cost(waited, server.cpu_seconds() - before)
 
-        measurements: dict[str, Callable[[], float]] = {"transformers serve": lambda: timed(plain, {})}
+        measurements: dict[str, Callable[[], Cost]] = {"transformers serve": lambda: timed(plain, {})}
         for name, plugins in SELECTIONS.items():
             extra = {"qkedit": {"plugins": list(plugins)}}
             measurements[f"qkedit serve, {name}"] = lambda extra=extra: timed(ours, extra)
         for measurement in measurements.values():
             measurement()  # the first request of a kind is not counted
-        timings = {name: Timing(tuple(seconds)) for name, seconds in in_turns(repeats, measurements).items()}
+        costs = in_turns(repeats, measurements)
         answers = [plain.ask(asked), ours.ask({**asked, "qkedit": {"plugins": []}})]
         found[str(longest)] = {
             "answer_tokens": answers[0]["usage"]["completion_tokens"],
             "same_answer": len({answer["choices"][0]["message"]["content"].strip() for answer in answers}) == 1,
-            "timings": {name: timing.as_dict() for name, timing in timings.items()},
+            "timings": {
+                name: {
+                    "waited": Timing(tuple(one.waited for one in of)).as_dict(),
+                    "processor": Timing(tuple(one.processor for one in of)).as_dict(),
+                }
+                for name, of in costs.items()
+            },
         }
     return found
 
@@ -137,17 +154,19 @@ def markdown(found: Mapping[str, Any]) -> str:
     """Everything as tables."""
     lines = []
     for longest, of in found["cost"].items():
-        base = of["timings"]["transformers serve"]["median"]
+        base = of["timings"]["transformers serve"]["processor"]["median"]
         same = "the same answer" if of["same_answer"] else "different answers"
         lines += [
             f"Up to {longest} tokens ({of['answer_tokens']} made, {same} by both servers)",
             "",
-            "| server, plug-ins | a request, ms | added, ms | ratio |",
-            "|---|---|---|---|",
+            "| server, plug-ins | waited, ms | processor time, ms | added, ms | ratio |",
+            "|---|---|---|---|---|",
         ]
         for name, timing in of["timings"].items():
-            median = timing["median"]
-            lines.append(f"| {name} | {1e3 * median:.1f} | {1e3 * (median - base):+.1f} | {median / base:.3f} |")
+            waited, used = timing["waited"]["median"], timing["processor"]["median"]
+            lines.append(
+                f"| {name} | {1e3 * waited:.1f} | {1e3 * used:.1f} | {1e3 * (used - base):+.1f} | {used / base:.3f} |"
+            )
         lines.append("")
     lines += ["| what | requests | outcome | seconds | memory before → after, MB |", "|---|---|---|---|---|"]
     for name, trials in found["trials"].items():

@@ -81,6 +81,11 @@ class Server:
         while self.counter("qkedit_requests_under_way"):
             time.sleep(0.02)
 
+    def cpu_seconds(self) -> float:
+        """Return the processor time that all its threads have had, which other work on the machine hardly changes."""
+        # The clock of another process, as clock_getcpuclockid of the C library makes it on Linux.
+        return time.clock_gettime((~self.process.pid << 3) | 2)
+
     def memory(self, kind: str = "VmRSS") -> int:
         """Return its resident memory in bytes, or with VmHWM the most it ever was."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()

@@ -44,7 +44,10 @@ def test_what_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
     script = load_script("benchmark_serve")
     trial = {"count": 9, "seconds": 1.25, "outcome": {"status 413": 9}, "before": 5_000_000, "after": 6_000_000}
-    timings = {"transformers serve": {"median": 0.2}, "qkedit serve, scr": {"median": 0.25}}
+    timings = {
+        "transformers serve": {"waited": {"median": 0.3}, "processor": {"median": 0.2}},
+        "qkedit serve, scr": {"waited": {"median": 0.4}, "processor": {"median": 0.25}},
+    }
     printed = script.markdown(
         {
             "cost": {"8": {"answer_tokens": 7, "same_answer": True, "timings": timings}},
@@ -56,5 +59,5 @@ def test_what_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
         }
     )
     assert "Up to 8 tokens (7 made, the same answer by both servers)" in printed
-    assert "| qkedit serve, scr | 250.0 | +50.0 | 1.250 |" in printed
+    assert "| qkedit serve, scr | 400.0 | 250.0 | +50.0 | 1.250 |" in printed
     assert "| bomb | 9 | status 413: 9 | 1.2 | 5.0 → 6.0 |" in printed
