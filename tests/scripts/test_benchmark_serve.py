@@ -45,12 +45,12 @@ def test_what_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
     script = load_script("benchmark_serve")
     trial = {"count": 9, "seconds": 1.25, "outcome": {"status 413": 9}, "before": 5_000_000, "after": 6_000_000}
     timings = {
-        "transformers serve": {"waited": {"median": 0.3}, "processor": {"median": 0.2}},
-        "qkedit serve, scr": {"waited": {"median": 0.4}, "processor": {"median": 0.25}},
+        "transformers serve": {"tokens": 7, "waited": {"median": 0.3}, "processor": {"median": 0.2}},
+        "qkedit serve, scr": {"tokens": 6, "waited": {"median": 0.4}, "processor": {"median": 0.25}},
     }
     printed = script.markdown(
         {
-            "cost": {"8": {"answer_tokens": 7, "same_answer": True, "timings": timings}},
+            "cost": {"8": {"same_answer": True, "timings": timings}},
             "trials": {"bomb": [trial]},
             "killed": {"seconds_to_start_again": 3.0, "same_answer": True},
             "peak_bytes": 7_000_000,
@@ -58,6 +58,6 @@ def test_what_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
             "same_answer_at_the_end": True,
         }
     )
-    assert "Up to 8 tokens (7 made, the same answer by both servers)" in printed
-    assert "| qkedit serve, scr | 400.0 | 250.0 | +50.0 | 1.250 |" in printed
+    assert "Up to 8 tokens, the same answer by both servers without plug-ins" in printed
+    assert "| qkedit serve, scr | 6 | 400.0 | 250.0 | +50.0 | 1.250 |" in printed
     assert "| bomb | 9 | status 413: 9 | 1.2 | 5.0 → 6.0 |" in printed
