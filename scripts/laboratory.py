@@ -13,7 +13,6 @@ import argparse
 import os
 import sys
 import tempfile
-import time
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -76,12 +75,11 @@ def main() -> None:
 def measure(arguments: argparse.Namespace) -> None:
     subject = Subject(arguments.model)
     shown = ExamRange(arguments.scenes)
-    start = time.perf_counter()
     arms = (*demonstration_arms(SteerOptions(device="cpu"), arguments.seeds), *FEW_SOURCES)
     identity = fingerprint(directory_of(arguments.model)) | {"scenes": asdict(shown), "seeds": arguments.seeds}
     with ResultsFile(arguments.work / "demonstration.jsonl", identity) as file:
         demonstration = demonstrate(subject, arms, shown, arguments.workers, file=file, watch=_watch("demonstration"))
-    demonstrated = time.perf_counter() - start
+    demonstrated = sum(demonstration.seconds.values())
     layers = f"layers {describe(demonstration.layers)}"
 
     settings = prepare(
@@ -97,9 +95,7 @@ def measure(arguments: argparse.Namespace) -> None:
         scenes=ExamRange(arguments.swept, first=arguments.scenes),
     )
     with ResultsFile(arguments.work / "sweep.jsonl", settings.as_dict()) as file:
-        start = time.perf_counter()
         report = run_sweep(subject, settings, file, arguments.workers, _watch("sweep"))
-        swept = time.perf_counter() - start
         first, second = settings.scenes.halves()
         exam = make_exam(first)
 
@@ -114,6 +110,7 @@ def measure(arguments: argparse.Namespace) -> None:
             for channel in CHANNELS
             for name in SHOWN_GRIDS
         ]
+        swept = sum(outcome_of(arm).seconds for arm in settings.arms())
         claims = "\n".join(render.claim_lines(contrasts(settings, outcome_of)))
 
     with tempfile.TemporaryDirectory() as place:
@@ -137,10 +134,9 @@ def measure(arguments: argparse.Namespace) -> None:
         layers=layers,
         energy=f"{edit.energy_removed or 0:.0%}",
         moved=f"{edit.relative_change or 0:.0%}",
-        demonstrated=f"{demonstrated / 60:.1f}",
-        swept=f"{swept / 60:.0f} minutes" if report.resumed == 0 else "several sittings",
+        demonstrated=f"{demonstrated / 60:.0f}",
+        swept=f"{swept / 60:.0f}",
         answers=f"{len(settings.arms()) * (first.count + len(exam.asked)):,}",
-        workers=arguments.workers,
         cells=len(report.ranked),
         winner="none" if report.winner is None else report.winner.cell.name,
         base="\n".join(render.base_lines(demonstration.rows[0])),

@@ -90,8 +90,9 @@ def _heatmap(axes: Axes, report: SweepReport, channel: str, residual: float, *, 
                 continue
             result = found[layers, k]
             strong = abs(value) > 0.6 * largest
-            colour = "#909090" if result.broken and not controls else "white" if strong else "black"
-            text = f"{scale * value:+.0f}".replace("-", "−")
+            pale, dark = ("#c8c8c8", "#909090") if result.broken and not controls else ("white", "black")
+            colour = pale if strong else dark
+            text = f"{scale * value:+.0f}".replace("-", "−").replace("−0", "+0")
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
             if not controls and report.winner is result:
                 axes.add_patch(

@@ -46,7 +46,7 @@ def grid_lines(report: SweepReport, outcome_of: OutcomeOf, channel: str, measure
         (cell.layers, cell.k): (edit, controls)
         for cell, edit, controls in by_cell(settings, outcome_of, channel, measure)
     }
-    yield f"| {channel}: {measure.title} | {' | '.join(f'k {k}' for k in settings.ks)} |"
+    yield f"| {channel}: {_name(measure)} | {' | '.join(f'k {k}' for k in settings.ks)} |"
     yield "|:--|" + "--:|" * len(settings.ks)
     for layers in settings.layers:
         yield _line(f"layers {layers}", (marked(measure, cells[layers, k][0]) for k in settings.ks))
