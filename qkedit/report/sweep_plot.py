@@ -34,7 +34,7 @@ def sweep_plot(report: SweepReport, file_format: str) -> bytes:
         # Names of models are no mathematics, whatever dollars and underscores they hold.
         picture.suptitle(
             f"{settings.model}: {measure.title} minus the base's{', points' if measure.is_share else ''}; "
-            "the box marks the winner, grey figures break a guard",
+            "the box marks the winner, figures in brackets break a guard",
             fontsize=9,
             parse_math=False,
         )
@@ -89,10 +89,9 @@ def _heatmap(axes: Axes, report: SweepReport, channel: str, residual: float, *, 
             if math.isnan(value):
                 continue
             result = found[layers, k]
-            strong = abs(value) > 0.6 * largest
-            pale, dark = ("#c8c8c8", "#909090") if result.broken and not controls else ("white", "black")
-            colour = pale if strong else dark
+            colour = "white" if abs(value) > 0.6 * largest else "black"
             text = f"{scale * value:+.0f}".replace("-", "−").replace("−0", "+0")
+            text = f"({text})" if result.broken and not controls else text
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
             if not controls and report.winner is result:
                 axes.add_patch(
