@@ -26,8 +26,8 @@ from tests.plugins.dscr_requests import (
 )
 from tests.plugins.tiny_requests import Prompt
 
-# On logits of up to 7. float32 alone leaves 1e-6 to 8e-6 between a padded batch and a prompt by itself; `test_in_double`
-# holds the same comparison to 1e-10.
+# On logits of up to 7. float32 alone leaves 1e-6 to 8e-6 between a padded batch and a prompt by itself;
+# `test_in_double` holds the same comparison to 1e-10.
 TOLERANCE = 1e-5
 
 

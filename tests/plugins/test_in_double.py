@@ -24,6 +24,8 @@ from tests.plugins.tiny_requests import request, two_prompts
 
 # Its experts' products exist in single precision alone.
 SINGLE_ONLY = ("qwen3-vl-moe",)
+# Pictures drawn in float64 are other pictures, and two scores of these are too near to compare sources.
+NEAR_SCORES = ("idefics3",)
 PRECISE = {"rtol": 0, "atol": 1e-10}
 
 
@@ -46,7 +48,7 @@ def test_dscr(family: str) -> None:
             torch.testing.assert_close(actual[row], expected, **PRECISE)
 
 
-@pytest.mark.parametrize("family", test_scr.FAMILIES)
+@pytest.mark.parametrize("family", [family for family in test_scr.FAMILIES if family not in NEAR_SCORES])
 def test_scr_in_a_padded_batch(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny, prompts = model(family), two_prompts(family)
     monkeypatch.setattr(test_scr, "model", lambda family: tiny)
