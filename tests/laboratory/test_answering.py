@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from qkedit import DSCR, SCR
 from qkedit.laboratory import answering
 from qkedit.laboratory.answering import ExamAnswers, sit
+from qkedit.laboratory.bench import one_thread
 from qkedit.laboratory.exam import Exam
 from qkedit.plugins.settings import PluginSettings
 from qkedit.serving.on_transformers import Answer, respond
@@ -21,11 +23,13 @@ TOKENS = {"CAPTION_TOKENS": 12, "ANSWER_TOKENS": 3}
 
 
 @pytest.fixture(autouse=True)
-def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, tokens in TOKENS.items():
         monkeypatch.setattr(answering, name, tokens)
     monkeypatch.setattr(answering, "PROMPTS_AT_ONCE", 7)  # the last batch is smaller
     monkeypatch.setattr(answering, "SCENES_AT_ONCE", 2)
+    with one_thread():  # small steps on several threads wait for whatever else the machine does
+        yield
 
 
 def one_by_one(exam: Exam, plugin: str | None = None) -> ExamAnswers:
