@@ -64,9 +64,9 @@ def serve(
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
 ) -> None:
-    """Serve the model behind an OpenAI-compatible endpoint, with the plug-ins that are attached to it or named.
+    r"""Serve the model behind an OpenAI-compatible endpoint, with the plug-ins that are attached to it or named.
 
-    The port opens when the model is loaded. SIGTERM lets running answers finish. Needs `pip install 'qkedit[serve]'`.
+    The port opens when the model is loaded. SIGTERM lets running answers finish. Needs `pip install 'qkedit\[serve]'`.
 
     Example: qkedit serve ./edited --plugin scr --port 8000
     """
