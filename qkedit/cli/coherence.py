@@ -12,7 +12,6 @@ import typer
 from qkedit.cli import options
 from qkedit.cli.output import Output, command
 from qkedit.cli.plugin_options import (
-    PROMPT,
     DtypeOption,
     ImagesOption,
     PluginsOption,
@@ -21,6 +20,7 @@ from qkedit.cli.plugin_options import (
     joined,
 )
 from qkedit.errors import UsageError
+from qkedit.prompts import CAPTION_PROMPT
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,7 +44,7 @@ def coherence(
     model: options.ModelOption = None,
     revision: options.RevisionOption = None,
     image: ImagesOption = None,
-    prompt: PromptOption = PROMPT,
+    prompt: PromptOption = CAPTION_PROMPT,
     plugin: PluginsOption = None,
     picture: Annotated[
         Path | None, options.flag("--picture", help="Write keys over the image to this .png, .svg or .pdf.")

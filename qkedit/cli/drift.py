@@ -10,8 +10,9 @@ import typer
 from qkedit.cli import options
 from qkedit.cli.bases import base_of, is_edited
 from qkedit.cli.output import aligned, command
-from qkedit.cli.plugin_options import PROMPT, DtypeOption, PluginsOption, PromptOption, chosen_plugins, joined
+from qkedit.cli.plugin_options import DtypeOption, PluginsOption, PromptOption, chosen_plugins, joined
 from qkedit.errors import UsageError
+from qkedit.prompts import CAPTION_PROMPT
 
 if TYPE_CHECKING:
     from qkedit.evaluation.drift import Drift
@@ -27,7 +28,7 @@ def drift(
     revision: options.RevisionOption = None,
     base: options.BaseOption = None,
     images: Annotated[Path | None, options.flag("--images", help="A directory with pictures.")] = None,
-    prompt: PromptOption = PROMPT,
+    prompt: PromptOption = CAPTION_PROMPT,
     plugin: PluginsOption = None,
     limit: Annotated[int, options.flag("--limit", help="Most pictures, by name.", min=1)] = 100,
     max_new_tokens: Annotated[int, options.flag("--max-new-tokens", help="Longest answer.", min=1)] = 64,

@@ -12,7 +12,6 @@ from qkedit.cli import options
 from qkedit.cli.bases import base_of, is_edited
 from qkedit.cli.output import Output, command
 from qkedit.cli.plugin_options import (
-    PROMPT,
     DtypeOption,
     ImagesOption,
     PluginsOption,
@@ -21,6 +20,7 @@ from qkedit.cli.plugin_options import (
     joined,
 )
 from qkedit.errors import UsageError
+from qkedit.prompts import CAPTION_PROMPT
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,7 +35,7 @@ def generate(
     model: options.ModelOption = None,
     revision: options.RevisionOption = None,
     image: ImagesOption = None,
-    prompt: PromptOption = PROMPT,
+    prompt: PromptOption = CAPTION_PROMPT,
     plugin: PluginsOption = None,
     compare: Annotated[
         bool, options.flag("--compare", help="Show the answers of base, edited model and plug-ins side by side.")

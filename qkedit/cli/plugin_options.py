@@ -23,8 +23,6 @@ ImagesOption = Annotated[
     list[Path] | None,
     flag("--image", help="A picture; may be given several times."),
 ]
-# The prompt of the CHAIR protocol (arXiv 1809.02156 as later papers run it), which the demo model knows too.
-PROMPT = "Please describe this image in detail."
 PromptOption = Annotated[str, flag("--prompt", help="What to ask about it.")]
 DtypeOption = Annotated[str, flag("--dtype", help="auto (as stored), float32, bfloat16 or float16.")]
 

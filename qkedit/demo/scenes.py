@@ -18,6 +18,7 @@ import numpy as np
 
 from qkedit.demo.drawing import Picture, draw
 from qkedit.demo.world import IMAGE_SIZE, KINDS, THEMES, draw_company, place
+from qkedit.prompts import CAPTION_PROMPT
 
 __all__ = [
     "CAPTION_PROMPT",
@@ -32,8 +33,6 @@ __all__ = [
     "question",
     "with_article",
 ]
-
-CAPTION_PROMPT = "Please describe this image in detail."  # the prompt of the CHAIR protocol
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from qkedit.evaluation.data_files import required
 from qkedit.evaluation.json_rows import read_rows
 from qkedit.evaluation.records import Answer, CaptionItem, Question, Score
 from qkedit.evaluation.yes_no import quotient, undefined
+from qkedit.prompts import CAPTION_PROMPT
 
-PROMPT = "Please describe this image in detail."
 _PUBLISHED = "github.com/LisaAnne/Hallucination (data/synonyms.txt)"
 # Under which keys a document may hold its captions: those of published examples, and the official script's output.
 _CAPTION_LISTS = ("captions", "sentences")
@@ -54,7 +54,7 @@ def load_questions(
         save_truth(truth, write_truth)
     fields = {"synonyms": synonyms, "data": directory}
     return tuple(
-        Question(image, shown.image, PROMPT, shown.objects, group=image, fields=fields)
+        Question(image, shown.image, CAPTION_PROMPT, shown.objects, group=image, fields=fields)
         for image, shown in sorted(truth.items(), key=lambda entry: (len(entry[0]), entry[0]))
     )
 

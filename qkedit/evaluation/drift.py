@@ -33,6 +33,7 @@ from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.resampling import percentiles, ratios, resampled
 from qkedit.evaluation.statistics import LEVEL, RESAMPLES, SEED
 from qkedit.plugins.settings import PluginSettings, make_plugins
+from qkedit.prompts import CAPTION_PROMPT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from qkedit.serving.on_transformers import LoadedModel
 
 PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
-PROMPT = "Please describe this image in detail."
 _WORDS = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
@@ -139,7 +139,7 @@ def drift(
     edited: str,
     images: Sequence[Path],
     *,
-    prompt: str = PROMPT,
+    prompt: str = CAPTION_PROMPT,
     plugins: Sequence[PluginSettings] = (),
     base_revision: str | None = None,
     revision: str | None = None,

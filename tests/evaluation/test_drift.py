@@ -14,9 +14,10 @@ import qkedit as library
 from qkedit.demo import demo_checkpoint
 from qkedit.demo.scenes import make_scenes
 from qkedit.errors import QkeditError, UsageError
-from qkedit.evaluation.drift import PROMPT, Drift, ImageDrift, drift, pictures_in, word_f1
+from qkedit.evaluation.drift import Drift, ImageDrift, drift, pictures_in, word_f1
 from qkedit.plugins.scr import SCR
 from qkedit.plugins.settings import PluginSettings
+from qkedit.prompts import CAPTION_PROMPT
 from qkedit.serving.on_transformers import load, read_image, request_inputs, respond
 from tests.cli.command import qkedit
 
@@ -42,12 +43,12 @@ def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def measured(base: str, model: str, images: Path, prompt: str = PROMPT, **options: object) -> Drift:
+def measured(base: str, model: str, images: Path, prompt: str = CAPTION_PROMPT, **options: object) -> Drift:
     files, _ = pictures_in(images, 2)
     return drift(base, model, files, prompt=prompt, max_new_tokens=TOKENS, dtype="float32", **options)  # type: ignore[arg-type]
 
 
-def next_tokens(directory: Path, image: Path, answer: list[int], prompt: str = PROMPT) -> torch.Tensor:
+def next_tokens(directory: Path, image: Path, answer: list[int], prompt: str = CAPTION_PROMPT) -> torch.Tensor:
     """Logits of each next token, [tokens, vocabulary]: one whole forward pass a position, nothing cached."""
     loaded = load(str(directory), dtype="float32")
     rows = []
@@ -87,7 +88,7 @@ def test_answers_are_those_that_the_models_give(images: Path, edited: Path) -> N
     image = measured("demo", str(edited), images).images[0]
     for model, text in (("demo", image.base), (str(edited), image.edited)):
         loaded = load(model, dtype="float32")
-        assert text == respond(loaded, [read_image(images / "0.png")], PROMPT, max_new_tokens=TOKENS).text
+        assert text == respond(loaded, [read_image(images / "0.png")], CAPTION_PROMPT, max_new_tokens=TOKENS).text
 
 
 def test_a_model_beside_itself_has_not_moved(images: Path) -> None:
