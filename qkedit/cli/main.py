@@ -2,42 +2,55 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from importlib import import_module
 from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
 import qkedit
-from qkedit.cli.apply import apply
-from qkedit.cli.attach import attach
-from qkedit.cli.coherence import coherence
-from qkedit.cli.compare import compare
-from qkedit.cli.demo import demo
-from qkedit.cli.detach import detach
-from qkedit.cli.diff import diff
-from qkedit.cli.drift import drift
-from qkedit.cli.eval import evaluate
-from qkedit.cli.gate import gate
-from qkedit.cli.generate import generate
-from qkedit.cli.inspect import inspect
-from qkedit.cli.models import models
-from qkedit.cli.plugins import plugins
-from qkedit.cli.score import score
-from qkedit.cli.serve import serve
-from qkedit.cli.steer import steer
-from qkedit.cli.sweep import sweep
-from qkedit.cli.verify import verify
 
-app = typer.Typer(
-    name="qkedit",
-    help="Edit the query-key products of vision-language checkpoints on disk.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+PANELS = {
+    "Edit a checkpoint": ("steer", "inspect", "verify", "diff", "apply", "models"),
+    "Run it, with plug-ins": ("generate", "serve", "attach", "detach", "plugins", "coherence"),
+    "Measure what an edit did": ("eval", "score", "compare", "gate", "drift"),
+    "Laboratory": ("demo", "sweep"),
+}
+COMMANDS = tuple(name for names in PANELS.values() for name in names)
+
+
+def application(commands: Collection[str] = COMMANDS) -> typer.Typer:
+    """Return the command line with these commands alone: to import and describe all of them takes 0.1 s."""
+    app = typer.Typer(
+        name="qkedit",
+        help="Edit the query-key products of vision-language checkpoints on disk.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_main)
+    for panel, names in PANELS.items():
+        for name in names:
+            if name in commands:
+                app.command(
+                    name,
+                    rich_help_panel=panel,
+                    # attach takes the options of the plug-in that is named besides its own.
+                    context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+                    if name == "attach"
+                    else None,
+                )(_function(name))
+    return app
+
+
+def _function(command: str) -> Callable[..., None]:
+    # A function called `eval` would hide Python's own.
+    return getattr(import_module(f"qkedit.cli.{command}"), "evaluate" if command == "eval" else command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -46,32 +59,13 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     pass
-
-
-_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Edit a checkpoint": (steer, inspect, verify, diff, apply, models),
-    "Run it, with plug-ins": (generate, serve, attach, detach, plugins, coherence),
-    "Measure what an edit did": (evaluate, score, compare, gate, drift),
-    "Laboratory": (demo, sweep),
-}
-for panel, functions in _PANELS.items():
-    for function in functions:
-        app.command(
-            # A function called `eval` would hide Python's own.
-            "eval" if function is evaluate else None,
-            rich_help_panel=panel,
-            # attach takes the options of the plug-in that is named besides its own.
-            context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-            if function is attach
-            else None,
-        )(function)
 
 
 def run() -> None:
@@ -83,6 +77,10 @@ def run() -> None:
         if isinstance(stream, TextIOWrapper):
             # A file name that the terminal's encoding cannot spell is no reason to fail after the work is done.
             stream.reconfigure(errors="backslashreplace")
+    # Nothing that is left at the end needs to be searched for garbage: with torch, that takes a third of a second.
+    atexit.register(gc.freeze)
+    called = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    app = application((called,) if called in COMMANDS else COMMANDS)
     try:
         code = app(prog_name="qkedit", standalone_mode=False)
     except typer.Abort:

@@ -7,6 +7,7 @@ the flag wins over the environment, the environment over the file.
 from __future__ import annotations
 
 import difflib
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,12 +44,10 @@ def _read_configuration(context: typer.Context, file: Path | None) -> Path | Non
     if settings is not None and not isinstance(settings, dict):
         raise typer.BadParameter(f"{file} must hold a mapping such as 'layers: 10-20'.")
     names = _option_names(context.command)
-    group = context.find_root().command
-    of_all_commands = {name for other in getattr(group, "commands", {}).values() for name in _option_names(other)}
     defaults: dict[str, Any] = {}
     for key, value in (settings or {}).items():
         flag = str(key).replace("_", "-")
-        if flag == "config" or flag not in of_all_commands:
+        if flag == "config" or (flag not in names and flag not in _options_of_all_commands()):
             near = difflib.get_close_matches(flag, names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"this command has {', '.join(sorted(names))}."
             raise typer.BadParameter(f"{file}: there is no option {key!r}; {hint}")
@@ -63,6 +62,15 @@ def _read_configuration(context: typer.Context, file: Path | None) -> Path | Non
             defaults[names[flag]] = value if isinstance(value, bool) or value is None else str(value)
     context.default_map = {**(context.default_map or {}), **defaults}
     return file
+
+
+@cache
+def _options_of_all_commands() -> frozenset[str]:
+    """The long flags that any command has."""
+    from qkedit.cli.main import application
+
+    every_command: Any = typer.main.get_command(application())
+    return frozenset(flag for command in every_command.commands.values() for flag in _option_names(command))
 
 
 def _option_names(command: Any) -> dict[str, str]:

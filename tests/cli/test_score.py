@@ -172,8 +172,8 @@ def test_broken_answers_leave_nothing_behind(data: Path, answers: Path, content:
 def test_no_model_library_is_loaded(data: Path, answers: Path) -> None:
     code = (
         "import sys\n"
-        "from qkedit.cli.main import app\n"
-        "app(sys.argv[1:], standalone_mode=False)\n"
+        "from qkedit.cli.main import application\n"
+        "application()(sys.argv[1:], standalone_mode=False)\n"
         "heavy = {'torch', 'transformers', 'numpy', 'scipy', 'nltk', 'matplotlib'}\n"
         "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"
     )
