@@ -4,7 +4,7 @@ A shard some ranges of which are to be replaced is made in two steps that share 
 the mathematics wait for each other nowhere:
 
     if not clone_or_reserve(source, shard, link):                        # blocks shared, or a file of holes
-        jobs.append(partial(copy_ranges, source, shard, complement(planned, size)))
+        jobs[name] = partial(copy_ranges, source, shard, complement(planned, size))
     …                                                                    # pwrite of the planned ranges, at any time
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from enum import StrEnum
@@ -175,21 +175,22 @@ class BackgroundCopy:
             for layer in layers:
                 copying.check()
                 …
+            copying.wait_for("model-00002-of-00005.safetensors")
         # here every job is done; or the block raised, and the thread has stopped
 
-    The system calls of a copy release Python's lock, so the copies take a second core where there is one.
+    The system calls of a copy release Python's lock, so the copies take a second core where there is one. After the
+    first that fails, none is begun.
 
     Args:
-        jobs: the copies, in order.
+        jobs: the copies in order, by the name of what they make.
         on_bytes: called from the copying thread.
     """
 
-    def __init__(self, jobs: Iterable[CopyJob], on_bytes: OnBytes) -> None:
-        self._jobs = tuple(jobs)
+    def __init__(self, jobs: Mapping[str, CopyJob], on_bytes: OnBytes) -> None:
         self._on_bytes = on_bytes
-        self._cancelled = Event()
+        self._stopped = Event()
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qkedit-copy")
-        self._future = executor.submit(self._run)
+        self._copies = {name: executor.submit(self._run, job) for name, job in jobs.items()}
         executor.shutdown(wait=False)
 
     def __enter__(self) -> Self:
@@ -208,31 +209,46 @@ class BackgroundCopy:
 
     def check(self) -> None:
         """Raise the error of a copy that has failed already; otherwise return at once."""
-        if self._future.done():
-            self._future.result()
+        for copy in self._copies.values():
+            if not copy.done():
+                return
+            copy.result()
 
-    def join(self) -> float:
-        """Wait for the last copy, and return the seconds that all of them took.
+    def wait_for(self, name: str) -> None:
+        """Wait for what is called `name`, and for all that comes before it; a name without a job is there already.
 
         Raises:
             QkeditError: what stopped the copies.
             concurrent.futures.CancelledError: `cancel` stopped them.
         """
-        return self._future.result()
+        if name in self._copies:
+            for copied, copy in self._copies.items():
+                copy.result()
+                if copied == name:
+                    return
+
+    def join(self) -> float:
+        """Wait for the last copy, and return the seconds that all of them took; raises as `wait_for` does."""
+        return sum(copy.result() for copy in self._copies.values())
 
     def cancel(self) -> None:
         """Stop within one chunk, and return when no more bytes are written."""
-        self._cancelled.set()
-        wait([self._future])
+        self._stopped.set()
+        wait(self._copies.values())
 
-    def _run(self) -> float:
+    def _run(self, job: CopyJob) -> float:
+        if self._stopped.is_set():
+            raise CancelledError
         start = time.perf_counter()
-        for job in self._jobs:
+        try:
             job(self._count)
+        except BaseException:
+            self._stopped.set()
+            raise
         return time.perf_counter() - start
 
     def _count(self, length: int) -> None:
-        if self._cancelled.is_set():
+        if self._stopped.is_set():
             raise CancelledError
         self._on_bytes(length)
 

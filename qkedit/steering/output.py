@@ -56,16 +56,21 @@ def write_full(
     progress: Progress,
 ) -> dict[str, Any]:
     """Write the whole checkpoint with the planned tensors replaced; returns the manifest it wrote."""
-    copies, touched = _prepare_shards(staging, checkpoint, planned, link, progress)
+    by_shard: dict[str, list[TensorEntry]] = {}
+    for entry in planned.values():
+        by_shard.setdefault(entry.shard, []).append(entry)
+    copies = _prepare_files(staging, checkpoint, by_shard, link, progress)
     with BackgroundCopy(copies, progress.bytes_done) as copying:
-        with _opened_for_writing(staging, {entry.shard for entry in planned.values()}) as descriptors:
+        with _opened_for_writing(staging, by_shard) as descriptors:
             records, after = _write_tensors(edits, planned, descriptors, stopwatch, progress, copying.check)
         manifest = manifest_of(records, after)
         card = make_card(checkpoint, manifest)
+        for shard, entries in by_shard.items():
+            copying.wait_for(shard)  # its copy is the last to write to it
+            with stopwatch("checks"):
+                _check_shard(staging, checkpoint, shard)
+                _check_tensors(staging, entries, after)
         stopwatch.add("copying", copying.join())
-    with stopwatch("checks"):
-        _check_shards(staging, checkpoint, touched)
-        _check_tensors(staging, planned, after)
     _write_file(staging / MANIFEST_FILE, dump_manifest(manifest))
     _write_file(staging / CARD_FILE, card)
     return manifest
@@ -85,21 +90,25 @@ def write_delta(
     with _opened_for_writing(staging, {DELTA_FILE}) as descriptors:
         records, after = _write_tensors(edits, places, descriptors, stopwatch, progress, lambda: None)
     with stopwatch("checks"):
-        _check_tensors(staging, places, after)
+        _check_tensors(staging, places.values(), after)
     manifest = manifest_of(records, after)
     _write_file(staging / MANIFEST_FILE, dump_manifest(manifest))
     return manifest
 
 
-def _prepare_shards(
-    staging: Path, checkpoint: Checkpoint, planned: dict[str, TensorEntry], link: LinkMode, progress: Progress
-) -> tuple[list[CopyJob], list[str]]:
-    """Create the shards to be written to, and return the copies that fill everything else."""
-    ranges: dict[str, list[tuple[int, int]]] = {}
-    for entry in planned.values():
-        ranges.setdefault(entry.shard, []).append((entry.start, entry.end))
-    copies: list[CopyJob] = []
-    for file in checkpoint.kept_files:
+def _prepare_files(
+    staging: Path,
+    checkpoint: Checkpoint,
+    touched: dict[str, list[TensorEntry]],
+    link: LinkMode,
+    progress: Progress,
+) -> dict[str, CopyJob]:
+    """Create the touched shards, and return the copies that fill everything else, by file.
+
+    Touched shards come first, so that they are checked while the others are copied.
+    """
+    copies: dict[str, CopyJob] = {}
+    for file in [*touched, *(file for file in checkpoint.kept_files if file not in touched)]:
         name = name_in_output(checkpoint, file)
         if name is None:
             continue
@@ -108,15 +117,17 @@ def _prepare_shards(
             destination.parent.mkdir(parents=True, exist_ok=True)
         source = checkpoint.files.local_path(file)
         if file not in checkpoint.shards:
-            copies.append(partial(copy_file, source, destination, LinkMode.COPY))
-        elif file not in ranges:
-            copies.append(partial(copy_file, source, destination, link))
-        elif clone_or_reserve(source, destination, link):
-            progress.bytes_done(checkpoint.shards[file].size - sum(end - start for start, end in ranges[file]))
+            copies[file] = partial(copy_file, source, destination, LinkMode.COPY)
+        elif file not in touched:
+            copies[file] = partial(copy_file, source, destination, link)
         else:
-            gaps = complement(ranges[file], checkpoint.shards[file].size)
-            copies.append(partial(_copy_gaps, source, destination, gaps))
-    return copies, sorted(ranges)
+            size = checkpoint.shards[file].size
+            gaps = complement([(entry.start, entry.end) for entry in touched[file]], size)
+            if clone_or_reserve(source, destination, link):
+                progress.bytes_done(sum(end - start for start, end in gaps))
+            else:
+                copies[file] = partial(_copy_gaps, source, destination, gaps)
+    return copies
 
 
 def _copy_gaps(
@@ -175,25 +186,21 @@ def _opened_for_writing(staging: Path, files: Iterable[str]) -> Iterator[dict[st
         yield descriptors
 
 
-def _check_shards(staging: Path, checkpoint: Checkpoint, touched: Iterable[str]) -> None:
-    """The written shards must have the base's size and, byte for byte, its header."""
-    written = LocalFiles(staging)
-    for file in touched:
-        shard = checkpoint.shards[file]
-        size = (staging / file).stat().st_size
-        if size != shard.size or written.read(file, 0, shard.data_start) != checkpoint.files.read(
-            file, 0, shard.data_start
-        ):
-            raise CheckpointError("came out different from the base's", where=file, remedy="check the disk")
+def _check_shard(staging: Path, checkpoint: Checkpoint, file: str) -> None:
+    """A written shard must have the base's size and, byte for byte, its header."""
+    shard, size = checkpoint.shards[file], (staging / file).stat().st_size
+    header = LocalFiles(staging).read(file, 0, shard.data_start) if size == shard.size else None
+    if header != checkpoint.files.read(file, 0, shard.data_start):
+        raise CheckpointError("came out different from the base's", where=file, remedy="check the disk")
 
 
-def _check_tensors(directory: Path, places: dict[str, TensorEntry], expected: dict[str, str]) -> None:
+def _check_tensors(directory: Path, places: Iterable[TensorEntry], expected: dict[str, str]) -> None:
     """What stands in the files must be what was computed, whatever else was written beside it."""
     from qkedit.steering.stream import read_tensor, sha256
 
     written = LocalFiles(directory)
     with ThreadPoolExecutor(max_workers=2) as threads:
-        found = threads.map(lambda entry: (entry.name, sha256(read_tensor(written, entry))), places.values())
+        found = threads.map(lambda entry: (entry.name, sha256(read_tensor(written, entry))), places)
         for name, digest in found:
             if digest != expected[name]:
                 raise CheckpointError("was not written as computed", where=f"tensor {name}", remedy="check the disk")

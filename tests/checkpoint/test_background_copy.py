@@ -14,6 +14,7 @@ import pytest
 from qkedit.checkpoint import copying
 from qkedit.checkpoint.copying import (
     BackgroundCopy,
+    CopyJob,
     LinkMode,
     copy_file,
 )
@@ -35,7 +36,7 @@ def test_jobs_run_in_order_beside_the_block_and_are_done_after_it(tmp_path: Path
 
     (tmp_path / "source").write_bytes(b"weights")
     counted: list[int] = []
-    jobs = [first, partial(copy_file, tmp_path / "source", tmp_path / "copy", LinkMode.AUTO)]
+    jobs = {"first": first, "copy": partial(copy_file, tmp_path / "source", tmp_path / "copy", LinkMode.AUTO)}
     with BackgroundCopy(jobs, counted.append) as background:
         background.check()
         assert not (tmp_path / "copy").exists()
@@ -47,11 +48,33 @@ def test_jobs_run_in_order_beside_the_block_and_are_done_after_it(tmp_path: Path
     background.check()
 
 
+def test_waiting_for_one_copy_waits_for_no_later_one() -> None:
+    go = threading.Event()
+    made: list[str] = []
+
+    def make(name: str, on_bytes: Callable[[int], None]) -> None:
+        if name == "last":
+            assert go.wait(30)  # set after the waiting below
+        made.append(name)
+
+    with BackgroundCopy({name: partial(make, name) for name in ("first", "second", "last")}, ignore) as background:
+        background.wait_for("second")
+        assert made == ["first", "second"]
+        background.wait_for("what nobody copies")
+        go.set()
+        background.wait_for("last")
+        assert made == ["first", "second", "last"]
+
+
 def test_a_failed_copy_is_raised_where_one_waits_or_looks(tmp_path: Path) -> None:
-    jobs = [partial(copy_file, tmp_path / "missing", tmp_path / "copy", LinkMode.AUTO), lambda _: later.append(1)]
     later: list[int] = []
+    jobs: dict[str, CopyJob] = {
+        "copy": partial(copy_file, tmp_path / "missing", tmp_path / "copy", LinkMode.AUTO),
+        "later": lambda _: later.append(1),
+    }
     background = BackgroundCopy(jobs, ignore)
-    for raising in (background.join, background.check):
+    waiting = [partial(background.wait_for, name) for name in jobs]
+    for raising in (background.join, background.check, *waiting):
         with pytest.raises(QkeditError, match="missing: cannot open"):
             raising()
     with pytest.raises(QkeditError, match="missing: cannot open"), BackgroundCopy(jobs, ignore):
@@ -78,7 +101,9 @@ def test_copies_stop_with_the_next_piece_when_the_block_is_broken_off(
         concurrent.futures.wait(futures)
 
     monkeypatch.setattr(copying, "wait", wait)
-    jobs = [partial(copy_file, tmp_path / "source", tmp_path / name, LinkMode.COPY) for name in ("first", "second")]
+    jobs = {
+        name: partial(copy_file, tmp_path / "source", tmp_path / name, LinkMode.COPY) for name in ("first", "second")
+    }
 
     def break_off() -> None:
         with BackgroundCopy(jobs, on_bytes):
@@ -100,9 +125,9 @@ def test_cancel_stops_a_copy_and_says_so_afterwards() -> None:
             on_bytes(1)
             began.set()
 
-    background = BackgroundCopy([endless], ignore)
+    background = BackgroundCopy({"endless": endless}, ignore)
     assert began.wait(30)
     background.cancel()
-    for raising in (background.check, background.join):
+    for raising in (background.check, background.join, partial(background.wait_for, "endless")):
         with pytest.raises(CancelledError):
             raising()

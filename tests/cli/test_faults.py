@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -307,7 +308,7 @@ def test_what_the_disk_garbles_is_found_before_the_output_appears(
     """The output is read back: a byte that was written wrongly must not be shipped."""
     from qkedit.steering import output as module
 
-    check, name = module._check_shards, _shard(base).name
+    check, name = module._check_shard, _shard(base).name
 
     def garble(staging: Path, *arguments: Any) -> None:
         content = bytearray((staging / name).read_bytes())
@@ -317,8 +318,35 @@ def test_what_the_disk_garbles_is_found_before_the_output_appears(
         (staging / name).write_bytes(content)
         check(staging, *arguments)
 
-    monkeypatch.setattr(module, "_check_shards", garble)
+    monkeypatch.setattr(module, "_check_shard", garble)
     result = qkedit("steer", base, "--layers", "1", "--out", tmp_path / "edited")
     assert result.code == 1
     assert "check the disk" in result.sentence()
+    assert os.listdir(tmp_path) == ["base"]
+
+
+def test_a_copy_that_writes_over_an_edit_is_found_before_the_output_appears(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard is checked when its copy has ended, however late that is."""
+    from qkedit.steering import output as module
+
+    write_tensors, written = module._write_tensors, threading.Event()
+
+    def write(*arguments: Any) -> Any:
+        try:
+            return write_tensors(*arguments)
+        finally:
+            written.set()
+
+    def copy_all(source: Path, destination: Path, gaps: object, on_bytes: Callable[[int], None]) -> None:
+        assert written.wait(30)
+        destination.write_bytes(source.read_bytes())
+
+    monkeypatch.setattr(module, "_write_tensors", write)
+    monkeypatch.setattr(module, "_copy_gaps", copy_all)
+    monkeypatch.setattr(module, "clone_or_reserve", lambda source, destination, link: destination.touch())
+    result = qkedit("steer", base, "--layers", "1", "--out", tmp_path / "edited")
+    assert result.code == 1
+    assert "was not written as computed" in result.sentence()
     assert os.listdir(tmp_path) == ["base"]
