@@ -38,6 +38,10 @@ _CHUNK = 16 << 20
 # at 8 MiB, which no longer fits a processor's cache.
 _BUFFER = 256 << 10
 
+# A copy takes a whole core, on which the system moves some 2 GB/s: on 2 idle cores two copies took 0.85 of the time
+# that one took, and beside other work they get a larger share. More would only fill a disk's queue.
+COPIES_AT_ONCE = 2
+
 OnBytes = Callable[[int], None]
 """Called with the bytes finished since the last call; what it raises stops the copy."""
 
@@ -169,27 +173,28 @@ def copy_file(source: Path, destination: Path, link: LinkMode, on_bytes: OnBytes
 
 
 class BackgroundCopy:
-    """Copies that run one after the other in a thread of their own, from the moment this object is made.
+    """Copies that run in threads of their own, from the moment this object is made.
 
         with BackgroundCopy(jobs, on_bytes) as copying:
-            for layer in layers:
-                copying.check()
-                …
+            …
             copying.wait_for("model-00002-of-00005.safetensors")
-        # here every job is done; or the block raised, and the thread has stopped
+            …
+        # here every job is done; or the block raised, and the threads have stopped
 
-    The system calls of a copy release Python's lock, so the copies take a second core where there is one. After the
+    The system calls of a copy release Python's lock, so the copies take other cores where there are some. After the
     first that fails, none is begun.
 
     Args:
-        jobs: the copies in order, by the name of what they make.
-        on_bytes: called from the copying thread.
+        jobs: the copies by the name of what they make; they are begun in this order.
+        on_bytes: called from the copying threads.
+        threads: how many copies run at once.
     """
 
-    def __init__(self, jobs: Mapping[str, CopyJob], on_bytes: OnBytes) -> None:
+    def __init__(self, jobs: Mapping[str, CopyJob], on_bytes: OnBytes, threads: int = COPIES_AT_ONCE) -> None:
         self._on_bytes = on_bytes
         self._stopped = Event()
-        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qkedit-copy")
+        self._started = time.perf_counter()
+        executor = ThreadPoolExecutor(threads, thread_name_prefix="qkedit-copy")
         self._copies = {name: executor.submit(self._run, job) for name, job in jobs.items()}
         executor.shutdown(wait=False)
 
@@ -207,50 +212,59 @@ class BackgroundCopy:
         finally:
             self.cancel()
 
-    def check(self) -> None:
-        """Raise the error of a copy that has failed already; otherwise return at once."""
-        for copy in self._copies.values():
-            if not copy.done():
-                return
-            copy.result()
+    def has_made(self, name: str) -> bool:
+        """Whether what is called `name` is there: it was copied, or there is no job for it.
+
+        Raises:
+            QkeditError, concurrent.futures.CancelledError: any copy has failed already; as `wait_for` does.
+        """
+        self._check()
+        return name not in self._copies or self._copies[name].done()
 
     def wait_for(self, name: str) -> None:
-        """Wait for what is called `name`, and for all that comes before it; a name without a job is there already.
+        """Wait for what is called `name`.
 
         Raises:
             QkeditError: what stopped the copies.
             concurrent.futures.CancelledError: `cancel` stopped them.
         """
         if name in self._copies:
-            for copied, copy in self._copies.items():
-                copy.result()
-                if copied == name:
-                    return
+            wait([self._copies[name]])
+            self._check()
 
     def join(self) -> float:
-        """Wait for the last copy, and return the seconds that all of them took; raises as `wait_for` does."""
-        return sum(copy.result() for copy in self._copies.values())
+        """Wait for the last copy, and return the seconds from the first's start; raises as `wait_for` does."""
+        wait(self._copies.values())
+        failures = [error for copy in self._copies.values() if (error := copy.exception()) is not None]
+        # A copy that was not begun, or was stopped midway, says no more than that another failed.
+        for error in sorted(failures, key=lambda error: isinstance(error, CancelledError)):
+            raise error
+        return max((copy.result() for copy in self._copies.values()), default=self._started) - self._started
 
     def cancel(self) -> None:
         """Stop within one chunk, and return when no more bytes are written."""
         self._stopped.set()
         wait(self._copies.values())
 
-    def _run(self, job: CopyJob) -> float:
+    def _check(self) -> None:
         if self._stopped.is_set():
-            raise CancelledError
-        start = time.perf_counter()
+            self.join()
+
+    def _run(self, job: CopyJob) -> float:
+        """Run one copy and return when it ended."""
         try:
+            self._count(0)
             job(self._count)
         except BaseException:
             self._stopped.set()
             raise
-        return time.perf_counter() - start
+        return time.perf_counter()
 
     def _count(self, length: int) -> None:
         if self._stopped.is_set():
             raise CancelledError
-        self._on_bytes(length)
+        if length:
+            self._on_bytes(length)
 
 
 @contextmanager

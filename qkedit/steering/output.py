@@ -56,20 +56,20 @@ def write_full(
     progress: Progress,
 ) -> dict[str, Any]:
     """Write the whole checkpoint with the planned tensors replaced; returns the manifest it wrote."""
-    by_shard: dict[str, list[TensorEntry]] = {}
+    touched: dict[str, list[TensorEntry]] = {}
     for entry in planned.values():
-        by_shard.setdefault(entry.shard, []).append(entry)
-    copies = _prepare_files(staging, checkpoint, by_shard, link, progress)
+        touched.setdefault(entry.shard, []).append(entry)
+    copies = _prepare_files(staging, checkpoint, touched, link, progress)
     with BackgroundCopy(copies, progress.bytes_done) as copying:
-        with _opened_for_writing(staging, by_shard) as descriptors:
-            records, after = _write_tensors(edits, planned, descriptors, stopwatch, progress, copying.check)
+        records, after, unchecked = _write_tensors(staging, edits, planned, stopwatch, progress, copying.has_made)
         manifest = manifest_of(records, after)
         card = make_card(checkpoint, manifest)
-        for shard, entries in by_shard.items():
-            copying.wait_for(shard)  # its copy is the last to write to it
-            with stopwatch("checks"):
+        for shard in touched:
+            copying.wait_for(shard)
+        with stopwatch("checks"):
+            for shard in touched:
                 _check_shard(staging, checkpoint, shard)
-                _check_tensors(staging, entries, after)
+            _check_tensors(staging, unchecked, after)
         stopwatch.add("copying", copying.join())
     _write_file(staging / MANIFEST_FILE, dump_manifest(manifest))
     _write_file(staging / CARD_FILE, card)
@@ -87,10 +87,7 @@ def write_delta(
     """Write the edited tensors alone, in one safetensors file; returns the manifest it wrote."""
     prefix, places = lay_out(planned.values(), DELTA_FILE)
     _write_file(staging / DELTA_FILE, prefix)
-    with _opened_for_writing(staging, {DELTA_FILE}) as descriptors:
-        records, after = _write_tensors(edits, places, descriptors, stopwatch, progress, lambda: None)
-    with stopwatch("checks"):
-        _check_tensors(staging, places.values(), after)
+    records, after, _ = _write_tensors(staging, edits, places, stopwatch, progress, lambda file: True)
     manifest = manifest_of(records, after)
     _write_file(staging / MANIFEST_FILE, dump_manifest(manifest))
     return manifest
@@ -105,10 +102,12 @@ def _prepare_files(
 ) -> dict[str, CopyJob]:
     """Create the touched shards, and return the copies that fill everything else, by file.
 
-    Touched shards come first, so that they are checked while the others are copied.
+    Touched shards come first, so that they are checked while the others are copied; and small files last, so that no
+    thread ends long before the others.
     """
     copies: dict[str, CopyJob] = {}
-    for file in [*touched, *(file for file in checkpoint.kept_files if file not in touched)]:
+    sizes = checkpoint.files.sizes()
+    for file in sorted(checkpoint.kept_files, key=lambda file: (file not in touched, -sizes[file])):
         name = name_in_output(checkpoint, file)
         if name is None:
             continue
@@ -137,42 +136,62 @@ def _copy_gaps(
 
 
 def _write_tensors(
+    directory: Path,
     edits: EditedTensors,
     places: dict[str, TensorEntry],
-    descriptors: dict[str, int],
     stopwatch: Stopwatch,
     progress: Progress,
-    check: Callable[[], None],
-) -> tuple[list[EditRecord], dict[str, str]]:
-    """Write each tensor at its place; returns the records and each tensor's SHA-256."""
+    is_settled: Callable[[str], bool],
+) -> tuple[list[EditRecord], dict[str, str], list[TensorEntry]]:
+    """Write each tensor at its place, and check it if nothing else is being written to its file.
+
+    A tensor is checked soon, while the system holds it in memory: in the course of a large copy it goes to the disk.
+
+    Args:
+        directory: holds the files.
+        edits: the tensors.
+        places: where each stands.
+        stopwatch: counts hashing, writing and checks.
+        progress: is told.
+        is_settled: whether a file will be written to by nobody else; raises what speaks against going on.
+
+    Returns:
+        The records, the SHA-256 of each tensor by its name, and the places that are yet to be checked.
+    """
     with stopwatch("start-up"):
         from qkedit.steering.stream import sha256, stored_bytes
 
     records: list[EditRecord] = []
     after: dict[str, str] = {}
-    for name, tensor, record in in_background(edits):
-        check()
-        entry = places[name]
-        with stopwatch("hashing"):
-            after[name] = sha256(tensor)
-        if after[name] == record.sha256_before:
-            raise QkeditError(
-                "the edit leaves every stored value as it was",
-                where=f"tensor {name}",
-                remedy="suppress more (--k, --residual), or leave out this layer if its weights are zero",
-            )
-        with stopwatch("writing"), explained("write", entry.shard):
-            data, position = stored_bytes(tensor), entry.start
-            while data:
-                written = os.pwrite(descriptors[entry.shard], data, position)
-                data, position = data[written:], position + written
-        records.append(record)
-        progress.layer_done()
-        progress.bytes_done(entry.nbytes)
+    unchecked: list[TensorEntry] = []
+    with _opened_for_writing(directory, {entry.shard for entry in places.values()}) as descriptors:
+        for name, tensor, record in in_background(edits):
+            entry = places[name]
+            with stopwatch("hashing"):
+                after[name] = sha256(tensor)
+            if after[name] == record.sha256_before:
+                raise QkeditError(
+                    "the edit leaves every stored value as it was",
+                    where=f"tensor {name}",
+                    remedy="suppress more (--k, --residual), or leave out this layer if its weights are zero",
+                )
+            with stopwatch("writing"), explained("write", entry.shard):
+                data, position = stored_bytes(tensor), entry.start
+                while data:
+                    written = os.pwrite(descriptors[entry.shard], data, position)
+                    data, position = data[written:], position + written
+            records.append(record)
+            unchecked.append(entry)
+            settled = {file for file in descriptors if is_settled(file)}
+            with stopwatch("checks"):
+                _check_tensors(directory, [entry for entry in unchecked if entry.shard in settled], after)
+            unchecked = [entry for entry in unchecked if entry.shard not in settled]
+            progress.layer_done()
+            progress.bytes_done(entry.nbytes)
     missing = set(places) - set(after)
     if missing:
         raise QkeditError(f"{len(missing)} planned tensors were not edited", where=min(missing))
-    return records, after
+    return records, after, unchecked
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def ignore(_: int) -> None:
     """Count no bytes."""
 
 
-def test_jobs_run_in_order_beside_the_block_and_are_done_after_it(tmp_path: Path) -> None:
+def test_jobs_run_beside_the_block_and_are_done_after_it(tmp_path: Path) -> None:
     go = threading.Event()
     ran: list[object] = []
 
@@ -38,32 +38,65 @@ def test_jobs_run_in_order_beside_the_block_and_are_done_after_it(tmp_path: Path
     counted: list[int] = []
     jobs = {"first": first, "copy": partial(copy_file, tmp_path / "source", tmp_path / "copy", LinkMode.AUTO)}
     with BackgroundCopy(jobs, counted.append) as background:
-        background.check()
-        assert not (tmp_path / "copy").exists()
+        assert not background.has_made("first")
         go.set()
     assert (tmp_path / "copy").read_bytes() == b"weights"
-    assert counted == [3, 7]
+    assert sorted(counted) == [3, 7]
     assert ran != [threading.current_thread()]
     assert background.join() > 0
-    background.check()
+    assert background.has_made("first")
+    assert background.has_made("what nobody copies")
 
 
-def test_waiting_for_one_copy_waits_for_no_later_one() -> None:
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_waiting_for_one_copy_waits_for_no_later_one(threads: int) -> None:
+    names = ("first", "second", "last")
     go = threading.Event()
+    begun: list[str] = []
     made: list[str] = []
 
     def make(name: str, on_bytes: Callable[[int], None]) -> None:
+        begun.append(name)
         if name == "last":
             assert go.wait(30)  # set after the waiting below
         made.append(name)
 
-    with BackgroundCopy({name: partial(make, name) for name in ("first", "second", "last")}, ignore) as background:
+    with BackgroundCopy({name: partial(make, name) for name in names}, ignore, threads) as background:
         background.wait_for("second")
-        assert made == ["first", "second"]
+        assert "second" in made
         background.wait_for("what nobody copies")
+        assert background.has_made("second")
+        assert not background.has_made("last")
         go.set()
         background.wait_for("last")
-        assert made == ["first", "second", "last"]
+        assert "last" in made
+    assert set(made) == set(begun) == set(names)
+    if threads == 1:
+        assert begun == list(names)
+
+
+def test_as_many_copies_run_at_once_as_were_asked_for() -> None:
+    meeting = threading.Barrier(2, timeout=30)
+    with BackgroundCopy({name: lambda on_bytes: meeting.wait() for name in "abcd"}, ignore, threads=2):
+        pass
+
+
+def test_the_error_is_that_of_the_copy_that_failed_and_not_of_one_it_stopped() -> None:
+    began = threading.Event()
+
+    def endless(on_bytes: Callable[[int], None]) -> None:
+        began.set()
+        while True:
+            on_bytes(1)
+
+    def failing(on_bytes: Callable[[int], None]) -> None:
+        assert began.wait(30)
+        raise QkeditError("the disk is full")
+
+    background = BackgroundCopy({"endless": endless, "failing": failing}, ignore, threads=2)
+    for raising in (partial(background.wait_for, "endless"), background.join, partial(background.has_made, "failing")):
+        with pytest.raises(QkeditError, match="the disk is full"):
+            raising()
 
 
 def test_a_failed_copy_is_raised_where_one_waits_or_looks(tmp_path: Path) -> None:
@@ -72,12 +105,12 @@ def test_a_failed_copy_is_raised_where_one_waits_or_looks(tmp_path: Path) -> Non
         "copy": partial(copy_file, tmp_path / "missing", tmp_path / "copy", LinkMode.AUTO),
         "later": lambda _: later.append(1),
     }
-    background = BackgroundCopy(jobs, ignore)
+    background = BackgroundCopy(jobs, ignore, threads=1)
     waiting = [partial(background.wait_for, name) for name in jobs]
-    for raising in (background.join, background.check, *waiting):
+    for raising in (background.join, partial(background.has_made, "later"), *waiting):
         with pytest.raises(QkeditError, match="missing: cannot open"):
             raising()
-    with pytest.raises(QkeditError, match="missing: cannot open"), BackgroundCopy(jobs, ignore):
+    with pytest.raises(QkeditError, match="missing: cannot open"), BackgroundCopy(jobs, ignore, threads=1):
         pass
     assert later == []
 
@@ -106,7 +139,7 @@ def test_copies_stop_with_the_next_piece_when_the_block_is_broken_off(
     }
 
     def break_off() -> None:
-        with BackgroundCopy(jobs, on_bytes):
+        with BackgroundCopy(jobs, on_bytes, threads=1):
             assert began.wait(30)
             raise end
 
@@ -128,6 +161,6 @@ def test_cancel_stops_a_copy_and_says_so_afterwards() -> None:
     background = BackgroundCopy({"endless": endless}, ignore)
     assert began.wait(30)
     background.cancel()
-    for raising in (background.check, background.join, partial(background.wait_for, "endless")):
+    for raising in (partial(background.has_made, "endless"), background.join, partial(background.wait_for, "endless")):
         with pytest.raises(CancelledError):
             raising()

@@ -308,17 +308,19 @@ def test_what_the_disk_garbles_is_found_before_the_output_appears(
     """The output is read back: a byte that was written wrongly must not be shipped."""
     from qkedit.steering import output as module
 
-    check, name = module._check_shard, _shard(base).name
+    function = "_check_shard" if where == "shard" else "_check_tensors"
+    check, name = getattr(module, function), _shard(base).name
 
-    def garble(staging: Path, *arguments: Any) -> None:
-        content = bytearray((staging / name).read_bytes())
-        data = 8 + int.from_bytes(content[:8], "little")
-        start = json.loads(content[8:data])[query_name(1)]["data_offsets"][0]
-        content[20 if where == "shard" else data + start] ^= 1
-        (staging / name).write_bytes(content)
-        check(staging, *arguments)
+    def garble(staging: Path, checked: Any, *arguments: Any) -> None:
+        if checked:  # at first, there may be no tensor to check yet
+            content = bytearray((staging / name).read_bytes())
+            data = 8 + int.from_bytes(content[:8], "little")
+            start = json.loads(content[8:data])[query_name(1)]["data_offsets"][0]
+            content[20 if where == "shard" else data + start] ^= 1
+            (staging / name).write_bytes(content)
+        check(staging, checked, *arguments)
 
-    monkeypatch.setattr(module, "_check_shard", garble)
+    monkeypatch.setattr(module, function, garble)
     result = qkedit("steer", base, "--layers", "1", "--out", tmp_path / "edited")
     assert result.code == 1
     assert "check the disk" in result.sentence()
