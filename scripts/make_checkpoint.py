@@ -3,10 +3,10 @@
 
 `--shape qwen2-vl-7b` has the tensor names, shapes, shard files and flat `config.json` of
 Qwen/Qwen2-VL-7B-Instruct: 16.6 GB of bfloat16 in five shards. `--layers` makes it smaller; `--shape
-qwen2-vl-tiny` has the same names at a size for tests.
+qwen2-vl-72b` has the width of the largest of that family, `--shape qwen2-vl-tiny` the same names at a size for tests.
 
     python scripts/make_checkpoint.py --shape qwen2-vl-7b --out ./qwen2-vl-7b-shaped
-    python scripts/make_checkpoint.py --shape qwen2-vl-7b --layers 4 --out ./four-layers
+    python scripts/make_checkpoint.py --shape qwen2-vl-72b --layers 4 --out ./four-wide-layers
 
 Values: query and key projections of the language model with their biases are drawn independently, N(0, 0.02²),
 since these are what the tool computes with. All other weights, which are only ever copied, repeat one random
@@ -68,6 +68,18 @@ SHAPES = {
         query_heads=28,
         key_heads=4,
         intermediate=18944,
+        vocabulary=152064,
+        vision_layers=32,
+        vision_hidden=1280,
+        vision_heads=16,
+        rotary_sections=(16, 24, 24),
+    ),
+    "qwen2-vl-72b": Qwen2VLShape(
+        layers=80,
+        hidden=8192,
+        query_heads=64,
+        key_heads=8,
+        intermediate=29568,
         vocabulary=152064,
         vision_layers=32,
         vision_hidden=1280,

@@ -77,6 +77,8 @@ def run() -> None:
         if isinstance(stream, TextIOWrapper):
             # A file name that the terminal's encoding cannot spell is no reason to fail after the work is done.
             stream.reconfigure(errors="backslashreplace")
+    # torch asks for large pages for large tensors then; on Linux this saves a tenth of a steer's processor time.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # Nothing that is left at the end needs to be searched for garbage: with torch, that takes a third of a second.
     atexit.register(gc.freeze)
     called = next((word for word in sys.argv[1:] if not word.startswith("-")), None)

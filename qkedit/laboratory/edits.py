@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from qkedit.errors import CheckpointError, UnsupportedForm
 from qkedit.steering.device import choose_device
 from qkedit.steering.plan import SteerPlan
+from qkedit.steering.reading import stored_layers
 from qkedit.steering.records import EditRecord
 from qkedit.steering.stream import TORCH_DTYPES, edited_weights, sha256
 
@@ -34,7 +35,8 @@ def edited(model: Any, plan: SteerPlan) -> Iterator[tuple[EditRecord, ...]]:
     records = []
     try:
         with torch.no_grad():
-            for name, weights, record in edited_weights(plan, choose_device(plan.options.device)):
+            device = choose_device(plan.options.device)
+            for name, weights, record in edited_weights(stored_layers(plan), plan, device):
                 parameter = parameter_of(model, name, record.layer).data
                 _check_is_base(parameter, record)
                 before.append((parameter, parameter.clone()))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,8 @@ from qkedit.checkpoint.tensor_file import lay_out
 from qkedit.errors import CheckpointError, QkeditError
 from qkedit.steering.card import CARD_FILE, make_card, name_in_output
 from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, dump_manifest
-from qkedit.steering.pipeline import in_background
 from qkedit.steering.progress import Progress
+from qkedit.steering.reading import stands_at, stored_sha256
 from qkedit.steering.records import EditRecord
 from qkedit.steering.stopwatch import Stopwatch
 
@@ -158,17 +159,17 @@ def _write_tensors(
     Returns:
         The records, the SHA-256 of each tensor by its name, and the places that are yet to be checked.
     """
-    with stopwatch("start-up"):
-        from qkedit.steering.stream import sha256, stored_bytes
-
+    files = LocalFiles(directory)
     records: list[EditRecord] = []
     after: dict[str, str] = {}
     unchecked: list[TensorEntry] = []
     with _opened_for_writing(directory, {entry.shard for entry in places.values()}) as descriptors:
-        for name, tensor, record in in_background(edits):
+        for name, tensor, record in edits:
+            from qkedit.steering.stream import stored_bytes  # the first edit has imported torch
+
             entry = places[name]
             with stopwatch("hashing"):
-                after[name] = sha256(tensor)
+                after[name] = sha256(stored_bytes(tensor)).hexdigest()
             if after[name] == record.sha256_before:
                 raise QkeditError(
                     "the edit leaves every stored value as it was",
@@ -180,12 +181,13 @@ def _write_tensors(
                 while data:
                     written = os.pwrite(descriptors[entry.shard], data, position)
                     data, position = data[written:], position + written
-            records.append(record)
-            unchecked.append(entry)
             settled = {file for file in descriptors if is_settled(file)}
             with stopwatch("checks"):
-                _check_tensors(directory, [entry for entry in unchecked if entry.shard in settled], after)
-            unchecked = [entry for entry in unchecked if entry.shard not in settled]
+                _check_tensors(directory, [earlier for earlier in unchecked if earlier.shard in settled], after)
+                if entry.shard in settled and not stands_at(files, entry, stored_bytes(tensor)):
+                    raise _not_as_computed(entry)
+            unchecked = [entry for entry in (*unchecked, entry) if entry.shard not in settled]
+            records.append(record)
             progress.layer_done()
             progress.bytes_done(entry.nbytes)
     missing = set(places) - set(after)
@@ -215,14 +217,16 @@ def _check_shard(staging: Path, checkpoint: Checkpoint, file: str) -> None:
 
 def _check_tensors(directory: Path, places: Iterable[TensorEntry], expected: dict[str, str]) -> None:
     """What stands in the files must be what was computed, whatever else was written beside it."""
-    from qkedit.steering.stream import read_tensor, sha256
-
-    written = LocalFiles(directory)
+    files = LocalFiles(directory)
     with ThreadPoolExecutor(max_workers=2) as threads:
-        found = threads.map(lambda entry: (entry.name, sha256(read_tensor(written, entry))), places)
-        for name, digest in found:
-            if digest != expected[name]:
-                raise CheckpointError("was not written as computed", where=f"tensor {name}", remedy="check the disk")
+        found = threads.map(lambda entry: (entry, stored_sha256(files, entry)), places)
+        for entry, digest in found:
+            if digest != expected[entry.name]:
+                raise _not_as_computed(entry)
+
+
+def _not_as_computed(entry: TensorEntry) -> CheckpointError:
+    return CheckpointError("was not written as computed", where=f"tensor {entry.name}", remedy="check the disk")
 
 
 def _write_file(path: Path, content: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -18,13 +19,21 @@ class _Failure:
 _END = object()
 
 
-def in_background(items: Iterable[Item], ahead: int = 1) -> Iterator[Item]:
-    """Yield `items`, produced by a thread that keeps up to `ahead` finished ones waiting.
+@contextmanager
+def in_background(items: Iterable[Item], ahead: int = 1) -> Iterator[Iterator[Item]]:
+    """Give `items`, produced by a thread that keeps up to `ahead` finished ones waiting, from the block's begin on.
 
-    Reading, mathematics and writing then overlap, while memory holds no more than a few layers. An exception of
-    the producer is raised here, at its place in the order. Closing the iterator stops the producer at its next
-    item and waits for it, so that no file is read after the caller has moved on.
+        with in_background(layers) as read:
+            for layer in read:
+                …
+
+    Reading, mathematics and writing then overlap. Where nothing may be `ahead`, each item is produced when it is asked
+    for, without a thread. An exception of the producer is raised at its place in the order. Leaving the block stops
+    the producer at its next item and waits for it, so that no file is read after the caller has moved on.
     """
+    if not ahead:
+        yield iter(items)
+        return
     waiting: queue.Queue[object] = queue.Queue(maxsize=ahead)
     stopped = threading.Event()
 
@@ -50,13 +59,16 @@ def in_background(items: Iterable[Item], ahead: int = 1) -> Iterator[Item]:
             if close is not None:
                 close()
 
-    producer = threading.Thread(target=produce, daemon=True)
-    producer.start()
-    try:
+    def finished() -> Iterator[Item]:
         while (item := waiting.get()) is not _END:
             if isinstance(item, _Failure):
                 raise item.error
             yield item  # type: ignore[misc]
+
+    producer = threading.Thread(target=produce, daemon=True)
+    producer.start()
+    try:
+        yield finished()
     finally:
         stopped.set()
         producer.join()

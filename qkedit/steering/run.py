@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.copying import LinkMode
+from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.staging import StagedDirectory
 from qkedit.errors import CheckpointError
@@ -19,8 +20,11 @@ from qkedit.steering.device import choose_device
 from qkedit.steering.manifest import DELTA_FILE, make_manifest, read_manifest, records_of
 from qkedit.steering.options import ComputeDtype, Layout, OutputOptions, SteerOptions
 from qkedit.steering.output import ManifestMaker, write_delta, write_full
+from qkedit.steering.pace import pace_for, pace_of
+from qkedit.steering.pipeline import in_background
 from qkedit.steering.plan import SteerPlan, plan_for
 from qkedit.steering.progress import Progress, Silent
+from qkedit.steering.reading import stored_layers
 from qkedit.steering.records import EditRecord
 from qkedit.steering.stopwatch import Stopwatch
 
@@ -135,12 +139,13 @@ def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None =
 
 
 def _edited_weights(plan: SteerPlan, stopwatch: Stopwatch) -> Iterator[tuple[str, Tensor, EditRecord]]:
-    """The stream of edits; torch is imported when it is first asked for, beside the copying."""
-    with stopwatch("start-up"):
-        from qkedit.steering.stream import edited_weights
+    """The stream of edits; torch is imported when it is first asked for, beside the copying and the first reading."""
+    with in_background(stored_layers(plan, stopwatch), pace_of(plan).read) as layers:
+        with stopwatch("start-up"):
+            from qkedit.steering.stream import edited_weights
 
-        device = choose_device(plan.options.device)
-    yield from edited_weights(plan, device, stopwatch)
+            device = choose_device(plan.options.device)
+        yield from edited_weights(layers, plan, device, stopwatch)
 
 
 def apply_delta(
@@ -183,7 +188,9 @@ def _delta_weights(
 ) -> Iterator[tuple[str, Tensor, EditRecord]]:
     """The same stream as `edited_weights`, taken from a delta; base and delta are checked against the manifest."""
     from qkedit.checkpoint.header import read_header
-    from qkedit.steering.stream import read_tensor, sha256
+
+    with stopwatch("start-up"):
+        from qkedit.steering.stream import read_tensor, sha256
 
     size = delta.sizes().get(DELTA_FILE)
     if size is None:
@@ -214,7 +221,7 @@ def _delta_weights(
 
 def _write(
     checkpoint: Checkpoint,
-    planned: dict[str, Any],
+    planned: dict[str, TensorEntry],
     edits: EditedTensors,
     manifest_of: ManifestMaker,
     output: OutputOptions,
@@ -227,13 +234,17 @@ def _write(
     in_output = checkpoint.kept_bytes if full else changed
     sources = [checkpoint.files.directory] if isinstance(checkpoint.files, LocalFiles) else []
     progress.start(len(planned), in_output)
-    with StagedDirectory(output.out, overwrite=output.overwrite, sources=sources) as staged:
+    largest = max(entry.nbytes for entry in planned.values())
+    with (
+        StagedDirectory(output.out, overwrite=output.overwrite, sources=sources) as staged,
+        in_background(edits, pace_for(largest, largest).edited) as edited,
+    ):
         if full:
             manifest = write_full(
-                staged.path, checkpoint, planned, edits, manifest_of, LinkMode(output.link), stopwatch, progress
+                staged.path, checkpoint, planned, edited, manifest_of, LinkMode(output.link), stopwatch, progress
             )
         else:
-            manifest = write_delta(staged.path, planned, edits, manifest_of, stopwatch, progress)
+            manifest = write_delta(staged.path, planned, edited, manifest_of, stopwatch, progress)
         stopwatch.add("fsync", staged.commit(fsync=output.fsync))
     return SteerReport(
         out=output.out,

@@ -135,10 +135,11 @@ def planned_weights(plan: SteerPlan, progress: Progress | None = None) -> Iterat
     progress = progress or Silent()
     files = plan.checkpoint.files
     progress.start(len(plan.layers), plan.bytes_to_read)
-    for weights in in_background(LayerWeights.read(files, planned) for planned in plan.layers):
-        yield weights
-        progress.bytes_done(sum(entry.nbytes for entry in weights.planned.needed_tensors))
-        progress.layer_done()
+    with in_background(LayerWeights.read(files, planned) for planned in plan.layers) as layers:
+        for weights in layers:
+            yield weights
+            progress.bytes_done(sum(entry.nbytes for entry in weights.planned.needed_tensors))
+            progress.layer_done()
 
 
 def split(weights: LayerWeights, pool: Workers) -> tuple[LayerWeights, ...]:

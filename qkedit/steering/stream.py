@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,9 @@ from qkedit.spectral.factors import NonFiniteWeightError, product_dtype
 from qkedit.spectral.norms import fold_keys, norm_map
 from qkedit.spectral.product import QKProduct
 from qkedit.spectral.suppression import QueryEdit
-from qkedit.steering.pipeline import in_background
+from qkedit.steering.pace import pace_of
 from qkedit.steering.plan import PlannedLayer, SteerPlan
+from qkedit.steering.reading import StoredLayer, read_bytes
 from qkedit.steering.records import EditRecord, HeadEdit
 from qkedit.steering.stopwatch import Stopwatch
 from qkedit.steering.workers import Workers, workers
@@ -48,6 +49,12 @@ class LayerWeights:
     def read(cls, files: CheckpointFiles, planned: PlannedLayer) -> Self:
         """Read what the mathematics of one layer needs; a tensor that holds several projections once."""
         return cls(planned, {entry.name: read_tensor(files, entry) for entry in planned.needed_tensors})
+
+    @classmethod
+    def of(cls, stored: StoredLayer) -> Self:
+        """Take what was read already, without a copy."""
+        entries = stored.planned.needed_tensors
+        return cls(stored.planned, {entry.name: _tensor_of(stored.contents[entry.name], entry) for entry in entries})
 
     @property
     def query(self) -> Tensor:
@@ -114,11 +121,21 @@ def _dtype_on(device: torch.device, tensor: Tensor) -> torch.dtype:
     return product_dtype(device) if tensor.dtype == torch.float64 else tensor.dtype
 
 
+@dataclass(frozen=True)
+class EditedLayer:
+    """The edited query tensor `[rows, D]`, new and on the CPU, and what happened to each chosen head."""
+
+    query: Tensor
+    heads: tuple[HeadEdit, ...]
+
+
 def read_tensor(files: CheckpointFiles, entry: TensorEntry) -> Tensor:
-    """Read one tensor by its byte range: no mapping of the file, so that memory holds what is worked on."""
-    buffer = bytearray(entry.nbytes)
-    files.read_into(entry.shard, entry.start, buffer)
-    return torch.frombuffer(buffer, dtype=TORCH_DTYPES[entry.dtype]).view(entry.shape)
+    """Read one tensor by its byte range, onto the CPU in its storage dtype."""
+    return _tensor_of(read_bytes(files, entry), entry)
+
+
+def _tensor_of(content: bytearray, entry: TensorEntry) -> Tensor:
+    return torch.frombuffer(content, dtype=TORCH_DTYPES[entry.dtype]).view(entry.shape)
 
 
 def stored_bytes(tensor: Tensor) -> memoryview:
@@ -141,57 +158,56 @@ def head_rows(tensor: Tensor, rows: HeadRows, heads: tuple[int, ...]) -> Tensor:
 
 
 def edited_weights(
-    plan: SteerPlan, device: torch.device, stopwatch: Stopwatch | None = None
+    layers: Iterable[StoredLayer], plan: SteerPlan, device: torch.device, stopwatch: Stopwatch | None = None
 ) -> Iterator[tuple[str, Tensor, EditRecord]]:
     """Yield `(on-disk name, edited tensor, record)` for every planned tensor, in the order of the layers.
 
     The tensor is a new one on the CPU in its storage dtype; rows of heads that were not chosen are bit-equal.
 
     Args:
+        layers: what `stored_layers` reads of the plan.
         plan: what to edit.
         device: where the mathematics runs.
-        stopwatch: collects the seconds of reading and of mathematics.
+        stopwatch: collects the seconds of the mathematics.
 
     Raises:
         CheckpointError: a weight holds NaN or infinity, or its bytes cannot be read.
     """
     stopwatch = stopwatch or Stopwatch()
+
+    def begin(stored: StoredLayer) -> Callable[[], tuple[StoredLayer, EditedLayer]]:
+        with stopwatch("mathematics"):
+            wait = begin_edit(LayerWeights.of(stored), plan, device, pool)
+        return lambda: (stored, ended(wait))
+
+    def ended(wait: Callable[[], EditedLayer]) -> EditedLayer:
+        with stopwatch("mathematics"):
+            return wait()
+
     with workers(device) as pool:
-        for weights, sha256_before in in_background(_layer_weights(plan, stopwatch)):
-            with stopwatch("mathematics"):
-                edited, heads = edit_layer(weights, plan, device, pool)
-            layer = weights.planned.layer
+        for stored, edited in pool.stream(begin, layers, pace_of(plan).begun):
+            layer = stored.planned.layer
             yield (
                 layer.query.tensor.name,
-                edited,
-                EditRecord(layer.index, layer.form, layer.norm_kind, layer.query.tensor, sha256_before, heads),
+                edited.query,
+                EditRecord(
+                    layer.index, layer.form, layer.norm_kind, layer.query.tensor, stored.sha256_before, edited.heads
+                ),
             )
 
 
-def _layer_weights(plan: SteerPlan, stopwatch: Stopwatch) -> Iterator[tuple[LayerWeights, str]]:
-    """Yield each layer's weights and the SHA-256 of its query tensor."""
-    for planned in plan.layers:
-        with stopwatch("reading"):
-            weights = LayerWeights.read(plan.checkpoint.files, planned)
-        with stopwatch("hashing"):
-            digest = sha256(weights.query)
-        yield weights, digest
-
-
-def edit_layer(
+def begin_edit(
     weights: LayerWeights, plan: SteerPlan, device: torch.device, pool: Workers
-) -> tuple[Tensor, tuple[HeadEdit, ...]]:
-    """Return the edited query tensor, new and on the CPU, and what happened to each chosen head.
-
-    All the mathematics of one layer and nothing else; see `edited_weights` for the stream that reads ahead of it.
+) -> Callable[[], EditedLayer]:
+    """Begin all the mathematics of one layer and nothing else; returns what waits for its result.
 
     Raises:
-        CheckpointError: a weight holds NaN or infinity, or would have to after the edit.
+        CheckpointError: a weight holds NaN or infinity, or would have to after the edit; now or when it is waited for.
     """
     edited = weights.query.clone()
     parts = weights.planned.by_key_head() if pool.splits else (weights.planned,)
-    edits = pool.map(lambda part: _edit_heads(replace(weights, planned=part), plan, device, edited), parts)
-    return edited, tuple(head for part in edits for head in part)
+    wait = pool.begin(lambda part: _edit_heads(replace(weights, planned=part), plan, device, edited), parts)
+    return lambda: EditedLayer(edited, tuple(head for part in wait() for head in part))
 
 
 def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device, edited: Tensor) -> tuple[HeadEdit, ...]:

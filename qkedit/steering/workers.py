@@ -7,6 +7,7 @@ So each worker calculates whole groups of heads, single-threaded.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,9 +32,30 @@ class Workers:
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Return `function` of each item; raises the first exception in their order."""
-        return (
-            [function(item) for item in items] if self._executor is None else list(self._executor.map(function, items))
-        )
+        return self.begin(function, items)()
+
+    def begin(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Callable[[], list[Result]]:
+        """Begin what `map` does, and return what waits for it to end."""
+        if self._executor is None:
+            results = [function(item) for item in items]
+            return lambda: results
+        begun = [self._executor.submit(function, item) for item in items]
+        return lambda: [call.result() for call in begun]
+
+    def stream(
+        self, begin: Callable[[Item], Callable[[], Result]], items: Iterable[Item], ahead: int
+    ) -> Iterator[Result]:
+        """Yield `begin(item)()` for each item, in their order.
+
+        In threads, up to `ahead` more are begun before one has ended, for workers that have nothing left to do for it.
+        """
+        begun: deque[Callable[[], Result]] = deque()
+        for item in items:
+            begun.append(begin(item))
+            if self._executor is None or len(begun) > ahead:
+                yield begun.popleft()()
+        while begun:
+            yield begun.popleft()()
 
 
 @contextmanager
@@ -43,10 +65,11 @@ def workers(device: torch.device) -> Iterator[Workers]:
         yield Workers(None)
         return
     count = torch.get_num_threads()
-    with ThreadPoolExecutor(
+    pool = ThreadPoolExecutor(
         count, thread_name_prefix="qkedit-heads", initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        try:
-            yield Workers(pool)
-        finally:
-            torch.set_num_threads(count)  # torch also remembers the last count for threads yet to come
+    )
+    try:
+        yield Workers(pool)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(count)  # torch also remembers the last count for threads yet to come

@@ -20,7 +20,7 @@ from qkedit.spectral.factors import factor
 from qkedit.spectral.product import QKProduct
 from qkedit.steering.device import choose_device
 from qkedit.steering.plan import SteerPlan
-from qkedit.steering.stream import LayerWeights, edit_layer
+from qkedit.steering.stream import LayerWeights, begin_edit
 from qkedit.steering.workers import workers
 
 
@@ -77,7 +77,8 @@ def measure_dense_route(plan: SteerPlan) -> Iterator[Route]:
 
 def _ours(weights: list[LayerWeights], plan: SteerPlan, device: torch.device) -> float:
     with workers(device) as pool:
-        return seconds_of(lambda: [edit_layer(layer, plan, device, pool) for layer in weights], _finish(device))
+        edits = pool.stream(lambda layer: begin_edit(layer, plan, device, pool), weights, ahead=1)
+        return seconds_of(lambda: list(edits), _finish(device))
 
 
 def _floor(weights: list[LayerWeights], plan: SteerPlan, device: torch.device) -> dict[str, float]:

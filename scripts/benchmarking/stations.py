@@ -20,6 +20,7 @@ from qkedit.steering.manifest import DELTA_FILE
 from qkedit.steering.output import write_delta
 from qkedit.steering.plan import SteerPlan
 from qkedit.steering.progress import Silent
+from qkedit.steering.reading import stored_layers
 from qkedit.steering.stopwatch import Stopwatch
 from qkedit.steering.stream import EditRecord, edited_weights, read_tensor, stored_bytes
 
@@ -78,7 +79,7 @@ def measure_copying(plan: SteerPlan, request: Request, repeats: int) -> Station:
 
 def measure_writing(plan: SteerPlan, request: Request, repeats: int) -> dict[str, Station]:
     """Writing, hashing and checking the edited tensors, which lie ready in memory, as a delta."""
-    edits: Edits = list(edited_weights(plan, choose_device(plan.options.device)))
+    edits: Edits = list(edited_weights(stored_layers(plan), plan, choose_device(plan.options.device)))
     contents = [stored_bytes(tensor) for _, tensor, _ in edits]
     taken = in_turns(
         repeats,

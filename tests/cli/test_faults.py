@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from qkedit.checkpoint.copying import BackgroundCopy
 from qkedit.demo import demo_checkpoint
 from tests.cli.command import Runs, qkedit
 from tests.steering.checkpoints import INDEX, contents, query_name
@@ -287,43 +288,55 @@ def test_a_shard_that_shrinks_after_its_header_was_read(
     from qkedit.steering import run as module
 
     changing = shutil.copytree(base, tmp_path / "changing")
-    unchanged = module.choose_device
+    unchanged = module.stored_layers
 
-    def shrink(name: str) -> object:
+    def shrink(*arguments: Any) -> object:
         path = _shard(changing)
         os.truncate(path, path.stat().st_size // 2)
-        return unchanged(name)
+        return unchanged(*arguments)
 
-    monkeypatch.setattr(module, "choose_device", shrink)
+    monkeypatch.setattr(module, "stored_layers", shrink)
     result = qkedit("steer", changing, "--layers", "1", "--out", tmp_path / "edited")
     assert result.code == 1
     assert "ends" in result.sentence()
     assert sorted(os.listdir(tmp_path)) == ["base", "changing"]
 
 
-@pytest.mark.parametrize("where", ["shard", "tensor"])
-def test_what_the_disk_garbles_is_found_before_the_output_appears(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_tensor_that_the_disk_garbles_is_found_before_the_output_appears(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settled: bool
 ) -> None:
-    """The output is read back: a byte that was written wrongly must not be shipped."""
-    from qkedit.steering import output as module
+    """Each is read back, at once or when its shard is copied: a byte that was written wrongly must not be shipped."""
+    write = os.pwrite
 
-    function = "_check_shard" if where == "shard" else "_check_tensors"
-    check, name = getattr(module, function), _shard(base).name
+    def garble(descriptor: int, data: memoryview, position: int) -> int:
+        return write(descriptor, bytes([data[0] ^ 1]) + bytes(data[1:]), position)
 
-    def garble(staging: Path, checked: Any, *arguments: Any) -> None:
-        if checked:  # at first, there may be no tensor to check yet
-            content = bytearray((staging / name).read_bytes())
-            data = 8 + int.from_bytes(content[:8], "little")
-            start = json.loads(content[8:data])[query_name(1)]["data_offsets"][0]
-            content[20 if where == "shard" else data + start] ^= 1
-            (staging / name).write_bytes(content)
-        check(staging, checked, *arguments)
-
-    monkeypatch.setattr(module, function, garble)
+    monkeypatch.setattr(os, "pwrite", garble)
+    monkeypatch.setattr(BackgroundCopy, "has_made", lambda self, name: settled)
     result = qkedit("steer", base, "--layers", "1", "--out", tmp_path / "edited")
     assert result.code == 1
-    assert "check the disk" in result.sentence()
+    assert "was not written as computed" in result.sentence()
+    assert os.listdir(tmp_path) == ["base"]
+
+
+def test_a_header_that_the_disk_garbles_is_found_before_the_output_appears(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qkedit.steering import output as module
+
+    check, name = module._check_shard, _shard(base).name
+
+    def garble(staging: Path, *arguments: Any) -> None:
+        content = bytearray((staging / name).read_bytes())
+        content[20] ^= 1
+        (staging / name).write_bytes(content)
+        check(staging, *arguments)
+
+    monkeypatch.setattr(module, "_check_shard", garble)
+    result = qkedit("steer", base, "--layers", "1", "--out", tmp_path / "edited")
+    assert result.code == 1
+    assert "came out different from the base's" in result.sentence()
     assert os.listdir(tmp_path) == ["base"]
 
 

@@ -23,11 +23,37 @@ def test_items_come_in_order_and_the_producer_is_one_ahead() -> None:
             produced.append(number)
             yield number
 
-    for number in in_background(numbers()):
-        time.sleep(0.002)
-        # One with the consumer, one waiting, one in the producer's hands.
-        assert len(produced) <= number + 3
+    with in_background(numbers()) as items:
+        for number in items:
+            time.sleep(0.002)
+            # One with the consumer, one waiting, one in the producer's hands.
+            assert len(produced) <= number + 3
     assert produced == list(range(20))
+
+
+def test_the_producer_works_before_anybody_asks() -> None:
+    began = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        began.set()
+        yield 1
+
+    with in_background(numbers()):
+        assert began.wait(30)
+
+
+def test_with_nothing_ahead_each_item_is_produced_when_it_is_asked_for() -> None:
+    produced: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(5):
+            produced.append(number)
+            yield number
+
+    with in_background(numbers(), ahead=0) as items:
+        assert produced == []
+        for number in items:
+            assert produced == list(range(number + 1))
 
 
 def test_a_producers_exception_comes_at_its_place() -> None:
@@ -37,8 +63,8 @@ def test_a_producers_exception_comes_at_its_place() -> None:
         raise ZeroDivisionError
 
     seen: list[int] = []
-    with pytest.raises(ZeroDivisionError):
-        seen.extend(in_background(failing()))
+    with pytest.raises(ZeroDivisionError), in_background(failing()) as items:
+        seen.extend(items)
     assert seen == [1, 2]
 
 
@@ -52,9 +78,8 @@ def test_a_consumer_that_leaves_stops_and_closes_the_producer() -> None:
         finally:
             closed.set()
 
-    items = in_background(endless())
-    next(items)
-    del items
+    with in_background(endless()) as items:
+        next(items)
     assert closed.is_set()
 
 

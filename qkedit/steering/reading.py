@@ -1,0 +1,73 @@
+"""Read the layers of a plan as bytes: torch, which takes a second to import, is imported meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from qkedit.checkpoint.header import TensorEntry
+from qkedit.checkpoint.source import CheckpointFiles
+from qkedit.steering.plan import PlannedLayer, SteerPlan
+from qkedit.steering.stopwatch import Stopwatch
+
+# Bytes to check at once; they stay in a processor's cache until they are compared or hashed.
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """What the mathematics of one planned layer needs, as it is stored.
+
+    Attributes:
+        planned: the layer.
+        contents: each tensor's bytes by its name; a tensor that holds several projections stands there once.
+        sha256_before: of the tensor that holds the queries.
+    """
+
+    planned: PlannedLayer
+    contents: dict[str, bytearray]
+    sha256_before: str
+
+
+def read_bytes(files: CheckpointFiles, entry: TensorEntry) -> bytearray:
+    """Read one tensor by its byte range: no mapping of the file, so that memory holds what is worked on."""
+    buffer = bytearray(entry.nbytes)
+    files.read_into(entry.shard, entry.start, buffer)
+    return buffer
+
+
+def stands_at(files: CheckpointFiles, entry: TensorEntry, content: memoryview) -> bool:
+    """Whether exactly the bytes `content` stand at `entry`."""
+    places = range(0, entry.nbytes, _PIECE)
+    return len(content) == entry.nbytes and all(
+        piece == content[place : place + _PIECE] for place, piece in zip(places, _pieces(files, entry), strict=True)
+    )
+
+
+def stored_sha256(files: CheckpointFiles, entry: TensorEntry) -> str:
+    """Return the SHA-256 of the bytes at `entry`."""
+    digest = hashlib.sha256()
+    for piece in _pieces(files, entry):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _pieces(files: CheckpointFiles, entry: TensorEntry) -> Iterator[bytearray]:
+    """Yield a tensor's bytes in pieces, all in the same memory: to touch fresh memory takes longer than reading."""
+    buffer = bytearray(_PIECE)
+    for start in range(entry.start, entry.end, _PIECE):
+        del buffer[entry.end - start :]
+        files.read_into(entry.shard, start, buffer)
+        yield buffer
+
+
+def stored_layers(plan: SteerPlan, stopwatch: Stopwatch | None = None) -> Iterator[StoredLayer]:
+    """Yield the planned layers in their order. Raises CheckpointError when bytes cannot be read."""
+    stopwatch = stopwatch or Stopwatch()
+    for planned in plan.layers:
+        with stopwatch("reading"):
+            contents = {entry.name: read_bytes(plan.checkpoint.files, entry) for entry in planned.needed_tensors}
+        with stopwatch("hashing"):
+            digest = hashlib.sha256(contents[planned.layer.query.tensor.name]).hexdigest()
+        yield StoredLayer(planned, contents, digest)

@@ -1,0 +1,74 @@
+"""Stations work ahead of one another as far as memory allows, and no farther."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qkedit.steering.pace import IN_FLIGHT_BYTES, Pace, pace_for
+from qkedit.steering.workers import Workers, workers
+
+MEBIBYTE = 1 << 20
+CPU = torch.device("cpu")
+
+
+@given(st.integers(1, 1 << 30), st.floats(0.1, 1))
+def test_more_than_one_layer_never_takes_more_than_the_budget(layer_bytes: int, share: float) -> None:
+    tensor_bytes = max(1, int(layer_bytes * share))
+    pace = pace_for(layer_bytes, tensor_bytes)
+    assert pace == Pace() or pace.bytes_in_flight(layer_bytes, tensor_bytes) <= IN_FLIGHT_BYTES
+
+
+@pytest.mark.parametrize(
+    ("layer", "tensor", "expected"),
+    [
+        (1, 1, Pace(read=3, begun=1, edited=1)),
+        (29, 26, Pace(read=3, begun=1, edited=1)),  # Qwen2-VL 7B
+        (100, 50, Pace(edited=1)),  # LLaVA 13B, whose heads share nothing
+        (144, 128, Pace()),  # Qwen2-VL 72B
+    ],
+)
+def test_wide_models_go_slower(layer: int, tensor: int, expected: Pace) -> None:
+    assert pace_for(layer * MEBIBYTE, tensor * MEBIBYTE) == expected
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2])
+def test_results_of_a_stream_come_in_order_and_only_so_many_are_begun(ahead: int) -> None:
+    begun: list[int] = []
+
+    def begin(item: int) -> Callable[[], int]:
+        begun.append(item)
+        wait = pool.begin(lambda part: part * part, [item, item + 1])
+        return lambda: sum(wait())
+
+    with workers(CPU) as pool:
+        for place, result in enumerate(pool.stream(begin, range(8), ahead)):
+            assert result == place**2 + (place + 1) ** 2
+            assert len(begun) == min(8, place + 1 + ahead)
+
+
+def test_without_threads_nothing_is_begun_ahead() -> None:
+    begun: list[int] = []
+    stream = Workers(None).stream(lambda item: begun.append(item) or (lambda: item), range(3), ahead=1)
+    assert next(stream) == 0
+    assert begun == [0]
+
+
+def test_workers_that_are_left_do_nothing_more() -> None:
+    """What was begun and not started when the work is broken off is dropped."""
+    go, done = threading.Event(), []
+
+    def call(item: int) -> None:
+        assert go.wait(30)
+        done.append(item)
+
+    items = range(torch.get_num_threads() + 50)
+    with workers(CPU) as pool:
+        pool.begin(call, items)
+        threading.Timer(0.05, go.set).start()  # after the block has been left
+    assert len(done) < len(items)
