@@ -212,17 +212,13 @@ class BackgroundCopy:
         finally:
             self.cancel()
 
-    def has_made(self, name: str) -> bool:
-        """Whether what is called `name` is there: it was copied, or there is no job for it.
-
-        Raises:
-            QkeditError, concurrent.futures.CancelledError: any copy has failed already; as `wait_for` does.
-        """
-        self._check()
-        return name not in self._copies or self._copies[name].done()
+    def check(self) -> None:
+        """Raise the error of a copy that has failed already, as `wait_for` does; otherwise return at once."""
+        if self._stopped.is_set():
+            self.join()
 
     def wait_for(self, name: str) -> None:
-        """Wait for what is called `name`.
+        """Wait for what is called `name`; a name without a job is there already.
 
         Raises:
             QkeditError: what stopped the copies.
@@ -230,7 +226,7 @@ class BackgroundCopy:
         """
         if name in self._copies:
             wait([self._copies[name]])
-            self._check()
+            self.check()
 
     def join(self) -> float:
         """Wait for the last copy, and return the seconds from the first's start; raises as `wait_for` does."""
@@ -245,10 +241,6 @@ class BackgroundCopy:
         """Stop within one chunk, and return when no more bytes are written."""
         self._stopped.set()
         wait(self._copies.values())
-
-    def _check(self) -> None:
-        if self._stopped.is_set():
-            self.join()
 
     def _run(self, job: CopyJob) -> float:
         """Run one copy and return when it ended."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from hashlib import sha256
@@ -34,7 +33,7 @@ from qkedit.errors import CheckpointError, QkeditError
 from qkedit.steering.card import CARD_FILE, make_card, name_in_output
 from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, dump_manifest
 from qkedit.steering.progress import Progress
-from qkedit.steering.reading import stands_at, stored_sha256
+from qkedit.steering.reading import stands_at
 from qkedit.steering.records import EditRecord
 from qkedit.steering.stopwatch import Stopwatch
 
@@ -42,6 +41,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     EditedTensors = Iterable[tuple[str, Tensor, EditRecord]]
+
+Edges = tuple[TensorEntry, bytes, bytes]
+"""A written tensor's place, its first bytes and its last."""
+
+_EDGE = 4096
 
 ManifestMaker = Callable[[list[EditRecord], dict[str, str]], dict[str, Any]]
 
@@ -62,7 +66,7 @@ def write_full(
         touched.setdefault(entry.shard, []).append(entry)
     copies = _prepare_files(staging, checkpoint, touched, link, progress)
     with BackgroundCopy(copies, progress.bytes_done) as copying:
-        records, after, unchecked = _write_tensors(staging, edits, planned, stopwatch, progress, copying.has_made)
+        records, after, edges = _write_tensors(staging, edits, planned, stopwatch, progress, copying.check)
         manifest = manifest_of(records, after)
         card = make_card(checkpoint, manifest)
         for shard in touched:
@@ -70,7 +74,7 @@ def write_full(
         with stopwatch("checks"):
             for shard in touched:
                 _check_shard(staging, checkpoint, shard)
-            _check_tensors(staging, unchecked, after)
+            _check_edges(staging, edges)
         stopwatch.add("copying", copying.join())
     _write_file(staging / MANIFEST_FILE, dump_manifest(manifest))
     _write_file(staging / CARD_FILE, card)
@@ -88,7 +92,7 @@ def write_delta(
     """Write the edited tensors alone, in one safetensors file; returns the manifest it wrote."""
     prefix, places = lay_out(planned.values(), DELTA_FILE)
     _write_file(staging / DELTA_FILE, prefix)
-    records, after, _ = _write_tensors(staging, edits, places, stopwatch, progress, lambda file: True)
+    records, after, _ = _write_tensors(staging, edits, places, stopwatch, progress, lambda: None)
     manifest = manifest_of(records, after)
     _write_file(staging / MANIFEST_FILE, dump_manifest(manifest))
     return manifest
@@ -142,11 +146,9 @@ def _write_tensors(
     places: dict[str, TensorEntry],
     stopwatch: Stopwatch,
     progress: Progress,
-    is_settled: Callable[[str], bool],
-) -> tuple[list[EditRecord], dict[str, str], list[TensorEntry]]:
-    """Write each tensor at its place, and check it if nothing else is being written to its file.
-
-    A tensor is checked soon, while the system holds it in memory: in the course of a large copy it goes to the disk.
+    check: Callable[[], None],
+) -> tuple[list[EditRecord], dict[str, str], list[Edges]]:
+    """Write each tensor at its place and read it back, while the system holds it in memory.
 
     Args:
         directory: holds the files.
@@ -154,22 +156,23 @@ def _write_tensors(
         places: where each stands.
         stopwatch: counts hashing, writing and checks.
         progress: is told.
-        is_settled: whether a file will be written to by nobody else; raises what speaks against going on.
+        check: raises what speaks against going on.
 
     Returns:
-        The records, the SHA-256 of each tensor by its name, and the places that are yet to be checked.
+        The records, the SHA-256 of each tensor by its name, and the tensors' edges.
     """
     files = LocalFiles(directory)
     records: list[EditRecord] = []
     after: dict[str, str] = {}
-    unchecked: list[TensorEntry] = []
+    edges: list[Edges] = []
     with _opened_for_writing(directory, {entry.shard for entry in places.values()}) as descriptors:
         for name, tensor, record in edits:
             from qkedit.steering.stream import stored_bytes  # the first edit has imported torch
 
-            entry = places[name]
+            check()
+            entry, content = places[name], stored_bytes(tensor)
             with stopwatch("hashing"):
-                after[name] = sha256(stored_bytes(tensor)).hexdigest()
+                after[name] = sha256(content).hexdigest()
             if after[name] == record.sha256_before:
                 raise QkeditError(
                     "the edit leaves every stored value as it was",
@@ -177,23 +180,21 @@ def _write_tensors(
                     remedy="suppress more (--k, --residual), or leave out this layer if its weights are zero",
                 )
             with stopwatch("writing"), explained("write", entry.shard):
-                data, position = stored_bytes(tensor), entry.start
+                data, position = content, entry.start
                 while data:
                     written = os.pwrite(descriptors[entry.shard], data, position)
                     data, position = data[written:], position + written
-            settled = {file for file in descriptors if is_settled(file)}
             with stopwatch("checks"):
-                _check_tensors(directory, [earlier for earlier in unchecked if earlier.shard in settled], after)
-                if entry.shard in settled and not stands_at(files, entry, stored_bytes(tensor)):
+                if not stands_at(files, entry, content):
                     raise _not_as_computed(entry)
-            unchecked = [entry for entry in (*unchecked, entry) if entry.shard not in settled]
             records.append(record)
+            edges.append((entry, bytes(content[:_EDGE]), bytes(content[-_EDGE:])))
             progress.layer_done()
             progress.bytes_done(entry.nbytes)
     missing = set(places) - set(after)
     if missing:
         raise QkeditError(f"{len(missing)} planned tensors were not edited", where=min(missing))
-    return records, after, unchecked
+    return records, after, edges
 
 
 @contextmanager
@@ -215,14 +216,20 @@ def _check_shard(staging: Path, checkpoint: Checkpoint, file: str) -> None:
         raise CheckpointError("came out different from the base's", where=file, remedy="check the disk")
 
 
-def _check_tensors(directory: Path, places: Iterable[TensorEntry], expected: dict[str, str]) -> None:
-    """What stands in the files must be what was computed, whatever else was written beside it."""
+def _check_edges(directory: Path, edges: Iterable[Edges]) -> None:
+    """No copy may have run into an edited tensor: it would have come in over one of its edges.
+
+    Each tensor was compared as a whole when it was written. To read all of them once more would mean reading the disk,
+    where the copies have driven them out of memory: that took one to three seconds of a copy of 17 GB.
+    """
     files = LocalFiles(directory)
-    with ThreadPoolExecutor(max_workers=2) as threads:
-        found = threads.map(lambda entry: (entry, stored_sha256(files, entry)), places)
-        for entry, digest in found:
-            if digest != expected[entry.name]:
-                raise _not_as_computed(entry)
+    for entry, first, last in edges:
+        start, end = entry.start, entry.end
+        if (files.read(entry.shard, start, start + len(first)), files.read(entry.shard, end - len(last), end)) != (
+            first,
+            last,
+        ):
+            raise _not_as_computed(entry)
 
 
 def _not_as_computed(entry: TensorEntry) -> CheckpointError:

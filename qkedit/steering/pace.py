@@ -9,7 +9,7 @@ from qkedit.steering.plan import SteerPlan
 # Tensors that are read, worked on, or wait to be written may take this together. With torch, which takes 230 MB, and
 # what the mathematics works in, the process then stays below 800 MB.
 IN_FLIGHT_BYTES = 384 << 20
-MOST_READ = 3
+MOST_READ = 6
 
 
 @dataclass(frozen=True)

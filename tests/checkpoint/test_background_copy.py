@@ -38,14 +38,13 @@ def test_jobs_run_beside_the_block_and_are_done_after_it(tmp_path: Path) -> None
     counted: list[int] = []
     jobs = {"first": first, "copy": partial(copy_file, tmp_path / "source", tmp_path / "copy", LinkMode.AUTO)}
     with BackgroundCopy(jobs, counted.append) as background:
-        assert not background.has_made("first")
+        background.check()
         go.set()
     assert (tmp_path / "copy").read_bytes() == b"weights"
     assert sorted(counted) == [3, 7]
     assert ran != [threading.current_thread()]
     assert background.join() > 0
-    assert background.has_made("first")
-    assert background.has_made("what nobody copies")
+    background.check()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -65,8 +64,7 @@ def test_waiting_for_one_copy_waits_for_no_later_one(threads: int) -> None:
         background.wait_for("second")
         assert "second" in made
         background.wait_for("what nobody copies")
-        assert background.has_made("second")
-        assert not background.has_made("last")
+        assert "last" not in made
         go.set()
         background.wait_for("last")
         assert "last" in made
@@ -94,7 +92,7 @@ def test_the_error_is_that_of_the_copy_that_failed_and_not_of_one_it_stopped() -
         raise QkeditError("the disk is full")
 
     background = BackgroundCopy({"endless": endless, "failing": failing}, ignore, threads=2)
-    for raising in (partial(background.wait_for, "endless"), background.join, partial(background.has_made, "failing")):
+    for raising in (partial(background.wait_for, "endless"), background.join, background.check):
         with pytest.raises(QkeditError, match="the disk is full"):
             raising()
 
@@ -107,7 +105,7 @@ def test_a_failed_copy_is_raised_where_one_waits_or_looks(tmp_path: Path) -> Non
     }
     background = BackgroundCopy(jobs, ignore, threads=1)
     waiting = [partial(background.wait_for, name) for name in jobs]
-    for raising in (background.join, partial(background.has_made, "later"), *waiting):
+    for raising in (background.join, background.check, *waiting):
         with pytest.raises(QkeditError, match="missing: cannot open"):
             raising()
     with pytest.raises(QkeditError, match="missing: cannot open"), BackgroundCopy(jobs, ignore, threads=1):
@@ -161,6 +159,6 @@ def test_cancel_stops_a_copy_and_says_so_afterwards() -> None:
     background = BackgroundCopy({"endless": endless}, ignore)
     assert began.wait(30)
     background.cancel()
-    for raising in (partial(background.has_made, "endless"), background.join, partial(background.wait_for, "endless")):
+    for raising in (background.check, background.join, partial(background.wait_for, "endless")):
         with pytest.raises(CancelledError):
             raising()

@@ -27,8 +27,8 @@ def test_more_than_one_layer_never_takes_more_than_the_budget(layer_bytes: int, 
 @pytest.mark.parametrize(
     ("layer", "tensor", "expected"),
     [
-        (1, 1, Pace(read=3, begun=1, edited=1)),
-        (29, 26, Pace(read=3, begun=1, edited=1)),  # Qwen2-VL 7B
+        (1, 1, Pace(read=6, begun=1, edited=1)),
+        (29, 26, Pace(read=6, begun=1, edited=1)),  # Qwen2-VL 7B
         (100, 50, Pace(edited=1)),  # LLaVA 13B, whose heads share nothing
         (144, 128, Pace()),  # Qwen2-VL 72B
     ],
