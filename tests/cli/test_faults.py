@@ -325,7 +325,7 @@ def test_a_header_that_the_disk_garbles_is_found_before_the_output_appears(
 ) -> None:
     from qkedit.steering import output as module
 
-    check, name = module._check_shard, _shard(base).name
+    check, name = module._check_header, _shard(base).name
 
     def garble(staging: Path, *arguments: Any) -> None:
         content = bytearray((staging / name).read_bytes())
@@ -333,20 +333,21 @@ def test_a_header_that_the_disk_garbles_is_found_before_the_output_appears(
         (staging / name).write_bytes(content)
         check(staging, *arguments)
 
-    monkeypatch.setattr(module, "_check_shard", garble)
+    monkeypatch.setattr(module, "_check_header", garble)
     result = qkedit("steer", base, "--layers", "1", "--out", tmp_path / "edited")
     assert result.code == 1
     assert "came out different from the base's" in result.sentence()
     assert os.listdir(tmp_path) == ["base"]
 
 
-def test_a_copy_that_writes_over_an_edit_is_found_before_the_output_appears(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("side", ["before", "behind"])
+def test_a_copy_that_runs_into_an_edit_is_found_before_the_output_appears(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str
 ) -> None:
     """A shard is checked when its copy has ended, however late that is."""
     from qkedit.steering import output as module
 
-    write_tensors, written = module._write_tensors, threading.Event()
+    write_tensors, written, copy = module._write_tensors, threading.Event(), module.copy_ranges
 
     def write(*arguments: Any) -> Any:
         try:
@@ -354,14 +355,15 @@ def test_a_copy_that_writes_over_an_edit_is_found_before_the_output_appears(
         finally:
             written.set()
 
-    def copy_all(source: Path, destination: Path, gaps: object, on_bytes: Callable[[int], None]) -> None:
+    def copy_too_much(source: Path, destination: Path, gaps: Any, on_bytes: Callable[[int], None]) -> None:
         assert written.wait(30)
-        destination.write_bytes(source.read_bytes())
+        before, behind = (64, 0) if side == "behind" else (0, 64)
+        size = source.stat().st_size
+        copy(source, destination, [(max(0, s - before), min(e + behind, size)) for s, e in gaps], on_bytes)
 
     monkeypatch.setattr(module, "_write_tensors", write)
-    monkeypatch.setattr(module, "_copy_gaps", copy_all)
-    monkeypatch.setattr(module, "clone_or_reserve", lambda source, destination, link: destination.touch())
-    result = qkedit("steer", base, "--layers", "1", "--out", tmp_path / "edited")
+    monkeypatch.setattr(module, "copy_ranges", copy_too_much)
+    result = qkedit("steer", base, "--layers", "1", "--link", "copy", "--out", tmp_path / "edited")
     assert result.code == 1
     assert "was not written as computed" in result.sentence()
     assert os.listdir(tmp_path) == ["base"]
