@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
 from qkedit.checkpoint.header import TensorEntry
@@ -15,9 +13,6 @@ from qkedit.steering.stopwatch import Stopwatch
 
 # Bytes to compare at once; they stay in a processor's cache meanwhile.
 _PIECE = 1 << 20
-
-# From this many bytes on, memory is asked for in large pages, of 2 MiB.
-_LARGE = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -31,25 +26,15 @@ class StoredLayer:
     """
 
     planned: PlannedLayer
-    contents: dict[str, memoryview]
+    contents: dict[str, bytearray]
     sha256_before: str
 
 
-def read_bytes(files: CheckpointFiles, entry: TensorEntry) -> memoryview:
+def read_bytes(files: CheckpointFiles, entry: TensorEntry) -> bytearray:
     """Read one tensor by its byte range: no mapping of the file, so that memory holds what is worked on."""
-    buffer = _fresh_memory(entry.nbytes)
+    buffer = bytearray(entry.nbytes)
     files.read_into(entry.shard, entry.start, buffer)
     return buffer
-
-
-def _fresh_memory(nbytes: int) -> memoryview:
-    """Writable memory, in large pages where the system has them: to touch small ones takes as long as the reading."""
-    if nbytes < _LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return memoryview(bytearray(nbytes))
-    memory = mmap.mmap(-1, nbytes)
-    with suppress(OSError):  # a kernel without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)
 
 
 def stands_at(files: CheckpointFiles, entry: TensorEntry, content: memoryview) -> bool:

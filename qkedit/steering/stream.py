@@ -134,7 +134,7 @@ def read_tensor(files: CheckpointFiles, entry: TensorEntry) -> Tensor:
     return _tensor_of(read_bytes(files, entry), entry)
 
 
-def _tensor_of(content: memoryview, entry: TensorEntry) -> Tensor:
+def _tensor_of(content: bytearray, entry: TensorEntry) -> Tensor:
     return torch.frombuffer(content, dtype=TORCH_DTYPES[entry.dtype]).view(entry.shape)
 
 

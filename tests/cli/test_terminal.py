@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from qkedit.cli.main import COMMANDS
 from tests.cli.command import ROOT, Runs, qkedit
 
 QKEDIT = [sys.executable, "-c", "from qkedit.cli.main import run; run()"]
@@ -82,6 +83,30 @@ def test_help_and_dry_run_import_nothing_heavy(tmp_path: Path) -> None:
 def test_the_import_of_the_package_costs_nothing_either() -> None:
     script = WITHOUT_TORCH + "import qkedit; print(qkedit.__version__)"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment(), check=True, capture_output=True)
+
+
+def test_a_command_imports_none_of_the_others() -> None:
+    script = (
+        "import sys\n"
+        "from qkedit.cli.main import COMMANDS, run\n"
+        "sys.argv = ['qkedit', 'steer', 'demo', '--dry-run', '--quiet']\n"
+        "try:\n"
+        "    run()\n"
+        "except SystemExit as leaving:\n"
+        "    assert not leaving.code\n"
+        "print(*(name for name in COMMANDS if f'qkedit.cli.{name}' in sys.modules), file=sys.stderr)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, env=environment(), check=True
+    )
+    assert result.stderr.split() == ["steer"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_found_by_its_name(command: str) -> None:
+    result = qkedit(command, "--help")
+    assert result.code == 0
+    assert f"Usage: qkedit {command} " in result.stdout
 
 
 @pytest.mark.parametrize("command", [["--help"], ["steer", "--help"], ["apply", "--help"], ["verify", "--help"]])
