@@ -189,6 +189,7 @@ def _write_tensors(
                     raise _not_as_computed(entry)
             records.append(record)
             edges.append((entry, bytes(content[:_EDGE]), bytes(content[-_EDGE:])))
+            del tensor, content, data  # while the next one is edited
             progress.layer_done()
             progress.bytes_done(entry.nbytes)
     missing = set(places) - set(after)

@@ -51,6 +51,7 @@ def in_background(items: Iterable[Item], ahead: int = 1) -> Iterator[Iterator[It
             for item in items:
                 if not put(item):
                     return
+                del item  # while the next one is produced
             put(_END)
         except BaseException as error:  # handed to the consumer, whatever it is
             put(_Failure(error))
@@ -64,6 +65,7 @@ def in_background(items: Iterable[Item], ahead: int = 1) -> Iterator[Iterator[It
             if isinstance(item, _Failure):
                 raise item.error
             yield item  # type: ignore[misc]
+            del item
 
     producer = threading.Thread(target=produce, daemon=True)
     producer.start()

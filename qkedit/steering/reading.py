@@ -59,4 +59,7 @@ def stored_layers(plan: SteerPlan, stopwatch: Stopwatch | None = None) -> Iterat
             contents = {entry.name: read_bytes(plan.checkpoint.files, entry) for entry in planned.needed_tensors}
         with stopwatch("hashing"):
             digest = hashlib.sha256(contents[planned.layer.query.tensor.name]).hexdigest()
-        yield StoredLayer(planned, contents, digest)
+        stored = StoredLayer(planned, contents, digest)
+        del contents  # so that nothing holds this layer while the next one is read
+        yield stored
+        del stored

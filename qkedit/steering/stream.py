@@ -194,6 +194,7 @@ def edited_weights(
                     layer.index, layer.form, layer.norm_kind, layer.query.tensor, stored.sha256_before, edited.heads
                 ),
             )
+            del stored, edited  # while the next layer is read and edited
 
 
 def begin_edit(

@@ -52,6 +52,7 @@ class Workers:
         begun: deque[Callable[[], Result]] = deque()
         for item in items:
             begun.append(begin(item))
+            del item  # an item is held by what was begun with it, and no longer
             if self._executor is None or len(begun) > ahead:
                 yield begun.popleft()()
         while begun:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qkedit.spectral.options import Suppression
+from qkedit.steering import stream
+from qkedit.steering.options import SteerOptions
 from qkedit.steering.pace import IN_FLIGHT_BYTES, Pace, pace_for
+from qkedit.steering.plan import plan_for
+from qkedit.steering.reading import StoredLayer, stored_layers
 from qkedit.steering.workers import Workers, workers
 
 MEBIBYTE = 1 << 20
@@ -72,3 +78,25 @@ def test_workers_that_are_left_do_nothing_more() -> None:
         pool.begin(call, items)
         threading.Timer(0.05, go.set).start()  # after the block has been left
     assert len(done) < len(items)
+
+
+def test_at_the_slowest_pace_a_layer_is_gone_before_the_next_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wide models have layers of hundreds of megabytes: two at a time would be too many."""
+    monkeypatch.setattr(stream, "pace_of", lambda plan: Pace())
+    plan = plan_for("demo", SteerOptions("all", "all", Suppression(1), device="cpu"))
+    held: list[weakref.ref[StoredLayer]] = []
+
+    def watched() -> Iterator[StoredLayer]:
+        layers = stored_layers(plan)
+        while True:
+            assert not any(layer() for layer in held)
+            stored = next(layers, None)
+            if stored is None:
+                return
+            held.append(weakref.ref(stored))
+            yield stored
+            del stored
+
+    for _, tensor, _ in stream.edited_weights(watched(), plan, CPU):
+        del tensor
+    assert len(held) == len(plan.layers) > 1
