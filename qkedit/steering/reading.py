@@ -55,11 +55,12 @@ def stored_layers(plan: SteerPlan, stopwatch: Stopwatch | None = None) -> Iterat
     """Yield the planned layers in their order. Raises CheckpointError when bytes cannot be read."""
     stopwatch = stopwatch or Stopwatch()
     for planned in plan.layers:
-        with stopwatch("reading"):
-            contents = {entry.name: read_bytes(plan.checkpoint.files, entry) for entry in planned.needed_tensors}
-        with stopwatch("hashing"):
-            digest = hashlib.sha256(contents[planned.layer.query.tensor.name]).hexdigest()
-        stored = StoredLayer(planned, contents, digest)
-        del contents  # so that nothing holds this layer while the next one is read
-        yield stored
-        del stored
+        yield _read_layer(plan.checkpoint.files, planned, stopwatch)  # no name holds it while the next one is read
+
+
+def _read_layer(files: CheckpointFiles, planned: PlannedLayer, stopwatch: Stopwatch) -> StoredLayer:
+    with stopwatch("reading"):
+        contents = {entry.name: read_bytes(files, entry) for entry in planned.needed_tensors}
+    with stopwatch("hashing"):
+        digest = hashlib.sha256(contents[planned.layer.query.tensor.name]).hexdigest()
+    return StoredLayer(planned, contents, digest)
