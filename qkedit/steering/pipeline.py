@@ -32,7 +32,10 @@ def in_background(items: Iterable[Item], ahead: int = 1) -> Iterator[Iterator[It
     the producer at its next item and waits for it, so that no file is read after the caller has moved on.
     """
     if not ahead:
-        yield iter(items)
+        try:
+            yield iter(items)
+        finally:
+            _close(items)
         return
     waiting: queue.Queue[object] = queue.Queue(maxsize=ahead)
     stopped = threading.Event()
@@ -56,9 +59,7 @@ def in_background(items: Iterable[Item], ahead: int = 1) -> Iterator[Iterator[It
         except BaseException as error:  # handed to the consumer, whatever it is
             put(_Failure(error))
         finally:
-            close = getattr(items, "close", None)
-            if close is not None:
-                close()
+            _close(items)
 
     def finished() -> Iterator[Item]:
         while (item := waiting.get()) is not _END:
@@ -74,3 +75,10 @@ def in_background(items: Iterable[Item], ahead: int = 1) -> Iterator[Iterator[It
     finally:
         stopped.set()
         producer.join()
+
+
+def _close(items: object) -> None:
+    """End a generator now, so that it lets go of what it holds."""
+    close = getattr(items, "close", None)
+    if close is not None:
+        close()

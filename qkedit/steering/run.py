@@ -126,11 +126,12 @@ def steer(
 
 def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None = None) -> SteerReport:
     """Carry out a plan; see `steer`."""
-    stopwatch = Stopwatch()
+    stopwatch, pace = Stopwatch(), pace_of(plan)
     return _write(
         plan.checkpoint,
         plan.tensors,
-        _edited_weights(plan, stopwatch),
+        _edited_weights(plan, pace.read, stopwatch),
+        pace.edited,
         lambda records, after: make_manifest(plan, str(choose_device(plan.options.device)), records, after),
         output,
         stopwatch,
@@ -138,9 +139,9 @@ def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None =
     )
 
 
-def _edited_weights(plan: SteerPlan, stopwatch: Stopwatch) -> Iterator[tuple[str, Tensor, EditRecord]]:
+def _edited_weights(plan: SteerPlan, ahead: int, stopwatch: Stopwatch) -> Iterator[tuple[str, Tensor, EditRecord]]:
     """The stream of edits; torch is imported when it is first asked for, beside the copying and the first reading."""
-    with in_background(stored_layers(plan, stopwatch), pace_of(plan).read) as layers:
+    with in_background(stored_layers(plan, stopwatch), ahead) as layers:
         with stopwatch("start-up"):
             from qkedit.steering.stream import edited_weights
 
@@ -167,11 +168,13 @@ def apply_delta(
     manifest = read_manifest(directory)
     checkpoint = open_base(manifest, base, revision)
     records = records_of(manifest, checkpoint.tensors)
+    largest = max((record.tensor.nbytes for record in records), default=0)
     stopwatch = Stopwatch()
     return _write(
         checkpoint,
         {record.tensor.name: record.tensor for record in records},
         _delta_weights(LocalFiles(directory), checkpoint.files, records, manifest, stopwatch),
+        pace_for(largest, largest).edited,
         lambda records, after: manifest,
         out,
         stopwatch,
@@ -223,6 +226,7 @@ def _write(
     checkpoint: Checkpoint,
     planned: dict[str, TensorEntry],
     edits: EditedTensors,
+    ahead: int,
     manifest_of: ManifestMaker,
     output: OutputOptions,
     stopwatch: Stopwatch,
@@ -234,10 +238,9 @@ def _write(
     in_output = checkpoint.kept_bytes if full else changed
     sources = [checkpoint.files.directory] if isinstance(checkpoint.files, LocalFiles) else []
     progress.start(len(planned), in_output)
-    largest = max(entry.nbytes for entry in planned.values())
     with (
         StagedDirectory(output.out, overwrite=output.overwrite, sources=sources) as staged,
-        in_background(edits, pace_for(largest, largest).edited) as edited,
+        in_background(edits, ahead) as edited,
     ):
         if full:
             manifest = write_full(

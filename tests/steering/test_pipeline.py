@@ -68,7 +68,8 @@ def test_a_producers_exception_comes_at_its_place() -> None:
     assert seen == [1, 2]
 
 
-def test_a_consumer_that_leaves_stops_and_closes_the_producer() -> None:
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_a_consumer_that_leaves_stops_and_closes_the_producer(ahead: int) -> None:
     closed = threading.Event()
 
     def endless() -> Iterator[int]:
@@ -78,7 +79,7 @@ def test_a_consumer_that_leaves_stops_and_closes_the_producer() -> None:
         finally:
             closed.set()
 
-    with in_background(endless()) as items:
+    with in_background(endless(), ahead) as items:
         next(items)
     assert closed.is_set()
 
