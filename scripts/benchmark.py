@@ -34,8 +34,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does, before torch is imported
-
 import torch
 from benchmarking import commands, mathematics, stations
 from benchmarking.commands import Request

@@ -77,8 +77,6 @@ def run() -> None:
         if isinstance(stream, TextIOWrapper):
             # A file name that the terminal's encoding cannot spell is no reason to fail after the work is done.
             stream.reconfigure(errors="backslashreplace")
-    # torch asks for large pages for large tensors then; on Linux this saves a tenth of a steer's processor time.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # Imports leave no garbage, and what stands at the end need not be searched for any: with torch, that takes a tenth
     # of a second at the start and a third at the end.
     gc.set_threshold(20_000, *gc.get_threshold()[1:])

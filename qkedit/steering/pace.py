@@ -29,11 +29,11 @@ class Pace:
     def bytes_in_flight(self, layer_bytes: int, tensor_bytes: int) -> int:
         """Return what all of this takes, for layers of that many bytes read and written each.
 
-        A station that works in a thread of its own holds one layer besides those that wait.
+        A station that works in a thread of its own holds one layer besides those that wait. The mathematics edits a
+        layer in place, so that what is worked on is held once.
         """
-        worked_on = 1 + self.begun
-        read = worked_on + (self.read + 1 if self.read else 0)
-        edited = worked_on + (self.edited + 1 if self.edited else 0)
+        read = 1 + self.begun + (self.read + 1 if self.read else 0)
+        edited = self.edited + 1 if self.edited else 0
         return read * layer_bytes + edited * tensor_bytes
 
 

@@ -121,14 +121,6 @@ def _dtype_on(device: torch.device, tensor: Tensor) -> torch.dtype:
     return product_dtype(device) if tensor.dtype == torch.float64 else tensor.dtype
 
 
-@dataclass(frozen=True)
-class EditedLayer:
-    """The edited query tensor `[rows, D]`, new and on the CPU, and what happened to each chosen head."""
-
-    query: Tensor
-    heads: tuple[HeadEdit, ...]
-
-
 def read_tensor(files: CheckpointFiles, entry: TensorEntry) -> Tensor:
     """Read one tensor by its byte range, onto the CPU in its storage dtype."""
     return _tensor_of(read_bytes(files, entry), entry)
@@ -162,10 +154,11 @@ def edited_weights(
 ) -> Iterator[tuple[str, Tensor, EditRecord]]:
     """Yield `(on-disk name, edited tensor, record)` for every planned tensor, in the order of the layers.
 
-    The tensor is a new one on the CPU in its storage dtype; rows of heads that were not chosen are bit-equal.
+    The tensor is on the CPU in its storage dtype; rows of heads that were not chosen are bit-equal. It is what
+    `layers` gave, edited in place: the first touch of a copy's memory would take longer than the reading did.
 
     Args:
-        layers: what `stored_layers` reads of the plan.
+        layers: what `stored_layers` reads of the plan; the bytes are changed.
         plan: what to edit.
         device: where the mathematics runs.
         stopwatch: collects the seconds of the mathematics.
@@ -175,44 +168,44 @@ def edited_weights(
     """
     stopwatch = stopwatch or Stopwatch()
 
-    def begin(stored: StoredLayer) -> Callable[[], tuple[StoredLayer, EditedLayer]]:
+    def begin(stored: StoredLayer) -> Callable[[], tuple[Tensor, EditRecord]]:
+        weights, layer, before = LayerWeights.of(stored), stored.planned.layer, stored.sha256_before
+        query = weights.query
         with stopwatch("mathematics"):
-            wait = begin_edit(LayerWeights.of(stored), plan, device, pool)
-        return lambda: (stored, ended(wait))
+            wait = begin_edit(weights, plan, device, pool)
 
-    def ended(wait: Callable[[], EditedLayer]) -> EditedLayer:
-        with stopwatch("mathematics"):
-            return wait()
+        def ended() -> tuple[Tensor, EditRecord]:
+            with stopwatch("mathematics"):
+                heads = wait()
+            return query, EditRecord(layer.index, layer.form, layer.norm_kind, layer.query.tensor, before, heads)
+
+        return ended
 
     with workers(device) as pool:
-        for stored, edited in pool.stream(begin, layers, pace_of(plan).begun):
-            layer = stored.planned.layer
-            yield (
-                layer.query.tensor.name,
-                edited.query,
-                EditRecord(
-                    layer.index, layer.form, layer.norm_kind, layer.query.tensor, stored.sha256_before, edited.heads
-                ),
-            )
-            del stored, edited  # while the next layer is read and edited
+        for query, record in pool.stream(begin, layers, pace_of(plan).begun):
+            yield record.tensor.name, query, record
+            del query  # while the next layer is read and edited
 
 
 def begin_edit(
     weights: LayerWeights, plan: SteerPlan, device: torch.device, pool: Workers
-) -> Callable[[], EditedLayer]:
-    """Begin all the mathematics of one layer and nothing else; returns what waits for its result.
+) -> Callable[[], tuple[HeadEdit, ...]]:
+    """Begin all the mathematics of one layer, which edits `weights.query` in place, and nothing else.
+
+    Returns:
+        What waits for the end, and returns what happened to each chosen head.
 
     Raises:
         CheckpointError: a weight holds NaN or infinity, or would have to after the edit; now or when it is waited for.
+            Some of the heads may have been edited by then.
     """
-    edited = weights.query.clone()
     parts = weights.planned.by_key_head() if pool.splits else (weights.planned,)
-    wait = pool.begin(lambda part: _edit_heads(replace(weights, planned=part), plan, device, edited), parts)
-    return lambda: EditedLayer(edited, tuple(head for part in wait() for head in part))
+    wait = pool.begin(lambda part: _edit_heads(replace(weights, planned=part), plan, device), parts)
+    return lambda: tuple(head for part in wait() for head in part)
 
 
-def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device, edited: Tensor) -> tuple[HeadEdit, ...]:
-    """Edit the planned heads of `weights` and write their rows into `edited`, the layer's new query tensor."""
+def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device) -> tuple[HeadEdit, ...]:
+    """Edit the planned heads of `weights` in place: no head's mathematics needs another head's queries."""
     planned, suppression = weights.planned, plan.options.suppression
     product = weights.product(device)
     try:
@@ -229,7 +222,7 @@ def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device, ed
     starts, size = planned.layer.query.starts, planned.layer.query.head_size
     for head, new_rows, count in zip(planned.heads, rows.cpu(), edit.counts.tolist(), strict=True):
         if count:  # a head without modes keeps its bytes, negative zeros included
-            edited[starts[head] : starts[head] + size] = new_rows
+            weights.query[starts[head] : starts[head] + size] = new_rows
     bias_effect = None
     key_bias = weights.key_bias()
     if key_bias is not None:

@@ -27,13 +27,13 @@ from qkedit.steering.workers import workers
 def measure_mathematics(plan: SteerPlan, repeats: int) -> tuple[Station, dict[str, Timing]]:
     """Return ours beside the floor, for all planned layers, and what the floor consists of."""
     device = choose_device(plan.options.device)
-    weights = [LayerWeights.read(plan.checkpoint.files, planned) for planned in plan.layers]
-    _ours(weights[:1], plan, device)  # libraries set themselves up at the first call
+    weights = _read(plan)
+    _ours(plan, device)  # libraries set themselves up at the first call
     _floor(weights[:1], plan, device)
     taken = in_turns(
         repeats,
         {
-            "mathematics": lambda: {"all": _ours(weights, plan, device)},
+            "mathematics": lambda: {"all": _ours(plan, device)},
             "mathematics, floor": lambda: _floor(weights, plan, device),
         },
     )
@@ -75,7 +75,12 @@ def measure_dense_route(plan: SteerPlan) -> Iterator[Route]:
         yield Route(name, "modes of one head", Timing(tuple(taken[name])), heads)
 
 
-def _ours(weights: list[LayerWeights], plan: SteerPlan, device: torch.device) -> float:
+def _read(plan: SteerPlan) -> list[LayerWeights]:
+    return [LayerWeights.read(plan.checkpoint.files, planned) for planned in plan.layers]
+
+
+def _ours(plan: SteerPlan, device: torch.device) -> float:
+    weights = _read(plan)  # anew, off the clock: the edit is made in place
     with workers(device) as pool:
         edits = pool.stream(lambda layer: begin_edit(layer, plan, device, pool), weights, ahead=1)
         return seconds_of(lambda: list(edits), _finish(device))
