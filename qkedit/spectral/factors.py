@@ -49,6 +49,16 @@ def product_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def on_device(weights: Tensor, device: torch.device) -> Tensor:
+    """Return `weights` on `device`, or as they are where it has no such numbers."""
+    return weights.to(device) if weights.dtype.itemsize <= product_dtype(device).itemsize else weights
+
+
+def with_float64(weights: Tensor) -> Tensor:
+    """Return `weights` where they can be multiplied in float64: on their device, or else on the CPU."""
+    return weights if product_dtype(weights.device) == torch.float64 else weights.cpu()
+
+
 def heads_per_piece(weights: Tensor, dtype: torch.dtype) -> int:
     """Return how many leading entries of `weights` (`[H, …]`) to convert to `dtype` at once."""
     budget = CPU_WORKING_BYTES if weights.device.type == "cpu" else GPU_WORKING_BYTES
@@ -61,24 +71,25 @@ def converted(piece: Tensor, buffer: Tensor) -> Tensor:
 
 
 def gram(left: Tensor, right: Tensor) -> Tensor:
-    """Return `left @ rightᵀ` over the last axis in float64: `[H, m, D] × [H, n, D] → [H, m, n]`.
+    """Return `left @ rightᵀ` over the last axis, float64: `[H, m, D] × [H, n, D] → [H, m, n]`.
 
-    Accumulated in float64 where the device has it, else in float32 there and returned on the CPU.
+    On the device of `left`, or on the CPU where that has no float64.
     """
-    dtype = product_dtype(left.device)
-    step = heads_per_piece(left, dtype)
+    same = right is left
+    left = with_float64(left)
+    right = left if same else right.to(left.device)
+    step = heads_per_piece(left, torch.float64)
     # One piece of memory for all conversions: fresh memory costs more at its first touch than the conversion does.
     buffers = [
-        torch.empty(step, *weights.shape[1:], dtype=dtype, device=weights.device)
-        for weights in ((left,) if right is left else (left, right))
+        torch.empty(step, *weights.shape[1:], dtype=torch.float64, device=weights.device)
+        for weights in ((left,) if same else (left, right))
     ]
     pieces = []
     for start in range(0, len(left), step):
         first = converted(left[start : start + step], buffers[0])
-        second = first if right is left else converted(right[start : start + step], buffers[1])
+        second = first if same else converted(right[start : start + step], buffers[1])
         pieces.append(first @ second.mT)
-    products = torch.cat(pieces)
-    return products if dtype == torch.float64 else products.cpu().double()
+    return torch.cat(pieces)
 
 
 def factor(weights: Tensor, projection: Projection) -> Tensor:
@@ -101,12 +112,10 @@ def check_finite(products: Tensor, projection: Projection) -> None:
 
 def factor_of_gram(products: Tensor, weights_of: Callable[[Tensor], Tensor]) -> Tensor:
     """Return `L` from `G = W Wᵀ` `[H, d_h, d_h]`; `weights_of(heads)` gives the weights of the heads that need QR."""
-    # A product made in float32 (a device without float64) is known less well, so it is trusted less far.
-    precision = torch.finfo(product_dtype(products.device)).eps
     lower, failed = torch.linalg.cholesky_ex(products)
     smallest_pivot = lower.diagonal(dim1=-2, dim2=-1).square().amin(-1)
     largest = products.diagonal(dim1=-2, dim2=-1).amax(-1)
-    untrusted = (failed != 0) | ~(smallest_pivot > precision**0.5 * largest)
+    untrusted = (failed != 0) | ~(smallest_pivot > torch.finfo(products.dtype).eps ** 0.5 * largest)
     if untrusted.any():
         heads = untrusted.nonzero().flatten()
         lower[heads] = _qr_factor(weights_of(heads)).to(lower.device)
@@ -130,10 +139,9 @@ def product_floor(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _qr_factor(weights: Tensor) -> Tensor:
-    if product_dtype(weights.device) != torch.float64:
-        weights = weights.cpu()
     factors = []
-    for head in weights:  # one at a time: the float64 copy and its reflectors are several times the weights
+    # One at a time: the float64 copy and its reflectors are several times the weights.
+    for head in with_float64(weights):
         upper = torch.linalg.qr(head.double().T, mode="r").R
         signs = torch.where(upper.diagonal() < 0, -1.0, 1.0).to(upper)
         # A residual stream narrower than the rows gives a wide R; rows of zeros make it square again.

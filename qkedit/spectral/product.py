@@ -16,7 +16,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from qkedit.spectral.factors import check_finite, factor, factor_of_gram, gram, product_floor, pseudo_inverse
+from qkedit.spectral.factors import (
+    check_finite,
+    factor,
+    factor_of_gram,
+    gram,
+    product_floor,
+    pseudo_inverse,
+    with_float64,
+)
 from qkedit.spectral.once import once
 from qkedit.spectral.spectrum import rank
 
@@ -40,7 +48,7 @@ class QKProduct:
 
     Args:
         query: `[H, d_h, D]`, any floating dtype: the rows of `q_proj` head by head.
-        key: `[H_kv, d_h, D]`, same dtype and device.
+        key: `[H_kv, d_h, D]`, the same or float64, on the same device or on the CPU if that has no float64.
         key_head: for each query head the key head it reads, `[H]`; grouped-query order `h // (H / H_kv)`
             when left out. Several query heads may share one; it is then factored once.
 
@@ -113,8 +121,10 @@ class QKProduct:
         check_finite(key_gram, "key")
         key_gram = key_gram[self.key_head.to(cross.device)]
         products = torch.cat([torch.cat([query_gram, cross], -1), torch.cat([cross.mT, key_gram], -1)], -2)
+        query, keys = with_float64(query), with_float64(keys)
         return factor_of_gram(products, lambda heads: torch.cat([query[heads], keys[heads]], dim=1))
 
     def dense(self, head: int) -> Tensor:
-        """Return `M` of one head, float64 `[D, D]`. For inspection of small models only: it is D/d_h times larger."""
-        return self.query[head].double().mT @ self.key[int(self.key_head[head])].double()
+        """Return `M` of one head, float64 `[D, D]` on the CPU. For small models only: it is D/d_h times larger."""
+        query, key = self.query[head], self.key[int(self.key_head[head])]
+        return query.cpu().double().mT @ key.cpu().double()

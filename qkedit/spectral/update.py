@@ -61,7 +61,7 @@ class QueryUpdate:
             difference = torch.linalg.vector_norm(change.copy_(edited[heads]).sub_(weights), dim=(-2, -1))
             size = torch.linalg.vector_norm(weights, dim=(-2, -1))
             moved.append(difference / size.clamp_min(torch.finfo(dtype).tiny))
-        return edited, torch.cat(moved).double().cpu()
+        return edited, torch.cat(moved).cpu().double()
 
     def key_bias_effect(self, product: QKProduct, key_bias: Tensor) -> Tensor:
         """Return `‖(W_q' − W_q)ᵀ b_k‖` per head, `[H]`: the most a unit input moves a logit through the key bias.

@@ -21,7 +21,7 @@ from qkedit.checkpoint.source import CheckpointFiles
 from qkedit.errors import CheckpointError
 from qkedit.spectral.controls import ModeDraws
 from qkedit.spectral.edit import suppress
-from qkedit.spectral.factors import NonFiniteWeightError, product_dtype
+from qkedit.spectral.factors import NonFiniteWeightError, on_device
 from qkedit.spectral.norms import fold_keys, norm_map
 from qkedit.spectral.product import QKProduct
 from qkedit.spectral.suppression import QueryEdit
@@ -69,7 +69,7 @@ class LayerWeights:
         """
         keys, key_head = self._folded(self._rows(self.planned.layer.key, self.planned.key_heads), between=rotation)
         query = self._rows(self.planned.layer.query, self.planned.heads)
-        return QKProduct(query.to(device), keys.to(device, _dtype_on(device, keys)), key_head)
+        return QKProduct(on_device(query, device), on_device(keys, device), key_head)
 
     def key_bias(self) -> Tensor | None:
         """Return what is added to the keys whatever the token, `[H_kv, d_h]`, folded like them; None for nothing."""
@@ -114,11 +114,6 @@ class LayerWeights:
         if norm.gain is None:
             return norm_map("rms" if norm.kind == "one-plus rms" else norm.kind, ones)
         return norm_map(norm.kind, self._numbers(norm.gain, heads))
-
-
-def _dtype_on(device: torch.device, tensor: Tensor) -> torch.dtype:
-    """The dtype to hold `tensor` in on `device`: its own, unless there is no float64."""
-    return product_dtype(device) if tensor.dtype == torch.float64 else tensor.dtype
 
 
 def read_tensor(files: CheckpointFiles, entry: TensorEntry) -> Tensor:

@@ -13,9 +13,9 @@ from qkedit import DSCR, SCR
 from qkedit.plugins.coherence import KeyCoherence
 from tests.plugins import tiny_requests
 from tests.plugins.dscr_requests import UNCROPPED, depth_maps, images_in
-from tests.plugins.pretended_devices import PretendedDevices, placed, spread
 from tests.plugins.test_prefill import assert_same
 from tests.plugins.tiny_requests import request, two_prompts
+from tests.pretended_devices import PretendedDevices, placed, spread
 
 FIRST, SECOND = "cuda:0", "cuda:1"
 

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkedit.spectral import factors, update
 from qkedit.spectral.edit import suppress
 from qkedit.spectral.options import Channel, Suppression
 from qkedit.spectral.product import QKProduct
 from qkedit.spectral.suppression import QueryEdit
+from tests.pretended_devices import PretendedDevices
 from tests.spectral import oracle
-from tests.spectral.weights import KINDS, SOUND_KINDS, as_product, layer, layers
+from tests.spectral.weights import KINDS, SOUND_KINDS, as_product, layer, layers, on_mps
 
 # Below this ratio of the values on both sides of the cut the modes themselves are arbitrary.
 SMALLEST_GAP = 1.001
@@ -155,18 +155,13 @@ def test_channel_edit_with_keys_of_condition_1e6(channel: Channel) -> None:
 
 
 @pytest.mark.parametrize("channel", ["full", *CHANNELS])
-def test_a_device_without_float64_edits_within_its_precision(
-    channel: Channel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def float32(device: torch.device) -> torch.dtype:
-        return torch.float32
-
-    monkeypatch.setattr(factors, "product_dtype", float32)
-    monkeypatch.setattr(update, "product_dtype", float32)
+def test_a_device_without_float64_edits_within_its_precision(channel: Channel) -> None:
     weights = layer(24, heads=6, key_heads=3, query_kinds=KINDS, key_kinds=("random", "spiked", "condition 1e3"))
     product, query, key = as_product(*weights, dtype=torch.float32)
-    edit = suppress(product, Suppression(k=2, channel=channel))
-    edited = edit.update.apply(product, torch.float64)[0].double().numpy()
+    with PretendedDevices():
+        elsewhere = on_mps(product)
+        edit = suppress(elsewhere, Suppression(k=2, channel=channel))
+        edited = edit.update.apply(elsewhere, torch.float64)[0].cpu().double().numpy()
     for head in range(len(query)):
         keys, count = key[product.key_head[head]], int(edit.counts[head])
         if channel == "full":

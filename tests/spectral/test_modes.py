@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkedit.spectral import factors
 from qkedit.spectral.channels import channel_modes
 from qkedit.spectral.factors import NonFiniteWeightError, factor
 from qkedit.spectral.product import QKProduct
 from qkedit.spectral.spectrum import effective_rank, energy, gap, modes_for_energy
+from tests.pretended_devices import PretendedDevices
 from tests.spectral import oracle
-from tests.spectral.weights import KINDS, as_product, layer, layers
+from tests.spectral.weights import KINDS, as_product, layer, layers, on_mps
 
 CHANNELS = ("full", "symmetric", "antisymmetric")
 
@@ -56,11 +56,11 @@ def test_values_of_narrow_weights_are_those_of_the_numbers_stored(channel: str, 
 
 
 @pytest.mark.parametrize("channel", CHANNELS)
-def test_a_device_without_float64_keeps_five_digits(channel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factors, "product_dtype", lambda device: torch.float32)
+def test_a_device_without_float64_keeps_five_digits(channel: str) -> None:
     weights = layer(2, heads=6, key_heads=3, query_kinds=KINDS, key_kinds=("random", "condition 1e6", "deficient"))
     product, query, key = as_product(*weights, dtype=torch.float32)
-    assert_values_match(product, query, key, channel, 1e-5)
+    with PretendedDevices():
+        assert_values_match(on_mps(product), query, key, channel, 1e-5)
 
 
 def test_ill_conditioned_products_show_their_small_values_truly() -> None:

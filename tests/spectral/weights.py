@@ -7,6 +7,7 @@ import torch
 from hypothesis import strategies as st
 
 from qkedit.spectral.product import QKProduct
+from tests.pretended_devices import placed
 from tests.spectral.oracle import Matrix
 
 
@@ -63,6 +64,12 @@ def as_product(query: Matrix, key: Matrix, dtype: torch.dtype = torch.float64) -
     """The product in `dtype` and, in float64, the weights it then really holds."""
     stored = torch.from_numpy(query).to(dtype), torch.from_numpy(key).to(dtype)
     return QKProduct(*stored), stored[0].double().numpy(), stored[1].double().numpy()
+
+
+def on_mps(product: QKProduct) -> QKProduct:
+    """The product on a device without float64, for use among `PretendedDevices`."""
+    mps = torch.device("mps")
+    return QKProduct(placed(product.query, mps), placed(product.key, mps), product.key_head)
 
 
 @st.composite

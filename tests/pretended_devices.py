@@ -72,6 +72,13 @@ class PretendedDevices(TorchFunctionMode):
         if function is Tensor.to:
             plain_args = tuple(CPU if isinstance(value, str) else value for value in plain_args)
         result = function(*plain_args, **plain_kwargs)
+        if place.type == "mps" and any(
+            isinstance(value, Tensor) and value.dtype in (torch.float64, torch.complex128)
+            for value in tree_flatten(result)[0]
+        ):
+            raise TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64"
+            )
         return tree_map(lambda value: placed(value, place) if isinstance(value, Tensor) else value, result)
 
 
