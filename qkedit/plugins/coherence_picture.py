@@ -68,7 +68,7 @@ def keys_picture(panels: Sequence[tuple[str, Tensor]], image: Image, title: str,
 
 def _flat(keys: Tensor) -> Tensor:
     """Return one vector a cell, its keys of all heads, `[rows · columns, H · d]`."""
-    return keys.double().permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
+    return keys.cpu().double().permute(1, 2, 0, 3).flatten(2).flatten(0, 1)
 
 
 def _stretched(scores: Tensor, shape: tuple[int, int]) -> Tensor:

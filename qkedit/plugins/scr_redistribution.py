@@ -97,7 +97,8 @@ class Redistribution(RequestEdit):
 
 def norm_entropy(norms: Tensor) -> float:
     """Return `−Σ p log p` with `p = c / Σc`, in nats, of the cells' norms `c = ‖h_i‖`, `[cells]`."""
-    share = norms.double() / norms.double().sum()
+    lengths = norms.cpu().double()  # not every device has float64
+    share = lengths / lengths.sum()
     return float(-torch.special.xlogy(share, share).sum())
 
 

@@ -17,8 +17,6 @@ from tests.plugins.test_prefill import assert_same
 from tests.plugins.tiny_requests import request, two_prompts
 from tests.pretended_devices import PretendedDevices, placed, spread
 
-FIRST, SECOND = "cuda:0", "cuda:1"
-
 
 def next_logits(model: Any, inputs: dict[str, Any]) -> Tensor:
     """Logits of the prompt's last token and of one decoding step, `[2, batch, vocabulary]`."""
@@ -28,6 +26,7 @@ def next_logits(model: Any, inputs: dict[str, Any]) -> Tensor:
     return torch.stack([output.logits[:, -1], step.logits[:, -1]])
 
 
+@pytest.mark.parametrize("devices", [("cuda:0", "cuda:1"), ("mps", "mps")], ids=["two GPUs", "no float64"])
 @pytest.mark.parametrize(
     ("family", "plugin"),
     [
@@ -41,7 +40,8 @@ def next_logits(model: Any, inputs: dict[str, Any]) -> Tensor:
         ("paligemma", "dscr"),
     ],
 )
-def test_two_devices(family: str, plugin: str) -> None:
+def test_logits_are_the_same_on_other_devices(family: str, plugin: str, devices: tuple[str, str]) -> None:
+    first, second = devices
     given = request(family, two_prompts(family)[:1])
     maps = depth_maps(images_in(given))
     plugins: dict[str, tuple[Any, ...]] = {
@@ -56,12 +56,12 @@ def test_two_devices(family: str, plugin: str) -> None:
     with qkedit.attach(model, *plugins[plugin]):
         expected = next_logits(model, given.inputs)
     decoder = next(name for name, module in model.named_modules() if module is model.get_decoder())
-    layers = {f"{decoder}.layers.{layer}": FIRST if layer < 2 else SECOND for layer in range(4)}
-    spread(model, {"": FIRST, **layers, f"{decoder}.norm": SECOND})
+    layers = {f"{decoder}.layers.{layer}": first if layer < 2 else second for layer in range(4)}
+    spread(model, {"": first, **layers, f"{decoder}.norm": second})
     with PretendedDevices(), qkedit.attach(model, *plugins[plugin]) as attached:
-        inputs = {name: placed(value, torch.device(FIRST)) for name, value in given.inputs.items()}
+        inputs = {name: placed(value, torch.device(first)) for name, value in given.inputs.items()}
         found = next_logits(model, inputs)
-        assert found.device == torch.device(FIRST)
+        assert found.device == torch.device(first)
         (report,) = attached.report()
     assert set(report.plugins) == {own.name for own in plugins[plugin]}
     assert_same(found.as_subclass(Tensor), expected)
