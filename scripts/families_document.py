@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from qkedit.checkpoint.checkpoint import open_checkpoint  # noqa: E402
-from qkedit.checkpoint.heads import AttentionStack, HeadNorm  # noqa: E402
+from qkedit.checkpoint.heads import AttentionStack  # noqa: E402
 from qkedit.checkpoint.layers import attention_stack  # noqa: E402
 from qkedit.checkpoint.source import LocalFiles  # noqa: E402
 from tests import tiny_configs, tiny_models  # noqa: E402
@@ -73,7 +73,7 @@ def _understood(directory: Path) -> AttentionStack:
 def _row(stacks: list[AttentionStack], model_type: str, tested: str) -> str:
     layers = stacks[0].layers
     names = dict.fromkeys(re.sub(r"\.\d+\.", ".N.", stack.layers[0].query.tensor.name, count=1) for stack in stacks)
-    norms = dict.fromkeys(_norm(layer.query_norm) for layer in layers if layer.query_norm)
+    norms = dict.fromkeys(layer.query_norm.name for layer in layers if layer.query_norm)
     cells = [
         stacks[0].family,
         f"`{model_type}`",
@@ -86,10 +86,6 @@ def _row(stacks: list[AttentionStack], model_type: str, tested: str) -> str:
         tested,
     ]
     return f"| {' | '.join(cells)} |"
-
-
-def _norm(norm: HeadNorm) -> str:
-    return f"{norm.kind} over all heads" if norm.across_heads else norm.kind
 
 
 def main() -> int:

@@ -15,12 +15,11 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-from qkedit.checkpoint.contents import is_hidden, is_pickled_weights, is_stale
+from qkedit.checkpoint.contents import CONFIG_FILE, is_hidden, is_pickled_weights, is_stale
 from qkedit.checkpoint.header import ShardHeader, TensorEntry, parse_json_object, read_header
 from qkedit.checkpoint.source import CheckpointFiles
 from qkedit.errors import CheckpointError
 
-CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # A config is some kilobytes and the largest published index a few megabytes.

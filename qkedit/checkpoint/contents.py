@@ -10,6 +10,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
+CONFIG_FILE = "config.json"
 # What qkedit writes into a model's directory.
 MANIFEST_FILE = "qkedit.json"
 PLUGINS_FILE = "qkedit-plugins.json"

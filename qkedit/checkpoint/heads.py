@@ -36,6 +36,11 @@ class HeadNorm:
     shift: HeadRows | None = None
     across_heads: bool = False  # n is taken over all heads together, so editing one head rescales the others
 
+    @property
+    def name(self) -> str:
+        """What reports call it: its kind, and over what n is taken where that is more than one head."""
+        return f"{self.kind} over all heads" if self.across_heads else self.kind
+
 
 @dataclass(frozen=True)
 class AttentionLayer:
@@ -68,10 +73,8 @@ class AttentionLayer:
 
     @property
     def norm_kind(self) -> str | None:
-        """Kind of the norm between the queries and the logit, None without one."""
-        if self.query_norm is None:
-            return None
-        return self.query_norm.kind + (" over all heads" if self.query_norm.across_heads else "")
+        """Name of the norm between the queries and the logit, None without one."""
+        return None if self.query_norm is None else self.query_norm.name
 
     @property
     def head_size(self) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qkedit import __version__
+from qkedit.checkpoint.contents import CONFIG_FILE
 from qkedit.checkpoint.hub_errors import explained, is_transport_error, is_unreachable
 from qkedit.checkpoint.source import LocalFiles, check_name, read_range_into
 from qkedit.errors import CheckpointError
@@ -23,7 +24,6 @@ from qkedit.errors import CheckpointError
 # Further attempts after a connection that broke, and the seconds before the first of them (then doubled).
 RETRIES = 3
 RETRY_WAIT = 1.0
-CONFIG_FILE = "config.json"
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.header import TensorEntry
-from qkedit.checkpoint.heads import AttentionLayer, AttentionStack, HeadNorm, HeadRows, SkippedLayer
+from qkedit.checkpoint.heads import AttentionLayer, AttentionStack, SkippedLayer
 from qkedit.checkpoint.projections import Projections, understand_layer
 from qkedit.checkpoint.records import Decoder, Family, Layout, decoders, families, layouts
 from qkedit.checkpoint.refusing import (
@@ -24,16 +24,6 @@ from qkedit.checkpoint.refusing import (
 )
 from qkedit.checkpoint.settings import Settings
 from qkedit.errors import CheckpointError, UnsupportedForm
-
-__all__ = [
-    "AttentionLayer",
-    "AttentionStack",
-    "HeadNorm",
-    "HeadRows",
-    "SkippedLayer",
-    "attention_layers",
-    "attention_stack",
-]
 
 # What a model without a record is taken for; its names and shapes must bear that out.
 UNKNOWN_DECODER = Decoder(name="unknown", layouts=("separate",), rope="unknown")

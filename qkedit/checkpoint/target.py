@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from qkedit.checkpoint.contents import CONFIG_FILE, MANIFEST_FILE
 from qkedit.checkpoint.file_errors import explained
 from qkedit.errors import UsageError
 
 # A directory that holds none of these is no output of qkedit and no model: `--overwrite` leaves it alone.
-_REPLACEABLE_IF_HOLDS = ("qkedit.json", "config.json")
+_REPLACEABLE_IF_HOLDS = (MANIFEST_FILE, CONFIG_FILE)
 
 _CHOOSE_ANOTHER = "choose another --out"
 

@@ -41,5 +41,5 @@ def apply(
             raise UsageError("it is not said what to apply the delta to", where="--base", remedy="name the base model")
         target = OutputOptions(options.required_out(out), "full", link, overwrite, fsync)
         with progress_bar(output) as progress:
-            report = apply_delta(delta, base=base, out=target, revision=revision, progress=progress)
+            report = apply_delta(delta, base=base, output=target, revision=revision, progress=progress)
         print_report(output, report)

@@ -19,6 +19,7 @@ from qkedit.cli.plugin_options import (
     chosen_plugins,
     joined,
 )
+from qkedit.cli.printed import plain_table
 from qkedit.errors import UsageError
 from qkedit.prompts import CAPTION_PROMPT
 
@@ -67,6 +68,7 @@ def coherence(
     Example: qkedit coherence ./llava-1.5-7b-hf --image street.jpg --plugin dscr --picture keys.png
     """
     with command("coherence", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.report.pictures import check_picture
         from qkedit.serving.on_transformers import load, read_image
         from qkedit.steering.device import choose_device
 
@@ -74,20 +76,15 @@ def coherence(
         plugins = chosen_plugins(plugin, name)
         if not image:
             raise UsageError("no image is given", where="--image", remedy="give a picture")
-        if picture is not None and picture.suffix.lower() not in options.PICTURE_SUFFIXES:
-            raise UsageError(
-                f"{picture.suffix or 'no suffix'} is no kind of picture that can be written",
-                where="--picture",
-                remedy=f"give {', '.join(options.PICTURE_SUFFIXES)}",
-            )
+        if picture is not None:
+            check_picture(picture, "--picture")
         pictures = [read_image(file) for file in image]
         loaded = load(name, revision=revision, device=str(choose_device(device)), dtype=dtype)
         before = _measured(loaded, pictures, prompt, ())
         after = _measured(loaded, pictures, prompt, plugins) if plugins else None
-        written = None
         if picture is not None:
-            written = _write_picture(picture, layer, before, after, pictures[0], name, plugins)
-        _print(output, name, plugins, before, after, written)
+            _write_picture(picture, layer, before, after, pictures[0], name, plugins)
+        _print(output, name, plugins, before, after, picture)
 
 
 def _measured(
@@ -113,12 +110,9 @@ def _print(
     written: Path | None,
 ) -> None:
     from rich.console import Group
-    from rich.table import Table
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    titles = ["layer", "coherence", "entropy"]
-    for title in titles if after is None else [*titles, "coherence after", "entropy after"]:
-        table.add_column(title, justify="right")
+    titles = ["layer", "coherence", "entropy", *([] if after is None else ["coherence after", "entropy after"])]
+    table = plain_table(*titles, right=titles)
     rows: list[dict[str, Any]] = []
     for index, measured in enumerate(before.layers):
         row: dict[str, Any] = {"layer": measured.layer, "before": _fields(measured)}
@@ -167,10 +161,12 @@ def _write_picture(
     image: Image,
     model: str,
     plugins: tuple[PluginSettings, ...],
-) -> Path:
+) -> None:
     """Write keys of the first grid in one layer. Raises UsageError for a layer without keys."""
-    from qkedit.checkpoint.file_errors import explained
-    from qkedit.plugins.coherence_picture import keys_picture, principal_colours
+    from qkedit.plugins.coherence_picture import principal_colours
+    from qkedit.report.files import write_file
+    from qkedit.report.keys_picture import keys_picture
+    from qkedit.report.pictures import picture_format
 
     chosen = sorted(before.keys)[len(before.keys) // 2] if layer is None and before.keys else layer
     if chosen not in before.keys:
@@ -183,7 +179,4 @@ def _write_picture(
     panels = [("keys", colours[0])]
     if after is not None:
         panels.append((f"keys with {' + '.join(plugin.name for plugin in plugins)}", colours[1]))
-    content = keys_picture(panels, image, f"{model}, layer {chosen}", picture.suffix.lower().removeprefix("."))
-    with explained("write the picture", picture):
-        picture.write_bytes(content)
-    return picture
+    write_file(picture, keys_picture(panels, image, f"{model}, layer {chosen}", picture_format(picture)))

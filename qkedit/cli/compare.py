@@ -9,6 +9,7 @@ import typer
 
 from qkedit.cli import options
 from qkedit.cli.output import command
+from qkedit.cli.printed import names_of, written_lines
 
 
 def compare(
@@ -33,23 +34,22 @@ def compare(
         from qkedit.evaluation.compare import compare as compare_runs
         from qkedit.evaluation.result_files import read_scores
         from qkedit.report.files import check_target, write_file
-        from qkedit.report.pictures import require_matplotlib
+        from qkedit.report.pictures import check_picture, picture_format
         from qkedit.report.run_comparison import RunComparisonTable, run_comparison_markdown
 
         if markdown is not None:
             check_target(markdown, (".md",), "--markdown")
         if plot is not None:
-            check_target(plot, options.PICTURE_SUFFIXES, "--plot")
-            require_matplotlib()
+            check_picture(plot, "--plot")
         comparison = compare_runs(read_scores(a), read_scores(b))
         for sentence in comparison.warnings:
             output.warn(sentence)
         if plot is not None:
             from qkedit.report.run_comparison_plot import run_comparison_plot
 
-            write_file(plot, run_comparison_plot(comparison, plot.suffix.lower().removeprefix(".")))
+            write_file(plot, run_comparison_plot(comparison, picture_format(plot)))
         if markdown is not None:
             write_file(markdown, run_comparison_markdown(comparison).encode())
-        written = [str(file) for file in (markdown, plot) if file is not None]
-        named = [f"\nWritten: {', '.join(written)}"] if written else []
-        output.result(comparison.as_dict() | {"written": written}, Group(RunComparisonTable(comparison), *named))
+        written = names_of(markdown, plot)
+        shown = Group(RunComparisonTable(comparison), *written_lines(written))
+        output.result(comparison.as_dict() | {"written": written}, shown)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ from qkedit.cli.laboratory_options import (
     subject_and_workers,
 )
 from qkedit.cli.output import Output, command
+from qkedit.cli.printed import names_of, written_lines
 
 if TYPE_CHECKING:
     from qkedit.laboratory.demonstration import Demonstration
@@ -62,12 +63,10 @@ def demo(
         from qkedit.laboratory.arms import demonstration_arms
         from qkedit.laboratory.demonstration import demonstrate
         from qkedit.laboratory.exam import ExamRange
-        from qkedit.report.files import check_target
-        from qkedit.report.pictures import require_matplotlib
+        from qkedit.report.pictures import check_picture
 
         if plot is not None:
-            check_target(plot, options.PICTURE_SUFFIXES, "--plot")
-            require_matplotlib()
+            check_picture(plot, "--plot")
         subject, processes = subject_and_workers(context, argument, model, revision, device, dtype, workers)
         steer = options.steer_options(
             context,
@@ -100,13 +99,14 @@ def _print(output: Output, result: Demonstration, plot: Path | None, save: Path 
 
     from qkedit.report.arms_table import ArmsTables
     from qkedit.report.files import write_file
+    from qkedit.report.pictures import picture_format
     from qkedit.selection import describe
 
     title = f"{result.subject.model}: layers {describe(result.layers)} edited, {result.scenes.count} scenes"
     if plot is not None:
         from qkedit.report.arms_plot import arms_plot
 
-        write_file(plot, arms_plot(result.rows, title, plot.suffix.lower().removeprefix(".")))
-    written = [str(path) for path in (plot, save) if path is not None]
-    named: list[Any] = [f"\nWritten: {', '.join(written)}"] if written else []
-    output.result(result.as_dict() | {"written": written}, Group(title, "", ArmsTables(result.rows), *named))
+        write_file(plot, arms_plot(result.rows, title, picture_format(plot)))
+    written = names_of(plot, save)
+    shown = Group(title, "", ArmsTables(result.rows), *written_lines(written))
+    output.result(result.as_dict() | {"written": written}, shown)

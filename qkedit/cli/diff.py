@@ -9,6 +9,7 @@ import typer
 
 from qkedit.cli import options
 from qkedit.cli.output import command
+from qkedit.cli.printed import plain_table
 
 
 def diff(
@@ -25,16 +26,13 @@ def diff(
     """
     with command("diff", as_json=json, quiet=quiet, debug=debug) as output:
         from rich.console import Group
-        from rich.table import Table
 
         from qkedit.cli.progress import reading_bar
         from qkedit.steering.diff import diff as compare
 
         with reading_bar(output) as on_bytes:
             differences, compared = compare(first, second, on_bytes=on_bytes)
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for title in ("tensor", "change", "largest", "elements"):
-            table.add_column(title, justify="left" if title == "tensor" else "right", overflow="fold")
+        table = plain_table("tensor", "change", "largest", "elements", right=("change", "largest", "elements"))
         for difference in differences:
             relative, largest = difference.relative_change, difference.largest_change
             table.add_row(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qkedit.cli import options
-from qkedit.cli.bases import base_of, is_edited
+from qkedit.cli.bases import base_for, is_edited
 from qkedit.cli.output import aligned, command
 from qkedit.cli.plugin_options import DtypeOption, PluginsOption, PromptOption, chosen_plugins, joined
 from qkedit.errors import UsageError
@@ -90,17 +90,15 @@ def _before(
     name: str, revision: str | None, base: str | None, plugins: tuple[PluginSettings, ...]
 ) -> tuple[str, str | None]:
     """Return what the model is compared with, and its revision. Raises UsageError when nothing says so."""
-    if base is not None:
-        return base, None
+    found = base_for(name, base, revision)
+    if found is not None:
+        return found.model, found.revision
     if is_edited(name):
-        recorded, base_revision = base_of(name)
-        if recorded is None:
-            raise UsageError(
-                "the model was made from a directory that is not recorded",
-                where="--base",
-                remedy="name the base it was made from",
-            )
-        return recorded, base_revision
+        raise UsageError(
+            "the model was made from a directory that is not recorded",
+            where="--base",
+            remedy="name the base it was made from",
+        )
     if not plugins:
         raise UsageError("there is nothing to compare with", where="--base", remedy="name a base, or a --plugin")
     return name, revision

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qkedit.cli import options
-from qkedit.cli.evaluation_options import DataOption, QuestionsOption, required_data
+from qkedit.cli.evaluation_options import DataOption, QuestionsOption, required_data, warn_of_scores
 from qkedit.cli.output import command
 from qkedit.cli.plugin_options import DtypeOption, PluginsOption, chosen_plugins
+from qkedit.cli.printed import names_of, written_lines
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -109,12 +110,10 @@ def evaluate(
             )
         for sentence in finished.warnings:
             output.warn(sentence)
-        for score in finished.scores:
-            for sentence in score.warnings:
-                output.warn(sentence if score.split is None else f"{score.split}: {sentence}")
+        warn_of_scores(output, finished.scores)
         output.result(
             {"out": str(target), "asked": finished.asked, **finished.as_dict()},
-            Group(*_tables(finished.scores), f"\nWritten: {finished.file}"),
+            Group(*_tables(finished.scores), *written_lines(names_of(finished.file))),
         )
 
 

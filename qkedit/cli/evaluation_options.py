@@ -1,7 +1,8 @@
-"""Options that commands about benchmarks share."""
+"""What commands about benchmarks share: their options, what these ask for, and what is warned of."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,9 @@ from qkedit.cli.options import flag
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
+    from qkedit.cli.output import Output
     from qkedit.evaluation.benchmarks import Benchmark
+    from qkedit.evaluation.records import Score
 
 DataOption = Annotated[
     Path | None, flag("--data", help="The directory with the benchmark's published files; see docs/evaluation.md.")
@@ -66,3 +69,10 @@ def chosen_rule(benchmark: Benchmark, parser: str | None, variant: str | None, n
                 remedy=f"use --{benchmark.rule_kind}",
             )
     return given[benchmark.rule_kind]
+
+
+def warn_of_scores(output: Output, scores: Sequence[Score]) -> None:
+    """Say what the reader should know of each score, and of which split."""
+    for score in scores:
+        for sentence in score.warnings:
+            output.warn(sentence if score.split is None else f"{score.split}: {sentence}")

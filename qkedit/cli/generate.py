@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qkedit.cli import options
-from qkedit.cli.bases import base_of, is_edited
+from qkedit.cli.bases import base_for, is_edited
 from qkedit.cli.output import Output, command
 from qkedit.cli.plugin_options import (
     DtypeOption,
@@ -101,16 +101,15 @@ def _compare(
     plugins: tuple[PluginSettings, ...],
 ) -> None:
     """Print the answers of the base (if the model was edited), the model, and the model with plug-ins."""
-    from rich.table import Table
+    from qkedit.cli.printed import plain_table
 
     edited = is_edited(model)
     columns: list[tuple[str, str, Answer, tuple[PluginSettings, ...]]] = []
-    if base is not None or edited:
-        of_base, base_revision = base_of(model) if base is None else (base, None)
-        if of_base is None:
-            output.warn("the model was made from a directory that is not recorded; name it with --base to compare")
-        else:
-            columns.append(("base", of_base, run(of_base, base_revision, [()])[0], ()))
+    found = base_for(model, base, revision)
+    if found is not None:
+        columns.append(("base", found.model, run(found.model, found.revision, [()])[0], ()))
+    elif edited:
+        output.warn("the model was made from a directory that is not recorded; name it with --base to compare")
     own = run(model, revision, [(), plugins] if plugins else [()])
     columns.append(("edited" if edited else "model", model, own[0], ()))
     if plugins:
@@ -119,7 +118,7 @@ def _compare(
         raise UsageError("there is nothing to compare with", where="--compare", remedy="name a --plugin or a --base")
     for _, _, answer, _ in columns:
         _warn(output, answer)
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = plain_table()
     for title, _, _, used in columns:
         table.add_column(joined(used) if used else title, ratio=1, overflow="fold")
     table.add_row(*(answer.text for _, _, answer, _ in columns))

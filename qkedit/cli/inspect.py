@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qkedit.cli import options
+from qkedit.cli.bases import split_revision
 from qkedit.cli.output import Output, command
+from qkedit.cli.printed import names_of, written_lines
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -106,7 +108,9 @@ def inspect(
             for given, flag in ((any(place), "--offset"), (suggest, "--suggest"), (plot, "--plot"), (html, "--html")):
                 if given:
                     raise UsageError("a comparison has none", where=flag, remedy="look at one model at a time")
-            _compare(output, plan_for(name, request, revision), compare, base, detail, files)
+            with_base = base is not None or compare == BASE
+            own, of_base = split_revision(name, revision) if with_base else (revision, None)
+            _compare(output, plan_for(name, request, own), compare, base, of_base, detail, files)
         else:
             _inspect(output, plan_for(name, request, revision), place, detail, suggest, files)
 
@@ -126,16 +130,14 @@ class _Files:
     def check(self, *, as_json: bool) -> None:
         """Refuse what could not be written, before any work is done."""
         from qkedit.report.files import check_target
+        from qkedit.report.pictures import check_picture
 
         if self.csv_on_stdout and as_json:
             raise UsageError("standard output cannot hold both", where="--csv - and --json", remedy="name a CSV file")
         if self.csv is not None and not self.csv_on_stdout:
             check_target(self.csv, (".csv",), "--csv")
         if self.plot is not None:
-            from qkedit.report.pictures import require_matplotlib
-
-            check_target(self.plot, options.PICTURE_SUFFIXES, "--plot")
-            require_matplotlib()
+            check_picture(self.plot, "--plot")
         if self.html is not None:
             check_target(self.html, (".html", ".htm"), "--html")
 
@@ -147,8 +149,7 @@ class _Files:
 
     @property
     def written(self) -> list[str]:
-        named = (self.csv if not self.csv_on_stdout else None, self.plot, self.html)
-        return [str(path) for path in named if path is not None]
+        return names_of(None if self.csv_on_stdout else self.csv, self.plot, self.html)
 
 
 def _inspect(
@@ -168,13 +169,14 @@ def _inspect(
         inspection = inspect(plan, offset, progress)
     for sentence in inspection.warnings:
         output.warn(sentence)
-    suggestion = proposal(inspection) if suggest else None
+    suggestion = proposal(inspection, plan.options) if suggest else None
     if files.csv is not None:
         files.write_csv(spectra_csv(inspection))
     if files.plot is not None:
+        from qkedit.report.pictures import picture_format
         from qkedit.report.plot import spectra_plot
 
-        write_file(files.plot, spectra_plot(inspection, files.plot.suffix.lower().removeprefix(".")))
+        write_file(files.plot, spectra_plot(inspection, picture_format(files.plot)))
     if files.html is not None:
         from qkedit.report.page import spectra_page
 
@@ -184,12 +186,18 @@ def _inspect(
         _print_csv(output, fields, spectra_csv(inspection))
         return
     title, table = Text(_title(inspection), style="bold"), SpectrumTable(inspection, every_head=detail)
-    shown = Group(title, table, *_described(suggestion), *_named(files))
+    shown = Group(title, table, *_described(suggestion), *written_lines(files.written))
     output.result(fields | {"written": files.written}, shown)
 
 
 def _compare(
-    output: Output, plan: SteerPlan, compare: str | None, base: str | None, detail: bool, files: _Files
+    output: Output,
+    plan: SteerPlan,
+    compare: str | None,
+    base: str | None,
+    base_revision: str | None,
+    detail: bool,
+    files: _Files,
 ) -> None:
     from rich.console import Group
 
@@ -201,10 +209,8 @@ def _compare(
     from qkedit.steering.comparison import base_of, compare_spectra
     from qkedit.steering.plan import make_plan
 
-    if base is not None:
-        before, after = make_plan(open_checkpoint(resolve(base)), plan.options), plan
-    elif compare == BASE:
-        before, after = make_plan(base_of(plan.checkpoint), plan.options), plan
+    if base is not None or compare == BASE:
+        before, after = make_plan(base_of(plan.checkpoint, base, base_revision), plan.options), plan
     else:
         assert compare is not None
         before, after = plan, make_plan(open_checkpoint(resolve(compare)), plan.options)
@@ -218,7 +224,7 @@ def _compare(
         _print_csv(output, comparison.as_dict(), comparison_csv(comparison))
         return
     table = ComparisonTable(comparison, every_head=detail)
-    output.result(comparison.as_dict() | {"written": files.written}, Group(table, *_named(files)))
+    output.result(comparison.as_dict() | {"written": files.written}, Group(table, *written_lines(files.written)))
 
 
 def _title(inspection: Inspection) -> str:
@@ -241,10 +247,6 @@ def _described(suggestion: Suggestion | None) -> list[RenderableType]:
     ]
     # On one line of its own, however narrow the terminal: it is there to be copied.
     return [*lines, *([Text(suggestion.command, no_wrap=True, overflow="ignore")] if suggestion.command else [])]
-
-
-def _named(files: _Files) -> list[RenderableType]:
-    return ["", f"Written: {', '.join(files.written)}"] if files.written else []
 
 
 def _print_csv(output: Output, fields: dict[str, object], text: str) -> None:

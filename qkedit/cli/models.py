@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from qkedit.cli import options
 from qkedit.cli.output import Output, aligned, command
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from qkedit.cli.printed import plain_table
 
 
 def models(
@@ -44,7 +42,7 @@ def _list(output: Output) -> None:
     from qkedit.selection import middle_layers
 
     families = known_families()
-    family_table = _table("family", "model type", "form", "norm", "positions")
+    family_table = plain_table("family", "model type", "form", "norm", "positions")
     for family in families:
         family_table.add_row(
             family["family"],
@@ -65,7 +63,7 @@ def _list(output: Output) -> None:
         }
         for preset in presets()
     ]
-    alias_table = _table("alias", "hub id", "layers", "mid", "SCR")
+    alias_table = plain_table("alias", "hub id", "layers", "mid", "SCR", right=("layers",))
     for alias in aliases:
         alias_table.add_row(
             ", ".join(alias["aliases"]),
@@ -87,18 +85,21 @@ def _check(output: Output, model: str, revision: str | None, allow_text_only: bo
     from qkedit.checkpoint.resolve import resolve
 
     files = resolve(model, revision)
-    described = describe_stack(attention_stack(open_checkpoint(files), allow_text_only=allow_text_only))
-    table = _table("layer", "form", "heads", "d_h", "norm", "bias", "positions", "query rows")
-    for layer in described["layers"]:
+    stack = attention_stack(open_checkpoint(files), allow_text_only=allow_text_only)
+    described = describe_stack(stack)
+    titles = ("layer", "form", "heads", "d_h", "norm", "bias", "positions", "query rows")
+    table = plain_table(*titles, right=("layer", "d_h"))
+    for layer, fields in zip(stack.layers, described["layers"], strict=True):
+        biases = {"query": layer.query_bias, "key": layer.key_bias}
         table.add_row(
-            str(layer["layer"]),
-            layer["form"],
-            f"{layer['query_heads']} on {layer['key_heads']}",
-            str(layer["head_size"]),
-            _norm(layer["query_norm"]),
-            ", ".join(name for name in ("query", "key") if layer[f"{name}_bias"]),
-            layer["rope"],
-            f"{_rows(layer['query'])} of {layer['query']['shape'][0]}",
+            str(layer.index),
+            layer.form,
+            f"{layer.query_heads} on {layer.key_heads}",
+            str(layer.head_size),
+            layer.norm_kind or "",
+            ", ".join(name for name, bias in biases.items() if bias is not None),
+            layer.rope,
+            f"{_rows(fields['query'])} of {fields['query']['shape'][0]}",
         )
     facts = [
         ("model", files.name),
@@ -118,21 +119,6 @@ def _pattern(layers: list[dict[str, Any]], projection: str) -> str:
     return ", ".join(sorted(names))
 
 
-def _norm(norm: dict[str, Any] | None) -> str:
-    if norm is None:
-        return ""
-    return norm["kind"] + (" over all heads" if norm["across_heads"] else "")
-
-
 def _rows(query: dict[str, Any]) -> str:
     (first, end), *more = query["rows"]
     return f"{first}-{end - 1}" + (f" and {len(more)} more runs" if more else "")
-
-
-def _table(*titles: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in titles:
-        table.add_column(title, overflow="fold", justify="right" if title in ("layer", "layers", "d_h") else "left")
-    return table

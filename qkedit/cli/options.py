@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 EDIT = "Layers, heads and modes"
 MODE = "How to run"
-PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def flag(name: str, *more: str, help: str, panel: str | None = None, **settings: Any) -> Any:

@@ -62,8 +62,10 @@ class Output:
         self._finish("done", fields, human if not (summary and self.quiet) else None)
 
     def mismatch(self, fields: dict[str, Any], human: RenderableType, error: VerificationError) -> NoReturn:
-        """Print a result that a check found wanting and leave with the exit code for it."""
+        """Print a result that a check found wanting, and the sentence, and leave with the exit code for it."""
         self._finish("failed", fields | {"error": _described(error)}, human)
+        if not self.as_json:
+            self._print(f"error: {error}", stderr=True, style="red")
         raise typer.Exit(error.exit_code)
 
     def failure(self, error: QkeditError) -> NoReturn:
@@ -157,10 +159,13 @@ def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[O
     except KeyboardInterrupt:
         output.failure(_InterruptedError())
     except MemoryError:
-        output.failure(QkeditError("memory ran out", remedy="free some memory or choose fewer heads with --heads"))
+        output.failure(_out_of_memory("memory"))
     except Exception as error:
         if debug:
             _print_traceback()
+        # A GPU's; to import torch for its name would take a second of every failure.
+        if type(error).__name__ == "OutOfMemoryError":
+            output.failure(_out_of_memory("the device's memory"))
         output.failure(
             QkeditError(
                 f"unexpected {type(error).__name__}: {error}",
@@ -170,6 +175,10 @@ def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[O
     finally:
         signal.signal(signal.SIGTERM, previous)
         logging.getLogger("qkedit").removeHandler(logs)
+
+
+def _out_of_memory(whose: str) -> QkeditError:
+    return QkeditError(f"{whose} ran out", remedy="free some of it, or run where there is more")
 
 
 class _Warnings(logging.Handler):

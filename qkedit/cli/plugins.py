@@ -7,6 +7,7 @@ import typer
 from qkedit.cli import options
 from qkedit.cli.output import aligned, command
 from qkedit.cli.plugin_options import spelled
+from qkedit.cli.printed import plain_table
 
 
 def plugins(
@@ -24,8 +25,6 @@ def plugins(
     """
     with command("plugins", as_json=json, quiet=quiet, debug=debug) as output:
         from pathlib import Path
-
-        from rich.table import Table
 
         from qkedit.errors import UsageError
         from qkedit.plugins.beside_weights import attached_to
@@ -46,9 +45,7 @@ def plugins(
             )
             return
         known = {name: plugin_options(name) for name in PLUGINS}
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for title in ("plug-in", "option", "values", "default"):
-            table.add_column(title, overflow="fold")
+        table = plain_table("plug-in", "option", "values", "default")
         for name, listed in known.items():
             for option in listed:
                 default = "by the model" if option.default is None else str(option.default)

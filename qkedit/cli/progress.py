@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from qkedit.cli.output import Output
 from qkedit.steering.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
 
 
 @contextmanager
@@ -58,10 +62,7 @@ def counting_bar(output: Output, what: str) -> Iterator[Callable[[int, int], Non
 
 
 class _Bar:
-    def __init__(self, bars: object) -> None:
-        from rich.progress import Progress as Bars
-
-        assert isinstance(bars, Bars)
+    def __init__(self, bars: Bars) -> None:
         self._bars = bars
         self._layers = self._done = 0
 

@@ -21,8 +21,10 @@ from qkedit.cli.evaluation_options import (
     WriteTruthOption,
     chosen_rule,
     required_data,
+    warn_of_scores,
 )
 from qkedit.cli.output import command
+from qkedit.cli.printed import names_of, written_lines
 from qkedit.errors import UsageError
 
 
@@ -78,14 +80,11 @@ def score(
             allow_missing=allow_missing,
             files={name: file for name, file in named.items() if file is not None},
         )
-        for scored in scores:
-            for sentence in scored.warnings:
-                output.warn(sentence if scored.split is None else f"{scored.split}: {sentence}")
+        warn_of_scores(output, scores)
         if per_item is not None:
             write_file(per_item, items_as_lines(scores, without=chosen.totals).encode())
-        written = [f"\nWritten: {per_item}"] if per_item is not None else []
         fields = {"results": [score_as_dict(scored) for scored in scores]}
-        output.result(fields, Group(*score_tables(chosen.title, scores), *written))
+        output.result(fields, Group(*score_tables(chosen.title, scores), *written_lines(names_of(per_item))))
 
 
 def _refuse_input(target: Path, inputs: Sequence[Path]) -> None:

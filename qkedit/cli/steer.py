@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -112,7 +112,7 @@ def print_report(output: Output, report: SteerReport) -> None:
         ("layers", f"{describe([tensor['layer'] for tensor in tensors])} ({len(heads)} heads)"),
         ("energy", f"{_mean(energy)} of {part} removed ({_range(energy)})"),
         ("weights", f"moved by {_mean(moved)} of their norm ({_range(moved)})"),
-        ("changed", f"{len(tensors)} q_proj tensors, {size(report.bytes_changed)}; nothing else"),
+        ("changed", f"{len(tensors)} {_kind_of(tensors)}, {size(report.bytes_changed)}; nothing else"),
     ]
     if channel != "full":
         missing, leak = ([head[name] for head in heads] for name in ("residual", "leak"))
@@ -122,6 +122,12 @@ def print_report(output: Output, report: SteerReport) -> None:
     facts.append(("time", f"{seconds['total']:.1f} s" + (f" ({stations}; side by side)" if stations else "")))
     facts.append(("written", f"{report.out} ({size(report.bytes_in_output)})"))
     output.result(report.as_dict(), aligned(facts), summary=True)
+
+
+def _kind_of(tensors: list[dict[str, Any]]) -> str:
+    if all(tensor["name"].endswith("q_proj.weight") for tensor in tensors):
+        return "q_proj tensors"
+    return "tensors that hold queries (their rows alone)"
 
 
 def _mean(values: list[float]) -> str:
@@ -143,15 +149,16 @@ def size(count: float) -> str:
 
 def _print_plan(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
+    from qkedit.cli.printed import plain_table
     from qkedit.selection import describe
+    from qkedit.steering.output import disk_needed
 
-    disk = plan.bytes_to_write if target.layout == "delta" else plan.checkpoint.kept_bytes
+    disk = disk_needed(plan, target)
     free = _free_bytes(target.out)
     fields = plan.as_dict() | {"disk_needed": disk, "disk_free": free}
-    layers = Table(box=None, header_style="bold", pad_edge=False)
+    layers = plain_table()
     for title in ("layer", "form", "heads", "d_h", "edited", "tensor", "size"):
         justify: Literal["left", "right"] = "right" if title in ("layer", "d_h", "size") else "left"
         # Only the long name may break where a terminal is narrow, and no letter of it may be lost.

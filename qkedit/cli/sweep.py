@@ -18,6 +18,7 @@ from qkedit.cli.laboratory_options import (
     subject_and_workers,
 )
 from qkedit.cli.output import Output, command
+from qkedit.cli.printed import names_of, written_lines
 
 if TYPE_CHECKING:
     from qkedit.laboratory.sweep import SweepReport
@@ -94,11 +95,10 @@ def sweep(
         from qkedit.laboratory.sweep_grid import alternatives, guards, names, shares, whole_numbers
         from qkedit.laboratory.sweep_setup import prepare
         from qkedit.report.files import check_target
-        from qkedit.report.pictures import require_matplotlib
+        from qkedit.report.pictures import check_picture
 
         if plot is not None:
-            check_target(plot, options.PICTURE_SUFFIXES, "--plot")
-            require_matplotlib()
+            check_picture(plot, "--plot")
         if out is not None:
             check_target(out, (".jsonl",), "--out")
         subject, processes = subject_and_workers(context, argument, model, revision, device, dtype, workers)
@@ -126,12 +126,13 @@ def _print(output: Output, report: SweepReport, plot: Path | None, out: Path | N
     from rich.console import Group
 
     from qkedit.report.files import write_file
+    from qkedit.report.pictures import picture_format
     from qkedit.report.sweep_table import SweepTables
 
     if plot is not None:
         from qkedit.report.sweep_plot import sweep_plot
 
-        write_file(plot, sweep_plot(report, plot.suffix.lower().removeprefix(".")))
-    written = [str(path) for path in (out, plot) if path is not None]
-    named = [f"\nWritten: {', '.join(written)}"] if written else []
-    output.result(report.as_dict() | {"written": written}, Group(SweepTables(report, detail), *named))
+        write_file(plot, sweep_plot(report, picture_format(plot)))
+    written = names_of(out, plot)
+    shown = Group(SweepTables(report, detail), *written_lines(written))
+    output.result(report.as_dict() | {"written": written}, shown)

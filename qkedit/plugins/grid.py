@@ -80,10 +80,6 @@ class ImageGrids:
         """Return the grids of one image of one row."""
         return tuple(grid for grid in self.grids if (grid.row, grid.image) == (extent.row, extent.image))
 
-    def of_row(self, row: int) -> tuple[Grid, ...]:
-        """Return the grids of one prompt."""
-        return tuple(grid for grid in self.grids if grid.row == row)
-
     @cached_property
     def cell_rows(self) -> Tensor:
         """`[cells]` int64 on the CPU, the batch row of every cell of every grid; goes with `cell_columns`."""

@@ -1,4 +1,4 @@
-"""What every picture needs: matplotlib, and bytes that do not depend on when they were made.
+"""What every picture needs: matplotlib, a place to stand, and bytes that do not depend on when they were made.
 
 matplotlib is an extra (`pip install 'qkedit[plot]'`), imported when a picture is asked for.
 """
@@ -7,25 +7,49 @@ from __future__ import annotations
 
 import io
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qkedit.errors import QkeditError
+from qkedit.report.files import check_target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 130
+# Each format a picture can have, with what leaves the date out of it.
+_UNDATED: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+PICTURE_SUFFIXES = tuple(f".{file_format}" for file_format in _UNDATED)
 
 
-def require_matplotlib() -> None:
-    """Raise QkeditError with the remedy when matplotlib is not installed."""
+def require_matplotlib(option: str = "--plot") -> None:
+    """Raise QkeditError with the remedy, naming the option that asks for a picture, without matplotlib."""
     if find_spec("matplotlib") is None:
-        raise QkeditError("matplotlib is not installed", where="--plot", remedy="run: pip install 'qkedit[plot]'")
+        raise QkeditError("matplotlib is not installed", where=option, remedy="run: pip install 'qkedit[plot]'")
+
+
+def check_picture(path: Path, option: str) -> None:
+    """Refuse a picture that could not be drawn or written, before any work is done.
+
+    Args:
+        path: where it is to stand.
+        option: which one names that place.
+
+    Raises:
+        UsageError: nothing can be written there, or its suffix names no format of pictures.
+        QkeditError: matplotlib is not installed.
+    """
+    check_target(path, PICTURE_SUFFIXES, option)
+    require_matplotlib(option)
+
+
+def picture_format(path: Path) -> str:
+    """Return the format that the suffix of a checked place names: `png`, `svg` or `pdf`."""
+    return path.suffix.lower().removeprefix(".")
 
 
 def encoded(figure: Figure, file_format: str) -> bytes:
     """Return a figure as `png`, `svg` or `pdf`, without the date."""
     stream = io.BytesIO()
-    undated: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[file_format]
-    figure.savefig(stream, format=file_format, dpi=DOTS_PER_INCH, metadata=undated)
+    figure.savefig(stream, format=file_format, dpi=DOTS_PER_INCH, metadata=_UNDATED[file_format])
     return stream.getvalue()

@@ -35,11 +35,6 @@ class RotaryPositions:
     adjacent: bool = False
     axes: tuple[int, ...] = ()
 
-    @property
-    def is_partial(self) -> bool:
-        """Whether some dimensions of a head are never turned."""
-        return 2 * len(self.frequencies) < self.head_size or 0.0 in self.frequencies
-
     def rotation(self, offset: tuple[int, int, int]) -> Tensor:
         """Return `R_n`, float64 `[d_h, d_h]`, for the offset n = query − key position along `AXES`.
 

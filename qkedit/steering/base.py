@@ -1,26 +1,78 @@
-"""Find the model that a manifest names as its base."""
+"""Find the model that an edit was made from, by what its manifest and the user say.
+
+A manifest names a hub model with its commit, and the demo. Of a directory it knows the name alone, since no output may
+depend on where things lie; such a base only its user can find.
+"""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from typing import Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from qkedit.checkpoint.presets import DEMO, presets_by_alias
 from qkedit.checkpoint.resolve import resolve
 
 
-def open_base(manifest: dict[str, Any], base: str, revision: str | None) -> Checkpoint:
-    """Open the base of an edit, at the recorded revision unless another one is asked for.
+@dataclass(frozen=True)
+class Base:
+    """The model that another one was made from."""
+
+    model: str  # a directory, a hub id, an alias or `demo`
+    revision: str | None  # branch, tag or commit on the hub; None for the default branch, and for what is not there
+
+    def open(self) -> Checkpoint:
+        """Open it. Raises QkeditError where there is no such model, or it is no sound checkpoint."""
+        return open_checkpoint(resolve(self.model, self.revision))
+
+
+def recorded_base(manifest: dict[str, Any]) -> Base | None:
+    """Return the base that a manifest names; None for a directory, which only its user can find."""
+    model, revision = manifest["base"]["model"], manifest["base"]["revision"] or None
+    return Base(model, revision) if revision is not None or model == DEMO else None
+
+
+def named_base(manifest: dict[str, Any] | None, base: str, revision: str | None) -> Base:
+    """Return the base that the user names, at the recorded revision unless another one is asked for.
 
     Args:
-        manifest: of the edit.
-        base: the model the user names: a directory, a hub id, an alias or `demo`.
+        manifest: of the edit; None for a model that carries none.
+        base: a directory, a hub id, an alias or `demo`.
         revision: what the user says; None for the recorded one, if `base` is the recorded hub model.
+    """
+    recorded = recorded_base(manifest) if manifest is not None else None
+    if revision is None and recorded is not None and _hub_id(base) == recorded.model:
+        revision = recorded.revision
+    return Base(base, revision)
+
+
+def chosen_base(manifest: dict[str, Any] | None, base: str | None, revision: str | None) -> Base | None:
+    """Return the base that the user names, else the recorded one; None where neither says which model it is.
+
+    Args:
+        manifest: of the edit; None for a model that carries none.
+        base: what the user names, if anything.
+        revision: what the user says of it; None for the recorded one, if it is the recorded hub model.
+    """
+    if base is None:
+        recorded = recorded_base(manifest) if manifest is not None else None
+        return None if recorded is None else named_base(manifest, recorded.model, revision)
+    return named_base(manifest, base, revision)
+
+
+def open_base(manifest: dict[str, Any], base: str, revision: str | None) -> Checkpoint:
+    """Open the base that the user names, as `named_base` takes it.
 
     Raises:
         QkeditError: there is no such model, or it is no sound checkpoint.
     """
-    files, recorded = resolve(base, revision), manifest["base"]
-    moved_on = files.revision is not None and files.revision != recorded["revision"]
-    if revision is None and moved_on and files.name == recorded["model"]:
-        files = resolve(recorded["model"], recorded["revision"])
-    return open_checkpoint(files)
+    return named_base(manifest, base, revision).open()
+
+
+def _hub_id(model: str) -> str | None:
+    """Return the hub id that `resolve` would take a name for; None for a directory, which goes before it."""
+    preset = presets_by_alias().get(model.lower())
+    if preset is not None:
+        return preset.hub_id
+    return None if os.path.isdir(os.path.expanduser(model)) else model

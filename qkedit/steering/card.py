@@ -25,7 +25,7 @@ def name_in_output(checkpoint: Checkpoint, file: str) -> str | None:
     The base's card makes room for the output's. Of a base that was steered itself, the card it was given then is
     left out (its content is in the manifest's history), so that `README.base.md` stays the original model's.
     """
-    if file == MANIFEST_FILE or (file == CARD_FILE and BASE_CARD_FILE in checkpoint.side_files):
+    if file == MANIFEST_FILE or (file == CARD_FILE and MANIFEST_FILE in checkpoint.side_files):
         return None
     return BASE_CARD_FILE if file == CARD_FILE else file
 
@@ -100,7 +100,8 @@ def _body(manifest: dict[str, Any], checkpoint: Checkpoint) -> str:
         if manifest["history"]
         else ""
     )
-    own_card = f" Its own card is kept as `{BASE_CARD_FILE}`." if CARD_FILE in checkpoint.side_files else ""
+    has_card = any(name_in_output(checkpoint, file) == BASE_CARD_FILE for file in checkpoint.side_files)
+    own_card = f" The original card is kept as `{BASE_CARD_FILE}`." if has_card else ""
     return f"""# {base["model"]}, steered
 
 This is `{base["model"]}`{revision} with edited query projections. No training was done.{own_card}

@@ -12,17 +12,16 @@ from torch import Tensor
 
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.heads import AttentionLayer
-from qkedit.checkpoint.presets import DEMO
 from qkedit.errors import UsageError
-from qkedit.spectral.options import Suppression
+from qkedit.spectral.options import NEAR_EQUAL, Suppression
 from qkedit.spectral.spectra import DominantSubspaces, dominant_subspaces, principal_angles, spectra
 from qkedit.spectral.spectrum import gap, top_energy
-from qkedit.steering.base import open_base
+from qkedit.steering.base import chosen_base
 from qkedit.steering.device import choose_device
 from qkedit.steering.manifest import MANIFEST_FILE, read_manifest_of
 from qkedit.steering.plan import SteerPlan
 from qkedit.steering.progress import Progress
-from qkedit.steering.spectra import NEAR_EQUAL, near_equal_warning, numbers, planned_weights, split, tensor_named
+from qkedit.steering.spectra import near_equal_warning, numbers, planned_weights, split, tensor_named
 from qkedit.steering.stream import LayerWeights
 from qkedit.steering.workers import workers
 
@@ -103,27 +102,34 @@ def compare_spectra(before: SteerPlan, after: SteerPlan, progress: Progress | No
     )
 
 
-def base_of(checkpoint: Checkpoint) -> Checkpoint:
-    """Return the model on the hub (or the demo) that an edited checkpoint's manifest names as its base.
+def base_of(checkpoint: Checkpoint, base: str | None = None, revision: str | None = None) -> Checkpoint:
+    """Open the model that a checkpoint was made from.
+
+    Args:
+        checkpoint: the edited model.
+        base: the model the user names; None for the one in the manifest, on the hub or the demo.
+        revision: of the base, where the user wants another one than is recorded.
 
     Raises:
-        UsageError: there is no manifest, or the base was a local directory, which only its user can find.
+        UsageError: nobody names a base and there is no manifest, or it names a local directory, which only its user
+            can find.
+        CheckpointError: the base or the manifest is broken, or the hub has no such model.
     """
     manifest = read_manifest_of(checkpoint)
+    found = chosen_base(manifest, base, revision)
+    if found is not None:
+        return found.open()
     if manifest is None:
         raise UsageError(
             f"there is no {MANIFEST_FILE} that names a base",
             where=checkpoint.files.name,
             remedy="name the model to compare with: --compare OTHER",
         )
-    base = manifest["base"]
-    if not base["revision"] and base["model"] != DEMO:
-        raise UsageError(
-            f"the base {base['model']!r} was a local directory",
-            where=checkpoint.files.name,
-            remedy="name it with --base DIRECTORY",
-        )
-    return open_base(manifest, base["model"], None)
+    raise UsageError(
+        f"the base {manifest['base']['model']!r} was a local directory",
+        where=checkpoint.files.name,
+        remedy="name it with --base DIRECTORY",
+    )
 
 
 def _check_same_shape(before: SteerPlan, after: SteerPlan) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.resolve import resolve
 from qkedit.checkpoint.source import CheckpointFiles
+from qkedit.steering.reading import piece_size, same_bytes, tensor_pieces
 
-# Bytes compared at a time: memory does not depend on the largest tensor, and both sides stay in the cache.
-_PIECE = 1 << 20
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -55,23 +57,20 @@ def diff(
 def _difference(
     first: CheckpointFiles, one: TensorEntry, second: CheckpointFiles, other: TensorEntry
 ) -> TensorDifference:
-    import torch
-
     from qkedit.steering.stream import TORCH_DTYPES
 
     dtype = TORCH_DTYPES.get(one.dtype)
     if dtype is None:
         return TensorDifference(one.name, "changed")
-    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
-    squares, change_squares, largest, changed, elements = 0.0, 0.0, 0.0, 0, 0
-    for ours, theirs in zip(pieces(first, one), pieces(second, other), strict=True):
-        a, b = torch.frombuffer(ours, dtype=dtype), torch.frombuffer(theirs, dtype=dtype)
-        change = a.double() - b.double()
-        squares += float(a.double().square().sum())
-        change_squares += float(change.square().sum())
-        largest = max(largest, float(change.abs().max()))
-        changed += int((a.view(bits) != b.view(bits)).sum())
-        elements += len(a)
+    squares, change_squares, largest, changed = 0.0, 0.0, 0.0, 0
+    size = piece_size(first, second)
+    for ours, theirs in zip(tensor_pieces(first, one, size), tensor_pieces(second, other, size), strict=True):
+        figures = _figures(ours, theirs, dtype)
+        squares += figures.squares
+        change_squares += figures.change_squares
+        largest = max(largest, figures.largest)
+        changed += figures.changed
+    elements = one.nbytes // dtype.itemsize
     finite = math.isfinite(change_squares)
     return TensorDifference(
         one.name,
@@ -82,14 +81,28 @@ def _difference(
     )
 
 
-def pieces(files: CheckpointFiles, entry: TensorEntry) -> Iterable[bytearray]:
-    """Yield the bytes of a tensor piece by piece; each piece may be overwritten by the next."""
-    buffer = bytearray(min(_PIECE, entry.nbytes))
-    for start in range(entry.start, entry.end, _PIECE):
-        if entry.end - start < len(buffer):
-            buffer = bytearray(entry.end - start)
-        files.read_into(entry.shard, start, buffer)
-        yield buffer
+class _Figures(NamedTuple):
+    """Of one piece."""
+
+    squares: float
+    change_squares: float
+    largest: float
+    changed: int
+
+
+def _figures(ours: bytearray, theirs: bytearray, dtype: torch.dtype) -> _Figures:
+    """Compare two pieces; the tensors over them are gone when it returns, as `pieces` wants."""
+    import torch
+
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    a, b = torch.frombuffer(ours, dtype=dtype), torch.frombuffer(theirs, dtype=dtype)
+    change = a.double() - b.double()
+    return _Figures(
+        squares=float(a.double().square().sum()),
+        change_squares=float(change.square().sum()),
+        largest=float(change.abs().max()),
+        changed=int((a.view(bits) != b.view(bits)).sum()),
+    )
 
 
 def equal(
@@ -100,8 +113,5 @@ def equal(
     on_bytes: Callable[[int], None],
 ) -> bool:
     """Whether two tensors of equal length hold the same bytes."""
-    for ours, theirs in zip(pieces(first, one), pieces(second, other), strict=True):
-        on_bytes(len(ours))
-        if ours != theirs:  # as byte arrays: views of them are compared element by element, thirty times slower
-            return False
-    return True
+    size = piece_size(first, second)
+    return same_bytes(tensor_pieces(first, one, size), tensor_pieces(second, other, size), on_bytes)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from hashlib import sha256
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,9 @@ from qkedit.steering.stopwatch import Stopwatch
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from qkedit.steering.options import OutputOptions
+    from qkedit.steering.plan import SteerPlan
+
     EditedTensors = Iterable[tuple[str, Tensor, EditRecord]]
 
 Edges = tuple[TensorEntry, bytes, bytes]
@@ -66,6 +70,8 @@ def write_full(
     touched: dict[str, list[TensorEntry]] = {}
     for entry in planned.values():
         touched.setdefault(entry.shard, []).append(entry)
+    if not isinstance(checkpoint.files, LocalFiles):
+        edits = _begun(edits)
     copies = _prepare_files(staging, checkpoint, touched, link, progress)
     with BackgroundCopy(copies, progress.bytes_done) as copying:
         records, after, edges = _write_tensors(staging, edits, planned, stopwatch, progress, copying.check)
@@ -79,6 +85,28 @@ def write_full(
     _write_file(staging / MANIFEST_FILE, dump_manifest(manifest))
     _write_file(staging / CARD_FILE, card)
     return manifest
+
+
+def _begun(edits: EditedTensors) -> EditedTensors:
+    """The same edits, the first of which is made now: what stops it should not be found out after a download."""
+    iterator = iter(edits)
+    return chain([*islice(iterator, 1)], iterator)
+
+
+def disk_needed(plan: SteerPlan, output: OutputOptions) -> int:
+    """Return the bytes that an output takes on the disk, but for its manifest and card.
+
+    Whether blocks can be shared is not known before it is tried, so only links that were asked for take nothing.
+    """
+    if output.layout == "delta":
+        return plan.bytes_to_write
+    link, needed = LinkMode(output.link), plan.checkpoint.kept_bytes
+    sizes = {name: shard.size for name, shard in plan.checkpoint.shards.items()}
+    if link is LinkMode.REFLINK:
+        return needed - sum(sizes.values()) + plan.bytes_to_write
+    if link in (LinkMode.HARD, LinkMode.SYMLINK):
+        return needed - sum(size for name, size in sizes.items() if name not in plan.touched_shards)
+    return needed
 
 
 def write_delta(
@@ -130,14 +158,8 @@ def _prepare_files(
             if clone_or_reserve(source, destination, link):
                 progress.bytes_done(sum(end - start for start, end in gaps))
             else:
-                copies[file] = partial(_copy_gaps, source, destination, gaps)
+                copies[file] = partial(copy_ranges, source, destination, gaps)
     return copies
-
-
-def _copy_gaps(
-    source: Path, destination: Path, gaps: Iterable[tuple[int, int]], on_bytes: Callable[[int], None]
-) -> None:
-    copy_ranges(source, destination, gaps, on_bytes)
 
 
 def _write_tensors(

@@ -7,7 +7,8 @@ from typing import Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.header import TensorEntry
-from qkedit.checkpoint.layers import AttentionLayer, AttentionStack, attention_stack
+from qkedit.checkpoint.heads import AttentionLayer, AttentionStack
+from qkedit.checkpoint.layers import attention_stack
 from qkedit.checkpoint.resolve import resolve
 from qkedit.selection import select_heads, select_layers
 from qkedit.steering.options import SteerOptions

@@ -1,7 +1,8 @@
-"""The main job: plan → read → edit → write → verify → one rename."""
+"""The main job: plan → read → edit → write → check → one rename."""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,8 +14,8 @@ from qkedit.checkpoint.copying import LinkMode
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.staging import StagedDirectory
-from qkedit.errors import CheckpointError
-from qkedit.spectral.options import Channel, Control, Suppression
+from qkedit.errors import CheckpointError, UsageError
+from qkedit.spectral.options import NEAR_EQUAL, Channel, Control, Suppression
 from qkedit.steering.base import open_base
 from qkedit.steering.device import choose_device
 from qkedit.steering.manifest import DELTA_FILE, make_manifest, read_manifest, records_of
@@ -24,7 +25,7 @@ from qkedit.steering.pace import pace_for, pace_of
 from qkedit.steering.pipeline import in_background
 from qkedit.steering.plan import SteerPlan, plan_for
 from qkedit.steering.progress import Progress, Silent
-from qkedit.steering.reading import stored_layers
+from qkedit.steering.reading import delta_entries, read_bytes, stored_layers
 from qkedit.steering.records import EditRecord
 from qkedit.steering.stopwatch import Stopwatch
 
@@ -134,6 +135,7 @@ def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None =
         pace.edited,
         lambda records, after: make_manifest(plan, str(choose_device(plan.options.device)), records, after),
         output,
+        _directories(plan.checkpoint.files),
         stopwatch,
         progress or Silent(),
     )
@@ -150,33 +152,42 @@ def _edited_weights(plan: SteerPlan, ahead: int, stopwatch: Stopwatch) -> Iterat
 
 
 def apply_delta(
-    delta: str | Path, *, base: str, out: OutputOptions, revision: str | None = None, progress: Progress | None = None
+    delta: str | Path,
+    *,
+    base: str,
+    output: OutputOptions,
+    revision: str | None = None,
+    progress: Progress | None = None,
 ) -> SteerReport:
     """Make the full directory from a delta and the model it was made from, byte-equal to steering directly.
 
     Args:
         delta: a directory written with the delta layout.
         base: the model that was steered: a directory, a hub id, an alias or `demo`.
-        out: where and how to write.
+        output: where and how to write; the layout must be full.
         revision: of a hub base; the one in the delta's manifest by default.
         progress: told how far the run is.
 
     Raises:
+        UsageError: the output would be a delta again.
         CheckpointError: the base is not the model that the delta was made from, or the delta is damaged.
     """
-    directory = Path(delta)
-    manifest = read_manifest(directory)
+    if output.layout != "full":
+        raise UsageError("a delta is applied to make a full directory", where="layout", remedy="take full")
+    files = LocalFiles(Path(delta))
+    manifest = read_manifest(files.directory)
     checkpoint = open_base(manifest, base, revision)
     records = records_of(manifest, checkpoint.tensors)
-    largest = max((record.tensor.nbytes for record in records), default=0)
+    largest = max(record.tensor.nbytes for record in records)
     stopwatch = Stopwatch()
     return _write(
         checkpoint,
         {record.tensor.name: record.tensor for record in records},
-        _delta_weights(LocalFiles(directory), checkpoint.files, records, manifest, stopwatch),
+        _delta_weights(files, checkpoint.files, records, manifest, stopwatch),
         pace_for(largest, largest).edited,
         lambda records, after: manifest,
-        out,
+        output,
+        _directories(checkpoint.files, files),
         stopwatch,
         progress or Silent(),
     )
@@ -190,24 +201,17 @@ def _delta_weights(
     stopwatch: Stopwatch,
 ) -> Iterator[tuple[str, Tensor, EditRecord]]:
     """The same stream as `edited_weights`, taken from a delta; base and delta are checked against the manifest."""
-    from qkedit.checkpoint.header import read_header
-
     with stopwatch("start-up"):
         from qkedit.steering.stream import read_tensor, sha256
 
-    size = delta.sizes().get(DELTA_FILE)
-    if size is None:
-        raise CheckpointError(
-            f"there is no {DELTA_FILE}", where=delta.name, remedy="name a directory written with --layout delta"
-        )
-    entries = read_header(lambda start, end: delta.read(DELTA_FILE, start, end), size, DELTA_FILE).tensors
+    entries = delta_entries(delta)
     expected = {tensor["name"]: tensor["sha256_after"] for tensor in manifest["tensors"]}
     for record in records:
         name = record.tensor.name
         entry = entries.get(name)
         whole = entry is not None and (entry.dtype, entry.shape) == (record.tensor.dtype, record.tensor.shape)
         with stopwatch("reading"):
-            original = sha256(read_tensor(base, record.tensor))
+            original = hashlib.sha256(read_bytes(base, record.tensor)).hexdigest()
             edited = read_tensor(delta, entries[name]) if whole else None
         if original != record.sha256_before:
             raise CheckpointError(
@@ -229,15 +233,14 @@ def _write(
     ahead: int,
     manifest_of: ManifestMaker,
     output: OutputOptions,
+    sources: list[Path],
     stopwatch: Stopwatch,
     progress: Progress,
 ) -> SteerReport:
     started = time.perf_counter()
     changed = sum(entry.nbytes for entry in planned.values())
     full = output.layout == "full"
-    in_output = checkpoint.kept_bytes if full else changed
-    sources = [checkpoint.files.directory] if isinstance(checkpoint.files, LocalFiles) else []
-    progress.start(len(planned), in_output)
+    progress.start(len(planned), checkpoint.kept_bytes if full else changed)
     with (
         StagedDirectory(output.out, overwrite=output.overwrite, sources=sources) as staged,
         in_background(edits, ahead) as edited,
@@ -248,6 +251,7 @@ def _write(
             )
         else:
             manifest = write_delta(staged.path, planned, edited, manifest_of, stopwatch, progress)
+        in_output = sum(path.stat().st_size for path in staged.path.rglob("*") if path.is_file())
         stopwatch.add("fsync", staged.commit(fsync=output.fsync))
     return SteerReport(
         out=output.out,
@@ -261,13 +265,18 @@ def _write(
     )
 
 
+def _directories(*sources: CheckpointFiles) -> list[Path]:
+    """The directories that are read from, into which nothing may be written."""
+    return [files.directory for files in sources if isinstance(files, LocalFiles)]
+
+
 def _warnings(manifest: dict[str, Any]) -> Iterator[str]:
     """What a reader should know before trusting the edit."""
     options = manifest["options"]
     heads = [head for tensor in manifest["tensors"] for head in tensor["heads"]]
-    near_equal = sum(head["gap"] is not None and head["gap"] < 1.001 for head in heads)
+    near_equal = sum(head["gap"] is not None and head["gap"] < NEAR_EQUAL for head in heads)
     if near_equal and options["control"] == "none":
-        yield f"{near_equal} heads have near-equal values at the cut (gap < 1.001): which modes went is arbitrary"
+        yield f"{near_equal} heads have near-equal values at the cut (gap < {NEAR_EQUAL}): any of them might have gone"
     if options["energy"] is None:
         fewer = sum(len(head["suppressed"]) < options["k"] for head in heads)
         if fewer:

@@ -16,7 +16,7 @@ from qkedit.checkpoint.heads import AttentionLayer
 from qkedit.errors import UsageError
 from qkedit.selection import describe
 from qkedit.spectral.factors import NonFiniteWeightError
-from qkedit.spectral.options import Suppression
+from qkedit.spectral.options import NEAR_EQUAL, Suppression
 from qkedit.spectral.product import QKProduct
 from qkedit.spectral.rotary import AXES
 from qkedit.spectral.spectra import bias_share, dominant_subspaces, kept_share, spectra, symmetric_share
@@ -26,13 +26,11 @@ from qkedit.steering.pipeline import in_background
 from qkedit.steering.plan import SteerPlan
 from qkedit.steering.positions import rotary_positions
 from qkedit.steering.progress import Progress, Silent
-from qkedit.steering.stream import LayerWeights, head_rows, non_finite_weights, read_tensor
+from qkedit.steering.stream import LayerWeights, non_finite_weights
 from qkedit.steering.workers import Workers, workers
 
 Offset = tuple[int, int, int]  # temporal, height, width; all equal where there is but one position
 NO_OFFSET: Offset = (0, 0, 0)
-# Rounding to bfloat16 moves weights by up to 0.4 %: singular values closer than this could have changed places.
-NEAR_EQUAL = 1.01
 # Below one part in a hundred of a logit's variance biases mislead nobody.
 NOTABLE_BIAS = 0.01
 
@@ -125,20 +123,32 @@ def layer_spectra(
     rotations = {planned.layer.index: _rotations(plan, planned.layer, offset) for planned in plan.layers}
     device = choose_device(plan.options.device)
     with workers(device) as pool:
-        for weights in planned_weights(plan, progress):
+        for weights in planned_weights(plan, progress, query_bias=True):
             parts = pool.map(lambda part: _heads_of(plan, part, device, rotations), split(weights, pool))
             yield LayerSpectra(weights.planned.layer.index, tuple(head for part in parts for head in part))
 
 
-def planned_weights(plan: SteerPlan, progress: Progress | None = None) -> Iterator[LayerWeights]:
-    """Yield each planned layer's weights, reading ahead. Raises CheckpointError when bytes cannot be read."""
+def planned_weights(
+    plan: SteerPlan, progress: Progress | None = None, *, query_bias: bool = False
+) -> Iterator[LayerWeights]:
+    """Yield each planned layer's weights, with the bias of the queries if asked for, reading ahead.
+
+    Raises:
+        CheckpointError: bytes cannot be read.
+    """
     progress = progress or Silent()
     files = plan.checkpoint.files
-    progress.start(len(plan.layers), plan.bytes_to_read)
-    with in_background(LayerWeights.read(files, planned) for planned in plan.layers) as layers:
-        for weights in layers:
+    needed = [planned.needed_tensors for planned in plan.layers]
+    if query_bias:
+        biases = [planned.layer.query_bias for planned in plan.layers]
+        needed = [(*own, *([bias.tensor] if bias else [])) for own, bias in zip(needed, biases, strict=True)]
+    sizes = [sum(entry.nbytes for entry in entries) for entries in needed]
+    progress.start(len(plan.layers), sum(sizes))
+    reading = (LayerWeights.read(files, *of_layer) for of_layer in zip(plan.layers, needed, strict=True))
+    with in_background(reading) as layers:
+        for weights, size in zip(layers, sizes, strict=True):
             yield weights
-            progress.bytes_done(sum(entry.nbytes for entry in weights.planned.needed_tensors))
+            progress.bytes_done(size)
             progress.layer_done()
 
 
@@ -176,7 +186,7 @@ def _heads_of(
         "gap_at_k": gap(found.values, found.counts, found.ranks),
         "residual": found.residual,
         "leak": found.leak,
-        "bias_share": _bias_share(plan, weights, at_zero),
+        "bias_share": _bias_share(weights, at_zero),
     }
     without = [None] * len(planned.heads)
     lists: dict[str, list[Any]] = {
@@ -201,9 +211,8 @@ def numbers(values: Tensor) -> list[Any]:
     return [None if isinstance(value, float) and math.isnan(value) else value for value in values.tolist()]
 
 
-def _bias_share(plan: SteerPlan, weights: LayerWeights, product: QKProduct) -> Tensor | None:
-    rows, heads, key_bias = weights.planned.layer.query_bias, weights.planned.heads, weights.key_bias()
-    query_bias = None if rows is None else head_rows(read_tensor(plan.checkpoint.files, rows.tensor), rows, heads)
+def _bias_share(weights: LayerWeights, product: QKProduct) -> Tensor | None:
+    query_bias, key_bias = weights.query_bias(), weights.key_bias()
     if query_bias is None and key_bias is None:
         return None
     return bias_share(product, query_bias, key_bias)

@@ -1,7 +1,7 @@
-"""The stream of edited tensors that every kind of output consumes: files, deltas, adapters, models in memory.
+"""The stream of edited tensors that every kind of output consumes: directories, deltas, models in memory.
 
-One layer at a time: its query and key bytes are read, the product of the chosen heads is edited, and the whole
-query tensor is handed on with a record of what happened to each head. The next layer is read meanwhile.
+Layer by layer, as the bytes come in: the product of the chosen heads is edited, and the whole query tensor is handed
+on with a record of what happened to each head.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -32,9 +32,6 @@ from qkedit.steering.records import EditRecord, HeadEdit
 from qkedit.steering.stopwatch import Stopwatch
 from qkedit.steering.workers import Workers, workers
 
-if TYPE_CHECKING:
-    from typing import Self
-
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 
 
@@ -46,9 +43,10 @@ class LayerWeights:
     tensors: dict[str, Tensor]
 
     @classmethod
-    def read(cls, files: CheckpointFiles, planned: PlannedLayer) -> Self:
-        """Read what the mathematics of one layer needs; a tensor that holds several projections once."""
-        return cls(planned, {entry.name: read_tensor(files, entry) for entry in planned.needed_tensors})
+    def read(cls, files: CheckpointFiles, planned: PlannedLayer, entries: Iterable[TensorEntry] | None = None) -> Self:
+        """Read `entries` of one layer, by default what its mathematics needs."""
+        entries = planned.needed_tensors if entries is None else entries
+        return cls(planned, {entry.name: read_tensor(files, entry) for entry in entries})
 
     @classmethod
     def of(cls, stored: StoredLayer) -> Self:
@@ -70,6 +68,11 @@ class LayerWeights:
         keys, key_head = self._folded(self._rows(self.planned.layer.key, self.planned.key_heads), between=rotation)
         query = self._rows(self.planned.layer.query, self.planned.heads)
         return QKProduct(on_device(query, device), on_device(keys, device), key_head)
+
+    def query_bias(self) -> Tensor | None:
+        """Return the bias of the chosen heads' queries, `[H, d_h]`; None without one. It must have been read."""
+        rows = self.planned.layer.query_bias
+        return None if rows is None else self._numbers(rows, self.planned.heads)
 
     def key_bias(self) -> Tensor | None:
         """Return what is added to the keys whatever the token, `[H_kv, d_h]`, folded like them; None for nothing."""

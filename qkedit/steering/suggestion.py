@@ -16,6 +16,7 @@ from statistics import fmean, median, quantiles
 from typing import Any
 
 from qkedit.selection import describe
+from qkedit.steering.options import SteerOptions
 from qkedit.steering.spectra import HeadSpectrum, Inspection
 
 FENCE = 1.5
@@ -41,8 +42,13 @@ class Suggestion:
         return {"heuristic": True, **asdict(self)}
 
 
-def suggest(inspection: Inspection) -> Suggestion:
-    """Return layers and k for `steer`, from what was inspected; layers that were left out are never proposed."""
+def suggest(inspection: Inspection, options: SteerOptions | None = None) -> Suggestion:
+    """Return layers and k for `steer`, from what was inspected; layers that were left out are never proposed.
+
+    Args:
+        inspection: what was seen.
+        options: of the inspection; the command says of them what it needs.
+    """
     outlying = {
         spectra.layer: [outlying_modes(head.singular_values[: head.rank]) for head in spectra.heads]
         for spectra in inspection.layers
@@ -71,7 +77,7 @@ def suggest(inspection: Inspection) -> Suggestion:
         f"layer proposed, against {middle:.0%} in the middle layer; the middle head of these layers has "
         f"{median(counts):g} such modes"
     )
-    return Suggestion(chosen, k, scores, threshold, reason, _command(inspection, chosen, k))
+    return Suggestion(chosen, k, scores, threshold, reason, _command(inspection, options or SteerOptions(), chosen, k))
 
 
 def outlying_modes(values: Sequence[float]) -> int:
@@ -87,8 +93,13 @@ def _top_energy(head: HeadSpectrum, count: int) -> float:
     return sum(squares[:count]) / sum(squares) if count else 0.0
 
 
-def _command(inspection: Inspection, layers: tuple[int, ...], k: int) -> str:
+def _command(inspection: Inspection, options: SteerOptions, layers: tuple[int, ...], k: int) -> str:
     revision = f" --revision {inspection.revision}" if inspection.revision else ""
     channel = f" --channel {inspection.channel}" if inspection.channel != "full" else ""
+    heads = f" --heads {shlex.quote(options.heads)}" if options.heads != "all" else ""
+    text_only = " --allow-text-only" if options.allow_text_only else ""
     chosen = describe(layers).replace(" ", "")
-    return f"qkedit steer {shlex.quote(inspection.model)}{revision} --layers {chosen} --k {k}{channel} --out ./edited"
+    return (
+        f"qkedit steer {shlex.quote(inspection.model)}{revision} --layers {chosen}{heads} --k {k}{channel}{text_only} "
+        "--out ./edited"
+    )

@@ -10,13 +10,14 @@ from typing import Any
 
 from qkedit.checkpoint.checkpoint import CONFIG_FILE, Checkpoint, open_checkpoint
 from qkedit.checkpoint.contents import PLUGINS_FILE
-from qkedit.checkpoint.header import TensorEntry, read_header
+from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
 from qkedit.errors import CheckpointError
-from qkedit.steering.base import open_base
+from qkedit.steering.base import chosen_base
 from qkedit.steering.card import CARD_FILE, name_in_output
-from qkedit.steering.diff import equal, pieces
+from qkedit.steering.diff import equal
 from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, read_manifest
+from qkedit.steering.reading import delta_entries, piece_size, pieces, same_bytes, tensor_pieces
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def verify(
     path = Path(directory)
     manifest = read_manifest(path)
     planned = {tensor["name"]: tensor for tensor in manifest["tensors"]}
-    base_checkpoint = _find_base(manifest, base, revision)
+    found = chosen_base(manifest, base, revision)
+    base_checkpoint = found.open() if found is not None else None
     mismatches: list[str] = []
     if base_checkpoint is not None:
         mismatches += _wrong_hashes(base_checkpoint.files, base_checkpoint.tensors, planned, "sha256_before", on_bytes)
@@ -71,7 +73,7 @@ def verify(
     names: dict[str, str] = {}
     try:
         edited = None if delta else open_checkpoint(files)
-        entries = _delta_entries(files) if edited is None else edited.tensors
+        entries = delta_entries(files) if edited is None else edited.tensors
     except CheckpointError as error:
         places = {name: DELTA_FILE if delta else tensor["shard"] for name, tensor in planned.items()}
         if base_checkpoint is not None and not delta:
@@ -87,7 +89,7 @@ def verify(
             mismatches += _different_tensors(edited, base_checkpoint, sorted(others), on_bytes)
             mismatches += _different_headers(edited, base_checkpoint)
             names = _names_in_output(base_checkpoint)
-            mismatches += _different_files(edited, base_checkpoint, names)
+            mismatches += _different_files(edited, base_checkpoint, names, on_bytes)
     return Verification(
         directory=str(path),
         layout="delta" if delta else "full",
@@ -97,20 +99,6 @@ def verify(
         files_compared=len(names),
         mismatches=tuple(mismatches),
     )
-
-
-def _delta_entries(files: CheckpointFiles) -> dict[str, TensorEntry]:
-    size = files.sizes()[DELTA_FILE]
-    return read_header(lambda start, end: files.read(DELTA_FILE, start, end), size, DELTA_FILE).tensors
-
-
-def _find_base(manifest: dict[str, Any], base: str | None, revision: str | None) -> Checkpoint | None:
-    recorded = manifest["base"]
-    if base is None:
-        if not recorded["revision"] and recorded["model"] != "demo":
-            return None  # a local directory is recorded by its name alone
-        base = recorded["model"]
-    return open_base(manifest, base, revision)
 
 
 def _wrong_hashes(
@@ -133,7 +121,7 @@ def _wrong_hashes(
 
 def _sha256(files: CheckpointFiles, entry: TensorEntry, on_bytes: Callable[[int], None]) -> str:
     digest = hashlib.sha256()
-    for piece in pieces(files, entry):
+    for piece in tensor_pieces(files, entry, piece_size(files)):
         digest.update(piece)
         on_bytes(len(piece))
     return digest.hexdigest()
@@ -171,12 +159,18 @@ def _names_in_output(base: Checkpoint) -> dict[str, str]:
     return {file: name for file, name in names.items() if name is not None}
 
 
-def _different_files(edited: Checkpoint, base: Checkpoint, names: dict[str, str]) -> Iterable[str]:
+def _different_files(
+    edited: Checkpoint, base: Checkpoint, names: dict[str, str], on_bytes: Callable[[int], None]
+) -> Iterable[str]:
     sizes, base_sizes = edited.files.sizes(), base.files.sizes()
+    piece = piece_size(edited.files, base.files)
     for file, name in names.items():
+        size = base_sizes[file]
         if name not in sizes:
             yield f"{name}: missing"
-        elif edited.files.read(name, 0, sizes[name]) != base.files.read(file, 0, base_sizes[file]):
+        elif sizes[name] != size or not same_bytes(
+            pieces(edited.files, name, 0, size, piece), pieces(base.files, file, 0, size, piece), on_bytes
+        ):
             yield f"{name}: differs from the base"
     # A module that the config names, or weights in a format that an engine prefers, would be loaded from here.
     unknown = {*edited.side_files, *edited.stale_files} - {*names.values(), MANIFEST_FILE, CARD_FILE, PLUGINS_FILE}

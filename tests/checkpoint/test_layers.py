@@ -155,6 +155,7 @@ def test_norm_gains(tmp_path: Path, form: str) -> None:
     assert layer.query_norm.gain is not None
     assert layer.query_norm.gain.starts == starts
     assert layer.query_norm.across_heads == across
+    assert layer.norm_kind == layer.query_norm.name == layer.query_norm.kind + (" over all heads" if across else "")
     assert layer.key_norm is not None
     assert layer.key_norm.gain is not None
     assert layer.key_norm.gain.starts == starts[:2]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import qkedit as package
 from qkedit.steering import run as run_module
@@ -51,7 +52,7 @@ def test_json_of_a_run_is_one_document_with_report_and_manifest(base: Path, tmp_
     assert document["manifest"] == json.loads((out / "qkedit.json").read_text())
     assert document["out"] == str(out)
     assert document["bytes_changed"] == tensors_of(base)[query_name(1)].nbytes
-    assert document["bytes_in_output"] == sum(map(len, contents(base).values()))
+    assert document["bytes_in_output"] == sum(map(len, contents(out).values()))
     assert document["seconds"]["total"] > 0
 
 
@@ -93,6 +94,16 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(base: Path, tmp_path: Path)
 def test_a_dry_run_of_a_delta_needs_less_disk(base: Path) -> None:
     document = qkedit("steer", base, "--layers", "0", "--layout", "delta", "--dry-run", "--json").document
     assert document["disk_needed"] == document["bytes_to_write"] == tensors_of(base)[query_name(0)].nbytes
+
+
+@pytest.mark.parametrize("link", ["hard", "symlink"])
+def test_a_dry_run_counts_no_file_that_will_be_a_link(base: Path, tmp_path: Path, link: str) -> None:
+    arguments = ("steer", base, "--layers", "0", "--link", link, "--out", tmp_path / "out", "--no-fsync")
+    needed = qkedit(*arguments, "--dry-run", "--json").document["disk_needed"]
+    assert qkedit(*arguments).code == 0
+    own = [path for path in (tmp_path / "out").iterdir() if not path.is_symlink() and path.stat().st_nlink == 1]
+    assert needed == sum(path.stat().st_size for path in own if path.name not in ("qkedit.json", "README.md"))
+    assert needed < sum(map(len, contents(base).values()))
 
 
 def test_verify_and_diff_say_what_they_found(base: Path, edited: Path) -> None:
@@ -193,6 +204,7 @@ def test_a_mismatch_is_exit_code_3_with_the_names(base: Path, edited: Path) -> N
     tamper(edited)
     result = qkedit("verify", edited, "--base", base)
     assert (result.code, result.stdout) == (3, "tokenizer.json: differs from the base\n")
+    assert result.stderr.startswith("error: ")
     result = qkedit("verify", edited, "--base", base, "--json")
     assert (result.code, result.stderr) == (3, "")
     assert result.document["status"] == "failed"
@@ -217,9 +229,10 @@ def test_an_output_that_exists_is_refused_and_replaced_on_demand(base: Path, edi
     [
         (KeyboardInterrupt(), 130, "interrupted"),
         (MemoryError(), 1, "memory ran out"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1, "the device's memory ran out"),
         (ZeroDivisionError("by zero"), 1, "unexpected ZeroDivisionError: by zero; run again with --debug"),
     ],
-    ids=["ctrl-c", "memory", "defect"],
+    ids=["ctrl-c", "memory", "memory of a GPU", "defect"],
 )
 def test_what_breaks_off_a_run_leaves_no_output(
     base: Path,

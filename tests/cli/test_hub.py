@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.cli.command import Runs, runs
 from tests.fake_hub import COMMIT, FakeHub, Faults, serve_hub
@@ -73,6 +74,18 @@ def within_headers(hub: FakeHub, allowed: dict[str, set[tuple[int, int]]]) -> No
         beyond = {part for part in fetched if part is not None and part[1] > header_size(path)}
         assert beyond == wanted
     assert {request.path for request in hub.requests if "tokenizer" in request.path} == set()
+
+
+def test_what_stops_an_edit_is_found_before_a_shard_is_fetched(hub: FakeHub, steered: Runs, tmp_path: Path) -> None:
+    result = steered("steer", "org/model", "--layers", "0-1", "--device", "cuda:77", "--out", tmp_path / "out")
+    assert "no device" in result.sentence()
+    read = [name(layer) for layer in (0, 1) for name in (query_name, key_name)]
+    read += [key_name(layer).replace("weight", "bias") for layer in (0, 1)]
+    needed = ranges(hub.directory, read)
+    for path in hub.directory.glob("*.safetensors"):
+        for part in hub.fetched(path.name):
+            assert part is not None, f"{path.name} was fetched whole"
+            assert part[1] <= header_size(path) or part in needed.get(path.name, set())
 
 
 def test_a_dry_run_reads_config_index_and_headers(hub: FakeHub, steered: Runs, tmp_path: Path) -> None:
@@ -143,6 +156,52 @@ def test_the_recorded_revision_is_taken_even_when_the_branch_moved_on(
     assert result.code == 1
     assert "no revision 'ffff" in result.sentence()
     assert steered("verify", out, "--base", "org/model", "--revision", "main").code == 0
+
+
+def test_every_comparison_takes_the_recorded_revision_of_the_base(hub: FakeHub, steered: Runs, tmp_path: Path) -> None:
+    out, picture = tmp_path / "edited", tmp_path / "picture.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    assert steered("steer", "org/model", "--layers", "0", "--out", out).code == 0
+    manifest = json.loads((out / "qkedit.json").read_text())
+    manifest["base"]["revision"] = "f" * 40
+    (out / "qkedit.json").write_text(json.dumps(manifest))
+    inspect = ("inspect", out, "--allow-text-only", "--base", "org/model", "--quiet")
+    for command in (
+        inspect,
+        ("drift", out, "--images", picture, "--base", "org/model", "--quiet"),
+        ("generate", out, "--image", picture, "--compare", "--base", "org/model", "--quiet"),
+    ):
+        hub.requests.clear()
+        result = steered(*command)
+        assert result.code == 1, command
+        assert "no revision 'ffff" in result.sentence(), command
+        assert {request.path.rpartition("/")[2] for request in hub.requests} == {"f" * 40}
+        hub.requests.clear()
+        # Beside a directory, which has none, the revision is the base's.
+        assert "no revision" not in steered(*command, "--revision", "main").stderr
+        assert hub.requests[0].path.endswith("/main")
+    assert steered(*inspect, "--revision", "main").code == 0
+
+
+def test_a_recorded_commit_is_found_without_its_branch(hub: FakeHub, steered: Runs, tmp_path: Path) -> None:
+    """Whoever steered a commit never asked for `main`: it may be gone, and the cache does not know it."""
+    out = tmp_path / "edited"
+    assert steered("steer", "org/model", "--revision", COMMIT, "--layers", "0", "--out", out).code == 0
+    commands = (
+        ("verify", out),
+        ("verify", out, "--base", "org/model"),
+        ("inspect", out, "--allow-text-only", "--compare", "base"),
+        ("inspect", out, "--allow-text-only", "--base", "org/model"),
+    )
+    for command in commands:
+        hub.requests.clear()
+        result = steered(*command)
+        assert result.code == 0, result.stderr
+        assert [request.path for request in hub.requests] == [f"/api/models/org/model/revision/{COMMIT}"]
+    hub.faults.status = 503
+    for command in commands:
+        result = steered(*command)
+        assert result.code == 0, result.stderr
 
 
 def test_a_hub_that_refuses_leaves_no_output(hub: FakeHub, steered: Runs, tmp_path: Path) -> None:

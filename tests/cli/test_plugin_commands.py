@@ -236,7 +236,6 @@ def test_coherence(image: Path, depth: Path, tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         ((), "no image is given"),
-        (("--image", "IMAGE", "--picture", "keys.jpeg"), ".png, .svg, .pdf"),
         (("--image", "IMAGE", "--picture", "keys.png", "--layer", "8"), "layer 8 has no keys"),
     ],
 )
@@ -249,3 +248,52 @@ def test_coherence_that_cannot_be_measured(
     assert result.code == 2
     assert sentence in result.stderr.splitlines()[-1]
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("picture", "matplotlib", "code", "sentence"),
+    [
+        ("keys.jpeg", True, 2, "'keys.jpeg' is of no known kind; end the name in .png or .svg or .pdf"),
+        ("missing/keys.png", True, 2, "there is no directory missing"),
+        ("folder.png", True, 2, "folder.png is a directory"),
+        ("keys.png", False, 1, "pip install 'qkedit[plot]'"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_refused_before_the_model_is_loaded(
+    image: Path,
+    picture: str,
+    matplotlib: bool,
+    code: int,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        pytest.fail("the model is loaded")
+
+    monkeypatch.setattr("qkedit.serving.on_transformers.load", load)
+    if not matplotlib:
+        monkeypatch.setattr("qkedit.report.pictures.find_spec", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.png").mkdir()
+    result = qkedit("coherence", "demo", "--device", "cpu", "--image", image, "--picture", picture)
+    assert result.code == code
+    assert result.sentence().startswith("--picture: ")
+    assert sentence in result.sentence()
+    assert os.listdir(tmp_path) == ["folder.png"]
+
+
+def test_an_earlier_picture_stays_until_the_new_one_is_whole(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    picture = tmp_path / "keys.png"
+    picture.write_bytes(b"earlier")
+    monkeypatch.setattr(Path, "replace", fail)
+    result = qkedit("coherence", "demo", "--device", "cpu", "--image", image, "--picture", picture)
+    assert result.code == 1
+    assert "No space left on device" in result.stderr.splitlines()[-1]
+    assert os.listdir(tmp_path) == ["keys.png"]
+    assert picture.read_bytes() == b"earlier"

@@ -14,7 +14,8 @@ import torch
 from safetensors import safe_open
 
 import qkedit
-from qkedit.checkpoint.layers import AttentionLayer, AttentionStack, HeadNorm, HeadRows, attention_stack
+from qkedit.checkpoint.heads import AttentionLayer, AttentionStack, HeadNorm, HeadRows
+from qkedit.checkpoint.layers import attention_stack
 from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import plan_for
 from qkedit.steering.spectra import inspect

@@ -101,6 +101,15 @@ def test_a_base_is_found_by_the_manifest(tmp_path: Path) -> None:
     assert base.files.name == "demo"
 
 
+def test_the_base_that_the_user_names_goes_before_the_recorded_one(tmp_path: Path) -> None:
+    base = write(tmp_path / "base", weights())
+    qkedit.steer("demo", out=tmp_path / "edited", layers="1")
+    for model in (tmp_path / "edited", base):
+        assert base_of(open_checkpoint(LocalFiles(model)), str(base)).files.name == "base"
+    with pytest.raises(UsageError, match="only a model on the hub has revisions"):
+        base_of(open_checkpoint(LocalFiles(tmp_path / "edited")), revision="main")
+
+
 def test_a_local_base_must_be_named(tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights())
     with pytest.raises(UsageError, match="that names a base"):

@@ -15,7 +15,7 @@ from rich.console import Console
 from qkedit.errors import QkeditError, UsageError
 from qkedit.report.files import check_target, write_file
 from qkedit.report.page import spectra_page
-from qkedit.report.pictures import require_matplotlib
+from qkedit.report.pictures import check_picture, picture_format, require_matplotlib
 from qkedit.report.plot import spectra_plot
 from qkedit.report.spectra_csv import comparison_csv, spectra_csv
 from qkedit.report.summary import layer_row
@@ -241,8 +241,19 @@ def test_places_that_cannot_be_written_are_refused_beforehand(tmp_path: Path) ->
         check_target(tmp_path / "folder.csv", (".csv",), "--csv")
 
 
-def test_a_missing_matplotlib_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_matplotlib_is_said_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qkedit.report.pictures.find_spec", lambda name: None)
     with pytest.raises(QkeditError, match="matplotlib is not installed") as caught:
         require_matplotlib()
     assert "qkedit[plot]" in caught.value.remedy
+    with pytest.raises(QkeditError, match=r"^--picture: matplotlib is not installed"):
+        check_picture(tmp_path / "keys.png", "--picture")
+
+
+def test_pictures_are_checked_as_other_files_are_and_named_by_their_format(tmp_path: Path) -> None:
+    for name, expected in (("keys.png", "png"), ("keys.SVG", "svg"), ("a.b.pdf", "pdf")):
+        check_picture(tmp_path / name, "--picture")
+        assert picture_format(tmp_path / name) == expected
+    for name, message in (("keys.jpg", ".png or .svg or .pdf"), ("missing/keys.png", "no directory")):
+        with pytest.raises(UsageError, match=f"^--picture: .*{message}"):
+            check_picture(tmp_path / name, "--picture")

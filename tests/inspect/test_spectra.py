@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -177,6 +178,23 @@ def test_biases_bring_their_share_of_the_logits_variance(directory: Path) -> Non
             expected = brought / (brought + np.sum((weight.T @ keys) ** 2))
             np.testing.assert_allclose(head.bias_share, expected, atol=1e-9)
     assert any("biases bring" in sentence for sentence in inspection.warnings)
+
+
+def test_nothing_is_read_twice_and_all_of_it_is_counted(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = plan(tiny_models.build("qwen2-vl", directory / "counted"))
+    read: list[tuple[str, int, int]] = []
+    read_into = LocalFiles.read_into
+
+    def counted(self: LocalFiles, file: str, start: int, buffer: bytearray) -> None:
+        read.append((file, start, len(buffer)))
+        read_into(self, file, start, buffer)
+
+    monkeypatch.setattr(LocalFiles, "read_into", counted)
+    told: list[int] = []
+    progress = Mock(start=lambda layers, total: told.append(total), bytes_done=lambda count: told.append(count))
+    inspect(chosen, progress=progress)
+    assert len(set(read)) == len(read) == 4 * len(chosen.layers)  # queries, keys and the biases of both
+    assert told[0] == sum(told[1:]) == sum(size for _, _, size in read)
 
 
 @pytest.mark.parametrize(

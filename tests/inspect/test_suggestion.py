@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+from qkedit.steering.options import SteerOptions
 from qkedit.steering.suggestion import outlying_modes, suggest
 from tests.inspect.inspections import inspection, spiked
 
@@ -43,6 +44,12 @@ def test_nothing_is_proposed_where_nothing_stands_out() -> None:
 
 def test_zero_heads_do_no_harm() -> None:
     assert suggest(inspection({0: [(0.0,) * 8], 1: [(0.0,) * 8]})).layers == ()
+
+
+def test_the_command_asks_for_what_was_inspected() -> None:
+    layers = {layer: [spiked([2.0 + 0.05 * layer])] for layer in range(8)} | {4: [spiked([9.0, 8.0])]}
+    command = suggest(inspection(layers), SteerOptions(heads="0,2-3", allow_text_only=True)).command
+    assert command == "qkedit steer org/model --layers 4 --heads 0,2-3 --k 2 --allow-text-only --out ./edited"
 
 
 def test_the_command_is_ready_for_a_shell() -> None:

@@ -15,8 +15,9 @@ from PIL import Image
 from qkedit.errors import QkeditError, UsageError
 from qkedit.plugins.attach import attach
 from qkedit.plugins.coherence import KeyCoherence, coherence, norm_entropy
-from qkedit.plugins.coherence_picture import keys_picture, principal_colours
+from qkedit.plugins.coherence_picture import principal_colours
 from qkedit.plugins.dscr import DSCR
+from qkedit.report.keys_picture import keys_picture
 from tests.plugins import dscr_reference, tiny_requests
 from tests.plugins.dscr_requests import UNCROPPED, depth_maps, prompts_of, request_of
 
@@ -157,6 +158,6 @@ def test_the_picture_is_a_picture(file_format: str) -> None:
 
 
 def test_without_matplotlib_its_install_command_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qkedit.plugins.coherence_picture.find_spec", lambda name: None)
-    with pytest.raises(QkeditError, match=r"pip install 'qkedit\[plot\]'"):
+    monkeypatch.setattr("qkedit.report.pictures.find_spec", lambda name: None)
+    with pytest.raises(QkeditError, match=r"^--picture: .*pip install 'qkedit\[plot\]'"):
         keys_picture([("keys", torch.rand(2, 2, 3))], Image.new("RGB", (4, 4)), "", "png")

@@ -199,8 +199,3 @@ def test_rotations_turn_vectors_and_undo_each_other(positions: RotaryPositions) 
         np.testing.assert_allclose(matrix @ vector, turned(vector, positions, offset), atol=1e-13)
         back = positions.rotation((-offset[0], -offset[1], -offset[2])).numpy()
         np.testing.assert_allclose(back @ matrix, np.eye(6), atol=1e-13)
-
-
-def test_partial_rotation_is_told() -> None:
-    assert [positions.is_partial for positions in POSITIONS] == [False, False, True, True, False, False]
-    assert RotaryPositions(4, (1.0, 0.0)).is_partial

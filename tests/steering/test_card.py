@@ -145,6 +145,13 @@ def test_steering_again_keeps_the_first_card_and_the_licence(base: Path, tmp_pat
         assert (tmp_path / directory / "README.base.md").read_text() == BASE_CARD
 
 
+def test_a_base_without_a_card_never_gets_one_of_its_own(base: Path, tmp_path: Path) -> None:
+    first = steered(base, tmp_path / "once", layers="0")
+    second = steered(tmp_path / "once", tmp_path / "twice", layers="1")
+    assert not any((tmp_path / directory / "README.base.md").exists() for directory in ("once", "twice"))
+    assert b"card is kept" not in first + second
+
+
 def test_a_directory_whose_name_is_no_utf8(base: Path, tmp_path: Path) -> None:
     source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     try:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from qkedit.steering import diff as module
+from qkedit.steering import reading
 from qkedit.steering.diff import TensorDifference, diff
 from qkedit.steering.run import steer
 from tests.steering.checkpoints import key_name, query_name, tensors_of, weights, write
@@ -20,7 +20,7 @@ from tests.steering.checkpoints import key_name, query_name, tensors_of, weights
 def test_figures_are_those_of_numpy(
     tmp_path: Path, dtype: torch.dtype, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PIECE", piece // dtype.itemsize * dtype.itemsize)
+    monkeypatch.setattr(reading, "_PIECE", piece // dtype.itemsize * dtype.itemsize)
     base = write(tmp_path / "base", weights(dtype=dtype))
     steer(base, out=tmp_path / "edited", layers="1", heads="0", k=1, fsync=False)
     differences, compared = diff(str(base), str(tmp_path / "edited"))

@@ -21,7 +21,7 @@ DELTA = "qkedit-delta.safetensors"
 
 
 def apply(delta: Path, base: Path | str, out: Path, **options: Any) -> None:
-    apply_delta(delta, base=str(base), out=OutputOptions(out, fsync=False, **options))
+    apply_delta(delta, base=str(base), output=OutputOptions(out, fsync=False, **options))
 
 
 @pytest.fixture
@@ -57,6 +57,20 @@ def test_a_delta_applied_is_the_full_directory_byte_for_byte(tmp_path: Path, dty
         if not same_bits(tensor, tensors_of(tmp_path / "direct")[name])
     }
     assert changed == {query_name(0), query_name(2)}
+
+
+@pytest.mark.parametrize("out", [".", "full", ".."])
+def test_a_delta_is_never_written_over_or_into(base: Path, delta: Path, out: str) -> None:
+    before = contents(delta)
+    with pytest.raises(UsageError, match="which is read"):
+        apply(delta, base, (delta / out).resolve(), overwrite=True)
+    assert contents(delta) == before
+
+
+def test_a_delta_is_not_applied_to_make_a_delta(base: Path, delta: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a full directory"):
+        apply(delta, base, tmp_path / "out", layout="delta")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("changed", [query_name(1), query_name(0)])

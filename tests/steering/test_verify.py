@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from qkedit.checkpoint.source import LocalFiles
 from qkedit.errors import CheckpointError
 from qkedit.steering.run import steer
 from qkedit.steering.verify import Verification, verify
@@ -160,6 +161,10 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a bit of another tensor": (lambda at: flip_in_tensor(at, OTHER), f"{OTHER}: differs from the base"),
     "the dtype of another tensor": (_retype, f"{OTHER}: dtype or shape differs"),
     "a bit of a side file": (lambda at: flip(at / "tokenizer.json", 3), "tokenizer.json: differs from the base"),
+    "a side file that goes on": (
+        lambda at: (at / "tokenizer.json").write_text((at / "tokenizer.json").read_text() + "\n"),
+        "tokenizer.json: differs from the base",
+    ),
     "a side file gone": (lambda at: (at / "tokenizer.json").unlink(), "tokenizer.json: missing"),
     "the base's card": (lambda at: (at / "README.base.md").write_text("mine"), "README.base.md: differs"),
     "code put beside": (lambda at: (at / "modeling.py").write_text("evil()"), "modeling.py: not in the base"),
@@ -261,3 +266,36 @@ def test_bytes_read_are_counted(output: Output) -> None:
     counts: list[int] = []
     verify(output.directory, on_bytes=counts.append)
     assert sum(counts) == sum(tensors_of(output.directory)[query_name(layer)].nbytes for layer in (0, 1))
+
+
+def test_everything_that_is_compared_with_the_base_is_counted(output: Output) -> None:
+    counts: list[int] = []
+    assert verify(output.directory, base=str(output.base), on_bytes=counts.append).mismatches == ()
+    tensors = {name: tensor.nbytes for name, tensor in tensors_of(output.base).items()}
+    hashed_twice = sum(tensors[query_name(layer)] for layer in (0, 1))
+    files = [path.stat().st_size for path in output.base.iterdir() if path.suffix != ".safetensors"]
+    assert sum(counts) == sum(tensors.values()) + hashed_twice + sum(files)
+
+
+def test_large_side_files_are_compared_in_pieces_and_only_if_they_are_of_one_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, edited, piece = write(tmp_path / "base", weights()), tmp_path / "edited", 1 << 20
+    (base / "adapter.txt").write_bytes(bytes(2 * piece + 5))
+    steer(base, out=edited, layers="0", fsync=False)
+    read: list[int] = []
+    original = LocalFiles.read_into
+
+    def watched(files: LocalFiles, file: str, start: int, buffer: bytearray | memoryview) -> None:
+        read.extend([len(buffer)] if file == "adapter.txt" else [])
+        original(files, file, start, buffer)
+
+    monkeypatch.setattr(LocalFiles, "read_into", watched)
+    assert verify(edited, base=str(base)).mismatches == ()
+    assert read == [piece, piece, piece, piece, 5, 5]
+    flip(edited / "adapter.txt", 2 * piece + 3)
+    assert verify(edited, base=str(base)).mismatches == ("adapter.txt: differs from the base",)
+    read.clear()
+    (edited / "adapter.txt").write_bytes(bytes(2 * piece + 4))
+    assert verify(edited, base=str(base)).mismatches == ("adapter.txt: differs from the base",)
+    assert read == []

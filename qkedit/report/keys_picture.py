@@ -1,0 +1,47 @@
+"""Keys over the image as a picture: what the request showed, and beside it the colours of its keys.
+
+matplotlib is an extra (`pip install 'qkedit[plot]'`), imported when a picture is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from qkedit.report.pictures import encoded, require_matplotlib
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+def keys_picture(panels: Sequence[tuple[str, Tensor]], image: Image, title: str, file_format: str) -> bytes:
+    """Return an image beside pictures of its keys, as `png`, `svg` or `pdf`; the same keys give the same bytes.
+
+    Args:
+        panels: each picture's title and colours, `[rows, columns, 3]`.
+        image: what the request showed.
+        title: above all of it.
+        file_format: of the picture.
+
+    Raises:
+        QkeditError: matplotlib is not installed.
+    """
+    require_matplotlib("--picture")
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "qkedit", "font.size": 9, "axes.titlesize": 10}):
+        figure = Figure(figsize=(3.2 * (len(panels) + 1), 3.6), layout="constrained")
+        # Names of models are no mathematics, whatever dollars and underscores they hold.
+        figure.suptitle(title, fontsize=11, parse_math=False)
+        axes = figure.subplots(1, len(panels) + 1)
+        axes[0].imshow(image.convert("RGB"))
+        axes[0].set_title("image")
+        for area, (name, colours) in zip(axes[1:], panels, strict=True):
+            area.imshow(colours.numpy(), interpolation="nearest")
+            area.set_title(name, parse_math=False)
+        for area in axes:
+            area.set_xticks([])
+            area.set_yticks([])
+        return encoded(figure, file_format)

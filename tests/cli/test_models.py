@@ -1,0 +1,36 @@
+"""`qkedit models --check` as a user reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoint.language_model import projections
+from tests.checkpoint.written import write_single
+from tests.cli.command import qkedit
+
+
+@pytest.mark.parametrize(
+    ("norms", "expected"),
+    [
+        ({}, ""),
+        ({"q_norm": (8,), "k_norm": (8,)}, "rms"),
+        ({"q_norm": (32,), "k_norm": (16,)}, "rms over all heads"),
+    ],
+)
+def test_a_layer_is_shown_with_its_norm(tmp_path: Path, norms: dict[str, tuple[int, ...]], expected: str) -> None:
+    shapes = {f"model.layers.0.self_attn.{name}.weight": shape for name, shape in norms.items()}
+    config = {
+        "model_type": "qwen3" if norms else "llama",
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+    }
+    write_single(tmp_path, {**projections("model.layers.0"), **shapes}, config)
+    result = qkedit("models", "--check", tmp_path, "--allow-text-only")
+    assert (result.code, result.stderr) == (0, "")
+    header, row = result.stdout.splitlines()[-2:]
+    assert header.split() == ["layer", "form", "heads", "d_h", "norm", "bias", "positions", "query", "rows"]
+    assert row.split() == f"0 separate 4 on 2 8 {expected} rotary 0-31 of 32".split()

@@ -1,0 +1,52 @@
+"""Which base a manifest and the user name, and at which revision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qkedit.steering.base import Base, chosen_base, named_base, recorded_base
+
+COMMIT, HUB_ID, ALIAS = "c" * 40, "Qwen/Qwen2-VL-7B-Instruct", "qwen2-vl"
+
+
+def manifest(model: str, revision: str | None) -> dict[str, Any]:
+    return {"base": {"model": model, "revision": revision}}
+
+
+OF_HUB, OF_DEMO, OF_DIRECTORY = manifest(HUB_ID, COMMIT), manifest("demo", None), manifest("model", None)
+
+
+def test_a_manifest_names_hub_models_and_the_demo() -> None:
+    assert recorded_base(OF_HUB) == chosen_base(OF_HUB, None, None) == Base(HUB_ID, COMMIT)
+    assert recorded_base(OF_DEMO) == chosen_base(OF_DEMO, None, None) == Base("demo", None)
+    for other in (OF_DIRECTORY, manifest("./demo", None)):
+        assert recorded_base(other) is None
+        assert chosen_base(other, None, None) is None
+    assert chosen_base(None, None, "v1") is None
+
+
+@pytest.mark.parametrize("name", [HUB_ID, ALIAS, ALIAS.upper()])
+def test_the_recorded_model_is_taken_at_the_recorded_commit_by_whatever_name(name: str) -> None:
+    assert named_base(OF_HUB, name, None) == chosen_base(OF_HUB, name, None) == Base(name, COMMIT)
+
+
+def test_what_the_user_says_wins() -> None:
+    assert chosen_base(OF_HUB, None, "v1") == Base(HUB_ID, "v1")
+    assert chosen_base(OF_HUB, ALIAS, "v1") == Base(ALIAS, "v1")
+
+
+@pytest.mark.parametrize("recorded", [OF_HUB, OF_DEMO, OF_DIRECTORY, None])
+def test_of_another_model_nothing_is_recorded(recorded: dict[str, Any] | None) -> None:
+    assert chosen_base(recorded, "org/other", None) == Base("org/other", None)
+    assert chosen_base(recorded, "org/other", "v1") == Base("org/other", "v1")
+
+
+def test_a_directory_called_like_the_hub_model_has_no_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / HUB_ID).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert chosen_base(OF_HUB, HUB_ID, None) == chosen_base(OF_HUB, None, None) == Base(HUB_ID, None)
