@@ -45,7 +45,7 @@ def explained(doing: str, where: str | PathLike[str], *, remedy: str = "") -> It
     try:
         yield
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        reason = error.strerror or str(error) or "the system refused"
         raise QkeditError(
             f"cannot {doing}: {reason[0].lower()}{reason[1:]}",
             where=str(where),

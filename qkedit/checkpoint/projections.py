@@ -40,6 +40,12 @@ def understand_layer(found: Projections) -> AttentionLayer:
             where=f"tensor {query.name}",
             remedy="download or save the checkpoint again",
         )
+    if not query.nbytes:
+        raise CheckpointError(
+            f"has the empty shape {list(query.shape)}",
+            where=f"tensor {query.name}",
+            remedy="download or save the checkpoint again",
+        )
     counts = _counts(found, query, key)
     query_norm, key_norm = _norms(found, counts)
     return AttentionLayer(

@@ -11,9 +11,6 @@ from qkedit.checkpoint.contents import CONFIG_FILE, MANIFEST_FILE
 from qkedit.checkpoint.file_errors import explained
 from qkedit.errors import UsageError
 
-# A directory that holds none of these is no output of qkedit and no model: `--overwrite` leaves it alone.
-_REPLACEABLE_IF_HOLDS = (MANIFEST_FILE, CONFIG_FILE)
-
 _CHOOSE_ANOTHER = "choose another --out"
 
 
@@ -25,6 +22,7 @@ def locate(target: Path) -> Path:
     """
     if "\0" in str(target):
         raise UsageError("a path cannot hold a null byte", where=repr(str(target)), remedy=_CHOOSE_ANOTHER)
+    target = Path(os.path.expanduser(target))
     # "/", "." and ".." are directories that exist under another name.
     names_itself = target.name not in ("", "..")
     parent = target.parent if names_itself else target
@@ -48,7 +46,9 @@ def refuse_misplaced(target: Path, sources: Sequence[Path]) -> None:
         UsageError: a symbolic link, a file, a mount point, the working directory, a source …
     """
     where = str(target)
-    if target.is_symlink():
+    with explained("look at", target):
+        is_link = target.is_symlink()
+    if is_link:
         raise UsageError("is a symbolic link", where=where, remedy="name the directory itself as --out")
     if target.exists():
         if not target.is_dir():
@@ -79,9 +79,10 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
         )
     with explained("look into the directory", target):
         names = os.listdir(target)
-    if names and not any(name in names for name in _REPLACEABLE_IF_HOLDS):
+    is_model = CONFIG_FILE in names and any(name.endswith(".safetensors") for name in names)
+    if names and MANIFEST_FILE not in names and not is_model:
         raise UsageError(
-            f"holds files but neither {' nor '.join(_REPLACEABLE_IF_HOLDS)}, so it is no model and not replaced",
+            f"holds files but neither {MANIFEST_FILE} nor a model's {CONFIG_FILE} and weights, so it is not replaced",
             where=str(target),
             remedy=f"remove it yourself or {_CHOOSE_ANOTHER}",
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from operator import index
+from typing import Any, Literal
 
 from qkedit.errors import UsageError
 
@@ -39,7 +40,12 @@ class Suppression:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check every value."""
+        """Check every value; numbers of other libraries become Python's own."""
+        object.__setattr__(self, "k", _whole(self.k, "k"))
+        object.__setattr__(self, "seed", _whole(self.seed, "seed"))
+        object.__setattr__(self, "residual", _real(self.residual, "residual"))
+        if self.energy is not None:
+            object.__setattr__(self, "energy", _real(self.energy, "energy"))
         if self.k < 1:
             raise UsageError(f"{self.k} modes cannot be suppressed", where="k", remedy="give 1 or more")
         if self.energy is not None and not 0 < self.energy <= 1:
@@ -66,3 +72,23 @@ class Suppression:
             raise UsageError(
                 f"the {self.channel} channel has no norm-matched control", where="control", remedy="take index"
             )
+
+
+def _whole(value: Any, name: str) -> int:
+    """Return a whole number as an `int`. Raises UsageError for anything else, truth values among it."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return index(value)
+    except TypeError:
+        raise UsageError(f"{value!r} is no whole number", where=name, remedy="give one") from None
+
+
+def _real(value: Any, name: str) -> float:
+    """Return a number as a `float`. Raises UsageError for anything else, truth values among it."""
+    try:
+        if isinstance(value, bool | str):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise UsageError(f"{value!r} is no number", where=name, remedy="give one") from None

@@ -34,7 +34,7 @@ class QueryEdit:
 def mode_counts(values: Tensor, ranks: Tensor, suppression: Suppression) -> Tensor:
     """Return how many modes of each head to take, `[H]`: k or enough for the energy, never more than its rank."""
     if suppression.energy is None:
-        wanted = torch.full_like(ranks, suppression.k)
+        wanted = torch.full_like(ranks, min(suppression.k, values.shape[-1]))
     else:
         wanted = modes_for_energy(values, suppression.energy)
     return torch.minimum(wanted, ranks)

@@ -27,7 +27,19 @@ def name_in_output(checkpoint: Checkpoint, file: str) -> str | None:
     """
     if file == MANIFEST_FILE or (file == CARD_FILE and MANIFEST_FILE in checkpoint.side_files):
         return None
-    return BASE_CARD_FILE if file == CARD_FILE else file
+    if file != CARD_FILE:
+        return file
+    name = BASE_CARD_FILE
+    while name in checkpoint.side_files:
+        name = name.replace(".md", ".base.md")
+    return name
+
+
+def _original_card(checkpoint: Checkpoint) -> str | None:
+    """Under which name the card of the model that was first steered stands in the output; None if it had none."""
+    steered_before = MANIFEST_FILE in checkpoint.side_files
+    file = BASE_CARD_FILE if steered_before else CARD_FILE
+    return name_in_output(checkpoint, file) if file in checkpoint.side_files else None
 
 
 def make_card(checkpoint: Checkpoint, manifest: dict[str, Any]) -> bytes:
@@ -100,8 +112,8 @@ def _body(manifest: dict[str, Any], checkpoint: Checkpoint) -> str:
         if manifest["history"]
         else ""
     )
-    has_card = any(name_in_output(checkpoint, file) == BASE_CARD_FILE for file in checkpoint.side_files)
-    own_card = f" The original card is kept as `{BASE_CARD_FILE}`." if has_card else ""
+    original = _original_card(checkpoint)
+    own_card = f" The original card is kept as `{original}`." if original else ""
     return f"""# {base["model"]}, steered
 
 This is `{base["model"]}`{revision} with edited query projections. No training was done.{own_card}

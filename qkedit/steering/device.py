@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from qkedit.errors import UsageError
@@ -23,13 +24,18 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         from accelerate import PartialState
 
-        state = PartialState()
-        if state.num_processes > 1:
+        launched = os.environ.get("WORLD_SIZE", "1")
+        if launched != "1":  # asked first: the state of several processes waits for all of them
             raise UsageError(
-                f"{state.num_processes} processes were launched for one edit",
+                f"{launched} processes were launched for one edit",
+                where="WORLD_SIZE",
                 remedy="start qkedit directly, without accelerate launch or torchrun",
             )
-        return state.device
+        try:
+            return PartialState().device
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"cannot be chosen: {reason}", where="device", remedy="name one with --device") from error
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, get_args
 
 import qkedit
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.contents import MANIFEST_FILE
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.errors import CheckpointError
+from qkedit.spectral.options import Channel, Control
 from qkedit.steering.plan import SteerPlan
 from qkedit.steering.records import EditRecord, HeadEdit
 
@@ -31,7 +32,7 @@ def make_manifest(
     """Return the manifest of one edit."""
     from importlib.metadata import version
 
-    previous = read_manifest_of(plan.checkpoint)
+    previous = previous_manifest(plan.checkpoint)
     return {
         "schema": SCHEMA,
         "tool": {"name": "qkedit", "version": qkedit.__version__},
@@ -119,6 +120,20 @@ def read_manifest_of(checkpoint: Checkpoint) -> dict[str, Any] | None:
     return parse_manifest(files.read(MANIFEST_FILE, 0, files.sizes()[MANIFEST_FILE]), f"{files.name}/{MANIFEST_FILE}")
 
 
+def previous_manifest(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """Return the manifest of a base that was steered before, which the new one continues.
+
+    Raises:
+        CheckpointError: another file has the name that the manifest of the output needs.
+    """
+    try:
+        return read_manifest_of(checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(
+            error.what, where=error.where, remedy="update qkedit, or remove or rename it if it is another program's"
+        ) from error
+
+
 def read_manifest(directory: Path) -> dict[str, Any]:
     """Return the manifest of an output directory. Raises CheckpointError where there is none."""
     try:
@@ -149,6 +164,11 @@ def parse_manifest(content: bytes, where: str) -> dict[str, Any]:
         raise _broken(where)
     names = [tensor["name"] for tensor in manifest["tensors"]]
     if not names or len(set(names)) < len(names) or not all(tensor["heads"] for tensor in manifest["tensors"]):
+        raise _broken(where)
+    options = manifest["options"]
+    if options["channel"] not in get_args(Channel) or options["control"] not in get_args(Control):
+        raise _broken(where)
+    if options["channel"] != "full" and not _fits(manifest["tensors"], _OF_CHANNELS):
         raise _broken(where)
     return manifest
 
@@ -190,6 +210,9 @@ _FORM: dict[str, Any] = {
     ],
     "history": [dict],
 }
+
+
+_OF_CHANNELS: Any = [{"heads": [{"residual": (int, float), "leak": (int, float)}]}]
 
 
 def _fits(value: Any, form: Any) -> bool:

@@ -17,6 +17,8 @@ class _Failure:
 
 
 _END = object()
+# Seconds. An item takes less; who interrupts a run that waits for a dead network should not wait with it.
+_PATIENCE = 10
 
 
 @contextmanager
@@ -29,7 +31,8 @@ def in_background(items: Iterable[Item], ahead: int = 1) -> Iterator[Iterator[It
 
     Reading, mathematics and writing then overlap. Where nothing may be `ahead`, each item is produced when it is asked
     for, without a thread. An exception of the producer is raised at its place in the order. Leaving the block stops
-    the producer at its next item and waits for it, so that no file is read after the caller has moved on.
+    the producer at its next item and waits for it, so that no file is read after the caller has moved on; but not for
+    one that hangs.
     """
     if not ahead:
         try:
@@ -74,7 +77,7 @@ def in_background(items: Iterable[Item], ahead: int = 1) -> Iterator[Iterator[It
         yield finished()
     finally:
         stopped.set()
-        producer.join()
+        producer.join(_PATIENCE)
 
 
 def _close(items: object) -> None:

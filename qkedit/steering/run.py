@@ -14,11 +14,12 @@ from qkedit.checkpoint.copying import LinkMode
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.staging import StagedDirectory
+from qkedit.checkpoint.target import locate, refuse_existing, refuse_misplaced
 from qkedit.errors import CheckpointError, UsageError
 from qkedit.spectral.options import NEAR_EQUAL, Channel, Control, Suppression
 from qkedit.steering.base import open_base
 from qkedit.steering.device import choose_device
-from qkedit.steering.manifest import DELTA_FILE, make_manifest, read_manifest, records_of
+from qkedit.steering.manifest import DELTA_FILE, make_manifest, previous_manifest, read_manifest, records_of
 from qkedit.steering.options import ComputeDtype, Layout, OutputOptions, SteerOptions
 from qkedit.steering.output import ManifestMaker, write_delta, write_full
 from qkedit.steering.pace import pace_for, pace_of
@@ -125,8 +126,29 @@ def steer(
     return run_plan(plan_for(str(model), options, revision), output, progress)
 
 
+def check_plan(plan: SteerPlan, output: OutputOptions | None) -> None:
+    """Raise what can be known to stop a run before it begins.
+
+    Args:
+        plan: what would be carried out.
+        output: where and how; None where that is not said yet.
+
+    Raises:
+        UsageError: there is no such device, or nothing may be written there.
+        CheckpointError: the base carries a manifest that cannot be continued.
+    """
+    previous_manifest(plan.checkpoint)
+    if plan.options.device not in ("auto", "cpu"):  # to look for others takes torch, and a second
+        choose_device(plan.options.device)
+    if output is not None:
+        target = locate(output.out)
+        refuse_misplaced(target, _sources(plan.checkpoint.files))
+        refuse_existing(target, overwrite=output.overwrite)
+
+
 def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None = None) -> SteerReport:
     """Carry out a plan; see `steer`."""
+    previous_manifest(plan.checkpoint)  # what cannot be continued should not be found out at the end
     stopwatch, pace = Stopwatch(), pace_of(plan)
     return _write(
         plan.checkpoint,
@@ -135,7 +157,7 @@ def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None =
         pace.edited,
         lambda records, after: make_manifest(plan, str(choose_device(plan.options.device)), records, after),
         output,
-        _directories(plan.checkpoint.files),
+        _sources(plan.checkpoint.files),
         stopwatch,
         progress or Silent(),
     )
@@ -187,7 +209,7 @@ def apply_delta(
         pace_for(largest, largest).edited,
         lambda records, after: manifest,
         output,
-        _directories(checkpoint.files, files),
+        _sources(checkpoint.files, files),
         stopwatch,
         progress or Silent(),
     )
@@ -265,9 +287,10 @@ def _write(
     )
 
 
-def _directories(*sources: CheckpointFiles) -> list[Path]:
-    """The directories that are read from, into which nothing may be written."""
-    return [files.directory for files in sources if isinstance(files, LocalFiles)]
+def _sources(*sources: CheckpointFiles) -> list[Path]:
+    """The directories that are read from and the files that their links lead to: no output may replace any of them."""
+    local = [files for files in sources if isinstance(files, LocalFiles)]
+    return [files.directory for files in local] + [files.local_path(file) for files in local for file in files.sizes()]
 
 
 def _warnings(manifest: dict[str, Any]) -> Iterator[str]:

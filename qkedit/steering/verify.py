@@ -67,11 +67,14 @@ def verify(
     if base_checkpoint is not None:
         mismatches += _wrong_hashes(base_checkpoint.files, base_checkpoint.tensors, planned, "sha256_before", on_bytes)
     files = LocalFiles(path)
-    sizes = files.sizes()
-    delta = DELTA_FILE in sizes and CONFIG_FILE not in sizes
+    sizes: dict[str, int] | None = None
+    delta = False
     others: set[str] = set()
     names: dict[str, str] = {}
     try:
+        sizes = files.sizes()
+        weights = {name for name in sizes if name.endswith(".safetensors")}
+        delta = CONFIG_FILE not in sizes and weights <= {DELTA_FILE}
         edited = None if delta else open_checkpoint(files)
         entries = delta_entries(files) if edited is None else edited.tensors
     except CheckpointError as error:
@@ -79,7 +82,8 @@ def verify(
         if base_checkpoint is not None and not delta:
             places = {name: entry.shard for name, entry in base_checkpoint.tensors.items()}
         mismatches.append(f"{error.where}: {error.what}")
-        mismatches += [f"{name}: missing, as {shard} is" for name, shard in places.items() if shard not in sizes]
+        if sizes is not None:
+            mismatches += [f"{name}: missing, as {shard} is" for name, shard in places.items() if shard not in sizes]
     else:
         mismatches += _wrong_hashes(files, entries, planned, "sha256_after", on_bytes)
         if edited is None:

@@ -232,7 +232,7 @@ def test_what_came_to_stand_at_the_target_meanwhile_stays(target: Path, overwrit
         target.mkdir()
         (target / "thesis.tex").write_text("three years")
 
-    with pytest.raises(UsageError, match="no model" if overwrite else "already exists"):
+    with pytest.raises(UsageError, match="not replaced" if overwrite else "already exists"):
         write_to(target, overwrite=overwrite, before_commit=appear)
     assert (target / "thesis.tex").read_text() == "three years"
     assert beside(target) == ["edited"]

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from qkedit.errors import UsageError
+from qkedit.errors import QkeditError, UsageError
 from tests.checkpoint.outputs import beside, read_generation, tree, write_to
 
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory of unsuitable targets, one of them the working and one the home directory."""
-    for name in ("model", "work/here", "home", "photos", "deep/model"):
+    for name in ("model", "work/here", "home", "photos", "deep/model", "settings", "blobs"):
         (tmp_path / name).mkdir(parents=True)
     for name in (
         "model/config.json",
@@ -22,6 +22,9 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "photos/cat.jpg",
         "file",
         "deep/config.json",
+        "settings/config.json",
+        "blobs/weights.safetensors",
+        "blobs/config.json",
     ):
         (tmp_path / name).write_text("{}")
     (tmp_path / "link").symlink_to(tmp_path / "model")
@@ -52,7 +55,10 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (".", "working directory"),
         ("home", "home directory"),
         ("/", "mount point"),
-        ("photos", "no model"),
+        ("photos", "not replaced"),
+        ("settings", "not replaced"),
+        ("long" * 100, "too long"),
+        ("blobs", "which is read"),
         ("model", "which is read"),
         ("model/edited", "which is read"),
         ("same-model/edited", "which is read"),
@@ -62,13 +68,20 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_unsuitable_targets_are_refused_in_one_sentence(places: Path, target: str, reason: str) -> None:
     before = tree(places)
     path = Path(target) if target in (".", "/") else Path(f"{places}/{target}")
-    with pytest.raises(UsageError, match=reason) as caught:
-        write_to(path, sources=[places / "same-model", places / "deep" / "model"])
+    with pytest.raises(QkeditError, match=reason) as caught:
+        write_to(
+            path, sources=[places / "same-model", places / "deep" / "model", places / "blobs/weights.safetensors"]
+        )
     sentence = str(caught.value)
     assert sentence.endswith(".")
     assert "\n" not in sentence
     assert caught.value.remedy
     assert tree(places) == before
+
+
+def test_the_home_directory_has_a_short_name(places: Path) -> None:
+    write_to(Path("~/edited"), overwrite=False)
+    assert read_generation(places / "home" / "edited") == 2
 
 
 def test_an_existing_output_is_not_replaced_unasked(old: Path) -> None:

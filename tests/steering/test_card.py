@@ -14,6 +14,7 @@ from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.source import LocalFiles
 from qkedit.steering.card import make_card
 from qkedit.steering.run import steer
+from qkedit.steering.verify import verify
 
 BASE_CARD = """---
 license: other
@@ -150,6 +151,16 @@ def test_a_base_without_a_card_never_gets_one_of_its_own(base: Path, tmp_path: P
     second = steered(tmp_path / "once", tmp_path / "twice", layers="1")
     assert not any((tmp_path / directory / "README.base.md").exists() for directory in ("once", "twice"))
     assert b"card is kept" not in first + second
+
+
+def test_no_file_of_the_base_gives_way_to_its_card(base: Path, tmp_path: Path) -> None:
+    source = with_card(base, tmp_path / "source", BASE_CARD)
+    (source / "README.base.md").write_text("the model that this one was trained from")
+    card = steered(source, tmp_path / "edited")
+    assert b"kept as `README.base.base.md`" in card
+    assert (tmp_path / "edited" / "README.base.md").read_text() == "the model that this one was trained from"
+    assert (tmp_path / "edited" / "README.base.base.md").read_text() == BASE_CARD
+    assert verify(tmp_path / "edited", base=str(source)).mismatches == ()
 
 
 def test_a_directory_whose_name_is_no_utf8(base: Path, tmp_path: Path) -> None:

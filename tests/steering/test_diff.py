@@ -84,3 +84,22 @@ def test_bytes_read_are_counted(tmp_path: Path) -> None:
     counts: list[int] = []
     diff(str(tmp_path / "a"), str(tmp_path / "b"), on_bytes=counts.append)
     assert sum(counts) == sum(tensor.nbytes for tensor in weights().values())
+
+
+def test_figures_beyond_float64_are_left_out(tmp_path: Path) -> None:
+    ours, theirs = weights(), weights()
+    for name, number, other in (
+        ("from tiny", 1e-160, 1e150),
+        ("far apart", 1e-100, 1e100),
+        ("huge", 1e200, 1e200),
+        ("to huge", 1.0, 1e200),
+    ):
+        ours[name] = torch.tensor([number, 0.0], dtype=torch.float64)
+        theirs[name] = torch.tensor([other, 1.0], dtype=torch.float64)
+    differences, _ = diff(str(write(tmp_path / "a", ours)), str(write(tmp_path / "b", theirs)))
+    found = {difference.name: difference for difference in differences}
+    assert found["from tiny"] == TensorDifference("from tiny", "changed", None, 1e150, 1.0)
+    assert found["far apart"].relative_change == pytest.approx(1e200)
+    assert found["huge"] == TensorDifference("huge", "changed", None, 1.0, 0.5)
+    assert found["to huge"] == TensorDifference("to huge", "changed", None, None, 1.0)
+    json.dumps([vars(difference) for difference in differences], allow_nan=False)

@@ -59,6 +59,16 @@ def test_a_delta_applied_is_the_full_directory_byte_for_byte(tmp_path: Path, dty
     assert changed == {query_name(0), query_name(2)}
 
 
+def test_what_links_lead_to_is_never_written_over(base: Path, tmp_path: Path) -> None:
+    first = shutil.copytree(base, tmp_path / "first")
+    steer(first, out=tmp_path / "linked", layers="1", link="symlink", fsync=False)
+    before = contents(first)
+    with pytest.raises(UsageError, match="which is read"):
+        steer(tmp_path / "linked", out=first, layers="0", overwrite=True, fsync=False)
+    assert contents(first) == before
+    steer(tmp_path / "linked", out=tmp_path / "beside", layers="0", fsync=False)
+
+
 @pytest.mark.parametrize("out", [".", "full", ".."])
 def test_a_delta_is_never_written_over_or_into(base: Path, delta: Path, out: str) -> None:
     before = contents(delta)

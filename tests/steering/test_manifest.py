@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 import qkedit
 from qkedit.errors import CheckpointError
 from qkedit.steering.manifest import dump_manifest, parse_manifest, read_manifest
-from qkedit.steering.run import steer
+from qkedit.steering.options import SteerOptions
+from qkedit.steering.plan import plan_for
+from qkedit.steering.run import check_plan, steer
 from tests.steering.checkpoints import contents, query_name, tensors_of
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
@@ -57,8 +59,8 @@ OPTIONS = st.fixed_dictionaries(
         "k": st.integers(1, 99),
         "energy": st.none() | st.floats(0, 1),
         "residual": st.floats(0, 1),
-        "channel": TEXT,
-        "control": TEXT,
+        "channel": st.just("full"),
+        "control": st.sampled_from(["none", "index", "norm"]),
         "seed": st.integers(0),
     },
     optional={"tensors": VALUES, "heads": VALUES},
@@ -239,6 +241,9 @@ SMALL: dict[str, Any] = {
         json.dumps(SMALL | {"tensors": []}).encode(),
         json.dumps(SMALL | {"tensors": SMALL["tensors"] * 2}).encode(),
         json.dumps(SMALL | {"tensors": [SMALL["tensors"][0] | {"heads": []}]}).encode(),
+        json.dumps(SMALL | {"options": SMALL["options"] | {"channel": "symmetric"}}).encode(),  # heads have no leak
+        json.dumps(SMALL | {"options": SMALL["options"] | {"channel": "other"}}).encode(),
+        json.dumps(SMALL | {"options": SMALL["options"] | {"control": "other"}}).encode(),
     ],
     ids=lambda content: repr(content[:24]),
 )
@@ -255,8 +260,12 @@ def test_a_later_schema_asks_for_an_update() -> None:
 def test_a_base_with_a_broken_manifest_is_refused_before_anything_is_written(base: Path, tmp_path: Path) -> None:
     source = shutil.copytree(base, tmp_path / "source")
     (source / "qkedit.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"source/qkedit.json: is no complete manifest"):
+    complaint = r"source/qkedit.json: is no complete manifest; update qkedit, or remove or rename it"
+    with pytest.raises(CheckpointError, match=complaint):
         steer(source, out=tmp_path / "edited", layers="0", fsync=False)
+    plan = plan_for(str(source), SteerOptions("0"))
+    with pytest.raises(CheckpointError, match=complaint):
+        check_plan(plan, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "source"]
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from qkedit.errors import UsageError
+from qkedit.steering.device import choose_device
 from qkedit.steering.run import SteerReport, steer
 from tests.spectral import oracle
 from tests.steering.checkpoints import (
@@ -224,6 +226,12 @@ def test_a_key_bias_is_told(tmp_path: Path) -> None:
         {"link": "junction"},
         {"layers": "3"},
         {"heads": "4"},
+        {"layers": 1},
+        {"heads": [0, 1]},
+        {"k": 2.0},
+        {"k": True},
+        {"energy": True},
+        {"residual": "0.5"},
     ],
     ids=str,
 )
@@ -231,3 +239,32 @@ def test_options_that_make_no_sense_are_refused(base: Path, tmp_path: Path, opti
     with pytest.raises(UsageError):
         steer(base, out=tmp_path / "edited", **{"layers": "1", **options})
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_numbers_of_numpy_are_numbers(base: Path, tmp_path: Path) -> None:
+    report, found = edited(base, tmp_path, k=np.int64(2), seed=np.int64(1), residual=np.float32(0.5))
+    same, expected = edited(base, tmp_path, k=2, seed=1, residual=0.5)
+    assert report.manifest == same.manifest
+    assert all(same_bits(found[name], expected[name]) for name in expected)
+
+
+def test_more_modes_than_any_head_has_are_all_of_them(base: Path, tmp_path: Path) -> None:
+    _, found = edited(base, tmp_path, k=10**30)
+    _, expected = edited(base, tmp_path, k=HEAD_SIZE)
+    assert all(same_bits(found[name], expected[name]) for name in expected)
+
+
+def test_several_processes_are_refused_before_they_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="2 processes were launched for one edit"):
+        choose_device("auto")
+
+
+def test_a_device_that_cannot_be_chosen_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def state() -> None:
+        raise RuntimeError("Expected one of cpu, cuda, … device type: bogus\nand much more")
+
+    monkeypatch.setattr(accelerate, "PartialState", state)
+    with pytest.raises(UsageError, match="cannot be chosen: Expected one of .* bogus; name one with --device"):
+        choose_device("auto")

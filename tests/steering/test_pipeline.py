@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from qkedit.errors import QkeditError
+from qkedit.steering import pipeline
 from qkedit.steering.pipeline import in_background
 from qkedit.steering.run import steer
 
@@ -82,6 +83,19 @@ def test_a_consumer_that_leaves_stops_and_closes_the_producer(ahead: int) -> Non
     with in_background(endless(), ahead) as items:
         next(items)
     assert closed.is_set()
+
+
+def test_a_producer_that_hangs_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_PATIENCE", 0.05)
+    answered = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        assert answered.wait(30)
+        yield 1
+
+    with pytest.raises(KeyboardInterrupt), in_background(numbers()):
+        raise KeyboardInterrupt
+    answered.set()
 
 
 def test_no_stage_works_on_after_a_run_that_failed(

@@ -246,6 +246,22 @@ def test_tampering_with_a_delta_is_found(output: Output, tampering: str) -> None
     assert expected in names(verify(output.delta))
 
 
+def test_a_delta_without_its_tensors_misses_these_alone(output: Output) -> None:
+    (output.delta / "qkedit-delta.safetensors").unlink()
+    found = verify(output.delta, base=str(output.base))
+    assert found.layout == "delta"
+    assert found.mismatches == (
+        "delta: there is no qkedit-delta.safetensors",
+        *(f"{query_name(layer)}: missing, as qkedit-delta.safetensors is" for layer in (0, 1)),
+    )
+
+
+def test_a_link_that_leads_nowhere_is_a_mismatch(output: Output) -> None:
+    (output.directory / "adapter.json").symlink_to(output.directory / "gone")
+    mismatches = verify(output.directory).mismatches
+    assert mismatches == (f"{output.directory / 'adapter.json'}: the symlink leads nowhere",)
+
+
 def test_a_delta_put_into_a_full_directory_hides_nothing(output: Output) -> None:
     for file in output.delta.iterdir():
         shutil.copy(file, output.directory)
