@@ -266,5 +266,5 @@ def test_a_device_that_cannot_be_chosen_is_said(monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("Expected one of cpu, cuda, … device type: bogus\nand much more")
 
     monkeypatch.setattr(accelerate, "PartialState", state)
-    with pytest.raises(UsageError, match="cannot be chosen: Expected one of .* bogus; name one with --device"):
+    with pytest.raises(UsageError, match=r"cannot be chosen: Expected one of .* bogus; name one with --device"):
         choose_device("auto")
