@@ -37,10 +37,14 @@ def diff(
             relative, largest = difference.relative_change, difference.largest_change
             table.add_row(
                 difference.name,
-                difference.what if relative is None else f"{relative:.2%}",
+                difference.what if relative is None else _change(relative),
                 "" if largest is None else f"{largest:.2g}",
                 "" if difference.elements_changed is None else f"{difference.elements_changed:.1%}",
             )
         closing = f"{len(differences)} of {compared} tensors differ."
         fields = {"compared": compared, "differences": [asdict(difference) for difference in differences]}
         output.result(fields, Group(table, closing) if differences else closing)
+
+
+def _change(relative: float) -> str:
+    return f"{relative:.2%}" if relative < 1000 else f"{relative:.2g} times"

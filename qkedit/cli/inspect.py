@@ -108,11 +108,17 @@ def inspect(
             for given, flag in ((any(place), "--offset"), (suggest, "--suggest"), (plot, "--plot"), (html, "--html")):
                 if given:
                     raise UsageError("a comparison has none", where=flag, remedy="look at one model at a time")
+            if compare == BASE and base is None and Path(BASE).is_dir():
+                raise UsageError(
+                    "the name stands for what the model was made from and for a directory here",
+                    where=f"--compare {BASE}",
+                    remedy=f"write ./{BASE} for the directory, or name the other with --base",
+                )
             with_base = base is not None or compare == BASE
             own, of_base = split_revision(name, revision) if with_base else (revision, None)
             _compare(output, plan_for(name, request, own), compare, base, of_base, detail, files)
         else:
-            _inspect(output, plan_for(name, request, revision), place, detail, suggest, files)
+            _inspect(output, name, plan_for(name, request, revision), place, detail, suggest, files)
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,13 @@ class _Files:
 
 
 def _inspect(
-    output: Output, plan: SteerPlan, offset: tuple[int, int, int], detail: bool, suggest: bool, files: _Files
+    output: Output,
+    name: str,
+    plan: SteerPlan,
+    offset: tuple[int, int, int],
+    detail: bool,
+    suggest: bool,
+    files: _Files,
 ) -> None:
     from rich.console import Group
     from rich.text import Text
@@ -169,7 +181,7 @@ def _inspect(
         inspection = inspect(plan, offset, progress)
     for sentence in inspection.warnings:
         output.warn(sentence)
-    suggestion = proposal(inspection, plan.options) if suggest else None
+    suggestion = proposal(inspection, plan.options, name) if suggest else None
     if files.csv is not None:
         files.write_csv(spectra_csv(inspection))
     if files.plot is not None:

@@ -9,11 +9,18 @@ import sys
 from collections.abc import Callable, Collection
 from importlib import import_module
 from io import TextIOWrapper
-from typing import Annotated
-
-import typer
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import qkedit
+
+try:
+    import typer
+except KeyboardInterrupt:  # this import is a good part of the start
+    sys.exit(130)
+
+if TYPE_CHECKING:
+    from qkedit.errors import QkeditError
 
 PANELS = {
     "Edit a checkpoint": ("steer", "inspect", "verify", "diff", "apply", "models"),
@@ -73,40 +80,90 @@ def run() -> None:
 
     What Typer itself cannot parse is said as qkedit says everything else: one sentence, or the JSON envelope.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            # A file name that the terminal's encoding cannot spell is no reason to fail after the work is done.
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_streams()
     # Imports leave no garbage, and what stands at the end need not be searched for any: with torch, that takes a tenth
     # of a second at the start and a third at the end.
     gc.set_threshold(20_000, *gc.get_threshold()[1:])
     atexit.register(gc.freeze)
+    try:
+        code = _exit_code()
+    except KeyboardInterrupt:  # before the command itself could take it
+        from qkedit.cli.output import Interrupted
+
+        code = _failure("qkedit", Interrupted())
+    sys.exit(code)
+
+
+def _prepare_streams() -> None:
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            # It was closed. This takes its number, too, which else the next file to be opened would get.
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+        elif mode == "w" and isinstance(stream, TextIOWrapper):
+            # A file name that the terminal's encoding cannot spell is no reason to fail after the work is done.
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _exit_code() -> int:
     called = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     app = application((called,) if called in COMMANDS else COMMANDS)
     try:
-        code = app(prog_name="qkedit", standalone_mode=False)
+        return app(prog_name="qkedit", standalone_mode=False) or 0
     except typer.Abort:
-        code = 130
+        return 130
+    except SystemExit as leaving:
+        # How rich and Typer leave when the reader of the help (`| head`) has seen what it wanted.
+        if isinstance(leaving.__context__, BrokenPipeError):
+            return 0
+        raise
+    except OSError as error:  # of printing help or the version, for a command takes its own
+        if error.filename is not None:
+            raise
+        from qkedit.cli.output import Output
+
+        return Output("qkedit").not_printed(error)
     except Exception as error:
         # Typer exports no class for its usage errors; they are known by how they describe themselves.
         if not hasattr(error, "format_message"):
             raise
         # A bare `qkedit` has printed its help by then and has no message left.
         message = error.format_message()
-        code = _usage_failure(message, getattr(error, "ctx", None)) if message else 2
-    sys.exit(code or 0)
+        return _usage_failure(message, getattr(error, "ctx", None)) if message else 2
 
 
 def _usage_failure(message: str, context: typer.Context | None) -> int:
-    from qkedit.cli.output import Output
     from qkedit.errors import UsageError
 
-    name = context.info_name if context is not None and context.info_name else "qkedit"
-    # The parser gave up before it came to the option that says how to answer.
-    in_environment = os.environ.get("QKEDIT_JSON", "").strip().lower() in ("1", "true", "t", "yes", "y", "on")
-    output = Output(name, as_json=in_environment or "--json" in sys.argv[1:])
+    help_command = f"{context.command_path} --help" if context is not None else "qkedit --help"
+    error = UsageError(message.rstrip("."), remedy=f"see `{help_command}`")
+    return _failure(context.info_name if context is not None and context.info_name else "qkedit", error)
+
+
+def _failure(command: str, error: QkeditError) -> int:
+    from qkedit.cli.output import Output
+
     try:
-        help_command = f"{context.command_path} --help" if context is not None else "qkedit --help"
-        output.failure(UsageError(message.rstrip("."), remedy=f"see `{help_command}`"))
+        Output(command, as_json=_json_is_wanted()).failure(error)
     except typer.Exit as leaving:
         return leaving.exit_code
+
+
+def _json_is_wanted() -> bool:
+    """Look for --json in all its places, for the parser gave up before it came to that option."""
+    from qkedit.cli.options import YES, read_settings
+
+    words = sys.argv[1:]
+    if "--json" in words:
+        return True
+    if in_environment := os.environ.get("QKEDIT_JSON"):
+        return in_environment.strip().lower() in YES
+    file = os.environ.get("QKEDIT_CONFIG", "")
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        if option == "--config":
+            file = value if equals else following
+    try:
+        return bool(file) and str(read_settings(Path(file)).get("json")).lower() in YES
+    except typer.BadParameter:
+        return False

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import typer
+
 from qkedit.cli import options
 from qkedit.cli.output import Output, aligned, command
 from qkedit.cli.printed import plain_table
+from qkedit.errors import UsageError
 
 
 def models(
+    context: typer.Context,
     check: Annotated[
         str | None,
         options.flag("--check", help="Instead: show how this model (directory, hub id, alias) is understood."),
@@ -29,9 +33,22 @@ def models(
     """
     with command("models", as_json=json, quiet=quiet, debug=debug) as output:
         if check is None:
+            _refuse_what_only_a_check_takes(context)
             _list(output)
         else:
             _check(output, check, revision, allow_text_only)
+
+
+def _refuse_what_only_a_check_takes(context: typer.Context) -> None:
+    """Refuse it on the command line alone: the environment and a file serve other commands too."""
+    for name in ("revision", "allow_text_only"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                "it is not said of which model",
+                where=f"--{name.replace('_', '-')}",
+                remedy="name one with --check MODEL",
+            )
 
 
 def _list(output: Output) -> None:

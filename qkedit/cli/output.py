@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import typer
 
@@ -76,17 +76,26 @@ class Output:
             self._print(f"error: {error}", stderr=True, style="red")
         raise typer.Exit(error.exit_code)
 
+    def not_printed(self, error: OSError) -> int:
+        """Say that standard output takes nothing, as a full disk does; returns the exit code for it."""
+        _discard(sys.stdout)
+        sentence = QkeditError(
+            f"the result could not be printed ({error.strerror})",
+            where="standard output",
+            remedy="send it elsewhere (what the command wrote to files is in place)",
+        )
+        self._print(f"error: {sentence}", stderr=True, style="red")
+        return sentence.exit_code
+
     def _finish(self, status: str, fields: dict[str, Any], human: RenderableType | None) -> None:
         if self.as_json:
             envelope = {"schema": SCHEMA, "command": self.command, "status": status, "warnings": self.warnings}
-            with _as_far_as_it_is_read():
+            with self._as_far_as_it_is_read(sys.stdout):
                 sys.stdout.write(_document(envelope | fields) + "\n")
-                sys.stdout.flush()
         elif human is not None:
             self._print(human)
 
-    @staticmethod
-    def _print(text: RenderableType, *, stderr: bool = False, style: str | None = None) -> None:
+    def _print(self, text: RenderableType, *, stderr: bool = False, style: str | None = None) -> None:
         from rich.console import Console
 
         stream = sys.stderr if stderr else sys.stdout
@@ -94,19 +103,29 @@ class Output:
         width, wide = (None, False) if stream.isatty() else (4096, True)
         # Names of tensors and files are no markup, whatever brackets they hold.
         console = Console(file=stream, width=width, soft_wrap=wide, markup=False, highlight=False, emoji=False)
-        with _as_far_as_it_is_read():
-            console.print(text, style=style)
+        with self._as_far_as_it_is_read(stream):
+            # rich itself would end the process at a pipe that is closed.
+            with console.capture() as captured:
+                console.print(text, style=style)
+            stream.write(captured.get())
+
+    @contextmanager
+    def _as_far_as_it_is_read(self, stream: TextIO) -> Iterator[None]:
+        try:
+            yield
+            stream.flush()
+        except BrokenPipeError:
+            # A reader that closes the pipe (`| head`) has seen what it wanted; that changes nothing about the command.
+            _discard(stream)
+        except OSError as error:
+            if stream is sys.stdout:
+                raise typer.Exit(self.not_printed(error)) from None
+            _discard(stream)  # there is nowhere to say it
 
 
-@contextmanager
-def _as_far_as_it_is_read() -> Iterator[None]:
-    """A reader that closes the pipe (`| head`) has seen what it wanted; that changes nothing about the command."""
-    try:
-        yield
-    except (BrokenPipeError, SystemExit):  # rich raises SystemExit in this case
-        # Python flushes both streams once more at exit; that must not fail again.
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def _discard(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere: Python flushes it once more at exit, which must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def aligned(facts: Iterable[tuple[str, str]]) -> str:
@@ -157,7 +176,7 @@ def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[O
     except typer.Exit:
         raise
     except KeyboardInterrupt:
-        output.failure(_InterruptedError())
+        output.failure(Interrupted())
     except MemoryError:
         output.failure(_out_of_memory("memory"))
     except Exception as error:
@@ -166,6 +185,14 @@ def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[O
         # A GPU's; to import torch for its name would take a second of every failure.
         if type(error).__name__ == "OutOfMemoryError":
             output.failure(_out_of_memory("the device's memory"))
+        # An OSError where the system's loader fails: the libraries of torch are not mapped where memory is short.
+        if isinstance(error, ImportError) or "shared object" in str(error):
+            output.failure(
+                QkeditError(
+                    f"a library could not be loaded ({error})",
+                    remedy="free memory if it is short, else install qkedit and what it needs again",
+                )
+            )
         output.failure(
             QkeditError(
                 f"unexpected {type(error).__name__}: {error}",
@@ -192,7 +219,9 @@ class _Warnings(logging.Handler):
         self._output.warn(record.getMessage())
 
 
-class _InterruptedError(QkeditError):
+class Interrupted(QkeditError):
+    """Somebody pressed Ctrl-C, or the system asked the process to end."""
+
     exit_code = 130
 
     def __init__(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,9 +12,14 @@ from qkedit.cli import options
 from qkedit.cli.output import Output, aligned, command
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
     from qkedit.steering.options import OutputOptions
-    from qkedit.steering.plan import SteerPlan
+    from qkedit.steering.plan import PlannedLayer, SteerPlan
     from qkedit.steering.run import SteerReport
+
+# Letters of a tensor's name that a table must have room for.
+_NARROWEST_NAME = 24
 
 
 def steer(
@@ -56,6 +62,7 @@ def steer(
     with command("steer", as_json=json, quiet=quiet, debug=debug) as output:
         from qkedit.steering.options import OutputOptions
         from qkedit.steering.plan import plan_for
+        from qkedit.steering.run import check_plan
 
         directory = out or Path() if dry_run else options.required_out(out)
         target = OutputOptions(directory, layout, link, overwrite, fsync)  # type: ignore[arg-type]  # checks the name
@@ -75,6 +82,7 @@ def steer(
         )
         plan = plan_for(options.one_model(context, argument, model), request, revision)
         if dry_run:
+            check_plan(plan, target if out else None)
             _print_plan(output, plan, target)
         else:
             _run(output, plan, target)
@@ -151,29 +159,12 @@ def _print_plan(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
     from rich.console import Group
     from rich.text import Text
 
-    from qkedit.cli.printed import plain_table
     from qkedit.selection import describe
     from qkedit.steering.output import disk_needed
 
     disk = disk_needed(plan, target)
     free = _free_bytes(target.out)
     fields = plan.as_dict() | {"disk_needed": disk, "disk_free": free}
-    layers = plain_table()
-    for title in ("layer", "form", "heads", "d_h", "edited", "tensor", "size"):
-        justify: Literal["left", "right"] = "right" if title in ("layer", "d_h", "size") else "left"
-        # Only the long name may break where a terminal is narrow, and no letter of it may be lost.
-        layers.add_column(title, justify=justify, no_wrap=title != "tensor", overflow="fold")
-    for planned in plan.layers:
-        layer = planned.layer
-        layers.add_row(
-            str(layer.index),
-            layer.form + (" + bias" if layer.query_bias or layer.key_bias else ""),
-            f"{layer.query_heads} on {layer.key_heads}",
-            str(layer.query.head_size),
-            "all" if len(planned.heads) == layer.query_heads else str(len(planned.heads)),
-            layer.query.tensor.name,
-            size(layer.query.tensor.nbytes),
-        )
     totals = [
         ("to read", size(plan.bytes_to_read)),
         ("to change", f"{len(plan.tensors)} tensors, {size(plan.bytes_to_write)}, in {_shards(plan)}"),
@@ -183,7 +174,49 @@ def _print_plan(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
         totals.append(("no attention", f"layers {describe([skipped.index for skipped in plan.stack.skipped])}"))
     if plan.checkpoint.stale_files:
         totals.append(("left out", ", ".join(plan.checkpoint.stale_files)))
-    output.result(fields, Group(layers, "", Text(aligned(totals)), "", "Nothing was written."))
+    output.result(fields, Group(_PlannedLayers(plan), "", Text(aligned(totals)), "", "Nothing was written."))
+
+
+@dataclass(frozen=True)
+class _PlannedLayers:
+    """A row a layer; no letter of it may be lost, so where a terminal leaves a table too little room, a sentence."""
+
+    plan: SteerPlan
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Lay the layers out for the width at hand."""
+        from rich.text import Text
+
+        from qkedit.cli.printed import plain_table
+
+        titles = ("layer", "form", "heads", "d_h", "edited", "size", "tensor")
+        rows = [_described(planned) for planned in self.plan.layers]
+        widths = [max(map(len, cells)) for cells in zip(titles, *rows, strict=True)]
+        # The name alone may break, but not into slivers.
+        if sum(widths[:-1]) + 2 * (len(widths) - 1) + min(widths[-1], _NARROWEST_NAME) > options.max_width:
+            for *cells, name in rows:
+                facts = ", ".join(f"{title} {cell}" for title, cell in zip(titles, cells, strict=False))
+                yield Text(f"{facts}\n{name}")
+            return
+        table = plain_table(*titles, right=("layer", "d_h", "size"))
+        for column in table.columns[:-1]:
+            column.no_wrap = True
+        for row in rows:
+            table.add_row(*row)
+        yield table
+
+
+def _described(planned: PlannedLayer) -> tuple[str, ...]:
+    layer = planned.layer
+    return (
+        str(layer.index),
+        layer.form + (" + bias" if layer.query_bias or layer.key_bias else ""),
+        f"{layer.query_heads} on {layer.key_heads}",
+        str(layer.query.head_size),
+        "all" if len(planned.heads) == layer.query_heads else str(len(planned.heads)),
+        size(layer.query.tensor.nbytes),
+        layer.query.tensor.name,
+    )
 
 
 def _shards(plan: SteerPlan) -> str:
@@ -192,10 +225,11 @@ def _shards(plan: SteerPlan) -> str:
 
 
 def _free_bytes(out: Path) -> int | None:
+    import os
     import shutil
+    from contextlib import suppress
 
-    place = out.absolute()
-    for directory in (place, *place.parents):
-        if directory.is_dir():
-            return shutil.disk_usage(directory).free
+    with suppress(OSError):  # a working directory that is gone, a disk that does not say
+        place = Path(os.path.abspath(os.path.expanduser(out)))
+        return next(shutil.disk_usage(directory).free for directory in (place, *place.parents) if directory.is_dir())
     return None

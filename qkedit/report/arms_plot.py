@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from qkedit.evaluation.metrics import Better
 from qkedit.laboratory.measures import CAPTIONS, MEASURES, Measure, Row
 from qkedit.report.figures import improves
-from qkedit.report.pictures import encoded, require_matplotlib
+from qkedit.report.pictures import encoded, entitle, require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,8 +31,7 @@ def arms_plot(rows: Sequence[Row], title: str, file_format: str) -> bytes:
     measures = [MEASURES[name] for name in SHOWN if name in rows[0].figures]
     with matplotlib.rc_context({"svg.hashsalt": "qkedit", "font.size": 9, "axes.titlesize": 9}):
         figure = Figure(figsize=(11, 1.8 + 0.5 * len(rows)), layout="constrained")
-        # Names of models are no mathematics, whatever dollars and underscores they hold.
-        figure.suptitle(title, fontsize=10, parse_math=False)
+        entitle(figure, title, 10)
         areas = figure.subplots(2, (len(measures) + 1) // 2, sharey=True)
         for axes, measure in zip(areas.flat, measures, strict=False):
             _draw(axes, rows, measure)

@@ -10,6 +10,7 @@ from qkedit.errors import QkeditError, UsageError
 
 def check_target(path: Path, suffixes: tuple[str, ...], option: str) -> None:
     """Refuse a place that could not be written to, before any work is done. Raises UsageError."""
+    path = _expanded(path)
     if path.suffix.lower() not in suffixes:
         raise UsageError(
             f"{path.name!r} is of no known kind", where=option, remedy=f"end the name in {' or '.join(suffixes)}"
@@ -22,6 +23,7 @@ def check_target(path: Path, suffixes: tuple[str, ...], option: str) -> None:
 
 def write_file(path: Path, content: bytes) -> None:
     """Write `content`, replacing an earlier file of that name in one step. Raises QkeditError."""
+    path = _expanded(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         unfinished.write_bytes(content)
@@ -31,3 +33,13 @@ def write_file(path: Path, content: bytes) -> None:
         raise QkeditError(
             f"cannot be written: {error.strerror}", where=str(path), remedy="free space or name another place"
         ) from error
+
+
+def printable(text: str) -> str:
+    """Return text that UTF-8 can hold: of a directory's name, bytes that are no UTF-8 are spelled with backslashes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _expanded(path: Path) -> Path:
+    """Expand `~`, which a shell leaves alone in `--csv=~/spectra.csv`."""
+    return Path(os.path.expanduser(path))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qkedit.report.pictures import encoded, require_matplotlib
+from qkedit.report.pictures import encoded, entitle, require_matplotlib
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,8 +33,7 @@ def keys_picture(panels: Sequence[tuple[str, Tensor]], image: Image, title: str,
 
     with matplotlib.rc_context({"svg.hashsalt": "qkedit", "font.size": 9, "axes.titlesize": 10}):
         figure = Figure(figsize=(3.2 * (len(panels) + 1), 3.6), layout="constrained")
-        # Names of models are no mathematics, whatever dollars and underscores they hold.
-        figure.suptitle(title, fontsize=11, parse_math=False)
+        entitle(figure, title, 11)
         axes = figure.subplots(1, len(panels) + 1)
         axes[0].imshow(image.convert("RGB"))
         axes[0].set_title("image")

@@ -7,6 +7,7 @@ from html import escape
 from importlib.resources import files
 
 from qkedit.report.charts import curves, heat_map, share_bars
+from qkedit.report.files import printable
 from qkedit.report.summary import SpectrumRow, layer_row, offset_text, rows_of
 from qkedit.report.table import inline_spectrum
 from qkedit.selection import describe
@@ -55,7 +56,7 @@ def spectra_page(inspection: Inspection, suggestion: Suggestion | None = None) -
     ]
     resources = files("qkedit.report")
     style, script = (resources.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
-    return (
+    return printable(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

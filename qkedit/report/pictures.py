@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qkedit.errors import QkeditError
-from qkedit.report.files import check_target
+from qkedit.report.files import check_target, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,6 +46,11 @@ def check_picture(path: Path, option: str) -> None:
 def picture_format(path: Path) -> str:
     """Return the format that the suffix of a checked place names: `png`, `svg` or `pdf`."""
     return path.suffix.lower().removeprefix(".")
+
+
+def entitle(figure: Figure, title: str, font_size: float) -> None:
+    """Set the title of a figure; names in it are no mathematics, whatever dollars and underscores they hold."""
+    figure.suptitle(printable(title), fontsize=font_size, parse_math=False)
 
 
 def encoded(figure: Figure, file_format: str) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from qkedit.report.pictures import encoded, require_matplotlib
+from qkedit.report.pictures import encoded, entitle, require_matplotlib
 from qkedit.report.summary import layer_row, offset_text
 from qkedit.selection import describe
 from qkedit.steering.spectra import Inspection
@@ -32,8 +32,7 @@ def spectra_plot(inspection: Inspection, file_format: str) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": "qkedit", "font.size": 9, "axes.titlesize": 10}):
         figure = Figure(figsize=(9, 7.5), layout="constrained")
         areas = figure.subplot_mosaic([["energy", "energy"], ["spectra", "symmetry"]], height_ratios=[1.2, 1])
-        # Names of models are no mathematics, whatever dollars and underscores they hold.
-        figure.suptitle(_title(inspection), fontsize=11, parse_math=False)
+        entitle(figure, _title(inspection), 11)
         _energy(figure, areas["energy"], inspection)
         _spectra(figure, areas["spectra"], inspection)
         _symmetry(areas["symmetry"], inspection)

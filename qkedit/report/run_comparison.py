@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qkedit.evaluation.compare import SIGNIFICANT, ComparedMetric, ComparedSplit, RunComparison
+from qkedit.report.files import printable
 
 SMALLEST_P_SHOWN = 0.001
 _STYLES = {"better": "green", "worse": "red", "": ""}
@@ -41,7 +42,7 @@ class RunComparisonTable:
 
 def run_comparison_markdown(comparison: RunComparison) -> str:
     """Return the comparison as Markdown, one table a split, warnings as quotes."""
-    return "\n".join(_markdown_lines(comparison)) + "\n"
+    return printable("\n".join(_markdown_lines(comparison)) + "\n")
 
 
 def _markdown_lines(comparison: RunComparison) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qkedit.evaluation.compare import ComparedMetric, ComparedSplit, RunComparison
 from qkedit.evaluation.metrics import Better
-from qkedit.report.pictures import encoded, require_matplotlib
+from qkedit.report.pictures import encoded, entitle, require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,9 +38,8 @@ def run_comparison_plot(comparison: RunComparison, file_format: str) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": "qkedit", "font.size": 9, "axes.titlesize": 9}):
         figure = Figure(figsize=(8, 1.3 + _ROW * sum(heights)), layout="constrained")
         areas = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
-        # Names of files are no mathematics, whatever dollars and underscores they hold.
         title = f"B − A with {comparison.level:.0%} intervals\nA: {comparison.a}\nB: {comparison.b}"
-        figure.suptitle(title, fontsize=9, parse_math=False)
+        entitle(figure, title, 9)
         for axes, (unit, rows) in zip(areas, panels, strict=True):
             _forest(axes, rows, unit)
         _key(areas[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+from qkedit.report.files import printable
 from qkedit.report.summary import offset_text
 from qkedit.steering.comparison import Comparison
 from qkedit.steering.spectra import Inspection
@@ -60,4 +61,4 @@ def comparison_csv(comparison: Comparison) -> str:
 def _csv(lines: list[list[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
+    return printable(text.getvalue())

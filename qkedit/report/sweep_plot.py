@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qkedit.evaluation.metrics import Better
 from qkedit.laboratory.measures import MEASURES, Figure
 from qkedit.laboratory.sweep import CellResult, SweepReport
-from qkedit.report.pictures import encoded, require_matplotlib
+from qkedit.report.pictures import encoded, entitle, require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,12 +31,11 @@ def sweep_plot(report: SweepReport, file_format: str) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": "qkedit", "font.size": 8, "axes.titlesize": 8}):
         width = max(8.0, len(panels) * (0.8 + 0.55 * len(settings.ks)) + 1.5)
         picture = Picture(figsize=(width, 2.0 + 2 * (0.6 + 0.33 * len(settings.layers))), layout="constrained")
-        # Names of models are no mathematics, whatever dollars and underscores they hold.
-        picture.suptitle(
+        entitle(
+            picture,
             f"{settings.model}: {measure.title} minus the base's{', points' if measure.is_share else ''}; "
             "the box marks the winner, figures in brackets break a guard",
-            fontsize=9,
-            parse_math=False,
+            9,
         )
         areas = picture.subplots(2, len(panels), sharex=True, sharey=True, squeeze=False)
         image: Any = None

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class TensorDifference:
     """How two tensors of the same name differ; a figure is None where it means nothing.
 
-    That is so where dtype or shape differ, for dtypes that are no floats, and where NaN or infinity is in the way.
+    That is so where dtype or shape differ, for dtypes that are no floats, and where NaN, infinity or a number beyond
+    float64 is in the way.
     """
 
     name: str
@@ -72,10 +73,12 @@ def _difference(
         changed += figures.changed
     elements = one.nbytes // dtype.itemsize
     finite = math.isfinite(change_squares)
+    # Of roots, since the ratio of squares leaves float64 long before that of norms does.
+    relative = math.sqrt(change_squares) / math.sqrt(squares) if finite and 0 < squares < math.inf else math.inf
     return TensorDifference(
         one.name,
         "changed",
-        relative_change=(change_squares / squares) ** 0.5 if finite and squares else None,
+        relative_change=relative if math.isfinite(relative) else None,
         largest_change=largest if finite else None,
         elements_changed=changed / elements,
     )

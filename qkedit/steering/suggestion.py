@@ -42,12 +42,13 @@ class Suggestion:
         return {"heuristic": True, **asdict(self)}
 
 
-def suggest(inspection: Inspection, options: SteerOptions | None = None) -> Suggestion:
+def suggest(inspection: Inspection, options: SteerOptions | None = None, model: str | None = None) -> Suggestion:
     """Return layers and k for `steer`, from what was inspected; layers that were left out are never proposed.
 
     Args:
         inspection: what was seen.
         options: of the inspection; the command says of them what it needs.
+        model: as `steer` is to find it; None for the inspection's name, which of a directory is the last part alone.
     """
     outlying = {
         spectra.layer: [outlying_modes(head.singular_values[: head.rank]) for head in spectra.heads]
@@ -77,7 +78,8 @@ def suggest(inspection: Inspection, options: SteerOptions | None = None) -> Sugg
         f"layer proposed, against {middle:.0%} in the middle layer; the middle head of these layers has "
         f"{median(counts):g} such modes"
     )
-    return Suggestion(chosen, k, scores, threshold, reason, _command(inspection, options or SteerOptions(), chosen, k))
+    command = _command(model or inspection.model, inspection, options or SteerOptions(), chosen, k)
+    return Suggestion(chosen, k, scores, threshold, reason, command)
 
 
 def outlying_modes(values: Sequence[float]) -> int:
@@ -93,13 +95,13 @@ def _top_energy(head: HeadSpectrum, count: int) -> float:
     return sum(squares[:count]) / sum(squares) if count else 0.0
 
 
-def _command(inspection: Inspection, options: SteerOptions, layers: tuple[int, ...], k: int) -> str:
+def _command(model: str, inspection: Inspection, options: SteerOptions, layers: tuple[int, ...], k: int) -> str:
     revision = f" --revision {inspection.revision}" if inspection.revision else ""
     channel = f" --channel {inspection.channel}" if inspection.channel != "full" else ""
     heads = f" --heads {shlex.quote(options.heads)}" if options.heads != "all" else ""
     text_only = " --allow-text-only" if options.allow_text_only else ""
     chosen = describe(layers).replace(" ", "")
     return (
-        f"qkedit steer {shlex.quote(inspection.model)}{revision} --layers {chosen}{heads} --k {k}{channel}{text_only} "
+        f"qkedit steer {shlex.quote(model)}{revision} --layers {chosen}{heads} --k {k}{channel}{text_only} "
         "--out ./edited"
     )

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import qkedit as package
+from qkedit.cli import main
 from qkedit.steering import run as run_module
 from tests.cli.command import Result, qkedit
 from tests.steering.checkpoints import contents, key_name, query_name, tensors_of
@@ -94,6 +95,19 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(base: Path, tmp_path: Path)
 def test_a_dry_run_of_a_delta_needs_less_disk(base: Path) -> None:
     document = qkedit("steer", base, "--layers", "0", "--layout", "delta", "--dry-run", "--json").document
     assert document["disk_needed"] == document["bytes_to_write"] == tensors_of(base)[query_name(0)].nbytes
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(base: Path, tmp_path: Path, edited: Path) -> None:
+    arguments = ("steer", base, "--layers", "0", "--dry-run")
+    for refused, said in (
+        (("--out", edited), "already exists"),
+        (("--out", tmp_path / "missing" / "out"), "does not exist"),
+        (("--device", "cuda:77"), "no device"),
+    ):
+        result = qkedit(*arguments, *refused)
+        assert result.code == 2
+        assert said in result.sentence()
+    assert qkedit(*arguments, "--out", edited, "--overwrite").code == 0
 
 
 @pytest.mark.parametrize("link", ["hard", "symlink"])
@@ -230,9 +244,19 @@ def test_an_output_that_exists_is_refused_and_replaced_on_demand(base: Path, edi
         (KeyboardInterrupt(), 130, "interrupted"),
         (MemoryError(), 1, "memory ran out"),
         (torch.OutOfMemoryError("CUDA out of memory"), 1, "the device's memory ran out"),
+        (
+            ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+            1,
+            "a library could not be loaded (libtorch_cpu.so: failed to map segment from shared object); free memory",
+        ),
+        (
+            OSError("libgomp.so.1: failed to map segment from shared object"),
+            1,
+            "a library could not be loaded (libgomp.so.1: failed to map segment from shared object); free memory",
+        ),
         (ZeroDivisionError("by zero"), 1, "unexpected ZeroDivisionError: by zero; run again with --debug"),
     ],
-    ids=["ctrl-c", "memory", "memory of a GPU", "defect"],
+    ids=["ctrl-c", "memory", "memory of a GPU", "library", "library of a library", "defect"],
 )
 def test_what_breaks_off_a_run_leaves_no_output(
     base: Path,
@@ -255,6 +279,18 @@ def test_what_breaks_off_a_run_leaves_no_output(
     else:
         assert said in result.sentence()
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_ctrl_c_before_the_command_begins(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "application", fail)
+    result = qkedit("steer", base, "--dry-run")
+    assert result.code == 130
+    assert "interrupted" in result.sentence()
+    result = qkedit("steer", base, "--dry-run", "--json")
+    assert (result.code, result.stderr, result.document["status"]) == (130, "", "failed")
 
 
 def test_debug_shows_the_traceback(base: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.checkpoint.language_model import projections
 from tests.checkpoint.written import write_single
-from tests.cli.command import qkedit
+from tests.cli.command import ROOT, qkedit
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,23 @@ def test_a_layer_is_shown_with_its_norm(tmp_path: Path, norms: dict[str, tuple[i
     header, row = result.stdout.splitlines()[-2:]
     assert header.split() == ["layer", "form", "heads", "d_h", "norm", "bias", "positions", "query", "rows"]
     assert row.split() == f"0 separate 4 on 2 8 {expected} rotary 0-31 of 32".split()
+
+
+@pytest.mark.parametrize("arguments", [("--revision", "main"), ("--allow-text-only",)])
+def test_what_only_a_check_takes_is_refused_without_one(arguments: tuple[str, ...]) -> None:
+    result = qkedit("models", *arguments)
+    assert result.code == 2
+    sentence = result.sentence()
+    assert sentence.startswith(f"{arguments[0]}: ")
+    assert "--check MODEL" in sentence
+
+
+def test_the_list_minds_no_revision_of_other_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QKEDIT_REVISION", "main")
+    assert qkedit("models").code == 0
+
+
+@pytest.mark.parametrize(("document", "words"), [("README.md", "families so far"), ("CHANGELOG.md", "model families")])
+def test_documents_name_as_many_families_as_there_are(document: str, words: str) -> None:
+    families = qkedit("models", "--json").document["families"]
+    assert f" {len(families)} {words}" in (ROOT / document).read_text("utf-8")

@@ -114,9 +114,14 @@ def test_k_and_energy_replace_each_other(base: Path, tmp_path: Path, monkeypatch
     ("text", "said"),
     [
         ("laers: 1-2\n", "no option 'laers'; did you mean 'layers'?"),
-        ("compute_dtype: float64\nconfig: other.yaml\n", "no option 'config'"),
+        ("compute_dtype: float64\nconfig: other.yaml\n", "a file cannot name another by 'config'; take the line out;"),
+        ("confg: other.yaml\n", "no option 'confg'; this command has allow-text-only,"),
         ("something: 1\n", "no option 'something'"),
-        ("date: 2024-02-30\n", "no valid YAML"),
+        ("date: 2024-02-30\n", "no option 'date'"),
+        ("k: true\n", "Invalid value for '--k' / '-k'"),
+        ("energy: yes\n", "Invalid value for '--energy'"),
+        ("fsync: 3\n", "Invalid value for '--fsync'"),
+        ("no_fsync: 3\n", "Invalid value for '--fsync'"),
         ("layers: [1, 2]\n", "'layers' takes one value, not a list"),
         ("k: many\n", "'--k'"),
         ("residual: 2\n", "residual: 2 would not suppress anything"),
@@ -159,6 +164,77 @@ def test_underscores_and_numbers_in_a_file_are_what_they_look_like(base: Path, t
     settings.write_text("compute_dtype: float64\nlayers: 1\nseed: 3\nenergy: 0.25\n")
     found = options(base, "--config", settings)
     assert [found[name] for name in ("compute_dtype", "layers", "seed", "energy")] == ["float64", "1", 3, 0.25]
+
+
+def test_values_in_a_file_are_taken_as_they_are_written(base: Path, tmp_path: Path) -> None:
+    """To YAML 010 is 8, 1.10 is 1.1, 1:30 is 90 and a date is no text."""
+    settings = tmp_path / "settings.yaml"
+    for written in ("007", "1.10", "0123456", "1:30", "2024-01-31", "true", "1e3", "null"):
+        settings.write_text(f"channel: {written if written != 'null' else repr(written)}\n")
+        assert f"no channel '{written}'" in qkedit("steer", base, "--dry-run", "--config", settings).sentence()
+    settings.write_text("layers: 02\nheads: ~\nchannel:\nk: '3'\n")
+    found = options(base, "--config", settings)
+    assert [found[name] for name in ("layers", "heads", "channel", "k")] == ["02", "all", "full", 3]
+
+
+def test_options_that_repeat_take_one_value_or_a_list_from_a_file(tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    for written, said in (("[010.png, 1.10]", "010.png"), ("010.png", "010.png")):
+        settings.write_text(f"image: {written}\n")
+        assert said in qkedit("generate", "demo", "--config", settings).sentence()
+    for written in ("[[a.png]]", "{a: b}", "[~]"):
+        settings.write_text(f"image: {written}\n")
+        assert "'image' takes values, not lists" in qkedit("generate", "demo", "--config", settings).sentence()
+
+
+@pytest.mark.parametrize("line", ["fsync: false", "fsync: no", "no-fsync: true", "no_fsync: on", "no-fsync: 1"])
+def test_both_flags_of_a_pair_can_stand_in_a_file(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    asked = _record_fsync(monkeypatch)
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(f"layers: 1\n{line}\n")
+    assert qkedit("steer", base, "--out", tmp_path / "one", "--config", settings).code == 0
+    assert qkedit("steer", base, "--out", tmp_path / "two", "--config", settings, "--fsync").code == 0
+    settings.write_text("layers: 1\nno-fsync: false\n")
+    assert qkedit("steer", base, "--out", tmp_path / "three", "--config", settings).code == 0
+    monkeypatch.setenv("QKEDIT_FSYNC", "0")
+    assert qkedit("steer", base, "--out", tmp_path / "four", "--config", settings).code == 0
+    assert asked == [False, True, True, False]
+
+
+def _record_fsync(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    from qkedit.steering import run
+
+    asked: list[bool] = []
+    run_plan = run.run_plan
+
+    def recorded(plan: Any, target: Any, progress: Any) -> Any:
+        asked.append(target.fsync)
+        return run_plan(plan, target, progress)
+
+    monkeypatch.setattr(run, "run_plan", recorded)
+    return asked
+
+
+@pytest.mark.parametrize(
+    "words", [["--k", "abc"], ["--nonsense"], ["--config", "other.yaml"]], ids=["value", "option", "key"]
+)
+def test_a_file_can_ask_for_json_of_what_cannot_be_parsed(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("settings.yaml", "other.yaml"):
+        Path(name).write_text(f"json: true\n{'laers: 1' if name == 'other.yaml' else ''}\n")
+    steer = ("steer", base, "--dry-run")
+    for config in (["--config", "settings.yaml"], ["--config=settings.yaml"]):
+        result = qkedit(*steer, *config, *words)
+        assert (result.code, result.stderr, result.document["status"]) == (2, "", "failed")
+    monkeypatch.setenv("QKEDIT_CONFIG", "settings.yaml")
+    assert qkedit(*steer, *words).document["status"] == "failed"
+    monkeypatch.setenv("QKEDIT_JSON", "0")
+    assert qkedit(*steer, *words).sentence()
+    assert qkedit(*steer, "--config", "absent.yaml").sentence()
 
 
 def test_a_bad_value_in_the_environment_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

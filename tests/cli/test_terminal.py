@@ -123,9 +123,23 @@ def test_a_plan_fits_eighty_columns() -> None:
     assert max(map(len, lines(shown))) <= 80
     assert "Nothing was written." in shown
     plan = lines(shown)
-    name = slice(plan[0].index("tensor"), plan[0].index("size") - len("65.5 kB") + len("size"))
-    rows = "".join(line[name].strip() for line in plan[1 : plan.index("")])
+    rows = "".join(line[plan[0].index("tensor") :].strip() for line in plan[1 : plan.index("")])
     assert rows == "".join(f"language_model.model.layers.{layer}.self_attn.q_proj.weight" for layer in (2, 3, 4))
+
+
+@pytest.mark.parametrize("columns", [30, 40, 48, 66])
+def test_a_plan_stays_readable_on_a_narrow_terminal(columns: int) -> None:
+    code, shown = on_a_terminal([*QKEDIT, "steer", "demo", "--layers", "2-4", "--dry-run"], columns=columns)
+    assert code == 0
+    plan = lines(shown)
+    assert max(map(len, plan)) <= columns
+    layers = plan[: plan.index("")]
+    # No word is cut but a name that is longer than a line, and that keeps every letter.
+    words = " ".join(layers).split()
+    for layer in (2, 3, 4):
+        assert f"language_model.model.layers.{layer}.self_attn.q_proj.weight" in "".join(words)
+    assert {"layer", "form", "separate,", "heads", "edited", "all,", "size"} <= set(words)
+    assert len(layers) <= 3 * 5
 
 
 def test_a_run_on_a_terminal_shows_progress_and_a_pipe_gets_none(children: Runs, tmp_path: Path) -> None:
@@ -177,12 +191,68 @@ def test_a_reader_that_leaves_changes_nothing(words: str, code: int) -> None:
     assert result.returncode == code
 
 
-def test_help_into_head(tmp_path: Path) -> None:
-    command = f'{sys.executable} -c "from qkedit.cli.main import run; run()" steer --help | head -1'
-    result = subprocess.run(
-        ["sh", "-c", command], capture_output=True, text=True, cwd=ROOT, env=environment(), check=False
+def in_a_shell(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell's command, in which `qkedit` is the one to be tested."""
+    defined = f'qkedit() {{ "{sys.executable}" -c "from qkedit.cli.main import run; run()" "$@"; }}\n'
+    return subprocess.run(
+        ["sh", "-c", defined + command],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(**variables),
+        check=False,
     )
-    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("words", ["steer --help", "--help", "--version", ""])
+def test_help_into_a_pipe_that_is_closed(words: str) -> None:
+    """As `| head -1` does; `:` reads nothing at all."""
+    result = in_a_shell(f"{{ sleep 0.2; qkedit {words}; echo code $? >&2; }} | :")
+    assert (result.stdout, result.stderr) == ("", "code 0\n")
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "--json >&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_is_one_nobody_reads(tmp_path: Path, closed: str) -> None:
+    out = tmp_path / "out"
+    result = in_a_shell(f"qkedit steer demo --layers 2 --no-fsync --out {out} {closed}")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("steered") == (closed == "2>&-")
+    assert (out / "qkedit.json").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_result_that_cannot_be_printed_is_said(unbuffered: str) -> None:
+    said = (
+        "error: standard output: the result could not be printed (No space left on device); "
+        "send it elsewhere (what the command wrote to files is in place).\n"
+    )
+    for words in ("steer demo --dry-run", "steer demo --dry-run --json", "steer --nonsense --json", "--help", ""):
+        result = in_a_shell(f"qkedit {words} >/dev/full", PYTHONUNBUFFERED=unbuffered)
+        assert (result.returncode, result.stderr) == (1, said), words
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+def test_an_error_that_cannot_be_printed_keeps_its_code() -> None:
+    assert in_a_shell("qkedit steer demo --dry-run --k 0 2>/dev/full").returncode == 2
+    result = in_a_shell("qkedit steer demo --dry-run --layers 2 --k 99 2>/dev/full")
+    assert result.returncode == 0
+
+
+def test_ctrl_c_during_the_first_imports_shows_no_traceback() -> None:
+    script = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(name, path, target=None):\n"
+        "        if name == 'typer':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt)\n"
+        "from qkedit.cli.main import run\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, env=environment(), check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -249,3 +250,12 @@ def test_the_command_refuses_in_one_sentence(files: tuple[Path, Path], tmp_path:
     assert not (tmp_path / "pr.md").exists()
     found = qkedit("compare", *files, "--markdown", tmp_path / "pr.txt")
     assert (found.code, "--markdown" in found.sentence()) == (2, True)
+
+
+def test_a_name_that_is_no_utf_8_stands_in_every_file(files: tuple[Path, Path], tmp_path: Path) -> None:
+    odd = files[0].rename(tmp_path / os.fsdecode(b"\xff.json"))
+    markdown, plot = tmp_path / "pr.md", tmp_path / "plot.png"
+    found = qkedit("compare", odd, files[1], "--markdown", markdown, "--plot", plot, "--json")
+    assert found.code == 0, found.stdout
+    assert r"\udcff.json" in markdown.read_text("utf-8")
+    assert plot.read_bytes().startswith(b"\x89PNG")

@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,39 @@ def test_a_suggestion_says_what_it_is(base: Path) -> None:
     assert "Suggestion (a heuristic, not a promise)" in text
 
 
+def test_the_suggested_command_steers_the_model_that_was_inspected(tmp_path: Path) -> None:
+    """Whose name alone would be an alias, so another model."""
+    tensors = weights()
+    for name in (query_name(1), key_name(1)):
+        tensors[name] += 5
+    model = write(tmp_path / "deep er" / "qwen2-vl", tensors)
+    document = qkedit("inspect", model, "--suggest", "--allow-text-only", "--json").document
+    program, *words = shlex.split(document["suggestion"]["command"])
+    assert (program, words[1]) == ("qkedit", str(model))
+    assert document["model"] == "qwen2-vl"
+    planned = qkedit(*words, "--dry-run", "--json").document
+    assert [layer["layer"] for layer in planned["layers"]] == [1]
+
+
+def test_a_name_that_is_no_utf_8_stands_in_every_file(tmp_path: Path) -> None:
+    model = write(tmp_path / os.fsdecode(b"\xffm"), weights())
+    files = {option: tmp_path / f"spectra.{option.removeprefix('--')}" for option in ("--csv", "--html")}
+    places = [part for option, file in files.items() for part in (option, file)]
+    result = qkedit("inspect", model, "--allow-text-only", *places, "--plot", tmp_path / "spectra.png")
+    assert (result.code, result.stderr) == (0, "")
+    for file in files.values():
+        assert r"\udcffm" in file.read_text("utf-8")
+    assert (tmp_path / "spectra.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_home_directory_may_stand_as_a_tilde(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = {"--csv": "spectra.csv", "--plot": "spectra.svg", "--html": "spectra.html"}
+    result = qkedit("inspect", base, "--allow-text-only", *(f"{option}=~/{name}" for option, name in names.items()))
+    assert result.code == 0, result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", *sorted(names.values())]
+
+
 def test_comparing(base: Path, tmp_path: Path) -> None:
     library.steer(str(base), out=tmp_path / "edited", layers="1", k=2, allow_text_only=True)
     arguments = ("--allow-text-only", "--layers", "1", "--k", "2", "--json")
@@ -141,6 +175,19 @@ def test_comparing_an_edit_of_the_demo_with_its_base(tmp_path: Path) -> None:
     assert "demo → edited" in result.stdout
     assert "90.0°" in result.stdout
     assert (tmp_path / "c.csv").read_text().count("\n") == 1 + 8 * 32
+
+
+def test_a_directory_called_base_is_not_passed_over(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.steer("demo", out=tmp_path / "edited", layers="2")
+    monkeypatch.chdir(tmp_path)
+    result = qkedit("inspect", "edited", "--compare", "base")
+    assert result.code == 2
+    assert result.sentence().startswith("--compare base: ")
+    assert "./base" in result.sentence()
+    assert qkedit("inspect", base, "--compare", "./base", "--allow-text-only").code == 0
+    assert qkedit("inspect", "edited", "--base", "demo", "--layers", "2").code == 0
 
 
 @pytest.mark.parametrize(

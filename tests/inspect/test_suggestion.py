@@ -58,3 +58,9 @@ def test_the_command_is_ready_for_a_shell() -> None:
     assert command is not None
     assert shlex.split(command)[:5] == ["qkedit", "steer", "my models/it's", "--revision", "abc"]
     assert "--channel symmetric" in command
+
+
+def test_the_command_names_the_model_as_it_is_told() -> None:
+    layers = {layer: [spiked([2.0 + 0.05 * layer])] for layer in range(8)} | {4: [spiked([9.0, 8.0])]}
+    command = suggest(inspection(layers, model="qwen2-vl"), model="./deep er/qwen2-vl").command
+    assert command == "qkedit steer './deep er/qwen2-vl' --layers 4 --k 2 --out ./edited"

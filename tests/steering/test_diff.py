@@ -12,6 +12,7 @@ import torch
 from qkedit.steering import reading
 from qkedit.steering.diff import TensorDifference, diff
 from qkedit.steering.run import steer
+from tests.cli.command import qkedit
 from tests.steering.checkpoints import key_name, query_name, tensors_of, weights, write
 
 
@@ -103,3 +104,6 @@ def test_figures_beyond_float64_are_left_out(tmp_path: Path) -> None:
     assert found["huge"] == TensorDifference("huge", "changed", None, 1.0, 0.5)
     assert found["to huge"] == TensorDifference("to huge", "changed", None, None, 1.0)
     json.dumps([vars(difference) for difference in differences], allow_nan=False)
+    printed = qkedit("diff", tmp_path / "a", tmp_path / "b").stdout
+    assert "inf" not in printed
+    assert "1e+200 times" in printed

@@ -1,0 +1,52 @@
+"""Dry run, steer and verify in a pipeline, on the embedded model, as the script's comment says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.command import ROOT
+from tests.scripts.loading import SCRIPTS
+
+
+def steered(directory: Path, **settings: str) -> dict[str, Any]:
+    """Run it with `qkedit` on the path; returns the options in the manifest that it leaves."""
+    command = directory / "bin" / "qkedit"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from qkedit.cli.main import run; run()" "$@"\n')
+    command.chmod(0o755)
+    ours = ("MODEL", "LAYERS", "K", "OUT", "ARTEFACTS", "BASE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_") and name not in ours}
+    environment = kept | {"PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environment |= {"QKEDIT_DEVICE": "cpu", **settings}
+    script = ["sh", SCRIPTS / "ci_steer.sh"]
+    result = subprocess.run(script, cwd=directory, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "steered demo into ./edited; artefacts in ./artefacts\n"
+    artefacts = directory / "artefacts"
+    read = {file.name: json.loads(file.read_text()) for file in artefacts.iterdir()}
+    assert set(read) == {"plan.json", "report.json", "verification.json", "qkedit.json"}
+    assert read["plan.json"]["options"] == read["qkedit.json"]["options"]
+    return read["qkedit.json"]["options"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {"layers": "mid", "k": 4, "energy": None}),
+        ({"LAYERS": "3", "K": "2", "QKEDIT_LAYERS": "4", "QKEDIT_K": "1"}, {"layers": "3", "k": 2, "energy": None}),
+        ({"QKEDIT_LAYERS": "4", "QKEDIT_ENERGY": "0.3"}, {"layers": "4", "energy": 0.3}),
+    ],
+    ids=["defaults", "its own variables", "the command's variables"],
+)
+def test_options_come_from_the_environment(
+    tmp_path: Path, settings: dict[str, str], expected: dict[str, object]
+) -> None:
+    options = steered(tmp_path, **settings)
+    assert {name: options[name] for name in expected} == expected
