@@ -36,7 +36,7 @@ class ResultsFile:
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        self._path = path
+        self._path = Path(os.path.expanduser(path))
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))  # tuples are lists in a file
         self._file: BinaryIO | None = None
         self._results: dict[str, JobResult] = {}
