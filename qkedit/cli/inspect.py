@@ -102,6 +102,8 @@ def inspect(
             allow_text_only=allow_text_only,
         )
         name, place = options.one_model(context, argument, model), parse_offset(offset)
+        if compare != BASE and not options.on_command_line(context, "base"):
+            base = None  # what is set for verify and apply asks for no comparison
         if compare is not None or base is not None:
             if compare not in (None, BASE) and base is not None:
                 raise UsageError("both name a model to compare with", where="--compare, --base", remedy="give one")

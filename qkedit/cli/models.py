@@ -40,10 +40,8 @@ def models(
 
 
 def _refuse_what_only_a_check_takes(context: typer.Context) -> None:
-    """Refuse it on the command line alone: the environment and a file serve other commands too."""
     for name in ("revision", "allow_text_only"):
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if options.on_command_line(context, name):
             raise UsageError(
                 "it is not said of which model",
                 where=f"--{name.replace('_', '-')}",

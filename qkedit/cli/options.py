@@ -260,14 +260,19 @@ DebugOption = Annotated[
 _SOURCES = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP", "DEFAULT")
 
 
+def on_command_line(context: typer.Context, name: str) -> bool:
+    """Whether a parameter was given there, and not in the environment or a file, which serve other commands too."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def one_model(context: typer.Context, argument: str | None, option: str | None) -> str:
     """Return the model that was named once, as the argument or as the option.
 
     Raises:
         UsageError: it was named twice on the command line, or not at all.
     """
-    source = context.get_parameter_source("model")
-    if argument is not None and option is not None and source is not None and source.name == "COMMANDLINE":
+    if argument is not None and option is not None and on_command_line(context, "model"):
         raise UsageError("the model is named twice", where="--model", remedy="give it once")
     model = argument if argument is not None else option
     if model is None:

@@ -287,3 +287,16 @@ def test_a_terminal_of_60_columns_without_colour(base: Path) -> None:
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", table).replace("\r", "").splitlines()
     assert any(line.split()[:1] == ["2"] for line in lines)
     assert max(len(line) for line in lines if not line.startswith("qkedit steer")) <= 60
+
+
+def test_a_base_that_is_set_for_other_commands_asks_for_no_comparison(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--layers", "1", "--allow-text-only", "--json")
+    assert qkedit("steer", base, "--layers", "1", "--out", tmp_path / "edited", "--no-fsync").code == 0
+    monkeypatch.setenv("QKEDIT_BASE", str(base))
+    (layer,) = qkedit("inspect", tmp_path / "edited", *arguments).document["layers"]
+    assert "singular_values" in layer["heads"][0]
+    compared = qkedit("inspect", tmp_path / "edited", "--compare", "base", *arguments).document
+    assert (compared["model"], compared["other"]) == ("base", "edited")
+    assert qkedit("inspect", tmp_path / "edited", "--compare", base, *arguments).code == 0
