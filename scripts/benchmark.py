@@ -67,29 +67,19 @@ def measure(plan: SteerPlan, request: Request, options: argparse.Namespace) -> B
     return Benchmark(
         machine,
         settings(plan, request, options.repeats),
-        measure_commands(request, options.repeats, rewrite, plan.bytes_to_write),
+        measure_commands(request, options.repeats, rewrite),
         {"reading": reading, "mathematics": mathematics_station, "copying": copying} | writing,
         floor,
         tuple(routes),
     )
 
 
-def measure_commands(
-    request: Request, repeats: int, rewrite: Callable[[], CommandRun] | None, delta_bytes: int
-) -> dict[str, Command]:
-    """Run every command; those that write a whole directory take turns.
-
-    Args:
-        request: what is measured.
-        repeats: how often.
-        rewrite: mergekit's command, if it is wanted.
-        delta_bytes: how many bytes the tensors of a delta have.
-    """
-    content = memoryview(b"\1" * delta_bytes)
+def measure_commands(request: Request, repeats: int, rewrite: Callable[[], CommandRun] | None) -> dict[str, Command]:
+    """Run every command; those that write a whole directory take turns. `rewrite` is mergekit's, if it is wanted."""
     whole: dict[str, Callable[[], dict[str, CommandRun]]] = {
         "cp -r": lambda: {"cp -r": commands.copy_directory(request)},
         "steer, verify": lambda: commands.steer_and_verify(request),
-        "steer to a delta, apply": lambda: commands.steer_delta_and_apply(request, content),
+        "steer to a delta, apply": lambda: commands.steer_delta_and_apply(request),
     }
     if rewrite is not None:
         whole["mergekit"] = lambda: {"mergekit": rewrite()}

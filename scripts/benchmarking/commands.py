@@ -12,8 +12,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarking.disk import CacheState, files_below, fsync_below, settle, write_plainly
-from benchmarking.results import PLAIN_WRITE, CommandRun
+from benchmarking.disk import CacheState, files_below, fsync_below, settle
+from benchmarking.results import CommandRun
 from benchmarking.timing import seconds_of
 
 _CHILD = Path(__file__).with_name("child.py")
@@ -107,25 +107,17 @@ def steer_and_verify(request: Request) -> dict[str, CommandRun]:
     return {"steer": steered, "verify": verified}
 
 
-def steer_delta_and_apply(request: Request, content: memoryview) -> dict[str, CommandRun]:
-    """A plain write of `content`, as many bytes as a delta has, `steer` to a delta, and `apply` to a full directory.
-
-    The plain file stays until the delta is written, so that both get memory of the same kind: what earlier work has
-    freed costs a virtual machine several times as much as what was in use a moment ago.
-    """
+def steer_delta_and_apply(request: Request) -> dict[str, CommandRun]:
+    """`steer` to a delta, then `apply` of it to a full directory."""
     settle(request.model, request.cache)
-    plain = request.work / "plain"
-    seconds = seconds_of(lambda: write_plainly(plain, [content]))
-    os.sync()
     out = ["--layout", "delta", "--out", str(request.delta)]
     steered = qkedit_writing([*steer_arguments(request), *out], request.threads)
-    plain.unlink()
     settle(request.model, request.cache)
     base = ["--base", str(request.model), "--out", str(request.output)]
     applied = qkedit_writing(["apply", str(request.delta), *base], request.threads)
     shutil.rmtree(request.delta)
     shutil.rmtree(request.output)
-    return {PLAIN_WRITE: CommandRun(seconds, bytes_written=len(content)), "steer delta": steered, "apply": applied}
+    return {"steer delta": steered, "apply": applied}
 
 
 def dry_run(request: Request) -> CommandRun:

@@ -8,17 +8,16 @@ from benchmarking.results import Benchmark, Ratio
 from benchmarking.timing import Timing
 
 NOTES = """\
-Seconds are medians of the repetitions (fastest to slowest in brackets), which took turns; a ratio is the quotient \
-of the two medians beside it. Every command but the plain write ran as a process of its own. Waiting for the disk \
-(fsync) is told apart: `cp` does not wait, `steer` and `apply` do, and their seconds here leave it out unless they \
-say otherwise. "Without start-up" is what the command reports itself: everything but the interpreter and its \
-imports. A full output imports torch while it copies, so that import is inside; a delta's is left out, and with it \
-what is done meanwhile: its first layers are read and hashed. Stations run side by side inside a command, so they \
-add up to more than its whole; there, `hashing` is the SHA-256 of the original tensors, too. The floor of a station \
-is a plain loop over the same bytes, that of the mathematics its own matrix products and batched small \
-decompositions on operands that lie ready. A `plain write` of as many bytes as a delta has comes just before the \
-delta is written and stays until then, so that both get memory of the same kind; the stations reuse memory that they \
-have just freed. Peak memory is the kernel's record of resident memory, file pages that a process maps included."""
+Seconds are medians of the repetitions (fastest to slowest in brackets), which took turns; a ratio is the quotient of \
+the two medians beside it. Every command ran as a process of its own. Waiting for the disk (fsync) is told apart: \
+`cp` does not wait, `steer` and `apply` do, and their seconds here leave it out unless they say otherwise. \
+"Without start-up" is what the command reports itself: everything but the interpreter and its imports. A full output \
+imports torch while it copies, so that import is inside; a delta's is left out, and with it what is done meanwhile: \
+its first layers are read and hashed. Stations run \
+side by side inside a command, so they add up to more than its whole; there, `hashing` is the SHA-256 of the original \
+tensors, too. The floor of a station is a plain loop over the same bytes, that of the mathematics its own matrix \
+products and batched small decompositions on operands that lie ready. Peak memory is the kernel's record of resident \
+memory, file pages that a process maps included."""
 
 MERGEKIT_NOTE = """\
 mergekit (`passthrough`) was given the language model alone, as a text model, since it cannot read the \
