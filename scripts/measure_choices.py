@@ -4,7 +4,9 @@
 
 * Gram products accumulated in float32 and in float64, and what each is true to;
 * the size of the pieces in which weights are converted;
-* heads on single-threaded workers against threads inside each product, alone and beside one busy process.
+* heads on single-threaded workers against threads inside each product, alone and beside one busy process;
+* the size of the pieces in which a tensor is written, into files that stay until the end, so that none gets memory
+  which the one before has freed: 4.5 GB below the directory for temporary files (TMPDIR).
 
 Prints a Markdown table for docs/benchmarks.md; takes about a minute.
 """
@@ -15,9 +17,11 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -25,10 +29,12 @@ from qkedit.spectral import factors
 from qkedit.spectral.edit import suppress
 from qkedit.spectral.options import Suppression
 from qkedit.spectral.product import QKProduct
+from qkedit.steering.stream import stored_bytes
 from qkedit.steering.workers import Workers, workers
 
 HEADS, KEY_HEADS, HEAD_SIZE, HIDDEN = 28, 4, 128, 3584
 REPEATS = 7
+WRITES, WRITTEN_LAYERS = 8, 11
 
 
 def main() -> None:
@@ -44,6 +50,8 @@ def main() -> None:
             for name, action in schedules(query, key):
                 low, high = extremes_ms(action)
                 print(f"| {name}, {'beside one busy process' if neighbour else 'alone'} | {low:.0f} to {high:.0f} |")
+    for name, taken in write_sizes(stored_bytes(query)).items():
+        print(f"| {name} | {1000 * min(taken):.0f} to {1000 * max(taken):.0f} |")
 
 
 def gram_precisions(query: torch.Tensor) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -92,6 +100,23 @@ def busy_process() -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
+
+
+def write_sizes(content: memoryview) -> dict[str, list[float]]:
+    """Seconds a layer of writing eleven layers, in turns and each time into a new file."""
+    sizes = {"writing, whole tensors": len(content), "writing, pieces of 1 MB": 1 << 20}
+    taken: dict[str, list[float]] = {name: [] for name in sizes}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(WRITES):
+            for name, size in sizes.items():
+                with open(Path(folder, f"{size}-{turn}"), "xb", buffering=0) as file:
+                    started = time.perf_counter()
+                    for _ in range(WRITTEN_LAYERS):
+                        for start in range(0, len(content), size):
+                            file.write(content[start : start + size])
+                    taken[name].append((time.perf_counter() - started) / WRITTEN_LAYERS)
+                os.sync()
+    return taken
 
 
 @contextmanager

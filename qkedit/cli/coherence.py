@@ -163,7 +163,7 @@ def _write_picture(
     plugins: tuple[PluginSettings, ...],
 ) -> None:
     """Write keys of the first grid in one layer. Raises UsageError for a layer without keys."""
-    from qkedit.plugins.coherence_picture import principal_colours
+    from qkedit.plugins.key_colours import principal_colours
     from qkedit.report.files import write_file
     from qkedit.report.keys_picture import keys_picture
     from qkedit.report.pictures import picture_format

@@ -51,8 +51,8 @@ Edges = tuple[TensorEntry, bytes, bytes]
 """A written tensor's place, its first bytes and its last."""
 
 _EDGE = 4096
-# For more at once Linux takes larger pages, which a virtual machine may have to get back from its host first: writing
-# 283 MB then took 0.8 to 1.3 s instead of 0.1 s.
+# For more at once Linux takes larger pages, which a virtual machine may have to get back from its host first: a tensor
+# of 26 MB then took up to 81 ms instead of at most 18 (docs/benchmarks.md).
 _WRITTEN_AT_ONCE = 1 << 20
 _READINGS_AT_ONCE = 16
 

@@ -299,7 +299,9 @@ def _warnings(manifest: dict[str, Any]) -> Iterator[str]:
     heads = [head for tensor in manifest["tensors"] for head in tensor["heads"]]
     near_equal = sum(head["gap"] is not None and head["gap"] < NEAR_EQUAL for head in heads)
     if near_equal and options["control"] == "none":
-        yield f"{near_equal} heads have near-equal values at the cut (gap < {NEAR_EQUAL}): any of them might have gone"
+        yield (
+            f"{near_equal} heads have near-equal values at the cut (gap < {NEAR_EQUAL}): which modes went is arbitrary"
+        )
     if options["energy"] is None:
         fewer = sum(len(head["suppressed"]) < options["k"] for head in heads)
         if fewer:

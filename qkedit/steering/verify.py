@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qkedit.checkpoint.checkpoint import CONFIG_FILE, Checkpoint, open_checkpoint
-from qkedit.checkpoint.contents import PLUGINS_FILE
+from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from qkedit.checkpoint.contents import CONFIG_FILE, PLUGINS_FILE
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
 from qkedit.errors import CheckpointError

@@ -15,7 +15,7 @@ ByteRange = tuple[Path, int, int]
 # The most bytes that Linux moves in one system call.
 _MOST_AT_ONCE = 0x7FFFF000
 _READ_THROUGH = 8 << 20
-# Whole tensors at once took up to ten times as long, in memory that a virtual machine has to get back from its host.
+# Whole tensors at once took up to four times as long, in memory that a virtual machine has to get back from its host.
 _WRITTEN_AT_ONCE = 1 << 20
 
 

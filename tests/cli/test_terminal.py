@@ -61,6 +61,12 @@ def lines(shown: str) -> list[str]:
     return [ESCAPE.sub("", line).rstrip("\r") for line in shown.split("\n")]
 
 
+def in_python(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in an interpreter of its own; fails if it does."""
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), check=True)
+
+
 def test_help_and_dry_run_import_nothing_heavy(tmp_path: Path) -> None:
     script = WITHOUT_TORCH + (
         "from qkedit.cli.main import run\n"
@@ -73,16 +79,14 @@ def test_help_and_dry_run_import_nothing_heavy(tmp_path: Path) -> None:
         "    except SystemExit as leaving:\n"
         "        print('CODE', leaving.code or 0)\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, env=environment(), check=True
-    )
+    result = in_python(script)
     codes = re.findall(r"^CODE (\d+)$", result.stdout, re.MULTILINE)
     assert codes == ["0"] * 8 + ["2"], result.stdout + result.stderr
 
 
 def test_the_import_of_the_package_costs_nothing_either() -> None:
     script = WITHOUT_TORCH + "import qkedit; print(qkedit.__version__)"
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment(), check=True, capture_output=True)
+    in_python(script)
 
 
 def test_a_command_imports_none_of_the_others() -> None:
@@ -96,9 +100,7 @@ def test_a_command_imports_none_of_the_others() -> None:
         "    assert not leaving.code\n"
         "print(*(name for name in COMMANDS if f'qkedit.cli.{name}' in sys.modules), file=sys.stderr)\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, env=environment(), check=True
-    )
+    result = in_python(script)
     assert result.stderr.split() == ["steer"]
 
 

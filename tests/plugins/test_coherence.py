@@ -15,8 +15,8 @@ from PIL import Image
 from qkedit.errors import QkeditError, UsageError
 from qkedit.plugins.attach import attach
 from qkedit.plugins.coherence import KeyCoherence, coherence, norm_entropy
-from qkedit.plugins.coherence_picture import principal_colours
 from qkedit.plugins.dscr import DSCR
+from qkedit.plugins.key_colours import principal_colours
 from qkedit.report.keys_picture import keys_picture
 from tests.plugins import dscr_reference, tiny_requests
 from tests.plugins.dscr_requests import UNCROPPED, depth_maps, prompts_of, request_of
