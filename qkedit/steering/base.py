@@ -7,7 +7,7 @@ depend on where things lie; such a base only its user can find.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -57,7 +57,7 @@ def chosen_base(manifest: dict[str, Any] | None, base: str | None, revision: str
     """
     if base is None:
         recorded = recorded_base(manifest) if manifest is not None else None
-        return None if recorded is None else replace(recorded, revision=revision or recorded.revision)
+        return None if recorded is None else named_base(manifest, recorded.model, revision)
     return named_base(manifest, base, revision)
 
 
