@@ -24,7 +24,7 @@ from typing import Self
 
 from qkedit.checkpoint.file_errors import explained
 from qkedit.checkpoint.rename import exchange, rename_to_absent, restore
-from qkedit.checkpoint.target import locate, refuse_existing, refuse_misplaced
+from qkedit.checkpoint.target import locate, made_parents, refuse_existing, refuse_misplaced
 from qkedit.errors import QkeditError
 
 
@@ -40,12 +40,12 @@ class StagedDirectory:
     new, and nothing that the next run does not clear.
 
     Args:
-        target: where the directory shall appear; its parent must exist.
+        target: where the directory shall appear; missing directories above it are created, and stay only if it does.
         overwrite: replace an earlier output or model that stands there.
         sources: directories the run reads from; the target may neither be, hold nor lie in one of them.
 
     Raises:
-        UsageError: the target is unsuitable: it exists, is no directory, has no parent, holds a source …
+        UsageError: the target is unsuitable: it holds something, is not a directory, holds a source …
         QkeditError: another run is writing to this target, or the place cannot be written to.
     """
 
@@ -56,6 +56,7 @@ class StagedDirectory:
         self._sources = tuple(sources)
         self._workspace = self._target.parent / f".{self._target.name}.qkedit"
         self._old = self._workspace / "old"
+        self._made_parents: list[Path] = []
         self._cleanup = ExitStack()
 
     @property
@@ -67,6 +68,7 @@ class StagedDirectory:
         """Take the lock, clear what a killed run left, and create the empty staging directory."""
         refuse_misplaced(self._target, self._sources)
         with ExitStack() as stack:
+            self._made_parents = stack.enter_context(made_parents(self._target))
             stack.enter_context(_exclusive(self._workspace, self._target))
             stack.push(self._leave)
             with explained("clear what an interrupted run left", self._workspace):
@@ -104,7 +106,9 @@ class StagedDirectory:
                 exchange(self.path, self._target, spare=self._old)
             else:
                 rename_to_absent(self.path, self._target)
-        seconds += _fsync(self._target.parent) if fsync else 0.0
+        if fsync:
+            seconds += sum(map(_fsync, [self._target.parent, *(made.parent for made in self._made_parents)]))
+        self._made_parents.clear()
         with explained("remove the replaced directory, though the new one is in place", self._workspace):
             self._clear()
         return seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qkedit.checkpoint.contents import CONFIG_FILE, MANIFEST_FILE
@@ -15,10 +15,10 @@ _CHOOSE_ANOTHER = "choose another --out"
 
 
 def locate(target: Path) -> Path:
-    """Return the absolute path of `target`; only its last component may be a link or missing.
+    """Return the absolute path of `target`; its last components may be missing, and only the last one may be a link.
 
     Raises:
-        UsageError: its parent is missing, no directory, or out of reach.
+        UsageError: it leads through a file or a link to nowhere, or is out of reach.
     """
     if "\0" in str(target):
         raise UsageError("a path cannot hold a null byte", where=repr(str(target)), remedy=_CHOOSE_ANOTHER)
@@ -26,17 +26,46 @@ def locate(target: Path) -> Path:
     # "/", "." and ".." are directories that exist under another name.
     names_itself = target.name not in ("", "..")
     parent = target.parent if names_itself else target
+    standing = next(place for place in (parent, *parent.parents) if os.path.lexists(place) or place == place.parent)
+    missing = parent.relative_to(standing)
     try:
-        real = Path(os.path.realpath(parent, strict=True))
+        real = Path(os.path.realpath(standing, strict=True))
     except FileNotFoundError as error:
         raise UsageError(
-            f"the directory {parent} does not exist", where=str(target), remedy=f"create it first or {_CHOOSE_ANOTHER}"
+            f"the directory {standing} does not exist",
+            where=str(target),
+            remedy=f"create it first or {_CHOOSE_ANOTHER}",
         ) from error
     except OSError as error:
-        raise UsageError(f"{parent} is out of reach", where=str(target), remedy=_CHOOSE_ANOTHER) from error
+        raise UsageError(f"{standing} is out of reach", where=str(target), remedy=_CHOOSE_ANOTHER) from error
     if not real.is_dir():
-        raise UsageError(f"{parent} is not a directory", where=str(target), remedy=_CHOOSE_ANOTHER)
-    return real / target.name if names_itself else real
+        raise UsageError(f"{standing} is not a directory", where=str(target), remedy=_CHOOSE_ANOTHER)
+    if ".." in missing.parts:
+        raise UsageError("leads up from a directory that does not exist", where=str(target), remedy=_CHOOSE_ANOTHER)
+    return real / missing / target.name if names_itself else real / missing
+
+
+@contextmanager
+def made_parents(target: Path) -> Iterator[list[Path]]:
+    """Create the missing directories above `target`, and remove those that still stand in the list in the end.
+
+    Yields:
+        The directories that were made, outermost first; a block that wants to keep them clears the list.
+
+    Raises:
+        QkeditError: the system refuses.
+    """
+    made: list[Path] = []
+    try:
+        for directory in reversed([parent for parent in target.parents if not parent.is_dir()]):
+            with explained("create a directory", directory), suppress(FileExistsError):
+                directory.mkdir()
+                made.append(directory)
+        yield made
+    finally:
+        with suppress(OSError):  # somebody else works in them by now
+            for directory in reversed(made):
+                directory.rmdir()
 
 
 def refuse_misplaced(target: Path, sources: Sequence[Path]) -> None:
@@ -65,7 +94,7 @@ def refuse_misplaced(target: Path, sources: Sequence[Path]) -> None:
 
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:
-    """Refuse an existing target, unless it may be overwritten and is an output, a model, or empty.
+    """Refuse an existing target, unless it is empty, or may be overwritten and is an output or a model.
 
     Raises:
         UsageError: it exists and must stay.
@@ -73,12 +102,12 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
     """
     if not target.exists():
         return
-    if not overwrite:
+    with explained("look into the directory", target):
+        names = os.listdir(target)
+    if names and not overwrite:
         raise UsageError(
             "already exists", where=str(target), remedy=f"{_CHOOSE_ANOTHER} or replace it with --overwrite"
         )
-    with explained("look into the directory", target):
-        names = os.listdir(target)
     is_model = CONFIG_FILE in names and any(name.endswith(".safetensors") for name in names)
     if names and MANIFEST_FILE not in names and not is_model:
         raise UsageError(

@@ -44,7 +44,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("dangling", "symbolic link"),
         ("file", "not a directory"),
         ("file/edited", "not a directory"),
-        ("missing/edited", "does not exist"),
+        ("missing/../edited", "leads up from a directory that does not exist"),
         ("dangling/edited", "does not exist"),
         ("loop/edited", "out of reach"),
         ("null\0byte", "null byte"),
@@ -89,3 +89,30 @@ def test_an_existing_output_is_not_replaced_unasked(old: Path) -> None:
         write_to(old, overwrite=False)
     assert read_generation(old) == 1
     assert beside(old) == ["edited"]
+
+
+def test_missing_directories_above_are_made_and_an_empty_target_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for target in (tmp_path / "runs" / "one" / "edited", tmp_path / "empty"):
+        write_to(target, overwrite=False)
+        assert read_generation(target) == 2
+        assert beside(target) == sorted({target.name} | ({"runs"} if target.name == "empty" else set()))
+
+
+def test_a_run_that_fails_leaves_no_directory_above(tmp_path: Path) -> None:
+    def fail() -> None:
+        assert (tmp_path / "runs" / "one").is_dir()
+        raise QkeditError("it failed")
+
+    with pytest.raises(QkeditError, match="it failed"):
+        write_to(tmp_path / "runs" / "one" / "edited", before_commit=fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_comes_into_an_empty_target_meanwhile_stays(tmp_path: Path) -> None:
+    target = tmp_path / "edited"
+    target.mkdir()
+    with pytest.raises(UsageError, match="already exists"):
+        write_to(target, overwrite=False, before_commit=lambda: (target / "notes.txt").write_text("mine"))
+    assert (target / "notes.txt").read_text() == "mine"
+    assert beside(target) == ["edited"]

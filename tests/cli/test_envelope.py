@@ -101,7 +101,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(base: Path, tmp_path: Path,
     arguments = ("steer", base, "--layers", "0", "--dry-run")
     for refused, said in (
         (("--out", edited), "already exists"),
-        (("--out", tmp_path / "missing" / "out"), "does not exist"),
+        (("--out", base / "config.json" / "out"), "not a directory"),
         (("--device", "cuda:77"), "no device"),
     ):
         result = qkedit(*arguments, *refused)
@@ -166,7 +166,7 @@ def test_version() -> None:
         (["steer", "BASE", "--link", "junction", "--dry-run"], 2, "'junction'"),
         (["steer", "BASE", "--out", "BASE"], 2, "base"),
         (["steer", "BASE", "--out", "BASE/inside"], 2, "base"),
-        (["steer", "BASE", "--out", "nowhere/out"], 2, "nowhere"),
+        (["steer", "BASE", "--out", "nowhere/../out"], 2, "leads up"),
         (["steer", "./missing", "--out", "OUT"], 2, "no such directory"),
         (["steer", "qwen2-vI", "--out", "OUT"], 2, "did you mean"),
         (["steer", "BASE", "--revision", "main", "--out", "OUT"], 2, "revision"),
