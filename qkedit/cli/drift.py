@@ -120,6 +120,8 @@ def _described(found: Drift) -> str:
         ("identical", f"{value('identical', '.3f')} of the answers"),
     ]
     for place, image in enumerate(worst):
-        farthest = f"{Path(image.image).name}: kl {image.mean_kl:.4g}, overlap {image.overlap:.3f}"
-        lines.append(("farthest" if place == 0 else "", farthest))
-    return aligned([*lines, ("  base", worst[0].base), ("  edited", worst[0].edited)])
+        found_there = f"{Path(image.image).name}: kl {image.mean_kl:.4g}, overlap {image.overlap:.3f}"
+        lines.append(("farthest" if place == 0 else "then", found_there))
+        # Answers stand below the line of their own image.
+        lines += [("  base", image.base), ("  edited", image.edited)]
+    return aligned(lines)

@@ -5,7 +5,7 @@
     path        = [benchmark "."] [split "."] metric
 
 Numbers are in the metric's own unit: shares from 0 to 1, MME's scores in points, AMBER's figures in percent. A path
-must mean one figure; what is worse is known for each metric.
+must mean one figure; what is worse is known for each metric. A baseline must have been measured on the same questions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from operator import ge, gt, le, lt
 
 from qkedit.errors import UsageError
-from qkedit.evaluation.metrics import SHARES, Better, better
+from qkedit.evaluation.metrics import Better, better, is_percentage, is_share
 from qkedit.evaluation.result_files import Measured
 
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {"<=": le, ">=": ge, "<": lt, ">": gt}
@@ -107,17 +107,17 @@ def gate(
     no_worse: Iterable[NoWorse] = (),
     baseline: Sequence[Measured] = (),
 ) -> tuple[Check, ...]:
-    """Check a result against requirements; a figure without a value meets none.
+    """Check a result against requirements; a figure without a value, or of no answers, meets none.
 
     Raises:
         UsageError: a path means no figure or several, a metric has no direction that is worse, a limit is not in the
-            metric's unit, or the baseline was scored by other rules.
+            metric's unit, or the baseline was scored by other rules or on other questions.
     """
     checks = []
     for requirement in requirements:
         measured, metric = _found(result, requirement.path, "the result")
         _check_unit(measured, metric, requirement.limit, str(requirement))
-        value = measured.metrics[metric]
+        value = _value(measured, metric)
         passed = value is not None and COMPARISONS[requirement.comparison](value, requirement.limit)
         checks.append(Check(str(requirement), f"{measured.name}.{metric}", value, None, passed))
     for wanted in no_worse:
@@ -130,8 +130,9 @@ def gate(
                 where=path,
                 remedy="score both by the same rules",
             )
-        _check_unit(measured, metric, wanted.tolerance, str(wanted))
-        value, base = measured.metrics[metric], before.metrics[metric]
+        _check_questions(before, measured, path)
+        _check_unit(measured, metric, wanted.tolerance, str(wanted), is_difference=True)
+        value, base = _value(measured, metric), _value(before, metric)
         loss = _loss(metric, base, value)
         checks.append(Check(str(wanted), path, value, base, loss is not None and loss <= wanted.tolerance + _ROUNDING))
     return tuple(checks)
@@ -173,14 +174,48 @@ def _short_names(measured: Measured, metric: str) -> set[str]:
     return {metric, f"{measured.benchmark}.{metric}"} | split
 
 
-def _check_unit(measured: Measured, metric: str, limit: float, requirement: str) -> None:
-    """Refuse a percentage where the result holds shares: it would always be met, or never."""
-    shares = [value for name, value in measured.metrics.items() if name in SHARES and value is not None]
-    if metric in SHARES and limit > 1 and shares and max(shares) <= 1:
+def _value(measured: Measured, metric: str) -> float | None:
+    """Return a figure; one that was measured on nothing has no value."""
+    return None if measured.n == 0 else measured.metrics[metric]
+
+
+def _check_questions(before: Measured, measured: Measured, path: str) -> None:
+    """Refuse a baseline that was measured on other questions: a difference to it says nothing about the model."""
+    if before.ids is not None and measured.ids is not None:
+        alone = len(set(before.ids) ^ set(measured.ids))
+        what = f"{len(before.ids)} and {len(measured.ids)} items, of which {alone} are in one of them alone"
+        differ = before.ids != measured.ids
+    else:
+        # Without items, how many answers counted is all there is.
+        what, differ = f"{before.n} and {measured.n} answers", None not in (before.n, measured.n)
+        differ = differ and before.n != measured.n
+    if not differ and None not in (before.questions, measured.questions):
+        what, differ = "other words, or other images", before.questions != measured.questions
+    if differ:
+        raise UsageError(
+            f"the baseline and the result were measured on different questions ({what})",
+            where=path,
+            remedy="measure both on the same questions",
+        )
+
+
+def _check_unit(
+    measured: Measured, metric: str, limit: float, requirement: str, *, is_difference: bool = False
+) -> None:
+    """Refuse a percentage for a share, and a share for a percentage: it would always be met, or never."""
+    if is_share(measured.benchmark, metric) and limit > 1:
         raise UsageError(
             f"{metric} is a share from 0 to 1",
             where=requirement,
             remedy=f"write {limit / 100:g} for {limit:g} percent",
+        )
+    # Few hallucinations are less than one percent; no right answers are.
+    is_high = is_percentage(measured.benchmark, metric) and better(metric) is Better.HIGHER
+    if is_high and not is_difference and 0 < limit <= 1:
+        raise UsageError(
+            f"{metric} of {measured.benchmark} is in percent",
+            where=requirement,
+            remedy=f"write {100 * limit:g} for a share of {limit:g}",
         )
 
 

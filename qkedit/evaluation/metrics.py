@@ -53,14 +53,15 @@ _BETTER = {
         *("agreement", "overlap", "identical"),
     ),
 }
-# Shares from 0 to 1, unless a benchmark speaks in percent.
-SHARES = frozenset(
+_SHARES = frozenset(
     (
         *("accuracy", "precision", "recall", "f1", "yes_ratio", "hr", "chair_s", "chair_i"),
         *("acc", "acc_plus", "chair", "cover", "hal", "cog", "a_acc", "f_acc", "q_acc", "easy_acc", "hard_acc"),
         *("agreement", "overlap", "identical"),
     )
 )
+# Whose figures are percentages instead, as its own script prints them.
+IN_PERCENT = frozenset(("amber",))
 _DIRECTION = {name: direction for direction, names in _BETTER.items() for name in names}
 
 _OF_YES_NO: dict[str, Callable[[Any], Parts]] = {
@@ -103,6 +104,16 @@ _TABLES = (
 def better(name: str) -> Better:
     """Return which direction of a metric is better, by its plain name."""
     return _DIRECTION.get(name, Better.NEITHER)
+
+
+def is_share(benchmark: str, name: str) -> bool:
+    """Return whether a benchmark's metric, by its plain name, is a share from 0 to 1."""
+    return name in _SHARES and benchmark not in IN_PERCENT
+
+
+def is_percentage(benchmark: str, name: str) -> bool:
+    """Return whether a benchmark's metric, by its plain name, is a share given in percent."""
+    return name in _SHARES and benchmark in IN_PERCENT
 
 
 def ratio_parts(item: Item) -> dict[str, Parts]:

@@ -11,6 +11,7 @@ from torch.nn.functional import kl_div
 from transformers import AutoModelForImageTextToText
 
 import qkedit as library
+from qkedit.cli.drift import _described
 from qkedit.demo import demo_checkpoint
 from qkedit.demo.scenes import make_scenes
 from qkedit.errors import QkeditError, UsageError
@@ -128,6 +129,17 @@ def test_metrics_weigh_positions_alike_and_answers_alike() -> None:
     }
     assert [image.image for image in found.worst] == ["b.png", "a.png"]
     assert found.intervals()["overlap"] == (0.5, 1.0)
+
+
+def test_every_answer_stands_below_its_own_image() -> None:
+    images = [ImageDrift(f"{n}.png", (n / 10,), (True,), f"base {n}", f"edited {n}") for n in range(5)]
+    shown = [line.split(maxsplit=1) for line in _described(Drift(tuple(images))).splitlines()[4:]]
+    assert [text.partition(":")[0] for _, text in shown] == [
+        *("4.png", "base 4", "edited 4"),
+        *("3.png", "base 3", "edited 3"),
+        *("2.png", "base 2", "edited 2"),
+    ]
+    assert [name for name, _ in shown] == ["farthest", "base", "edited", *["then", "base", "edited"] * 2]
 
 
 @pytest.mark.parametrize(

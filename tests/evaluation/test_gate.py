@@ -164,6 +164,57 @@ def test_what_has_no_worse_direction_or_no_like_baseline_is_refused() -> None:
         gate(RESULT, no_worse=[NoWorse("chair_s", 0.1)], baseline=other_rule)
 
 
+def asked(*ids: str, n: int | None = None, questions: str | None = None) -> Measured:
+    return Measured("pope", "random", {"f1": 0.9}, "official", n, ids or None, questions)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "result", "words"),
+    [
+        (asked("1", "2", n=2), asked("1", n=1), "2 and 1 items, of which 1 are in one of them alone"),
+        (asked("1", "2", n=2), asked("1", "3", n=2), "2 and 2 items, of which 2 are"),
+        (asked(n=3000), asked(n=2), "3000 and 2 answers"),
+        (asked("1", n=1), asked(n=2), "1 and 2 answers"),
+        (asked("1", questions="a"), asked("1", questions="b"), "other words, or other images"),
+        (asked(questions="a"), asked(questions="b"), "other words, or other images"),
+    ],
+)
+def test_a_baseline_of_other_questions_is_refused(baseline: Measured, result: Measured, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        gate([result], no_worse=[NoWorse("f1", 0.1)], baseline=[baseline])
+    assert "measured on different questions" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "result"),
+    [
+        (asked("1", "2", questions="a"), asked("1", "2", questions="a")),
+        (asked("1"), asked(n=1)),  # what one of them does not say cannot differ
+        (asked("1", "2", n=2), asked("1", "2", n=1)),  # a rule that drops answers counts fewer of the same questions
+    ],
+)
+def test_a_baseline_of_the_same_questions_is_taken(baseline: Measured, result: Measured) -> None:
+    (found,) = gate([result], no_worse=[NoWorse("f1", 0)], baseline=[baseline])
+    assert found.passed
+
+
+def test_a_figure_of_no_answers_meets_nothing() -> None:
+    nothing = Measured("pope", "random", {"f1": 1.0}, "official", 0)
+    (found,) = gate([nothing], [Requirement("f1", ">=", 0)])
+    assert (found.passed, found.value) == (False, None)
+    (found,) = gate([nothing], no_worse=[NoWorse("f1", 1)], baseline=[nothing])
+    assert not found.passed
+
+
+def test_a_share_is_refused_where_figures_are_in_percent() -> None:
+    amber = Measured("amber", "all", {"f1": 74.1, "chair": 7.5, "cog": 0.4}, "official")
+    with pytest.raises(UsageError, match=r"f1 of amber is in percent; write 80 for a share of 0\.8"):
+        gate([amber], [Requirement("f1", ">=", 0.8)])
+    # Less than one hallucination in a hundred is worth asking for, and so is half a point of loss.
+    assert all(found.passed for found in gate([amber], [Requirement("f1", ">=", 74), Requirement("cog", "<=", 0.5)]))
+    assert all(found.passed for found in gate([amber], no_worse=[NoWorse("f1", 0.5)], baseline=[amber]))
+
+
 @pytest.fixture
 def result(tmp_path: Path) -> Path:
     rows = [{"benchmark": m.benchmark, "split": m.split, "parser": m.rule, "metrics": dict(m.metrics)} for m in RESULT]
@@ -224,3 +275,51 @@ def test_what_is_no_result_file_is_refused(tmp_path: Path, results: str) -> None
     found = qkedit("gate", file, "--require", "f1>=0")
     assert found.code == 1
     assert found.sentence().startswith(str(file))
+
+
+ROW = '{"benchmark": "pope", "split": null, "n": 1, "metrics": {"f1": 0.9}}'
+
+
+def with_f1(value: str) -> str:
+    return f'{{"results": [{ROW.replace("0.9", value)}]}}'
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ('{"status": "failed", "results": [ROW]}', "is what a failed run left"),
+        ('{"status": "failed", "error": {"what": "no more"}, "results": [ROW]}', "a failed run left (no more)"),
+        ('{"results": [ROW], "results": [ROW]}', "the key 'results' is given twice"),
+        (with_f1('0.1, "f1": 0.9'), "the key 'f1' is given twice"),
+        (with_f1("1" * 400), "a number has 400 digits"),
+        (with_f1("1e400"), "1e400 is too large a number"),
+        (with_f1("85"), "metrics: f1: is 85, and not a share from 0 to 1"),
+        (with_f1("-0.1"), "metrics: f1: is -0.1, and not a share"),
+        ('{"results": [ROW]}'.replace("ROW", ROW.replace("1,", "-1,")), "n: is no whole number"),
+        ('{"results": [ROW]}'.replace("ROW", ROW.replace("1,", "true,")), "n: is no whole number"),
+    ],
+)
+def test_a_result_that_cannot_be_trusted_is_refused(tmp_path: Path, document: str, words: str) -> None:
+    file = tmp_path / "result.json"
+    file.write_text(document.replace("ROW", ROW))
+    for arguments in (("--require", "f1>=0"), ("--no-worse", "f1:1", "--baseline", file)):
+        found = qkedit("gate", file, *arguments)
+        assert found.code == 1
+        assert words in found.sentence()
+
+
+def test_no_worse_is_refused_for_runs_of_other_questions(tmp_path: Path) -> None:
+    """As files: a run of two questions against one of three, and the same number with other words."""
+    for name, ids, words in (("a", "123", "x"), ("b", "12", "x"), ("c", "123", "y")):
+        row = {"benchmark": "pope", "split": "random", "parser": "official", "n": len(ids), "metrics": {"f1": 0.9}}
+        asked_of = {"pope.random": {"n": len(ids), "sha256": words}}
+        document = {"results": [row | {"items": [{"id": one} for one in ids]}], "run": {"questions": asked_of}}
+        (tmp_path / name).write_text(json.dumps(document))
+    tolerance = ("--no-worse", "f1:0.5", "--baseline", tmp_path / "a")
+    for name, code, words in (("a", 0, ""), ("b", 2, "3 and 2 items"), ("c", 2, "other words")):
+        found = qkedit("gate", tmp_path / name, *tolerance)
+        assert (found.code, words in found.stderr) == (code, True)
+
+
+def test_a_directory_without_a_result_says_so(tmp_path: Path) -> None:
+    assert "holds no result.json, as a finished run does" in qkedit("gate", tmp_path, "--require", "f1>=0").sentence()
