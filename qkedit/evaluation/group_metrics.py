@@ -1,13 +1,16 @@
 """Metrics of MME and HallusionBench, where several answers have to be right together.
 
 Each takes the items of a split and returns, by name, what one group of them adds to the sums: numerators and
-denominators one after the other. Which image, figure or question an item belongs to stands in its id.
+denominators one after the other. Which image, figure or question an item belongs to stands in its id; whether a
+question of HallusionBench is hard, in the item.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from qkedit.evaluation.records import HallusionBenchItem
 
 # What one group adds: numerator, denominator, and so on.
 OfGroup = Callable[[Sequence[Any]], Sequence[float]]
@@ -31,13 +34,16 @@ def mme_metrics(items: Sequence[Any]) -> dict[str, OfGroup]:
 
 def hallusionbench_metrics(items: Sequence[Any]) -> dict[str, OfGroup]:
     """HallusionBench (arXiv 2310.14566): groups are sets of questions and figures that belong together."""
-    return {
+    metrics: dict[str, OfGroup] = {
         "a_acc": _answers_right,
         "f_acc": lambda group: _all_right(group, _figure),
         "q_acc": lambda group: _all_right(group, _question),
-        "easy_acc": lambda group: _all_right([item for item in group if _is_original(item)], _question),
-        "hard_acc": lambda group: _all_right([item for item in group if not _is_original(item)], _question),
     }
+    # Result files of other makers may not say which questions are hard.
+    if all(isinstance(item, HallusionBenchItem) for item in items):
+        metrics["easy_acc"] = lambda group: _all_right([item for item in group if not item.hard], _question)
+        metrics["hard_acc"] = lambda group: _all_right([item for item in group if item.hard], _question)
+    return metrics
 
 
 GROUP_METRICS: Mapping[str, Callable[[Sequence[Any]], dict[str, OfGroup]]] = {
@@ -70,14 +76,11 @@ def _all_right(items: Sequence[Any], key: Callable[[Any], str | None]) -> tuple[
 
 def _figure(item: Any) -> str | None:
     """`VD_illusion_0_1` of `VD_illusion_0_1_3`; None for a supplement's original question, which shows none."""
-    return None if item.id.startswith("VS_") and _is_original(item) else str(item.id).rpartition("_")[0]
+    figure = str(item.id).rpartition("_")[0]
+    return None if figure.startswith("VS_") and figure.endswith("_0") else figure
 
 
 def _question(item: Any) -> str:
     """`VD_illusion_0_3` of `VD_illusion_0_1_3`."""
     group, _, number = str(item.id).rsplit("_", 2)
     return f"{group}_{number}"
-
-
-def _is_original(item: Any) -> bool:
-    return str(item.id).rsplit("_", 2)[1] == "0"

@@ -7,7 +7,12 @@ that is neither yes nor no as unclear, and gives figures that cannot be compared
 * aAcc: right answers / questions.
 * fAcc: figures about which every answer is right / figures; questions without a figure are left out.
 * qAcc: questions answered rightly with every figure / questions.
-* easy and hard: qAcc of the original figures (or none) alone, and of all others alone.
+* easy and hard: qAcc of the questions about original figures (or none) alone, and of those about figures that were
+  edited to change the answer (`visual_input` "2") alone. A set may have several original figures.
+
+The rules are those of github.com/tianyi-lab/HallusionBench since its dataset has 1,129 questions (November 2023). Its
+first release told easy from hard by `figure_id`, as some copies of its script still do; the published leaderboard
+divides by 455 easy and 430 hard questions, which only `visual_input` gives.
 
 An id is `CATEGORY_SUBCATEGORY_SET_FIGURE_QUESTION`, such as `VD_illusion_0_0_0`.
 """
@@ -22,13 +27,14 @@ from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.answer_files import Joined, answer_in, join
 from qkedit.evaluation.data_files import required
 from qkedit.evaluation.json_rows import Row, read_rows
-from qkedit.evaluation.records import Answer, Question, Score, YesNoItem
+from qkedit.evaluation.records import Answer, HallusionBenchItem, Question, Score
 from qkedit.evaluation.yes_no import quotient, undefined
 
 SPLITS = ("VD", "VS")
 PARSERS = ("judge", "string")
 FILE = "HallusionBench.json"
 _PUBLISHED = "github.com/tianyi-lab/HallusionBench"
+_VISUAL_INPUTS = ("0", "1", "2")  # no figure, an original one, an edited one
 _KEYS = ("category", "subcategory", "set_id", "figure_id", "question_id")
 _PREDICTION = "model_prediction"
 # The official script's name for a judge's label, and a plain one.
@@ -73,6 +79,9 @@ def _question(row: Row) -> Question:
     truth = row.identifier("gt_answer")
     if category not in SPLITS or truth not in ("0", "1"):
         raise row.wrong(f"category {category!r} with gt_answer {truth!r} is none of the benchmark")
+    visual_input = row.identifier("visual_input")
+    if visual_input not in _VISUAL_INPUTS:
+        raise row.wrong(f"visual_input {visual_input!r} is none of {', '.join(_VISUAL_INPUTS)}")
     of_set = (category, subcategory, group)
     return Question(
         id="_".join(parts),
@@ -82,7 +91,7 @@ def _question(row: Row) -> Question:
         group="_".join(of_set),
         fields={
             "category": category,
-            "original": figure == "0",
+            "hard": visual_input == "2",
             # Nothing is shown with the original question of a supplement, so that no figure is judged by it.
             "figure": None if (category, figure) == ("VS", "0") else (*of_set, figure),
             "question": (*of_set, question),
@@ -150,7 +159,7 @@ def score(
     return _score(split, "judge" if judged else "string", joined, items)
 
 
-def _judged(question: Question, answer: Answer, *, allows_unclear: bool) -> YesNoItem:
+def _judged(question: Question, answer: Answer, *, allows_unclear: bool) -> HallusionBenchItem:
     if not _has_label(answer):
         raise QkeditError(
             f"the answer {answer.id!r} has no judge's label",
@@ -168,15 +177,17 @@ def _judged(question: Question, answer: Answer, *, allows_unclear: bool) -> YesN
     return _item(question, word, word, allows_unclear)
 
 
-def _matched(question: Question, answer: Answer, *, allows_unclear: bool) -> YesNoItem:
+def _matched(question: Question, answer: Answer, *, allows_unclear: bool) -> HallusionBenchItem:
     parsed = match_words(answer.text)
     word = "unclear" if parsed is None else "right" if parsed == question.truth else "wrong"
     return _item(question, parsed, word, allows_unclear)
 
 
-def _item(question: Question, parsed: str | None, word: str, allows_unclear: bool) -> YesNoItem:
+def _item(question: Question, parsed: str | None, word: str, allows_unclear: bool) -> HallusionBenchItem:
     right = word == "right" or (allows_unclear and word == "unclear")
-    return YesNoItem(question.id, parsed, str(question.truth), right, question.group)
+    return HallusionBenchItem(
+        question.id, parsed, str(question.truth), right, question.group, hard=question.fields["hard"]
+    )
 
 
 def match_words(text: str) -> str | None:
@@ -185,14 +196,14 @@ def match_words(text: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _score(split: str | None, parser: str, joined: Joined, items: Sequence[YesNoItem]) -> Score:
+def _score(split: str | None, parser: str, joined: Joined, items: Sequence[HallusionBenchItem]) -> Score:
     judged = [(question, item.right) for (question, _), item in zip(joined.pairs, items, strict=True)]
     tallies = {
         "a_acc": (sum(right for _, right in judged), len(judged)),
         "f_acc": _all_right((question.fields["figure"], right) for question, right in judged),
         "q_acc": _all_right((question.fields["question"], right) for question, right in judged),
-        "easy_acc": _all_right((q.fields["question"], right) for q, right in judged if q.fields["original"]),
-        "hard_acc": _all_right((q.fields["question"], right) for q, right in judged if not q.fields["original"]),
+        "easy_acc": _all_right((q.fields["question"], right) for q, right in judged if not q.fields["hard"]),
+        "hard_acc": _all_right((q.fields["question"], right) for q, right in judged if q.fields["hard"]),
     }
     metrics = {name: quotient(right, total) for name, (right, total) in tallies.items()}
     warnings = [*joined.warnings, *([_NOT_COMPARABLE] if parser == "string" else []), *undefined(metrics)]

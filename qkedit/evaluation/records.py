@@ -116,6 +116,17 @@ class AmberAnswerItem(YesNoItem):
 
 
 @dataclass(frozen=True)
+class HallusionBenchItem(YesNoItem):
+    """One judged answer to a question of HallusionBench.
+
+    Attributes:
+        hard: whether the figure was edited to change the answer (`visual_input` "2").
+    """
+
+    hard: bool = False
+
+
+@dataclass(frozen=True)
 class AmberCaptionItem(CaptionItem):
     """One caption judged by AMBER's rules, whose figures are in percent.
 
@@ -281,10 +292,12 @@ def _items(value: Any, where: str) -> tuple[Item, ...]:
 
 
 def _item(row: Mapping[str, Any], where: str) -> Item:
-    # What was parsed tells the kinds apart: no caption has it. AMBER's have one more key each.
+    # What was parsed tells the kinds apart: no caption has it. AMBER's and HallusionBench's have more keys.
     if "parsed" in row:
         if "dimension" in row:
             return AmberAnswerItem(**_fields(row, {**_YES_NO, "dimension": _text}, where))
+        if "hard" in row:
+            return HallusionBenchItem(**_fields(row, {**_YES_NO, "hard": _flag}, where))
         return YesNoItem(**_fields(row, _YES_NO, where))
     if "likely" in row:
         return AmberCaptionItem(**_fields(row, {**_CAPTION, "likely": _texts, "fallen_for": _texts}, where))

@@ -40,7 +40,7 @@ def hallusionbench_questions() -> list[Question]:
                 of_set = (category, subcategory, str(group))
                 shown = None if category == "VS" and figure == 0 else (*of_set, str(figure))
                 for number in range(2):
-                    fields = {"category": category, "original": figure == 0, "figure": shown}
+                    fields = {"category": category, "hard": figure == 2, "figure": shown}
                     fields["question"] = (*of_set, str(number))
                     name = "_".join((*of_set, str(figure), str(number)))
                     truth = "yes" if number == figure % 2 else "no"
