@@ -58,3 +58,8 @@ class VerificationError(QkeditError):
     def __init__(self, what: str, *, where: str = "", remedy: str = "", mismatches: tuple[str, ...] = ()) -> None:
         super().__init__(what, where=where, remedy=remedy)
         self.mismatches = mismatches
+
+
+def first_line(error: BaseException) -> str:
+    """Return what another library's error says in its first line, to be quoted within a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

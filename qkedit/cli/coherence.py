@@ -21,6 +21,7 @@ from qkedit.cli.plugin_options import (
 )
 from qkedit.cli.printed import plain_table
 from qkedit.errors import UsageError
+from qkedit.images import read_image
 from qkedit.prompts import CAPTION_PROMPT
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def coherence(
     """
     with command("coherence", as_json=json, quiet=quiet, debug=debug) as output:
         from qkedit.report.pictures import check_picture
-        from qkedit.serving.on_transformers import load, read_image
+        from qkedit.serving.on_transformers import load
         from qkedit.steering.device import choose_device
 
         name = options.one_model(context, argument, model)

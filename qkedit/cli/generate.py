@@ -20,6 +20,7 @@ from qkedit.cli.plugin_options import (
     joined,
 )
 from qkedit.errors import UsageError
+from qkedit.images import read_image
 from qkedit.prompts import CAPTION_PROMPT
 
 if TYPE_CHECKING:
@@ -56,7 +57,6 @@ def generate(
     Example: qkedit generate ./llava-1.5-7b-hf --image street.jpg --prompt "What is on the table?" --plugin scr
     """
     with command("generate", as_json=json, quiet=quiet, debug=debug) as output:
-        from qkedit.serving.on_transformers import read_image
         from qkedit.steering.device import choose_device
 
         name = options.one_model(context, argument, model)

@@ -32,6 +32,7 @@ import numpy as np
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.resampling import percentiles, ratios, resampled
 from qkedit.evaluation.statistics import LEVEL, RESAMPLES, SEED
+from qkedit.images import read_image
 from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.prompts import CAPTION_PROMPT
 
@@ -170,7 +171,7 @@ def drift(
     import torch
 
     from qkedit.plugins.attach import attach
-    from qkedit.serving.on_transformers import load, read_image
+    from qkedit.serving.on_transformers import load
 
     if not images:
         raise UsageError("there are no images", where="--images", remedy="name a directory with pictures")
@@ -238,7 +239,7 @@ def _answer(
     import torch
     from transformers import LogitsProcessorList
 
-    from qkedit.serving.on_transformers import read_image, request_inputs
+    from qkedit.serving.on_transformers import request_inputs
 
     inputs = request_inputs(loaded, [read_image(image)], prompt)
     length = inputs["input_ids"].shape[1]

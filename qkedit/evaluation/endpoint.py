@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.answering import Ask, versions
+from qkedit.images import is_plain, read_image
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -207,7 +208,7 @@ class _EndpointSession:
 
 
 def data_url(file: Path) -> str:
-    """Return a picture as a `data:` URL: PNG and JPEG to the byte, anything else as PNG.
+    """Return a picture as a `data:` URL: PNG and JPEG that every server reads alike to the byte, others as PNG in RGB.
 
     Raises:
         QkeditError: it cannot be read or is no picture.
@@ -217,9 +218,7 @@ def data_url(file: Path) -> str:
     with explained("read the picture", file):
         content = file.read_bytes()
     kind = next((kind for begin, kind in _SENT_AS_THEY_ARE.items() if content.startswith(begin)), None)
-    if kind is None:
-        from qkedit.serving.on_transformers import read_image
-
+    if kind is None or not is_plain(content, str(file)):
         stream = io.BytesIO()
         read_image(file).save(stream, "PNG")
         kind, content = "image/png", stream.getvalue()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qkedit.errors import QkeditError
 from qkedit.evaluation.answering import Ask, versions
 from qkedit.evaluation.weights import fingerprint
+from qkedit.images import read_image
 from qkedit.plugins.settings import PluginSettings, make_plugins
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class _LocalSession:
     def _answered(self, batch: Sequence[Ask]) -> list[str]:
         import torch
 
-        from qkedit.serving.on_transformers import Prompt, prompt_text, read_image, respond_batch
+        from qkedit.serving.on_transformers import Prompt, prompt_text, respond_batch
 
         images = {ask.image: read_image(ask.image) for ask in batch if ask.image is not None}
         processor = self.loaded.processor

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from qkedit.checkpoint.snapshot import model_directory
-from qkedit.errors import QkeditError, UsageError
+from qkedit.errors import QkeditError, UsageError, first_line
+from qkedit.images import as_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,7 +47,7 @@ class DepthModel:
         known = inspect.signature(finish).parameters
         sizes = {name: size for name in ("target_sizes", "source_sizes") if name in known}
         try:
-            inputs = processor(images=[image.convert("RGB")], return_tensors="pt").to(self.device)
+            inputs = processor(images=[as_rgb(image)], return_tensors="pt").to(self.device)
             with torch.no_grad():
                 (estimate,) = finish(model(**inputs), **sizes)
         except (
@@ -57,7 +58,7 @@ class DepthModel:
         except (ValueError, RuntimeError) as error:
             raise QkeditError(
                 f"cannot estimate the depth of a picture of {image.width} × {image.height} pixels "
-                f"({_first_line(error)})",
+                f"({first_line(error)})",
                 where=self.name,
                 remedy="use another depth model, or give a depth map as .npy or .png",
             ) from error
@@ -75,7 +76,7 @@ class DepthModel:
             raise _lacks_package(self.name, error) from error
         except (OSError, ValueError, KeyError) as error:
             raise QkeditError(
-                f"cannot be loaded as a depth model ({_first_line(error)})",
+                f"cannot be loaded as a depth model ({first_line(error)})",
                 where=self.name,
                 remedy="give the directory of a depth model that transformers knows, or a depth map as .npy or .png",
             ) from error
@@ -99,7 +100,7 @@ def read_depth(file: str | Path) -> Tensor:
         if path.suffix.lower() == ".npy":
             values = np.load(path, allow_pickle=False)
         else:
-            with Image.open(path) as image:
+            with Image.open(path, formats=("PNG",)) as image:
                 if image.mode not in ("L", "I;16", "I;16B", "I"):
                     raise UsageError(
                         "a depth map has one channel, and this picture has colours",
@@ -111,9 +112,9 @@ def read_depth(file: str | Path) -> Tensor:
         if values.dtype.kind not in "iuf":
             raise ValueError(f"numbers of type {values.dtype}")
         depth = torch.from_numpy(values.astype(np.float32))
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
         raise UsageError(
-            f"cannot be read as a depth map ({_first_line(error)})",
+            f"cannot be read as a depth map ({first_line(error)})",
             where=str(path),
             remedy="give a two-dimensional .npy array or a 16-bit PNG",
         ) from error
@@ -134,11 +135,7 @@ def checked_depth(depth: Tensor, where: str = "depth") -> Tensor:
 
 def _lacks_package(model: str, error: Exception) -> QkeditError:
     return QkeditError(
-        f"its image processor needs a package that is not installed ({_first_line(error)})",
+        f"its image processor needs a package that is not installed ({first_line(error)})",
         where=model,
         remedy="install torchvision with `pip install 'qkedit[runtime]'`",
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

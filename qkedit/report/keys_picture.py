@@ -35,7 +35,7 @@ def keys_picture(panels: Sequence[tuple[str, Tensor]], image: Image, title: str,
         figure = Figure(figsize=(3.2 * (len(panels) + 1), 3.6), layout="constrained")
         entitle(figure, title, 11)
         axes = figure.subplots(1, len(panels) + 1)
-        axes[0].imshow(image.convert("RGB"))
+        axes[0].imshow(image)
         axes[0].set_title("image")
         for area, (name, colours) in zip(axes[1:], panels, strict=True):
             area.imshow(colours.numpy(), interpolation="nearest")

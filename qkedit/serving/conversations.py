@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qkedit.errors import first_line
 from qkedit.serving.chat_request import ImageUrl, Message
 from qkedit.serving.on_transformers import LoadedModel, Prompt, batch_inputs, prompt_text
 from qkedit.serving.request_errors import RequestError
@@ -37,7 +38,7 @@ def conversation_inputs(
         return batch_inputs(loaded, [Prompt(text, tuple(images))])
     except (TemplateError, ValueError) as error:
         raise RequestError(
-            f"the model's processor refuses them ({_first_line(error)})", where="messages", remedy="change them"
+            f"the model's processor refuses them ({first_line(error)})", where="messages", remedy="change them"
         ) from error
 
 
@@ -101,7 +102,3 @@ def check_length(prompt: int, asked: int | None, context: int) -> int:
             code="context_length_exceeded",
         )
     return asked or min(DEFAULT_ANSWER, context - prompt)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
+from qkedit.errors import UsageError
+from qkedit.images import TooManyPixels, decode_image
 from qkedit.serving.limits import Limits
 from qkedit.serving.request_errors import RequestError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Formats that browsers show. Pillow knows many more, some of which start other programs.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+# The other alphabet of base64, with which data stands in addresses.
+_URL_SAFE = str.maketrans("-_", "+/")
 _CHUNK = 1 << 16
 
 
@@ -44,45 +45,30 @@ class ImagePolicy:
         Raises:
             RequestError: the address is wrong or not allowed, or nothing comes from it.
         """
+        url = url.strip()
         if url[:5].lower() == "data:":
             return _from_data_url(url)
         return self._fetched(url)
 
     def decoded(self, files: Sequence[bytes]) -> list[Image]:
         """Return the images in RGB and upright. Raises RequestError for what is none, or too many pixels."""
-        from PIL import Image, ImageOps, UnidentifiedImageError
-
-        images: list[Image.Image] = []
+        images: list[Image] = []
         left = self.limits.pixels
         for number, file in enumerate(files, start=1):
             where = f"image {number}"
             try:
-                with Image.open(io.BytesIO(file), formats=FORMATS) as image:
-                    # Known from the header: nothing is decoded that would not fit.
-                    left -= image.width * image.height
-                    if left < 0:
-                        raise self._too_many_pixels(where)
-                    images.append(ImageOps.exif_transpose(image).convert("RGB"))
-            except RequestError:
-                raise
-            except Image.DecompressionBombError as error:
-                raise self._too_many_pixels(where) from error
-            except UnidentifiedImageError as error:
+                images.append(decode_image(file, where, left))
+            except TooManyPixels as error:
                 raise RequestError(
-                    "is no image of a format that this server reads", where=where, remedy="send PNG, JPEG or WebP"
+                    f"with it the request has more than the {self.limits.pixels} pixels that this server takes",
+                    where=where,
+                    remedy="send smaller images",
+                    status=413,
                 ) from error
-            # Pillow's decoders fail in many ways on bytes that somebody has made up, and each of them means the same.
-            except Exception as error:
-                raise RequestError("the image is broken", where=where, remedy="check the file") from error
+            except UsageError as error:
+                raise RequestError(error.what, where=where, remedy=error.remedy) from error
+            left -= images[-1].width * images[-1].height
         return images
-
-    def _too_many_pixels(self, where: str) -> RequestError:
-        return RequestError(
-            f"with it the request has more than the {self.limits.pixels} pixels that this server takes",
-            where=where,
-            remedy="send smaller images",
-            status=413,
-        )
 
     def _fetched(self, url: str) -> bytes:
         connection, path = self._connection(url)
@@ -142,13 +128,19 @@ class ImagePolicy:
 
 
 def _from_data_url(url: str) -> bytes:
+    """Return what a data URL holds, in any of the forms that clients write.
+
+    The kind and its parameters in any case; base64 in either alphabet, with or without padding, broken into lines,
+    with its signs percent-encoded.
+    """
     head, comma, content = url.partition(",")
-    kind, *rest = head[5:].lower().split(";")
-    if not comma or not kind.startswith("image/") or not rest or rest[-1] != "base64":
+    kind, *parameters = (part.strip() for part in head[5:].lower().split(";"))
+    if not comma or not kind.startswith("image/") or "base64" not in parameters:
         raise RequestError(
             "is no image in base64", where="image_url", remedy="write data:image/png;base64, and the file's bytes"
         )
+    signs = "".join(unquote(content).split()).rstrip("=").translate(_URL_SAFE)
     try:
-        return base64.b64decode(content, validate=True)
+        return base64.b64decode(signs + "=" * (-len(signs) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise RequestError("is no valid base64", where="image_url", remedy="encode the file again") from error

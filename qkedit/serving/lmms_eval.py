@@ -22,6 +22,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 
 from qkedit.errors import QkeditError, UsageError
+from qkedit.images import as_rgb, read_image
 from qkedit.plugins.attach import attach
 from qkedit.plugins.beside_weights import attached_to
 from qkedit.plugins.published import with_published
@@ -212,9 +213,8 @@ def _plugins(text: str | None, model: str) -> tuple[PluginSettings, ...]:
 
 def _image(image: Any) -> Image:
     """Return what a task shows as a picture in RGB."""
-    from qkedit.serving.on_transformers import read_image
 
-    return read_image(Path(image)) if isinstance(image, str) else image.convert("RGB")
+    return read_image(Path(image)) if isinstance(image, str) else as_rgb(image)
 
 
 def _until(text: str, stops: Sequence[str]) -> str:

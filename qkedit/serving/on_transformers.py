@@ -113,20 +113,6 @@ def directory_of(model: str, revision: str | None = None) -> Path:
     return model_directory(_place(model), revision)
 
 
-def read_image(file: Path) -> Image:
-    """Open a picture. Raises UsageError for a file that is none."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as image:
-            # Cameras write down how they were held; transformers' own loading turns pictures upright too.
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError as error:
-        raise UsageError("is no picture", where=str(file), remedy="give a PNG, JPEG or WebP file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f"cannot be read ({_first_line(error)})", where=str(file), remedy="check the file") from error
-
-
 def prompt_text(processor: Any, prompt: str, images: int) -> str:
     """Return the text that a processor takes for a question about so many images: its chat template if it has one."""
     if getattr(processor, "chat_template", None):

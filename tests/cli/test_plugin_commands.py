@@ -192,6 +192,7 @@ def test_a_base_that_only_its_user_knows(model: Path, tmp_path: Path, image: Pat
         (("--plugin", "scr"), 2, "plug-ins act on images"),
         (("--image", "no/such.png"), 2, "no/such.png"),
         (("--image", "config.json"), 2, "is no picture"),
+        (("--image", "THIN"), 2, "has 1 × 201 pixels, one side more than 200 times the other"),
         (("--image", "IMAGE", "--plugin", "scr:layers=8"), 2, "0 to 7"),
         (("--image", "IMAGE", "--dtype", "int8"), 2, "no dtype"),
         (("--image", "IMAGE", "--plugin", "dscr:depth=no/such/model"), 1, "no valid hub id"),
@@ -202,7 +203,10 @@ def test_requests_that_cannot_be_run(
     image: Path, arguments: tuple[str, ...], code: int, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(demo_checkpoint())
-    given = [str(image) if argument == "IMAGE" else argument for argument in arguments]
+    thin = image.with_name("thin.png")
+    Image.new("1", (1, 201)).save(thin)
+    files = {"IMAGE": str(image), "THIN": str(thin)}
+    given = [files.get(argument, argument) for argument in arguments]
     result = qkedit("generate", "demo", "--prompt", "hello", "--device", "cpu", *given)
     assert result.code == code
     assert sentence in result.stderr.splitlines()[-1]

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -158,6 +159,9 @@ def test_pictures_of_other_kinds_are_sent_as_png(images: Path) -> None:
             assert sent.convert("RGB").tobytes() == image.tobytes()
         else:
             assert base64.b64decode(encoded) == (images / name).read_bytes()
+    Image.fromarray(np.full((4, 4), 32_896, np.uint16)).save(images / "e.png")  # which not every server reads alike
+    encoded = data_url(images / "e.png").partition(",")[2]
+    assert Image.open(io.BytesIO(base64.b64decode(encoded))).getpixel((0, 0)) == (128, 128, 128)
     (images / "d.txt").write_text("no picture")
     with pytest.raises(QkeditError, match=r"d\.txt: is no picture"):
         data_url(images / "d.txt")

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.answering import Ask
 from qkedit.evaluation.local_model import LocalModel, batches
+from qkedit.images import read_image
 from qkedit.plugins.settings import PluginSettings
-from qkedit.serving.on_transformers import load, read_image, respond
+from qkedit.serving.on_transformers import load, respond
 from tests.evaluation.asked import questions, write_images
 
 

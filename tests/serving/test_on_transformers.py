@@ -12,8 +12,9 @@ from PIL import Image
 
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import QkeditError, UsageError
+from qkedit.images import read_image
 from qkedit.plugins.scr import SCR
-from qkedit.serving.on_transformers import LoadedModel, load, read_image, request_inputs, respond
+from qkedit.serving.on_transformers import LoadedModel, load, request_inputs, respond
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,155 @@
+"""Read an image as a model sees it: its first frame, upright, eight bits in RGB, on white where it is transparent.
+
+Every room reads images here, so that a file means the same on the command line, in a request and in an evaluation.
+
+| stored as | read as |
+|---|---|
+| 8 bits, palettes, CMYK, YCbCr, LAB, HSV, black and white | Pillow's conversion to RGB |
+| any of them with alpha or a transparent colour | laid over white |
+| 16 bits (`I;16`, and `I` in PNG and PPM) | v / 257, rounded: 65,535 is white |
+| 32 bits or floats (TIFF) | white is the least of 1 (floats only), 255 and 65,535 that no value exceeds |
+| several frames | the first one |
+| an orientation in its EXIF data | turned upright |
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qkedit.errors import UsageError, first_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+# Formats that browsers show. Pillow knows many more, some of which start other programs.
+SHOWN_BY_BROWSERS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+FORMATS = (*SHOWN_BY_BROWSERS, "TIFF", "PPM", "JPEG2000")
+# Longer side by shorter side. Processors scale the shorter side up: of 40,000 × 1 pixels, which is a PNG of 118 bytes,
+# they would make gigabytes.
+MAX_RATIO = 200
+_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
+_FORMATS_OF_SIXTEEN_BITS = ("PNG", "PPM")
+
+
+class TooManyPixels(UsageError):
+    """The image has more pixels than are taken; nothing of it was decoded."""
+
+
+def read_image(file: Path) -> Picture:
+    """Return the image of a file, in RGB. Raises UsageError for a file that holds none."""
+    with opened(file, str(file), FORMATS) as image:
+        return as_rgb(image, str(file))
+
+
+def decode_image(content: bytes, where: str, pixels: int) -> Picture:
+    """Return the image of a file's bytes, in RGB.
+
+    Args:
+        content: the file, of a format that browsers show.
+        where: what an error calls it.
+        pixels: the most that it may have.
+
+    Raises:
+        TooManyPixels: it has more.
+        UsageError: it is not such a file.
+    """
+    with opened(content, where, SHOWN_BY_BROWSERS) as image:
+        # Known from the header: nothing is decoded that would not fit.
+        if image.width * image.height > pixels:
+            raise TooManyPixels(
+                f"has {image.width} × {image.height} pixels, more than are taken",
+                where=where,
+                remedy="make it smaller",
+            )
+        return as_rgb(image, where)
+
+
+def as_rgb(image: Picture, where: str = "image") -> Picture:
+    """Return an image as a model sees it, see the module. Raises UsageError for sides or values it cannot show."""
+    from PIL import Image, ImageOps
+
+    _check_sides(image, where)
+    kind = image.format
+    image = ImageOps.exif_transpose(image)
+    if image.mode in (*_SIXTEEN_BITS, "I", "F"):
+        return _eight_bits(image, kind, where).convert("RGB")
+    if image.has_transparency_data:
+        # Pillow has no way from La to RGBA.
+        colours = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
+    return image.convert("RGB")
+
+
+def is_plain(content: bytes, where: str = "image") -> bool:
+    """Return whether every reader sees a file's bytes as `as_rgb` does: 8 bits, opaque, upright, and one frame.
+
+    Raises:
+        UsageError: it is no image, or of a shape that no model should be shown.
+    """
+    with opened(content, where, SHOWN_BY_BROWSERS) as image:
+        _check_sides(image, where)
+        upright = image.getexif().get(0x0112, 1) == 1
+        plain = image.mode in ("RGB", "L") and not image.has_transparency_data
+        return upright and plain and getattr(image, "n_frames", 1) == 1
+
+
+@contextmanager
+def opened(source: Path | bytes, where: str, formats: tuple[str, ...]) -> Iterator[Picture]:
+    """Open an image whose pixels are not decoded yet, and tell in one way all that goes wrong until it is closed.
+
+    Args:
+        source: a file, or its bytes.
+        where: what an error calls it.
+        formats: by Pillow's names.
+
+    Raises:
+        UsageError: it is no image of these formats, or is broken.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+            yield image
+    except UsageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UsageError("is no picture", where=where, remedy="give a PNG, JPEG or WebP file") from error
+    except Image.DecompressionBombError as error:
+        raise TooManyPixels("has far more pixels than are taken", where=where, remedy="make it smaller") from error
+    # Pillow's decoders fail in many ways on bytes that somebody has made up, and each of them means the same.
+    except Exception as error:
+        raise UsageError(f"cannot be read ({first_line(error)})", where=where, remedy="check the file") from error
+
+
+def _check_sides(image: Picture, where: str) -> None:
+    shorter, longer = sorted(image.size)
+    if longer > MAX_RATIO * shorter:
+        raise UsageError(
+            f"has {image.width} × {image.height} pixels, one side more than {MAX_RATIO} times the other",
+            where=where,
+            remedy="cut it to a shape that a model can see",
+        )
+
+
+def _eight_bits(image: Picture, kind: str | None, where: str) -> Picture:
+    """Return an image of 16 or 32 bits or of floats as one of 8 bits in grey."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(image)
+    if image.mode in _SIXTEEN_BITS:
+        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    least, most = float(values.min()), float(values.max())
+    ranges = (65535,) if kind in _FORMATS_OF_SIXTEEN_BITS else (1, 255, 65535) if image.mode == "F" else (255, 65535)
+    white = next((white for white in ranges if least >= 0 and most <= white), None)
+    if white is None:
+        raise UsageError(
+            f"holds values from {least:g} to {most:g}, of which nobody says how bright they are",
+            where=where,
+            remedy="save it with 8 or 16 bits",
+        )
+    return Image.fromarray((values * (255 / white) + 0.5).astype(np.uint8))
