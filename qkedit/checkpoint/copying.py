@@ -3,7 +3,7 @@
 A shard some ranges of which are to be replaced is made in two steps that share no byte, so that the copying and
 the mathematics wait for each other nowhere:
 
-    if not clone_or_reserve(source, shard, link):                        # blocks shared, or a file of holes
+    if not clone_or_reserve(source, shard, size, link):                  # blocks shared, or a file of holes
         jobs[name] = partial(copy_ranges, source, shard, complement(planned, size))
     …                                                                    # pwrite of the planned ranges, at any time
 """
@@ -12,18 +12,14 @@ from __future__ import annotations
 
 import os
 import stat
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from fcntl import ioctl
 from pathlib import Path
-from threading import Event
-from types import TracebackType
-from typing import Self
 
-from qkedit.checkpoint.file_errors import explained
+from qkedit.checkpoint.file_errors import explained, open_descriptor
+from qkedit.checkpoint.stamps import changed_meanwhile
 from qkedit.errors import CheckpointError, QkeditError
 
 # linux/fs.h: _IOW(0x94, 9, int). Where a system or architecture numbers it otherwise, the call fails and we copy.
@@ -38,15 +34,8 @@ _CHUNK = 16 << 20
 # at 8 MiB, which no longer fits a processor's cache.
 _BUFFER = 256 << 10
 
-# A copy takes a whole core, on which the system moves some 2 GB/s: on 2 idle cores two copies took 0.85 of the time
-# that one took, and beside other work they get a larger share. More would only fill a disk's queue.
-COPIES_AT_ONCE = 2
-
 OnBytes = Callable[[int], None]
 """Called with the bytes finished since the last call; what it raises stops the copy."""
-
-CopyJob = Callable[[OnBytes], object]
-"""One copy, ready to run, as `functools.partial(copy_file, source, destination, link)` makes it."""
 
 Ranges = tuple[tuple[int, int], ...]
 """Byte ranges [start, end) of a file."""
@@ -81,22 +70,28 @@ def complement(ranges: Iterable[tuple[int, int]], size: int) -> Ranges:
     return tuple(gaps)
 
 
-def clone_or_reserve(source: Path, destination: Path, link: LinkMode) -> bool:
-    """Create `destination` as a file that may be written to without touching `source`.
+def clone_or_reserve(source: Path, destination: Path, size: int, link: LinkMode) -> bool:
+    """Create `destination` as a file of `size` bytes that may be written to without touching `source`.
 
     Args:
         source: the file to clone; symbolic links are followed.
-        destination: a path at which nothing stands.
+        destination: a path at which nothing exists.
+        size: the bytes that `source` has according to the plan; another program may have changed it since.
         link: AUTO, COPY or REFLINK; HARD and SYMLINK count as AUTO, since such a file would be the source itself.
 
     Returns:
-        True if it holds the bytes of `source` already, False if it is a file of zeros of the same size.
+        True if it holds the bytes of `source` already, False if it is a file of zeros.
 
     Raises:
+        CheckpointError: the clone has another size.
         QkeditError: the system refused, or a reflink was asked for and is impossible.
     """
     with _opened(source) as reader, _created(destination) as writer:
         if link is not LinkMode.COPY and _clone(reader, writer):
+            with explained("read its size", destination):
+                cloned = os.fstat(writer).st_size
+            if cloned != size:
+                raise changed_meanwhile(source)
             return True
         if link is LinkMode.REFLINK:
             raise QkeditError(
@@ -105,8 +100,22 @@ def clone_or_reserve(source: Path, destination: Path, link: LinkMode) -> bool:
                 remedy="choose --link auto, or an --out beside the model on a file system with reflinks",
             )
         with explained("reserve its size", destination):
-            os.ftruncate(writer, os.fstat(reader).st_size)
+            os.ftruncate(writer, size)
     return False
+
+
+def can_share_blocks(source: Path, directory: Path) -> bool:
+    """Whether a file in `directory` can share its blocks with `source`; tried with a file that is removed again.
+
+    Raises:
+        QkeditError: the system refused to make such a file.
+    """
+    trial = directory / "shares-blocks"
+    with _opened(source) as reader, _created(trial) as writer:
+        shares = _clone(reader, writer)
+    with explained("remove", trial):
+        trial.unlink()
+    return shares
 
 
 def copy_ranges(source: Path, destination: Path, ranges: Iterable[tuple[int, int]], on_bytes: OnBytes) -> int:
@@ -132,7 +141,7 @@ def copy_ranges(source: Path, destination: Path, ranges: Iterable[tuple[int, int
                         raise CheckpointError(
                             f"ends at byte {position}, where bytes up to {end} were expected",
                             where=str(source),
-                            remedy="the file is incomplete or was changed; fetch it again",
+                            remedy="the file is incomplete or was changed; download it again",
                         )
                     with explained("write", destination):
                         length = os.pwrite(writer, block, position)
@@ -142,146 +151,53 @@ def copy_ranges(source: Path, destination: Path, ranges: Iterable[tuple[int, int
     return copied
 
 
-def copy_file(source: Path, destination: Path, link: LinkMode, on_bytes: OnBytes) -> None:
+def copy_file(source: Path, destination: Path, size: int, link: LinkMode, on_bytes: OnBytes) -> None:
     """Bring one unchanged file into the output; links on the way to `source` are resolved first.
 
     Args:
-        source: the file, as it stands or as a link into a blob store.
-        destination: a path at which nothing stands.
+        source: the file itself, or a link into a blob store.
+        destination: a path at which nothing exists.
+        size: the bytes that `source` has according to the plan; exactly these are copied.
         link: how. Every way but HARD makes a file (or link) with the default permissions of a new one.
         on_bytes: told of every byte of the file, linked ones too.
 
     Raises:
+        CheckpointError: `source` has become another size.
         QkeditError: the system refused, or the kind of link asked for is impossible.
     """
     if link in (LinkMode.HARD, LinkMode.SYMLINK):
-        with _opened(source) as reader:
-            size = os.fstat(reader).st_size
+        with _opened(source) as reader, explained("read its size", source):
+            if os.fstat(reader).st_size != size:
+                raise changed_meanwhile(source)
         real = Path(os.path.realpath(source))
         make, kind = (os.link, "hard") if link is LinkMode.HARD else (os.symlink, "symbolic")
         with explained(f"make a {kind} link to {real}", destination, remedy="choose --link copy"):
             make(real, destination)
         on_bytes(size)
         return
-    cloned = clone_or_reserve(source, destination, link)
-    with explained("read its size", destination):
-        size = destination.stat().st_size
-    if cloned:
+    if clone_or_reserve(source, destination, size, link):
         on_bytes(size)
     else:
         copy_ranges(source, destination, [(0, size)], on_bytes)
 
 
-class BackgroundCopy:
-    """Copies that run in threads of their own, from the moment this object is made.
-
-        with BackgroundCopy(jobs, on_bytes) as copying:
-            …
-            copying.wait_for("model-00002-of-00005.safetensors")
-            …
-        # here every job is done; or the block raised, and the threads have stopped
-
-    The system calls of a copy release Python's lock, so the copies take other cores where there are some. After the
-    first that fails, none is begun.
-
-    Args:
-        jobs: the copies by the name of what they make; they are begun in this order.
-        on_bytes: called from the copying threads.
-        threads: how many copies run at once.
-    """
-
-    def __init__(self, jobs: Mapping[str, CopyJob], on_bytes: OnBytes, threads: int = COPIES_AT_ONCE) -> None:
-        self._on_bytes = on_bytes
-        self._stopped = Event()
-        self._started = time.perf_counter()
-        executor = ThreadPoolExecutor(threads, thread_name_prefix="qkedit-copy")
-        self._copies = {name: executor.submit(self._run, job) for name, job in jobs.items()}
-        executor.shutdown(wait=False)
-
-    def __enter__(self) -> Self:
-        """Return self; the copies are under way."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Wait for the copies, or stop them if the block or the waiting was broken off."""
-        try:
-            if error is None:
-                self.join()
-        finally:
-            self.cancel()
-
-    def check(self) -> None:
-        """Raise the error of a copy that has failed already, as `wait_for` does; otherwise return at once."""
-        if self._stopped.is_set():
-            self.join()
-
-    def wait_for(self, name: str) -> None:
-        """Wait for what is called `name`; a name without a job is there already.
-
-        Raises:
-            QkeditError: what stopped the copies.
-            concurrent.futures.CancelledError: `cancel` stopped them.
-        """
-        if name in self._copies:
-            wait([self._copies[name]])
-            self.check()
-
-    def join(self) -> float:
-        """Wait for the last copy, and return the seconds from the first's start; raises as `wait_for` does."""
-        wait(self._copies.values())
-        failures = [error for copy in self._copies.values() if (error := copy.exception()) is not None]
-        # A copy that was not begun, or was stopped midway, says no more than that another failed.
-        for error in sorted(failures, key=lambda error: isinstance(error, CancelledError)):
-            raise error
-        return max((copy.result() for copy in self._copies.values()), default=self._started) - self._started
-
-    def cancel(self) -> None:
-        """Stop within one chunk, and return when no more bytes are written."""
-        self._stopped.set()
-        wait(self._copies.values())
-
-    def _run(self, job: CopyJob) -> float:
-        """Run one copy and return when it ended."""
-        try:
-            self._count(0)
-            job(self._count)
-        except BaseException:
-            self._stopped.set()
-            raise
-        return time.perf_counter()
-
-    def _count(self, length: int) -> None:
-        if self._stopped.is_set():
-            raise CancelledError
-        if length:
-            self._on_bytes(length)
-
-
 @contextmanager
 def _opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
     """The descriptor of an existing regular file."""
-    with explained("open", path):
-        # Without O_NONBLOCK, a named pipe in a model directory would hold the run for ever.
-        descriptor = os.open(path, flags | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    # Without O_NONBLOCK, a named pipe in a model directory would hold the run for ever.
+    with open_descriptor(path, flags | os.O_NONBLOCK) as descriptor:
+        with explained("look at", path):
+            status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise CheckpointError("is not a file", where=str(path), remedy="remove it from the model's directory")
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
 def _created(path: Path) -> Iterator[int]:
     """The descriptor of a new file with default permissions; O_EXCL, so never something a link points to."""
-    with explained("create", path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
+    with open_descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, doing="create") as descriptor:
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _clone(reader: int, writer: int) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike
 
 from qkedit.errors import QkeditError
@@ -12,6 +13,8 @@ from qkedit.errors import QkeditError
 _CHECK_PERMISSIONS = "check its permissions or choose another place"
 
 _REMEDIES = {
+    errno.ESTALE: "check the network file system, then run again",
+    errno.EINTR: "run again",
     errno.ENOSPC: "free some space or choose a place on another file system",
     errno.EDQUOT: "free some of the disk quota or choose a place on another file system",
     errno.EFBIG: "raise the file size limit or choose a place on another file system",
@@ -28,6 +31,11 @@ _REMEDIES = {
     errno.ENOSYS: "choose a place on another file system",
     errno.EOPNOTSUPP: "choose a place on another file system",
 }
+
+
+def remedy_for(error: OSError) -> str:
+    """Return what helps against the error by its number; empty where that says nothing."""
+    return _REMEDIES.get(error.errno or 0, "")
 
 
 @contextmanager
@@ -49,5 +57,32 @@ def explained(doing: str, where: str | PathLike[str], *, remedy: str = "") -> It
         raise QkeditError(
             f"cannot {doing}: {reason[0].lower()}{reason[1:]}",
             where=str(where),
-            remedy=remedy or _REMEDIES.get(error.errno or 0, ""),
+            remedy=remedy or remedy_for(error),
         ) from error
+
+
+@contextmanager
+def open_descriptor(path: str | PathLike[str], flags: int, mode: int = 0o666, *, doing: str = "open") -> Iterator[int]:
+    """Open a file for the block, and close it so that what the system says only then is heard.
+
+    A network file system may say as late as at `close` that a write failed.
+
+    Args:
+        path: the file.
+        flags: of `os.open`.
+        mode: permissions of a new file.
+        doing: what opening it means, as an infinitive: "create".
+
+    Raises:
+        QkeditError: the file could not be opened or closed.
+    """
+    with explained(doing, path):
+        descriptor = os.open(path, flags, mode)
+    try:
+        yield descriptor
+    except BaseException:
+        with suppress(OSError):  # the first failure is the one to report
+            os.close(descriptor)
+        raise
+    with explained("close", path):
+        os.close(descriptor)

@@ -9,6 +9,7 @@ The library is imported inside functions, so that `--help` does not wait for it.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from qkedit import __version__
 from qkedit.checkpoint.contents import CONFIG_FILE
 from qkedit.checkpoint.hub_errors import explained, is_transport_error, is_unreachable
 from qkedit.checkpoint.source import LocalFiles, check_name, read_range_into
+from qkedit.checkpoint.stamps import FileStamps
 from qkedit.errors import CheckpointError
 
 # Further attempts after a connection that broke, and the seconds before the first of them (then doubled).
@@ -43,6 +45,7 @@ class HubFiles:
     endpoint: str | None = None  # None: HF_ENDPOINT or the public hub
     cache_dir: Path | None = None  # None: HF_HUB_CACHE or the default cache
     bytes_fetched: int = field(default=0, init=False)  # of file contents, over the network, by this object
+    _stamps: FileStamps = field(default_factory=FileStamps, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @classmethod
@@ -132,7 +135,17 @@ class HubFiles:
                 path = self._download(file, self.revision)
                 self._count(self.listing[file])
                 self._remember_requested_revision()
-            return path.resolve(strict=True)
+            real = path.resolve(strict=True)
+            self._stamps.note(str(real), real.stat())
+            return real
+
+    def check_unchanged(self) -> None:
+        """Raise CheckpointError if a file that `local_path` gave was written to or replaced since.
+
+        The hub itself answers for one commit, which does not change.
+        """
+        with explained(self.name, self.requested_revision):
+            self._stamps.check(os.stat)
 
     def _cached(self, file: str) -> Path | None:
         from huggingface_hub import try_to_load_from_cache

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from qkedit.checkpoint.file_errors import remedy_for
+from qkedit.checkpoint.stamps import FileStamps
 from qkedit.errors import CheckpointError
 
 
@@ -53,6 +55,10 @@ class CheckpointFiles(Protocol):
         """A real path (symlinks resolved) that holds the file; downloads it where it is not local yet."""
         ...
 
+    def check_unchanged(self) -> None:
+        """Raise CheckpointError if a file was written to or replaced since it was first looked at."""
+        ...
+
 
 class LocalFiles:
     """The checkpoint in a directory.
@@ -71,6 +77,7 @@ class LocalFiles:
     def __init__(self, directory: str | os.PathLike[str], name: str | None = None) -> None:
         self.directory = Path(directory)
         self.name = name or os.path.basename(os.path.realpath(self.directory))
+        self._stamps = FileStamps()
 
     def __repr__(self) -> str:
         """Name the directory."""
@@ -79,6 +86,10 @@ class LocalFiles:
     def sizes(self) -> dict[str, int]:
         """Every regular file's size in bytes, by name. Raises CheckpointError for broken symlinks."""
         return dict(sorted(self._regular_files()))
+
+    def size(self, file: str) -> int:
+        """One file's size in bytes. Raises CheckpointError if there is none."""
+        return self._status(file).st_size
 
     def read(self, file: str, start: int, end: int) -> bytes:
         """Exactly bytes [start, end) of one file. Raises CheckpointError if the file ends before."""
@@ -100,6 +111,10 @@ class LocalFiles:
         except (OSError, ValueError) as error:
             raise _unreadable(self.directory / file, error) from error
 
+    def check_unchanged(self) -> None:
+        """Raise CheckpointError if a file was written to, replaced or removed since it was first looked at."""
+        self._stamps.check(self._stat)
+
     def _regular_files(self) -> Iterator[tuple[str, int]]:
         """Name and size of every file and symlink to a file, in no particular order."""
 
@@ -114,6 +129,11 @@ class LocalFiles:
                     yield name, status.st_size
 
     def _status(self, file: str) -> os.stat_result:
+        status = self._stat(file)
+        self._stamps.note(file, status)
+        return status
+
+    def _stat(self, file: str) -> os.stat_result:
         path = self._path(file)
         try:
             return path.stat()
@@ -170,6 +190,7 @@ def _too_short(path: Path, end: int) -> CheckpointError:
 
 def _unreadable(path: Path, error: OSError | ValueError) -> CheckpointError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    remedy = remedy_for(error) if isinstance(error, OSError) else ""
     return CheckpointError(
-        f"cannot be read ({reason})", where=str(path), remedy="check that it exists and may be read"
+        f"cannot be read ({reason})", where=str(path), remedy=remedy or "check that it exists and may be read"
     )

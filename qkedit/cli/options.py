@@ -224,6 +224,14 @@ FsyncOption = Annotated[
         help="Wait until the disk holds the output.",
     ),
 ]
+VerifyOption = Annotated[
+    bool,
+    flag(
+        "--verify",
+        panel=MODE,
+        help="Read the finished output back and compare all of it with the base before it appears.",
+    ),
+]
 BaseOption = Annotated[
     str | None,
     flag("--base", help="The model the edit was made from."),

@@ -48,6 +48,7 @@ def steer(
     device: options.DeviceOption = "auto",
     compute_dtype: options.ComputeDtypeOption = "float32",
     fsync: options.FsyncOption = True,
+    verify: options.VerifyOption = False,
     config: options.ConfigOption = None,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -65,7 +66,7 @@ def steer(
         from qkedit.steering.run import check_plan
 
         directory = out or Path() if dry_run else options.required_out(out)
-        target = OutputOptions(directory, layout, link, overwrite, fsync)  # type: ignore[arg-type]  # checks the name
+        target = OutputOptions(directory, layout, link, overwrite, fsync, verify)  # type: ignore[arg-type]  # checks the name
         request = options.steer_options(
             context,
             layers=layers,
@@ -110,7 +111,7 @@ def print_report(output: Output, report: SteerReport) -> None:
     seconds = report.seconds
     stations = ", ".join(
         f"{name} {seconds[name]:.1f}"
-        for name in ("start-up", "reading", "mathematics", "copying", "writing", "checks", "fsync")
+        for name in ("start-up", "reading", "mathematics", "copying", "writing", "checks", "verification", "fsync")
         if seconds.get(name, 0) >= 0.05
     )
     channel = report.manifest["options"]["channel"]
@@ -127,6 +128,8 @@ def print_report(output: Output, report: SteerReport) -> None:
         facts.append(("realised", f"all but {_mean(missing)} of it; {_mean(leak)} leaked into the other channel"))
     if report.left_out:
         facts.append(("left out", f"{', '.join(report.left_out)} (unedited weights in other formats)"))
+    if report.verification is not None:
+        facts.append(("verified", report.verification.sentence()))
     facts.append(("time", f"{seconds['total']:.1f} s" + (f" ({stations}; side by side)" if stations else "")))
     facts.append(("written", f"{report.out} ({size(report.bytes_in_output)})"))
     output.result(report.as_dict(), aligned(facts), summary=True)
@@ -160,9 +163,9 @@ def _print_plan(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
     from rich.text import Text
 
     from qkedit.selection import describe
-    from qkedit.steering.output import disk_needed
+    from qkedit.steering.disk_space import disk_needed
 
-    disk = disk_needed(plan, target)
+    disk = disk_needed(plan.checkpoint, plan.tensors, target)
     free = _free_bytes(target.out)
     fields = plan.as_dict() | {"disk_needed": disk, "disk_free": free}
     totals = [

@@ -9,7 +9,6 @@ import typer
 
 from qkedit.cli import options
 from qkedit.cli.output import command
-from qkedit.errors import VerificationError
 
 
 def verify(
@@ -29,29 +28,14 @@ def verify(
     """
     with command("verify", as_json=json, quiet=quiet, debug=debug) as output:
         from qkedit.cli.progress import reading_bar
+        from qkedit.steering.verify import mismatched
         from qkedit.steering.verify import verify as check
 
         with reading_bar(output) as on_bytes:
             result = check(directory, base=base, revision=revision, on_bytes=on_bytes)
         if result.mismatches:
-            names = ", ".join(result.mismatches[:3]) + (", …" if len(result.mismatches) > 3 else "")
-            error = VerificationError(
-                f"{len(result.mismatches)} mismatches: {names}",
-                where=str(directory),
-                remedy="write the output again and do not ship this one",
-                mismatches=result.mismatches,
-            )
+            error = mismatched(result, directory, "write the output again and do not ship this one")
             output.mismatch(result.as_dict(), "\n".join(result.mismatches), error)
         if result.compared_with_base is None:
             output.warn("no base was given: tensors and files that were not edited have not been compared")
-            compared = "structure sound; the rest was not compared"
-        elif result.layout == "delta":
-            compared = f"the base {result.compared_with_base} is the one that was edited"
-        else:
-            compared = (
-                f"{result.tensors_compared} other tensors and {result.files_compared} files equal to "
-                f"{result.compared_with_base}"
-            )
-        output.result(
-            result.as_dict(), f"{result.tensors_checked} edited tensors as recorded; {compared}.", summary=True
-        )
+        output.result(result.as_dict(), f"{result.sentence()}.", summary=True)

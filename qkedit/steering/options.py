@@ -63,6 +63,7 @@ class OutputOptions:
         link: how unchanged shards come into a full output.
         overwrite: replace an earlier output.
         fsync: wait until the disk holds the output.
+        verify: read the finished output back and compare all of it with the base before it appears.
     """
 
     out: Path
@@ -70,6 +71,7 @@ class OutputOptions:
     link: str = "auto"
     overwrite: bool = False
     fsync: bool = True
+    verify: bool = False
 
     def __post_init__(self) -> None:
         """Check the names."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from hashlib import sha256
@@ -17,23 +16,17 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qkedit.checkpoint.background_copy import BackgroundCopy, CopyJob
 from qkedit.checkpoint.checkpoint import Checkpoint
-from qkedit.checkpoint.copying import (
-    BackgroundCopy,
-    CopyJob,
-    LinkMode,
-    clone_or_reserve,
-    complement,
-    copy_file,
-    copy_ranges,
-)
-from qkedit.checkpoint.file_errors import explained
+from qkedit.checkpoint.copying import LinkMode, clone_or_reserve, complement, copy_file, copy_ranges
+from qkedit.checkpoint.file_errors import explained, open_descriptor
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.source import LocalFiles
 from qkedit.checkpoint.tensor_file import lay_out
-from qkedit.errors import CheckpointError, QkeditError
+from qkedit.errors import QkeditError
 from qkedit.steering.card import CARD_FILE, make_card, name_in_output
 from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, dump_manifest
+from qkedit.steering.output_checks import EDGE_BYTES, Edges, check_edges, check_headers, not_as_computed
 from qkedit.steering.progress import Progress
 from qkedit.steering.reading import stands_at
 from qkedit.steering.records import EditRecord
@@ -42,19 +35,11 @@ from qkedit.steering.stopwatch import Stopwatch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qkedit.steering.options import OutputOptions
-    from qkedit.steering.plan import SteerPlan
-
     EditedTensors = Iterable[tuple[str, Tensor, EditRecord]]
 
-Edges = tuple[TensorEntry, bytes, bytes]
-"""A written tensor's place, its first bytes and its last."""
-
-_EDGE = 4096
 # For more at once Linux takes larger pages, which a virtual machine may have to get back from its host first: a tensor
 # of 26 MB then took up to 81 ms instead of at most 18 (docs/benchmarks.md).
 _WRITTEN_AT_ONCE = 1 << 20
-_READINGS_AT_ONCE = 16
 
 ManifestMaker = Callable[[list[EditRecord], dict[str, str]], dict[str, Any]]
 
@@ -83,8 +68,11 @@ def write_full(
         for shard in touched:
             copying.wait_for(shard)
         with stopwatch("checks"):
-            _check_shards(staging, checkpoint, touched, edges)
+            check_headers(staging, checkpoint, touched)
+            check_edges(staging, edges)
         stopwatch.add("copying", copying.join())
+        with stopwatch("checks"):
+            check_headers(staging, checkpoint, set(checkpoint.shards) - set(touched))
     _write_file(staging / MANIFEST_FILE, dump_manifest(manifest))
     _write_file(staging / CARD_FILE, card)
     return manifest
@@ -94,22 +82,6 @@ def _begun(edits: EditedTensors) -> EditedTensors:
     """The same edits, the first of which is made now: what stops it should not be found out after a download."""
     iterator = iter(edits)
     return chain([*islice(iterator, 1)], iterator)
-
-
-def disk_needed(plan: SteerPlan, output: OutputOptions) -> int:
-    """Return the bytes that an output takes on the disk, but for its manifest and card.
-
-    Whether blocks can be shared is not known before it is tried, so only links that were asked for take nothing.
-    """
-    if output.layout == "delta":
-        return plan.bytes_to_write
-    link, needed = LinkMode(output.link), plan.checkpoint.kept_bytes
-    sizes = {name: shard.size for name, shard in plan.checkpoint.shards.items()}
-    if link is LinkMode.REFLINK:
-        return needed - sum(sizes.values()) + plan.bytes_to_write
-    if link in (LinkMode.HARD, LinkMode.SYMLINK):
-        return needed - sum(size for name, size in sizes.items() if name not in plan.touched_shards)
-    return needed
 
 
 def write_delta(
@@ -152,13 +124,13 @@ def _prepare_files(
             destination.parent.mkdir(parents=True, exist_ok=True)
         source = checkpoint.files.local_path(file)
         if file not in checkpoint.shards:
-            copies[file] = partial(copy_file, source, destination, LinkMode.COPY)
+            copies[file] = partial(copy_file, source, destination, sizes[file], LinkMode.COPY)
         elif file not in touched:
-            copies[file] = partial(copy_file, source, destination, link)
+            copies[file] = partial(copy_file, source, destination, checkpoint.shards[file].size, link)
         else:
             size = checkpoint.shards[file].size
             gaps = complement([(entry.start, entry.end) for entry in touched[file]], size)
-            if clone_or_reserve(source, destination, link):
+            if clone_or_reserve(source, destination, size, link):
                 progress.bytes_done(sum(end - start for start, end in gaps))
             else:
                 copies[file] = partial(copy_ranges, source, destination, gaps)
@@ -211,9 +183,9 @@ def _write_tensors(
                     data, position = data[written:], position + written
             with stopwatch("checks"):
                 if not stands_at(files, entry, content):
-                    raise _not_as_computed(entry)
+                    raise not_as_computed(entry)
             records.append(record)
-            edges.append((entry, bytes(content[:_EDGE]), bytes(content[-_EDGE:])))
+            edges.append((entry, bytes(content[:EDGE_BYTES]), bytes(content[-EDGE_BYTES:])))
             del tensor, content, data  # while the next one is edited
             progress.layer_done()
             progress.bytes_done(entry.nbytes)
@@ -228,46 +200,8 @@ def _opened_for_writing(staging: Path, files: Iterable[str]) -> Iterator[dict[st
     with ExitStack() as stack:
         descriptors = {}
         for file in files:
-            with explained("open", staging / file):
-                descriptors[file] = os.open(staging / file, os.O_WRONLY | os.O_NOFOLLOW)
-            stack.callback(os.close, descriptors[file])
+            descriptors[file] = stack.enter_context(open_descriptor(staging / file, os.O_WRONLY | os.O_NOFOLLOW))
         yield descriptors
-
-
-def _check_shards(staging: Path, checkpoint: Checkpoint, shards: Iterable[str], edges: Iterable[Edges]) -> None:
-    """The written shards must be the base's but for the edits, and the edits as they were when they were written."""
-    # Many small readings at a time: a disk that is being written to answers each of them late.
-    with ThreadPoolExecutor(_READINGS_AT_ONCE) as threads:
-        headers = threads.map(partial(_check_header, staging, checkpoint), shards)
-        ends = threads.map(partial(_check_edges, LocalFiles(staging)), edges)
-        for _ in (*headers, *ends):  # raises what one of them found
-            pass
-
-
-def _check_header(staging: Path, checkpoint: Checkpoint, file: str) -> None:
-    """A written shard must have the base's size and, byte for byte, its header."""
-    shard, size = checkpoint.shards[file], (staging / file).stat().st_size
-    header = LocalFiles(staging).read(file, 0, shard.data_start) if size == shard.size else None
-    if header != checkpoint.files.read(file, 0, shard.data_start):
-        raise CheckpointError("came out different from the base's", where=file, remedy="check the disk")
-
-
-def _check_edges(files: LocalFiles, edges: Edges) -> None:
-    """No copy may have run into an edited tensor: it would have come in over one of its edges.
-
-    Each tensor was compared as a whole when it was written. To read all of them once more would mean reading the disk,
-    where the copies have driven them out of memory: that took one to three seconds of a copy of 17 GB.
-    """
-    entry, first, last = edges
-    if (
-        files.read(entry.shard, entry.start, entry.start + len(first)) != first
-        or files.read(entry.shard, entry.end - len(last), entry.end) != last
-    ):
-        raise _not_as_computed(entry)
-
-
-def _not_as_computed(entry: TensorEntry) -> CheckpointError:
-    return CheckpointError("was not written as computed", where=f"tensor {entry.name}", remedy="check the disk")
 
 
 def _write_file(path: Path, content: bytes) -> None:

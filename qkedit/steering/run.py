@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from qkedit.errors import CheckpointError, UsageError
 from qkedit.spectral.options import NEAR_EQUAL, Channel, Control, Suppression
 from qkedit.steering.base import open_base
 from qkedit.steering.device import choose_device
+from qkedit.steering.disk_space import refuse_without_room
 from qkedit.steering.manifest import DELTA_FILE, make_manifest, previous_manifest, read_manifest, records_of
 from qkedit.steering.options import ComputeDtype, Layout, OutputOptions, SteerOptions
 from qkedit.steering.output import ManifestMaker, write_delta, write_full
@@ -29,6 +30,7 @@ from qkedit.steering.progress import Progress, Silent
 from qkedit.steering.reading import delta_entries, read_bytes, stored_layers
 from qkedit.steering.records import EditRecord
 from qkedit.steering.stopwatch import Stopwatch
+from qkedit.steering.verify import Verification, compare_with_base, mismatched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +43,7 @@ class SteerReport:
     """What a finished run did.
 
     `seconds` are per station; stations overlap, so they add up to more than `total`. `warnings` are what a reader
-    should know before trusting the edit.
+    should know before trusting the edit. `verification` is None where none was asked for.
     """
 
     out: Path
@@ -52,6 +54,7 @@ class SteerReport:
     bytes_in_output: int
     seconds: dict[str, float]
     warnings: tuple[str, ...]
+    verification: Verification | None = None
 
     @property
     def heads(self) -> list[dict[str, Any]]:
@@ -82,6 +85,7 @@ def steer(
     link: str = "auto",
     overwrite: bool = False,
     fsync: bool = True,
+    verify: bool = False,
     allow_text_only: bool = False,
     progress: Progress | None = None,
 ) -> SteerReport:
@@ -105,6 +109,7 @@ def steer(
         link: `auto`, `copy`, `reflink`, `hard` or `symlink`, for shards that stay as they are.
         overwrite: replace an earlier output.
         fsync: wait until the disk holds the output.
+        verify: read the finished output back and compare all of it with the base before it appears.
         allow_text_only: take a checkpoint without vision too.
         progress: told how far the run is.
 
@@ -122,7 +127,7 @@ def steer(
     """
     suppression = Suppression(k, energy, residual, channel, control, seed)
     options = SteerOptions(layers, heads, suppression, compute_dtype, device, allow_text_only)
-    output = OutputOptions(Path(out), layout, link, overwrite, fsync)
+    output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify)
     return run_plan(plan_for(str(model), options, revision), output, progress)
 
 
@@ -142,7 +147,7 @@ def check_plan(plan: SteerPlan, output: OutputOptions | None) -> None:
         choose_device(plan.options.device)
     if output is not None:
         target = locate(output.out)
-        refuse_misplaced(target, _sources(plan.checkpoint.files))
+        refuse_misplaced(target, _directories(plan.checkpoint.files))
         refuse_existing(target, overwrite=output.overwrite)
 
 
@@ -157,7 +162,7 @@ def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None =
         pace.edited,
         lambda records, after: make_manifest(plan, str(choose_device(plan.options.device)), records, after),
         output,
-        _sources(plan.checkpoint.files),
+        (plan.checkpoint.files,),
         stopwatch,
         progress or Silent(),
     )
@@ -209,7 +214,7 @@ def apply_delta(
         pace_for(largest, largest).edited,
         lambda records, after: manifest,
         output,
-        _sources(checkpoint.files, files),
+        (checkpoint.files, files),
         stopwatch,
         progress or Silent(),
     )
@@ -255,24 +260,32 @@ def _write(
     ahead: int,
     manifest_of: ManifestMaker,
     output: OutputOptions,
-    sources: list[Path],
+    sources: Sequence[CheckpointFiles],
     stopwatch: Stopwatch,
     progress: Progress,
 ) -> SteerReport:
     started = time.perf_counter()
     changed = sum(entry.nbytes for entry in planned.values())
     full = output.layout == "full"
-    progress.start(len(planned), checkpoint.kept_bytes if full else changed)
+    to_write = checkpoint.kept_bytes if full else changed
+    progress.start(len(planned), to_write + (to_write + changed if output.verify else 0))
     with (
-        StagedDirectory(output.out, overwrite=output.overwrite, sources=sources) as staged,
+        StagedDirectory(output.out, overwrite=output.overwrite, sources=_directories(*sources)) as staged,
         in_background(edits, ahead) as edited,
     ):
+        for files in sources:
+            files.check_unchanged()
+        refuse_without_room(staged.path, checkpoint, planned, output)
         if full:
             manifest = write_full(
                 staged.path, checkpoint, planned, edited, manifest_of, LinkMode(output.link), stopwatch, progress
             )
         else:
             manifest = write_delta(staged.path, planned, edited, manifest_of, stopwatch, progress)
+        with stopwatch("verification"):
+            verification = _verified(staged.path, manifest, checkpoint, output, progress) if output.verify else None
+        for files in sources:  # nothing is read after this
+            files.check_unchanged()
         in_output = sum(path.stat().st_size for path in staged.path.rglob("*") if path.is_file())
         stopwatch.add("fsync", staged.commit(fsync=output.fsync))
     return SteerReport(
@@ -284,10 +297,21 @@ def _write(
         bytes_in_output=in_output,
         seconds=stopwatch.seconds | {"total": time.perf_counter() - started},
         warnings=tuple(_warnings(manifest)),
+        verification=verification,
     )
 
 
-def _sources(*sources: CheckpointFiles) -> list[Path]:
+def _verified(
+    staging: Path, manifest: dict[str, Any], checkpoint: Checkpoint, output: OutputOptions, progress: Progress
+) -> Verification:
+    """Compare everything that was written with the base. Raises VerificationError if something differs."""
+    result = compare_with_base(staging, manifest, checkpoint, progress.bytes_done)
+    if result.mismatches:
+        raise mismatched(result, output.out, "nothing was put in place; check the disk and the memory, then run again")
+    return replace(result, directory=str(output.out))
+
+
+def _directories(*sources: CheckpointFiles) -> list[Path]:
     """The directories that are read from and the files that their links lead to: no output may replace any of them."""
     local = [files for files in sources if isinstance(files, LocalFiles)]
     return [files.directory for files in local] + [files.local_path(file) for files in local for file in files.sizes()]

@@ -12,7 +12,7 @@ from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.contents import CONFIG_FILE, PLUGINS_FILE
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
-from qkedit.errors import CheckpointError
+from qkedit.errors import CheckpointError, VerificationError
 from qkedit.steering.base import chosen_base
 from qkedit.steering.card import CARD_FILE, name_in_output
 from qkedit.steering.diff import equal
@@ -39,6 +39,30 @@ class Verification:
         """Return the fields as `--json` prints them."""
         return asdict(self)
 
+    def sentence(self) -> str:
+        """Return what was compared and held, as the command line says it."""
+        if self.compared_with_base is None:
+            compared = "structure sound; the rest was not compared"
+        elif self.layout == "delta":
+            compared = f"the base {self.compared_with_base} is the one that was edited"
+        else:
+            compared = (
+                f"{self.tensors_compared} other tensors and {self.files_compared} files equal to "
+                f"{self.compared_with_base}"
+            )
+        return f"{self.tensors_checked} edited tensors as recorded; {compared}"
+
+
+def mismatched(result: Verification, where: Path, remedy: str) -> VerificationError:
+    """Return the error that names what did not hold."""
+    names = ", ".join(result.mismatches[:3]) + (", …" if len(result.mismatches) > 3 else "")
+    return VerificationError(
+        f"{len(result.mismatches)} mismatches: {names}",
+        where=str(where),
+        remedy=remedy,
+        mismatches=result.mismatches,
+    )
+
 
 def verify(
     directory: str | Path,
@@ -60,13 +84,26 @@ def verify(
     """
     path = Path(directory)
     manifest = read_manifest(path)
-    planned = {tensor["name"]: tensor for tensor in manifest["tensors"]}
     found = chosen_base(manifest, base, revision)
-    base_checkpoint = found.open() if found is not None else None
+    return compare_with_base(path, manifest, found.open() if found is not None else None, on_bytes)
+
+
+def compare_with_base(
+    directory: Path, manifest: dict[str, Any], base: Checkpoint | None, on_bytes: Callable[[int], None]
+) -> Verification:
+    """Read a directory and its base, and compare both with the manifest and everything else with each other.
+
+    Args:
+        directory: an output in either layout.
+        manifest: of the edit.
+        base: the model it was made from; without it, the edited tensors alone are checked.
+        on_bytes: told how many bytes were read.
+    """
+    planned = {tensor["name"]: tensor for tensor in manifest["tensors"]}
     mismatches: list[str] = []
-    if base_checkpoint is not None:
-        mismatches += _wrong_hashes(base_checkpoint.files, base_checkpoint.tensors, planned, "sha256_before", on_bytes)
-    files = LocalFiles(path)
+    if base is not None:
+        mismatches += _wrong_hashes(base.files, base.tensors, planned, "sha256_before", on_bytes)
+    files = LocalFiles(directory)
     sizes: dict[str, int] | None = None
     delta = False
     others: set[str] = set()
@@ -79,8 +116,8 @@ def verify(
         entries = delta_entries(files) if edited is None else edited.tensors
     except CheckpointError as error:
         places = {name: DELTA_FILE if delta else tensor["shard"] for name, tensor in planned.items()}
-        if base_checkpoint is not None and not delta:
-            places = {name: entry.shard for name, entry in base_checkpoint.tensors.items()}
+        if base is not None and not delta:
+            places = {name: entry.shard for name, entry in base.tensors.items()}
         mismatches.append(f"{error.where}: {error.what}")
         if sizes is not None:
             mismatches += [f"{name}: missing, as {shard} is" for name, shard in places.items() if shard not in sizes]
@@ -88,17 +125,17 @@ def verify(
         mismatches += _wrong_hashes(files, entries, planned, "sha256_after", on_bytes)
         if edited is None:
             mismatches += [f"{name}: not in the manifest" for name in sorted(set(entries) - set(planned))]
-        elif base_checkpoint is not None:
-            others = (set(edited.tensors) | set(base_checkpoint.tensors)) - set(planned)
-            mismatches += _different_tensors(edited, base_checkpoint, sorted(others), on_bytes)
-            mismatches += _different_headers(edited, base_checkpoint)
-            names = _names_in_output(base_checkpoint)
-            mismatches += _different_files(edited, base_checkpoint, names, on_bytes)
+        elif base is not None:
+            others = (set(edited.tensors) | set(base.tensors)) - set(planned)
+            mismatches += _different_tensors(edited, base, sorted(others), on_bytes)
+            mismatches += _different_headers(edited, base)
+            names = _names_in_output(base)
+            mismatches += _different_files(edited, base, names, on_bytes)
     return Verification(
-        directory=str(path),
+        directory=str(directory),
         layout="delta" if delta else "full",
         tensors_checked=len(planned),
-        compared_with_base=base_checkpoint.files.name if base_checkpoint else None,
+        compared_with_base=base.files.name if base else None,
         tensors_compared=len(others),
         files_compared=len(names),
         mismatches=tuple(mismatches),

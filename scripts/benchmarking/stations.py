@@ -55,12 +55,13 @@ def measure_reading(plan: SteerPlan, request: Request, repeats: int) -> Station:
 def measure_copying(plan: SteerPlan, request: Request, repeats: int) -> Station:
     """Copying every file of the checkpoint."""
     files = plan.checkpoint.files
+    sizes = files.sizes()
 
     def ours() -> None:
         for file in plan.checkpoint.kept_files:
             target = request.output / file
             target.parent.mkdir(parents=True, exist_ok=True)
-            copy_file(files.local_path(file), target, LinkMode.AUTO, lambda length: None)
+            copy_file(files.local_path(file), target, sizes[file], LinkMode.AUTO, lambda length: None)
 
     def prepared(action: Callable[[], None]) -> float:
         settle(request.model, request.cache)

@@ -11,13 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from qkedit.checkpoint import copying
-from qkedit.checkpoint.copying import (
-    BackgroundCopy,
-    CopyJob,
-    LinkMode,
-    copy_file,
-)
+from qkedit.checkpoint import background_copy, copying
+from qkedit.checkpoint.background_copy import BackgroundCopy, CopyJob
+from qkedit.checkpoint.copying import LinkMode, copy_file
 from qkedit.errors import QkeditError
 
 
@@ -36,7 +32,7 @@ def test_jobs_run_beside_the_block_and_are_done_after_it(tmp_path: Path) -> None
 
     (tmp_path / "source").write_bytes(b"weights")
     counted: list[int] = []
-    jobs = {"first": first, "copy": partial(copy_file, tmp_path / "source", tmp_path / "copy", LinkMode.AUTO)}
+    jobs = {"first": first, "copy": partial(copy_file, tmp_path / "source", tmp_path / "copy", 7, LinkMode.AUTO)}
     with BackgroundCopy(jobs, counted.append) as background:
         background.check()
         go.set()
@@ -100,7 +96,7 @@ def test_the_error_is_that_of_the_copy_that_failed_and_not_of_one_it_stopped() -
 def test_a_failed_copy_is_raised_where_one_waits_or_looks(tmp_path: Path) -> None:
     later: list[int] = []
     jobs: dict[str, CopyJob] = {
-        "copy": partial(copy_file, tmp_path / "missing", tmp_path / "copy", LinkMode.AUTO),
+        "copy": partial(copy_file, tmp_path / "missing", tmp_path / "copy", 7, LinkMode.AUTO),
         "later": lambda _: later.append(1),
     }
     background = BackgroundCopy(jobs, ignore, threads=1)
@@ -131,9 +127,11 @@ def test_copies_stop_with_the_next_piece_when_the_block_is_broken_off(
         waited_for.set()
         concurrent.futures.wait(futures)
 
-    monkeypatch.setattr(copying, "wait", wait)
+    monkeypatch.setattr(background_copy, "wait", wait)
+    source = tmp_path / "source"
     jobs = {
-        name: partial(copy_file, tmp_path / "source", tmp_path / name, LinkMode.COPY) for name in ("first", "second")
+        name: partial(copy_file, source, tmp_path / name, source.stat().st_size, LinkMode.COPY)
+        for name in ("first", "second")
     }
 
     def break_off() -> None:

@@ -122,7 +122,7 @@ def test_copied_and_written_ranges_make_the_file_in_any_order(
     with tempfile.TemporaryDirectory() as folder:
         source, shard = Path(folder, "source"), Path(folder, "shard")
         source.write_bytes(content)
-        assert not clone_or_reserve(source, shard, LinkMode.COPY)
+        assert not clone_or_reserve(source, shard, size_of(source), LinkMode.COPY)
         assert shard.read_bytes() == bytes(len(content))
         counted: list[int] = []
         rest = complement(planned, len(content))
@@ -147,7 +147,7 @@ def test_copied_and_written_ranges_make_the_file_in_any_order(
 def test_a_system_without_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "copy_file_range", raising=False)
     (tmp_path / "source").write_bytes(b"weights")
-    copy_file(tmp_path / "source", tmp_path / "copy", LinkMode.AUTO, ignore)
+    copy_file(tmp_path / "source", tmp_path / "copy", size_of(tmp_path / "source"), LinkMode.AUTO, ignore)
     assert (tmp_path / "copy").read_bytes() == b"weights"
 
 
@@ -191,6 +191,10 @@ def blob(tmp_path: Path) -> Path:
     return blob
 
 
+def size_of(path: Path) -> int:
+    return path.stat().st_size
+
+
 @pytest.fixture
 def source(blob: Path) -> Path:
     return blob.parent.parent / "snapshot" / "model.safetensors"
@@ -227,7 +231,7 @@ def test_a_copied_file_is_its_own(
     content = blob.read_bytes()
     blob.chmod(0o400)
     counted: list[int] = []
-    copy_file(source, destination, link, counted.append)
+    copy_file(source, destination, size_of(source), link, counted.append)
     assert destination.read_bytes() == content
     assert sum(counted) == len(content)
     assert not destination.is_symlink()
@@ -247,10 +251,10 @@ def test_a_reflink_is_tried_first_and_only_where_wanted(
     monkeypatch.setattr(copying, "ioctl", reflink_by_copying)
     monkeypatch.setattr(copying, "copy_ranges", lambda *_: pytest.fail("copied what was cloned"))
     for link in (LinkMode.AUTO, LinkMode.REFLINK):
-        assert clone_or_reserve(source, destination.with_name(f"editable {link}"), link)
-        copy_file(source, destination.with_name(f"whole {link}"), link, ignore)
+        assert clone_or_reserve(source, destination.with_name(f"editable {link}"), size_of(source), link)
+        copy_file(source, destination.with_name(f"whole {link}"), size_of(source), link, ignore)
         assert destination.with_name(f"whole {link}").read_bytes() == source.read_bytes()
-    assert not clone_or_reserve(source, destination, LinkMode.COPY)
+    assert not clone_or_reserve(source, destination, size_of(source), LinkMode.COPY)
 
 
 def test_a_reflink_that_is_impossible_is_told(
@@ -258,13 +262,13 @@ def test_a_reflink_that_is_impossible_is_told(
 ) -> None:
     monkeypatch.setattr(copying, "ioctl", reflink_impossible)
     with pytest.raises(QkeditError, match=r"cannot share blocks.*--link auto"):
-        copy_file(source, destination, LinkMode.REFLINK, ignore)
+        copy_file(source, destination, size_of(source), LinkMode.REFLINK, ignore)
 
 
 def test_a_real_reflink_or_a_real_refusal(source: Path, destination: Path) -> None:
     """Whichever the file system of the tests can do: all bytes, or none and a sentence."""
     try:
-        copy_file(source, destination, LinkMode.REFLINK, ignore)
+        copy_file(source, destination, size_of(source), LinkMode.REFLINK, ignore)
     except QkeditError as refusal:
         assert "cannot share blocks" in refusal.what  # noqa: PT017 — either outcome is right, if it is this one
     else:
@@ -273,7 +277,7 @@ def test_a_real_reflink_or_a_real_refusal(source: Path, destination: Path) -> No
 
 def test_a_hard_link_leads_to_the_blob_and_not_to_a_link(blob: Path, source: Path, destination: Path) -> None:
     counted: list[int] = []
-    copy_file(source, destination, LinkMode.HARD, counted.append)
+    copy_file(source, destination, size_of(source), LinkMode.HARD, counted.append)
     assert not destination.is_symlink()
     assert destination.samefile(blob)
     assert counted == [blob.stat().st_size]
@@ -284,7 +288,7 @@ def test_a_symbolic_link_leads_to_the_blob_wherever_one_stands(
 ) -> None:
     monkeypatch.chdir(source.parent)
     counted: list[int] = []
-    copy_file(Path(source.name), destination, LinkMode.SYMLINK, counted.append)
+    copy_file(Path(source.name), destination, size_of(source), LinkMode.SYMLINK, counted.append)
     assert os.readlink(destination) == str(blob.resolve())
     assert counted == [blob.stat().st_size]
 
@@ -298,7 +302,7 @@ def test_a_link_that_is_impossible_is_told(
 
     monkeypatch.setattr(os, call, refuse)
     with pytest.raises(QkeditError, match=r"out/model\.safetensors: cannot make a .* link.*--link copy"):
-        copy_file(source, destination, link, ignore)
+        copy_file(source, destination, size_of(source), link, ignore)
 
 
 @pytest.mark.parametrize("link", LinkMode)
@@ -307,7 +311,7 @@ def test_a_file_to_be_edited_is_never_the_source(
 ) -> None:
     monkeypatch.setattr(copying, "ioctl", reflink_by_copying)
     content = blob.read_bytes()
-    clone_or_reserve(source, destination, link)
+    clone_or_reserve(source, destination, size_of(source), link)
     assert destination.stat().st_size == len(content)
     with destination.open("r+b") as stream:
         stream.write(b"edited")
@@ -328,7 +332,7 @@ def test_nothing_that_stands_at_the_destination_is_written_to(
     else:
         destination.symlink_to(precious)
     with pytest.raises(QkeditError, match="file exists"):
-        copy_file(source, destination, link, ignore)
+        copy_file(source, destination, size_of(source), link, ignore)
     assert not precious.exists() or precious.read_text() == "weights of years"
 
 
@@ -356,7 +360,7 @@ def test_a_source_that_is_no_file_is_told(link: LinkMode, kind: str, tmp_path: P
         case "looping":
             source.symlink_to(source)
     with pytest.raises(QkeditError, match=r"model\.safetensors: (cannot open|is not a file)"):
-        copy_file(source, tmp_path / "copy", link, ignore)
+        copy_file(source, tmp_path / "copy", 0, link, ignore)
     assert not os.path.lexists(tmp_path / "copy")
 
 
@@ -382,7 +386,7 @@ def test_errors_name_the_file_that_failed_and_what_helps(
 
     monkeypatch.setattr(os, call, failing)
     with pytest.raises(QkeditError, match=sentence):
-        copy_file(source, destination, LinkMode.COPY, ignore)
+        copy_file(source, destination, size_of(source), LinkMode.COPY, ignore)
 
 
 def test_a_real_limit_of_the_system_ends_in_a_sentence_and_without_output(tmp_path: Path) -> None:
@@ -399,7 +403,7 @@ from qkedit.errors import QkeditError
 here = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 for copy in (
-    lambda file: copy_file(here / "source", file, LinkMode.COPY, lambda _: None),
+    lambda file: copy_file(here / "source", file, 300_000, LinkMode.COPY, lambda _: None),
     lambda file: (file.touch(), copy_ranges(here / "source", file, [(0, 300_000)], lambda _: None)),
 ):
     try:
