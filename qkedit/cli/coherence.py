@@ -19,7 +19,6 @@ from qkedit.cli.plugin_options import (
     chosen_plugins,
     joined,
 )
-from qkedit.cli.printed import plain_table
 from qkedit.errors import UsageError
 from qkedit.images import read_image
 from qkedit.prompts import CAPTION_PROMPT
@@ -112,8 +111,10 @@ def _print(
 ) -> None:
     from rich.console import Group
 
+    from qkedit.report.fitting_table import FittingTable
+
     titles = ["layer", "coherence", "entropy", *([] if after is None else ["coherence after", "entropy after"])]
-    table = plain_table(*titles, right=titles)
+    table = FittingTable(*titles, right=titles)
     rows: list[dict[str, Any]] = []
     for index, measured in enumerate(before.layers):
         row: dict[str, Any] = {"layer": measured.layer, "before": _fields(measured)}

@@ -9,7 +9,6 @@ import typer
 
 from qkedit.cli import options
 from qkedit.cli.output import command
-from qkedit.cli.printed import plain_table
 
 
 def diff(
@@ -28,11 +27,13 @@ def diff(
         from rich.console import Group
 
         from qkedit.cli.progress import reading_bar
+        from qkedit.report.fitting_table import FittingTable
         from qkedit.steering.diff import diff as compare
 
         with reading_bar(output) as on_bytes:
             differences, compared = compare(first, second, on_bytes=on_bytes)
-        table = plain_table("tensor", "change", "largest", "elements", right=("change", "largest", "elements"))
+        figures = ("change", "largest", "elements")
+        table = FittingTable("tensor", *figures, right=figures, breaking=("tensor",))
         for difference in differences:
             relative, largest = difference.relative_change, difference.largest_change
             table.add_row(

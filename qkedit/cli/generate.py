@@ -101,7 +101,9 @@ def _compare(
     plugins: tuple[PluginSettings, ...],
 ) -> None:
     """Print the answers of the base (if the model was edited), the model, and the model with plug-ins."""
-    from qkedit.cli.printed import plain_table
+    from rich.text import Text
+
+    from qkedit.report.fitting_table import FittingTable
 
     edited = is_edited(model)
     columns: list[tuple[str, str, Answer, tuple[PluginSettings, ...]]] = []
@@ -118,10 +120,11 @@ def _compare(
         raise UsageError("there is nothing to compare with", where="--compare", remedy="name a --plugin or a --base")
     for _, _, answer, _ in columns:
         _warn(output, answer)
-    table = plain_table()
-    for title, _, _, used in columns:
-        table.add_column(joined(used) if used else title, ratio=1, overflow="fold")
-    table.add_row(*(answer.text for _, _, answer, _ in columns))
+    titles = [joined(used) if used else title for title, _, _, used in columns]
+    table = FittingTable(*titles, breaking=titles)
+    for column in table.columns:
+        column.ratio = 1
+    table.add_row(*(Text(answer.text) for _, _, answer, _ in columns))
     output.result(
         {
             "answers": [

@@ -8,7 +8,6 @@ import typer
 
 from qkedit.cli import options
 from qkedit.cli.output import Output, aligned, command
-from qkedit.cli.printed import plain_table
 from qkedit.errors import UsageError
 
 
@@ -54,10 +53,18 @@ def _list(output: Output) -> None:
 
     from qkedit.checkpoint.description import known_families
     from qkedit.checkpoint.presets import presets
+    from qkedit.report.fitting_table import FittingTable
     from qkedit.selection import middle_layers
 
     families = known_families()
-    family_table = plain_table("family", "model type", "form", "norm", "positions")
+    family_table = FittingTable(
+        "family",
+        "model type",
+        "form",
+        "norm",
+        "positions",
+        breaking=("family", "model type", "form", "norm", "positions"),
+    )
     for family in families:
         family_table.add_row(
             family["family"],
@@ -78,7 +85,7 @@ def _list(output: Output) -> None:
         }
         for preset in presets()
     ]
-    alias_table = plain_table("alias", "hub id", "layers", "mid", "SCR", right=("layers",))
+    alias_table = FittingTable("alias", "hub id", "layers", "mid", "SCR", right=("layers",), breaking=("alias",))
     for alias in aliases:
         alias_table.add_row(
             ", ".join(alias["aliases"]),
@@ -98,12 +105,13 @@ def _check(output: Output, model: str, revision: str | None, allow_text_only: bo
     from qkedit.checkpoint.description import describe_stack
     from qkedit.checkpoint.layers import attention_stack
     from qkedit.checkpoint.resolve import resolve
+    from qkedit.report.fitting_table import FittingTable
 
     files = resolve(model, revision)
     stack = attention_stack(open_checkpoint(files), allow_text_only=allow_text_only)
     described = describe_stack(stack)
     titles = ("layer", "form", "heads", "d_h", "norm", "bias", "positions", "query rows")
-    table = plain_table(*titles, right=("layer", "d_h"))
+    table = FittingTable(*titles, right=("layer", "d_h"), breaking=("form", "norm", "positions", "query rows"))
     for layer, fields in zip(stack.layers, described["layers"], strict=True):
         biases = {"query": layer.query_bias, "key": layer.key_bias}
         table.add_row(

@@ -55,7 +55,7 @@ class Output:
         """Say something the reader should know before trusting the result; kept in the JSON envelope."""
         self.warnings.append(sentence)
         if not (self.as_json or self.quiet):
-            self._print(f"warning: {sentence}", stderr=True, style="yellow")
+            self._say("warning", sentence)
 
     def result(self, fields: dict[str, Any], human: RenderableType, *, summary: bool = False) -> None:
         """Print the result: `fields` as JSON, else `human`; a `summary` of work done is dropped by --quiet."""
@@ -65,7 +65,7 @@ class Output:
         """Print a result that a check found wanting, and the sentence, and leave with the exit code for it."""
         self._finish("failed", fields | {"error": _described(error)}, human)
         if not self.as_json:
-            self._print(f"error: {error}", stderr=True, style="red")
+            self._say("error", error)
         raise typer.Exit(error.exit_code)
 
     def failure(self, error: QkeditError) -> NoReturn:
@@ -73,7 +73,7 @@ class Output:
         if self.as_json:
             self._finish("failed", {"error": _described(error)}, None)
         else:
-            self._print(f"error: {error}", stderr=True, style="red")
+            self._say("error", error)
         raise typer.Exit(error.exit_code)
 
     def not_printed(self, error: OSError) -> int:
@@ -84,7 +84,7 @@ class Output:
             where="standard output",
             remedy="send it elsewhere (what the command wrote to files is in place)",
         )
-        self._print(f"error: {sentence}", stderr=True, style="red")
+        self._say("error", sentence)
         return sentence.exit_code
 
     def _finish(self, status: str, fields: dict[str, Any], human: RenderableType | None) -> None:
@@ -95,8 +95,16 @@ class Output:
         elif human is not None:
             self._print(human)
 
+    def _say(self, kind: str, sentence: object) -> None:
+        from qkedit.report.terminal_text import on_one_line
+
+        styles = {"warning": "yellow", "error": "red"}
+        self._print(f"{kind}: {on_one_line(str(sentence))}", stderr=True, style=styles[kind])
+
     def _print(self, text: RenderableType, *, stderr: bool = False, style: str | None = None) -> None:
         from rich.console import Console
+
+        from qkedit.report.terminal_text import Visible
 
         stream = sys.stderr if stderr else sys.stdout
         # A pipe has no width; wrapping at 80 would break the lines that a script greps for.
@@ -106,7 +114,7 @@ class Output:
         with self._as_far_as_it_is_read(stream):
             # rich itself would end the process at a pipe that is closed.
             with console.capture() as captured:
-                console.print(text, style=style)
+                console.print(Visible(text), style=style)
             stream.write(captured.get())
 
     @contextmanager
@@ -129,8 +137,10 @@ def _discard(stream: TextIO) -> None:
 
 
 def aligned(facts: Iterable[tuple[str, str]]) -> str:
-    """Return one line a fact, names and values in two columns."""
-    rows = list(facts)
+    """Return one line per fact, names and values in two columns."""
+    from qkedit.report.terminal_text import on_one_line
+
+    rows = [(name, on_one_line(value)) for name, value in facts]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
@@ -235,4 +245,6 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
 def _print_traceback() -> None:
     import traceback
 
-    traceback.print_exc()
+    from qkedit.report.terminal_text import visible
+
+    sys.stderr.write(visible(traceback.format_exc()))

@@ -7,7 +7,6 @@ import typer
 from qkedit.cli import options
 from qkedit.cli.output import aligned, command
 from qkedit.cli.plugin_options import spelled
-from qkedit.cli.printed import plain_table
 
 
 def plugins(
@@ -29,6 +28,7 @@ def plugins(
         from qkedit.errors import UsageError
         from qkedit.plugins.beside_weights import attached_to
         from qkedit.plugins.settings import PLUGINS, plugin_options
+        from qkedit.report.fitting_table import FittingTable
 
         if argument is not None or model is not None:
             directory = Path(options.one_model(context, argument, model)).expanduser()
@@ -45,7 +45,7 @@ def plugins(
             )
             return
         known = {name: plugin_options(name) for name in PLUGINS}
-        table = plain_table("plug-in", "option", "values", "default")
+        table = FittingTable("plug-in", "option", "values", "default", breaking=("values",))
         for name, listed in known.items():
             for option in listed:
                 default = "by the model" if option.default is None else str(option.default)

@@ -1,28 +1,9 @@
-"""What commands print alike: plain tables, and which files were written."""
+"""What commands print alike: which files were written, and numbers with their nouns."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-
-def plain_table(*titles: str, right: Collection[str] = ()) -> Table:
-    """Return a table without lines; where a terminal is narrow cells are folded, so that no letter is lost.
-
-    Args:
-        titles: of its columns.
-        right: those of them whose columns end at the right, as numbers do.
-    """
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in titles:
-        table.add_column(title, overflow="fold", justify="right" if title in right else "left")
-    return table
 
 
 def names_of(*files: Path | None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,14 +11,11 @@ from qkedit.cli import options
 from qkedit.cli.output import Output, aligned, command
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
-
     from qkedit.steering.options import OutputOptions
     from qkedit.steering.plan import PlannedLayer, SteerPlan
     from qkedit.steering.run import SteerReport
 
-# Letters of a tensor's name that a table must have room for.
-_NARROWEST_NAME = 24
+_TITLES = ("layer", "form", "heads", "d_h", "edited", "size", "tensor")
 
 
 def steer(
@@ -162,12 +158,16 @@ def _print_plan(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
     from rich.console import Group
     from rich.text import Text
 
+    from qkedit.report.fitting_table import FittingTable
     from qkedit.selection import describe
     from qkedit.steering.disk_space import disk_needed
 
     disk = disk_needed(plan.checkpoint, plan.tensors, target)
     free = _free_bytes(target.out)
     fields = plan.as_dict() | {"disk_needed": disk, "disk_free": free}
+    table = FittingTable(*_TITLES, right=("layer", "d_h", "size"), breaking=("tensor",))
+    for planned in plan.layers:
+        table.add_row(*_described(planned))
     totals = [
         ("to read", size(plan.bytes_to_read)),
         ("to change", f"{len(plan.tensors)} tensors, {size(plan.bytes_to_write)}, in {_shards(plan)}"),
@@ -177,36 +177,7 @@ def _print_plan(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
         totals.append(("no attention", f"layers {describe([skipped.index for skipped in plan.stack.skipped])}"))
     if plan.checkpoint.stale_files:
         totals.append(("left out", ", ".join(plan.checkpoint.stale_files)))
-    output.result(fields, Group(_PlannedLayers(plan), "", Text(aligned(totals)), "", "Nothing was written."))
-
-
-@dataclass(frozen=True)
-class _PlannedLayers:
-    """A row a layer; no letter of it may be lost, so where a terminal leaves a table too little room, a sentence."""
-
-    plan: SteerPlan
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Lay the layers out for the width at hand."""
-        from rich.text import Text
-
-        from qkedit.cli.printed import plain_table
-
-        titles = ("layer", "form", "heads", "d_h", "edited", "size", "tensor")
-        rows = [_described(planned) for planned in self.plan.layers]
-        widths = [max(map(len, cells)) for cells in zip(titles, *rows, strict=True)]
-        # The name alone may break, but not into slivers.
-        if sum(widths[:-1]) + 2 * (len(widths) - 1) + min(widths[-1], _NARROWEST_NAME) > options.max_width:
-            for *cells, name in rows:
-                facts = ", ".join(f"{title} {cell}" for title, cell in zip(titles, cells, strict=False))
-                yield Text(f"{facts}\n{name}")
-            return
-        table = plain_table(*titles, right=("layer", "d_h", "size"))
-        for column in table.columns[:-1]:
-            column.no_wrap = True
-        for row in rows:
-            table.add_row(*row)
-        yield table
+    output.result(fields, Group(table, "", Text(aligned(totals)), "", "Nothing was written."))
 
 
 def _described(planned: PlannedLayer) -> tuple[str, ...]:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 from rich.text import Text
 
 from qkedit.laboratory.measures import CAPTIONS, MEASURES, Measure, Row
 from qkedit.report.figures import Spelling, improves
+from qkedit.report.fitting_table import FittingTable
 
 STYLES = {True: "green", False: "red", None: "dim"}
 # Without an interval beside it where room is short: it describes, and nothing is concluded from it.
@@ -39,12 +39,10 @@ class ArmsTables:
             style="dim",
         )
 
-    def _table(self, part: str, measures: Sequence[Measure], plain: bool) -> Table:
+    def _table(self, part: str, measures: Sequence[Measure], plain: bool) -> FittingTable:
         spelled = [(measure, Spelling(measure, plain)) for measure in measures]
-        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column("Captions" if part == CAPTIONS else f"{part.capitalize()} q.", no_wrap=True)
-        for _, spelling in spelled:
-            table.add_column(spelling.title, justify="left", no_wrap=True)
+        first = "Captions" if part == CAPTIONS else f"{part.capitalize()} q."
+        table = FittingTable(first, *(spelling.title for _, spelling in spelled))
         for row in self.rows:
             cells = [
                 spelling.value(row.figures[measure.name].interval.value)

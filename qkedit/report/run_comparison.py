@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 from rich.text import Text
 
 from qkedit.evaluation.compare import SIGNIFICANT, ComparedMetric, ComparedSplit, RunComparison
 from qkedit.report.files import printable
+from qkedit.report.fitting_table import FittingTable
+from qkedit.report.terminal_text import on_one_line
 
 SMALLEST_P_SHOWN = 0.001
 _STYLES = {"better": "green", "worse": "red", "": ""}
@@ -28,11 +29,11 @@ class RunComparisonTable:
         yield Text(f"A: {self.comparison.a}\nB: {self.comparison.b}")
         for split in self.comparison.splits:
             yield Text(f"\n{_heading(split)}", style="bold")
-            table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-            table.add_column("metric", min_width=max(map(len, names)), no_wrap=True)
-            for title, width in zip(_titles(self.comparison), (6, 6, 7, 16, 6, 6), strict=True):
-                table.add_column(title, justify="right", min_width=width, no_wrap=True)
-            table.add_column("")
+            figures = _titles(self.comparison)
+            table = FittingTable("metric", *figures, "", right=figures, gap=1)
+            widths = (max(map(len, names)), 6, 6, 7, 16, 6, 6, 0)
+            for column, width in zip(table.columns, widths, strict=True):
+                column.min_width = width
             for compared in split.metrics:
                 cells = _cells(compared)
                 table.add_row(*map(Text, cells), Text(compared.verdict, style=_STYLES[compared.verdict]))
@@ -46,7 +47,7 @@ def run_comparison_markdown(comparison: RunComparison) -> str:
 
 
 def _markdown_lines(comparison: RunComparison) -> Iterator[str]:
-    yield f"**A**: `{comparison.a}`  \n**B**: `{comparison.b}`"
+    yield f"**A**: {_code(comparison.a)}  \n**B**: {_code(comparison.b)}"
     for split in comparison.splits:
         yield f"\n### {_heading(split)}\n"
         yield f"| metric | {' | '.join(_titles(comparison))} | |"
@@ -58,6 +59,10 @@ def _markdown_lines(comparison: RunComparison) -> Iterator[str]:
         for sentence in split.warnings:
             yield f"\n> **Warning**: {sentence}."
     yield f"\n{_legend(comparison)}"
+
+
+def _code(name: str) -> str:
+    return f"`{on_one_line(name).replace('`', chr(39))}`"
 
 
 def _heading(split: ComparedSplit) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from rich.console import RenderableType
-from rich.table import Table
+from rich.text import Text
 
 from qkedit.evaluation.records import Score, item_as_dict
+from qkedit.report.fitting_table import FittingTable
 
 
 def score_tables(title: str, scores: Sequence[Score]) -> Iterator[RenderableType]:
@@ -24,14 +25,10 @@ def score_tables(title: str, scores: Sequence[Score]) -> Iterator[RenderableType
             yield ""
         alike = list(group)
         rules = ", ".join(dict.fromkeys(f"{score.rule_kind} {score.rule}" for score in alike))
-        table = Table(
-            title=f"{title}, {rules}", title_justify="left", title_style="bold", box=None, header_style="bold"
-        )
+        yield Text(f"{title}, {rules}", style="bold")
         with_splits = any(score.split is not None for score in alike)
-        if with_splits:
-            table.add_column("split")
-        for name in ("answers", *metrics):
-            table.add_column(name, justify="right")
+        figures = ("answers", *metrics)
+        table = FittingTable(*(["split"] if with_splits else []), *figures, right=figures)
         for score in alike:
             split = [score.split or ""] if with_splits else []
             table.add_row(*split, str(score.n), *(figure(score.metrics[name]) for name in metrics))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
-from qkedit.report.files import printable
 from qkedit.report.summary import offset_text
+from qkedit.report.terminal_text import on_one_line
 from qkedit.steering.comparison import Comparison
 from qkedit.steering.spectra import Inspection
+
+_OFFSET = re.compile(r"-?\d+(,-?\d+)*")
 
 
 def spectra_csv(inspection: Inspection) -> str:
@@ -60,5 +63,13 @@ def comparison_csv(comparison: Comparison) -> str:
 
 def _csv(lines: list[list[object]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return printable(text.getvalue())
+    csv.writer(text, lineterminator="\n").writerows([[_cell(value) for value in line] for line in lines])
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Return what a cell holds: a name that a spreadsheet would calculate as a formula gets a quote before it."""
+    if not isinstance(value, str):
+        return value
+    is_formula = value.startswith(("=", "+", "-", "@", "\t", "\r")) and not _OFFSET.fullmatch(value)
+    return on_one_line(f"'{value}" if is_formula else value)

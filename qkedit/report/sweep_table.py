@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 from rich.text import Text
 
 from qkedit.laboratory.measures import MEASURES, Measure
 from qkedit.laboratory.sweep import CellResult, Confirmation, SweepReport
 from qkedit.report.arms_table import STYLES
 from qkedit.report.figures import Spelling, improves
+from qkedit.report.fitting_table import FittingTable
 
 MOST_ROWS = 15
 CHANNELS = {"full": "full", "symmetric": "symm", "antisymmetric": "anti"}
@@ -47,10 +47,7 @@ class SweepTables:
         winner = self.report.ranked[0].cell
         yield Text(f"Confirmed on {second.count} other scenes: {winner.name}", style="bold")
         names = ("base", "winner", "controls")
-        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-        table.add_column("measure", no_wrap=True)
-        for title in ("base", "winner", "controls", "winner - controls" if plain else "winner − controls"):
-            table.add_column(title, no_wrap=True)
+        table = FittingTable("measure", *names, "winner - controls" if plain else "winner − controls", gap=1)
         for measure in MEASURES.values():
             spelling = Spelling(measure, plain)
             figures = [row.figures[measure.name] for row in confirmation.rows]
@@ -66,13 +63,16 @@ class SweepTables:
         yield table
 
 
-def _ranking(ranked: tuple[CellResult, ...], measure: Measure, spelling: Spelling, *, first_is_winner: bool) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    for title in ("", "layers", "k", "channel", "left"):
-        table.add_column(title, justify="right" if title in ("", "k", "left") else "left", no_wrap=True)
+def _ranking(
+    ranked: tuple[CellResult, ...], measure: Measure, spelling: Spelling, *, first_is_winner: bool
+) -> FittingTable:
     minus = "-" if spelling.plain else "−"
-    for title in (spelling.title, f"{minus} base", f"controls {minus} base", "broken"):
-        table.add_column(title, no_wrap=title != "broken")
+    table = FittingTable(
+        *("", "layers", "k", "channel", "left", spelling.title, f"{minus} base", f"controls {minus} base", "broken"),
+        right=("", "k", "left"),
+        breaking=("broken",),
+        gap=1,
+    )
     for place, result in enumerate(ranked, start=1):
         cell = result.cell
         table.add_row(

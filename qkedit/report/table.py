@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 from rich.text import Text
 
+from qkedit.report.fitting_table import FittingTable
 from qkedit.report.summary import SpectrumRow, offset_text, rows_of
 from qkedit.steering.comparison import Comparison
 from qkedit.steering.spectra import NO_OFFSET, Inspection
@@ -43,15 +43,11 @@ class SpectrumTable:
         spectrum_width = NARROWEST_SPECTRUM + max(0, room - shown * (VALUE_WIDTH + 1))
         spectrum_width = min(spectrum_width, WIDEST_SPECTRUM)
 
-        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
         places = 2 if self.every_head else 1
-        for title, _ in columns[:places]:
-            table.add_column(title, justify="right")
-        for number in range(1, shown + 1):
-            table.add_column(f"{'s' if plain else 'σ'}{number}", justify="right")
-        for title, _ in columns[places:]:
-            table.add_column(title, justify="right")
-        table.add_column("spectrum", no_wrap=True)
+        titles = [title for title, _ in columns]
+        sigmas = [f"{'s' if plain else 'σ'}{number}" for number in range(1, shown + 1)]
+        titles[places:places] = sigmas
+        table = FittingTable(*titles, "spectrum", right=titles, gap=1)
         for place, row in enumerate(rows):
             cells = [column[place] for _, column in columns]
             values = [f"{value:.3g}" for value in row.singular_values[:shown]]
@@ -100,11 +96,9 @@ class ComparisonTable:
         """Lay the table out."""
         plain = options.ascii_only
         sigma, arrow = ("s1", "->") if plain else ("σ1", "→")
-        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-        for title in ("layer", *(["head"] if self.every_head else []), sigma, "", "", "top", "", ""):
-            table.add_column(title, justify="right")
-        for title in ("query side", "key side"):
-            table.add_column(title, justify="right")
+        titles = ["layer", *(["head"] if self.every_head else []), sigma, "", "", "top", "", ""]
+        titles += ["query side", "key side"]
+        table = FittingTable(*titles, right=titles, gap=1)
         for layer in self.comparison.layers:
             groups = [[head] for head in layer.heads] if self.every_head else [list(layer.heads)]
             for heads in groups:

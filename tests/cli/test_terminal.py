@@ -141,7 +141,7 @@ def test_a_plan_stays_readable_on_a_narrow_terminal(columns: int) -> None:
     for layer in (2, 3, 4):
         assert f"language_model.model.layers.{layer}.self_attn.q_proj.weight" in "".join(words)
     assert {"layer", "form", "separate,", "heads", "edited", "all,", "size"} <= set(words)
-    assert len(layers) <= 3 * 5
+    assert len(layers) <= 3 * 6
 
 
 def test_a_run_on_a_terminal_shows_progress_and_a_pipe_gets_none(children: Runs, tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""What strangers wrote is read on a terminal, and steers it nowhere."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import unicodedata
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Group
+from rich.text import Text
+
+from qkedit.cli.output import Output, aligned
+from qkedit.errors import QkeditError
+from qkedit.report.fitting_table import FittingTable
+from qkedit.report.spectra_csv import _cell
+from qkedit.report.terminal_text import on_one_line, visible
+
+HOSTILE = "\x1b]0;title\x07\x1b[2J\rerror: forged\x9b31m\u202egnp.exe\u2066[bold]red[/bold]:smile:\udcff"
+
+
+def printed(human: object) -> str:
+    stream = io.StringIO()
+    with contextlib.redirect_stdout(stream):
+        Output("score").result({}, human)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def harmless(text: str) -> bool:
+    return not any(
+        (unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") and letter not in "\n\t")
+        or unicodedata.bidirectional(letter) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+        for letter in text
+    )
+
+
+@given(st.text())
+def test_nothing_that_steers_is_left_and_nothing_else_is_changed(text: str) -> None:
+    assert harmless(visible(text))
+    assert len(on_one_line(text).splitlines()) <= 1
+    if harmless(text) and not set("\u061c\u200e\u200f") & set(text):
+        assert visible(text) == text
+
+
+@pytest.mark.parametrize(
+    "wrap", [str, Text, lambda text: Group(text, Text(text)), lambda text: aligned([("a", text)])]
+)
+def test_every_way_to_print_spells_them(wrap: object) -> None:
+    text = printed(wrap(HOSTILE))  # type: ignore[operator]
+    assert harmless(text)
+    assert r"\x1b]0;title" in text
+    assert r"\u202egnp.exe" in text
+    assert "[bold]red[/bold]:smile:" in text
+
+
+def test_tables_spell_them() -> None:
+    table = FittingTable("name")
+    table.add_row(HOSTILE)
+    table.add_row(Text(HOSTILE))
+    assert harmless(printed(table))
+
+
+def test_an_error_and_a_warning_stay_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output("score")
+    output.warn("first\nwarning: forged")
+    with pytest.raises(typer.Exit):
+        output.failure(QkeditError("broken\nerror: forged \x1b[31m", where="a\u2028b"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        r"warning: first\nwarning: forged",
+        r"error: a\u2028b: broken\nerror: forged \x1b[31m.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("-2", "-2"),
+        ("0,3,-2", "0,3,-2"),
+        ("-1,2|cmd", "'-1,2|cmd"),
+        ("a\rb", r"a\rb"),
+        ("./model", "./model"),
+        (1.5, 1.5),
+        (None, None),
+    ],
+)
+def test_a_name_in_a_csv_is_no_formula(value: object, cell: object) -> None:
+    assert _cell(value) == cell
