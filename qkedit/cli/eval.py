@@ -11,7 +11,7 @@ import typer
 
 from qkedit.cli import options
 from qkedit.cli.evaluation_options import DataOption, QuestionsOption, required_data, warn_of_scores
-from qkedit.cli.output import command
+from qkedit.cli.output import GO_ON, command
 from qkedit.cli.plugin_options import DtypeOption, PluginsOption, chosen_plugins
 from qkedit.cli.printed import names_of, written_lines
 from qkedit.errors import UsageError
@@ -99,11 +99,12 @@ def evaluate(
             raise UsageError("it is not said where the images are", where="--images", remedy="name their directory")
         answerer: Answerer
         if endpoint is not None:
-            answerer = _endpoint(endpoint, endpoint_model, concurrency, argument or model, plugin)
+            answerer = _endpoint(endpoint, endpoint_model, concurrency, argument or model, plugin, target)
         else:
             name = options.one_model(context, argument, model)
             answerer = _local_model(name, revision, plugin, device, dtype, batch_size)
         parts = _parts(benchmark or (), split or (), required_data(data, questions), max_new_tokens)
+        output.after_interruption = f"{GO_ON}; what was answered stays"
         with counting_bar(output, "answers") as watch:
             finished = run(
                 answerer, parts, images, target, prompt=prompt, limit=limit, overwrite=overwrite, watch=watch
@@ -118,15 +119,16 @@ def evaluate(
 
 
 def _endpoint(
-    url: str, model: str | None, concurrency: int, other: str | None, plugins: Sequence[str] | None
+    url: str, model: str | None, concurrency: int, other: str | None, plugins: Sequence[str] | None, target: Path
 ) -> Answerer:
     from qkedit.evaluation.endpoint import Endpoint
+    from qkedit.evaluation.run_files import recorded_identity
 
     if other is not None:
         raise UsageError("a model is named as well", where="--endpoint", remedy="name one of them")
     if plugins:
         raise UsageError("an endpoint has its own plug-ins", where="--plugin", remedy="name them where it is served")
-    return Endpoint(url, model, concurrency)
+    return Endpoint(url, model, concurrency).or_as_recorded(recorded_identity(target))
 
 
 def _local_model(

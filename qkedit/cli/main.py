@@ -90,7 +90,7 @@ def run() -> None:
     except KeyboardInterrupt:  # before the command itself could take it
         from qkedit.cli.output import Interrupted
 
-        code = _failure("qkedit", Interrupted())
+        code = _failure("qkedit", Interrupted("run again if you want to"))
     sys.exit(code)
 
 

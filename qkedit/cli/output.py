@@ -38,6 +38,9 @@ class Output:
         command: its name, for the envelope.
         as_json: print one JSON document instead of text.
         quiet: no progress, no warnings and no closing summary.
+
+    Attributes:
+        after_interruption: what a user can do when the run was interrupted; a command that keeps results says so.
     """
 
     def __init__(self, command: str, *, as_json: bool = False, quiet: bool = False) -> None:
@@ -45,6 +48,7 @@ class Output:
         self.as_json = as_json
         self.quiet = quiet
         self.warnings: list[str] = []
+        self.after_interruption = "run again if you want to; outputs appear whole or not at all"
 
     @property
     def shows_progress(self) -> bool:
@@ -186,7 +190,7 @@ def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[O
     except typer.Exit:
         raise
     except KeyboardInterrupt:
-        output.failure(Interrupted())
+        output.failure(Interrupted(output.after_interruption))
     except MemoryError:
         output.failure(_out_of_memory("memory"))
     except Exception as error:
@@ -229,13 +233,17 @@ class _Warnings(logging.Handler):
         self._output.warn(record.getMessage())
 
 
+# What holds of every command that keeps what it did; see `Output.after_interruption`.
+GO_ON = "run the same command to go on"
+
+
 class Interrupted(QkeditError):
     """Somebody pressed Ctrl-C, or the system asked the process to end."""
 
     exit_code = 130
 
-    def __init__(self) -> None:
-        super().__init__("interrupted", remedy="run again if you want to; outputs appear whole or not at all")
+    def __init__(self, remedy: str) -> None:
+        super().__init__("interrupted", remedy=remedy)
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

@@ -17,7 +17,7 @@ from qkedit.cli.laboratory_options import (
     WorkersOption,
     subject_and_workers,
 )
-from qkedit.cli.output import Output, command
+from qkedit.cli.output import GO_ON, Output, command
 from qkedit.cli.printed import names_of, written_lines
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ def sweep(
             guards=guards(no_worse),
             scenes=ExamRange(scenes, scene_seed),
         )
+        if out is not None:
+            output.after_interruption = f"{GO_ON} from what {out} holds"
         with (
             ResultsFile(out, settings.as_dict()) if out is not None else nullcontext() as file,
             counting_bar(output, "arms") as watch,

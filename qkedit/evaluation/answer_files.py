@@ -3,7 +3,7 @@
 An answer file is a benchmark's own, or JSON lines `{"id": …, "answer": …}` for any benchmark. A row may also say to
 which `split` it belongs, what was asked (`question` or `prompt`) and about which `image`: ids are small numbers in
 most benchmarks, so that answers to another split would fit as well, and what is said there tells them apart. Nothing
-is scored unless all fits.
+is scored unless all fits. `finish_reason` says why an answer ends; empty answers and those cut off are counted.
 """
 
 from __future__ import annotations
@@ -33,15 +33,30 @@ class Joined:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What a score's counts say of it: nothing unless answers are missing."""
-        return {"missing": self.missing} if self.missing else {}
+        """What a score's counts say of the answers: nothing unless some are missing, empty or cut off."""
+        counts = {"missing": self.missing, "empty": self._empty, "cut": self._cut}
+        return {name: count for name, count in counts.items() if count}
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a score's warnings say of it."""
-        if not self.missing:
-            return ()
-        return (f"{self.missing} of {len(self.pairs) + self.missing} questions have no answer and are left out",)
+        """What a score's warnings say of them."""
+        found = len(self.pairs)
+        sentences = {
+            f"{self.missing} of {found + self.missing} questions have no answer and are left out": self.missing,
+            f"{self._empty} of {found} answers are empty, and the rule scores them as it scores any text (as yes, as "
+            "wrong, or as a caption without hallucinations)": self._empty,
+            f"{self._cut} of {found} answers were cut off and are scored as far as they go (a longer --max-new-tokens "
+            "would show the rest)": self._cut,
+        }
+        return tuple(sentence for sentence, count in sentences.items() if count)
+
+    @property
+    def _empty(self) -> int:
+        return sum(answer.is_empty for _, answer in self.pairs)
+
+    @property
+    def _cut(self) -> int:
+        return sum(answer.is_cut for _, answer in self.pairs)
 
 
 def read_answers(

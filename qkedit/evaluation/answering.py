@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import qkedit
-from qkedit.evaluation.records import Question
+from qkedit.evaluation.records import STOP, Question
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,19 @@ class Ask:
         return self.question.id
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What was answered to one question.
+
+    Attributes:
+        text: untouched; empty where a model said nothing.
+        finish_reason: why the answer ends there, in the words of OpenAI's protocol; `stop` where the model ended it.
+    """
+
+    text: str
+    finish_reason: str = STOP
+
+
 class Session(Protocol):
     """An answerer that is ready to answer."""
 
@@ -49,7 +62,7 @@ class Session(Protocol):
         """What the reader should know of the answers given so far."""
         ...
 
-    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, str]]:
+    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
         """Yield every answer as it comes, in any order, untouched.
 
         Raises:

@@ -2,7 +2,8 @@
 
 Pictures travel inside the request, as data URLs; several questions are under way at a time. What may pass (no
 connection, a busy or failing server) is tried again with growing pauses, as the server asks for; whatever else a
-server refuses ends the run, and what was answered stays.
+server refuses ends the run, and what was answered stays. An answer without text, as models that think give when their
+tokens are used up, is an empty one, with the server's word for why it ends; an answer that is not text ends the run.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import base64
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.evaluation.answering import Ask, versions
+from qkedit.evaluation.answering import Ask, Reply, versions
+from qkedit.evaluation.json_rows import LONGEST_TEXT
+from qkedit.evaluation.records import STOP
 from qkedit.images import is_plain, read_image
 
 if TYPE_CHECKING:
@@ -29,6 +33,10 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "QKEDIT_API_KEY"
 # How the files begin that every server reads.
 _SENT_AS_THEY_ARE = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+
+
+class Unreachable(QkeditError):
+    """There is no server at the address, or none that answers."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ class Endpoint:
         if self.model is not None:
             return self.model
         with self._client() as client, self._explained():
-            names = [model.id for model in client.models.list()]
+            names = [str(model.id) for model in client.models.list()]
         if len(names) == 1:
             return names[0]
         if not names:
@@ -105,13 +113,29 @@ class Endpoint:
             "libraries": versions("openai"),
         }
 
+    def or_as_recorded(self, run: Mapping[str, Any]) -> Endpoint:
+        """Return this endpoint with the model's name from the record of an earlier run if the server is not there.
+
+        A finished run can so be scored again without its server.
+
+        Args:
+            run: what made that run the one it was; empty where there was none.
+        """
+        recorded = run.get("endpoint_model")
+        if self.model is not None or run.get("endpoint") != self.base_url or not isinstance(recorded, str):
+            return self
+        try:
+            return replace(self, model=replace(self, retries=0).served_model)
+        except Unreachable:
+            return replace(self, model=recorded)
+
     @contextmanager
     def session(self) -> Iterator[_EndpointSession]:
         """See `Answerer`."""
         with self._client() as client:
             yield _EndpointSession(self, client)
 
-    def answer(self, client: OpenAI, ask: Ask) -> str:
+    def answer(self, client: OpenAI, ask: Ask) -> Reply:
         """Return the answer to one question. Raises QkeditError when it cannot be had."""
         pictures = [] if ask.image is None else [{"type": "image_url", "image_url": {"url": data_url(ask.image)}}]
         content: list[Any] = [*pictures, {"type": "text", "text": ask.prompt}]
@@ -123,11 +147,17 @@ class Endpoint:
                 temperature=0,
             )
             # A server of another kind may answer with anything.
-            return completion.choices[0].message.content or ""
+            choice = completion.choices[0]
+            text, reason = _text_of(choice.message.content), choice.finish_reason
+        if len(text) > LONGEST_TEXT:
+            raise self._failed(f"gives an answer of {len(text)} characters", "lower --max-new-tokens")
+        return Reply(text, reason if isinstance(reason, str) else STOP)
 
     def _client(self) -> OpenAI:
         try:
             from openai import OpenAI
+
+            from qkedit.evaluation.bounded_client import BoundedHttpClient
         except ImportError as error:
             raise QkeditError(
                 "the package openai is not installed",
@@ -139,6 +169,7 @@ class Endpoint:
             api_key=os.environ.get(KEY_VARIABLE) or "none",  # a server without keys takes any
             max_retries=self.retries,
             timeout=self.timeout,
+            http_client=BoundedHttpClient(),
         )
 
     @contextmanager
@@ -146,13 +177,22 @@ class Endpoint:
         """Turn what the client raises into one sentence."""
         import openai
 
+        from qkedit.evaluation.bounded_client import LARGEST_RESPONSE, TooLongError
+
+        too_long = f"sends more than {LARGEST_RESPONSE >> 20} MB in one response", "check that it is the right address"
         try:
             yield
+        except TooLongError as error:
+            raise self._failed(*too_long) from error
         except openai.APITimeoutError as error:
             raise self._failed(f"did not answer within {self.timeout:g} s", "ask fewer questions at a time") from error
         except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, TooLongError):
+                raise self._failed(*too_long) from error
             reason = _first_line(error.__cause__ or error)
-            raise self._failed(f"cannot be reached ({reason})", "start the server or check the address") from error
+            raise Unreachable(
+                f"cannot be reached ({reason})", where=self.base_url, remedy="start the server or check the address"
+            ) from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             remedy = f"set {KEY_VARIABLE} to a key it knows"
             raise self._failed(f"refuses the key ({error.status_code}: {_said(error)})", remedy) from error
@@ -182,29 +222,48 @@ class _EndpointSession:
     def warnings(self) -> Sequence[str]:
         return ()
 
-    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, str]]:
+    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
         rest = iter(asks)
-        failure: QkeditError | None = None
-        under_way: dict[Future[str], Ask] = {}
-        with ThreadPoolExecutor(self.endpoint.concurrency) as pool, self.client:
-            while True:
-                while failure is None and len(under_way) < self.endpoint.concurrency:
-                    ask = next(rest, None)
-                    if ask is None:
-                        break
-                    under_way[pool.submit(self.endpoint.answer, self.client, ask)] = ask
-                if not under_way:
+        failure: Exception | None = None
+        under_way = 0
+        done: SimpleQueue[tuple[Ask, Reply | Exception]] = SimpleQueue()
+        while True:
+            while failure is None and under_way < self.endpoint.concurrency:
+                ask = next(rest, None)
+                if ask is None:
                     break
-                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                    ask = under_way.pop(future)
-                    try:
-                        text = future.result()
-                    except QkeditError as error:
-                        failure = failure or error
-                        continue
-                    yield ask, text
+                # A thread that dies with the process: a server that is silent does not keep Ctrl-C waiting.
+                Thread(target=self._put_answer, args=(ask, done), daemon=True).start()
+                under_way += 1
+            if not under_way:
+                break
+            ask, outcome = done.get()
+            under_way -= 1
+            if isinstance(outcome, Exception):
+                failure = failure or outcome
+            else:
+                yield ask, outcome
         if failure is not None:
             raise failure
+
+    def _put_answer(self, ask: Ask, done: SimpleQueue[tuple[Ask, Reply | Exception]]) -> None:
+        try:
+            done.put((ask, self.endpoint.answer(self.client, ask)))
+        except Exception as error:  # whatever it is, the main thread must not wait for ever
+            done.put((ask, error))
+
+
+def _text_of(content: Any) -> str:
+    """Return the text of an answer: as one, as parts, or none at all. Raises ValueError for anything else."""
+    if content is None:
+        return ""
+    if isinstance(content, list):
+        content = "".join(part["text"] if part["type"] == "text" else _no_text() for part in content)
+    return content if isinstance(content, str) else _no_text()
+
+
+def _no_text() -> NoReturn:
+    raise ValueError("an answer that is not text")
 
 
 def data_url(file: Path) -> str:

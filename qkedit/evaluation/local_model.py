@@ -10,7 +10,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from qkedit.errors import QkeditError
-from qkedit.evaluation.answering import Ask, versions
+from qkedit.evaluation.answering import Ask, Reply, versions
+from qkedit.evaluation.records import LENGTH, STOP
 from qkedit.evaluation.weights import fingerprint
 from qkedit.images import read_image
 from qkedit.plugins.settings import PluginSettings, make_plugins
@@ -95,11 +96,11 @@ class _LocalSession:
             for name, count in self._warned.items()
         ]
 
-    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, str]]:
+    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
         for batch in batches(asks, self.batch_size):
             yield from zip(batch, self._answered(batch), strict=True)
 
-    def _answered(self, batch: Sequence[Ask]) -> list[str]:
+    def _answered(self, batch: Sequence[Ask]) -> list[Reply]:
         import torch
 
         from qkedit.serving.on_transformers import Prompt, prompt_text, respond_batch
@@ -123,7 +124,7 @@ class _LocalSession:
             ) from error
         if images:
             self._note_warnings()
-        return [answer.text for answer in answers]
+        return [Reply(answer.text, LENGTH if answer.is_cut else STOP) for answer in answers]
 
     def _note_warnings(self) -> None:
         reports = self.attached.report() if self.attached else ()

@@ -18,6 +18,10 @@ from typing import Any
 from qkedit.errors import QkeditError
 
 RULE_KINDS = ("parser", "variant")
+# Why an answer ends, under the key and in the words of OpenAI's protocol: the model ended it, or something else did.
+FINISH_REASON = "finish_reason"
+STOP, LENGTH = "stop", "length"
+_CUT = (LENGTH, "max_tokens", "content_filter", "abort")
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Answer:
         text: untouched, spaces and line breaks at its ends included.
         line: where its file says so, from 1.
         file: that file's name, for errors.
-        fields: what else the file says of it, such as the image that was shown or a judge's label.
+        fields: what else the file says of it, such as the image that was shown, a judge's label or why it ends.
     """
 
     id: str
@@ -57,6 +61,16 @@ class Answer:
     line: int | None = None
     file: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was said."""
+        return not self.text.strip()
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the answer was cut off, as far as its file tells."""
+        return self.fields.get(FINISH_REASON) in _CUT
 
     @property
     def where(self) -> str:

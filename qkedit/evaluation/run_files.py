@@ -1,7 +1,8 @@
 """The directory of a run, which can be taken up again after a kill.
 
     OUT/run.json                   what was asked of what; written once, before the first answer
-    OUT/answers/pope.random.jsonl  {"id", "image", "question", "answer"}, a line the moment an answer comes
+    OUT/answers/pope.random.jsonl  {"id", "image", "question", "answer"}, a line the moment an answer comes; and
+                                   "finish_reason" where the model did not end the answer by itself
     OUT/result.json                the scores, when every question is answered
 
 A run is taken up again if it is the same run: what `run.json` says must hold to the letter, the weights' hash
@@ -16,13 +17,15 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from qkedit.checkpoint.file_errors import explained
 from qkedit.errors import QkeditError, UsageError
-from qkedit.evaluation.records import Answer, Question
+from qkedit.evaluation.answering import Reply
+from qkedit.evaluation.records import FINISH_REASON, STOP, Answer, Question
 from qkedit.evaluation.result_files import RESULT_FILE
 
 RUN_FILE = "run.json"
@@ -124,9 +127,11 @@ class RunFiles:
             found[answer.id] = answer
         return found
 
-    def append(self, part: str, question: Question, text: str) -> None:
-        """Write one answer at once, so that a kill does not take it away."""
-        row = {"id": question.id, "image": question.image, "question": question.prompt, "answer": text}
+    def append(self, part: str, question: Question, reply: Reply) -> Answer:
+        """Write one answer at once, so that a kill does not take it away, and return it as `answers` would."""
+        row = {"id": question.id, "image": question.image, "question": question.prompt, "answer": reply.text}
+        if reply.finish_reason != STOP:
+            row[FINISH_REASON] = reply.finish_reason
         file, line = self._answers_file(part), (json.dumps(row) + "\n").encode()
         with explained("write the answer", file):
             if part not in self._handles:
@@ -134,6 +139,7 @@ class RunFiles:
                 self._handles[part] = self._opened.enter_context(file.open("ab", buffering=0))
             if self._handles[part].write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return _answer(row)
 
     def write_result(self, document: Mapping[str, Any]) -> Path:
         """Write the result in one step, in the place of an earlier one."""
@@ -224,6 +230,15 @@ class RunFiles:
         )
 
 
+def recorded_identity(directory: Path) -> dict[str, Any]:
+    """Return what made the run in a directory the one it was; nothing where no run is, or its record is broken."""
+    try:
+        identity = json.loads((directory / RUN_FILE).read_bytes())["identity"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}  # whoever takes the run up says what is wrong with it
+    return identity if isinstance(identity, dict) else {}
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return what differs between two records, as `limit was 10 and is 20`."""
     flat_before, flat_now = dict(_leaves(before)), dict(_leaves(now))
@@ -250,11 +265,16 @@ def _short(value: Any) -> str:
 def _parsed(line: bytes, file: Path, number: int) -> Answer:
     try:
         row = json.loads(line)
-        identifier, text = row["id"], row["answer"]
-        if not isinstance(identifier, str) or not isinstance(text, str):
+        if not all(isinstance(row[key], str) for key in ("id", "answer")):
             raise TypeError
     except (ValueError, KeyError, TypeError, RecursionError):
         raise QkeditError(
             "is no answer of a run", where=f"{file}, line {number}", remedy="remove the line, to have it asked again"
         ) from None
-    return Answer(identifier, text, line=number, file=str(file))
+    return replace(_answer(row), line=number, file=str(file))
+
+
+def _answer(row: Mapping[str, Any]) -> Answer:
+    # What was asked is known of a run, and what a file says of it would be checked once more.
+    fields = {FINISH_REASON: row[FINISH_REASON]} if FINISH_REASON in row else {}
+    return Answer(row["id"], row["answer"], fields=fields)

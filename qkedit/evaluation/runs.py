@@ -92,9 +92,8 @@ def evaluate(
         if left:
             with answerer.session() as session:
                 files.begin(session.observed)
-                for done, (ask, text) in enumerate(session.answers(left), start=len(asks) - len(left) + 1):
-                    files.append(ask.part, ask.question, text)
-                    answered[ask.part][ask.id] = Answer(ask.id, text)
+                for done, (ask, reply) in enumerate(session.answers(left), start=len(asks) - len(left) + 1):
+                    answered[ask.part][ask.id] = files.append(ask.part, ask.question, reply)
                     watch(done, len(asks))
                 warnings += session.warnings
         scores = tuple(score for part in parts for score in _scores(part, answered[part.name]))

@@ -49,12 +49,14 @@ class Answer:
         tokens: how many it has, its end included.
         seconds: from the prepared inputs to the whole answer, or to the last one of its batch.
         report: what plug-ins did to the prefill, which all prompts of a batch share; None without plug-ins.
+        is_cut: whether it was cut off at the longest length instead of ended by the model.
     """
 
     text: str
     tokens: int
     seconds: float
     report: RequestReport | None = None
+    is_cut: bool = False
 
 
 def load(model: str, *, revision: str | None = None, device: str = "cpu", dtype: str = "auto") -> LoadedModel:
@@ -191,13 +193,15 @@ def respond_batch(
     """
     settings = {"do_sample": False, **generation, "max_new_tokens": max_new_tokens}
     answers: list[Answer] = []
+    ends = _ends(loaded.model)
     with attach(loaded.model, *plugins) if plugins else nullcontext() as attached:
         for inputs in _prepared(loaded, prompts):
             outputs, seconds = _generated(loaded, inputs, settings)
             reports = attached.report() if attached is not None else ()
             for new in outputs:
                 text = loaded.processor.decode(new, skip_special_tokens=True).strip()
-                answers.append(Answer(text, len(new), seconds, reports[-1] if reports else None))
+                is_cut = len(new) >= max_new_tokens and new[-1] not in ends
+                answers.append(Answer(text, len(new), seconds, reports[-1] if reports else None, is_cut))
     return tuple(answers)
 
 

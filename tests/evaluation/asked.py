@@ -11,7 +11,7 @@ from PIL import Image
 
 from qkedit.errors import QkeditError
 from qkedit.evaluation import pope
-from qkedit.evaluation.answering import Ask
+from qkedit.evaluation.answering import Ask, Reply
 from qkedit.evaluation.records import Answer, Question, Score
 from qkedit.evaluation.run_parts import Part
 
@@ -59,7 +59,7 @@ class Oracle:
     def __init__(
         self,
         *,
-        answer: Callable[[Ask], str] = lambda ask: "Yes.",
+        answer: Callable[[Ask], str | Reply] = lambda ask: "Yes.",
         fails_at: int | None = None,
         identity: Mapping[str, Any] | None = None,
         observed: Mapping[str, Any] | None = None,
@@ -79,9 +79,10 @@ class Oracle:
         self.sessions += 1
         yield self
 
-    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, str]]:
+    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
         for ask in asks:
             if len(self.asked) == self._fails_at:
                 raise QkeditError("no more", where="oracle")
             self.asked.append(ask)
-            yield ask, self._answer(ask)
+            answer = self._answer(ask)
+            yield ask, Reply(answer) if isinstance(answer, str) else answer

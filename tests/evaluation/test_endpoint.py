@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,23 +20,25 @@ import pytest
 from PIL import Image
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.evaluation.answering import Ask
+from qkedit.evaluation.answering import Ask, Reply
 from qkedit.evaluation.endpoint import Endpoint, data_url
+from qkedit.evaluation.run_files import recorded_identity
 from qkedit.evaluation.runs import evaluate
 from tests.evaluation.asked import part, questions, write_images
 
 pytest.importorskip("openai")
 
-Reply = tuple[int, Any]
+Sent = tuple[int, Any]
 
 
 class Server:
     """Speaks OpenAI's protocol on the loopback; `reply` gives the status and the body of each answer."""
 
-    def __init__(self, reply: Callable[[dict[str, Any], int], Reply]) -> None:
+    def __init__(self, reply: Callable[[dict[str, Any], int], Sent]) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.models = ["edited"]
+        self.packs = False
         self.most_at_once = 0
         self._at_once = 0
         self._lock = threading.Lock()
@@ -63,11 +69,14 @@ class Server:
 
             def _send(self, status: int, answer: Any) -> None:
                 content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                content = gzip.compress(content) if server.packs else content
                 kind = "text/html" if isinstance(answer, bytes) else "application/json"
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(content)))
                 self.send_header("retry-after-ms", "1")
+                if server.packs:
+                    self.send_header("Content-Encoding", "gzip")
                 self.end_headers()
                 self.wfile.write(content)
 
@@ -85,10 +94,10 @@ class Server:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Callable[[dict[str, Any], int], Reply]], Server]]:
+def serve() -> Iterator[Callable[[Callable[[dict[str, Any], int], Sent]], Server]]:
     servers: list[Server] = []
 
-    def start(reply: Callable[[dict[str, Any], int], Reply]) -> Server:
+    def start(reply: Callable[[dict[str, Any], int], Sent]) -> Server:
         servers.append(Server(reply))
         return servers[-1]
 
@@ -97,9 +106,9 @@ def serve() -> Iterator[Callable[[Callable[[dict[str, Any], int], Reply]], Serve
         server.close()
 
 
-def said(text: str | None) -> Reply:
+def said(text: Any, finish_reason: Any = "stop") -> Sent:
     message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason}
     return 200, {"id": "1", "object": "chat.completion", "created": 0, "model": "edited", "choices": [choice]}
 
 
@@ -107,10 +116,14 @@ def asked_in(body: dict[str, Any]) -> str:
     return str(body["messages"][0]["content"][-1]["text"])
 
 
-def answer_of(endpoint: Endpoint, ask: Ask) -> str:
+def reply_of(endpoint: Endpoint, ask: Ask) -> Reply:
     with endpoint.session() as session:
-        ((_, text),) = session.answers([ask])
-    return text
+        ((_, reply),) = session.answers([ask])
+    return reply
+
+
+def answer_of(endpoint: Endpoint, ask: Ask) -> str:
+    return reply_of(endpoint, ask).text
 
 
 def ask(image: Path | None = None) -> Ask:
@@ -171,7 +184,7 @@ def test_a_whole_run(serve: Any, images: Path, tmp_path: Path) -> None:
     """Answers come in any order, and each stands with its question."""
     together = threading.Barrier(3, timeout=20)
 
-    def reply(body: dict[str, Any], number: int) -> Reply:
+    def reply(body: dict[str, Any], number: int) -> Sent:
         together.wait()
         return said("No." if asked_in(body) in (questions()[1].prompt, questions()[2].prompt) else "Yes.")
 
@@ -237,9 +250,116 @@ def test_what_is_no_chat_completion(serve: Any, answer: Any) -> None:
         answer_of(Endpoint(server.url), ask())
 
 
-def test_an_empty_answer_is_an_answer(serve: Any) -> None:
-    server = serve(lambda body, number: said(None))
-    assert answer_of(Endpoint(server.url), ask()) == ""
+@pytest.mark.parametrize(
+    ("content", "reason", "reply"),
+    [
+        (None, "length", Reply("", "length")),  # a model that thinks, with nothing left to answer with
+        ("", "stop", Reply("", "stop")),
+        ("Yes, there", "length", Reply("Yes, there", "length")),
+        ("Yes.", None, Reply("Yes.", "stop")),
+        ("Yes.", 7, Reply("Yes.", "stop")),
+        ([], "stop", Reply("", "stop")),
+        ([{"type": "text", "text": "Ye"}, {"type": "text", "text": "s."}], "stop", Reply("Yes.", "stop")),
+    ],
+)
+def test_an_answer_and_why_it_ends(serve: Any, content: Any, reason: Any, reply: Reply) -> None:
+    server = serve(lambda body, number: said(content, reason))
+    assert reply_of(Endpoint(server.url), ask()) == reply
+
+
+@pytest.mark.parametrize("content", [7, {"text": "Yes."}, ["Yes."], [{"type": "image"}], [{"type": "text"}], True])
+def test_an_answer_that_is_not_text_spoils_no_run(serve: Any, images: Path, tmp_path: Path, content: Any) -> None:
+    contents: list[Any] = ["No.", content]
+    server = serve(lambda body, number: said(contents[min(number, 1)]))
+    for _ in range(2):
+        with pytest.raises(QkeditError, match="not as OpenAI's protocol says"):
+            evaluate(Endpoint(server.url, concurrency=1), [part()], images, tmp_path / "out")
+    contents[1] = "No."
+    assert evaluate(Endpoint(server.url), [part()], images, tmp_path / "out").asked == 5
+
+
+def test_empty_and_cut_answers_are_counted_and_said(serve: Any, images: Path, tmp_path: Path) -> None:
+    answers = [said(None, "length"), said(""), said("Yes, but", "length"), *[said("No.")] * 3]
+    server = serve(lambda body, number: answers[number])
+    finished = evaluate(Endpoint(server.url, concurrency=1), [part()], images, tmp_path / "out")
+    again = evaluate(Endpoint(server.url), [part()], images, tmp_path / "out")
+    for run in (finished, again):
+        (score,) = run.scores
+        assert (score.counts["empty"], score.counts["cut"]) == (2, 2)
+        assert score.warnings[0].startswith("2 of 6 answers are empty")
+        assert score.warnings[1].startswith("2 of 6 answers were cut off")
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_response_without_end_is_not_read_to_its_end(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, status: int, packed: bool
+) -> None:
+    from qkedit.evaluation import bounded_client
+
+    monkeypatch.setattr(bounded_client, "LARGEST_RESPONSE", 2**20)
+    server = serve(lambda body, number: said("a" * 2**20) if status == 200 else (status, {"error": "a" * 2**20}))
+    server.packs = packed
+    with pytest.raises(QkeditError, match=r"sends more than 1 MB in one response"):
+        answer_of(Endpoint(server.url), ask())
+    assert len(server.bodies) == 1
+    monkeypatch.setattr(bounded_client, "LARGEST_RESPONSE", 2**21)
+    if status == 200:
+        with pytest.raises(QkeditError, match="gives an answer of 1048576 characters"):
+            answer_of(Endpoint(server.url), ask())
+
+
+def test_a_finished_run_is_scored_again_without_its_server(serve: Any, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    server = serve(lambda body, number: said("No."))
+    finished = evaluate(Endpoint(server.url), [part()], images, out)
+    server.models = ["base"]  # while it is there, what it says counts
+    with pytest.raises(UsageError, match='endpoint_model was "edited" and is "base"'):
+        evaluate(Endpoint(server.url).or_as_recorded(recorded_identity(out)), [part()], images, out)
+    server.close()
+    gone = Endpoint(server.url).or_as_recorded(recorded_identity(out))
+    again = evaluate(gone, [part()], images, out)
+    assert (again.asked, again.scores, again.run) == (0, finished.scores, finished.run)
+    assert Endpoint(server.url + "/other").or_as_recorded(recorded_identity(out)).model is None
+    assert Endpoint(server.url).or_as_recorded(recorded_identity(tmp_path)).model is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"identity": 7}', "[" * 100_000])
+def test_a_broken_record_records_nothing(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    assert recorded_identity(tmp_path) == {}
+
+
+def test_a_run_ends_at_a_signal_while_its_server_is_silent(serve: Any, images: Path, tmp_path: Path) -> None:
+    """In processes of their own: threads that wait for an answer must not hold the interpreter's end up."""
+    asked, release = threading.Semaphore(0), threading.Event()
+
+    def reply(body: dict[str, Any], number: int) -> Sent:
+        asked.release()
+        release.wait(120)
+        return said("late")
+
+    server = serve(reply)
+    rows = [{"id": "1", "image": "0.png", "question": "Is it?", "truth": "yes"}]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    started = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        words = ["eval", "--endpoint", server.url, "-b", "custom", "--questions", str(tmp_path / "questions.jsonl")]
+        words += ["--images", str(images), "--out", str(tmp_path / number.name)]
+        code = "from qkedit.cli.main import run; run()"
+        started.append((number, subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE)))
+    assert all(asked.acquire(timeout=60) for _ in started)
+    for number, process in started:
+        process.send_signal(number)
+    try:
+        for _, process in started:
+            _, errors = process.communicate(timeout=60)
+            assert process.returncode == 130
+            assert errors.decode() == "error: interrupted; run the same command to go on; what was answered stays.\n"
+    finally:
+        release.set()
+        for _, process in started:
+            process.kill()
 
 
 def test_nobody_is_there() -> None:
@@ -250,7 +370,7 @@ def test_nobody_is_there() -> None:
 def test_no_answer_in_time(serve: Any) -> None:
     wait = threading.Event()
 
-    def reply(body: dict[str, Any], number: int) -> Reply:
+    def reply(body: dict[str, Any], number: int) -> Sent:
         wait.wait(20)
         return said("late")
 
@@ -288,7 +408,7 @@ def test_answers_that_were_under_way_are_kept(serve: Any, images: Path, tmp_path
     together = threading.Barrier(4, timeout=20)
     prompts = [question.prompt for question in questions()]
 
-    def reply(body: dict[str, Any], number: int) -> Reply:
+    def reply(body: dict[str, Any], number: int) -> Sent:
         if number < 4:
             together.wait()
         return (400, {"error": {"message": "no"}}) if asked_in(body) == prompts[0] else said("Yes.")

@@ -53,10 +53,21 @@ def test_answers_are_those_of_single_requests(tmp_path: Path) -> None:
         assert "max_new_tokens" in session.observed["generation_config"]
         assert session.warnings == []
     demo = load("demo", dtype="float32")
-    for one, (asked, text) in zip(asks, found, strict=True):
+    for one, (asked, reply) in zip(asks, found, strict=True):
         shown = [] if one.image is None else [read_image(one.image)]
         assert asked is one
-        assert text == respond(demo, shown, one.prompt, max_new_tokens=3).text
+        assert reply.text == respond(demo, shown, one.prompt, max_new_tokens=3).text
+
+
+def test_an_answer_that_the_longest_length_cut_off_says_so(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    whole = respond(load("demo", dtype="float32"), [read_image(tmp_path / "0.png")], "what is 0", max_new_tokens=64)
+    assert not whole.is_cut
+    with LocalModel("demo", dtype="float32").session() as session:
+        # With its end the answer fits exactly; with one token less it does not.
+        for length, reason in ((whole.tokens, "stop"), (whole.tokens - 1, "length")):
+            ((_, reply),) = session.answers([ask(0, tmp_path / "0.png", length)])
+            assert reply.finish_reason == reason
 
 
 def test_what_tells_models_apart() -> None:
