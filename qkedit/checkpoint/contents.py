@@ -13,7 +13,11 @@ from pathlib import PurePosixPath
 CONFIG_FILE = "config.json"
 # What qkedit writes into a model's directory.
 MANIFEST_FILE = "qkedit.json"
+DELTA_FILE = "qkedit-delta.safetensors"  # the edited tensors alone, beside the manifest
 PLUGINS_FILE = "qkedit-plugins.json"
+
+# What desktops leave in every directory that was looked into or copied: nobody's files.
+LITTER_PATTERNS = ("._*", ".DS_Store", "Thumbs.db", "desktop.ini")
 
 # Weights in other formats, and the indices that would point at them. Matched against the file's own name.
 STALE_PATTERNS = (
@@ -45,6 +49,11 @@ PICKLED_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 def is_hidden(file: str) -> bool:
     """Whether the file lies in a hidden directory (`.cache/`, `.git/`): a tool's own records, not the model's."""
     return any(part.startswith(".") for part in PurePosixPath(file).parts[:-1])
+
+
+def is_litter(file: str) -> bool:
+    """Whether a desktop left the file, as macOS leaves `._model.safetensors` beside `model.safetensors`."""
+    return _matches(PurePosixPath(file).name, LITTER_PATTERNS)
 
 
 def is_stale(file: str) -> bool:

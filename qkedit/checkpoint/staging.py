@@ -41,7 +41,8 @@ class StagedDirectory:
 
     Args:
         target: where the directory shall appear; missing directories above it are created, and stay only if it does.
-        overwrite: replace an earlier output or model that stands there.
+        overwrite: replace an earlier output that stands there, if nothing else lies in it.
+        force: replace a directory that stands there, whatever it holds.
         sources: directories the run reads from; the target may neither be, hold nor lie in one of them.
 
     Raises:
@@ -49,10 +50,11 @@ class StagedDirectory:
         QkeditError: another run is writing to this target, or the place cannot be written to.
     """
 
-    def __init__(self, target: Path, *, overwrite: bool, sources: Sequence[Path] = ()) -> None:
+    def __init__(self, target: Path, *, overwrite: bool, force: bool = False, sources: Sequence[Path] = ()) -> None:
         # Absolute from here on, so that a change of the working directory cannot move it.
         self._target = locate(target)
         self._overwrite = overwrite
+        self._force = force
         self._sources = tuple(sources)
         self._workspace = self._target.parent / f".{self._target.name}.qkedit"
         self._old = self._workspace / "old"
@@ -73,7 +75,7 @@ class StagedDirectory:
             stack.push(self._leave)
             with explained("clear what an interrupted run left", self._workspace):
                 self._clear()
-            refuse_existing(self._target, overwrite=self._overwrite)
+            refuse_existing(self._target, overwrite=self._overwrite, force=self._force)
             with explained("create a directory", self._target.parent):
                 self.path.mkdir()
             self._cleanup = stack.pop_all()
@@ -100,7 +102,7 @@ class StagedDirectory:
         """
         seconds = _fsync_tree(self.path) if fsync else 0.0
         refuse_misplaced(self._target, self._sources)
-        refuse_existing(self._target, overwrite=self._overwrite)
+        refuse_existing(self._target, overwrite=self._overwrite, force=self._force)
         with explained("put the finished directory in place", self._target):
             if self._target.exists():
                 exchange(self.path, self._target, spare=self._old)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from qkedit.checkpoint.contents import CONFIG_FILE, MANIFEST_FILE
 from qkedit.checkpoint.file_errors import explained
+from qkedit.checkpoint.ownership import Replaced, files_standing_in, shown
 from qkedit.errors import UsageError
 
 _CHOOSE_ANOTHER = "choose another --out"
@@ -93,28 +93,37 @@ def refuse_misplaced(target: Path, sources: Sequence[Path]) -> None:
             raise UsageError(f"is, holds or lies in {source}, which is read", where=where, remedy=_CHOOSE_ANOTHER)
 
 
-def refuse_existing(target: Path, *, overwrite: bool) -> None:
-    """Refuse an existing target, unless it is empty, or may be overwritten and is an output or a model.
+def refuse_existing(target: Path, *, overwrite: bool, force: bool = False) -> Replaced:
+    """Refuse an existing target, unless it is empty, or may be overwritten and holds an earlier output alone.
+
+    Args:
+        target: as from `locate`.
+        overwrite: what an earlier run wrote may be replaced.
+        force: whatever stands there may be replaced.
+
+    Returns:
+        The files that a run will take the place of.
 
     Raises:
-        UsageError: it exists and must stay.
-        QkeditError: it cannot be looked into.
+        UsageError: something there must stay.
+        QkeditError: the target cannot be looked into.
     """
     if not target.exists():
-        return
+        return Replaced()
     with explained("look into the directory", target):
-        names = os.listdir(target)
-    if names and not overwrite:
+        is_empty = not os.listdir(target)
+    if not (is_empty or overwrite or force):
         raise UsageError(
             "already exists", where=str(target), remedy=f"{_CHOOSE_ANOTHER} or replace it with --overwrite"
         )
-    is_model = CONFIG_FILE in names and any(name.endswith(".safetensors") for name in names)
-    if names and MANIFEST_FILE not in names and not is_model:
+    standing = files_standing_in(target)
+    if standing.others and not force:
         raise UsageError(
-            f"holds files but neither {MANIFEST_FILE} nor a model's {CONFIG_FILE} and weights, so it is not replaced",
+            f"holds files that qkedit did not write ({shown(standing.others)}), so it is not replaced",
             where=str(target),
-            remedy=f"remove it yourself or {_CHOOSE_ANOTHER}",
+            remedy=f"move them away, {_CHOOSE_ANOTHER}, or remove them too with --force",
         )
+    return standing
 
 
 def _indispensable() -> Iterator[tuple[str, Path]]:

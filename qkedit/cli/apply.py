@@ -19,6 +19,7 @@ def apply(
     out: options.OutOption = None,
     link: options.LinkOption = "auto",
     overwrite: options.OverwriteOption = False,
+    force: options.ForceOption = False,
     fsync: options.FsyncOption = True,
     verify: options.VerifyOption = False,
     config: options.ConfigOption = None,
@@ -40,7 +41,7 @@ def apply(
 
         if base is None:
             raise UsageError("it is not said what to apply the delta to", where="--base", remedy="name the base model")
-        target = OutputOptions(options.required_out(out), "full", link, overwrite, fsync, verify)
+        target = OutputOptions(options.required_out(out), "full", link, overwrite, fsync, verify, force)
         with progress_bar(output) as progress:
             report = apply_delta(delta, base=base, output=target, revision=revision, progress=progress)
         print_report(output, report)

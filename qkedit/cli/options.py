@@ -206,7 +206,11 @@ OutOption = Annotated[
 ]
 OverwriteOption = Annotated[
     bool,
-    flag("--overwrite", help="Replace an earlier output."),
+    flag("--overwrite", help="Replace an earlier output; files that qkedit did not write stop the run."),
+]
+ForceOption = Annotated[
+    bool,
+    flag("--force", help="Replace the directory at --out, whatever it holds."),
 ]
 LinkOption = Annotated[
     str,

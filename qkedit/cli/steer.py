@@ -11,6 +11,7 @@ from qkedit.cli import options
 from qkedit.cli.output import Output, aligned, command
 
 if TYPE_CHECKING:
+    from qkedit.checkpoint.ownership import Replaced
     from qkedit.steering.options import OutputOptions
     from qkedit.steering.plan import PlannedLayer, SteerPlan
     from qkedit.steering.run import SteerReport
@@ -37,6 +38,7 @@ def steer(
     ] = "full",
     link: options.LinkOption = "auto",
     overwrite: options.OverwriteOption = False,
+    force: options.ForceOption = False,
     dry_run: Annotated[
         bool, options.flag("--dry-run", help="Show what would be done; reads headers and config only.")
     ] = False,
@@ -62,7 +64,15 @@ def steer(
         from qkedit.steering.run import check_plan
 
         directory = out or Path() if dry_run else options.required_out(out)
-        target = OutputOptions(directory, layout, link, overwrite, fsync, verify)  # type: ignore[arg-type]  # checks the name
+        target = OutputOptions(
+            directory,
+            layout,  # type: ignore[arg-type]  # checks the name
+            link,
+            overwrite,
+            fsync,
+            verify,
+            force,
+        )
         request = options.steer_options(
             context,
             layers=layers,
@@ -79,8 +89,7 @@ def steer(
         )
         plan = plan_for(options.one_model(context, argument, model), request, revision)
         if dry_run:
-            check_plan(plan, target if out else None)
-            _print_plan(output, plan, target)
+            _print_plan(output, plan, target, check_plan(plan, target if out else None))
         else:
             _run(output, plan, target)
 
@@ -154,17 +163,18 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def _print_plan(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
+def _print_plan(output: Output, plan: SteerPlan, target: OutputOptions, replaced: Replaced) -> None:
     from rich.console import Group
     from rich.text import Text
 
+    from qkedit.checkpoint.ownership import shown
     from qkedit.report.fitting_table import FittingTable
     from qkedit.selection import describe
     from qkedit.steering.disk_space import disk_needed
 
     disk = disk_needed(plan.checkpoint, plan.tensors, target)
     free = _free_bytes(target.out)
-    fields = plan.as_dict() | {"disk_needed": disk, "disk_free": free}
+    fields = plan.as_dict() | {"disk_needed": disk, "disk_free": free, "replaces": replaced.as_dict()}
     table = FittingTable(*_TITLES, right=("layer", "d_h", "size"), breaking=("tensor",))
     for planned in plan.layers:
         table.add_row(*_described(planned))
@@ -177,6 +187,9 @@ def _print_plan(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
         totals.append(("no attention", f"layers {describe([skipped.index for skipped in plan.stack.skipped])}"))
     if plan.checkpoint.stale_files:
         totals.append(("left out", ", ".join(plan.checkpoint.stale_files)))
+    for name, files in (("replaced", replaced.ours), ("not qkedit's", replaced.others)):
+        if files:
+            totals.append((name, f"would be removed: {shown(files)}"))
     output.result(fields, Group(table, "", Text(aligned(totals)), "", "Nothing was written."))
 
 

@@ -7,32 +7,14 @@ from statistics import mean
 from typing import Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint
+from qkedit.checkpoint.contents import MANIFEST_FILE
 from qkedit.selection import describe
-from qkedit.steering.manifest import MANIFEST_FILE
-
-CARD_FILE = "README.md"
-BASE_CARD_FILE = "README.base.md"
+from qkedit.steering.output_names import BASE_CARD_FILE, CARD_FILE, name_in_output
 
 # What a derived model takes over from its base's card.
 INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag", "library_name")
 
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
-
-
-def name_in_output(checkpoint: Checkpoint, file: str) -> str | None:
-    """Return under which name a file of the base stands in a steered directory; None for what is written anew.
-
-    The base's card makes room for the output's. Of a base that was steered itself, the card it was given then is
-    left out (its content is in the manifest's history), so that `README.base.md` stays the original model's.
-    """
-    if file == MANIFEST_FILE or (file == CARD_FILE and MANIFEST_FILE in checkpoint.side_files):
-        return None
-    if file != CARD_FILE:
-        return file
-    name = BASE_CARD_FILE
-    while name in checkpoint.side_files:
-        name = name.replace(".md", ".base.md")
-    return name
 
 
 def _original_card(checkpoint: Checkpoint) -> str | None:

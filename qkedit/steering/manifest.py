@@ -1,7 +1,8 @@
 """`qkedit.json`: what was done to a checkpoint, to which tensors, and how each can be checked.
 
-It holds nothing that differs between two runs on the same inputs (no times, no paths), so an output is reproducible
-to the byte. Steering an already steered directory keeps the earlier manifests under `history`, oldest first.
+It lists every file of the full directory, so that a later run knows which ones it may replace. It holds nothing that
+differs between two runs on the same inputs (no times, no paths), so an output is reproducible to the byte.
+Steering an already steered directory keeps the earlier manifests under `history`, oldest first.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from typing import Any, get_args
 
 import qkedit
 from qkedit.checkpoint.checkpoint import Checkpoint
-from qkedit.checkpoint.contents import MANIFEST_FILE
+from qkedit.checkpoint.contents import DELTA_FILE as DELTA_FILE
+from qkedit.checkpoint.contents import MANIFEST_FILE as MANIFEST_FILE
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.errors import CheckpointError
 from qkedit.spectral.options import Channel, Control
+from qkedit.steering.output_names import files_of_output
 from qkedit.steering.plan import SteerPlan
 from qkedit.steering.records import EditRecord, HeadEdit
 
-DELTA_FILE = "qkedit-delta.safetensors"  # holds the edited tensors alone, beside the manifest
 SCHEMA = 1
 
 
@@ -40,6 +42,7 @@ def make_manifest(
         "base": {"model": plan.checkpoint.files.name, "revision": plan.checkpoint.files.revision},
         "options": plan.options.recorded() | {"device": device},
         "tensors": [_tensor(record, sha256_after[record.tensor.name]) for record in records],
+        "files": files_of_output(plan.checkpoint),
         "history": [*previous.pop("history"), previous] if previous else [],
     }
 

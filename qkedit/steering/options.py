@@ -61,9 +61,10 @@ class OutputOptions:
         out: the directory that shall appear.
         layout: `full` for a complete checkpoint, `delta` for the edited tensors alone.
         link: how unchanged shards come into a full output.
-        overwrite: replace an earlier output.
+        overwrite: replace an earlier output, if nothing else lies in it.
         fsync: wait until the disk holds the output.
         verify: read the finished output back and compare all of it with the base before it appears.
+        force: replace the directory that stands there, whatever it holds.
     """
 
     out: Path
@@ -72,6 +73,7 @@ class OutputOptions:
     overwrite: bool = False
     fsync: bool = True
     verify: bool = False
+    force: bool = False
 
     def __post_init__(self) -> None:
         """Check the names."""

@@ -24,9 +24,10 @@ from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.source import LocalFiles
 from qkedit.checkpoint.tensor_file import lay_out
 from qkedit.errors import QkeditError
-from qkedit.steering.card import CARD_FILE, make_card, name_in_output
+from qkedit.steering.card import make_card
 from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, dump_manifest
 from qkedit.steering.output_checks import EDGE_BYTES, Edges, check_edges, check_headers, not_as_computed
+from qkedit.steering.output_names import CARD_FILE, name_in_output
 from qkedit.steering.progress import Progress
 from qkedit.steering.reading import stands_at
 from qkedit.steering.records import EditRecord

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.copying import LinkMode
 from qkedit.checkpoint.header import TensorEntry
+from qkedit.checkpoint.ownership import Replaced
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.staging import StagedDirectory
 from qkedit.checkpoint.target import locate, refuse_existing, refuse_misplaced
@@ -23,6 +24,7 @@ from qkedit.steering.disk_space import refuse_without_room
 from qkedit.steering.manifest import DELTA_FILE, make_manifest, previous_manifest, read_manifest, records_of
 from qkedit.steering.options import ComputeDtype, Layout, OutputOptions, SteerOptions
 from qkedit.steering.output import ManifestMaker, write_delta, write_full
+from qkedit.steering.output_names import files_of_output
 from qkedit.steering.pace import pace_for, pace_of
 from qkedit.steering.pipeline import in_background
 from qkedit.steering.plan import SteerPlan, plan_for
@@ -84,6 +86,7 @@ def steer(
     layout: Layout = "full",
     link: str = "auto",
     overwrite: bool = False,
+    force: bool = False,
     fsync: bool = True,
     verify: bool = False,
     allow_text_only: bool = False,
@@ -107,7 +110,8 @@ def steer(
         revision: branch, tag or commit of a hub model.
         layout: `full`, or `delta` for the edited tensors alone.
         link: `auto`, `copy`, `reflink`, `hard` or `symlink`, for shards that stay as they are.
-        overwrite: replace an earlier output.
+        overwrite: replace an earlier output, if nothing else lies in it.
+        force: replace the directory that stands there, whatever it holds.
         fsync: wait until the disk holds the output.
         verify: read the finished output back and compare all of it with the base before it appears.
         allow_text_only: take a checkpoint without vision too.
@@ -127,12 +131,12 @@ def steer(
     """
     suppression = Suppression(k, energy, residual, channel, control, seed)
     options = SteerOptions(layers, heads, suppression, compute_dtype, device, allow_text_only)
-    output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify)
+    output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force)
     return run_plan(plan_for(str(model), options, revision), output, progress)
 
 
-def check_plan(plan: SteerPlan, output: OutputOptions | None) -> None:
-    """Raise what can be known to stop a run before it begins.
+def check_plan(plan: SteerPlan, output: OutputOptions | None) -> Replaced:
+    """Raise what can be known to stop a run before it begins, and return the files that it would replace.
 
     Args:
         plan: what would be carried out.
@@ -145,10 +149,11 @@ def check_plan(plan: SteerPlan, output: OutputOptions | None) -> None:
     previous_manifest(plan.checkpoint)
     if plan.options.device not in ("auto", "cpu"):  # to look for others takes torch, and a second
         choose_device(plan.options.device)
-    if output is not None:
-        target = locate(output.out)
-        refuse_misplaced(target, _directories(plan.checkpoint.files))
-        refuse_existing(target, overwrite=output.overwrite)
+    if output is None:
+        return Replaced()
+    target = locate(output.out)
+    refuse_misplaced(target, _directories(plan.checkpoint.files))
+    return refuse_existing(target, overwrite=output.overwrite, force=output.force)
 
 
 def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None = None) -> SteerReport:
@@ -212,7 +217,7 @@ def apply_delta(
         {record.tensor.name: record.tensor for record in records},
         _delta_weights(files, checkpoint.files, records, manifest, stopwatch),
         pace_for(largest, largest).edited,
-        lambda records, after: manifest,
+        lambda records, after: manifest | {"files": files_of_output(checkpoint)},
         output,
         (checkpoint.files, files),
         stopwatch,
@@ -270,7 +275,9 @@ def _write(
     to_write = checkpoint.kept_bytes if full else changed
     progress.start(len(planned), to_write + (to_write + changed if output.verify else 0))
     with (
-        StagedDirectory(output.out, overwrite=output.overwrite, sources=_directories(*sources)) as staged,
+        StagedDirectory(
+            output.out, overwrite=output.overwrite, force=output.force, sources=_directories(*sources)
+        ) as staged,
         in_background(edits, ahead) as edited,
     ):
         for files in sources:

@@ -14,9 +14,9 @@ from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
 from qkedit.errors import CheckpointError, VerificationError
 from qkedit.steering.base import chosen_base
-from qkedit.steering.card import CARD_FILE, name_in_output
 from qkedit.steering.diff import equal
 from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, read_manifest
+from qkedit.steering.output_names import CARD_FILE, name_in_output
 from qkedit.steering.reading import delta_entries, piece_size, pieces, same_bytes, tensor_pieces
 
 

@@ -56,7 +56,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("home", "home directory"),
         ("/", "mount point"),
         ("photos", "not replaced"),
-        ("settings", "not replaced"),
+        ("settings", r"holds files that qkedit did not write \(config\.json\)"),
         ("long" * 100, "too long"),
         ("blobs", "which is read"),
         ("model", "which is read"),

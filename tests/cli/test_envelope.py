@@ -110,6 +110,22 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(base: Path, tmp_path: Path,
     assert qkedit(*arguments, "--out", edited, "--overwrite").code == 0
 
 
+def test_a_dry_run_lists_the_files_that_a_run_would_replace(base: Path, edited: Path) -> None:
+    arguments = ("steer", base, "--layers", "0", "--dry-run", "--out", edited)
+    ours = sorted(contents(edited))
+    document = qkedit(*arguments, "--overwrite", "--json").document
+    assert document["replaces"] == {"written_by_qkedit": ours, "others": []}
+    (edited / "checkpoint-500").mkdir()
+    (edited / "checkpoint-500" / "optimizer.pt").write_text("mine")
+    refused = qkedit(*arguments, "--overwrite")
+    assert refused.code == 2
+    assert "(checkpoint-500/)" in refused.sentence()
+    document = qkedit(*arguments, "--force", "--json").document
+    assert document["replaces"] == {"written_by_qkedit": ours, "others": ["checkpoint-500/optimizer.pt"]}
+    assert "would be removed: checkpoint-500/" in qkedit(*arguments, "--force").stdout
+    assert (edited / "checkpoint-500" / "optimizer.pt").exists()
+
+
 @pytest.mark.parametrize("link", ["hard", "symlink"])
 def test_a_dry_run_counts_no_file_that_will_be_a_link(base: Path, tmp_path: Path, link: str) -> None:
     arguments = ("steer", base, "--layers", "0", "--link", link, "--out", tmp_path / "out", "--no-fsync")

@@ -1,0 +1,31 @@
+"""The names of an output's files: the base's own, but where the manifest and the card of the output need theirs."""
+
+from __future__ import annotations
+
+from qkedit.checkpoint.checkpoint import Checkpoint
+from qkedit.checkpoint.contents import MANIFEST_FILE
+
+CARD_FILE = "README.md"
+BASE_CARD_FILE = "README.base.md"
+
+
+def name_in_output(checkpoint: Checkpoint, file: str) -> str | None:
+    """Return under which name a file of the base stands in a steered directory; None for what is written anew.
+
+    The base's card makes room for the output's. Of a base that was steered itself, the card it was given then is
+    left out (its content is in the manifest's history), so that `README.base.md` stays the original model's.
+    """
+    if file == MANIFEST_FILE or (file == CARD_FILE and MANIFEST_FILE in checkpoint.side_files):
+        return None
+    if file != CARD_FILE:
+        return file
+    name = BASE_CARD_FILE
+    while name in checkpoint.side_files:
+        name = name.replace(".md", ".base.md")
+    return name
+
+
+def files_of_output(checkpoint: Checkpoint) -> list[str]:
+    """Return the name of every file of the full directory that is made from a base, in sorted order."""
+    copied = (name_in_output(checkpoint, file) for file in checkpoint.kept_files)
+    return sorted({MANIFEST_FILE, CARD_FILE, *(name for name in copied if name is not None)})
