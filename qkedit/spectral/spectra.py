@@ -107,18 +107,28 @@ def symmetric_share(product: QKProduct, suppression: Suppression) -> Tensor:
     return ((1 + trace / energy) / 2).clamp(0, 1)
 
 
-def bias_share(product: QKProduct, query_bias: Tensor | None, key_bias: Tensor | None) -> Tensor:
+def bias_share(product: QKProduct, seen_by_keys: Tensor | None, key_bias: Tensor | None) -> Tensor:
     """Return, per head `[H]`, the share of a logit's variance that its biases bring, for unit-variance inputs.
 
-    Of the logit `(W_q x_i + b_q)ᵀ (W_k x_j + b_k)` the product's term varies by `‖M‖²_F`, those of one bias by
-    `‖W_qᵀ b_k‖²` and `‖W_kᵀ b_q‖²`; their product is constant. Biases are `[H, d_h]` and `[H_kv, d_h]`.
+    With norms folded in (`F` the map of a norm, `s` its shift, every normaliser taken as 1) the logit is
+
+        (F_q (W_q x_i + b_q) + s_q)ᵀ (F_k (W_k x_j + b_k) + s_k).
+
+    The product's term varies by `‖M‖²_F`, the keys' constant part by `‖W_qᵀ F_qᵀ (F_k b_k + s_k)‖²`, the queries' by
+    `‖(F_k W_k)ᵀ (F_q b_q + s_q)‖²`; the two constant parts together do not vary.
+
+    Args:
+        product: of the raw queries and the folded keys.
+        seen_by_keys: `(F_k W_k)ᵀ (F_q b_q + s_q)`, `[H, D]`. It is no function of the product: `F_qᵀ`, which is in
+            the folded keys, need not be invertible.
+        key_bias: `F_qᵀ (F_k b_k + s_k)`, one for each key head of the product, `[H_kv, d_h]`.
     """
     brought = torch.zeros(product.heads, dtype=torch.float64, device=product.query_factor.device)
     if key_bias is not None:
         bias = key_bias.to(brought)[product.key_head.to(brought.device)]
         brought += (bias.unsqueeze(1) @ product.query_factor).square().sum((-2, -1))
-    if query_bias is not None:
-        brought += (query_bias.to(brought).unsqueeze(1) @ product.key_factor).square().sum((-2, -1))
+    if seen_by_keys is not None:
+        brought += seen_by_keys.to(brought).square().sum(-1)
     energy = product.core.square().sum((-2, -1))
     return brought / (brought + energy).clamp_min(torch.finfo(torch.float64).tiny)
 

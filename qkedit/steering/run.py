@@ -355,4 +355,4 @@ def _warnings(manifest: dict[str, Any]) -> Iterator[str]:
             + (", and of the other heads of its layer" if any("over all heads" in norm for norm in norms) else "")
         )
     if any("key_bias_effect" in head for head in heads):
-        yield "keys have biases: logits also change by what no mode shows (key_bias_effect in the manifest)"
+        yield "keys have biases or shifts: logits also change by what no mode shows (key_bias_effect in the manifest)"

@@ -58,7 +58,7 @@ class HeadSpectrum:
     gap_at_k: float | None  # σ_k / σ_{k+1}
     residual: float | None = None  # channels: share of the dominant modes that queries cannot write
     leak: float | None = None  # channels: share that would land in the other channel
-    bias_share: float | None = None  # of a logit's variance, for inputs of unit variance; None without biases
+    bias_share: float | None = None  # of a logit's variance, for inputs of unit variance; None without any
     kept: dict[str, KeptShare] | None = None  # at an offset: by the part of the position that moved
 
 
@@ -212,10 +212,10 @@ def numbers(values: Tensor) -> list[Any]:
 
 
 def _bias_share(weights: LayerWeights, product: QKProduct) -> Tensor | None:
-    query_bias, key_bias = weights.query_bias(), weights.key_bias()
-    if query_bias is None and key_bias is None:
+    seen_by_keys, key_bias = weights.query_constant_seen_by_keys(), weights.key_bias()
+    if seen_by_keys is None and key_bias is None:
         return None
-    return bias_share(product, query_bias, key_bias)
+    return bias_share(product, seen_by_keys, key_bias)
 
 
 def _kept(
@@ -280,8 +280,9 @@ def _warnings(plan: SteerPlan, layers: tuple[LayerSpectra, ...], offset: Offset)
         )
     shares = [head.bias_share for head in heads if head.bias_share is not None]
     if shares and max(shares) >= NOTABLE_BIAS:
+        parts = "biases and shifts of norms" if normed else "biases"
         yield (
-            f"query and key biases bring {median(shares):.0%} of a logit's variance in the middle head and up to "
+            f"{parts} of queries and keys bring {median(shares):.0%} of a logit's variance in the median head and up to "
             f"{max(shares):.0%} (inputs of unit variance): the product does not show that part"
         )
     partial = [planned.layer for planned in plan.layers if "partial" in planned.layer.rope]

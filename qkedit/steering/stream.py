@@ -69,10 +69,28 @@ class LayerWeights:
         query = self._rows(self.planned.layer.query, self.planned.heads)
         return QKProduct(on_device(query, device), on_device(keys, device), key_head)
 
-    def query_bias(self) -> Tensor | None:
-        """Return the bias of the chosen heads' queries, `[H, d_h]`; None without one. It must have been read."""
-        rows = self.planned.layer.query_bias
-        return None if rows is None else self._numbers(rows, self.planned.heads)
+    def query_constant_seen_by_keys(self) -> Tensor | None:
+        """Return `(F_k W_k)ᵀ (F_q b_q + s_q)`, float64 `[H, D]`; None where queries have neither bias nor shift.
+
+        It is what the constant part of each chosen head's queries adds to the logit of a key's input. The bias must
+        have been read.
+        """
+        layer, heads = self.planned.layer, self.planned.heads
+        shift = layer.query_norm.shift if layer.query_norm else None
+        if layer.query_bias is None and shift is None:
+            return None
+        constant = torch.zeros(len(heads), layer.head_size, 1, dtype=torch.float64)
+        if layer.query_bias is not None:
+            bias = self._numbers(layer.query_bias, heads).double().unsqueeze(-1)
+            constant = self._norm_maps(layer.query_norm, heads) @ bias
+        if shift is not None:
+            constant = constant + self._numbers(shift, heads).double().unsqueeze(-1)
+        keys = self._rows(layer.key, self.planned.key_heads)
+        # Through the keys' norm first: that is a product of d_h numbers, and the keys are D times as many.
+        constant = self._norm_maps(layer.key_norm, self.planned.key_heads)[self._key_head()].mT @ constant
+        return torch.cat(
+            [keys[key_head].double().mT @ part for key_head, part in zip(self._key_head(), constant, strict=True)], -1
+        ).mT
 
     def key_bias(self) -> Tensor | None:
         """Return what is added to the keys whatever the token, `[H_kv, d_h]`, folded like them; None for nothing."""
@@ -99,8 +117,7 @@ class LayerWeights:
 
         `shift` is added to the keys behind their norm; `between` maps what is then there.
         """
-        layer, key_heads = self.planned.layer, self.planned.key_heads
-        key_head = torch.tensor([key_heads.index(head // layer.group_size) for head in self.planned.heads])
+        layer, key_heads, key_head = self.planned.layer, self.planned.key_heads, self._key_head()
         if layer.query_norm is None and layer.key_norm is None and between is None:
             return keys, key_head
         keys = self._norm_maps(layer.key_norm, key_heads) @ keys.double()
@@ -109,6 +126,11 @@ class LayerWeights:
         if between is not None:
             keys = between.double() @ keys
         return fold_keys(keys, key_head, self._norm_maps(layer.query_norm, self.planned.heads))
+
+    def _key_head(self) -> Tensor:
+        """Which of the planned key heads each chosen query head reads, `[H]`."""
+        key_heads, group_size = self.planned.key_heads, self.planned.layer.group_size
+        return torch.tensor([key_heads.index(head // group_size) for head in self.planned.heads])
 
     def _norm_maps(self, norm: HeadNorm | None, heads: tuple[int, ...]) -> Tensor:
         ones = torch.ones(len(heads), self.planned.layer.head_size)

@@ -177,7 +177,7 @@ def test_biases_bring_their_share_of_the_logits_variance(directory: Path) -> Non
             brought = np.sum((weight.T @ key.bias[head.key_head]) ** 2) + np.sum((keys.T @ query.bias[head.head]) ** 2)
             expected = brought / (brought + np.sum((weight.T @ keys) ** 2))
             np.testing.assert_allclose(head.bias_share, expected, atol=1e-9)
-    assert any("biases bring" in sentence for sentence in inspection.warnings)
+    assert any("biases of queries and keys bring" in sentence for sentence in inspection.warnings)
 
 
 def test_nothing_is_read_twice_and_all_of_it_is_counted(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

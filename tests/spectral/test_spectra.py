@@ -175,9 +175,10 @@ def test_bias_share_is_a_share_of_the_logits_variance(with_query: bool, with_key
     product, query, key = as_product(*layer(63, query_kinds=("random", "random", "zero", "spiked")))
     random = np.random.default_rng(0)
     query_bias, key_bias = random.standard_normal((4, 6)), random.standard_normal((2, 6))
+    seen = np.stack([key[product.key_head[head]].T @ query_bias[head] for head in range(4)])
     found = bias_share(
         product,
-        torch.from_numpy(query_bias) if with_query else None,
+        torch.from_numpy(seen) if with_query else None,
         torch.from_numpy(key_bias) if with_key else None,
     )
     for head in range(4):
