@@ -282,8 +282,8 @@ def _warnings(plan: SteerPlan, layers: tuple[LayerSpectra, ...], offset: Offset)
     if shares and max(shares) >= NOTABLE_BIAS:
         parts = "biases and shifts of norms" if normed else "biases"
         yield (
-            f"{parts} of queries and keys bring {median(shares):.0%} of a logit's variance in the median head and up to "
-            f"{max(shares):.0%} (inputs of unit variance): the product does not show that part"
+            f"{parts} of queries and keys bring {median(shares):.0%} of a logit's variance in the median head and "
+            f"up to {max(shares):.0%} (inputs of unit variance): the product does not show that part"
         )
     partial = [planned.layer for planned in plan.layers if "partial" in planned.layer.rope]
     if partial:
