@@ -106,7 +106,7 @@ def _prepare_streams() -> None:
 
 
 def _exit_code() -> int:
-    called = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    called = _called()
     app = application((called,) if called in COMMANDS else COMMANDS)
     try:
         return app(prog_name="qkedit", standalone_mode=False) or 0
@@ -151,7 +151,7 @@ def _failure(command: str, error: QkeditError) -> int:
 
 def _json_is_wanted() -> bool:
     """Look for --json in all its places, for the parser gave up before it came to that option."""
-    from qkedit.cli.options import YES, read_settings
+    from qkedit.cli.settings import YES, wants_json
 
     words = sys.argv[1:]
     if "--json" in words:
@@ -163,7 +163,9 @@ def _json_is_wanted() -> bool:
         option, equals, value = word.partition("=")
         if option == "--config":
             file = value if equals else following
-    try:
-        return bool(file) and str(read_settings(Path(file)).get("json")).lower() in YES
-    except typer.BadParameter:
-        return False
+    return bool(file) and wants_json(Path(file), _called() or "")
+
+
+def _called() -> str | None:
+    """The first word that is no option: the command, if it is spelled rightly."""
+    return next((word for word in sys.argv[1:] if not word.startswith("-")), None)

@@ -1,18 +1,17 @@
 """The options vocabulary: a flag means the same in every command.
 
-Each flag can also be set as `QKEDIT_<NAME>` in the environment and as a key of the YAML file given with `--config`;
-the flag wins over the environment, the environment over the file.
+Each flag can also be set as `QKEDIT_<NAME>` in the environment and as a key of the YAML file given with `--config`
+(`settings.py`); the flag wins over the environment, the environment over the file.
 """
 
 from __future__ import annotations
 
-import difflib
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qkedit.cli.settings import read_configuration, variable_of
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,95 +19,12 @@ if TYPE_CHECKING:
 
 EDIT = "Layers, heads and modes"
 MODE = "How to run"
-# What is taken for true and false in the environment and in a file.
-YES = ("1", "true", "t", "yes", "y", "on")
-NO = ("0", "false", "f", "no", "n", "off")
 
 
 def flag(name: str, *more: str, help: str, panel: str | None = None, **settings: Any) -> Any:
     """Return a Typer option that can also be set in the environment, as its name in capitals after `QKEDIT_`."""
-    variable = "QKEDIT_" + name.split("/")[0].removeprefix("--").replace("-", "_").upper()
+    variable = variable_of(name.split("/")[0].removeprefix("--"))
     return typer.Option(name, *more, help=help, envvar=variable, show_envvar=False, rich_help_panel=panel, **settings)
-
-
-def read_settings(file: Path) -> dict[Any, Any]:
-    """Return what a YAML file sets: each value as the text that is written there, or None for null.
-
-    The options read the text as they read the command line's. To YAML itself 007 would be 7, and 1.10 would be 1.1.
-
-    Raises:
-        typer.BadParameter: the file cannot be read or is no mapping in YAML.
-    """
-    import yaml
-
-    class AsWritten(yaml.SafeLoader):
-        pass
-
-    AsWritten.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    try:
-        settings = yaml.load(file.read_text("utf-8"), Loader=AsWritten)
-    except OSError as error:
-        raise typer.BadParameter(f"{file} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8
-        raise typer.BadParameter(f"{file} is no valid YAML: {' '.join(str(error).split())}.") from None
-    if settings is not None and not isinstance(settings, dict):
-        raise typer.BadParameter(f"{file} must hold a mapping such as 'layers: 10-20'.")
-    return settings or {}
-
-
-def _read_configuration(context: typer.Context, file: Path | None) -> Path | None:
-    """Take the defaults of the command's options from a YAML file with the same keys as the flags."""
-    if file is None or context.resilient_parsing:
-        return file
-    parameters = _parameters(context.command)
-    del parameters["config"]
-    defaults: dict[str, Any] = {}
-    for key, value in read_settings(file).items():
-        name = str(key).replace("_", "-")
-        if name == "config":
-            raise typer.BadParameter(f"{file}: a file cannot name another by {key!r}; take the line out.")
-        if name not in parameters:
-            if name in _options_of_all_commands():
-                continue  # one file may serve every command of a pipeline, as the environment does
-            near = difflib.get_close_matches(name, parameters, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"this command has {', '.join(sorted(parameters))}."
-            raise typer.BadParameter(f"{file}: there is no option {key!r}; {hint}")
-        if value is None:
-            continue
-        parameter = parameters[name]
-        takes_several = getattr(parameter, "multiple", False)
-        entries = value if takes_several and isinstance(value, list) else [value]
-        if not all(isinstance(entry, str) for entry in entries):
-            taken = "values, not lists" if takes_several else "one value, not a list"
-            raise typer.BadParameter(f"{file}: {key!r} takes {taken}; write it as text.")
-        if f"--{name}" in parameter.secondary_opts:  # such as no-fsync, of which fsync is the parameter
-            value = "false" if value.lower() in YES else "true" if value.lower() in NO else value
-        defaults[parameter.name] = entries if takes_several else value
-    context.default_map = {**(context.default_map or {}), **defaults}
-    return file
-
-
-@cache
-def _options_of_all_commands() -> frozenset[str]:
-    """The long flags that any command has."""
-    from qkedit.cli.main import application
-
-    every_command: Any = typer.main.get_command(application())
-    return frozenset(flag for command in every_command.commands.values() for flag in _parameters(command))
-
-
-def _parameters(command: Any) -> dict[str, Any]:
-    """The parameter of each long flag of a command; a pair such as --fsync and --no-fsync has one."""
-    return {
-        flag.removeprefix("--"): parameter
-        for parameter in command.params
-        for flag in (*parameter.opts, *parameter.secondary_opts)
-        if flag.startswith("--")
-    }
 
 
 ModelArgument = Annotated[
@@ -245,9 +161,9 @@ ConfigOption = Annotated[
     flag(
         "--config",
         is_eager=True,
-        callback=_read_configuration,
+        callback=read_configuration,
         panel=MODE,
-        help="YAML file with the same keys as the flags.",
+        help="YAML file: keys are the flags' names, at the top or below a command's name.",
     ),
 ]
 JsonOption = Annotated[

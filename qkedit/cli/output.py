@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 _LONG = 100
 _COMPACT = json.JSONEncoder(allow_nan=False)
+# Warnings about the settings: they are read before the command that will say them has begun.
+AHEAD: list[str] = []
 
 
 class Output:
@@ -182,6 +184,8 @@ def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[O
     logging.getLogger("qkedit").addHandler(logs)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
+        while AHEAD:
+            output.warn(AHEAD.pop(0))
         yield output
     except QkeditError as error:
         if debug:

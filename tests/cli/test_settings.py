@@ -146,11 +146,97 @@ def test_a_file_that_says_nothing_of_use_is_refused(
 
 def test_one_file_serves_every_command(base: Path, tmp_path: Path) -> None:
     settings = tmp_path / "settings.yaml"
-    settings.write_text(f"layers: 1\nk: 2\nmodel: {base}\nbase: {base}\nout: {tmp_path / 'out'}\nfsync: false\n")
-    assert qkedit("steer", "--config", settings).code == 0
+    settings.write_text(
+        f"base: {base}\n"
+        f"steer:\n  model: {base}\n  layers: 1\n  k: 2\n  out: {tmp_path / 'out'}\n  fsync: false\n"
+        "eval:\n  benchmark: pope\n"
+        "inspect:\n"
+    )
+    steered = qkedit("steer", "--config", settings)
+    assert (steered.code, steered.stderr) == (0, f"warning: steer does not use base, set in {settings}\n")
     verified = qkedit("verify", tmp_path / "out", "--config", settings)
     assert (verified.code, verified.stderr) == (0, "")
-    assert qkedit("diff", base, base, "--config", settings).code == 0
+
+
+def test_a_section_goes_before_the_top_and_after_the_flag(base: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(
+        "compute-dtype: float64\nk: 1\nseed: 3\nsteer: {compute_dtype: float32, energy: 0.5}\ninspect: {seed: 9}\n"
+    )
+    found = options(base, "--config", settings)
+    assert [found[name] for name in ("compute_dtype", "k", "energy", "seed")] == ["float32", 4, 0.5, 3]
+    assert options(base, "--config", settings, "--k", "2")["k"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("layer: 3\n", "steer has no option 'layer'; did you mean 'layers'? If it is for another command"),
+        ("steer: {layer: 3}\n", "no option 'layer' in the section steer; did you mean 'layers'?"),
+        ("steer: {images: x}\n", "no option 'images' in the section steer; this command has"),
+        ("steer: {config: x}\n", "a file cannot name another by 'config'"),
+        ("steer: 3\n", "'steer' is a section; write its keys below it"),
+        ("sterr: {layers: 3}\n", "no command 'sterr'; did you mean 'steer'?"),
+        ("layers: 1\nlayers: 2\n", "'layers' stands there twice"),
+        ("compute-dtype: float32\ncompute_dtype: float64\n", "'compute-dtype' stands there twice"),
+        ("steer: {k: 1, k: 2}\n", "'k' stands there twice"),
+    ],
+)
+def test_what_would_be_lost_in_silence_is_refused(base: Path, tmp_path: Path, text: str, said: str) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(text)
+    result = qkedit("steer", base, "--dry-run", "--config", settings)
+    assert result.code == 2
+    assert said in result.sentence()
+
+
+def test_a_key_of_other_commands_is_named_in_a_warning(base: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("images: ./photos\nlayer: 3\nlayers: 1\nport: 80\n")
+    said = f"steer does not use images, layer, port, set in {settings}"
+    assert qkedit("steer", base, "--dry-run", "--config", settings).stderr == f"warning: {said}\n"
+    document = qkedit("steer", base, "--dry-run", "--json", "--config", settings)
+    assert (document.stderr, document.document["warnings"]) == ("", [said])
+    assert qkedit("steer", base, "--dry-run", "--quiet", "--config", settings).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("LAYER", "LAYERS"), ("LAERS", "LAYERS"), ("NO_FSYNC", "FSYNC"), ("COMPUTEDTYPE", "COMPUTE_DTYPE")],
+)
+def test_a_variable_that_looks_like_a_slip_is_refused(
+    base: Path, monkeypatch: pytest.MonkeyPatch, name: str, near: str
+) -> None:
+    monkeypatch.setenv(f"QKEDIT_{name}", "3")
+    result = qkedit("steer", base, "--dry-run")
+    assert result.code == 2
+    assert f"no variable QKEDIT_{name}; did you mean QKEDIT_{near}?" in result.sentence()
+
+
+def test_variables_of_other_commands_are_named_and_the_key_is_not(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LAYERS", "API_KEY", "NONSENSE"):
+        monkeypatch.setenv(f"QKEDIT_{name}", "77")
+    result = qkedit("diff", base, base)
+    said = "warning: diff does not use QKEDIT_LAYERS, QKEDIT_NONSENSE, set in the environment\n"
+    assert (result.code, result.stderr) == (0, said)
+    monkeypatch.delenv("QKEDIT_LAYERS")
+    monkeypatch.delenv("QKEDIT_NONSENSE")
+    assert qkedit("diff", base, base).stderr == ""
+
+
+def test_warnings_of_a_call_that_failed_are_not_those_of_the_next(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QKEDIT_IMAGES", "x")
+    assert qkedit("steer", base, "--k", "many").code == 2
+    monkeypatch.delenv("QKEDIT_IMAGES")
+    assert qkedit("diff", base, base).stderr == ""
+
+
+def test_a_section_can_ask_for_json_of_what_cannot_be_parsed(base: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    for text, as_json in (("steer: {json: true}\n", True), ("json: true\nsteer: {json: false}\n", False)):
+        settings.write_text(text)
+        result = qkedit("steer", base, "--config", settings, "--nonsense")
+        assert (result.stderr == "") == as_json
 
 
 def test_an_empty_file_changes_nothing(base: Path, tmp_path: Path) -> None:
@@ -242,13 +328,6 @@ def test_a_bad_value_in_the_environment_is_refused(base: Path, monkeypatch: pyte
     result = qkedit("steer", base, "--dry-run")
     assert result.code == 2
     assert "'--k'" in result.sentence()
-
-
-def test_settings_of_other_commands_in_the_environment_do_no_harm(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("QKEDIT_LAYERS", "77")
-    assert qkedit("diff", base, base).code == 0
 
 
 def test_the_python_call_and_the_command_do_the_same(base: Path, tmp_path: Path) -> None:

@@ -1,0 +1,223 @@
+"""Settings from the environment and from the YAML file of `--config`, and what becomes of those nobody reads.
+
+A file may serve every command: keys at the top are for all that have such an option, a section is for one command.
+
+    model: ./Qwen2-VL-7B-Instruct
+    steer:
+      layers: 10-20
+      out: ./edited
+    eval:
+      benchmark: pope
+
+A setting that the command does not use must not be lost in silence: one that looks like a slip is an error, others are
+named in a warning.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Collection, Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from qkedit.cli.output import AHEAD
+
+PREFIX = "QKEDIT_"
+# What is taken for true and false in the environment and in a file.
+YES = ("1", "true", "t", "yes", "y", "on")
+NO = ("0", "false", "f", "no", "n", "off")
+# Variables that set no option: a server's key, which may stand in no file and on no command line, and a script's.
+_OTHER_VARIABLES = {"API_KEY", "BENCHMARK_DATA"}
+# A name that another command has for an option is a slip only if it is this near: `layer` to `layers`.
+_SLIP = 0.85
+# Options that answer one question, so that one in a section replaces the other at the top.
+_ALTERNATIVES = ({"k", "energy"},)
+
+
+def variable_of(option: str) -> str:
+    """Return the environment variable that sets an option: `QKEDIT_COMPUTE_DTYPE` for `compute-dtype`."""
+    return PREFIX + option.replace("-", "_").upper()
+
+
+def read_settings(file: Path) -> dict[Any, Any]:
+    """Return what a YAML file sets: each value as the text that is written there, or None for null.
+
+    The options read the text as they read the command line's. To YAML itself 007 would be 7, and 1.10 would be 1.1.
+
+    Raises:
+        typer.BadParameter: the file cannot be read or is no mapping in YAML.
+    """
+    import yaml
+
+    class AsWritten(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            names = [_name(key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise yaml.YAMLError(f"{twice!r} stands there twice")
+            return super().construct_mapping(node, deep)
+
+    AsWritten.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    try:
+        settings = yaml.load(file.read_text("utf-8"), Loader=AsWritten)
+    except OSError as error:
+        raise typer.BadParameter(f"{file} cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8
+        raise typer.BadParameter(f"{file} is no valid YAML: {' '.join(str(error).split())}.") from None
+    if settings is not None and not isinstance(settings, dict):
+        raise typer.BadParameter(f"{file} must hold a mapping such as 'layers: 10-20'.")
+    return settings or {}
+
+
+def wants_json(file: Path, command: str) -> bool:
+    """Whether a file asks for `json`, at the top or in the command's section; False for one that cannot be read."""
+    try:
+        settings = read_settings(file)
+    except typer.BadParameter:
+        return False
+    section = settings.get(command)
+    value = section.get("json", settings.get("json")) if isinstance(section, dict) else settings.get("json")
+    return str(value).lower() in YES
+
+
+def read_configuration(context: typer.Context, file: Path | None) -> Path | None:
+    """Take defaults of the command's options from a YAML file, and check the environment; the callback of `--config`.
+
+    Raises:
+        typer.BadParameter: a setting is a slip of the pen, or has a value that no option takes.
+    """
+    if context.resilient_parsing:
+        return file
+    AHEAD.clear()  # of a command that did not begin
+    command, parameters = str(context.info_name), _parameters(context.command)
+    _check_environment(command, parameters)
+    if file is None:
+        return None
+    del parameters["config"]
+    common, section = _parts(file, command, parameters)
+    defaults = {
+        parameter.name: entry
+        for key, value in (common | section).items()
+        if value is not None
+        for parameter, entry in [_default(file, key, value, parameters[_name(key)])]
+    }
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return file
+
+
+def _check_environment(command: str, parameters: Mapping[str, Any]) -> None:
+    given = {name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX)} - _OTHER_VARIABLES
+    own = {str(parameter.envvar).removeprefix(PREFIX) for parameter in parameters.values() if parameter.envvar}
+    unread = sorted(given - own)
+    for name in unread:
+        option = _name(name)
+        if option in parameters:  # such as NO_FSYNC
+            near: str | None = str(parameters[option].envvar)
+        else:
+            found = _slip(option, [_name(known) for known in own], set(map(_name, given)))
+            near = variable_of(found) if found else None
+        if near:
+            raise typer.BadParameter(f"there is no variable {PREFIX}{name}; did you mean {near}?")
+    if unread:
+        _warn_unread(command, "the environment", [f"{PREFIX}{name}" for name in unread])
+
+
+def _parts(file: Path, command: str, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the keys of the command at the top of a file, and those of its section."""
+    from qkedit.cli.main import COMMANDS
+
+    settings = read_settings(file)
+    section = settings.get(command)
+    section = section if isinstance(section, dict) else {}
+    for key in section:
+        if _name(key) not in parameters:
+            raise typer.BadParameter(_unknown(file, key, parameters, f" in the section {command}"))
+    common: dict[str, Any] = {}
+    unread: list[str] = []
+    for key, value in settings.items():
+        name = _name(key)
+        if name in COMMANDS and (isinstance(value, dict) or value is None):
+            continue
+        if isinstance(value, dict) and name not in _options_of_all_commands():
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"sections are {', '.join(sorted(COMMANDS))}."
+            raise typer.BadParameter(f"{file}: there is no command {key!r}; {hint}")
+        if name in parameters:
+            if not any(name in group and group & {*map(_name, section)} for group in _ALTERNATIVES):
+                common[key] = value
+        elif name in COMMANDS and name not in _options_of_all_commands():
+            raise typer.BadParameter(f"{file}: {key!r} is a section; write its keys below it, indented.")
+        elif name == "config" or name not in _options_of_all_commands():
+            raise typer.BadParameter(_unknown(file, key, parameters))
+        elif near_own := _slip(name, parameters, {*map(_name, settings), *map(_name, section)}):
+            raise typer.BadParameter(
+                f"{file}: {command} has no option {key!r}; did you mean {near_own!r}? "
+                "If it is for another command, write it in that command's section."
+            )
+        else:
+            unread.append(str(key))
+    if unread:
+        _warn_unread(command, str(file), unread)
+    # A section's key replaces the same one at the top, however both are spelled.
+    common = {key: value for key, value in common.items() if _name(key) not in {*map(_name, section)}}
+    return common, section
+
+
+def _unknown(file: Path, key: object, parameters: Collection[str], where: str = "") -> str:
+    name = _name(key)
+    if name == "config":
+        return f"{file}: a file cannot name another by {key!r}; take the line out."
+    near = difflib.get_close_matches(name, parameters, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"this command has {', '.join(sorted(parameters))}."
+    return f"{file}: there is no option {key!r}{where}; {hint}"
+
+
+def _default(file: Path, key: object, value: Any, parameter: Any) -> tuple[Any, Any]:
+    takes_several = getattr(parameter, "multiple", False)
+    entries = value if takes_several and isinstance(value, list) else [value]
+    if not all(isinstance(entry, str) for entry in entries):
+        taken = "values, not lists" if takes_several else "one value, not a list"
+        raise typer.BadParameter(f"{file}: {key!r} takes {taken}; write it as text.")
+    if f"--{_name(key)}" in parameter.secondary_opts:  # such as no-fsync, of which fsync is the parameter
+        value = "false" if value.lower() in YES else "true" if value.lower() in NO else value
+    return parameter, entries if takes_several else value
+
+
+def _slip(name: str, own: Iterable[str], given: Collection[str]) -> str | None:
+    """Return the option that `name` is a slip of, None if there is none or that option is given itself, too."""
+    near = difflib.get_close_matches(name, list(own), n=1, cutoff=_SLIP)
+    return near[0] if near and near[0] not in given else None
+
+
+def _warn_unread(command: str, where: str, names: list[str]) -> None:
+    AHEAD.append(f"{command} does not use {', '.join(names)}, set in {where}")
+
+
+def _name(key: object) -> str:
+    return str(key).replace("_", "-").lower()
+
+
+@cache
+def _options_of_all_commands() -> frozenset[str]:
+    """The long flags that any command has."""
+    from qkedit.cli.main import application
+
+    every_command: Any = typer.main.get_command(application())
+    return frozenset(flag for command in every_command.commands.values() for flag in _parameters(command))
+
+
+def _parameters(command: Any) -> dict[str, Any]:
+    """The parameter of each long flag of a command; a pair such as --fsync and --no-fsync has one."""
+    return {
+        flag.removeprefix("--"): parameter
+        for parameter in command.params
+        for flag in (*parameter.opts, *parameter.secondary_opts)
+        if flag.startswith("--")
+    }
