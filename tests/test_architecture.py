@@ -40,6 +40,10 @@ LIGHT = ("cli", "checkpoint")
 HEAVY = {"torch", "transformers", "accelerate", "huggingface_hub", "matplotlib", "scipy", "nltk"}
 
 
+# Nobody else calls `from_pretrained`, which would offer to run a stranger's code.
+LOADS_PRETRAINED = PACKAGE / "checkpoint" / "pretrained.py"
+
+
 def imported(module: ast.AST) -> set[str]:
     """The dotted names that the statements below `module` import, wherever they stand."""
     names = set()
@@ -74,3 +78,13 @@ def test_what_help_and_dry_run_pass_imports_nothing_heavy(room: str) -> None:
         top = ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)], [])
         top.body = [node for node in top.body if not isinstance(node, ast.If)]  # TYPE_CHECKING
         assert not {name.split(".")[0] for name in imported(top)} & HEAVY, file
+
+
+def test_one_place_loads_what_is_pretrained() -> None:
+    loads = {
+        file
+        for file in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "from_pretrained"
+    }
+    assert loads == {LOADS_PRETRAINED}

@@ -10,14 +10,17 @@ from qkedit.checkpoint.hub_errors import explained
 LOADED_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 # The same weights in another format, under names of their own.
 REPEATED_PATTERNS = ["consolidated*", "original/*", "onnx/*"]
+# What comes along where a checkpoint's own code may run.
+CODE_PATTERNS = ["*.py"]
 
 
-def model_directory(model: str, revision: str | None = None) -> Path:
+def model_directory(model: str, revision: str | None = None, *, with_code: bool = False) -> Path:
     """Return a model's directory: the one of that name, or its snapshot in the hub's cache, downloaded if need be.
 
     Args:
         model: a directory or a hub id.
         revision: branch, tag or commit of a model on the hub.
+        with_code: download its Python code too.
 
     Raises:
         CheckpointError: there is no such directory, and the hub has no such model or cannot be reached.
@@ -29,8 +32,7 @@ def model_directory(model: str, revision: str | None = None) -> Path:
 
     requested = revision or constants.DEFAULT_REVISION
     with explained(model, requested):
+        patterns = LOADED_PATTERNS + (CODE_PATTERNS if with_code else [])
         return Path(
-            snapshot_download(
-                model, revision=requested, allow_patterns=LOADED_PATTERNS, ignore_patterns=REPEATED_PATTERNS
-            )
+            snapshot_download(model, revision=requested, allow_patterns=patterns, ignore_patterns=REPEATED_PATTERNS)
         )

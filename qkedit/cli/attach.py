@@ -75,8 +75,10 @@ def _check_against_model(plugins: tuple[PluginSettings, ...], directory: Path) -
 def _config(directory: Path) -> Any:
     from transformers import AutoConfig
 
+    from qkedit.checkpoint.pretrained import from_pretrained
+
     try:
-        return AutoConfig.from_pretrained(directory)
+        return from_pretrained(AutoConfig, directory)
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UsageError(

@@ -16,6 +16,7 @@ from qkedit.cli.plugin_options import (
     ImagesOption,
     PluginsOption,
     PromptOption,
+    TrustOption,
     chosen_plugins,
     joined,
 )
@@ -55,6 +56,7 @@ def coherence(
     ] = None,
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
     config: options.ConfigOption = None,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -79,7 +81,8 @@ def coherence(
         if picture is not None:
             check_picture(picture, "--picture")
         pictures = [read_image(file) for file in image]
-        loaded = load(name, revision=revision, device=str(choose_device(device)), dtype=dtype)
+        chosen = str(choose_device(device))
+        loaded = load(name, revision=revision, device=chosen, dtype=dtype, trust_remote_code=trust_remote_code)
         before = _measured(loaded, pictures, prompt, ())
         after = _measured(loaded, pictures, prompt, plugins) if plugins else None
         if picture is not None:

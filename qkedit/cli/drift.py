@@ -10,7 +10,7 @@ import typer
 from qkedit.cli import options
 from qkedit.cli.bases import base_for, is_edited
 from qkedit.cli.output import aligned, command
-from qkedit.cli.plugin_options import DtypeOption, PluginsOption, PromptOption, chosen_plugins, joined
+from qkedit.cli.plugin_options import DtypeOption, PluginsOption, PromptOption, TrustOption, chosen_plugins, joined
 from qkedit.errors import UsageError
 from qkedit.prompts import CAPTION_PROMPT
 
@@ -34,6 +34,7 @@ def drift(
     max_new_tokens: Annotated[int, options.flag("--max-new-tokens", help="Longest answer.", min=1)] = 64,
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
     config: options.ConfigOption = None,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -71,6 +72,7 @@ def drift(
                 max_new_tokens=max_new_tokens,
                 device=str(choose_device(device)),
                 dtype=dtype,
+                trust_remote_code=trust_remote_code,
                 on_image=on_image,
             )
         fields = {

@@ -12,7 +12,7 @@ import typer
 from qkedit.cli import options
 from qkedit.cli.evaluation_options import DataOption, QuestionsOption, required_data, warn_of_scores
 from qkedit.cli.output import GO_ON, command
-from qkedit.cli.plugin_options import DtypeOption, PluginsOption, chosen_plugins
+from qkedit.cli.plugin_options import DtypeOption, PluginsOption, TrustOption, chosen_plugins
 from qkedit.cli.printed import names_of, written_lines
 from qkedit.errors import UsageError
 
@@ -60,6 +60,7 @@ def evaluate(
     batch_size: Annotated[int, options.flag("--batch-size", help="Questions answered side by side.", min=1)] = 8,
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
     endpoint: Annotated[
         str | None,
         options.flag(
@@ -92,7 +93,9 @@ def evaluate(
         from rich.console import Group
 
         from qkedit.cli.progress import counting_bar
+        from qkedit.evaluation.local_model import LocalModel
         from qkedit.evaluation.runs import evaluate as run
+        from qkedit.steering.device import choose_device
 
         target = options.required_out(out)
         if images is None:
@@ -102,7 +105,15 @@ def evaluate(
             answerer = _endpoint(endpoint, endpoint_model, concurrency, argument or model, plugin, target)
         else:
             name = options.one_model(context, argument, model)
-            answerer = _local_model(name, revision, plugin, device, dtype, batch_size)
+            answerer = LocalModel(
+                name,
+                revision,
+                chosen_plugins(plugin, name),
+                str(choose_device(device)),
+                dtype,
+                batch_size,
+                trust_remote_code,
+            )
         parts = _parts(benchmark or (), split or (), required_data(data, questions), max_new_tokens)
         output.after_interruption = f"{GO_ON}; what was answered stays"
         with counting_bar(output, "answers") as watch:
@@ -129,15 +140,6 @@ def _endpoint(
     if plugins:
         raise UsageError("an endpoint has its own plug-ins", where="--plugin", remedy="name them where it is served")
     return Endpoint(url, model, concurrency).or_as_recorded(recorded_identity(target))
-
-
-def _local_model(
-    name: str, revision: str | None, plugins: Sequence[str] | None, device: str, dtype: str, batch_size: int
-) -> Answerer:
-    from qkedit.evaluation.local_model import LocalModel
-    from qkedit.steering.device import choose_device
-
-    return LocalModel(name, revision, chosen_plugins(plugins, name), str(choose_device(device)), dtype, batch_size)
 
 
 def _parts(benchmarks: Sequence[str], splits: Sequence[str], data: Path, max_new_tokens: int | None) -> list[Part]:

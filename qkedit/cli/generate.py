@@ -16,6 +16,7 @@ from qkedit.cli.plugin_options import (
     ImagesOption,
     PluginsOption,
     PromptOption,
+    TrustOption,
     chosen_plugins,
     joined,
 )
@@ -45,6 +46,7 @@ def generate(
     max_new_tokens: Annotated[int, options.flag("--max-new-tokens", help="Longest answer.", min=1)] = 128,
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
     config: options.ConfigOption = None,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -64,7 +66,7 @@ def generate(
         pictures = [read_image(file) for file in image or ()]
         if plugins and not pictures:
             raise UsageError("plug-ins act on images", where="--image", remedy="give one, or --plugin none")
-        run = _Runs(pictures, prompt, max_new_tokens, str(choose_device(device)), dtype)
+        run = _Runs(pictures, prompt, max_new_tokens, str(choose_device(device)), dtype, trust_remote_code)
         if compare:
             _compare(output, run, name, revision, base, plugins)
             return
@@ -76,16 +78,18 @@ def generate(
 class _Runs:
     """Answers one request with one model after another, so that one of them is in memory at a time."""
 
-    def __init__(self, pictures: Sequence[Image], prompt: str, max_new_tokens: int, device: str, dtype: str) -> None:
+    def __init__(
+        self, pictures: Sequence[Image], prompt: str, max_new_tokens: int, device: str, dtype: str, trust: bool
+    ) -> None:
         self._pictures, self._prompt, self._max_new_tokens = pictures, prompt, max_new_tokens
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype, self._trust = device, dtype, trust
 
     def __call__(self, model: str, revision: str | None, variants: Sequence[Sequence[PluginSettings]]) -> list[Answer]:
         """Return a model's answers, one for each list of plug-ins."""
         from qkedit.plugins.settings import make_plugins
         from qkedit.serving.on_transformers import load, respond
 
-        loaded = load(model, revision=revision, device=self._device, dtype=self._dtype)
+        loaded = load(model, revision=revision, device=self._device, dtype=self._dtype, trust_remote_code=self._trust)
         return [
             respond(loaded, self._pictures, self._prompt, make_plugins(plugins), max_new_tokens=self._max_new_tokens)
             for plugins in variants

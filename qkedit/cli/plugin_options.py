@@ -24,6 +24,10 @@ ImagesOption = Annotated[
     flag("--image", help="A picture; may be given several times."),
 ]
 PromptOption = Annotated[str, flag("--prompt", help="What to ask about it.")]
+TrustOption = Annotated[
+    bool,
+    flag("--trust-remote-code", help="Run the checkpoint's own Python code; for a hub model give its commit too."),
+]
 DtypeOption = Annotated[str, flag("--dtype", help="auto (as stored), float32, bfloat16 or float16.")]
 
 

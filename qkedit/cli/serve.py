@@ -13,7 +13,7 @@ import typer
 
 from qkedit.cli import options
 from qkedit.cli.output import Output, command
-from qkedit.cli.plugin_options import DtypeOption, PluginsOption, chosen_plugins, joined
+from qkedit.cli.plugin_options import DtypeOption, PluginsOption, TrustOption, chosen_plugins, joined
 from qkedit.errors import QkeditError, UsageError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def serve(
     ] = 64,
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
     config: options.ConfigOption = None,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -93,7 +94,13 @@ def serve(
         policy = ImagePolicy(limits, _hosts(allow_image_hosts))
         # Before the model is loaded: a port that is taken is to be known at once.
         with _bound(host, port) as listening:
-            loaded = load(name, revision=revision, device=str(choose_device(device)), dtype=dtype)
+            loaded = load(
+                name,
+                revision=revision,
+                device=str(choose_device(device)),
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+            )
             served = ServedModel(served_name or _plain(name), loaded, PluginSwitch(loaded.model, plugins))
             try_out(served)
             application = build_application(served, policy, api_key=api_key)

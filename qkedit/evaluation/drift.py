@@ -147,6 +147,7 @@ def drift(
     max_new_tokens: int = 64,
     device: str = "cpu",
     dtype: str = "auto",
+    trust_remote_code: bool | None = None,
     on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> Drift:
     """Measure how far an edited model, or one with plug-ins, is from its base.
@@ -162,6 +163,7 @@ def drift(
         max_new_tokens: of an answer.
         device: where the models run, as PyTorch names it.
         dtype: of their weights; `auto` for what is stored.
+        trust_remote_code: whether Python code of their own may run; None where users cannot allow it.
         on_image: told how many answers of how many are done, in both models.
 
     Raises:
@@ -178,7 +180,8 @@ def drift(
     for image in images:
         read_image(image)  # what is no picture is said before the models are loaded
     total = 2 * len(images)
-    loaded = load(base, revision=base_revision, device=device, dtype=dtype)
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    loaded = load(base, revision=base_revision, **how)
     answers = []
     for number, image in enumerate(images):
         answers.append(_answer(loaded, image, prompt, max_new_tokens))
@@ -189,7 +192,7 @@ def drift(
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        loaded = load(edited, revision=revision, device=device, dtype=dtype)
+        loaded = load(edited, revision=revision, **how)
     drifts = []
     made = make_plugins(plugins)
     with attach(loaded.model, *made) if made else nullcontext():

@@ -32,6 +32,7 @@ class LocalModel:
         device: where it runs, as PyTorch names it.
         dtype: of its weights; `auto` for what is stored.
         batch_size: prompts that are answered side by side.
+        trust_remote_code: whether Python code of the checkpoint's own may run; None where users cannot allow it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class LocalModel:
     device: str = "cpu"
     dtype: str = "auto"
     batch_size: int = 8
+    trust_remote_code: bool | None = None
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -50,8 +52,10 @@ class LocalModel:
         """See `Answerer`."""
         from qkedit.serving.on_transformers import directory_of
 
+        trusted = bool(self.trust_remote_code)
+        directory = directory_of(self.name, self.revision, trust_remote_code=trusted)
         return {
-            **fingerprint(directory_of(self.name, self.revision)),
+            **fingerprint(directory, with_code=trusted),
             "plugins": [plugin.as_dict() for plugin in self.plugins],
             "dtype": self.dtype,
             "device": self.device.partition(":")[0],  # which of several equal ones does not matter
@@ -65,7 +69,13 @@ class LocalModel:
         from qkedit.serving.on_transformers import load
 
         plugins = make_plugins(self.plugins)
-        loaded = load(self.name, revision=self.revision, device=self.device, dtype=self.dtype)
+        loaded = load(
+            self.name,
+            revision=self.revision,
+            device=self.device,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
+        )
         with attach(loaded.model, *plugins) if plugins else nullcontext() as attached:
             yield _LocalSession(loaded, attached, self.batch_size)
 

@@ -10,18 +10,19 @@ from pathlib import Path
 
 from qkedit.checkpoint.contents import MANIFEST_FILE, PLUGINS_FILE
 from qkedit.checkpoint.file_errors import explained
-from qkedit.checkpoint.snapshot import LOADED_PATTERNS, REPEATED_PATTERNS
+from qkedit.checkpoint.snapshot import CODE_PATTERNS, LOADED_PATTERNS, REPEATED_PATTERNS
 from qkedit.errors import QkeditError
 
 # Neither changes what the weights answer: one tells how they were made, the other is what a run says of plug-ins.
 _OURS = (MANIFEST_FILE, PLUGINS_FILE)
 
 
-def fingerprint(directory: Path) -> dict[str, str]:
-    """Return `weights_sha256` and `settings_sha256` of a model.
+def fingerprint(directory: Path, *, with_code: bool = False) -> dict[str, str]:
+    """Return `weights_sha256` and `settings_sha256` of a model, and `code_sha256` where its own code runs.
 
     Both are the SHA-256 of what `sha256sum` prints for the files in the order of their names, so that a shell can
-    check them: `sha256sum *.safetensors | sha256sum`. Settings are configs, tokenizer and chat template.
+    check them: `sha256sum *.safetensors | sha256sum`. Settings are configs, tokenizer and chat template, code the
+    Python files.
 
     Raises:
         QkeditError: there are no weights as safetensors, or a file cannot be read.
@@ -39,9 +40,11 @@ def fingerprint(directory: Path) -> dict[str, str]:
         raise QkeditError(
             "holds no weights as safetensors", where=str(directory), remedy="name the directory of a model"
         )
+    code = [path for pattern in CODE_PATTERNS for path in directory.glob(pattern)] if with_code else []
     return {
         "weights_sha256": _sha256_of_all(weights),
         "settings_sha256": _sha256_of_all(path for path in loaded if path not in weights),
+        **({"code_sha256": _sha256_of_all(code)} if with_code else {}),
     }
 
 

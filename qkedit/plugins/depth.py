@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from qkedit.checkpoint.pretrained import check_torchvision, from_pretrained
 from qkedit.checkpoint.snapshot import model_directory
 from qkedit.errors import QkeditError, UsageError, first_line
 from qkedit.images import as_rgb
@@ -56,6 +57,7 @@ class DepthModel:
         ) as error:  # what was not found is missed by its name
             raise _lacks_package(self.name, error) from error
         except (ValueError, RuntimeError) as error:
+            check_torchvision(error, self.name)
             raise QkeditError(
                 f"cannot estimate the depth of a picture of {image.width} × {image.height} pixels "
                 f"({first_line(error)})",
@@ -70,8 +72,8 @@ class DepthModel:
 
         directory = model_directory(self.name)
         try:
-            processor = AutoImageProcessor.from_pretrained(directory)
-            model = AutoModelForDepthEstimation.from_pretrained(directory, use_safetensors=True)
+            processor = from_pretrained(AutoImageProcessor, directory, where=self.name)
+            model = from_pretrained(AutoModelForDepthEstimation, directory, where=self.name, use_safetensors=True)
         except ImportError as error:
             raise _lacks_package(self.name, error) from error
         except (OSError, ValueError, KeyError) as error:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, 
 import torch
 from torch import Tensor
 
+from qkedit.checkpoint.pretrained import from_pretrained
 from qkedit.errors import UsageError
 from qkedit.plugins.depth import DEFAULT_DEPTH_MODEL, DEPTH_FILE_ENDINGS, DepthModel, checked_depth, read_depth
 from qkedit.plugins.depth_grid import WHOLE
@@ -213,7 +214,7 @@ def _processor_beside(model: Any) -> Any:
     from transformers import AutoImageProcessor
 
     try:
-        return AutoImageProcessor.from_pretrained(model.name_or_path)
+        return from_pretrained(AutoImageProcessor, model.name_or_path)
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(
             f"its image processor cannot be loaded from {model.name_or_path!r}, and it alone knows how pictures are "

@@ -2,9 +2,9 @@
 
     lmms-eval --model qkedit --model_args pretrained=./edited,plugins=scr --tasks pope --batch_size 8
 
-Arguments are `pretrained`, `revision`, `dtype` and `plugins`: names joined by "+", as `--plugin` takes them
-(`scr+dscr:blend=0.5`), in quotes where an option holds a comma; a settings file; or `none`. Without `plugins` those
-attached beside the weights are run. docs/harness.md tells what to mind when figures are compared.
+Arguments are `pretrained`, `revision`, `dtype`, `trust_remote_code` and `plugins`: names joined by "+", as `--plugin`
+takes them (`scr+dscr:blend=0.5`), in quotes where an option holds a comma; a settings file; or `none`. Without
+`plugins` those attached beside the weights are run. docs/harness.md tells what to mind when figures are compared.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Qkedit(lmms):
         plugins: see the module; None for those attached beside the weights.
         revision: of a model on the hub.
         dtype: of the weights; `auto` for what is stored.
+        trust_remote_code: whether Python code of the checkpoint's own may run.
         device: where it runs; by default what accelerate picks for this process.
         batch_size: prompts answered side by side.
         max_batch_size: understood for lmms-eval's sake.
@@ -78,6 +79,7 @@ class Qkedit(lmms):
         device: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         from accelerate import Accelerator
 
@@ -89,7 +91,9 @@ class Qkedit(lmms):
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.device = str(device if device and alone else self.accelerator.device)
         self.batch_size = _batch_size(batch_size)
-        self.loaded: LoadedModel | None = load(pretrained, revision=revision, device=self.device, dtype=dtype)
+        self.loaded: LoadedModel | None = load(
+            pretrained, revision=revision, device=self.device, dtype=dtype, trust_remote_code=trust_remote_code
+        )
         self._attached = ExitStack()
         if chosen:
             self._attached.enter_context(attach(self.loaded.model, *chosen))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qkedit.checkpoint.presets import DEMO, presets_by_alias
+from qkedit.checkpoint.pretrained import check_own_code, check_trusted_code, from_pretrained
 from qkedit.checkpoint.snapshot import model_directory
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import QkeditError, UsageError
@@ -59,7 +60,14 @@ class Answer:
     is_cut: bool = False
 
 
-def load(model: str, *, revision: str | None = None, device: str = "cpu", dtype: str = "auto") -> LoadedModel:
+def load(
+    model: str,
+    *,
+    revision: str | None = None,
+    device: str = "cpu",
+    dtype: str = "auto",
+    trust_remote_code: bool | None = None,
+) -> LoadedModel:
     """Load a model.
 
     Args:
@@ -67,21 +75,25 @@ def load(model: str, *, revision: str | None = None, device: str = "cpu", dtype:
         revision: of a model on the hub.
         device: where it runs, as PyTorch names it.
         dtype: of its weights; `auto` for what is stored.
+        trust_remote_code: whether Python code of the checkpoint's own may run; None where users cannot allow it.
 
     Raises:
-        UsageError: the dtype is not known.
-        QkeditError: transformers cannot load the model or its processor.
+        UsageError: the dtype is not known, or code on the hub is to run from a revision that is not a commit.
+        QkeditError: transformers cannot load the model or its processor, or not without code of their own.
     """
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     if dtype not in DTYPES:
         raise UsageError(f"{dtype!r} is no dtype", where="--dtype", remedy=f"give {', '.join(DTYPES)}")
-    directory = directory_of(model, revision)
+    directory = directory_of(model, revision, trust_remote_code=bool(trust_remote_code))
     try:
-        processor = AutoProcessor.from_pretrained(directory)
-        loaded = AutoModelForImageTextToText.from_pretrained(
+        processor = from_pretrained(AutoProcessor, directory, where=model, trust_remote_code=trust_remote_code)
+        loaded = from_pretrained(
+            AutoModelForImageTextToText,
             directory,
+            where=model,
+            trust_remote_code=trust_remote_code,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             device_map=device,
             use_safetensors=True,
@@ -101,18 +113,26 @@ def load(model: str, *, revision: str | None = None, device: str = "cpu", dtype:
     return LoadedModel(model, loaded.eval(), processor)
 
 
-def directory_of(model: str, revision: str | None = None) -> Path:
+def directory_of(model: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Path:
     """Return where a model's files are, downloaded if need be.
 
     Args:
         model: a directory, a hub id, an alias or `demo`.
         revision: of a model on the hub.
+        trust_remote_code: whether its own Python code is to run, and so is downloaded too.
 
     Raises:
-        UsageError: an alias is also the name of a directory here.
+        UsageError: an alias is also the name of a directory here, or code is to run from a branch or a tag.
         CheckpointError: there is no such model, or the hub cannot be reached.
+        QkeditError: code is to run that stands in another repository.
     """
-    return model_directory(_place(model), revision)
+    place = _place(model)
+    if not trust_remote_code:
+        return model_directory(place, revision)
+    check_trusted_code(place, revision)
+    directory = model_directory(place, revision, with_code=True)
+    check_own_code(directory)
+    return directory
 
 
 def prompt_text(processor: Any, prompt: str, images: int) -> str:

@@ -13,7 +13,10 @@ from qkedit.checkpoint.snapshot import model_directory
 from qkedit.errors import CheckpointError
 from tests.fake_hub import serve_hub
 
-FETCH = "import sys; from qkedit.checkpoint.snapshot import model_directory; print(model_directory(sys.argv[1]))"
+FETCH = (
+    "import sys; from qkedit.checkpoint.snapshot import model_directory; "
+    "print(model_directory(sys.argv[1], with_code=len(sys.argv) > 2))"
+)
 
 
 def test_a_directory_is_itself(tmp_path: Path) -> None:
@@ -32,9 +35,12 @@ def test_neither_pickles_nor_code_are_fetched(tmp_path: Path) -> None:
         environment = {**os.environ, **hub.environment(tmp_path / "home")}
         command = [sys.executable, "-c", FETCH, "org/name"]
         fetched = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    directory = Path(fetched.stdout.strip())
-    assert sorted(path.name for path in directory.rglob("*")) == sorted(wanted)
-    assert all((directory / name).read_text() == name for name in wanted)
+        directory = Path(fetched.stdout.strip())
+        assert sorted(path.name for path in directory.rglob("*")) == sorted(wanted)
+        assert all((directory / name).read_text() == name for name in wanted)
+        trusted = subprocess.run([*command, "code"], env=environment, capture_output=True, text=True, check=True)
+        assert trusted.stdout == fetched.stdout
+        assert (directory / "modeling.py").read_text() == "modeling.py"
     # The hub is gone, the cache stays.
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert Path(again.stdout.strip()) == directory

@@ -1,0 +1,162 @@
+"""A checkpoint that brings Python code: nobody is asked whether it may run, and it does not run unasked."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from qkedit.checkpoint.pretrained import check_torchvision, from_pretrained, torchvision_for
+from qkedit.demo import demo_checkpoint
+from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.local_model import LocalModel
+from qkedit.plugins.depth import DepthModel
+from qkedit.serving.on_transformers import directory_of
+from tests.cli.command import qkedit
+
+CODE = """
+from pathlib import Path
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+Path({proof!r}).touch()
+print("on standard output")
+class StrangerConfig(LlavaConfig):
+    model_type = "stranger"
+class StrangerModel(LlavaForConditionalGeneration):
+    config_class = StrangerConfig
+"""
+ASKED = "which is not run unasked; read that code and pass --trust-remote-code"
+
+
+@pytest.fixture
+def proof(tmp_path: Path) -> Path:
+    """What the code writes when it runs."""
+    return tmp_path / "it ran"
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, proof: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The demo as a family that only code beside its weights knows; standard input holds nothing but assent."""
+    directory = tmp_path / "stranger"
+    shutil.copytree(demo_checkpoint(), directory)
+    (directory / "modeling_stranger.py").write_text(CODE.format(proof=str(proof)))
+    code = {"AutoConfig": "StrangerConfig", "AutoModelForImageTextToText": "StrangerModel"}
+    adapt(
+        directory / "config.json",
+        model_type="stranger",
+        auto_map={kind: f"modeling_stranger.{name}" for kind, name in code.items()},
+    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return directory
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    return tmp_path / "red.png"
+
+
+def adapt(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_no_command_runs_it_or_asks(stranger: Path, proof: Path, image: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"id": 1, "image": image.name, "question": "Is it red?", "truth": "yes"}) + "\n")
+    asks = ["--benchmark", "custom", "--questions", questions, "--images", tmp_path, "--out", tmp_path / "run"]
+    commands: list[list[str | Path]] = [
+        ["generate", stranger, "--image", image],
+        ["eval", stranger, *asks],
+        ["serve", stranger, "--port", "0"],
+        ["drift", stranger, "--base", stranger, "--images", image],
+        ["coherence", stranger, "--image", image],
+    ]
+    for command in commands:
+        run = qkedit(*command, "--device", "cpu")
+        assert (run.code, ASKED in run.sentence()) == (1, True), run.stderr
+    attached = qkedit("attach", "scr", "--model", stranger)
+    assert (attached.code, "Python code of its own" in attached.sentence()) == (1, True)
+    assert "--trust-remote-code" not in attached.stderr  # which that command does not have
+    assert not proof.exists()
+    assert sys.stdin.tell() == 0  # nobody read the assent
+
+
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "tokenizer_config.json", "processor_config.json"])
+def test_nor_that_of_a_processor(stranger: Path, proof: Path, image: Path, file: str) -> None:
+    (stranger / "config.json").write_bytes((demo_checkpoint() / "config.json").read_bytes())
+    kinds = {"AutoImageProcessor": "Any", "AutoTokenizer": ["Any", None], "AutoProcessor": "Any"}
+    code = {
+        kind: f"modeling_stranger.{name}" if isinstance(name, str) else ["modeling_stranger.Any", None]
+        for kind, name in kinds.items()
+    }
+    adapt(stranger / file, auto_map=code)
+    qkedit("generate", stranger, "--image", image, "--device", "cpu")  # may well answer: the classes are known
+    adapt(stranger / "preprocessor_config.json", auto_map=code, image_processor_type="Strange")
+    with pytest.raises(QkeditError, match="Python code of its own"):
+        DepthModel(str(stranger)).estimate(Image.new("RGB", (8, 8)))
+    assert not proof.exists()
+    assert sys.stdin.tell() == 0
+
+
+def test_it_runs_where_it_is_trusted(stranger: Path, proof: Path, image: Path) -> None:
+    ask = ("--image", image, "--device", "cpu", "--max-new-tokens", "3", "--json")
+    trusted = qkedit("generate", stranger, "--trust-remote-code", *ask)
+    assert trusted.code == 0, trusted.stderr
+    assert trusted.document["tokens"] == 3  # one JSON document on standard output, whatever the code prints there
+    assert proof.exists()
+    identity = LocalModel(str(stranger), trust_remote_code=True).identity()
+    (stranger / "modeling_stranger.py").write_text("another")
+    other = LocalModel(str(stranger), trust_remote_code=True).identity()
+    assert {name for name in identity if identity[name] != other[name]} == {"code_sha256"}
+
+
+def test_code_in_another_repository_does_not_run(stranger: Path) -> None:
+    adapt(stranger / "config.json", auto_map={"AutoConfig": "someone/else--modeling.Config"})
+    with pytest.raises(QkeditError, match="another repository"):
+        directory_of(str(stranger), trust_remote_code=True)
+
+
+@pytest.mark.parametrize("revision", [None, "main", "v1.0", "ab12"])
+def test_code_on_the_hub_runs_from_a_commit_alone(revision: str | None) -> None:
+    with pytest.raises(UsageError, match="--revision with the 40 digits"):
+        directory_of("someone/model", revision, trust_remote_code=True)
+
+
+class Kind:
+    """One of transformers' classes that fails."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def from_pretrained(self, directory: Path, **settings: object) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "operator torchvision::nms does not exist",
+        "partially initialized module 'torchvision' has no attribute 'extension'",
+        "/site-packages/torchvision/_C.so: undefined symbol: _ZN3c1017RegisterOperators",
+        "Couldn't load custom C++ ops. This can happen if your PyTorch and torchvision versions are incompatible",
+    ],
+)
+def test_a_torchvision_for_another_torch_is_named(said: str) -> None:
+    outer = RuntimeError("Failed to import transformers.models.qwen2_vl (look up to see its traceback)")
+    outer.__cause__ = RuntimeError(said)
+    with pytest.raises(QkeditError, match=r"torchvision .* was built for another torch than 2\.\d+.*pip install"):
+        from_pretrained(Kind(outer), "model")
+    check_torchvision(RuntimeError("out of memory"), "model")
+
+
+def test_the_constraints_hold_a_pair_that_belongs_together() -> None:
+    root = Path(__file__).resolve().parents[2]
+    pins = dict(line.split("==") for line in (root / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert torchvision_for("2.13.0") == "0.28.*"  # as PyTorch publishes them
+    assert pins["torchvision"].startswith(torchvision_for(pins["torch"]).removesuffix("*"))
