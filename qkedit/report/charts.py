@@ -73,7 +73,7 @@ def curves(series: Sequence[tuple[int, Sequence[float]]], lowest: float) -> str:
         parts.append(f"{curve}<title>layer {layer}</title></polyline>")
     parts.append(_text(LEFT + plot_width / 2, height - 4, "mode i"))
     parts.append(_upright(TOP + plot_height / 2, "σᵢ / σ₁"))
-    return _svg(WIDTH, height, parts, "spectrum of each layer's middle head")
+    return _svg(WIDTH, height, parts, "median spectrum of each layer's heads")
 
 
 def share_bars(shares: Sequence[tuple[int, float | None]], names: tuple[str, str]) -> str:

@@ -37,18 +37,18 @@ def spectra_page(inspection: Inspection, suggestion: Suggestion | None = None) -
             _energy(inspection), "The stronger the colour, the larger their share of Σσ²; point at a cell to read it."
         ),
         '<div class="charts"><section><h2>Spectra</h2>',
-        _figure(_spectra(inspection), "Middle head of each layer, from violet (first layer) to red (last)."),
+        _figure(_spectra(inspection), "Median σ of each layer's heads, from violet (first layer) to red (last)."),
         "</section><section><h2>Symmetric and antisymmetric share</h2>",
         _figure(
             share_bars(
                 [(layer.layer, layer_row(layer).symmetric_share) for layer in inspection.layers],
                 ("symmetric", "antisymmetric"),
             ),
-            "Mean over heads; symmetric below in blue, antisymmetric above in amber.",
+            "Median over heads; symmetric below in blue, antisymmetric above in amber.",
         ),
         "</section></div>",
         "<h2>Layers</h2>",
-        '<p class="note">Each row is the middle of a layer\'s heads; the gap is the smallest. '
+        '<p class="note">Each row holds the medians of a layer\'s heads; the gap is the smallest. '
         "Press a heading to sort.</p>",
         _table(rows_of(inspection, every_head=False), every_head=False),
         "<h2>Heads</h2>",

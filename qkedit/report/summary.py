@@ -1,17 +1,17 @@
-"""One row a layer: the middle of its heads, which tables, pictures and pages show alike."""
+"""One row for each layer: the medians of its heads, which tables, pictures and pages show alike."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import median
 
 from qkedit.steering.spectra import HeadSpectrum, Inspection, LayerSpectra
 
 
 @dataclass(frozen=True)
 class SpectrumRow:
-    """A head's numbers, or the middle of a layer's: medians, but means of shares and the smallest gap.
+    """A head's numbers, or the medians of a layer's heads; of gaps the smallest.
 
     Shares are 0–1; None where a figure has no meaning.
     """
@@ -25,7 +25,7 @@ class SpectrumRow:
     gap_at_k: float | None
     residual: float | None
     leak: float | None
-    kept: dict[str, float]  # at an offset, by the part that moved: mean of both sides
+    kept: dict[str, float]  # at an offset, by the part that moved: the mean of both sides
 
 
 def layer_row(layer: LayerSpectra) -> SpectrumRow:
@@ -35,16 +35,16 @@ def layer_row(layer: LayerSpectra) -> SpectrumRow:
     return SpectrumRow(
         layer=layer.layer,
         heads=f"{len(heads)} heads",
-        singular_values=tuple(
-            median(values) for values in zip(*(head.singular_values for head in heads), strict=True)
-        ),
-        energy_top_k=fmean(head.energy_top_k for head in heads),
+        singular_values=tuple(map(median, zip(*(head.singular_values for head in heads), strict=True))),
+        energy_top_k=median(head.energy_top_k for head in heads),
         effective_rank=median(head.effective_rank for head in heads),
-        symmetric_share=_mean(head.symmetric_share for head in heads),
+        symmetric_share=median_known(head.symmetric_share for head in heads),
         gap_at_k=min((head.gap_at_k for head in heads if head.gap_at_k is not None), default=None),
-        residual=_mean(head.residual for head in heads),
-        leak=_mean(head.leak for head in heads),
-        kept={part: share for part in parts if (share := _mean(_kept(head, part) for head in heads)) is not None},
+        residual=median_known(head.residual for head in heads),
+        leak=median_known(head.leak for head in heads),
+        kept={
+            part: share for part in parts if (share := median_known(_kept(head, part) for head in heads)) is not None
+        },
     )
 
 
@@ -71,6 +71,12 @@ def rows_of(inspection: Inspection, *, every_head: bool) -> list[SpectrumRow]:
     return [layer_row(layer) for layer in inspection.layers]
 
 
+def median_known(numbers: Iterable[float | None]) -> float | None:
+    """Return the median of those numbers that have a meaning; None where none has."""
+    known = [number for number in numbers if number is not None]
+    return median(known) if known else None
+
+
 def offset_text(offset: tuple[int, int, int]) -> str:
     """Return an offset as the user writes it: `5`, or `0,3,-2`."""
     return str(offset[0]) if len(set(offset)) == 1 else ",".join(map(str, offset))
@@ -79,9 +85,5 @@ def offset_text(offset: tuple[int, int, int]) -> str:
 def _kept(head: HeadSpectrum, part: str) -> float | None:
     if head.kept is None:
         return None
-    return _mean((head.kept[part].query_side, head.kept[part].key_side))
-
-
-def _mean(numbers: Iterable[float | None]) -> float | None:
-    known = [number for number in numbers if number is not None]
-    return fmean(known) if known else None
+    # The median of two numbers is their mean.
+    return median_known((head.kept[part].query_side, head.kept[part].key_side))

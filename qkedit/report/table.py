@@ -69,7 +69,7 @@ class SpectrumTable:
         sentences = [
             f"{inspection.channel} channel"
             + (f" at offset {offset_text(inspection.offset)}" if inspection.offset != NO_OFFSET else "")
-            + ("" if self.every_head else "; each row is the middle of its heads"),
+            + ("" if self.every_head else "; each row holds the medians of its heads"),
             f"top: energy share of the dominant modes ({inspection.wanted})",
             "rank: effective rank",
             "symm: symmetric share of the energy",
@@ -114,7 +114,7 @@ class ComparisonTable:
         yield table
         yield Text(
             f"{self.comparison.model} {arrow} {self.comparison.other}, {self.comparison.channel} channel"
-            + ("" if self.every_head else "; each row is the middle of its heads")
+            + ("" if self.every_head else "; each row holds the medians of its heads")
             + f". top: energy share of the dominant modes ({self.comparison.wanted}). Sides: largest principal angle "
             "between the dominant subspaces of the two models.",
             style="dim",

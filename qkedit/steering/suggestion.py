@@ -3,7 +3,7 @@
 A mode counts as outlying in its head when σ lies above the upper fence of the head's singular values,
 `Q3 + 1.5 (Q3 − Q1)` (Tukey). A layer scores the share of energy that outlying modes carry, on average over its heads.
 It stands out when it exceeds the median layer by more than 1.4826 median absolute deviations (one standard deviation
-of a normal law) and by five points of energy. k is the number of outlying modes of the middle head among the layers
+of a normal law) and by five points of energy. k is the number of outlying modes of the median head among the layers
 that stand out.
 """
 
@@ -66,16 +66,17 @@ def suggest(inspection: Inspection, options: SteerOptions | None = None, model: 
     chosen = tuple(layer for layer, score in scores.items() if score > threshold)
     if not chosen:
         reason = (
-            f"no layer stands out: outlying modes carry {middle:.0%} of the energy in the middle layer, and no layer "
-            "has clearly more than the others"
+            f"no layer stands out: outlying modes carry {middle:.0%} of the energy in the median layer (on average "
+            "over its heads), and no layer has clearly more than the others"
         )
         return Suggestion((), 0, scores, threshold, reason, None)
     counts = [count for layer in chosen for count in outlying[layer]]
     k = min(max(1, round(median(counts))), LARGEST_K)
     best = max(chosen, key=scores.__getitem__)
     reason = (
-        f"outlying modes carry {scores[best]:.0%} of the energy in layer {best} and more than {threshold:.0%} in each "
-        f"layer proposed, against {middle:.0%} in the middle layer; the middle head of these layers has "
+        f"outlying modes carry {scores[best]:.0%} of the energy in layer {best} (on average over its heads) and more "
+        f"than {threshold:.0%} in each layer proposed, against {middle:.0%} in the median layer; the median head of "
+        "these layers has "
         f"{median(counts):g} such modes"
     )
     command = _command(model or inspection.model, inspection, options or SteerOptions(), chosen, k)

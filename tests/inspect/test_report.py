@@ -6,6 +6,7 @@ import csv
 import io
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from qkedit.report.spectra_csv import comparison_csv, spectra_csv
 from qkedit.report.summary import layer_row
 from qkedit.report.table import ComparisonTable, SpectrumTable, inline_spectrum
 from qkedit.steering.comparison import Comparison, HeadComparison, LayerComparison
-from qkedit.steering.spectra import Inspection, KeptShare
+from qkedit.steering.spectra import Inspection, KeptShare, LayerSpectra
 from qkedit.steering.suggestion import suggest
 from tests.inspect.inspections import inspection, spiked
 
@@ -85,13 +86,43 @@ def test_narrow_encodings_get_plain_characters(encoding: str) -> None:
         assert "s1" in "".join(rendered(table, 80, encoding))
 
 
-def test_a_layers_row_is_the_middle_of_its_heads() -> None:
+def test_a_layers_row_holds_the_medians_of_its_heads() -> None:
     row = layer_row(plain(layers=1).layers[0])
     assert row.singular_values[:2] == (4.5, 2.5)
     lines = rendered(SpectrumTable(plain(layers=1), False), 80)
     assert lines[1].split()[:3] == ["0", "4.5", "2.5"]
     assert "55%" in lines[1]
     assert "1.25" in lines[1]
+
+
+def test_every_table_and_picture_shows_the_median_of_skewed_heads() -> None:
+    shares = (0.1, 0.2, 0.9)  # their mean is 0.4
+    values = [(7.0, 3.0)] * 3
+    seen = inspection({0: values}, symmetric_share=0.5)
+    heads = [
+        replace(head, energy_top_k=share, symmetric_share=share, residual=share, leak=share)
+        for head, share in zip(seen.layers[0].heads, shares, strict=True)
+    ]
+    seen = replace(seen, layers=(LayerSpectra(0, tuple(heads)),))
+    row = layer_row(seen.layers[0])
+    assert (row.energy_top_k, row.symmetric_share, row.residual, row.leak) == (0.2, 0.2, 0.2, 0.2)
+    compared = replace(
+        COMPARISON,
+        layers=(
+            LayerComparison(
+                0,
+                tuple(
+                    HeadComparison(number, 0, pair, pair, share, share, 2.0, 2.0, (share,), (share,))
+                    for number, (pair, share) in enumerate(zip(values, shares, strict=True))
+                ),
+            ),
+        ),
+    )
+    for table in (SpectrumTable(seen, False), ComparisonTable(compared, False)):
+        text = "\n".join(rendered(table, 119))
+        assert "20" in text
+        assert "40" not in text
+        assert "medians of its heads" in text
 
 
 def test_inline_spectra_fall_on_a_logarithmic_scale() -> None:
