@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "spectral": set(),
     "demo": set(),
 }
-TOP = {"errors", "configuration_files", "images", "prompts", "selection"}
+TOP = {"errors", "configuration_files", "images", "prompts", "selection", "strangers_text"}
 # Where no file may import these at its top: `--help` and `--dry-run` pass here.
 LIGHT = ("cli", "checkpoint")
 HEAVY = {"torch", "transformers", "accelerate", "huggingface_hub", "matplotlib", "scipy", "nltk"}

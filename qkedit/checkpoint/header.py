@@ -12,20 +12,19 @@ once; nothing is used before it is checked. What is wrong is a CheckpointError n
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from qkedit.errors import CheckpointError
+from qkedit.strangers_text import MAX_INTEGER, parse_json
 
 LENGTH_BYTES = 8
 # The limit of the safetensors library itself: longer headers do not load anywhere.
 MAX_HEADER_BYTES = 100_000_000
 METADATA_KEY = "__metadata__"
-# Beyond this a shape cannot be held by any loader (usize on 64-bit machines).
-MAX_DIMENSION = 2**64 - 1
+# No tensor library has more (numpy's limit; torch's is the same).
+MAX_DIMENSIONS = 64
 
 DTYPE_BITS = {
     "BOOL": 8,
@@ -51,6 +50,9 @@ DTYPE_BITS = {
     "I64": 64,
     "U64": 64,
 }
+
+# Characters of a value or name in a message.
+_SHOWN = 300
 
 DOWNLOAD_AGAIN = "download or save the file again"
 
@@ -110,10 +112,10 @@ def read_header(read: Callable[[int, int], bytes], size: int, file: str) -> Shar
 
 
 def parse_json_object(text: bytes, file: str) -> dict[str, Any]:
-    """Parse a JSON object in which no key occurs twice, at any depth. Raises CheckpointError."""
+    """Parse a JSON object, as strict as `parse_json` is. Raises CheckpointError."""
     try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         raise _broken(file, f"is not valid JSON ({_first_line(error)})") from error
     if not isinstance(value, dict):
         raise _broken(file, f"holds a JSON {type(value).__name__} where an object is expected")
@@ -125,17 +127,6 @@ def _parse_json(text: bytes, file: str) -> dict[str, Any]:
     if not text.startswith(b"{"):
         raise _broken(file, "the safetensors header does not begin with '{'")
     return parse_json_object(text, file)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in unique:
-            raise ValueError(f"the key {key!a} occurs twice")
-        if not _is_text(key):
-            raise ValueError(f"the key {key!a} is not valid Unicode")
-        unique[key] = value
-    return unique
 
 
 def _checked_metadata(value: Any, file: str) -> dict[str, str]:
@@ -155,17 +146,22 @@ def _checked_entry(name: str, value: Any, data_start: int, file: str) -> TensorE
             raise _broken(where, f"the header entry has no {key!r}")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise _broken(where, f"unknown dtype {dtype!a}")
+        raise _broken(where, f"unknown dtype {_short(dtype)}")
     if not isinstance(shape, list) or not all(_is_count(dimension) for dimension in shape):
-        raise _broken(where, f"the shape {shape!a} is not a list of sizes")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(offset) for offset in offsets):
-        raise _broken(where, f"data_offsets {offsets!a} is not a pair of positions")
-    start, end = offsets
-    bits = math.prod(shape) * DTYPE_BITS[dtype]
-    if bits % 8 or bits // 8 != end - start:
+        raise _broken(where, f"the shape {_short(shape)} is not a list of sizes")
+    if len(shape) > MAX_DIMENSIONS:
         raise _broken(
-            where, f"data_offsets cover {end - start} bytes, but {dtype} of shape {shape} takes {bits / 8:g}"
+            where, f"the shape has {len(shape)} dimensions, more than the {MAX_DIMENSIONS} a tensor can have"
         )
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(offset) for offset in offsets):
+        raise _broken(where, f"data_offsets {_short(offsets)} is not a pair of positions")
+    start, end = offsets
+    bits = DTYPE_BITS[dtype]
+    for dimension in shape:
+        bits *= dimension
+    if bits != 8 * (end - start):
+        taken = f"{bits // 8}" + (f".{bits % 8 * 125:03}".rstrip("0") if bits % 8 else "")
+        raise _broken(where, f"data_offsets cover {end - start} bytes, but {dtype} of shape {shape} takes {taken}")
     return TensorEntry(name, file, dtype, tuple(shape), data_start + start, data_start + end)
 
 
@@ -174,7 +170,7 @@ def _check_tiling(entries: Iterable[TensorEntry], data_start: int, size: int, fi
     position, previous = data_start, None
     for entry in sorted(entries, key=lambda entry: (entry.start, entry.end)):
         if entry.start < position:
-            raise _broken(_where(file, entry.name), f"its bytes overlap those of {previous!a}")
+            raise _broken(_where(file, entry.name), f"its bytes overlap those of {_short(previous)}")
         if entry.start > position:
             raise _broken(_where(file, entry.name), f"{entry.start - position} bytes before it belong to no tensor")
         position, previous = entry.end, entry.name
@@ -193,12 +189,13 @@ def _read_exactly(read: Callable[[int, int], bytes], start: int, end: int, file:
 
 def _is_count(value: Any) -> bool:
     # `type` and not isinstance: JSON true is an int to Python.
-    return type(value) is int and 0 <= value <= MAX_DIMENSION
+    return type(value) is int and 0 <= value <= MAX_INTEGER
 
 
-def _is_text(value: str) -> bool:
-    # JSON can spell lone surrogates, which cannot be printed, nor be read by the safetensors library.
-    return not any("\ud800" <= character <= "\udfff" for character in value)
+def _short(value: Any) -> str:
+    """What a file says, spelled in ASCII and cut off: it may be a hundred megabytes."""
+    text = ascii(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _first_line(error: BaseException) -> str:
@@ -206,7 +203,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _where(file: str, tensor: str) -> str:
-    return f"{file}, tensor {tensor}"
+    return f"{file}, tensor {tensor if len(tensor) <= _SHOWN else tensor[:_SHOWN] + '…'}"
 
 
 def _broken(where: str, what: str) -> CheckpointError:

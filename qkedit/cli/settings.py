@@ -51,29 +51,22 @@ def read_settings(file: Path) -> dict[Any, Any]:
     Raises:
         typer.BadParameter: the file cannot be read or is no mapping in YAML.
     """
-    import yaml
-
-    class AsWritten(yaml.SafeLoader):
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            names = [_name(key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            if twice := next((name for name in names if names.count(name) > 1), None):
-                raise yaml.YAMLError(f"{twice!r} stands there twice")
-            return super().construct_mapping(node, deep)
-
-    AsWritten.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    from qkedit.strangers_text import parse_yaml
 
     try:
-        settings = yaml.load(file.read_text("utf-8"), Loader=AsWritten)
+        settings = parse_yaml(file.read_text("utf-8"))
     except OSError as error:
         raise typer.BadParameter(f"{file} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8
-        raise typer.BadParameter(f"{file} is no valid YAML: {' '.join(str(error).split())}.") from None
+    except ValueError as error:
+        raise typer.BadParameter(f"{file} is not valid YAML: {error}.") from None
     if settings is not None and not isinstance(settings, dict):
         raise typer.BadParameter(f"{file} must hold a mapping such as 'layers: 10-20'.")
-    return settings or {}
+    settings = settings or {}
+    for mapping in (settings, *(section for section in settings.values() if isinstance(section, dict))):
+        names = [_name(key) for key in mapping]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise typer.BadParameter(f"{file}: {twice!r} stands there twice, in two spellings.")
+    return settings
 
 
 def wants_json(file: Path, command: str) -> bool:

@@ -24,6 +24,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from qkedit.errors import UsageError
+from qkedit.strangers_text import parse_json
 
 SCHEMA = 1
 NONE = "none"
@@ -105,11 +106,11 @@ def parse_options(name: str, texts: Mapping[str, str], where: str) -> PluginSett
 def read_plugins(file: Path) -> tuple[PluginSettings, ...]:
     """Read a settings file. Raises UsageError for one that is missing or wrong."""
     try:
-        document = json.loads(file.read_text("utf-8"))
+        document = parse_json(file.read_bytes(), file_names=True)
     except OSError as error:
         raise UsageError(f"cannot be read ({error.strerror})", where=str(file), remedy="check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"is no JSON ({error})", where=str(file), remedy="correct the file") from error
+    except ValueError as error:
+        raise UsageError(f"is not valid JSON ({error})", where=str(file), remedy="correct the file") from error
     return parse_document(document, str(file))
 
 
@@ -136,7 +137,10 @@ def parse_document(document: object, where: str) -> tuple[PluginSettings, ...]:
 def dump_plugins(plugins: Sequence[PluginSettings]) -> bytes:
     """Return the bytes of a settings file."""
     document = {"schema": SCHEMA, "plugins": [plugin.as_dict() for plugin in plugins]}
-    return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    # A path may hold bytes that are not UTF-8; backslashreplace spells them as JSON escapes.
+    return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(
+        errors="backslashreplace"
+    )
 
 
 def with_absolute_paths(plugin: PluginSettings) -> PluginSettings:

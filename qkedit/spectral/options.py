@@ -15,6 +15,10 @@ Control = Literal["none", "index", "norm"]
 NEAR_EQUAL = 1.01
 
 
+# The manifest keeps it, and other programs read no longer number.
+LARGEST_SEED = 2**64 - 1
+
+
 @dataclass(frozen=True)
 class Suppression:
     """What to suppress.
@@ -56,8 +60,8 @@ class Suppression:
                 where="residual",
                 remedy="give 0 or more, below 1; 0 removes the modes",
             )
-        if self.seed < 0:
-            raise UsageError(f"{self.seed} is negative", where="seed", remedy="give 0 or more")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise UsageError("lies outside 0 to 2**64 - 1", where="seed", remedy="give a smaller number, 0 or more")
         if self.channel not in ("full", "symmetric", "antisymmetric"):
             raise UsageError(
                 f"there is no channel {self.channel!r}",

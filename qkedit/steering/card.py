@@ -10,6 +10,7 @@ from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.contents import MANIFEST_FILE
 from qkedit.selection import describe
 from qkedit.steering.output_names import BASE_CARD_FILE, CARD_FILE, name_in_output
+from qkedit.strangers_text import MAX_YAML_LENGTH, parse_yaml
 
 # What a derived model takes over from its base's card.
 INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag", "library_name")
@@ -29,12 +30,12 @@ def make_card(checkpoint: Checkpoint, manifest: dict[str, Any]) -> bytes:
     from huggingface_hub import ModelCardData
 
     base_fields = _base_fields(checkpoint)
-    fields: dict[str, Any] = {name: base_fields[name] for name in INHERITED if name in base_fields}
+    fields: dict[str, Any] = {name: base_fields[name] for name in INHERITED if _is_text(base_fields.get(name))}
     base_model = _base_model(manifest, base_fields)
     if base_model:
         fields |= {"base_model": base_model, "base_model_relation": "finetune"}
     tags = base_fields.get("tags")
-    fields["tags"] = sorted({*map(str, tags if isinstance(tags, list) else []), "qkedit"})
+    fields["tags"] = sorted({*(tags if isinstance(tags, list) and _is_text(tags) else []), "qkedit"})
     front_matter = ModelCardData(ignore_metadata_errors=True, **fields).to_yaml()
     return f"---\n{front_matter}\n---\n\n{_body(manifest, checkpoint)}".encode(errors="backslashreplace")
 
@@ -43,18 +44,23 @@ def _base_fields(checkpoint: Checkpoint) -> dict[str, Any]:
     """The metadata block of the base's own card; empty where there is none that can be read."""
     if CARD_FILE not in checkpoint.side_files:
         return {}
-    import yaml
-
     files = checkpoint.files
-    text = files.read(CARD_FILE, 0, files.sizes()[CARD_FILE]).decode("utf-8", errors="replace")
+    # A little more than the longest block that is read, whose letters may take four bytes each.
+    end = min(files.sizes()[CARD_FILE], 5 * MAX_YAML_LENGTH)
+    text = files.read(CARD_FILE, 0, end).decode("utf-8", errors="replace")
     front_matter = _FRONT_MATTER.match(text.lstrip("\ufeff"))
     if front_matter is None:
         return {}
     try:
-        fields = yaml.safe_load(front_matter[1])
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date such as 2024-02-30
+        fields = parse_yaml(front_matter[1])
+    except ValueError:
         return {}
     return fields if isinstance(fields, dict) else {}
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a field of a card is what its readers expect: a text or a list of texts."""
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
 def _base_model(manifest: dict[str, Any], base_fields: dict[str, Any]) -> str | None:
@@ -62,7 +68,7 @@ def _base_model(manifest: dict[str, Any], base_fields: dict[str, Any]) -> str | 
     if manifest["base"]["revision"]:
         return str(manifest["base"]["model"])
     inherited = base_fields.get("base_model")
-    return str(inherited) if manifest["history"] and inherited else None
+    return inherited if manifest["history"] and inherited and isinstance(inherited, str) else None
 
 
 def _percent(share: float) -> str:

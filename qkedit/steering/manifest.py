@@ -24,6 +24,7 @@ from qkedit.spectral.options import Channel, Control
 from qkedit.steering.output_names import files_of_output
 from qkedit.steering.plan import SteerPlan
 from qkedit.steering.records import EditRecord, HeadEdit
+from qkedit.strangers_text import parse_json
 
 SCHEMA = 1
 
@@ -157,8 +158,8 @@ def parse_manifest(content: bytes, where: str) -> dict[str, Any]:
         CheckpointError: it is not JSON, of a later schema, or lacks what every manifest has.
     """
     try:
-        manifest = json.loads(content, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        manifest = parse_json(content, file_names=True)
+    except ValueError as error:
         raise _broken(where) from error
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
@@ -223,11 +224,7 @@ def _fits(value: Any, form: Any) -> bool:
         return isinstance(value, dict) and all(name in value and _fits(value[name], form[name]) for name in form)
     if isinstance(form, list):
         return isinstance(value, list) and all(_fits(item, form[0]) for item in value)
-    return isinstance(value, form)
-
-
-def _refuse_constant(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    return isinstance(value, form) and not isinstance(value, bool)  # which is an int to Python
 
 
 def _broken(where: str) -> CheckpointError:

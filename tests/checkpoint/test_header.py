@@ -134,7 +134,7 @@ LIES: dict[str, tuple[bytes, str]] = {
     "two negative sizes": (shard({"a": entry(shape=[-2, -2])}, b"x" * 4), "not a list of sizes"),
     "float size": (shard({"a": entry(shape=[4.0])}, b"x" * 4), "not a list of sizes"),
     "boolean size": (shard({"a": entry(shape=[True], offsets=[0, 1])}, b"x"), "not a list of sizes"),
-    "size beyond 64 bits": (shard({"a": entry(shape=[2**64, 0], offsets=[0, 0])}), "not a list of sizes"),
+    "size beyond 64 bits": (shard({"a": entry(shape=[2**64, 0], offsets=[0, 0])}), "beyond 64 bits"),
     "negative offset": (shard({"a": entry(offsets=[-4, 0])}, b"x" * 4), "not a pair of positions"),
     "float offset": (shard({"a": entry(offsets=[0, 4.0])}, b"x" * 4), "not a pair of positions"),
     "boolean offset": (shard({"a": entry(shape=[1], offsets=[False, 1])}, b"x"), "not a pair of positions"),
@@ -145,6 +145,21 @@ LIES: dict[str, tuple[bytes, str]] = {
         "cover 3 bytes, but U8 of shape [4] takes 4",
     ),
     "half a byte": (shard({"a": entry("F4", [3], [0, 2])}, b"xx"), "takes 1.5"),
+    "a hundred dimensions": (
+        shard({"a": entry(shape=[1] * 65, offsets=[0, 1])}, b"x"),
+        "65 dimensions, more than the 64",
+    ),
+    "a product beyond float64": (
+        shard({"a": entry(shape=[2**64 - 1] * 64, offsets=[0, 4])}, b"x" * 4),
+        f"takes {(2**64 - 1) ** 64}",
+    ),
+    "a product beyond float64 of half bytes": (
+        shard({"a": entry("F4", [2**63 + 1] * 63, [0, 4])}, b"x" * 4),
+        ".5",
+    ),
+    "a product of nothing": (shard({"a": entry(shape=[2**64 - 1] * 63 + [0])}, b"x" * 4), "takes 0"),
+    "a number beyond float64": (shard(b'{"a": {"dtype": "U8", "shape": [1e999], "data_offsets": [0, 1]}}'), "float64"),
+    "NaN": (shard(b'{"a": NaN}'), "not valid JSON"),
     "beyond the file": (shard({"a": entry()}, b"x" * 3), "tensor a: its bytes end at"),
     "far beyond the file": (shard({"a": entry(shape=[2**50], offsets=[0, 2**50])}), "but the file has only"),
     "overlap": (
@@ -168,6 +183,23 @@ def test_lying_headers_are_refused(lie: str) -> None:
     assert message in str(caught.value)
     assert str(caught.value).startswith("model.safetensors")
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": entry(shape=[1] * 100_000, offsets=[0, 1])},
+        {"a": entry(dtype="U" * 100_000)},
+        {"a": entry(shape=["1" * 100_000])},
+        {"a" * 100_000: entry(offsets=[0, 3])},
+        {"a" * 100_000: entry(), "b": entry(offsets=[1, 5])},
+        {"a": entry(offsets=list(range(100_000)))},
+    ],
+)
+def test_a_sentence_about_a_long_lie_is_short(header: dict[str, object]) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        parse(shard(header, b"xxxxx"))
+    assert len(str(caught.value)) < 1000
 
 
 def test_the_library_refuses_what_we_refuse_as_overlap_or_hole() -> None:

@@ -173,9 +173,23 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert parse_plugins([str(file)]) == plugins
     with pytest.raises(UsageError, match="named twice"):
         parse_plugins([str(file), "scr"])
-    file.write_text("[" * 100_000)
-    with pytest.raises(UsageError, match="no JSON"):
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"schema": NaN}', '{"schema": 1e999}', r'{"schema": 1, "plugins": ["\ud800"]}', "9" * 400]
+)
+def test_a_file_of_a_stranger(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "theirs.json"
+    file.write_text(text)
+    with pytest.raises(UsageError, match="is not valid JSON"):
         parse_plugins([str(file)])
+
+
+def test_a_path_that_is_not_utf8_is_written_and_read(tmp_path: Path) -> None:
+    plugins = (PluginSettings("dscr", {"depth": os.fsdecode(b"caf\xe9.npy")}),)
+    file = tmp_path / "both.json"
+    file.write_bytes(dump_plugins(plugins))
+    assert parse_plugins([str(file)]) == plugins
 
 
 def test_listed_options_are_those_of_the_class() -> None:

@@ -170,3 +170,30 @@ def test_a_directory_whose_name_is_no_utf8(base: Path, tmp_path: Path) -> None:
     except OSError:
         pytest.skip("the file system wants UTF-8")
     assert b"caf\\udce9" in steered(source, tmp_path / "edited")
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "\n".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 9)}]" for n in range(12)
+)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        f"license: mit\n{BOMB}",
+        f"license: mit\n{BOMB}\ntags: *m",
+        "license: &l {a: b}\nlanguage:\n  <<: [*l, *l]",
+        "license: " + "[" * 5_000,
+        "license: mit\nlanguage: " + "x" * 200_000,
+        "license: mit\nlicense: apache-2.0",
+    ],
+)
+def test_a_hostile_block_is_not_read(base: Path, tmp_path: Path, block: str) -> None:
+    source = with_card(base, tmp_path / "source", f"---\n{block}\n---\n# Base\n")
+    assert front_matter(steered(source, tmp_path / "edited")) == {"tags": ["qkedit"]}
+
+
+def test_only_texts_and_lists_of_texts_are_inherited(base: Path, tmp_path: Path) -> None:
+    block = "license: {a: b}\nlanguage: [en, {a: b}]\ntags: [[x]]\npipeline_tag: 1.10\nlicense_name: null"
+    source = with_card(base, tmp_path / "source", f"---\n{block}\n---\n")
+    assert front_matter(steered(source, tmp_path / "edited")) == {"pipeline_tag": "1.10", "tags": ["qkedit"]}

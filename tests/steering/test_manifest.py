@@ -24,7 +24,7 @@ from tests.steering.checkpoints import contents, query_name, tensors_of
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
     ['"heads": null', '"tensors": null', "\\", "\n", "heads", "tensors"]
 )
-NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+NUMBERS = st.integers(-(2**64) + 1, 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | TEXT,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
@@ -61,7 +61,7 @@ OPTIONS = st.fixed_dictionaries(
         "residual": st.floats(0, 1),
         "channel": st.just("full"),
         "control": st.sampled_from(["none", "index", "norm"]),
-        "seed": st.integers(0),
+        "seed": st.integers(0, 2**64 - 1),
     },
     optional={"tensors": VALUES, "heads": VALUES},
 )

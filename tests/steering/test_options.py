@@ -219,6 +219,7 @@ def test_a_key_bias_is_told(tmp_path: Path) -> None:
         {"control": "random"},
         {"control": "norm", "channel": "symmetric"},
         {"seed": -1},
+        {"seed": 2**64},
         {"compute_dtype": "float16"},
         {"device": "tpu"},
         {"device": "cuda:77"},

@@ -1,0 +1,145 @@
+"""Read JSON and YAML that strangers wrote: whatever they hold is a value that can be worked with, or a ValueError.
+
+A model's manifest, card or plug-in file comes from the network. Python's own readers take what no other program reads
+(NaN, a key given twice, half a character, numbers beyond every other type), and YAML's aliases make gigabytes out of
+a few hundred bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import yaml
+
+# Of YAML. Its reader takes about a second for this much; cards and settings are some kilobytes.
+MAX_YAML_LENGTH = 100_000
+MAX_INTEGER = 2**64 - 1  # the largest that a number in a safetensors header may be
+_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+# Halves of characters that UTF-16 writes as two; and the same but for those by which Python spells single bytes.
+_HALF = re.compile("[\ud800-\udfff]")
+_HALF_BUT_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def parse_json(content: bytes | str, *, file_names: bool = False) -> Any:
+    """Return what a JSON document holds, as Python's json does.
+
+    Args:
+        content: the document.
+        file_names: whether it may hold names of files, which may hold bytes that are not UTF-8; Python spells each of
+            these as a half of a character, and we write it as an escape.
+
+    Raises:
+        ValueError: it is not JSON or not UTF-8, nests too deep, gives a key twice, or holds NaN, an infinity, a number
+            beyond float64 or 64 bits, or half a character.
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8")
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_bounded,
+        )
+        # Decoded text holds no half by itself, so there is nothing to look through without an escape.
+        if _ESCAPED_HALF.search(text):
+            _refuse(_HALF_BUT_NO_BYTE if file_names else _HALF, value)
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
+    return value
+
+
+def parse_yaml(text: str) -> Any:
+    """Return what a YAML document holds: mappings, lists, each value as the text that is written there, None for null.
+
+    Tags change nothing, so 007 is "007" and 2024-02-30 is no date.
+
+    Raises:
+        ValueError: it is not YAML, longer than `MAX_YAML_LENGTH` characters, nests too deep, gives a key twice or
+            uses an alias.
+    """
+    import yaml
+
+    if len(text) > MAX_YAML_LENGTH:
+        raise ValueError(f"it is longer than {MAX_YAML_LENGTH} characters")
+    try:
+        return yaml.load(text, Loader=_plain_loader())
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+@cache
+def _plain_loader() -> type[yaml.BaseLoader]:
+    import yaml
+
+    class PlainLoader(yaml.BaseLoader):
+        """Knows neither aliases nor types; made here, since importing yaml takes as long as `--help`."""
+
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.MarkedYAMLError(problem="aliases are not taken", problem_mark=self.peek_event().start_mark)
+            return super().compose_node(parent, index)
+
+        def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+            return None if node.style is None and node.value in _NULLS else super().construct_scalar(node)
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys: set[str] = set()
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    continue  # no key to Python, which says so
+                if key.value in keys:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"{key.value!r} stands there twice", problem_mark=key.start_mark
+                    )
+                keys.add(key.value)
+            return super().construct_mapping(node, deep=deep)
+
+    return PlainLoader
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in unique:
+            raise ValueError(f"the key {key[:100]!a} occurs twice")
+        unique[key] = value
+    return unique
+
+
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"a number of {len(digits)} digits is beyond float64")
+    return number
+
+
+def _bounded(digits: str) -> int:
+    number = int(digits)
+    if abs(number) > MAX_INTEGER:
+        raise ValueError(f"a number of {len(digits)} digits is beyond 64 bits")
+    return number
+
+
+def _refuse(pattern: re.Pattern[str], value: Any) -> None:
+    if isinstance(value, str) and pattern.search(value):
+        raise ValueError(f"{value[:100]!a} is not valid Unicode")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse(pattern, key)
+            _refuse(pattern, item)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse(pattern, item)

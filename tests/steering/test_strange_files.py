@@ -1,0 +1,164 @@
+"""What a stranger's config, index or manifest may hold: a run that ends well, or one sentence and nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from qkedit.checkpoint.checkpoint import open_checkpoint
+from qkedit.checkpoint.source import LocalFiles
+from qkedit.errors import CheckpointError, QkeditError
+from qkedit.steering.manifest import parse_manifest
+from qkedit.steering.options import SteerOptions
+from qkedit.steering.plan import make_plan
+from qkedit.steering.run import steer
+from qkedit.steering.verify import verify
+from tests.steering.checkpoints import CONFIG, INDEX, weights, write
+
+STRANGE = st.sampled_from(
+    [
+        None,
+        True,
+        -1,
+        0,
+        10**400,
+        2**63,
+        1e308,
+        float("nan"),
+        float("inf"),
+        "",
+        "\ud800",
+        "\x1b[2J",
+        [],
+        {},
+        [[]],
+        [None],
+    ]
+)
+NESTED = "[" * 100_000
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where in a document a value may be put, by keys and positions."""
+    found = [path] if path else []
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in entries:
+        found += places(item, (*path, key))
+    return found
+
+
+def put(document: Any, path: tuple[Any, ...], value: Any) -> Any:
+    copy = json.loads(json.dumps(document))
+    holder = copy
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = value
+    return copy
+
+
+@pytest.fixture(scope="module")
+def base_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("strange") / "base", weights())
+
+
+CONFIG_KEYS = [
+    *(("text_config", key) for key in CONFIG["text_config"]),
+    ("text_config", "head_dim"),
+    ("text_config", "layer_types"),
+    ("text_config", "rope_scaling"),
+    ("text_config", "num_kv_shared_layers"),
+    ("model_type",),
+    ("text_config",),
+    ("vision_config",),
+    ("quantization_config",),
+    ("architectures",),
+]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=st.sampled_from(CONFIG_KEYS), value=STRANGE)
+def test_a_config_that_says_anything(base_files: Path, path: tuple[str, ...], value: Any) -> None:
+    (base_files / "config.json").write_text(json.dumps(put(CONFIG, path, value)))
+    with suppress(QkeditError):
+        make_plan(open_checkpoint(LocalFiles(base_files)), SteerOptions(layers="all", allow_text_only=True))
+
+
+@pytest.mark.parametrize("file", ["config.json", INDEX])
+@pytest.mark.parametrize("text", [NESTED, '{"a":' * 100_000, "9" * 10_000, '"', "\xff", '{"weight_map": NaN}'])
+def test_documents_that_are_none(base_files: Path, tmp_path: Path, file: str, text: str) -> None:
+    source = Path(shutil.copytree(base_files, tmp_path / "source"))
+    (source / "config.json").write_text(json.dumps(CONFIG))
+    (source / file).write_text(text, encoding="latin-1")
+    if file == "config.json" and text.endswith("}"):
+        pytest.skip("a config is read as its loaders read it, which take NaN")
+    with pytest.raises(CheckpointError):
+        open_checkpoint(LocalFiles(source))
+
+
+@pytest.fixture(scope="module")
+def edited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    place = tmp_path_factory.mktemp("edited")
+    base = write(place / "base", weights())
+    steer(base, out=place / "edited", layers="1", k=2, fsync=False)
+    return base, place / "edited"
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_manifest_that_says_anything_is_checked_or_refused(edited: tuple[Path, Path], data: st.DataObject) -> None:
+    base, directory = edited
+    original = (directory / "qkedit.json").read_bytes()
+    document = json.loads(original)
+    document["tensors"][0]["heads"] = document["tensors"][0]["heads"][:1]
+    path = data.draw(st.sampled_from(places(document)))
+    try:
+        (directory / "qkedit.json").write_text(json.dumps(put(document, path, data.draw(STRANGE))))
+        for against in (None, str(base)):
+            with suppress(QkeditError):
+                verify(directory, base=against)
+    finally:
+        (directory / "qkedit.json").write_bytes(original)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_steering_what_such_a_manifest_belongs_to(
+    edited: tuple[Path, Path], tmp_path: Path, data: st.DataObject
+) -> None:
+    """A second edit continues the manifest, writes it again and names the base in the card."""
+    _, directory = edited
+    original = (directory / "qkedit.json").read_bytes()
+    document = json.loads(original)
+    document["tensors"][0]["heads"] = document["tensors"][0]["heads"][:1]
+    path = data.draw(st.sampled_from(places(document)))
+    out = tmp_path / "again"
+    try:
+        (directory / "qkedit.json").write_text(json.dumps(put(document, path, data.draw(STRANGE))))
+        with suppress(QkeditError):
+            steer(directory, out=out, layers="2", k=2, overwrite=True, fsync=False)
+        assert not out.exists() or verify(out).mismatches == ()
+    finally:
+        (directory / "qkedit.json").write_bytes(original)
+    assert [name for name in os.listdir(tmp_path) if name != "again"] == []
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity", "9" * 400, "true"])
+def test_a_manifest_with_a_number_that_is_none(edited: tuple[Path, Path], number: str) -> None:
+    document = json.loads((edited[1] / "qkedit.json").read_text())
+    text = json.dumps(put(document, ("tensors", 0, "heads", 0, "energy_removed"), "HERE")).replace('"HERE"', number)
+    with pytest.raises(CheckpointError, match="is no complete manifest"):
+        parse_manifest(text.encode(), "here")
+
+
+def test_a_manifest_with_a_key_twice(edited: tuple[Path, Path]) -> None:
+    text = (edited[1] / "qkedit.json").read_text().replace('"schema"', '"schema": 1, "schema"', 1)
+    with pytest.raises(CheckpointError, match="is no complete manifest"):
+        parse_manifest(text.encode(), "here")
