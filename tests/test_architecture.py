@@ -25,7 +25,7 @@ MAY_IMPORT = {
         "demo",
     },
     "laboratory": {"steering", "evaluation", "serving", "plugins", "checkpoint", "spectral", "demo"},
-    "report": {"laboratory", "steering", "evaluation"},
+    "report": {"laboratory", "steering", "evaluation", "checkpoint"},
     "evaluation": {"serving", "plugins", "checkpoint", "demo"},
     "steering": {"checkpoint", "spectral"},
     "serving": {"plugins", "checkpoint", "demo"},

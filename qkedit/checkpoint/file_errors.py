@@ -53,12 +53,15 @@ def explained(doing: str, where: str | PathLike[str], *, remedy: str = "") -> It
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error) or "the system refused"
-        raise QkeditError(
-            f"cannot {doing}: {reason[0].lower()}{reason[1:]}",
-            where=str(where),
-            remedy=remedy or remedy_for(error),
-        ) from error
+        raise refusal(error, doing, where, remedy=remedy) from error
+
+
+def refusal(error: OSError, doing: str, where: str | PathLike[str], *, remedy: str = "") -> QkeditError:
+    """Return the sentence about what the system refused; for the arguments see `explained`."""
+    reason = error.strerror or str(error) or "the system refused"
+    return QkeditError(
+        f"cannot {doing}: {reason[0].lower()}{reason[1:]}", where=str(where), remedy=remedy or remedy_for(error)
+    )
 
 
 @contextmanager

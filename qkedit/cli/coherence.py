@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qkedit.cli import options
+from qkedit.cli.delivery import deliver
 from qkedit.cli.output import Output, command
 from qkedit.cli.plugin_options import (
     DtypeOption,
@@ -85,9 +87,8 @@ def coherence(
         loaded = load(name, revision=revision, device=chosen, dtype=dtype, trust_remote_code=trust_remote_code)
         before = _measured(loaded, pictures, prompt, ())
         after = _measured(loaded, pictures, prompt, plugins) if plugins else None
-        if picture is not None:
-            _write_picture(picture, layer, before, after, pictures[0], name, plugins)
-        _print(output, name, plugins, before, after, picture)
+        write = None if picture is None else _picture(picture, layer, before, after, pictures[0], name, plugins)
+        _print(output, name, plugins, before, after, {} if picture is None or write is None else {picture: write})
 
 
 def _measured(
@@ -110,7 +111,7 @@ def _print(
     plugins: tuple[PluginSettings, ...],
     before: _Measured,
     after: _Measured | None,
-    written: Path | None,
+    files: Mapping[Path, Callable[[], object]],
 ) -> None:
     from rich.console import Group
 
@@ -132,17 +133,17 @@ def _print(
     ]
     if after is not None:
         lines.append(f"After: {joined(plugins)}.")
-    if written is not None:
-        lines.append(f"The picture is {written}.")
-    output.result(
+    deliver(
+        output,
         {
             "model": model,
             "plugins": [plugin.as_dict() for plugin in plugins],
             "image_tokens": before.cells,
             "layers": rows,
-            "picture": None if written is None else str(written),
+            "picture": next(map(str, files), None),
         },
         Group(table, "", *lines),
+        files,
     )
 
 
@@ -158,7 +159,7 @@ def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _write_picture(
+def _picture(
     picture: Path,
     layer: int | None,
     before: _Measured,
@@ -166,8 +167,8 @@ def _write_picture(
     image: Image,
     model: str,
     plugins: tuple[PluginSettings, ...],
-) -> None:
-    """Write keys of the first grid in one layer. Raises UsageError for a layer without keys."""
+) -> Callable[[], object]:
+    """Return what writes keys of the first grid in one layer. Raises UsageError for a layer without keys."""
     from qkedit.plugins.key_colours import principal_colours
     from qkedit.report.files import write_file
     from qkedit.report.keys_picture import keys_picture
@@ -184,4 +185,6 @@ def _write_picture(
     panels = [("keys", colours[0])]
     if after is not None:
         panels.append((f"keys with {' + '.join(plugin.name for plugin in plugins)}", colours[1]))
-    write_file(picture, keys_picture(panels, image, f"{model}, layer {chosen}", picture_format(picture)))
+    return lambda: write_file(
+        picture, keys_picture(panels, image, f"{model}, layer {chosen}", picture_format(picture))
+    )

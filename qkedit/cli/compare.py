@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from qkedit.cli import options
+from qkedit.cli.delivery import deliver
 from qkedit.cli.output import command
-from qkedit.cli.printed import names_of, written_lines
 
 
 def compare(
@@ -29,8 +30,6 @@ def compare(
     Example: qkedit compare base/result.json edited/result.json --plot differences.png
     """
     with command("compare", as_json=json, quiet=quiet, debug=debug) as output:
-        from rich.console import Group
-
         from qkedit.evaluation.compare import compare as compare_runs
         from qkedit.evaluation.result_files import read_scores
         from qkedit.report.files import check_target, write_file
@@ -44,12 +43,11 @@ def compare(
         comparison = compare_runs(read_scores(a), read_scores(b))
         for sentence in comparison.warnings:
             output.warn(sentence)
+        files: dict[Path, Callable[[], object]] = {}
+        if markdown is not None:
+            files[markdown] = lambda: write_file(markdown, run_comparison_markdown(comparison).encode())
         if plot is not None:
             from qkedit.report.run_comparison_plot import run_comparison_plot
 
-            write_file(plot, run_comparison_plot(comparison, picture_format(plot)))
-        if markdown is not None:
-            write_file(markdown, run_comparison_markdown(comparison).encode())
-        written = names_of(markdown, plot)
-        shown = Group(RunComparisonTable(comparison), *written_lines(written))
-        output.result(comparison.as_dict() | {"written": written}, shown)
+            files[plot] = lambda: write_file(plot, run_comparison_plot(comparison, picture_format(plot)))
+        deliver(output, comparison.as_dict(), RunComparisonTable(comparison), files)

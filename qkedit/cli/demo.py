@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qkedit.cli import options
+from qkedit.cli.delivery import deliver
 from qkedit.cli.laboratory_options import (
     DtypeOption,
     SceneSeedOption,
@@ -17,7 +19,6 @@ from qkedit.cli.laboratory_options import (
     subject_and_workers,
 )
 from qkedit.cli.output import Output, command
-from qkedit.cli.printed import names_of, written_lines
 
 if TYPE_CHECKING:
     from qkedit.laboratory.demonstration import Demonstration
@@ -63,10 +64,13 @@ def demo(
         from qkedit.laboratory.arms import demonstration_arms
         from qkedit.laboratory.demonstration import demonstrate
         from qkedit.laboratory.exam import ExamRange
+        from qkedit.laboratory.saving import check_place
         from qkedit.report.pictures import check_picture
 
         if plot is not None:
             check_picture(plot, "--plot")
+        if save is not None:
+            check_place(save)
         subject, processes = subject_and_workers(context, argument, model, revision, device, dtype, workers)
         steer = options.steer_options(
             context,
@@ -88,7 +92,6 @@ def demo(
                 demonstration_arms(steer, seeds),
                 ExamRange(scenes, scene_seed),
                 processes,
-                directory=save,
                 watch=watch,
             )
         _print(output, result, plot, save)
@@ -103,10 +106,11 @@ def _print(output: Output, result: Demonstration, plot: Path | None, save: Path 
     from qkedit.selection import describe
 
     title = f"{result.subject.model}: layers {describe(result.layers)} edited, {result.scenes.count} scenes"
+    files: dict[Path, Callable[[], object]] = {}
     if plot is not None:
         from qkedit.report.arms_plot import arms_plot
 
-        write_file(plot, arms_plot(result.rows, title, picture_format(plot)))
-    written = names_of(plot, save)
-    shown = Group(title, "", ArmsTables(result.rows), *written_lines(written))
-    output.result(result.as_dict() | {"written": written}, shown)
+        files[plot] = lambda: write_file(plot, arms_plot(result.rows, title, picture_format(plot)))
+    if save is not None:
+        files[save] = lambda: result.save(save)
+    deliver(output, result.as_dict(), Group(title, "", ArmsTables(result.rows)), files)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qkedit.cli import options
+from qkedit.cli.delivery import deliver
 from qkedit.cli.evaluation_options import DataOption, QuestionsOption, required_data, warn_of_scores
 from qkedit.cli.output import GO_ON, command
 from qkedit.cli.plugin_options import DtypeOption, PluginsOption, TrustOption, chosen_plugins
-from qkedit.cli.printed import names_of, written_lines
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -123,10 +123,8 @@ def evaluate(
         for sentence in finished.warnings:
             output.warn(sentence)
         warn_of_scores(output, finished.scores)
-        output.result(
-            {"out": str(target), "asked": finished.asked, **finished.as_dict()},
-            Group(*_tables(finished.scores), *written_lines(names_of(finished.file))),
-        )
+        fields = {"out": str(target), "asked": finished.asked, **finished.as_dict()}
+        deliver(output, fields, Group(*_tables(finished.scores)), {}, done=[finished.file])
 
 
 def _endpoint(

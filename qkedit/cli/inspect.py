@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,8 +11,8 @@ import typer
 
 from qkedit.cli import options
 from qkedit.cli.bases import split_revision
+from qkedit.cli.delivery import deliver
 from qkedit.cli.output import Output, command
-from qkedit.cli.printed import names_of, written_lines
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -149,15 +150,17 @@ class _Files:
         if self.html is not None:
             check_target(self.html, (".html", ".htm"), "--html")
 
-    def write_csv(self, text: str) -> None:
+    def writing(self, **contents: Callable[[], bytes]) -> dict[Path, Callable[[], object]]:
+        """Return what writes each file that is asked for, from what makes its content."""
         from qkedit.report.files import write_file
 
-        if self.csv is not None and not self.csv_on_stdout:
-            write_file(self.csv, text.encode())
+        places = {"csv": None if self.csv_on_stdout else self.csv, "plot": self.plot, "html": self.html}
+        asked = [(places[name], make) for name, make in contents.items()]
 
-    @property
-    def written(self) -> list[str]:
-        return names_of(None if self.csv_on_stdout else self.csv, self.plot, self.html)
+        def writer(place: Path, make: Callable[[], bytes]) -> Callable[[], object]:
+            return lambda: write_file(place, make())
+
+        return {place: writer(place, make) for place, make in asked if place is not None}
 
 
 def _inspect(
@@ -173,7 +176,7 @@ def _inspect(
     from rich.text import Text
 
     from qkedit.cli.progress import progress_bar
-    from qkedit.report.files import write_file
+    from qkedit.report.page import spectra_page
     from qkedit.report.spectra_csv import spectra_csv
     from qkedit.report.table import SpectrumTable
     from qkedit.steering.spectra import inspect
@@ -184,24 +187,27 @@ def _inspect(
     for sentence in inspection.warnings:
         output.warn(sentence)
     suggestion = proposal(inspection, plan.options, name) if suggest else None
-    if files.csv is not None:
-        files.write_csv(spectra_csv(inspection))
-    if files.plot is not None:
-        from qkedit.report.pictures import picture_format
-        from qkedit.report.plot import spectra_plot
-
-        write_file(files.plot, spectra_plot(inspection, picture_format(files.plot)))
-    if files.html is not None:
-        from qkedit.report.page import spectra_page
-
-        write_file(files.html, spectra_page(inspection, suggestion).encode())
+    writing = files.writing(
+        csv=lambda: spectra_csv(inspection).encode(),
+        plot=lambda: _plot(inspection, files.plot),
+        html=lambda: spectra_page(inspection, suggestion).encode(),
+    )
     fields = inspection.as_dict() | ({"suggestion": suggestion.as_dict()} if suggestion else {})
     if files.csv_on_stdout:
         _print_csv(output, fields, spectra_csv(inspection))
+        for write in writing.values():
+            write()
         return
     title, table = Text(_title(inspection), style="bold"), SpectrumTable(inspection, every_head=detail)
-    shown = Group(title, table, *_described(suggestion), *written_lines(files.written))
-    output.result(fields | {"written": files.written}, shown)
+    deliver(output, fields, Group(title, table, *_described(suggestion)), writing)
+
+
+def _plot(inspection: Inspection, place: Path | None) -> bytes:
+    from qkedit.report.pictures import picture_format
+    from qkedit.report.plot import spectra_plot
+
+    assert place is not None
+    return spectra_plot(inspection, picture_format(place))
 
 
 def _compare(
@@ -213,7 +219,6 @@ def _compare(
     detail: bool,
     files: _Files,
 ) -> None:
-    from rich.console import Group
 
     from qkedit.checkpoint.checkpoint import open_checkpoint
     from qkedit.checkpoint.resolve import resolve
@@ -232,13 +237,11 @@ def _compare(
         comparison = compare_spectra(before, after, progress)
     for sentence in comparison.warnings:
         output.warn(sentence)
-    if files.csv is not None:
-        files.write_csv(comparison_csv(comparison))
     if files.csv_on_stdout:
         _print_csv(output, comparison.as_dict(), comparison_csv(comparison))
         return
     table = ComparisonTable(comparison, every_head=detail)
-    output.result(comparison.as_dict() | {"written": files.written}, Group(table, *written_lines(files.written)))
+    deliver(output, comparison.as_dict(), table, files.writing(csv=lambda: comparison_csv(comparison).encode()))
 
 
 def _title(inspection: Inspection) -> str:

@@ -67,8 +67,8 @@ class Output:
         """Print the result: `fields` as JSON, else `human`; a `summary` of work done is dropped by --quiet."""
         self._finish("done", fields, human if not (summary and self.quiet) else None)
 
-    def mismatch(self, fields: dict[str, Any], human: RenderableType, error: VerificationError) -> NoReturn:
-        """Print a result that a check found wanting, and the sentence, and leave with the exit code for it."""
+    def mismatch(self, fields: dict[str, Any], human: RenderableType, error: QkeditError) -> NoReturn:
+        """Print a result that is not all that was asked for, and the sentence, and leave with the exit code for it."""
         self._finish("failed", fields | {"error": _described(error)}, human)
         if not self.as_json:
             self._say("error", error)
@@ -211,6 +211,10 @@ def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[O
                     remedy="free memory if it is short, else install qkedit and what it needs again",
                 )
             )
+        if isinstance(error, OSError):
+            from qkedit.checkpoint.file_errors import refusal
+
+            output.failure(refusal(error, "go on", error.filename or ""))
         output.failure(
             QkeditError(
                 f"unexpected {type(error).__name__}: {error}",

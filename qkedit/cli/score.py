@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from qkedit.cli import options
+from qkedit.cli.delivery import deliver
 from qkedit.cli.evaluation_options import (
     AllowMissingOption,
     DataOption,
@@ -24,7 +25,6 @@ from qkedit.cli.evaluation_options import (
     warn_of_scores,
 )
 from qkedit.cli.output import command
-from qkedit.cli.printed import names_of, written_lines
 from qkedit.errors import UsageError
 
 
@@ -60,9 +60,10 @@ def score(
         from rich.console import Group
 
         from qkedit.evaluation.benchmarks import benchmark_named
+        from qkedit.evaluation.chair_truth import TRUTH_ENDINGS
         from qkedit.evaluation.records import score_as_dict
         from qkedit.evaluation.scoring import score_files
-        from qkedit.report.files import write_file
+        from qkedit.report.files import check_target, write_file
         from qkedit.report.scores import items_as_lines, score_tables
 
         chosen = benchmark_named(benchmark)
@@ -70,6 +71,9 @@ def score(
         source = required_data(data, questions)
         if per_item is not None:
             _refuse_input(per_item, (answers, source))
+            check_target(per_item, ("",), "--per-item")
+        if write_truth is not None:
+            check_target(write_truth, TRUTH_ENDINGS, "--write-truth")
         named = {"similarity": similarity, "write_truth": write_truth}
         scores = score_files(
             chosen,
@@ -81,10 +85,11 @@ def score(
             files={name: file for name, file in named.items() if file is not None},
         )
         warn_of_scores(output, scores)
+        files: dict[Path, Callable[[], object]] = {}
         if per_item is not None:
-            write_file(per_item, items_as_lines(scores, without=chosen.totals).encode())
+            files[per_item] = lambda: write_file(per_item, items_as_lines(scores, without=chosen.totals).encode())
         fields = {"results": [score_as_dict(scored) for scored in scores]}
-        output.result(fields, Group(*score_tables(chosen.title, scores), *written_lines(names_of(per_item))))
+        deliver(output, fields, Group(*score_tables(chosen.title, scores)), files, done=[write_truth])
 
 
 def _refuse_input(target: Path, inputs: Sequence[Path]) -> None:

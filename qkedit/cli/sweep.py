@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qkedit.cli import options
+from qkedit.cli.delivery import deliver
 from qkedit.cli.laboratory_options import (
     DtypeOption,
     SceneSeedOption,
@@ -18,7 +20,6 @@ from qkedit.cli.laboratory_options import (
     subject_and_workers,
 )
 from qkedit.cli.output import GO_ON, Output, command
-from qkedit.cli.printed import names_of, written_lines
 
 if TYPE_CHECKING:
     from qkedit.laboratory.sweep import SweepReport
@@ -125,16 +126,13 @@ def sweep(
 
 
 def _print(output: Output, report: SweepReport, plot: Path | None, out: Path | None, detail: bool) -> None:
-    from rich.console import Group
-
     from qkedit.report.files import write_file
     from qkedit.report.pictures import picture_format
     from qkedit.report.sweep_table import SweepTables
 
+    files: dict[Path, Callable[[], object]] = {}
     if plot is not None:
         from qkedit.report.sweep_plot import sweep_plot
 
-        write_file(plot, sweep_plot(report, picture_format(plot)))
-    written = names_of(out, plot)
-    shown = Group(SweepTables(report, detail), *written_lines(written))
-    output.result(report.as_dict() | {"written": written}, shown)
+        files[plot] = lambda: write_file(plot, sweep_plot(report, picture_format(plot)))
+    deliver(output, report.as_dict(), SweepTables(report, detail), files, done=[out])

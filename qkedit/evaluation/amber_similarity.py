@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from qkedit.checkpoint.whole_file import write_whole
 from qkedit.errors import QkeditError
 from qkedit.evaluation.json_rows import read_object
 
@@ -88,12 +89,7 @@ def write_similarity(similarity: Similarity, file: Path) -> None:
         sorted(map(list, similarity.pairs)),
     )
     text = json.dumps(dict(zip(_KEYS, values, strict=True)), indent=1) + "\n"
-    try:
-        file.write_text(text, "utf-8")
-    except OSError as error:
-        raise QkeditError(
-            f"cannot be written ({error.strerror})", where=str(file), remedy="name another place"
-        ) from None
+    write_whole(file, text.encode())
 
 
 def build_similarity(vocabulary: Collection[str]) -> Similarity | None:

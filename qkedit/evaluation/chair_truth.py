@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qkedit.checkpoint.whole_file import write_whole
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.chair_words import Reader, Synonyms
 from qkedit.evaluation.json_rows import read_object
@@ -157,13 +158,8 @@ def save_truth(truth: Truth, file: Path) -> None:
     if not file.name.endswith(TRUTH_ENDINGS):
         raise UsageError("the name does not end in _gt_objects.json or _gt_objects.json.gz", where=str(file))
     text = json.dumps({image: shown.objects for image, shown in truth.items()}).encode()
-    try:
-        # No time in the header, so that the same truth gives the same bytes; whole or not at all.
-        staged = file.with_name(f".{file.name}.partial")
-        staged.write_bytes(gzip.compress(text, mtime=0) if file.suffix == ".gz" else text)
-        staged.replace(file)
-    except OSError as error:
-        raise QkeditError(f"cannot be written ({error.strerror})", where=str(file)) from None
+    # No time in the header, so that the same truth gives the same bytes.
+    write_whole(file, gzip.compress(text, mtime=0) if file.suffix == ".gz" else text)
 
 
 def build_truth(instances: Mapping[str, Any], captions: Mapping[str, Any], synonyms: Synonyms, read: Reader) -> Truth:

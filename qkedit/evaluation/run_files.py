@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from qkedit.checkpoint.file_errors import explained
+from qkedit.checkpoint.whole_file import check_writable, write_whole
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.answering import Reply
 from qkedit.evaluation.records import FINISH_REASON, STOP, Answer, Question
@@ -144,10 +145,7 @@ class RunFiles:
     def write_result(self, document: Mapping[str, Any]) -> Path:
         """Write the result in one step, in the place of an earlier one."""
         file = self.directory / RESULT_FILE
-        unfinished = file.with_name(f".{RESULT_FILE}.part")
-        with explained("write the result", file):
-            unfinished.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-            unfinished.replace(file)
+        write_whole(file, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
         return file
 
     @property
@@ -166,6 +164,7 @@ class RunFiles:
             raise UsageError(
                 "holds files, but no run", where=str(self.directory), remedy="name a new or empty directory with --out"
             )
+        check_writable(self.directory if self.directory.is_dir() else self.directory.parent, self._run_file)
 
     def _clear(self) -> None:
         """Remove what a run wrote, and nothing else; its record goes last, so that a kill leaves less of the run."""

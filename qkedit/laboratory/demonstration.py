@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qkedit.checkpoint.target import locate, refuse_existing
 from qkedit.laboratory.answered import Watch, answered
+from qkedit.laboratory.answering import ExamAnswers
 from qkedit.laboratory.arms import BASE, Arm
 from qkedit.laboratory.bench import Job, Subject
-from qkedit.laboratory.exam import ExamRange, make_exam
-from qkedit.laboratory.measures import Row, compare
+from qkedit.laboratory.exam import Exam, ExamRange, make_exam
+from qkedit.laboratory.measures import Outcome, Row, compare
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.saving import save
 from qkedit.steering.plan import plan_for
@@ -28,6 +28,8 @@ class Demonstration:
         scenes: that were shown.
         rows: the base first.
         seconds: of work by arm, over all processes.
+        exam: what was asked.
+        answered: every arm's scores and what it said.
     """
 
     subject: Subject
@@ -35,6 +37,12 @@ class Demonstration:
     scenes: ExamRange
     rows: tuple[Row, ...]
     seconds: dict[str, float]
+    exam: Exam
+    answered: tuple[tuple[Outcome, ExamAnswers], ...]
+
+    def save(self, directory: Path) -> None:
+        """Keep everything in a new directory; see `qkedit.laboratory.saving`. Raises QkeditError."""
+        save(directory, self.exam, self.answered)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result as `--json` prints it."""
@@ -55,7 +63,6 @@ def demonstrate(
     scenes: ExamRange,
     workers: int,
     *,
-    directory: Path | None = None,
     file: ResultsFile | None = None,
     watch: Watch | None = None,
 ) -> Demonstration:
@@ -66,22 +73,17 @@ def demonstrate(
         arms: the base among them; see `demonstration_arms`.
         scenes: to ask about.
         workers: processes.
-        directory: where to keep everything; see `qkedit.laboratory.saving`.
         file: where results are kept meanwhile, so that a broken run goes on.
         watch: told how many of the arms are done.
 
     Raises:
-        QkeditError: the edit or a plug-in does not fit the model, or something cannot be written.
+        QkeditError: the edit or a plug-in does not fit the model, or a result cannot be written.
     """
-    if directory is not None:
-        refuse_existing(locate(directory), overwrite=False)  # before the work rather than after it
     edited = [plan_for(subject.model, arm.steer, subject.revision).layers for arm in arms if arm.steer is not None]
     exam = make_exam(scenes)
     found = answered(subject, [Job(arm, scenes) for arm in arms], workers, file, watch)
     outcomes = [found.outcome(arm, exam, scenes) for arm in arms]
-    if directory is not None:
-        answers = [found.results[arm.name, scenes].answers for arm in arms]
-        save(directory, exam, list(zip(outcomes, answers, strict=True)))
+    answers = [found.results[arm.name, scenes].answers for arm in arms]
     base = next(outcome for outcome in outcomes if outcome.arm.name == BASE)
     return Demonstration(
         subject,
@@ -89,4 +91,6 @@ def demonstrate(
         scenes,
         compare(outcomes, base),
         {outcome.arm.name: round(outcome.seconds, 2) for outcome in outcomes},
+        exam,
+        tuple(zip(outcomes, answers, strict=True)),
     )

@@ -10,12 +10,17 @@ edited/ …                   and so on, one directory an arm
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from qkedit.checkpoint.file_errors import explained
 from qkedit.checkpoint.staging import StagedDirectory
+from qkedit.checkpoint.target import locate
+from qkedit.checkpoint.whole_file import check_writable
 from qkedit.demo.files import write_scenes
+from qkedit.errors import UsageError
 from qkedit.evaluation.records import score_as_dict
 from qkedit.evaluation.result_files import RESULT_FILE
 from qkedit.laboratory.answering import ExamAnswers
@@ -26,6 +31,20 @@ from qkedit.laboratory.scoring import answers_by_split
 SCHEMA = 1
 
 
+def check_place(directory: Path) -> None:
+    """Refuse a place where nothing could be saved, before any work is done.
+
+    Raises:
+        UsageError: something is there, or nothing can be made there.
+        QkeditError: the system lets nothing be written there.
+    """
+    target = locate(directory)
+    if os.path.lexists(target):
+        raise UsageError("already exists", where=f"--save {directory}", remedy="name a new directory")
+    standing = next(place for place in target.parents if place.is_dir())
+    check_writable(standing, target)
+
+
 def save(directory: Path, exam: Exam, arms: Sequence[tuple[Outcome, ExamAnswers]]) -> None:
     """Write an experiment into a new directory, which appears finished or not at all.
 
@@ -33,7 +52,7 @@ def save(directory: Path, exam: Exam, arms: Sequence[tuple[Outcome, ExamAnswers]
         UsageError: the directory exists or cannot be made there.
         QkeditError: it cannot be written.
     """
-    with StagedDirectory(directory, overwrite=False) as staged:
+    with StagedDirectory(directory, overwrite=False) as staged, explained("write the files", directory):
         write_scenes(exam.scenes, staged.path / "scenes")
         for outcome, answers in arms:
             place = staged.path / directory_name(outcome.arm.name)

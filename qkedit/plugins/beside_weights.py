@@ -7,12 +7,12 @@ user: never into a hub cache, whose files are shared by every program that loads
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from qkedit.checkpoint.contents import PLUGINS_FILE
 from qkedit.checkpoint.file_errors import explained
+from qkedit.checkpoint.whole_file import write_whole
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import QkeditError, UsageError
 from qkedit.plugins.settings import PluginSettings, dump_plugins, read_plugins
@@ -44,7 +44,7 @@ def attach_to(directory: Path, plugins: Sequence[PluginSettings]) -> tuple[Plugi
         All that is attached now, in order.
     """
     named = {plugin.name: plugin for plugin in attached_to(directory)} | {plugin.name: plugin for plugin in plugins}
-    _write(directory / PLUGINS_FILE, dump_plugins(tuple(named.values())))
+    write_whole(directory / PLUGINS_FILE, dump_plugins(tuple(named.values())))
     return tuple(named.values())
 
 
@@ -72,7 +72,7 @@ def detach_from(directory: Path, names: Sequence[str] = ()) -> tuple[str, ...]:
             raise UsageError(f"{name} is not attached", where=str(directory), remedy="see `qkedit plugins`")
     rest = [plugin for plugin in attached if plugin.name not in names]
     if rest:
-        _write(file, dump_plugins(rest))
+        write_whole(file, dump_plugins(rest))
     else:
         with explained("remove the file", file):
             file.unlink()
@@ -118,26 +118,3 @@ def _names(directory: Path) -> tuple[str, ...]:
         return tuple(plugin.name for plugin in attached_to(directory))
     except QkeditError:
         return (PLUGINS_FILE,)
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Put the content in the file's place at once; a reader sees the old file or the new one."""
-    with explained("write the file", file):
-        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        try:
-            with open(descriptor, "wb") as staged:
-                staged.write(content)
-                staged.flush()
-                os.fsync(staged.fileno())
-            # What mkstemp makes is for its user alone; the file belongs with the others.
-            os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, file)
-        except BaseException:
-            os.unlink(name)
-            raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

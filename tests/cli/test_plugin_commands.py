@@ -298,6 +298,6 @@ def test_an_earlier_picture_stays_until_the_new_one_is_whole(
     monkeypatch.setattr(Path, "replace", fail)
     result = qkedit("coherence", "demo", "--device", "cpu", "--image", image, "--picture", picture)
     assert result.code == 1
-    assert "No space left on device" in result.stderr.splitlines()[-1]
+    assert "no space left on device" in result.stderr.splitlines()[-1]
     assert os.listdir(tmp_path) == ["keys.png"]
     assert picture.read_bytes() == b"earlier"

@@ -306,7 +306,7 @@ def test_kept_truth_is_read_back(
 def test_truth_is_kept_under_a_name_that_is_found_again(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"does not end in _gt_objects\.json"):
         save_truth({}, tmp_path / "truth.json")
-    with pytest.raises(QkeditError, match="cannot be written"):
+    with pytest.raises(QkeditError, match="cannot write the file"):
         save_truth({}, tmp_path / "absent" / "a_gt_objects.json")
     assert list(tmp_path.iterdir()) == []
 
