@@ -12,6 +12,7 @@ from qkedit.laboratory.sweep_grid import Guard, SweepSettings
 from qkedit.selection import describe, select_layers
 from qkedit.serving.on_transformers import directory_of
 from qkedit.spectral.options import Channel, Control
+from qkedit.steering.plan import make_plan
 
 
 def prepare(
@@ -37,7 +38,7 @@ def prepare(
     stack = attention_stack(checkpoint)
     available = sorted(layer.index for layer in stack.layers)
     chosen = dict.fromkeys(describe(select_layers(text, stack.layer_count, available)) for text in layers)
-    return SweepSettings(
+    settings = SweepSettings(
         model=subject.model,
         weights=fingerprint(directory_of(subject.model, subject.revision))["weights_sha256"],
         dtype=subject.dtype,
@@ -53,3 +54,8 @@ def prepare(
         scenes=scenes,
         exam=make_exam(scenes).digest(),
     )
+    for cell in settings.cells():
+        for arm in cell.controls(control, 1):
+            if arm.steer is not None:
+                make_plan(checkpoint, arm.steer)  # refuses an edit that no control can match, before any run
+    return settings

@@ -3,7 +3,8 @@
 Both are our definitions; the paper (arXiv 2606.20419) reports matched random-mode controls without saying how.
 
 * *index-matched*: as many modes drawn uniformly from those the edit leaves (k+1 … rank), same ρ. The primary one; in a
-  channel they are modes of that channel.
+  channel they are modes of that channel. It needs `2k ≤ rank`: with fewer modes left it would be an easier edit and
+  match nothing, so that is an error.
 * *norm-matched*: a random orthonormal frame in the column space of `W_qᵀ`, scaled by c so that `‖ΔM‖_F` equals
   that of the edit. A c of 2 to 6 pushes directions far past zero; it is recorded, and warned of above 2.
 
@@ -21,6 +22,16 @@ from torch import Tensor
 from qkedit.spectral.product import QKProduct
 
 
+class UnmatchedControlError(ValueError):
+    """A head has fewer modes left than the edit takes; `head` is its position among the product's query heads."""
+
+    def __init__(self, head: int, taken: int, left: int) -> None:
+        self.head = head
+        self.taken = taken
+        self.left = left
+        super().__init__(f"head {head} has {left} modes beside the {taken} dominant ones")
+
+
 @dataclass(frozen=True)
 class ModeDraws:
     """The random numbers of one layer's heads."""
@@ -35,17 +46,19 @@ class ModeDraws:
 
 
 def index_matched(counts: Tensor, ranks: Tensor, draws: ModeDraws) -> tuple[Tensor, Tensor]:
-    """Draw as many other modes: returns how many there were, `[H]`, and their numbers, `[H, m]`, both clipped.
+    """Draw as many other modes of each head; returns how many, `[H]`, and their numbers, `[H, m]`.
 
-    Needs `2k ≤ rank` to draw k of them; with less, all that remain are taken.
+    Raises:
+        UnmatchedControlError: a head has fewer other modes than dominant ones.
     """
     wanted, available = counts.tolist(), (ranks - counts).tolist()
-    drawn = [min(want, rest) for want, rest in zip(wanted, available, strict=True)]
-    chosen = torch.zeros(len(drawn), max(drawn), dtype=torch.long)
-    for head, (first, rest, number) in enumerate(zip(wanted, available, drawn, strict=True)):
-        picks = draws.generator(head).choice(rest, size=number, replace=False) if number else []
-        chosen[head, :number] = first + torch.as_tensor(sorted(picks), dtype=torch.long)
-    return torch.tensor(drawn), chosen
+    chosen = torch.zeros(len(wanted), max(wanted), dtype=torch.long)
+    for head, (taken, left) in enumerate(zip(wanted, available, strict=True)):
+        if left < taken:
+            raise UnmatchedControlError(head, taken, left)
+        picks = draws.generator(head).choice(left, size=taken, replace=False) if taken else []
+        chosen[head, :taken] = taken + torch.as_tensor(sorted(picks), dtype=torch.long)
+    return torch.tensor(wanted), chosen
 
 
 def norm_matched(product: QKProduct, counts: Tensor, target: Tensor, draws: ModeDraws) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,10 @@ def suppress(product: QKProduct, suppression: Suppression, draws: ModeDraws | No
         suppression: what to suppress.
         draws: where the controls' randomness comes from: seed, layer and the heads' numbers; the heads of
             layer 0 under the suppression's seed when left out.
+
+    Raises:
+        NonFiniteWeightError: a weight holds NaN or infinity.
+        UnmatchedControlError: an index-matched control is asked for, and a head has too few other modes.
     """
     draws = draws or ModeDraws(suppression.seed, 0, tuple(range(product.heads)))
     if suppression.channel != "full":

@@ -78,6 +78,14 @@ class Suppression:
             )
 
 
+def mode_count(channel: Channel, head_size: int, width: int) -> int:
+    """Return how many modes a head of `head_size` rows of `width` numbers can have in a channel (planes, if those)."""
+    if channel == "full":
+        return min(head_size, width)
+    stacked = min(2 * head_size, width)
+    return stacked if channel == "symmetric" else stacked // 2
+
+
 def _whole(value: Any, name: str) -> int:
     """Return a whole number as an `int`. Raises UsageError for anything else, truth values among it."""
     try:

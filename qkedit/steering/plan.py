@@ -10,7 +10,9 @@ from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.heads import AttentionLayer, AttentionStack
 from qkedit.checkpoint.layers import attention_stack
 from qkedit.checkpoint.resolve import resolve
+from qkedit.errors import UsageError
 from qkedit.selection import select_heads, select_layers
+from qkedit.spectral.options import mode_count
 from qkedit.steering.options import SteerOptions
 
 
@@ -111,14 +113,36 @@ def make_plan(checkpoint: Checkpoint, options: SteerOptions) -> SteerPlan:
     """Return the plan for `options` on `checkpoint`.
 
     Raises:
-        UsageError: the selection names layers or heads that the model does not have.
+        UsageError: the selection names layers or heads that the model does not have, or no control can match the edit.
         UnsupportedForm: the model's projections are of a form that is not edited.
     """
     stack = attention_stack(checkpoint, allow_text_only=options.allow_text_only)
     layers = {layer.index: layer for layer in stack.layers}
     chosen = [layers[index] for index in select_layers(options.layers, stack.layer_count, sorted(layers))]
     planned = tuple(PlannedLayer(layer, select_heads(options.heads, layer.query_heads)) for layer in chosen)
+    for layer in chosen:
+        _refuse_unmatched_control(options, layer)
     return SteerPlan(checkpoint, options, stack, planned)
+
+
+def _refuse_unmatched_control(options: SteerOptions, layer: AttentionLayer) -> None:
+    """Raise UsageError where shapes alone tell that a head has no k modes beside its k dominant ones."""
+    suppression = options.suppression
+    if suppression.control != "index" or suppression.energy is not None:
+        return
+    modes = mode_count(suppression.channel, layer.head_size, layer.query.tensor.shape[1])
+    if 2 * suppression.k > modes:
+        raise unmatched_control(f"layer {layer.index}", suppression.k, modes - suppression.k)
+
+
+def unmatched_control(where: str, taken: int, left: int) -> UsageError:
+    """Return the error for an edit that takes more modes of a head than it leaves."""
+    return UsageError(
+        f"the edit takes {taken} modes of a head and leaves {max(left, 0)}, so no index-matched control exists",
+        where=where,
+        remedy="take at most half of the modes with --k or --energy, leave the head or layer out, or take "
+        "--control norm",
+    )
 
 
 def plan_for(model: str, options: SteerOptions, revision: str | None = None) -> SteerPlan:

@@ -19,14 +19,14 @@ from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.heads import AttentionLayer, HeadNorm, HeadRows
 from qkedit.checkpoint.source import CheckpointFiles
 from qkedit.errors import CheckpointError
-from qkedit.spectral.controls import ModeDraws
+from qkedit.spectral.controls import ModeDraws, UnmatchedControlError
 from qkedit.spectral.edit import suppress
 from qkedit.spectral.factors import NonFiniteWeightError, on_device
 from qkedit.spectral.norms import fold_keys, norm_map
 from qkedit.spectral.product import QKProduct
 from qkedit.spectral.suppression import QueryEdit
 from qkedit.steering.pace import pace_of
-from qkedit.steering.plan import PlannedLayer, SteerPlan
+from qkedit.steering.plan import PlannedLayer, SteerPlan, unmatched_control
 from qkedit.steering.reading import StoredLayer, read_bytes
 from qkedit.steering.records import EditRecord, HeadEdit
 from qkedit.steering.stopwatch import Stopwatch
@@ -185,6 +185,7 @@ def edited_weights(
 
     Raises:
         CheckpointError: a weight holds NaN or infinity, or its bytes cannot be read.
+        UsageError: a head has too few modes for the control that was asked for.
     """
     stopwatch = stopwatch or Stopwatch()
 
@@ -232,6 +233,9 @@ def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device) ->
         edit = suppress(product, suppression, ModeDraws(suppression.seed, planned.layer.index, planned.heads))
     except NonFiniteWeightError as error:
         raise non_finite_weights(planned.layer, error) from None
+    except UnmatchedControlError as error:
+        where = f"layer {planned.layer.index}, head {planned.heads[error.head]}"
+        raise unmatched_control(where, error.taken, error.left) from None
     rows, moved = edit.update.apply(product, getattr(torch, plan.options.compute_dtype))
     if not moved.isfinite().all():
         raise CheckpointError(

@@ -17,8 +17,9 @@ from qkedit.demo.scenes import with_article
 from qkedit.errors import QkeditError, UsageError
 from qkedit.laboratory import answered, measures, sweep
 from qkedit.laboratory.answering import ExamAnswers
-from qkedit.laboratory.arms import BASE, Arm
+from qkedit.laboratory.arms import BASE, Arm, demonstration_arms
 from qkedit.laboratory.bench import Job, JobResult, Subject
+from qkedit.laboratory.demonstration import demonstrate
 from qkedit.laboratory.exam import Exam, ExamRange, make_exam
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.sweep import SweepReport, run_sweep
@@ -33,6 +34,8 @@ from qkedit.laboratory.sweep_grid import (
     whole_numbers,
 )
 from qkedit.laboratory.sweep_setup import prepare
+from qkedit.spectral.options import Suppression
+from qkedit.steering.options import SteerOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = ExamRange(40, seed=3)
@@ -371,3 +374,11 @@ def test_alternatives_that_mean_the_same_layers_are_one_and_unknown_layers_are_r
     assert prepared.exam == make_exam(ExamRange(4)).digest()
     with pytest.raises(UsageError, match="beyond"):
         prepare(Subject(), layers=("7-8",), **asked)
+    with pytest.raises(UsageError, match="takes 20 modes of a head and leaves 12, so no index-matched control exists"):
+        prepare(Subject(), layers=("2-3",), **{**asked, "ks": (1, 20)})
+
+
+def test_a_demonstration_without_matched_controls_ends_before_it_begins() -> None:
+    options = SteerOptions("2-3", suppression=Suppression(k=20), device="cpu")
+    with pytest.raises(UsageError, match="leaves 12, so no index-matched control exists"):
+        demonstrate(Subject(), demonstration_arms(options, 1), ExamRange(4), 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from qkedit.spectral.controls import ModeDraws
+from qkedit.spectral.controls import ModeDraws, UnmatchedControlError
 from qkedit.spectral.edit import suppress
 from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.spectral.product import QKProduct
@@ -61,11 +61,29 @@ def test_index_control_of_a_channel_suppresses_other_modes_of_the_channel(channe
         np.testing.assert_allclose(edit.energy_removed[head].item(), removed, rtol=1e-6)
 
 
-def test_index_control_takes_what_remains_where_too_few_do() -> None:
-    product, *_ = as_product(*layer(41, size=4, query_kinds=("random", "deficient", "zero", "random")))
-    edit = suppress(product, Suppression(k=3, control="index"))
-    # Rank 4 leaves one mode beside the three dominant ones; rank 2 and 0 leave none.
-    assert edit.counts.tolist() == [1, 0, 0, 1]
+@pytest.mark.parametrize(
+    ("kinds", "suppression", "head", "taken", "left"),
+    [
+        (("random", "zero"), Suppression(k=3, control="index"), 0, 3, 1),  # rank 4
+        (("random", "deficient"), Suppression(k=2, control="index"), 1, 2, 0),  # rank 2
+        (("random", "random"), Suppression(energy=1.0, control="index"), 0, 4, 0),
+        (("random", "random"), Suppression(k=5, control="index", channel="symmetric"), 0, 5, 3),  # rank 8
+        (("random", "random"), Suppression(k=3, control="index", channel="antisymmetric"), 0, 3, 1),  # 4 planes
+    ],
+)
+def test_an_index_control_that_cannot_match_is_none(
+    kinds: tuple[str, ...], suppression: Suppression, head: int, taken: int, left: int
+) -> None:
+    product, *_ = as_product(*layer(41, size=4, heads=2, query_kinds=kinds))
+    with pytest.raises(UnmatchedControlError) as caught:
+        suppress(product, suppression)
+    assert (caught.value.head, caught.value.taken, caught.value.left) == (head, taken, left)
+
+
+def test_a_head_without_modes_has_a_control_that_changes_nothing() -> None:
+    product, *_ = as_product(*layer(41, size=4, query_kinds=("random", "zero", "zero", "random")))
+    edit = suppress(product, Suppression(k=2, control="index"))
+    assert edit.counts.tolist() == [2, 0, 0, 2]
     edited = edit.update.apply(product, torch.float64)[0]
     assert torch.equal(edited[1:3], product.query[1:3])
 

@@ -140,6 +140,17 @@ def test_controls_follow_their_seed_and_nothing_else(base: Path, tmp_path: Path,
             assert np.abs(head(first, 1, number) - head(different, 1, number)).max() > 1e-3
 
 
+@pytest.mark.parametrize("asked", [{"k": 5}, {"energy": 1.0}, {"k": 9, "channel": "symmetric"}])
+def test_a_control_that_cannot_match_is_refused_and_nothing_is_written(
+    base: Path, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match="no index-matched control exists; take at most half of the modes") as caught:
+        edited(base, tmp_path, layers="1", control="index", **asked)
+    assert caught.value.where.startswith("layer 1")
+    assert not (tmp_path / "edited").exists()
+    edited(base, tmp_path, layers="1", control="index", k=HEAD_SIZE // 2)
+
+
 @pytest.mark.parametrize("control", ["index", "norm"])
 def test_controls_draw_anew_for_every_layer_and_head(tmp_path: Path, control: Any) -> None:
     tensors = weights()
