@@ -63,6 +63,11 @@ class Output:
         if not (self.as_json or self.quiet):
             self._say("warning", sentence)
 
+    def progress(self, line: str) -> None:
+        """Say on standard error how far a long run is, unless --quiet or --json asks for silence."""
+        if not (self.as_json or self.quiet):
+            self._print(line, stderr=True)
+
     def result(self, fields: dict[str, Any], human: RenderableType, *, summary: bool = False) -> None:
         """Print the result: `fields` as JSON, else `human`; a `summary` of work done is dropped by --quiet."""
         self._finish("done", fields, human if not (summary and self.quiet) else None)

@@ -1,4 +1,4 @@
-"""Progress bars on a terminal, nothing elsewhere."""
+"""Progress bars on a terminal; elsewhere a line now and then of what is counted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from qkedit.cli.output import Output
+from qkedit.cli.progress_lines import ProgressLines
 from qkedit.steering.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def reading_bar(output: Output) -> Iterator[Callable[[int], None]]:
 def counting_bar(output: Output, what: str) -> Iterator[Callable[[int, int], None]]:
     """Show how many of a known number are done and how long the rest will take."""
     if not output.shows_progress:
-        yield lambda done, total: None
+        yield ProgressLines(what, output.progress)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn

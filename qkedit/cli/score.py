@@ -32,7 +32,9 @@ def score(
     benchmark: Annotated[
         str, typer.Argument(metavar="BENCHMARK", help="pope, repope, chair, mme, amber, hallusionbench or custom.")
     ],
-    answers: Annotated[Path, options.flag("--answers", "-a", help="The answers, or a directory with several files.")],
+    answers: Annotated[
+        Path, options.flag("--answers", "-a", help="The answers, a directory with several files, or that of a run.")
+    ],
     data: DataOption = None,
     questions: QuestionsOption = None,
     split: SplitOption = None,

@@ -12,9 +12,11 @@ the truth of COCO is known for all of its images.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from qkedit.errors import UsageError
 from qkedit.evaluation.answer_files import join, read_answers
@@ -22,7 +24,7 @@ from qkedit.evaluation.chair_truth import PLACES, load_truth, save_truth
 from qkedit.evaluation.chair_words import Reader, Synonyms, read_synonyms, reader
 from qkedit.evaluation.data_files import required
 from qkedit.evaluation.json_rows import read_rows
-from qkedit.evaluation.records import Answer, CaptionItem, Question, Score
+from qkedit.evaluation.records import FINISH_REASON, Answer, CaptionItem, Question, Score
 from qkedit.evaluation.yes_no import quotient, undefined
 from qkedit.prompts import CAPTION_PROMPT
 
@@ -75,7 +77,11 @@ def load_answers(file: Path) -> tuple[Answer, ...]:
     """
     rows = read_rows(file, within=_CAPTION_LISTS)
     answers = read_answers(file, ids=("image_id",), texts=("caption",), rows=rows)
-    return tuple(Answer(_image_id(answer.id), answer.text, answer.line, answer.file) for answer in answers)
+    return tuple(replace(answer, id=_image_id(answer.id), fields=_kept(answer.fields)) for answer in answers)
+
+
+def _kept(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {FINISH_REASON: fields[FINISH_REASON]} if FINISH_REASON in fields else {}
 
 
 def score(

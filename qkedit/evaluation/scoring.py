@@ -8,6 +8,7 @@ from pathlib import Path
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.benchmarks import Benchmark
 from qkedit.evaluation.records import Answer, Score
+from qkedit.evaluation.run_files import ANSWERS, RUN_FILE
 
 _SUFFIXES = (".jsonl", ".json")
 
@@ -30,7 +31,7 @@ def score_files(
 
     Args:
         benchmark: whose rules are used.
-        answers: a file in the benchmark's format or the common one, or a directory of such files.
+        answers: a file in the benchmark's format or the common one, a directory of such files, or that of a run.
         data: the directory with the published files, or one file of questions.
         split: the one split to score.
         rule: a parser or variant; the benchmark's default if None.
@@ -41,15 +42,34 @@ def score_files(
         QkeditError: nothing can be scored, or not all of it; no part is scored then.
     """
     benchmark.check_rule(rule)
+    if (answers / RUN_FILE).is_file():
+        answers /= ANSWERS
+        files_of_run = _of_run(benchmark, answers, split)
+    else:
+        files_of_run = [answers]
     if benchmark.numbered_apart:
         parts = _of_each_split(benchmark, answers, data, split)
     else:
-        parts = [(split, benchmark.load_answers(answers))]
+        parts = [(split, [answer for file in files_of_run for answer in benchmark.load_answers(file)])]
     scores: list[Score] = []
     for name, given in parts:
         questions = benchmark.load_questions(data, None if benchmark.is_in_parts else name, rule, files)
         scores += benchmark.scores(questions, given, split=name, rule=rule, allow_missing=allow_missing)
     return tuple(scores)
+
+
+def _of_run(benchmark: Benchmark, answers: Path, split: str | None) -> list[Path]:
+    """Return the files in which a run keeps its answers to a benchmark, or to one of its splits."""
+    files = sorted(answers.glob("*.jsonl"))
+    asked = [file for file in files if file.stem == benchmark.name or file.stem.startswith(f"{benchmark.name}.")]
+    of_split = [file for file in asked if file.stem == f"{benchmark.name}.{split}"]
+    if not asked:
+        raise QkeditError(
+            f"the run holds no answers to {benchmark.title}",
+            where=str(answers.parent),
+            remedy=f"it holds {', '.join(file.stem for file in files) or 'none at all'}",
+        )
+    return of_split or asked
 
 
 def _of_each_split(

@@ -94,6 +94,23 @@ def test_answers_of_no_split_are_refused(data: Path, tmp_path: Path, said: dict[
     assert (caught.value.where, caught.value.what) == (f"{file}, line 3", sentence)
 
 
+def test_a_run_is_named_by_its_directory(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write(run / "answers.jsonl", [])  # makes the directory
+    (run / "run.json").write_text("{}")
+    for split in SPLITS:
+        write(run / "answers" / f"pope.{split}.jsonl", rows())
+    questions = write(tmp_path / "q.jsonl", [{"id": "a", "image": "a.jpg", "question": "Is it?", "truth": "yes"}])
+    write(run / "answers" / "custom.jsonl", [{"id": "a", "answer": "Yes.", "finish_reason": "length"}])
+    alone = {name: scored("pope", run / "answers" / f"pope.{name}.jsonl", data, split=name)[name] for name in SPLITS}
+    assert scored("pope", run, data) == alone
+    assert scored("pope", run, data, split="popular") == {"popular": alone["popular"]}
+    (score,) = score_files(benchmark_named("custom"), answers=run, data=questions)
+    assert (score.metrics["accuracy"], score.counts["cut"]) == (1.0, 1)
+    with pytest.raises(QkeditError, match=r"no answers to AMBER; it holds custom, pope\.popular, pope\.random"):
+        score_files(benchmark_named("amber"), answers=run, data=data)
+
+
 def test_a_directory_has_a_file_a_split(data: Path, tmp_path: Path) -> None:
     directory = tmp_path / "answers"
     write(directory / "pope.random.jsonl", rows())
