@@ -60,6 +60,11 @@ class VerificationError(QkeditError):
         self.mismatches = mismatches
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """Return a number with its noun: `1 head`, `2 heads`; `several` is what stands in place of `one` with an s."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """Return what another library's error says in its first line, to be quoted within a sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

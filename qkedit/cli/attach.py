@@ -59,6 +59,9 @@ def attach(
 
 def _check_against_model(plugins: tuple[PluginSettings, ...], directory: Path) -> None:
     """Raise QkeditError for settings that the plug-ins would refuse on this model."""
+    from pathlib import Path
+
+    from qkedit.plugins.depth import DEPTH_FILE_ENDINGS, read_depth
     from qkedit.plugins.grid_layouts import layout_of
     from qkedit.plugins.settings import make_plugins
     from qkedit.selection import select_layers
@@ -67,6 +70,9 @@ def _check_against_model(plugins: tuple[PluginSettings, ...], directory: Path) -
     layout_of(config)
     layers = config.get_text_config().num_hidden_layers
     for plugin in make_plugins(plugins):
+        depth = getattr(plugin, "depth", None)
+        if isinstance(depth, str | Path) and Path(depth).suffix.lower() in DEPTH_FILE_ENDINGS:
+            read_depth(depth)
         for option in ("layers", "diagnosis"):
             if isinstance(text := getattr(plugin, option, None), str):
                 select_layers(text, layers, where=f"{plugin.name} {option}")

@@ -19,6 +19,7 @@ from qkedit.cli.laboratory_options import (
     subject_and_workers,
 )
 from qkedit.cli.output import Output, command
+from qkedit.errors import counted
 
 if TYPE_CHECKING:
     from qkedit.laboratory.demonstration import Demonstration
@@ -105,7 +106,7 @@ def _print(output: Output, result: Demonstration, plot: Path | None, save: Path 
     from qkedit.report.pictures import picture_format
     from qkedit.selection import describe
 
-    title = f"{result.subject.model}: layers {describe(result.layers)} edited, {result.scenes.count} scenes"
+    title = f"{result.subject.model}: layers {describe(result.layers)} edited, {counted(result.scenes.count, 'scene')}"
     files: dict[Path, Callable[[], object]] = {}
     if plot is not None:
         from qkedit.report.arms_plot import arms_plot

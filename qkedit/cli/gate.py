@@ -10,7 +10,7 @@ import typer
 
 from qkedit.cli import options
 from qkedit.cli.output import command
-from qkedit.errors import UsageError, VerificationError
+from qkedit.errors import UsageError, VerificationError, counted
 
 
 def gate(
@@ -64,8 +64,7 @@ def gate(
         failed = tuple(found.requirement for found in checks if not found.passed)
         if failed:
             error = VerificationError(
-                f"{len(failed)} of {len(checks)} requirements {'is' if len(failed) == 1 else 'are'} not met: "
-                + ", ".join(failed),
+                f"{len(failed)} of {counted(len(checks), 'requirement')} not met: " + ", ".join(failed),
                 where=str(result),
                 remedy="do not ship this model, or ask for less",
                 mismatches=failed,

@@ -248,7 +248,7 @@ def _title(inspection: Inspection) -> str:
     from qkedit.selection import describe
 
     layers = [layer.layer for layer in inspection.layers]
-    return f"{inspection.model}: query-key spectra of layer{'s' if len(layers) > 1 else ''} {describe(layers)}"
+    return f"{inspection.model}: query-key spectra of {'layer' if len(layers) == 1 else 'layers'} {describe(layers)}"
 
 
 def _described(suggestion: Suggestion | None) -> list[RenderableType]:

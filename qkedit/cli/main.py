@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import qkedit
 
@@ -69,7 +69,7 @@ def _print_version(wanted: bool) -> None:
 def _main(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     pass
@@ -129,14 +129,20 @@ def _exit_code() -> int:
             raise
         # A bare `qkedit` has printed its help by then and has no message left.
         message = error.format_message()
-        return _usage_failure(message, getattr(error, "ctx", None)) if message else 2
+        return _usage_failure(error, message) if message else 2
 
 
-def _usage_failure(message: str, context: typer.Context | None) -> int:
+def _usage_failure(error: Any, message: str) -> int:
     from qkedit.errors import UsageError
 
-    help_command = f"{context.command_path} --help" if context is not None else "qkedit --help"
-    error = UsageError(message.rstrip("."), remedy=f"see `{help_command}`")
+    context: typer.Context | None = getattr(error, "ctx", None)
+    remedy = f"see `{context.command_path if context is not None else 'qkedit'} --help`"
+    if near := getattr(error, "possibilities", None):  # of an option
+        message, remedy = error.message, f"did you mean {near[0]}"
+    elif ". Did you mean " in message:  # of a command
+        message, _, near = message.rstrip("?").partition(". Did you mean ")
+        remedy = f"did you mean {near.split(', ')[0]}"
+    error = UsageError(message.rstrip("."), remedy=remedy)
     return _failure(context.info_name if context is not None and context.info_name else "qkedit", error)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from qkedit.cli import options
 from qkedit.cli.output import Output, aligned, command
+from qkedit.errors import counted
 
 if TYPE_CHECKING:
     from qkedit.checkpoint.ownership import Replaced
@@ -123,10 +124,10 @@ def print_report(output: Output, report: SteerReport) -> None:
     part = "the query-key products" if channel == "full" else f"their {channel} part asked to be"
     facts = [
         ("steered", report.manifest["base"]["model"]),
-        ("layers", f"{describe([tensor['layer'] for tensor in tensors])} ({len(heads)} heads)"),
+        ("layers", f"{describe([tensor['layer'] for tensor in tensors])} ({counted(len(heads), 'head')})"),
         ("energy", f"{_mean(energy)} of {part} removed ({_range(energy)})"),
         ("weights", f"moved by {_mean(moved)} of their norm ({_range(moved)})"),
-        ("changed", f"{len(tensors)} {_kind_of(tensors)}, {size(report.bytes_changed)}; nothing else"),
+        ("changed", f"{_kind_of(tensors)}, {size(report.bytes_changed)}; nothing else"),
     ]
     if channel != "full":
         missing, leak = ([head[name] for head in heads] for name in ("residual", "leak"))
@@ -142,8 +143,8 @@ def print_report(output: Output, report: SteerReport) -> None:
 
 def _kind_of(tensors: list[dict[str, Any]]) -> str:
     if all(tensor["name"].endswith("q_proj.weight") for tensor in tensors):
-        return "q_proj tensors"
-    return "tensors that hold queries (their rows alone)"
+        return counted(len(tensors), "q_proj tensor")
+    return f"{counted(len(tensors), 'tensor')} with queries (their rows alone)"
 
 
 def _mean(values: list[float]) -> str:
@@ -180,7 +181,7 @@ def _print_plan(output: Output, plan: SteerPlan, target: OutputOptions, replaced
         table.add_row(*_described(planned))
     totals = [
         ("to read", size(plan.bytes_to_read)),
-        ("to change", f"{len(plan.tensors)} tensors, {size(plan.bytes_to_write)}, in {_shards(plan)}"),
+        ("to change", f"{counted(len(plan.tensors), 'tensor')}, {size(plan.bytes_to_write)}, in {_shards(plan)}"),
         ("disk needed", size(disk) + (f" of {size(free)} free" if free is not None else "")),
     ]
     if plan.stack.skipped:

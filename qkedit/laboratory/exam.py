@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from qkedit.demo.questions import SPLITS, image_file, pope_questions
 from qkedit.demo.scenes import CAPTION_PROMPT, Scene, make_scenes
-from qkedit.errors import UsageError
+from qkedit.errors import UsageError, counted
 from qkedit.evaluation.records import Question
 
 # Scenes that the demo model has seen neither in training nor in validation.
@@ -32,7 +32,9 @@ class ExamRange:
         """Check the numbers. Raises UsageError."""
         if self.count < 2:
             raise UsageError(
-                f"{self.count} scenes cannot be resampled", where="--scenes", remedy="give 2 or more, such as 500"
+                f"{counted(self.count, 'scene')} cannot be resampled",
+                where="--scenes",
+                remedy="give 2 or more, such as 500",
             )
         if self.seed < 0:
             raise UsageError(f"{self.seed} is negative", where="--scene-seed", remedy="give 0 or more")

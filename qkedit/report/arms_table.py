@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from qkedit.errors import counted
 from qkedit.laboratory.measures import CAPTIONS, MEASURES, Measure, Row
 from qkedit.report.figures import Spelling, improves
 from qkedit.report.fitting_table import FittingTable
@@ -53,7 +54,7 @@ class ArmsTables:
             table.add_row(*map(Text, (row.name, *cells)))
             if len(row.arms) > 1:
                 ranges = ["" if m.name in BARE else s.seeds(row.figures[m.name]) for m, s in spelled]
-                table.add_row(*(Text(cell, style="dim") for cell in (f"  {len(row.arms)} seeds", *ranges)))
+                table.add_row(*(Text(cell, style="dim") for cell in (f"  {counted(len(row.arms), 'seed')}", *ranges)))
             differences = [(measure, spelling, row.figures[measure.name].difference) for measure, spelling in spelled]
             if any(difference is not None for _, _, difference in differences):
                 table.add_row(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from qkedit.errors import counted
 from qkedit.evaluation.compare import SIGNIFICANT, ComparedMetric, ComparedSplit, RunComparison
 from qkedit.report.files import printable
 from qkedit.report.fitting_table import FittingTable
@@ -66,9 +67,9 @@ def _code(name: str) -> str:
 
 
 def _heading(split: ComparedSplit) -> str:
-    groups = "" if split.groups == split.n else f" in {split.groups} groups"
+    groups = "" if split.groups == split.n else f" in {counted(split.groups, 'group')}"
     left_out = f"; left out: {split.left_out[0]} of A, {split.left_out[1]} of B" if any(split.left_out) else ""
-    return f"{split.name} ({split.rule_kind} {split.rule}): {split.n} items{groups}{left_out}"
+    return f"{split.name} ({split.rule_kind} {split.rule}): {counted(split.n, 'item')}{groups}{left_out}"
 
 
 def _titles(comparison: RunComparison) -> tuple[str, ...]:
@@ -106,5 +107,5 @@ def _legend(comparison: RunComparison) -> str:
     names.append("paired bootstrap over groups" + (" for the rest" if names else ""))
     return (
         f"Intervals: paired bootstrap over groups. p: {', '.join(names)}. p Holm: corrected for all "
-        f"{comparison.tests} tests here; better and worse mean that it is below {SIGNIFICANT:g}."
+        f"{counted(comparison.tests, 'test')} here; better and worse mean that it is below {SIGNIFICANT:g}."
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
+from qkedit.errors import counted
 from qkedit.steering.spectra import HeadSpectrum, Inspection, LayerSpectra
 
 
@@ -34,7 +35,7 @@ def layer_row(layer: LayerSpectra) -> SpectrumRow:
     parts = heads[0].kept or {}
     return SpectrumRow(
         layer=layer.layer,
-        heads=f"{len(heads)} heads",
+        heads=counted(len(heads), "head"),
         singular_values=tuple(map(median, zip(*(head.singular_values for head in heads), strict=True))),
         energy_top_k=median(head.energy_top_k for head in heads),
         effective_rank=median(head.effective_rank for head in heads),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from qkedit.errors import counted
 from qkedit.laboratory.measures import MEASURES, Measure
 from qkedit.laboratory.sweep import CellResult, Confirmation, SweepReport
 from qkedit.report.arms_table import STYLES
@@ -45,7 +46,7 @@ class SweepTables:
     def _confirmation(self, confirmation: Confirmation, plain: bool) -> RenderResult:
         _, second = self.report.settings.scenes.halves()
         winner = self.report.ranked[0].cell
-        yield Text(f"Confirmed on {second.count} other scenes: {winner.name}", style="bold")
+        yield Text(f"Confirmed on {counted(second.count, 'other scene')}: {winner.name}", style="bold")
         names = ("base", "winner", "controls")
         table = FittingTable("measure", *names, "winner - controls" if plain else "winner − controls", gap=1)
         for measure in MEASURES.values():
@@ -101,8 +102,8 @@ def _title(report: SweepReport, spelling: Spelling) -> str:
     first, _ = settings.scenes.halves()
     base = spelling.value(report.base[settings.objective])
     return (
-        f"{settings.model}: {len(report.ranked)} cells by {settings.objective} "
-        f"(base {base}{' %' if spelling.measure.is_share else ''}), chosen on {first.count} scenes"
+        f"{settings.model}: {counted(len(report.ranked), 'cell')} by {settings.objective} "
+        f"(base {base}{' %' if spelling.measure.is_share else ''}), chosen on {counted(first.count, 'scene')}"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.contents import MANIFEST_FILE
+from qkedit.errors import counted
 from qkedit.selection import describe
 from qkedit.steering.output_names import BASE_CARD_FILE, CARD_FILE, name_in_output
 from qkedit.strangers_text import MAX_YAML_LENGTH, parse_yaml
@@ -102,14 +103,15 @@ def _body(manifest: dict[str, Any], checkpoint: Checkpoint) -> str:
     )
     original = _original_card(checkpoint)
     own_card = f" The original card is kept as `{original}`." if original else ""
+    edited = f"{counted(len(heads), 'head')} in {counted(len(manifest['tensors']), 'tensor')}"
     return f"""# {base["model"]}, steered
 
 This is `{base["model"]}`{revision} with edited query projections. No training was done.{own_card}
 
 * **What**: in {channel}the query-key product `W_qᵀ W_k` of each chosen head, {modes}
   are suppressed {kept} (QK Product Steering, arXiv:2606.20419).
-* **Where**: layers {layers}, {len(heads)} heads in {len(manifest["tensors"])} tensors. Every other tensor and file
-  is that of the base, byte for byte.
+* **Where**: layers {layers}, {edited}. Every other tensor and file is that of the base,
+  byte for byte.
 * **How much**: {mean(head["energy_removed"] for head in heads):.1%} of {energy_of} on average; the
   query weights of a head moved by {mean(head["relative_change"] for head in heads):.1%} of their norm on average.
 * **Check**: `qkedit.json` names every changed tensor with its SHA-256 before and after;

@@ -16,7 +16,7 @@ from qkedit.checkpoint.ownership import Replaced
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.staging import StagedDirectory
 from qkedit.checkpoint.target import locate, refuse_existing, refuse_misplaced
-from qkedit.errors import CheckpointError, UsageError
+from qkedit.errors import CheckpointError, UsageError, counted
 from qkedit.spectral.options import NEAR_EQUAL, Channel, Control, Suppression
 from qkedit.steering.base import open_base
 from qkedit.steering.device import choose_device
@@ -331,21 +331,24 @@ def _warnings(manifest: dict[str, Any]) -> Iterator[str]:
     near_equal = sum(head["gap"] is not None and head["gap"] < NEAR_EQUAL for head in heads)
     if near_equal and options["control"] == "none":
         yield (
-            f"{near_equal} heads have near-equal values at the cut (gap < {NEAR_EQUAL}): which modes went is arbitrary"
+            f"{counted(near_equal, 'head has', 'heads have')} near-equal values at the cut (gap < {NEAR_EQUAL}): "
+            "which modes went is arbitrary"
         )
     if options["energy"] is None:
         fewer = sum(len(head["suppressed"]) < options["k"] for head in heads)
         if fewer:
-            yield f"{fewer} heads have fewer than {options['k']} modes to suppress; what they have was taken"
+            having = counted(fewer, "head has", "heads have")
+            yield f"{having} fewer than {options['k']} modes to suppress; what was there was taken"
     overshooting = sum(head.get("scale", 0) > 2 for head in heads)
     if overshooting:
-        yield f"the norm-matched control pushes {overshooting} heads' directions past zero (scale above 2)"
+        pushed = counted(overshooting, "head")
+        yield f"the norm-matched control pushes directions of {pushed} past zero (scale above 2)"
     if options["channel"] != "full":
         enlarged = sum(head["relative_change"] > 1 for head in heads)
         if enlarged:
             yield (
-                f"{enlarged} heads moved by more than their own norm: their keys are ill-conditioned, and writing "
-                f"the {options['channel']} part back through them enlarges it"
+                f"{counted(enlarged, 'head')} moved by more than 100% of the norm: the keys are ill-conditioned, and "
+                f"writing the {options['channel']} part back through them enlarges it"
             )
     norms = sorted({tensor["norm"] for tensor in manifest["tensors"] if "norm" in tensor})
     if norms:

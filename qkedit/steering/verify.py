@@ -12,7 +12,7 @@ from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.contents import CONFIG_FILE, PLUGINS_FILE
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
-from qkedit.errors import CheckpointError, VerificationError
+from qkedit.errors import CheckpointError, VerificationError, counted
 from qkedit.steering.base import chosen_base
 from qkedit.steering.diff import equal
 from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, read_manifest
@@ -47,17 +47,17 @@ class Verification:
             compared = f"the base {self.compared_with_base} is the one that was edited"
         else:
             compared = (
-                f"{self.tensors_compared} other tensors and {self.files_compared} files equal to "
-                f"{self.compared_with_base}"
+                f"{counted(self.tensors_compared, 'other tensor')} and "
+                f"{counted(self.files_compared, 'file')} equal to {self.compared_with_base}"
             )
-        return f"{self.tensors_checked} edited tensors as recorded; {compared}"
+        return f"{counted(self.tensors_checked, 'edited tensor')} as recorded; {compared}"
 
 
 def mismatched(result: Verification, where: Path, remedy: str) -> VerificationError:
     """Return the error that names what did not hold."""
     names = ", ".join(result.mismatches[:3]) + (", …" if len(result.mismatches) > 3 else "")
     return VerificationError(
-        f"{len(result.mismatches)} mismatches: {names}",
+        f"{counted(len(result.mismatches), 'mismatch', 'mismatches')}: {names}",
         where=str(where),
         remedy=remedy,
         mismatches=result.mismatches,

@@ -106,6 +106,7 @@ def test_published_layers_are_written_down(model: Path, tmp_path: Path) -> None:
         (("dscr", "--blend", "much"), "a number"),
         (("--layers", "3", "scr"), "no plug-in stands before"),
         (("none.json",), "cannot be read"),
+        (("dscr", "--depth", "gone.npy"), "cannot be read as a depth map"),
     ],
 )
 def test_attaching_what_does_not_fit(model: Path, words: tuple[str, ...], sentence: str) -> None:

@@ -1,0 +1,43 @@
+"""The command line's entrance: other ways in, and names that were nearly right."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+import pytest
+
+import qkedit as package
+from qkedit.errors import counted
+from tests.cli.command import qkedit
+
+
+def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["qkedit", "-V"])
+    with pytest.raises(SystemExit) as leaving:
+        runpy.run_module("qkedit", run_name="__main__")
+    assert (leaving.value.code, capsys.readouterr().out) == (0, f"qkedit {package.__version__}\n")
+
+
+def test_dir_names_what_is_imported_when_it_is_used() -> None:
+    assert set(package.__all__) <= set(dir(package))
+    assert all(hasattr(package, name) for name in package.__all__)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["steeer"], "No such command 'steeer'; did you mean 'steer'."),
+        (["nope"], "No such command 'nope'; see `qkedit --help`."),
+        (["steer", "--layer", "3"], "No such option: --layer; did you mean --layers."),
+        (["steer", "--zzzz"], "No such option: --zzzz; see `qkedit steer --help`."),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_offered(words: list[str], said: str) -> None:
+    result = qkedit(*words)
+    assert (result.code, result.sentence()) == (2, said)
+
+
+def test_numbers_agree_with_their_nouns() -> None:
+    assert [counted(number, "head") for number in (0, 1, 2)] == ["0 heads", "1 head", "2 heads"]
+    assert counted(2, "mismatch", "mismatches") == "2 mismatches"
