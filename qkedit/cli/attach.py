@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qkedit.cli import options
+from qkedit.cli import completion, options
 from qkedit.cli.output import aligned, command
 from qkedit.cli.plugin_options import DirectoryOption, spelled
 from qkedit.errors import UsageError
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 def attach(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PLUGIN [--OPTION VALUE]", help="scr, dscr, NAME:key=value,… or FILE.json."),
+        typer.Argument(
+            metavar="PLUGIN [--OPTION VALUE]",
+            help="scr, dscr, NAME:key=value,… or FILE.json.",
+            autocompletion=completion.plugins,
+        ),
     ] = None,
     model: DirectoryOption = None,
     config: options.ConfigOption = None,

@@ -7,13 +7,25 @@ from typing import Annotated
 
 import typer
 
-from qkedit.cli import options
+from qkedit.cli import completion, options
 from qkedit.cli.output import command
 
 
 def diff(
-    first: Annotated[str, typer.Argument(metavar="A", help="A directory, a hub id, an alias or 'demo'.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="A directory, a hub id, an alias or 'demo'.", autocompletion=completion.models
+        ),
+    ],
+    second: Annotated[
+        str,
+        typer.Argument(
+            metavar="B",
+            help="Likewise.",
+            autocompletion=completion.models,
+        ),
+    ],
     config: options.ConfigOption = None,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,

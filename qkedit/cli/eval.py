@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkedit.cli import options
+from qkedit.cli import completion, options
 from qkedit.cli.delivery import deliver
 from qkedit.cli.evaluation_options import DataOption, QuestionsOption, required_data, warn_of_scores
 from qkedit.cli.output import GO_ON, command
@@ -36,6 +36,7 @@ def evaluate(
         options.flag(
             "--benchmark",
             "-b",
+            autocompletion=completion.benchmarks,
             help="pope, repope, chair, mme, amber, hallusionbench or custom, or one split such as pope.adversarial; "
             "may be given several times.",
         ),

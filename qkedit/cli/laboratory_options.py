@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Annotated
 
 from qkedit.checkpoint.presets import DEMO
+from qkedit.cli import completion
 from qkedit.cli.options import MODE, flag
 
 if TYPE_CHECKING:
@@ -21,7 +22,13 @@ SceneSeedOption = Annotated[
 ]
 SeedsOption = Annotated[int, flag("--seeds", panel=SCENES, help="Random controls of each edit, one a seed from 0.")]
 DtypeOption = Annotated[
-    str, flag("--dtype", panel=MODE, help="Of the weights in memory: float32, bfloat16, float16 or auto (as stored).")
+    str,
+    flag(
+        "--dtype",
+        panel=MODE,
+        help="Of the weights in memory: float32, bfloat16, float16 or auto (as stored).",
+        autocompletion=completion.dtypes,
+    ),
 ]
 WorkersOption = Annotated[
     int | None,

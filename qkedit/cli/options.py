@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qkedit.cli import completion
 from qkedit.cli.settings import read_configuration, variable_of
 from qkedit.errors import UsageError
 
@@ -29,9 +30,13 @@ def flag(name: str, *more: str, help: str, panel: str | None = None, **settings:
 
 ModelArgument = Annotated[
     str | None,
-    typer.Argument(metavar="MODEL", help="A directory, a hub id (org/name), an alias (qwen2-vl) or 'demo'."),
+    typer.Argument(
+        metavar="MODEL",
+        help="A directory, a hub id (org/name), an alias (qwen2-vl) or 'demo'.",
+        autocompletion=completion.models,
+    ),
 ]
-ModelOption = Annotated[str | None, flag("--model", "-m", help="The same as MODEL.")]
+ModelOption = Annotated[str | None, flag("--model", "-m", help="The same as MODEL.", autocompletion=completion.models)]
 RevisionOption = Annotated[
     str | None,
     flag("--revision", help="Branch, tag or commit of a hub model."),
@@ -40,13 +45,14 @@ LayersOption = Annotated[
     str,
     flag(
         "--layers",
+        autocompletion=completion.layers,
         panel=EDIT,
         help="10-20, 3,5,8-12, all, mid or 0.35-0.7; both ends included.",
     ),
 ]
 HeadsOption = Annotated[
     str,
-    flag("--heads", panel=EDIT, help="Query heads: all or 0,3,8-12."),
+    flag("--heads", panel=EDIT, help="Query heads: all or 0,3,8-12.", autocompletion=completion.heads),
 ]
 ModesOption = Annotated[
     int | None,
@@ -77,6 +83,7 @@ ChannelOption = Annotated[
     str,
     flag(
         "--channel",
+        autocompletion=completion.channels,
         panel=EDIT,
         help="full, symmetric or antisymmetric part of the product.",
     ),
@@ -85,6 +92,7 @@ ControlOption = Annotated[
     str,
     flag(
         "--control",
+        autocompletion=completion.controls,
         panel=EDIT,
         help="A random control instead of the edit: none, index or norm.",
     ),
@@ -104,6 +112,7 @@ DeviceOption = Annotated[
     str,
     flag(
         "--device",
+        autocompletion=completion.devices,
         panel=MODE,
         help="auto, cpu, cuda, cuda:N or mps.",
     ),
@@ -112,6 +121,7 @@ ComputeDtypeOption = Annotated[
     str,
     flag(
         "--compute-dtype",
+        autocompletion=completion.compute_dtypes,
         panel=MODE,
         help="float32 or float64 arithmetic; the small cores are float64 anyway.",
     ),
@@ -132,6 +142,7 @@ LinkOption = Annotated[
     str,
     flag(
         "--link",
+        autocompletion=completion.links,
         panel=MODE,
         help="Untouched shards: auto (reflink where possible), copy, reflink, hard or symlink.",
     ),
@@ -154,7 +165,7 @@ VerifyOption = Annotated[
 ]
 BaseOption = Annotated[
     str | None,
-    flag("--base", help="The model the edit was made from."),
+    flag("--base", help="The model the edit was made from.", autocompletion=completion.models),
 ]
 ConfigOption = Annotated[
     Path | None,

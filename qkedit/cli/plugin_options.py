@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from qkedit.cli import completion
 from qkedit.cli.options import flag
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ PluginsOption = Annotated[
     list[str] | None,
     flag(
         "--plugin",
+        autocompletion=completion.plugins,
         help="NAME[:key=value,…], FILE.json or none; may be given several times. By default what is attached.",
     ),
 ]
@@ -28,7 +30,14 @@ TrustOption = Annotated[
     bool,
     flag("--trust-remote-code", help="Run the checkpoint's own Python code; for a hub model give its commit too."),
 ]
-DtypeOption = Annotated[str, flag("--dtype", help="auto (as stored), float32, bfloat16 or float16.")]
+DtypeOption = Annotated[
+    str,
+    flag(
+        "--dtype",
+        help="auto (as stored), float32, bfloat16 or float16.",
+        autocompletion=completion.dtypes,
+    ),
+]
 
 
 def chosen_plugins(texts: Sequence[str] | None, model: str) -> tuple[PluginSettings, ...]:

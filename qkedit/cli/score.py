@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from qkedit.cli import options
+from qkedit.cli import completion, options
 from qkedit.cli.delivery import deliver
 from qkedit.cli.evaluation_options import (
     AllowMissingOption,
@@ -30,7 +30,12 @@ from qkedit.errors import UsageError
 
 def score(
     benchmark: Annotated[
-        str, typer.Argument(metavar="BENCHMARK", help="pope, repope, chair, mme, amber, hallusionbench or custom.")
+        str,
+        typer.Argument(
+            metavar="BENCHMARK",
+            help="pope, repope, chair, mme, amber, hallusionbench or custom.",
+            autocompletion=completion.benchmarks,
+        ),
     ],
     answers: Annotated[
         Path, options.flag("--answers", "-a", help="The answers, a directory with several files, or that of a run.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qkedit.cli import options
+from qkedit.cli import completion, options
 from qkedit.cli.output import Output, aligned, command
 from qkedit.errors import counted
 
@@ -35,7 +35,12 @@ def steer(
     control: options.ControlOption = "none",
     seed: options.SeedOption = 0,
     layout: Annotated[
-        str, options.flag("--layout", help="full checkpoint, or delta: the edited tensors alone.")
+        str,
+        options.flag(
+            "--layout",
+            help="full checkpoint, or delta: the edited tensors alone.",
+            autocompletion=completion.layouts,
+        ),
     ] = "full",
     link: options.LinkOption = "auto",
     overwrite: options.OverwriteOption = False,
@@ -90,7 +95,7 @@ def steer(
         )
         plan = plan_for(options.one_model(context, argument, model), request, revision)
         if dry_run:
-            _print_plan(output, plan, target, check_plan(plan, target if out else None))
+            _print_plan(output, plan, target, check_plan(plan, target if out else None), out_given=out is not None)
         else:
             _run(output, plan, target)
 
@@ -164,12 +169,16 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def _print_plan(output: Output, plan: SteerPlan, target: OutputOptions, replaced: Replaced) -> None:
+def _print_plan(
+    output: Output, plan: SteerPlan, target: OutputOptions, replaced: Replaced, *, out_given: bool
+) -> None:
     from rich.console import Group
     from rich.text import Text
 
     from qkedit.checkpoint.ownership import shown
+    from qkedit.cli.plan_words import plan_in_words
     from qkedit.report.fitting_table import FittingTable
+    from qkedit.report.terminal_text import on_one_line
     from qkedit.selection import describe
     from qkedit.steering.disk_space import disk_needed
 
@@ -191,7 +200,8 @@ def _print_plan(output: Output, plan: SteerPlan, target: OutputOptions, replaced
     for name, files in (("replaced", replaced.ours), ("not qkedit's", replaced.others)):
         if files:
             totals.append((name, f"would be removed: {shown(files)}"))
-    output.result(fields, Group(table, "", Text(aligned(totals)), "", "Nothing was written."))
+    words = Text(on_one_line(plan_in_words(plan, target if out_given else None)))
+    output.result(fields, Group(table, "", Text(aligned(totals)), "", words, "Nothing was written."))
 
 
 def _described(planned: PlannedLayer) -> tuple[str, ...]:

@@ -92,6 +92,32 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(base: Path, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            (),
+            "remove the 4 dominant modes of each head's query-key product, completely, in layers 0-1 of base "
+            "(8 heads), and write nothing, as no --out is given.",
+        ),
+        (
+            ("--k", "1", "--heads", "0", "--residual", "0.5", "--channel", "symmetric", "--out", "out"),
+            "remove the 1 dominant mode of each head's query-key product's symmetric part, leaving 0.5 of each, in "
+            "layers 0-1 of base (2 heads), and write the full checkpoint to out.",
+        ),
+        (
+            ("--energy", "0.3", "--control", "index", "--seed", "2", "--layout", "delta", "--out", "out"),
+            "remove as many other modes, drawn at random (a control, seed 2), instead of the dominant modes that "
+            "carry 0.3 of the energy of each head's query-key product, completely, in layers 0-1 of base (8 heads), "
+            "and write a delta, the edited tensors alone, to out.",
+        ),
+    ],
+)
+def test_a_dry_run_says_the_plan_in_words(base: Path, options: tuple[str, ...], said: str) -> None:
+    shown = qkedit("steer", base, "--layers", "0-1", "--dry-run", *options).stdout
+    assert f"A run would {said}\nNothing was written.\n" in shown
+
+
 def test_a_dry_run_of_a_delta_needs_less_disk(base: Path) -> None:
     document = qkedit("steer", base, "--layers", "0", "--layout", "delta", "--dry-run", "--json").document
     assert document["disk_needed"] == document["bytes_to_write"] == tensors_of(base)[query_name(0)].nbytes

@@ -254,7 +254,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(QkeditError, match="No space left"):
+    with pytest.raises(QkeditError, match="no space left"):
         write_file(target, b"third")
     assert [path.name for path in tmp_path.iterdir()] == ["spectra.csv"]
     assert target.read_bytes() == b"second"

@@ -1,0 +1,55 @@
+"""Values that a shell completes: what an option can hold, without importing torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+Completer = Callable[[str], list[str]]
+
+
+def among(*values: str) -> Completer:
+    """Return a completer for an option with a fixed set of values."""
+
+    def complete(incomplete: str) -> list[str]:
+        return _starting(incomplete, values)
+
+    return complete
+
+
+layers = among("all", "mid")
+heads = among("all")
+channels = among("full", "symmetric", "antisymmetric")
+controls = among("none", "index", "norm")
+layouts = among("full", "delta")
+links = among("auto", "copy", "reflink", "hard", "symlink")
+devices = among("auto", "cpu", "cuda", "mps")
+compute_dtypes = among("float32", "float64")
+dtypes = among("auto", "float32", "bfloat16", "float16")
+
+
+def models(incomplete: str) -> list[str]:
+    """Complete the aliases of models; directories are completed by the shell itself."""
+    from qkedit.checkpoint.presets import DEMO, presets_by_alias
+
+    return _starting(incomplete, (DEMO, *sorted(presets_by_alias())))
+
+
+def benchmarks(incomplete: str) -> list[str]:
+    """Complete the names of benchmarks and, after a dot, those of their splits."""
+    from qkedit.evaluation.benchmarks import BENCHMARKS
+
+    name, dot, _ = incomplete.partition(".")
+    if dot and name in BENCHMARKS:
+        return _starting(incomplete, (f"{name}.{split}" for split in BENCHMARKS[name].splits))
+    return _starting(incomplete, BENCHMARKS)
+
+
+def plugins(incomplete: str) -> list[str]:
+    """Complete the names of plug-ins."""
+    from qkedit.plugins.settings import PLUGINS
+
+    return _starting(incomplete, (*PLUGINS, "none"))
+
+
+def _starting(incomplete: str, values: Iterable[str]) -> list[str]:
+    return [value for value in values if value.startswith(incomplete)]

@@ -1,0 +1,40 @@
+"""A plan of `steer` as a sentence: what the run would do, with the defaults that nobody typed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qkedit.errors import counted
+from qkedit.selection import describe
+
+if TYPE_CHECKING:
+    from qkedit.steering.options import OutputOptions
+    from qkedit.steering.plan import SteerPlan
+
+
+def plan_in_words(plan: SteerPlan, target: OutputOptions | None) -> str:
+    """Return the plan in one sentence; `target` is None where no --out was given."""
+    wanted = plan.options.suppression
+    modes = (
+        f"the {counted(wanted.k, 'dominant mode')}"
+        if wanted.energy is None
+        else f"the dominant modes that carry {wanted.energy:.6g} of the energy"
+    )
+    if wanted.control == "index":
+        modes = f"as many other modes, drawn at random (a control, seed {wanted.seed}), instead of {modes}"
+    elif wanted.control == "norm":
+        modes = f"random directions of matched size (a control, seed {wanted.seed}), instead of {modes}"
+    left = f"leaving {wanted.residual:.6g} of each" if wanted.residual else "completely"
+    product = "query-key product" if wanted.channel == "full" else f"query-key product's {wanted.channel} part"
+    layers = [planned.layer.index for planned in plan.layers]
+    heads = sum(len(planned.heads) for planned in plan.layers)
+    where = f"{'layer' if len(layers) == 1 else 'layers'} {describe(layers)} of {plan.checkpoint.files.name}"
+    if target is None:
+        written = "write nothing, as no --out is given"
+    else:
+        kind = "the full checkpoint" if target.layout == "full" else "a delta, the edited tensors alone,"
+        written = f"write {kind} to {target.out}"
+    return (
+        f"A run would remove {modes} of each head's {product}, {left}, in {where} "
+        f"({counted(heads, 'head')}), and {written}."
+    )

@@ -1,0 +1,59 @@
+"""What a shell offers for the value of an option, without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+
+from qkedit.checkpoint.copying import LinkMode
+from qkedit.cli import completion
+from qkedit.evaluation.benchmarks import BENCHMARKS
+from qkedit.spectral.options import Channel, Control
+from qkedit.steering.options import ComputeDtype, Layout
+from tests.cli.command import ROOT
+from tests.cli.test_terminal import WITHOUT_TORCH, environment
+
+
+@pytest.mark.parametrize(
+    ("completer", "values"),
+    [
+        (completion.channels, get_args(Channel)),
+        (completion.controls, get_args(Control)),
+        (completion.compute_dtypes, get_args(ComputeDtype)),
+        (completion.layouts, get_args(Layout)),
+        (completion.links, tuple(mode.value for mode in LinkMode)),
+        (completion.benchmarks, tuple(BENCHMARKS)),
+    ],
+)
+def test_every_value_is_offered(completer: completion.Completer, values: tuple[str, ...]) -> None:
+    assert sorted(completer("")) == sorted(values)
+    assert completer(values[0]) == [value for value in values if value.startswith(values[0])]
+
+
+def test_splits_plugins_and_aliases_are_offered() -> None:
+    assert completion.benchmarks("pope.a") == ["pope.adversarial"]
+    assert {"scr", "dscr", "none"} <= set(completion.plugins(""))
+    assert "qwen2-vl" in completion.models("qwen2")
+    assert "demo" in completion.models("")
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("qkedit steer --channel s", ["symmetric"]),
+        ("qkedit score hall", ["hallusionbench"]),
+    ],
+)
+def test_the_shell_gets_them(words: str, offered: list[str]) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH + "from qkedit.cli.main import run; run()"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(_QKEDIT_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1)),
+        check=False,
+    )
+    assert result.stdout.split() == offered
