@@ -6,6 +6,10 @@ Every edit of the query-key product that leaves the keys alone has the form
 
 with `left` `[H, d_h, m]`, `right_q` and `right_k` `[H, m, d_h]`: the rows of the bracket are directions of the
 residual stream, `m` of them, so a head's change has rank ≤ m (before rounding, exactly a LoRA of that rank).
+
+Of queries and keys near 1e-22, `left` is near 1e22 and a direction near 1e-44, where float32 has lost its digits. So
+each direction is made of length about 1 by a power of two, which is exact, and `left` takes the other part of it;
+heads whose own scale is extreme are likewise brought near 1 before the arithmetic and back after it.
 """
 
 from __future__ import annotations
@@ -18,6 +22,10 @@ from torch import Tensor
 from qkedit.spectral.factors import converted, heads_per_piece, product_dtype
 from qkedit.spectral.product import QKProduct
 
+# Weights of models have norms between 2⁻¹⁰ and 2¹⁰: no head of theirs is scaled.
+_ORDINARY_EXPONENT = 40
+_LARGEST_EXPONENT = 120
+
 
 @dataclass(frozen=True)
 class QueryUpdate:
@@ -29,13 +37,15 @@ class QueryUpdate:
 
     def directions(self, product: QKProduct) -> Tensor:
         """Return the directions `right_q W_q + right_k W_k`, `[H, m, D]`, in the widest dtype of the device."""
-        return self._directions(product, slice(None), product.query.to(product_dtype(product.query.device)))
+        return self._directions(product, slice(None), product.query.to(product_dtype(product.query.device)), None)
 
-    def _directions(self, product: QKProduct, heads: slice, query: Tensor) -> Tensor:
-        """The directions of `heads`, whose weights `query` are converted already."""
+    def _directions(self, product: QKProduct, heads: slice, query: Tensor, key_scale: Tensor | None) -> Tensor:
+        """The directions of `heads`, whose weights `query` are converted already, of keys times `key_scale`."""
         rows = self.right_query[heads].to(query) @ query
         if self.right_key is not None:
-            rows += self.right_key[heads].to(query) @ product.key[product.key_head[heads]].to(query)
+            keys = product.key[product.key_head[heads]]
+            keys = keys if key_scale is None else keys * key_scale[heads].to(keys.device, query.dtype)
+            rows += self.right_key[heads].to(query) @ keys.to(query)
         return rows
 
     def apply(self, product: QKProduct, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -44,7 +54,7 @@ class QueryUpdate:
         The second value, `[H]`, is `‖W_q' − W_q‖ / ‖W_q‖` as realised *after* rounding to the storage dtype.
         `dtype` is that of the arithmetic; weights stored wider are computed as wide as they are stored.
         """
-        query = product.query
+        query, (balanced, query_scale, key_scale) = product.query, self._balanced(product)
         dtype = torch.promote_types(dtype, query.dtype)
         dtype = min(dtype, product_dtype(query.device), key=lambda choice: choice.itemsize)
         edited = torch.empty_like(query)
@@ -55,13 +65,53 @@ class QueryUpdate:
             heads = slice(start, start + step)
             weights = converted(query[heads], memory)
             change = changed[: len(weights)]
+            if query_scale is not None:
+                scale = query_scale[heads].to(weights)
+                weights *= scale
             # Two thin products: the d_h × d_h matrix between them would cost d_h / m times as much.
-            torch.baddbmm(weights, self.left[heads].to(weights), self._directions(product, heads, weights), out=change)
+            directions = balanced._directions(product, heads, weights, key_scale)
+            torch.baddbmm(weights, balanced.left[heads].to(weights), directions, out=change)
+            if query_scale is not None:
+                change /= scale
             edited[heads] = change
-            difference = torch.linalg.vector_norm(change.copy_(edited[heads]).sub_(weights), dim=(-2, -1))
+            change.copy_(edited[heads])
+            if query_scale is not None:
+                change *= scale
+            difference = torch.linalg.vector_norm(change.sub_(weights), dim=(-2, -1))
             size = torch.linalg.vector_norm(weights, dim=(-2, -1))
             moved.append(difference / size.clamp_min(torch.finfo(dtype).tiny))
         return edited, torch.cat(moved).cpu().double()
+
+    def requested(self, product: QKProduct) -> Tensor:
+        """Return `‖W_q' − W_q‖ / ‖W_q‖` per head, `[H]`, as asked for: before any rounding; 0 for a zero head."""
+        # The directions are their coordinates times orthonormal rows, which change no length.
+        size = torch.linalg.matrix_norm(product.query_factor)
+        change = torch.linalg.matrix_norm(self.left @ self._coordinates(product))
+        return torch.where(size > 0, change / torch.where(size > 0, size, 1.0), 0.0).cpu()
+
+    def _coordinates(self, product: QKProduct) -> Tensor:
+        """The directions in the orthonormal rows of the factors, `[H, m, n]`: nothing D wide is touched."""
+        if self.right_key is None:
+            return self.right_query @ product.query_factor
+        return torch.cat([self.right_query, self.right_key], dim=-1) @ product.stack_factor
+
+    def _balanced(self, product: QKProduct) -> tuple[QueryUpdate, Tensor | None, Tensor | None]:
+        """Return the same update with directions of length about 1, for queries and keys times the scales returned.
+
+        A scale is a power of two for each head, `[H, 1, 1]`; None where no head needs one.
+        """
+        query_scale, key_scale = _scale(product.query_factor), None
+        if self.right_key is not None:
+            key_scale = _scale(product.key_factor)
+        lengths = torch.linalg.vector_norm(self._coordinates(product), dim=-1)
+        stretch = torch.where(lengths > 0, torch.exp2(-torch.frexp(lengths).exponent.double()), 1.0)
+        left, right_query = self.left / stretch.unsqueeze(-2), self.right_query * stretch.unsqueeze(-1)
+        right_key = None if self.right_key is None else self.right_key * stretch.unsqueeze(-1)
+        if query_scale is not None:
+            left, right_query = left * query_scale, right_query / query_scale
+        if right_key is not None and key_scale is not None:
+            right_key = right_key / key_scale
+        return QueryUpdate(left, right_query, right_key), query_scale, key_scale
 
     def key_bias_effect(self, product: QKProduct, key_bias: Tensor) -> Tensor:
         """Return `‖(W_q' − W_q)ᵀ b_k‖` per head, `[H]`: the most a unit input moves a logit through the key bias.
@@ -71,9 +121,16 @@ class QueryUpdate:
         """
         bias = key_bias.to(self.left)[product.key_head.to(key_bias.device)]
         weights = bias.unsqueeze(1) @ self.left  # [H, 1, m], of the directions
-        # The directions' lengths are those of their coordinates in the factor: nothing D wide is touched.
-        if self.right_key is None:
-            coordinates = self.right_query @ product.query_factor
-        else:
-            coordinates = torch.cat([self.right_query, self.right_key], dim=-1) @ product.stack_factor
-        return torch.linalg.vector_norm((weights @ coordinates).squeeze(1), dim=-1).cpu()
+        return torch.linalg.vector_norm((weights @ self._coordinates(product)).squeeze(1), dim=-1).cpu()
+
+
+def _scale(factors: Tensor) -> Tensor | None:
+    """Return the power of two that brings each head near 1, `[H, 1, 1]`; None where all are within float32's middle.
+
+    There is room in float32 for squares and for sums of them.
+    """
+    exponents = torch.frexp(torch.linalg.matrix_norm(factors)).exponent
+    if int(exponents.abs().max()) <= _ORDINARY_EXPONENT:
+        return None
+    # Beyond it the scale would be no number of float32; what is left over is harmless.
+    return torch.exp2(-exponents.clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT).double())[:, None, None]

@@ -173,9 +173,9 @@ def _write_tensors(
                 after[name] = sha256(content).hexdigest()
             if after[name] == record.sha256_before:
                 raise QkeditError(
-                    "the edit leaves every stored value as it was",
+                    "the chosen heads have no modes to suppress, so every stored value stays as it was",
                     where=f"tensor {name}",
-                    remedy="suppress more (--k, --residual), or leave out this layer if its weights are zero",
+                    remedy=f"leave out layer {record.layer} with --layers",
                 )
             with stopwatch("writing"), explained("write", entry.shard):
                 data, position = content, entry.start

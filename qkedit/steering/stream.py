@@ -32,6 +32,8 @@ from qkedit.steering.records import EditRecord, HeadEdit
 from qkedit.steering.stopwatch import Stopwatch
 from qkedit.steering.workers import Workers, workers
 
+# How far the change that rounding leaves may be from the one asked for, as a share of that.
+_LARGEST_LOSS = 0.5
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 
 
@@ -243,6 +245,7 @@ def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device) ->
             where=_where(planned.layer.query.tensor),
             remedy="suppress less, or leave the layer out with --layers",
         )
+    _refuse_unrealised(planned, edit.counts.cpu(), edit.update.requested(product), moved)
     starts, size = planned.layer.query.starts, planned.layer.query.head_size
     for head, new_rows, count in zip(planned.heads, rows.cpu(), edit.counts.tolist(), strict=True):
         if count:  # a head without modes keeps its bytes, negative zeros included
@@ -254,6 +257,20 @@ def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device) ->
             raise _non_finite((planned.layer.key_bias or planned.layer.key).tensor)
         bias_effect = edit.update.key_bias_effect(product, key_bias)
     return _head_edits(planned, edit, moved, bias_effect)
+
+
+def _refuse_unrealised(planned: PlannedLayer, counts: Tensor, requested: Tensor, moved: Tensor) -> None:
+    """Raise CheckpointError where what stands in storage is another change than the one that was asked for."""
+    lost = (counts > 0) & ((moved - requested).abs() > _LARGEST_LOSS * requested)
+    if lost.any():
+        place = int(lost.nonzero()[0])
+        tensor = planned.layer.query.tensor
+        raise CheckpointError(
+            f"head {planned.heads[place]} would change by {float(moved[place]):.2g} of its norm instead of "
+            f"{float(requested[place]):.2g}, since {tensor.dtype} cannot hold the difference",
+            where=_where(tensor),
+            remedy="suppress more, leave the head out with --heads or --layers, or store the model in a wider dtype",
+        )
 
 
 def _head_edits(

@@ -111,14 +111,25 @@ def test_broken_weights_of_layers_left_out_do_not_matter(tmp_path: Path) -> None
 
 def test_a_layer_of_zeros_cannot_be_changed(tmp_path: Path) -> None:
     base = checkpoint(tmp_path / "base", lambda tensors: tensors[QUERY].zero_())
-    assert f"tensor {QUERY}: the edit leaves every stored value as it was" in refusal(base, tmp_path, layers="all")
+    for control in ("none", "index", "norm"):
+        sentence = refusal(base, tmp_path, layers="all", k=2, control=control)
+        assert f"tensor {QUERY}: the chosen heads have no modes to suppress" in sentence
+        assert "leave out layer 1 with --layers" in sentence
 
 
 def test_an_edit_that_rounding_eats_is_no_edit(tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights(dtype=torch.bfloat16))
     for layout in ("full", "delta"):
         sentence = refusal(base, tmp_path, residual=1 - 1e-6, layout=layout)
-        assert "leaves every stored value as it was" in sentence
+        assert "head 0 would change by 0 of its norm instead of" in sentence
+        assert "since BF16 cannot hold the difference" in sentence
+
+
+def test_an_edit_that_rounding_distorts_is_no_edit(tmp_path: Path) -> None:
+    """Some values jump by a whole step of the storage and the others stay: more than was asked for, and elsewhere."""
+    base = write(tmp_path / "base", weights(dtype=torch.bfloat16))
+    assert "cannot hold the difference" in refusal(base, tmp_path, residual=1 - 1e-3)
+    steer(base, out=tmp_path / "edited", layers="1", residual=0.9, fsync=False)
 
 
 def test_an_edit_beyond_the_range_of_its_storage_is_refused(tmp_path: Path) -> None:
@@ -133,7 +144,7 @@ def test_an_edit_beyond_the_range_of_its_storage_is_refused(tmp_path: Path) -> N
     assert f"tensor {QUERY}: the edited weights exceed the range of F16" in sentence
 
 
-@pytest.mark.parametrize("scale", [1e-18, 1e10, 1e18])
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e-18, 1e10, 1e18, 1e20, 1e30])
 def test_large_and_small_float32_weights_are_edited_like_others(tmp_path: Path, scale: float) -> None:
     def rescale(tensors: dict[str, Tensor]) -> None:
         tensors[QUERY].mul_(scale)
