@@ -16,52 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from qkedit.serving.request_errors import RequestError
+from qkedit.serving.request_fields import check_fields, cut, shown
 
 # OpenAI calls the system's role "developer" in newer models; chat templates know it by the older name.
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 STOPS, STOP_LENGTH = 4, 100
-SERVED = (
-    "model",
-    "messages",
-    "max_tokens",
-    "max_completion_tokens",
-    "temperature",
-    "top_p",
-    "seed",
-    "stop",
-    "stream",
-    "qkedit",
-)
-# What says nothing about the answer; usage is reported with and without being asked for.
-LET_PASS = (
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-    "stream_options",
-    "parallel_tool_calls",
-)
-# Known to OpenAI and not served, with the value that asks for nothing.
-NOT_SERVED: dict[str, Any] = {
-    "n": 1,
-    "logprobs": False,
-    "top_logprobs": 0,
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
-    "logit_bias": {},
-    "tools": [],
-    "tool_choice": "none",
-    "functions": [],
-    "function_call": "none",
-    "response_format": {"type": "text"},
-    "modalities": ["text"],
-    "audio": None,
-    "prediction": None,
-    "reasoning_effort": None,
-    "web_search_options": None,
-}
 
 
 @dataclass(frozen=True)
@@ -140,11 +99,10 @@ def parse_chat_request(
     Raises:
         RequestError: it cannot be served as it is.
     """
-    for key, value in body.items():
-        _check_known(key, value)
+    check_fields(body)
     if body.get("model", model) != model:
         raise RequestError(
-            f"there is no model {body['model']!r}",
+            f"there is no model {shown(body['model'])}",
             where="model",
             remedy=f"this server has {model!r}",
             status=404,
@@ -172,17 +130,6 @@ def parse_chat_request(
     return request
 
 
-def _check_known(key: str, value: Any) -> None:
-    if key in SERVED or key in LET_PASS:
-        return
-    if key not in NOT_SERVED:
-        raise RequestError("the field is not known", where=key, remedy=f"this server knows {', '.join(SERVED)}")
-    asks = value is not None and value != NOT_SERVED[key] and value != [] and not (key == "tool_choice" == value)
-    # Without tools there is nothing to choose from.
-    if asks and not (key in ("tool_choice", "function_call") and value == "auto"):
-        raise RequestError("the field is not served", where=key, remedy="leave it out")
-
-
 def _messages(given: Any) -> tuple[Message, ...]:
     if not isinstance(given, list) or not given:
         raise RequestError("is no list of messages", where="messages", remedy="send at least one")
@@ -197,11 +144,11 @@ def _message(given: Any, where: str) -> Message:
         raise RequestError("is no message", where=where, remedy='write {"role": "user", "content": "…"}')
     role = given.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        raise RequestError(f"{role!r} is no role", where=f"{where}.role", remedy=f"give {', '.join(ROLES)}")
+        raise RequestError(f"{shown(role)} is no role", where=f"{where}.role", remedy=f"give {', '.join(ROLES)}")
     for key, value in given.items():
         # A turn of the assistant's comes back as the client got it, with fields that are empty.
         if key not in ("role", "content", "name") and value not in (None, [], ""):
-            raise RequestError("the field is not served", where=f"{where}.{key}", remedy="leave it out")
+            raise RequestError("the field is not served", where=f"{where}.{cut(key)}", remedy="leave it out")
     content = given.get("content")
     if isinstance(content, str):
         return Message(ROLES[role], (content,))
@@ -290,7 +237,7 @@ def _plugins(given: Any, plugins: Sequence[str]) -> tuple[str, ...]:
     for name in named:
         if name not in plugins:
             raise RequestError(
-                f"this server has no plug-in {name!r}",
+                f"this server has no plug-in {shown(name)}",
                 where="qkedit.plugins",
                 remedy=f"it has {', '.join(plugins) or 'none'}",
             )

@@ -28,6 +28,7 @@ from qkedit.plugins.beside_weights import attached_to
 from qkedit.plugins.published import with_published
 from qkedit.plugins.settings import PluginSettings, make_plugins, parse_plugins
 from qkedit.serving.on_transformers import LoadedModel, Prompt, load, prompt_text, respond_batch
+from qkedit.serving.sampling import samples
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -194,13 +195,12 @@ def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     A task samples if it gives a temperature above zero, or none and `do_sample`; otherwise what only sampling uses is
     left out.
     """
-    temperature = given.get("temperature")
-    samples = bool(given.get("do_sample")) if temperature is None else temperature > 0
-    names = ("num_beams", "repetition_penalty", *(("temperature", "top_p", "top_k") if samples else ()))
+    sampled = samples(given.get("temperature"), by_default=bool(given.get("do_sample")))
+    names = ("num_beams", "repetition_penalty", *(("temperature", "top_p", "top_k") if sampled else ()))
     until = given.get("until") or ()
     return {
         "max_new_tokens": int(given.get("max_new_tokens") or given.get("max_gen_toks") or DEFAULT_ANSWER),
-        "do_sample": samples,
+        "do_sample": sampled,
         **{name: given[name] for name in names if given.get(name) is not None},
         "until": (until,) if isinstance(until, str) else tuple(until),
     }

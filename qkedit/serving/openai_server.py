@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi.responses import Response
@@ -31,19 +33,26 @@ from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.server import build_server
 from transformers.cli.serving.utils import GenerationState
 
+from qkedit.errors import QkeditError, first_line
 from qkedit.serving.answer_text import AnswerText, answer_text
-from qkedit.serving.chat_request import Decoding, parse_chat_request
+from qkedit.serving.chat_request import ChatRequest, Decoding, parse_chat_request
 from qkedit.serving.conversations import placeholders
 from qkedit.serving.gate import HEALTH, Gate, hung_up
 from qkedit.serving.http_errors import answer_errors
-from qkedit.serving.image_policy import ImagePolicy
+from qkedit.serving.image_hosts import ImageHosts
+from qkedit.serving.image_policy import ImagePolicy, from_data_url, is_data_url
 from qkedit.serving.metrics import CONTENT_TYPE, Metrics
 from qkedit.serving.request_errors import RequestError, error_document, status_of
 from qkedit.serving.served_model import ServedModel
 from qkedit.serving.turn import Turn
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 CHAT, MODELS, METRICS = "/v1/chat/completions", "/v1/models", "/metrics"
 PATHS = frozenset({CHAT, MODELS, METRICS, HEALTH})
+
+logger = logging.getLogger("uvicorn.error")  # where the server's own failures are written
 
 
 def build_application(served: ServedModel, policy: ImagePolicy, *, api_key: str | None = None) -> Gate:
@@ -104,30 +113,67 @@ class ChatRoute:
         self._placeholders = placeholders(served.loaded.processor)
         # One at a time: decoded images are large, and tokenizers are not made for several threads.
         self._preparing = ThreadPoolExecutor(1, "preparing")
+        self._hosts = ImageHosts(policy.hosts, policy.limits)
 
     async def handle_request(self, body: dict[str, Any], request_id: str) -> Response:
         """Answer one request. Raises RequestError for one that cannot be served."""
-        turn, decoding, stream, inputs, settings = await self._prepared(body)
-        # Prepared, it may have to wait for others, and what its images came in is large.
-        body.clear()
-        handler = _Handler(self._manager, self._state, turn, decoding.stop)
-        return await handler.answer(request_id, self._served, inputs, settings, stream=stream)
+        try:
+            turn, decoding, stream, inputs, settings = await self._prepared(body)
+        except QkeditError as error:
+            failure = _without_frames(error)
+        else:
+            handler = _Handler(self._manager, self._state, turn, decoding.stop)
+            return await handler.answer(request_id, self._served, inputs, settings, stream=stream)
+        finally:
+            # Prepared, it may have to wait for others, and what its images came in is large.
+            body.clear()
+        raise failure
 
     async def _prepared(self, body: dict[str, Any]) -> tuple[Turn, Decoding, bool, Mapping[str, Any], Any]:
-        served, policy = self._served, self._policy
+        served = self._served
         request = parse_chat_request(
             body,
             model=served.name,
             plugins=served.switch.names,
-            images=policy.limits.images,
+            images=self._policy.limits.images,
             placeholders=self._placeholders,
         )
-        files = await asyncio.to_thread(lambda: [policy.encoded(image.url) for image in request.images])
+        fetched = await self._hosts.files(image.url for image in request.images if not is_data_url(image.url))
         inputs, settings = await asyncio.get_running_loop().run_in_executor(
-            self._preparing, lambda: served.prepared(request, policy.decoded(files))
+            self._preparing, self._inputs, request, fetched
         )
         turn = served.turn(request, hung_up.get(), self._metrics)
         return turn, request.decoding, request.stream, inputs, settings
+
+    def _inputs(self, request: ChatRequest, fetched: Mapping[str, bytes]) -> tuple[Mapping[str, Any], Any]:
+        """Return the model's inputs for a request. Raises RequestError for one that does not become any."""
+        images: list[Image] = []
+        try:
+            urls = [image.url for image in request.images]
+            images = self._policy.decoded([from_data_url(url) if is_data_url(url) else fetched[url] for url in urls])
+            return self._served.prepared(request, images)
+        except QkeditError:
+            raise
+        except MemoryError as error:
+            raise RequestError("the request does not fit into memory", remedy="send less", status=413) from error
+        # A processor or a template may fail in any way on what clients send, and it is theirs to change it.
+        except Exception as error:
+            # As text: a record with the error itself would keep the images alive wherever records are kept.
+            logger.warning("a request could not be prepared\n%s", traceback.format_exc().rstrip())
+            raise RequestError(
+                f"the model's processor fails on them ({type(error).__name__}: {first_line(error)})",
+                where="messages",
+                remedy="change them",
+            ) from error
+        finally:
+            for image in images:
+                image.close()
+
+
+def _without_frames(error: QkeditError) -> QkeditError:
+    """Return an error that keeps nothing alive: the frames it passed hold a request's images, until all of them go."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 class _Handler(ChatCompletionHandler):

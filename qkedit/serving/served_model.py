@@ -14,6 +14,7 @@ from qkedit.serving.conversations import check_length, check_text_length, conver
 from qkedit.serving.metrics import Metrics
 from qkedit.serving.on_transformers import LoadedModel
 from qkedit.serving.plugin_switch import PluginSwitch
+from qkedit.serving.sampling import samples
 from qkedit.serving.turn import Turn
 
 if TYPE_CHECKING:
@@ -79,11 +80,12 @@ def generation_config(own: Any, decoding: Decoding, length: int) -> Any:
     """
     config = copy.deepcopy(own)
     config.max_new_tokens = length
-    if decoding.temperature == 0:
+    temperature = own.temperature if decoding.temperature is None else decoding.temperature
+    asked = decoding.temperature is not None or decoding.top_p is not None
+    if not samples(temperature, by_default=True):
         config.do_sample, config.temperature, config.top_p, config.top_k = False, None, None, None
-    elif decoding.temperature is not None or decoding.top_p is not None:
-        config.do_sample = True
-        config.temperature = own.temperature if decoding.temperature is None else decoding.temperature
+    elif asked:
+        config.do_sample, config.temperature = True, temperature
         config.top_p = own.top_p if decoding.top_p is None else decoding.top_p
     config.num_beams = 1  # beams cannot be streamed, and an answer is not to depend on whether it is
     return config

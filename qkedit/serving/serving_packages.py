@@ -13,7 +13,7 @@ from qkedit.errors import QkeditError
 
 # Minor versions of transformers whose server classes the tests have passed with, both included.
 OLDEST, LATEST = (5, 20), (5, 23)
-PACKAGES = ("fastapi", "uvicorn", "pydantic", "openai", "prometheus_client")
+PACKAGES = ("fastapi", "uvicorn", "pydantic", "openai", "prometheus_client", "h11")
 INSTALL = "install it with `pip install 'qkedit[serve]'`"
 
 

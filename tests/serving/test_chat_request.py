@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from qkedit.serving.chat_request import ChatRequest, Decoding, ImageUrl, Message, parse_chat_request
 from qkedit.serving.conversations import check_length, check_text_length
 from qkedit.serving.request_errors import RequestError
+from qkedit.serving.request_fields import LET_PASS, NOT_SERVED, SERVED
+from qkedit.serving.served_model import generation_config
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -139,6 +141,65 @@ def test_what_is_refused(wrong: dict[str, Any], where: str, words: str) -> None:
     assert error["param"] == where
 
 
+@pytest.mark.parametrize(
+    "field", ["model", "user", "x", "stop", "messages", "seed", "qkedit", "metadata", "response_format"]
+)
+def test_half_a_character_anywhere(field: str) -> None:
+    """JSON can write half a surrogate pair; the answer that quotes it could not be sent."""
+    for value in ("a\ud83d", ["\udc00"], {"\ud800": 1}, [{"a": [["\ud800b"]]}], [{"role": "\udfff"}]):
+        with pytest.raises(RequestError, match=r"a text holds half a character \(U\+D[8-F]") as caught:
+            parsed({"messages": HELLO, field: value})
+        assert caught.value.where == field
+    assert parsed({"messages": [{"role": "user", "content": "a\U0001f600b"}]}).texts == ("a\U0001f600b",)
+    with pytest.raises(RequestError, match="body: a text holds half a character"):
+        parsed({"messages": HELLO, "\ud83d": 1})
+
+
+def test_every_field_of_openais_is_known() -> None:
+    from openai.types.chat.completion_create_params import CompletionCreateParamsBase as Fields
+
+    known = {*SERVED, *LET_PASS, *NOT_SERVED}
+    assert set(Fields.__annotations__) <= known
+    unchanged = {
+        "verbosity": "high",
+        "moderation": {"model": "any"},
+        "prompt_cache_key": "a",
+        "prompt_cache_options": {"ttl": 5},
+        "prompt_cache_retention": "24h",
+        "safety_identifier": "a",
+        "service_tier": "flex",
+        "metadata": {"a": "b"},
+        "store": True,
+        "user": "ann",
+    }
+    assert parsed({"messages": HELLO, **unchanged}) == parsed({"messages": HELLO})
+
+
+def test_errors_quote_no_more_than_a_line() -> None:
+    long = "x" * 1_000_000
+    plugins = {"plugins": [long]}
+    for wrong in ({long: 1}, {"model": long}, {"messages": [{"role": long}]}, {"qkedit": plugins}):
+        with pytest.raises(RequestError) as caught:
+            parsed({"messages": HELLO, **wrong})
+        assert len(str(caught.value)) < 300
+
+
+def test_temperatures_next_to_zero_are_greedy() -> None:
+    from transformers import GenerationConfig
+
+    own = GenerationConfig(do_sample=True, temperature=0.7, top_p=0.9, top_k=5)
+    for temperature in (0.0, 1e-300, 1e-38, 9e-6):
+        made = generation_config(own, Decoding(temperature=temperature, top_p=0.5), 4)
+        assert (made.do_sample, made.temperature, made.top_p, made.top_k) == (False, None, None, None)
+    made = generation_config(own, Decoding(temperature=1e-5), 4)
+    assert (made.do_sample, made.temperature, made.top_p, made.top_k) == (True, 1e-5, 0.9, 5)
+    assert generation_config(own, Decoding(), 4).temperature == 0.7
+    # A model that was published with a temperature of 0 says that it is greedy.
+    own.temperature = 0.0
+    assert not generation_config(own, Decoding(top_p=0.5), 4).do_sample
+    assert not generation_config(own, Decoding(), 4).do_sample
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -156,7 +217,7 @@ MESSAGES = st.lists(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(FIELDS, JSON), MESSAGES)
 def test_any_json_is_read_or_refused(body: dict[str, Any], messages: list[Any]) -> None:
     """Nothing a client can send brings up another error."""

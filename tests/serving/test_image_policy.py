@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import threading
@@ -14,7 +15,8 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
-from qkedit.serving.image_policy import ImagePolicy
+from qkedit.serving.image_hosts import ImageHosts
+from qkedit.serving.image_policy import ImagePolicy, from_data_url
 from qkedit.serving.limits import Limits
 from qkedit.serving.request_errors import RequestError
 from tests.serving.served_models import picture
@@ -28,16 +30,20 @@ def file(image: Image.Image, kind: str = "png", **settings: object) -> bytes:
     return content.getvalue()
 
 
-def refused(policy: ImagePolicy, url: str, words: str) -> None:
+def fetched(url: str, *hosts: str, limits: Limits = POLICY.limits) -> bytes:
+    return asyncio.run(ImageHosts(frozenset(hosts), limits).files([url]))[url]
+
+
+def refused(url: str, words: str, *hosts: str) -> None:
     with pytest.raises(RequestError, match=words):
-        policy.encoded(url)
+        fetched(url, *hosts)
 
 
 @pytest.mark.parametrize("kind", ["png", "bmp", "gif", "jpeg", "webp"])
 def test_an_image_in_the_request(kind: str) -> None:
     content = file(picture(1), kind)
     for head in ("data:image/png;base64", f"DATA:Image/{kind};name=x.y;base64"):
-        assert POLICY.encoded(f"{head},{base64.b64encode(content).decode()}") == content
+        assert from_data_url(f"{head},{base64.b64encode(content).decode()}") == content
     (decoded,) = POLICY.decoded([content])
     assert decoded.mode == "RGB"
     assert decoded.tobytes() == Image.open(io.BytesIO(content)).convert("RGB").tobytes()
@@ -64,7 +70,7 @@ URL_SAFE = str.maketrans("+/", "-_")
 )
 def test_data_urls_in_every_form_that_clients_write(head: str, written: Callable[[str], str]) -> None:
     for content in (bytes(range(256)) * 2, b"\xfb\xef\xff", b"a", b"ab", b"abc"):
-        assert POLICY.encoded(head + written(base64.b64encode(content).decode())) == content
+        assert from_data_url(head + written(base64.b64encode(content).decode())) == content
 
 
 @pytest.mark.parametrize(
@@ -78,6 +84,15 @@ def test_data_urls_in_every_form_that_clients_write(head: str, written: Callable
         ("http://[", "is no address"),
         ("http://a:99999999/", "is no address"),
         ("http://169.254.169.254/latest/meta-data", "this server fetches no images"),
+    ],
+)
+def test_addresses_that_are_refused(url: str, words: str) -> None:
+    refused(url, words)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
         ("data:text/plain;base64,AAAA", "no image in base64"),
         ("data:image/png,AAAA", "no image in base64"),
         ("data:image/png;base64", "no image in base64"),
@@ -87,8 +102,9 @@ def test_data_urls_in_every_form_that_clients_write(head: str, written: Callable
         ("data:image/png;base64,ÄÄÄÄ", "no valid base64"),
     ],
 )
-def test_addresses_that_are_refused(url: str, words: str) -> None:
-    refused(POLICY, url, words)
+def test_data_urls_that_are_refused(url: str, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        from_data_url(url)
 
 
 def test_pixels_are_counted_over_all_images_before_they_are_decoded() -> None:
@@ -165,22 +181,69 @@ def host() -> Iterator[str]:
 
 
 def test_images_from_a_host_that_is_allowed(host: str) -> None:
-    policy = ImagePolicy(POLICY.limits, frozenset({host}))
     for path in ("/image", "/image?a=b%20c&d=/e", "/a%2Fb"):
-        assert policy.encoded(f"http://{host}{path}") == file(picture(2)) + path.encode()
-    assert policy.encoded(f"HTTP://{host}/ü?ö") == file(picture(2)) + b"/%C3%BC?%C3%B6"
+        assert fetched(f"http://{host}{path}", host) == file(picture(2)) + path.encode()
+    assert fetched(f"HTTP://{host}/ü?ö", host) == file(picture(2)) + b"/%C3%BC?%C3%B6"
     for path, words in {
         "/moved": "status 302; give the address of the image itself",
         "/missing": "status 404",
         "/large": "larger than the 100000 bytes",
-        "/slow": "cannot be fetched",
+        "/slow": "did not arrive within 1 seconds",
     }.items():
-        refused(policy, f"http://{host}{path}", words)
+        refused(f"http://{host}{path}", words, host)
+
+
+class Trickling(asyncio.Protocol):
+    """Sends a byte of a header every few milliseconds, and never an end of it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self._send()
+
+    def _send(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(b"H")  # type: ignore[attr-defined]
+            asyncio.get_running_loop().call_later(0.01, self._send)
+
+
+def test_a_slow_host_holds_up_its_own_requests_alone() -> None:
+    """One deadline around all images of a request, however a host spreads its bytes; few wait for hosts at a time."""
+
+    async def case() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Trickling, "127.0.0.1", 0)
+        host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        hosts = ImageHosts(frozenset({host}), Limits(seconds=0.2, waiting=8))
+        slow = [asyncio.create_task(hosts.files([f"http://{host}/{number}", f"http://{host}/b"])) for number in (1, 2)]
+        await asyncio.sleep(0)
+        with pytest.raises(RequestError, match="2 requests are waiting for their images' hosts") as caught:
+            await hosts.files([f"http://{host}/c"])
+        assert caught.value.status == 503
+        assert await hosts.files([]) == {}
+        for task in slow:
+            with pytest.raises(RequestError, match=r"did not arrive within 0\.2 seconds"):
+                await task
+        server.close()
+
+    asyncio.run(asyncio.wait_for(case(), 20))
+
+
+def test_images_of_one_request_share_the_limit_of_a_body(host: str) -> None:
+    size = len(file(picture(2))) + len("/image?1")
+    urls = [f"http://{host}/image?{number}" for number in (1, 2, 1)]
+    for body, taken in ((2 * size, True), (2 * size - 1, False)):
+        hosts = ImageHosts(frozenset({host}), Limits(body=body))
+        if taken:
+            assert set(asyncio.run(hosts.files(urls))) == set(urls)
+            continue
+        with pytest.raises(RequestError, match=f"larger than the {size - 1} bytes") as caught:
+            asyncio.run(hosts.files(urls))
+        assert caught.value.status == 413
 
 
 def test_other_hosts_and_what_looks_like_a_host(host: str) -> None:
     port = host.partition(":")[2]
-    policy = ImagePolicy(POLICY.limits, frozenset({host, "images.invalid"}))
+    allowed = (host, "images.invalid")
     for url in (
         f"http://localhost:{port}/image",
         f"http://user@{host}/image",
@@ -192,6 +255,6 @@ def test_other_hosts_and_what_looks_like_a_host(host: str) -> None:
         "http://images.invalid./image",
         "http:///image",
     ):
-        refused(policy, url, "images are not fetched from|is no address")
-    refused(policy, "https://images.invalid/image", "cannot be fetched")  # allowed, and not there
-    refused(policy, f"https://{host}/image", "cannot be fetched")  # speaks no TLS
+        refused(url, "images are not fetched from|is no address", *allowed)
+    refused("https://images.invalid/image", "cannot be fetched", *allowed)  # allowed, and not there
+    refused(f"https://{host}/image", "cannot be fetched", *allowed)  # speaks no TLS

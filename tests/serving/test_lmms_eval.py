@@ -22,6 +22,7 @@ from qkedit.demo import demo_checkpoint
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
 from qkedit.errors import QkeditError, UsageError
+from qkedit.images import as_rgb
 from qkedit.plugins.beside_weights import attach_to
 from qkedit.plugins.scr import SCR
 from qkedit.plugins.settings import PluginSettings
@@ -90,9 +91,7 @@ def test_answers_are_those_of_the_model_in_order(harness: ModuleType) -> None:
     found = made.generate_until(requests(settings))
     demo = load("demo", dtype="float32")
     for document, given, result in zip(DOCUMENTS, settings, found, strict=True):
-        expected = respond(
-            demo, [document["image"].convert("RGB")], document["text"], max_new_tokens=given["max_new_tokens"]
-        )
+        expected = respond(demo, [as_rgb(document["image"])], document["text"], max_new_tokens=given["max_new_tokens"])
         assert (result.text, result.token_counts.output_tokens) == (expected.text, expected.tokens)
 
 
@@ -138,7 +137,7 @@ def test_plugins_act_and_go(harness: ModuleType) -> None:
     plugin = SCR(layers="0-2", sources=4)
     for document, result in zip(DOCUMENTS, found, strict=True):
         # Attaching again fails if the plug-ins were still there.
-        answer = respond(demo, [document["image"].convert("RGB")], document["text"], [plugin], max_new_tokens=5)
+        answer = respond(demo, [as_rgb(document["image"])], document["text"], [plugin], max_new_tokens=5)
         assert result.text == answer.text
 
 
