@@ -83,7 +83,8 @@ def run() -> None:
     _prepare_streams()
     # Imports leave no garbage, and what stands at the end need not be searched for any: with torch, that takes a tenth
     # of a second at the start and a third at the end.
-    gc.set_threshold(20_000, *gc.get_threshold()[1:])
+    if _called() != "serve":  # which runs for weeks, and whose garbage is other people's requests
+        gc.set_threshold(20_000, *gc.get_threshold()[1:])
     atexit.register(gc.freeze)
     try:
         code = _exit_code()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import sys
 from collections.abc import Sequence
@@ -82,12 +81,14 @@ def serve(
         if host not in LOOPBACK and api_key is None:
             output.warn(f"everybody who reaches {host} can use the model; set QKEDIT_API_KEY to ask for a key")
 
+        from qkedit.serving.gate import LOCAL_NAMES
         from qkedit.serving.image_policy import ImagePolicy
         from qkedit.serving.limits import MIB, Limits
         from qkedit.serving.on_transformers import load
         from qkedit.serving.openai_server import build_application, run_server
         from qkedit.serving.plugin_switch import PluginSwitch
         from qkedit.serving.served_model import ServedModel, try_out
+        from qkedit.serving.server_log import log_to
         from qkedit.steering.device import choose_device
 
         limits = Limits(max_body * MIB, max_images, max_pixels, max_waiting)
@@ -103,11 +104,16 @@ def serve(
             )
             served = ServedModel(served_name or _plain(name), loaded, PluginSwitch(loaded.model, plugins))
             try_out(served)
-            application = build_application(served, policy, api_key=api_key)
-            _log_to_stderr(quiet)
+            names = LOCAL_NAMES if api_key is None and host in LOOPBACK else None
+            application = build_application(served, policy, api_key=api_key, names=names)
+            log_to(sys.stderr, requests=not quiet)
             url = _url(host, listening)
             run_server(
-                application, listening, ready=lambda: _say_ready(output, url, served.name, plugins), log=not quiet
+                application,
+                listening,
+                ready=lambda: _say_ready(output, url, served.name, plugins),
+                log=not quiet,
+                limits=limits,
             )
 
 
@@ -172,15 +178,6 @@ def _bound(host: str, port: int) -> socket.socket:
 def _url(host: str, listening: socket.socket) -> str:
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{listening.getsockname()[1]}/v1"
-
-
-def _log_to_stderr(quiet: bool) -> None:
-    """Let the server write its log to standard error, one line a request unless it is to be quiet."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log = logging.getLogger("uvicorn")
-    log.addHandler(handler)
-    log.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 def _say_ready(output: Output, url: str, name: str, plugins: Sequence[PluginSettings]) -> None:

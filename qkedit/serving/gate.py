@@ -17,6 +17,7 @@ from typing import Any
 from qkedit.serving.limits import Limits
 from qkedit.serving.metrics import Metrics
 from qkedit.serving.request_errors import HUNG_UP, RequestError
+from qkedit.serving.request_fields import cut
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -28,6 +29,10 @@ HEALTH = "/health"
 _READ_ON = 4
 # Set once the client of the request that is being handled has gone; there is one event a request.
 hung_up: ContextVar[threading.Event] = ContextVar("hung_up")
+# To be called once the answer to the request is made, before the last of it is sent: its place is another's then.
+answered: ContextVar[Callable[[], None]] = ContextVar("answered")
+# What a browser calls this machine. A page whose own name is made to lead here ("DNS rebinding") has another.
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 class Gate:
@@ -39,16 +44,25 @@ class Gate:
         limits: what a request may bring.
         metrics: where requests are counted.
         paths: what they are counted by; every other path counts as "other".
+        names: what clients may call this server in their `Host` header; None for anything.
     """
 
     def __init__(
-        self, application: Application, *, api_key: str | None, limits: Limits, metrics: Metrics, paths: frozenset[str]
+        self,
+        application: Application,
+        *,
+        api_key: str | None,
+        limits: Limits,
+        metrics: Metrics,
+        paths: frozenset[str],
+        names: frozenset[str] | None = None,
     ) -> None:
         self._application = application
         self._api_key = api_key
         self._limits = limits
         self._metrics = metrics
         self._paths = paths
+        self._names = names
         self._under_way = 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -74,6 +88,7 @@ class Gate:
 
     async def _checked(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         headers = {name.lower(): value for name, value in scope["headers"]}
+        self._check_host(headers.get(b"host", b""))
         if scope["path"] != HEALTH:
             self._check_key(headers.get(b"authorization", b""))
         if scope["method"] != "POST":
@@ -85,15 +100,43 @@ class Gate:
                 remedy="ask again later",
                 status=503,
             )
-        self._under_way += 1
-        self._metrics.waiting.inc()
+        free = self._taken_place()
         try:
             body = await self._body(headers.get(b"content-length", b""), receive)
             if body is not None:
-                await self._with_body(body, scope, receive, send)
+                reset = answered.set(free)
+                await self._with_body(body, scope, receive, _before_the_end(send, free))
+                answered.reset(reset)
         finally:
-            self._under_way -= 1
-            self._metrics.waiting.dec()
+            free()
+
+    def _taken_place(self) -> Callable[[], None]:
+        """Count a request as under way, and return what frees its place, at the first call."""
+        self._under_way += 1
+        self._metrics.waiting.inc()
+        taken = True
+
+        def free() -> None:
+            nonlocal taken
+            if taken:
+                taken = False
+                self._under_way -= 1
+                self._metrics.waiting.dec()
+
+        return free
+
+    def _check_host(self, header: bytes) -> None:
+        if self._names is None or not header:
+            return
+        named = header.decode("latin-1").strip().lower()
+        host, colon, port = named.rpartition(":")
+        if (host if colon and port.isdigit() else named).rstrip(".") not in self._names:
+            raise RequestError(
+                f"a server of this machine alone is not called {cut(named)!r}",
+                where="Host",
+                remedy="ask it as localhost, or start it with an API key",
+                status=403,
+            )
 
     def _check_key(self, header: bytes) -> None:
         if self._api_key is None:
@@ -171,6 +214,24 @@ class Gate:
         finally:
             hung_up.reset(reset)
             watching.cancel()
+
+
+def _before_the_end(send: Send, free: Callable[[], None]) -> Send:
+    """Return a way to send that calls `free` before the client can have the whole answer."""
+    left: float = float("inf")
+
+    async def sent(message: Message) -> None:
+        nonlocal left
+        if message["type"] == "http.response.start":
+            length = dict(message["headers"]).get(b"content-length", b"")
+            left = int(length) if length.isdigit() else left
+        elif message["type"] == "http.response.body":
+            left -= len(message.get("body", b""))
+            if left <= 0 or not message.get("more_body", False):
+                free()
+        await send(message)
+
+    return sent
 
 
 async def _refuse(error: RequestError, send: Send) -> None:

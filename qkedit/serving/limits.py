@@ -14,11 +14,13 @@ class Limits:
     """What a request may bring.
 
     Attributes:
-        body: bytes of a request's body, and of one image that is fetched.
+        body: bytes of a request's body, and of its images that are fetched.
         images: images in a request, those of earlier turns included.
         pixels: pixels of all of them together. One pixel takes 3 bytes once it is decoded, whatever it took before.
         waiting: requests that are under way at the same time, waiting ones included.
-        seconds: for a body to arrive, and for an image to be fetched.
+        seconds: for a body to arrive, and for all images of a request to be fetched.
+        connections: that are open at the same time, if the system has files for them.
+        header_seconds: for the headers of a request to arrive.
     """
 
     body: int = 32 * MIB
@@ -26,6 +28,8 @@ class Limits:
     pixels: int = 64_000_000
     waiting: int = 64
     seconds: float = 30.0
+    connections: int = 256
+    header_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         """Raise UsageError for a limit that lets nothing pass."""

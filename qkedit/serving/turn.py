@@ -58,6 +58,7 @@ class Turn:
         self.plugins = tuple(plugins)
         self.report: RequestReport | None = None
         self.failure: QkeditError | None = None
+        self.tokens: Any = None  # of the answer, once it is complete
         self._loaded = loaded
         self._switch = switch
         self._stops = tuple(stops)
@@ -89,6 +90,7 @@ class Turn:
         self._metrics.answer(
             prompt, tokens.shape[1] - prompt, time.perf_counter() - start, self.report.seconds if self.report else {}
         )
+        self.tokens = tokens[0, prompt:]
         if streamer is not None:
             streamer.end()
         return tokens

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from qkedit.serving import openai_server, serving_packages
+from qkedit.serving.gate import LOCAL_NAMES
+from qkedit.serving.limits import Limits
 from tests.cli.command import qkedit
 from tests.serving.served_models import llava
 
@@ -24,7 +26,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What would have been served: the gate and its socket; it is ready at once, and told to stop at once."""
     seen: list[Any] = []
 
-    def run_server(application: Any, listening: socket.socket, *, ready: Any, log: bool) -> None:
+    def run_server(application: Any, listening: socket.socket, *, ready: Any, log: bool, limits: Limits) -> None:
         with pytest.raises(ConnectionRefusedError):  # until here nobody could connect, and the model is loaded
             socket.create_connection(("127.0.0.1", listening.getsockname()[1]))
         seen.append((application, listening.getsockname(), log))
@@ -48,6 +50,8 @@ def test_what_is_said_when_it_is_ready(model: Path, served: list[Any]) -> None:
     (model / "qkedit-plugins.json").unlink()
     result = qkedit("serve", model, "--port", "0", "--served-name", "mine", "--host", "0.0.0.0", "--plugin", "none")
     assert f"serving mine at http://0.0.0.0:{served[1][1][1]}/v1, plug-ins: none" in result.stdout
+    local, everywhere = (application._names for application, _, _ in served)
+    assert (local, everywhere) == (LOCAL_NAMES, None)
     assert "everybody who reaches 0.0.0.0 can use the model; set QKEDIT_API_KEY" in result.stderr
 
 

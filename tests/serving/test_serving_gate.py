@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qkedit.serving.gate import Gate, Message, Receive, Send, hung_up
+from qkedit.serving.gate import LOCAL_NAMES, Gate, Message, Receive, Send, hung_up
 from qkedit.serving.limits import Limits
 from qkedit.serving.metrics import Metrics
 
@@ -46,7 +46,7 @@ class Application:
 class Case:
     """A gate with its application, and clients."""
 
-    def __init__(self, api_key: str | None = None, **limits: Any) -> None:
+    def __init__(self, api_key: str | None = None, names: frozenset[str] | None = None, **limits: Any) -> None:
         self.application, self.metrics = Application(), Metrics()
         self.gate = Gate(
             self.application,
@@ -54,6 +54,7 @@ class Case:
             limits=Limits(**limits),
             metrics=self.metrics,
             paths=frozenset({CHAT, "/health"}),
+            names=names,
         )
 
     async def ask(
@@ -178,6 +179,74 @@ def test_no_more_than_so_many_at_a_time() -> None:
         text = it.metrics.text().decode()
         assert "qkedit_requests_under_way 0.0" in text
         assert f'qkedit_requests_total{{path="{CHAT}",status="503"}} 1.0' in text
+
+    run(case())
+
+
+@pytest.mark.parametrize(
+    ("length", "bodies"),
+    [
+        (b"6", [(b"answer", False)]),
+        (b"6", [(b"ans", True), (b"wer", True), (b"", False)]),  # complete for the client before the last message
+        (None, [(b"ans", True), (b"wer", False)]),
+    ],
+)
+def test_a_place_is_free_before_the_client_has_its_answer(
+    length: bytes | None, bodies: list[tuple[bytes, bool]]
+) -> None:
+    """So that a client that asks again at once is not told that its own last request is under way."""
+    headers = [] if length is None else [(b"content-length", length)]
+
+    async def application(scope: Any, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for content, more in bodies:
+            await send(body(content, more))
+
+    async def case() -> None:
+        it = Case(waiting=1)
+        it.gate._application = application
+        under_way: list[tuple[bytes, int]] = []
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                under_way.append((message["body"], it.gate._under_way))
+
+        async def receive() -> Message:
+            return body(b"a")
+
+        await it.gate({"type": "http", "method": "POST", "path": CHAT, "headers": []}, receive, send)
+        sent = b""
+        for content, count in under_way:
+            sent += content
+            assert count == (0 if sent == b"answer" else 1)
+        assert it.gate._under_way == 0
+
+    run(case())
+
+
+def test_a_name_that_was_made_to_lead_here() -> None:
+    async def case() -> None:
+        it = Case(names=LOCAL_NAMES)
+        for host, expected in {
+            "localhost": 200,
+            "LocalHost.:8000": 200,
+            "127.0.0.1:8000": 200,
+            "[::1]:8000": 200,
+            "[::1]": 200,
+            "evil.example": 403,
+            "evil.example:8000": 403,
+            "localhost.evil.example": 403,
+            "127.0.0.1.evil.example:80": 403,
+            "localhost:evil": 403,
+            "[::1]:8000:1": 403,
+        }.items():
+            for path, method in ((CHAT, "POST"), ("/health", "GET")):
+                status, _, content = await it.ask(body(b"a"), method=method, path=path, headers={"Host": host})
+                assert status == expected, host
+                assert status == 200 or "is not called" in sentence(content)
+        assert (await it.ask(body(b"a")))[0] == 200  # no browser leaves it out
+        assert (await Case().ask(body(b"a"), headers={"Host": "evil.example"}))[0] == 200
 
     run(case())
 

@@ -1,0 +1,159 @@
+"""Keep connections few and quick: a bound on how many are open, and a deadline for a request's headers.
+
+uvicorn has neither for headers that never end. With some hundred of them open, it runs out of files, and then it
+tries, and logs, two thousand times a second. Bodies have their deadline in `gate`, answers their end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextvars import ContextVar
+from typing import Any
+
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+logger = logging.getLogger("uvicorn.error")
+# New connections that wait to be accepted, which may take a file each before the first of them is looked at.
+BACKLOG = 128
+# What the model, the log and the event loop have open, generously.
+_OTHER_FILES = 128
+_TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_current: ContextVar[_Connection | None] = ContextVar("connection", default=None)
+
+
+class Connections:
+    """The open connections of a server.
+
+    Args:
+        most: that are open at a time. For one more, the one that has waited longest for its request is closed.
+        seconds: in which the headers of a request have to arrive, counted from the connection or the last answer.
+    """
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self._most = most
+        self.seconds = seconds
+        self.open: set[_Connection] = set()
+        self.waiting: dict[_Connection, None] = {}  # for a request, the longest first
+
+    def protocol(self, **given: Any) -> asyncio.Protocol:
+        """Return what uvicorn is to speak on a new connection; to be given to it as `http`."""
+        return _Connection(self, AutoHTTPProtocol(**given))
+
+    def noting(self, application: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        """Return an application that tells its connections when the headers of a request were complete."""
+
+        async def noted(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+            connection = _current.get() if scope["type"] == "http" else None
+            if connection is None:
+                await application(scope, receive, send)
+                return
+            connection.begin()
+            try:
+                await application(scope, receive, send)
+            finally:
+                connection.end()
+
+        return noted
+
+    def add(self, connection: _Connection) -> None:
+        """Take a new connection; close another one, or this one, if there are too many."""
+        self.open.add(connection)
+        if len(self.open) <= self._most:
+            return
+        logger.warning("more than %d connections were opened; the longest idle one is closed", self._most)
+        next(iter(self.waiting), connection).abort()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, which uvicorn's own protocol serves."""
+
+    def __init__(self, connections: Connections, served: asyncio.Protocol) -> None:
+        self._connections = connections
+        self._served = served
+        self._requests = 0
+        self._begun = False  # headers that are not complete
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._connections.add(self)
+        self._served.connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        self._begun = True
+        # What uvicorn starts for a request inherits it.
+        token = _current.set(self)
+        try:
+            self._served.data_received(data)
+        finally:
+            _current.reset(token)
+
+    def eof_received(self) -> bool | None:
+        return self._served.eof_received()
+
+    def pause_writing(self) -> None:
+        self._served.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._served.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        self._connections.open.discard(self)
+        self._served.connection_lost(exc)
+
+    def begin(self) -> None:
+        """Note a request whose headers are complete."""
+        self._requests += 1
+        self._begun = False
+        self._stop_waiting()
+
+    def end(self) -> None:
+        """Note an answer that is complete."""
+        self._requests -= 1
+        if not self._requests:
+            self._wait()
+
+    def abort(self) -> None:
+        """Close the connection at once; it counts as closed from here on."""
+        self._stop_waiting()
+        self._connections.open.discard(self)
+        self._transport.abort()
+
+    def _wait(self) -> None:
+        if self._transport.is_closing():
+            return
+        self._connections.waiting[self] = None
+        self._timer = asyncio.get_running_loop().call_later(self._connections.seconds, self._too_late)
+
+    def _stop_waiting(self) -> None:
+        self._connections.waiting.pop(self, None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_late(self) -> None:
+        if self._begun:
+            self._transport.write(_TOO_LATE)
+        self._transport.close()
+
+
+def most_connections(wanted: int) -> int:
+    """Return how many connections may be open, at most as many as are wanted and the system has files for.
+
+    The process's own limit is raised first, as far as it may be.
+    """
+    try:
+        import resource
+    except ImportError:  # not on Windows, which has no such limit
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + BACKLOG + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else max(16, min(wanted, soft - BACKLOG - _OTHER_FILES))
