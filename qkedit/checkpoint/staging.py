@@ -11,10 +11,12 @@ It is gone when the run ends; after a kill, the next run to the same target take
 
 from __future__ import annotations
 
+import atexit
 import errno
 import fcntl
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,6 +25,7 @@ from types import TracebackType
 from typing import Self
 
 from qkedit.checkpoint.file_errors import explained
+from qkedit.checkpoint.interrupts import interrupts_deferred
 from qkedit.checkpoint.rename import exchange, rename_to_absent, restore
 from qkedit.checkpoint.target import locate, made_parents, refuse_existing, refuse_misplaced
 from qkedit.errors import QkeditError
@@ -69,6 +72,15 @@ class StagedDirectory:
     def __enter__(self) -> Self:
         """Take the lock, clear what a killed run left, and create the empty staging directory."""
         refuse_misplaced(self._target, self._sources)
+        try:
+            with interrupts_deferred():
+                self._begin()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def _begin(self) -> None:
         with ExitStack() as stack:
             self._made_parents = stack.enter_context(made_parents(self._target))
             stack.enter_context(_exclusive(self._workspace, self._target))
@@ -79,13 +91,16 @@ class StagedDirectory:
             with explained("create a directory", self._target.parent):
                 self.path.mkdir()
             self._cleanup = stack.pop_all()
-        return self
+        # An interrupt between this and the block, or between the block and `__exit__`, skips the latter.
+        atexit.register(self.__exit__, None, None, None)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove what was not committed and release the lock."""
-        self._cleanup.__exit__(kind, error, trace)
+        with interrupts_deferred():
+            self._cleanup.__exit__(kind, error, trace)
+            atexit.unregister(self.__exit__)
 
     def commit(self, *, fsync: bool = True) -> float:
         """Put the staged directory in its place and remove the one it replaced.
@@ -103,16 +118,17 @@ class StagedDirectory:
         seconds = _fsync_tree(self.path) if fsync else 0.0
         refuse_misplaced(self._target, self._sources)
         refuse_existing(self._target, overwrite=self._overwrite, force=self._force)
-        with explained("put the finished directory in place", self._target):
-            if self._target.exists():
-                exchange(self.path, self._target, spare=self._old)
-            else:
-                rename_to_absent(self.path, self._target)
-        if fsync:
-            seconds += sum(map(_fsync, [self._target.parent, *(made.parent for made in self._made_parents)]))
-        self._made_parents.clear()
-        with explained("remove the replaced directory, though the new one is in place", self._workspace):
-            self._clear()
+        with interrupts_deferred():
+            with explained("put the finished directory in place", self._target):
+                if self._target.exists():
+                    exchange(self.path, self._target, spare=self._old)
+                else:
+                    rename_to_absent(self.path, self._target)
+            if fsync:
+                seconds += sum(map(_fsync, [self._target.parent, *(made.parent for made in self._made_parents)]))
+            self._made_parents.clear()
+            with explained("remove the replaced directory, though the new one is in place", self._workspace):
+                self._clear()
         return seconds
 
     def _clear(self) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import typer
 
+from qkedit.cli.interruptions import interruptible
 from qkedit.errors import QkeditError, VerificationError
 
 if TYPE_CHECKING:
@@ -179,56 +179,55 @@ def _described(error: QkeditError) -> dict[str, Any]:
 def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[Output]:
     """Run a command's body: every error it raises becomes one sentence and an exit code.
 
-    SIGTERM unwinds like Ctrl-C, so that a cancelled pipeline leaves no staging behind. With `debug` the traceback is
-    printed as well.
+    SIGTERM and SIGHUP unwind like Ctrl-C, so that a cancelled pipeline leaves no staging behind. With `debug` the
+    traceback is printed as well.
     """
     output = Output(name, as_json=as_json, quiet=quiet)
     if not output.shows_progress:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when the hub's library is imported
     logs = _Warnings(output)
     logging.getLogger("qkedit").addHandler(logs)
-    previous = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        while AHEAD:
-            output.warn(AHEAD.pop(0))
-        yield output
-    except QkeditError as error:
-        if debug:
-            _print_traceback()
-        output.failure(error)
-    except typer.Exit:
-        raise
-    except KeyboardInterrupt:
-        output.failure(Interrupted(output.after_interruption))
-    except MemoryError:
-        output.failure(_out_of_memory("memory"))
-    except Exception as error:
-        if debug:
-            _print_traceback()
-        # A GPU's; to import torch for its name would take a second of every failure.
-        if type(error).__name__ == "OutOfMemoryError":
-            output.failure(_out_of_memory("the device's memory"))
-        # An OSError where the system's loader fails: the libraries of torch are not mapped where memory is short.
-        if isinstance(error, ImportError) or "shared object" in str(error):
+    with interruptible():
+        try:
+            while AHEAD:
+                output.warn(AHEAD.pop(0))
+            yield output
+        except QkeditError as error:
+            if debug:
+                _print_traceback()
+            output.failure(error)
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            output.failure(Interrupted(output.after_interruption))
+        except MemoryError:
+            output.failure(_out_of_memory("memory"))
+        except Exception as error:
+            if debug:
+                _print_traceback()
+            # A GPU's; to import torch for its name would take a second of every failure.
+            if type(error).__name__ == "OutOfMemoryError":
+                output.failure(_out_of_memory("the device's memory"))
+            # An OSError where the system's loader fails: the libraries of torch are not mapped where memory is short.
+            if isinstance(error, ImportError) or "shared object" in str(error):
+                output.failure(
+                    QkeditError(
+                        f"a library could not be loaded ({error})",
+                        remedy="free memory if it is short, else install qkedit and what it needs again",
+                    )
+                )
+            if isinstance(error, OSError):
+                from qkedit.checkpoint.file_errors import refusal
+
+                output.failure(refusal(error, "go on", error.filename or ""))
             output.failure(
                 QkeditError(
-                    f"a library could not be loaded ({error})",
-                    remedy="free memory if it is short, else install qkedit and what it needs again",
+                    f"unexpected {type(error).__name__}: {error}",
+                    remedy="run again with --debug and report what it prints",
                 )
             )
-        if isinstance(error, OSError):
-            from qkedit.checkpoint.file_errors import refusal
-
-            output.failure(refusal(error, "go on", error.filename or ""))
-        output.failure(
-            QkeditError(
-                f"unexpected {type(error).__name__}: {error}",
-                remedy="run again with --debug and report what it prints",
-            )
-        )
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        logging.getLogger("qkedit").removeHandler(logs)
+        finally:
+            logging.getLogger("qkedit").removeHandler(logs)
 
 
 def _out_of_memory(whose: str) -> QkeditError:
@@ -257,10 +256,6 @@ class Interrupted(QkeditError):
 
     def __init__(self, remedy: str) -> None:
         super().__init__("interrupted", remedy=remedy)
-
-
-def _interrupt(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _print_traceback() -> None:

@@ -13,7 +13,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import cache
+from multiprocessing import resource_tracker
 from multiprocessing.process import parent_process
 
 from qkedit.errors import QkeditError
@@ -41,7 +43,8 @@ def run_jobs(subject: Subject, jobs: Sequence[Job], workers: int) -> Iterator[tu
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start)
     futures: dict[Future[JobResult], Job] = {}
     try:
-        futures = {pool.submit(_run, subject, job): job for job in jobs}
+        with _ctrl_c_held_back():
+            futures = {pool.submit(_run, subject, job): job for job in jobs}
         for future in as_completed(list(futures)):
             yield futures.pop(future), future.result()
     except BrokenProcessPool as error:
@@ -65,9 +68,24 @@ def _run(subject: Subject, job: Job) -> JobResult:
     return _bench(subject).run(job)
 
 
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Start processes that take Ctrl-C only when they can end without a traceback, which an import would print.
+
+    A process takes over which signals are held back from the thread that starts it. In this one it comes afterwards.
+    """
+    resource_tracker.ensure_running()  # starting it lets Ctrl-C through again
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
 def _start() -> None:
     """Make a worker end at Ctrl-C without a word, and with its parent, however that ends."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 

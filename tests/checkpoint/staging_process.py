@@ -1,6 +1,8 @@
 """A process that writes outputs and may be killed at any moment; run as a script by test_staging_kills.py.
 
     staging_process.py write TARGET STEP [plain]   write generation 2, and be killed before file operation STEP
+    staging_process.py interrupt TARGET STEP       write generation 2, and be sent Ctrl-C before operation STEP
+    staging_process.py again TARGET STEP           the same, and SIGTERM before every later operation
     staging_process.py repeat TARGET 0 [plain]     write generation after generation until killed
     staging_process.py hold TARGET 0 [plain]       stop half-way through generation 2 and wait
 
@@ -35,6 +37,26 @@ def die_before(step: int) -> None:
     sys.addaudithook(hook)
 
 
+def interrupt_before(step: int, *, again: bool) -> None:
+    """Send this process what a person and a scheduler send, as `die_before` kills it."""
+    operations = count(1)
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event in CHANGES:
+            number = next(operations)
+            if number == step:
+                os.kill(os.getpid(), signal.SIGINT)
+            elif again and number > step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    sys.addaudithook(hook)
+
+
+def interrupt(*_: object) -> None:
+    """Take SIGTERM as Ctrl-C is taken."""
+    raise KeyboardInterrupt
+
+
 def main(work: str, target: Path, step: int, plain: bool) -> None:
     if plain:
         rename._renameat2 = lambda *_: False
@@ -43,6 +65,9 @@ def main(work: str, target: Path, step: int, plain: bool) -> None:
     print("ready", flush=True)
     if work == "write":
         die_before(step)
+    if work in ("interrupt", "again"):
+        signal.signal(signal.SIGTERM, interrupt)
+        interrupt_before(step, again=work == "again")
     for generation in count(2):
         with StagedDirectory(target, overwrite=True) as staged:
             write_output(staged.path, generation)
@@ -50,7 +75,7 @@ def main(work: str, target: Path, step: int, plain: bool) -> None:
                 print("held", flush=True)
                 time.sleep(60)
             staged.commit(fsync=work == "write")
-        if work == "write":
+        if work in ("write", "interrupt", "again"):
             return
 
 

@@ -54,6 +54,26 @@ def test_ctrl_c_leaves_nothing(target: Path) -> None:
     assert beside(target) == []
 
 
+@pytest.mark.parametrize("work", ["interrupt", "again"])
+def test_interrupted_before_any_file_operation_it_clears_up_itself(old: Path, work: str) -> None:
+    """The same run leaves the old or the new output and nothing beside it, however often it is asked to end."""
+    generations = set()
+    for step in range(1, 60):
+        end = finish(start(work, old, step))
+        generation = read_generation(old)
+        generations.add(generation)
+        assert beside(old) == ["edited"], step
+        if end == 0:
+            break
+        if generation == 2:
+            shutil.rmtree(old)
+            old.mkdir()
+            write_output(old, 1)
+    assert end == 0
+    assert step > 20
+    assert generations == {1, 2}
+
+
 def test_killed_before_every_single_file_operation(old: Path, exchange_kind: str) -> None:
     """One run after another dies one operation later than the last one did, until one comes through."""
     seen = set()

@@ -100,18 +100,27 @@ def _written_or_absent(target: Path, files: dict[str, bytes], present: bool) -> 
     return files
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_clears_up_itself(
-    children: Runs, demo: Path, finished: dict[str, dict[str, bytes]], tmp_path: Path, number: signal.Signals
+    children: Runs,
+    demo: Path,
+    finished: dict[str, dict[str, bytes]],
+    tmp_path: Path,
+    number: signal.Signals,
+    times: int,
 ) -> None:
+    """Once or again and again, as who is in a hurry presses Ctrl-C."""
     target = tmp_path / "edited"
     generator = random.Random(int(number))
     interrupted = 0
-    for _ in range(6):
+    for _ in range(3):
         children.start("steer", "demo", *STEER, "--out", target, "--overwrite")
         await_staging(target)
         time.sleep(generator.uniform(0, 0.15))
-        children.signal(number)
+        for _ in range(times):
+            children.signal(number)
+            time.sleep(0.001)  # signals of one kind that wait become one
         result = children.finish()
         if result.code == 130:
             interrupted += 1

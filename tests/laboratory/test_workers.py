@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import pickle
 import signal
+from concurrent.futures import Future
 
 import pytest
 
 from qkedit.errors import QkeditError, UsageError, VerificationError
+from qkedit.laboratory import workers
 from qkedit.laboratory.arms import BASE, Arm
 from qkedit.laboratory.bench import Job, Subject
 from qkedit.laboratory.exam import ExamRange
@@ -67,3 +69,36 @@ def test_a_killed_worker_is_reported_and_the_others_are_stopped() -> None:
     with pytest.raises(QkeditError, match="worker"):
         list(results)
     assert not multiprocessing.active_children()
+
+
+def test_processes_are_started_with_ctrl_c_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would print a traceback while they import; `_start` lets it through."""
+
+    def blocked() -> bool:
+        return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    class Pool:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def submit(self, *_: object) -> Future[bool]:
+            future: Future[bool] = Future()
+            future.set_result(blocked())
+            return future
+
+        def shutdown(self, **_: object) -> None:
+            pass
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Pool)
+    results = run_jobs(Subject(), [Job(Arm(name), FEW) for name in "ab"], 2)
+    assert [bool(result) for _, result in results] == [True, True]
+    assert not blocked()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    previous = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(workers, "_follow_parent", lambda: None)
+    try:
+        workers._start()
+        assert not blocked()
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
