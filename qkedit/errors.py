@@ -8,6 +8,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+# Characters. A path may have 4,096, and lists of names are of use to the reader; more than that nobody reads.
+LONGEST_PART = 5_000
+_KEPT_AT_EACH_END = 2_000
+
 
 class QkeditError(Exception):
     """Something could not be done; `what` happened, at `where`, and `remedy` says what to do about it.
@@ -16,15 +20,15 @@ class QkeditError(Exception):
         what: the fact, without a full stop: "the header is longer than the file".
         where: the file, tensor, option or layer it concerns; may be empty.
         remedy: what the reader can do now, as an imperative: "download the shard again".
+
+    Each may quote what a file or a request holds; of one that is longer than `LONGEST_PART` the middle is left out.
     """
 
     exit_code = 1
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
-        self.what = what
-        self.where = where
-        self.remedy = remedy
-        super().__init__(what, where, remedy)
+        self.what, self.where, self.remedy = map(_bounded, (what, where, remedy))
+        super().__init__(self.what, self.where, self.remedy)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let an error pass from one process to another, whose unpickling knows no keyword arguments."""
@@ -58,6 +62,13 @@ class VerificationError(QkeditError):
     def __init__(self, what: str, *, where: str = "", remedy: str = "", mismatches: tuple[str, ...] = ()) -> None:
         super().__init__(what, where=where, remedy=remedy)
         self.mismatches = mismatches
+
+
+def _bounded(text: str) -> str:
+    if len(text) <= LONGEST_PART:
+        return text
+    left_out = len(text) - 2 * _KEPT_AT_EACH_END
+    return f"{text[:_KEPT_AT_EACH_END]} … ({left_out} characters left out) … {text[-_KEPT_AT_EACH_END:]}"
 
 
 def counted(number: int, one: str, several: str = "") -> str:

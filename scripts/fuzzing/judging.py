@@ -1,0 +1,56 @@
+"""Tell a refusal as it should be from everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import redirect_stderr, suppress
+from io import StringIO
+from typing import Any
+from unicodedata import bidirectional, category
+
+import typer
+
+from fuzzing.target import Finding, Outcome
+from qkedit.cli.output import Output
+from qkedit.errors import LONGEST_PART, QkeditError
+
+LONGEST_SENTENCE = 3 * LONGEST_PART + 100
+# Control characters, halves of characters, separators of lines; and marks that turn the direction of writing.
+STEERING = frozenset({"Cc", "Cs", "Zl", "Zp"})
+TURNING = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+
+
+def attempt(action: Callable[[], Any]) -> Outcome:
+    """Return whether an action is done or refused in one sentence; any other exception passes through."""
+    try:
+        action()
+    except QkeditError as error:
+        check_error(error)
+        return Outcome.REFUSED
+    return Outcome.ACCEPTED
+
+
+def check_error(error: QkeditError) -> None:
+    """Raise Finding unless an error reaches the terminal as one sentence."""
+    terminal = StringIO()
+    with redirect_stderr(terminal), suppress(typer.Exit):
+        Output("fuzz").failure(error)
+    check_sentence(terminal.getvalue())
+
+
+def check_sentence(printed: str) -> None:
+    """Raise Finding unless what a command printed on standard error is one sentence after `error: `."""
+    lines = printed.split("\n")
+    problem = None
+    if len(lines) != 2 or lines[1] or not lines[0].startswith("error: "):
+        problem = "is not one line"
+    elif any(category(letter) in STEERING or bidirectional(letter) in TURNING for letter in lines[0]):
+        problem = "holds characters that a terminal obeys"
+    elif "report what it prints" in lines[0]:
+        problem = "is what stands for a fault of qkedit itself"
+    elif not lines[0].endswith(".") or lines[0].endswith(".."):
+        problem = "does not end as a sentence"
+    elif len(lines[0]) > LONGEST_SENTENCE:
+        problem = f"has {len(lines[0])} characters"
+    if problem:
+        raise Finding("sentence", f"{problem}: {printed[:600]!a}")

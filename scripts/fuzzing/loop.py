@@ -1,0 +1,157 @@
+"""Run one target: input after input, each from a seed of its own, until a number or a time is reached."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from random import Random
+
+from fuzzing.target import Finding, Target, as_bytes
+from fuzzing.watching import Hang, Writes, held_megabytes, peak_megabytes, time_limit
+
+# Findings of one kind and place are one fault; more of them would only fill the disk.
+ALIKE = 3
+
+
+@dataclass
+class Tally:
+    """What became of the inputs so far.
+
+    Attributes:
+        outcomes: how many were accepted, refused …
+        findings: what was found, one entry for each kind and place.
+        seconds: spent in all.
+        grown: megabytes that the process holds more than after its first inputs.
+    """
+
+    target: str
+    outcomes: Counter[str] = field(default_factory=Counter)
+    findings: list[dict[str, str | int]] = field(default_factory=list)
+    seconds: float = 0.0
+    grown: int = 0
+
+    @property
+    def executions(self) -> int:
+        """Inputs that were tried."""
+        return sum(self.outcomes.values())
+
+    def as_dict(self) -> dict[str, object]:
+        """Return it as JSON takes it."""
+        # dataclasses.asdict would make a counter of pairs out of a counter.
+        return {**vars(self), "outcomes": dict(self.outcomes), "executions": self.executions}
+
+
+def run_target(
+    target: Target,
+    start: int,
+    *,
+    executions: int | None = None,
+    seconds: float | None = None,
+    findings: Path | None = None,
+    progress: Callable[[int, Tally], None] = lambda seed, tally: None,
+    writes: Writes | None = None,
+) -> Tally:
+    """Try inputs with the seeds `start`, `start + 1` …
+
+    Args:
+        target: prepared.
+        start: the first seed.
+        executions: how many, or
+        seconds: how long.
+        findings: where inputs are saved that found something.
+        progress: called before each input with its seed.
+        writes: the watch on what is written elsewhere.
+    """
+    tally = Tally(target.name)
+    alike: Counter[str] = Counter()
+    begin = time.monotonic()
+    held = 0
+    for seed in count(start):
+        tally.seconds = time.monotonic() - begin
+        done = seed - start
+        if (executions is not None and done >= executions) or (seconds is not None and tally.seconds >= seconds):
+            break
+        if done == 50:
+            held = held_megabytes()
+        progress(seed, tally)
+        found = try_seed(target, seed, writes)
+        if isinstance(found, str):
+            tally.outcomes[found] += 1
+            continue
+        tally.outcomes["found"] += 1
+        key = f"{found['kind']} {found['place']} {_words(str(found['what']))}"
+        alike[key] += 1
+        if alike[key] == 1:
+            tally.findings.append(found)
+        if findings is not None and alike[key] <= ALIKE:
+            save(findings, target, seed, found)
+    tally.grown = max(0, held_megabytes() - held) if held else 0
+    return tally
+
+
+def try_seed(target: Target, seed: int, writes: Writes | None = None) -> str | dict[str, str | int]:
+    """Try one input. Returns its outcome, or what was found."""
+    peak = peak_megabytes()
+    try:
+        with time_limit(target.seconds):
+            outcome = target.check(target.generate(generator(target, seed)))
+        if writes is not None:
+            writes.check()
+        if (grown := peak_megabytes() - peak) > target.megabytes:
+            raise Finding("memory", f"one input made the process {grown} MB larger")
+    except Finding as found:
+        return _finding(target, seed, found.kind, found.what, found)
+    except Hang as hang:
+        return _finding(target, seed, "hang", f"more than {target.seconds:g} seconds", hang)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        what = f"{type(error).__name__}: {ascii(str(error))[:500]}"
+        return _finding(target, seed, "exception", what, error)
+    return outcome.value
+
+
+def generator(target: Target, seed: int) -> Random:
+    """Return the generator from which the input of a seed is made."""
+    return Random(f"{target.name} {seed}")
+
+
+def save(directory: Path, target: Target, seed: int, found: dict[str, str | int]) -> None:
+    """Write an input and what it found into the directory of findings."""
+    directory.mkdir(parents=True, exist_ok=True)
+    name = f"{target.name}-{seed}"
+    given = as_bytes(target.generate(generator(target, seed)))
+    (directory / f"{name}.input").write_bytes(given[: 1 << 20])
+    (directory / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _words(what: str) -> str:
+    """Return how a finding begins, without what differs from input to input."""
+    return re.sub(r"[^a-zA-Z]+", " ", what)[:100]
+
+
+def _finding(target: Target, seed: int, kind: str, what: str, error: BaseException) -> dict[str, str | int]:
+    trace = traceback.extract_tb(error.__traceback__)
+    # Where qkedit was when it happened; else where the check noticed it.
+    inside = [
+        frame
+        for frame in trace
+        if "/qkedit/" in frame.filename.replace("\\", "/") and "/fuzzing/" not in frame.filename
+    ]
+    last = (inside or trace)[-1] if trace else None
+    place = f"{Path(last.filename).name}:{last.lineno}" if last else ""
+    return {
+        "target": target.name,
+        "seed": seed,
+        "kind": kind,
+        "what": what,
+        "place": place,
+        "traceback": "".join(traceback.format_tb(error.__traceback__))[-6000:],
+    }

@@ -1,0 +1,118 @@
+"""A server of the demo as a process of its own, and raw connections to it."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import re
+import socket
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from fuzzing.judging import LONGEST_SENTENCE
+from fuzzing.target import Finding, Outcome
+from tests.serving.server_process import Server, serving
+
+# Megabytes that the server may grow by in all, over everything it is asked.
+GROWTH = 600
+# Seconds after which a server that has not answered waits for more.
+SILENCE = 0.3
+_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
+
+
+@functools.cache
+def demo_server() -> DemoServer:
+    """Return the server of this process, which all targets share; it is started once and ends with the process."""
+    server = DemoServer()
+    atexit.register(server.close)
+    return server
+
+
+class DemoServer:
+    """`qkedit serve demo` on a free port of the loopback."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="qkedit-fuzz-server-")))
+        self._server: Server = self._stack.enter_context(serving(directory, "demo", "--max-pixels", "2000000"))
+        self._address = urlsplit(self._server.url)
+        self._read = 0
+        self._peak = self._memory()
+
+    def close(self) -> None:
+        """Stop it."""
+        self._server.process.kill()
+        self._stack.close()
+
+    def post(self, body: bytes) -> bytes:
+        """Send a chat completion request, and return the whole answer."""
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: {self._address.netloc}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        return self.exchange(head.encode() + body)
+
+    def exchange(self, sent: bytes, *, patience: float = 60.0, whole: bool = True) -> bytes:
+        """Send bytes, and return what comes until the server closes.
+
+        Args:
+            sent: the bytes.
+            patience: seconds after which silence is a finding.
+            whole: the bytes are a whole request; else the server may wait for more, and is told that there is none.
+        """
+        received = b""
+        address = (self._address.hostname, self._address.port or 80)
+        with socket.create_connection(address, timeout=patience if whole else SILENCE) as connection:
+            try:
+                connection.sendall(sent)
+                while True:
+                    try:
+                        piece = connection.recv(1 << 16)
+                    except TimeoutError:
+                        if whole:
+                            raise Finding("hang", f"no answer for {patience:g} seconds") from None
+                        whole = True
+                        connection.settimeout(patience)
+                        connection.shutdown(socket.SHUT_WR)
+                        continue
+                    if not piece:
+                        return received
+                    received += piece
+            except (ConnectionResetError, BrokenPipeError):
+                return received
+
+    def judged(self, received: bytes) -> Outcome:
+        """Return whether an answer is one, or a refusal of the client's making; raises Finding for others."""
+        self._check_process()
+        statuses = [int(status) for status in _STATUS.findall(received)]
+        if any(status >= 500 for status in statuses):
+            raise Finding("status", ascii(received[:1500].decode("utf-8", "replace")))
+        if not statuses:
+            return Outcome.REFUSED  # closed without a word: what was sent was no HTTP
+        return Outcome.ACCEPTED if statuses[0] < 400 else Outcome.REFUSED
+
+    def _check_process(self) -> None:
+        if (code := self._server.process.poll()) is not None:
+            raise Finding("crash", f"the server ended with {code}")
+        with self._server.log.open("rb") as log:
+            log.seek(self._read)
+            said = log.read().decode("utf-8", "replace")
+            self._read = log.tell()
+        if "Traceback" in said:
+            raise Finding("traceback", ascii(said[-3000:]))
+        if (grown := self._memory() - self._peak) > GROWTH:
+            self._peak += grown
+            raise Finding("memory", f"the server's peak grew by {grown} MB")
+
+    def _memory(self) -> int:
+        status = Path(f"/proc/{self._server.process.pid}/status").read_text()
+        found = re.search(r"VmHWM:\s+(\d+) kB", status)
+        return int(found[1]) // 1024 if found else 0
+
+
+def check_message(message: str) -> None:
+    """Raise Finding unless a refusal's message is a sentence of bounded length; JSON has spelled its characters."""
+    if not message.endswith(".") or message.endswith("..") or len(message) > LONGEST_SENTENCE:
+        raise Finding("sentence", ascii(message[:600]))

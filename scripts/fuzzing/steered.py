@@ -1,0 +1,77 @@
+"""What all targets share that change one file of a checkpoint and steer it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, ClassVar
+
+from fuzzing import seeds
+from fuzzing.judging import attempt
+from fuzzing.sandbox import Sandbox
+from fuzzing.target import Finding, Outcome, Target
+from qkedit.steering.options import OutputOptions
+from qkedit.steering.plan import plan_for
+from qkedit.steering.run import run_plan
+from qkedit.steering.verify import verify
+
+
+@dataclass(frozen=True)
+class ChangedFile:
+    """A file of a checkpoint with new content; `whole` says whether the run goes beyond the plan."""
+
+    name: str
+    content: bytes
+    whole: bool = True
+
+
+class SteeredTarget(Target):
+    """Steers a checkpoint of which one file was changed.
+
+    A run that ends must have an output that verifies; one that is refused must have left nothing at all.
+    """
+
+    # A share of the inputs is only planned, as `--dry-run` does, which is quicker.
+    share_of_runs: ClassVar[float] = 1.0
+
+    def prepare(self) -> None:
+        """Build the checkpoint."""
+        self.seed = seeds.checkpoint(self.work / "seed")
+
+    def changed(self, name: str, content: bytes, random: Random) -> ChangedFile:
+        """Return a file to try."""
+        return ChangedFile(name, content, random.random() < self.share_of_runs)
+
+    def check(self, given: ChangedFile) -> Outcome:
+        """Plan, and run where the input says so."""
+        sandbox = Sandbox(self.work / "case")
+        base, out = sandbox.directory / "base", sandbox.directory / "out"
+        shutil.copytree(self.seed, base)
+        (base / given.name).write_bytes(given.content)
+        sandbox.remember()
+        outcome = attempt(lambda: self.act(base, out) if given.whole else plan_for(str(base), seeds.OPTIONS).as_dict())
+        check_output(sandbox, out, outcome if given.whole else Outcome.REFUSED, lambda: self.verify(base, out))
+        return outcome
+
+    def act(self, base: Path, out: Path) -> Any:
+        """Do what may be refused."""
+        return run_plan(plan_for(str(base), seeds.OPTIONS), OutputOptions(out, fsync=False))
+
+    def verify(self, base: Path, out: Path) -> None:
+        """Raise whatever says that the output is not whole."""
+        if mismatches := verify(out, base=str(base)).mismatches:
+            raise Finding("partial", f"the output does not verify: {mismatches[:3]!a}")
+
+
+def check_output(sandbox: Sandbox, out: Path, outcome: Outcome, verified: Callable[[], None]) -> None:
+    """Raise Finding unless an output is whole after success, and absent after a refusal."""
+    sandbox.check(out)
+    if outcome is Outcome.ACCEPTED:
+        verified()
+    elif out.exists():
+        raise Finding(
+            "partial", f"refused, but the target is there with {sorted(path.name for path in out.iterdir())[:5]}"
+        )

@@ -1,0 +1,81 @@
+"""What a run of the fuzzer came to, as JSON and as a part of the document."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarking.machine import describe_machine
+
+from fuzzing.registry import TARGETS
+
+BEGIN, END = "<!-- result of scripts/fuzz.py: begin -->", "<!-- result of scripts/fuzz.py: end -->"
+
+
+def summary(results: list[dict[str, Any]], *, start: int, seconds: float, jobs: int, work: Path) -> dict[str, Any]:
+    """Return a run's document.
+
+    Args:
+        results: from `run_all`.
+        start: the first seed.
+        seconds: how long the whole run took.
+        jobs: processes at a time.
+        work: where it worked.
+    """
+    return {
+        "commit": _commit(),
+        "machine": describe_machine(work, "cpu"),
+        "seed": start,
+        "seconds": seconds,
+        "jobs": jobs,
+        "targets": [{key: value for key, value in result.items()} for result in results],
+    }
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """Return the Markdown of a run's document."""
+    return "\n".join(_lines(document)) + "\n"
+
+
+def put_into(text: str, part: str) -> str:
+    """Return a document with its part between the two marks replaced. Raises ValueError without marks."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the document has no {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{part}\n{END}{after}"
+
+
+def _lines(document: Mapping[str, Any]) -> Iterator[str]:
+    machine, targets = document["machine"], document["targets"]
+    executions = sum(target["executions"] for target in targets)
+    found = [finding for target in targets for finding in target["findings"]]
+    libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
+    count = f"{len(found) or 'no'} finding{'s' * (len(found) != 1)}"
+    yield (
+        f"{executions:,} inputs to {len(targets)} targets in {document['seconds'] / 60:.0f} minutes on "
+        f"{document['jobs']} core{'s' * (document['jobs'] != 1)}, {machine['date'][:10]}, "
+        f"commit {document['commit']}, first seed {document['seed']}: {count}. "
+        f"{machine['processor']}, Python {machine['python']}, {libraries}."
+    )
+    yield ""
+    yield "| target | what is made up | inputs | accepted | refused | findings |"
+    yield "|:--|:--|--:|--:|--:|--:|"
+    for target in targets:
+        outcomes = target["outcomes"]
+        yield (
+            f"| `{target['target']}` | {TARGETS[target['target']].subject} | {target['executions']:,} "
+            f"| {outcomes.get('accepted', 0):,} | {outcomes.get('refused', 0):,} | {len(target['findings'])} |"
+        )
+    for finding in found:
+        yield ""
+        where = f"`{finding['target']}`, seed {finding['seed']}"
+        yield f"* {where}: {finding['kind']} in {finding['place']}: {finding['what']}"
+
+
+def _commit() -> str:
+    described = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    ended = subprocess.run(described, capture_output=True, text=True, cwd=Path(__file__).parent)
+    return ended.stdout.strip() or "unknown"

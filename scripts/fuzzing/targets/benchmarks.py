@@ -1,0 +1,142 @@
+"""Questions and answers of each benchmark."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from random import Random
+from typing import Any, ClassVar
+
+from fuzzing.benchmark_seeds import ANSWER_FILE, ANSWERS, QUESTIONS
+from fuzzing.byte_strings import mutated
+from fuzzing.json_trees import mutated_tree, written
+from fuzzing.judging import attempt
+from fuzzing.sandbox import Sandbox
+from fuzzing.target import Finding, Outcome, Target
+from qkedit.evaluation.benchmarks import benchmark_named
+from qkedit.evaluation.records import score_as_dict, score_from_dict
+from qkedit.evaluation.scoring import score_files
+
+
+@dataclass(frozen=True)
+class Given:
+    """All files of one scoring, one of them changed."""
+
+    questions: dict[str, bytes]
+    answers: bytes
+    rule: str
+    allow_missing: bool
+
+
+class BenchmarkFiles(Target):
+    """Scores changed files; a score must be JSON, and be read back as it was."""
+
+    benchmark: ClassVar[str]
+    seconds = 10.0
+
+    def generate(self, random: Random) -> Given:
+        """Change one of the files."""
+        questions = {name: _plain(content) for name, content in QUESTIONS[self.benchmark].items()}
+        answers = _plain(ANSWERS[self.benchmark])
+        name = random.choice((None, *questions))
+        if name is None:
+            answers = _changed(ANSWERS[self.benchmark], random)
+        else:
+            questions[name] = _changed(QUESTIONS[self.benchmark][name], random)
+        rule = random.choice(benchmark_named(self.benchmark).rules)
+        return Given(questions, answers, rule, random.random() < 0.5)
+
+    def check(self, given: Given) -> Outcome:
+        """Score them."""
+        sandbox = Sandbox(self.work / "case")
+        data, answers = sandbox.directory / "data", sandbox.directory / "answers"
+        data.mkdir()
+        answers.mkdir()
+        for name, content in given.questions.items():
+            (data / name).write_bytes(content)
+        file = answers / ANSWER_FILE.get(self.benchmark, "answers.jsonl")
+        file.write_bytes(given.answers)
+        sandbox.remember()
+        source = data / next(iter(given.questions)) if self.benchmark == "custom" else data
+        scores: list[Any] = []
+        outcome = attempt(
+            lambda: scores.extend(
+                score_files(
+                    benchmark_named(self.benchmark),
+                    answers=file,
+                    data=source,
+                    rule=given.rule,
+                    allow_missing=given.allow_missing,
+                )
+            )
+        )
+        sandbox.check()
+        for score in scores:
+            document = json.dumps(score_as_dict(score), allow_nan=False)
+            if score_as_dict(score_from_dict(json.loads(document), "result")) != json.loads(document):
+                raise Finding("oracle", "the score is another one when it is read back")
+        return outcome
+
+
+def _plain(content: Any) -> bytes:
+    if isinstance(content, list):
+        return "".join(json.dumps(row) + "\n" for row in content).encode()
+    return (content if isinstance(content, str) else json.dumps(content)).encode()
+
+
+def _changed(content: Any, random: Random) -> bytes:
+    if isinstance(content, str) or random.random() < 0.2:
+        return mutated(_plain(content), random)
+    tree = mutated_tree(content, random)
+    if isinstance(tree, list) and random.random() < 0.5:
+        return b"".join(written(row, random) + b"\n" for row in tree)
+    return written(tree, random)
+
+
+class Pope(BenchmarkFiles):
+    """POPE."""
+
+    name = benchmark = "pope"
+    subject = "questions and answers of POPE"
+
+
+class Repope(BenchmarkFiles):
+    """RePOPE."""
+
+    name = benchmark = "repope"
+    subject = "questions and answers of RePOPE"
+
+
+class Chair(BenchmarkFiles):
+    """CHAIR; past the files, only where nltk's data are installed."""
+
+    name = benchmark = "chair"
+    subject = "truth, synonyms and captions of CHAIR"
+
+
+class Mme(BenchmarkFiles):
+    """MME."""
+
+    name = benchmark = "mme"
+    subject = "questions and answers of MME"
+
+
+class Amber(BenchmarkFiles):
+    """AMBER; its descriptions only where nltk's data are installed."""
+
+    name = benchmark = "amber"
+    subject = "annotations, queries, word lists and answers of AMBER"
+
+
+class Hallusionbench(BenchmarkFiles):
+    """HallusionBench."""
+
+    name = benchmark = "hallusionbench"
+    subject = "questions, answers and a judge's labels of HallusionBench"
+
+
+class Custom(BenchmarkFiles):
+    """One's own questions."""
+
+    name = benchmark = "custom"
+    subject = "one's own questions and answers"

@@ -1,0 +1,42 @@
+"""Pictures as files: of `generate`, `eval` and a request."""
+
+from __future__ import annotations
+
+from random import Random
+
+from fuzzing.judging import attempt
+from fuzzing.picture_bytes import picture
+from fuzzing.sandbox import Sandbox
+from fuzzing.target import Finding, Outcome, Target
+from qkedit.evaluation.endpoint import data_url
+from qkedit.images import read_image
+from qkedit.serving.image_policy import ImagePolicy
+from qkedit.serving.limits import Limits
+
+
+class Images(Target):
+    """What is accepted must be an RGB picture within the limits."""
+
+    name = "images"
+    subject = "bytes of PNG, JPEG, GIF, WebP, TIFF and BMP: all modes, broken ones, extreme sizes"
+    seconds = 10.0
+
+    def prepare(self) -> None:
+        """Set limits."""
+        self._policy = ImagePolicy(Limits(pixels=4_000_000))
+
+    def generate(self, random: Random) -> bytes:
+        """Make a picture, or something that was one."""
+        return picture(random)
+
+    def check(self, given: bytes) -> Outcome:
+        """Read it as the server, the command line and the client of an endpoint do."""
+        file = Sandbox(self.work / "case").directory / "picture.png"
+        file.write_bytes(given)
+        images = []
+        outcome = attempt(lambda: images.extend(self._policy.decoded([given])))
+        attempt(lambda: images.append(read_image(file)))
+        attempt(lambda: data_url(file))
+        if any(image.mode != "RGB" for image in images):
+            raise Finding("oracle", f"a picture in the mode {images[0].mode}")
+        return outcome

@@ -1,0 +1,39 @@
+"""The grammar of `--plugin` and of `attach`'s words."""
+
+from __future__ import annotations
+
+import shlex
+from random import Random
+
+from fuzzing.byte_strings import mutated_text
+from fuzzing.judging import attempt
+from fuzzing.target import Outcome, Target
+from qkedit.plugins.settings import make_plugins, parse_words
+
+SEEDS = (
+    "scr:layers=0-11,strength=0.5",
+    "scr --layers 0-11",
+    "dscr:depth=a.npy,blend=0.5",
+    "scr dscr --depth street.npy",
+    "scr:layers=3,5,8-12",
+)
+
+
+class PluginWords(Target):
+    """Parses words and makes the plug-ins they name."""
+
+    name = "plugin-words"
+    subject = "`--plugin NAME:key=value` and the words of `attach`"
+    seconds = 5.0
+
+    def generate(self, random: Random) -> str:
+        """Change a valid text."""
+        return mutated_text(random.choice(SEEDS), random)
+
+    def check(self, given: str) -> Outcome:
+        """Split it as a shell does, if one would."""
+        try:
+            words = shlex.split(given)
+        except ValueError:
+            words = given.split()
+        return attempt(lambda: make_plugins(parse_words(words)))

@@ -1,0 +1,47 @@
+"""Files beside the weights that no part of steering reads: they must pass through to the byte, whatever they hold."""
+
+from __future__ import annotations
+
+from random import Random
+
+from fuzzing.byte_strings import mutated
+from fuzzing.steered import ChangedFile, SteeredTarget
+from fuzzing.target import Finding, Outcome
+
+NAMES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "generation_config.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "modeling_own.py",
+    "._model.safetensors",
+    "notes with spaces.txt",
+    "\N{LATIN SMALL LETTER U WITH DIAERESIS}.txt",
+    "model.safetensors.index.json.bak",
+    "params.json",
+)
+
+
+class SideFiles(SteeredTarget):
+    """Steers a checkpoint that has such a file."""
+
+    name = "side-files"
+    subject = "tokenizer, processor, template and other files beside the weights: they are copied to the byte"
+
+    def generate(self, random: Random) -> ChangedFile:
+        """Make up its bytes."""
+        content = b'{"version": "1.0", "added_tokens": []}'
+        content = mutated(content, random) if random.random() < 0.7 else random.randbytes(random.randrange(3000))
+        return ChangedFile(random.choice(NAMES), content)
+
+    def check(self, given: ChangedFile) -> Outcome:
+        """Compare the copy, unless the file is one that is left out by its name."""
+        outcome = super().check(given)
+        copy = self.work / "case" / "out" / given.name
+        if outcome is Outcome.ACCEPTED and copy.exists() and copy.read_bytes() != given.content:
+            raise Finding("partial", "the copy is another file")
+        return outcome

@@ -1,0 +1,99 @@
+"""Bounds on one input: time by an alarm, memory by the process's peak, and where the process may write."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, ClassVar, NoReturn
+
+from fuzzing.target import Finding
+
+_MEGABYTE = 1 << 20
+
+
+class Hang(BaseException):
+    """An input took too long; no handler of qkedit's may take it for an error."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise Hang in the main thread once the time is over."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise Hang
+
+    previous = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def peak_megabytes() -> int:
+    """Return the most memory that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // _MEGABYTE
+
+
+def held_megabytes() -> int:
+    """Return the memory that this process holds."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() // _MEGABYTE
+
+
+def limit_memory(megabytes: int) -> None:
+    """Let allocations fail that go far beyond what the process has mapped now, so that the machine survives."""
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + megabytes * _MEGABYTE, hard))
+
+
+class Writes:
+    """Notes every file outside some directories that this process opens for writing, renames, makes or removes.
+
+    Python tells of such calls through audit hooks, which stay for good; only one instance should be made.
+    """
+
+    _EVENTS: ClassVar[dict[str, int]] = {
+        "os.rename": 2,
+        "os.remove": 1,
+        "os.mkdir": 1,
+        "os.rmdir": 1,
+        "os.link": 2,
+        "os.symlink": 2,
+    }
+
+    def __init__(self, *allowed: Path) -> None:
+        self._allowed = tuple(os.path.realpath(directory) for directory in allowed)
+        self._found: list[str] = []
+        sys.addaudithook(self._hear)
+
+    def check(self) -> None:
+        """Raise Finding if anything was written elsewhere since the last call."""
+        if self._found:
+            found, self._found = self._found, []
+            raise Finding("outside", f"written outside the working directory: {found[:5]!a}")
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, _, flags = arguments
+            if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                self._note(path)
+        elif event in self._EVENTS:
+            for path in arguments[: self._EVENTS[event]]:
+                self._note(path)
+
+    def _note(self, path: Any) -> None:
+        # Descriptors and names below an open directory were checked when that was opened.
+        if not isinstance(path, str | bytes) or not os.path.isabs(path):
+            return
+        real = os.path.realpath(os.fsdecode(path))
+        if not real.startswith((*self._allowed, "/dev/", "/proc/")) and "__pycache__" not in real:
+            self._found.append(real)
