@@ -15,15 +15,22 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-from qkedit.checkpoint.contents import CONFIG_FILE, is_hidden, is_pickled_weights, is_stale
-from qkedit.checkpoint.header import ShardHeader, TensorEntry, parse_json_object, read_header
+from qkedit.checkpoint.contents import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, is_hidden, is_litter, reason_left_out
+from qkedit.checkpoint.header import (
+    LENGTH_BYTES,
+    MAX_HEADER_BYTES,
+    ShardHeader,
+    TensorEntry,
+    parse_json_object,
+    read_header,
+)
+from qkedit.checkpoint.other_kinds import no_weights, refuse_other_kind, refuse_pointers
 from qkedit.checkpoint.source import CheckpointFiles
 from qkedit.errors import CheckpointError
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 # A config is some kilobytes and the largest published index a few megabytes.
 MAX_JSON_BYTES = 100_000_000
+_BROKEN_WEIGHTS = "not a readable safetensors file, and not one of the shards"
 # Where families keep the language model's settings; the first that is there counts, else the config itself.
 TEXT_CONFIG_KEYS = (
     ("text_config",),
@@ -42,7 +49,7 @@ class Checkpoint:
     shards: dict[str, ShardHeader]  # by file name, in sorted order
     index: str | None  # name of the *.safetensors.index.json, None for a single file
     side_files: tuple[str, ...]  # copied byte-identical
-    stale_files: tuple[str, ...]  # left out: other formats of the unedited weights
+    left_out: dict[str, str]  # by name, with the reason: other weights, broken links, what no loader reads
 
     @cached_property
     def tensors(self) -> dict[str, TensorEntry]:
@@ -84,7 +91,9 @@ def open_checkpoint(files: CheckpointFiles) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing or broken, a tensor stands twice, or there are no safetensors at all.
     """
-    sizes = {file: size for file, size in files.sizes().items() if not is_hidden(file)}
+    sizes = {file: size for file, size in files.sizes().items() if not (is_hidden(file) or is_litter(file))}
+    refuse_other_kind(files, sizes)
+    refuse_pointers(files, sizes, [file for file in (CONFIG_FILE, INDEX_FILE, SINGLE_FILE) if file in sizes])
     config = _read_config(files, sizes)
     weight_map = _read_weight_map(files, sizes)
     if SINGLE_FILE in sizes:
@@ -96,32 +105,38 @@ def open_checkpoint(files: CheckpointFiles) -> Checkpoint:
     elif weight_map:
         shard_names, indexed, superseded = sorted(set(weight_map.values())), True, set()
     else:
-        raise _no_weights(files, sizes)
+        raise no_weights(files, sizes)
+    refuse_pointers(files, sizes, shard_names)
     shards = {file: _read_header(files, file, sizes[file]) for file in shard_names}
     _check_each_tensor_once(shards.values())
     if indexed:
         _check_index_agrees(weight_map, shards)
     others = [file for file in sorted(sizes) if file not in shards and not (indexed and file == INDEX_FILE)]
     tensor_names = {name for shard in shards.values() for name in shard.tensors}
-    stale = [
-        file
-        for file in others
-        if file in superseded or is_stale(file) or _repeats_a_tensor(files, file, sizes[file], tensor_names)
-    ]
+    left_out = {file: reason for file, reason in files.passed_over().items() if not is_litter(file)}
+    for file in others:
+        reason = "superseded by model.safetensors" if file in superseded else reason_left_out(file)
+        if not reason and file.endswith(".safetensors"):
+            reason = _reason_against_weights(files, file, sizes[file], tensor_names)
+        if reason:
+            left_out[file] = reason
+    side_files = tuple(file for file in others if file not in left_out)
+    refuse_pointers(files, sizes, side_files)
     return Checkpoint(
         files=files,
         config=config,
         shards=shards,
         index=INDEX_FILE if indexed else None,
-        side_files=tuple(file for file in others if file not in set(stale)),
-        stale_files=tuple(stale),
+        side_files=side_files,
+        left_out=dict(sorted(left_out.items())),
     )
 
 
 def _read_config(files: CheckpointFiles, sizes: dict[str, int]) -> dict[str, Any]:
     if CONFIG_FILE not in sizes:
+        reason = files.passed_over().get(CONFIG_FILE)
         raise CheckpointError(
-            f"there is no {CONFIG_FILE}",
+            f"{CONFIG_FILE} is {reason}" if reason else f"there is no {CONFIG_FILE}",
             where=files.name,
             remedy="name the directory or repository that holds the model's config and shards",
         )
@@ -163,8 +178,10 @@ def _read_weight_map(files: CheckpointFiles, sizes: dict[str, int]) -> dict[str,
     # With a single file loaders do not look at the index, so what it names may be absent.
     missing = sorted(set(weight_map.values()) - set(sizes)) if SINGLE_FILE not in sizes else []
     if missing:
+        reason = files.passed_over().get(missing[0])
         raise CheckpointError(
-            f"{len(missing)} of {len(set(weight_map.values()))} shards are missing, the first is {missing[0]}",
+            f"{len(missing)} of {len(set(weight_map.values()))} shards are missing, the first is {missing[0]}"
+            + (f" ({reason})" if reason else ""),
             where=files.name,
             remedy="download the missing shards",
         )
@@ -180,29 +197,6 @@ def _is_plain_shard_name(file: str) -> bool:
         and ".." not in path.parts
         and path.as_posix() == file
         and not any(character in file for character in "\\:\0")
-    )
-
-
-def _no_weights(files: CheckpointFiles, sizes: dict[str, int]) -> CheckpointError:
-    loose = sorted(file for file in sizes if file.endswith(".safetensors") and not is_stale(file))
-    if loose:
-        return CheckpointError(
-            f"there are safetensors files ({loose[0]}), but neither {SINGLE_FILE} nor {INDEX_FILE}",
-            where=files.name,
-            remedy=f"download {INDEX_FILE}",
-        )
-    pickled = sorted(file for file in sizes if is_pickled_weights(file))
-    if pickled:
-        return CheckpointError(
-            f"the weights are pickled ({pickled[0]}), and unpickling can run any code",
-            where=files.name,
-            remedy="convert them where you trust them: load the model with transformers and save it with "
-            "save_pretrained, which writes safetensors",
-        )
-    return CheckpointError(
-        "there are no safetensors weights",
-        where=files.name,
-        remedy="name the directory or repository that holds the model's config and shards",
     )
 
 
@@ -237,11 +231,18 @@ def _check_index_agrees(weight_map: dict[str, str], shards: dict[str, ShardHeade
                 )
 
 
-def _repeats_a_tensor(files: CheckpointFiles, file: str, size: int, tensor_names: set[str]) -> bool:
-    """Whether a safetensors file beside the shards (a variant, not an adapter) holds a tensor of theirs again."""
-    if not file.endswith(".safetensors"):
-        return False
-    return not tensor_names.isdisjoint(_read_header(files, file, size).tensors)
+def _reason_against_weights(files: CheckpointFiles, file: str, size: int, tensor_names: set[str]) -> str:
+    """Return why a safetensors file beside the shards is left out; "" for one that a model may read, as an adapter."""
+    # Read before it is judged: what cannot be read at all (a disk, a network) stops the run.
+    length = int.from_bytes(files.read(file, 0, min(size, LENGTH_BYTES)), "little") + LENGTH_BYTES
+    if length > min(size, MAX_HEADER_BYTES):
+        return _BROKEN_WEIGHTS
+    header = files.read(file, 0, length)
+    try:
+        tensors = read_header(lambda start, end: header[start:end], size, file).tensors
+    except CheckpointError:
+        return _BROKEN_WEIGHTS
+    return "" if tensor_names.isdisjoint(tensors) else "a second copy of the weights"
 
 
 def _read_whole(files: CheckpointFiles, sizes: dict[str, int], file: str) -> bytes:

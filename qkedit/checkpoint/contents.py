@@ -11,6 +11,8 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 CONFIG_FILE = "config.json"
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
 # What qkedit writes into a model's directory.
 MANIFEST_FILE = "qkedit.json"
 DELTA_FILE = "qkedit-delta.safetensors"  # the edited tensors alone, beside the manifest
@@ -19,29 +21,48 @@ PLUGINS_FILE = "qkedit-plugins.json"
 # What desktops leave in every directory that was looked into or copied: nobody's files.
 LITTER_PATTERNS = ("._*", ".DS_Store", "Thumbs.db", "desktop.ini")
 
-# Weights in other formats, and the indices that would point at them. Matched against the file's own name.
-STALE_PATTERNS = (
-    "*.bin",
-    "*.bin.index.json",
-    "*.pt",
-    "*.pth",
-    "*.ckpt",
-    "*.h5",
-    "*.h5.index.json",
-    "*.msgpack",
-    "*.msgpack.index.json",
-    "*.gguf",
-    "*.ggml",
-    "*.onnx",
-    "*.onnx_data*",
-    "*.tflite",
-    "*.npz",
-    "consolidated*",
-)
-# Whole directories of them, at the top level: `original/` holds Llama's release format with its own params.json.
-STALE_DIRECTORIES = ("original", "onnx", "openvino")
+# Names that no loader of the shards reads, by what their files are; matched against the file's own name.
+LEFT_OUT = {
+    "weights in another format": (
+        "*.bin",
+        "*.pt",
+        "*.pth",
+        "*.ckpt",
+        "*.pkl",
+        "*.h5",
+        "*.msgpack",
+        "*.gguf",
+        "*.ggml",
+        "*.onnx",
+        "*.onnx_data*",
+        "*.tflite",
+        "*.npz",
+        "*.ot",
+        "*.distcp",
+        "*.pdparams",
+        "*.nemo",
+        "consolidated*",
+    ),
+    "an index of other weights": (
+        "*.bin.index.json",
+        "*.h5.index.json",
+        "*.msgpack.index.json",
+        "*.safetensors.index*.json",
+    ),
+    "an unfinished download": ("*.incomplete", "*.part", "*.crdownload", "*.aria2"),
+    "a backup": ("*.bak", "*.orig", "*~"),
+}
+# Whole directories at the top level: `original/` holds Llama's release format with its own params.json.
+LEFT_OUT_DIRECTORIES = {
+    "weights in another format": ("original", "onnx", "openvino"),
+    "a checkpoint of a training": ("checkpoint-[0-9]*", "global_step[0-9]*"),
+}
+# At the top level loaders lay an adapter over the weights; in sub-directories a model names it itself.
+ADAPTER = "an adapter, which loaders would lay over the edited weights"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_PATTERNS = (ADAPTER_CONFIG, "adapter_model*")
 # Names the patterns above would catch, though they hold no weights of the model.
-KEPT_PATTERNS = ("training_args.bin", "tokenizer*", "vocab*")
+KEPT_PATTERNS = ("training_args.bin", "tokenizer*.bin", "tokenizer*.pkl", "vocab*")
 
 PICKLED_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -51,17 +72,28 @@ def is_hidden(file: str) -> bool:
     return any(part.startswith(".") for part in PurePosixPath(file).parts[:-1])
 
 
+def is_hidden_file(file: str) -> bool:
+    """Whether the file is a tool's own, like `.gitattributes`: no loader reads it."""
+    return PurePosixPath(file).name.startswith(".")
+
+
 def is_litter(file: str) -> bool:
     """Whether a desktop left the file, as macOS leaves `._model.safetensors` beside `model.safetensors`."""
     return _matches(PurePosixPath(file).name, LITTER_PATTERNS)
 
 
-def is_stale(file: str) -> bool:
-    """Whether the file's name says that it holds weights in another format than the shards."""
+def reason_left_out(file: str) -> str:
+    """Return what a file is by its name, if no loader of the shards reads it; "" for a file that an edit keeps."""
     path = PurePosixPath(file)
-    if len(path.parts) > 1 and path.parts[0] in STALE_DIRECTORIES:
-        return True
-    return _matches(path.name, STALE_PATTERNS) and not _matches(path.name, KEPT_PATTERNS)
+    if len(path.parts) > 1:
+        for reason, directories in LEFT_OUT_DIRECTORIES.items():
+            if _matches(path.parts[0], directories):
+                return reason
+    elif _matches(path.name, ADAPTER_PATTERNS):
+        return ADAPTER
+    if _matches(path.name, KEPT_PATTERNS):
+        return ""
+    return next((reason for reason, patterns in LEFT_OUT.items() if _matches(path.name, patterns)), "")
 
 
 def is_pickled_weights(file: str) -> bool:

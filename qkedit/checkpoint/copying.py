@@ -19,6 +19,7 @@ from fcntl import ioctl
 from pathlib import Path
 
 from qkedit.checkpoint.file_errors import explained, open_descriptor
+from qkedit.checkpoint.holes import stretches
 from qkedit.checkpoint.stamps import changed_meanwhile
 from qkedit.errors import CheckpointError, QkeditError
 
@@ -121,6 +122,8 @@ def can_share_blocks(source: Path, directory: Path) -> bool:
 def copy_ranges(source: Path, destination: Path, ranges: Iterable[tuple[int, int]], on_bytes: OnBytes) -> int:
     """Copy exactly these byte ranges of `source` to the same offsets of the existing file `destination`.
 
+    Holes are not written out: `destination` holds zeros in these ranges, as `clone_or_reserve` makes it.
+
     Returns:
         The bytes copied.
 
@@ -130,8 +133,12 @@ def copy_ranges(source: Path, destination: Path, ranges: Iterable[tuple[int, int
     """
     copied = 0
     with _opened(source) as reader, _opened(destination, os.O_WRONLY | os.O_NOFOLLOW) as writer:
-        for start, end in ranges:
+        for start, end, is_hole in _stretches(reader, source, ranges):
             position = start
+            if is_hole:
+                copied += end - start
+                on_bytes(end - start)
+                continue
             while position < end:
                 length = _copy_in_kernel(reader, writer, position, min(_CHUNK, end - position))
                 if not length:
@@ -179,6 +186,13 @@ def copy_file(source: Path, destination: Path, size: int, link: LinkMode, on_byt
         on_bytes(size)
     else:
         copy_ranges(source, destination, [(0, size)], on_bytes)
+
+
+def _stretches(reader: int, source: Path, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, bool]]:
+    for start, end in ranges:
+        with explained("read", source):
+            found = list(stretches(reader, start, end))
+        yield from found
 
 
 @contextmanager

@@ -104,6 +104,10 @@ class HubFiles:
         """Every file's size in bytes, by name."""
         return dict(self.listing)
 
+    def passed_over(self) -> dict[str, str]:
+        """Nothing: a repository holds files alone."""
+        return {}
+
     def read(self, file: str, start: int, end: int) -> bytes:
         """Exactly bytes [start, end) of one file."""
         self._check_range(file, start, end)

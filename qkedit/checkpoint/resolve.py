@@ -52,7 +52,7 @@ def resolve(model: str, revision: str | None = None) -> CheckpointFiles:
                 "only a model on the hub has revisions", where=model, remedy="leave out --revision, or give a hub id"
             )
         if is_demo:
-            return LocalFiles(demo_checkpoint(), name=DEMO)
+            return LocalFiles(demo_checkpoint(), name=DEMO, follows_links=True)  # installers link packages
         files = LocalFiles(path)
         # A manifest that says "demo" means the one that ships with the package.
         return LocalFiles(path, name=f"./{DEMO}") if files.name == DEMO else files

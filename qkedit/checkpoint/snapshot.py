@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from qkedit.checkpoint.hub_errors import explained
+from qkedit.checkpoint.other_kinds import refuse_other_kind
+from qkedit.checkpoint.source import LocalFiles
 
 # Weights as safetensors, configs, tokenizers and templates: no pickle and no code comes along.
 LOADED_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
@@ -23,10 +25,13 @@ def model_directory(model: str, revision: str | None = None, *, with_code: bool 
         with_code: download its Python code too.
 
     Raises:
-        CheckpointError: there is no such directory, and the hub has no such model or cannot be reached.
+        CheckpointError: the directory holds an adapter, a delta or GGUF; or there is no such directory, and the hub
+            has no such model or cannot be reached.
     """
     path = Path(model).expanduser()
     if path.is_dir():
+        files = LocalFiles(path)
+        refuse_other_kind(files, files.sizes())
         return path
     from huggingface_hub import constants, snapshot_download
 

@@ -7,14 +7,16 @@ implementation, which fetches ranges of a repository on the hub.
 from __future__ import annotations
 
 import os
+import re
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from qkedit.checkpoint.file_errors import remedy_for
 from qkedit.checkpoint.stamps import FileStamps
 from qkedit.errors import CheckpointError
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class CheckpointFiles(Protocol):
@@ -35,6 +37,10 @@ class CheckpointFiles(Protocol):
 
     def sizes(self) -> dict[str, int]:
         """Every file's size in bytes, by name, in sorted order."""
+        ...
+
+    def passed_over(self) -> dict[str, str]:
+        """What is not in `sizes` though it has a name, and why: broken links, directories that may not be read …"""
         ...
 
     def read(self, file: str, start: int, end: int) -> bytes:
@@ -63,20 +69,28 @@ class CheckpointFiles(Protocol):
 class LocalFiles:
     """The checkpoint in a directory.
 
-    A hub cache's snapshot is such a directory too: its symlinks to blobs are followed for reading and resolved in
-    `local_path`, so that nobody writes through them. Symlinks to directories are not followed.
+    A hub cache's snapshot is such a directory too, known by its id and commit: its symlinks to blobs are followed for
+    reading and resolved in `local_path`, so that nobody writes through them. Symlinks to directories are not followed,
+    and hidden directories (`.git/`, `.cache/`) are not looked into: they are a tool's own records.
 
     Args:
         directory: where the files are.
-        name: what reports and manifests call it; the directory's own name by default, so that the manifest does
-            not depend on where the directory lies.
+        name: what reports and manifests call it; by default the hub id of a snapshot, else the directory's own name,
+            so that the manifest does not depend on where the directory lies.
+        follows_links: whether its links may lead anywhere, see `leads_out`.
     """
 
-    revision: str | None = None
-
-    def __init__(self, directory: str | os.PathLike[str], name: str | None = None) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], name: str | None = None, *, follows_links: bool = False
+    ) -> None:
         self.directory = Path(directory)
-        self.name = name or os.path.basename(os.path.realpath(self.directory))
+        real = Path(os.path.realpath(self.directory))
+        repository, commit = snapshot_of(real) or (real.name, None)
+        self.name = name or repository
+        self.revision = commit if name is None else None
+        self._follows_links = follows_links
+        # Not resolved: a link in the place of the blobs may lead anywhere.
+        self._roots = (real, *((real.parent.parent / "blobs",) if commit else ()))
         self._stamps = FileStamps()
 
     def __repr__(self) -> str:
@@ -84,8 +98,21 @@ class LocalFiles:
         return f"LocalFiles({str(self.directory)!r})"
 
     def sizes(self) -> dict[str, int]:
-        """Every regular file's size in bytes, by name. Raises CheckpointError for broken symlinks."""
-        return dict(sorted(self._regular_files()))
+        """Every regular file's size in bytes, by name."""
+        return {name: found for name, found in self._entries() if isinstance(found, int)}
+
+    def passed_over(self) -> dict[str, str]:
+        """What is not in `sizes` though it has a name, and why."""
+        return {name: found for name, found in self._entries() if isinstance(found, str)}
+
+    def leads_out(self, file: str) -> Path | None:
+        """Return where a file really is, if a link leads out of the checkpoint and its cache's blobs; else None.
+
+        A stranger's checkpoint may hold a link to a private file, which must not come into an output unasked.
+        """
+        real = self.local_path(file)
+        inside = self._follows_links or any(real.is_relative_to(root) for root in self._roots)
+        return None if inside else real
 
     def size(self, file: str) -> int:
         """One file's size in bytes. Raises CheckpointError if there is none."""
@@ -115,18 +142,36 @@ class LocalFiles:
         """Raise CheckpointError if a file was written to, replaced or removed since it was first looked at."""
         self._stamps.check(self._stat)
 
-    def _regular_files(self) -> Iterator[tuple[str, int]]:
-        """Name and size of every file and symlink to a file, in no particular order."""
+    def _entries(self) -> list[tuple[str, int | str]]:
+        """The name of every file with its size, and of what is none with the reason, sorted by name."""
+        closed: list[str] = []
 
-        def refuse(error: OSError) -> None:
-            raise _unreadable(Path(error.filename or self.directory), error) from error
+        def note(error: OSError) -> None:
+            path = Path(error.filename or self.directory)
+            if not isinstance(error, PermissionError) or path == self.directory:
+                raise _unreadable(path, error) from error
+            closed.append(path.relative_to(self.directory).as_posix())
 
-        for folder, _, files in os.walk(self.directory, onerror=refuse):
-            for file in files:
-                name = Path(folder, file).relative_to(self.directory).as_posix()
-                status = self._status(name)
-                if stat.S_ISREG(status.st_mode):
-                    yield name, status.st_size
+        found: list[tuple[str, int | str]] = []
+        for folder, directories, files in os.walk(self.directory, onerror=note):
+            directories[:] = [name for name in directories if not name.startswith(".")]
+            for name in (*files, *directories):
+                path = Path(folder, name)
+                if name in files or path.is_symlink():
+                    file = path.relative_to(self.directory).as_posix()
+                    found.append((file, self._size_or_reason(file)))
+        return sorted(found + [(name, "a directory that may not be read") for name in closed])
+
+    def _size_or_reason(self, file: str) -> int | str:
+        try:
+            status = self._status(file)
+        except CheckpointError:
+            if (self.directory / file).is_symlink():
+                return "a link that leads nowhere"
+            raise
+        if stat.S_ISREG(status.st_mode):
+            return status.st_size
+        return "a link to a directory" if stat.S_ISDIR(status.st_mode) else "not a file"
 
     def _status(self, file: str) -> os.stat_result:
         status = self._stat(file)
@@ -167,6 +212,16 @@ def read_range_into(path: Path, start: int, buffer: bytearray | memoryview) -> N
                 filled += count
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
+
+
+def snapshot_of(directory: Path) -> tuple[str, str] | None:
+    """Return id and commit of a snapshot in a hub's cache, `models--org--name/snapshots/COMMIT`; else None."""
+    repository = directory.parent.parent.name
+    if not (_COMMIT.fullmatch(directory.name) and directory.parent.name == "snapshots"):
+        return None
+    if not repository.startswith("models--"):
+        return None
+    return repository.removeprefix("models--").replace("--", "/"), directory.name
 
 
 def check_name(file: str, where: str) -> None:

@@ -20,6 +20,7 @@ def apply(
     link: options.LinkOption = "auto",
     overwrite: options.OverwriteOption = False,
     force: options.ForceOption = False,
+    follow_links: options.FollowLinksOption = False,
     fsync: options.FsyncOption = True,
     verify: options.VerifyOption = False,
     config: options.ConfigOption = None,
@@ -41,7 +42,7 @@ def apply(
 
         if base is None:
             raise UsageError("it is not said what to apply the delta to", where="--base", remedy="name the base model")
-        target = OutputOptions(options.required_out(out), "full", link, overwrite, fsync, verify, force)
+        target = OutputOptions(options.required_out(out), "full", link, overwrite, fsync, verify, force, follow_links)
         with progress_bar(output) as progress:
             report = apply_delta(delta, base=base, output=target, revision=revision, progress=progress)
         print_report(output, report)

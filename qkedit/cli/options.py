@@ -138,6 +138,10 @@ ForceOption = Annotated[
     bool,
     flag("--force", help="Replace the directory at --out, whatever it holds."),
 ]
+FollowLinksOption = Annotated[
+    bool,
+    flag("--follow-links", panel=MODE, help="Take in files outside the model that its links lead to."),
+]
 LinkOption = Annotated[
     str,
     flag(

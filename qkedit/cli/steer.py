@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,7 @@ def steer(
     link: options.LinkOption = "auto",
     overwrite: options.OverwriteOption = False,
     force: options.ForceOption = False,
+    follow_links: options.FollowLinksOption = False,
     dry_run: Annotated[
         bool, options.flag("--dry-run", help="Show what would be done; reads headers and config only.")
     ] = False,
@@ -78,6 +80,7 @@ def steer(
             fsync,
             verify,
             force,
+            follow_links,
         )
         request = options.steer_options(
             context,
@@ -138,12 +141,20 @@ def print_report(output: Output, report: SteerReport) -> None:
         missing, leak = ([head[name] for head in heads] for name in ("residual", "leak"))
         facts.append(("realised", f"all but {_mean(missing)} of it; {_mean(leak)} leaked into the other channel"))
     if report.left_out:
-        facts.append(("left out", f"{', '.join(report.left_out)} (unedited weights in other formats)"))
+        facts.append(("left out", _left_out(report.left_out)))
     if report.verification is not None:
         facts.append(("verified", report.verification.sentence()))
     facts.append(("time", f"{seconds['total']:.1f} s" + (f" ({stations}; side by side)" if stations else "")))
     facts.append(("written", f"{report.out} ({size(report.bytes_in_output)})"))
     output.result(report.as_dict(), aligned(facts), summary=True)
+
+
+def _left_out(files: Mapping[str, str]) -> str:
+    """The files that an output does not hold, those of one reason together."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in files.items():
+        by_reason.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
 
 
 def _kind_of(tensors: list[dict[str, Any]]) -> str:
@@ -195,8 +206,8 @@ def _print_plan(
     ]
     if plan.stack.skipped:
         totals.append(("no attention", f"layers {describe([skipped.index for skipped in plan.stack.skipped])}"))
-    if plan.checkpoint.stale_files:
-        totals.append(("left out", ", ".join(plan.checkpoint.stale_files)))
+    if plan.checkpoint.left_out:
+        totals.append(("left out", _left_out(plan.checkpoint.left_out)))
     for name, files in (("replaced", replaced.ours), ("not qkedit's", replaced.others)):
         if files:
             totals.append((name, f"would be removed: {shown(files)}"))

@@ -65,6 +65,7 @@ class OutputOptions:
         fsync: wait until the disk holds the output.
         verify: read the finished output back and compare all of it with the base before it appears.
         force: replace the directory that stands there, whatever it holds.
+        follow_links: take in files that links of the base lead to, wherever they are.
     """
 
     out: Path
@@ -74,6 +75,7 @@ class OutputOptions:
     fsync: bool = True
     verify: bool = False
     force: bool = False
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         """Check the names."""

@@ -105,7 +105,7 @@ class SteerPlan:
             "bytes_to_write": self.bytes_to_write,
             "directory_bytes": self.checkpoint.kept_bytes,
             "touched_shards": list(self.touched_shards),
-            "left_out": list(self.checkpoint.stale_files),
+            "left_out": dict(self.checkpoint.left_out),
         }
 
 

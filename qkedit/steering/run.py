@@ -19,6 +19,7 @@ from qkedit.checkpoint.target import locate, refuse_existing, refuse_misplaced
 from qkedit.errors import CheckpointError, UsageError, counted
 from qkedit.spectral.options import NEAR_EQUAL, Channel, Control, Suppression
 from qkedit.steering.base import open_base
+from qkedit.steering.base_files import adapter_warning, refuse_base_files
 from qkedit.steering.device import choose_device
 from qkedit.steering.disk_space import refuse_without_room
 from qkedit.steering.manifest import DELTA_FILE, make_manifest, previous_manifest, read_manifest, records_of
@@ -44,14 +45,15 @@ if TYPE_CHECKING:
 class SteerReport:
     """What a finished run did.
 
-    `seconds` are per station; stations overlap, so they add up to more than `total`. `warnings` are what a reader
-    should know before trusting the edit. `verification` is None where none was asked for.
+    `left_out` holds the base's files that are not in the output, with the reasons. `seconds` are per station; stations
+    overlap, so they add up to more than `total`. `warnings` are what a reader should know before trusting the edit.
+    `verification` is None where none was asked for.
     """
 
     out: Path
     layout: Layout
     manifest: dict[str, Any]
-    left_out: tuple[str, ...]
+    left_out: dict[str, str]
     bytes_changed: int
     bytes_in_output: int
     seconds: dict[str, float]
@@ -87,6 +89,7 @@ def steer(
     link: str = "auto",
     overwrite: bool = False,
     force: bool = False,
+    follow_links: bool = False,
     fsync: bool = True,
     verify: bool = False,
     allow_text_only: bool = False,
@@ -112,6 +115,7 @@ def steer(
         link: `auto`, `copy`, `reflink`, `hard` or `symlink`, for shards that stay as they are.
         overwrite: replace an earlier output, if nothing else lies in it.
         force: replace the directory that stands there, whatever it holds.
+        follow_links: take in files that links of the base lead to, wherever they are.
         fsync: wait until the disk holds the output.
         verify: read the finished output back and compare all of it with the base before it appears.
         allow_text_only: take a checkpoint without vision too.
@@ -131,7 +135,7 @@ def steer(
     """
     suppression = Suppression(k, energy, residual, channel, control, seed)
     options = SteerOptions(layers, heads, suppression, compute_dtype, device, allow_text_only)
-    output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force)
+    output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force, follow_links)
     return run_plan(plan_for(str(model), options, revision), output, progress)
 
 
@@ -147,6 +151,8 @@ def check_plan(plan: SteerPlan, output: OutputOptions | None) -> Replaced:
         CheckpointError: the base carries a manifest that cannot be continued.
     """
     previous_manifest(plan.checkpoint)
+    if output is not None:
+        refuse_base_files(plan.checkpoint, plan.touched_shards, output)
     if plan.options.device not in ("auto", "cpu"):  # to look for others takes torch, and a second
         choose_device(plan.options.device)
     if output is None:
@@ -270,6 +276,7 @@ def _write(
     progress: Progress,
 ) -> SteerReport:
     started = time.perf_counter()
+    refuse_base_files(checkpoint, {entry.shard for entry in planned.values()}, output)
     changed = sum(entry.nbytes for entry in planned.values())
     full = output.layout == "full"
     to_write = checkpoint.kept_bytes if full else changed
@@ -299,11 +306,11 @@ def _write(
         out=output.out,
         layout=output.layout,
         manifest=manifest,
-        left_out=checkpoint.stale_files if full else (),
+        left_out=checkpoint.left_out if full else {},
         bytes_changed=changed,
         bytes_in_output=in_output,
         seconds=stopwatch.seconds | {"total": time.perf_counter() - started},
-        warnings=tuple(_warnings(manifest)),
+        warnings=tuple(_warnings(manifest, checkpoint.left_out if full else {})),
         verification=verification,
     )
 
@@ -324,8 +331,11 @@ def _directories(*sources: CheckpointFiles) -> list[Path]:
     return [files.directory for files in local] + [files.local_path(file) for files in local for file in files.sizes()]
 
 
-def _warnings(manifest: dict[str, Any]) -> Iterator[str]:
+def _warnings(manifest: dict[str, Any], left_out: dict[str, str]) -> Iterator[str]:
     """What a reader should know before trusting the edit."""
+    adapter = adapter_warning(left_out.items())
+    if adapter is not None:
+        yield adapter
     options = manifest["options"]
     heads = [head for tensor in manifest["tensors"] for head in tensor["heads"]]
     near_equal = sum(head["gap"] is not None and head["gap"] < NEAR_EQUAL for head in heads)

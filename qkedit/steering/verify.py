@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from qkedit.checkpoint.contents import CONFIG_FILE, PLUGINS_FILE
+from qkedit.checkpoint.contents import CONFIG_FILE, PLUGINS_FILE, is_hidden_file
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
 from qkedit.errors import CheckpointError, VerificationError, counted
@@ -194,7 +194,9 @@ def _different_headers(edited: Checkpoint, base: Checkpoint) -> Iterable[str]:
 def _names_in_output(base: Checkpoint) -> dict[str, str]:
     """Every file but the shards that an output takes over as it is, and its name there."""
     # Which plug-ins a model is run with may change at any time, and changes no weights.
-    names = {file: name_in_output(base, file) for file in base.side_files if file != PLUGINS_FILE}
+    # Hidden files (`.gitattributes`) are those of tools, and differ after an upload.
+    compared = [file for file in base.side_files if file != PLUGINS_FILE and not is_hidden_file(file)]
+    names = {file: name_in_output(base, file) for file in compared}
     if base.index:
         names[base.index] = base.index
     return {file: name for file, name in names.items() if name is not None}
@@ -214,5 +216,5 @@ def _different_files(
         ):
             yield f"{name}: differs from the base"
     # A module that the config names, or weights in a format that an engine prefers, would be loaded from here.
-    unknown = {*edited.side_files, *edited.stale_files} - {*names.values(), MANIFEST_FILE, CARD_FILE, PLUGINS_FILE}
-    yield from (f"{name}: not in the base" for name in sorted(unknown))
+    unknown = {*edited.side_files, *edited.left_out} - {*names.values(), MANIFEST_FILE, CARD_FILE, PLUGINS_FILE}
+    yield from (f"{name}: not in the base" for name in sorted(unknown) if not is_hidden_file(name))

@@ -35,7 +35,7 @@ def test_a_sharded_checkpoint(tmp_path: Path) -> None:
     assert set(checkpoint.tensors) == {"a", "b", "c"}
     assert checkpoint.tensors["c"].shard == "model-00002-of-00002.safetensors"
     assert checkpoint.side_files == ("config.json",)
-    assert checkpoint.stale_files == ()
+    assert checkpoint.left_out == {}
 
 
 def test_a_single_file(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_single_file_supersedes_the_index_as_it_does_in_loaders(tmp_path: Path
     assert set(checkpoint.shards) == {"model.safetensors"}
     assert checkpoint.index is None
     # Engines that prefer the index would otherwise read the unedited weights.
-    assert set(checkpoint.stale_files) == {"model.safetensors.index.json", *TWO_SHARDS}
+    assert set(checkpoint.left_out) == {"model.safetensors.index.json", *TWO_SHARDS}
 
 
 def test_an_index_of_a_single_file_is_kept(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_an_index_of_a_single_file_is_kept(tmp_path: Path) -> None:
     write_index(tmp_path, {"a": "model.safetensors"})
     checkpoint = opened(tmp_path)
     assert checkpoint.index == "model.safetensors.index.json"
-    assert checkpoint.stale_files == ()
+    assert checkpoint.left_out == {}
 
 
 def test_files_beside_the_shards(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_files_beside_the_shards(tmp_path: Path) -> None:
         path.write_text("x")
     checkpoint = opened(tmp_path)
     assert set(checkpoint.side_files) == {"config.json", *side}
-    assert set(checkpoint.stale_files) == set(stale)
+    assert set(checkpoint.left_out) == set(stale)
 
 
 def test_safetensors_beside_the_shards(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_safetensors_beside_the_shards(tmp_path: Path) -> None:
     write_shard(tmp_path / "model.fp16.safetensors", {"a": (2, 3)})
     checkpoint = opened(tmp_path)
     assert "adapters/adapter_model.safetensors" in checkpoint.side_files
-    assert checkpoint.stale_files == ("model.fp16.safetensors",), "a second copy of the weights"
+    assert checkpoint.left_out == {"model.fp16.safetensors": "a second copy of the weights"}
 
 
 @pytest.mark.parametrize(
@@ -245,6 +245,9 @@ def test_opening_reads_no_tensor_data(tmp_path: Path) -> None:
         name, revision = files.name, files.revision
         ends: dict[str, int] = {}  # noqa: RUF012 – of this one test
 
+        def passed_over(self) -> dict[str, str]:
+            return {}
+
         def sizes(self) -> dict[str, int]:
             return files.sizes()
 
@@ -276,6 +279,9 @@ def test_any_index_is_understood_or_refused(weight_map: Any) -> None:
 
     class OneIndex:
         name, revision = "x", None
+
+        def passed_over(self) -> dict[str, str]:
+            return {}
 
         def sizes(self) -> dict[str, int]:
             return {"config.json": 2, "model.safetensors.index.json": len(text)}

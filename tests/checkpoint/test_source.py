@@ -45,13 +45,16 @@ def test_the_name_is_the_directory_s_own_whatever_path_led_there(
 
 
 def test_snapshot_of_a_hub_cache_is_read_through_its_symlinks(tmp_path: Path) -> None:
-    blob = tmp_path / "blobs" / "abc"
-    snapshot = tmp_path / "snapshots" / "1234"
-    blob.parent.mkdir()
+    commit = "0123456789" * 4
+    blob = tmp_path / "models--org--name" / "blobs" / "abc"
+    snapshot = tmp_path / "models--org--name" / "snapshots" / commit
+    blob.parent.mkdir(parents=True)
     snapshot.mkdir(parents=True)
     blob.write_bytes(CONTENT)
     (snapshot / "model.safetensors").symlink_to("../../blobs/abc")
     files = LocalFiles(snapshot)
+    assert (files.name, files.revision) == ("org/name", commit)
+    assert files.leads_out("model.safetensors") is None
     assert files.sizes() == {"model.safetensors": len(CONTENT)}
     assert files.read("model.safetensors", 3, 10) == CONTENT[3:10]
     assert files.local_path("model.safetensors") == blob.resolve()
@@ -62,6 +65,56 @@ def test_symlinked_directories_are_not_followed(directory: Path, tmp_path: Path)
     (tmp_path / "elsewhere" / "secret").write_text("x")
     (directory / "link").symlink_to(tmp_path / "elsewhere")
     assert "link/secret" not in LocalFiles(directory).sizes()
+    assert LocalFiles(directory).passed_over() == {"link": "a link to a directory"}
+
+
+@pytest.mark.parametrize("kind", ["outside", "inside", "blobs of nobody", "blobs that are a link"])
+def test_only_links_that_stay_inside_do_not_lead_out(directory: Path, tmp_path: Path, kind: str) -> None:
+    secret = tmp_path / "private" / "secret"
+    secret.parent.mkdir()
+    secret.write_text("x")
+    if kind == "inside":
+        (directory / "original" / "link").symlink_to("../config.json")
+        assert LocalFiles(directory).leads_out("original/link") is None
+        return
+    if kind == "outside":
+        model = directory
+        (model / "notes.txt").symlink_to(secret)
+    else:  # an archive may be laid out as a cache is
+        root = tmp_path / ("models--a--b" if kind == "blobs that are a link" else "archive")
+        model = root / "snapshots" / ("a" * 40)
+        model.mkdir(parents=True)
+        (root / "blobs").symlink_to(secret.parent)
+        (model / "notes.txt").symlink_to("../../blobs/secret")
+    assert LocalFiles(model).leads_out("notes.txt") == secret.resolve()
+    assert LocalFiles(model, follows_links=True).leads_out("notes.txt") is None
+
+
+def test_directories_that_may_not_be_read_are_passed_over(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (directory / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def forbidden(path: str | Path) -> os._ScandirIterator[str]:
+        if str(path) in closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(str(path))
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    closed = {str(directory / "lost+found")}
+    assert LocalFiles(directory).passed_over() == {"lost+found": "a directory that may not be read"}
+    closed = {str(directory)}
+    with pytest.raises(CheckpointError, match="Permission denied"):
+        LocalFiles(directory).sizes()
+
+
+def test_records_of_tools_are_not_looked_into(directory: Path) -> None:
+    for name in (".git", ".cache"):
+        (directory / name).mkdir()
+        (directory / name / "file").write_text("x")
+        (directory / name / "dangling").symlink_to("nowhere")
+    files = LocalFiles(directory)
+    assert list(files.sizes()) == ["config.json", "model.safetensors", "original/params.json"]
+    assert files.passed_over() == {}
 
 
 @given(st.data())
@@ -118,17 +171,21 @@ def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
         LocalFiles(tmp_path / "gone").sizes()
 
 
-def test_a_broken_symlink_is_an_error(directory: Path) -> None:
+def test_a_broken_symlink_is_passed_over_and_an_error_when_it_is_read(directory: Path) -> None:
     (directory / "tokenizer.json").symlink_to("nowhere")
+    files = LocalFiles(directory)
+    assert files.passed_over() == {"tokenizer.json": "a link that leads nowhere"}
+    assert "tokenizer.json" not in files.sizes()
     with pytest.raises(CheckpointError, match=r"tokenizer.json: the symlink leads nowhere; download"):
-        LocalFiles(directory).sizes()
+        files.read("tokenizer.json", 0, 1)
 
 
-def test_symlinks_in_a_circle_are_an_error(directory: Path) -> None:
+def test_symlinks_in_a_circle_are_passed_over_and_an_error_when_they_are_read(directory: Path) -> None:
     (directory / "a").symlink_to("b")
     (directory / "b").symlink_to("a")
     files = LocalFiles(directory)
-    for use in (files.sizes, lambda: files.local_path("a"), lambda: files.read("a", 0, 1)):
+    assert set(files.passed_over()) == {"a", "b"}
+    for use in (lambda: files.local_path("a"), lambda: files.read("a", 0, 1)):
         with pytest.raises(CheckpointError, match=r"/[ab]: cannot be read \(.*symbolic links\)"):
             use()
 

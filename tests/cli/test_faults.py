@@ -254,7 +254,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "an index to another shard": (lambda base: _point_index(base, _other_shard(base)), query_name(1)),
     "an index of garbage": (lambda base: (base / INDEX).write_text("{"), INDEX),
     "a missing shard": (lambda base: _shard(base).unlink(), "1 of 3 shards are missing"),
-    "a link to nowhere": (lambda base: ((p := _shard(base)).unlink(), p.symlink_to("gone")), "symlink leads nowhere"),
+    "a link to nowhere": (
+        lambda base: ((p := _shard(base)).unlink(), p.symlink_to("gone")),
+        "1 of 3 shards are missing",
+    ),
     "a directory for a shard": (lambda base: ((p := _shard(base)).unlink(), p.mkdir()), "1 of 3 shards are missing"),
     "pickled weights only": (_pickle_only, "unpickling can run any code"),
     "no config": (lambda base: (base / "config.json").unlink(), "there is no config.json"),

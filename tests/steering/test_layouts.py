@@ -19,6 +19,8 @@ from tests.steering.checkpoints import contents, key_name, query_name, same_bits
 
 DELTA = "qkedit-delta.safetensors"
 
+COMMIT = "0123456789" * 4
+
 
 def apply(delta: Path, base: Path | str, out: Path, **options: Any) -> None:
     apply_delta(delta, base=str(base), output=OutputOptions(out, fsync=False, **options))
@@ -64,9 +66,9 @@ def test_what_links_lead_to_is_never_written_over(base: Path, tmp_path: Path) ->
     steer(first, out=tmp_path / "linked", layers="1", link="symlink", fsync=False)
     before = contents(first)
     with pytest.raises(UsageError, match="which is read"):
-        steer(tmp_path / "linked", out=first, layers="0", overwrite=True, fsync=False)
+        steer(tmp_path / "linked", out=first, layers="0", overwrite=True, follow_links=True, fsync=False)
     assert contents(first) == before
-    steer(tmp_path / "linked", out=tmp_path / "beside", layers="0", fsync=False)
+    steer(tmp_path / "linked", out=tmp_path / "beside", layers="0", follow_links=True, fsync=False)
 
 
 @pytest.mark.parametrize("out", [".", "full", ".."])
@@ -186,15 +188,16 @@ def test_every_way_to_link_gives_the_same_model(base: Path, tmp_path: Path, unto
 @pytest.mark.parametrize("link", ["auto", "copy", "hard", "symlink"])
 def test_a_hub_cache_is_never_written_through(tmp_path: Path, link: str) -> None:
     """A snapshot in the cache is a directory of links to blobs."""
-    blobs = write(tmp_path / "blobs", weights())
-    snapshot = tmp_path / "snapshot"
-    snapshot.mkdir()
+    blobs = write(tmp_path / "models--org--name" / "blobs", weights())
+    snapshot = tmp_path / "models--org--name" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
     for number, path in enumerate(sorted(blobs.iterdir())):
         path.rename(blobs / f"blob{number}")
-        (snapshot / path.name).symlink_to(f"../blobs/blob{number}")
+        (snapshot / path.name).symlink_to(f"../../blobs/blob{number}")
     before = contents(blobs)
     out = tmp_path / "edited"
-    steer(snapshot, out=out, layers="all", link=link, fsync=False)
+    report = steer(snapshot, out=out, layers="all", link=link, fsync=False)
+    assert report.manifest["base"] == {"model": "org/name", "revision": COMMIT}
     assert contents(blobs) == before
     assert all(path.is_symlink() for path in snapshot.iterdir())
     for path in out.rglob("*"):
@@ -225,7 +228,7 @@ def test_hidden_directories_are_no_part_of_a_model(base: Path, tmp_path: Path) -
     (source / ".git" / "HEAD").write_text("ref")
     report = steer(source, out=tmp_path / "edited", layers="0", fsync=False)
     assert not (tmp_path / "edited" / ".git").exists()
-    assert report.left_out == ()
+    assert report.left_out == {}
 
 
 def test_keys_are_what_they_were(base: Path, tmp_path: Path) -> None:

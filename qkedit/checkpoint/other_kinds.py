@@ -1,0 +1,114 @@
+"""Recognise what a directory is that is not a checkpoint in safetensors, and say what makes one of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+
+from qkedit.checkpoint.contents import (
+    ADAPTER_CONFIG,
+    CONFIG_FILE,
+    DELTA_FILE,
+    INDEX_FILE,
+    MANIFEST_FILE,
+    SINGLE_FILE,
+    is_pickled_weights,
+    reason_left_out,
+)
+from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
+from qkedit.errors import CheckpointError
+
+# What git-lfs puts in the place of a large file: three lines, the first of which is this.
+_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
+_LARGEST_POINTER = 1024
+# Side files that loaders read; a pointer in the place of a figure harms nobody.
+_READ_BY_LOADERS = (".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken")
+
+
+def refuse_pointers(files: CheckpointFiles, sizes: Mapping[str, int], names: Iterable[str]) -> None:
+    """Raise CheckpointError if one of the named files that loaders read is a pointer of git-lfs.
+
+    A hub sends no pointers, so that nothing is asked of it.
+    """
+    if not isinstance(files, LocalFiles):
+        return
+    for name in names:
+        small = len(_POINTER) < sizes[name] <= _LARGEST_POINTER
+        if small and name.endswith(_READ_BY_LOADERS) and files.read(name, 0, len(_POINTER)) == _POINTER:
+            raise CheckpointError(
+                "is a git-lfs pointer in the place of the file itself",
+                where=f"{files.name}/{name}",
+                remedy="run `git lfs pull` in the checkpoint's directory",
+            )
+
+
+def refuse_other_kind(files: CheckpointFiles, sizes: Mapping[str, int]) -> None:
+    """Raise CheckpointError if the files are known to be something else than a checkpoint in safetensors."""
+    has_weights = SINGLE_FILE in sizes or INDEX_FILE in sizes
+    if has_weights and CONFIG_FILE in sizes:
+        return
+
+    def refusal(what: str, remedy: str) -> CheckpointError:
+        return CheckpointError(what, where=files.name, remedy=remedy)
+
+    if DELTA_FILE in sizes and MANIFEST_FILE in sizes:
+        raise refusal(
+            "is a delta, which holds the edited tensors alone",
+            "make the full directory with `qkedit apply DELTA --base MODEL --out DIRECTORY` and name that",
+        )
+    if ADAPTER_CONFIG in sizes and not has_weights:
+        raise refusal(
+            "is an adapter (PEFT), not a model",
+            "merge it into its base with peft (merge_and_unload, then save_pretrained) and name the merged directory",
+        )
+    if has_weights:
+        return
+    parts = sorted({PurePosixPath(name).parts[0] for name in sizes if name.endswith(f"/{CONFIG_FILE}")})
+    if "llm" in parts:
+        raise refusal(
+            f"keeps its parts in directories of their own ({', '.join(parts)}), as VILA does",
+            "name its directory llm with --allow-text-only, and put the edited one in the place of llm in a copy",
+        )
+    of_mistral = [name for name in sizes if PurePosixPath(name).name.startswith("consolidated")]
+    if of_mistral and not any(is_pickled_weights(name) for name in of_mistral):
+        raise refusal(
+            f"the weights are in Mistral's own format alone ({min(of_mistral)})",
+            "name a repository that has the model's weights for transformers (config.json and model*.safetensors)",
+        )
+    quantised = sorted(name for name in sizes if name.endswith(".gguf"))
+    if quantised:
+        raise refusal(
+            f"the weights are GGUF ({quantised[0]})",
+            "name the safetensors checkpoint that they were made from, edit it, and convert the result again",
+        )
+
+
+def no_weights(files: CheckpointFiles, sizes: Mapping[str, int]) -> CheckpointError:
+    """Return the error for a directory without weights that could be read; it says what there is instead."""
+    reason = files.passed_over().get(SINGLE_FILE)
+    if reason:
+        return CheckpointError(
+            f"{SINGLE_FILE} is {reason}", where=files.name, remedy="download or save the checkpoint again"
+        )
+    loose = sorted(file for file in sizes if file.endswith(".safetensors") and not reason_left_out(file))
+    if loose:
+        return CheckpointError(
+            f"there are safetensors files ({loose[0]}), but neither {SINGLE_FILE} nor {INDEX_FILE}",
+            where=files.name,
+            remedy=f"download {INDEX_FILE}",
+        )
+    pickled = sorted(file for file in sizes if is_pickled_weights(file))
+    if pickled:
+        return CheckpointError(
+            f"the weights are pickled ({pickled[0]}), and unpickling can run any code",
+            where=files.name,
+            remedy="convert them where you trust them: load the model with transformers and save it with "
+            "save_pretrained, which writes safetensors",
+        )
+    others = sorted(file for file in sizes if reason_left_out(file) not in ("", "a backup"))
+    instead = f", but {others[0]} ({reason_left_out(others[0])})" if others else ""
+    return CheckpointError(
+        f"there are no safetensors weights{instead}",
+        where=files.name,
+        remedy="name the directory or repository that holds the model's config and shards",
+    )

@@ -1,0 +1,71 @@
+"""What among a base's files stops an output: links to private files, and names that the output needs itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+from qkedit.checkpoint.checkpoint import Checkpoint
+from qkedit.checkpoint.contents import ADAPTER
+from qkedit.checkpoint.source import LocalFiles
+from qkedit.errors import CheckpointError
+from qkedit.steering.options import OutputOptions
+from qkedit.steering.output_names import files_of_output
+
+_LINKS_SHOWN = 3
+
+
+def refuse_base_files(checkpoint: Checkpoint, shards: Iterable[str], output: OutputOptions) -> None:
+    """Refuse a base whose files cannot or must not come into an output.
+
+    Args:
+        checkpoint: the base.
+        shards: those that are edited; a delta is made from them alone.
+        output: how the output is written.
+
+    Raises:
+        CheckpointError: links lead out of the checkpoint, or a directory has the name of a file of the output.
+    """
+    taken = checkpoint.kept_files if output.layout == "full" else tuple(shards)
+    if not output.follow_links:
+        _refuse_links(checkpoint, taken)
+    if output.layout == "full":
+        _refuse_clashes(checkpoint)
+
+
+def adapter_warning(left_out: Iterable[tuple[str, str]]) -> str | None:
+    """Return what to say of an adapter beside the weights; None where there is none."""
+    names = sorted(name for name, reason in left_out if reason == ADAPTER)
+    if not names:
+        return None
+    return (
+        f"an adapter lies beside the weights ({', '.join(names)}): it is no part of the edit and was left out; if it "
+        "belongs to the model, merge it first (merge_and_unload of peft)"
+    )
+
+
+def _refuse_links(checkpoint: Checkpoint, files: Iterable[str]) -> None:
+    source = checkpoint.files
+    if not isinstance(source, LocalFiles):
+        return
+    found = [(file, real) for file in files if (real := source.leads_out(file)) is not None]
+    if found:
+        named = [f"{file} leads to {real}" for file, real in found[:_LINKS_SHOWN]]
+        more = [f"{len(found) - _LINKS_SHOWN} more"] if len(found) > _LINKS_SHOWN else []
+        raise CheckpointError(
+            f"holds links to files outside of it ({', '.join(named + more)})",
+            where=source.name,
+            remedy="remove the links, or pass --follow-links if these files may come into the output",
+        )
+
+
+def _refuse_clashes(checkpoint: Checkpoint) -> None:
+    names = set(files_of_output(checkpoint))
+    for name in sorted(names):
+        for parent in PurePosixPath(name).parents:
+            if str(parent) in names:
+                raise CheckpointError(
+                    f"has a directory {parent}, and the output needs a file of this name",
+                    where=checkpoint.files.name,
+                    remedy="rename the directory, or take it out of the model's",
+                )
