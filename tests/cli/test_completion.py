@@ -34,7 +34,7 @@ def test_every_value_is_offered(completer: completion.Completer, values: tuple[s
 
 
 def test_splits_plugins_and_aliases_are_offered() -> None:
-    assert completion.benchmarks("pope.a") == ["pope.adversarial"]
+    assert completion.benchmarks("pope.ad") == ["pope.adversarial"]
     assert {"scr", "dscr", "none"} <= set(completion.plugins(""))
     assert "qwen2-vl" in completion.models("qwen2")
     assert "demo" in completion.models("")
