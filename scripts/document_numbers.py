@@ -1,0 +1,68 @@
+"""Write numbers that the code knows into marked places of the documents.
+
+    python scripts/document_numbers.py            write them
+    python scripts/document_numbers.py --check    exit with 1 if one is stale
+
+A marked place is `<!--families-->40<!--/-->`; no reader of the page sees the marks.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import qkedit  # noqa: E402
+from qkedit.checkpoint.description import known_families  # noqa: E402
+from qkedit.checkpoint.presets import presets  # noqa: E402
+from qkedit.evaluation.benchmarks import BENCHMARKS  # noqa: E402
+from qkedit.plugins.grid_layouts import LAYOUTS  # noqa: E402
+
+MARKED = re.compile(r"<!--([a-z-]+)-->([^<]*)<!--/-->")
+# Where a format leaves no room for a mark: the file, and what stands before the number.
+UNMARKED = {"CITATION.cff": re.compile(r"(?m)^(version: )(.*)$")}
+
+
+def numbers() -> dict[str, str]:
+    """Return every number by the name that marks it."""
+    families = known_families()
+    family_of = {name: family["family"] for family in families for name in family["model_types"]}
+    return {
+        "families": str(len(families)),
+        "model-types": str(sum(len(family["model_types"]) for family in families)),
+        "grid-families": str(len({family_of.get(name, name) for name in LAYOUTS})),
+        "presets": str(len(presets())),
+        "benchmarks": str(len(BENCHMARKS)),
+    }
+
+
+def documents() -> list[Path]:
+    """Return every document that may hold a marked place."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in UNMARKED)]
+
+
+def written(file: Path, text: str) -> str:
+    """Return a document's text with its numbers as they are now. Raises KeyError for a mark of an unknown name."""
+    known = numbers()
+    if file.name in UNMARKED:
+        return UNMARKED[file.name].sub(lambda match: f"{match[1]}{qkedit.__version__}", text)
+    return MARKED.sub(lambda match: f"<!--{match[1]}-->{known[match[1]]}<!--/-->", text)
+
+
+def main() -> int:
+    """Write the documents, or name those that are stale."""
+    stale = [file for file in documents() if written(file, text := file.read_text("utf-8")) != text]
+    if "--check" in sys.argv[1:]:
+        for file in stale:
+            print(f"{file.relative_to(ROOT)} is stale: run python scripts/document_numbers.py")
+        return 1 if stale else 0
+    for file in stale:
+        file.write_text(written(file, file.read_text("utf-8")), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""What the README tells readers to type: the demo's commands are run, every other one is parsed with its options."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from qkedit.cli.main import COMMANDS, application
+from tests.cli.command import ROOT, qkedit
+
+README = (ROOT / "README.md").read_text("utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of every `qkedit …` in a block of shell."""
+    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["qkedit"]:
+                yield words[1:]
+
+
+ALL = list(commands(README))
+DEMO = [words for words in ALL if "demo" in words and words[0] in ("steer", "verify")]
+
+
+def test_the_readme_names_every_kind_of_command() -> None:
+    assert len(ALL) > 20
+    assert {words[0] for words in ALL} <= set(COMMANDS)
+    assert [words[0] for words in DEMO] == ["steer", "verify"]
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_command_has_its_options(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QKEDIT_CONFIG", raising=False)
+    if "--config" in words:
+        return
+    group: Any = typer.main.get_command(application([words[0]]))
+    command = getattr(group, "commands", {words[0]: group})[words[0]]
+    # Parses, and raises for an option that is not there, a value of another kind or an argument too many.
+    assert command.make_context(words[0], list(words[1:])).params
+
+
+def test_the_first_screen_says_what_the_demo_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    steered, verified = (qkedit(*words) for words in DEMO)
+    assert (steered.code, verified.code) == (0, 0)
+    shown = re.search(r"```\n(steered .*?)```", README, re.DOTALL)
+    assert shown is not None
+
+    def lasting(text: str) -> list[str]:
+        return [line for line in text.splitlines() if not line.startswith("time")]
+
+    assert lasting(steered.stdout) == lasting(shown[1])
+
+
+def test_every_extra_and_every_linked_file_is_there() -> None:
+    for name in re.findall(r"\.\[([a-z,]+)\]'", README):
+        assert set(name.split(",")) <= set(PROJECT["optional-dependencies"]), name
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_extra_all_is_all_but_the_tests() -> None:
+    extras = PROJECT["optional-dependencies"]
+    assert set(extras["all"][0].removeprefix("qkedit[").removesuffix("]").split(",")) == set(extras) - {"all", "test"}
