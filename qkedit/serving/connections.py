@@ -73,7 +73,7 @@ class _Connection(asyncio.Protocol):
         self._connections = connections
         self._served = served
         self._requests = 0
-        self._begun = False  # headers that are not complete
+        self.begun = False  # headers that are not complete
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -84,7 +84,7 @@ class _Connection(asyncio.Protocol):
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        self._begun = True
+        self.begun = True
         # What uvicorn starts for a request inherits it.
         token = _current.set(self)
         try:
@@ -109,7 +109,7 @@ class _Connection(asyncio.Protocol):
     def begin(self) -> None:
         """Note a request whose headers are complete."""
         self._requests += 1
-        self._begun = False
+        self.begun = False
         self._stop_waiting()
 
     def end(self) -> None:
@@ -124,22 +124,23 @@ class _Connection(asyncio.Protocol):
         self._connections.open.discard(self)
         self._transport.abort()
 
+    def too_late(self) -> None:
+        """Close the connection, as its request has not come in time."""
+        if self.begun:
+            self._transport.write(_TOO_LATE)
+        self._transport.close()
+
     def _wait(self) -> None:
         if self._transport.is_closing():
             return
         self._connections.waiting[self] = None
-        self._timer = asyncio.get_running_loop().call_later(self._connections.seconds, self._too_late)
+        self._timer = asyncio.get_running_loop().call_later(self._connections.seconds, self.too_late)
 
     def _stop_waiting(self) -> None:
         self._connections.waiting.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _too_late(self) -> None:
-        if self._begun:
-            self._transport.write(_TOO_LATE)
-        self._transport.close()
 
 
 def most_connections(wanted: int) -> int:

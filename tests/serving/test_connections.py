@@ -74,15 +74,10 @@ def run(
 
 def test_headers_that_never_end() -> None:
     async def case(connect: Callable[[], Awaitable[Client]], may_answer: asyncio.Event) -> None:
-        half, silent, later, slow = [await connect() for _ in range(4)]
-        half.writer.write(HALF)
-        later.writer.write(WHOLE)
-        assert await later.answer() == b"ok"
-        later.writer.write(HALF)  # the second request of a connection
-        may_answer.clear()
-        slow.writer.write(WHOLE)
+        half, silent = await connect(), await connect()
 
         async def trickle() -> None:
+            half.writer.write(HALF)
             while True:
                 half.writer.write(b"a: b\r\n")
                 await asyncio.sleep(0.01)
@@ -91,14 +86,31 @@ def test_headers_that_never_end() -> None:
         assert (await half.rest()).startswith(b"HTTP/1.1 408")
         trickling.cancel()
         assert await silent.rest() == b""
-        assert (await later.rest()).startswith(b"HTTP/1.1 408")
-        # The deadline is the headers': an answer takes its time.
+
+    run(case, Connections(10, 0.1))
+
+
+def test_the_deadline_is_that_of_every_request_and_of_no_answer() -> None:
+    async def case(connect: Callable[[], Awaitable[Client]], may_answer: asyncio.Event) -> None:
+        second, slow = await connect(), await connect()
+        second.writer.write(WHOLE)
+        assert await second.answer() == b"ok"
+        second.writer.write(HALF)
+        may_answer.clear()
+        slow.writer.write(WHOLE)
+        while len(connections.waiting) > 1:
+            await asyncio.sleep(0)
+        (waiting,) = connections.waiting
+        while not waiting.begun:
+            await asyncio.sleep(0)
+        waiting.too_late()
+        assert (await second.rest()).startswith(b"HTTP/1.1 408")
+        assert not connections.waiting
         may_answer.set()
         assert await slow.answer() == b"ok"
 
-    connections = Connections(10, 0.2)
+    connections = Connections(10, 600)
     run(case, connections)
-    assert not connections.waiting
 
 
 def test_one_connection_more_than_there_may_be(caplog: pytest.LogCaptureFixture) -> None:
