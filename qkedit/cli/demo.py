@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,9 +105,19 @@ def _print(output: Output, result: Demonstration, plot: Path | None, save: Path 
     from qkedit.report.arms_table import ArmsTables
     from qkedit.report.files import write_file
     from qkedit.report.pictures import picture_format
+    from qkedit.report.strength import strength
+    from qkedit.report.verdict import verdict
     from qkedit.selection import describe
 
+    for sentence in result.warnings:
+        output.warn(sentence)
     title = f"{result.subject.model}: layers {describe(result.layers)} edited, {counted(result.scenes.count, 'scene')}"
+    closing, found = [], verdict(result.edited, result.to_controls) if result.edited is not None else None
+    if result.edited is not None and result.edited.energy_removed is not None:
+        removed = result.edited.energy_removed
+        closing.append(f"Edit: {removed:.0%} of the energy of the query-key products removed, {strength(removed)}.")
+    if found is not None:
+        closing += [f"Verdict: {found.text}.", f"Next: {found.next_step}"]
     files: dict[Path, Callable[[], object]] = {}
     if plot is not None:
         from qkedit.report.arms_plot import arms_plot
@@ -114,4 +125,5 @@ def _print(output: Output, result: Demonstration, plot: Path | None, save: Path 
         files[plot] = lambda: write_file(plot, arms_plot(result.rows, title, picture_format(plot)))
     if save is not None:
         files[save] = lambda: result.save(save)
-    deliver(output, result.as_dict(), Group(title, "", ArmsTables(result.rows)), files)
+    fields = result.as_dict() | {"verdict": None if found is None else asdict(found)}
+    deliver(output, fields, Group(title, "", ArmsTables(result.rows), "", *closing), files)

@@ -114,6 +114,7 @@ def _run(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
 
 def print_report(output: Output, report: SteerReport) -> None:
     """Print what a run did: the end of `steer` and of `apply`."""
+    from qkedit.report.strength import strength
     from qkedit.selection import describe
 
     for sentence in report.warnings:
@@ -129,11 +130,13 @@ def print_report(output: Output, report: SteerReport) -> None:
         if seconds.get(name, 0) >= 0.05
     )
     channel = report.manifest["options"]["channel"]
+    # Of a part of the products no share of the whole is known here.
+    proportion = f": {strength(sum(energy) / len(energy))}" if channel == "full" else ""
     part = "the query-key products" if channel == "full" else f"their {channel} part asked to be"
     facts = [
         ("steered", report.manifest["base"]["model"]),
         ("layers", f"{describe([tensor['layer'] for tensor in tensors])} ({counted(len(heads), 'head')})"),
-        ("energy", f"{_mean(energy)} of {part} removed ({_range(energy)})"),
+        ("energy", f"{_mean(energy)} of {part} removed ({_range(energy)}){proportion}"),
         ("weights", f"moved by {_mean(moved)} of their norm ({_range(moved)})"),
         ("changed", f"{_kind_of(tensors)}, {size(report.bytes_changed)}; nothing else"),
     ]

@@ -122,6 +122,8 @@ def sweep(
             counting_bar(output, "arms") as watch,
         ):
             report = run_sweep(subject, settings, file, processes, watch)
+        for sentence in report.warnings:
+            output.warn(sentence)
         _print(output, report, plot, out, detail)
 
 

@@ -13,6 +13,8 @@ from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.scoring import scored
 from qkedit.laboratory.workers import run_jobs
 
+# So many arms are named in a warning.
+_NAMED = 3
 # Told how many of the jobs are done.
 Watch = Callable[[int, int], None]
 
@@ -29,9 +31,23 @@ class Answered:
     results: Mapping[tuple[str, ExamRange], JobResult]
     resumed: int
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before trusting the scores: which arms said nothing, and how that is scored."""
+        captions = {f"{arm} ({len(r.answers.captions)})": r.answers.captions for (arm, _), r in self.results.items()}
+        answers = {f"{arm} ({len(r.answers.yes_no)})": r.answers.yes_no for (arm, _), r in self.results.items()}
+        return (*_empty("captions", captions, "contain no hallucination"), *_empty("answers", answers, "count as yes"))
+
     def outcome(self, arm: Arm, exam: Exam, scenes: ExamRange) -> Outcome:
         """Return an arm's scores on the exam about these scenes."""
         return scored(arm, exam, self.results[arm.name, scenes])
+
+
+def _empty(what: str, said: Mapping[str, Sequence[str]], scored: str) -> list[str]:
+    counts = {arm: sum(not text.strip() for text in texts) for arm, texts in said.items()}
+    silent = [f"{count} of {arm}" for arm, count in counts.items() if count]
+    more = f" and of {len(silent) - _NAMED} more arms" if len(silent) > _NAMED else ""
+    return [f"empty {what} {scored}: there are {', '.join(silent[:_NAMED])}{more}"] if silent else []
 
 
 def answered(

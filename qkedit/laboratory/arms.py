@@ -13,7 +13,7 @@ from qkedit.plugins.settings import PluginSettings
 from qkedit.spectral.options import Control
 from qkedit.steering.options import SteerOptions
 
-BASE = "base"
+BASE, EDITED, CONTROL = "base", "edited", "control, index"
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def demonstration_arms(options: SteerOptions, seeds: int) -> tuple[Arm, ...]:
     dscr = PluginSettings("dscr")
     return (
         Arm(BASE),
-        Arm("edited", options),
-        *controls(options, "index", seeds, "control, index"),
+        Arm(EDITED, options),
+        *controls(options, "index", seeds, CONTROL),
         *(controls(options, "norm", seeds, "control, norm") if options.suppression.channel == "full" else ()),
         Arm("SCR", plugins=(scr,)),
         Arm("SCR, uniform", plugins=(uniform,)),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from qkedit.evaluation.statistics import Difference
 from qkedit.laboratory.answered import Watch, answered
 from qkedit.laboratory.answering import ExamAnswers
-from qkedit.laboratory.arms import BASE, Arm
+from qkedit.laboratory.arms import BASE, CONTROL, EDITED, Arm
 from qkedit.laboratory.bench import Job, Subject
 from qkedit.laboratory.exam import Exam, ExamRange, make_exam
-from qkedit.laboratory.measures import Outcome, Row, compare
+from qkedit.laboratory.measures import MEASURES, Outcome, Row, against, compare
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.saving import save
 from qkedit.steering.plan import plan_for
@@ -30,6 +31,8 @@ class Demonstration:
         seconds: of work by arm, over all processes.
         exam: what was asked.
         answered: every arm's scores and what it said.
+        to_controls: by measure, the edit minus its random controls, all seeds pooled; empty without one of them.
+        warnings: what to know before trusting the figures.
     """
 
     subject: Subject
@@ -39,6 +42,13 @@ class Demonstration:
     seconds: dict[str, float]
     exam: Exam
     answered: tuple[tuple[Outcome, ExamAnswers], ...]
+    to_controls: Mapping[str, Difference]
+    warnings: tuple[str, ...]
+
+    @property
+    def edited(self) -> Row | None:
+        """The edit's row; None where no arm is one."""
+        return next((row for row in self.rows if row.name == EDITED), None)
 
     def save(self, directory: Path) -> None:
         """Keep everything in a new directory; see `qkedit.laboratory.saving`. Raises QkeditError."""
@@ -53,6 +63,7 @@ class Demonstration:
             "layers": list(self.layers),
             "scenes": asdict(self.scenes),
             "arms": [row.as_dict() for row in self.rows],
+            "to_controls": {name: asdict(difference) for name, difference in self.to_controls.items()},
             "seconds": self.seconds,
         }
 
@@ -93,4 +104,14 @@ def demonstrate(
         {outcome.arm.name: round(outcome.seconds, 2) for outcome in outcomes},
         exam,
         tuple(zip(outcomes, answers, strict=True)),
+        _to_controls(outcomes),
+        found.warnings,
     )
+
+
+def _to_controls(outcomes: Sequence[Outcome]) -> dict[str, Difference]:
+    edited = next((outcome for outcome in outcomes if outcome.arm.group == EDITED), None)
+    controls = [outcome for outcome in outcomes if outcome.arm.group == CONTROL]
+    if edited is None or not controls:
+        return {}
+    return {name: against(edited, controls, MEASURES[name]) for name in ("chair_s", "recall")}

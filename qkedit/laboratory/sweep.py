@@ -80,6 +80,7 @@ class SweepReport:
         ranked: every cell, the best first; those that break a guard last.
         confirmation: of the first of them; None when every cell breaks a guard.
         resumed: results that an earlier run had left.
+        warnings: what to know before trusting the figures.
     """
 
     settings: SweepSettings
@@ -87,6 +88,7 @@ class SweepReport:
     ranked: tuple[CellResult, ...]
     confirmation: Confirmation | None
     resumed: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def winner(self) -> CellResult | None:
@@ -139,7 +141,7 @@ def run_sweep(
         arms = [Arm(BASE), winner.arm(), *winner.controls(settings.control, settings.seeds)]
         again = answered(subject, [Job(arm, second) for arm in arms], workers, file)
         confirmation = _confirmation(again, settings, winner, second)
-    return SweepReport(settings, _values(settings, base), ranked, confirmation, resumed)
+    return SweepReport(settings, _values(settings, base), ranked, confirmation, resumed, results.warnings)
 
 
 def _controls(results: Answered, settings: SweepSettings, cell: Cell, exam: Exam, scenes: ExamRange) -> list[Outcome]:

@@ -15,6 +15,7 @@ from qkedit.report.pictures import encoded, entitle, require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SHOWN = ("chair_s", "chair_i", "recall", "mean_words", "hr_random", "hr_popular", "hr_adversarial", "f1_adversarial")
 # Told apart by readers who do not see red and green.
@@ -35,7 +36,22 @@ def arms_plot(rows: Sequence[Row], title: str, file_format: str) -> bytes:
         areas = figure.subplots(2, (len(measures) + 1) // 2, sharey=True)
         for axes, measure in zip(areas.flat, measures, strict=False):
             _draw(axes, rows, measure)
+        _legend(figure)
         return encoded(figure, file_format)
+
+
+def _legend(figure: Figure) -> None:
+    """Say below the panels what colours, bars and lines mean."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    names = {True: "better than the base", False: "worse", None: "not clearly different"}
+    points = [
+        Line2D([], [], color=COLOURS[verdict], marker="o", markersize=4, label=name) for verdict, name in names.items()
+    ]
+    seeds = Patch(color="#d8d8d8", label="lowest to highest seed")
+    base = Line2D([], [], color="black", linewidth=0.7, linestyle=":", label="base")
+    figure.legend(handles=[*points, seeds, base], loc="outside lower center", ncols=5, frameon=False, fontsize=8)
 
 
 def _draw(axes: Axes, rows: Sequence[Row], measure: Measure) -> None:

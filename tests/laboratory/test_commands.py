@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,10 @@ def test_demo_shows_every_arm_and_measure(pretended: None, tmp_path: Path) -> No
         assert f"\n{name} " in result.stdout
     for title in ("CHAIR_s %", "CHAIR_i %", "recall %", "words", "Adversarial q.", "accuracy %", "F1 %", "HR %"):
         assert title in result.stdout
+    closing = result.stdout.partition("In brackets")[2]
+    assert "Edit: 50% of the energy of the query-key products removed, a strong edit." in closing
+    assert "\nVerdict: " in closing
+    assert "\nNext: " in closing
     tables = result.stdout.partition("In brackets")[0].splitlines()
     assert max(map(len, tables)) <= 80
     with Image.open(tmp_path / "demo.png") as picture:
@@ -75,6 +80,22 @@ def test_demo_as_json(pretended: None) -> None:
         figure["interval"]["value"] - arms["base"]["measures"]["chair_s"]["interval"]["value"]
     )
     assert set(arms["SCR"]["measures"]) == set(measures.MEASURES)
+
+
+def test_silence_is_no_answer_that_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty caption contains no hallucination, and an empty answer is POPE's yes: both are said."""
+
+    def silent(subject: Subject, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:
+        for job, result in pretend(subject, jobs, workers):
+            says_nothing = job.arm.name in ("SCR", "edited")
+            answers = ExamAnswers(("", *result.answers.captions[1:]), (" ",) * len(result.answers.yes_no))
+            yield job, replace(result, answers=answers) if says_nothing else result
+
+    monkeypatch.setattr(answered, "run_jobs", silent)
+    monkeypatch.setattr(measures, "RESAMPLES", 10)
+    warnings = qkedit("demo", *SMALL, "--json").document["warnings"]
+    assert warnings[0] == "empty captions contain no hallucination: there are 1 of edited (6), 1 of SCR (6)"
+    assert warnings[1].startswith("empty answers count as yes: there are ")
 
 
 def test_what_demo_saves_scores_and_compares_as_anything_else(pretended: None, tmp_path: Path) -> None:
