@@ -14,6 +14,7 @@ from qkedit.cli import options
 from qkedit.cli.delivery import deliver
 from qkedit.cli.output import Output, command
 from qkedit.cli.plugin_options import (
+    ChatTemplateOption,
     DtypeOption,
     ImagesOption,
     PluginsOption,
@@ -40,6 +41,7 @@ class _Measured:
     layers: tuple[LayerCoherence, ...]
     keys: dict[int, Tensor]
     cells: int
+    chat_template: Mapping[str, Any] | None
 
 
 def coherence(
@@ -59,6 +61,7 @@ def coherence(
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
+    chat_template: ChatTemplateOption = None,
     config: options.ConfigOption = None,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -83,8 +86,14 @@ def coherence(
         if picture is not None:
             check_picture(picture, "--picture")
         pictures = [read_image(file) for file in image]
-        chosen = str(choose_device(device))
-        loaded = load(name, revision=revision, device=chosen, dtype=dtype, trust_remote_code=trust_remote_code)
+        loaded = load(
+            name,
+            revision=revision,
+            device=str(choose_device(device)),
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            chat_template=chat_template,
+        )
         before = _measured(loaded, pictures, prompt, ())
         after = _measured(loaded, pictures, prompt, plugins) if plugins else None
         write = None if picture is None else _picture(picture, layer, before, after, pictures[0], name, plugins)
@@ -102,7 +111,7 @@ def _measured(
     answer = respond(loaded, pictures, prompt, [*make_plugins(plugins), KeyCoherence()], max_new_tokens=1)
     assert answer.report is not None
     found = answer.report.plugins[KeyCoherence.name]
-    return _Measured(found["layers"], found["keys"], answer.report.cells)
+    return _Measured(found["layers"], found["keys"], answer.report.cells, answer.chat_template)
 
 
 def _print(
@@ -139,6 +148,7 @@ def _print(
             "model": model,
             "plugins": [plugin.as_dict() for plugin in plugins],
             "image_tokens": before.cells,
+            "chat_template": before.chat_template,
             "layers": rows,
             "picture": next(map(str, files), None),
         },

@@ -10,7 +10,15 @@ import typer
 from qkedit.cli import options
 from qkedit.cli.bases import base_for, is_edited
 from qkedit.cli.output import aligned, command
-from qkedit.cli.plugin_options import DtypeOption, PluginsOption, PromptOption, TrustOption, chosen_plugins, joined
+from qkedit.cli.plugin_options import (
+    ChatTemplateOption,
+    DtypeOption,
+    PluginsOption,
+    PromptOption,
+    TrustOption,
+    chosen_plugins,
+    joined,
+)
 from qkedit.errors import UsageError
 from qkedit.prompts import CAPTION_PROMPT
 
@@ -35,6 +43,7 @@ def drift(
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
+    chat_template: ChatTemplateOption = None,
     config: options.ConfigOption = None,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -73,14 +82,18 @@ def drift(
                 device=str(choose_device(device)),
                 dtype=dtype,
                 trust_remote_code=trust_remote_code,
+                chat_template=chat_template,
                 on_image=on_image,
             )
+        if found.template != found.base_template:
+            output.warn("the two models have different chat templates, so they were not asked the same")
         fields = {
             "model": name,
             "base": before,
             "plugins": [one.as_dict() for one in plugins],
             "prompt": prompt,
             "max_new_tokens": max_new_tokens,
+            "chat_template": found.template,
             "images": {"measured": len(pictures), "there": there},
             "results": [found.result()],
         }

@@ -13,7 +13,7 @@ from qkedit.cli import completion, options
 from qkedit.cli.delivery import deliver
 from qkedit.cli.evaluation_options import DataOption, QuestionsOption, required_data, warn_of_scores
 from qkedit.cli.output import GO_ON, command
-from qkedit.cli.plugin_options import DtypeOption, PluginsOption, TrustOption, chosen_plugins
+from qkedit.cli.plugin_options import ChatTemplateOption, DtypeOption, PluginsOption, TrustOption, chosen_plugins
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def evaluate(
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
+    chat_template: ChatTemplateOption = None,
     endpoint: Annotated[
         str | None,
         options.flag(
@@ -114,6 +115,7 @@ def evaluate(
                 dtype,
                 batch_size,
                 trust_remote_code,
+                chat_template,
             )
         parts = _parts(benchmark or (), split or (), required_data(data, questions), max_new_tokens)
         output.after_interruption = f"{GO_ON}; what was answered stays"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +12,7 @@ from qkedit.cli import options
 from qkedit.cli.bases import base_for, is_edited
 from qkedit.cli.output import Output, command
 from qkedit.cli.plugin_options import (
+    ChatTemplateOption,
     DtypeOption,
     ImagesOption,
     PluginsOption,
@@ -47,6 +48,7 @@ def generate(
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
+    chat_template: ChatTemplateOption = None,
     config: options.ConfigOption = None,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -66,7 +68,17 @@ def generate(
         pictures = [read_image(file) for file in image or ()]
         if plugins and not pictures:
             raise UsageError("plug-ins act on images", where="--image", remedy="give one, or --plugin none")
-        run = _Runs(pictures, prompt, max_new_tokens, str(choose_device(device)), dtype, trust_remote_code)
+        if not pictures:
+            if prompt == CAPTION_PROMPT:
+                raise UsageError("there is no image to describe", where="--image", remedy="give one, or a --prompt")
+            output.warn("no image is given, so the model answers from the text alone")
+        loading = {
+            "device": str(choose_device(device)),
+            "dtype": dtype,
+            "trust_remote_code": trust_remote_code,
+            "chat_template": chat_template,
+        }
+        run = _Runs(pictures, prompt, max_new_tokens, loading)
         if compare:
             _compare(output, run, name, revision, base, plugins)
             return
@@ -75,23 +87,23 @@ def generate(
         output.result({"model": name, "prompt": prompt, **_fields(answer, plugins)}, answer.text)
 
 
+@dataclass(frozen=True)
 class _Runs:
     """Answers one request with one model after another, so that one of them is in memory at a time."""
 
-    def __init__(
-        self, pictures: Sequence[Image], prompt: str, max_new_tokens: int, device: str, dtype: str, trust: bool
-    ) -> None:
-        self._pictures, self._prompt, self._max_new_tokens = pictures, prompt, max_new_tokens
-        self._device, self._dtype, self._trust = device, dtype, trust
+    pictures: Sequence[Image]
+    prompt: str
+    max_new_tokens: int
+    loading: Mapping[str, Any]  # arguments of `load`
 
     def __call__(self, model: str, revision: str | None, variants: Sequence[Sequence[PluginSettings]]) -> list[Answer]:
         """Return a model's answers, one for each list of plug-ins."""
         from qkedit.plugins.settings import make_plugins
         from qkedit.serving.on_transformers import load, respond
 
-        loaded = load(model, revision=revision, device=self._device, dtype=self._dtype, trust_remote_code=self._trust)
+        loaded = load(model, revision=revision, **self.loading)
         return [
-            respond(loaded, self._pictures, self._prompt, make_plugins(plugins), max_new_tokens=self._max_new_tokens)
+            respond(loaded, self.pictures, self.prompt, make_plugins(plugins), max_new_tokens=self.max_new_tokens)
             for plugins in variants
         ]
 
@@ -146,6 +158,7 @@ def _fields(answer: Answer, plugins: Sequence[PluginSettings]) -> dict[str, Any]
         "seconds": answer.seconds,
         "plugins": [plugin.as_dict() for plugin in plugins],
         "report": None if answer.report is None else asdict(answer.report),
+        "chat_template": answer.chat_template,
     }
 
 

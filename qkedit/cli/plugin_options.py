@@ -30,6 +30,10 @@ TrustOption = Annotated[
     bool,
     flag("--trust-remote-code", help="Run the checkpoint's own Python code; for a hub model give its commit too."),
 ]
+ChatTemplateOption = Annotated[
+    str | None,
+    flag("--chat-template", help="A file in Jinja, or none for the bare prompt, instead of the model's own template."),
+]
 DtypeOption = Annotated[
     str,
     flag(

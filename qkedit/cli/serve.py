@@ -12,11 +12,19 @@ import typer
 
 from qkedit.cli import options
 from qkedit.cli.output import Output, command
-from qkedit.cli.plugin_options import DtypeOption, PluginsOption, TrustOption, chosen_plugins, joined
+from qkedit.cli.plugin_options import (
+    ChatTemplateOption,
+    DtypeOption,
+    PluginsOption,
+    TrustOption,
+    chosen_plugins,
+    joined,
+)
 from qkedit.errors import QkeditError, UsageError
 
 if TYPE_CHECKING:
     from qkedit.plugins.settings import PluginSettings
+    from qkedit.serving.served_model import ServedModel
 
 SERVER = "The server"
 LIMITS = "What one request may bring"
@@ -59,6 +67,7 @@ def serve(
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
+    chat_template: ChatTemplateOption = None,
     config: options.ConfigOption = None,
     json: options.JsonOption = False,
     quiet: options.QuietOption = False,
@@ -101,6 +110,7 @@ def serve(
                 device=str(choose_device(device)),
                 dtype=dtype,
                 trust_remote_code=trust_remote_code,
+                chat_template=chat_template,
             )
             served = ServedModel(served_name or _plain(name), loaded, PluginSwitch(loaded.model, plugins))
             try_out(served)
@@ -111,7 +121,7 @@ def serve(
             run_server(
                 application,
                 listening,
-                ready=lambda: _say_ready(output, url, served.name, plugins),
+                ready=lambda: _say_ready(output, url, served, plugins),
                 log=not quiet,
                 limits=limits,
             )
@@ -180,9 +190,14 @@ def _url(host: str, listening: socket.socket) -> str:
     return f"http://{shown}:{listening.getsockname()[1]}/v1"
 
 
-def _say_ready(output: Output, url: str, name: str, plugins: Sequence[PluginSettings]) -> None:
+def _say_ready(output: Output, url: str, served: ServedModel, plugins: Sequence[PluginSettings]) -> None:
     output.result(
-        {"url": url, "model": name, "plugins": [plugin.as_dict() for plugin in plugins]},
-        f"serving {name} at {url}, plug-ins: {joined(plugins)}",
+        {
+            "url": url,
+            "model": served.name,
+            "plugins": [plugin.as_dict() for plugin in plugins],
+            "chat_template": served.loaded.template_record,
+        },
+        f"serving {served.name} at {url}, plug-ins: {joined(plugins)}",
         summary=True,
     )

@@ -88,9 +88,17 @@ class ImageDrift:
 
 @dataclass(frozen=True)
 class Drift:
-    """What an edit does to the answers about some images, one by one."""
+    """What an edit does to the answers about some images.
+
+    Attributes:
+        images: one by one.
+        base_template: the chat template of the base, as records of runs have it; None for the bare prompt.
+        template: that of the edited model.
+    """
 
     images: tuple[ImageDrift, ...]
+    base_template: Mapping[str, Any] | None = None
+    template: Mapping[str, Any] | None = None
 
     @property
     def worst(self) -> tuple[ImageDrift, ...]:
@@ -148,6 +156,7 @@ def drift(
     device: str = "cpu",
     dtype: str = "auto",
     trust_remote_code: bool | None = None,
+    chat_template: str | None = None,
     on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> Drift:
     """Measure how far an edited model, or one with plug-ins, is from its base.
@@ -164,6 +173,7 @@ def drift(
         device: where the models run, as PyTorch names it.
         dtype: of their weights; `auto` for what is stored.
         trust_remote_code: whether Python code of their own may run; None where users cannot allow it.
+        chat_template: a file with a template in Jinja, or `none`, instead of the models' own.
         on_image: told how many answers of how many are done, in both models.
 
     Raises:
@@ -180,8 +190,14 @@ def drift(
     for image in images:
         read_image(image)  # what is no picture is said before the models are loaded
     total = 2 * len(images)
-    how: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    how: dict[str, Any] = {
+        "device": device,
+        "dtype": dtype,
+        "trust_remote_code": trust_remote_code,
+        "chat_template": chat_template,
+    }
     loaded = load(base, revision=base_revision, **how)
+    base_template = loaded.template_record
     answers = []
     for number, image in enumerate(images):
         answers.append(_answer(loaded, image, prompt, max_new_tokens))
@@ -199,7 +215,7 @@ def drift(
         for number, (image, answer) in enumerate(zip(images, answers, strict=True)):
             drifts.append(_drift_of(loaded, image, prompt, answer, max_new_tokens))
             on_image(len(images) + number + 1, total)
-    return Drift(tuple(drifts))
+    return Drift(tuple(drifts), base_template, loaded.template_record)
 
 
 def pictures_in(place: Path, limit: int | None = None) -> tuple[tuple[Path, ...], int]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ class LocalModel:
         dtype: of its weights; `auto` for what is stored.
         batch_size: prompts that are answered side by side.
         trust_remote_code: whether Python code of the checkpoint's own may run; None where users cannot allow it.
+        chat_template: a file with a template in Jinja, or `none`, instead of the model's own.
     """
 
     name: str
@@ -42,6 +44,7 @@ class LocalModel:
     dtype: str = "auto"
     batch_size: int = 8
     trust_remote_code: bool | None = None
+    chat_template: str | None = None
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -60,7 +63,17 @@ class LocalModel:
             "dtype": self.dtype,
             "device": self.device.partition(":")[0],  # which of several equal ones does not matter
             "libraries": versions("torch", "transformers"),
+            **self._chosen_template(),
         }
+
+    def _chosen_template(self) -> dict[str, str]:
+        """What stands in the place of the model's own chat template, which `settings_sha256` covers."""
+        from qkedit.serving.loading import read_template
+
+        text = read_template(self.chat_template)
+        return (
+            {} if text is None else {"chosen_template": text if text == "none" else sha256(text.encode()).hexdigest()}
+        )
 
     @contextmanager
     def session(self) -> Iterator[_LocalSession]:
@@ -75,6 +88,7 @@ class LocalModel:
             device=self.device,
             dtype=self.dtype,
             trust_remote_code=self.trust_remote_code,
+            chat_template=self.chat_template,
         )
         with attach(loaded.model, *plugins) if plugins else nullcontext() as attached:
             yield _LocalSession(loaded, attached, self.batch_size)
@@ -97,6 +111,7 @@ class _LocalSession:
             "dtype": str(model.dtype).removeprefix("torch."),
             "attention": model.config.get_text_config()._attn_implementation,
             "generation_config": generation,
+            "chat_template": self.loaded.template_record,
         }
 
     @property
@@ -116,10 +131,9 @@ class _LocalSession:
         from qkedit.serving.on_transformers import Prompt, prompt_text, respond_batch
 
         images = {ask.image: read_image(ask.image) for ask in batch if ask.image is not None}
-        processor = self.loaded.processor
         prompts = [
             Prompt(
-                prompt_text(processor, ask.prompt, int(ask.image is not None)),
+                prompt_text(self.loaded, ask.prompt, int(ask.image is not None)),
                 () if ask.image is None else (images[ask.image],),
             )
             for ask in batch

@@ -163,7 +163,7 @@ class _SharedPictures:
 
 def _prompt(loaded: LoadedModel, exam: Exam, request: Request) -> Prompt:
     picture = Image.fromarray(exam.scenes[request.scene].image)
-    return Prompt(prompt_text(loaded.processor, request.prompt, images=1), (picture,))
+    return Prompt(prompt_text(loaded, request.prompt, images=1), (picture,))
 
 
 def _grouped(requests: Iterable[Request], key: Callable[[Request], Hashable]) -> list[Batch]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qkedit.errors import first_line
 from qkedit.serving.chat_request import ImageUrl, Message
-from qkedit.serving.on_transformers import LoadedModel, Prompt, batch_inputs, prompt_text
+from qkedit.serving.chat_template import TemplateFault, Turn
+from qkedit.serving.on_transformers import LoadedModel, ProcessorFault, Prompt, batch_inputs
 from qkedit.serving.request_errors import RequestError
 
 if TYPE_CHECKING:
@@ -31,37 +31,18 @@ def conversation_inputs(
     Raises:
         RequestError: the template or the processor refuses it.
     """
-    from jinja2 import TemplateError
-
     try:
-        text = _text(loaded.processor, messages)
-        return batch_inputs(loaded, [Prompt(text, tuple(images))])
-    except (TemplateError, ValueError) as error:
-        raise RequestError(
-            f"the model's processor refuses them ({first_line(error)})", where="messages", remedy="change them"
-        ) from error
+        return batch_inputs(loaded, [Prompt(loaded.text([_turn(message) for message in messages]), tuple(images))])
+    except (TemplateFault, ProcessorFault) as error:
+        raise RequestError(f"the model refuses them: {error.what}", where="messages", remedy="change them") from error
 
 
-def _text(processor: Any, messages: Sequence[Message]) -> str:
-    """Return a conversation in a processor's chat template, with a placeholder for each image."""
-    if getattr(processor, "chat_template", None):
-        turns = [
-            {
-                "role": message.role,
-                "content": [
-                    {"type": "image"} if isinstance(part, ImageUrl) else {"type": "text", "text": part}
-                    for part in message.content
-                ],
-            }
-            for message in messages
-        ]
-        text: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        return text
-    if len(messages) > 1:
-        raise RequestError("the model has no chat template", where="messages", remedy="send one message alone")
-    parts = messages[0].content
-    texts = [part for part in parts if isinstance(part, str)]
-    return prompt_text(processor, "\n".join(texts), images=len(parts) - len(texts))
+def _turn(message: Message) -> Turn:
+    """Return a message as transformers has turns."""
+    parts = [
+        {"type": "image"} if isinstance(part, ImageUrl) else {"type": "text", "text": part} for part in message.content
+    ]
+    return {"role": message.role, "content": parts}
 
 
 def placeholders(processor: Any) -> tuple[str, ...]:

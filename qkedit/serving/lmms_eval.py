@@ -2,9 +2,10 @@
 
     lmms-eval --model qkedit --model_args pretrained=./edited,plugins=scr --tasks pope --batch_size 8
 
-Arguments are `pretrained`, `revision`, `dtype`, `trust_remote_code` and `plugins`: names joined by "+", as `--plugin`
-takes them (`scr+dscr:blend=0.5`), in quotes where an option holds a comma; a settings file; or `none`. Without
-`plugins` those attached beside the weights are run. docs/harness.md tells what to mind when figures are compared.
+Arguments are `pretrained`, `revision`, `dtype`, `trust_remote_code`, `chat_template` and `plugins`: names joined by
+"+", as `--plugin` takes them (`scr+dscr:blend=0.5`), in quotes where an option holds a comma; a settings file; or
+`none`. Without `plugins` those attached beside the weights are run. docs/harness.md tells what to mind when figures
+are compared.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from qkedit.plugins.attach import attach
 from qkedit.plugins.beside_weights import attached_to
 from qkedit.plugins.published import with_published
 from qkedit.plugins.settings import PluginSettings, make_plugins, parse_plugins
-from qkedit.serving.on_transformers import LoadedModel, Prompt, load, prompt_text, respond_batch
+from qkedit.serving.on_transformers import LoadedModel, Prompt, load, respond_batch
 from qkedit.serving.sampling import samples
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Qkedit(lmms):
         revision: of a model on the hub.
         dtype: of the weights; `auto` for what is stored.
         trust_remote_code: whether Python code of the checkpoint's own may run.
+        chat_template: a file in Jinja, or `none`, instead of the model's own template.
         device: where it runs; by default what accelerate picks for this process.
         batch_size: prompts answered side by side.
         max_batch_size: understood for lmms-eval's sake.
@@ -81,6 +83,7 @@ class Qkedit(lmms):
         batch_size: int | str = 1,
         max_batch_size: int | str | None = None,
         trust_remote_code: bool = False,
+        chat_template: str | None = None,
     ) -> None:
         from accelerate import Accelerator
 
@@ -93,7 +96,12 @@ class Qkedit(lmms):
         self.device = str(device if device and alone else self.accelerator.device)
         self.batch_size = _batch_size(batch_size)
         self.loaded: LoadedModel | None = load(
-            pretrained, revision=revision, device=self.device, dtype=dtype, trust_remote_code=trust_remote_code
+            pretrained,
+            revision=revision,
+            device=self.device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            chat_template=chat_template,
         )
         self._attached = ExitStack()
         if chosen:
@@ -156,14 +164,15 @@ class Qkedit(lmms):
     def _prompt(self, request: Instance) -> Prompt:
         _, doc_to_messages, _, doc_id, task, split = request.args
         assert self.loaded is not None
-        return conversation(self.loaded.processor, doc_to_messages(self.task_dict[task][split][doc_id]))
+        return conversation(self.loaded, doc_to_messages(self.task_dict[task][split][doc_id]))
 
 
-def conversation(processor: Any, messages: Sequence[Mapping[str, Any]]) -> Prompt:
-    """Return lmms-eval's messages as a prompt in the processor's chat template.
+def conversation(loaded: LoadedModel, messages: Sequence[Mapping[str, Any]]) -> Prompt:
+    """Return lmms-eval's messages as a prompt in the model's chat template.
 
     Raises:
         UsageError: they hold videos or sound.
+        TemplateFault: the template does not take them.
     """
     turns, images = [], []
     for message in messages:
@@ -181,19 +190,14 @@ def conversation(processor: Any, messages: Sequence[Mapping[str, Any]]) -> Promp
                     remedy="choose tasks with images",
                 )
         turns.append({"role": message["role"], "content": content})
-    if getattr(processor, "chat_template", None):
-        text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    else:
-        words = [part["text"] for turn in turns for part in turn["content"] if part["type"] == "text"]
-        text = prompt_text(processor, "\n".join(words), len(images))
-    return Prompt(text, tuple(images))
+    return Prompt(loaded.text(turns), tuple(images))
 
 
 def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a task's generation settings as `generate` takes them, and `until`, the texts that end an answer.
 
-    A task samples if it gives a temperature above zero, or none and `do_sample`; otherwise what only sampling uses is
-    left out.
+    A task samples if it gives a temperature that is not nearly zero, or none and `do_sample`; otherwise what only
+    sampling uses is left out.
     """
     sampled = samples(given.get("temperature"), by_default=bool(given.get("do_sample")))
     names = ("num_beams", "repetition_penalty", *(("temperature", "top_p", "top_k") if sampled else ()))

@@ -96,8 +96,9 @@ class Turn:
         return tokens
 
     def reported(self) -> dict[str, Any]:
-        """Return what a client is told: the plug-ins that were on, and what they did where there were images."""
+        """Return what a client is told: the chat template, the plug-ins that were on, and what they did to images."""
         return {
+            "chat_template": self._loaded.template_record,
             "plugins": [self._switch.settings[name].as_dict() for name in self.plugins],
             "report": None if self.report is None else asdict(self.report),
         }

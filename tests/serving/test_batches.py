@@ -10,7 +10,15 @@ import torch
 from PIL import Image
 
 from qkedit.plugins.scr import SCR
-from qkedit.serving.on_transformers import LoadedModel, Prompt, batch_inputs, load, prompt_text, respond_batch
+from qkedit.serving.on_transformers import (
+    LoadedModel,
+    ProcessorFault,
+    Prompt,
+    batch_inputs,
+    load,
+    prompt_text,
+    respond_batch,
+)
 from tests.serving import tiny_processors
 
 QUESTIONS = ("is there a cup in the image", "describe it", "what stands here and what is there please")
@@ -24,8 +32,7 @@ def images() -> list[Image.Image]:
 
 def prompts(loaded: LoadedModel) -> list[Prompt]:
     return [
-        Prompt(prompt_text(loaded.processor, question, 1), (image,))
-        for question, image in zip(QUESTIONS, images(), strict=True)
+        Prompt(prompt_text(loaded, question, 1), (image,)) for question, image in zip(QUESTIONS, images(), strict=True)
     ]
 
 
@@ -118,7 +125,7 @@ def test_a_processor_that_takes_no_batches() -> None:
 
 def test_what_no_processor_takes_is_told() -> None:
     demo = load("demo", dtype="float32")
-    with pytest.raises(ValueError, match="image"):
+    with pytest.raises(ProcessorFault, match="image"):
         respond_batch(demo, [Prompt("no placeholder", (images()[0],))], max_new_tokens=2)
 
 

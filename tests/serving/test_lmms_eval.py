@@ -109,21 +109,20 @@ def test_texts_without_images_and_systems_stand_in_the_template(harness: ModuleT
             ],
         },
     ]
-    prompt = harness.conversation(demo.processor, turns)
+    prompt = harness.conversation(demo, turns)
     assert prompt.text == demo.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     assert [image.mode for image in prompt.images] == ["RGB", "RGB"]
 
     documents = [DOCUMENTS[0], {"text": "and without", "image": None}, DOCUMENTS[2]]
     found = model(harness, documents, batch_size=3).generate_until(requests([GREEDY] * 3))
-    alone = Prompt(prompt_text(demo.processor, "and without", 0))
+    alone = Prompt(prompt_text(demo, "and without", 0))
     assert found[1].text == respond_batch(demo, [alone], max_new_tokens=5)[0].text
 
 
-def test_a_processor_without_a_template(harness: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    demo = load("demo", dtype="float32")
-    monkeypatch.setattr(demo.processor, "chat_template", None)
-    prompt = harness.conversation(demo.processor, messages(DOCUMENTS[0]))
-    assert prompt.text == f"<image>\n{DOCUMENTS[0]['text']}"
+def test_the_bare_prompt(harness: ModuleType) -> None:
+    demo = load("demo", dtype="float32", chat_template="none")
+    prompt = harness.conversation(demo, messages(DOCUMENTS[0]))
+    assert prompt.text == f"<image>{DOCUMENTS[0]['text']}"
 
 
 def test_plugins_act_and_go(harness: ModuleType) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,10 @@ def test_the_question_stands_in_the_chat_template(demo: LoadedModel, image: Imag
     assert "pixel_values" not in request_inputs(demo, [], "what is there")
 
 
-def test_a_processor_without_a_template(
-    demo: LoadedModel, image: Image.Image, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(demo.processor, "chat_template", None)
-    inputs = request_inputs(demo, [image], "what is there")
+def test_the_bare_prompt(demo: LoadedModel, image: Image.Image) -> None:
+    inputs = request_inputs(replace(demo, chat_template="none"), [image], "what is there")
     text = demo.processor.decode(inputs["input_ids"][0], skip_special_tokens=False)
-    assert text.endswith("<image>\nwhat is there")
+    assert text.endswith("<image>what is there")
     assert int((inputs["input_ids"] == demo.model.config.image_token_id).sum()) == 64
 
 

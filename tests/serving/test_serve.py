@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import signal
@@ -25,7 +26,7 @@ from qkedit.plugins.dscr import DSCR
 from qkedit.plugins.scr import SCR
 from qkedit.serving.on_transformers import LoadedModel, respond
 from tests.serving.conftest import KEY
-from tests.serving.served_models import picture
+from tests.serving.served_models import TEMPLATE, picture
 from tests.serving.server_process import Server, ask, plugins, question, streamed
 
 PROMPT = "what is there in the image"
@@ -37,6 +38,10 @@ def test_what_is_served(server: Server, client: OpenAI, depth: Path) -> None:
         {"name": "scr", "options": {"layers": "0-1"}},
         {"name": "dscr", "options": {"depth": str(depth)}},
     ]
+    template = TEMPLATE.replace("IMAGE", "<image>")
+    record = {"source": "processor", "sha256": hashlib.sha256(template.encode()).hexdigest(), "form": "parts"}
+    assert server.said["chat_template"] == record
+    assert ask(client, question(PROMPT, picture(3)), max_tokens=1).usage.qkedit["chat_template"] == record
     assert urlsplit(server.url).hostname == "127.0.0.1"
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").id == "tiny"

@@ -17,7 +17,7 @@ FAMILIES = ("llava-next", "gemma3")
 @functools.cache
 def loaded(family: str) -> LoadedModel:
     """A tiny model in float32 with its processor; shared by tests, so leave it as it is."""
-    return LoadedModel(family, model(family), _PROCESSORS[family]())
+    return LoadedModel(family, model(family), _PROCESSORS[family](), chat_template="none")
 
 
 def _tokenizer(**special: str) -> Any:

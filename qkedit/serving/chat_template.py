@@ -1,0 +1,259 @@
+"""A model's chat template: where it stands, which form of turns it takes, and rendering it without trusting it.
+
+A template is a program in Jinja that a stranger wrote. transformers runs it in a sandbox, which keeps it from files
+and code, but not from failing in any way or from running on for hours; here it fails in one sentence.
+
+Templates of vision-language models take a turn as a list of parts (`{"type": "image"}`, `{"type": "text", …}`). Others
+were written for language models: they put content behind the role, which fails for a list, or print the list as
+Python does, silently. So a probe is rendered once for each template, and the first form is taken that shows all words
+as they are, and the image:
+
+    parts          every turn as parts
+    text-system    the system turn as text, the others as parts
+    text-but-user  all but the user's turns as text
+    text-turns     turns without images as text, the others as parts
+    text           every turn as text, with the processor's placeholder where an image stands
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from qkedit.errors import CheckpointError
+
+# A turn as transformers has it: its role, and a list of parts.
+Turn = Mapping[str, Any]
+# Families that are asked with the bare prompt, by `model_type`. PaliGemma was trained on tasks such as "caption en"
+# (its processor adds the rest); Chameleon's processor ends a user's turn itself.
+WITHOUT_TEMPLATE = ("paligemma", "chameleon")
+# What `--chat-template` says for the bare prompt.
+NONE = "none"
+# Real templates take milliseconds.
+RENDER_SECONDS = 10.0
+
+# Which turns are text: told by a turn's role and whether it has images.
+_IS_TEXT: dict[str, Callable[[str, bool], bool]] = {
+    "parts": lambda role, images: False,
+    "text-system": lambda role, images: role == "system" and not images,
+    "text-but-user": lambda role, images: role != "user" and not images,
+    "text-turns": lambda role, images: not images,
+    "text": lambda role, images: True,
+}
+FORMS = tuple(_IS_TEXT)
+_LIST_AS_TEXT = re.compile(r"""['"]type['"]\s*:\s*['"](image|text)['"]""")
+_WORDS = ("qkeditsystem", "qkeditfirst", "qkeditanswer", "qkeditlast")
+_MESSAGE_LENGTH = 200
+
+
+class TemplateFault(CheckpointError):
+    """A chat template is missing, or cannot be rendered."""
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A template, and how it is to be used.
+
+    Attributes:
+        text: in Jinja.
+        source: `processor`, `tokenizer` or `option`, wherever it stood.
+        form: one of FORMS.
+    """
+
+    text: str
+    source: str
+    form: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what a record of a run says."""
+        return {
+            "source": self.source,
+            "sha256": hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest(),
+            "form": self.form,
+        }
+
+
+def template_of(processor: Any, family: str, *, where: str, chosen: str | None = None) -> ChatTemplate | None:
+    """Return the template of a model; None for one that is asked with the bare prompt.
+
+    Args:
+        processor: the model's.
+        family: its `model_type`.
+        where: what the user calls the model.
+        chosen: a template in Jinja instead of the model's own, or `none`.
+
+    Raises:
+        TemplateFault: there is none, and the family is not known to have none; or it cannot be rendered.
+    """
+    if chosen == NONE:
+        return None
+    found = ("option", chosen) if chosen else _stored(processor, family)
+    if found is not None:
+        return ChatTemplate(found[1], found[0], _form_of(processor, found[1], where))
+    if family in WITHOUT_TEMPLATE:
+        return None
+    raise TemplateFault(
+        "has no chat template, neither in its processor's files nor in its tokenizer's",
+        where=where,
+        remedy="put chat_template.jinja beside its weights, or give --chat-template FILE (none for the bare prompt)",
+    )
+
+
+def render(processor: Any, template: ChatTemplate | None, turns: Sequence[Turn], *, where: str) -> str:
+    """Return a conversation as the text that the processor takes, with a placeholder for each image.
+
+    Args:
+        processor: the model's.
+        template: its template; None for the bare prompt.
+        turns: as transformers has them, every content a list of parts.
+        where: what the user calls the model.
+
+    Raises:
+        TemplateFault: the template does not take the conversation, or there is none for several turns.
+    """
+    if template is not None:
+        return _rendered(processor, template.text, _in_form(processor, template.form, turns), where)
+    if len(turns) > 1:
+        raise TemplateFault("it has no chat template for several turns", where=where, remedy="send one turn alone")
+    images = [part for part in turns[0]["content"] if part["type"] == "image"]
+    return _placeholder(processor) * len(images) + _text_of(turns[0])
+
+
+def user_turn(prompt: str, images: int) -> Turn:
+    """Return a question about so many images as a turn."""
+    return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": prompt}]}
+
+
+def _stored(processor: Any, family: str) -> tuple[str, str] | None:
+    """Return where a template stands, and the template."""
+    # A tokenizer may have been made for the language model that a family without a template was built on.
+    holders = {"processor": processor} | (
+        {} if family in WITHOUT_TEMPLATE else {"tokenizer": getattr(processor, "tokenizer", None)}
+    )
+    for source, holder in holders.items():
+        template = getattr(holder, "chat_template", None)
+        if isinstance(template, Mapping):  # several by their names
+            template = template.get("default")
+        if isinstance(template, str) and template.strip():
+            return source, template
+    return None
+
+
+_forms: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
+
+
+def _form_of(processor: Any, text: str, where: str) -> str:
+    known = _forms.setdefault(processor, {})
+    if text not in known:
+        known[text] = _probed(processor, text, where)
+    return known[text]
+
+
+def _probed(processor: Any, text: str, where: str) -> str:
+    """Return the form of turns that a template takes, by rendering probes. Raises TemplateFault if none fits."""
+    system, first, answer, last = (
+        {"role": role, "content": [{"type": "text", "text": word}]}
+        for role, word in zip(("system", "user", "assistant", "user"), _WORDS, strict=True)
+    )
+    asked = user_turn(_WORDS[-1], images=1)
+    faults: dict[str, TemplateFault] = {}
+
+    def shown(form: str, *turns: Turn) -> str | None:
+        """Return a conversation if all its words can be read in it."""
+        try:
+            rendered = _rendered(processor, text, _in_form(processor, form, turns), where)
+        except TemplateFault as fault:
+            faults.setdefault(form, fault)
+            return None
+        words = [part["text"] for turn in turns for part in turn["content"] if part["type"] == "text"]
+        as_they_are = not _LIST_AS_TEXT.search(rendered) and all(word in rendered for word in words)
+        return rendered if as_they_are else None
+
+    told = [form for form in FORMS if shown(form, asked) is not None]
+    if isinstance(getattr(processor, "image_token", None), str):
+        # Without a name for an image, the processor puts images in by itself.
+        # In all forms but one a turn with an image is parts.
+        whole = {form: form if form == "text" else "parts" for form in told}
+        told = [form for form in told if shown(whole[form], asked) != shown(whole[form], last)]
+    # Not every template takes a system turn, or more than one turn.
+    for turns in ((system, first, answer, asked), (first, answer, asked), (asked,)):
+        for form in told:
+            if shown(form, *turns) is not None:
+                return form
+    if len(faults) == len(FORMS):
+        raise faults[FORMS[0]]
+    raise TemplateFault(
+        "its chat template leaves out the question or the image",
+        where=where,
+        remedy="give another: --chat-template FILE",
+    )
+
+
+def _in_form(processor: Any, form: str, turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    def content(role: str, parts: Sequence[Mapping[str, Any]]) -> Any:
+        if not _IS_TEXT[form](role, any(part["type"] == "image" for part in parts)):
+            return [dict(part) for part in parts]
+        return "\n".join(_placeholder(processor) if part["type"] == "image" else part["text"] for part in parts)
+
+    return [{**turn, "content": content(turn["role"], turn["content"])} for turn in turns]
+
+
+def _placeholder(processor: Any) -> str:
+    name = getattr(processor, "image_token", None)
+    return name if isinstance(name, str) else "<image>"
+
+
+def _text_of(turn: Turn) -> str:
+    return "\n".join(part["text"] for part in turn["content"] if part["type"] == "text")
+
+
+def _rendered(processor: Any, text: str, turns: list[dict[str, Any]], where: str) -> str:
+    try:
+        with _time_limit(RENDER_SECONDS):
+            rendered = processor.apply_chat_template(
+                turns, chat_template=text, add_generation_prompt=True, tokenize=False
+            )
+    except _OutOfTime:
+        said = f"runs for more than {RENDER_SECONDS:g} seconds"
+    except Exception as error:  # a program of a stranger's, which may raise anything
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        said = f"does not take the conversation ({type(error).__name__}: {first_line[:_MESSAGE_LENGTH]})"
+    else:
+        return str(rendered)
+    raise TemplateFault(
+        f"its chat template {said}", where=where, remedy="change the conversation, or give --chat-template FILE"
+    )
+
+
+class _OutOfTime(BaseException):
+    """Not an Exception, so that no filter of Jinja's takes it for a failure of its own."""
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """End what runs in this thread after so long.
+
+    Python calls a trace function at every line, in any thread, where a signal would reach the main thread alone.
+    Lines of templates and of Jinja are watched, and calls of everything else.
+    """
+    deadline = time.monotonic() + seconds
+
+    def watch(frame: Any, event: str, argument: Any) -> Any:
+        if time.monotonic() > deadline:
+            raise _OutOfTime
+        file = frame.f_code.co_filename
+        return watch if file == "<template>" or "jinja2" in file else None
+
+    before = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        yield
+    finally:
+        sys.settrace(before)

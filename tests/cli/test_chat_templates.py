@@ -1,0 +1,59 @@
+"""Every run says which chat template it asked in; and a model for images is not asked about none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from qkedit.demo import demo_checkpoint
+from tests.cli.command import qkedit
+
+OWN = {
+    "source": "processor",
+    "sha256": hashlib.sha256((demo_checkpoint() / "chat_template.jinja").read_bytes()).hexdigest(),
+    "form": "parts",
+}
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    return tmp_path / "red.png"
+
+
+def test_every_run_records_it(image: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"id": 1, "image": image.name, "question": "Is it red?", "truth": "yes"}) + "\n")
+    ask = ["--benchmark", "custom", "--questions", questions, "--images", tmp_path, "--out", tmp_path / "run"]
+    common = ["--device", "cpu", "--json", "--plugin", "scr:layers=0-1"]
+    short = ["--max-new-tokens", "2"]
+    for command in (
+        ["generate", "demo", "--image", image, *short],
+        ["drift", "demo", "--images", image, *short],
+        ["coherence", "demo", "--image", image],
+        ["eval", "demo", *ask, *short],
+    ):
+        run = qkedit(*command, *common)
+        assert run.code == 0, run.stderr
+        document = run.document
+        assert document.get("run", document)["chat_template"] == OWN
+    bare = qkedit("generate", "demo", "--image", image, "--chat-template", "none", *short, *common)
+    assert bare.document["chat_template"] is None
+    again = qkedit("eval", "demo", *ask, *short, *common, "--chat-template", "none")
+    assert again.code == 2  # another run, though nothing is left to ask
+    assert "chosen_template was null" in again.document["error"]["what"]
+
+
+def test_a_question_without_an_image(image: Path) -> None:
+    refused = qkedit("generate", "demo", "--device", "cpu")
+    assert (refused.code, refused.sentence()) == (
+        2,
+        "--image: there is no image to describe; give one, or a --prompt.",
+    )
+    asked = qkedit("generate", "demo", "--prompt", "is it red", "--max-new-tokens", "2", "--device", "cpu")
+    assert asked.code == 0
+    assert "warning: no image is given, so the model answers from the text alone\n" in asked.stderr
