@@ -65,6 +65,10 @@ def _nothing_of_that_name(model: str, path: str) -> UsageError:
     if not model.strip():
         return UsageError("the model's name is empty", remedy="give a directory, a hub id, an alias or demo")
     if os.path.isfile(path):
+        if path.endswith(".gguf"):
+            return UsageError(
+                "is a GGUF file", where=model, remedy="give the safetensors checkpoint that it was made from"
+            )
         return UsageError("is a file", where=model, remedy="give the directory that holds the checkpoint")
     if model.startswith(("http://", "https://")):
         return UsageError("is an address", where=model, remedy="give the model's hub id, like org/name")

@@ -170,10 +170,20 @@ class RunFiles:
         """Remove what a run wrote, and nothing else; its record goes last, so that a kill leaves less of the run."""
         with explained("remove an earlier run", self.directory):
             (self.directory / RESULT_FILE).unlink(missing_ok=True)
-            for file in (self.directory / ANSWERS).glob("*.jsonl"):
-                file.unlink()
+            for part in self._recorded_parts() | set(self._identity.get("questions", ())):
+                self._answers_file(part).unlink(missing_ok=True)
             self._run_file.unlink()
         self._replaces = False
+
+    def _recorded_parts(self) -> set[str]:
+        """The parts that the run on disk says it asked; none where its record is damaged or leads elsewhere."""
+        try:
+            names = set(json.loads(self._run_file.read_bytes())["identity"]["questions"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return set()
+        return {
+            name for name in names if isinstance(name, str) and name == os.path.basename(name) and "\0" not in name
+        }
 
     def _take_up(self) -> None:
         descriptor = self._open_run_file()

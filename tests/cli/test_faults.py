@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from qkedit.checkpoint.checkpoint import Checkpoint
+from qkedit.checkpoint.source import LocalFiles
 from qkedit.demo import demo_checkpoint
 from tests.cli.command import Runs, qkedit
 from tests.steering.checkpoints import INDEX, contents, query_name
@@ -335,15 +337,16 @@ def test_a_tensor_that_the_disk_garbles_is_found_before_the_output_appears(
 def test_a_header_that_the_disk_garbles_is_found_before_the_output_appears(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qkedit.steering import output as module
+    from qkedit.steering import output_checks as module
 
     check, name = module._check_header, _shard(base).name
 
-    def garble(staging: Path, *arguments: Any) -> None:
-        content = bytearray((staging / name).read_bytes())
-        content[20] ^= 1
-        (staging / name).write_bytes(content)
-        check(staging, *arguments)
+    def garble(files: LocalFiles, checkpoint: Checkpoint, file: str) -> None:
+        if file == name:
+            content = bytearray((files.directory / name).read_bytes())
+            content[20] ^= 1
+            (files.directory / name).write_bytes(content)
+        check(files, checkpoint, file)
 
     monkeypatch.setattr(module, "_check_header", garble)
     result = qkedit("steer", base, "--layers", "1", "--out", tmp_path / "edited")

@@ -163,10 +163,12 @@ def test_overwriting_begins_anew_and_removes_nothing_else(images: Path) -> None:
     run(Oracle(), images, part(), part(4, "popular"))
     note = images.parent / "out" / "note.txt"
     note.write_text("mine")
+    (images.parent / "out" / "answers" / "mine.jsonl").write_text("mine")
     oracle = Oracle(identity={"weights_sha256": "b" * 64})
     run(oracle, images, overwrite=True)
     assert len(oracle.asked) == 6
     assert sorted(contents(images.parent / "out")) == [
+        "answers/mine.jsonl",
         "answers/pope.random.jsonl",
         "note.txt",
         "result.json",
