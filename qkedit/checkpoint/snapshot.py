@@ -7,6 +7,7 @@ from pathlib import Path
 from qkedit.checkpoint.hub_errors import explained
 from qkedit.checkpoint.other_kinds import refuse_other_kind
 from qkedit.checkpoint.source import LocalFiles
+from qkedit.errors import UsageError
 
 # Weights as safetensors, configs, tokenizers and templates: no pickle and no code comes along.
 LOADED_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
@@ -25,11 +26,13 @@ def model_directory(model: str, revision: str | None = None, *, with_code: bool 
         with_code: download its Python code too.
 
     Raises:
+        UsageError: the directory's name cannot be opened by the libraries that load it.
         CheckpointError: the directory holds an adapter, a delta or GGUF; or there is no such directory, and the hub
             has no such model or cannot be reached.
     """
     path = Path(model).expanduser()
     if path.is_dir():
+        _refuse_other_bytes(path)
         files = LocalFiles(path)
         refuse_other_kind(files, files.sizes())
         return path
@@ -41,3 +44,15 @@ def model_directory(model: str, revision: str | None = None, *, with_code: bool 
         return Path(
             snapshot_download(model, revision=requested, allow_patterns=patterns, ignore_patterns=REPEATED_PATTERNS)
         )
+
+
+def _refuse_other_bytes(path: Path) -> None:
+    """Refuse a name that is not UTF-8: the readers of weights and tokenizers, written in Rust, open no such file."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            "holds bytes that are not UTF-8, and tokenizers and safetensors open no such path",
+            where=str(path),
+            remedy="rename the directory, or give a link to it with another name",
+        ) from None

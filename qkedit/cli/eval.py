@@ -53,7 +53,10 @@ def evaluate(
         int | None, options.flag("--limit", help="Only the first questions of each split.", min=1)
     ] = None,
     prompt: Annotated[
-        str | None, options.flag("--prompt", help="What to ask instead; {question} stands for the benchmark's own.")
+        str | None,
+        options.flag(
+            "--prompt", help="What to ask instead; {question} stands for the benchmark's own.", callback=options.utf8
+        ),
     ] = None,
     max_new_tokens: Annotated[
         int | None, options.flag("--max-new-tokens", help="Longest answer; by default the benchmark's.", min=1)

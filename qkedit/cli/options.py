@@ -28,6 +28,15 @@ def flag(name: str, *more: str, help: str, panel: str | None = None, **settings:
     return typer.Option(name, *more, help=help, envvar=variable, show_envvar=False, rich_help_panel=panel, **settings)
 
 
+def utf8(text: str | None) -> str | None:
+    """Return what is asked of a model. Raises typer.BadParameter for bytes of a command line that are not UTF-8."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("it holds bytes that are not UTF-8.") from None
+    return text
+
+
 ModelArgument = Annotated[
     str | None,
     typer.Argument(

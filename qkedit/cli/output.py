@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import typer
 
 from qkedit.cli.interruptions import interruptible
-from qkedit.errors import QkeditError, VerificationError
+from qkedit.errors import QkeditError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -191,6 +191,7 @@ def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[O
         try:
             while AHEAD:
                 output.warn(AHEAD.pop(0))
+            _check_working_directory()
             yield output
         except QkeditError as error:
             if debug:
@@ -228,6 +229,16 @@ def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[O
             )
         finally:
             logging.getLogger("qkedit").removeHandler(logs)
+
+
+def _check_working_directory() -> None:
+    """Refuse to work where the working directory was removed: libraries that torch loads end the process there."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UsageError(
+            "the working directory does not exist any more", remedy="change to one that does (cd), and run again"
+        ) from None
 
 
 def _out_of_memory(whose: str) -> QkeditError:

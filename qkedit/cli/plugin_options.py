@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from qkedit.cli import completion
-from qkedit.cli.options import flag
+from qkedit.cli.options import flag, utf8
 
 if TYPE_CHECKING:
     from qkedit.plugins.settings import PluginSettings
@@ -25,7 +25,7 @@ ImagesOption = Annotated[
     list[Path] | None,
     flag("--image", help="A picture; may be given several times."),
 ]
-PromptOption = Annotated[str, flag("--prompt", help="What to ask about it.")]
+PromptOption = Annotated[str, flag("--prompt", help="What to ask about it.", callback=utf8)]
 TrustOption = Annotated[
     bool,
     flag("--trust-remote-code", help="Run the checkpoint's own Python code; for a hub model give its commit too."),

@@ -1,0 +1,79 @@
+"""Places that are gone, and names that are not UTF-8: a sentence or a result, never a broken process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from qkedit.cli.main import COMMANDS
+from qkedit.demo import demo_checkpoint
+from tests.cli.command import qkedit
+
+ARGUMENTS = {
+    "apply": ("./delta", "--out", "out"),
+    "attach": ("scr", "--model", "demo"),
+    "compare": ("a", "b"),
+    "diff": ("demo", "demo"),
+    "gate": ("a", "--require", "pope.f1>=0"),
+    "score": ("pope", "--answers", "a", "--data", "d"),
+    "verify": ("edited",),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_working_directory_that_is_gone_is_said(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    result = qkedit(command, *ARGUMENTS.get(command, ()))
+    assert (result.code, result.sentence()) == (
+        2,
+        "the working directory does not exist any more; change to one that does (cd), and run again.",
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory whose name is Latin-1."""
+    place = tmp_path / os.fsdecode(b"mod\xe8le")
+    try:
+        place.mkdir()
+    except OSError:
+        pytest.skip("the file system takes names in UTF-8 alone")
+    shutil.copytree(demo_checkpoint(), place / "demo")
+    return place
+
+
+def test_bytes_that_are_not_utf_8_in_a_path_are_no_hindrance(place: Path) -> None:
+    model, out = place / "demo", place / "out"
+    steered = qkedit("steer", model, "--layers", "2", "--out", out, "--no-fsync", "--json")
+    assert steered.code == 0
+    assert steered.document["out"] == str(out)
+    json.loads((out / "qkedit.json").read_bytes().decode())
+    verified = qkedit("verify", out, "--base", model)
+    assert (verified.code, verified.stderr) == (0, "")
+    shown = qkedit("inspect", model, "--layers", "2", "--csv", place / "a.csv")
+    assert (shown.code, shown.stderr) == (0, "")
+    assert r"mod\udce8le" in shown.stdout
+
+
+def test_what_cannot_be_loaded_from_such_a_path_says_why(place: Path) -> None:
+    image = place / "x.png"
+    Image.new("RGB", (64, 64)).save(image)
+    result = qkedit("generate", place / "demo", "--prompt", "x", "--image", image)
+    assert result.code == 2
+    assert "holds bytes that are not UTF-8" in result.sentence()
+
+
+def test_a_prompt_that_is_not_utf_8_is_refused() -> None:
+    result = qkedit("generate", "demo", "--prompt", "wh\udce8t")
+    assert result.code == 2
+    assert "it holds bytes that are not UTF-8" in result.sentence()
