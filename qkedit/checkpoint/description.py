@@ -16,6 +16,7 @@ def describe_stack(stack: AttentionStack) -> dict[str, Any]:
     return {
         "family": stack.family,
         "decoder": stack.decoder,
+        "understood_as": stack.understood_as,
         "layer_count": stack.layer_count,
         "layers": [_describe_layer(layer) for layer in stack.layers],
         "skipped": [{"layer": skipped.index, "reason": skipped.reason} for skipped in stack.skipped],

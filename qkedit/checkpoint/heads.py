@@ -99,3 +99,4 @@ class AttentionStack:
     layer_count: int  # all layers, with and without attention
     layers: tuple[AttentionLayer, ...]
     skipped: tuple[SkippedLayer, ...]
+    understood_as: str | None = None  # of a model that no record names: a sentence for reports

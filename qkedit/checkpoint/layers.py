@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.heads import AttentionLayer, AttentionStack, SkippedLayer
+from qkedit.checkpoint.mlx import stored_by_mlx
 from qkedit.checkpoint.projections import Projections, understand_layer
 from qkedit.checkpoint.records import Decoder, Family, Layout, decoders, families, layouts
 from qkedit.checkpoint.refusing import (
@@ -64,6 +65,7 @@ def attention_stack(checkpoint: Checkpoint, *, allow_text_only: bool = False) ->
     settings = Settings.of(decoder, checkpoint.text_config)
     contents = _layer_contents(checkpoint, modules)
     layer_count = _checked_layer_count(settings, contents)
+    by_mlx = stored_by_mlx(checkpoint)
     layers, skipped = [], []
     # Heads for multi-token prediction may be stored as layers past the last one; loaders leave them out.
     for index in range(layer_count):
@@ -72,7 +74,7 @@ def attention_stack(checkpoint: Checkpoint, *, allow_text_only: bool = False) ->
         elif settings.shares_keys(index, layer_count):
             skipped.append(SkippedLayer(index, "reads the keys of an earlier layer"))
         else:
-            projections = Projections(index, layout, modules[index].tensors, settings.for_layer(index))
+            projections = Projections(index, layout, modules[index].tensors, settings.for_layer(index), by_mlx)
             layers.append(understand_layer(projections))
     return AttentionStack(
         family=family.name if family else "unknown",
@@ -80,6 +82,7 @@ def attention_stack(checkpoint: Checkpoint, *, allow_text_only: bool = False) ->
         layer_count=layer_count,
         layers=tuple(layers),
         skipped=tuple(skipped),
+        understood_as=_understood_as(checkpoint, family, decoder, layers),
     )
 
 
@@ -152,6 +155,22 @@ def _checked_layer_count(settings: Settings, contents: dict[int, set[str]]) -> i
             remedy="download the config and the shards again, from the same revision",
         )
     return layer_count
+
+
+def _understood_as(
+    checkpoint: Checkpoint, family: Family | None, decoder: Decoder, layers: list[AttentionLayer]
+) -> str | None:
+    """Return what to say of a model that no record names; None for one that a record does."""
+    known_decoder = decoder is not UNKNOWN_DECODER
+    if known_decoder and (family is not None or checkpoint.model_type in decoders()):
+        return None
+    # Without a record a norm is refused, so there is none to speak of.
+    norm = layers[0].norm_kind if layers else None
+    taken_for = f"{decoder.name} ({norm or 'no'} norm)" if known_decoder else "plain projections without norms"
+    return (
+        f"{checkpoint.model_type or 'a model without a model type'} is not a known family: understood as {taken_for}; "
+        "compare `qkedit models CHECKPOINT` with the model's own code"
+    )
 
 
 def _why_no_attention(modules: set[str]) -> str:

@@ -8,25 +8,31 @@ from dataclasses import dataclass
 
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.heads import AttentionLayer, HeadNorm, HeadRows
-from qkedit.checkpoint.records import Layout, Rows
+from qkedit.checkpoint.records import Layout, NormRecord, Rows, explained
 from qkedit.checkpoint.refusing import ADD_A_RECORD
 from qkedit.checkpoint.rows import HeadCounts, head_starts, row_count
 from qkedit.checkpoint.settings import Settings
 from qkedit.errors import CheckpointError, UnsupportedForm
 
 FLOAT_DTYPES = ("BF16", "F16", "F32", "F64")
-QUERY_OR_KEY_NORM = re.compile(r"^(?:q|k|qk|query|key)_?(?:layer)?norm\.")
+QUERY_OR_KEY_NORM = re.compile(
+    r"^(?:(?:q|k|qk|query|key)_?(?:layer_?)?(?:norm|ln)|(?:layer_?)?(?:norm|ln)_?(?:q|k|qk|query|key))\."
+)
 CHECK_COUNTS = f"check the head counts in config.json, or {ADD_A_RECORD}"
 
 
 @dataclass(frozen=True)
 class Projections:
-    """One attention module as it was found: its layout, its tensors by their names within, its settings."""
+    """One attention module as it was found: its layout, its tensors by their names within, its settings.
+
+    `stored_by_mlx` says whether the checkpoint was converted for MLX, which may add 1 to the gains of norms.
+    """
 
     index: int
     layout: Layout
     tensors: dict[str, TensorEntry]
     settings: Settings
+    stored_by_mlx: bool = False
 
 
 def understand_layer(found: Projections) -> AttentionLayer:
@@ -129,20 +135,40 @@ def _norms(found: Projections, counts: HeadCounts) -> tuple[HeadNorm | None, Hea
     record = found.settings.decoder.norm
     if record is not None and record.when and not found.settings.values.get(record.when):
         record = None
-    known = (record.query, record.key) if record else ()
-    for name, tensor in found.tensors.items():
-        if QUERY_OR_KEY_NORM.search(name) and name.rpartition(".")[0] not in known:
-            raise UnsupportedForm(
-                "queries or keys are normalised, and no record says by what kind of norm",
-                where=f"tensor {tensor.name}",
-                remedy=ADD_A_RECORD,
-            )
+    _refuse_unexplained(found, record)
     if record is None:
         return None, None
+    kind = record.kind
+    if found.stored_by_mlx and record.kind == "one-plus rms":
+        if record.mlx is None:
+            raise UnsupportedForm(
+                "the checkpoint was converted for MLX, and no record says whether its norms' gains are stored as w or "
+                "as 1 + w",
+                where=f"layer {found.index}",
+                remedy="use the checkpoint that it was converted from",
+            )
+        kind = record.mlx
     return (
-        _norm(found, record.kind, record.query, counts.query_heads, counts.head_size),
-        _norm(found, record.kind, record.key, counts.key_heads, counts.head_size),
+        _norm(found, kind, record.query, counts.query_heads, counts.head_size),
+        _norm(found, kind, record.key, counts.key_heads, counts.head_size),
     )
+
+
+def _refuse_unexplained(found: Projections, norm: NormRecord | None) -> None:
+    """Raise UnsupportedForm for a tensor of the attention block of which nothing says that the product stays."""
+    known = {found.layout.query.tensor, found.layout.key.tensor, *((norm.query, norm.key) if norm else ())}
+    for name, tensor in found.tensors.items():
+        module, _, part = name.rpartition(".")
+        if module in known and part in ("weight", "bias"):
+            continue
+        if any(pattern.fullmatch(name) for pattern in explained()):
+            continue
+        what = (
+            "queries or keys are normalised, and no record says by what kind of norm"
+            if QUERY_OR_KEY_NORM.search(name)
+            else "no record explains this tensor of an attention block, and it may change the query-key product"
+        )
+        raise UnsupportedForm(what, where=f"tensor {tensor.name}", remedy=ADD_A_RECORD)
 
 
 def _norm(found: Projections, kind: str, name: str | None, heads: int, head_size: int) -> HeadNorm | None:

@@ -5,6 +5,7 @@
   settings that its config class fills in where a config leaves them out.
 * `families/` – a vision-language model by its `model_type`: its name, and its decoder where the config is flat.
 * `refusals.yaml` – tensors that mean a form which is not edited.
+* `explained.yaml` – tensors in an attention block that do not matter to the product.
 
 A new model is a new record; no code knows one model from another. `docs/adding-a-model.md` explains each field.
 """
@@ -50,6 +51,7 @@ class NormRecord:
     query: str | None = None
     key: str | None = None
     when: str | None = None  # a setting of the config that switches it
+    mlx: str | None = None  # the kind where the tensors stand as MLX stores them, if that may differ
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,12 @@ class Refusal:
     tensor: re.Pattern[str]
     reason: str
     remedy: str
+
+
+@cache
+def explained() -> tuple[re.Pattern[str], ...]:
+    """Names within an attention block, of tensors that do not matter to the query-key product."""
+    return tuple(re.compile(record["tensor"]) for record in read_configuration("explained.yaml"))
 
 
 @cache

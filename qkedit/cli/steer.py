@@ -207,6 +207,8 @@ def _print_plan(
         ("to change", f"{counted(len(plan.tensors), 'tensor')}, {size(plan.bytes_to_write)}, in {_shards(plan)}"),
         ("disk needed", size(disk) + (f" of {size(free)} free" if free is not None else "")),
     ]
+    if plan.stack.understood_as:
+        output.warn(plan.stack.understood_as)
     if plan.stack.skipped:
         totals.append(("no attention", f"layers {describe([skipped.index for skipped in plan.stack.skipped])}"))
     if plan.checkpoint.left_out:

@@ -41,6 +41,7 @@ def make_manifest(
         "tool": {"name": "qkedit", "version": qkedit.__version__},
         "libraries": {name: version(name) for name in ("torch", "numpy", "accelerate")},
         "base": {"model": plan.checkpoint.files.name, "revision": plan.checkpoint.files.revision},
+        **({"understood_as": plan.stack.understood_as} if plan.stack.understood_as else {}),
         "options": plan.options.recorded() | {"device": device},
         "tensors": [_tensor(record, sha256_after[record.tensor.name]) for record in records],
         "files": files_of_output(plan.checkpoint),

@@ -80,6 +80,7 @@ class SteerPlan:
         return {
             "model": self.checkpoint.files.name,
             "revision": self.checkpoint.files.revision,
+            "understood_as": self.stack.understood_as,
             "options": self.options.recorded(),
             "layers": [
                 {

@@ -338,6 +338,8 @@ def _warnings(manifest: dict[str, Any], left_out: dict[str, str]) -> Iterator[st
         yield adapter
     options = manifest["options"]
     heads = [head for tensor in manifest["tensors"] for head in tensor["heads"]]
+    if "understood_as" in manifest:
+        yield manifest["understood_as"]
     near_equal = sum(head["gap"] is not None and head["gap"] < NEAR_EQUAL for head in heads)
     if near_equal and options["control"] == "none":
         yield (

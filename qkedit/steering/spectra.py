@@ -265,6 +265,8 @@ def near_equal_warning(near_equal: int, heads: int) -> str:
 
 def _warnings(plan: SteerPlan, layers: tuple[LayerSpectra, ...], offset: Offset) -> Iterator[str]:
     """Say what would mislead a reader of the numbers."""
+    if plan.stack.understood_as:
+        yield plan.stack.understood_as
     heads = [head for layer in layers for head in layer.heads]
     near_equal = sum(head.gap_at_k is not None and head.gap_at_k < NEAR_EQUAL for head in heads)
     if near_equal:

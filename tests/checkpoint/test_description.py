@@ -74,6 +74,7 @@ def test_a_gated_normed_layer_and_a_skipped_one(tmp_path: Path) -> None:
             }
         ],
         "skipped": [{"layer": 0, "reason": "has no self-attention, but linear_attn"}],
+        "understood_as": None,
     }
 
 

@@ -148,6 +148,25 @@ def test_it_answers(client: TestClient) -> None:
     assert answered(client, {**BODY, "stream": True})[1]["usage"]["completion_tokens"] == 2
 
 
+def test_what_a_processor_does_not_take_is_named(
+    client: TestClient, local: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = local.processor.image_processor
+    preprocess = pictures.preprocess
+
+    def narrow_minded(images: Any, *arguments: Any, **settings: Any) -> Any:
+        if any(image.width > 60 for image in images):
+            raise ValueError("the image is too wide\nfor me")
+        return preprocess(images, *arguments, **settings)
+
+    monkeypatch.setattr(pictures, "preprocess", narrow_minded)
+    messages = question("it", picture(1), picture(2, width=61))
+    assert answered(client, {**BODY, "messages": messages})[1]["error"]["message"] == (
+        "image 2: the model's processor does not take its 61 × 48 pixels with size shortest_edge=48 "
+        "(the image is too wide); send it in another shape or size."
+    )
+
+
 @pytest.mark.parametrize("stage", ["template", "processor", "decoding", "parsing"])
 def test_a_failing_request_keeps_no_image_alive(
     client: TestClient, local: LoadedModel, monkeypatch: pytest.MonkeyPatch, stage: str

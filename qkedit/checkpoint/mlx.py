@@ -1,0 +1,34 @@
+"""Tell a checkpoint that was converted for MLX: its convolutions stand in another order, and gains may have moved.
+
+mlx-lm and mlx-vlm swap the last two axes of a `conv1d.weight` when they convert a model, `[C, 1, K]` to `[C, K, 1]`,
+and write `{"format": "mlx"}` into the shards. For some families (Qwen3.5) they add 1 to the gains of norms in the same
+step, and their loaders add it wherever the convolutions still stand in the first order.
+"""
+
+from __future__ import annotations
+
+from qkedit.checkpoint.checkpoint import Checkpoint
+from qkedit.errors import UnsupportedForm
+
+
+def stored_by_mlx(checkpoint: Checkpoint) -> bool:
+    """Return whether the tensors stand as MLX stores them.
+
+    Raises:
+        UnsupportedForm: the shards say that they are MLX's, and their convolutions say that they were not converted.
+    """
+    declared = any(shard.metadata.get("format") == "mlx" for shard in checkpoint.shards.values())
+    convolutions = [
+        entry
+        for name, entry in checkpoint.tensors.items()
+        if name.endswith("linear_attn.conv1d.weight") and len(entry.shape) == 3 and entry.shape[1] != entry.shape[2]
+    ]
+    converted = [entry.shape[2] == 1 for entry in convolutions]
+    if declared and not all(converted):
+        raise UnsupportedForm(
+            "the shards are marked as MLX's, but this convolution was not converted, so that norms may be stored in "
+            "either way",
+            where=f"tensor {convolutions[converted.index(False)].name}",
+            remedy="use the checkpoint that it was converted from",
+        )
+    return declared or any(converted)
