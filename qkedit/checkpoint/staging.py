@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from qkedit.checkpoint.file_errors import explained
+from qkedit.checkpoint.file_errors import explained, open_descriptor
 from qkedit.checkpoint.interrupts import interrupts_deferred
 from qkedit.checkpoint.rename import exchange, rename_to_absent, restore
 from qkedit.checkpoint.target import locate, made_parents, refuse_existing, refuse_misplaced
@@ -164,13 +164,16 @@ def _exclusive(workspace: Path, target: Path) -> Iterator[None]:
         with suppress(OSError):
             (workspace / "lock").unlink()
             workspace.rmdir()
-        os.close(descriptor)
+        with suppress(OSError):  # the lock holds no bytes that could be lost
+            os.close(descriptor)
 
 
 def _acquire(workspace: Path, target: Path) -> int:
     """Create and lock the lock file, and return its descriptor. Never waits for another run."""
     lock = workspace / "lock"
-    if workspace.is_symlink():
+    with explained("look at", workspace):
+        is_link = workspace.is_symlink()
+    if is_link:
         raise QkeditError("is a symbolic link in the place of a directory", where=str(workspace), remedy="remove it")
     while True:
         with explained("create a directory", target.parent), suppress(FileExistsError):
@@ -205,26 +208,27 @@ def _fsync_tree(directory: Path) -> float:
 
     One after the other: four files at once were no faster, the disk is the limit either way.
     """
-    seconds = 0.0
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            file = Path(folder, name)
-            if not file.is_symlink():  # what a link points to was not written here
-                seconds += _fsync(file)
-        seconds += _fsync(Path(folder))
-    return seconds
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    with explained("bring it to the disk", directory):
+        written = [
+            Path(folder, name)
+            for folder, _, names in os.walk(directory, onerror=refuse)
+            for name in (*names, "")  # the folder itself comes after its files
+            if not os.path.islink(os.path.join(folder, name))  # what a link points to was not written here
+        ]
+    return sum(map(_fsync, written))
 
 
 def _fsync(path: Path) -> float:
     start = time.perf_counter()
-    with explained("bring it to the disk", path):
-        descriptor = os.open(path, os.O_RDONLY)
+    with explained("bring it to the disk", path), open_descriptor(path, os.O_RDONLY) as descriptor:
         try:
             os.fsync(descriptor)
         except OSError as error:
             # Some network file systems cannot do it for a directory: nothing to wait for there.
             if error.errno != errno.EINVAL or not path.is_dir():
                 raise
-        finally:
-            os.close(descriptor)
     return time.perf_counter() - start

@@ -38,7 +38,9 @@ def locate(target: Path) -> Path:
         ) from error
     except OSError as error:
         raise UsageError(f"{standing} is out of reach", where=str(target), remedy=_CHOOSE_ANOTHER) from error
-    if not real.is_dir():
+    with explained("look at", real):
+        is_directory = real.is_dir()
+    if not is_directory:
         raise UsageError(f"{standing} is not a directory", where=str(target), remedy=_CHOOSE_ANOTHER)
     if ".." in missing.parts:
         raise UsageError("leads up from a directory that does not exist", where=str(target), remedy=_CHOOSE_ANOTHER)
@@ -57,7 +59,9 @@ def made_parents(target: Path) -> Iterator[list[Path]]:
     """
     made: list[Path] = []
     try:
-        for directory in reversed([parent for parent in target.parents if not parent.is_dir()]):
+        with explained("look at the directories above", target):
+            missing = [parent for parent in target.parents if not parent.is_dir()]
+        for directory in reversed(missing):
             with explained("create a directory", directory), suppress(FileExistsError):
                 directory.mkdir()
                 made.append(directory)
@@ -76,11 +80,11 @@ def refuse_misplaced(target: Path, sources: Sequence[Path]) -> None:
     """
     where = str(target)
     with explained("look at", target):
-        is_link = target.is_symlink()
+        is_link, exists, is_directory = target.is_symlink(), target.exists(), target.is_dir()
     if is_link:
         raise UsageError("is a symbolic link", where=where, remedy="name the directory itself as --out")
-    if target.exists():
-        if not target.is_dir():
+    if exists:
+        if not is_directory:
             raise UsageError("is not a directory", where=where, remedy=_CHOOSE_ANOTHER)
         if os.path.ismount(target):
             raise UsageError("is a mount point, which cannot be replaced", where=where, remedy=_CHOOSE_ANOTHER)
@@ -108,9 +112,9 @@ def refuse_existing(target: Path, *, overwrite: bool, force: bool = False) -> Re
         UsageError: something there must stay.
         QkeditError: the target cannot be looked into.
     """
-    if not target.exists():
-        return Replaced()
     with explained("look into the directory", target):
+        if not target.exists():
+            return Replaced()
         is_empty = not os.listdir(target)
     if not (is_empty or overwrite or force):
         raise UsageError(

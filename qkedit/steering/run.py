@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.copying import LinkMode
+from qkedit.checkpoint.file_errors import explained
 from qkedit.checkpoint.header import TensorEntry
 from qkedit.checkpoint.ownership import Replaced
 from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
@@ -300,7 +301,8 @@ def _write(
             verification = _verified(staged.path, manifest, checkpoint, output, progress) if output.verify else None
         for files in sources:  # nothing is read after this
             files.check_unchanged()
-        in_output = sum(path.stat().st_size for path in staged.path.rglob("*") if path.is_file())
+        with explained("measure the output", staged.path):
+            in_output = sum(path.stat().st_size for path in staged.path.rglob("*") if path.is_file())
         stopwatch.add("fsync", staged.commit(fsync=output.fsync))
     return SteerReport(
         out=output.out,
