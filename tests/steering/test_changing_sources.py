@@ -183,7 +183,7 @@ def test_verify_finds_a_bit_that_the_copying_flipped(flipped: Path, source: Path
         steer(source, out=tmp_path / "edited", layers=str(EDITED), k=2, verify=True, fsync=False)
     assert caught.value.exit_code == 3
     assert len(caught.value.mismatches) == 1
-    assert str(caught.value).startswith(f"{tmp_path / 'edited'}: 1 mismatches: ")
+    assert str(caught.value).startswith(f"{tmp_path / 'edited'}: 1 mismatch: ")
     assert "nothing was put in place" in str(caught.value)
     assert sorted(os.listdir(tmp_path)) == ["base", "unverified"]
 
