@@ -16,6 +16,7 @@ from qkedit.serving.chat_template import user_turn
 from qkedit.serving.loading import LoadedModel
 from qkedit.serving.loading import directory_of as directory_of
 from qkedit.serving.loading import load as load
+from qkedit.serving.processor_errors import refused
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -86,8 +87,9 @@ def batch_inputs(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Mapping[str,
         inputs = processor(text=[prompt.text for prompt in prompts], return_tensors="pt", **settings)
     except (ValueError, TypeError, LookupError, RuntimeError, AttributeError, ImportError, ArithmeticError) as error:
         check_torchvision(error, loaded.name)
+        images = [image for prompt in prompts for image in prompt.images]
         raise ProcessorFault(
-            f"its processor does not take the prompt and the images ({type(error).__name__}: {first_line(error)})",
+            f"its processor does not take {refused(processor, images, error)}",
             where=loaded.name,
             remedy="change them, or update the processor's files if an older version of transformers saved them",
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,6 @@ from qkedit.serving.chat_request import ChatRequest, parse_chat_request
 from qkedit.serving.conversations import placeholders
 from qkedit.serving.image_hosts import ImageHosts
 from qkedit.serving.image_policy import ImagePolicy, from_data_url, is_data_url
-from qkedit.serving.processor_errors import image_at_fault
 from qkedit.serving.request_errors import RequestError
 from qkedit.serving.served_model import ServedModel
 
@@ -91,28 +90,19 @@ class Preparation:
             images = self._policy.decoded([from_data_url(url) if is_data_url(url) else fetched[url] for url in urls])
             # It may have to wait for others, and what its images came in is large.
             return Prepared(replace(request, messages=()), *self._served.prepared(request, images))
+        except QkeditError:
+            raise
         except MemoryError as error:
             raise RequestError("the request does not fit into memory", remedy="send less", status=413) from error
         # A processor or a template may fail in any way on what clients send, and it is theirs to change it.
         except Exception as error:
-            raise self._refusal(error, images) from error
+            # As text: a record with the error itself would keep the images alive wherever records are kept.
+            logger.warning("a request could not be prepared\n%s", traceback.format_exc().rstrip())
+            raise RequestError(
+                f"the model's processor fails on them ({type(error).__name__}: {first_line(error)})",
+                where="messages",
+                remedy="change them",
+            ) from error
         finally:
             for image in images:
                 image.close()
-
-    def _refusal(self, error: Exception, images: Sequence[Image]) -> QkeditError:
-        """Return what a client is told of a failure, with the image that it is about if there is one."""
-        if (isinstance(error, RequestError) and error.where != "messages") or getattr(error, "code", ""):
-            return error  # which says enough
-        if (fault := image_at_fault(self._served.loaded.processor, images)) is not None:
-            number, why = fault
-            return RequestError(why, where=f"image {number}", remedy="send it in another shape or size")
-        if isinstance(error, QkeditError):
-            return error
-        # As text: a record with the error itself would keep the images alive wherever records are kept.
-        logger.warning("a request could not be prepared\n%s", traceback.format_exc().rstrip())
-        return RequestError(
-            f"the model's processor fails on them ({type(error).__name__}: {first_line(error)})",
-            where="messages",
-            remedy="change them",
-        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from qkedit.errors import first_line
@@ -14,24 +15,23 @@ if TYPE_CHECKING:
 _SETTINGS = ("size", "min_pixels", "max_pixels", "patch_size", "merge_size")
 
 
-def image_at_fault(processor: Any, images: Sequence[Image]) -> tuple[int, str] | None:
-    """Return the number of the first image that a processor does not take alone, and why; None if it takes each.
+def refused(processor: Any, images: Sequence[Image], error: Exception) -> str:
+    """Return what a processor does not take: the first image that it refuses alone, or all of it together.
 
-    To be asked once it has failed, for what it says then names no image.
+    Args:
+        processor: the model's.
+        images: that it was given.
+        error: what it said, which seldom names an image.
     """
-    take = getattr(processor, "image_processor", None)
-    if take is None:
-        return None
-    for number, image in enumerate(images, start=1):
+    take: Any = getattr(processor, "image_processor", None)
+    for number, image in enumerate(images if take is not None else (), start=1):
         try:
             take(images=[image], return_tensors="pt")
         # A processor may fail in any way, and each of them means the same here.
-        except Exception as error:
-            return number, (
-                f"the model's processor does not take its {image.width} × {image.height} pixels "
-                f"with {_settings(take)} ({first_line(error)})"
-            )
-    return None
+        except Exception as own:
+            size = f"{image.width} × {image.height} pixels"
+            return f"image {number} of {size} with {_settings(take)} ({type(own).__name__}: {first_line(own)})"
+    return f"the prompt and the images ({type(error).__name__}: {first_line(error)})"
 
 
 def _settings(take: Any) -> str:
@@ -41,6 +41,7 @@ def _settings(take: Any) -> str:
 
 def _plain(value: Any) -> str:
     """Return a setting in a few words; sizes are mappings most of whose entries are unset."""
-    if not hasattr(value, "items"):
-        return str(value)
-    return " ".join(f"{name}={entry}" for name, entry in value.items() if entry is not None)
+    entries = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    if not isinstance(entries, Mapping):
+        return str(entries)
+    return " ".join(f"{name}={entry}" for name, entry in entries.items() if entry is not None)

@@ -148,7 +148,7 @@ def test_it_answers(client: TestClient) -> None:
     assert answered(client, {**BODY, "stream": True})[1]["usage"]["completion_tokens"] == 2
 
 
-def test_what_a_processor_does_not_take_is_named(
+def test_the_image_that_a_processor_does_not_take_is_named(
     client: TestClient, local: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = local.processor.image_processor
@@ -161,10 +161,10 @@ def test_what_a_processor_does_not_take_is_named(
 
     monkeypatch.setattr(pictures, "preprocess", narrow_minded)
     messages = question("it", picture(1), picture(2, width=61))
-    assert answered(client, {**BODY, "messages": messages})[1]["error"]["message"] == (
-        "image 2: the model's processor does not take its 61 × 48 pixels with size shortest_edge=48 "
-        "(the image is too wide); send it in another shape or size."
-    )
+    assert (
+        "its processor does not take image 2 of 61 × 48 pixels with size shortest_edge=48 "
+        "(ValueError: the image is too wide)"
+    ) in answered(client, {**BODY, "messages": messages})[1]["error"]["message"]
 
 
 @pytest.mark.parametrize("stage", ["template", "processor", "decoding", "parsing"])

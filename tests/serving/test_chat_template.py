@@ -248,7 +248,8 @@ def test_a_processor_without_images_is_named(tmp_path: Path) -> None:
 
 def test_what_the_processor_refuses_is_one_sentence(demo: LoadedModel) -> None:
     with pytest.raises(QkeditError, match="its processor does not take the prompt and the images"):
-        request_inputs(replace(demo, chat_template="none"), [Image.new("RGB", (8, 8))] * 2 + [None], "<image>")  # type: ignore[list-item]
+        # One placeholder more than there are images.
+        request_inputs(replace(demo, chat_template="none"), [Image.new("RGB", (8, 8))] * 2, "<image>")
 
 
 def copied(tmp_path: Path) -> Path:
