@@ -10,12 +10,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-from qkedit.checkpoint.contents import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, is_hidden, is_litter, reason_left_out
+from qkedit.checkpoint.contents import (
+    ATTACHED,
+    CONFIG_FILE,
+    INDEX_FILE,
+    PLUGINS_FILE,
+    SINGLE_FILE,
+    is_hidden,
+    is_litter,
+    reason_left_out,
+)
 from qkedit.checkpoint.header import (
     LENGTH_BYTES,
     MAX_HEADER_BYTES,
@@ -55,6 +64,13 @@ class Checkpoint:
     def tensors(self) -> dict[str, TensorEntry]:
         """Every tensor by its on-disk name."""
         return {name: entry for shard in self.shards.values() for name, entry in shard.tensors.items()}
+
+    def with_plugins(self) -> Checkpoint:
+        """Return it with the plug-ins that are attached to it among the files of the model, if there are any."""
+        if self.left_out.get(PLUGINS_FILE) != ATTACHED:
+            return self
+        left_out = {file: reason for file, reason in self.left_out.items() if file != PLUGINS_FILE}
+        return replace(self, side_files=tuple(sorted((*self.side_files, PLUGINS_FILE))), left_out=left_out)
 
     @property
     def kept_files(self) -> tuple[str, ...]:
@@ -118,6 +134,8 @@ def open_checkpoint(files: CheckpointFiles) -> Checkpoint:
         reason = "superseded by model.safetensors" if file in superseded else reason_left_out(file)
         if not reason and file.endswith(".safetensors"):
             reason = _reason_against_weights(files, file, sizes[file], tensor_names)
+        if file == PLUGINS_FILE:
+            reason = ATTACHED
         if reason:
             left_out[file] = reason
     side_files = tuple(file for file in others if file not in left_out)

@@ -17,6 +17,8 @@ INDEX_FILE = "model.safetensors.index.json"
 MANIFEST_FILE = "qkedit.json"
 DELTA_FILE = "qkedit-delta.safetensors"  # the edited tensors alone, beside the manifest
 PLUGINS_FILE = "qkedit-plugins.json"
+# Why that file stays with the base: an edit is measured by itself, not together with what the base was run with.
+ATTACHED = "plug-ins attached to the base; --keep-plugins takes them along"
 
 # What desktops leave in every directory that was looked into or copied: nobody's files.
 LITTER_PATTERNS = ("._*", ".DS_Store", "Thumbs.db", "desktop.ini")

@@ -21,6 +21,7 @@ def apply(
     overwrite: options.OverwriteOption = False,
     force: options.ForceOption = False,
     follow_links: options.FollowLinksOption = False,
+    keep_plugins: options.KeepPluginsOption = False,
     fsync: options.FsyncOption = True,
     verify: options.VerifyOption = False,
     config: options.ConfigOption = None,
@@ -44,5 +45,7 @@ def apply(
             raise UsageError("it is not said what to apply the delta to", where="--base", remedy="name the base model")
         target = OutputOptions(options.required_out(out), "full", link, overwrite, fsync, verify, force, follow_links)
         with progress_bar(output) as progress:
-            report = apply_delta(delta, base=base, output=target, revision=revision, progress=progress)
+            report = apply_delta(
+                delta, base=base, output=target, revision=revision, keep_plugins=keep_plugins, progress=progress
+            )
         print_report(output, report)

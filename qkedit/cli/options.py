@@ -147,6 +147,10 @@ ForceOption = Annotated[
     bool,
     flag("--force", help="Replace the directory at --out, whatever it holds."),
 ]
+KeepPluginsOption = Annotated[
+    bool,
+    flag("--keep-plugins", panel=MODE, help="Take along the plug-ins that are attached to the model."),
+]
 FollowLinksOption = Annotated[
     bool,
     flag("--follow-links", panel=MODE, help="Take in files outside the model that its links lead to."),

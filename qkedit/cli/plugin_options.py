@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from qkedit.cli.options import flag, utf8
 if TYPE_CHECKING:
     from qkedit.plugins.settings import PluginSettings
 
+_logger = logging.getLogger(__name__)
 DirectoryOption = Annotated[str | None, flag("--model", "-m", help="The model's directory.")]
 PluginsOption = Annotated[
     list[str] | None,
@@ -57,8 +59,12 @@ def chosen_plugins(texts: Sequence[str] | None, model: str) -> tuple[PluginSetti
     from qkedit.plugins.settings import parse_plugins
 
     named = parse_plugins(texts or ())
-    plugins = attached_to(Path(model).expanduser()) if named is None else named
-    return with_published(plugins, model)
+    if named is not None:
+        return with_published(named, model)
+    plugins = with_published(attached_to(Path(model).expanduser()), model)
+    if plugins:
+        _logger.warning("%s acts as attached to the model; --plugin none leaves it out", joined(plugins))
+    return plugins
 
 
 def spelled(plugin: PluginSettings) -> str:

@@ -47,6 +47,7 @@ def steer(
     overwrite: options.OverwriteOption = False,
     force: options.ForceOption = False,
     follow_links: options.FollowLinksOption = False,
+    keep_plugins: options.KeepPluginsOption = False,
     dry_run: Annotated[
         bool, options.flag("--dry-run", help="Show what would be done; reads headers and config only.")
     ] = False,
@@ -96,7 +97,7 @@ def steer(
             compute_dtype=compute_dtype,
             allow_text_only=allow_text_only,
         )
-        plan = plan_for(options.one_model(context, argument, model), request, revision)
+        plan = plan_for(options.one_model(context, argument, model), request, revision, keep_plugins=keep_plugins)
         if dry_run:
             _print_plan(output, plan, target, check_plan(plan, target if out else None), out_given=out is not None)
         else:

@@ -22,7 +22,7 @@ SIGNIFICANT = 0.05
 # The share of right answers, by the names it has.
 SHARE_RIGHT = ("accuracy", "acc", "a_acc")
 # What the models must share for a difference to be theirs, as result files of `qkedit eval` say it.
-ASKED_ALIKE = ("prompt", "dtype", "attention", "generation_config")
+ASKED_ALIKE = ("prompt", "dtype", "attention", "generation_config", "chat_template")
 # A gain in one of these …
 HALLUCINATION = ("chair_s", "chair_i", "hr", "chair", "hal")
 # … may have been bought with a loss in one of these.
@@ -119,7 +119,7 @@ class RunComparison:
     """Two runs beside each other.
 
     Attributes:
-        a: what the first run is called.
+        a: what the first run is called: its file, and the plug-ins that acted in it.
         b: what the second is called.
         splits: what both have.
         unmatched: names of splits that one run alone has.
@@ -178,7 +178,7 @@ def compare(
                 "not in the other and were left out"
             )
         warnings += split.warnings
-    return RunComparison(str(a.file), str(b.file), tuple(splits), unmatched, tests, level, tuple(warnings))
+    return RunComparison(_called(a), _called(b), tuple(splits), unmatched, tests, level, tuple(warnings))
 
 
 _Name = tuple[str, str | None]
@@ -231,7 +231,23 @@ def _doubts(a: Any, b: Any) -> list[str]:
     weights = a.get("weights_sha256")
     if weights is not None and weights == b.get("weights_sha256") and a.get("plugins") == b.get("plugins"):
         doubts.append("both runs are of the same weights and plug-ins")
+    if weights is not None and weights != b.get("weights_sha256") and a.get("plugins") != b.get("plugins"):
+        names = f"{_plugin_names(a) or 'none'} against {_plugin_names(b) or 'none'}"
+        doubts.append(f"the runs differ in weights and plug-ins ({names}), so neither alone explains a difference")
     return doubts
+
+
+def _plugin_names(run: Any) -> str:
+    """Return which plug-ins acted in a run, by its own record."""
+    plugins = run.get("plugins") if isinstance(run, dict) else None
+    named = [plugin.get("name") for plugin in plugins or () if isinstance(plugin, dict)]
+    return " + ".join(map(str, named))
+
+
+def _called(run: ScoredRun) -> str:
+    """Return a run's file, and the plug-ins that acted in it."""
+    names = _plugin_names(run.document.get("run"))
+    return f"{run.file} (with {names})" if names else str(run.file)
 
 
 def _shared_items(a: Score, b: Score, where: str) -> tuple[list[Item], list[Item]]:

@@ -146,6 +146,16 @@ def unmatched_control(where: str, taken: int, left: int) -> UsageError:
     )
 
 
-def plan_for(model: str, options: SteerOptions, revision: str | None = None) -> SteerPlan:
-    """Return the plan for a model by its name; reads headers and config only."""
-    return make_plan(open_checkpoint(resolve(model, revision)), options)
+def plan_for(
+    model: str, options: SteerOptions, revision: str | None = None, *, keep_plugins: bool = False
+) -> SteerPlan:
+    """Return the plan for a model by its name; reads headers and config only.
+
+    Args:
+        model: a directory, a hub id, an alias or `demo`.
+        options: what to do.
+        revision: of a model on the hub.
+        keep_plugins: take along the plug-ins that are attached to it.
+    """
+    checkpoint = open_checkpoint(resolve(model, revision))
+    return make_plan(checkpoint.with_plugins() if keep_plugins else checkpoint, options)

@@ -91,6 +91,7 @@ def steer(
     overwrite: bool = False,
     force: bool = False,
     follow_links: bool = False,
+    keep_plugins: bool = False,
     fsync: bool = True,
     verify: bool = False,
     allow_text_only: bool = False,
@@ -117,6 +118,7 @@ def steer(
         overwrite: replace an earlier output, if nothing else lies in it.
         force: replace the directory that stands there, whatever it holds.
         follow_links: take in files that links of the base lead to, wherever they are.
+        keep_plugins: take along the plug-ins that are attached to the base.
         fsync: wait until the disk holds the output.
         verify: read the finished output back and compare all of it with the base before it appears.
         allow_text_only: take a checkpoint without vision too.
@@ -137,7 +139,7 @@ def steer(
     suppression = Suppression(k, energy, residual, channel, control, seed)
     options = SteerOptions(layers, heads, suppression, compute_dtype, device, allow_text_only)
     output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force, follow_links)
-    return run_plan(plan_for(str(model), options, revision), output, progress)
+    return run_plan(plan_for(str(model), options, revision, keep_plugins=keep_plugins), output, progress)
 
 
 def check_plan(plan: SteerPlan, output: OutputOptions | None) -> Replaced:
@@ -196,6 +198,7 @@ def apply_delta(
     base: str,
     output: OutputOptions,
     revision: str | None = None,
+    keep_plugins: bool = False,
     progress: Progress | None = None,
 ) -> SteerReport:
     """Make the full directory from a delta and the model it was made from, byte-equal to steering directly.
@@ -205,6 +208,7 @@ def apply_delta(
         base: the model that was steered: a directory, a hub id, an alias or `demo`.
         output: where and how to write; the layout must be full.
         revision: of a hub base; the one in the delta's manifest by default.
+        keep_plugins: take along the plug-ins that are attached to the base.
         progress: told how far the run is.
 
     Raises:
@@ -216,6 +220,8 @@ def apply_delta(
     files = LocalFiles(Path(delta))
     manifest = read_manifest(files.directory)
     checkpoint = open_base(manifest, base, revision)
+    if keep_plugins:
+        checkpoint = checkpoint.with_plugins()
     records = records_of(manifest, checkpoint.tensors)
     largest = max(record.tensor.nbytes for record in records)
     stopwatch = Stopwatch()

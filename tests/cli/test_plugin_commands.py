@@ -60,6 +60,8 @@ def test_attached_plugins_are_run_and_named_ones_replace_them(model: Path, image
 
     both = qkedit(*request).document
     assert both["plugins"] == expected
+    names = f"scr:layers=0-2,sources=4 + dscr:depth={depth},layers=4-7"
+    assert both["warnings"] == [f"{names} acts as attached to the model; --plugin none leaves it out"]
     assert set(both["report"]["plugins"]) == {"scr", "dscr"}
     assert both["report"]["plugins"]["dscr"]["layers"] == [4, 5, 6, 7]
     assert both["report"]["cells"] == 64
@@ -67,6 +69,7 @@ def test_attached_plugins_are_run_and_named_ones_replace_them(model: Path, image
     named = qkedit(*request, "--plugin", f"dscr:depth={depth}").document
     assert [plugin["name"] for plugin in named["plugins"]] == ["dscr"]
     assert set(named["report"]["plugins"]) == {"dscr"}
+    assert named["warnings"] == []
     none = qkedit(*request, "--plugin", "none").document
     assert (none["text"], none["report"]) == (plain["text"], None)
 
@@ -164,11 +167,11 @@ def test_answers_side_by_side(model: Path, tmp_path: Path, image: Path, depth: P
     assert qkedit("generate", model, "--image", image, "--compare", *SHORT).code == 2
 
 
-def test_an_edited_copy_takes_the_plugins_along(tmp_path: Path) -> None:
+def test_an_edited_copy_takes_the_plugins_along_where_asked(tmp_path: Path) -> None:
     model, edited = tmp_path / "model", tmp_path / "edited"
     shutil.copytree(demo_checkpoint(), model)
     assert qkedit("attach", "scr", "--model", model).code == 0
-    assert qkedit("steer", model, "--layers", "2-5", "--out", edited, "--quiet").code == 0
+    assert qkedit("steer", model, "--layers", "2-5", "--out", edited, "--quiet", "--keep-plugins").code == 0
     (plugin,) = qkedit("plugins", edited, "--json").document["attached"]
     assert plugin["name"] == "scr"
     assert qkedit("verify", edited, "--base", model).code == 0

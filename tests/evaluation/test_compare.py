@@ -168,6 +168,12 @@ def test_runs_that_were_asked_differently_are_warned_of() -> None:
         return compare(*runs).warnings
 
     assert warned() == warned(weights_sha256="1", plugins=[{"name": "scr"}]) == ()
+    assert warned(plugins=[{"name": "scr"}, {"name": "dscr"}]) == (
+        "the runs differ in weights and plug-ins (none against scr + dscr), so neither alone explains a difference",
+    )
+    assert warned(chat_template={"sha256": "3"}) == ("the runs differ in chat_template, not in the model alone",)
+    run = ScoredRun(Path("run"), {"run": asked | {"plugins": [{"name": "scr"}]}}, (items,))
+    assert compare(run, ScoredRun(Path("run"), {}, (items,))).a == "run (with scr)"
     assert warned(weights_sha256="1") == ("both runs are of the same weights and plug-ins",)
     assert warned(dtype="bfloat16", prompt="Answer.") == ("the runs differ in prompt, dtype, not in the model alone",)
     # Parts that one run alone has were no part of the comparison.
