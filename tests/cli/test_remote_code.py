@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,6 @@ def test_the_constraints_hold_a_pair_that_belongs_together() -> None:
     pins = dict(line.split("==") for line in (root / "constraints.txt").read_text().splitlines() if "==" in line)
     assert torchvision_for("2.13.0") == "0.28.*"  # as PyTorch publishes them
     assert pins["torchvision"].startswith(torchvision_for(pins["torch"]).removesuffix("*"))
+    # The tests run without it: what PyPI has is built for CUDA.
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert not any(requirement.startswith("torchvision") for requirement in extras["test"])
