@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qkedit.plugins.attach import attach
-    from qkedit.plugins.dscr import DSCR
-    from qkedit.plugins.scr import SCR
+    from qkedit.plugins.dscr.settings import DSCR
+    from qkedit.plugins.scr.settings import SCR
+    from qkedit.plugins.transformers.attach import attach
     from qkedit.spectral.product import QKProduct
     from qkedit.steering.run import SteerReport, steer
 
@@ -22,9 +22,9 @@ __version__ = "0.1.0"
 __all__ = ["DSCR", "SCR", "QKProduct", "SteerReport", "__version__", "attach", "steer"]
 
 _HOMES = {
-    "DSCR": "qkedit.plugins.dscr",
-    "SCR": "qkedit.plugins.scr",
-    "attach": "qkedit.plugins.attach",
+    "DSCR": "qkedit.plugins.dscr.settings",
+    "SCR": "qkedit.plugins.scr.settings",
+    "attach": "qkedit.plugins.transformers.attach",
     "QKProduct": "qkedit.spectral.product",
     "SteerReport": "qkedit.steering.run",
     "steer": "qkedit.steering.run",

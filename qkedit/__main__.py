@@ -1,6 +1,6 @@
 """`python -m qkedit`: the command line."""
 
-from qkedit.cli.main import run
+from qkedit.cli.app import run
 
 if __name__ == "__main__":
     run()

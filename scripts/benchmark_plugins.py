@@ -35,11 +35,11 @@ from benchmarking.machine import describe_machine
 from benchmarking.timing import Timing, in_turns, seconds_of
 
 import qkedit
-from qkedit.plugins.dscr import DSCR
-from qkedit.plugins.parts import ModelParts, model_parts
-from qkedit.plugins.prefill import Prefill
-from qkedit.plugins.protocol import RequestEdit
-from qkedit.plugins.scr import SCR
+from qkedit.plugins.core.protocol import RequestEdit
+from qkedit.plugins.dscr.settings import DSCR
+from qkedit.plugins.scr.settings import SCR
+from qkedit.plugins.transformers.modules import ModelParts, model_parts
+from qkedit.plugins.transformers.prefill import Prefill
 
 IMAGE, START, END = 5, 3, 4
 SHAPES: dict[str, dict[str, int]] = {

@@ -28,7 +28,9 @@ from benchmarking.results import CommandRun
 from benchmarking.timing import Timing, in_turns
 
 from qkedit.errors import QkeditError
-from qkedit.evaluation import amber, chair, mme
+from qkedit.evaluation.benchmarks import mme
+from qkedit.evaluation.benchmarks.amber import scoring as amber
+from qkedit.evaluation.benchmarks.chair import scoring as chair
 
 SAYINGS = (
     "Yes, there is.",
@@ -207,7 +209,7 @@ def measure(made: Mapping[str, Task], repeats: int) -> dict[str, list[Measured]]
 
 def measured(arguments: list[str]) -> Measured:
     before = os.times()
-    command, _ = run_function("qkedit.cli.main:run", arguments, threads=1)
+    command, _ = run_function("qkedit.cli.app:run", arguments, threads=1)
     after = os.times()
     user, system = after.children_user - before.children_user, after.children_system - before.children_system
     return Measured(command, user + system)

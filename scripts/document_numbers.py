@@ -16,10 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import qkedit  # noqa: E402
-from qkedit.checkpoint.description import known_families  # noqa: E402
+from qkedit.checkpoint.architecture.description import known_families  # noqa: E402
 from qkedit.checkpoint.presets import presets  # noqa: E402
-from qkedit.evaluation.benchmarks import BENCHMARKS  # noqa: E402
-from qkedit.plugins.grid_layouts import LAYOUTS  # noqa: E402
+from qkedit.evaluation.benchmarks.registry import BENCHMARKS  # noqa: E402
+from qkedit.plugins.core.grid_layouts import LAYOUTS  # noqa: E402
 
 MARKED = re.compile(r"<!--([a-z-]+)-->([^<]*)<!--/-->")
 # Where a format leaves no room for a mark: the file, and what stands before the number.

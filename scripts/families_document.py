@@ -17,10 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from qkedit.checkpoint.architecture.heads import AttentionStack  # noqa: E402
+from qkedit.checkpoint.architecture.layers import attention_stack  # noqa: E402
 from qkedit.checkpoint.checkpoint import open_checkpoint  # noqa: E402
-from qkedit.checkpoint.heads import AttentionStack  # noqa: E402
-from qkedit.checkpoint.layers import attention_stack  # noqa: E402
-from qkedit.checkpoint.source import LocalFiles  # noqa: E402
+from qkedit.checkpoint.io.source import LocalFiles  # noqa: E402
 from tests import tiny_configs, tiny_models  # noqa: E402
 from tests.families import published  # noqa: E402
 

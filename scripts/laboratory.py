@@ -22,22 +22,22 @@ from benchmarking.machine import describe_machine
 from laboratory_document import render, spectra
 from laboratory_document.claims import contrasts
 
-from qkedit.evaluation.weights import fingerprint
 from qkedit.laboratory.arms import Arm, demonstration_arms
-from qkedit.laboratory.bench import Job, Subject
 from qkedit.laboratory.demonstration import demonstrate
-from qkedit.laboratory.exam import ExamRange, make_exam
+from qkedit.laboratory.eval_set import ExamRange, make_exam
 from qkedit.laboratory.measures import CAPTIONS, MEASURES, Outcome
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.scoring import scored
 from qkedit.laboratory.sweep import run_sweep
 from qkedit.laboratory.sweep_grid import Guard
 from qkedit.laboratory.sweep_setup import prepare
-from qkedit.plugins.settings import PluginSettings
-from qkedit.report.arms_plot import arms_plot
-from qkedit.report.sweep_plot import sweep_plot
+from qkedit.laboratory.worker import Job, Subject
+from qkedit.plugins.registry import PluginSettings
+from qkedit.report.experiments.arms_plot import arms_plot
+from qkedit.report.experiments.sweep_plot import sweep_plot
+from qkedit.runtime.fingerprint import fingerprint
+from qkedit.runtime.generation import directory_of
 from qkedit.selection import describe
-from qkedit.serving.on_transformers import directory_of
 from qkedit.steering.options import SteerOptions
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -29,8 +29,8 @@ from qkedit.spectral import factors
 from qkedit.spectral.edit import suppress
 from qkedit.spectral.options import Suppression
 from qkedit.spectral.product import QKProduct
-from qkedit.steering.stream import stored_bytes
-from qkedit.steering.workers import Workers, workers
+from qkedit.steering.engine.edited_weights import stored_bytes
+from qkedit.steering.engine.workers import Workers, workers
 
 HEADS, KEY_HEADS, HEAD_SIZE, HIDDEN = 28, 4, 128, 3584
 REPEATS = 7

@@ -29,13 +29,13 @@ from torch import Tensor
 import qkedit
 from qkedit import DSCR, SCR
 from qkedit.demo.scenes import CAPTION_PROMPT, Scene, make_scenes
-from qkedit.plugins.coherence import KeyCoherence
-from qkedit.plugins.mixing import Kernel, effective_tokens, mixed, mixing_weights, standardized, variance
-from qkedit.serving.on_transformers import LoadedModel, load, request_inputs
+from qkedit.plugins.dscr.mixing import Kernel, effective_tokens, mixed, mixing_weights, standardized, variance
+from qkedit.plugins.measures.kv_coherence import KeyCoherence
+from qkedit.runtime.generation import LoadedModel, load, request_inputs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.plugins import tiny_requests
-from tests.plugins.dscr_requests import UNCROPPED, images_in, prompts_of, request_of
+from tests.plugins.dscr.dscr_requests import UNCROPPED, images_in, prompts_of, request_of
 
 SEED = 20
 TINY = ("llava", "qwen2-vl", "internvl", "llava-next", "chameleon")

@@ -6,7 +6,7 @@
         assert hub.fetched("model.safetensors") == [(0, 8)]
 
 A subprocess is pointed at it with `env=hub.environment(home)`. `huggingface_hub` reads its variables at import, so a
-test in this process passes `endpoint` and `cache_dir` instead, as `tests/checkpoint/test_hub.py` does.
+test in this process passes `endpoint` and `cache_dir` instead, as `tests/checkpoint/hub/test_files.py` does.
 """
 
 from __future__ import annotations

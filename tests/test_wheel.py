@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[1]
+from tests.paths import ROOT
+
+REPOSITORY = ROOT
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def test_the_main_job_runs_from_the_wheel_alone(installed: Path, tmp_path: Path)
     program = (
         f"import sys; sys.path.insert(0, {str(installed)!r})\n"
         "import qkedit; assert qkedit.__file__.startswith(sys.path[0]), qkedit.__file__\n"
-        "from qkedit.cli.main import run; run()"
+        "from qkedit.cli.app import run; run()"
     )
     arguments = ["steer", "--model", "demo", "--layers", "2-5", "--out", "edited", "--no-fsync"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_")}

@@ -25,7 +25,7 @@ from qkedit.checkpoint.contents import (
     is_litter,
     reason_left_out,
 )
-from qkedit.checkpoint.header import (
+from qkedit.checkpoint.io.header import (
     LENGTH_BYTES,
     MAX_HEADER_BYTES,
     ShardHeader,
@@ -33,8 +33,8 @@ from qkedit.checkpoint.header import (
     parse_json_object,
     read_header,
 )
+from qkedit.checkpoint.io.source import CheckpointFiles
 from qkedit.checkpoint.other_kinds import no_weights, refuse_other_kind, refuse_pointers
-from qkedit.checkpoint.source import CheckpointFiles
 from qkedit.errors import CheckpointError
 
 # A config is some kilobytes and the largest published index a few megabytes.

@@ -15,7 +15,7 @@ from qkedit.checkpoint.contents import (
     is_pickled_weights,
     reason_left_out,
 )
-from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
+from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.errors import CheckpointError
 
 # What git-lfs puts in the place of a large file: three lines, the first of which is this.

@@ -14,9 +14,9 @@ from __future__ import annotations
 import os
 import re
 
-from qkedit.checkpoint.hub import HubFiles
+from qkedit.checkpoint.hub.files import HubFiles
+from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.presets import DEMO, HUB_ID, presets_by_alias, similar_aliases
-from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import UsageError
 

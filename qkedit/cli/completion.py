@@ -36,7 +36,7 @@ def models(incomplete: str) -> list[str]:
 
 def benchmarks(incomplete: str) -> list[str]:
     """Complete the names of benchmarks and, after a dot, those of their splits."""
-    from qkedit.evaluation.benchmarks import BENCHMARKS
+    from qkedit.evaluation.benchmarks.registry import BENCHMARKS
 
     name, dot, _ = incomplete.partition(".")
     if dot and name in BENCHMARKS:
@@ -46,7 +46,7 @@ def benchmarks(incomplete: str) -> list[str]:
 
 def plugins(incomplete: str) -> list[str]:
     """Complete the names of plug-ins."""
-    from qkedit.plugins.settings import PLUGINS
+    from qkedit.plugins.registry import PLUGINS
 
     return _starting(incomplete, (*PLUGINS, "none"))
 

@@ -11,8 +11,8 @@ from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
     from qkedit.cli.output import Output
-    from qkedit.evaluation.benchmarks import Benchmark
-    from qkedit.evaluation.records import Score
+    from qkedit.evaluation.benchmarks.registry import Benchmark
+    from qkedit.evaluation.files.records import Score
 
 DataOption = Annotated[
     Path | None, flag("--data", help="The directory with the benchmark's published files; see docs/evaluation.md.")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qkedit.checkpoint.interrupts import INTERRUPTS
+from qkedit.checkpoint.io.interrupts import INTERRUPTS
 
 # Seconds after the first request in which more of them change nothing. Clearing up takes less; a command that still
 # hangs, at a file system that does not answer, can then be ended.

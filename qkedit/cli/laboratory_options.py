@@ -12,7 +12,7 @@ from qkedit.cli.options import MODE, flag
 if TYPE_CHECKING:
     import typer
 
-    from qkedit.laboratory.bench import Subject
+    from qkedit.laboratory.worker import Subject
 
 SCENES = "Scenes and controls"
 
@@ -52,8 +52,8 @@ def subject_and_workers(
     """
     from qkedit.cli.options import one_model
     from qkedit.errors import UsageError
-    from qkedit.laboratory.bench import Subject
-    from qkedit.steering.device import choose_device
+    from qkedit.laboratory.worker import Subject
+    from qkedit.steering.engine.device import choose_device
 
     model = DEMO if argument is None and option is None else one_model(context, argument, option)
     chosen = choose_device(device)

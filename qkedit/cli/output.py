@@ -218,7 +218,7 @@ def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[O
                     )
                 )
             if isinstance(error, OSError):
-                from qkedit.checkpoint.file_errors import refusal
+                from qkedit.checkpoint.io.file_errors import refusal
 
                 output.failure(refusal(error, "go on", error.filename or ""))
             output.failure(

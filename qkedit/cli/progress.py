@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qkedit.cli.output import Output
 from qkedit.cli.progress_lines import ProgressLines
-from qkedit.steering.progress import Progress, Silent
+from qkedit.steering.engine.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars

@@ -51,7 +51,7 @@ def read_settings(file: Path) -> dict[Any, Any]:
     Raises:
         typer.BadParameter: the file cannot be read or is no mapping in YAML.
     """
-    from qkedit.strangers_text import parse_yaml
+    from qkedit.strict_text import parse_yaml
 
     try:
         settings = parse_yaml(file.read_text("utf-8"))
@@ -124,7 +124,7 @@ def _check_environment(command: str, parameters: Mapping[str, Any]) -> None:
 
 def _parts(file: Path, command: str, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the keys of the command at the top of a file, and those of its section."""
-    from qkedit.cli.main import COMMANDS
+    from qkedit.cli.app import COMMANDS
 
     settings = read_settings(file)
     section = settings.get(command)
@@ -200,7 +200,7 @@ def _name(key: object) -> str:
 @cache
 def _options_of_all_commands() -> frozenset[str]:
     """The long flags that any command has."""
-    from qkedit.cli.main import application
+    from qkedit.cli.app import application
 
     every_command: Any = typer.main.get_command(application())
     return frozenset(flag for command in every_command.commands.values() for flag in _parameters(command))

@@ -30,16 +30,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.evaluation.resampling import percentiles, ratios, resampled
-from qkedit.evaluation.statistics import LEVEL, RESAMPLES, SEED
+from qkedit.evaluation.statistics.intervals import LEVEL, RESAMPLES, SEED
+from qkedit.evaluation.statistics.resampling import percentiles, ratios, resampled
 from qkedit.images import read_image
-from qkedit.plugins.settings import PluginSettings, make_plugins
+from qkedit.plugins.registry import PluginSettings, make_plugins
 from qkedit.prompts import CAPTION_PROMPT
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qkedit.serving.on_transformers import LoadedModel
+    from qkedit.runtime.generation import LoadedModel
 
 PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 _WORDS = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
@@ -182,8 +182,8 @@ def drift(
     """
     import torch
 
-    from qkedit.plugins.attach import attach
-    from qkedit.serving.on_transformers import load
+    from qkedit.plugins.transformers.attach import attach
+    from qkedit.runtime.generation import load
 
     if not images:
         raise UsageError("there are no images", where="--images", remedy="name a directory with pictures")
@@ -258,7 +258,7 @@ def _answer(
     import torch
     from transformers import LogitsProcessorList
 
-    from qkedit.serving.on_transformers import request_inputs
+    from qkedit.runtime.generation import request_inputs
 
     inputs = request_inputs(loaded, [read_image(image)], prompt)
     length = inputs["input_ids"].shape[1]

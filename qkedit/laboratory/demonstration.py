@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qkedit.evaluation.statistics import Difference
-from qkedit.laboratory.answered import Watch, answered
-from qkedit.laboratory.answering import ExamAnswers
+from qkedit.evaluation.statistics.intervals import Difference
 from qkedit.laboratory.arms import BASE, CONTROL, EDITED, Arm
-from qkedit.laboratory.bench import Job, Subject
-from qkedit.laboratory.exam import Exam, ExamRange, make_exam
+from qkedit.laboratory.eval_set import Exam, ExamRange, make_exam
+from qkedit.laboratory.experiment import Watch, answered
+from qkedit.laboratory.generation import ExamAnswers
 from qkedit.laboratory.measures import MEASURES, Outcome, Row, against, compare
 from qkedit.laboratory.results_file import ResultsFile
-from qkedit.laboratory.saving import save
+from qkedit.laboratory.saved_files import save
+from qkedit.laboratory.worker import Job, Subject
 from qkedit.steering.plan import plan_for
 
 
@@ -51,7 +51,7 @@ class Demonstration:
         return next((row for row in self.rows if row.name == EDITED), None)
 
     def save(self, directory: Path) -> None:
-        """Keep everything in a new directory; see `qkedit.laboratory.saving`. Raises QkeditError."""
+        """Keep everything in a new directory; see `qkedit.laboratory.saved_files`. Raises QkeditError."""
         save(directory, self.exam, self.answered)
 
     def as_dict(self) -> dict[str, Any]:

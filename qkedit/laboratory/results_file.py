@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.laboratory.answering import ExamAnswers
-from qkedit.laboratory.bench import Job, JobResult
+from qkedit.laboratory.generation import ExamAnswers
+from qkedit.laboratory.worker import Job, JobResult
 
 SCHEMA = 1
 KIND = "qkedit laboratory"

@@ -6,14 +6,15 @@ CHAIR's words are here the sixteen kinds of the demo's world, which need no syno
 from __future__ import annotations
 
 from qkedit.demo.scenes import mentions
-from qkedit.evaluation import chair, pope
-from qkedit.evaluation.chair_words import Reading
-from qkedit.evaluation.records import Answer, Score
-from qkedit.laboratory.answering import ExamAnswers
+from qkedit.evaluation.benchmarks import pope
+from qkedit.evaluation.benchmarks.chair import scoring as chair
+from qkedit.evaluation.benchmarks.chair.words import Reading
+from qkedit.evaluation.files.records import Answer, Score
 from qkedit.laboratory.arms import Arm
-from qkedit.laboratory.bench import JobResult
-from qkedit.laboratory.exam import Exam
+from qkedit.laboratory.eval_set import Exam
+from qkedit.laboratory.generation import ExamAnswers
 from qkedit.laboratory.measures import CAPTIONS, Outcome
+from qkedit.laboratory.worker import JobResult
 
 # What CHAIR's rule is called with these words.
 VARIANT = "demo"

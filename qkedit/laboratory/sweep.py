@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qkedit.evaluation.metrics import Better
-from qkedit.evaluation.statistics import Difference
-from qkedit.laboratory.answered import Answered, Watch, answered
+from qkedit.evaluation.statistics.intervals import Difference
+from qkedit.evaluation.statistics.metrics import Better
 from qkedit.laboratory.arms import BASE, Arm
-from qkedit.laboratory.bench import Job, Subject
-from qkedit.laboratory.exam import Exam, ExamRange, make_exam
+from qkedit.laboratory.eval_set import Exam, ExamRange, make_exam
+from qkedit.laboratory.experiment import Answered, Watch, answered
 from qkedit.laboratory.measures import MEASURES, Figure, Measure, Outcome, Row, against, compare, figure
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.sweep_grid import Cell, SweepSettings
+from qkedit.laboratory.worker import Job, Subject
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from qkedit.errors import UsageError
-from qkedit.evaluation.metrics import Better
+from qkedit.evaluation.statistics.metrics import Better
 from qkedit.laboratory.arms import BASE, Arm, controls
-from qkedit.laboratory.exam import ExamRange
+from qkedit.laboratory.eval_set import ExamRange
 from qkedit.laboratory.measures import Measure, measure_named
 from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.steering.options import SteerOptions

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from qkedit.checkpoint.architecture.layers import attention_stack
 from qkedit.checkpoint.checkpoint import open_checkpoint
-from qkedit.checkpoint.layers import attention_stack
 from qkedit.checkpoint.resolve import resolve
-from qkedit.evaluation.weights import fingerprint
-from qkedit.laboratory.bench import Subject
-from qkedit.laboratory.exam import ExamRange, make_exam
+from qkedit.laboratory.eval_set import ExamRange, make_exam
 from qkedit.laboratory.sweep_grid import Guard, SweepSettings
+from qkedit.laboratory.worker import Subject
+from qkedit.runtime.fingerprint import fingerprint
+from qkedit.runtime.generation import directory_of
 from qkedit.selection import describe, select_layers
-from qkedit.serving.on_transformers import directory_of
 from qkedit.spectral.options import Channel, Control
 from qkedit.steering.plan import make_plan
 

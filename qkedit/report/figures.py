@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qkedit.evaluation.metrics import Better
-from qkedit.evaluation.statistics import Difference, Interval
+from qkedit.evaluation.statistics.intervals import Difference, Interval
+from qkedit.evaluation.statistics.metrics import Better
 from qkedit.laboratory.measures import Figure, Measure
 
 NOTHING = "–"

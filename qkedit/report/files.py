@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from qkedit.checkpoint.file_errors import explained
-from qkedit.checkpoint.whole_file import check_writable, write_whole
+from qkedit.checkpoint.io.file_errors import explained
+from qkedit.checkpoint.io.whole_file import check_writable, write_whole
 from qkedit.errors import UsageError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qkedit.evaluation.statistics import Difference
+from qkedit.evaluation.statistics.intervals import Difference
 from qkedit.laboratory.measures import Row
 
 _SWEEP = "other layers, fewer modes or a --residual: qkedit sweep --out sweep.jsonl"

@@ -30,16 +30,16 @@ from transformers.cli.serving.server import build_server
 from transformers.cli.serving.utils import GenerationState
 
 from qkedit.serving.answer_text import AnswerText, answer_text
-from qkedit.serving.connections import BACKLOG, Connections, most_connections
-from qkedit.serving.gate import HEALTH, Gate, answered, hung_up
-from qkedit.serving.http_errors import answer_errors
-from qkedit.serving.image_policy import ImagePolicy
+from qkedit.serving.http.connections import BACKLOG, Connections, most_connections
+from qkedit.serving.http.http_errors import answer_errors
+from qkedit.serving.http.metrics import CONTENT_TYPE, Metrics
+from qkedit.serving.http.middleware import HEALTH, Gate, answered, hung_up
 from qkedit.serving.limits import Limits
-from qkedit.serving.metrics import CONTENT_TYPE, Metrics
-from qkedit.serving.preparation import Preparation
-from qkedit.serving.request_errors import RequestError, error_document, status_of
+from qkedit.serving.request_model import Turn
+from qkedit.serving.requests.image_policy import ImagePolicy
+from qkedit.serving.requests.preparation import Preparation
+from qkedit.serving.requests.request_errors import RequestError, error_document, status_of
 from qkedit.serving.served_model import ServedModel
-from qkedit.serving.turn import Turn
 
 CHAT, MODELS, METRICS = "/v1/chat/completions", "/v1/models", "/metrics"
 PATHS = frozenset({CHAT, MODELS, METRICS, HEALTH})

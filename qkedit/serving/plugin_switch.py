@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qkedit.plugins.settings import PluginSettings, make_plugins
+from qkedit.plugins.registry import PluginSettings, make_plugins
 
 if TYPE_CHECKING:
-    from qkedit.plugins.attach import Attachment
-    from qkedit.plugins.parts import ModelParts
-    from qkedit.plugins.protocol import BoundPlugin
-    from qkedit.plugins.request import RequestReport
+    from qkedit.plugins.core.protocol import BoundPlugin
+    from qkedit.plugins.transformers.attach import Attachment
+    from qkedit.plugins.transformers.modules import ModelParts
+    from qkedit.plugins.transformers.request import RequestReport
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class PluginSwitch:
     """
 
     def __init__(self, model: Any, plugins: Sequence[PluginSettings]) -> None:
-        from qkedit.plugins.parts import model_parts
+        from qkedit.plugins.transformers.modules import model_parts
 
         self.settings = {plugin.name: plugin for plugin in plugins}
         self._model = model
@@ -72,7 +72,7 @@ class PluginSwitch:
             yield report
 
     def _attachment(self, names: tuple[str, ...]) -> Attachment:
-        from qkedit.plugins.attach import Attachment
+        from qkedit.plugins.transformers.attach import Attachment
 
         if names not in self._attachments:
             self._attachments[names] = Attachment(self._model, *(self._bound[name] for name in names))

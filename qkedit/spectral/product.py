@@ -25,8 +25,8 @@ from qkedit.spectral.factors import (
     pseudo_inverse,
     with_float64,
 )
+from qkedit.spectral.mode_selection import rank
 from qkedit.spectral.once import once
-from qkedit.spectral.spectrum import rank
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qkedit.spectral.mode_selection import modes_for_energy
 from qkedit.spectral.options import Suppression
-from qkedit.spectral.spectrum import modes_for_energy
 from qkedit.spectral.update import QueryUpdate
 
 

@@ -7,10 +7,10 @@ from pathlib import PurePosixPath
 
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.contents import ADAPTER
-from qkedit.checkpoint.source import LocalFiles
+from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import CheckpointError
 from qkedit.steering.options import OutputOptions
-from qkedit.steering.output_names import files_of_output
+from qkedit.steering.outputs.names import files_of_output
 
 _LINKS_SHOWN = 3
 

@@ -10,8 +10,8 @@ from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.contents import MANIFEST_FILE
 from qkedit.errors import counted
 from qkedit.selection import describe
-from qkedit.steering.output_names import BASE_CARD_FILE, CARD_FILE, name_in_output
-from qkedit.strangers_text import MAX_YAML_LENGTH, parse_yaml
+from qkedit.steering.outputs.names import BASE_CARD_FILE, CARD_FILE, name_in_output
+from qkedit.strict_text import MAX_YAML_LENGTH, parse_yaml
 
 # What a derived model takes over from its base's card.
 INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag", "library_name")

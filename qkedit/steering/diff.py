@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from qkedit.checkpoint.checkpoint import open_checkpoint
-from qkedit.checkpoint.header import TensorEntry
+from qkedit.checkpoint.io.header import TensorEntry
+from qkedit.checkpoint.io.source import CheckpointFiles
 from qkedit.checkpoint.resolve import resolve
-from qkedit.checkpoint.source import CheckpointFiles
-from qkedit.steering.reading import piece_size, same_bytes, tensor_pieces
+from qkedit.steering.engine.reading import piece_size, same_bytes, tensor_pieces
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ def diff(
 def _difference(
     first: CheckpointFiles, one: TensorEntry, second: CheckpointFiles, other: TensorEntry
 ) -> TensorDifference:
-    from qkedit.steering.stream import TORCH_DTYPES
+    from qkedit.steering.engine.edited_weights import TORCH_DTYPES
 
     dtype = TORCH_DTYPES.get(one.dtype)
     if dtype is None:

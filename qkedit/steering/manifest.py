@@ -18,13 +18,13 @@ import qkedit
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.contents import DELTA_FILE as DELTA_FILE
 from qkedit.checkpoint.contents import MANIFEST_FILE as MANIFEST_FILE
-from qkedit.checkpoint.header import TensorEntry
+from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.errors import CheckpointError
 from qkedit.spectral.options import Channel, Control
-from qkedit.steering.output_names import files_of_output
+from qkedit.steering.edit_record import EditRecord, HeadEdit
+from qkedit.steering.outputs.names import files_of_output
 from qkedit.steering.plan import SteerPlan
-from qkedit.steering.records import EditRecord, HeadEdit
-from qkedit.strangers_text import parse_json
+from qkedit.strict_text import parse_json
 
 SCHEMA = 1
 

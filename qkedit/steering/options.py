@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from qkedit.checkpoint.copying import LinkMode
+from qkedit.checkpoint.io.copying import LinkMode
 from qkedit.errors import UsageError
 from qkedit.spectral.options import Suppression
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from qkedit.checkpoint.architecture.heads import AttentionLayer, AttentionStack
+from qkedit.checkpoint.architecture.layers import attention_stack
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from qkedit.checkpoint.header import TensorEntry
-from qkedit.checkpoint.heads import AttentionLayer, AttentionStack
-from qkedit.checkpoint.layers import attention_stack
+from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.resolve import resolve
 from qkedit.errors import UsageError
 from qkedit.selection import select_heads, select_layers

@@ -10,36 +10,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint
-from qkedit.checkpoint.copying import LinkMode
-from qkedit.checkpoint.file_errors import explained
-from qkedit.checkpoint.header import TensorEntry
-from qkedit.checkpoint.ownership import Replaced
-from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
-from qkedit.checkpoint.staging import StagedDirectory
-from qkedit.checkpoint.target import locate, refuse_existing, refuse_misplaced
+from qkedit.checkpoint.io.copying import LinkMode
+from qkedit.checkpoint.io.file_errors import explained
+from qkedit.checkpoint.io.header import TensorEntry
+from qkedit.checkpoint.io.ownership import Replaced
+from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
+from qkedit.checkpoint.io.staging import StagedDirectory
+from qkedit.checkpoint.io.target import locate, refuse_existing, refuse_misplaced
 from qkedit.errors import CheckpointError, UsageError, counted
 from qkedit.spectral.options import NEAR_EQUAL, Channel, Control, Suppression
 from qkedit.steering.base import open_base
 from qkedit.steering.base_files import adapter_warning, refuse_base_files
-from qkedit.steering.device import choose_device
-from qkedit.steering.disk_space import refuse_without_room
+from qkedit.steering.edit_record import EditRecord
+from qkedit.steering.engine.device import choose_device
+from qkedit.steering.engine.pace import pace_for, pace_of
+from qkedit.steering.engine.prefetch import in_background
+from qkedit.steering.engine.progress import Progress, Silent
+from qkedit.steering.engine.reading import delta_entries, read_bytes, stored_layers
+from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.manifest import DELTA_FILE, make_manifest, previous_manifest, read_manifest, records_of
 from qkedit.steering.options import ComputeDtype, Layout, OutputOptions, SteerOptions
-from qkedit.steering.output import ManifestMaker, write_delta, write_full
-from qkedit.steering.output_names import files_of_output
-from qkedit.steering.pace import pace_for, pace_of
-from qkedit.steering.pipeline import in_background
+from qkedit.steering.outputs.disk_space import refuse_without_room
+from qkedit.steering.outputs.names import files_of_output
+from qkedit.steering.outputs.writers import ManifestMaker, write_delta, write_full
 from qkedit.steering.plan import SteerPlan, plan_for
-from qkedit.steering.progress import Progress, Silent
-from qkedit.steering.reading import delta_entries, read_bytes, stored_layers
-from qkedit.steering.records import EditRecord
-from qkedit.steering.stopwatch import Stopwatch
 from qkedit.steering.verify import Verification, compare_with_base, mismatched
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qkedit.steering.output import EditedTensors
+    from qkedit.steering.outputs.writers import EditedTensors
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _edited_weights(plan: SteerPlan, ahead: int, stopwatch: Stopwatch) -> Iterat
     """The stream of edits; torch is imported when it is first asked for, beside the copying and the first reading."""
     with in_background(stored_layers(plan, stopwatch), ahead) as layers:
         with stopwatch("start-up"):
-            from qkedit.steering.stream import edited_weights
+            from qkedit.steering.engine.edited_weights import edited_weights
 
             device = choose_device(plan.options.device)
         yield from edited_weights(layers, plan, device, stopwatch)
@@ -247,7 +247,7 @@ def _delta_weights(
 ) -> Iterator[tuple[str, Tensor, EditRecord]]:
     """The same stream as `edited_weights`, taken from a delta; base and delta are checked against the manifest."""
     with stopwatch("start-up"):
-        from qkedit.steering.stream import read_tensor, sha256
+        from qkedit.steering.engine.edited_weights import read_tensor, sha256
 
     entries = delta_entries(delta)
     expected = {tensor["name"]: tensor["sha256_after"] for tensor in manifest["tensors"]}

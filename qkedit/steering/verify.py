@@ -10,14 +10,14 @@ from typing import Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.contents import CONFIG_FILE, PLUGINS_FILE, is_hidden_file
-from qkedit.checkpoint.header import TensorEntry
-from qkedit.checkpoint.source import CheckpointFiles, LocalFiles
+from qkedit.checkpoint.io.header import TensorEntry
+from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.errors import CheckpointError, VerificationError, counted
 from qkedit.steering.base import chosen_base
 from qkedit.steering.diff import equal
+from qkedit.steering.engine.reading import delta_entries, piece_size, pieces, same_bytes, tensor_pieces
 from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, read_manifest
-from qkedit.steering.output_names import CARD_FILE, name_in_output
-from qkedit.steering.reading import delta_entries, piece_size, pieces, same_bytes, tensor_pieces
+from qkedit.steering.outputs.names import CARD_FILE, name_in_output
 
 
 @dataclass(frozen=True)

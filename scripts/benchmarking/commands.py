@@ -77,12 +77,12 @@ def run_function(
 
 def qkedit(arguments: list[str], threads: int) -> CommandRun:
     """Run one command of qkedit's command line."""
-    return run_function("qkedit.cli.main:run", arguments, threads)[0]
+    return run_function("qkedit.cli.app:run", arguments, threads)[0]
 
 
 def qkedit_writing(arguments: list[str], threads: int) -> CommandRun:
     """Run `steer` or `apply`, which report the seconds of their stations."""
-    run, printed = run_function("qkedit.cli.main:run", [*arguments, "--json"], threads)
+    run, printed = run_function("qkedit.cli.app:run", [*arguments, "--json"], threads)
     report = json.loads(printed)
     inside = report["seconds"]
     return replace(run, fsync=inside["fsync"], inside=inside, bytes_written=report["bytes_in_output"])

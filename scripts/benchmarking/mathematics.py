@@ -18,10 +18,10 @@ from benchmarking.results import Route, Station
 from benchmarking.timing import Timing, in_turns, seconds_of
 from qkedit.spectral.factors import factor
 from qkedit.spectral.product import QKProduct
-from qkedit.steering.device import choose_device
+from qkedit.steering.engine.device import choose_device
+from qkedit.steering.engine.edited_weights import LayerWeights, begin_edit
+from qkedit.steering.engine.workers import workers
 from qkedit.steering.plan import SteerPlan
-from qkedit.steering.stream import LayerWeights, begin_edit
-from qkedit.steering.workers import workers
 
 
 def measure_mathematics(plan: SteerPlan, repeats: int) -> tuple[Station, dict[str, Timing]]:

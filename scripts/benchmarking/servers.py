@@ -20,7 +20,7 @@ from typing import Any
 
 from PIL import Image
 
-OURS = "from qkedit.cli.main import run; run()"
+OURS = "from qkedit.cli.app import run; run()"
 PLAIN = "from transformers.cli.transformers import main; main()"
 
 

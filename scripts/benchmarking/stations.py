@@ -14,15 +14,15 @@ from benchmarking.commands import Request
 from benchmarking.disk import ByteRange, copy_plainly, pieces, read_plainly, settle, write_plainly
 from benchmarking.results import Station
 from benchmarking.timing import Timing, in_turns, seconds_of
-from qkedit.checkpoint.copying import LinkMode, copy_file
-from qkedit.steering.device import choose_device
+from qkedit.checkpoint.io.copying import LinkMode, copy_file
+from qkedit.steering.engine.device import choose_device
+from qkedit.steering.engine.edited_weights import EditRecord, edited_weights, read_tensor, stored_bytes
+from qkedit.steering.engine.progress import Silent
+from qkedit.steering.engine.reading import stored_layers
+from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.manifest import DELTA_FILE
-from qkedit.steering.output import write_delta
+from qkedit.steering.outputs.writers import write_delta
 from qkedit.steering.plan import SteerPlan
-from qkedit.steering.progress import Silent
-from qkedit.steering.reading import stored_layers
-from qkedit.steering.stopwatch import Stopwatch
-from qkedit.steering.stream import EditRecord, edited_weights, read_tensor, stored_bytes
 
 Edits = list[tuple[str, Tensor, EditRecord]]
 

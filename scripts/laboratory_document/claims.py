@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from qkedit.evaluation.statistics import Difference
+from qkedit.evaluation.statistics.intervals import Difference
 from qkedit.laboratory.arms import BASE, Arm
 from qkedit.laboratory.measures import MEASURES, Measure, Outcome, contrast
 from qkedit.laboratory.sweep_grid import Cell, SweepSettings

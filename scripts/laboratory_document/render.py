@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from laboratory_document.claims import Contrast, OutcomeOf, by_cell
-from qkedit.evaluation.statistics import Difference
+from qkedit.evaluation.statistics.intervals import Difference
 from qkedit.laboratory.measures import CAPTIONS, MEASURES, Measure, Row
 from qkedit.laboratory.sweep import SweepReport
 from qkedit.report.figures import Spelling, improves

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from qkedit.inspection.spectra import inspect
 from qkedit.report.pictures import encoded
-from qkedit.report.summary import SpectrumRow, layer_row
-from qkedit.serving.on_transformers import directory_of
+from qkedit.report.spectra.summary import SpectrumRow, layer_row
+from qkedit.runtime.generation import directory_of
 from qkedit.spectral.options import Suppression
 from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import plan_for
-from qkedit.steering.spectra import inspect
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

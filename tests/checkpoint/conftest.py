@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qkedit.checkpoint import rename
+from qkedit.checkpoint.io import rename
 from tests.checkpoint.outputs import write_output
 
 

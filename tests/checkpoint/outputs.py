@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qkedit.checkpoint.contents import MANIFEST_FILE
-from qkedit.checkpoint.staging import StagedDirectory
+from qkedit.checkpoint.io.staging import StagedDirectory
 
 FILES = ("qkedit.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "chat/template.txt")
 

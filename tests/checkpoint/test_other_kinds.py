@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qkedit.checkpoint.snapshot import model_directory
+from qkedit.checkpoint.hub.snapshot import model_directory
 from qkedit.errors import CheckpointError
 from tests.checkpoint.written import opened, write_shard, write_sharded, write_single
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from qkedit import configuration_files
-from qkedit.checkpoint.hub import HubFiles
+from qkedit.checkpoint.hub.files import HubFiles
+from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.checkpoint.presets import parse_presets, presets, presets_by_alias, similar_aliases
 from qkedit.checkpoint.resolve import resolve
-from qkedit.checkpoint.source import LocalFiles
 from qkedit.errors import QkeditError, UsageError
 from tests.fake_hub import COMMIT, serve_hub
 

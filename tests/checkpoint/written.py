@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from qkedit.checkpoint.source import LocalFiles
+from qkedit.checkpoint.io.source import LocalFiles
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from qkedit.cli.main import run
-
-ROOT = Path(__file__).resolve().parents[2]
+from qkedit.cli.app import run
+from tests.paths import ROOT
 
 
 @dataclass(frozen=True)

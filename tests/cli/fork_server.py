@@ -22,7 +22,7 @@ import yaml  # noqa: F401
 
 import qkedit.steering.run
 import qkedit.steering.verify  # noqa: F401
-from qkedit.cli.main import run
+from qkedit.cli.app import run
 
 
 def run_child(order: dict[str, Any]) -> None:

@@ -8,9 +8,9 @@ from typing import get_args
 
 import pytest
 
-from qkedit.checkpoint.copying import LinkMode
+from qkedit.checkpoint.io.copying import LinkMode
 from qkedit.cli import completion
-from qkedit.evaluation.benchmarks import BENCHMARKS
+from qkedit.evaluation.benchmarks.registry import BENCHMARKS
 from qkedit.spectral.options import Channel, Control
 from qkedit.steering.options import ComputeDtype, Layout
 from tests.cli.command import ROOT
@@ -49,7 +49,7 @@ def test_splits_plugins_and_aliases_are_offered() -> None:
 )
 def test_the_shell_gets_them(words: str, offered: list[str]) -> None:
     result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH + "from qkedit.cli.main import run; run()"],
+        [sys.executable, "-c", WITHOUT_TORCH + "from qkedit.cli.app import run; run()"],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from qkedit.checkpoint import whole_file
+from qkedit.checkpoint.io import whole_file
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
-from qkedit.evaluation import json_rows
+from qkedit.evaluation.files import json_rows
 from tests.cli.command import qkedit
 
 NUMBERS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EMFILE, errno.EROFS, errno.ENOTCONN)
@@ -92,8 +92,8 @@ def test_a_place_is_tried_before_the_work(scored: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(whole_file.tempfile, "TemporaryFile", lambda dir: refuse(errno.EROFS)())
     monkeypatch.setattr(json_rows, "read_text", never)
-    monkeypatch.setattr("qkedit.steering.spectra.inspect", never)
-    monkeypatch.setattr("qkedit.laboratory.workers.run_jobs", never)
+    monkeypatch.setattr("qkedit.inspection.spectra.inspect", never)
+    monkeypatch.setattr("qkedit.laboratory.processes.run_jobs", never)
     saving = {"saved": ("demo", "--scenes", "4", "--save", scored / "saved")}
     running = (
         "eval",
@@ -111,7 +111,7 @@ def test_a_place_is_tried_before_the_work(scored: Path, monkeypatch: pytest.Monk
         assert f"{name}: cannot write the file: read-only file system; choose a place" in refused.sentence()
     monkeypatch.undo()
     monkeypatch.setattr(whole_file.tempfile, "TemporaryFile", lambda dir: refuse(errno.EROFS)())
-    monkeypatch.setattr("qkedit.serving.on_transformers.load", never)
+    monkeypatch.setattr("qkedit.runtime.generation.load", never)
     assert "cannot write the file: read-only" in qkedit(*running, "--out", scored / "run").sentence()
 
 
@@ -122,7 +122,7 @@ def test_whatever_else_the_system_refuses_is_one_sentence(
     def refusing(*arguments: object) -> None:
         raise OSError(number, os.strerror(number), "/somewhere/file")
 
-    monkeypatch.setattr("qkedit.evaluation.result_files.read_object", refusing)
+    monkeypatch.setattr("qkedit.evaluation.files.result_files.read_object", refusing)
     for words in (
         ("compare", scored / "a.json", scored / "a.json"),
         ("gate", scored / "a.json", "--require", "f1>=0"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import qkedit as package
-from qkedit.cli import main
+from qkedit.cli import app as main
 from qkedit.steering import run as run_module
 from tests.cli.command import Result, qkedit
 from tests.steering.checkpoints import contents, key_name, query_name, tensors_of

@@ -14,7 +14,7 @@ import pytest
 from qkedit.demo import demo_checkpoint
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
-from qkedit.evaluation.result_files import read_scores
+from qkedit.evaluation.files.result_files import read_scores
 from tests.cli.command import Result, Runs, qkedit
 
 SHORT = ("--max-new-tokens", "4", "--device", "cpu", "--dtype", "float32")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from qkedit.checkpoint.checkpoint import Checkpoint
-from qkedit.checkpoint.source import LocalFiles
+from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.demo import demo_checkpoint
 from tests.cli.command import Runs, qkedit
 from tests.steering.checkpoints import INDEX, contents, query_name
@@ -172,7 +172,7 @@ def test_a_place_where_nothing_can_be_written(demo: Path) -> None:
 def test_two_runs_to_one_target_do_not_mix(
     children: Runs, demo: Path, finished: dict[str, dict[str, bytes]], tmp_path: Path
 ) -> None:
-    from qkedit.checkpoint.staging import StagedDirectory
+    from qkedit.checkpoint.io.staging import StagedDirectory
 
     target = tmp_path / "edited"
     with StagedDirectory(target, overwrite=False):
@@ -337,7 +337,7 @@ def test_a_tensor_that_the_disk_garbles_is_found_before_the_output_appears(
 def test_a_header_that_the_disk_garbles_is_found_before_the_output_appears(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qkedit.steering import output_checks as module
+    from qkedit.steering.outputs import checks as module
 
     check, name = module._check_header, _shard(base).name
 
@@ -360,7 +360,7 @@ def test_a_copy_that_runs_into_an_edit_is_found_before_the_output_appears(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str
 ) -> None:
     """A shard is checked when its copy has ended, however late that is."""
-    from qkedit.steering import output as module
+    from qkedit.steering.outputs import writers as module
 
     write_tensors, written, copy = module._write_tensors, threading.Event(), module.copy_ranges
 

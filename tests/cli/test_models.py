@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoint.language_model import projections
+from tests.checkpoint.architecture.language_model import projections
 from tests.checkpoint.written import write_single
 from tests.cli.command import ROOT, qkedit
 

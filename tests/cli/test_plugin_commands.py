@@ -279,7 +279,7 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_model_is_loaded(
     def load(*_: object, **__: object) -> None:
         pytest.fail("the model is loaded")
 
-    monkeypatch.setattr("qkedit.serving.on_transformers.load", load)
+    monkeypatch.setattr("qkedit.runtime.generation.load", load)
     if not matplotlib:
         monkeypatch.setattr("qkedit.report.pictures.find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)

@@ -15,9 +15,9 @@ from PIL import Image
 from qkedit.checkpoint.pretrained import check_torchvision, from_pretrained, torchvision_for
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import QkeditError, UsageError
-from qkedit.evaluation.local_model import LocalModel
-from qkedit.plugins.depth import DepthModel
-from qkedit.serving.on_transformers import directory_of
+from qkedit.evaluation.runs.local_model import LocalModel
+from qkedit.plugins.dscr.depth import DepthModel
+from qkedit.runtime.generation import directory_of
 from tests.cli.command import qkedit
 
 CODE = """

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from qkedit.cli.main import COMMANDS
+from qkedit.cli.app import COMMANDS
 from tests.cli.command import ROOT, Runs, qkedit
 
-QKEDIT = [sys.executable, "-c", "from qkedit.cli.main import run; run()"]
+QKEDIT = [sys.executable, "-c", "from qkedit.cli.app import run; run()"]
 # Importing any of these would make every start wait for torch, so here their import fails.
 HEAVY = "torch", "transformers", "accelerate", "numpy", "safetensors"
 WITHOUT_TORCH = f"import sys; sys.modules.update(dict.fromkeys({HEAVY}))\n"
@@ -69,7 +69,7 @@ def in_python(script: str) -> subprocess.CompletedProcess[str]:
 
 def test_help_and_dry_run_import_nothing_heavy(tmp_path: Path) -> None:
     script = WITHOUT_TORCH + (
-        "from qkedit.cli.main import run\n"
+        "from qkedit.cli.app import run\n"
         "for words in ['--help', 'steer --help', 'apply --help', 'verify --help', 'diff --help', '--version',\n"
         "              'steer demo --dry-run', 'steer demo --dry-run --json --layers 0.2-0.5 --layout delta',\n"
         "              'steer demo --layers 77 --dry-run']:\n"
@@ -92,13 +92,14 @@ def test_the_import_of_the_package_costs_nothing_either() -> None:
 def test_a_command_imports_none_of_the_others() -> None:
     script = (
         "import sys\n"
-        "from qkedit.cli.main import COMMANDS, run\n"
+        "from qkedit.cli.app import COMMANDS, run\n"
         "sys.argv = ['qkedit', 'steer', 'demo', '--dry-run', '--quiet']\n"
         "try:\n"
         "    run()\n"
         "except SystemExit as leaving:\n"
         "    assert not leaving.code\n"
-        "print(*(name for name in COMMANDS if f'qkedit.cli.{name}' in sys.modules), file=sys.stderr)\n"
+        "imported = {name.rpartition('.')[2] for name in sys.modules if name.startswith('qkedit.cli.commands.')}\n"
+        "print(*(name for name in COMMANDS if name in imported), file=sys.stderr)\n"
     )
     result = in_python(script)
     assert result.stderr.split() == ["steer"]
@@ -195,7 +196,7 @@ def test_a_reader_that_leaves_changes_nothing(words: str, code: int) -> None:
 
 def in_a_shell(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a shell's command, in which `qkedit` is the one to be tested."""
-    defined = f'qkedit() {{ "{sys.executable}" -c "from qkedit.cli.main import run; run()" "$@"; }}\n'
+    defined = f'qkedit() {{ "{sys.executable}" -c "from qkedit.cli.app import run; run()" "$@"; }}\n'
     return subprocess.run(
         ["sh", "-c", defined + command],
         capture_output=True,
@@ -249,7 +250,7 @@ def test_ctrl_c_during_the_first_imports_shows_no_traceback() -> None:
         "        if name == 'typer':\n"
         "            raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Interrupt)\n"
-        "from qkedit.cli.main import run\n"
+        "from qkedit.cli.app import run\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, env=environment(), check=False
@@ -307,7 +308,7 @@ def test_completion_scripts_are_printed(shell: str) -> None:
 
 
 def test_commands_and_options_are_completed_without_torch() -> None:
-    script = WITHOUT_TORCH + "from qkedit.cli.main import run; run()"
+    script = WITHOUT_TORCH + "from qkedit.cli.app import run; run()"
     completed = {}
     for words, word in (("qkedit ", ""), ("qkedit steer --lay", "--lay")):
         result = subprocess.run(

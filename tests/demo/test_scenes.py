@@ -15,7 +15,7 @@ from PIL import Image
 from qkedit.demo.files import write_scenes
 from qkedit.demo.questions import SPLITS, image_file, pope_questions
 from qkedit.demo.scenes import IMAGE_SIZE, KINDS, THEMES, Scene, make_scene, make_scenes, mentions
-from qkedit.evaluation.custom import load_questions
+from qkedit.evaluation.benchmarks.custom import load_questions
 
 
 @pytest.fixture(scope="module")

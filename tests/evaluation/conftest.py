@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qkedit.errors import QkeditError
-from qkedit.evaluation import caption_language
+from qkedit.evaluation.benchmarks.captions import language as caption_language
 from tests.evaluation.published import DATA
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from qkedit.evaluation.records import CaptionItem, YesNoItem
+from qkedit.evaluation.files.records import CaptionItem, YesNoItem
 
 
 def yes_no_items(count: int, seed: int, *, per_group: int = 1, accuracy: float = 0.8) -> list[YesNoItem]:

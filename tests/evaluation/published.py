@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-_BESIDE = Path(__file__).resolve().parents[3] / "shared" / "data"
+from tests.paths import ROOT
+
+_BESIDE = ROOT.parent / "shared" / "data"
 # Read at import, before a fixture hides the environment.
 DATA = Path(os.environ.get("QKEDIT_BENCHMARK_DATA", _BESIDE))
 

@@ -11,16 +11,16 @@ from torch.nn.functional import kl_div
 from transformers import AutoModelForImageTextToText
 
 import qkedit as library
-from qkedit.cli.drift import _described
+from qkedit.cli.commands.measure.drift import _described
 from qkedit.demo import demo_checkpoint
 from qkedit.demo.scenes import make_scenes
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.drift import Drift, ImageDrift, drift, pictures_in, word_f1
 from qkedit.images import read_image
-from qkedit.plugins.scr import SCR
-from qkedit.plugins.settings import PluginSettings
+from qkedit.plugins.registry import PluginSettings
+from qkedit.plugins.scr.settings import SCR
 from qkedit.prompts import CAPTION_PROMPT
-from qkedit.serving.on_transformers import load, request_inputs, respond
+from qkedit.runtime.generation import load, request_inputs, respond
 from tests.cli.command import qkedit
 
 # Its first token is in doubt, unlike the first one of a caption.

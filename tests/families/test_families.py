@@ -14,11 +14,11 @@ import torch
 from safetensors import safe_open
 
 import qkedit
-from qkedit.checkpoint.heads import AttentionLayer, AttentionStack, HeadNorm, HeadRows
-from qkedit.checkpoint.layers import attention_stack
+from qkedit.checkpoint.architecture.heads import AttentionLayer, AttentionStack, HeadNorm, HeadRows
+from qkedit.checkpoint.architecture.layers import attention_stack
+from qkedit.inspection.spectra import inspect
 from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import plan_for
-from qkedit.steering.spectra import inspect
 from qkedit.steering.verify import verify
 from tests import tiny_configs, tiny_models
 from tests.checkpoint.written import opened

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import qkedit
-from qkedit.checkpoint.layers import attention_stack
+from qkedit.checkpoint.architecture.layers import attention_stack
 from tests.checkpoint.written import opened
 from tests.families.published import HEADS, PUBLISHED, SIZE, written
 

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from qkedit.cli.demo import demo
-from qkedit.cli.sweep import sweep
+from qkedit.cli.commands.laboratory.demo import demo
+from qkedit.cli.commands.laboratory.sweep import sweep
 from qkedit.demo.scenes import with_article
-from qkedit.laboratory import answered, measures
-from qkedit.laboratory.answering import ExamAnswers
-from qkedit.laboratory.bench import Job, JobResult, Subject
-from qkedit.laboratory.exam import HELD_OUT_SEED, make_exam
+from qkedit.laboratory import experiment as answered
+from qkedit.laboratory import measures
+from qkedit.laboratory.eval_set import HELD_OUT_SEED, make_exam
+from qkedit.laboratory.generation import ExamAnswers
+from qkedit.laboratory.worker import Job, JobResult, Subject
 from tests.cli.command import qkedit
 
 exam_about = cache(make_exam)

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from qkedit.demo.scenes import with_article
-from qkedit.evaluation.statistics import paired
-from qkedit.laboratory.exam import Exam, ExamRange, make_exam
+from qkedit.evaluation.statistics.intervals import paired
+from qkedit.laboratory.eval_set import Exam, ExamRange, make_exam
 from qkedit.laboratory.measures import MEASURES, Outcome, against, compare
 from qkedit.report.figures import improves
-from tests.laboratory.small_exams import answers, outcome
+from tests.laboratory.small_eval_sets import answers, outcome
 
 SCENES = make_exam(ExamRange(60))
 

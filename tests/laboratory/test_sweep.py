@@ -15,12 +15,12 @@ import pytest
 
 from qkedit.demo.scenes import with_article
 from qkedit.errors import QkeditError, UsageError
-from qkedit.laboratory import answered, measures, sweep
-from qkedit.laboratory.answering import ExamAnswers
+from qkedit.laboratory import experiment as answered
+from qkedit.laboratory import measures, sweep
 from qkedit.laboratory.arms import BASE, Arm, demonstration_arms
-from qkedit.laboratory.bench import Job, JobResult, Subject
 from qkedit.laboratory.demonstration import demonstrate
-from qkedit.laboratory.exam import Exam, ExamRange, make_exam
+from qkedit.laboratory.eval_set import Exam, ExamRange, make_exam
+from qkedit.laboratory.generation import ExamAnswers
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.sweep import SweepReport, run_sweep
 from qkedit.laboratory.sweep_grid import (
@@ -34,10 +34,11 @@ from qkedit.laboratory.sweep_grid import (
     whole_numbers,
 )
 from qkedit.laboratory.sweep_setup import prepare
+from qkedit.laboratory.worker import Job, JobResult, Subject
 from qkedit.spectral.options import Suppression
 from qkedit.steering.options import SteerOptions
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SCENES = ExamRange(40, seed=3)
 exam_about = cache(make_exam)
 

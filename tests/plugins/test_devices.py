@@ -10,11 +10,11 @@ from torch import Tensor
 
 import qkedit
 from qkedit import DSCR, SCR
-from qkedit.plugins.coherence import KeyCoherence
+from qkedit.plugins.measures.kv_coherence import KeyCoherence
 from tests.plugins import tiny_requests
-from tests.plugins.dscr_requests import UNCROPPED, depth_maps, images_in
-from tests.plugins.test_prefill import assert_same
+from tests.plugins.dscr.dscr_requests import UNCROPPED, depth_maps, images_in
 from tests.plugins.tiny_requests import request, two_prompts
+from tests.plugins.transformers.test_prefill import assert_same
 from tests.pretended_devices import PretendedDevices, placed, spread
 
 

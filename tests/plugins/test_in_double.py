@@ -7,9 +7,8 @@ import torch
 
 import qkedit
 from qkedit import DSCR, SCR
-from tests.plugins import dscr_reference as reference
-from tests.plugins import test_scr
-from tests.plugins.dscr_requests import (
+from tests.plugins.dscr import dscr_reference as reference
+from tests.plugins.dscr.dscr_requests import (
     FAMILIES,
     LAYERS,
     TILED,
@@ -20,6 +19,7 @@ from tests.plugins.dscr_requests import (
     request_of,
 )
 from tests.plugins.in_double import doubled, in_double, model
+from tests.plugins.scr import test_scr
 from tests.plugins.tiny_requests import request, two_prompts
 
 # Its experts' products exist in single precision alone.

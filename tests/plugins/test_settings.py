@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.plugins.beside_weights import PLUGINS_FILE, attach_to, attached_to, detach_from, users_directory
-from qkedit.plugins.published import preset_of, with_published
-from qkedit.plugins.settings import (
+from qkedit.plugins.config_file import PLUGINS_FILE, attach_to, attached_to, detach_from, users_directory
+from qkedit.plugins.paper_defaults import preset_of, with_published
+from qkedit.plugins.registry import (
     PluginSettings,
     dump_plugins,
     make_plugins,

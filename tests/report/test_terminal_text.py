@@ -16,7 +16,7 @@ from rich.text import Text
 from qkedit.cli.output import Output, aligned
 from qkedit.errors import QkeditError
 from qkedit.report.fitting_table import FittingTable
-from qkedit.report.spectra_csv import _cell
+from qkedit.report.spectra.csv_file import _cell
 from qkedit.report.terminal_text import on_one_line, visible
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\rerror: forged\x9b31m\u202egnp.exe\u2066[bold]red[/bold]:smile:\udcff"

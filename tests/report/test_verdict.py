@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qkedit.evaluation.statistics import Difference, Interval
+from qkedit.evaluation.statistics.intervals import Difference, Interval
 from qkedit.laboratory.measures import Figure, Row
 from qkedit.report.strength import strength
 from qkedit.report.verdict import Verdict, verdict

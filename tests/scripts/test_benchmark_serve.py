@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from qkedit.serving.chat_request import parse_chat_request
-from qkedit.serving.conversations import check_text_length
-from qkedit.serving.image_policy import ImagePolicy
-from qkedit.serving.request_errors import RequestError
+from qkedit.serving.requests.chat_request import parse_chat_request
+from qkedit.serving.requests.conversations import check_text_length
+from qkedit.serving.requests.image_policy import ImagePolicy
+from qkedit.serving.requests.request_errors import RequestError
 from tests.scripts.loading import SCRIPTS, load_script
 from tests.serving.served_models import picture
 

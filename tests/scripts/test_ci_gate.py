@@ -15,7 +15,7 @@ from tests.scripts.loading import SCRIPTS
 def test_the_loop_leaves_what_a_pipeline_needs(tmp_path: Path) -> None:
     command = tmp_path / "bin" / "qkedit"
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from qkedit.cli.main import run; run()" "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from qkedit.cli.app import run; run()" "$@"\n')
     command.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_")} | {
         "PATH": f"{command.parent}:{os.environ['PATH']}",

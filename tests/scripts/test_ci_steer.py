@@ -19,7 +19,7 @@ def steered(directory: Path, **settings: str) -> dict[str, Any]:
     """Run it with `qkedit` on the path; returns the options in the manifest that it leaves."""
     command = directory / "bin" / "qkedit"
     command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from qkedit.cli.main import run; run()" "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from qkedit.cli.app import run; run()" "$@"\n')
     command.chmod(0o755)
     ours = ("MODEL", "LAYERS", "K", "OUT", "ARTEFACTS", "BASE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_") and name not in ours}

@@ -16,14 +16,15 @@ import pytest
 from PIL import Image
 
 from qkedit.demo.scenes import with_article
-from qkedit.laboratory import answered, measures
-from qkedit.laboratory.answering import ExamAnswers
+from qkedit.laboratory import experiment as answered
+from qkedit.laboratory import measures
 from qkedit.laboratory.arms import BASE, Arm
-from qkedit.laboratory.bench import JobResult
-from qkedit.laboratory.exam import Exam, ExamRange, make_exam
+from qkedit.laboratory.eval_set import Exam, ExamRange, make_exam
+from qkedit.laboratory.generation import ExamAnswers
 from qkedit.laboratory.measures import Outcome
 from qkedit.laboratory.scoring import scored
 from qkedit.laboratory.sweep_grid import SweepSettings
+from qkedit.laboratory.worker import JobResult
 from tests.scripts.loading import SCRIPTS, load_script
 
 exam_about = cache(make_exam)

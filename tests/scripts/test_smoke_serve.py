@@ -16,7 +16,7 @@ def smoke(directory: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run it with `qkedit` on the path."""
     command = directory / "bin" / "qkedit"
     command.parent.mkdir(exist_ok=True)
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from qkedit.cli.main import run; run()" "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from qkedit.cli.app import run; run()" "$@"\n')
     command.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_")} | {
         "PATH": f"{command.parent}:{os.environ['PATH']}",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from openai import OpenAI
 
-from qkedit.serving.on_transformers import LoadedModel, load
+from qkedit.runtime.generation import LoadedModel, load
 from tests.serving.served_models import llava
 from tests.serving.server_process import Server, serving
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from qkedit.serving.on_transformers import LoadedModel
+from qkedit.runtime.generation import LoadedModel
 from tests.plugins.tiny_requests import model
 from tests.serving.tiny_processors import _tokenizer
 

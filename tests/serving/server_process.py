@@ -20,7 +20,7 @@ from typing import Any
 from openai import OpenAI
 from PIL import Image
 
-COMMAND = [sys.executable, "-c", "from qkedit.cli.main import run; run()", "serve"]
+COMMAND = [sys.executable, "-c", "from qkedit.cli.app import run; run()", "serve"]
 
 
 @dataclass(frozen=True)

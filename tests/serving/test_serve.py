@@ -21,10 +21,10 @@ import torch
 from openai import OpenAI
 from PIL import Image
 
-from qkedit.plugins.attach import attach
-from qkedit.plugins.dscr import DSCR
-from qkedit.plugins.scr import SCR
-from qkedit.serving.on_transformers import LoadedModel, respond
+from qkedit.plugins.dscr.settings import DSCR
+from qkedit.plugins.scr.settings import SCR
+from qkedit.plugins.transformers.attach import attach
+from qkedit.runtime.generation import LoadedModel, respond
 from tests.serving.conftest import KEY
 from tests.serving.served_models import TEMPLATE, picture
 from tests.serving.server_process import Server, ask, plugins, question, streamed

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qkedit.serving import openai_server, serving_packages
-from qkedit.serving.gate import LOCAL_NAMES
+from qkedit.serving.http.middleware import LOCAL_NAMES
 from qkedit.serving.limits import Limits
 from tests.cli.command import qkedit
 from tests.serving.served_models import llava

@@ -12,12 +12,12 @@ import pytest
 import uvicorn
 from openai import OpenAI
 
-from qkedit.plugins.scr import SCR
-from qkedit.plugins.settings import PluginSettings
-from qkedit.serving.image_policy import ImagePolicy
-from qkedit.serving.on_transformers import respond
+from qkedit.plugins.registry import PluginSettings
+from qkedit.plugins.scr.settings import SCR
+from qkedit.runtime.generation import respond
 from qkedit.serving.openai_server import build_application
 from qkedit.serving.plugin_switch import PluginSwitch
+from qkedit.serving.requests.image_policy import ImagePolicy
 from qkedit.serving.served_model import ServedModel, try_out
 from tests.serving.served_models import picture, qwen
 from tests.serving.server_process import ask, plugins, question, streamed

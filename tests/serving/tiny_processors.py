@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from qkedit.serving.on_transformers import LoadedModel
+from qkedit.runtime.generation import LoadedModel
 from tests.plugins.tiny_requests import model
 
 # The ids that tests/tiny_configs.py has for special tokens.

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from qkedit.spectral.channels import channel_modes
 from qkedit.spectral.factors import NonFiniteWeightError, factor
+from qkedit.spectral.mode_selection import effective_rank, energy, gap, modes_for_energy
 from qkedit.spectral.product import QKProduct
-from qkedit.spectral.spectrum import effective_rank, energy, gap, modes_for_energy
 from tests.pretended_devices import PretendedDevices
 from tests.spectral import oracle
 from tests.spectral.weights import KINDS, as_product, layer, layers, on_mps

@@ -10,10 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkedit.spectral.options import Channel, Suppression
-from qkedit.spectral.product import QKProduct
-from qkedit.spectral.rotary import RotaryPositions
-from qkedit.spectral.spectra import (
+from qkedit.spectral.analysis import (
     bias_share,
     dominant_subspaces,
     kept_share,
@@ -21,6 +18,9 @@ from qkedit.spectral.spectra import (
     spectra,
     symmetric_share,
 )
+from qkedit.spectral.options import Channel, Suppression
+from qkedit.spectral.product import QKProduct
+from qkedit.spectral.rotary import RotaryPositions
 from tests.spectral import oracle
 from tests.spectral.oracle import Matrix
 from tests.spectral.weights import KINDS, as_product, layer, layers

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from qkedit.checkpoint.checkpoint import open_checkpoint
-from qkedit.checkpoint.source import LocalFiles
+from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.steering.card import make_card
 from qkedit.steering.run import steer
 from qkedit.steering.verify import verify

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qkedit.errors import UsageError
-from qkedit.steering.device import choose_device
+from qkedit.steering.engine.device import choose_device
 from qkedit.steering.run import SteerReport, steer
 from tests.spectral import oracle
 from tests.steering.checkpoints import (

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qkedit.checkpoint.checkpoint import open_checkpoint
-from qkedit.checkpoint.source import LocalFiles
+from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import CheckpointError, QkeditError
 from qkedit.steering.manifest import parse_manifest
 from qkedit.steering.options import SteerOptions

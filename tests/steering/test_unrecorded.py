@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from qkedit.errors import UnsupportedForm
+from qkedit.inspection.spectra import inspect
 from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import plan_for
 from qkedit.steering.run import steer
-from qkedit.steering.spectra import inspect
 from tests import tiny_models
 from tests.steering.checkpoints import CONFIG, HEAD_SIZE, HIDDEN, query_name, tensors_of, weights, write
 

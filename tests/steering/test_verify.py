@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from qkedit.checkpoint.source import LocalFiles
+from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import CheckpointError
 from qkedit.steering.run import steer
 from qkedit.steering.verify import Verification, verify

@@ -13,9 +13,9 @@ from fuzzing.json_trees import mutated_tree, written
 from fuzzing.judging import attempt
 from fuzzing.sandbox import Sandbox
 from fuzzing.target import Finding, Outcome, Target
-from qkedit.evaluation.benchmarks import benchmark_named
-from qkedit.evaluation.records import score_as_dict, score_from_dict
-from qkedit.evaluation.scoring import score_files
+from qkedit.evaluation.benchmarks.registry import benchmark_named
+from qkedit.evaluation.files.records import score_as_dict, score_from_dict
+from qkedit.evaluation.runs.scoring import score_files
 
 
 @dataclass(frozen=True)

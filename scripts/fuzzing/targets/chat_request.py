@@ -9,7 +9,7 @@ from fuzzing.json_trees import written
 from fuzzing.judging import attempt
 from fuzzing.requests import MODEL, changed_request
 from fuzzing.target import Outcome, Target
-from qkedit.serving.chat_request import parse_chat_request
+from qkedit.serving.requests.chat_request import parse_chat_request
 
 
 class ChatRequest(Target):

@@ -9,7 +9,7 @@ from fuzzing.byte_strings import mutated_text
 from fuzzing.judging import attempt
 from fuzzing.picture_bytes import whole
 from fuzzing.target import Finding, Outcome, Target
-from qkedit.serving.image_policy import ImagePolicy
+from qkedit.serving.requests.image_policy import ImagePolicy
 
 ADDRESSES = (
     "http://127.0.0.1:1/x.png",

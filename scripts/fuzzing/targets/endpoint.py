@@ -14,11 +14,11 @@ from fuzzing.judging import attempt
 from fuzzing.picture_bytes import png
 from fuzzing.sandbox import Sandbox
 from fuzzing.target import Finding, Outcome, Target
-from qkedit.evaluation.benchmarks import benchmark_named
-from qkedit.evaluation.endpoint import Endpoint
-from qkedit.evaluation.result_files import read_scores
-from qkedit.evaluation.run_parts import parts_of
-from qkedit.evaluation.runs import evaluate
+from qkedit.evaluation.benchmarks.registry import benchmark_named
+from qkedit.evaluation.files.result_files import read_scores
+from qkedit.evaluation.runs.endpoint import Endpoint
+from qkedit.evaluation.runs.evaluate import evaluate
+from qkedit.evaluation.runs.tasks import parts_of
 
 COMPLETION = {
     "id": "1",

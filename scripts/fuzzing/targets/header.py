@@ -12,7 +12,7 @@ from fuzzing.byte_strings import mutated
 from fuzzing.json_trees import mutated_json
 from fuzzing.judging import attempt
 from fuzzing.target import Finding, Outcome, Target
-from qkedit.checkpoint.header import LENGTH_BYTES, parse_json_object, read_header
+from qkedit.checkpoint.io.header import LENGTH_BYTES, parse_json_object, read_header
 
 
 class Header(Target):

@@ -8,10 +8,10 @@ from fuzzing.judging import attempt
 from fuzzing.picture_bytes import picture
 from fuzzing.sandbox import Sandbox
 from fuzzing.target import Finding, Outcome, Target
-from qkedit.evaluation.endpoint import data_url
+from qkedit.evaluation.runs.endpoint import data_url
 from qkedit.images import read_image
-from qkedit.serving.image_policy import ImagePolicy
 from qkedit.serving.limits import Limits
+from qkedit.serving.requests.image_policy import ImagePolicy
 
 
 class Images(Target):

@@ -7,8 +7,8 @@ from random import Random
 from fuzzing.byte_strings import mutated_text
 from fuzzing.judging import attempt
 from fuzzing.target import Outcome, Target
-from qkedit.evaluation.gate import gate, parse_no_worse, parse_requirement
-from qkedit.evaluation.result_files import Measured
+from qkedit.evaluation.files.result_files import Measured
+from qkedit.evaluation.statistics.gate import gate, parse_no_worse, parse_requirement
 
 SEEDS = ("chair_s<=0.40", "pope.random.f1>=0.80", "f1>0.5", "recall:0.02", "pope.f1:.1", "mean_words>=80e0")
 MEASURED = (Measured("pope", "random", {"f1": 0.8, "recall": 0.7, "accuracy": None}, "official"),)

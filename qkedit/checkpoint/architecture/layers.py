@@ -1,0 +1,178 @@
+"""Which rows of which tensor are query head h and key head g, from headers, config and records alone.
+
+Works in on-disk names, so a model whose code is remote or not yet written is understood too. Head counts come
+from the config (or the defaults that its config class fills in) and are then checked by shape; a disagreement
+is an error, never a guess.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from qkedit.checkpoint.architecture.heads import AttentionLayer, AttentionStack, SkippedLayer
+from qkedit.checkpoint.architecture.mlx import stored_by_mlx
+from qkedit.checkpoint.architecture.projections import Projections, understand_layer
+from qkedit.checkpoint.architecture.schema import Decoder, Family, Layout, decoders, families, layouts
+from qkedit.checkpoint.architecture.text_config import Settings
+from qkedit.checkpoint.architecture.unsupported import (
+    ADD_A_RECORD,
+    refuse_encoder_decoder,
+    refuse_recorded_forms,
+    refuse_text_only,
+    unknown_layout,
+)
+from qkedit.checkpoint.checkpoint import Checkpoint
+from qkedit.checkpoint.io.header import TensorEntry
+from qkedit.errors import CheckpointError, UnsupportedForm
+
+# What a model without a record is taken for; its names and shapes must bear that out.
+UNKNOWN_DECODER = Decoder(name="unknown", layouts=("separate",), rope="unknown")
+# Modules that are in every layer and say nothing of why it has no self-attention.
+COMMON_MODULE = re.compile(r"norm|mlp|feed_forward|experts|router")
+
+
+@dataclass(frozen=True)
+class _Module:
+    """The attention module of one layer: its path on disk and its tensors by their names within."""
+
+    path: str
+    tensors: dict[str, TensorEntry]
+
+
+def attention_layers(checkpoint: Checkpoint, *, allow_text_only: bool = False) -> tuple[AttentionLayer, ...]:
+    """Every text self-attention layer that can be edited, by index.
+
+    Raises:
+        UnsupportedForm: with the reason; for text-only checkpoints too, unless `allow_text_only`.
+    """
+    return attention_stack(checkpoint, allow_text_only=allow_text_only).layers
+
+
+def attention_stack(checkpoint: Checkpoint, *, allow_text_only: bool = False) -> AttentionStack:
+    """Understand a checkpoint's language model: its layers with a query-key product, and the others.
+
+    Raises:
+        UnsupportedForm: with the reason; for text-only checkpoints too, unless `allow_text_only`.
+    """
+    if not allow_text_only:
+        refuse_text_only(checkpoint)
+    refuse_encoder_decoder(checkpoint)
+    refuse_recorded_forms(checkpoint)
+    family = _family(checkpoint)
+    decoder = decoders().get(_decoder_type(checkpoint, family), UNKNOWN_DECODER)
+    layout, modules = _attention_modules(checkpoint, decoder)
+    settings = Settings.of(decoder, checkpoint.text_config)
+    contents = _layer_contents(checkpoint, modules)
+    layer_count = _checked_layer_count(settings, contents)
+    by_mlx = stored_by_mlx(checkpoint)
+    layers, skipped = [], []
+    # Heads for multi-token prediction may be stored as layers past the last one; loaders leave them out.
+    for index in range(layer_count):
+        if index not in modules:
+            skipped.append(SkippedLayer(index, _why_no_attention(contents[index])))
+        elif settings.shares_keys(index, layer_count):
+            skipped.append(SkippedLayer(index, "reads the keys of an earlier layer"))
+        else:
+            projections = Projections(index, layout, modules[index].tensors, settings.for_layer(index), by_mlx)
+            layers.append(understand_layer(projections))
+    return AttentionStack(
+        family=family.name if family else "unknown",
+        decoder=decoder.name,
+        layer_count=layer_count,
+        layers=tuple(layers),
+        skipped=tuple(skipped),
+        understood_as=_understood_as(checkpoint, family, decoder, layers),
+    )
+
+
+def _family(checkpoint: Checkpoint) -> Family | None:
+    vision = checkpoint.config.get("vision_config")
+    vision_type = vision.get("model_type") if isinstance(vision, dict) else None
+    for family in families():
+        if checkpoint.model_type in family.model_types and family.vision in (None, vision_type):
+            return family
+    return None
+
+
+def _decoder_type(checkpoint: Checkpoint, family: Family | None) -> str:
+    """Return the language model's `model_type`; a flat config has only the family's."""
+    nested = checkpoint.text_config is not checkpoint.config
+    named = checkpoint.text_config.get("model_type") if nested else None
+    return str(named or (family.decoder if family else checkpoint.model_type))
+
+
+def _attention_modules(checkpoint: Checkpoint, decoder: Decoder) -> tuple[Layout, dict[int, _Module]]:
+    """Return the first layout of the decoder that the headers bear out, and each layer's module with queries."""
+    for name in decoder.layouts:
+        layout = layouts()[name]
+        modules = _modules_of(checkpoint, layout)
+        if modules:
+            return layout, modules
+    raise unknown_layout(checkpoint)
+
+
+def _modules_of(checkpoint: Checkpoint, layout: Layout) -> dict[int, _Module]:
+    pattern = re.compile(rf"(?P<module>{layout.attention.pattern})\.(?P<tensor>.+)")
+    modules: dict[int, _Module] = {}
+    for name, entry in checkpoint.tensors.items():
+        match = pattern.fullmatch(name)
+        if match is None:
+            continue
+        index = int(match["layer"])
+        module = modules.setdefault(index, _Module(match["module"], {}))
+        if module.path != match["module"]:
+            raise UnsupportedForm(
+                f"layer {index} of the language model stands twice, as {module.path} and {match['module']}",
+                where=checkpoint.files.name,
+                remedy=ADD_A_RECORD,
+            )
+        module.tensors[match["tensor"]] = entry
+    query = f"{layout.query.tensor}.weight"
+    return {index: module for index, module in modules.items() if query in module.tensors}
+
+
+def _layer_contents(checkpoint: Checkpoint, modules: dict[int, _Module]) -> dict[int, set[str]]:
+    """Return the names of the modules that each layer of the language model holds."""
+    index, module = next(iter(modules.items()))
+    # "model.layers.3.self_attn" → "model.layers."
+    path = module.path.rpartition(f".{index}.")[0] + "."
+    contents: dict[int, set[str]] = {}
+    for name in checkpoint.tensors:
+        number, _, rest = name.removeprefix(path).partition(".")
+        if name.startswith(path) and number.isdecimal():
+            contents.setdefault(int(number), set()).add(rest.split(".")[0])
+    return contents
+
+
+def _checked_layer_count(settings: Settings, contents: dict[int, set[str]]) -> int:
+    layer_count = settings.count("num_hidden_layers")
+    missing = next((index for index in range(layer_count) if index not in contents), None)
+    if missing is not None:
+        raise CheckpointError(
+            f"num_hidden_layers is {layer_count}, but the shards hold no layer {missing}",
+            where="config.json",
+            remedy="download the config and the shards again, from the same revision",
+        )
+    return layer_count
+
+
+def _understood_as(
+    checkpoint: Checkpoint, family: Family | None, decoder: Decoder, layers: list[AttentionLayer]
+) -> str | None:
+    """Return what to say of a model that no record names; None for one that a record does."""
+    known_decoder = decoder is not UNKNOWN_DECODER
+    if known_decoder and (family is not None or checkpoint.model_type in decoders()):
+        return None
+    # Without a record a norm is refused, so there is none to speak of.
+    norm = layers[0].norm_kind if layers else None
+    taken_for = f"{decoder.name} ({norm or 'no'} norm)" if known_decoder else "plain projections without norms"
+    return (
+        f"{checkpoint.model_type or 'a model without a model type'} is not a known family: understood as {taken_for}; "
+        "compare `qkedit models CHECKPOINT` with the model's own code"
+    )
+
+
+def _why_no_attention(modules: set[str]) -> str:
+    instead = sorted(module for module in modules if not COMMON_MODULE.search(module))
+    return f"has no self-attention, but {', '.join(instead)}" if instead else "has no self-attention"

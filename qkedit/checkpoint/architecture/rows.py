@@ -1,0 +1,43 @@
+"""Where heads stand in a projection: the arithmetic behind a layout record, on counts alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qkedit.checkpoint.architecture.schema import Rows
+
+
+@dataclass(frozen=True)
+class HeadCounts:
+    """H query heads on H_kv key heads, each `head_size` (d_h) rows."""
+
+    query_heads: int
+    key_heads: int
+    head_size: int
+
+    def of(self, kind: str) -> int:
+        """How many heads of a kind a layer has: "query" and its "gate", "key" and its "value"."""
+        return self.query_heads if kind in ("query", "gate") else self.key_heads
+
+    def __str__(self) -> str:
+        """Return the counts as a reader says them."""
+        return f"{self.query_heads} query heads on {self.key_heads} key heads of size {self.head_size}"
+
+
+def row_count(rows: Rows, counts: HeadCounts) -> int:
+    """All rows of the projection."""
+    return counts.head_size * sum(counts.of(kind) for kind in rows.rows)
+
+
+def head_starts(rows: Rows, kind: str, counts: HeadCounts) -> tuple[int, ...]:
+    """First row of each head of one kind, in the order of heads."""
+    repeats = {"layer": 1, "key head": counts.key_heads, "query head": counts.query_heads}[rows.per]
+    starts: list[int] = []
+    row = 0
+    for _ in range(repeats):
+        for name in rows.rows:
+            for _ in range(counts.of(name) // repeats):
+                if name == kind:
+                    starts.append(row)
+                row += counts.head_size
+    return tuple(starts)

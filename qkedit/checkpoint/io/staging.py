@@ -1,0 +1,234 @@
+"""Write a directory completely or not at all: staged beside its target, put in place by one rename.
+
+All that a run leaves beside the target `edited` while it works is one hidden directory:
+
+    .edited.qkedit/lock   locked while a run is alive, so a killed run never blocks the next
+    .edited.qkedit/new    the output being written; after an exchange, the directory it replaced
+    .edited.qkedit/old    the replaced directory in the middle of an exchange that is not atomic
+
+It is gone when the run ends; after a kill, the next run to the same target takes the lock and clears it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import fcntl
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from qkedit.checkpoint.io.file_errors import explained, open_descriptor
+from qkedit.checkpoint.io.interrupts import interrupts_deferred
+from qkedit.checkpoint.io.rename import exchange, rename_to_absent, restore
+from qkedit.checkpoint.io.target import locate, made_parents, refuse_existing, refuse_misplaced
+from qkedit.errors import QkeditError
+
+
+class StagedDirectory:
+    """A directory that appears at `target` finished, or not at all; a context manager.
+
+        with StagedDirectory(Path("edited"), overwrite=False) as staged:
+            (staged.path / "config.json").write_text("{}")
+            staged.commit()
+
+    Leaving the block without `commit`, by whatever exception, removes what was staged and leaves the target as it
+    was. Readers of `target` never see a part of it. A process killed at any moment leaves the target absent, old or
+    new, and nothing that the next run does not clear.
+
+    Args:
+        target: where the directory shall appear; missing directories above it are created, and stay only if it does.
+        overwrite: replace an earlier output that stands there, if nothing else lies in it.
+        force: replace a directory that stands there, whatever it holds.
+        sources: directories the run reads from; the target may neither be, hold nor lie in one of them.
+
+    Raises:
+        UsageError: the target is unsuitable: it holds something, is not a directory, holds a source …
+        QkeditError: another run is writing to this target, or the place cannot be written to.
+    """
+
+    def __init__(self, target: Path, *, overwrite: bool, force: bool = False, sources: Sequence[Path] = ()) -> None:
+        # Absolute from here on, so that a change of the working directory cannot move it.
+        self._target = locate(target)
+        self._overwrite = overwrite
+        self._force = force
+        self._sources = tuple(sources)
+        self._workspace = self._target.parent / f".{self._target.name}.qkedit"
+        self._old = self._workspace / "old"
+        self._made_parents: list[Path] = []
+        self._cleanup = ExitStack()
+
+    @property
+    def path(self) -> Path:
+        """The staging directory, on the target's file system; write here until `commit`."""
+        return self._workspace / "new"
+
+    def __enter__(self) -> Self:
+        """Take the lock, clear what a killed run left, and create the empty staging directory."""
+        refuse_misplaced(self._target, self._sources)
+        try:
+            with interrupts_deferred():
+                self._begin()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def _begin(self) -> None:
+        with ExitStack() as stack:
+            self._made_parents = stack.enter_context(made_parents(self._target))
+            stack.enter_context(_exclusive(self._workspace, self._target))
+            stack.push(self._leave)
+            with explained("clear what an interrupted run left", self._workspace):
+                self._clear()
+            refuse_existing(self._target, overwrite=self._overwrite, force=self._force)
+            with explained("create a directory", self._target.parent):
+                self.path.mkdir()
+            self._cleanup = stack.pop_all()
+        # An interrupt between this and the block, or between the block and `__exit__`, skips the latter.
+        atexit.register(self.__exit__, None, None, None)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove what was not committed and release the lock."""
+        with interrupts_deferred():
+            self._cleanup.__exit__(kind, error, trace)
+            atexit.unregister(self.__exit__)
+
+    def commit(self, *, fsync: bool = True) -> float:
+        """Put the staged directory in its place and remove the one it replaced.
+
+        Args:
+            fsync: wait until the disk holds the output, so that a power failure cannot leave a hollow one.
+
+        Returns:
+            The seconds spent in fsync.
+
+        Raises:
+            UsageError: something unsuitable came to stand at the target in the meantime.
+            QkeditError: the system refused; the target is as it was, unless the message says otherwise.
+        """
+        seconds = _fsync_tree(self.path) if fsync else 0.0
+        refuse_misplaced(self._target, self._sources)
+        refuse_existing(self._target, overwrite=self._overwrite, force=self._force)
+        with interrupts_deferred():
+            with explained("put the finished directory in place", self._target):
+                if self._target.exists():
+                    exchange(self.path, self._target, spare=self._old)
+                else:
+                    rename_to_absent(self.path, self._target)
+            if fsync:
+                seconds += sum(map(_fsync, [self._target.parent, *(made.parent for made in self._made_parents)]))
+            self._made_parents.clear()
+            with explained("remove the replaced directory, though the new one is in place", self._workspace):
+                self._clear()
+        return seconds
+
+    def _clear(self) -> None:
+        """Bring the workspace from any state a run can leave back to empty. Raises OSError."""
+        restore(self._target, spare=self._old)
+        _remove_tree(self.path)
+        if os.path.lexists(self._old):
+            # The target stands, so this one is replaced. Renamed before its files go: a kill on the way must never
+            # leave a part of it under the name that `restore` trusts.
+            os.rename(self._old, self.path)
+            _remove_tree(self.path)
+
+    def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with explained("remove the staging directory", self._workspace):
+                self._clear()
+        except QkeditError:
+            if error is None:  # otherwise the first failure is the one to report; the next run clears the rest
+                raise
+
+
+@contextmanager
+def _exclusive(workspace: Path, target: Path) -> Iterator[None]:
+    """Hold the only right to write to `target`; the workspace exists meanwhile and goes with the lock."""
+    descriptor = _acquire(workspace, target)
+    try:
+        yield
+    finally:
+        # Removed before it is released: whoever opened the file meanwhile finds in `_acquire` that it has no name
+        # any more. A run that starts between these lines makes its own lock file, and so keeps the workspace.
+        with suppress(OSError):
+            (workspace / "lock").unlink()
+            workspace.rmdir()
+        with suppress(OSError):  # the lock holds no bytes that could be lost
+            os.close(descriptor)
+
+
+def _acquire(workspace: Path, target: Path) -> int:
+    """Create and lock the lock file, and return its descriptor. Never waits for another run."""
+    lock = workspace / "lock"
+    with explained("look at", workspace):
+        is_link = workspace.is_symlink()
+    if is_link:
+        raise QkeditError("is a symbolic link in the place of a directory", where=str(workspace), remedy="remove it")
+    while True:
+        with explained("create a directory", target.parent), suppress(FileExistsError):
+            # For this user alone: nobody else reads or touches an output before it is finished.
+            workspace.mkdir(mode=0o700)
+        with explained("lock the directory against other runs", lock), ExitStack() as stack:
+            try:
+                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+                stack.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(descriptor), os.lstat(lock)):
+                    stack.pop_all()
+                    return descriptor
+            except FileNotFoundError:
+                pass
+            except BlockingIOError:
+                raise QkeditError(
+                    "another run is writing to this directory",
+                    where=str(target),
+                    remedy="wait until it ends or choose another --out",
+                ) from None
+        # Another run ended just now and took the file along, so that a lock on it guards nothing: once more.
+
+
+def _remove_tree(path: Path) -> None:
+    if os.path.lexists(path):
+        shutil.rmtree(path)
+
+
+def _fsync_tree(directory: Path) -> float:
+    """Seconds to bring every file and directory below `directory` to the disk.
+
+    One after the other: four files at once were no faster, the disk is the limit either way.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    with explained("bring it to the disk", directory):
+        written = [
+            Path(folder, name)
+            for folder, _, names in os.walk(directory, onerror=refuse)
+            for name in (*names, "")  # the folder itself comes after its files
+            if not os.path.islink(os.path.join(folder, name))  # what a link points to was not written here
+        ]
+    return sum(map(_fsync, written))
+
+
+def _fsync(path: Path) -> float:
+    start = time.perf_counter()
+    with explained("bring it to the disk", path), open_descriptor(path, os.O_RDONLY) as descriptor:
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            # Some network file systems cannot do it for a directory: nothing to wait for there.
+            if error.errno != errno.EINVAL or not path.is_dir():
+                raise
+    return time.perf_counter() - start

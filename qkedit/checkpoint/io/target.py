@@ -1,0 +1,137 @@
+"""Where an output directory may be written, and what may be replaced by it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from qkedit.checkpoint.io.file_errors import explained
+from qkedit.checkpoint.io.ownership import Replaced, files_standing_in, shown
+from qkedit.errors import UsageError
+
+_CHOOSE_ANOTHER = "choose another --out"
+
+
+def locate(target: Path) -> Path:
+    """Return the absolute path of `target`; its last components may be missing, and only the last one may be a link.
+
+    Raises:
+        UsageError: it leads through a file or a link to nowhere, or is out of reach.
+    """
+    if "\0" in str(target):
+        raise UsageError("a path cannot hold a null byte", where=repr(str(target)), remedy=_CHOOSE_ANOTHER)
+    target = Path(os.path.expanduser(target))
+    # "/", "." and ".." are directories that exist under another name.
+    names_itself = target.name not in ("", "..")
+    parent = target.parent if names_itself else target
+    standing = next(place for place in (parent, *parent.parents) if os.path.lexists(place) or place == place.parent)
+    missing = parent.relative_to(standing)
+    try:
+        real = Path(os.path.realpath(standing, strict=True))
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"the directory {standing} does not exist",
+            where=str(target),
+            remedy=f"create it first or {_CHOOSE_ANOTHER}",
+        ) from error
+    except OSError as error:
+        raise UsageError(f"{standing} is out of reach", where=str(target), remedy=_CHOOSE_ANOTHER) from error
+    with explained("look at", real):
+        is_directory = real.is_dir()
+    if not is_directory:
+        raise UsageError(f"{standing} is not a directory", where=str(target), remedy=_CHOOSE_ANOTHER)
+    if ".." in missing.parts:
+        raise UsageError("leads up from a directory that does not exist", where=str(target), remedy=_CHOOSE_ANOTHER)
+    return real / missing / target.name if names_itself else real / missing
+
+
+@contextmanager
+def made_parents(target: Path) -> Iterator[list[Path]]:
+    """Create the missing directories above `target`, and remove those that still stand in the list in the end.
+
+    Yields:
+        The directories that were made, outermost first; a block that wants to keep them clears the list.
+
+    Raises:
+        QkeditError: the system refuses.
+    """
+    made: list[Path] = []
+    try:
+        with explained("look at the directories above", target):
+            missing = [parent for parent in target.parents if not parent.is_dir()]
+        for directory in reversed(missing):
+            with explained("create a directory", directory), suppress(FileExistsError):
+                directory.mkdir()
+                made.append(directory)
+        yield made
+    finally:
+        with suppress(OSError):  # somebody else works in them by now
+            for directory in reversed(made):
+                directory.rmdir()
+
+
+def refuse_misplaced(target: Path, sources: Sequence[Path]) -> None:
+    """Refuse a target where no directory may be written, whatever it holds; `target` as from `locate`.
+
+    Raises:
+        UsageError: a symbolic link, a file, a mount point, the working directory, a source …
+    """
+    where = str(target)
+    with explained("look at", target):
+        is_link, exists, is_directory = target.is_symlink(), target.exists(), target.is_dir()
+    if is_link:
+        raise UsageError("is a symbolic link", where=where, remedy="name the directory itself as --out")
+    if exists:
+        if not is_directory:
+            raise UsageError("is not a directory", where=where, remedy=_CHOOSE_ANOTHER)
+        if os.path.ismount(target):
+            raise UsageError("is a mount point, which cannot be replaced", where=where, remedy=_CHOOSE_ANOTHER)
+        for name, directory in _indispensable():
+            if directory.is_relative_to(target):
+                raise UsageError(f"is or holds the {name} directory", where=where, remedy=_CHOOSE_ANOTHER)
+    for source in sources:
+        real = Path(os.path.realpath(source))
+        if real.is_relative_to(target) or target.is_relative_to(real):
+            raise UsageError(f"is, holds or lies in {source}, which is read", where=where, remedy=_CHOOSE_ANOTHER)
+
+
+def refuse_existing(target: Path, *, overwrite: bool, force: bool = False) -> Replaced:
+    """Refuse an existing target, unless it is empty, or may be overwritten and holds an earlier output alone.
+
+    Args:
+        target: as from `locate`.
+        overwrite: what an earlier run wrote may be replaced.
+        force: whatever stands there may be replaced.
+
+    Returns:
+        The files that a run will take the place of.
+
+    Raises:
+        UsageError: something there must stay.
+        QkeditError: the target cannot be looked into.
+    """
+    with explained("look into the directory", target):
+        if not target.exists():
+            return Replaced()
+        is_empty = not os.listdir(target)
+    if not (is_empty or overwrite or force):
+        raise UsageError(
+            "already exists", where=str(target), remedy=f"{_CHOOSE_ANOTHER} or replace it with --overwrite"
+        )
+    standing = files_standing_in(target)
+    if standing.others and not force:
+        raise UsageError(
+            f"holds files that qkedit did not write ({shown(standing.others)}), so it is not replaced",
+            where=str(target),
+            remedy=f"move them away, {_CHOOSE_ANOTHER}, or remove them too with --force",
+        )
+    return standing
+
+
+def _indispensable() -> Iterator[tuple[str, Path]]:
+    """Directories that no output may take the place of, nor of one above them."""
+    yield "home", Path(os.path.realpath(os.path.expanduser("~")))
+    with suppress(FileNotFoundError):  # a working directory that has been removed is in nobody's way
+        yield "working", Path(os.path.realpath(os.path.curdir))

@@ -1,0 +1,181 @@
+"""The command line: every command by name, imported when it is called for."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import sys
+from collections.abc import Callable, Collection
+from importlib import import_module
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import qkedit
+
+try:
+    import typer
+except KeyboardInterrupt:  # this import is a good part of the start
+    sys.exit(130)
+
+if TYPE_CHECKING:
+    from qkedit.errors import QkeditError
+
+PANELS = {
+    "Edit a checkpoint": ("steer", "inspect", "verify", "diff", "apply", "models"),
+    "Run it, with plug-ins": ("generate", "serve", "attach", "detach", "plugins", "coherence"),
+    "Measure what an edit did": ("eval", "score", "compare", "gate", "drift"),
+    "Laboratory": ("demo", "sweep"),
+}
+COMMANDS = tuple(name for names in PANELS.values() for name in names)
+_FOLDERS = dict(zip(PANELS, ("edit", "run", "measure", "laboratory"), strict=True))
+
+
+def application(commands: Collection[str] = COMMANDS) -> typer.Typer:
+    """Return the command line with these commands alone: to import and describe all of them takes 0.1 s."""
+    app = typer.Typer(
+        name="qkedit",
+        help="Edit the query-key products of vision-language checkpoints on disk.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_main)
+    for panel, names in PANELS.items():
+        for name in names:
+            if name in commands:
+                app.command(
+                    name,
+                    rich_help_panel=panel,
+                    # attach takes the options of the plug-in that is named besides its own.
+                    context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+                    if name == "attach"
+                    else None,
+                )(_function(name))
+    return app
+
+
+def _function(command: str) -> Callable[..., None]:
+    # A function called `eval` would hide Python's own.
+    folder = next(_FOLDERS[panel] for panel, names in PANELS.items() if command in names)
+    module = import_module(f"qkedit.cli.commands.{folder}.{command}")
+    return getattr(module, "evaluate" if command == "eval" else command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qkedit {qkedit.__version__}")
+        raise typer.Exit
+
+
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def run() -> None:
+    """Run the command line and leave with its exit code.
+
+    What Typer itself cannot parse is said as qkedit says everything else: one sentence, or the JSON envelope.
+    """
+    _prepare_streams()
+    # Imports leave no garbage, and what stands at the end need not be searched for any: with torch, that takes a tenth
+    # of a second at the start and a third at the end.
+    if _called() != "serve":  # which runs for weeks, and whose garbage is other people's requests
+        gc.set_threshold(20_000, *gc.get_threshold()[1:])
+    atexit.register(gc.freeze)
+    try:
+        code = _exit_code()
+    except KeyboardInterrupt:  # before the command itself could take it
+        from qkedit.cli.output import Interrupted
+
+        code = _failure("qkedit", Interrupted("run again if you want to"))
+    sys.exit(code)
+
+
+def _prepare_streams() -> None:
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            # It was closed. This takes its number, too, which else the next file to be opened would get.
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+        elif mode == "w" and isinstance(stream, TextIOWrapper):
+            # A file name that the terminal's encoding cannot spell is no reason to fail after the work is done.
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _exit_code() -> int:
+    called = _called()
+    app = application((called,) if called in COMMANDS else COMMANDS)
+    try:
+        return app(prog_name="qkedit", standalone_mode=False) or 0
+    except typer.Abort:
+        return 130
+    except SystemExit as leaving:
+        # How rich and Typer leave when the reader of the help (`| head`) has seen what it wanted.
+        if isinstance(leaving.__context__, BrokenPipeError):
+            return 0
+        raise
+    except OSError as error:  # of printing help or the version, for a command takes its own
+        if error.filename is not None:
+            raise
+        from qkedit.cli.output import Output
+
+        return Output("qkedit").not_printed(error)
+    except Exception as error:
+        # Typer exports no class for its usage errors; they are known by how they describe themselves.
+        if not hasattr(error, "format_message"):
+            raise
+        # A bare `qkedit` has printed its help by then and has no message left.
+        message = error.format_message()
+        return _usage_failure(error, message) if message else 2
+
+
+def _usage_failure(error: Any, message: str) -> int:
+    from qkedit.errors import UsageError
+
+    context: typer.Context | None = getattr(error, "ctx", None)
+    remedy = f"see `{context.command_path if context is not None else 'qkedit'} --help`"
+    if near := getattr(error, "possibilities", None):  # of an option
+        message, remedy = error.message, f"did you mean {near[0]}"
+    elif ". Did you mean " in message:  # of a command
+        message, _, near = message.rstrip("?").partition(". Did you mean ")
+        remedy = f"did you mean {near.split(', ')[0]}"
+    error = UsageError(message.rstrip("."), remedy=remedy)
+    return _failure(context.info_name if context is not None and context.info_name else "qkedit", error)
+
+
+def _failure(command: str, error: QkeditError) -> int:
+    from qkedit.cli.output import Output
+
+    try:
+        Output(command, as_json=_json_is_wanted()).failure(error)
+    except typer.Exit as leaving:
+        return leaving.exit_code
+
+
+def _json_is_wanted() -> bool:
+    """Look for --json in all its places, for the parser gave up before it came to that option."""
+    from qkedit.cli.settings import YES, wants_json
+
+    words = sys.argv[1:]
+    if "--json" in words:
+        return True
+    if in_environment := os.environ.get("QKEDIT_JSON"):
+        return in_environment.strip().lower() in YES
+    file = os.environ.get("QKEDIT_CONFIG", "")
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        if option == "--config":
+            file = value if equals else following
+    return bool(file) and wants_json(Path(file), _called() or "")
+
+
+def _called() -> str | None:
+    """The first word that is no option: the command, if it is spelled rightly."""
+    return next((word for word in sys.argv[1:] if not word.startswith("-")), None)

@@ -1,0 +1,51 @@
+"""`qkedit apply`: make the full checkpoint from a delta and its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.output import command
+from qkedit.errors import UsageError
+
+
+def apply(
+    delta: Annotated[Path, typer.Argument(help="A directory written with `steer --layout delta`.")],
+    base: options.BaseOption = None,
+    revision: options.RevisionOption = None,
+    out: options.OutOption = None,
+    link: options.LinkOption = "auto",
+    overwrite: options.OverwriteOption = False,
+    force: options.ForceOption = False,
+    follow_links: options.FollowLinksOption = False,
+    keep_plugins: options.KeepPluginsOption = False,
+    fsync: options.FsyncOption = True,
+    verify: options.VerifyOption = False,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Make the full checkpoint from a delta and its base.
+
+    The result is byte-equal to steering the base directly.
+
+    Example: qkedit apply ./delta --base qwen2-vl --out ./edited
+    """
+    with command("apply", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.cli.commands.edit.steer import print_report
+        from qkedit.cli.progress import progress_bar
+        from qkedit.steering.options import OutputOptions
+        from qkedit.steering.run import apply_delta
+
+        if base is None:
+            raise UsageError("it is not said what to apply the delta to", where="--base", remedy="name the base model")
+        target = OutputOptions(options.required_out(out), "full", link, overwrite, fsync, verify, force, follow_links)
+        with progress_bar(output) as progress:
+            report = apply_delta(
+                delta, base=base, output=target, revision=revision, keep_plugins=keep_plugins, progress=progress
+            )
+        print_report(output, report)

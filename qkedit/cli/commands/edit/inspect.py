@@ -1,0 +1,272 @@
+"""`qkedit inspect`: look at a model's query-key spectra."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.bases import split_revision
+from qkedit.cli.delivery import deliver
+from qkedit.cli.output import Output, command
+from qkedit.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from qkedit.inspection.spectra import Inspection
+    from qkedit.inspection.suggestion import Suggestion
+    from qkedit.steering.plan import SteerPlan
+
+VIEW = "What to show"
+# What `--compare` takes for the base that an edited model's manifest names.
+BASE = "base"
+
+
+def inspect(
+    context: typer.Context,
+    argument: options.ModelArgument = None,
+    model: options.ModelOption = None,
+    revision: options.RevisionOption = None,
+    layers: options.LayersOption = "all",
+    heads: options.HeadsOption = "all",
+    k: Annotated[
+        int | None, options.flag("--k", "-k", panel=VIEW, help="Modes that count as dominant.  [default: 4]")
+    ] = None,
+    energy: Annotated[
+        float | None,
+        options.flag("--energy", panel=VIEW, help="Instead of --k: as many as carry this share of the energy."),
+    ] = None,
+    channel: options.ChannelOption = "full",
+    offset: Annotated[
+        str,
+        options.flag(
+            "--offset", panel=VIEW, help="Positions between query and key: 5, or 0,3,-2 (temporal, height, width)."
+        ),
+    ] = "0",
+    detail: Annotated[
+        bool, options.flag("--detail", panel=VIEW, help="One row a head instead of one a layer.")
+    ] = False,
+    compare: Annotated[
+        str | None,
+        options.flag("--compare", panel=VIEW, help="Another model of the same shape; base: what MODEL was made from."),
+    ] = None,
+    base: Annotated[
+        str | None, options.flag("--base", panel=VIEW, help="Compare this base with MODEL, its edited copy.")
+    ] = None,
+    suggest: Annotated[
+        bool, options.flag("--suggest", panel=VIEW, help="Propose layers and k for steer (a heuristic).")
+    ] = False,
+    csv: Annotated[
+        Path | None, options.flag("--csv", panel=VIEW, help="Write one line a head; - for standard output.")
+    ] = None,
+    plot: Annotated[
+        Path | None, options.flag("--plot", panel=VIEW, help="Write a picture: .png, .svg or .pdf.")
+    ] = None,
+    html: Annotated[Path | None, options.flag("--html", panel=VIEW, help="Write one self-contained page.")] = None,
+    allow_text_only: options.TextOnlyOption = False,
+    device: options.DeviceOption = "auto",
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Show the singular spectra of a model's query-key products, before or after an edit.
+
+    The model comes first or as --model. Only query and key projections are
+    read, and nothing is written but the files you name.
+
+    Example: qkedit inspect qwen2-vl --layers 10-20 --suggest
+    """
+    with command("inspect", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.inspection.positions import parse_offset
+        from qkedit.steering.plan import plan_for
+
+        files = _Files(csv, plot, html)
+        files.check(as_json=json)
+        request = options.steer_options(
+            context,
+            layers=layers,
+            heads=heads,
+            k=k,
+            energy=energy,
+            residual=0.0,
+            channel=channel,
+            control="none",
+            seed=0,
+            device=device,
+            compute_dtype="float32",
+            allow_text_only=allow_text_only,
+        )
+        name, place = options.one_model(context, argument, model), parse_offset(offset)
+        if compare != BASE and not options.on_command_line(context, "base"):
+            base = None  # what is set for verify and apply asks for no comparison
+        if compare is not None or base is not None:
+            if compare not in (None, BASE) and base is not None:
+                raise UsageError("both name a model to compare with", where="--compare, --base", remedy="give one")
+            for given, flag in ((any(place), "--offset"), (suggest, "--suggest"), (plot, "--plot"), (html, "--html")):
+                if given:
+                    raise UsageError("a comparison has none", where=flag, remedy="look at one model at a time")
+            if compare == BASE and base is None and Path(BASE).is_dir():
+                raise UsageError(
+                    "the name stands for what the model was made from and for a directory here",
+                    where=f"--compare {BASE}",
+                    remedy=f"write ./{BASE} for the directory, or name the other with --base",
+                )
+            with_base = base is not None or compare == BASE
+            own, of_base = split_revision(name, revision) if with_base else (revision, None)
+            _compare(output, plan_for(name, request, own), compare, base, of_base, detail, files)
+        else:
+            _inspect(output, name, plan_for(name, request, revision), place, detail, suggest, files)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files to write beside what is printed."""
+
+    csv: Path | None
+    plot: Path | None
+    html: Path | None
+
+    @property
+    def csv_on_stdout(self) -> bool:
+        return self.csv == Path("-")
+
+    def check(self, *, as_json: bool) -> None:
+        """Refuse what could not be written, before any work is done."""
+        from qkedit.report.files import check_target
+        from qkedit.report.pictures import check_picture
+
+        if self.csv_on_stdout and as_json:
+            raise UsageError("standard output cannot hold both", where="--csv - and --json", remedy="name a CSV file")
+        if self.csv is not None and not self.csv_on_stdout:
+            check_target(self.csv, (".csv",), "--csv")
+        if self.plot is not None:
+            check_picture(self.plot, "--plot")
+        if self.html is not None:
+            check_target(self.html, (".html", ".htm"), "--html")
+
+    def writing(self, **contents: Callable[[], bytes]) -> dict[Path, Callable[[], object]]:
+        """Return what writes each file that is asked for, from what makes its content."""
+        from qkedit.report.files import write_file
+
+        places = {"csv": None if self.csv_on_stdout else self.csv, "plot": self.plot, "html": self.html}
+        asked = [(places[name], make) for name, make in contents.items()]
+
+        def writer(place: Path, make: Callable[[], bytes]) -> Callable[[], object]:
+            return lambda: write_file(place, make())
+
+        return {place: writer(place, make) for place, make in asked if place is not None}
+
+
+def _inspect(
+    output: Output,
+    name: str,
+    plan: SteerPlan,
+    offset: tuple[int, int, int],
+    detail: bool,
+    suggest: bool,
+    files: _Files,
+) -> None:
+    from rich.console import Group
+    from rich.text import Text
+
+    from qkedit.cli.progress import progress_bar
+    from qkedit.inspection.spectra import inspect
+    from qkedit.inspection.suggestion import suggest as proposal
+    from qkedit.report.spectra.csv_file import spectra_csv
+    from qkedit.report.spectra.page import spectra_page
+    from qkedit.report.spectra.table import SpectrumTable
+
+    with progress_bar(output) as progress:
+        inspection = inspect(plan, offset, progress)
+    for sentence in inspection.warnings:
+        output.warn(sentence)
+    suggestion = proposal(inspection, plan.options, name) if suggest else None
+    writing = files.writing(
+        csv=lambda: spectra_csv(inspection).encode(),
+        plot=lambda: _plot(inspection, files.plot),
+        html=lambda: spectra_page(inspection, suggestion).encode(),
+    )
+    fields = inspection.as_dict() | ({"suggestion": suggestion.as_dict()} if suggestion else {})
+    if files.csv_on_stdout:
+        _print_csv(output, fields, spectra_csv(inspection))
+        for write in writing.values():
+            write()
+        return
+    title, table = Text(_title(inspection), style="bold"), SpectrumTable(inspection, every_head=detail)
+    deliver(output, fields, Group(title, table, *_described(suggestion)), writing)
+
+
+def _plot(inspection: Inspection, place: Path | None) -> bytes:
+    from qkedit.report.pictures import picture_format
+    from qkedit.report.spectra.plot import spectra_plot
+
+    assert place is not None
+    return spectra_plot(inspection, picture_format(place))
+
+
+def _compare(
+    output: Output,
+    plan: SteerPlan,
+    compare: str | None,
+    base: str | None,
+    base_revision: str | None,
+    detail: bool,
+    files: _Files,
+) -> None:
+
+    from qkedit.checkpoint.checkpoint import open_checkpoint
+    from qkedit.checkpoint.resolve import resolve
+    from qkedit.cli.progress import progress_bar
+    from qkedit.inspection.comparison import base_of, compare_spectra
+    from qkedit.report.spectra.csv_file import comparison_csv
+    from qkedit.report.spectra.table import ComparisonTable
+    from qkedit.steering.plan import make_plan
+
+    if base is not None or compare == BASE:
+        before, after = make_plan(base_of(plan.checkpoint, base, base_revision), plan.options), plan
+    else:
+        assert compare is not None
+        before, after = plan, make_plan(open_checkpoint(resolve(compare)), plan.options)
+    with progress_bar(output) as progress:
+        comparison = compare_spectra(before, after, progress)
+    for sentence in comparison.warnings:
+        output.warn(sentence)
+    if files.csv_on_stdout:
+        _print_csv(output, comparison.as_dict(), comparison_csv(comparison))
+        return
+    table = ComparisonTable(comparison, every_head=detail)
+    deliver(output, comparison.as_dict(), table, files.writing(csv=lambda: comparison_csv(comparison).encode()))
+
+
+def _title(inspection: Inspection) -> str:
+    from qkedit.selection import describe
+
+    layers = [layer.layer for layer in inspection.layers]
+    return f"{inspection.model}: query-key spectra of {'layer' if len(layers) == 1 else 'layers'} {describe(layers)}"
+
+
+def _described(suggestion: Suggestion | None) -> list[RenderableType]:
+    from rich.text import Text
+
+    if suggestion is None:
+        return []
+    reason = suggestion.reason[0].upper() + suggestion.reason[1:]
+    lines: list[RenderableType] = [
+        "",
+        Text("Suggestion (a heuristic, not a promise)", style="bold"),
+        Text(f"{reason}."),
+    ]
+    # On one line of its own, however narrow the terminal: it is there to be copied.
+    return [*lines, *([Text(suggestion.command, no_wrap=True, overflow="ignore")] if suggestion.command else [])]
+
+
+def _print_csv(output: Output, fields: dict[str, object], text: str) -> None:
+    from rich.text import Text
+
+    output.result(fields, Text(text.rstrip("\n"), no_wrap=True, overflow="ignore"))

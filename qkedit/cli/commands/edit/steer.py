@@ -1,0 +1,250 @@
+"""`qkedit steer`: suppress dominant query-key modes of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qkedit.cli import completion, options
+from qkedit.cli.output import Output, aligned, command
+from qkedit.errors import counted
+
+if TYPE_CHECKING:
+    from qkedit.checkpoint.io.ownership import Replaced
+    from qkedit.steering.options import OutputOptions
+    from qkedit.steering.plan import PlannedLayer, SteerPlan
+    from qkedit.steering.run import SteerReport
+
+_TITLES = ("layer", "form", "heads", "d_h", "edited", "size", "tensor")
+
+
+def steer(
+    context: typer.Context,
+    argument: options.ModelArgument = None,
+    model: options.ModelOption = None,
+    revision: options.RevisionOption = None,
+    out: options.OutOption = None,
+    layers: options.LayersOption = "mid",
+    heads: options.HeadsOption = "all",
+    k: options.ModesOption = None,
+    energy: options.EnergyOption = None,
+    residual: options.ResidualOption = 0.0,
+    channel: options.ChannelOption = "full",
+    control: options.ControlOption = "none",
+    seed: options.SeedOption = 0,
+    layout: Annotated[
+        str,
+        options.flag(
+            "--layout",
+            help="full checkpoint, or delta: the edited tensors alone.",
+            autocompletion=completion.layouts,
+        ),
+    ] = "full",
+    link: options.LinkOption = "auto",
+    overwrite: options.OverwriteOption = False,
+    force: options.ForceOption = False,
+    follow_links: options.FollowLinksOption = False,
+    keep_plugins: options.KeepPluginsOption = False,
+    dry_run: Annotated[
+        bool, options.flag("--dry-run", help="Show what would be done; reads headers and config only.")
+    ] = False,
+    allow_text_only: options.TextOnlyOption = False,
+    device: options.DeviceOption = "auto",
+    compute_dtype: options.ComputeDtypeOption = "float32",
+    fsync: options.FsyncOption = True,
+    verify: options.VerifyOption = False,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Suppress the dominant query-key modes of a checkpoint and write the result.
+
+    The model comes first or as --model. Only query projections change; everything else is copied byte for byte.
+
+    Example: qkedit steer qwen2-vl --layers 10-20 --k 4 --out ./edited
+    """
+    with command("steer", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.steering.options import OutputOptions
+        from qkedit.steering.plan import plan_for
+        from qkedit.steering.run import check_plan
+
+        directory = out or Path() if dry_run else options.required_out(out)
+        target = OutputOptions(
+            directory,
+            layout,  # type: ignore[arg-type]  # checks the name
+            link,
+            overwrite,
+            fsync,
+            verify,
+            force,
+            follow_links,
+        )
+        request = options.steer_options(
+            context,
+            layers=layers,
+            heads=heads,
+            k=k,
+            energy=energy,
+            residual=residual,
+            channel=channel,
+            control=control,
+            seed=seed,
+            device=device,
+            compute_dtype=compute_dtype,
+            allow_text_only=allow_text_only,
+        )
+        plan = plan_for(options.one_model(context, argument, model), request, revision, keep_plugins=keep_plugins)
+        if dry_run:
+            _print_plan(output, plan, target, check_plan(plan, target if out else None), out_given=out is not None)
+        else:
+            _run(output, plan, target)
+
+
+def _run(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
+    from qkedit.cli.progress import progress_bar
+    from qkedit.steering.run import run_plan
+
+    with progress_bar(output) as progress:
+        report = run_plan(plan, target, progress)
+    print_report(output, report)
+
+
+def print_report(output: Output, report: SteerReport) -> None:
+    """Print what a run did: the end of `steer` and of `apply`."""
+    from qkedit.report.strength import strength
+    from qkedit.selection import describe
+
+    for sentence in report.warnings:
+        output.warn(sentence)
+    heads = report.heads
+    tensors = report.manifest["tensors"]
+    energy = [head["energy_removed"] for head in heads]
+    moved = [head["relative_change"] for head in heads]
+    seconds = report.seconds
+    stations = ", ".join(
+        f"{name} {seconds[name]:.1f}"
+        for name in ("start-up", "reading", "mathematics", "copying", "writing", "checks", "verification", "fsync")
+        if seconds.get(name, 0) >= 0.05
+    )
+    channel = report.manifest["options"]["channel"]
+    # Of a part of the products no share of the whole is known here.
+    proportion = f": {strength(sum(energy) / len(energy))}" if channel == "full" else ""
+    part = "the query-key products" if channel == "full" else f"their {channel} part asked to be"
+    facts = [
+        ("steered", report.manifest["base"]["model"]),
+        ("layers", f"{describe([tensor['layer'] for tensor in tensors])} ({counted(len(heads), 'head')})"),
+        ("energy", f"{_mean(energy)} of {part} removed ({_range(energy)}){proportion}"),
+        ("weights", f"moved by {_mean(moved)} of their norm ({_range(moved)})"),
+        ("changed", f"{_kind_of(tensors)}, {size(report.bytes_changed)}; nothing else"),
+    ]
+    if channel != "full":
+        missing, leak = ([head[name] for head in heads] for name in ("residual", "leak"))
+        facts.append(("realised", f"all but {_mean(missing)} of it; {_mean(leak)} leaked into the other channel"))
+    if report.left_out:
+        facts.append(("left out", _left_out(report.left_out)))
+    if report.verification is not None:
+        facts.append(("verified", report.verification.sentence()))
+    facts.append(("time", f"{seconds['total']:.1f} s" + (f" ({stations}; side by side)" if stations else "")))
+    facts.append(("written", f"{report.out} ({size(report.bytes_in_output)})"))
+    output.result(report.as_dict(), aligned(facts), summary=True)
+
+
+def _left_out(files: Mapping[str, str]) -> str:
+    """The files that an output does not hold, those of one reason together."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in files.items():
+        by_reason.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
+
+
+def _kind_of(tensors: list[dict[str, Any]]) -> str:
+    if all(tensor["name"].endswith("q_proj.weight") for tensor in tensors):
+        return counted(len(tensors), "q_proj tensor")
+    return f"{counted(len(tensors), 'tensor')} with queries (their rows alone)"
+
+
+def _mean(values: list[float]) -> str:
+    return f"{sum(values) / len(values):.1%}"
+
+
+def _range(values: list[float]) -> str:
+    return f"{min(values):.1%} to {max(values):.1%} a head"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes for people: `25.7 MB`."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _print_plan(
+    output: Output, plan: SteerPlan, target: OutputOptions, replaced: Replaced, *, out_given: bool
+) -> None:
+    from rich.console import Group
+    from rich.text import Text
+
+    from qkedit.checkpoint.io.ownership import shown
+    from qkedit.cli.plan_words import plan_in_words
+    from qkedit.report.fitting_table import FittingTable
+    from qkedit.report.terminal_text import on_one_line
+    from qkedit.selection import describe
+    from qkedit.steering.outputs.disk_space import disk_needed
+
+    disk = disk_needed(plan.checkpoint, plan.tensors, target)
+    free = _free_bytes(target.out)
+    fields = plan.as_dict() | {"disk_needed": disk, "disk_free": free, "replaces": replaced.as_dict()}
+    table = FittingTable(*_TITLES, right=("layer", "d_h", "size"), breaking=("tensor",))
+    for planned in plan.layers:
+        table.add_row(*_described(planned))
+    totals = [
+        ("to read", size(plan.bytes_to_read)),
+        ("to change", f"{counted(len(plan.tensors), 'tensor')}, {size(plan.bytes_to_write)}, in {_shards(plan)}"),
+        ("disk needed", size(disk) + (f" of {size(free)} free" if free is not None else "")),
+    ]
+    if plan.stack.understood_as:
+        output.warn(plan.stack.understood_as)
+    if plan.stack.skipped:
+        totals.append(("no attention", f"layers {describe([skipped.index for skipped in plan.stack.skipped])}"))
+    if plan.checkpoint.left_out:
+        totals.append(("left out", _left_out(plan.checkpoint.left_out)))
+    for name, files in (("replaced", replaced.ours), ("not qkedit's", replaced.others)):
+        if files:
+            totals.append((name, f"would be removed: {shown(files)}"))
+    words = Text(on_one_line(plan_in_words(plan, target if out_given else None)))
+    output.result(fields, Group(table, "", Text(aligned(totals)), "", words, "Nothing was written."))
+
+
+def _described(planned: PlannedLayer) -> tuple[str, ...]:
+    layer = planned.layer
+    return (
+        str(layer.index),
+        layer.form + (" + bias" if layer.query_bias or layer.key_bias else ""),
+        f"{layer.query_heads} on {layer.key_heads}",
+        str(layer.query.head_size),
+        "all" if len(planned.heads) == layer.query_heads else str(len(planned.heads)),
+        size(layer.query.tensor.nbytes),
+        layer.query.tensor.name,
+    )
+
+
+def _shards(plan: SteerPlan) -> str:
+    touched, all_shards = len(plan.touched_shards), len(plan.checkpoint.shards)
+    return f"{touched} of {all_shards} shards" if all_shards > 1 else "1 file"
+
+
+def _free_bytes(out: Path) -> int | None:
+    import os
+    import shutil
+    from contextlib import suppress
+
+    with suppress(OSError):  # a working directory that is gone, a disk that does not say
+        place = Path(os.path.abspath(os.path.expanduser(out)))
+        return next(shutil.disk_usage(directory).free for directory in (place, *place.parents) if directory.is_dir())
+    return None

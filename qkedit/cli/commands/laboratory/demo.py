@@ -1,0 +1,129 @@
+"""`qkedit demo`: the three methods and their controls on scenes whose truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.delivery import deliver
+from qkedit.cli.laboratory_options import (
+    DtypeOption,
+    SceneSeedOption,
+    ScenesOption,
+    SeedsOption,
+    WorkersOption,
+    subject_and_workers,
+)
+from qkedit.cli.output import Output, command
+from qkedit.errors import counted
+
+if TYPE_CHECKING:
+    from qkedit.laboratory.demonstration import Demonstration
+
+
+def demo(
+    context: typer.Context,
+    argument: options.ModelArgument = None,
+    model: options.ModelOption = None,
+    revision: options.RevisionOption = None,
+    layers: options.LayersOption = "mid",
+    heads: options.HeadsOption = "all",
+    k: options.ModesOption = None,
+    energy: options.EnergyOption = None,
+    residual: options.ResidualOption = 0.0,
+    channel: options.ChannelOption = "full",
+    scenes: ScenesOption = 500,
+    scene_seed: SceneSeedOption = 2_000_000,
+    seeds: SeedsOption = 5,
+    plot: Annotated[Path | None, options.flag("--plot", help="Write a picture: .png, .svg or .pdf.")] = None,
+    save: Annotated[
+        Path | None,
+        options.flag("--save", help="Write scenes, questions, answers and scores into this new directory."),
+    ] = None,
+    device: options.DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    workers: WorkersOption = None,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """See what steering, SCR and DSCR do to hallucination, beside random controls, on synthetic scenes.
+
+    Without MODEL the embedded miniature model, which was trained on such scenes; another vision-language model
+    is asked the same, in words it was not trained for. Captions are scored by CHAIR, questions by POPE, and every
+    figure has its interval and its difference to the unedited model. Nothing is written but what you name.
+
+    Example: qkedit demo --layers 2-5 --k 4 --plot demo.png
+    """
+    with command("demo", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.cli.progress import counting_bar
+        from qkedit.laboratory.arms import demonstration_arms
+        from qkedit.laboratory.demonstration import demonstrate
+        from qkedit.laboratory.eval_set import ExamRange
+        from qkedit.laboratory.saved_files import check_place
+        from qkedit.report.pictures import check_picture
+
+        if plot is not None:
+            check_picture(plot, "--plot")
+        if save is not None:
+            check_place(save)
+        subject, processes = subject_and_workers(context, argument, model, revision, device, dtype, workers)
+        steer = options.steer_options(
+            context,
+            layers=layers,
+            heads=heads,
+            k=k,
+            energy=energy,
+            residual=residual,
+            channel=channel,
+            control="none",
+            seed=0,
+            device="cpu",  # the same edit everywhere; it is small beside the answers
+            compute_dtype="float32",
+            allow_text_only=False,
+        )
+        with counting_bar(output, "arms") as watch:
+            result = demonstrate(
+                subject,
+                demonstration_arms(steer, seeds),
+                ExamRange(scenes, scene_seed),
+                processes,
+                watch=watch,
+            )
+        _print(output, result, plot, save)
+
+
+def _print(output: Output, result: Demonstration, plot: Path | None, save: Path | None) -> None:
+    from rich.console import Group
+
+    from qkedit.report.experiments.arms_table import ArmsTables
+    from qkedit.report.files import write_file
+    from qkedit.report.pictures import picture_format
+    from qkedit.report.strength import strength
+    from qkedit.report.verdict import verdict
+    from qkedit.selection import describe
+
+    for sentence in result.warnings:
+        output.warn(sentence)
+    title = f"{result.subject.model}: layers {describe(result.layers)} edited, {counted(result.scenes.count, 'scene')}"
+    closing, found = [], verdict(result.edited, result.to_controls) if result.edited is not None else None
+    if result.edited is not None and result.edited.energy_removed is not None:
+        removed = result.edited.energy_removed
+        closing.append(f"Edit: {removed:.0%} of the energy of the query-key products removed, {strength(removed)}.")
+    if found is not None:
+        closing += [f"Verdict: {found.text}.", f"Next: {found.next_step}"]
+    files: dict[Path, Callable[[], object]] = {}
+    if plot is not None:
+        from qkedit.report.experiments.arms_plot import arms_plot
+
+        files[plot] = lambda: write_file(plot, arms_plot(result.rows, title, picture_format(plot)))
+    if save is not None:
+        files[save] = lambda: result.save(save)
+    fields = result.as_dict() | {"verdict": None if found is None else asdict(found)}
+    deliver(output, fields, Group(title, "", ArmsTables(result.rows), "", *closing), files)

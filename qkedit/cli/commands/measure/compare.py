@@ -1,0 +1,53 @@
+"""`qkedit compare`: two runs on the same items, with paired tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.delivery import deliver
+from qkedit.cli.output import command
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A result file, or the directory of a run: before.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another of the same benchmarks: after.")],
+    markdown: Annotated[Path | None, options.flag("--markdown", help="Write tables for a pull request: .md.")] = None,
+    plot: Annotated[Path | None, options.flag("--plot", help="Write a picture: .png, .svg or .pdf.")] = None,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Compare two runs item by item: differences, intervals and paired tests.
+
+    A and B are what `qkedit score --json` or `qkedit eval` wrote. Only items that both answered count.
+
+    Example: qkedit compare base/result.json edited/result.json --plot differences.png
+    """
+    with command("compare", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.evaluation.files.result_files import read_scores
+        from qkedit.evaluation.statistics.comparison import compare as compare_runs
+        from qkedit.report.files import check_target, write_file
+        from qkedit.report.pictures import check_picture, picture_format
+        from qkedit.report.runs.comparison import RunComparisonTable, run_comparison_markdown
+
+        if markdown is not None:
+            check_target(markdown, (".md",), "--markdown")
+        if plot is not None:
+            check_picture(plot, "--plot")
+        comparison = compare_runs(read_scores(a), read_scores(b))
+        for sentence in comparison.warnings:
+            output.warn(sentence)
+        files: dict[Path, Callable[[], object]] = {}
+        if markdown is not None:
+            files[markdown] = lambda: write_file(markdown, run_comparison_markdown(comparison).encode())
+        if plot is not None:
+            from qkedit.report.runs.comparison_plot import run_comparison_plot
+
+            files[plot] = lambda: write_file(plot, run_comparison_plot(comparison, picture_format(plot)))
+        deliver(output, comparison.as_dict(), RunComparisonTable(comparison), files)

@@ -1,0 +1,142 @@
+"""`qkedit drift`: how far an edit moves a model on the user's own images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.bases import base_for, is_edited
+from qkedit.cli.output import aligned, command
+from qkedit.cli.plugin_options import (
+    ChatTemplateOption,
+    DtypeOption,
+    PluginsOption,
+    PromptOption,
+    TrustOption,
+    chosen_plugins,
+    joined,
+)
+from qkedit.errors import UsageError
+from qkedit.prompts import CAPTION_PROMPT
+
+if TYPE_CHECKING:
+    from qkedit.evaluation.drift import Drift
+    from qkedit.plugins.registry import PluginSettings
+
+WORST_SHOWN = 3
+
+
+def drift(
+    context: typer.Context,
+    argument: options.ModelArgument = None,
+    model: options.ModelOption = None,
+    revision: options.RevisionOption = None,
+    base: options.BaseOption = None,
+    images: Annotated[Path | None, options.flag("--images", help="A directory with pictures.")] = None,
+    prompt: PromptOption = CAPTION_PROMPT,
+    plugin: PluginsOption = None,
+    limit: Annotated[int, options.flag("--limit", help="Most pictures, by name.", min=1)] = 100,
+    max_new_tokens: Annotated[int, options.flag("--max-new-tokens", help="Longest answer.", min=1)] = 64,
+    device: options.DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
+    chat_template: ChatTemplateOption = None,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Measure how far an edit or plug-ins move a model on your own images.
+
+    Without --base, an edited model is compared with the base in its manifest,
+    and one with plug-ins with itself without them. Both models are loaded one
+    after the other.
+
+    Example: qkedit drift ./edited --base ./Qwen2-VL-7B-Instruct --images ./photos
+    """
+    with command("drift", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.cli.progress import counting_bar
+        from qkedit.evaluation.drift import drift as measure
+        from qkedit.evaluation.drift import pictures_in
+        from qkedit.steering.engine.device import choose_device
+
+        name = options.one_model(context, argument, model)
+        plugins = chosen_plugins(plugin, name)
+        if images is None:
+            raise UsageError("no images are given", where="--images", remedy="name a directory with pictures")
+        before, base_revision = _before(name, revision, base, plugins)
+        pictures, there = pictures_in(images, limit)
+        with counting_bar(output, "answers") as on_image:
+            found = measure(
+                before,
+                name,
+                pictures,
+                prompt=prompt,
+                plugins=plugins,
+                base_revision=base_revision,
+                revision=revision,
+                max_new_tokens=max_new_tokens,
+                device=str(choose_device(device)),
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+                chat_template=chat_template,
+                on_image=on_image,
+            )
+        if found.template != found.base_template:
+            output.warn("the two models have different chat templates, so they were not asked the same")
+        fields = {
+            "model": name,
+            "base": before,
+            "plugins": [one.as_dict() for one in plugins],
+            "prompt": prompt,
+            "max_new_tokens": max_new_tokens,
+            "chat_template": found.template,
+            "images": {"measured": len(pictures), "there": there},
+            "results": [found.result()],
+        }
+        title = f"{name}{f' with {joined(plugins)}' if plugins else ''} against {before}"
+        output.result(fields, f"{title}, {len(pictures)} of {there} images\n\n{_described(found)}")
+
+
+def _before(
+    name: str, revision: str | None, base: str | None, plugins: tuple[PluginSettings, ...]
+) -> tuple[str, str | None]:
+    """Return what the model is compared with, and its revision. Raises UsageError when nothing says so."""
+    found = base_for(name, base, revision)
+    if found is not None:
+        return found.model, found.revision
+    if is_edited(name):
+        raise UsageError(
+            "the model was made from a directory that is not recorded",
+            where="--base",
+            remedy="name the base it was made from",
+        )
+    if not plugins:
+        raise UsageError("there is nothing to compare with", where="--base", remedy="name a base, or a --plugin")
+    return name, revision
+
+
+def _described(found: Drift) -> str:
+    intervals = found.intervals()
+
+    def value(name: str, form: str) -> str:
+        between = intervals.get(name)
+        interval = "" if between is None else f" ({between[0]:{form}} to {between[1]:{form}})"
+        return f"{found.metrics[name]:{form}}{interval}"
+
+    worst = found.worst[:WORST_SHOWN]
+    lines = [
+        ("kl", f"{value('kl', '.4g')} nats a token"),
+        ("agreement", f"{value('agreement', '.3f')} of the next tokens"),
+        ("overlap", f"{value('overlap', '.3f')}, F1 of the words of both answers"),
+        ("identical", f"{value('identical', '.3f')} of the answers"),
+    ]
+    for place, image in enumerate(worst):
+        found_there = f"{Path(image.image).name}: kl {image.mean_kl:.4g}, overlap {image.overlap:.3f}"
+        lines.append(("farthest" if place == 0 else "then", found_there))
+        # Answers stand below the line of their own image.
+        lines += [("  base", image.base), ("  edited", image.edited)]
+    return aligned(lines)

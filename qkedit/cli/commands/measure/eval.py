@@ -1,0 +1,181 @@
+"""`qkedit eval`: let a model answer benchmarks' questions, and score the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qkedit.cli import completion, options
+from qkedit.cli.delivery import deliver
+from qkedit.cli.evaluation_options import DataOption, QuestionsOption, required_data, warn_of_scores
+from qkedit.cli.output import GO_ON, command
+from qkedit.cli.plugin_options import ChatTemplateOption, DtypeOption, PluginsOption, TrustOption, chosen_plugins
+from qkedit.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from qkedit.evaluation.files.records import Score
+    from qkedit.evaluation.runs.backend import Answerer
+    from qkedit.evaluation.runs.tasks import Part
+
+ENDPOINT = "A model behind an endpoint"
+
+
+def evaluate(
+    context: typer.Context,
+    argument: options.ModelArgument = None,
+    model: options.ModelOption = None,
+    revision: options.RevisionOption = None,
+    benchmark: Annotated[
+        list[str] | None,
+        options.flag(
+            "--benchmark",
+            "-b",
+            autocompletion=completion.benchmarks,
+            help="pope, repope, chair, mme, amber, hallusionbench or custom, or one split such as pope.adversarial; "
+            "may be given several times.",
+        ),
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        options.flag("--split", help="A split of the benchmark; may be given several times. By default all."),
+    ] = None,
+    data: DataOption = None,
+    questions: QuestionsOption = None,
+    images: Annotated[Path | None, options.flag("--images", help="The directory of the images.")] = None,
+    plugin: PluginsOption = None,
+    limit: Annotated[
+        int | None, options.flag("--limit", help="Only the first questions of each split.", min=1)
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        options.flag(
+            "--prompt", help="What to ask instead; {question} stands for the benchmark's own.", callback=options.utf8
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, options.flag("--max-new-tokens", help="Longest answer; by default the benchmark's.", min=1)
+    ] = None,
+    batch_size: Annotated[int, options.flag("--batch-size", help="Questions answered side by side.", min=1)] = 8,
+    device: options.DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
+    chat_template: ChatTemplateOption = None,
+    endpoint: Annotated[
+        str | None,
+        options.flag(
+            "--endpoint",
+            panel=ENDPOINT,
+            help="Instead of a model: an address that speaks OpenAI's protocol. The key is taken from QKEDIT_API_KEY.",
+        ),
+    ] = None,
+    endpoint_model: Annotated[
+        str | None, options.flag("--endpoint-model", panel=ENDPOINT, help="Its name there, if there are several.")
+    ] = None,
+    concurrency: Annotated[
+        int, options.flag("--concurrency", panel=ENDPOINT, help="Questions under way at a time.", min=1)
+    ] = 8,
+    out: options.OutOption = None,
+    overwrite: Annotated[bool, options.flag("--overwrite", help="Begin anew where another run's files are.")] = False,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Let a model answer benchmarks' questions, and score the answers.
+
+    Answers are made by greedy search and written down as they come: the same
+    command again asks what is left. OUT/result.json holds scores and settings.
+
+    Example: qkedit eval ./edited --benchmark pope --data ./POPE --images ./val2014 --out ./pope-edited
+    """
+    with command("eval", as_json=json, quiet=quiet, debug=debug) as output:
+        from rich.console import Group
+
+        from qkedit.cli.progress import counting_bar
+        from qkedit.evaluation.runs.evaluate import evaluate as run
+        from qkedit.evaluation.runs.local_model import LocalModel
+        from qkedit.steering.engine.device import choose_device
+
+        target = options.required_out(out)
+        if images is None:
+            raise UsageError("it is not said where the images are", where="--images", remedy="name their directory")
+        answerer: Answerer
+        if endpoint is not None:
+            answerer = _endpoint(endpoint, endpoint_model, concurrency, argument or model, plugin, target)
+        else:
+            name = options.one_model(context, argument, model)
+            answerer = LocalModel(
+                name,
+                revision,
+                chosen_plugins(plugin, name),
+                str(choose_device(device)),
+                dtype,
+                batch_size,
+                trust_remote_code,
+                chat_template,
+            )
+        parts = _parts(benchmark or (), split or (), required_data(data, questions), max_new_tokens)
+        output.after_interruption = f"{GO_ON}; what was answered stays"
+        with counting_bar(output, "answers") as watch:
+            finished = run(
+                answerer, parts, images, target, prompt=prompt, limit=limit, overwrite=overwrite, watch=watch
+            )
+        for sentence in finished.warnings:
+            output.warn(sentence)
+        warn_of_scores(output, finished.scores)
+        fields = {"out": str(target), "asked": finished.asked, **finished.as_dict()}
+        deliver(output, fields, Group(*_tables(finished.scores)), {}, done=[finished.file])
+
+
+def _endpoint(
+    url: str, model: str | None, concurrency: int, other: str | None, plugins: Sequence[str] | None, target: Path
+) -> Answerer:
+    from qkedit.evaluation.runs.endpoint import Endpoint
+    from qkedit.evaluation.runs.run_files import recorded_identity
+
+    if other is not None:
+        raise UsageError("a model is named as well", where="--endpoint", remedy="name one of them")
+    if plugins:
+        raise UsageError("an endpoint has its own plug-ins", where="--plugin", remedy="name them where it is served")
+    return Endpoint(url, model, concurrency).or_as_recorded(recorded_identity(target))
+
+
+def _parts(benchmarks: Sequence[str], splits: Sequence[str], data: Path, max_new_tokens: int | None) -> list[Part]:
+    """Return what is asked. Raises UsageError for a benchmark or a split that there is not, or one named twice."""
+    from qkedit.evaluation.benchmarks.registry import benchmark_named
+    from qkedit.evaluation.runs.tasks import parts_of
+
+    if not benchmarks:
+        raise UsageError("no benchmark is named", where="--benchmark", remedy="name one, such as pope")
+    if splits and (len(benchmarks) > 1 or "." in benchmarks[0]):
+        raise UsageError(
+            "is for one benchmark without a split of its own",
+            where="--split",
+            remedy="write --benchmark pope.adversarial and so on",
+        )
+    parts: list[Part] = []
+    for text in benchmarks:
+        name, _, own = text.partition(".")
+        wanted = [own] if own else list(dict.fromkeys(splits))
+        parts += parts_of(benchmark_named(name), data, wanted, max_new_tokens=max_new_tokens)
+    names = [part.name for part in parts]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{name} is named twice", where="--benchmark", remedy="name it once")
+    return parts
+
+
+def _tables(scores: Sequence[Score]) -> Iterator[RenderableType]:
+    from qkedit.evaluation.benchmarks.registry import benchmark_named
+    from qkedit.report.runs.scores import score_tables
+
+    for number, (name, group) in enumerate(groupby(scores, key=lambda score: score.benchmark)):
+        if number:
+            yield ""
+        yield from score_tables(benchmark_named(name).title, list(group))

@@ -1,0 +1,73 @@
+"""`qkedit gate`: fail a pipeline when a result does not meet its requirements."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.output import command
+from qkedit.errors import UsageError, VerificationError, counted
+
+
+def gate(
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="A result file, or the directory of a run.")],
+    require: Annotated[
+        list[str] | None,
+        options.flag("--require", help="Such as 'chair_s<=0.40' or 'pope.adversarial.f1>=0.80'; may be repeated."),
+    ] = None,
+    baseline: Annotated[
+        Path | None, options.flag("--baseline", help="The result file that --no-worse compares with.")
+    ] = None,
+    no_worse: Annotated[
+        list[str] | None,
+        options.flag("--no-worse", help="A metric and how much it may lose, such as 'recall:0.02'; may be repeated."),
+    ] = None,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Check a result against requirements: exit code 3 when one is not met.
+
+    RESULT is what `qkedit score --json`, `eval`, `drift` or `compare --json`
+    wrote. A metric is named f1, random.f1, pope.f1 or pope.random.f1, whichever
+    means one figure. Shares are from 0 to 1. A metric without a value meets no
+    requirement.
+
+    Example: qkedit gate edited/result.json --require 'pope.adversarial.f1>=0.80' --require 'chair_s<=0.40'
+    """
+    with command("gate", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.evaluation.files.result_files import read_metrics
+        from qkedit.evaluation.statistics.gate import gate as check
+        from qkedit.evaluation.statistics.gate import parse_no_worse, parse_requirement
+
+        requirements = [parse_requirement(text) for text in require or ()]
+        tolerances = [parse_no_worse(text) for text in no_worse or ()]
+        if not requirements and not tolerances:
+            raise UsageError("nothing is required", where="--require", remedy="give a limit such as 'chair_s<=0.40'")
+        if bool(tolerances) != (baseline is not None):
+            raise UsageError(
+                "one of them is given alone", where="--baseline and --no-worse", remedy="give both, or --require"
+            )
+        checks = check(
+            read_metrics(result),
+            requirements,
+            tolerances,
+            () if baseline is None else read_metrics(baseline),
+        )
+        fields = {"passed": all(found.passed for found in checks), "checks": [asdict(found) for found in checks]}
+        human = "\n".join(map(str, checks))
+        failed = tuple(found.requirement for found in checks if not found.passed)
+        if failed:
+            error = VerificationError(
+                f"{len(failed)} of {counted(len(checks), 'requirement')} not met: " + ", ".join(failed),
+                where=str(result),
+                remedy="do not ship this model, or ask for less",
+                mismatches=failed,
+            )
+            output.mismatch(fields, human, error)
+        output.result(fields, human)

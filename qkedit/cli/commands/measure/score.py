@@ -1,0 +1,105 @@
+"""`qkedit score`: score answers that were given before, by a benchmark's own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qkedit.cli import completion, options
+from qkedit.cli.delivery import deliver
+from qkedit.cli.evaluation_options import (
+    AllowMissingOption,
+    DataOption,
+    NormaliseOption,
+    ParserOption,
+    QuestionsOption,
+    SimilarityOption,
+    SplitOption,
+    VariantOption,
+    WriteTruthOption,
+    chosen_rule,
+    required_data,
+    warn_of_scores,
+)
+from qkedit.cli.output import command
+from qkedit.errors import UsageError
+
+
+def score(
+    benchmark: Annotated[
+        str,
+        typer.Argument(
+            metavar="BENCHMARK",
+            help="pope, repope, chair, mme, amber, hallusionbench or custom.",
+            autocompletion=completion.benchmarks,
+        ),
+    ],
+    answers: Annotated[
+        Path, options.flag("--answers", "-a", help="The answers, a directory with several files, or that of a run.")
+    ],
+    data: DataOption = None,
+    questions: QuestionsOption = None,
+    split: SplitOption = None,
+    parser: ParserOption = None,
+    variant: VariantOption = None,
+    normalise: NormaliseOption = False,
+    similarity: SimilarityOption = None,
+    write_truth: WriteTruthOption = None,
+    allow_missing: AllowMissingOption = False,
+    per_item: Annotated[
+        Path | None, options.flag("--per-item", help="Write one JSON line an answer: what was made of it.")
+    ] = None,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Score answers by a benchmark's own rules; no model is needed.
+
+    Answers come in the benchmark's own format or as JSON lines with id and answer.
+
+    Example: qkedit score pope --answers answers.jsonl --data ./POPE --split adversarial
+    """
+    with command("score", as_json=json, quiet=quiet, debug=debug) as output:
+        from rich.console import Group
+
+        from qkedit.evaluation.benchmarks.chair.ground_truth import TRUTH_ENDINGS
+        from qkedit.evaluation.benchmarks.registry import benchmark_named
+        from qkedit.evaluation.files.records import score_as_dict
+        from qkedit.evaluation.runs.scoring import score_files
+        from qkedit.report.files import check_target, write_file
+        from qkedit.report.runs.scores import items_as_lines, score_tables
+
+        chosen = benchmark_named(benchmark)
+        rule = chosen_rule(chosen, parser, variant, normalise)
+        source = required_data(data, questions)
+        if per_item is not None:
+            _refuse_input(per_item, (answers, source))
+            check_target(per_item, ("",), "--per-item")
+        if write_truth is not None:
+            check_target(write_truth, TRUTH_ENDINGS, "--write-truth")
+        named = {"similarity": similarity, "write_truth": write_truth}
+        scores = score_files(
+            chosen,
+            answers=answers,
+            data=source,
+            split=split,
+            rule=rule,
+            allow_missing=allow_missing,
+            files={name: file for name, file in named.items() if file is not None},
+        )
+        warn_of_scores(output, scores)
+        files: dict[Path, Callable[[], object]] = {}
+        if per_item is not None:
+            files[per_item] = lambda: write_file(per_item, items_as_lines(scores, without=chosen.totals).encode())
+        fields = {"results": [score_as_dict(scored) for scored in scores]}
+        deliver(output, fields, Group(*score_tables(chosen.title, scores)), files, done=[write_truth])
+
+
+def _refuse_input(target: Path, inputs: Sequence[Path]) -> None:
+    """Refuse to write over what is read."""
+    if any(target.exists() and read.exists() and target.samefile(read) for read in inputs):
+        raise UsageError(f"{target} is read", where="--per-item", remedy="name another file")

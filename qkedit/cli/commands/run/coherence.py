@@ -1,0 +1,200 @@
+"""`qkedit coherence`: how much a model's keys form a picture, before and after plug-ins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.delivery import deliver
+from qkedit.cli.output import Output, command
+from qkedit.cli.plugin_options import (
+    ChatTemplateOption,
+    DtypeOption,
+    ImagesOption,
+    PluginsOption,
+    PromptOption,
+    TrustOption,
+    chosen_plugins,
+    joined,
+)
+from qkedit.errors import UsageError
+from qkedit.images import read_image
+from qkedit.prompts import CAPTION_PROMPT
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from qkedit.plugins.measures.kv_coherence import LayerCoherence
+    from qkedit.plugins.registry import PluginSettings
+    from qkedit.runtime.generation import LoadedModel
+
+
+@dataclass(frozen=True)
+class _Measured:
+    layers: tuple[LayerCoherence, ...]
+    keys: dict[int, Tensor]
+    cells: int
+    chat_template: Mapping[str, Any] | None
+
+
+def coherence(
+    context: typer.Context,
+    argument: options.ModelArgument = None,
+    model: options.ModelOption = None,
+    revision: options.RevisionOption = None,
+    image: ImagesOption = None,
+    prompt: PromptOption = CAPTION_PROMPT,
+    plugin: PluginsOption = None,
+    picture: Annotated[
+        Path | None, options.flag("--picture", help="Write keys over the image to this .png, .svg or .pdf.")
+    ] = None,
+    layer: Annotated[
+        int | None, options.flag("--layer", help="Of the picture; by default the middle one.", min=0)
+    ] = None,
+    device: options.DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
+    chat_template: ChatTemplateOption = None,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Measure how much a model's keys form a picture of the image, before and after plug-ins.
+
+    KV-coherence is the mean cosine of keys side by side minus that of all pairs; entropy is that of the norms of image
+    tokens, in nats.
+
+    Example: qkedit coherence ./llava-1.5-7b-hf --image street.jpg --plugin dscr --picture keys.png
+    """
+    with command("coherence", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.report.pictures import check_picture
+        from qkedit.runtime.generation import load
+        from qkedit.steering.engine.device import choose_device
+
+        name = options.one_model(context, argument, model)
+        plugins = chosen_plugins(plugin, name)
+        if not image:
+            raise UsageError("no image is given", where="--image", remedy="give a picture")
+        if picture is not None:
+            check_picture(picture, "--picture")
+        pictures = [read_image(file) for file in image]
+        loaded = load(
+            name,
+            revision=revision,
+            device=str(choose_device(device)),
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            chat_template=chat_template,
+        )
+        before = _measured(loaded, pictures, prompt, ())
+        after = _measured(loaded, pictures, prompt, plugins) if plugins else None
+        write = None if picture is None else _picture(picture, layer, before, after, pictures[0], name, plugins)
+        _print(output, name, plugins, before, after, {} if picture is None or write is None else {picture: write})
+
+
+def _measured(
+    loaded: LoadedModel, pictures: list[Image], prompt: str, plugins: tuple[PluginSettings, ...]
+) -> _Measured:
+    """Run the prompt once, with the plug-ins and the measurement behind them."""
+    from qkedit.plugins.measures.kv_coherence import KeyCoherence
+    from qkedit.plugins.registry import make_plugins
+    from qkedit.runtime.generation import respond
+
+    answer = respond(loaded, pictures, prompt, [*make_plugins(plugins), KeyCoherence()], max_new_tokens=1)
+    assert answer.report is not None
+    found = answer.report.plugins[KeyCoherence.name]
+    return _Measured(found["layers"], found["keys"], answer.report.cells, answer.chat_template)
+
+
+def _print(
+    output: Output,
+    model: str,
+    plugins: tuple[PluginSettings, ...],
+    before: _Measured,
+    after: _Measured | None,
+    files: Mapping[Path, Callable[[], object]],
+) -> None:
+    from rich.console import Group
+
+    from qkedit.report.fitting_table import FittingTable
+
+    titles = ["layer", "coherence", "entropy", *([] if after is None else ["coherence after", "entropy after"])]
+    table = FittingTable(*titles, right=titles)
+    rows: list[dict[str, Any]] = []
+    for index, measured in enumerate(before.layers):
+        row: dict[str, Any] = {"layer": measured.layer, "before": _fields(measured)}
+        cells = [str(measured.layer), _figure(measured.coherence), _figure(measured.entropy)]
+        if after is not None:
+            row["after"] = _fields(after.layers[index])
+            cells += [_figure(after.layers[index].coherence), _figure(after.layers[index].entropy)]
+        rows.append(row)
+        table.add_row(*cells)
+    lines = [
+        f"{before.cells} image tokens; in one grid of equal norms their entropy were {math.log(before.cells):.3f}."
+    ]
+    if after is not None:
+        lines.append(f"After: {joined(plugins)}.")
+    deliver(
+        output,
+        {
+            "model": model,
+            "plugins": [plugin.as_dict() for plugin in plugins],
+            "image_tokens": before.cells,
+            "chat_template": before.chat_template,
+            "layers": rows,
+            "picture": next(map(str, files), None),
+        },
+        Group(table, "", *lines),
+        files,
+    )
+
+
+def _fields(measured: LayerCoherence) -> dict[str, Any]:
+    return {
+        "coherence": measured.coherence,
+        "coherence_by_head": None if measured.by_head is None else list(measured.by_head),
+        "entropy": measured.entropy,
+    }
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _picture(
+    picture: Path,
+    layer: int | None,
+    before: _Measured,
+    after: _Measured | None,
+    image: Image,
+    model: str,
+    plugins: tuple[PluginSettings, ...],
+) -> Callable[[], object]:
+    """Return what writes keys of the first grid in one layer. Raises UsageError for a layer without keys."""
+    from qkedit.plugins.measures.key_colours import principal_colours
+    from qkedit.report.files import write_file
+    from qkedit.report.keys_picture import keys_picture
+    from qkedit.report.pictures import picture_format
+
+    chosen = sorted(before.keys)[len(before.keys) // 2] if layer is None and before.keys else layer
+    if chosen not in before.keys:
+        raise UsageError(
+            f"layer {chosen} has no keys of a whole image",
+            where="--layer",
+            remedy=f"choose among {', '.join(map(str, sorted(before.keys))) or 'the layers of another model'}",
+        )
+    colours = principal_colours(before.keys[chosen], (after or before).keys[chosen])
+    panels = [("keys", colours[0])]
+    if after is not None:
+        panels.append((f"keys with {' + '.join(plugin.name for plugin in plugins)}", colours[1]))
+    return lambda: write_file(
+        picture, keys_picture(panels, image, f"{model}, layer {chosen}", picture_format(picture))
+    )

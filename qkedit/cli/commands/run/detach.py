@@ -1,0 +1,46 @@
+"""`qkedit detach`: run a model without a plug-in again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.output import command
+from qkedit.cli.plugin_options import DirectoryOption
+from qkedit.errors import UsageError
+
+
+def detach(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="PLUGIN", help="Which; all of them if none is named.")
+    ] = None,
+    model: DirectoryOption = None,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Remove plug-ins from the file beside a model's weights.
+
+    Example: qkedit detach scr --model ./llava-1.5-7b-hf
+    """
+    with command("detach", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.plugins.config_file import attached_to, detach_from, users_directory
+
+        if model is None:
+            raise UsageError("no model is named", where="--model", remedy="give its directory")
+        directory = users_directory(model)
+        removed = detach_from(directory, names or ())
+        rest = attached_to(directory)
+        said = f"Detached {', '.join(removed)}." if removed else "Nothing was attached."
+        output.result(
+            {
+                "directory": str(directory),
+                "detached": list(removed),
+                "plugins": [plugin.as_dict() for plugin in rest],
+            },
+            said,
+            summary=True,
+        )

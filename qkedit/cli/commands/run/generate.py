@@ -1,0 +1,168 @@
+"""`qkedit generate`: run one request, with the plug-ins that are attached or named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.bases import base_for, is_edited
+from qkedit.cli.output import Output, command
+from qkedit.cli.plugin_options import (
+    ChatTemplateOption,
+    DtypeOption,
+    ImagesOption,
+    PluginsOption,
+    PromptOption,
+    TrustOption,
+    chosen_plugins,
+    joined,
+)
+from qkedit.errors import UsageError
+from qkedit.images import read_image
+from qkedit.prompts import CAPTION_PROMPT
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from qkedit.plugins.registry import PluginSettings
+    from qkedit.runtime.generation import Answer
+
+
+def generate(
+    context: typer.Context,
+    argument: options.ModelArgument = None,
+    model: options.ModelOption = None,
+    revision: options.RevisionOption = None,
+    image: ImagesOption = None,
+    prompt: PromptOption = CAPTION_PROMPT,
+    plugin: PluginsOption = None,
+    compare: Annotated[
+        bool, options.flag("--compare", help="Show the answers of base, edited model and plug-ins side by side.")
+    ] = False,
+    base: options.BaseOption = None,
+    max_new_tokens: Annotated[int, options.flag("--max-new-tokens", help="Longest answer.", min=1)] = 128,
+    device: options.DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
+    chat_template: ChatTemplateOption = None,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """Run one request, with the plug-ins that are attached to the model or named.
+
+    Answers are made by greedy search.
+
+    Example: qkedit generate ./llava-1.5-7b-hf --image street.jpg --prompt "What is on the table?" --plugin scr
+    """
+    with command("generate", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.steering.engine.device import choose_device
+
+        name = options.one_model(context, argument, model)
+        plugins = chosen_plugins(plugin, name)
+        pictures = [read_image(file) for file in image or ()]
+        if plugins and not pictures:
+            raise UsageError("plug-ins act on images", where="--image", remedy="give one, or --plugin none")
+        if not pictures:
+            if prompt == CAPTION_PROMPT:
+                raise UsageError("there is no image to describe", where="--image", remedy="give one, or a --prompt")
+            output.warn("no image is given, so the model answers from the text alone")
+        loading = {
+            "device": str(choose_device(device)),
+            "dtype": dtype,
+            "trust_remote_code": trust_remote_code,
+            "chat_template": chat_template,
+        }
+        run = _Runs(pictures, prompt, max_new_tokens, loading)
+        if compare:
+            _compare(output, run, name, revision, base, plugins)
+            return
+        answer = run(name, revision, [plugins])[0]
+        _warn(output, answer)
+        output.result({"model": name, "prompt": prompt, **_fields(answer, plugins)}, answer.text)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Answers one request with one model after another, so that one of them is in memory at a time."""
+
+    pictures: Sequence[Image]
+    prompt: str
+    max_new_tokens: int
+    loading: Mapping[str, Any]  # arguments of `load`
+
+    def __call__(self, model: str, revision: str | None, variants: Sequence[Sequence[PluginSettings]]) -> list[Answer]:
+        """Return a model's answers, one for each list of plug-ins."""
+        from qkedit.plugins.registry import make_plugins
+        from qkedit.runtime.generation import load, respond
+
+        loaded = load(model, revision=revision, **self.loading)
+        return [
+            respond(loaded, self.pictures, self.prompt, make_plugins(plugins), max_new_tokens=self.max_new_tokens)
+            for plugins in variants
+        ]
+
+
+def _compare(
+    output: Output,
+    run: _Runs,
+    model: str,
+    revision: str | None,
+    base: str | None,
+    plugins: tuple[PluginSettings, ...],
+) -> None:
+    """Print the answers of the base (if the model was edited), the model, and the model with plug-ins."""
+    from rich.text import Text
+
+    from qkedit.report.fitting_table import FittingTable
+
+    edited = is_edited(model)
+    columns: list[tuple[str, str, Answer, tuple[PluginSettings, ...]]] = []
+    found = base_for(model, base, revision)
+    if found is not None:
+        columns.append(("base", found.model, run(found.model, found.revision, [()])[0], ()))
+    elif edited:
+        output.warn("the model was made from a directory that is not recorded; name it with --base to compare")
+    own = run(model, revision, [(), plugins] if plugins else [()])
+    columns.append(("edited" if edited else "model", model, own[0], ()))
+    if plugins:
+        columns.append(("with plug-ins", model, own[1], plugins))
+    elif len(columns) == 1:
+        raise UsageError("there is nothing to compare with", where="--compare", remedy="name a --plugin or a --base")
+    for _, _, answer, _ in columns:
+        _warn(output, answer)
+    titles = [joined(used) if used else title for title, _, _, used in columns]
+    table = FittingTable(*titles, breaking=titles)
+    for column in table.columns:
+        column.ratio = 1
+    table.add_row(*(Text(answer.text) for _, _, answer, _ in columns))
+    output.result(
+        {
+            "answers": [
+                {"column": title, "model": name, **_fields(answer, used)} for title, name, answer, used in columns
+            ]
+        },
+        table,
+    )
+
+
+def _fields(answer: Answer, plugins: Sequence[PluginSettings]) -> dict[str, Any]:
+    return {
+        "text": answer.text,
+        "tokens": answer.tokens,
+        "seconds": answer.seconds,
+        "plugins": [plugin.as_dict() for plugin in plugins],
+        "report": None if answer.report is None else asdict(answer.report),
+        "chat_template": answer.chat_template,
+    }
+
+
+def _warn(output: Output, answer: Answer) -> None:
+    for report in (answer.report.plugins if answer.report else {}).values():
+        for sentence in report.get("warnings", ()):
+            output.warn(sentence)

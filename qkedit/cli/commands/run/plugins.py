@@ -1,0 +1,67 @@
+"""`qkedit plugins`: which plug-ins there are, and which are attached to a model."""
+
+from __future__ import annotations
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.output import aligned, command
+from qkedit.cli.plugin_options import spelled
+
+
+def plugins(
+    context: typer.Context,
+    argument: options.ModelArgument = None,
+    model: options.ModelOption = None,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    """List the plug-ins and their options, or those attached to a model.
+
+    Example: qkedit plugins ./llava-1.5-7b-hf
+    """
+    with command("plugins", as_json=json, quiet=quiet, debug=debug) as output:
+        from pathlib import Path
+
+        from qkedit.errors import UsageError
+        from qkedit.plugins.config_file import attached_to
+        from qkedit.plugins.registry import PLUGINS, plugin_options
+        from qkedit.report.fitting_table import FittingTable
+
+        if argument is not None or model is not None:
+            directory = Path(options.one_model(context, argument, model)).expanduser()
+            if not directory.is_dir():
+                raise UsageError(
+                    "is no directory, and plug-ins are attached to directories alone",
+                    where=str(directory),
+                    remedy="name a model's directory",
+                )
+            attached = attached_to(directory)
+            output.result(
+                {"directory": str(directory), "attached": [plugin.as_dict() for plugin in attached]},
+                aligned(("attached", spelled(plugin)) for plugin in attached) if attached else "Nothing is attached.",
+            )
+            return
+        known = {name: plugin_options(name) for name in PLUGINS}
+        table = FittingTable("plug-in", "option", "values", "default", breaking=("values",))
+        for name, listed in known.items():
+            for option in listed:
+                default = "by the model" if option.default is None else str(option.default)
+                table.add_row(name, option.name, option.choices, default)
+        output.result(
+            {
+                "plugins": [
+                    {
+                        "name": name,
+                        "options": [
+                            {"name": option.name, "values": option.choices, "default": option.default}
+                            for option in listed
+                        ],
+                    }
+                    for name, listed in known.items()
+                ]
+            },
+            table,
+        )

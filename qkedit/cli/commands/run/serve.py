@@ -1,0 +1,203 @@
+"""`qkedit serve`: the model behind an OpenAI-compatible endpoint, with plug-ins."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qkedit.cli import options
+from qkedit.cli.output import Output, command
+from qkedit.cli.plugin_options import (
+    ChatTemplateOption,
+    DtypeOption,
+    PluginsOption,
+    TrustOption,
+    chosen_plugins,
+    joined,
+)
+from qkedit.errors import QkeditError, UsageError
+
+if TYPE_CHECKING:
+    from qkedit.plugins.registry import PluginSettings
+    from qkedit.serving.served_model import ServedModel
+
+SERVER = "The server"
+LIMITS = "What one request may bring"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def serve(
+    context: typer.Context,
+    argument: options.ModelArgument = None,
+    model: options.ModelOption = None,
+    revision: options.RevisionOption = None,
+    plugin: PluginsOption = None,
+    plugin_config: Annotated[
+        Path | None,
+        options.flag("--plugin-config", help="A file with the plug-ins' options; --plugin names some of them."),
+    ] = None,
+    host: Annotated[str, options.flag("--host", panel=SERVER, help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[
+        int, options.flag("--port", panel=SERVER, help="Port to listen at; 0 for a free one.", min=0, max=65535)
+    ] = 8000,
+    served_name: Annotated[
+        str | None, options.flag("--served-name", panel=SERVER, help="What clients call the model.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        options.flag("--api-key", panel=SERVER, help="What clients have to know. Better set as QKEDIT_API_KEY."),
+    ] = None,
+    allow_image_hosts: Annotated[
+        str | None,
+        options.flag("--allow-image-hosts", panel=SERVER, help="Hosts to fetch images from: HOST[:PORT],…"),
+    ] = None,
+    max_body: Annotated[int, options.flag("--max-body", panel=LIMITS, help="MiB of a request.", min=1)] = 32,
+    max_images: Annotated[int, options.flag("--max-images", panel=LIMITS, help="Images of a request.", min=1)] = 16,
+    max_pixels: Annotated[
+        int, options.flag("--max-pixels", panel=LIMITS, help="Pixels of all its images.", min=1)
+    ] = 64_000_000,
+    max_waiting: Annotated[
+        int, options.flag("--max-waiting", panel=LIMITS, help="Requests under way at a time.", min=1)
+    ] = 64,
+    device: options.DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
+    chat_template: ChatTemplateOption = None,
+    config: options.ConfigOption = None,
+    json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
+) -> None:
+    r"""Serve the model behind an OpenAI-compatible endpoint, with the plug-ins that are attached to it or named.
+
+    The port opens when the model is loaded. SIGTERM lets running answers finish. Needs `pip install 'qkedit\[serve]'`.
+
+    Example: qkedit serve ./edited --plugin scr --port 8000
+    """
+    with command("serve", as_json=json, quiet=quiet, debug=debug) as output:
+        from qkedit.serving.serving_packages import check_serving_packages
+
+        check_serving_packages()
+        name = options.one_model(context, argument, model)
+        plugins = _plugins(plugin, plugin_config, name)
+        if api_key is not None and not api_key.strip():
+            raise UsageError("the key is empty", where="--api-key", remedy="give one, or leave it out")
+        if host not in LOOPBACK and api_key is None:
+            output.warn(f"everybody who reaches {host} can use the model; set QKEDIT_API_KEY to ask for a key")
+
+        from qkedit.runtime.generation import load
+        from qkedit.serving.http.middleware import LOCAL_NAMES
+        from qkedit.serving.http.server_log import log_to
+        from qkedit.serving.limits import MIB, Limits
+        from qkedit.serving.openai_server import build_application, run_server
+        from qkedit.serving.plugin_switch import PluginSwitch
+        from qkedit.serving.requests.image_policy import ImagePolicy
+        from qkedit.serving.served_model import ServedModel, try_out
+        from qkedit.steering.engine.device import choose_device
+
+        limits = Limits(max_body * MIB, max_images, max_pixels, max_waiting)
+        policy = ImagePolicy(limits, _hosts(allow_image_hosts))
+        # Before the model is loaded: a port that is taken is to be known at once.
+        with _bound(host, port) as listening:
+            loaded = load(
+                name,
+                revision=revision,
+                device=str(choose_device(device)),
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+                chat_template=chat_template,
+            )
+            served = ServedModel(served_name or _plain(name), loaded, PluginSwitch(loaded.model, plugins))
+            try_out(served)
+            names = LOCAL_NAMES if api_key is None and host in LOOPBACK else None
+            application = build_application(served, policy, api_key=api_key, names=names)
+            log_to(sys.stderr, requests=not quiet)
+            url = _url(host, listening)
+            run_server(
+                application,
+                listening,
+                ready=lambda: _say_ready(output, url, served, plugins),
+                log=not quiet,
+                limits=limits,
+            )
+
+
+def _plugins(texts: Sequence[str] | None, file: Path | None, model: str) -> tuple[PluginSettings, ...]:
+    """Return the plug-ins to serve with: those named, else those of the file, else those attached to the model."""
+    from qkedit.plugins.paper_defaults import with_published
+    from qkedit.plugins.registry import PluginSettings, parse_plugins, read_plugins
+
+    if file is None:
+        return chosen_plugins(texts, model)
+    options_of = {plugin.name: plugin for plugin in read_plugins(file)}
+    named = parse_plugins(texts or ())
+    if named is None:
+        return with_published(tuple(options_of.values()), model)
+    for plugin in named:
+        if plugin.name not in options_of:
+            raise UsageError(f"{plugin.name} is not in the file", where=str(file), remedy="add it, or leave one out")
+    merged = [PluginSettings(plugin.name, {**options_of[plugin.name].options, **plugin.options}) for plugin in named]
+    return with_published(merged, model)
+
+
+def _hosts(text: str | None) -> frozenset[str]:
+    hosts = [host.strip().lower() for host in (text or "").split(",") if host.strip()]
+    for host in hosts:
+        if "/" in host or "*" in host or "@" in host:
+            raise UsageError(
+                f"{host!r} is no host",
+                where="--allow-image-hosts",
+                remedy="write images.example.org,cdn.example.org:8443",
+            )
+    return frozenset(hosts)
+
+
+def _plain(model: str) -> str:
+    """Return what a model is called if nobody says: a directory's own name, else the name it was given."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.is_dir() else model
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Return a socket that has the address, and does not listen yet: clients are to see when the model is loaded."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+        except OSError:
+            listening.close()
+            raise
+    except OSError as error:
+        raise QkeditError(
+            f"the server cannot listen there ({error.strerror})",
+            where=f"{host}:{port}",
+            remedy="choose another --host or --port",
+        ) from error
+    return listening
+
+
+def _url(host: str, listening: socket.socket) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{listening.getsockname()[1]}/v1"
+
+
+def _say_ready(output: Output, url: str, served: ServedModel, plugins: Sequence[PluginSettings]) -> None:
+    output.result(
+        {
+            "url": url,
+            "model": served.name,
+            "plugins": [plugin.as_dict() for plugin in plugins],
+            "chat_template": served.loaded.template_record,
+        },
+        f"serving {served.name} at {url}, plug-ins: {joined(plugins)}",
+        summary=True,
+    )

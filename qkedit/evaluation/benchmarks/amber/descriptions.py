@@ -1,0 +1,178 @@
+"""AMBER's generative task (arXiv 2311.07397): what a description mentions, against what the image shows.
+
+Nouns of the description → their lemmas → those in AMBER's vocabulary. Each stands, in order, for a true object
+(itself, by an association or by similarity), or is hallucinated; it may also be one of the objects that people would
+expect here and that are not there.
+
+    CHAIR = hallucinated nouns / nouns             Cover = true objects mentioned / true objects
+    Hal   = descriptions with a hallucination / descriptions
+    Cog   = expected but absent objects mentioned / expected but absent objects
+
+Each in percent, with 0.001 more in every denominator, rounded to one decimal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qkedit.evaluation.benchmarks.captions import language as caption_language
+from qkedit.evaluation.files.records import AmberCaptionItem, Answer, Question
+
+Similar = Callable[[str, str], bool]
+
+
+@dataclass(frozen=True)
+class Words:
+    """AMBER's words.
+
+    Attributes:
+        associations: object → the words that may stand for it.
+        safe: nouns that never count as hallucinated.
+    """
+
+    associations: Mapping[str, tuple[str, ...]] = field(repr=False)
+    safe: frozenset[str]
+
+    @property
+    def vocabulary(self) -> frozenset[str]:
+        """The nouns that count: every object and every associated word."""
+        return frozenset(self.associations).union(*self.associations.values())
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What became of a description's nouns.
+
+    Attributes:
+        hallucinated: the nouns that stand for nothing in the image.
+        covered: the places of the true objects that are mentioned.
+        fallen_for: the places of the likely objects that are mentioned.
+    """
+
+    hallucinated: tuple[str, ...]
+    covered: frozenset[int]
+    fallen_for: frozenset[int]
+
+
+def noun_reader(vocabulary: frozenset[str], data: Path | None = None) -> Callable[[str], tuple[str, ...]]:
+    """Return the function that finds the nouns of a description, as lemmas, that the vocabulary has.
+
+    Capitals are kept: `Dogs` has no lemma that counts.
+
+    Args:
+        data: the user's data directory, where nltk's data may lie.
+
+    Raises:
+        QkeditError: nltk or its data are missing.
+    """
+    tokens, tags = caption_language.tokenizer(data), caption_language.tagger(data)
+    lemma = caption_language.lemmatizer(data)
+
+    def nouns(text: str) -> tuple[str, ...]:
+        found = tokens(text)
+        lemmas = (lemma(token, "n") for token, tag in zip(found, tags(found), strict=True) if tag.startswith("NN"))
+        return tuple(noun for noun in lemmas if noun in vocabulary)
+
+    return nouns
+
+
+def judge(
+    nouns: Iterable[str], truth: Sequence[str], likely: Sequence[str], words: Words, similar: Similar
+) -> Judgement:
+    """Decide what each noun stands for.
+
+    A safe word is passed over. A word for a true object covers the first such object, words associated with any of
+    them going before the objects themselves. What is left may be a likely object, by its word and then by the first
+    similar one; neither keeps it from covering a true object by similarity. Whatever does not is hallucinated.
+    """
+    true_words, likely_words = _places(truth, words), _places(likely, words)
+    hallucinated: list[str] = []
+    covered: set[int] = set()
+    fallen_for: set[int] = set()
+    for noun in nouns:
+        if noun in words.safe:
+            continue
+        place = _first(true_words, noun, _same)
+        if place is not None:
+            covered.add(place)
+            continue
+        for alike in (_same, similar):
+            place = _first(likely_words, noun, alike)
+            if place is not None:
+                fallen_for.add(place)
+        place = _first(true_words, noun, similar)
+        if place is None:
+            hallucinated.append(noun)
+        else:
+            covered.add(place)
+    return Judgement(tuple(hallucinated), frozenset(covered), frozenset(fallen_for))
+
+
+def _places(objects: Sequence[str], words: Words) -> list[tuple[str, int]]:
+    """Return the words that may stand for these objects, each with the place of its object, in AMBER's order."""
+    associated = [(word, place) for place, name in enumerate(objects) for word in words.associations[name]]
+    return associated + [(name, place) for place, name in enumerate(objects)]
+
+
+def _first(places: Iterable[tuple[str, int]], noun: str, alike: Similar) -> int | None:
+    return next((place for word, place in places if alike(noun, word)), None)
+
+
+def _same(noun: str, word: str) -> bool:
+    return noun == word
+
+
+def item(
+    question: Question, answer: Answer, nouns: tuple[str, ...], words: Words, similar: Similar
+) -> AmberCaptionItem:
+    """Judge one description."""
+    likely: tuple[str, ...] = question.fields["likely"]
+    judgement = judge(nouns, question.truth, likely, words, similar)
+    return AmberCaptionItem(
+        id=question.id,
+        found=nouns,
+        hallucinated=judgement.hallucinated,
+        covered=tuple(question.truth[place] for place in sorted(judgement.covered)),
+        truth=tuple(question.truth),
+        words=len(answer.text.split()),
+        group=question.group,
+        likely=likely,
+        fallen_for=tuple(likely[place] for place in sorted(judgement.fallen_for)),
+    )
+
+
+def counts_of(items: Sequence[AmberCaptionItem]) -> dict[str, int]:
+    """Return the whole numbers that the figures come from."""
+    return {
+        "captions": len(items),
+        "hallucinated_captions": sum(bool(item.hallucinated) for item in items),
+        "mentions": sum(len(item.found) for item in items),
+        "hallucinated_mentions": sum(len(item.hallucinated) for item in items),
+        "true_objects": sum(len(item.truth) for item in items),
+        "covered_objects": sum(len(item.covered) for item in items),
+        "likely_objects": sum(len(item.likely) for item in items),
+        "fallen_for_objects": sum(len(item.fallen_for) for item in items),
+        "words": sum(item.words for item in items),
+    }
+
+
+def figures(counts: Mapping[str, int]) -> dict[str, float]:
+    """Return CHAIR, Cover, Hal and Cog as the official script computes them, which never divides by zero."""
+    clean = counts["captions"] - counts["hallucinated_captions"]
+    return {
+        "CHAIR": percent(counts["hallucinated_mentions"], counts["mentions"]),
+        "Cover": percent(counts["covered_objects"], counts["true_objects"]),
+        "Hal": round(100 - clean / (counts["captions"] + 0.001) * 100, 1),
+        "Cog": percent(counts["fallen_for_objects"], counts["likely_objects"]),
+    }
+
+
+def percent(part: int, whole: int, started: int = 1) -> float:
+    """Return a share as AMBER prints it.
+
+    Args:
+        started: how many sums the whole is made of; the official script starts each of them at 0.001.
+    """
+    return round(part / (whole + 0.001 * started) * 100, 1)

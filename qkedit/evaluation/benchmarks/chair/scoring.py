@@ -1,0 +1,187 @@
+"""CHAIR: which objects captions mention that their images do not show (Rohrbach et al., arXiv 1809.02156).
+
+    CHAIR_s = captions with a hallucinated object / captions
+    CHAIR_i = hallucinated mentions / mentions, repeats included
+    recall  = distinct true objects mentioned / true objects
+
+Which objects a caption mentions is the matter of a reader, such as those of `chair_words`; scoring needs no language
+library. A caption's id is that of its COCO image. Without a split, those images are asked about that are answered, as
+the truth of COCO is known for all of its images.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from qkedit.errors import UsageError
+from qkedit.evaluation.benchmarks.chair.ground_truth import PLACES, load_truth, save_truth
+from qkedit.evaluation.benchmarks.chair.words import Reader, Synonyms, read_synonyms, reader
+from qkedit.evaluation.benchmarks.yes_no import quotient, undefined
+from qkedit.evaluation.files.answer_files import join, read_answers
+from qkedit.evaluation.files.data_files import required
+from qkedit.evaluation.files.json_rows import read_rows
+from qkedit.evaluation.files.records import FINISH_REASON, Answer, CaptionItem, Question, Score
+from qkedit.prompts import CAPTION_PROMPT
+
+_PUBLISHED = "github.com/LisaAnne/Hallucination (data/synonyms.txt)"
+# Under which keys a document may hold its captions: those of published examples, and the official script's output.
+_CAPTION_LISTS = ("captions", "sentences")
+_COCO_NAME = re.compile(r"(?:COCO_(?:train|val)2014_)?0*(\d+)(?:\.jpg)?")
+
+
+def load_questions(
+    data: Path, split: str | None = None, *, variant: str = "official", write_truth: Path | None = None
+) -> tuple[Question, ...]:
+    """Return one question for each image whose objects are known.
+
+    Args:
+        data: a directory with CHAIR's `synonyms.txt` and the truth: `*_gt_objects.json`, or COCO's annotation files.
+        split: the name of one file of truth without `_gt_objects.json`, or `val2014` of the annotation files.
+        variant: how the reference captions are read where the truth is built from annotation files.
+        write_truth: keep the truth in this file as well, which is read in their place faster by far.
+
+    Raises:
+        UsageError: there is no such split or variant.
+        QkeditError: a file is missing or broken.
+    """
+    directory = data.parent if data.is_file() else data
+    synonyms = load_synonyms(directory)
+    truth = load_truth(data, split, synonyms, _lazily(lambda: reader(synonyms, variant, directory)))
+    if write_truth is not None:
+        save_truth(truth, write_truth)
+    fields = {"synonyms": synonyms, "data": directory}
+    return tuple(
+        Question(image, shown.image, CAPTION_PROMPT, shown.objects, group=image, fields=fields)
+        for image, shown in sorted(truth.items(), key=lambda entry: (len(entry[0]), entry[0]))
+    )
+
+
+def load_synonyms(data: Path) -> Synonyms:
+    """Return CHAIR's table of synonyms in a data directory. Raises QkeditError when there is none."""
+    return read_synonyms(required(data, ("synonyms.txt",), PLACES, _PUBLISHED))
+
+
+def load_answers(file: Path) -> tuple[Answer, ...]:
+    """Return captions in CHAIR's own format, rows of `image_id` and `caption`, or in the common one.
+
+    An id may also be the name of COCO's image. Whatever a row says of the prompt is passed over, as CHAIR is published
+    with several.
+
+    Raises:
+        QkeditError: the file cannot be read or a row is broken; file and line are named.
+    """
+    rows = read_rows(file, within=_CAPTION_LISTS)
+    answers = read_answers(file, ids=("image_id",), texts=("caption",), rows=rows)
+    return tuple(replace(answer, id=_image_id(answer.id), fields=_kept(answer.fields)) for answer in answers)
+
+
+def _kept(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {FINISH_REASON: fields[FINISH_REASON]} if FINISH_REASON in fields else {}
+
+
+def score(
+    questions: Sequence[Question],
+    answers: Sequence[Answer],
+    *,
+    split: str | None = None,
+    variant: str | None = None,
+    allow_missing: bool = False,
+    read: Reader | None = None,
+) -> Score:
+    """Return the score of captions.
+
+    Args:
+        questions: what is known of the images; their ids are those of the answers.
+        answers: one caption each.
+        split: every question of a split has to be answered; without one, the answers choose the images.
+        variant: `official` (so by default) or `wordnet`, or what the given `read` is called.
+        allow_missing: leave out questions of the split without an answer.
+        read: what a caption mentions, where that is not for the variant to say.
+
+    Raises:
+        UsageError: the variant is unknown.
+        QkeditError: answers and questions do not belong together, or a language library or its data are missing.
+    """
+    variant = variant or "official"
+    read = read or _own_reader(questions, variant)
+    answered = {answer.id for answer in answers}
+    asked = questions if split is not None else [question for question in questions if question.id in answered]
+    joined = join(asked or questions, answers, allow_missing=allow_missing)
+    readings = [read(answer.text) for _, answer in joined.pairs]
+    items = tuple(
+        _item(question, answer, reading.objects)
+        for (question, answer), reading in zip(joined.pairs, readings, strict=True)
+    )
+    counts = {
+        "captions": len(items),
+        "hallucinated_captions": sum(bool(item.hallucinated) for item in items),
+        "mentions": sum(len(item.found) for item in items),
+        "hallucinated_mentions": sum(len(item.hallucinated) for item in items),
+        "true_objects": sum(len(item.truth) for item in items),
+        "covered_objects": sum(len(item.covered) for item in items),
+        "words": sum(item.words for item in items),
+    }
+    metrics = {
+        "chair_s": quotient(counts["hallucinated_captions"], counts["captions"]),
+        "chair_i": quotient(counts["hallucinated_mentions"], counts["mentions"]),
+        "recall": quotient(counts["covered_objects"], counts["true_objects"]),
+        "mean_words": quotient(counts["words"], counts["captions"]),
+    }
+    printed = {
+        name: f"{value * 100:.1f}"
+        for name, key in (("CHAIRs", "chair_s"), ("CHAIRi", "chair_i"), ("Recall", "recall"))
+        if (value := metrics[key]) is not None
+    }
+    if variant == "wordnet":
+        tokens = sum(reading.tokens or 0 for reading in readings)
+        printed["Len"] = f"{0.01 * tokens / len(items) * 100:.1f}"
+    return Score(
+        benchmark="chair",
+        split=split,
+        rule=variant,
+        rule_kind="variant",
+        n=len(items),
+        counts=counts | joined.counts,
+        metrics=metrics,
+        printed=printed,
+        items=items,
+        warnings=(*joined.warnings, *undefined(metrics)),
+    )
+
+
+def _own_reader(questions: Sequence[Question], variant: str) -> Reader:
+    """Return the reader that belongs to the questions' data."""
+    fields = questions[0].fields if questions else {}
+    if "synonyms" not in fields:
+        raise UsageError("nothing says which words mean which object", where="chair", remedy="give `read`")
+    return reader(fields["synonyms"], variant, fields["data"])
+
+
+def _lazily(make: Callable[[], Reader]) -> Reader:
+    """Return a reader that is made at its first caption: truth that is only read needs no language library."""
+    made = cache(make)
+    return lambda caption: made()(caption)
+
+
+def _item(question: Question, answer: Answer, objects: tuple[str, ...]) -> CaptionItem:
+    mentioned, shown = frozenset(objects), frozenset(question.truth)
+    return CaptionItem(
+        id=question.id,
+        found=objects,
+        hallucinated=tuple(name for name in objects if name not in shown),
+        covered=tuple(name for name in question.truth if name in mentioned),
+        truth=tuple(question.truth),
+        words=len(answer.text.split()),
+        group=question.group,
+    )
+
+
+def _image_id(name: str) -> str:
+    """Return the number in the name of one of COCO's images; any other name stands for itself."""
+    coco = _COCO_NAME.fullmatch(name)
+    return coco[1] if coco else name

@@ -1,0 +1,165 @@
+"""Which COCO objects a caption mentions, by the rules of CHAIR (Rohrbach et al., arXiv 1809.02156).
+
+Tokens → their base forms → pairs of words that mean one thing become one → words of the table of synonyms → the first
+word of their line, the object. The official rule takes singulars by the library pattern (`official`); OPERA (arXiv
+2311.17911) and the harnesses that follow it take WordNet's lemmas by part of speech (`wordnet`). Both know no context:
+`orange` is always a fruit, and the singular of `bus` is `bu`, which no line has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.benchmarks.captions import language as caption_language
+from qkedit.evaluation.files.json_rows import read_text
+
+VARIANTS = ("official", "wordnet")
+
+_ANIMALS = (
+    *("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"),
+    *("animal", "cub"),
+)
+# Pairs that are one word. `home plate` and `train track` are no objects, and hide `plate` and `train`.
+_PAIRS = (
+    *("motor bike", "motor cycle", "air plane", "traffic light", "street light", "traffic signal", "stop light"),
+    *("fire hydrant", "stop sign", "parking meter", "suit case", "sports ball", "baseball bat", "baseball glove"),
+    *("tennis racket", "wine glass", "hot dog", "cell phone", "mobile phone", "teddy bear", "hair drier"),
+    *("potted plant", "bow tie", "laptop computer", "home plate", "train track"),
+)
+# (first word, second word) → the word that stands for both.
+MERGED: dict[tuple[str, str], str] = {
+    **{(pair.split()[0], pair.split()[1]): pair for pair in _PAIRS},
+    # A young or grown animal is no person, as `baby` and `adult` alone are.
+    **{(age, animal): animal for age in ("baby", "adult") for animal in _ANIMALS},
+    **{("passenger", vehicle): vehicle for vehicle in ("jet", "train")},
+    ("bow", "tie"): "tie",
+    ("toilet", "seat"): "toilet",
+    # What the singular makes of `wine glass`.
+    ("wine", "glas"): "wine glass",
+}
+_FIRST_WORDS = frozenset(first for first, _ in MERGED)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a caption mentions.
+
+    Attributes:
+        objects: every mention in order, repeats included.
+        words: the word behind each of them, in its base form.
+        tokens: how many tokens the caption has after pairs became one; None where nobody counts them.
+    """
+
+    objects: tuple[str, ...]
+    words: tuple[str, ...] = ()
+    tokens: int | None = None
+
+
+Reader = Callable[[str], Reading]
+
+
+@dataclass(frozen=True)
+class Synonyms:
+    """Which word means which object.
+
+    Attributes:
+        objects: the first word of each line, in order.
+        object_of: word → object.
+    """
+
+    objects: tuple[str, ...] = field(repr=False)
+    object_of: dict[str, str] = field(repr=False)
+
+    def in_order(self, objects: Iterable[str]) -> tuple[str, ...]:
+        """Return distinct objects in the table's order."""
+        return tuple(sorted(set(objects), key=self._places.__getitem__))
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.objects)}
+
+
+def synonyms_in(text: str) -> Synonyms:
+    """Return the table of a text with one object a line, `object, synonym, …`.
+
+    A line is split at a comma and exactly one space, as the official script does. Words with two spaces before them
+    keep one and so match nothing; where a word stands twice, the last line counts.
+    """
+    lines = [line.strip().split(", ") for line in text.splitlines() if line.strip()]
+    return Synonyms(tuple(line[0] for line in lines), {word: line[0] for line in lines for word in line})
+
+
+def read_synonyms(file: Path) -> Synonyms:
+    """Return the table in a file. Raises QkeditError when it cannot be read or is empty."""
+    synonyms = synonyms_in(read_text(file))
+    if not synonyms.objects:
+        raise QkeditError("holds no words", where=str(file), remedy="restore CHAIR's table of synonyms")
+    return synonyms
+
+
+def merged(words: Sequence[str]) -> list[str]:
+    """Return words with each known pair made one, from left to right."""
+    if _FIRST_WORDS.isdisjoint(words):
+        return list(words)
+    single: list[str] = []
+    place = 0
+    while place < len(words):
+        word = words[place]
+        together = MERGED.get((word, words[place + 1])) if word in _FIRST_WORDS and place + 1 < len(words) else None
+        single.append(word if together is None else together)
+        place += 1 if together is None else 2
+    return single
+
+
+def reading_of(base_forms: Sequence[str], synonyms: Synonyms) -> Reading:
+    """Return what a caption of these words, in their base forms, mentions."""
+    words = merged(base_forms)
+    tokens = len(words)
+    if "toilet" in words:
+        # In "the seat of the toilet" it is no chair, of which `seat` is a synonym.
+        words = [word for word in words if word != "seat"]
+    said = tuple(word for word in words if word in synonyms.object_of)
+    return Reading(tuple(synonyms.object_of[word] for word in said), said, tokens)
+
+
+def reader(synonyms: Synonyms, variant: str = "official", data: Path | None = None) -> Reader:
+    """Return the function that reads captions by one of the VARIANTS.
+
+    Args:
+        data: the user's data directory, where nltk's data may lie.
+
+    Raises:
+        UsageError: the variant is unknown.
+        QkeditError: a library or its data are missing.
+    """
+    if variant == "official":
+        base_forms = _singulars(data)
+    elif variant == "wordnet":
+        base_forms = _lemmas(data)
+    else:
+        raise UsageError(f"unknown variant {variant!r}", where="chair", remedy=f"choose one of {', '.join(VARIANTS)}")
+
+    def read(caption: str) -> Reading:
+        return reading_of(base_forms(caption.lower()), synonyms)
+
+    return read
+
+
+def _singulars(data: Path | None) -> Callable[[str], list[str]]:
+    tokens, singular = caption_language.tokenizer(data), caption_language.singularizer()
+    return lambda text: [singular(token) for token in tokens(text)]
+
+
+def _lemmas(data: Path | None) -> Callable[[str], list[str]]:
+    tokens, tags = caption_language.tokenizer(data), caption_language.tagger(data)
+    lemma, part_of_speech = caption_language.lemmatizer(data), caption_language.part_of_speech
+
+    def base_forms(text: str) -> list[str]:
+        found = tokens(text)
+        return [lemma(token, part_of_speech(tag)) for token, tag in zip(found, tags(found), strict=True)]
+
+    return base_forms

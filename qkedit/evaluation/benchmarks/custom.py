@@ -1,0 +1,134 @@
+"""A user's own questions: JSON lines `id, image, question, truth`.
+
+Where every truth is yes or no, answers are scored as POPE's are. Where every truth is the list of the objects that an
+image shows, they are scored as captions: the words that matter are all objects of the file, in lower case, as whole
+words, singular or with a plural's s or es, the longest first, so that a `wine glass` is no `glass`. A mention of one
+that the image does not show is a hallucination.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from qkedit.errors import UsageError
+from qkedit.evaluation.benchmarks.chair import scoring as chair
+from qkedit.evaluation.benchmarks.chair.words import Reading
+from qkedit.evaluation.benchmarks.yes_no import judge, parser_named, score_of
+from qkedit.evaluation.files.answer_files import join
+from qkedit.evaluation.files.json_rows import Row, read_rows
+from qkedit.evaluation.files.records import Answer, Question, Score
+
+VARIANT = "words"
+_WORD = re.compile(r"\w+")
+
+
+def load_questions(data: Path, split: str | None = None) -> tuple[Question, ...]:
+    """Return the questions of a file, or of `questions.jsonl` in a directory.
+
+    Args:
+        data: the file or the directory.
+        split: a name for the score, whatever it is.
+
+    Raises:
+        QkeditError: a row is no question, two have one id, or some truths are yes or no and some are lists.
+    """
+    questions: dict[str, Question] = {}
+    for row in read_rows(data / "questions.jsonl" if data.is_dir() else data):
+        identifier = row.identifier("id")
+        if identifier in questions:
+            raise row.wrong(f"the id {identifier!r} stands twice")
+        image, truth = row.text("image"), _truth(row)
+        first = next(iter(questions.values()), None)
+        if first is not None and isinstance(first.truth, str) != isinstance(truth, str):
+            raise row.wrong(
+                "some truths are yes or no and some are lists of objects", "write them to two files and score each"
+            )
+        questions[identifier] = Question(identifier, image, row.text("question"), truth, group=image)
+    return tuple(questions.values())
+
+
+def _truth(row: Row) -> str | tuple[str, ...]:
+    truth = row.fields.get("truth")
+    if isinstance(truth, str) and truth.strip().lower() in ("yes", "no"):
+        return truth.strip().lower()
+    if isinstance(truth, list) and all(isinstance(entry, str) and _words(entry) for entry in truth):
+        return tuple(dict.fromkeys(" ".join(_words(entry)) for entry in truth))
+    raise row.wrong("truth is neither 'yes' nor 'no' nor a list of objects")
+
+
+def score(
+    questions: Sequence[Question],
+    answers: Sequence[Answer],
+    *,
+    split: str | None = None,
+    parser: str | None = None,
+    allow_missing: bool = False,
+) -> Score:
+    """Return the score of answers to a user's own questions.
+
+    Args:
+        questions: all with a truth of yes or no, or all with a list of objects.
+        answers: one to each question, in any order.
+        split: a name for the score.
+        parser: of yes and no, one of POPE's; official by default. None for captions.
+        allow_missing: leave out questions without an answer instead of refusing.
+
+    Raises:
+        QkeditError: answers and questions do not fit, or there is no such parser.
+    """
+    if all(isinstance(question.truth, str) for question in questions):
+        name, parse = parser_named(parser, "official")
+        joined = join(questions, answers, allow_missing=allow_missing)
+        return score_of("custom", split, name, joined, judge(joined, parse))
+    if parser is not None:
+        raise UsageError(
+            "captions are not parsed as yes or no", where="--parser", remedy="leave it out for lists of objects"
+        )
+    mentions = mention_finder(entry for question in questions for entry in question.truth)
+    captions = chair.score(
+        questions,
+        answers,
+        # CHAIR takes captions of any of its images, unless a split says that all are wanted.
+        split=split or "custom",
+        variant=VARIANT,
+        allow_missing=allow_missing,
+        read=lambda caption: Reading(mentions(caption)),
+    )
+    return replace(captions, benchmark="custom", split=split, printed={})
+
+
+def mention_finder(objects: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
+    """Return a function that finds the mentions of these objects in a caption, in order, repeats included.
+
+    Example:
+        >>> mention_finder(["cup", "wine glass", "glass"])("Two cups and a Wine Glass.")
+        ('cup', 'wine glass')
+    """
+    names = {tuple(_words(entry)): entry for entry in objects}
+    forms: dict[tuple[str, ...], str] = {}
+    for ending in ("", "s", "es"):  # an object as it stands goes before another's plural
+        for words, name in names.items():
+            forms.setdefault((*words[:-1], words[-1] + ending), name)
+    beginning: dict[str, list[tuple[str, ...]]] = {}
+    for form in sorted(forms, key=len, reverse=True):
+        beginning.setdefault(form[0], []).append(form)
+
+    def mentions(caption: str) -> tuple[str, ...]:
+        words, found, end = tuple(_words(caption)), [], 0
+        for place, word in enumerate(words):
+            if word not in beginning or place < end:
+                continue
+            form = next((form for form in beginning[word] if words[place : place + len(form)] == form), None)
+            if form is not None:
+                found.append(forms[form])
+                end = place + len(form)
+        return tuple(found)
+
+    return mentions
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())

@@ -1,0 +1,110 @@
+"""POPE (arXiv 2305.10355): is an object in the image? 3000 questions a split, half of them about what is not there.
+
+The files, their parsers and formats are described in docs/evaluation.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from qkedit.errors import UsageError
+from qkedit.evaluation.benchmarks.yes_no import judge, parser_named, score_of
+from qkedit.evaluation.files.answer_files import answer_in, join, read_answers
+from qkedit.evaluation.files.data_files import find, required
+from qkedit.evaluation.files.json_rows import read_rows
+from qkedit.evaluation.files.records import Answer, Question, Score
+
+_NAMES = ("random", "popular", "adversarial")
+# Published under these names; the second is how other repositories and the demo call them.
+FILES = {
+    **{name: (f"coco_pope_{name}.json", f"pope_{name}.json") for name in _NAMES},
+    **{f"gqa-{name}": (f"gqa_pope_seem_{name}.json", f"gqa_pope_{name}.json") for name in _NAMES},
+    **{f"aokvqa-{name}": (f"aokvqa_pope_seem_{name}.json", f"aokvqa_pope_{name}.json") for name in _NAMES},
+}
+SPLITS = tuple(FILES)
+_PLACES = ("pope", "coco", "gqa", "aokvqa", "output/coco", "output/seem/gqa", "output/seem/aokvqa")
+_PUBLISHED = "github.com/AoiDragon/POPE (output/)"
+_ID = "question_id"
+
+
+def splits_in(data: Path) -> tuple[str, ...]:
+    """Return the splits whose questions are below `data`."""
+    return tuple(split for split in SPLITS if find(data, FILES[split], _PLACES))
+
+
+def load_questions(data: Path, split: str | None) -> tuple[Question, ...]:
+    """Return a split's questions.
+
+    Args:
+        data: a directory with POPE's files, or one such file.
+        split: one of SPLITS; needed where `data` is a directory.
+
+    Raises:
+        UsageError: there is no such split, or none is named.
+        QkeditError: the file is not there, or a row of it is no question.
+    """
+    if data.is_file():
+        return read_questions(data)
+    if split not in FILES:
+        what = "it is not said which split" if split is None else f"there is no split {split!r}"
+        raise UsageError(what, where="--split", remedy=f"choose among {', '.join(SPLITS)}")
+    return read_questions(required(data, FILES[split], _PLACES, _PUBLISHED))
+
+
+def read_questions(file: Path) -> tuple[Question, ...]:
+    """Return the questions of a file in POPE's format, lines or an array of `question_id, image, text, label`.
+
+    Raises:
+        QkeditError: a row is no question, or two have one id.
+    """
+    questions: dict[str, Question] = {}
+    for row in read_rows(file):
+        identifier = row.identifier(_ID, "id")
+        if identifier in questions:
+            raise row.wrong(f"the id {identifier!r} stands twice")
+        label = row.text("label")
+        if label not in ("yes", "no"):
+            raise row.wrong(f"the label {label!r} is neither 'yes' nor 'no'")
+        image = row.text("image")
+        questions[identifier] = Question(identifier, image, row.text("text"), label, group=image)
+    return tuple(questions.values())
+
+
+def load_answers(file: Path) -> tuple[Answer, ...]:
+    """Return the answers of a file: rows with `question_id`, or POPE's own without any id, in the questions' order.
+
+    Raises:
+        QkeditError: a row is no answer, or some rows have an id and some have none.
+    """
+    rows = read_rows(file)
+    with_id = [row.first_key(_ID, "id") is not None for row in rows]
+    if not any(with_id) and rows[0].first_key("answer") is not None:
+        # POPE's own script goes by the order, and its files number the questions from 1.
+        return tuple(answer_in(row, str(number), ("answer",)) for number, row in enumerate(rows, start=1))
+    return read_answers(file, ids=(_ID,), texts=("text",), rows=rows)
+
+
+def score(
+    questions: Sequence[Question],
+    answers: Sequence[Answer],
+    *,
+    split: str | None = None,
+    parser: str | None = None,
+    allow_missing: bool = False,
+) -> Score:
+    """Return the score of one split.
+
+    Args:
+        questions: of the split.
+        answers: one to each question, in any order.
+        split: its name, for the score.
+        parser: official, vcd, opera or repope; official by default.
+        allow_missing: leave out questions without an answer instead of refusing.
+
+    Raises:
+        QkeditError: answers and questions do not fit, or there is no such parser.
+    """
+    name, parse = parser_named(parser, "official")
+    joined = join(questions, answers, allow_missing=allow_missing)
+    return score_of("pope", split, name, joined, judge(joined, parse))

@@ -1,0 +1,156 @@
+"""Read result files: the envelope that `qkedit score`, `eval`, `compare` and `drift` print, with its `results`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from qkedit.errors import QkeditError
+from qkedit.evaluation.files.json_rows import read_object
+from qkedit.evaluation.files.records import RULE_KINDS, Score, score_from_dict
+from qkedit.evaluation.statistics.metrics import is_share
+
+# What a run leaves in its output directory.
+RESULT_FILE = "result.json"
+# The status of a document whose results count.
+DONE = "done"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The metrics of one split of one benchmark, or of anything else that was measured.
+
+    Attributes:
+        benchmark: its name, such as `pope` or `drift`.
+        split: None where there are none.
+        metrics: by plain name; None where a metric has no value.
+        rule: the parser or variant that scored it; None where there is none.
+        n: how many answers it was measured on; None where the file does not say it.
+        ids: of what was asked, sorted; None where the file has no items.
+        questions: SHA-256 of what was asked, as the record of a run has it; None without such a record.
+    """
+
+    benchmark: str
+    split: str | None
+    metrics: Mapping[str, float | None]
+    rule: str | None = None
+    n: int | None = None
+    ids: tuple[str, ...] | None = None
+    questions: str | None = None
+
+    @property
+    def name(self) -> str:
+        """`benchmark.split`, or the benchmark alone."""
+        return self.benchmark if self.split is None else f"{self.benchmark}.{self.split}"
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A result file with its items.
+
+    Attributes:
+        file: where it was read.
+        document: the whole envelope, for what else it says about the run.
+        scores: one for each split.
+    """
+
+    file: Path
+    document: Mapping[str, Any]
+    scores: tuple[Score, ...]
+
+
+def read_scores(file: Path) -> ScoredRun:
+    """Read a result file with its items.
+
+    Args:
+        file: the file, or the directory of a run that holds `result.json`.
+
+    Raises:
+        QkeditError: it cannot be read, is no result file, or holds results without items.
+    """
+    document = _read(file)
+    scores = []
+    for number, row in enumerate(document["results"]):
+        where = f"{file}: results: {number}"
+        if isinstance(row, dict) and "items" not in row:
+            raise _wrong(where, "has no items, so that it cannot be compared item by item")
+        scores.append(score_from_dict(row, where))
+    return ScoredRun(file, document, tuple(scores))
+
+
+def read_metrics(file: Path) -> tuple[Measured, ...]:
+    """Read the metrics of a result file, whatever else it holds.
+
+    Args:
+        file: the file, or the directory of a run that holds `result.json`.
+
+    Raises:
+        QkeditError: it cannot be read or is no result file.
+    """
+    document = _read(file)
+    return tuple(
+        _measured(row, document.get("run"), f"{file}: results: {number}")
+        for number, row in enumerate(document["results"])
+    )
+
+
+def _measured(row: Any, run: Any, where: str) -> Measured:
+    if not isinstance(row, dict):
+        raise _wrong(where, "is no JSON object")
+    benchmark, split, metrics = row.get("benchmark"), row.get("split"), row.get("metrics")
+    if not isinstance(benchmark, str) or not isinstance(split, str | None) or not isinstance(metrics, dict):
+        raise _wrong(where, "does not hold a benchmark, a split and metrics")
+    for name, value in metrics.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not is_number:
+            raise _wrong(f"{where}: metrics: {name}", "is neither a number nor null")
+        if value is not None and is_share(benchmark, name) and not 0 <= value <= 1:
+            raise _wrong(f"{where}: metrics: {name}", f"is {value:g}, and not a share from 0 to 1")
+    n = row.get("n")
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 0):
+        raise _wrong(f"{where}: n", "is no whole number from 0 on")
+    rule = next((str(row[kind]) for kind in RULE_KINDS if kind in row), None)
+    found = Measured(benchmark, split, metrics, rule, n, _ids(row.get("items")))
+    return replace(found, questions=_questions(run, found))
+
+
+def _ids(items: Any) -> tuple[str, ...] | None:
+    """Return what a result's items are about: ids of questions, or for drift the names of pictures."""
+    if not isinstance(items, list):
+        return None
+    # Directories differ from machine to machine.
+    names = [
+        item.get("id") or PureWindowsPath(str(item.get("image"))).name for item in items if isinstance(item, dict)
+    ]
+    return tuple(sorted(map(str, names)))
+
+
+def _questions(run: Any, measured: Measured) -> str | None:
+    """Return the hash of the questions; a benchmark that is asked in one part has one for all of its splits."""
+    asked = run.get("questions") if isinstance(run, dict) else None
+    if not isinstance(asked, dict):
+        return None
+    part = asked.get(measured.name, asked.get(measured.benchmark))
+    return str(part["sha256"]) if isinstance(part, dict) and "sha256" in part else None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    path = file / RESULT_FILE if file.is_dir() else file
+    if path is not file and not path.is_file():
+        raise _wrong(str(file), f"holds no {RESULT_FILE}, as a finished run does")
+    document = read_object(path)
+    failure = document.get("error")
+    if document.get("status", DONE) != DONE or (failure and "results" not in document):
+        what = failure.get("what") if isinstance(failure, dict) else None
+        raise _wrong(str(path), f"is what a failed run left{f' ({what})' if what else ''}")
+    if not isinstance(document.get("results"), list):
+        raise _wrong(str(path), "holds no list of results")
+    if not document["results"]:
+        raise _wrong(str(path), "holds no result")
+    return document
+
+
+def _wrong(where: str, what: str) -> QkeditError:
+    return QkeditError(what, where=where, remedy="give what `qkedit score --json` or `qkedit eval` wrote")

@@ -1,0 +1,100 @@
+"""What a run asks, and what it asks it of: a model in this process or an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import qkedit
+from qkedit.evaluation.files.records import STOP, Question
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question as it is put to a model.
+
+    Attributes:
+        part: the part of the run it belongs to, such as `pope.random`.
+        question: as the benchmark has it.
+        prompt: what is asked, the question as it is or in the user's words.
+        image: what is shown; None where nothing is.
+        max_new_tokens: longest answer.
+    """
+
+    part: str
+    question: Question
+    prompt: str
+    image: Path | None
+    max_new_tokens: int
+
+    @property
+    def id(self) -> str:
+        """The question's id, unique within its part."""
+        return self.question.id
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What was answered to one question.
+
+    Attributes:
+        text: untouched; empty where a model said nothing.
+        finish_reason: why the answer ends there, in the words of OpenAI's protocol; `stop` where the model ended it.
+    """
+
+    text: str
+    finish_reason: str = STOP
+
+
+class Session(Protocol):
+    """An answerer that is ready to answer."""
+
+    @property
+    def observed(self) -> Mapping[str, Any]:
+        """What is known of it only now, such as the attention implementation; part of a run's identity."""
+        ...
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What the reader should know of the answers given so far."""
+        ...
+
+    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
+        """Yield every answer as it comes, in any order, untouched.
+
+        Raises:
+            QkeditError: one cannot be had; those that could are yielded first.
+        """
+        ...
+
+
+class Answerer(Protocol):
+    """What can be asked."""
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How the answers are made as far as that does not change them, such as the size of batches."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells it from another one as far as its answers go. Must not load a model."""
+        ...
+
+    def session(self) -> AbstractContextManager[Session]:
+        """Make it ready. Raises QkeditError when that fails."""
+        ...
+
+
+def versions(*libraries: str) -> dict[str, str]:
+    """Return the versions of qkedit and of these libraries."""
+    from importlib.metadata import version
+
+    return {"qkedit": qkedit.__version__} | {name: version(name) for name in libraries}

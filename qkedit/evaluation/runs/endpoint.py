@@ -1,0 +1,295 @@
+"""Ask anything that speaks OpenAI's protocol: vLLM, SGLang, `qkedit serve`, a service.
+
+Pictures travel inside the request, as data URLs; several questions are under way at a time. What may pass (no
+connection, a busy or failing server) is tried again with growing pauses, as the server asks for; whatever else a
+server refuses ends the run, and what was answered stays. An answer without text, as models that think give when their
+tokens are used up, is an empty one, with the server's word for why it ends; an answer that is not text ends the run.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
+
+from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.files.json_rows import LONGEST_TEXT
+from qkedit.evaluation.files.records import STOP
+from qkedit.evaluation.runs.backend import Ask, Reply, versions
+from qkedit.images import is_plain, read_image
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+KEY_VARIABLE = "QKEDIT_API_KEY"
+# How the files begin that every server reads.
+_SENT_AS_THEY_ARE = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+
+
+class Unreachable(QkeditError):
+    """There is no server at the address, or none that answers."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server that speaks OpenAI's protocol.
+
+    Attributes:
+        url: its address, such as `http://localhost:8000/v1`; `/v1` may be left out.
+        model: the name of the model there; by default the only one it has.
+        concurrency: questions that are under way at a time.
+        retries: how often one is asked again.
+        timeout: seconds until a question counts as unanswered.
+    """
+
+    url: str
+    model: str | None = None
+    concurrency: int = 8
+    retries: int = 6
+    timeout: float = 600.0
+
+    @property
+    def name(self) -> str:
+        """See `Answerer`."""
+        return self.served_model
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """See `Answerer`."""
+        return {"concurrency": self.concurrency}
+
+    @cached_property
+    def base_url(self) -> str:
+        """The address with its path.
+
+        Raises:
+            UsageError: it is no address of the web, or holds a password, which would end up in result files.
+        """
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(
+                "is no address of the web", where=f"--endpoint {self.url}", remedy="give http://HOST:PORT/v1"
+            )
+        if parts.username or parts.password:
+            raise UsageError(
+                "holds a name and a password", where="--endpoint", remedy=f"set {KEY_VARIABLE} to the key instead"
+            )
+        return self.url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
+
+    @cached_property
+    def served_model(self) -> str:
+        """The name of the model, asked of the server if it was not given.
+
+        Raises:
+            UsageError: the server has several.
+            QkeditError: the server has none or does not answer.
+        """
+        if self.model is not None:
+            return self.model
+        with self._client() as client, self._explained():
+            names = [str(model.id) for model in client.models.list()]
+        if len(names) == 1:
+            return names[0]
+        if not names:
+            raise QkeditError("serves no model", where=self.base_url, remedy="name one with --endpoint-model")
+        raise UsageError(
+            f"serves {len(names)} models", where=self.base_url, remedy=f"choose --endpoint-model {' or '.join(names)}"
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """See `Answerer`."""
+        return {
+            "endpoint": self.base_url,
+            "endpoint_model": self.served_model,
+            "libraries": versions("openai"),
+        }
+
+    def or_as_recorded(self, run: Mapping[str, Any]) -> Endpoint:
+        """Return this endpoint with the model's name from the record of an earlier run if the server is not there.
+
+        A finished run can so be scored again without its server.
+
+        Args:
+            run: what made that run the one it was; empty where there was none.
+        """
+        recorded = run.get("endpoint_model")
+        if self.model is not None or run.get("endpoint") != self.base_url or not isinstance(recorded, str):
+            return self
+        try:
+            return replace(self, model=replace(self, retries=0).served_model)
+        except Unreachable:
+            return replace(self, model=recorded)
+
+    @contextmanager
+    def session(self) -> Iterator[_EndpointSession]:
+        """See `Answerer`."""
+        with self._client() as client:
+            yield _EndpointSession(self, client)
+
+    def answer(self, client: OpenAI, ask: Ask) -> Reply:
+        """Return the answer to one question. Raises QkeditError when it cannot be had."""
+        pictures = [] if ask.image is None else [{"type": "image_url", "image_url": {"url": data_url(ask.image)}}]
+        content: list[Any] = [*pictures, {"type": "text", "text": ask.prompt}]
+        with self._explained():
+            completion = client.chat.completions.create(
+                model=self.served_model,
+                messages=[{"role": "user", "content": content}],
+                max_tokens=ask.max_new_tokens,
+                temperature=0,
+            )
+            # A server of another kind may answer with anything.
+            choice = completion.choices[0]
+            text, reason = _text_of(choice.message.content), choice.finish_reason
+        if len(text) > LONGEST_TEXT:
+            raise self._failed(f"gives an answer of {len(text)} characters", "lower --max-new-tokens")
+        return Reply(text, reason if isinstance(reason, str) else STOP)
+
+    def _client(self) -> OpenAI:
+        try:
+            from openai import OpenAI
+
+            from qkedit.evaluation.runs.bounded_client import BoundedHttpClient
+        except ImportError as error:
+            raise QkeditError(
+                "the package openai is not installed",
+                where="--endpoint",
+                remedy="run: pip install 'qkedit[endpoint]'",
+            ) from error
+        return OpenAI(
+            base_url=self.base_url,
+            api_key=os.environ.get(KEY_VARIABLE) or "none",  # a server without keys takes any
+            max_retries=self.retries,
+            timeout=self.timeout,
+            http_client=BoundedHttpClient(),
+        )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what the client raises into one sentence."""
+        import openai
+
+        from qkedit.evaluation.runs.bounded_client import LARGEST_RESPONSE, TooLongError
+
+        too_long = f"sends more than {LARGEST_RESPONSE >> 20} MB in one response", "check that it is the right address"
+        try:
+            yield
+        except TooLongError as error:
+            raise self._failed(*too_long) from error
+        except openai.APITimeoutError as error:
+            raise self._failed(f"did not answer within {self.timeout:g} s", "ask fewer questions at a time") from error
+        except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, TooLongError):
+                raise self._failed(*too_long) from error
+            reason = _first_line(error.__cause__ or error)
+            raise Unreachable(
+                f"cannot be reached ({reason})", where=self.base_url, remedy="start the server or check the address"
+            ) from error
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            remedy = f"set {KEY_VARIABLE} to a key it knows"
+            raise self._failed(f"refuses the key ({error.status_code}: {_said(error)})", remedy) from error
+        except openai.APIStatusError as error:
+            again = error.status_code == 429 or error.status_code >= 500
+            remedy = "run again when it is well" if again else "correct what it complains of"
+            raise self._failed(f"refuses ({error.status_code}: {_said(error)})", remedy) from error
+        except (openai.APIError, AttributeError, TypeError, LookupError, ValueError) as error:
+            raise self._failed(
+                "answers, but not as OpenAI's protocol says", "give the address under which /chat/completions stands"
+            ) from error
+
+    def _failed(self, what: str, remedy: str) -> QkeditError:
+        return QkeditError(what, where=self.base_url, remedy=remedy)
+
+
+@dataclass(frozen=True)
+class _EndpointSession:
+    endpoint: Endpoint
+    client: OpenAI
+
+    @property
+    def observed(self) -> Mapping[str, Any]:
+        return {}
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        return ()
+
+    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
+        rest = iter(asks)
+        failure: Exception | None = None
+        under_way = 0
+        done: SimpleQueue[tuple[Ask, Reply | Exception]] = SimpleQueue()
+        while True:
+            while failure is None and under_way < self.endpoint.concurrency:
+                ask = next(rest, None)
+                if ask is None:
+                    break
+                # A thread that dies with the process: a server that is silent does not keep Ctrl-C waiting.
+                Thread(target=self._put_answer, args=(ask, done), daemon=True).start()
+                under_way += 1
+            if not under_way:
+                break
+            ask, outcome = done.get()
+            under_way -= 1
+            if isinstance(outcome, Exception):
+                failure = failure or outcome
+            else:
+                yield ask, outcome
+        if failure is not None:
+            raise failure
+
+    def _put_answer(self, ask: Ask, done: SimpleQueue[tuple[Ask, Reply | Exception]]) -> None:
+        try:
+            done.put((ask, self.endpoint.answer(self.client, ask)))
+        except Exception as error:  # whatever it is, the main thread must not wait for ever
+            done.put((ask, error))
+
+
+def _text_of(content: Any) -> str:
+    """Return the text of an answer: as one, as parts, or none at all. Raises ValueError for anything else."""
+    if content is None:
+        return ""
+    if isinstance(content, list):
+        content = "".join(part["text"] if part["type"] == "text" else _no_text() for part in content)
+    return content if isinstance(content, str) else _no_text()
+
+
+def _no_text() -> NoReturn:
+    raise ValueError("an answer that is not text")
+
+
+def data_url(file: Path) -> str:
+    """Return a picture as a `data:` URL: PNG and JPEG that every server reads alike to the byte, others as PNG in RGB.
+
+    Raises:
+        QkeditError: it cannot be read or is no picture.
+    """
+    from qkedit.checkpoint.io.file_errors import explained
+
+    with explained("read the picture", file):
+        content = file.read_bytes()
+    kind = next((kind for begin, kind in _SENT_AS_THEY_ARE.items() if content.startswith(begin)), None)
+    if kind is None or not is_plain(content, str(file)):
+        stream = io.BytesIO()
+        read_image(file).save(stream, "PNG")
+        kind, content = "image/png", stream.getvalue()
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _said(error: Any) -> str:
+    """What a server says of its refusal, in one line."""
+    body = error.body if isinstance(error.body, dict) else {}
+    message = body.get("message") or body.get("detail") or getattr(error, "message", "")
+    return " ".join(str(message).split())[:300].rstrip(".")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,0 +1,165 @@
+"""Ask a model that runs in this process, on transformers, with plug-ins attached."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from qkedit.errors import QkeditError
+from qkedit.evaluation.files.records import LENGTH, STOP
+from qkedit.evaluation.runs.backend import Ask, Reply, versions
+from qkedit.images import read_image
+from qkedit.plugins.registry import PluginSettings, make_plugins
+from qkedit.runtime.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from qkedit.plugins.transformers.attach import Attachment
+    from qkedit.runtime.generation import LoadedModel
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model of transformers.
+
+    Attributes:
+        name: a directory, a hub id, an alias or `demo`.
+        revision: of a model on the hub.
+        plugins: attached for the whole run.
+        device: where it runs, as PyTorch names it.
+        dtype: of its weights; `auto` for what is stored.
+        batch_size: prompts that are answered side by side.
+        trust_remote_code: whether Python code of the checkpoint's own may run; None where users cannot allow it.
+        chat_template: a file with a template in Jinja, or `none`, instead of the model's own.
+    """
+
+    name: str
+    revision: str | None = None
+    plugins: tuple[PluginSettings, ...] = ()
+    device: str = "cpu"
+    dtype: str = "auto"
+    batch_size: int = 8
+    trust_remote_code: bool | None = None
+    chat_template: str | None = None
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """See `Answerer`."""
+        return {"batch_size": self.batch_size}
+
+    def identity(self) -> dict[str, Any]:
+        """See `Answerer`."""
+        from qkedit.runtime.generation import directory_of
+
+        trusted = bool(self.trust_remote_code)
+        directory = directory_of(self.name, self.revision, trust_remote_code=trusted)
+        return {
+            **fingerprint(directory, with_code=trusted),
+            "plugins": [plugin.as_dict() for plugin in self.plugins],
+            "dtype": self.dtype,
+            "device": self.device.partition(":")[0],  # which of several equal ones does not matter
+            "libraries": versions("torch", "transformers"),
+            **self._chosen_template(),
+        }
+
+    def _chosen_template(self) -> dict[str, str]:
+        """What stands in the place of the model's own chat template, which `settings_sha256` covers."""
+        from qkedit.runtime.loading import read_template
+
+        text = read_template(self.chat_template)
+        return (
+            {} if text is None else {"chosen_template": text if text == "none" else sha256(text.encode()).hexdigest()}
+        )
+
+    @contextmanager
+    def session(self) -> Iterator[_LocalSession]:
+        """See `Answerer`."""
+        from qkedit.plugins.transformers.attach import attach
+        from qkedit.runtime.generation import load
+
+        plugins = make_plugins(self.plugins)
+        loaded = load(
+            self.name,
+            revision=self.revision,
+            device=self.device,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
+            chat_template=self.chat_template,
+        )
+        with attach(loaded.model, *plugins) if plugins else nullcontext() as attached:
+            yield _LocalSession(loaded, attached, self.batch_size)
+
+
+@dataclass(frozen=True)
+class _LocalSession:
+    loaded: LoadedModel
+    attached: Attachment | None
+    batch_size: int
+    _warned: Counter[str] = field(default_factory=Counter)
+    _first: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def observed(self) -> Mapping[str, Any]:
+        model = self.loaded.model
+        generation = model.generation_config.to_diff_dict()
+        generation.pop("transformers_version", None)
+        return {
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "attention": model.config.get_text_config()._attn_implementation,
+            "generation_config": generation,
+            "chat_template": self.loaded.template_record,
+        }
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        return [
+            f"{name} warned at {count} batches, at the first: {self._first[name]}"
+            for name, count in self._warned.items()
+        ]
+
+    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
+        for batch in batches(asks, self.batch_size):
+            yield from zip(batch, self._answered(batch), strict=True)
+
+    def _answered(self, batch: Sequence[Ask]) -> list[Reply]:
+        import torch
+
+        from qkedit.runtime.generation import Prompt, prompt_text, respond_batch
+
+        images = {ask.image: read_image(ask.image) for ask in batch if ask.image is not None}
+        prompts = [
+            Prompt(
+                prompt_text(self.loaded, ask.prompt, int(ask.image is not None)),
+                () if ask.image is None else (images[ask.image],),
+            )
+            for ask in batch
+        ]
+        try:
+            answers = respond_batch(self.loaded, prompts, max_new_tokens=batch[0].max_new_tokens)
+        except torch.OutOfMemoryError as error:
+            raise QkeditError(
+                f"the device's memory does not hold {len(batch)} prompts side by side",
+                where=batch[0].part,
+                remedy="lower --batch-size; what was answered stays",
+            ) from error
+        if images:
+            self._note_warnings()
+        return [Reply(answer.text, LENGTH if answer.is_cut else STOP) for answer in answers]
+
+    def _note_warnings(self) -> None:
+        reports = self.attached.report() if self.attached else ()
+        for name, report in reports[-1].plugins.items() if reports else ():
+            for sentence in report.get("warnings", ()):
+                self._warned[name] += 1
+                self._first.setdefault(name, sentence)
+
+
+def batches(asks: Sequence[Ask], size: int) -> Iterator[list[Ask]]:
+    """Yield what is asked in batches of this size at most: with images or without, and one longest answer each."""
+    for _, alike in groupby(asks, key=lambda ask: (ask.image is None, ask.max_new_tokens)):
+        rest = list(alike)
+        yield from (rest[start : start + size] for start in range(0, len(rest), size))

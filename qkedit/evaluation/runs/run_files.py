@@ -1,0 +1,289 @@
+"""The directory of a run, which can be taken up again after a kill.
+
+    OUT/run.json                   what was asked of what; written once, before the first answer
+    OUT/answers/pope.random.jsonl  {"id", "image", "question", "answer"}, a line the moment an answer comes; and
+                                   "finish_reason" where the model did not end the answer by itself
+    OUT/result.json                the scores, when every question is answered
+
+A run is taken up again if it is the same run: what `run.json` says must hold to the letter, the weights' hash
+included. A kill can leave half a line at the end of a file of answers; it is cut off, and its question asked again.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from qkedit.checkpoint.io.file_errors import explained
+from qkedit.checkpoint.io.whole_file import check_writable, write_whole
+from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.files.records import FINISH_REASON, STOP, Answer, Question
+from qkedit.evaluation.files.result_files import RESULT_FILE
+from qkedit.evaluation.runs.backend import Reply
+
+RUN_FILE = "run.json"
+ANSWERS = "answers"
+SCHEMA = 1
+# So many differences between two runs are named.
+_NAMED = 4
+
+
+class RunFiles:
+    """The files of one run; a context manager that keeps other runs out.
+
+    Args:
+        directory: where they are or will be; its parent must exist.
+        identity: what makes it this run, as plain JSON values.
+        overwrite: begin anew where another run's files are.
+
+    Raises:
+        UsageError: the directory holds something else, or another run and `overwrite` is not set.
+        QkeditError: it cannot be read or written.
+    """
+
+    def __init__(self, directory: Path, identity: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        self.directory = directory
+        self._identity = dict(identity)
+        self._opened = ExitStack()
+        self._handles: dict[str, BinaryIO] = {}
+        self._observed: dict[str, Any] | None = None
+        self._replaces = overwrite and self._run_file.exists()
+        if self._replaces:
+            self._hold(self._open_run_file())
+        elif self._run_file.exists():
+            self._take_up()
+        else:
+            self._refuse_other_content()
+
+    def __enter__(self) -> Self:
+        """Do nothing more than what was done when it was made."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the files and let other runs in."""
+        self._opened.close()
+
+    @property
+    def observed(self) -> Mapping[str, Any] | None:
+        """What was noted when the run began; None for a run that has not begun."""
+        return self._observed
+
+    def begin(self, observed: Mapping[str, Any]) -> None:
+        """Note what is known once the model is ready, or check it against what was noted.
+
+        A run that is to be overwritten stays until now, since much can fail before.
+
+        Raises:
+            UsageError: the run began differently.
+        """
+        if self._observed is not None:
+            self._refuse_differences(self._observed, observed)
+            return
+        if self._replaces:
+            self._clear()
+        with explained("make the directory", self.directory):
+            (self.directory / ANSWERS).mkdir(parents=True, exist_ok=True)
+        document = {"schema": SCHEMA, "identity": self._identity, "observed": dict(observed)}
+        with explained("write the file", self._run_file):
+            try:
+                descriptor = os.open(self._run_file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            except FileExistsError:
+                raise self._busy() from None
+            self._hold(descriptor)
+            try:
+                os.write(descriptor, (json.dumps(document, indent=2) + "\n").encode())
+            except OSError:
+                self._run_file.unlink()
+                raise
+        self._observed = dict(observed)
+
+    def answers(self, part: str) -> dict[str, Answer]:
+        """Return what is answered so far, by id.
+
+        Raises:
+            QkeditError: the file cannot be read, or a line in its middle is broken.
+        """
+        file = self._answers_file(part)
+        if self._replaces or not file.exists():
+            return {}
+        with explained("read the answers", file):
+            content = file.read_bytes()
+        *lines, torn = content.split(b"\n")
+        if torn:
+            with explained("cut off an unfinished line", file):
+                os.truncate(file, len(content) - len(torn))
+        found = {}
+        for number, line in enumerate(lines, start=1):
+            answer = _parsed(line, file, number)
+            found[answer.id] = answer
+        return found
+
+    def append(self, part: str, question: Question, reply: Reply) -> Answer:
+        """Write one answer at once, so that a kill does not take it away, and return it as `answers` would."""
+        row = {"id": question.id, "image": question.image, "question": question.prompt, "answer": reply.text}
+        if reply.finish_reason != STOP:
+            row[FINISH_REASON] = reply.finish_reason
+        file, line = self._answers_file(part), (json.dumps(row) + "\n").encode()
+        with explained("write the answer", file):
+            if part not in self._handles:
+                # Without a buffer a line is one call to the system, which a kill does not divide.
+                self._handles[part] = self._opened.enter_context(file.open("ab", buffering=0))
+            if self._handles[part].write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return _answer(row)
+
+    def write_result(self, document: Mapping[str, Any]) -> Path:
+        """Write the result in one step, in the place of an earlier one."""
+        file = self.directory / RESULT_FILE
+        write_whole(file, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+        return file
+
+    @property
+    def _run_file(self) -> Path:
+        return self.directory / RUN_FILE
+
+    def _answers_file(self, part: str) -> Path:
+        return self.directory / ANSWERS / f"{part}.jsonl"
+
+    def _refuse_other_content(self) -> None:
+        if not self.directory.parent.is_dir():
+            raise UsageError(f"there is no directory {self.directory.parent}", where="--out", remedy="make it first")
+        if os.path.lexists(self.directory) and not self.directory.is_dir():
+            raise UsageError(f"{self.directory} is no directory", where="--out", remedy="name a new one")
+        if self.directory.is_dir() and any(self.directory.iterdir()):
+            raise UsageError(
+                "holds files, but no run", where=str(self.directory), remedy="name a new or empty directory with --out"
+            )
+        check_writable(self.directory if self.directory.is_dir() else self.directory.parent, self._run_file)
+
+    def _clear(self) -> None:
+        """Remove what a run wrote, and nothing else; its record goes last, so that a kill leaves less of the run."""
+        with explained("remove an earlier run", self.directory):
+            (self.directory / RESULT_FILE).unlink(missing_ok=True)
+            for part in self._recorded_parts() | set(self._identity.get("questions", ())):
+                self._answers_file(part).unlink(missing_ok=True)
+            self._run_file.unlink()
+        self._replaces = False
+
+    def _recorded_parts(self) -> set[str]:
+        """The parts that the run on disk says it asked; none where its record is damaged or leads elsewhere."""
+        try:
+            names = set(json.loads(self._run_file.read_bytes())["identity"]["questions"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return set()
+        return {
+            name for name in names if isinstance(name, str) and name == os.path.basename(name) and "\0" not in name
+        }
+
+    def _take_up(self) -> None:
+        descriptor = self._open_run_file()
+        self._hold(descriptor)
+        try:
+            with explained("read the file", self._run_file):
+                content = os.read(descriptor, os.fstat(descriptor).st_size)
+            document = json.loads(content)
+            schema, identity, observed = (document[key] for key in ("schema", "identity", "observed"))
+            if schema != SCHEMA or not isinstance(identity, dict) or not isinstance(observed, dict):
+                raise ValueError("another form")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            self._opened.close()
+            raise UsageError(
+                "is no record of a run",
+                where=str(self._run_file),
+                remedy="name another --out, or begin anew with --overwrite",
+            ) from error
+        self._refuse_differences(identity, self._identity)
+        self._observed = observed
+
+    def _refuse_differences(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        found = differences(before, now)
+        if not found:
+            return
+        self._opened.close()
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        raise UsageError(
+            f"holds another run: {', '.join(found[:_NAMED])}{more}",
+            where=str(self.directory),
+            remedy="name another --out, or begin anew with --overwrite",
+        )
+
+    def _open_run_file(self) -> int:
+        with explained("open the file", self._run_file):
+            return os.open(self._run_file, os.O_RDWR)
+
+    def _hold(self, descriptor: int) -> None:
+        """Keep other runs out as long as the descriptor is open. Raises QkeditError if one is at work."""
+        self._opened.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._opened.close()
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise self._busy() from None
+            with explained("lock the run against others", self._run_file):
+                raise
+
+    def _busy(self) -> QkeditError:
+        return QkeditError(
+            "another run is at work here", where=str(self.directory), remedy="wait for its end or name another --out"
+        )
+
+
+def recorded_identity(directory: Path) -> dict[str, Any]:
+    """Return what made the run in a directory the one it was; nothing where no run is, or its record is broken."""
+    try:
+        identity = json.loads((directory / RUN_FILE).read_bytes())["identity"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}  # whoever takes the run up says what is wrong with it
+    return identity if isinstance(identity, dict) else {}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what differs between two records, as `limit was 10 and is 20`."""
+    flat_before, flat_now = dict(_leaves(before)), dict(_leaves(now))
+    names = dict.fromkeys((*flat_before, *flat_now))
+    return [
+        f"{name} was {_short(flat_before.get(name))} and is {_short(flat_now.get(name))}"
+        for name in names
+        if flat_before.get(name) != flat_now.get(name)
+    ]
+
+
+def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{path}.{key}" if path else str(key))]
+    return [(path, value)]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    is_hash = isinstance(value, str) and len(value) == 64
+    return f"{value[:12]}…" if is_hash else text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _parsed(line: bytes, file: Path, number: int) -> Answer:
+    try:
+        row = json.loads(line)
+        if not all(isinstance(row[key], str) for key in ("id", "answer")):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise QkeditError(
+            "is no answer of a run", where=f"{file}, line {number}", remedy="remove the line, to have it asked again"
+        ) from None
+    return replace(_answer(row), line=number, file=str(file))
+
+
+def _answer(row: Mapping[str, Any]) -> Answer:
+    # What was asked is known of a run, and what a file says of it would be checked once more.
+    fields = {FINISH_REASON: row[FINISH_REASON]} if FINISH_REASON in row else {}
+    return Answer(row["id"], row["answer"], fields=fields)

@@ -1,0 +1,317 @@
+"""Compare two runs on the same items: each metric's difference with its interval and test, and what it cost.
+
+Only items that both runs answered count, so that both are measured on the same images. Right against wrong is tested
+with McNemar's exact test, every other metric with the paired cluster bootstrap. The p-values of all metrics that have
+a better direction are corrected together with Holm's method, since whoever looks at many metrics finds one that moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from qkedit.errors import UsageError
+from qkedit.evaluation.files.records import Item, Score, YesNoItem
+from qkedit.evaluation.files.result_files import ScoredRun
+from qkedit.evaluation.statistics.intervals import LEVEL, RESAMPLES, SEED, Difference, holm, mcnemar, paired
+from qkedit.evaluation.statistics.metrics import Better, better, metrics_of
+
+# Below this corrected p a difference is called better or worse.
+SIGNIFICANT = 0.05
+# The share of right answers, by the names it has.
+SHARE_RIGHT = ("accuracy", "acc", "a_acc")
+# What the models must share for a difference to be theirs, as result files of `qkedit eval` say it.
+ASKED_ALIKE = ("prompt", "dtype", "attention", "generation_config", "chat_template")
+# A gain in one of these …
+HALLUCINATION = ("chair_s", "chair_i", "hr", "chair", "hal")
+# … may have been bought with a loss in one of these.
+COST = {"mean_words": "shorter captions", "recall": "lost recall", "cover": "lost coverage"}
+# A loss of this share is worth a word even where chance could explain it.
+NOTABLE_LOSS = 0.02
+
+
+@dataclass(frozen=True)
+class ComparedMetric:
+    """One metric of two runs.
+
+    Attributes:
+        difference: the values, b − a, and its interval and p.
+        better: which direction is better.
+        p_corrected: Holm's, over all tests of the comparison; None where there was no test, or no better direction.
+    """
+
+    difference: Difference
+    better: Better
+    p_corrected: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse`, or an empty text where nothing is clear."""
+        value = self.difference.value
+        if value is None or self.p_corrected is None or self.p_corrected >= SIGNIFICANT:
+            return ""
+        return "better" if (value < 0) == (self.better is Better.LOWER) else "worse"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON takes it."""
+        extra = {"p_corrected": self.p_corrected, "better": self.better.value, "verdict": self.verdict}
+        return asdict(self.difference) | extra
+
+
+@dataclass(frozen=True)
+class ComparedSplit:
+    """One split of one benchmark in two runs.
+
+    Attributes:
+        benchmark: its name.
+        split: None where there are none.
+        rule_kind: `parser` or `variant`.
+        rule: which one scored both runs.
+        n: items that both runs have.
+        groups: independent groups of them.
+        left_out: how many items only the first and only the second run has.
+        metrics: one by one.
+        warnings: what a gain may have cost.
+    """
+
+    benchmark: str
+    split: str | None
+    rule_kind: str
+    rule: str
+    n: int
+    groups: int
+    left_out: tuple[int, int]
+    metrics: tuple[ComparedMetric, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """`benchmark.split`, or the benchmark alone."""
+        return self.benchmark if self.split is None else f"{self.benchmark}.{self.split}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON takes it, with `metrics` that `qkedit gate` can read."""
+        figures: dict[str, float | None] = {}
+        for compared in self.metrics:
+            found = compared.difference
+            figures |= {
+                f"{found.metric}_difference": found.value,
+                f"{found.metric}_difference_low": found.low,
+                f"{found.metric}_difference_high": found.high,
+                f"{found.metric}_p": found.p,
+            }
+        return {
+            "benchmark": self.benchmark,
+            "split": self.split,
+            self.rule_kind: self.rule,
+            "n": self.n,
+            "groups": self.groups,
+            "left_out": list(self.left_out),
+            "metrics": figures,
+            "differences": [compared.as_dict() for compared in self.metrics],
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Two runs beside each other.
+
+    Attributes:
+        a: what the first run is called: its file, and the plug-ins that acted in it.
+        b: what the second is called.
+        splits: what both have.
+        unmatched: names of splits that one run alone has.
+        tests: how many p-values were corrected together.
+        level: coverage of the intervals.
+        warnings: what to know before trusting it; those of the splits too.
+    """
+
+    a: str
+    b: str
+    splits: tuple[ComparedSplit, ...]
+    unmatched: tuple[str, ...]
+    tests: int
+    level: float
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON takes it."""
+        return {
+            "a": self.a,
+            "b": self.b,
+            "level": self.level,
+            "correction": {"method": "holm", "tests": self.tests},
+            "unmatched": list(self.unmatched),
+            "results": [split.as_dict() for split in self.splits],
+        }
+
+
+def compare(
+    a: ScoredRun, b: ScoredRun, *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = SEED
+) -> RunComparison:
+    """Compare two runs on the items they share.
+
+    Raises:
+        UsageError: they share no benchmark, split or item, were scored by different rules, or do not agree about what
+            is true; or a file has a split twice.
+        QkeditError: scipy is not installed.
+    """
+    scores_a, scores_b = _by_name(a), _by_name(b)
+    shared = [name for name in scores_a if name in scores_b]
+    if not shared:
+        raise UsageError(
+            f"the runs share no benchmark and split ({_joined(scores_a)} against {_joined(scores_b)})",
+            where=f"{a.file}, {b.file}",
+            remedy="compare runs of the same benchmark",
+        )
+    splits = [_compared(scores_a[name], scores_b[name], level, resamples, seed) for name in shared]
+    splits, tests = _corrected(splits)
+    unmatched = tuple(_text(name) for name in [*scores_a, *scores_b] if name not in scores_a or name not in scores_b)
+    warnings = _doubts(a.document.get("run"), b.document.get("run"))
+    warnings += [f"{name} is in one of the runs alone and was not compared" for name in unmatched]
+    for split in splits:
+        if any(split.left_out):
+            warnings.append(
+                f"{split.name}: {split.left_out[0]} items of the first run and {split.left_out[1]} of the second are "
+                "not in the other and were left out"
+            )
+        warnings += split.warnings
+    return RunComparison(_called(a), _called(b), tuple(splits), unmatched, tests, level, tuple(warnings))
+
+
+_Name = tuple[str, str | None]
+
+
+def _by_name(run: ScoredRun) -> dict[_Name, Score]:
+    scores: dict[_Name, Score] = {}
+    for score in run.scores:
+        name = (score.benchmark, score.split)
+        if name in scores:
+            raise UsageError(
+                f"holds {_text(name)} twice", where=str(run.file), remedy="score each benchmark and split once"
+            )
+        scores[name] = score
+    return scores
+
+
+def _compared(a: Score, b: Score, level: float, resamples: int, seed: int) -> ComparedSplit:
+    where = _text((a.benchmark, a.split))
+    if (a.rule_kind, a.rule) != (b.rule_kind, b.rule):
+        raise UsageError(
+            f"{a.rule_kind} {a.rule!r} scored the first run, {b.rule_kind} {b.rule!r} the second",
+            where=where,
+            remedy="score both by the same rules",
+        )
+    items_a, items_b = _shared_items(a, b, where)
+    metrics = []
+    for name, metric in metrics_of(items_a, a.benchmark).items():
+        difference = paired(items_a, items_b, metric, level=level, resamples=resamples, seed=seed)
+        if name in SHARE_RIGHT and difference.value is not None:
+            difference = replace(difference, p=mcnemar(items_a, items_b).p, test="mcnemar")
+        metrics.append(ComparedMetric(difference, better(name)))
+    groups = metrics[0].difference.groups
+    left_out = (len(a.items) - len(items_a), len(b.items) - len(items_b))
+    warnings = _costs(where, [compared.difference for compared in metrics])
+    return ComparedSplit(
+        a.benchmark, a.split, a.rule_kind, a.rule, len(items_a), groups, left_out, tuple(metrics), warnings
+    )
+
+
+def _doubts(a: Any, b: Any) -> list[str]:
+    """Return what two runs' own records say against comparing them; scores of answer files have no such record."""
+    if not isinstance(a, dict) or not isinstance(b, dict):
+        return []
+    different = [name for name in ASKED_ALIKE if a.get(name) != b.get(name)]
+    lengths_a, lengths_b = ((run.get("decoding") or {}).get("max_new_tokens", {}) for run in (a, b))
+    if any(lengths_a[part] != lengths_b[part] for part in lengths_a.keys() & lengths_b.keys()):
+        different.append("max_new_tokens")
+    doubts = [f"the runs differ in {', '.join(different)}, not in the model alone"] if different else []
+    weights = a.get("weights_sha256")
+    if weights is not None and weights == b.get("weights_sha256") and a.get("plugins") == b.get("plugins"):
+        doubts.append("both runs are of the same weights and plug-ins")
+    if weights is not None and weights != b.get("weights_sha256") and a.get("plugins") != b.get("plugins"):
+        names = f"{_plugin_names(a) or 'none'} against {_plugin_names(b) or 'none'}"
+        doubts.append(f"the runs differ in weights and plug-ins ({names}), so neither alone explains a difference")
+    return doubts
+
+
+def _plugin_names(run: Any) -> str:
+    """Return which plug-ins acted in a run, by its own record."""
+    plugins = run.get("plugins") if isinstance(run, dict) else None
+    named = [plugin.get("name") for plugin in plugins or () if isinstance(plugin, dict)]
+    return " + ".join(map(str, named))
+
+
+def _called(run: ScoredRun) -> str:
+    """Return a run's file, and the plug-ins that acted in it."""
+    names = _plugin_names(run.document.get("run"))
+    return f"{run.file} (with {names})" if names else str(run.file)
+
+
+def _shared_items(a: Score, b: Score, where: str) -> tuple[list[Item], list[Item]]:
+    of_b = _by_id(b, where)
+    shared = [(item, of_b[name]) for name, item in _by_id(a, where).items() if name in of_b]
+    if not shared:
+        raise UsageError("the runs share no item", where=where, remedy="compare runs on the same questions")
+    for one, other in shared:
+        if isinstance(one, YesNoItem) != isinstance(other, YesNoItem) or one.truth != other.truth:
+            raise UsageError(
+                f"the runs do not agree about what is true of item {one.id!r}",
+                where=where,
+                remedy="score both against the same questions",
+            )
+    return [one for one, _ in shared], [other for _, other in shared]
+
+
+def _by_id(score: Score, where: str) -> Mapping[str, Item]:
+    items = {item.id: item for item in score.items}
+    if len(items) < len(score.items):
+        raise UsageError("an item stands there twice", where=where, remedy="score each answer once")
+    return items
+
+
+def _costs(where: str, differences: Sequence[Difference]) -> tuple[str, ...]:
+    """Return a warning where fewer hallucinations come with less being said."""
+    gains = [found for found in differences if found.metric in HALLUCINATION and found.value is not None]
+    gains = [found for found in gains if found.value is not None and found.value < 0]
+    losses = [found for found in differences if found.metric in COST and _lost(found)]
+    if not gains or not losses:
+        return ()
+    said = " and ".join(f"{COST[found.metric]} ({_values(found)})" for found in losses)
+    gained = ", ".join(f"{found.metric} ({_values(found)})" for found in gains)
+    return (f"{where}: the gain in {gained} comes with {said}: saying less is a way to hallucinate less",)
+
+
+def _lost(found: Difference) -> bool:
+    if found.a is None or found.value is None or found.value >= 0:
+        return False
+    return (found.high is not None and found.high < 0) or -found.value >= NOTABLE_LOSS * found.a
+
+
+def _values(found: Difference) -> str:
+    return f"{found.a:.3g} to {found.b:.3g}"
+
+
+def _corrected(splits: Sequence[ComparedSplit]) -> tuple[list[ComparedSplit], int]:
+    """Correct the p-values of all metrics with a better direction together."""
+    p_values = [
+        compared.difference.p if compared.better is not Better.NEITHER else None
+        for split in splits
+        for compared in split.metrics
+    ]
+    corrected = iter(holm(p_values))
+    done = [
+        replace(split, metrics=tuple(replace(compared, p_corrected=next(corrected)) for compared in split.metrics))
+        for split in splits
+    ]
+    return done, sum(p is not None for p in p_values)
+
+
+def _text(name: _Name) -> str:
+    return name[0] if name[1] is None else f"{name[0]}.{name[1]}"
+
+
+def _joined(names: Mapping[_Name, Score]) -> str:
+    return ", ".join(map(_text, names))

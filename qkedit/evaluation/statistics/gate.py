@@ -1,0 +1,226 @@
+"""Requirements on a result, for a pipeline that must not ship a worse model.
+
+    requirement = path ("<=" | ">=" | "<" | ">") number          chair_s<=0.40, pope.adversarial.f1>=0.80
+    no worse    = path ":" number                                recall:0.02
+    path        = [benchmark "."] [split "."] metric
+
+Numbers are in the metric's own unit: shares from 0 to 1, MME's scores in points, AMBER's figures in percent. A path
+must mean one figure; what is worse is known for each metric. A baseline must have been measured on the same questions.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import ge, gt, le, lt
+
+from qkedit.errors import UsageError
+from qkedit.evaluation.files.result_files import Measured
+from qkedit.evaluation.statistics.metrics import Better, better, is_percentage, is_share
+
+COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {"<=": le, ">=": ge, "<": lt, ">": gt}
+# A loss of exactly the tolerance is allowed, although 0.80 − 0.78 is a little more than 0.02 in binary.
+_ROUNDING = 1e-9
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_REQUIREMENT = re.compile(rf"\s*([^\s<>=:]+)\s*(<=|>=|<|>)\s*({_NUMBER})\s*")
+_NO_WORSE = re.compile(rf"\s*([^\s<>=:]+)\s*:\s*({_NUMBER})\s*")
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A limit on one figure: `pope.adversarial.f1>=0.80`."""
+
+    path: str
+    comparison: str
+    limit: float
+
+    def __str__(self) -> str:
+        """Return it as `--require` takes it."""
+        return f"{self.path}{self.comparison}{self.limit!r}"
+
+
+@dataclass(frozen=True)
+class NoWorse:
+    """How much worse than the baseline one figure may be: `recall:0.02`."""
+
+    path: str
+    tolerance: float
+
+    def __str__(self) -> str:
+        """Return it as `--no-worse` takes it."""
+        return f"{self.path}:{self.tolerance!r}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What became of one requirement.
+
+    Attributes:
+        requirement: as it was asked for.
+        path: the figure's full name.
+        value: None where it has none; then the check fails.
+        baseline: the same figure in the baseline; None also where no baseline was asked for.
+        passed: whether the requirement is met.
+    """
+
+    requirement: str
+    path: str
+    value: float | None
+    baseline: float | None
+    passed: bool
+
+    def __str__(self) -> str:
+        """Return the finding as one line."""
+        value = "has no value" if self.value is None else f"is {self.value:.6g}"
+        baseline = "" if self.baseline is None else f" against {self.baseline:.6g} in the baseline"
+        return f"{'ok    ' if self.passed else 'FAILED'}  {self.requirement}: {self.path} {value}{baseline}"
+
+
+def parse_requirement(text: str) -> Requirement:
+    """Return the requirement that a text such as `chair_s<=0.40` means. Raises UsageError."""
+    matched = _REQUIREMENT.fullmatch(text)
+    if matched is None:
+        raise UsageError(
+            f"{text!r} is no requirement",
+            where="--require",
+            remedy="write one as chair_s<=0.40 or pope.random.f1>=0.8",
+        )
+    return Requirement(matched[1], matched[2], _finite(matched[3], "--require"))
+
+
+def parse_no_worse(text: str) -> NoWorse:
+    """Return the tolerance that a text such as `recall:0.02` means. Raises UsageError."""
+    matched = _NO_WORSE.fullmatch(text)
+    tolerance = _finite(matched[2], "--no-worse") if matched else -1.0
+    if matched is None or tolerance < 0:
+        raise UsageError(
+            f"{text!r} is no metric with a tolerance", where="--no-worse", remedy="write one as recall:0.02"
+        )
+    return NoWorse(matched[1], tolerance)
+
+
+def gate(
+    result: Sequence[Measured],
+    requirements: Iterable[Requirement] = (),
+    no_worse: Iterable[NoWorse] = (),
+    baseline: Sequence[Measured] = (),
+) -> tuple[Check, ...]:
+    """Check a result against requirements; a figure without a value, or of no answers, meets none.
+
+    Raises:
+        UsageError: a path means no figure or several, a metric has no direction that is worse, a limit is not in the
+            metric's unit, or the baseline was scored by other rules or on other questions.
+    """
+    checks = []
+    for requirement in requirements:
+        measured, metric = _found(result, requirement.path, "the result")
+        _check_unit(measured, metric, requirement.limit, str(requirement))
+        value = _value(measured, metric)
+        passed = value is not None and COMPARISONS[requirement.comparison](value, requirement.limit)
+        checks.append(Check(str(requirement), f"{measured.name}.{metric}", value, None, passed))
+    for wanted in no_worse:
+        measured, metric = _found(result, wanted.path, "the result")
+        path = f"{measured.name}.{metric}"
+        before, _ = _found(baseline, path, "the baseline")
+        if before.rule != measured.rule:
+            raise UsageError(
+                f"the baseline was scored by {before.rule!r}, the result by {measured.rule!r}",
+                where=path,
+                remedy="score both by the same rules",
+            )
+        _check_questions(before, measured, path)
+        _check_unit(measured, metric, wanted.tolerance, str(wanted), is_difference=True)
+        value, base = _value(measured, metric), _value(before, metric)
+        loss = _loss(metric, base, value)
+        checks.append(Check(str(wanted), path, value, base, loss is not None and loss <= wanted.tolerance + _ROUNDING))
+    return tuple(checks)
+
+
+def _loss(metric: str, base: float | None, value: float | None) -> float | None:
+    """Return by how much a figure is worse than it was, negative where it is better."""
+    direction = better(metric)
+    if direction is Better.NEITHER:
+        raise UsageError(
+            "neither direction of it is worse",
+            where=metric,
+            remedy="set a limit with --require, as in mean_words>=80",
+        )
+    if base is None or value is None:
+        return None
+    return base - value if direction is Better.HIGHER else value - base
+
+
+def _found(results: Sequence[Measured], path: str, where: str) -> tuple[Measured, str]:
+    """Return the figure that a path means: its full name, or any shorter one that fits nothing else."""
+    figures = [(measured, metric) for measured in results for metric in measured.metrics]
+    full = [figure for figure in figures if f"{figure[0].name}.{figure[1]}" == path]
+    fitting = full or [figure for figure in figures if path in _short_names(*figure)]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = [f"{measured.name}.{metric}" for measured, metric in fitting or figures]
+    if not fitting:
+        raise UsageError(
+            f"{where} has no such metric", where=path, remedy=f"choose among {', '.join(names) or 'another file'}"
+        )
+    if len(set(names)) == 1:
+        raise UsageError(f"{where} has it {len(names)} times", where=path, remedy="score each split by one rule")
+    raise UsageError(f"could mean {len(names)} figures of {where}", where=path, remedy=f"write {' or '.join(names)}")
+
+
+def _short_names(measured: Measured, metric: str) -> set[str]:
+    split = set() if measured.split is None else {f"{measured.split}.{metric}"}
+    return {metric, f"{measured.benchmark}.{metric}"} | split
+
+
+def _value(measured: Measured, metric: str) -> float | None:
+    """Return a figure; one that was measured on nothing has no value."""
+    return None if measured.n == 0 else measured.metrics[metric]
+
+
+def _check_questions(before: Measured, measured: Measured, path: str) -> None:
+    """Refuse a baseline that was measured on other questions: a difference to it says nothing about the model."""
+    if before.ids is not None and measured.ids is not None:
+        alone = len(set(before.ids) ^ set(measured.ids))
+        what = f"{len(before.ids)} and {len(measured.ids)} items, of which {alone} are in one of them alone"
+        differ = before.ids != measured.ids
+    else:
+        # Without items, how many answers counted is all there is.
+        what, differ = f"{before.n} and {measured.n} answers", None not in (before.n, measured.n)
+        differ = differ and before.n != measured.n
+    if not differ and None not in (before.questions, measured.questions):
+        what, differ = "other words, or other images", before.questions != measured.questions
+    if differ:
+        raise UsageError(
+            f"the baseline and the result were measured on different questions ({what})",
+            where=path,
+            remedy="measure both on the same questions",
+        )
+
+
+def _check_unit(
+    measured: Measured, metric: str, limit: float, requirement: str, *, is_difference: bool = False
+) -> None:
+    """Refuse a percentage for a share, and a share for a percentage: it would always be met, or never."""
+    if is_share(measured.benchmark, metric) and limit > 1:
+        raise UsageError(
+            f"{metric} is a share from 0 to 1",
+            where=requirement,
+            remedy=f"write {limit / 100:g} for {limit:g} percent",
+        )
+    # Few hallucinations are less than one percent; no right answers are.
+    is_high = is_percentage(measured.benchmark, metric) and better(metric) is Better.HIGHER
+    if is_high and not is_difference and 0 < limit <= 1:
+        raise UsageError(
+            f"{metric} of {measured.benchmark} is in percent",
+            where=requirement,
+            remedy=f"write {100 * limit:g} for a share of {limit:g}",
+        )
+
+
+def _finite(text: str, where: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise UsageError(f"{text} is too large", where=where, remedy="give a smaller number")
+    return number

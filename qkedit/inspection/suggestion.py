@@ -1,0 +1,108 @@
+"""Propose layers and k from the spectra alone: a heuristic of ours, where to look first and no promise.
+
+A mode counts as outlying in its head when σ lies above the upper fence of the head's singular values,
+`Q3 + 1.5 (Q3 − Q1)` (Tukey). A layer scores the share of energy that outlying modes carry, on average over its heads.
+It stands out when it exceeds the median layer by more than 1.4826 median absolute deviations (one standard deviation
+of a normal law) and by five points of energy. k is the number of outlying modes of the median head among the layers
+that stand out.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, median, quantiles
+from typing import Any
+
+from qkedit.inspection.spectra import HeadSpectrum, Inspection
+from qkedit.selection import describe
+from qkedit.steering.options import SteerOptions
+
+FENCE = 1.5
+DEVIATION = 1.4826
+LEAST_DIFFERENCE = 0.05
+# An edit of more modes than this is no longer one of a few dominant modes.
+LARGEST_K = 16
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What the spectra speak for; `layers` is empty where no layer stands out."""
+
+    layers: tuple[int, ...]
+    k: int
+    scores: dict[int, float]  # by layer: share of energy in outlying modes, 0–1
+    threshold: float  # a layer above it stands out
+    reason: str
+    command: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as `--json` prints them, labelled for what it is."""
+        return {"heuristic": True, **asdict(self)}
+
+
+def suggest(inspection: Inspection, options: SteerOptions | None = None, model: str | None = None) -> Suggestion:
+    """Return layers and k for `steer`, from what was inspected; layers that were left out are never proposed.
+
+    Args:
+        inspection: what was seen.
+        options: of the inspection; the command says of them what it needs.
+        model: as `steer` is to find it; None for the inspection's name, which of a directory is the last part alone.
+    """
+    outlying = {
+        spectra.layer: [outlying_modes(head.singular_values[: head.rank]) for head in spectra.heads]
+        for spectra in inspection.layers
+    }
+    scores = {
+        spectra.layer: fmean(
+            _top_energy(head, count) for head, count in zip(spectra.heads, outlying[spectra.layer], strict=True)
+        )
+        for spectra in inspection.layers
+    }
+    middle = median(scores.values())
+    deviation = median(abs(score - middle) for score in scores.values())
+    threshold = middle + max(DEVIATION * deviation, LEAST_DIFFERENCE)
+    chosen = tuple(layer for layer, score in scores.items() if score > threshold)
+    if not chosen:
+        reason = (
+            f"no layer stands out: outlying modes carry {middle:.0%} of the energy in the median layer (on average "
+            "over its heads), and no layer has clearly more than the others"
+        )
+        return Suggestion((), 0, scores, threshold, reason, None)
+    counts = [count for layer in chosen for count in outlying[layer]]
+    k = min(max(1, round(median(counts))), LARGEST_K)
+    best = max(chosen, key=scores.__getitem__)
+    reason = (
+        f"outlying modes carry {scores[best]:.0%} of the energy in layer {best} (on average over its heads) and more "
+        f"than {threshold:.0%} in each layer proposed, against {middle:.0%} in the median layer; the median head of "
+        "these layers has "
+        f"{median(counts):g} such modes"
+    )
+    command = _command(model or inspection.model, inspection, options or SteerOptions(), chosen, k)
+    return Suggestion(chosen, k, scores, threshold, reason, command)
+
+
+def outlying_modes(values: Sequence[float]) -> int:
+    """Return how many of the descending singular values lie above their upper fence."""
+    if len(values) < 4:
+        return 0
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    return sum(value > high + FENCE * (high - low) for value in values)
+
+
+def _top_energy(head: HeadSpectrum, count: int) -> float:
+    squares = [value * value for value in head.singular_values]
+    return sum(squares[:count]) / sum(squares) if count else 0.0
+
+
+def _command(model: str, inspection: Inspection, options: SteerOptions, layers: tuple[int, ...], k: int) -> str:
+    revision = f" --revision {inspection.revision}" if inspection.revision else ""
+    channel = f" --channel {inspection.channel}" if inspection.channel != "full" else ""
+    heads = f" --heads {shlex.quote(options.heads)}" if options.heads != "all" else ""
+    text_only = " --allow-text-only" if options.allow_text_only else ""
+    chosen = describe(layers).replace(" ", "")
+    return (
+        f"qkedit steer {shlex.quote(model)}{revision} --layers {chosen}{heads} --k {k}{channel}{text_only} "
+        "--out ./edited"
+    )

@@ -1,0 +1,89 @@
+"""Do the jobs that are not done yet, and keep what comes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from qkedit.laboratory.arms import Arm
+from qkedit.laboratory.eval_set import Exam, ExamRange
+from qkedit.laboratory.measures import Outcome
+from qkedit.laboratory.processes import run_jobs
+from qkedit.laboratory.results_file import ResultsFile
+from qkedit.laboratory.scoring import scored
+from qkedit.laboratory.worker import Job, JobResult, Subject
+
+# So many arms are named in a warning.
+_NAMED = 3
+# Told how many of the jobs are done.
+Watch = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Results by arm and scenes; scored when they are asked for, since scored items take far more memory.
+
+    Attributes:
+        results: by the arm's name and the scenes.
+        resumed: how many an earlier run had left.
+    """
+
+    results: Mapping[tuple[str, ExamRange], JobResult]
+    resumed: int
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before trusting the scores: which arms said nothing, and how that is scored."""
+        captions = {f"{arm} ({len(r.answers.captions)})": r.answers.captions for (arm, _), r in self.results.items()}
+        answers = {f"{arm} ({len(r.answers.yes_no)})": r.answers.yes_no for (arm, _), r in self.results.items()}
+        return (*_empty("captions", captions, "contain no hallucination"), *_empty("answers", answers, "count as yes"))
+
+    def outcome(self, arm: Arm, exam: Exam, scenes: ExamRange) -> Outcome:
+        """Return an arm's scores on the exam about these scenes."""
+        return scored(arm, exam, self.results[arm.name, scenes])
+
+
+def _empty(what: str, said: Mapping[str, Sequence[str]], scored: str) -> list[str]:
+    counts = {arm: sum(not text.strip() for text in texts) for arm, texts in said.items()}
+    silent = [f"{count} of {arm}" for arm, count in counts.items() if count]
+    more = f" and of {len(silent) - _NAMED} more arms" if len(silent) > _NAMED else ""
+    return [f"empty {what} {scored}: there are {', '.join(silent[:_NAMED])}{more}"] if silent else []
+
+
+def answered(
+    subject: Subject,
+    jobs: Sequence[Job],
+    workers: int,
+    file: ResultsFile | None = None,
+    watch: Watch | None = None,
+) -> Answered:
+    """Return the results of all jobs, of which only those are run that the file does not hold.
+
+    Args:
+        subject: the model.
+        jobs: what to do.
+        workers: processes.
+        file: where results are kept; None keeps them in memory alone.
+        watch: told how many are done.
+
+    Raises:
+        QkeditError: an arm does not fit the model, or the file cannot be written.
+    """
+    results: dict[tuple[str, ExamRange], JobResult] = {}
+    missing = []
+    for job in jobs:
+        known = file.result(job) if file is not None else None
+        if known is None:
+            missing.append(job)
+        else:
+            results[job.arm.name, job.scenes] = known
+    resumed = len(results)
+    if watch is not None:
+        watch(resumed, len(jobs))
+    for job, result in run_jobs(subject, missing, workers):
+        if file is not None:
+            file.add(job, result)
+        results[job.arm.name, job.scenes] = result
+        if watch is not None:
+            watch(len(results), len(jobs))
+    return Answered(results, resumed)

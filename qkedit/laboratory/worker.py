@@ -1,0 +1,112 @@
+"""One process's share of an experiment: a loaded model, the exams it sits, and one arm after another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from statistics import fmean
+
+import torch
+
+from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from qkedit.checkpoint.resolve import resolve
+from qkedit.laboratory.arms import Arm
+from qkedit.laboratory.eval_set import Exam, ExamRange, make_exam
+from qkedit.laboratory.generation import ExamAnswers, sit
+from qkedit.runtime.editing import edited
+from qkedit.runtime.generation import LoadedModel, load
+from qkedit.steering.edit_record import EditRecord
+from qkedit.steering.plan import make_plan
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that is experimented on.
+
+    Attributes:
+        model: a directory, a hub id, an alias or `demo`.
+        revision: of a hub model.
+        dtype: of its weights in memory.
+        device: where it runs, as PyTorch names it.
+    """
+
+    model: str = "demo"
+    revision: str | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One arm and the exam it sits."""
+
+    arm: Arm
+    scenes: ExamRange
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What came of a job.
+
+    Attributes:
+        answers: to all that was asked.
+        seconds: that it took.
+        energy_removed: share of the query-key products' energy, mean over edited heads; None without an edit.
+        relative_change: `‖W_q' − W_q‖ / ‖W_q‖` after rounding, mean over edited heads; None without an edit.
+    """
+
+    answers: ExamAnswers
+    seconds: float
+    energy_removed: float | None = None
+    relative_change: float | None = None
+
+
+class Bench:
+    """A loaded model that sits exams; its weights are the base's whenever no job runs."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._loaded: LoadedModel = load(
+            subject.model, revision=subject.revision, device=subject.device, dtype=subject.dtype
+        )
+        self._checkpoint: Checkpoint = open_checkpoint(resolve(subject.model, subject.revision))
+        self._exam = cache(make_exam)
+
+    def exam(self, scenes: ExamRange) -> Exam:
+        """Return the exam about these scenes, made once."""
+        return self._exam(scenes)
+
+    def run(self, job: Job) -> JobResult:
+        """Edit, answer, and restore the base. Raises QkeditError when the arm does not fit the model."""
+        exam = self.exam(job.scenes)
+        start = time.perf_counter()
+        with one_thread(), self._edited(job.arm) as records:
+            answers = sit(self._loaded, exam, job.arm.plugins)
+        heads = [head for record in records for head in record.heads]
+        return JobResult(
+            answers,
+            time.perf_counter() - start,
+            fmean(head.energy_removed for head in heads) if heads else None,
+            fmean(head.relative_change for head in heads) if heads else None,
+        )
+
+    def _edited(self, arm: Arm) -> AbstractContextManager[tuple[EditRecord, ...]]:
+        if arm.steer is None:
+            return nullcontext(())
+        return edited(self._loaded.model, make_plan(self._checkpoint, arm.steer))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch calculate on one thread, so that results do not depend on the number of cores.
+
+    How a sum is split over threads decides its last bits, and they now and then decide a word.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

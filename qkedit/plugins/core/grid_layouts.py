@@ -1,0 +1,284 @@
+"""What each model family makes of an image: its rectangles of cells and the tokens that are no cell.
+
+A layout is a function from the encoded images to one `ImageLayout` an image; a family is one entry of `LAYOUTS`. All
+numbers are computed as the family's modules in transformers compute them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qkedit.errors import QkeditError, UnsupportedForm
+
+
+class GridMismatch(QkeditError):
+    """The image tokens of the prompt do not add up to the grids of its images."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One rectangle of cells within the placeholders of one image.
+
+    Attributes:
+        kind: "image" (the whole of it), "base" (likewise, coarsely), "fine" (likewise, finely), "tile", "thumbnail".
+        tile: which of the image's tiles in `pixel_values` it shows; None where it spans several ("fine").
+        offsets: `[rows, columns]` int64, each cell's place among the image's placeholders.
+    """
+
+    kind: str
+    tile: int | None
+    offsets: Tensor
+
+
+@dataclass(frozen=True)
+class ImageLayout:
+    """What the placeholders of one image are: `tokens` of them, cells of `parts` or none of any."""
+
+    tokens: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Placeholders that follow each other without a gap: `length` of them from column `first` of prompt `row`."""
+
+    row: int
+    first: int
+    length: int
+    label: int  # the token before them, −1 at the start of a prompt
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """What a layout may look at: the model's config, what was given to its image encoder, and the prompts."""
+
+    config: Any
+    inputs: Mapping[str, Any]
+    runs: tuple[Run, ...]
+
+    @property
+    def tokens(self) -> int:
+        """How many placeholders the prompts hold."""
+        return sum(run.length for run in self.runs)
+
+    def tensor(self, name: str) -> Tensor:
+        """Return the encoder's input `name`. Raises GridMismatch if it was not given."""
+        value = self.inputs.get(name)
+        if value is None:
+            raise GridMismatch(
+                f"{name} was not given with the images",
+                where=str(self.config.model_type),
+                remedy="pass everything the model's processor returns",
+            )
+        return torch.as_tensor(value)
+
+
+Layout = Callable[[EncodedImages], list[ImageLayout]]
+
+
+def layout_of(config: Any) -> Layout:
+    """Return how a model lays images out. Raises UnsupportedForm if it does so in no known grid."""
+    model_type = str(config.model_type)
+    if model_type in NO_GRID:
+        raise no_grid(model_type, NO_GRID[model_type])
+    if model_type == "llava" and getattr(config.vision_config, "model_type", "") == "pixtral":
+        # Pixtral is published as a LLaVA with another image encoder.
+        return _rows_of_any_length
+    if model_type not in LAYOUTS:
+        raise UnsupportedForm(
+            "how its image tokens lie in the image is not known",
+            where=f"model type {model_type}",
+            remedy="run it without plug-ins, or add its layout to qkedit/plugins/core/grid_layouts.py",
+        )
+    return LAYOUTS[model_type]
+
+
+def image_token(config: Any) -> int:
+    """Return the id that stands for one image token in a prompt."""
+    return int(config.image_token_id)
+
+
+def _whole(rows: int, columns: int) -> ImageLayout:
+    return ImageLayout(rows * columns, (Part("image", 0, _cells(0, rows, columns)),))
+
+
+def _cells(first: int, rows: int, columns: int, stride: int | None = None) -> Tensor:
+    """Offsets of a rectangle whose rows begin `stride` tokens apart (by default without a gap)."""
+    starts = first + torch.arange(rows) * (columns if stride is None else stride)
+    return starts[:, None] + torch.arange(columns)
+
+
+def _side(tokens: int, what: str) -> int:
+    side = math.isqrt(tokens)
+    if tokens == 0 or side * side != tokens:
+        raise GridMismatch(
+            f"{tokens} image tokens {what} are no square",
+            where="image tokens",
+            remedy="give the model what its own processor returns for these prompts and images",
+        )
+    return side
+
+
+def _square(images: EncodedImages) -> list[ImageLayout]:
+    """Every image has the same number of tokens, a square."""
+    count = images.tensor("pixel_values").shape[0]
+    tokens, rest = divmod(images.tokens, count)
+    if rest:
+        raise GridMismatch(
+            f"{images.tokens} image tokens cannot be shared out among {count} images",
+            where="image tokens",
+            remedy="give the model what its own processor returns for these prompts and images",
+        )
+    side = _side(tokens, "an image")
+    return [_whole(side, side)] * count
+
+
+def _patches(images: EncodedImages) -> list[ImageLayout]:
+    """As many rows and columns of patches as `image_grid_thw` says, merged `spatial_merge_size` at a time."""
+    merge = images.config.vision_config.spatial_merge_size
+    return [
+        _whole(height // merge, width // merge)
+        for frames, height, width in images.tensor("image_grid_thw").tolist()
+        for _ in range(frames)
+    ]
+
+
+def _rows_of_any_length(images: EncodedImages) -> list[ImageLayout]:
+    """Pixtral, Mistral 3: rows of patches, each ended by a token of another id, so that all placeholders are cells."""
+    patch = images.config.vision_config.patch_size * getattr(images.config, "spatial_merge_size", 1)
+    return [_whole(height // patch, width // patch) for height, width in images.tensor("image_sizes").tolist()]
+
+
+def _tiles(images: EncodedImages) -> list[ImageLayout]:
+    """InternVL: tiles row by row, then a thumbnail if there are several; each image stands between markers."""
+    tiles = images.tensor("pixel_values").shape[0]
+    side = _tile_side(images, tiles)
+    return [_tiled(run.length // side**2, side, last="thumbnail") for run in _whole_tiles(images.runs, side)]
+
+
+def _labelled_tiles(images: EncodedImages) -> list[ImageLayout]:
+    """Idefics 3, SmolVLM: each tile stands after a label of its place, the thumbnail comes last after its own label.
+
+    Tiles that are all zero only fill the batch up, and have no tokens.
+    """
+    pixels = images.tensor("pixel_values")
+    tiles = int(pixels.flatten(2).any(dim=-1).sum())
+    side = _tile_side(images, tiles)
+    runs = list(_whole_tiles(images.runs, side))
+    layouts: list[ImageLayout] = []
+    count = 0
+    for run in runs:
+        count += 1
+        # The prompt's last tile is a thumbnail, so its label is the thumbnails' label.
+        if run.label == runs[-1].label:
+            layouts.append(_tiled(count, side, last="thumbnail"))
+            count = 0
+    return layouts
+
+
+def _tile_side(images: EncodedImages, tiles: int) -> int:
+    tokens, rest = divmod(images.tokens, tiles) if tiles else (0, 0)
+    if rest:
+        raise GridMismatch(
+            f"{images.tokens} image tokens cannot be shared out among {tiles} tiles",
+            where="image tokens",
+            remedy="give the model what its own processor returns for these prompts and images",
+        )
+    return _side(tokens, "a tile")
+
+
+def _whole_tiles(runs: Iterable[Run], side: int) -> Iterable[Run]:
+    for run in runs:
+        if run.length % side**2:
+            raise GridMismatch(
+                f"{run.length} image tokens in a row are no multiple of a tile's {side**2}",
+                where="image tokens",
+                remedy="give the model what its own processor returns for these prompts and images",
+            )
+        yield run
+
+
+def _tiled(count: int, side: int, last: str) -> ImageLayout:
+    """`count` squares one after another; the only one is the image itself, the last of several is `last`."""
+    kinds = ["image"] if count == 1 else ["tile"] * (count - 1) + [last]
+    return ImageLayout(
+        count * side**2,
+        tuple(Part(kind, tile, _cells(tile * side**2, side, side)) for tile, kind in enumerate(kinds)),
+    )
+
+
+def _any_resolution(images: EncodedImages) -> list[ImageLayout]:
+    """LLaVA-NeXT, LLaVA-OneVision: a base grid, then the tiles put together, cropped to the image, a newline a row.
+
+    An image that is not tiled (one of several in a LLaVA-OneVision prompt) is its base grid and one newline.
+    """
+    config = images.config
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    sizes = images.tensor("image_sizes").tolist()
+    per_prompt = images.inputs.get("batch_num_images")
+    tiled = [True] * len(sizes) if per_prompt is None else [n == 1 for n in map(int, per_prompt) for _ in range(n)]
+    base = Part("base", 0, _cells(0, side, side))
+    layouts = []
+    for (height, width), is_tiled in zip(sizes, tiled, strict=True):
+        if not is_tiled:
+            layouts.append(ImageLayout(side**2 + 1, (base,)))
+            continue
+        rows, columns = _unpadded(config, side, height, width, images.inputs.get("vision_aspect_ratio"))
+        fine = Part("fine", None, _cells(side**2, rows, columns, stride=columns + 1))
+        layouts.append(ImageLayout(side**2 + rows * (columns + 1), (base, fine)))
+    return layouts
+
+
+def _unpadded(config: Any, side: int, height: int, width: int, aspect_ratio: str | None) -> tuple[int, int]:
+    """Rows and columns of the tiles' cells that show the image and no padding."""
+    from transformers.image_processing_utils import select_best_resolution
+
+    # As in the modules, rounded as they round it.
+    best_height, best_width = select_best_resolution((height, width), config.image_grid_pinpoints)
+    rows = best_height // config.vision_config.image_size * side
+    columns = best_width // config.vision_config.image_size * side
+    if width / height > columns / rows:
+        rows -= 2 * ((rows - int(round(height * (columns / width), 7))) // 2)
+    else:
+        columns -= 2 * ((columns - int(round(width * (rows / height), 7))) // 2)
+    ratio_name = aspect_ratio or getattr(config, "vision_aspect_ratio", None)
+    if ratio_name is not None:
+        # LLaVA-OneVision scales what is more than so many tiles down.
+        most = int(ratio_name.removeprefix("anyres_max_"))
+        ratio = math.sqrt(rows * columns / (most * side**2))
+        if ratio > 1.1:
+            rows, columns = int(rows // ratio), int(columns // ratio)
+    return rows, columns
+
+
+LAYOUTS: dict[str, Layout] = {
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), _patches),
+    **dict.fromkeys(("glm4v", "glm4v_moe", "glm_ocr"), _patches),
+    **dict.fromkeys(("llava", "vipllava", "gemma3", "paligemma", "chameleon", "deepseek_vl"), _square),
+    **dict.fromkeys(("llava_next", "llava_onevision"), _any_resolution),
+    "internvl": _tiles,
+    "mistral3": _rows_of_any_length,
+    **dict.fromkeys(("idefics3", "smolvlm"), _labelled_tiles),
+}
+
+NO_GRID: dict[str, str] = {
+    "mllama": "images stand in cross-attention layers, not among the prompt's tokens",
+    "idefics2": "a resampler gathers the whole image into a fixed number of tokens",
+    "instructblip": "a query transformer gathers the whole image into a fixed number of tokens",
+    "blip-2": "a query transformer gathers the whole image into a fixed number of tokens",
+}
+
+
+def no_grid(model_type: str, reason: str) -> UnsupportedForm:
+    """Return the error for a model whose image tokens have no place in the image."""
+    return UnsupportedForm(
+        f"its image tokens form no grid: {reason}",
+        where=f"model type {model_type}",
+        remedy="use a model whose image tokens are patches of the image; `qkedit steer` edits this one all the same",
+    )

@@ -1,0 +1,143 @@
+"""Where depth comes from: a depth model, a file, or a tensor that is at hand. A map is float32 `[height, width]`.
+
+Depth models return relative depth or its inverse, in units of their own. DSCR looks at differences of standardized
+depth alone, so neither unit nor sign matters.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from qkedit.checkpoint.hub.snapshot import model_directory
+from qkedit.checkpoint.pretrained import check_torchvision, from_pretrained
+from qkedit.errors import QkeditError, UsageError, first_line
+from qkedit.images import as_rgb
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+DEFAULT_DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
+DEPTH_FILE_ENDINGS = (".npy", ".png")
+
+
+@dataclass(frozen=True)
+class DepthModel:
+    """A monocular depth model of transformers (Depth-Anything, DPT, MiDaS …), loaded when it is first asked.
+
+    Args:
+        name: a hub id, or a directory that holds the model and its image processor.
+        device: where it runs.
+    """
+
+    name: str = DEFAULT_DEPTH_MODEL
+    device: str | torch.device = field(default="cpu", compare=False)
+
+    def estimate(self, image: Image) -> Tensor:
+        """Return the depth of every pixel of an image. Raises QkeditError for a model that cannot be used."""
+        processor, model = self._loaded
+        size = [(image.height, image.width)]
+        finish = processor.post_process_depth_estimation
+        # ZoeDepth alone has to know the original size too, to cut its padding off.
+        known = inspect.signature(finish).parameters
+        sizes = {name: size for name in ("target_sizes", "source_sizes") if name in known}
+        try:
+            inputs = processor(images=[as_rgb(image)], return_tensors="pt").to(self.device)
+            with torch.no_grad():
+                (estimate,) = finish(model(**inputs), **sizes)
+        except (
+            ImportError,
+            NameError,
+        ) as error:  # what was not found is missed by its name
+            raise _lacks_package(self.name, error) from error
+        except (ValueError, RuntimeError) as error:
+            check_torchvision(error, self.name)
+            raise QkeditError(
+                f"cannot estimate the depth of a picture of {image.width} × {image.height} pixels "
+                f"({first_line(error)})",
+                where=self.name,
+                remedy="use another depth model, or give a depth map as .npy or .png",
+            ) from error
+        return checked_depth(estimate["predicted_depth"].float().cpu(), self.name)
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
+        directory = model_directory(self.name)
+        try:
+            processor = from_pretrained(AutoImageProcessor, directory, where=self.name)
+            model = from_pretrained(AutoModelForDepthEstimation, directory, where=self.name, use_safetensors=True)
+        except ImportError as error:
+            raise _lacks_package(self.name, error) from error
+        except (OSError, ValueError, KeyError) as error:
+            raise QkeditError(
+                f"cannot be loaded as a depth model ({first_line(error)})",
+                where=self.name,
+                remedy="give the directory of a depth model that transformers knows, or a depth map as .npy or .png",
+            ) from error
+        return processor, model.eval().to(self.device)
+
+
+def read_depth(file: str | Path) -> Tensor:
+    """Read a depth map.
+
+    Args:
+        file: `.npy`, a two-dimensional array of numbers; or `.png`, one channel of 8 or 16 bits.
+
+    Raises:
+        UsageError: there is no such file, or it holds no depth map.
+    """
+    import numpy as np
+    from PIL import Image
+
+    path = Path(file)
+    try:
+        if path.suffix.lower() == ".npy":
+            values = np.load(path, allow_pickle=False)
+        else:
+            with Image.open(path, formats=("PNG",)) as image:
+                if image.mode not in ("L", "I;16", "I;16B", "I"):
+                    raise UsageError(
+                        "a depth map has one channel, and this picture has colours",
+                        where=str(path),
+                        remedy="give the depth itself, as 16-bit PNG or .npy, not its picture",
+                    )
+                values = np.asarray(image)
+        # Booleans and text are no depth; complex numbers have no order.
+        if values.dtype.kind not in "iuf":
+            raise ValueError(f"numbers of type {values.dtype}")
+        depth = torch.from_numpy(values.astype(np.float32))
+    except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UsageError(
+            f"cannot be read as a depth map ({first_line(error)})",
+            where=str(path),
+            remedy="give a two-dimensional .npy array or a 16-bit PNG",
+        ) from error
+    return checked_depth(depth, str(path))
+
+
+def checked_depth(depth: Tensor, where: str = "depth") -> Tensor:
+    """Return a depth map as float32. Raises UsageError unless it is two-dimensional and finite."""
+    if depth.ndim != 2 or depth.numel() == 0:
+        raise UsageError(
+            f"a depth map has the shape [height, width], not {list(depth.shape)}", where=where, remedy="give one map"
+        )
+    depth = depth.detach().float()
+    if not depth.isfinite().all():
+        raise UsageError("holds values that are no finite numbers", where=where, remedy="fill the holes of the map")
+    return depth
+
+
+def _lacks_package(model: str, error: Exception) -> QkeditError:
+    return QkeditError(
+        f"its image processor needs a package that is not installed ({first_line(error)})",
+        where=model,
+        remedy="install torchvision with `pip install 'qkedit[runtime]'`",
+    )

@@ -1,0 +1,185 @@
+"""Replace the cached keys or values of image tokens by a mix of their grid's, and report on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from qkedit.errors import UnsupportedForm, UsageError
+from qkedit.plugins.core.grid import Grid
+from qkedit.plugins.core.protocol import RequestEdit, Span
+from qkedit.plugins.dscr.mixing import mixed, variance, without_lost
+from qkedit.plugins.dscr.report import RefinementReport
+from qkedit.plugins.transformers.rotation import Rotation, SeenRotations, rotary_function
+
+if TYPE_CHECKING:
+    from qkedit.plugins.transformers.modules import ModelParts
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What to do to the cache; the options of `DSCR` in plain form."""
+
+    layers: tuple[int, ...]
+    keys: bool
+    values: bool
+    before_rotation: bool
+    blend: float
+    skip_incomplete: bool
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Grids with as many tokens each, so that one product serves all of them.
+
+    Attributes:
+        rows: batch row of each grid, `[G]`.
+        columns: prompt column of each token, `[G, N]`.
+        weights: w of each grid, `[G, N, N]`.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    weights: Tensor
+
+    def to(self, device: torch.device) -> _Batch:
+        return _Batch(self.rows.to(device), self.columns.to(device), self.weights.to(device))
+
+
+class CacheRefinement(RequestEdit):
+    """One request's refinement.
+
+    Args:
+        refinement: what to do.
+        parts: the model's parts.
+        grids: of the request.
+        weights: of each grid, `[N, N]`.
+        refine_after: see `RequestEdit`.
+    """
+
+    def __init__(
+        self,
+        refinement: Refinement,
+        parts: ModelParts,
+        grids: Sequence[Grid],
+        weights: Sequence[Tensor],
+        refine_after: tuple[int | None, ...],
+    ) -> None:
+        self.refine_after = refine_after
+        self._refinement = refinement
+        self._parts = parts
+        self._grids = tuple(zip(grids, weights, strict=True))
+        self._rotations = SeenRotations()
+        self._report = RefinementReport(refinement.layers, [weight for _, weight in self._grids])
+        self._batches: dict[tuple[tuple[int, ...], int, torch.device], list[_Batch]] = {}
+        if refinement.before_rotation and refinement.keys:
+            for layer in refinement.layers:
+                rotary_function(parts.layers[layer].self_attn)  # refused before anything runs
+            self.entered_layers = frozenset(refinement.layers)
+
+    def enter_layer(self, layer: int, arguments: Mapping[str, Any], span: Span) -> None:
+        """Remember by which angles the layer rotates the columns of `span`."""
+        self._rotations.see(layer, arguments["position_embeddings"])
+
+    @torch.no_grad()
+    def edit_cache(self, cache: Any, rows: tuple[int, ...], length: int) -> None:
+        """Refine the image tokens of `rows` in every selected layer."""
+        for index in self._refinement.layers:
+            layer = _cache_layer(cache, index)
+            first, lost = _columns_held(layer, length)
+            for batch in self._batches_without(rows, lost, index, layer.keys.device):
+                rotation = None
+                if self.entered_layers:
+                    attention = self._parts.layers[index].self_attn
+                    rotation = self._rotations.of(index, attention, batch.rows, batch.columns)
+                if self._refinement.keys:
+                    kept = self._refine(layer.keys, batch, first, rotation)
+                if self._refinement.values:
+                    of_values = self._refine(layer.values, batch, first, None)
+                self._report.add(index, *(kept if self._refinement.keys else of_values))
+
+    def report(self) -> Mapping[str, Any]:
+        """Return layers, effective mixed tokens, the variance that was kept, and warnings."""
+        return self._report.summary()
+
+    def _refine(self, states: Tensor, batch: _Batch, first: int, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
+        """Refine `[B, H, S, d]`, whose first slot is prompt column `first`: `x_j ← (1−γ) x_j + γ Σ_i w_ij x_i`.
+
+        Returns:
+            Each grid's variance after and before, in the space where it was mixed.
+        """
+        where = (batch.rows[:, None], slice(None), batch.columns - first)  # gives [G, N, H, d]
+        before = states[where].float()
+        unrotated = before if rotation is None else rotation.back(before)
+        mix = mixed(batch.weights, unrotated)
+        kept = variance(unrotated.lerp(mix, self._refinement.blend)), variance(unrotated)
+        # Blended where the cache is, so that γ = 0 gives back its very bytes.
+        rotated = mix if rotation is None else rotation.forth(mix)
+        states[where] = before.lerp(rotated, self._refinement.blend).to(states.dtype)
+        return kept
+
+    def _batches_without(self, rows: tuple[int, ...], lost: int, layer: int, device: torch.device) -> list[_Batch]:
+        """Return the grids of `rows` in batches on a device, without the tokens in the first `lost` columns."""
+        key = (rows, lost, device)
+        if key not in self._batches:
+            self._batches[key] = [batch.to(device) for batch in self._batched(rows, lost)]
+        whole = sum(grid.cells.numel() for grid, _ in self._grids if grid.row in rows)
+        self._report.lose(layer, whole - sum(batch.columns.numel() for batch in self._batches[key]))
+        return self._batches[key]
+
+    def _batched(self, rows: tuple[int, ...], lost: int) -> list[_Batch]:
+        by_size: dict[int, list[tuple[int, Tensor, Tensor]]] = {}
+        for grid, weights in self._grids:
+            kept = (grid.cells >= lost).nonzero().flatten()
+            incomplete = len(kept) < len(grid.cells)
+            if grid.row not in rows or not len(kept) or (incomplete and self._refinement.skip_incomplete):
+                continue
+            own = without_lost(weights, kept) if incomplete else weights
+            by_size.setdefault(len(kept), []).append((grid.row, grid.cells[kept], own))
+        return [
+            _Batch(
+                torch.tensor([row for row, _, _ in grids]),
+                torch.stack([columns for _, columns, _ in grids]),
+                torch.stack([weights for _, _, weights in grids]),
+            )
+            for grids in by_size.values()
+        ]
+
+
+def _columns_held(layer: Any, length: int) -> tuple[int, int]:
+    """Return the prompt column of a cache layer's first slot, and the first column that the next token still reads.
+
+    A sliding layer holds the last columns alone; a static one has a slot more than the next token's window leaves.
+    """
+    from transformers.cache_utils import StaticLayer
+
+    slots = layer.keys.shape[2]
+    first = max(0, length - slots)
+    return first, max(0, length - slots + 1) if layer.is_sliding and isinstance(layer, StaticLayer) else first
+
+
+def _cache_layer(cache: Any, index: int) -> Any:
+    """Return one layer of a cache that can be edited.
+
+    Raises:
+        UsageError: the cache keeps its keys in another form.
+    """
+    from transformers.cache_utils import DynamicLayer, QuantizedLayer, StaticLayer
+
+    layers = getattr(cache, "layers", ())
+    layer = layers[index] if index < len(layers) else None
+    if isinstance(layer, QuantizedLayer) or not isinstance(layer, DynamicLayer | StaticLayer):
+        raise UsageError(
+            f"keys in a {type(layer or cache).__name__} cannot be refined",
+            where="cache",
+            remedy="generate with the default cache or cache_implementation='static'",
+        )
+    if not layer.is_initialized:
+        raise UnsupportedForm(
+            f"layer {index} has no keys of its own in the cache", where="dscr layers", remedy="choose other layers"
+        )
+    return layer

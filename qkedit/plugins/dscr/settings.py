@@ -1,0 +1,224 @@
+"""DSCR: refine the cached keys of image tokens by depth and place (Depth- and Spatial-aware Cache Refinement,
+ICLR 2026, OpenReview FHTt9ipAra).
+
+Once per request, after the prompt is in the key-value cache and before the first answer token, the key of every image
+token becomes a weighted mean of the keys of the other tokens of its grid, near ones in depth and in the plane first:
+
+    k̂_j = Σ_i w_ij k_i,        w from `qkedit.plugins.dscr.mixing`, the same for all heads and layers.
+
+What the paper leaves open is an option here, with these defaults: grids (tiles, images) are never mixed with each
+other; the layers are the last three quarters; keys alone are refined, as its ablation recommends; they are mixed as
+they stand in the cache; and the prompt's last token runs once more, so that the first answer token reads the refined
+cache already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
+
+from qkedit.checkpoint.pretrained import from_pretrained
+from qkedit.errors import UsageError
+from qkedit.plugins.dscr.depth import DEFAULT_DEPTH_MODEL, DEPTH_FILE_ENDINGS, DepthModel, checked_depth, read_depth
+from qkedit.plugins.dscr.depth_grid import WHOLE
+from qkedit.plugins.dscr.depth_views import CROPPED_OR_PADDED, View, as_picture, depth_on_grid, region_of_view, views
+from qkedit.plugins.dscr.mixing import Kernel, mixing_weights, standardized
+from qkedit.plugins.dscr.refinement import CacheRefinement, Refinement
+from qkedit.selection import check_layers, select_layers
+
+if TYPE_CHECKING:
+    from qkedit.plugins.transformers.modules import ModelParts
+    from qkedit.plugins.transformers.prefill import Prefill
+
+# Depth of this many pictures is remembered, so that several questions about one image cost one estimate.
+DEPTHS_KEPT = 32
+
+
+@dataclass(frozen=True)
+class DSCR:
+    """Settings of DSCR.
+
+    Attributes:
+        depth: name or directory of a depth model, which looks at the picture as the processor made it; a depth file
+            (`.npy`, 16-bit `.png`) of the request's only image; or a map `[height, width]` for each of its images.
+        layers: of the decoder, such as 10-39; None for ⌊L/4⌋ … L−1.
+        refine: keys, values or both.
+        space: mix keys as the cache has them, or turned back to before their positions rotated them.
+        blend: γ, the share of the mix in the refined key; 0 leaves the cache as it is.
+        when: after the prompt, whose last token then runs again; or after the prompt's last image token, so that the
+            question is read over the refined cache.
+        lost_cells: what to do in a sliding layer that holds only a part of a grid: mix what remains, or skip it.
+        standardize: take depth in standard deviations of its grid; False takes it as it comes.
+        depth_sigma, place_sigma, depth_exponent, place_exponent: σ_d, σ_s, α and β.
+        processor: the model's processor; None loads the one beside the model's weights when it is needed.
+    """
+
+    depth: str | Path | Tensor | Sequence[Tensor] = DEFAULT_DEPTH_MODEL
+    layers: str | None = None
+    refine: Literal["keys", "values", "both"] = "keys"
+    space: Literal["cache", "pre-rotation"] = "cache"
+    blend: float = 1.0
+    when: Literal["prompt", "image"] = "prompt"
+    lost_cells: Literal["mix", "skip"] = "mix"
+    standardize: bool = True
+    depth_sigma: float = Kernel.depth_sigma
+    place_sigma: float = Kernel.place_sigma
+    depth_exponent: float = Kernel.depth_exponent
+    place_exponent: float = Kernel.place_exponent
+    processor: Any = field(default=None, repr=False, compare=False)
+    name: ClassVar[str] = "dscr"
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without a model. Raises UsageError."""
+        for option, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal and getattr(self, option) not in get_args(hint):
+                raise UsageError(
+                    f"{getattr(self, option)!r} is not known",
+                    where=f"dscr {option}",
+                    remedy=f"give {' or '.join(get_args(hint))}",
+                )
+        if self.layers is not None:
+            check_layers(self.layers, "dscr layers")
+        if not 0 <= self.blend <= 1:
+            raise UsageError(f"{self.blend} is no share", where="dscr blend", remedy="give a number from 0 to 1")
+        for option in ("depth_sigma", "place_sigma"):
+            if not (value := getattr(self, option)) > 0 or math.isinf(value):
+                raise UsageError(f"{value} is not positive", where=f"dscr {option}", remedy="give 0.6, say")
+        for option in ("depth_exponent", "place_exponent"):
+            if not (value := getattr(self, option)) >= 0 or math.isinf(value):
+                raise UsageError(f"{value} is negative", where=f"dscr {option}", remedy="give 0.6, say")
+
+    @property
+    def kernel(self) -> Kernel:
+        """How fast weights fall."""
+        return Kernel(self.depth_sigma, self.place_sigma, self.depth_exponent, self.place_exponent)
+
+    def bind(self, parts: ModelParts) -> BoundDSCR:
+        """Check the settings against a model. Raises UsageError for layers that it does not have."""
+        return BoundDSCR(self, parts)
+
+
+class BoundDSCR:
+    """DSCR on one model."""
+
+    def __init__(self, settings: DSCR, parts: ModelParts) -> None:
+        self._settings = settings
+        self._parts = parts
+        count = len(parts.layers)
+        self.layers = select_layers(
+            settings.layers or f"{count // 4}-{count - 1}", count, parts.attending, "dscr layers"
+        )
+        self._estimates: OrderedDict[bytes, Tensor] = OrderedDict()
+        # Read once and at once: a missing file is to be known before a request comes.
+        self._maps = _maps_at_hand(settings.depth)
+        self._model: DepthModel | None = None
+        self._processor: Any = None
+
+    def start(self, prefill: Prefill) -> CacheRefinement:
+        """Find the weights of every grid of the request."""
+        settings = self._settings
+        grids = prefill.grids.grids
+        depth = self._depth_of_grids(prefill)
+        device = prefill.arguments["inputs_embeds"].device
+        weights = {}
+        for grid in grids:
+            key = (grid.image, grid.kind, grid.tile)
+            if key not in weights:
+                own = depth[key].flatten().to(device)
+                rows, columns = grid.shape
+                places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).reshape(-1, 2).to(device)
+                own = standardized(own) if settings.standardize else own
+                weights[key] = mixing_weights(own, places, settings.kernel)
+        refinement = Refinement(
+            layers=self.layers,
+            keys=settings.refine in ("keys", "both"),
+            values=settings.refine in ("values", "both"),
+            before_rotation=settings.space == "pre-rotation",
+            blend=settings.blend,
+            skip_incomplete=settings.lost_cells == "skip",
+        )
+        ends: list[int | None] = [None] * prefill.grids.batch
+        for extent in prefill.grids.extents:
+            after_image = max(ends[extent.row] or 0, extent.last + 1)
+            ends[extent.row] = after_image if settings.when == "image" else prefill.length - 1
+        return CacheRefinement(
+            refinement,
+            self._parts,
+            grids,
+            [weights[grid.image, grid.kind, grid.tile] for grid in grids],
+            tuple(ends),
+        )
+
+    def _depth_of_grids(self, prefill: Prefill) -> Mapping[tuple[int, str, int | None], Tensor]:
+        """Return the depth of the cells of every grid, `[rows, columns]`, by image, kind and tile."""
+        grids = prefill.grids.grids
+        shown = views(self._parts.config, prefill.inputs, grids)
+        maps = self._maps
+        if maps is not None and len(maps) != len(shown):
+            raise UsageError(
+                f"{len(maps)} depth maps were given, and the request has {len(shown)} images",
+                where="dscr depth",
+                remedy="give one map an image, or the name of a depth model",
+            )
+        found = {}
+        for image, view in enumerate(shown):
+            if maps is None:
+                depth, region = self._estimate(view, prefill.arguments["inputs_embeds"].device), WHOLE
+            else:
+                depth = maps[image]
+                cropped = self._parts.config.model_type in CROPPED_OR_PADDED
+                region = region_of_view(self._image_processor(), *depth.shape) if cropped else WHOLE
+            for grid in grids:
+                if grid.image == image:
+                    found[image, grid.kind, grid.tile] = depth_on_grid(depth, grid, view, region)
+        return found
+
+    def _estimate(self, view: View, device: torch.device) -> Tensor:
+        """Return the depth of a picture, remembered from an earlier request if it is the same to the bit."""
+        if self._model is None:
+            # The request's device: weights that accelerate brings when they are needed are on none before.
+            self._model = DepthModel(str(self._settings.depth), device)
+        picture = as_picture(view, self._image_processor())
+        digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
+        if digest not in self._estimates:
+            self._estimates[digest] = self._model.estimate(picture)
+        self._estimates.move_to_end(digest)
+        while len(self._estimates) > DEPTHS_KEPT:
+            self._estimates.popitem(last=False)
+        return self._estimates[digest]
+
+    def _image_processor(self) -> Any:
+        if self._processor is None:
+            given = self._settings.processor
+            self._processor = _processor_beside(self._parts.model) if given is None else given
+        return getattr(self._processor, "image_processor", self._processor)
+
+
+def _maps_at_hand(depth: str | Path | Tensor | Sequence[Tensor]) -> list[Tensor] | None:
+    """Return the depth maps that were given, None where a depth model was."""
+    if isinstance(depth, str | Path):
+        return [read_depth(depth)] if Path(depth).suffix.lower() in DEPTH_FILE_ENDINGS else None
+    given = [depth] if isinstance(depth, Tensor) and depth.ndim == 2 else list(depth)
+    return [checked_depth(torch.as_tensor(one), "dscr depth") for one in given]
+
+
+def _processor_beside(model: Any) -> Any:
+    from transformers import AutoImageProcessor
+
+    try:
+        return from_pretrained(AutoImageProcessor, model.name_or_path)
+    except (OSError, ValueError, ImportError) as error:
+        raise UsageError(
+            f"its image processor cannot be loaded from {model.name_or_path!r}, and it alone knows how pictures are "
+            "prepared",
+            where="dscr",
+            remedy="give DSCR(processor=…), or `pip install 'qkedit[runtime]'` if torchvision is missing",
+        ) from error

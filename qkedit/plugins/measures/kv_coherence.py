@@ -1,0 +1,142 @@
+"""How much the keys of an image form a picture: KV-coherence, and the spread of the image tokens' norms.
+
+KV-coherence of one head is the mean cosine between keys of cells side by side (4-neighbours) minus the mean cosine
+between all pairs of cells of the grid, before positions rotate the keys: 0 where place says nothing about keys. DSCR's
+paper (OpenReview FHTt9ipAra) shows pictures and no number; this one is ours.
+
+The entropy is SCR's (arXiv 2602.22469): `c_i = ‖h_i‖` over the image tokens after a layer, `H = −Σ p log p` with
+`p = c / Σ c`, in nats; log N where all tokens are equally long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from qkedit.errors import UsageError
+from qkedit.plugins.core.grid import Grid
+from qkedit.plugins.core.protocol import RequestEdit, Span
+from qkedit.plugins.transformers.rotation import SeenRotations
+
+if TYPE_CHECKING:
+    from qkedit.plugins.transformers.modules import ModelParts
+    from qkedit.plugins.transformers.prefill import Prefill
+
+
+def coherence(keys: Tensor) -> Tensor:
+    """Return each head's KV-coherence, `[H]`; None cannot be: a grid of one cell has none and gives NaN.
+
+    Args:
+        keys: of the cells of one grid, `[H, rows, columns, d]`.
+    """
+    unit = torch.nn.functional.normalize(keys.float(), dim=-1)
+    beside = (unit[:, :, 1:] * unit[:, :, :-1]).sum(-1).flatten(1)
+    below = (unit[:, 1:] * unit[:, :-1]).sum(-1).flatten(1)
+    count = unit.shape[1] * unit.shape[2]
+    # Σ_{i≠j} u_i·u_j = ‖Σ u_i‖² − N, without the N × N cosines.
+    all_pairs = (unit.sum((1, 2)).square().sum(-1) - count) / (count * (count - 1))
+    return torch.cat([beside, below], dim=1).mean(1) - all_pairs
+
+
+def norm_entropy(lengths: Tensor) -> Tensor:
+    """Return the entropy of image tokens' norms `[…, N]` in nats."""
+    shares = lengths.float() / lengths.float().sum(-1, keepdim=True)
+    return -torch.special.xlogy(shares, shares).sum(-1)
+
+
+@dataclass(frozen=True)
+class LayerCoherence:
+    """One layer of one request.
+
+    Attributes:
+        layer: its index.
+        by_head: KV-coherence of each key head, the mean over the request's grids; None where the layer has no keys or
+            has lost a part of every grid.
+        entropy: of the norms after the layer, the mean over the grids.
+    """
+
+    layer: int
+    by_head: tuple[float, ...] | None
+    entropy: float
+
+    @property
+    def coherence(self) -> float | None:
+        """Mean over heads."""
+        return None if self.by_head is None else sum(self.by_head) / len(self.by_head)
+
+
+class KeyCoherence:
+    """A plug-in that changes nothing: it measures what the others have made of the keys. Attach it as the last one."""
+
+    name: ClassVar[str] = "coherence"
+
+    def bind(self, parts: ModelParts) -> KeyCoherence:
+        """Take any model."""
+        return self
+
+    def start(self, prefill: Prefill) -> _Measurement:
+        """Measure one prefill."""
+        return _Measurement(prefill)
+
+
+class _Measurement(RequestEdit):
+    def __init__(self, prefill: Prefill) -> None:
+        self._parts = prefill.parts
+        self._grids = [grid for grid in prefill.grids.grids if grid.cells.numel() > 1]
+        self._rotations = SeenRotations()
+        self._lengths: dict[int, list[Tensor]] = {}
+        self._layers: list[LayerCoherence] = []
+        self._keys: dict[int, Tensor] = {}
+        self.entered_layers = frozenset(self._parts.attending)
+        self.edited_layers = frozenset(range(len(self._parts.layers)))
+
+    def enter_layer(self, layer: int, arguments: Mapping[str, Any], span: Span) -> None:
+        """Remember by which angles the layer rotates."""
+        self._rotations.see(layer, arguments["position_embeddings"])
+
+    def edit_layer(self, layer: int, hidden: Tensor, span: Span) -> Tensor:
+        """Look at the norms after a layer."""
+        self._lengths.setdefault(layer, []).append(hidden.norm(dim=-1))
+        return hidden
+
+    @torch.no_grad()
+    def finish(self, cache: Any, length: int) -> None:
+        """Measure the keys of the finished cache."""
+        if cache is None:
+            raise UsageError("there is no cache to look at", where="use_cache", remedy="run the model with its cache")
+        for layer in range(len(self._parts.layers)):
+            keys = [
+                self._unrotated(layer, cache.layers[layer].keys, grid, length)
+                for grid in self._whole(layer, cache, length)
+            ]
+            lengths = torch.cat(self._lengths[layer], dim=1)
+            entropies = [norm_entropy(lengths[grid.row, grid.cells.to(lengths.device)]) for grid in self._grids]
+            by_head = torch.stack([coherence(own) for own in keys]).mean(0).tolist() if keys else None
+            self._layers.append(
+                LayerCoherence(layer, tuple(by_head) if by_head else None, float(torch.stack(entropies).mean()))
+            )
+            if keys:
+                self._keys[layer] = keys[0].cpu()
+
+    def report(self) -> Mapping[str, Any]:
+        """Return a `LayerCoherence` for each layer, and keys of the first grid, `[H, rows, columns, d]`, by layer."""
+        return {"layers": tuple(self._layers), "keys": self._keys}
+
+    def _whole(self, layer: int, cache: Any, length: int) -> list[Grid]:
+        """Return the grids of which a layer's cache holds every cell."""
+        if layer not in self._parts.attending:
+            return []
+        first = max(0, length - cache.layers[layer].keys.shape[2])
+        return [grid for grid in self._grids if int(grid.cells.min()) >= first]
+
+    def _unrotated(self, layer: int, keys: Tensor, grid: Grid, length: int) -> Tensor:
+        """Return the keys of a grid before their rotation, `[H, rows, columns, d]`."""
+        first = max(0, length - keys.shape[2])
+        rows, columns = torch.tensor([grid.row], device=keys.device), grid.cells.to(keys.device)
+        own = keys[rows[:, None], :, columns[None] - first].float()
+        rotation = self._rotations.of(layer, self._parts.layers[layer].self_attn, rows, columns[None])
+        return rotation.back(own)[0].transpose(0, 1).unflatten(1, grid.shape)

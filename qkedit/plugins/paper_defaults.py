@@ -1,0 +1,54 @@
+"""Settings that a paper gives for one model, from `configs/presets`, as defaults for what nobody has set.
+
+So the order is: what a request says, flags, the file beside the weights, the preset, the plug-in's own defaults.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from qkedit.checkpoint.contents import MANIFEST_FILE
+from qkedit.checkpoint.presets import Preset, presets, presets_by_alias
+from qkedit.plugins.registry import PluginSettings
+
+
+def with_published(plugins: Sequence[PluginSettings], model: str) -> tuple[PluginSettings, ...]:
+    """Return the plug-ins with the published settings of this model for the options that are not set.
+
+    Args:
+        plugins: as they were named.
+        model: an alias, a hub id, or a directory that is called like the model or was made from it by qkedit.
+    """
+    preset = preset_of(model)
+    return tuple(_filled(plugin, preset) for plugin in plugins) if preset else tuple(plugins)
+
+
+def preset_of(model: str) -> Preset | None:
+    """Return the preset of a model by its name, None for a model that no preset knows."""
+    if preset := presets_by_alias().get(model.lower()):
+        return preset
+    names = {model, os.path.basename(os.path.abspath(model)), *_made_from(Path(model))}
+    plain = {name.split("/")[-1].lower() for name in names}
+    return next((preset for preset in presets() if preset.hub_id.split("/")[-1].lower() in plain), None)
+
+
+def _made_from(directory: Path) -> tuple[str, ...]:
+    """Names of the models an edited directory was made from; nothing for a manifest that cannot be read."""
+    try:
+        manifest = json.loads((directory / MANIFEST_FILE).read_bytes())
+        return tuple(str(step["base"]["model"]) for step in (manifest, *manifest["history"]))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return ()
+
+
+def _filled(plugin: PluginSettings, preset: Preset) -> PluginSettings:
+    if plugin.name != "scr" or preset.scr is None:
+        return plugin
+    published = {
+        "layers": "{}-{}".format(*preset.scr.layers),
+        "diagnosis": "{}-{}".format(*preset.scr.diagnosis),
+    }
+    return PluginSettings(plugin.name, published | dict(plugin.options))

@@ -1,0 +1,242 @@
+"""Attach plug-ins to a loaded model, so that every prefill that brings images passes through them.
+
+    with attach(model, SCR()) as attached:
+        model.generate(**inputs)
+        attached.report()
+
+A few methods of the model are replaced on this instance: its forward, and that of the part that merges images into the
+prompt, where a request is recognised; its image encoder, to know which images a request brings (`generate` encodes
+them ahead and hands on features alone); and the forward of the decoder, where the plug-ins act. So `generate`, servers
+and harnesses get the plug-ins alike, whatever they do around it, and prompts without images and decoding steps run as
+they were. No weight changes, and detaching restores the very attributes there were.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from qkedit.errors import QkeditError, UsageError
+from qkedit.plugins.core.grid import image_grids
+from qkedit.plugins.core.protocol import BoundPlugin, Plugin
+from qkedit.plugins.transformers.modules import is_compiled, model_parts
+from qkedit.plugins.transformers.prefill import Forward, Prefill, Stopwatch, run_prefill
+from qkedit.plugins.transformers.request import (
+    Request,
+    RequestReport,
+    bound,
+    brings_images,
+    check_request,
+    image_inputs,
+    merged,
+    remember_inputs,
+)
+from qkedit.plugins.transformers.spans import real_tokens
+
+# Reports of earlier requests are dropped, so that a server does not grow.
+REPORTS_KEPT = 1000
+_attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def attach(model: Any, *plugins: Plugin) -> Attachment:
+    """Attach plug-ins to a model; use it in a `with` statement or call `detach()` at the end.
+
+    Args:
+        model: a vision-language model of transformers, as `AutoModelForImageTextToText` loads it.
+        plugins: settings such as `SCR()`; several act in one prefill, in this order.
+
+    Raises:
+        UsageError: no plug-in or one twice, a model that is compiled or has plug-ins attached, settings that do not
+            fit the model.
+        UnsupportedForm: a model whose image tokens form no grid, or whose parts are not where they are known to be.
+    """
+    attachment = Attachment(model, *plugins)
+    attachment.attach()
+    return attachment
+
+
+class Attachment:
+    """Plug-ins on one model: `attach()`, `detach()`, `report()`; a context manager that detaches at its end."""
+
+    def __init__(self, model: Any, *plugins: Plugin) -> None:
+        if not plugins:
+            raise UsageError("no plug-in is given", where="attach", remedy="name one, such as SCR()")
+        names = [plugin.name for plugin in plugins]
+        if len(set(names)) < len(names):
+            raise UsageError(f"plug-ins {names} are not different", where="attach", remedy="name each one once")
+        self._parts = model_parts(model)
+        self._plugins: dict[str, BoundPlugin] = {plugin.name: plugin.bind(self._parts) for plugin in plugins}
+        self._reports: deque[RequestReport] = deque(maxlen=REPORTS_KEPT)
+        self._replaced: list[tuple[nn.Module, str, Any]] = []
+        self._one_prefill = threading.RLock()
+        self._thread = threading.local()
+
+    def __enter__(self) -> Self:
+        """Attach if that has not been done."""
+        if not self._replaced:
+            self.attach()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Detach."""
+        self.detach()
+
+    def attach(self) -> None:
+        """Begin to act. Raises UsageError if plug-ins are attached to the model already."""
+        model, base, decoder = self._parts.model, self._parts.base, self._parts.decoder
+        if decoder in _attached:
+            raise UsageError(
+                "plug-ins are attached to the model already",
+                where="attach",
+                remedy="detach them first, or attach all of them in one call",
+            )
+        _attached.add(decoder)
+        self._replace(base, "get_image_features", self._encode)
+        self._replace(model, "forward", self._model_forward)
+        self._replace(base, "forward", self._base_forward)
+        if decoder is not base:
+            self._replace(decoder, "forward", self._decode)
+        self._replace(model, "_get_candidate_generator", self._guess)
+
+    def detach(self) -> None:
+        """Restore the model as it was; does nothing if nothing is attached."""
+        while self._replaced:
+            module, name, before = self._replaced.pop()
+            if before is None:
+                delattr(module, name)
+            else:
+                setattr(module, name, before)
+        _attached.discard(self._parts.decoder)
+
+    def report(self) -> tuple[RequestReport, ...]:
+        """Return what was done to each prefill that brought images, the oldest first, the last 1000 at most."""
+        return tuple(self._reports)
+
+    def _replace(self, module: nn.Module, name: str, replacement: Callable[..., Any]) -> None:
+        original = getattr(module, name)
+        before = vars(module).get(name)  # set where another library has replaced the method before
+
+        @functools.wraps(original)
+        def replaced(*args: Any, **kwargs: Any) -> Any:
+            return replacement(original, *args, **kwargs)
+
+        self._replaced.append((module, name, before))
+        setattr(module, name, replaced)
+
+    def _encode(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
+        """The image encoder, remembering on the features what they were made from."""
+        features = original(*args, **kwargs)
+        remember_inputs(features, bound(original, args, kwargs))
+        return features
+
+    def _model_forward(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
+        """The whole model: recognise a prefill with images."""
+        given = bound(original, args, kwargs) if args else kwargs
+        if not brings_images(given):
+            return original(*args, **kwargs)
+        return self._edited_forward(original, given)
+
+    def _base_forward(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
+        """What merges images and prompt: part of the whole model's forward, or called by itself."""
+        given = bound(original, args, kwargs) if args else kwargs
+        if not brings_images(given):
+            return original(*args, **kwargs)
+        request = self._waiting()
+        if request is None:
+            return self._edited_forward(functools.partial(self._base_forward, original), given)
+        if self._parts.decoder is self._parts.base and not request.done:
+            return self._run(request, original, merged(self._parts, original, given))
+        return original(*args, **kwargs)
+
+    # Recognised by its images, a prefill runs outside any compilation of the model.
+    @torch.compiler.disable
+    def _edited_forward(self, original: Forward, given: Mapping[str, Any]) -> Any:
+        check_request(given)
+        if self._parts.model.training:
+            raise UsageError("the model is in training mode", where="model", remedy="call model.eval()")
+        with self._one_prefill, self._layers_uncompiled(), self._request(given) as request:
+            output = original(**given)
+            if not request.done:
+                raise QkeditError(
+                    "the plug-ins did not act: the model passed its decoder by",
+                    where=type(self._parts.model).__name__,
+                    remedy="detach and attach again if a part of the model was replaced, else report it with its name",
+                )
+        return output
+
+    def _guess(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
+        """What makes assisted generation guess tokens, which would stand in the prefill as if they were the prompt."""
+        if brings_images(bound(original, args, kwargs).get("model_kwargs", {})):
+            raise UsageError(
+                "guessed tokens would be taken for the question",
+                where="assisted generation",
+                remedy="generate without an assistant and without prompt_lookup_num_tokens",
+            )
+        return original(*args, **kwargs)
+
+    def _decode(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
+        """The decoder: run the edited prefill if a request is waiting for it."""
+        # A compiled step is a decoding step; what it looked at in the thread would make it be compiled again.
+        if torch.compiler.is_compiling():
+            return original(*args, **kwargs)
+        request = self._waiting()
+        if request is None or request.done:
+            return original(*args, **kwargs)
+        return self._run(request, original, bound(original, args, kwargs))
+
+    def _run(self, request: Request, decode: Forward, arguments: Mapping[str, Any]) -> Any:
+        given = request.given
+        input_ids, inputs = given["input_ids"], image_inputs(given)
+        grids = image_grids(self._parts.config, input_ids, inputs)
+        real = real_tokens(given.get("attention_mask"), *input_ids.shape)
+        prefill = Prefill(self._parts, grids, input_ids, real, inputs, arguments, decode)
+        request.done = True  # from here on the decoder is called by the plug-ins
+        stopwatch = Stopwatch()
+        edits = {}
+        for name, plugin in self._plugins.items():
+            with stopwatch(name):
+                edits[name] = plugin.start(prefill)
+        output = run_prefill(prefill, edits, stopwatch)
+        self._reports.append(
+            RequestReport(
+                prompts=grids.batch,
+                images=len(grids.extents),
+                image_tokens=int(grids.placeholders.sum()),
+                cells=sum(grid.positions.numel() for grid in grids.grids),
+                plugins={name: edit.report() for name, edit in edits.items()},
+                seconds=dict(stopwatch.seconds),
+            )
+        )
+        return output
+
+    def _waiting(self) -> Request | None:
+        """The prefill of this thread that is under way."""
+        return getattr(self._thread, "request", None)
+
+    def _layers_uncompiled(self) -> AbstractContextManager[Any]:
+        """Let layers that were compiled by themselves run as they are written, or each request compiled them anew.
+
+        Only where there are any: flex attention is compiled too, and slow without.
+        """
+        compiled = any(is_compiled(layer) for layer in self._parts.layers)
+        return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+    @contextmanager
+    def _request(self, given: Mapping[str, Any]) -> Iterator[Request]:
+        """Let the decoder know, in this thread, that a prefill is on its way."""
+        self._thread.request = Request(given)
+        try:
+            yield self._thread.request
+        finally:
+            self._thread.request = None

@@ -1,0 +1,181 @@
+"""Record how much chosen prompt columns attend to image tokens, while the model runs with its usual attention.
+
+For each layer and each `Reading` (some query columns of a prompt, some key columns):
+
+    score_j = mean over query heads h and queries i of  softmax_k(q_i^h · k^h / scale)_j      with k over all keys
+
+Only the rows asked for are ever computed, in float32, a bounded number at a time. The layer itself runs the attention
+it is configured with (sdpa, flash attention, eager), on the very same queries and keys: transformers calls a function
+it finds by name, and ours hands the call on.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+
+from qkedit.plugins.transformers.prefill import FarEnough
+
+# Attention weights held at once: heads × queries × keys. 64 MB in float32.
+BLOCK = 2**24
+
+_recorders = threading.local()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which attention to average: from columns `queries` to columns `keys` of prompt `row`, int64."""
+
+    row: int
+    queries: Tensor
+    keys: Tensor
+
+
+@dataclass
+class AttentionRecorder:
+    """What was recorded of `readings` in `layers`.
+
+    Attributes:
+        layers: whose attention to record.
+        readings: what to record of each.
+        leave_after: the layer whose attention is all that is still wanted of the run: once it is recorded, `FarEnough`
+            is raised. None lets the run go on.
+        scores: by layer, for each reading `[keys]` float32, on the layer's device.
+    """
+
+    layers: frozenset[int]
+    readings: Sequence[Reading]
+    leave_after: int | None = None
+    scores: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    def mean(self) -> list[Tensor]:
+        """Return for each reading `[keys]` float32 on the CPU, averaged over the layers."""
+        return [
+            torch.stack([self.scores[layer][index].cpu() for layer in sorted(self.scores)]).mean(dim=0)
+            for index in range(len(self.readings))
+        ]
+
+
+@contextmanager
+def recording(text_config: Any, recorder: AttentionRecorder) -> Iterator[None]:
+    """Let the decoder with `text_config` record into `recorder` whatever it attends in this thread.
+
+    The prompts have to run whole and without a cache, so that query and key columns are prompt columns.
+    """
+    usual = text_config._attn_implementation
+    # As a mapping, the name goes to the decoder's own config and not to those of its parts.
+    text_config._attn_implementation = {"": _registered(usual)}
+    _recorders.active = recorder
+    try:
+        yield
+    finally:
+        _recorders.active = None
+        text_config._attn_implementation = {"": usual}
+
+
+def _registered(usual: str) -> str:
+    """Make a recording version of attention implementation `usual` known to transformers, and return its name."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    name = f"{usual}_recorded"
+    if name not in ALL_ATTENTION_FUNCTIONS:
+
+        def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
+            recorder: AttentionRecorder | None = getattr(_recorders, "active", None)
+            layer: Any = module.layer_idx
+            if recorder is not None and layer in recorder.layers:
+                recorder.scores[layer] = _scores(recorder.readings, query, key, mask, kwargs)
+                if layer == recorder.leave_after:
+                    raise FarEnough
+            shown = module if usual in ("sdpa", "eager") else _AsConfigured(module, usual)
+            return _usual_attention(module, usual)(shown, query, key, value, mask, **kwargs)
+
+        AttentionInterface.register(name, attend)
+        if usual in ALL_MASK_ATTENTION_FUNCTIONS:
+            AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[usual])
+    return name
+
+
+class _AsConfigured:
+    """An attention module whose config names its usual implementation, by which flash attention finds its kernel.
+
+    The module's own config is shared with other threads, so it is left as it is.
+    """
+
+    def __init__(self, module: nn.Module, usual: str) -> None:
+        config: Any = copy(module.config)
+        config._attn_implementation = {"": usual}
+        self._module, self.config = module, config
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def _usual_attention(module: nn.Module, usual: str) -> Callable[..., Any]:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    # Eager attention is registered nowhere; every modeling file has its own.
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    function: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(usual, eager)
+    return function
+
+
+def _scores(
+    readings: Sequence[Reading], query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]
+) -> list[Tensor]:
+    """Average the attention of every reading; query `[B, H, S, d]`, key `[B, H_kv, S, d]` unrepeated."""
+    heads, size = query.shape[1], query.shape[-1]
+    groups, length = key.shape[1], key.shape[2]
+    scaling = kwargs.get("scaling") or size**-0.5
+    softcap, window = kwargs.get("softcap"), kwargs.get("sliding_window")
+    means = []
+    for reading in readings:
+        keys = key[reading.row].float().transpose(-1, -2)[:, None]  # [H_kv, 1, d, S]
+        total = torch.zeros(reading.keys.numel(), device=query.device)
+        wanted = reading.keys.to(query.device)
+        for rows in reading.queries.to(query.device).split(max(1, BLOCK // (heads * length))):
+            queries = query[reading.row, :, rows].float().unflatten(0, (groups, -1))  # [H_kv, H / H_kv, rows, d]
+            logits = queries @ keys * scaling
+            if softcap is not None:
+                logits = softcap * torch.tanh(logits / softcap)
+            logits = _masked(logits, mask, reading.row, rows, window)
+            total += logits.softmax(dim=-1)[..., wanted].sum(dim=(0, 1, 2))
+        means.append(total / (heads * reading.queries.numel()))
+    return means
+
+
+def _masked(logits: Tensor, mask: Any, row: int, rows: Tensor, window: int | None) -> Tensor:
+    """Apply what the layer's own attention applies to `[…, rows, keys]` logits.
+
+    Args:
+        logits: of some rows.
+        mask: as the layer was given it: `[B or 1, 1, S, S]`, boolean or added to logits; a block mask, as flex
+            attention takes it; `[B, S]` of padding alone or None, as flash attention takes it.
+        row: of the batch.
+        rows: columns of the prompt whose logits these are.
+        window: how many columns a sliding layer sees.
+    """
+    columns = torch.arange(logits.shape[-1], device=logits.device)
+    if isinstance(mask, BlockMask):
+        indices = torch.tensor(row, device=logits.device), torch.tensor(0, device=logits.device)
+        return logits.masked_fill(~mask.mask_mod(*indices, rows[:, None], columns[None]), -torch.inf)
+    if mask is not None and mask.ndim == 4:
+        own = mask[min(row, mask.shape[0] - 1), 0, rows]
+        return logits.masked_fill(~own, -torch.inf) if own.dtype == torch.bool else logits + own
+    allowed = columns <= rows[:, None]
+    if window is not None:
+        allowed &= columns > rows[:, None] - window
+    if mask is not None:
+        allowed &= mask[row].bool()
+    return logits.masked_fill(~allowed, -torch.inf)

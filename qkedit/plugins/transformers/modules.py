@@ -1,0 +1,93 @@
+"""The parts of a loaded model that plug-ins act on, or one sentence why they cannot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from qkedit.errors import UnsupportedForm, UsageError
+from qkedit.plugins.core.grid_layouts import layout_of
+
+# Kinds of decoder layers (`layer_types`) that compute attention, so that there is something to record and to cache.
+ATTENDING = ("full_attention", "sliding_attention", "chunked_attention")
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """A vision-language model as plug-ins see it.
+
+    Attributes:
+        model: as it was given, whose `generate` is called.
+        base: the part that turns images into features and merges them into the prompt.
+        decoder: the language model without its head; the same module as `base` in Chameleon.
+        layers: the decoder's layers.
+        attending: which of them compute attention (the others are linear attention or convolutions).
+    """
+
+    model: nn.Module
+    base: nn.Module
+    decoder: nn.Module
+    layers: nn.ModuleList
+    attending: tuple[int, ...]
+
+    @property
+    def config(self) -> Any:
+        """Config of the whole model."""
+        return self.model.config
+
+    @property
+    def text_config(self) -> Any:
+        """Config of the decoder."""
+        return self.decoder.config
+
+
+def model_parts(model: Any) -> ModelParts:
+    """Find the parts of a model.
+
+    Raises:
+        UsageError: it is compiled, wrapped or no vision-language model of transformers.
+        UnsupportedForm: its image tokens form no grid, or it is built in an unknown way.
+    """
+    from transformers import PreTrainedModel
+
+    if is_compiled(model):
+        raise _compiled()
+    if not isinstance(model, PreTrainedModel):
+        raise UsageError(
+            f"{type(model).__name__} is no model of transformers",
+            where="model",
+            remedy="give what AutoModelForImageTextToText.from_pretrained returns; merge adapters first",
+        )
+    layout_of(model.config)
+    base, decoder = model.base_model, model.get_decoder()
+    layers = getattr(decoder, "layers", None)
+    if base is model or not hasattr(base, "get_image_features") or not isinstance(layers, nn.ModuleList):
+        raise UnsupportedForm(
+            f"{type(model).__name__} is not built of an image encoder and a decoder with layers",
+            where="model",
+            remedy="give what AutoModelForImageTextToText.from_pretrained returns",
+        )
+    if is_compiled(base) or is_compiled(decoder):
+        raise _compiled()
+    kinds = getattr(decoder.config, "layer_types", None) or ["full_attention"] * len(layers)
+    attending = tuple(index for index, kind in enumerate(kinds[: len(layers)]) if kind in ATTENDING)
+    return ModelParts(model, base, decoder, layers, attending)
+
+
+def is_compiled(module: Any) -> bool:
+    """Whether calling a module runs what torch.compile has made of it, which would pass replaced methods by."""
+    return (
+        hasattr(module, "_orig_mod")
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(getattr(module, "forward", None), "_torchdynamo_orig_callable")
+    )
+
+
+def _compiled() -> UsageError:
+    return UsageError(
+        "a compiled model cannot be edited while it runs",
+        where="model",
+        remedy="attach to the model before torch.compile, or compile its layers one by one",
+    )

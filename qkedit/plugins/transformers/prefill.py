@@ -1,0 +1,298 @@
+"""Run one prefill that brings images, with the plug-ins' edits at their stations."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qkedit.errors import QkeditError, UnsupportedForm, UsageError
+from qkedit.plugins.core.grid import ImageGrids
+from qkedit.plugins.core.protocol import RequestEdit, Span
+from qkedit.plugins.transformers.modules import ModelParts
+from qkedit.plugins.transformers.spans import looks_ahead, span_arguments
+
+Forward = Callable[..., Any]
+Cuts = dict[int, dict[str, tuple[int, ...]]]  # after which column which plug-in edits the cache of which rows
+
+
+class FarEnough(Exception):
+    """Leaves the decoder once a preview has what it needs."""
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """A prefill before it runs.
+
+    Attributes:
+        parts: the model's parts.
+        grids: where the image tokens stand.
+        input_ids: `[batch, length]`.
+        real: `[batch, length]` bool on the CPU, False for padding.
+        inputs: what the image encoder was given, by name.
+        arguments: the decoder's keyword arguments; `inputs_embeds`, `[batch, length, D]`, has the vision features.
+        decode: the decoder's own forward.
+    """
+
+    parts: ModelParts
+    grids: ImageGrids
+    input_ids: Tensor
+    real: Tensor
+    inputs: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+    decode: Forward = field(repr=False)
+
+    @property
+    def length(self) -> int:
+        """Prompt columns, padding included."""
+        return self.grids.length
+
+    @property
+    def layer_types(self) -> list[str]:
+        """Kind of each decoder layer."""
+        return list(getattr(self.parts.text_config, "layer_types", None) or [])
+
+    def preview(self, last_layer: int, observe: Callable[[int, Tensor], None] | None = None) -> None:
+        """Run the unedited decoder up to `last_layer` (included), without a cache and without gradients.
+
+        Args:
+            last_layer: where to stop.
+            observe: called with every layer's index and the state after it, `[batch, length, D]`.
+
+        Whatever watches the run may end it sooner by raising `FarEnough`.
+        """
+        arguments = span_arguments(self.arguments, Span(0, self.length), None, self.layer_types)
+        arguments["use_cache"] = False
+
+        def after(index: int) -> Callable[..., None]:
+            def hook(module: nn.Module, args: Any, output: Any) -> None:
+                if observe is not None:
+                    observe(index, _state(output))
+                if index == last_layer:
+                    raise FarEnough
+
+            return _in_this_thread(hook)
+
+        with ExitStack() as hooks, torch.no_grad():
+            for index, layer in enumerate(self.parts.layers[: last_layer + 1]):
+                hooks.callback(layer.register_forward_hook(after(index)).remove)
+            try:
+                self.decode(**arguments)
+            except FarEnough:
+                return
+        raise UnsupportedForm(
+            f"layer {last_layer} did not run", where="model", remedy="use the plug-in on layers that the model runs"
+        )
+
+
+def run_prefill(prefill: Prefill, edits: Mapping[str, RequestEdit], stopwatch: Stopwatch) -> Any:
+    """Run the decoder over the whole prompt with every plug-in's edits, and return its output.
+
+    Args:
+        prefill: what to run.
+        edits: by the plug-in's name.
+        stopwatch: where to add each plug-in's time.
+    """
+    cuts = _cuts(prefill, edits)
+    if not cuts:
+        with _stations(prefill, edits, Span(0, prefill.length), stopwatch):
+            output = prefill.decode(**prefill.arguments)
+        _finish(prefill, edits, output.past_key_values, stopwatch)
+        return output
+    _check_cuttable(prefill, edits, cuts)
+    if looks_ahead(prefill.arguments.get("attention_mask"), prefill.length - 1):
+        # No other cut is left here.
+        return _run_last_again(prefill, edits, cuts, stopwatch)
+    cache = _cache(prefill)
+    states: list[Tensor] = []
+    output = None
+    edges = [0, *sorted(cuts), prefill.length]
+    for span in (Span(first, end) for first, end in pairwise(edges)):
+        output = _run_span(prefill, edits, span, cache, stopwatch)
+        states.append(output.last_hidden_state)
+        for name, rows in cuts.get(span.end, {}).items():
+            with stopwatch(name):
+                edits[name].edit_cache(cache, rows, span.end)
+    _finish(prefill, edits, cache, stopwatch)
+    output.last_hidden_state = torch.cat(states, dim=1)
+    return output
+
+
+def _run_last_again(
+    prefill: Prefill,
+    edits: Mapping[str, RequestEdit],
+    cuts: Cuts,
+    stopwatch: Stopwatch,
+) -> Any:
+    """Prompts whose tokens look ahead (PaliGemma) run whole; then the last token runs again over the edited cache."""
+    cache = _cache(prefill)
+    with _stations(prefill, edits, Span(0, prefill.length), stopwatch):
+        output = prefill.decode(**{**prefill.arguments, "past_key_values": cache, "use_cache": True})
+    states = output.last_hidden_state
+    for name, rows in cuts[prefill.length - 1].items():
+        with stopwatch(name):
+            edits[name].edit_cache(cache, rows, prefill.length)
+    try:
+        cache.crop(-1)
+    except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise UnsupportedForm(
+            f"its cache cannot give the last token back ({type(error).__name__})",
+            where="cache",
+            remedy="generate with the default cache, or with a prompt shorter than the sliding window",
+        ) from error
+    output = _run_span(prefill, edits, Span(prefill.length - 1, prefill.length), cache, stopwatch)
+    _finish(prefill, edits, cache, stopwatch)
+    output.last_hidden_state = torch.cat([states[:, :-1], output.last_hidden_state], dim=1)
+    return output
+
+
+def _run_span(prefill: Prefill, edits: Mapping[str, RequestEdit], span: Span, cache: Any, stopwatch: Stopwatch) -> Any:
+    arguments = span_arguments(prefill.arguments, span, cache, prefill.layer_types)
+    arguments["use_cache"] = True
+    with _stations(prefill, edits, span, stopwatch):
+        return prefill.decode(**arguments)
+
+
+def _finish(prefill: Prefill, edits: Mapping[str, RequestEdit], cache: Any, stopwatch: Stopwatch) -> None:
+    for name, edit in edits.items():
+        with stopwatch(name):
+            edit.finish(cache, prefill.length)
+
+
+@contextmanager
+def _stations(prefill: Prefill, edits: Mapping[str, RequestEdit], span: Span, stopwatch: Stopwatch) -> Iterator[None]:
+    """Call the plug-ins around their layers; every layer that is asked for has to come by exactly once."""
+    passed: Counter[tuple[str, int]] = Counter()
+
+    def before(name: str, index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, arguments: Mapping[str, Any]) -> None:
+            with stopwatch(name):
+                edits[name].enter_layer(index, arguments, span)
+
+        return _in_this_thread(hook)
+
+    def after(name: str, index: int) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            passed[name, index] += 1
+            with stopwatch(name):
+                edited = edits[name].edit_layer(index, _state(output), span)
+            return edited if isinstance(output, Tensor) else (edited, *output[1:])
+
+        return _in_this_thread(hook)
+
+    with ExitStack() as hooks:
+        for name, edit in edits.items():
+            for index in sorted(edit.entered_layers):
+                layer = prefill.parts.layers[index]
+                handle = layer.register_forward_pre_hook(before(name, index), with_kwargs=True)
+                hooks.callback(handle.remove)
+            for index in sorted(edit.edited_layers):
+                hooks.callback(prefill.parts.layers[index].register_forward_hook(after(name, index)).remove)
+        yield
+    for name, edit in edits.items():
+        for index in sorted(edit.edited_layers):
+            if passed[name, index] != 1:
+                raise QkeditError(
+                    f"layer {index} ran {passed[name, index]} times where once was expected",
+                    where=name,
+                    remedy="report it with the model's name",
+                )
+
+
+def _in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a hook answer only to the thread that set it, so that another thread's decoding passes by untouched."""
+    owner = threading.get_ident()
+
+    def guarded(*arguments: Any) -> Any:
+        return hook(*arguments) if threading.get_ident() == owner else None
+
+    return guarded
+
+
+def _state(output: Any) -> Tensor:
+    """Decoder layers return their state, a few in a tuple."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def _cuts(prefill: Prefill, edits: Mapping[str, RequestEdit]) -> Cuts:
+    """After which column which plug-in edits the cache of which rows."""
+    cuts: Cuts = {}
+    for name, edit in edits.items():
+        for row, column in enumerate(edit.refine_after or ()):
+            if column is None:
+                continue
+            last = max((extent.last for extent in prefill.grids.extents if extent.row == row), default=-1)
+            if not last < column < prefill.length:
+                raise UsageError(
+                    f"a prompt of {prefill.length} tokens ends with its image, so nothing reads the edited cache",
+                    where=name,
+                    remedy="put text after the image",
+                )
+            plugins = cuts.setdefault(column, {})
+            plugins[name] = (*plugins.get(name, ()), row)
+    return cuts
+
+
+def _check_cuttable(prefill: Prefill, edits: Mapping[str, RequestEdit], cuts: Cuts) -> None:
+    """Refuse what running in parts would get wrong."""
+    if not prefill.real[:, -1].all():
+        raise UsageError(
+            "prompts are padded on the right", where="input_ids", remedy='pad on the left (padding_side="left")'
+        )
+    if prefill.arguments.get("use_cache") is False:
+        raise UsageError("there is no cache to edit", where="use_cache", remedy="run the model with use_cache=True")
+    for extra in ("output_hidden_states", "output_attentions", "output_router_logits"):
+        given = prefill.arguments.get(extra)
+        if given if given is not None else getattr(prefill.parts.text_config, extra, False):
+            raise UsageError(
+                f"{extra} cannot be had while a plug-in edits the cache", where=extra, remedy="switch it off"
+            )
+    masks = prefill.arguments.get("attention_mask")
+    edits_states = any(edit.edited_layers for edit in edits.values())
+    for column in cuts:
+        cuts_image = any(extent.first < column <= extent.last for extent in prefill.grids.extents)
+        # Gemma 3's images are read in both directions, PaliGemma's whole prompts.
+        ahead = column < prefill.length - 1 and looks_ahead(masks, column)
+        if cuts_image and (edits_states or ahead):
+            raise UsageError(
+                "one prompt's image would be cut where another's ends",
+                where="batch",
+                remedy="edit the cache after the prompt, or run prompts of different shape one by one",
+            )
+        if ahead:
+            raise UsageError(
+                "its prompts are read in both directions, so the question cannot be read after the cache is edited",
+                where="model",
+                remedy="edit the cache after the prompt",
+            )
+
+
+def _cache(prefill: Prefill) -> Any:
+    from transformers import DynamicCache
+
+    given = prefill.arguments.get("past_key_values")
+    return DynamicCache(config=prefill.parts.text_config) if given is None else given
+
+
+class Stopwatch:
+    """Adds up seconds by name, as the CPU sees them: work that a GPU does later is not waited for."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Add the time the block takes to `name`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start  # type: ignore[assignment]

@@ -1,0 +1,108 @@
+"""A sweep as a heatmap: the objective minus the base's, layers by modes, a panel for each channel and residual.
+
+The controls stand below the edits, in the same colours, so that what random modes do as well can be seen at a glance.
+matplotlib is an extra (`pip install 'qkedit[plot]'`), imported when a picture is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from qkedit.evaluation.statistics.metrics import Better
+from qkedit.laboratory.measures import MEASURES, Figure
+from qkedit.laboratory.sweep import CellResult, SweepReport
+from qkedit.report.pictures import encoded, entitle, require_matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def sweep_plot(report: SweepReport, file_format: str) -> bytes:
+    """Return the picture as `png`, `svg` or `pdf`; the same report gives the same bytes."""
+    require_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure as Picture
+
+    settings = report.settings
+    measure = MEASURES[settings.objective]
+    panels = [(channel, residual) for residual in settings.residuals for channel in settings.channels]
+    largest = max((abs(change) for result in report.ranked for change in _changes(result)), default=0.0) or 1.0
+    with matplotlib.rc_context({"svg.hashsalt": "qkedit", "font.size": 8, "axes.titlesize": 8}):
+        width = max(8.0, len(panels) * (0.8 + 0.55 * len(settings.ks)) + 1.5)
+        picture = Picture(figsize=(width, 2.0 + 2 * (0.6 + 0.33 * len(settings.layers))), layout="constrained")
+        entitle(
+            picture,
+            f"{settings.model}: {measure.title} minus the base's{', points' if measure.is_share else ''}; "
+            "the box marks the winner, figures in brackets break a guard",
+            9,
+        )
+        areas = picture.subplots(2, len(panels), sharex=True, sharey=True, squeeze=False)
+        image: Any = None
+        for column, (channel, residual) in enumerate(panels):
+            for row, title in enumerate(("edit", f"{settings.control} controls")):
+                axes = areas[row, column]
+                image = _heatmap(axes, report, channel, residual, controls=row == 1, largest=largest)
+                axes.set_title(f"{channel}, residual {residual:g}: {title}")
+                if column == 0:
+                    axes.set_ylabel("layers")
+            areas[1, column].set_xlabel("k")
+        picture.colorbar(image, ax=areas, label="points" if measure.is_share else measure.title, shrink=0.8)
+        return encoded(picture, file_format)
+
+
+def _changes(result: CellResult) -> list[float]:
+    return [
+        figure.difference.value
+        for figure in (result.objective, result.controls)
+        if figure.difference is not None and figure.difference.value is not None
+    ]
+
+
+def _heatmap(axes: Axes, report: SweepReport, channel: str, residual: float, *, controls: bool, largest: float) -> Any:
+    from matplotlib.patches import Rectangle
+
+    settings, measure = report.settings, MEASURES[report.settings.objective]
+    scale = 100 if measure.is_share else 1
+    found = {
+        (result.cell.layers, result.cell.k): result
+        for result in report.ranked
+        if (result.cell.channel, result.cell.residual) == (channel, residual)
+    }
+    values = [
+        [_change(found[layers, k].controls if controls else found[layers, k].objective) for k in settings.ks]
+        for layers in settings.layers
+    ]
+    # Blue is better, whichever way the measure runs.
+    colours = "RdBu" if measure.better is Better.HIGHER else "RdBu_r"
+    image = axes.imshow(
+        [[scale * value for value in row] for row in values],
+        cmap=colours,
+        vmin=-scale * largest,
+        vmax=scale * largest,
+        aspect="auto",
+    )
+    for row, layers in enumerate(settings.layers):
+        for column, k in enumerate(settings.ks):
+            value = values[row][column]
+            if math.isnan(value):
+                continue
+            result = found[layers, k]
+            colour = "white" if abs(value) > 0.6 * largest else "black"
+            text = f"{scale * value:+.0f}".replace("-", "−").replace("−0", "+0")
+            text = f"({text})" if result.broken and not controls else text
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+            if not controls and report.winner is result:
+                axes.add_patch(
+                    Rectangle(
+                        (column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2, clip_on=False
+                    )
+                )
+    axes.set_xticks(range(len(settings.ks)), [str(k) for k in settings.ks])
+    axes.set_yticks(range(len(settings.layers)), list(settings.layers))
+    return image
+
+
+def _change(figure: Figure) -> float:
+    value = figure.difference.value if figure.difference is not None else None
+    return math.nan if value is None else value

@@ -1,0 +1,123 @@
+"""A sweep as tables for a terminal of 80 columns: cells ranked beside their random controls, and the confirmation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from qkedit.errors import counted
+from qkedit.laboratory.measures import MEASURES, Measure
+from qkedit.laboratory.sweep import CellResult, Confirmation, SweepReport
+from qkedit.report.experiments.arms_table import STYLES
+from qkedit.report.figures import Spelling, improves
+from qkedit.report.fitting_table import FittingTable
+
+MOST_ROWS = 15
+CHANNELS = {"full": "full", "symmetric": "symm", "antisymmetric": "anti"}
+
+
+@dataclass(frozen=True)
+class SweepTables:
+    """What a sweep found; the best cells alone unless `every_cell`."""
+
+    report: SweepReport
+    every_cell: bool = False
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Lay the tables out."""
+        plain, report = options.ascii_only, self.report
+        measure = MEASURES[report.settings.objective]
+        spelling = Spelling(measure, plain)
+        yield Text(_title(report, spelling), style="bold")
+        ranked = report.ranked if self.every_cell else report.ranked[:MOST_ROWS]
+        yield _ranking(ranked, measure, spelling, first_is_winner=report.winner is not None)
+        if len(ranked) < len(report.ranked):
+            yield Text(f"… and {len(report.ranked) - len(ranked)} more" if not plain else "...", style="dim")
+        yield Text()
+        if report.confirmation is None:
+            yield Text("Every cell breaks a guard: there is no winner, and nothing to confirm.", style="bold")
+        else:
+            yield from self._confirmation(report.confirmation, plain)
+        yield Text()
+        yield Text(_legend(report, plain), style="dim")
+
+    def _confirmation(self, confirmation: Confirmation, plain: bool) -> RenderResult:
+        _, second = self.report.settings.scenes.halves()
+        winner = self.report.ranked[0].cell
+        yield Text(f"Confirmed on {counted(second.count, 'other scene')}: {winner.name}", style="bold")
+        names = ("base", "winner", "controls")
+        table = FittingTable("measure", *names, "winner - controls" if plain else "winner − controls", gap=1)
+        for measure in MEASURES.values():
+            spelling = Spelling(measure, plain)
+            figures = [row.figures[measure.name] for row in confirmation.rows]
+            assert len(figures) == len(names)
+            difference = confirmation.to_controls[measure.name]
+            table.add_row(
+                Text(measure.name),
+                Text(spelling.value(figures[0].interval.value)),
+                Text(spelling.interval(figures[1].interval), style=STYLES[improves(measure, figures[1].difference)]),
+                Text(spelling.interval(figures[2].interval), style=STYLES[improves(measure, figures[2].difference)]),
+                Text(spelling.difference(difference), style=STYLES[improves(measure, difference)]),
+            )
+        yield table
+
+
+def _ranking(
+    ranked: tuple[CellResult, ...], measure: Measure, spelling: Spelling, *, first_is_winner: bool
+) -> FittingTable:
+    minus = "-" if spelling.plain else "−"
+    table = FittingTable(
+        *("", "layers", "k", "channel", "left", spelling.title, f"{minus} base", f"controls {minus} base", "broken"),
+        right=("", "k", "left"),
+        breaking=("broken",),
+        gap=1,
+    )
+    for place, result in enumerate(ranked, start=1):
+        cell = result.cell
+        table.add_row(
+            Text(str(place)),
+            Text(cell.layers),
+            Text(str(cell.k)),
+            Text(CHANNELS[cell.channel]),
+            Text(f"{cell.residual:g}"),
+            Text(spelling.value(result.objective.interval.value)),
+            Text(
+                spelling.difference(result.objective.difference),
+                style=STYLES[improves(measure, result.objective.difference)],
+            ),
+            Text(
+                spelling.difference(result.controls.difference),
+                style=STYLES[improves(measure, result.controls.difference)],
+            ),
+            Text(", ".join(result.broken), style="red"),
+            style="bold" if place == 1 and first_is_winner else None,
+        )
+    return table
+
+
+def _title(report: SweepReport, spelling: Spelling) -> str:
+    settings = report.settings
+    first, _ = settings.scenes.halves()
+    base = spelling.value(report.base[settings.objective])
+    return (
+        f"{settings.model}: {counted(len(report.ranked), 'cell')} by {settings.objective} "
+        f"(base {base}{' %' if spelling.measure.is_share else ''}), chosen on {counted(first.count, 'scene')}"
+    )
+
+
+def _legend(report: SweepReport, plain: bool) -> str:
+    settings = report.settings
+    minus = "-" if plain else "−"
+    guards = " and ".join(f"{guard.measure} may be {guard.tolerance:g} worse" for guard in settings.guards)
+    return (
+        f"In brackets 95% intervals over scenes. {minus} base: difference to the base on the same scenes, coloured "
+        f"where its interval leaves 0 out. Controls: {settings.seeds} {settings.control}-matched random edits of each "
+        f"cell, pooled. left: residual share. Guard: {guards or 'none'} than the base's"
+        + (
+            ". The best of many cells looks better than it is where it was chosen: believe the confirmation."
+            if report.confirmation is not None
+            else "."
+        )
+    )

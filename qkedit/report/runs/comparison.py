@@ -1,0 +1,111 @@
+"""Two runs beside each other as text: a table for a terminal or a pipe, and Markdown for a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from qkedit.errors import counted
+from qkedit.evaluation.statistics.comparison import SIGNIFICANT, ComparedMetric, ComparedSplit, RunComparison
+from qkedit.report.files import printable
+from qkedit.report.fitting_table import FittingTable
+from qkedit.report.terminal_text import on_one_line
+
+SMALLEST_P_SHOWN = 0.001
+_STYLES = {"better": "green", "worse": "red", "": ""}
+
+
+@dataclass(frozen=True)
+class RunComparisonTable:
+    """A comparison for a terminal of 80 columns or more, or for a pipe."""
+
+    comparison: RunComparison
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Lay one table a split out, the columns alike in all of them."""
+        names = [compared.difference.metric for split in self.comparison.splits for compared in split.metrics]
+        yield Text(f"A: {self.comparison.a}\nB: {self.comparison.b}")
+        for split in self.comparison.splits:
+            yield Text(f"\n{_heading(split)}", style="bold")
+            figures = _titles(self.comparison)
+            table = FittingTable("metric", *figures, "", right=figures, gap=1)
+            widths = (max(map(len, names)), 6, 6, 7, 16, 6, 6, 0)
+            for column, width in zip(table.columns, widths, strict=True):
+                column.min_width = width
+            for compared in split.metrics:
+                cells = _cells(compared)
+                table.add_row(*map(Text, cells), Text(compared.verdict, style=_STYLES[compared.verdict]))
+            yield table
+        yield Text(f"\n{_legend(self.comparison)}", style="dim")
+
+
+def run_comparison_markdown(comparison: RunComparison) -> str:
+    """Return the comparison as Markdown, one table a split, warnings as quotes."""
+    return printable("\n".join(_markdown_lines(comparison)) + "\n")
+
+
+def _markdown_lines(comparison: RunComparison) -> Iterator[str]:
+    yield f"**A**: {_code(comparison.a)}  \n**B**: {_code(comparison.b)}"
+    for split in comparison.splits:
+        yield f"\n### {_heading(split)}\n"
+        yield f"| metric | {' | '.join(_titles(comparison))} | |"
+        yield "|:--|" + "--:|" * 6 + ":--|"
+        for compared in split.metrics:
+            name, *figures = _cells(compared)
+            verdict = f"**{compared.verdict}**" if compared.verdict else ""
+            yield f"| `{name}` | {' | '.join(figures)} | {verdict} |"
+        for sentence in split.warnings:
+            yield f"\n> **Warning**: {sentence}."
+    yield f"\n{_legend(comparison)}"
+
+
+def _code(name: str) -> str:
+    return f"`{on_one_line(name).replace('`', chr(39))}`"
+
+
+def _heading(split: ComparedSplit) -> str:
+    groups = "" if split.groups == split.n else f" in {counted(split.groups, 'group')}"
+    left_out = f"; left out: {split.left_out[0]} of A, {split.left_out[1]} of B" if any(split.left_out) else ""
+    return f"{split.name} ({split.rule_kind} {split.rule}): {counted(split.n, 'item')}{groups}{left_out}"
+
+
+def _titles(comparison: RunComparison) -> tuple[str, ...]:
+    return ("A", "B", "B - A", f"{comparison.level:.0%} interval", "p", "p Holm")
+
+
+def _cells(compared: ComparedMetric) -> tuple[str, ...]:
+    found = compared.difference
+    # Shares lie below 1; words, points and percentages need fewer decimals.
+    decimals = 3 if max(found.a or 0, found.b or 0) <= 1 else 1
+    low, high = _signed(found.low, decimals), _signed(found.high, decimals)
+    return (
+        found.metric,
+        *("-" if value is None else f"{value:.{decimals}f}" for value in (found.a, found.b)),
+        _signed(found.value, decimals),
+        "-" if found.low is None else f"{low} to {high}",
+        _p(found.p),
+        _p(compared.p_corrected),
+    )
+
+
+def _signed(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:+.{decimals}f}"
+
+
+def _p(p: float | None) -> str:
+    if p is None:
+        return "-"
+    return f"<{SMALLEST_P_SHOWN:.3f}" if p < SMALLEST_P_SHOWN else f"{p:.3f}"
+
+
+def _legend(comparison: RunComparison) -> str:
+    tests = {compared.difference.test for split in comparison.splits for compared in split.metrics}
+    names = ["McNemar's exact test for accuracy"] if "mcnemar" in tests else []
+    names.append("paired bootstrap over groups" + (" for the rest" if names else ""))
+    return (
+        f"Intervals: paired bootstrap over groups. p: {', '.join(names)}. p Holm: corrected for all "
+        f"{counted(comparison.tests, 'test')} here; better and worse mean that it is below {SIGNIFICANT:g}."
+    )

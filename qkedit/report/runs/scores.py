@@ -1,0 +1,58 @@
+"""Scores as tables for people and as lines, one an answer, for tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from qkedit.evaluation.files.records import Score, item_as_dict
+from qkedit.report.fitting_table import FittingTable
+
+
+def score_tables(title: str, scores: Sequence[Score]) -> Iterator[RenderableType]:
+    """Yield one table for each run of scores with the same metrics, one row a split.
+
+    Args:
+        title: what the benchmark is called.
+        scores: of one benchmark.
+    """
+    for number, (metrics, group) in enumerate(groupby(scores, key=lambda score: tuple(score.metrics))):
+        if number:
+            yield ""
+        alike = list(group)
+        rules = ", ".join(dict.fromkeys(f"{score.rule_kind} {score.rule}" for score in alike))
+        yield Text(f"{title}, {rules}", style="bold")
+        with_splits = any(score.split is not None for score in alike)
+        figures = ("answers", *metrics)
+        table = FittingTable(*(["split"] if with_splits else []), *figures, right=figures)
+        for score in alike:
+            split = [score.split or ""] if with_splits else []
+            table.add_row(*split, str(score.n), *(figure(score.metrics[name]) for name in metrics))
+        yield table
+
+
+def figure(value: float | None) -> str:
+    """Return a metric for people: shares with four digits, points and words with two, a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if abs(value) <= 1 else f"{value:.2f}"
+
+
+def items_as_lines(scores: Sequence[Score], without: Sequence[str] = ()) -> str:
+    """Return one JSON line an answer: its benchmark, its split and the fields of its item.
+
+    Args:
+        scores: of any benchmarks.
+        without: splits to leave out, as their items are those of other splits.
+    """
+    rows = (
+        {"benchmark": score.benchmark, "split": score.split, **item_as_dict(item)}
+        for score in scores
+        if score.split not in without
+        for item in score.items
+    )
+    return "".join(json.dumps(row) + "\n" for row in rows)

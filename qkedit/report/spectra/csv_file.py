@@ -1,0 +1,75 @@
+"""Spectra as CSV, for whoever draws their own pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+
+from qkedit.inspection.comparison import Comparison
+from qkedit.inspection.spectra import Inspection
+from qkedit.report.spectra.summary import offset_text
+from qkedit.report.terminal_text import on_one_line
+
+_OFFSET = re.compile(r"-?\d+(,-?\d+)*")
+
+
+def spectra_csv(inspection: Inspection) -> str:
+    """Return one line a head, the singular values last."""
+    heads = [(layer.layer, head) for layer in inspection.layers for head in layer.heads]
+    longest = max(len(head.singular_values) for _, head in heads)
+    parts = list(heads[0][1].kept or {})
+    names = [
+        "rank",
+        "k",
+        "energy_top_k",
+        "effective_rank",
+        "symmetric_share",
+        "gap_at_k",
+        "residual",
+        "leak",
+        "bias_share",
+    ]
+    header = ["model", "channel", "offset", "layer", "head", "key_head", *names]
+    header += [f"kept_{part}_{side}" for part in parts for side in ("query_side", "key_side")]
+    header += [f"sigma_{number}" for number in range(1, longest + 1)]
+    offset = offset_text(inspection.offset)
+    lines: list[list[object]] = [list(header)]
+    for layer, head in heads:
+        line: list[object] = [inspection.model, inspection.channel, offset, layer, head.head, head.key_head]
+        line += [getattr(head, name) for name in names]
+        for part in parts:
+            assert head.kept is not None
+            line += [head.kept[part].query_side, head.kept[part].key_side]
+        line += [*head.singular_values, *[None] * (longest - len(head.singular_values))]
+        lines.append(line)
+    return _csv(lines)
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """Return one line a head and a mode number: σ in both models, and the principal angles where there are any."""
+    header = ["model", "other", "channel", "layer", "head", "key_head", "mode", "sigma_before", "sigma_after"]
+    lines: list[list[object]] = [[*header, "query_side_angle", "key_side_angle"]]
+    for layer in comparison.layers:
+        for head in layer.heads:
+            for mode, (before, after) in enumerate(zip(head.before, head.after, strict=True)):
+                angles = [
+                    side[mode] if mode < len(side) else None for side in (head.query_side_angles, head.key_side_angles)
+                ]
+                names = [comparison.model, comparison.other, comparison.channel]
+                lines.append([*names, layer.layer, head.head, head.key_head, mode + 1, before, after, *angles])
+    return _csv(lines)
+
+
+def _csv(lines: list[list[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([[_cell(value) for value in line] for line in lines])
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Return what a cell holds: a name that a spreadsheet would calculate as a formula gets a quote before it."""
+    if not isinstance(value, str):
+        return value
+    is_formula = value.startswith(("=", "+", "-", "@", "\t", "\r")) and not _OFFSET.fullmatch(value)
+    return on_one_line(f"'{value}" if is_formula else value)

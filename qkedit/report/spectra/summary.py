@@ -1,0 +1,90 @@
+"""One row for each layer: the medians of its heads, which tables, pictures and pages show alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+from qkedit.errors import counted
+from qkedit.inspection.spectra import HeadSpectrum, Inspection, LayerSpectra
+
+
+@dataclass(frozen=True)
+class SpectrumRow:
+    """A head's numbers, or the medians of a layer's heads; of gaps the smallest.
+
+    Shares are 0–1; None where a figure has no meaning.
+    """
+
+    layer: int
+    heads: str  # "3" for one head, "28 heads" for a layer
+    singular_values: tuple[float, ...]
+    energy_top_k: float
+    effective_rank: float
+    symmetric_share: float | None
+    gap_at_k: float | None
+    residual: float | None
+    leak: float | None
+    kept: dict[str, float]  # at an offset, by the part that moved: the mean of both sides
+
+
+def layer_row(layer: LayerSpectra) -> SpectrumRow:
+    """Return the row of a whole layer."""
+    heads = layer.heads
+    parts = heads[0].kept or {}
+    return SpectrumRow(
+        layer=layer.layer,
+        heads=counted(len(heads), "head"),
+        singular_values=tuple(map(median, zip(*(head.singular_values for head in heads), strict=True))),
+        energy_top_k=median(head.energy_top_k for head in heads),
+        effective_rank=median(head.effective_rank for head in heads),
+        symmetric_share=median_known(head.symmetric_share for head in heads),
+        gap_at_k=min((head.gap_at_k for head in heads if head.gap_at_k is not None), default=None),
+        residual=median_known(head.residual for head in heads),
+        leak=median_known(head.leak for head in heads),
+        kept={
+            part: share for part in parts if (share := median_known(_kept(head, part) for head in heads)) is not None
+        },
+    )
+
+
+def head_row(layer: LayerSpectra, head: HeadSpectrum) -> SpectrumRow:
+    """Return the row of one head."""
+    return SpectrumRow(
+        layer=layer.layer,
+        heads=str(head.head),
+        singular_values=head.singular_values,
+        energy_top_k=head.energy_top_k,
+        effective_rank=head.effective_rank,
+        symmetric_share=head.symmetric_share,
+        gap_at_k=head.gap_at_k,
+        residual=head.residual,
+        leak=head.leak,
+        kept={part: share for part in head.kept or {} if (share := _kept(head, part)) is not None},
+    )
+
+
+def rows_of(inspection: Inspection, *, every_head: bool) -> list[SpectrumRow]:
+    """Return one row a layer, or one a head."""
+    if every_head:
+        return [head_row(layer, head) for layer in inspection.layers for head in layer.heads]
+    return [layer_row(layer) for layer in inspection.layers]
+
+
+def median_known(numbers: Iterable[float | None]) -> float | None:
+    """Return the median of those numbers that have a meaning; None where none has."""
+    known = [number for number in numbers if number is not None]
+    return median(known) if known else None
+
+
+def offset_text(offset: tuple[int, int, int]) -> str:
+    """Return an offset as the user writes it: `5`, or `0,3,-2`."""
+    return str(offset[0]) if len(set(offset)) == 1 else ",".join(map(str, offset))
+
+
+def _kept(head: HeadSpectrum, part: str) -> float | None:
+    if head.kept is None:
+        return None
+    # The median of two numbers is their mean.
+    return median_known((head.kept[part].query_side, head.kept[part].key_side))

@@ -1,0 +1,199 @@
+"""Run requests on transformers: answer prompts about images, alone or in batches."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qkedit.checkpoint.pretrained import check_torchvision
+from qkedit.errors import QkeditError, first_line
+from qkedit.plugins.transformers.attach import RequestReport, attach
+from qkedit.runtime.chat_template import user_turn
+from qkedit.runtime.loading import LoadedModel
+from qkedit.runtime.loading import directory_of as directory_of
+from qkedit.runtime.loading import load as load
+from qkedit.runtime.processor_errors import refused
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a processor takes: text with a placeholder for each image, and the images."""
+
+    text: str
+    images: tuple[Image, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said.
+
+    Attributes:
+        text: the answer without the prompt.
+        tokens: how many it has, its end included.
+        seconds: from the prepared inputs to the whole answer, or to the last one of its batch.
+        report: what plug-ins did to the prefill, which all prompts of a batch share; None without plug-ins.
+        is_cut: whether it was cut off at the longest length instead of ended by the model.
+        chat_template: the model's, as records of runs have it; None for one that is asked with the bare prompt.
+    """
+
+    text: str
+    tokens: int
+    seconds: float
+    report: RequestReport | None = None
+    is_cut: bool = False
+    chat_template: Mapping[str, Any] | None = None
+
+
+class ProcessorFault(QkeditError):
+    """A processor does not take what it is given."""
+
+
+def prompt_text(loaded: LoadedModel, prompt: str, images: int) -> str:
+    """Return the text that the processor takes for a question about so many images, in the model's chat template."""
+    return loaded.text([user_turn(prompt, images)])
+
+
+def request_inputs(loaded: LoadedModel, images: Sequence[Image], prompt: str) -> Mapping[str, Any]:
+    """Return the model's inputs for a question about some images, in its chat template."""
+    return batch_inputs(loaded, [Prompt(prompt_text(loaded, prompt, len(images)), tuple(images))])
+
+
+def batch_inputs(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Mapping[str, Any]:
+    """Return the model's inputs for prompts side by side, the shorter ones padded on their left.
+
+    On the left, since generation goes on from the last column.
+
+    Raises:
+        ProcessorFault: the processor does not take them.
+    """
+    processor = loaded.processor
+    settings: dict[str, Any] = {"padding": True, "padding_side": "left"} if len(prompts) > 1 else {}
+    if any(prompt.images for prompt in prompts):
+        settings["images"] = [list(prompt.images) for prompt in prompts]
+    # A chat template that begins with the token that begins a text has written it already.
+    begin = getattr(getattr(processor, "tokenizer", None), "bos_token", None)
+    if begin and all(prompt.text.startswith(begin) for prompt in prompts):
+        settings["add_special_tokens"] = False
+    try:
+        inputs = processor(text=[prompt.text for prompt in prompts], return_tensors="pt", **settings)
+    except (ValueError, TypeError, LookupError, RuntimeError, AttributeError, ImportError, ArithmeticError) as error:
+        check_torchvision(error, loaded.name)
+        images = [image for prompt in prompts for image in prompt.images]
+        raise ProcessorFault(
+            f"its processor does not take {refused(processor, images, error)}",
+            where=loaded.name,
+            remedy="change them, or update the processor's files if an older version of transformers saved them",
+        ) from error
+    found: Mapping[str, Any] = inputs.to(loaded.model.device, loaded.model.dtype)
+    return found
+
+
+def respond(
+    loaded: LoadedModel,
+    images: Sequence[Image],
+    prompt: str,
+    plugins: Sequence[Any] = (),
+    *,
+    max_new_tokens: int = 128,
+) -> Answer:
+    """Answer one prompt by greedy search, with plug-ins attached for as long as it takes.
+
+    Raises:
+        UsageError: the plug-ins do not fit the model, or act on images and there is none.
+    """
+    asked = Prompt(prompt_text(loaded, prompt, len(images)), tuple(images))
+    return respond_batch(loaded, [asked], plugins, max_new_tokens=max_new_tokens)[0]
+
+
+def respond_batch(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    plugins: Sequence[Any] = (),
+    *,
+    max_new_tokens: int = 128,
+    **generation: Any,
+) -> tuple[Answer, ...]:
+    """Answer prompts side by side, by greedy search unless `generation` says otherwise.
+
+    A prompt's answer is the one it gets alone, but for the rounding of 16-bit arithmetic. Where a processor cannot
+    take prompts together, they are answered one by one.
+
+    Args:
+        loaded: the model.
+        prompts: either all with images or all without.
+        plugins: attached for as long as it takes; none where they are attached already.
+        max_new_tokens: longest answer.
+        generation: further arguments of `generate`, such as `num_beams`.
+
+    Raises:
+        UsageError: the plug-ins do not fit the model.
+    """
+    settings = {"do_sample": False, **generation, "max_new_tokens": max_new_tokens}
+    answers: list[Answer] = []
+    ends, template = _ends(loaded.model), loaded.template_record
+    with attach(loaded.model, *plugins) if plugins else nullcontext() as attached:
+        for inputs in _prepared(loaded, prompts):
+            outputs, seconds = _generated(loaded, inputs, settings)
+            reports = attached.report() if attached is not None else ()
+            for new in outputs:
+                text = loaded.processor.decode(new, skip_special_tokens=True).strip()
+                is_cut = len(new) >= max_new_tokens and new[-1] not in ends
+                report = reports[-1] if reports else None
+                answers.append(Answer(text, len(new), seconds, report, is_cut, template))
+    return tuple(answers)
+
+
+def _prepared(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Iterator[Mapping[str, Any]]:
+    """Yield the inputs of all prompts, together if the processor takes them so, else one by one."""
+    try:
+        together = batch_inputs(loaded, prompts)
+    except ProcessorFault as error:
+        if len(prompts) == 1:
+            raise
+        # Whatever a processor says of a batch, it may take the prompts one by one, or say then what is wrong.
+        _logger.info("the processor takes no batches (%s)", first_line(error))
+        yield from (batch_inputs(loaded, [prompt]) for prompt in prompts)
+        return
+    yield together
+
+
+def _generated(
+    loaded: LoadedModel, inputs: Mapping[str, Any], settings: Mapping[str, Any]
+) -> tuple[list[list[int]], float]:
+    """Return the tokens of each answer, up to its end and with it, and how long they took, in seconds."""
+    import torch
+
+    start = time.perf_counter()
+    try:
+        with torch.no_grad():
+            output = loaded.model.generate(**inputs, **settings)
+    except ValueError as error:
+        raise QkeditError(
+            f"cannot answer with its generation settings and this prompt ({first_line(error)})",
+            where=loaded.name,
+            remedy="check generation_config.json and the prompt",
+        ) from error
+    seconds = time.perf_counter() - start
+    # What follows an end fills the row while others are still answered.
+    ends = _ends(loaded.model)
+    return [_until_end(new, ends) for new in output[:, inputs["input_ids"].shape[1] :].tolist()], seconds
+
+
+def _ends(model: Any) -> frozenset[int]:
+    """Return the tokens that end an answer."""
+    ends = model.generation_config.eos_token_id
+    return frozenset([] if ends is None else [ends] if isinstance(ends, int) else ends)
+
+
+def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
+    """Return the tokens up to the first end and with it."""
+    return next((tokens[: place + 1] for place, token in enumerate(tokens) if token in ends), tokens)

@@ -1,0 +1,190 @@
+"""Load a model with its processor on transformers, ready to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qkedit.checkpoint.hub.snapshot import model_directory
+from qkedit.checkpoint.presets import DEMO, presets_by_alias
+from qkedit.checkpoint.pretrained import check_own_code, check_trusted_code, from_pretrained
+from qkedit.demo import demo_checkpoint
+from qkedit.errors import QkeditError, UsageError, first_line
+from qkedit.runtime.chat_template import NONE, ChatTemplate, Turn, render, template_of
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model and its processor, ready to answer.
+
+    Attributes:
+        name: what the user calls it.
+        model: of transformers.
+        processor: of transformers.
+        chat_template: in Jinja, or `none`, instead of the model's own.
+    """
+
+    name: str
+    model: Any
+    processor: Any
+    chat_template: str | None = None
+
+    @property
+    def template(self) -> ChatTemplate | None:
+        """Its chat template, None for the bare prompt. Raises TemplateFault if it has none, or a broken one."""
+        family = self.model.config.model_type
+        return template_of(self.processor, family, where=self.name, chosen=self.chat_template)
+
+    @property
+    def template_record(self) -> dict[str, Any] | None:
+        """What a record of a run says of its chat template."""
+        template = self.template
+        return None if template is None else template.as_dict()
+
+    def text(self, turns: Sequence[Turn]) -> str:
+        """Return a conversation as the text that its processor takes; see `chat_template.render`."""
+        return render(self.processor, self.template, turns, where=self.name)
+
+
+def load(
+    model: str,
+    *,
+    revision: str | None = None,
+    device: str = "cpu",
+    dtype: str = "auto",
+    trust_remote_code: bool | None = None,
+    chat_template: str | None = None,
+) -> LoadedModel:
+    """Load a model.
+
+    Args:
+        model: a directory, a hub id, an alias or `demo`.
+        revision: of a model on the hub.
+        device: where it runs, as PyTorch names it.
+        dtype: of its weights; `auto` for what is stored.
+        trust_remote_code: whether Python code of the checkpoint's own may run; None where users cannot allow it.
+        chat_template: a file with a template in Jinja, or `none` for the bare prompt, instead of the model's own.
+
+    Raises:
+        UsageError: the dtype is not known, the template's file cannot be read, or code on the hub is to run from a
+            revision that is not a commit.
+        QkeditError: transformers cannot load the model or its processor, or not without code of their own; or the
+            chat template is missing or broken.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    if dtype not in DTYPES:
+        raise UsageError(f"{dtype!r} is no dtype", where="--dtype", remedy=f"give {', '.join(DTYPES)}")
+    jinja = read_template(chat_template)
+    directory = directory_of(model, revision, trust_remote_code=bool(trust_remote_code))
+    own: dict[str, Any] = {"where": model, "trust_remote_code": trust_remote_code}
+    try:
+        config = from_pretrained(AutoConfig, directory, **own)
+        processor = _completed(from_pretrained(AutoProcessor, directory, **own), config, model)
+        template_of(processor, config.model_type, where=model, chosen=jinja)  # before the weights are read
+        loaded = from_pretrained(
+            AutoModelForImageTextToText,
+            directory,
+            **own,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            device_map=device,
+            use_safetensors=True,
+        )
+    except ImportError as error:
+        raise QkeditError(
+            f"it needs a package that is not installed ({first_line(error)})",
+            where=model,
+            remedy="install it with `pip install 'qkedit[runtime]'`",
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise QkeditError(
+            f"transformers cannot load it ({first_line(error)})",
+            where=model,
+            remedy="name a vision-language model with its processor's files",
+        ) from error
+    return LoadedModel(model, loaded.eval(), processor, jinja)
+
+
+def read_template(chosen: str | None) -> str | None:
+    """Return the template of a file; `none` and nothing stay what they are. Raises UsageError for no such file."""
+    if chosen is None or chosen == NONE:
+        return chosen
+    try:
+        text = Path(chosen).expanduser().read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{chosen} cannot be read ({first_line(error)})",
+            where="--chat-template",
+            remedy=f"name a file in Jinja, or {NONE} for the bare prompt",
+        ) from error
+    if not text.strip():
+        raise UsageError(f"{chosen} is empty", where="--chat-template", remedy=f"write {NONE} for the bare prompt")
+    return text
+
+
+def _completed(processor: Any, config: Any, model: str) -> Any:
+    """Return a processor with what older versions did not save, which its model's config tells.
+
+    Raises:
+        QkeditError: it is a tokenizer alone, which transformers falls back on.
+    """
+    if not hasattr(processor, "image_processor"):
+        raise QkeditError(
+            "its processor's files are missing or of another version: nothing in them prepares images",
+            where=model,
+            remedy="put preprocessor_config.json and processor_config.json of the model's page beside its weights",
+        )
+    # Before 2024-05 the model itself made room for LLaVA's image tokens, so the processor did not know how many.
+    if getattr(processor, "patch_size", 0) is None and hasattr(processor, "vision_feature_select_strategy"):
+        vision = config.vision_config
+        processor.patch_size = vision.patch_size
+        processor.num_additional_image_tokens = int(vision.model_type == "clip_vision_model")  # its class token
+        if processor.vision_feature_select_strategy is None:
+            processor.vision_feature_select_strategy = getattr(config, "vision_feature_select_strategy", "default")
+    return processor
+
+
+def directory_of(model: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Path:
+    """Return where a model's files are, downloaded if need be.
+
+    Args:
+        model: a directory, a hub id, an alias or `demo`.
+        revision: of a model on the hub.
+        trust_remote_code: whether its own Python code is to run, and so is downloaded too.
+
+    Raises:
+        UsageError: an alias is also the name of a directory here, or code is to run from a branch or a tag.
+        CheckpointError: there is no such model, or the hub cannot be reached.
+        QkeditError: code is to run that stands in another repository.
+    """
+    place = _place(model)
+    if not trust_remote_code:
+        return model_directory(place, revision)
+    check_trusted_code(place, revision)
+    directory = model_directory(place, revision, with_code=True)
+    check_own_code(directory)
+    return directory
+
+
+def _place(model: str) -> str:
+    """Return which model a name stands for: a path, or the hub id of an alias.
+
+    Raises:
+        UsageError: an alias is also the name of a directory here.
+    """
+    path, preset = Path(model).expanduser(), presets_by_alias().get(model.lower())
+    is_demo = model.lower() == DEMO
+    if path.is_dir() and (is_demo or preset):
+        raise UsageError(
+            "the name stands for a known model and for a directory here",
+            where=model,
+            remedy=f"write ./{model} for the directory" + (f", or {preset.hub_id} for the model" if preset else ""),
+        )
+    if is_demo:
+        return str(demo_checkpoint())
+    return preset.hub_id if preset else str(path)

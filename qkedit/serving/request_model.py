@@ -1,0 +1,187 @@
+"""The model while it answers one request: with that request's plug-ins and seed, until its client hangs up."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from qkedit.errors import QkeditError
+from qkedit.runtime.generation import LoadedModel
+from qkedit.serving.answer_text import StopText
+from qkedit.serving.http.metrics import Metrics
+from qkedit.serving.plugin_switch import PluginSwitch
+from qkedit.serving.requests.request_errors import HUNG_UP, RequestError
+
+if TYPE_CHECKING:
+    from qkedit.plugins.transformers.request import RequestReport
+
+logger = logging.getLogger("uvicorn.error")  # where the server's own failures are written
+
+
+class Turn:
+    """What a server that calls `model.generate` is given for a model, for one answer.
+
+    `generate` has to be called on one thread for all turns of a model: plug-ins are attached to the model itself, and
+    the multimodal rotary embeddings of some families keep the last prompt's offset there.
+
+    Args:
+        loaded: the model and its processor.
+        switch: its plug-ins.
+        plugins: names of those that act.
+        stops: texts that end the answer.
+        seed: of sampling; None for whatever the generators are at.
+        gone: set once nobody waits for the answer any more.
+        metrics: where the answer is counted.
+    """
+
+    # By this, transformers' handler would know a template to take reasoning and tool calls out of the answer by.
+    # Clients get what `generate` says, all of it.
+    config = SimpleNamespace(model_type=None)
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        switch: PluginSwitch,
+        plugins: Sequence[str],
+        *,
+        stops: Sequence[str],
+        seed: int | None,
+        gone: threading.Event,
+        metrics: Metrics,
+    ) -> None:
+        self.plugins = tuple(plugins)
+        self.report: RequestReport | None = None
+        self.failure: QkeditError | None = None
+        self.tokens: Any = None  # of the answer, once it is complete
+        self._loaded = loaded
+        self._switch = switch
+        self._stops = tuple(stops)
+        self._seed = seed
+        self._gone = gone
+        self._metrics = metrics
+
+    def generate(self, *, streamer: Any = None, **arguments: Any) -> Any:
+        """Return the tokens of prompt and answer, `[1, length]`, as `generate` of transformers does.
+
+        Raises:
+            QkeditError: it failed; kept as `failure`, since a server that streams tells it only as text.
+        """
+        if self._gone.is_set():
+            raise RequestError("the client has hung up", status=HUNG_UP)
+        start = time.perf_counter()
+        try:
+            tokens = self._generated(streamer, arguments)
+        except QkeditError as error:
+            self.failure = error
+            raise
+        except Exception as error:
+            logger.exception("an answer failed")
+            self.failure = QkeditError(
+                f"the answer failed ({type(error).__name__})", remedy="see the server's log for the reason"
+            )
+            raise self.failure from error
+        prompt = arguments["input_ids"].shape[1]
+        self._metrics.answer(
+            prompt, tokens.shape[1] - prompt, time.perf_counter() - start, self.report.seconds if self.report else {}
+        )
+        self.tokens = tokens[0, prompt:]
+        if streamer is not None:
+            streamer.end()
+        return tokens
+
+    def reported(self) -> dict[str, Any]:
+        """Return what a client is told: the chat template, the plug-ins that were on, and what they did to images."""
+        return {
+            "chat_template": self._loaded.template_record,
+            "plugins": [self._switch.settings[name].as_dict() for name in self.plugins],
+            "report": None if self.report is None else asdict(self.report),
+        }
+
+    def _generated(self, streamer: Any, arguments: dict[str, Any]) -> Any:
+        from transformers import StoppingCriteriaList
+
+        criteria: list[Any] = [self._nobody_waits]
+        if self._stops:
+            criteria.append(_Said(self._stops, self._tokenizer.backend_tokenizer))
+        with self._switch.on(self.plugins) as report, _seeded(self._loaded.model.device, self._seed):
+            tokens = self._loaded.model.generate(
+                **{
+                    **arguments,
+                    "tokenizer": self._tokenizer,
+                    "streamer": None if streamer is None else _Tokens(streamer, self._gone),
+                    "stopping_criteria": StoppingCriteriaList(criteria),
+                }
+            )
+            self.report = report()
+        return tokens
+
+    @property
+    def _tokenizer(self) -> Any:
+        processor = self._loaded.processor
+        return getattr(processor, "tokenizer", processor)
+
+    def _nobody_waits(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        return _for_each_row(input_ids, self._gone.is_set())
+
+
+class _Said:
+    """Ends an answer once it holds a stop text.
+
+    transformers' own criterion looks stop texts up in the vocabulary, which takes seconds for a text that is new to
+    it, and fails on some tokenizers. Here the text itself is looked at, as clients get it.
+    """
+
+    def __init__(self, stops: Sequence[str], tokenizer: Any) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self._cut = StopText(stops)
+        self._tokenizer = tokenizer
+        self._decoded = DecodeStream([], skip_special_tokens=True)
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        self._cut.feed(self._decoded.step(self._tokenizer, int(input_ids[0, -1])) or "")
+        return _for_each_row(input_ids, self._cut.stopped)
+
+
+class _Tokens:
+    """Hands tokens on to a streamer as long as somebody waits for them; not their end, whose report is still to come.
+
+    What nobody waits for ends as an answer does. Put into a stream that was cancelled, it would end as a failure.
+    """
+
+    def __init__(self, streamer: Any, gone: threading.Event) -> None:
+        self._streamer = streamer
+        self._gone = gone
+
+    def put(self, value: Any) -> None:
+        """Take the prompt first, then each token."""
+        if not self._gone.is_set():
+            self._streamer.put(value)
+
+    def end(self) -> None:
+        """Wait for the report."""
+
+
+def _for_each_row(input_ids: Any, done: bool) -> Any:
+    import torch
+
+    return torch.full((input_ids.shape[0],), done, dtype=torch.bool, device=input_ids.device)
+
+
+@contextmanager
+def _seeded(device: Any, seed: int | None) -> Iterator[None]:
+    """Draw from generators with this seed, and leave them to the next answer as they were."""
+    import torch
+
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

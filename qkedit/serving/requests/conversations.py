@@ -1,0 +1,85 @@
+"""A conversation with images as a model's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from qkedit.runtime.chat_template import TemplateFault, Turn
+from qkedit.runtime.generation import LoadedModel, ProcessorFault, Prompt, batch_inputs
+from qkedit.serving.requests.chat_request import ImageUrl, Message
+from qkedit.serving.requests.request_errors import RequestError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+# Tokens of an answer whose length nobody has said, where there is place; what transformers' own server gives.
+DEFAULT_ANSWER = 1024
+
+
+def conversation_inputs(
+    loaded: LoadedModel, messages: Sequence[Message], images: Sequence[Image]
+) -> Mapping[str, Any]:
+    """Return the model's inputs for a conversation in its chat template.
+
+    Args:
+        loaded: the model and its processor.
+        messages: the turns.
+        images: for every `ImageUrl` in them, in order.
+
+    Raises:
+        RequestError: the template or the processor refuses it.
+    """
+    try:
+        return batch_inputs(loaded, [Prompt(loaded.text([_turn(message) for message in messages]), tuple(images))])
+    except (TemplateFault, ProcessorFault) as error:
+        raise RequestError(f"the model refuses them: {error.what}", where="messages", remedy="change them") from error
+
+
+def _turn(message: Message) -> Turn:
+    """Return a message as transformers has turns."""
+    parts = [
+        {"type": "image"} if isinstance(part, ImageUrl) else {"type": "text", "text": part} for part in message.content
+    ]
+    return {"role": message.role, "content": parts}
+
+
+def placeholders(processor: Any) -> tuple[str, ...]:
+    """Return the texts that stand for an image or a video to a processor."""
+    names = (getattr(processor, name, None) for name in ("image_token", "video_token"))
+    return tuple(name for name in names if isinstance(name, str))
+
+
+def check_text_length(texts: Sequence[str], context: int, longest_token: int) -> None:
+    """Raise RequestError for texts that cannot fit, before anybody takes the time to split them into tokens."""
+    characters = sum(map(len, texts))
+    if characters > context * longest_token:
+        raise RequestError(
+            f"{characters} characters are more than the {context} tokens that the model reads",
+            where="messages",
+            remedy="send less",
+            code="context_length_exceeded",
+        )
+
+
+def check_length(prompt: int, asked: int | None, context: int) -> int:
+    """Return how many tokens an answer may have.
+
+    Args:
+        prompt: tokens of the prompt.
+        asked: the longest answer that was asked for; None for as many as are usual, or as there is place.
+        context: tokens that prompt and answer may have together.
+
+    Raises:
+        RequestError: they do not fit.
+    """
+    if prompt >= context or prompt + (asked or 1) > context:
+        answer = f" and {asked} of the answer" if asked and prompt < context else ""
+        raise RequestError(
+            f"{prompt} tokens of the prompt{answer} are more than the {context} that the model reads",
+            where="messages",
+            remedy="ask for less" if answer else "send less",
+            code="context_length_exceeded",
+        )
+    return asked or min(DEFAULT_ANSWER, context - prompt)

@@ -1,0 +1,84 @@
+"""Which images a request may bring, and reading them out of it.
+
+Images are decoded here and nowhere else, so that no address reaches code that would open files or follow redirects.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from qkedit.errors import UsageError
+from qkedit.images import TooManyPixels, decode_image
+from qkedit.serving.limits import Limits
+from qkedit.serving.requests.request_errors import RequestError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# The other alphabet of base64, with which data stands in addresses.
+_URL_SAFE = str.maketrans("-_", "+/")
+
+
+@dataclass(frozen=True)
+class ImagePolicy:
+    """Which images are taken.
+
+    Attributes:
+        limits: how large they may be.
+        hosts: from where images are fetched, as `name` (ports 80 and 443) or `name:port`; by default from nowhere.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    hosts: frozenset[str] = frozenset()
+
+    def decoded(self, files: Sequence[bytes]) -> list[Image]:
+        """Return the images in RGB and upright. Raises RequestError for what is none, or too many pixels."""
+        images: list[Image] = []
+        left = self.limits.pixels
+        for number, file in enumerate(files, start=1):
+            where = f"image {number}"
+            try:
+                images.append(decode_image(file, where, left))
+            except TooManyPixels as error:
+                raise RequestError(
+                    f"with it the request has more than the {self.limits.pixels} pixels that this server takes",
+                    where=where,
+                    remedy="send smaller images",
+                    status=413,
+                ) from error
+            except UsageError as error:
+                raise RequestError(error.what, where=where, remedy=error.remedy) from error
+            left -= images[-1].width * images[-1].height
+        return images
+
+
+def is_data_url(url: str) -> bool:
+    """Return whether an address holds what it stands for."""
+    return url.lstrip()[:5].lower() == "data:"
+
+
+def from_data_url(url: str) -> bytes:
+    """Return what a data URL holds, in any of the forms that clients write.
+
+    The kind and its parameters in any case; base64 in either alphabet, with or without padding, broken into lines,
+    with its signs percent-encoded.
+
+    Raises:
+        RequestError: it holds no image in base64.
+    """
+    head, comma, content = url.strip().partition(",")
+    kind, *parameters = (part.strip() for part in head[5:].lower().split(";"))
+    if not comma or not kind.startswith("image/") or "base64" not in parameters:
+        raise RequestError(
+            "is no image in base64", where="image_url", remedy="write data:image/png;base64, and the file's bytes"
+        )
+    signs = "".join(unquote(content).split()).rstrip("=").translate(_URL_SAFE)
+    try:
+        return base64.b64decode(signs + "=" * (-len(signs) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError("is no valid base64", where="image_url", remedy="encode the file again") from error

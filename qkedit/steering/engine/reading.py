@@ -1,0 +1,125 @@
+"""Read the layers of a plan as bytes: torch, which takes a second to import, is imported meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from qkedit.checkpoint.io.header import TensorEntry, read_header
+from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
+from qkedit.errors import CheckpointError
+from qkedit.steering.engine.stopwatch import Stopwatch
+from qkedit.steering.manifest import DELTA_FILE
+from qkedit.steering.plan import PlannedLayer, SteerPlan
+
+# Bytes to look at at once: memory does not depend on the largest tensor, and they stay in a processor's cache.
+_PIECE = 1 << 20
+# From a hub each piece is a request, which takes some hundredths of a second before its first byte comes.
+_REQUESTED = 32 << 20
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """What the mathematics of one planned layer needs, as it is stored.
+
+    Attributes:
+        planned: the layer.
+        contents: each tensor's bytes by its name; a tensor that holds several projections stands there once.
+        sha256_before: of the tensor that holds the queries.
+    """
+
+    planned: PlannedLayer
+    contents: dict[str, bytearray]
+    sha256_before: str
+
+
+def read_bytes(files: CheckpointFiles, entry: TensorEntry) -> bytearray:
+    """Read one tensor by its byte range: no mapping of the file, so that memory holds what is worked on."""
+    buffer = bytearray(entry.nbytes)
+    files.read_into(entry.shard, entry.start, buffer)
+    return buffer
+
+
+def piece_size(*sources: CheckpointFiles) -> int:
+    """Return how many bytes to take at once of files that are read side by side."""
+    return _PIECE if all(isinstance(files, LocalFiles) for files in sources) else _REQUESTED
+
+
+def pieces(files: CheckpointFiles, file: str, start: int, end: int, size: int) -> Iterator[bytearray]:
+    """Yield bytes [start, end) of a file in pieces of `size`, all in the same memory.
+
+    Each piece is overwritten by the next one, and the last one is cut to its length. So nothing may look at a piece
+    any more, through a memoryview or a tensor either, when the next one is asked for.
+    """
+    # To touch fresh memory takes longer than to read into memory that was touched before.
+    buffer = bytearray(min(size, end - start))
+    for position in range(start, end, size):
+        del buffer[end - position :]
+        files.read_into(file, position, buffer)
+        yield buffer
+
+
+def tensor_pieces(files: CheckpointFiles, entry: TensorEntry, size: int) -> Iterator[bytearray]:
+    """Yield the bytes of one tensor as `pieces` does."""
+    return pieces(files, entry.shard, entry.start, entry.end, size)
+
+
+def same_bytes(
+    ours: Iterable[bytearray],
+    theirs: Iterable[bytearray],
+    on_bytes: Callable[[int], None] = lambda length: None,
+) -> bool:
+    """Whether two streams of pieces hold the same bytes.
+
+    Args:
+        ours: the pieces of one side.
+        theirs: as many pieces of the same lengths.
+        on_bytes: told how many bytes of either side were compared.
+    """
+    for one, other in zip(ours, theirs, strict=True):
+        on_bytes(len(one))
+        if one != other:  # as byte arrays: views of them are compared element by element, thirty times slower
+            return False
+    return True
+
+
+def delta_entries(files: CheckpointFiles) -> dict[str, TensorEntry]:
+    """Return the tensors of a delta by name.
+
+    Raises:
+        CheckpointError: there is no delta among the files, or it is damaged.
+    """
+    size = files.sizes().get(DELTA_FILE)
+    if size is None:
+        raise CheckpointError(
+            f"there is no {DELTA_FILE}", where=files.name, remedy="name a directory written with --layout delta"
+        )
+    return read_header(lambda start, end: files.read(DELTA_FILE, start, end), size, DELTA_FILE).tensors
+
+
+def stands_at(files: CheckpointFiles, entry: TensorEntry, content: memoryview) -> bool:
+    """Whether exactly the bytes `content` stand at `entry`."""
+    if len(content) != entry.nbytes:
+        return False
+    position = 0
+    for piece in tensor_pieces(files, entry, piece_size(files)):
+        if piece != content[position : position + len(piece)]:
+            return False
+        position += len(piece)
+    return True
+
+
+def stored_layers(plan: SteerPlan, stopwatch: Stopwatch | None = None) -> Iterator[StoredLayer]:
+    """Yield the planned layers in their order. Raises CheckpointError when bytes cannot be read."""
+    stopwatch = stopwatch or Stopwatch()
+    for planned in plan.layers:
+        yield _read_layer(plan.checkpoint.files, planned, stopwatch)  # no name holds it while the next one is read
+
+
+def _read_layer(files: CheckpointFiles, planned: PlannedLayer, stopwatch: Stopwatch) -> StoredLayer:
+    with stopwatch("reading"):
+        contents = {entry.name: read_bytes(files, entry) for entry in planned.needed_tensors}
+    with stopwatch("hashing"):
+        digest = hashlib.sha256(contents[planned.layer.query.tensor.name]).hexdigest()
+    return StoredLayer(planned, contents, digest)

@@ -1,0 +1,111 @@
+"""The records' defaults against the config classes of transformers, and settings that differ by layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qkedit.checkpoint.architecture.rows import HeadCounts
+from qkedit.checkpoint.architecture.schema import decoders, families, layouts, refusals
+from qkedit.checkpoint.architecture.text_config import Settings
+from qkedit.errors import CheckpointError
+from tests import tiny_configs
+
+# Remote code: transformers has no class for these.
+REMOTE = {"internlm2", "qwen"}
+
+
+def settings(model_type: str, **text_config: Any) -> Settings:
+    return Settings.of(decoders()[model_type], text_config)
+
+
+@pytest.mark.parametrize("model_type", sorted(set(decoders()) - REMOTE))
+def test_defaults_are_those_of_the_config_class(model_type: str) -> None:
+    from transformers import CONFIG_MAPPING
+
+    theirs = CONFIG_MAPPING[model_type]().to_dict()
+    ours = settings(model_type)
+    assert ours.count("num_hidden_layers") == theirs["num_hidden_layers"]
+    heads = theirs["num_attention_heads"]
+    assert ours.head_counts()[0] == HeadCounts(
+        heads,
+        theirs.get("num_key_value_heads") or heads,
+        theirs.get("head_dim") or theirs["hidden_size"] // heads,
+    )
+    for name, value in decoders()[model_type].defaults.items():
+        if name in theirs and name != "num_key_value_heads":
+            assert theirs[name] == value, name
+
+
+def test_a_null_number_of_key_heads_is_not_the_default() -> None:
+    assert settings("mistral").head_counts()[0].key_heads == 8
+    assert settings("mistral", num_key_value_heads=None).head_counts()[0].key_heads == 32
+
+
+def test_gemma_4_as_published_offers_both_head_sizes() -> None:
+    published = settings(
+        "gemma4_text", head_dim=256, global_head_dim=512, num_key_value_heads=8, num_global_key_value_heads=2
+    )
+    assert HeadCounts(8, 8, 256) in published.head_counts()
+    assert HeadCounts(8, 2, 512) in published.head_counts()
+
+
+def test_gemma_4_as_transformers_saves_it_overrides_by_layer() -> None:
+    saved = settings("gemma4_text", head_dim=256, num_key_value_heads=4, per_layer_config={"5": {"head_dim": 512}})
+    assert saved.for_layer(4).head_counts()[0].head_size == 256
+    assert saved.for_layer(5).head_counts()[0].head_size == 512
+
+
+@pytest.mark.parametrize(("shared", "expected"), [(0, []), (2, [2, 3]), (None, [])])
+def test_the_last_layers_share_keys(shared: int | None, expected: list[int]) -> None:
+    found = settings("gemma4_text", num_kv_shared_layers=shared)
+    assert [index for index in range(4) if found.shares_keys(index, 4)] == expected
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config", "unrotated"),
+    [
+        ("llama4_text", {"no_rope_layers": [1, 0, 1, 1]}, [1]),
+        ("llama4_text", {"no_rope_layers": []}, [3]),
+        ("llama4_text", {"no_rope_layer_interval": 2}, [1, 3]),
+        ("cohere2", {"layer_types": ["full_attention"] + ["sliding_attention"] * 3}, [0]),
+        ("cohere2", {"sliding_window_pattern": 2}, [1, 3]),
+        ("exaone4", {"sliding_window": None}, []),
+        ("exaone4", {"sliding_window": 8, "sliding_window_pattern": "LLG"}, [2]),
+        ("llama", {}, []),
+    ],
+)
+def test_layers_without_positions(model_type: str, config: dict[str, Any], unrotated: list[int]) -> None:
+    found = settings(model_type, **config)
+    assert [index for index in range(4) if found.rope(index) == "none"] == unrotated
+
+
+def test_a_period_that_is_no_count() -> None:
+    with pytest.raises(CheckpointError, match="sliding_window_pattern"):
+        settings("cohere2", sliding_window_pattern=-1).rope(0)
+
+
+def test_records_refer_to_each_other() -> None:
+    for decoder in decoders().values():
+        assert set(decoder.layouts) <= set(layouts()), decoder.name
+        assert decoder.norm is None or decoder.norm.kind in ("rms", "one-plus rms", "layer norm", "l2")
+    for family in families():
+        assert family.decoder in decoders(), family.name
+    for layout in layouts().values():
+        assert layout.attention.groupindex.keys() == {"layer"}
+        assert {layout.query.per, layout.key.per} <= {"layer", "key head", "query head"}
+        assert "query" in layout.query.rows
+        assert "key" in layout.key.rows
+    assert all(refusal.remedy for refusal in refusals())
+    names = [(model_type, family.vision) for family in families() for model_type in family.model_types]
+    assert len(names) == len(set(names))
+
+
+def test_every_recorded_family_is_tested() -> None:
+    recorded = {model_type for family in families() for model_type in family.model_types}
+    built = {specification["model_type"] for specification in tiny_configs.FAMILIES.values()}
+    by_hand = {"qwen", "internvl_chat"}
+    # The same decoder as another family's, or (Gemma 3n) tested as a language model alone.
+    by_decoder = {"glm46v", "deepseek_vl_hybrid", "gemma3n"}
+    assert recorded == built | by_hand | by_decoder

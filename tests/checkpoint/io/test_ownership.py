@@ -1,0 +1,121 @@
+"""An output takes the place of an earlier output alone; whatever else lies there stays, or is named and asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qkedit.checkpoint.io.ownership import Replaced, files_standing_in, shown
+from qkedit.errors import QkeditError, UsageError
+from tests.checkpoint.outputs import FILES, beside, read_generation, tree, write_to
+from tests.checkpoint.written import write_single
+
+FOREIGN = (
+    "notes.txt",
+    "checkpoint-500/optimizer.pt",
+    "chat/mine.txt",  # in a directory that an output has, too
+    ".git/HEAD",
+    "qkedit-plugins.json",  # attached by the user
+    "qkedit.json/notes",
+)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_that_no_run_wrote_stop_the_next_one_with_their_names(old: Path, name: str) -> None:
+    if name.startswith("qkedit.json/"):
+        (old / "qkedit.json").unlink()
+    (old / name).parent.mkdir(exist_ok=True)
+    (old / name).write_text("mine")
+    before = tree(old.parent)
+    with pytest.raises(UsageError) as caught:
+        write_to(old)
+    top = name.partition("/")[0]
+    assert top in caught.value.what
+    assert "--force" in caught.value.remedy
+    assert tree(old.parent) == before
+
+
+def test_files_that_came_during_a_run_stop_it_too(old: Path) -> None:
+    with pytest.raises(UsageError, match=r"did not write \(notes\.txt\)"):
+        write_to(old, before_commit=lambda: (old / "notes.txt").write_text("mine"))
+    assert (old / "notes.txt").read_text() == "mine"
+    assert beside(old) == ["edited"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_force_takes_whatever_stands_there(target: Path, overwrite: bool) -> None:
+    write_single(target, {"a": (1,)})
+    (target / "checkpoint-500").mkdir()
+    (target / "checkpoint-500" / "optimizer.pt").write_text("mine")
+    write_to(target, overwrite=overwrite, force=True)
+    assert read_generation(target) == 2
+    assert beside(target) == ["edited"]
+
+
+def test_a_model_that_no_run_wrote_is_not_an_earlier_output(target: Path) -> None:
+    write_single(target, {"a": (1,)})
+    with pytest.raises(UsageError, match=r"config\.json, model\.safetensors"):
+        write_to(target)
+
+
+def test_links_are_files_of_whoever_made_them(old: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (old / "photos").symlink_to(tmp_path / "photos")
+    (old / "dangling").symlink_to("nothing")
+    assert files_standing_in(old) == Replaced(ours=tuple(sorted(FILES)), others=("dangling", "photos"))
+
+
+def test_what_desktops_leave_belongs_to_nobody(old: Path) -> None:
+    for name in (".DS_Store", "._qkedit.json", "chat/Thumbs.db"):
+        (old / name).write_text("x")
+    write_to(old)
+    assert read_generation(old) == 2
+
+
+def test_a_delta_consists_of_its_tensors_and_its_manifest(tmp_path: Path) -> None:
+    manifest = {"tool": {"name": "qkedit"}, "files": ["qkedit.json", "config.json"]}
+    (tmp_path / "qkedit.json").write_text(json.dumps(manifest))
+    (tmp_path / "qkedit-delta.safetensors").write_text("x")
+    (tmp_path / "config.json").write_text("{}")
+    assert files_standing_in(tmp_path) == Replaced(
+        ours=("qkedit-delta.safetensors", "qkedit.json"), others=("config.json",)
+    )
+
+
+@given(st.binary(max_size=30) | st.sampled_from([b'{"tool": {"name": "qkedit"}, "files": 3}', b"[" * 100_000]))
+def test_whatever_stands_in_a_manifest_only_files_it_lists_are_ours(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    directory = tmp_path_factory.getbasetemp() / "manifests"
+    directory.mkdir(exist_ok=True)
+    (directory / "thesis.tex").write_text("three years")
+    (directory / "qkedit.json").write_bytes(content)
+    assert "thesis.tex" in files_standing_in(directory).others
+
+
+def test_a_pipe_in_the_place_of_a_manifest_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "qkedit.json")
+    assert files_standing_in(tmp_path).others == ("qkedit.json",)
+
+
+def test_a_directory_that_may_not_be_looked_into_stays(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def forbidden(path: str) -> os._ScandirIterator[str]:
+        if str(path).endswith("/chat"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(QkeditError, match="look into the directory: permission denied"):
+        files_standing_in(old)
+
+
+def test_many_files_are_named_by_their_directories() -> None:
+    names = [f"checkpoint-500/{number}" for number in range(9)] + [f"{number}.txt" for number in range(7)]
+    assert shown(names) == "checkpoint-500/, 0.txt, 1.txt, 2.txt, 3.txt and 3 more"

@@ -1,0 +1,89 @@
+"""A file that another program writes to or replaces is noticed; what changes no byte is not held against it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qkedit.checkpoint.io.source import LocalFiles
+from qkedit.checkpoint.io.stamps import FileStamp
+from qkedit.errors import CheckpointError
+
+LONG_AGO = 1_000_000_000_000_000_000
+
+
+def overwrite(file: Path) -> None:
+    with file.open("r+b") as stream:
+        stream.write(b"other")
+
+
+def replace_keeping_the_time(file: Path) -> None:
+    fresh = file.with_name("fresh")
+    fresh.write_bytes(b"other bytes")
+    os.utime(fresh, ns=(LONG_AGO, LONG_AGO))
+    os.replace(fresh, file)
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "written to": overwrite,
+    "appended to": lambda file: file.write_bytes(file.read_bytes() + b"!"),
+    "cut off": lambda file: os.truncate(file, 5),
+    "replaced by one of the same size and time": replace_keeping_the_time,
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"eleven byte")
+    os.utime(path, ns=(LONG_AGO, LONG_AGO))
+    return path
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_file_is_named(file: Path, change: str, linked: bool) -> None:
+    name = "link" if linked else file.name
+    if linked:
+        (file.parent / "link").symlink_to(file)
+    files = LocalFiles(file.parent)
+    files.size(name)
+    CHANGES[change](file)
+    with pytest.raises(CheckpointError, match=rf"^{name}: was changed while it was read; run again when"):
+        files.check_unchanged()
+
+
+def test_a_removed_file_is_named(file: Path) -> None:
+    files = LocalFiles(file.parent)
+    files.sizes()
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read"):
+        files.check_unchanged()
+
+
+def test_reading_linking_and_new_files_beside_it_change_nothing(file: Path) -> None:
+    files = LocalFiles(file.parent)
+    files.sizes()
+    files.read(file.name, 0, 11)
+    os.link(file, file.with_name("linked"))
+    file.chmod(0o400)
+    files.check_unchanged()
+
+
+def test_the_first_look_counts(file: Path) -> None:
+    files = LocalFiles(file.parent)
+    files.sizes()
+    overwrite(file)
+    files.sizes()
+    with pytest.raises(CheckpointError, match="was changed"):
+        files.check_unchanged()
+
+
+def test_a_file_system_that_numbers_files_anew_is_no_change(file: Path) -> None:
+    stamp = FileStamp.of(file.stat())
+    assert stamp.is_still(replace(stamp, identity=(1, 2)))
+    assert not stamp.is_still(replace(stamp, identity=(1, 2), status_changed=stamp.status_changed + 1))

@@ -1,0 +1,170 @@
+"""Which objects a caption mentions: every quirk of CHAIR's rule, and a slow reading of its script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.benchmarks.chair.words import (
+    Reading,
+    Synonyms,
+    merged,
+    read_synonyms,
+    reader,
+    reading_of,
+    synonyms_in,
+)
+
+# A table like CHAIR's, with its two ways to go wrong: two spaces before a word, and one at a line's end.
+TABLE = """person, man, baby, passenger, child, people
+bus, minibus
+train, locomotive
+airplane, jet
+dog, puppy
+bird
+motorcycle,  motor bike, motor cycle
+sheep, lamb\x20
+traffic light
+wine glass
+tie, bow, bow tie
+cake,  cheesecake
+chair, seat, stool
+toilet
+dining table, table
+oven, stove, stove top oven
+hot dog
+teddy bear
+bear
+plate
+orange
+skis, ski
+"""
+SYNONYMS = synonyms_in(TABLE)
+
+_ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub")
+# Two words → the one that stands for both, written down from the script's own list and rules.
+_KEPT = """motor bike, motor cycle, air plane, traffic light, street light, traffic signal, stop light, fire hydrant,
+stop sign, parking meter, suit case, sports ball, baseball bat, baseball glove, tennis racket, wine glass, hot dog,
+cell phone, mobile phone, teddy bear, hair drier, potted plant, bow tie, laptop computer, home plate, train track"""
+PAIRS = {pair.strip(): pair.strip() for pair in _KEPT.split(",")}
+PAIRS |= {f"{age} {animal}": animal for age in ("baby", "adult") for animal in _ANIMALS}
+PAIRS |= {"passenger jet": "jet", "passenger train": "train", "bow tie": "tie", "toilet seat": "toilet"}
+PAIRS |= {"wine glas": "wine glass"}
+
+_words = st.lists(
+    st.sampled_from([*sorted({word for pair in PAIRS for word in pair.split()}), "a", "stool"]), max_size=9
+)
+
+
+def slow_merge(words: list[str]) -> list[str]:
+    """One step at a time: the first two words together if the table has them, else the first alone."""
+    if not words:
+        return []
+    together = PAIRS.get(" ".join(words[:2]))
+    return [together, *slow_merge(words[2:])] if together else [words[0], *slow_merge(words[1:])]
+
+
+def slow_mentions(words: list[str]) -> list[str]:
+    """The node words of the official script, by the lines of the table."""
+    lines = [line.strip().split(", ") for line in TABLE.splitlines()]
+    single = slow_merge(words)
+    if "toilet" in single and "seat" in single:
+        single = [word for word in single if word != "seat"]
+    return [line[0] for word in single for line in lines if word in line]
+
+
+@given(_words)
+def test_pairs_become_one_word_from_left_to_right(words: list[str]) -> None:
+    assert merged(words) == slow_merge(words)
+    reading = reading_of(words, SYNONYMS)
+    assert list(reading.objects) == slow_mentions(words)
+    assert reading.tokens == len(slow_merge(words))
+    assert [SYNONYMS.object_of[word] for word in reading.words] == list(reading.objects)
+
+
+@pytest.mark.parametrize("pair", sorted(PAIRS))
+def test_every_pair_of_the_script_is_known(pair: str) -> None:
+    assert merged(["a", *pair.split(), "a"]) == ["a", PAIRS[pair], "a"]
+
+
+@pytest.mark.parametrize(
+    ("words", "objects"),
+    [
+        ("home plate", []),
+        ("train track", []),
+        # The first pair takes the word that a second one would need.
+        ("passenger train track", ["train"]),
+        ("baby dog", ["dog"]),
+        ("baby and dog", ["person", "dog"]),
+        ("adult bear", ["bear"]),
+        ("teddy bear", ["teddy bear"]),
+        ("passenger jet", ["airplane"]),
+        ("passenger bus", ["person", "bus"]),
+        ("bow tie", ["tie"]),
+        ("bow and tie", ["tie", "tie"]),
+        ("toilet seat", ["toilet"]),
+        ("seat of the toilet", ["toilet"]),
+        ("toilet seat and seat and stool", ["toilet", "chair"]),
+        ("seat", ["chair"]),
+        ("wine glas", ["wine glass"]),
+        # Three words are no pair: `stove top oven` is never seen as one.
+        ("stove top oven", ["oven", "oven"]),
+        # Two spaces in the table hide the word.
+        ("motor bike", []),
+        ("motor cycle", ["motorcycle"]),
+        ("cheesecake", []),
+        ("lamb", ["sheep"]),
+        ("dog dog puppy", ["dog", "dog", "dog"]),
+        ("Dog", []),
+    ],
+)
+def test_quirks_of_the_rule(words: str, objects: list[str]) -> None:
+    assert list(reading_of(words.split(), SYNONYMS).objects) == objects
+
+
+@pytest.mark.parametrize(
+    ("caption", "official", "wordnet"),
+    [
+        # The singular of `bus` is `bu`.
+        ("A bus beside two buses.", ["bus"], ["bus", "bus"]),
+        ("Two wine glasses and a wine glass.", ["wine glass", "wine glass"], ["wine glass", "wine glass"]),
+        # WordNet has `men` itself, for a workforce.
+        ("PEOPLE and men", ["person", "person"], ["person"]),
+        ("The seats of the toilets", ["toilet"], ["toilet"]),
+        ("Puppies; a dog's seat.", ["dog", "dog", "chair"], ["dog", "dog", "chair"]),
+        ("an orange shirt", ["orange"], ["orange"]),
+        # The lemma of a verb may be an object's word.
+        ("he is seated, seating people", ["person"], ["chair", "chair", "person"]),
+        ("", [], []),
+        ("No objects here.\n\nNone.", [], []),
+    ],
+)
+def test_captions(language: Path, caption: str, official: list[str], wordnet: list[str]) -> None:
+    assert list(reader(SYNONYMS, "official", language)(caption).objects) == official
+    assert list(reader(SYNONYMS, "wordnet", language)(caption).objects) == wordnet
+
+
+def test_tokens_are_counted_after_pairs_became_one(language: Path) -> None:
+    assert reader(SYNONYMS, "wordnet", language)("A hot dog, please.") == Reading(("hot dog",), ("hot dog",), 5)
+
+
+def test_an_unknown_variant_is_refused() -> None:
+    with pytest.raises(UsageError, match="unknown variant 'opera'; choose one of official, wordnet"):
+        reader(SYNONYMS, "opera")
+
+
+def test_a_word_that_stands_twice_belongs_to_the_last_line() -> None:
+    assert synonyms_in("a, x\n\nb, x\n") == Synonyms(("a", "b"), {"a": "a", "x": "b", "b": "b"})
+
+
+def test_a_table_is_read_whatever_its_line_ends(tmp_path: Path) -> None:
+    file = tmp_path / "synonyms.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + TABLE.replace("\n", "\r\n").encode())
+    assert read_synonyms(file) == SYNONYMS
+    file.write_text("\n \n")
+    with pytest.raises(QkeditError, match="holds no words"):
+        read_synonyms(file)

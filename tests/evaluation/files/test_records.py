@@ -1,0 +1,98 @@
+"""A score survives JSON, and a file that is no score says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qkedit.errors import QkeditError
+from qkedit.evaluation.files.records import CaptionItem, Score, YesNoItem, item_as_dict, score_as_dict, score_from_dict
+
+words = st.lists(st.text(max_size=5), max_size=3).map(tuple)
+items = st.one_of(
+    st.builds(
+        YesNoItem, st.text(), st.one_of(st.none(), st.text()), st.text(), st.booleans(), st.text(), st.booleans()
+    ),
+    st.builds(CaptionItem, st.text(), words, words, words, words, st.integers(0, 9), st.text()),
+)
+scores = st.builds(
+    Score,
+    benchmark=st.text(),
+    split=st.one_of(st.none(), st.text()),
+    rule=st.text(),
+    n=st.integers(0),
+    counts=st.dictionaries(st.text(), st.integers(0), max_size=3),
+    metrics=st.dictionaries(st.text(), st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False))),
+    printed=st.dictionaries(st.text(), st.text(), max_size=3),
+    items=st.lists(items, max_size=3).map(tuple),
+    warnings=words,
+    rule_kind=st.sampled_from(["parser", "variant"]),
+)
+
+
+@given(scores)
+def test_a_score_survives_json(score: Score) -> None:
+    assert score_from_dict(json.loads(json.dumps(score_as_dict(score), allow_nan=False))) == score
+
+
+@given(items)
+def test_an_item_is_one_object_with_its_fields(item: YesNoItem | CaptionItem) -> None:
+    assert list(item_as_dict(item)) == [field.name for field in fields(item)]
+
+
+def sound() -> dict[str, Any]:
+    yes_no = YesNoItem("1", "yes", "no", False)
+    caption = CaptionItem("2", ("cat",), (), ("cat",), ("cat",), 3)
+    return score_as_dict(Score("pope", "random", "official", 2, {"tp": 1}, {"f1": 0.5}, {}, (yes_no, caption)))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("benchmark", 3, "r.json: benchmark: is no text"),
+        ("split", [], "r.json: split: is no text"),
+        ("n", True, "r.json: n: is no whole number from 0 on"),
+        ("n", -1, "r.json: n: is no whole number from 0 on"),
+        ("counts", [1], "r.json: counts: is no JSON object"),
+        ("counts.tp", 1.5, "r.json: counts: tp: is no whole number from 0 on"),
+        ("metrics.f1", "0.5", "r.json: metrics: f1: is neither a number nor null"),
+        ("metrics.f1", float("nan"), "r.json: metrics: f1: is neither a number nor null"),
+        ("warnings", "none", "r.json: warnings: is no list"),
+        ("items", {}, "r.json: items: is no list"),
+        ("items.0", 7, "r.json: items: 0: is no JSON object"),
+        ("items.0.right", 1, "r.json: items: 0: right: is neither true nor false"),
+        ("items.0.more", 1, "r.json: items: 0: has an unknown key 'more'"),
+        ("items.1.found", ["cat", 1], "r.json: items: 1: found: is no text"),
+        ("variant", "pattern", "r.json: has both of the keys parser and variant"),
+        ("more", 1, "r.json: has an unknown key 'more'"),
+    ],
+)
+def test_what_is_wrong_is_named(path: str, value: object, sentence: str) -> None:
+    row = sound()
+    *parents, last = path.split(".")
+    place: Any = row
+    for name in parents:
+        place = place[int(name)] if isinstance(place, list) else place[name]
+    place[int(last) if isinstance(place, list) else last] = value
+    with pytest.raises(QkeditError) as caught:
+        score_from_dict(row, "r.json")
+    assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("key", sorted(sound()))
+def test_a_missing_key_is_named(key: str) -> None:
+    row = sound()
+    del row[key]
+    with pytest.raises(QkeditError, match="neither of the keys" if key == "parser" else f"lacks the key '{key}'"):
+        score_from_dict(row)
+
+
+@pytest.mark.parametrize("row", [None, [], "score", 1])
+def test_something_else_is_no_score(row: object) -> None:
+    with pytest.raises(QkeditError, match="is no JSON object"):
+        score_from_dict(row)

@@ -1,0 +1,425 @@
+"""What an endpoint is asked, and what becomes of everything it can answer."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.runs.backend import Ask, Reply
+from qkedit.evaluation.runs.endpoint import Endpoint, data_url
+from qkedit.evaluation.runs.evaluate import evaluate
+from qkedit.evaluation.runs.run_files import recorded_identity
+from tests.evaluation.runs.asked import part, questions, write_images
+
+pytest.importorskip("openai")
+
+Sent = tuple[int, Any]
+
+
+class Server:
+    """Speaks OpenAI's protocol on the loopback; `reply` gives the status and the body of each answer."""
+
+    def __init__(self, reply: Callable[[dict[str, Any], int], Sent]) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.models = ["edited"]
+        self.packs = False
+        self.most_at_once = 0
+        self._at_once = 0
+        self._lock = threading.Lock()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                found = self.path == "/v1/models"
+                models = [{"id": name, "object": "model", "created": 0, "owned_by": "us"} for name in server.models]
+                self._send(200 if found else 404, {"object": "list", "data": models} if found else {})
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with server._lock:
+                    server.bodies.append(body)
+                    server.headers.append({name.lower(): value for name, value in self.headers.items()})
+                    number = len(server.bodies) - 1
+                    server._at_once += 1
+                    server.most_at_once = max(server.most_at_once, server._at_once)
+                try:
+                    status, answer = reply(body, number)
+                finally:
+                    with server._lock:
+                        server._at_once -= 1
+                self._send(status, answer)
+
+            def _send(self, status: int, answer: Any) -> None:
+                content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                content = gzip.compress(content) if server.packs else content
+                kind = "text/html" if isinstance(answer, bytes) else "application/json"
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(content)))
+                self.send_header("retry-after-ms", "1")
+                if server.packs:
+                    self.send_header("Content-Encoding", "gzip")
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.handle_error = lambda request, address: None  # type: ignore[method-assign]  # who hung up
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Callable[[dict[str, Any], int], Sent]], Server]]:
+    servers: list[Server] = []
+
+    def start(reply: Callable[[dict[str, Any], int], Sent]) -> Server:
+        servers.append(Server(reply))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def said(text: Any, finish_reason: Any = "stop") -> Sent:
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason}
+    return 200, {"id": "1", "object": "chat.completion", "created": 0, "model": "edited", "choices": [choice]}
+
+
+def asked_in(body: dict[str, Any]) -> str:
+    return str(body["messages"][0]["content"][-1]["text"])
+
+
+def reply_of(endpoint: Endpoint, ask: Ask) -> Reply:
+    with endpoint.session() as session:
+        ((_, reply),) = session.answers([ask])
+    return reply
+
+
+def answer_of(endpoint: Endpoint, ask: Ask) -> str:
+    return reply_of(endpoint, ask).text
+
+
+def ask(image: Path | None = None) -> Ask:
+    return Ask("pope.random", questions()[1], "Is there a dog?", image, 16)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return write_images(tmp_path / "images")
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("QKEDIT_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def test_what_is_asked(serve: Any, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(lambda body, number: said(" No.\n"))
+    monkeypatch.setenv("QKEDIT_API_KEY", "secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "of somebody else")
+    assert answer_of(Endpoint(server.url), ask(images / "1.png")) == " No.\n"
+    (body,) = server.bodies
+    picture, text = body["messages"][0]["content"]
+    assert (body["model"], body["max_tokens"], body["temperature"]) == ("edited", 16, 0)
+    assert (body["messages"][0]["role"], text) == ("user", {"type": "text", "text": "Is there a dog?"})
+    assert picture["type"] == "image_url"
+    kind, _, encoded = picture["image_url"]["url"].partition(",")
+    assert kind == "data:image/png;base64"
+    assert base64.b64decode(encoded) == (images / "1.png").read_bytes()
+    assert server.headers[0]["authorization"] == "Bearer secret"
+    assert answer_of(Endpoint(server.url + "/v1/", model="other"), ask()) == " No.\n"
+    assert server.bodies[1]["model"] == "other"
+    assert [part["type"] for part in server.bodies[1]["messages"][0]["content"]] == ["text"]
+
+
+def test_pictures_of_other_kinds_are_sent_as_png(images: Path) -> None:
+    image = Image.open(images / "1.png")
+    for name, kind in {"a.jpg": "jpeg", "b.bmp": "png", "c.webp": "png"}.items():
+        image.save(images / name, lossless=True)
+        begin, _, encoded = data_url(images / name).partition(",")
+        assert begin == f"data:image/{kind};base64"
+        sent = Image.open(io.BytesIO(base64.b64decode(encoded)))
+        if kind == "png":
+            assert sent.convert("RGB").tobytes() == image.tobytes()
+        else:
+            assert base64.b64decode(encoded) == (images / name).read_bytes()
+    Image.fromarray(np.full((4, 4), 32_896, np.uint16)).save(images / "e.png")  # which not every server reads alike
+    encoded = data_url(images / "e.png").partition(",")[2]
+    assert Image.open(io.BytesIO(base64.b64decode(encoded))).getpixel((0, 0)) == (128, 128, 128)
+    (images / "d.txt").write_text("no picture")
+    with pytest.raises(QkeditError, match=r"d\.txt: is no picture"):
+        data_url(images / "d.txt")
+
+
+def test_a_whole_run(serve: Any, images: Path, tmp_path: Path) -> None:
+    """Answers come in any order, and each stands with its question."""
+    together = threading.Barrier(3, timeout=20)
+
+    def reply(body: dict[str, Any], number: int) -> Sent:
+        together.wait()
+        return said("No." if asked_in(body) in (questions()[1].prompt, questions()[2].prompt) else "Yes.")
+
+    server = serve(reply)
+    endpoint = Endpoint(server.url, concurrency=3)
+    finished = evaluate(endpoint, [part()], images, tmp_path / "out")
+    assert server.most_at_once == 3
+    assert {name: finished.scores[0].counts[name] for name in ("tp", "fp", "tn", "fn")} == {
+        "tp": 2,
+        "fp": 2,
+        "tn": 1,
+        "fn": 1,
+    }
+    assert finished.run["endpoint"] == f"{server.url}/v1"
+    assert (finished.run["model"], finished.run["endpoint_model"], finished.run["concurrency"]) == (
+        "edited",
+        "edited",
+        3,
+    )
+    assert "no hash" in finished.warnings[0]
+    again = evaluate(endpoint, [part()], images, tmp_path / "out")
+    assert len(server.bodies) == 6
+    assert again.scores == finished.scores
+    with pytest.raises(UsageError, match='endpoint_model was "edited" and is "base"'):
+        evaluate(Endpoint(server.url, model="base"), [part()], images, tmp_path / "out")
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_what_may_pass_is_tried_again(serve: Any, status: int) -> None:
+    server = serve(lambda body, number: said("Yes.") if number == 3 else (status, {"error": {"message": "busy"}}))
+    assert answer_of(Endpoint(server.url, retries=3), ask()) == "Yes."
+    server.bodies.clear()
+    with pytest.raises(QkeditError, match=rf"/v1: refuses \({status}: .*busy.*\); run again when it is well"):
+        answer_of(Endpoint(server.url, retries=2), ask())
+    assert len(server.bodies) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, r"refuses \(400: .*too many images.*\); correct what it complains of"),
+        (404, r"refuses \(404: .*too many images"),
+        (401, r"refuses the key \(401: .*too many images.*\); set QKEDIT_API_KEY to a key it knows"),
+        (403, r"refuses the key \(403"),
+        (422, r"refuses \(422"),
+    ],
+)
+def test_what_does_not_pass_is_said_at_once(serve: Any, status: int, words: str) -> None:
+    server = serve(lambda body, number: (status, {"error": {"message": "too many\nimages", "type": "x"}}))
+    with pytest.raises(QkeditError, match=words) as caught:
+        answer_of(Endpoint(server.url), ask())
+    assert "\n" not in str(caught.value)
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"<html>welcome</html>", {}, {"choices": []}, {"choices": None}, {"choices": [{"text": "x"}]}, [], b"{", "text"],
+)
+def test_what_is_no_chat_completion(serve: Any, answer: Any) -> None:
+    server = serve(lambda body, number: (200, answer))
+    with pytest.raises(QkeditError, match="not as OpenAI's protocol says"):
+        answer_of(Endpoint(server.url), ask())
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "reply"),
+    [
+        (None, "length", Reply("", "length")),  # a model that thinks, with nothing left to answer with
+        ("", "stop", Reply("", "stop")),
+        ("Yes, there", "length", Reply("Yes, there", "length")),
+        ("Yes.", None, Reply("Yes.", "stop")),
+        ("Yes.", 7, Reply("Yes.", "stop")),
+        ([], "stop", Reply("", "stop")),
+        ([{"type": "text", "text": "Ye"}, {"type": "text", "text": "s."}], "stop", Reply("Yes.", "stop")),
+    ],
+)
+def test_an_answer_and_why_it_ends(serve: Any, content: Any, reason: Any, reply: Reply) -> None:
+    server = serve(lambda body, number: said(content, reason))
+    assert reply_of(Endpoint(server.url), ask()) == reply
+
+
+@pytest.mark.parametrize("content", [7, {"text": "Yes."}, ["Yes."], [{"type": "image"}], [{"type": "text"}], True])
+def test_an_answer_that_is_not_text_spoils_no_run(serve: Any, images: Path, tmp_path: Path, content: Any) -> None:
+    contents: list[Any] = ["No.", content]
+    server = serve(lambda body, number: said(contents[min(number, 1)]))
+    for _ in range(2):
+        with pytest.raises(QkeditError, match="not as OpenAI's protocol says"):
+            evaluate(Endpoint(server.url, concurrency=1), [part()], images, tmp_path / "out")
+    contents[1] = "No."
+    assert evaluate(Endpoint(server.url), [part()], images, tmp_path / "out").asked == 5
+
+
+def test_empty_and_cut_answers_are_counted_and_said(serve: Any, images: Path, tmp_path: Path) -> None:
+    answers = [said(None, "length"), said(""), said("Yes, but", "length"), *[said("No.")] * 3]
+    server = serve(lambda body, number: answers[number])
+    finished = evaluate(Endpoint(server.url, concurrency=1), [part()], images, tmp_path / "out")
+    again = evaluate(Endpoint(server.url), [part()], images, tmp_path / "out")
+    for run in (finished, again):
+        (score,) = run.scores
+        assert (score.counts["empty"], score.counts["cut"]) == (2, 2)
+        assert score.warnings[0].startswith("2 of 6 answers are empty")
+        assert score.warnings[1].startswith("2 of 6 answers were cut off")
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_response_without_end_is_not_read_to_its_end(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, status: int, packed: bool
+) -> None:
+    from qkedit.evaluation.runs import bounded_client
+
+    monkeypatch.setattr(bounded_client, "LARGEST_RESPONSE", 2**20)
+    server = serve(lambda body, number: said("a" * 2**20) if status == 200 else (status, {"error": "a" * 2**20}))
+    server.packs = packed
+    with pytest.raises(QkeditError, match=r"sends more than 1 MB in one response"):
+        answer_of(Endpoint(server.url), ask())
+    assert len(server.bodies) == 1
+    monkeypatch.setattr(bounded_client, "LARGEST_RESPONSE", 2**21)
+    if status == 200:
+        with pytest.raises(QkeditError, match="gives an answer of 1048576 characters"):
+            answer_of(Endpoint(server.url), ask())
+
+
+def test_a_finished_run_is_scored_again_without_its_server(serve: Any, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    server = serve(lambda body, number: said("No."))
+    finished = evaluate(Endpoint(server.url), [part()], images, out)
+    server.models = ["base"]  # while it is there, what it says counts
+    with pytest.raises(UsageError, match='endpoint_model was "edited" and is "base"'):
+        evaluate(Endpoint(server.url).or_as_recorded(recorded_identity(out)), [part()], images, out)
+    server.close()
+    gone = Endpoint(server.url).or_as_recorded(recorded_identity(out))
+    again = evaluate(gone, [part()], images, out)
+    assert (again.asked, again.scores, again.run) == (0, finished.scores, finished.run)
+    assert Endpoint(server.url + "/other").or_as_recorded(recorded_identity(out)).model is None
+    assert Endpoint(server.url).or_as_recorded(recorded_identity(tmp_path)).model is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"identity": 7}', "[" * 100_000])
+def test_a_broken_record_records_nothing(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    assert recorded_identity(tmp_path) == {}
+
+
+def test_a_run_ends_at_a_signal_while_its_server_is_silent(serve: Any, images: Path, tmp_path: Path) -> None:
+    """In processes of their own: threads that wait for an answer must not hold the interpreter's end up."""
+    asked, release = threading.Semaphore(0), threading.Event()
+
+    def reply(body: dict[str, Any], number: int) -> Sent:
+        asked.release()
+        release.wait(120)
+        return said("late")
+
+    server = serve(reply)
+    rows = [{"id": "1", "image": "0.png", "question": "Is it?", "truth": "yes"}]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    started = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        words = ["eval", "--endpoint", server.url, "-b", "custom", "--questions", str(tmp_path / "questions.jsonl")]
+        words += ["--images", str(images), "--out", str(tmp_path / number.name)]
+        code = "from qkedit.cli.app import run; run()"
+        started.append((number, subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE)))
+    assert all(asked.acquire(timeout=60) for _ in started)
+    for number, process in started:
+        process.send_signal(number)
+    try:
+        for _, process in started:
+            _, errors = process.communicate(timeout=60)
+            assert process.returncode == 130
+            assert errors.decode() == "error: interrupted; run the same command to go on; what was answered stays.\n"
+    finally:
+        release.set()
+        for _, process in started:
+            process.kill()
+
+
+def test_nobody_is_there() -> None:
+    with pytest.raises(QkeditError, match=r"http://127\.0\.0\.1:9/v1: cannot be reached \(.*\); start the server"):
+        answer_of(Endpoint("http://127.0.0.1:9", model="x", retries=0), ask())
+
+
+def test_no_answer_in_time(serve: Any) -> None:
+    wait = threading.Event()
+
+    def reply(body: dict[str, Any], number: int) -> Sent:
+        wait.wait(20)
+        return said("late")
+
+    server = serve(reply)
+    with pytest.raises(QkeditError, match=r"did not answer within 0\.05 s"):
+        answer_of(Endpoint(server.url, model="edited", retries=0, timeout=0.05), ask())
+    wait.set()
+
+
+def test_which_model(serve: Any) -> None:
+    server = serve(lambda body, number: said("x"))
+    server.models = ["base", "edited"]
+    with pytest.raises(UsageError, match="serves 2 models; choose --endpoint-model base or edited"):
+        answer_of(Endpoint(server.url), ask())
+    server.models = []
+    with pytest.raises(QkeditError, match="serves no model; name one with --endpoint-model"):
+        answer_of(Endpoint(server.url), ask())
+    assert answer_of(Endpoint(server.url, model="edited"), ask()) == "x"
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://", "", "file:///etc"])
+def test_what_is_no_address(url: str) -> None:
+    with pytest.raises(UsageError, match="is no address of the web"):
+        answer_of(Endpoint(url), ask())
+
+
+def test_a_password_in_the_address_is_refused_unsaid() -> None:
+    with pytest.raises(UsageError, match="QKEDIT_API_KEY") as caught:
+        answer_of(Endpoint("http://me:secret@127.0.0.1:9/v1"), ask())
+    assert "secret" not in str(caught.value)
+
+
+def test_answers_that_were_under_way_are_kept(serve: Any, images: Path, tmp_path: Path) -> None:
+    """One question fails while three others are answered: what was answered is not asked again."""
+    together = threading.Barrier(4, timeout=20)
+    prompts = [question.prompt for question in questions()]
+
+    def reply(body: dict[str, Any], number: int) -> Sent:
+        if number < 4:
+            together.wait()
+        return (400, {"error": {"message": "no"}}) if asked_in(body) == prompts[0] else said("Yes.")
+
+    server = serve(reply)
+    with pytest.raises(QkeditError, match="400"):
+        evaluate(Endpoint(server.url, concurrency=4), [part()], images, tmp_path / "out")
+    answered = {asked_in(body) for body in server.bodies} - {prompts[0]}
+    assert len(answered) >= 3
+    healthy = serve(lambda body, number: said("Yes."))
+    record = tmp_path / "out" / "run.json"
+    record.write_text(record.read_text().replace(server.url, healthy.url))
+    evaluate(Endpoint(healthy.url), [part()], images, tmp_path / "out")
+    assert sorted(map(asked_in, healthy.bodies)) == sorted(set(prompts) - answered)

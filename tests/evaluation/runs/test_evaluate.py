@@ -1,0 +1,330 @@
+"""A run asks each question once, whatever happens in between, and scores what was answered."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.files.records import score_from_dict
+from qkedit.evaluation.files.result_files import read_scores
+from qkedit.evaluation.runs.evaluate import Finished, evaluate
+from qkedit.evaluation.runs.tasks import Part
+from tests.evaluation.runs.asked import Oracle, part, questions, write_images
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return write_images(tmp_path / "images")
+
+
+def run(oracle: Oracle, images: Path, *parts: Part, out: str = "out", **options: object) -> Finished:
+    return evaluate(oracle, parts or (part(),), images, images.parent / out, **options)  # type: ignore[arg-type]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+def test_every_answer_is_written_and_scored(images: Path) -> None:
+    oracle = Oracle(answer=lambda ask: "Yes." if ask.id in ("0", "2", "3") else "No, it's \u2028not.\n")
+    told: list[tuple[int, int]] = []
+    finished = run(oracle, images, watch=lambda done, total: told.append((done, total)))
+    assert [ask.id for ask in oracle.asked] == ["0", "1", "2", "3", "4", "5"]
+    assert oracle.asked[3].image == images / "1.png"
+    assert oracle.asked[3].prompt == questions()[3].prompt
+    assert oracle.asked[3].max_new_tokens == 16
+    assert told == [(done, 6) for done in range(7)]
+    assert finished.asked == 6
+
+    lines = (images.parent / "out" / "answers" / "pope.random.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert rows[1] == {
+        "id": "1",
+        "image": "0.png",
+        "question": questions()[1].prompt,
+        "answer": "No, it's \u2028not.\n",
+    }
+    # By hand: yes to 0 and 2 is right, to 3 is not; no to 1 and 5 is right, to 4 is not.
+    (score,) = finished.scores
+    assert {name: score.counts[name] for name in ("tp", "fp", "tn", "fn")} == {"tp": 2, "fp": 1, "tn": 2, "fn": 1}
+
+    assert finished.file == images.parent / "out" / "result.json"
+    document = json.loads(finished.file.read_text("utf-8"))
+    assert list(document) == ["schema", "command", "status", "warnings", "results", "run"]
+    assert (document["schema"], document["command"], document["status"]) == (1, "eval", "done")
+    assert score_from_dict(document["results"][0]) == score
+    assert read_scores(images.parent / "out").scores == (score,)
+    assert document["run"] == finished.run
+    assert document["run"]["model"] == "oracle"
+    assert document["run"]["weights_sha256"] == "a" * 64
+    assert document["run"]["attention"] == "sdpa"
+    assert document["run"]["decoding"] == {"method": "greedy", "max_new_tokens": {"pope.random": 16}}
+    assert (document["run"]["limit"], document["run"]["prompt"], document["run"]["batch_size"]) == (None, None, 1)
+
+
+def test_the_answers_can_be_scored_by_themselves(images: Path) -> None:
+    from qkedit.evaluation.benchmarks import pope
+
+    finished = run(Oracle(), images)
+    answers = pope.load_answers(images.parent / "out" / "answers" / "pope.random.jsonl")
+    assert pope.score(questions(), answers, split="random") == finished.scores[0]
+
+
+def test_an_interrupted_run_asks_what_is_left(images: Path) -> None:
+    parts = (part(), part(4, "popular"))
+    with pytest.raises(QkeditError, match="no more"):
+        run(failing := Oracle(fails_at=7), images, *parts)
+    assert not (images.parent / "out" / "result.json").exists()
+    told: list[tuple[int, int]] = []
+    resumed = Oracle()
+    finished = run(resumed, images, *parts, watch=lambda done, total: told.append((done, total)))
+    whole = Oracle()
+    assert [(ask.part, ask.id) for ask in failing.asked + resumed.asked] == [
+        *(("pope.random", str(number)) for number in range(6)),
+        *(("pope.popular", str(number)) for number in range(4)),
+    ]
+    assert told == [(7, 10), (8, 10), (9, 10), (10, 10)]
+    assert finished.asked == 3
+    expected = run(whole, images, *parts, out="whole")
+    assert finished.scores == expected.scores
+    assert contents(images.parent / "out") == contents(images.parent / "whole")
+
+
+def test_a_finished_run_is_scored_without_a_model(images: Path) -> None:
+    first = run(Oracle(), images)
+    first.file.unlink()
+    again = run(oracle := Oracle(), images)
+    assert (oracle.sessions, oracle.asked, again.asked) == (0, [], 0)
+    assert again.scores == first.scores
+    assert again.run == first.run
+    assert again.file.exists()
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"id": "3", "answer": "No', b'{"id": "3", "answer": "No."}', b"\xff"])
+def test_half_a_line_is_asked_again(images: Path, torn: bytes) -> None:
+    """A line without its end may be whole by chance; asking again is right in any case."""
+    with pytest.raises(QkeditError, match="no more"):
+        run(Oracle(fails_at=3), images)
+    file = images.parent / "out" / "answers" / "pope.random.jsonl"
+    file.write_bytes(file.read_bytes() + torn)
+    run(oracle := Oracle(), images)
+    assert [ask.id for ask in oracle.asked] == ["3", "4", "5"]
+    assert [json.loads(line)["id"] for line in file.read_bytes().splitlines()] == list("012345")
+
+
+@pytest.mark.parametrize(
+    "broken", [b"{\n", b'{"id": 3, "answer": "x"}\n', b"[]\n", b"\xff\n", b"\n", b'{"id": "3"}\n']
+)
+def test_a_broken_line_is_named(images: Path, broken: bytes) -> None:
+    with pytest.raises(QkeditError, match="no more"):
+        run(Oracle(fails_at=3), images)
+    file = images.parent / "out" / "answers" / "pope.random.jsonl"
+    file.write_bytes(file.read_bytes() + broken)
+    with pytest.raises(QkeditError, match=r"pope\.random\.jsonl, line 4: is no answer of a run"):
+        run(oracle := Oracle(), images)
+    assert not oracle.sessions
+
+
+def test_another_run_is_not_taken_up(images: Path) -> None:
+    with pytest.raises(QkeditError, match="no more"):
+        run(Oracle(fails_at=3), images)
+    before = contents(images.parent / "out")
+    other = Oracle(identity={"weights_sha256": "b" * 64})
+    expectations = [
+        (other, (), {}, r"weights_sha256 was aaaaaaaaaaaa… and is bbbbbbbbbbbb…"),
+        (Oracle(), (), {"limit": 4}, "limit was null and is 4"),
+        (Oracle(), (), {"prompt": "{question} Say it."}, r'prompt was null and is "\{question\} Say it\."'),
+        (Oracle(), (part(4),), {}, r"questions\.pope\.random\.n was 6 and is 4"),
+        (Oracle(), (replace(part(), max_new_tokens=8),), {}, r"max_new_tokens\.pope\.random was 16 and is 8"),
+        (Oracle(), (part(split="popular"),), {}, r"questions\.pope\.random\.n was 6 and is null"),
+    ]
+    for oracle, parts, options, words in expectations:
+        with pytest.raises(UsageError, match=words) as caught:
+            run(oracle, images, *parts, **options)
+        assert "--overwrite" in caught.value.remedy
+        assert oracle.sessions == 0
+        assert contents(images.parent / "out") == before
+
+
+def test_what_is_seen_only_once_the_model_is_ready_must_hold_too(images: Path) -> None:
+    with pytest.raises(QkeditError, match="no more"):
+        run(Oracle(fails_at=3), images)
+    with pytest.raises(UsageError, match='attention was "sdpa" and is "eager"'):
+        run(oracle := Oracle(observed={"attention": "eager"}), images)
+    assert oracle.asked == []
+
+
+def test_overwriting_begins_anew_and_removes_nothing_else(images: Path) -> None:
+    run(Oracle(), images, part(), part(4, "popular"))
+    note = images.parent / "out" / "note.txt"
+    note.write_text("mine")
+    (images.parent / "out" / "answers" / "mine.jsonl").write_text("mine")
+    oracle = Oracle(identity={"weights_sha256": "b" * 64})
+    run(oracle, images, overwrite=True)
+    assert len(oracle.asked) == 6
+    assert sorted(contents(images.parent / "out")) == [
+        "answers/mine.jsonl",
+        "answers/pope.random.jsonl",
+        "note.txt",
+        "result.json",
+        "run.json",
+    ]
+    assert note.read_text() == "mine"
+    run(again := Oracle(identity={"weights_sha256": "b" * 64}), images)
+    assert again.sessions == 0
+
+
+def test_a_run_that_is_to_be_overwritten_stays_until_the_model_is_ready(images: Path) -> None:
+    run(Oracle(), images)
+    before = contents(images.parent / "out")
+
+    class Broken(Oracle):
+        def session(self):  # type: ignore[no-untyped-def]
+            raise QkeditError("cannot be loaded")
+
+    with pytest.raises(QkeditError, match="cannot be loaded"):
+        run(Broken(), images, overwrite=True)
+    assert contents(images.parent / "out") == before
+
+
+def test_a_model_that_cannot_be_loaded_leaves_nothing(images: Path) -> None:
+    class Broken(Oracle):
+        def session(self):  # type: ignore[no-untyped-def]
+            raise QkeditError("cannot be loaded")
+
+    with pytest.raises(QkeditError, match="cannot be loaded"):
+        run(Broken(), images)
+    assert not (images.parent / "out").exists()
+
+
+def test_places_that_are_refused(images: Path) -> None:
+    base = images.parent
+    (base / "file").write_text("x")
+    (base / "full").mkdir()
+    (base / "full" / "x").write_text("x")
+    (base / "strange").mkdir()
+    (base / "strange" / "run.json").write_text("[]")
+    for name, words in {
+        "file": "is no directory",
+        "full": "holds files, but no run",
+        "none/out": "there is no directory",
+        "strange": "is no record of a run",
+    }.items():
+        for overwrite in (False,) if name == "strange" else (False, True):
+            with pytest.raises(UsageError, match=words):
+                run(oracle := Oracle(), images, out=name, overwrite=overwrite)
+            assert oracle.sessions == 0
+    assert (base / "full" / "x").read_text() == "x"
+    run(Oracle(), images, out="strange", overwrite=True)
+    assert sorted(os.listdir(base / "strange")) == ["answers", "result.json", "run.json"]
+
+
+def test_two_runs_at_once(images: Path) -> None:
+    """The second one comes while the first is at work, from the start and when it takes a run up."""
+    words = "another run is at work here"
+
+    def meanwhile(overwrite: bool) -> Oracle:
+        def answer(ask: object) -> str:
+            with pytest.raises(QkeditError, match=words):
+                run(Oracle(), images, overwrite=overwrite)
+            return "Yes."
+
+        return Oracle(answer=answer, fails_at=2)
+
+    for overwrite in (False, True):
+        with pytest.raises(QkeditError, match="no more"):
+            run(meanwhile(overwrite), images)
+    run(oracle := Oracle(), images)
+    assert len(oracle.asked) == 2
+
+
+def test_missing_images_are_named_before_anything_is_done(images: Path) -> None:
+    for name, words in {"2.png": r"2\.png: the image is not there;", "0.png": "the first of 2 of 3"}.items():
+        (images / name).unlink()
+        with pytest.raises(QkeditError, match=words):
+            run(oracle := Oracle(), images)
+        assert oracle.sessions == 0
+        assert not (images.parent / "out").exists()
+    run(Oracle(), write_images(images), limit=2)
+
+
+def test_images_may_choose_the_questions(images: Path) -> None:
+    open_part = replace(part(), chosen_by_images=True)
+    (images / "1.png").unlink()
+    run(oracle := Oracle(), images, open_part, limit=3)
+    assert [ask.id for ask in oracle.asked] == ["0", "1", "4"]
+    for file in images.iterdir():
+        file.unlink()
+    with pytest.raises(QkeditError, match="the first of 3 of 3"):
+        run(Oracle(), images, open_part, out="other")
+
+
+def test_images_in_the_folder_of_their_task(images: Path) -> None:
+    (images / "count").mkdir()
+    (images / "0.png").rename(images / "count" / "0.png")
+    (images / "count" / "images").mkdir()
+    (images / "1.png").rename(images / "count" / "images" / "1.png")
+    asked = tuple(replace(question, fields={"task": "count"}) for question in questions())
+    run(oracle := Oracle(), images, replace(part(), questions=asked))
+    places = [ask.image.relative_to(images).as_posix() for ask in oracle.asked if ask.image]
+    assert places[::2] == ["count/0.png", "count/images/1.png", "2.png"]
+
+
+def test_a_question_without_an_image(images: Path) -> None:
+    asked = (replace(questions()[0], image=""), *questions()[1:])
+    run(oracle := Oracle(), images, replace(part(), questions=asked))
+    assert [ask.image is None for ask in oracle.asked] == [True, False, False, False, False, False]
+
+
+def test_prompts(images: Path) -> None:
+    run(oracle := Oracle(), images, prompt="{question} {} Answer {yes} or no.")
+    assert oracle.asked[1].prompt == questions()[1].prompt + " {} Answer {yes} or no."
+    with pytest.raises(UsageError, match=r"the same of 6 different questions of pope\.random"):
+        run(Oracle(), images, prompt="Describe it.", out="other")
+    alike = tuple(replace(question, prompt="What is there?") for question in questions())
+    run(oracle := Oracle(), images, replace(part(), questions=alike), prompt="Describe it.", out="other")
+    assert {ask.prompt for ask in oracle.asked} == {"Describe it."}
+
+
+def test_a_limit_is_one_of_each_part(images: Path) -> None:
+    finished = run(oracle := Oracle(), images, part(), part(4, "popular"), limit=3)
+    assert [ask.part for ask in oracle.asked] == ["pope.random"] * 3 + ["pope.popular"] * 3
+    assert [score.n for score in finished.scores] == [3, 3]
+    assert finished.run["limit"] == 3
+
+
+def test_warnings_stand_in_the_result(images: Path) -> None:
+    finished = run(Oracle(warnings=["beware"]), images)
+    assert finished.warnings == ("beware",)
+    assert json.loads(finished.file.read_text())["warnings"] == ["beware"]
+
+
+def test_a_full_disk_is_told_and_its_answer_asked_again(images: Path) -> None:
+    """What is cut off when space ends is the end of the file, and is taken for half a line."""
+    import resource
+    import signal
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def answer(ask: object) -> str:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))
+        return "Yes. " * 50
+
+    try:
+        with pytest.raises(QkeditError, match="cannot write the answer"):
+            run(oracle := Oracle(answer=answer), images)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    file = images.parent / "out" / "answers" / "pope.random.jsonl"
+    assert file.stat().st_size == 1500
+    whole = file.read_bytes().count(b"\n")
+    assert len(oracle.asked) == whole + 1
+    run(again := Oracle(), images)
+    assert [ask.id for ask in again.asked] == [str(number) for number in range(whole, 6)]

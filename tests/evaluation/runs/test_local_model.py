@@ -1,0 +1,132 @@
+"""A model in this process: how questions are put together, what is known of it, and what it warns of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.runs.backend import Ask
+from qkedit.evaluation.runs.local_model import LocalModel, batches
+from qkedit.images import read_image
+from qkedit.plugins.registry import PluginSettings
+from qkedit.runtime.generation import load, respond
+from tests.evaluation.runs.asked import questions, write_images
+
+
+def ask(number: int = 0, image: Path | None = None, max_new_tokens: int = 3) -> Ask:
+    return Ask("pope.random", replace(questions()[0], id=str(number)), f"what is {number}", image, max_new_tokens)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([4, 8]))), st.integers(1, 5))
+def test_batches(kinds: list[tuple[bool, int]], size: int) -> None:
+    asks = [ask(number, Path("a.png") if shown else None, longest) for number, (shown, longest) in enumerate(kinds)]
+    made = list(batches(asks, size))
+    assert [one for batch in made for one in batch] == asks
+    for batch in made:
+        assert 1 <= len(batch) <= size
+        assert len({(one.image is None, one.max_new_tokens) for one in batch}) == 1
+    for batch, following in pairwise(made):
+        # Nothing that could stand in one batch stands in two.
+        alike = (batch[0].image is None, batch[0].max_new_tokens) == (
+            following[0].image is None,
+            following[0].max_new_tokens,
+        )
+        assert len(batch) == size or not alike
+
+
+def test_answers_are_those_of_single_requests(tmp_path: Path) -> None:
+    images = write_images(tmp_path)
+    asks = [ask(0, images / "0.png"), ask(1, images / "0.png"), ask(2), ask(3, images / "2.png")]
+    model = LocalModel("demo", dtype="float32", batch_size=2)
+    with model.session() as session:
+        found = list(session.answers(asks))
+        assert session.observed["dtype"] == "float32"
+        assert session.observed["attention"] == "sdpa"
+        assert "max_new_tokens" in session.observed["generation_config"]
+        assert session.warnings == []
+    demo = load("demo", dtype="float32")
+    for one, (asked, reply) in zip(asks, found, strict=True):
+        shown = [] if one.image is None else [read_image(one.image)]
+        assert asked is one
+        assert reply.text == respond(demo, shown, one.prompt, max_new_tokens=3).text
+
+
+def test_an_answer_that_the_longest_length_cut_off_says_so(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    whole = respond(load("demo", dtype="float32"), [read_image(tmp_path / "0.png")], "what is 0", max_new_tokens=64)
+    assert not whole.is_cut
+    with LocalModel("demo", dtype="float32").session() as session:
+        # With its end the answer fits exactly; with one token less it does not.
+        for length, reason in ((whole.tokens, "stop"), (whole.tokens - 1, "length")):
+            ((_, reply),) = session.answers([ask(0, tmp_path / "0.png", length)])
+            assert reply.finish_reason == reason
+
+
+def test_what_tells_models_apart() -> None:
+    identity = LocalModel("demo").identity()
+    assert LocalModel("demo", batch_size=3, device="cpu").identity() == identity
+    assert LocalModel("demo", device="cuda:1").identity() == LocalModel("demo", device="cuda:0").identity()
+    for other in (
+        LocalModel("demo", device="cuda"),
+        LocalModel("demo", dtype="float32"),
+        LocalModel("demo", plugins=(PluginSettings("scr"),)),
+    ):
+        assert other.identity() != identity
+
+
+def test_warnings_of_plugins_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qkedit.plugins.scr import settings as scr
+
+    number = iter(range(10))
+    plain = scr.SCR.bind
+
+    class Warning:
+        def __init__(self, edit: Any) -> None:
+            self._edit = edit
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._edit, name)
+
+        def report(self) -> dict[str, Any]:
+            return {**self._edit.report(), "warnings": [f"little is left ({next(number)})"]}
+
+    def bind(self: scr.SCR, parts: Any) -> Any:
+        bound = plain(self, parts)
+        start = bound.start
+        bound.start = lambda prefill: Warning(start(prefill))
+        return bound
+
+    monkeypatch.setattr(scr.SCR, "bind", bind)
+    images = write_images(tmp_path)
+    model = LocalModel("demo", dtype="float32", batch_size=2, plugins=(PluginSettings("scr", {"layers": "0"}),))
+    with model.session() as session:
+        list(session.answers([ask(place, images / "0.png") for place in range(5)]))
+        assert list(session.warnings) == ["scr warned at 3 batches, at the first: little is left (0)"]
+
+
+def test_too_much_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = write_images(tmp_path)
+    with LocalModel("demo", dtype="float32", batch_size=2).session() as session:
+
+        def generate(**inputs: Any) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(session.loaded.model, "generate", generate)  # type: ignore[attr-defined]
+        with pytest.raises(QkeditError, match="does not hold 2 prompts side by side; lower --batch-size"):
+            list(session.answers([ask(0, images / "0.png"), ask(1, images / "0.png")]))
+
+
+def test_plugins_that_do_not_fit_are_told_before_the_first_question() -> None:
+    with (
+        pytest.raises(UsageError, match="layers"),
+        LocalModel("demo", plugins=(PluginSettings("scr", {"layers": "0-99"}),)).session(),
+    ):
+        pass

@@ -1,0 +1,269 @@
+"""lmms-eval's tasks on a model with plug-ins: by its published interface, and in itself where it is installed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qkedit.demo import demo_checkpoint
+from qkedit.demo.files import write_scenes
+from qkedit.demo.scenes import make_scenes
+from qkedit.errors import QkeditError, UsageError
+from qkedit.images import as_rgb
+from qkedit.plugins.config_file import attach_to
+from qkedit.plugins.registry import PluginSettings
+from qkedit.plugins.scr.settings import SCR
+from qkedit.runtime.generation import Prompt, load, prompt_text, respond, respond_batch
+from tests.integrations import lmms_eval_interface
+from tests.paths import ROOT
+
+GREEDY = {"max_new_tokens": 5, "temperature": 0, "do_sample": False}
+
+
+@pytest.fixture
+def harness() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        lmms_eval_interface.provide(patch)
+        yield importlib.import_module("qkedit.integrations.lmms_eval")
+    sys.modules.pop("qkedit.integrations.lmms_eval", None)
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (50, 70, 4), dtype=np.uint8), "RGBA")
+
+
+DOCUMENTS = [{"text": f"what is in picture {number}", "image": picture(number)} for number in range(4)]
+
+
+def messages(document: dict[str, Any]) -> list[dict[str, Any]]:
+    shown = [] if document["image"] is None else [{"type": "image", "url": document["image"]}]
+    return [{"role": "user", "content": [*shown, {"type": "text", "text": document["text"]}]}]
+
+
+def requests(settings: list[dict[str, Any]]) -> list[Any]:
+    from lmms_eval.api.instance import Instance
+
+    return [
+        Instance(
+            request_type="generate_until",
+            arguments=("context", messages, given, number, "task", "test"),
+            idx=0,
+            metadata={"task": "task", "doc_id": number, "repeats": 1},
+        )
+        for number, given in enumerate(settings)
+    ]
+
+
+def model(harness: ModuleType, documents: list[dict[str, Any]] = DOCUMENTS, **arguments: Any) -> Any:
+    made = harness.Qkedit(**{"pretrained": "demo", "dtype": "float32", "device": "cpu", **arguments})
+    made.task_dict = {"task": {"test": documents}}
+    return made
+
+
+def test_the_entry_point_names_the_class(harness: ModuleType) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["entry-points"]["lmms_eval.models"] == {"qkedit": "qkedit.integrations.lmms_eval:manifest"}
+    manifest = harness.manifest()
+    assert (manifest.model_id, manifest.simple_class_path) == ("qkedit", None)
+    module, _, name = manifest.chat_class_path.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    assert found is harness.Qkedit
+    assert not found.is_simple
+
+
+def test_answers_are_those_of_the_model_in_order(harness: ModuleType) -> None:
+    """In batches of two, by the settings of each; they change after the first and the third."""
+    settings = [GREEDY, {**GREEDY, "max_new_tokens": 3}, {**GREEDY, "max_new_tokens": 3}, GREEDY]
+    made = model(harness, batch_size="2")
+    found = made.generate_until(requests(settings))
+    demo = load("demo", dtype="float32")
+    for document, given, result in zip(DOCUMENTS, settings, found, strict=True):
+        expected = respond(demo, [as_rgb(document["image"])], document["text"], max_new_tokens=given["max_new_tokens"])
+        assert (result.text, result.token_counts.output_tokens) == (expected.text, expected.tokens)
+
+
+def test_texts_without_images_and_systems_stand_in_the_template(harness: ModuleType) -> None:
+    demo = load("demo", dtype="float32")
+    turns = [
+        {"role": "system", "content": [{"type": "text", "text": "be brief"}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "first"},
+                {"type": "image", "url": picture(0)},
+                {"type": "image", "url": picture(1)},
+                {"type": "text", "text": "second"},
+            ],
+        },
+    ]
+    prompt = harness.conversation(demo, turns)
+    assert prompt.text == demo.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    assert [image.mode for image in prompt.images] == ["RGB", "RGB"]
+
+    documents = [DOCUMENTS[0], {"text": "and without", "image": None}, DOCUMENTS[2]]
+    found = model(harness, documents, batch_size=3).generate_until(requests([GREEDY] * 3))
+    alone = Prompt(prompt_text(demo, "and without", 0))
+    assert found[1].text == respond_batch(demo, [alone], max_new_tokens=5)[0].text
+
+
+def test_the_bare_prompt(harness: ModuleType) -> None:
+    demo = load("demo", dtype="float32", chat_template="none")
+    prompt = harness.conversation(demo, messages(DOCUMENTS[0]))
+    assert prompt.text == f"<image>{DOCUMENTS[0]['text']}"
+
+
+def test_plugins_act_and_go(harness: ModuleType) -> None:
+    made = model(harness, plugins="'scr:layers=0-2,sources=4'", batch_size=4)
+    demo = made.loaded
+    found = made.generate_until(requests([GREEDY] * 4))
+    made.clean()
+    assert made.loaded is None
+    with pytest.raises(QkeditError, match="given up"):
+        made.generate_until(requests([GREEDY]))
+    plugin = SCR(layers="0-2", sources=4)
+    for document, result in zip(DOCUMENTS, found, strict=True):
+        # Attaching again fails if the plug-ins were still there.
+        answer = respond(demo, [as_rgb(document["image"])], document["text"], [plugin], max_new_tokens=5)
+        assert result.text == answer.text
+
+
+def attached(made: Any) -> list[str]:
+    made.generate_until(requests([GREEDY]))
+    forwards = vars(made.loaded.model.get_decoder()).get("forward")
+    return [] if forwards is None else ["some"]
+
+
+def test_which_plugins(harness: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    directory = shutil.copytree(demo_checkpoint(), tmp_path / "model")
+    attach_to(directory, [PluginSettings("scr", {"layers": "0-1"})])
+    depth = tmp_path / "depth.npy"
+    np.save(depth, np.linspace(0, 1, 50)[:, None].repeat(70, 1))
+    both = tmp_path / "both.json"
+    both.write_text(json.dumps({"schema": 1, "plugins": [{"name": "scr"}]}))
+    for text, expected in {
+        None: ["scr"],
+        "none": [],
+        f"scr+dscr:depth={depth}": ["scr", "dscr"],
+        str(both): ["scr"],
+    }.items():
+        assert [plugin.name for plugin in harness._plugins(text, str(directory))] == expected
+    assert attached(model(harness, pretrained=str(directory))) == ["some"]
+    assert "a cache of lmms-eval does not tell" in caplog.text
+    caplog.clear()
+    assert attached(model(harness, pretrained=str(directory), plugins="none")) == []
+    assert caplog.text == ""
+    with pytest.raises(UsageError, match="did you mean 'scr'"):
+        model(harness, plugins="scrr")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"max_new_tokens": 1024, "do_sample": False, "until": ()}),
+        (
+            {"max_new_tokens": 8, "temperature": 0, "top_p": 1.0, "num_beams": 3, "do_sample": True, "until": None},
+            {"max_new_tokens": 8, "do_sample": False, "num_beams": 3, "until": ()},
+        ),
+        (
+            {"max_gen_toks": 9, "temperature": 0.7, "top_p": 0.9, "top_k": None, "until": ["\n\n"]},
+            {"max_new_tokens": 9, "do_sample": True, "temperature": 0.7, "top_p": 0.9, "until": ("\n\n",)},
+        ),
+        ({"do_sample": True, "until": "END"}, {"max_new_tokens": 1024, "do_sample": True, "until": ("END",)}),
+        ({"image_aspect_ratio": "pad"}, {"max_new_tokens": 1024, "do_sample": False, "until": ()}),
+    ],
+)
+def test_generation_settings(harness: ModuleType, given: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert harness.generation_settings(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("stops", "expected"), [((), "Yes. No END"), (("END",), "Yes. No "), (("No", "."), "Yes"), (("?",), "Yes. No END")]
+)
+def test_what_ends_an_answer(harness: ModuleType, stops: tuple[str, ...], expected: str) -> None:
+    assert harness._until("Yes. No END", stops) == expected
+
+
+def test_what_is_refused(harness: ModuleType) -> None:
+    made = model(harness)
+    for kind in ("video", "audio"):
+        made.task_dict["task"]["test"] = [{"text": "x", "image": None}]
+        asked = requests([GREEDY])
+        shown = [{"role": "user", "content": [{"type": kind, "url": "x"}]}]
+        asked[0].arguments = ("", lambda document, shown=shown: shown, GREEDY, 0, "task", "test")
+        with pytest.raises(UsageError, match=f"a task shows {kind}"):
+            made.generate_until(asked)
+    for refused in (made.loglikelihood, made.generate_until_multi_round):
+        with pytest.raises(QkeditError, match="choose tasks that generate answers"):
+            refused([])
+    for size in ("auto", 0, "-1"):
+        with pytest.raises(UsageError, match="no number of prompts"):
+            model(harness, batch_size=size)
+
+
+TASK = """
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {questions}}}}}
+task: scenes_pope
+test_split: test
+output_type: generate_until
+doc_to_visual: !function utils.visual
+doc_to_text: !function utils.text
+doc_to_target: label
+generation_kwargs: {{max_new_tokens: 4, temperature: 0, do_sample: false}}
+process_results: !function utils.results
+metric_list: [{{metric: exact, aggregation: mean, higher_is_better: true}}]
+"""
+UTILS = """
+from PIL import Image
+
+def visual(document):
+    return [Image.open({images!r} + "/" + document["image"])]
+
+def text(document, lmms_eval_specific_kwargs=None):
+    return document["text"]
+
+def results(document, answers):
+    return {{"exact": float(answers[0] == document["label"])}}
+"""
+
+
+def test_in_lmms_eval_itself(tmp_path: Path) -> None:
+    pytest.importorskip("lmms_eval")
+    pytest.importorskip("datasets")
+    scenes = tmp_path / "scenes"
+    scenes.mkdir()
+    write_scenes(list(make_scenes(1, 0)), scenes)
+    questions = scenes / "pope_random.json"
+    rows = [json.loads(line) for line in questions.read_text("utf-8").splitlines()]
+    task = tmp_path / "task"
+    task.mkdir()
+    (task / "scenes_pope.yaml").write_text(TASK.format(questions=questions))
+    (task / "utils.py").write_text(UTILS.format(images=str(scenes / "images")))
+    arguments = "pretrained=demo,plugins='scr:layers=0-2,sources=4',dtype=float32"
+    command = ["-m", "lmms_eval", "--model", "qkedit", "--model_args", arguments, "--tasks", "scenes_pope"]
+    command += ["--include_path", task, "--batch_size", "2", "--device", "cpu", "--output_path", tmp_path / "out"]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    subprocess.run(
+        [sys.executable, *map(str, command), "--log_samples"], check=True, env={**os.environ, **offline}, cwd=tmp_path
+    )
+    (samples,) = (tmp_path / "out").rglob("*_samples_scenes_pope.jsonl")
+    demo = load("demo", dtype="float32")
+    for line in samples.read_text("utf-8").splitlines():
+        sample = json.loads(line)
+        row = rows[sample["doc_id"]]
+        image = Image.open(scenes / "images" / row["image"])
+        answer = respond(demo, [image], row["text"], [SCR(layers="0-2", sources=4)], max_new_tokens=4)
+        assert "".join(sample["filtered_resps"]) == answer.text

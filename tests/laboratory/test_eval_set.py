@@ -1,0 +1,96 @@
+"""What is asked, and how answers become scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qkedit.demo.questions import pope_questions
+from qkedit.demo.scenes import make_scene
+from qkedit.errors import UsageError
+from qkedit.laboratory.eval_set import HELD_OUT_SEED, ExamRange, make_exam
+from qkedit.laboratory.measures import MEASURES
+from tests.laboratory.small_eval_sets import answers, few_scenes, outcome
+
+
+def test_every_question_of_every_split_is_asked_exactly_once() -> None:
+    exam = few_scenes()
+    wanted = {
+        (scene.number, row["text"])
+        for split in ("random", "popular", "adversarial")
+        for row in pope_questions(exam.scenes, split)
+        for scene in exam.scenes
+        if row["image"] == f"scene_{scene.number:06d}.png"
+    }
+    assert sorted(wanted) == [(exam.scenes[place].number, prompt) for place, prompt in exam.asked]
+    assert len(exam.asked) < sum(map(len, exam.splits.values()))  # or nothing would have been saved
+
+
+def test_halves_are_disjoint_and_their_questions_look_at_themselves_alone() -> None:
+    first, second = ExamRange(5, seed=1, first=7).halves()
+    assert (first, second) == (ExamRange(2, 1, 7), ExamRange(3, 1, 9))
+    one = make_exam(second)
+    assert [scene.number for scene in one.scenes] == [9, 10, 11]
+    assert np.array_equal(one.scenes[1].image, make_scene(1, 10).image)
+    texts = [question.prompt for question in one.splits["adversarial"]]
+    assert texts == [row["text"] for row in pope_questions(one.scenes, "adversarial")]
+
+
+def test_the_laboratory_s_scenes_are_neither_those_of_training_nor_of_validation() -> None:
+    assert HELD_OUT_SEED not in (0, 1_000_000)
+
+
+def test_digests_tell_exams_apart() -> None:
+    digests = {make_exam(ExamRange(2, seed, first)).digest() for seed, first in ((1, 0), (1, 1), (2, 0))}
+    assert len(digests) == 3
+    assert make_exam(ExamRange(2, 1, 1)).digest() in digests
+
+
+@pytest.mark.parametrize("wrong", [{"count": 1}, {"count": 0}, {"count": 5, "seed": -1}])
+def test_ranges_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(UsageError):
+        ExamRange(**wrong)
+
+
+def test_truthful_answers_score_perfectly() -> None:
+    exam = few_scenes()
+    said = answers(exam, [scene.caption for scene in exam.scenes], "Yes.")
+    yes = outcome("yes", exam, said)
+    assert {name: yes.value(MEASURES[name]) for name in ("chair_s", "chair_i", "recall")} == {
+        "chair_s": 0.0,
+        "chair_i": 0.0,
+        "recall": 1.0,
+    }
+    for split in ("random", "popular", "adversarial"):
+        # Half of the questions are about what is not there.
+        assert yes.value(MEASURES[f"accuracy_{split}"]) == 0.5
+        assert yes.value(MEASURES[f"hr_{split}"]) == 1.0
+        assert yes.value(MEASURES[f"f1_{split}"]) == pytest.approx(2 / 3)
+
+
+def test_hallucinations_are_counted_by_hand() -> None:
+    exam = few_scenes()
+    absent = [next(kind for kind in ("plate", "boat", "tree") if kind not in scene.kinds) for scene in exam.scenes]
+    # The first caption is right but for a repeated invention, the second is right, the third says nothing.
+    captions = [f"{exam.scenes[0].caption} And a {absent[0]}, a {absent[0]}.", exam.scenes[1].caption, "A place."]
+    found = outcome("some", exam, answers(exam, captions, "No."))
+    kinds = [len(scene.kinds) for scene in exam.scenes]
+    assert found.value(MEASURES["chair_s"]) == pytest.approx(1 / 3)
+    assert found.value(MEASURES["chair_i"]) == pytest.approx(2 / (2 + kinds[0] + kinds[1]))
+    assert found.value(MEASURES["recall"]) == pytest.approx((kinds[0] + kinds[1]) / sum(kinds))
+    assert found.value(MEASURES["mean_words"]) == pytest.approx(sum(len(text.split()) for text in captions) / 3)
+    assert found.value(MEASURES["f1_random"]) == 0.0
+
+
+def test_answers_reach_the_question_of_their_own_scene() -> None:
+    exam = few_scenes()
+    perfect = answers(exam, [""] * 3, "No.")
+    truthful = tuple(
+        "Yes." if any(f" {kind} " in prompt for kind in exam.scenes[scene].kinds) else "No."
+        for scene, prompt in exam.asked
+    )
+    right = outcome("right", exam, type(perfect)(perfect.captions, truthful))
+    for split in ("random", "popular", "adversarial"):
+        assert right.value(MEASURES[f"accuracy_{split}"]) == 1.0
+        assert right.value(MEASURES[f"hr_{split}"]) == 0.0
+    assert right.value(MEASURES["chair_i"]) is None  # nothing was mentioned

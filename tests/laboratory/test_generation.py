@@ -1,0 +1,90 @@
+"""Batches against single requests, with and without plug-ins; the way that shares pictures against the plain one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from qkedit import DSCR, SCR
+from qkedit.laboratory import generation as answering
+from qkedit.laboratory.eval_set import Exam
+from qkedit.laboratory.generation import ExamAnswers, sit
+from qkedit.laboratory.worker import one_thread
+from qkedit.plugins.registry import PluginSettings
+from qkedit.runtime.generation import Answer, respond
+from tests.laboratory.small_eval_sets import demo_model, few_scenes
+
+# Answers of the model, long ones included, are compared to their end, but no longer than this.
+TOKENS = {"CAPTION_TOKENS": 12, "ANSWER_TOKENS": 3}
+
+
+@pytest.fixture(autouse=True)
+def short_answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, tokens in TOKENS.items():
+        monkeypatch.setattr(answering, name, tokens)
+    monkeypatch.setattr(answering, "PROMPTS_AT_ONCE", 7)  # the last batch is smaller
+    monkeypatch.setattr(answering, "SCENES_AT_ONCE", 2)
+    with one_thread():  # small steps on several threads wait for whatever else the machine does
+        yield
+
+
+def one_by_one(exam: Exam, plugin: str | None = None) -> ExamAnswers:
+    """What `qkedit generate` would say to each question alone."""
+
+    def said(scene: int, prompt: str, tokens: int) -> str:
+        shown = exam.scenes[scene]
+        plugins = {
+            None: [],
+            "scr": [SCR()],
+            "dscr": [DSCR(depth=torch.from_numpy(shown.depth), processor=demo_model().processor)],
+        }[plugin]
+        picture = Image.fromarray(shown.image)
+        return respond(demo_model(), [picture], prompt, plugins, max_new_tokens=tokens).text
+
+    captions = [said(place, q.prompt, TOKENS["CAPTION_TOKENS"]) for place, q in enumerate(exam.captions)]
+    return ExamAnswers(tuple(captions), tuple(said(*asked, TOKENS["ANSWER_TOKENS"]) for asked in exam.asked))
+
+
+def test_batches_equal_single_requests_whether_or_not_they_share_pictures() -> None:
+    exam = few_scenes()
+    alone = one_by_one(exam)
+    assert sit(demo_model(), exam, share_pictures=False) == alone
+    assert sit(demo_model(), exam, share_pictures=True) == alone
+    # The comparison would say little about a model that says one thing to everything.
+    assert len(set(alone.captions)) > 1
+
+
+@pytest.mark.parametrize("plugin", ["scr", "dscr"])
+def test_batches_equal_single_requests_with_plugins(plugin: str) -> None:
+    exam = few_scenes()
+    assert sit(demo_model(), exam, [PluginSettings(plugin)]) == one_by_one(exam, plugin)
+
+
+def test_pictures_are_shared_where_that_is_right_and_no_plugin_acts(monkeypatch: pytest.MonkeyPatch) -> None:
+    exam, used = few_scenes(), []
+    for way in (answering._SharedPictures, answering._WholePrompts):
+        monkeypatch.setattr(way, "__call__", lambda self, batch, way=way: used.append(way) or [(r, "") for r in batch])
+    sit(demo_model(), exam)
+    assert set(used) == {answering._SharedPictures}
+    used.clear()
+    sit(demo_model(), exam, [PluginSettings("scr")])
+    monkeypatch.setattr(demo_model().model.config, "model_type", "paligemma")
+    sit(demo_model(), exam)
+    assert set(used) == {answering._WholePrompts}
+
+
+def test_uniform_sources_are_drawn_anew_for_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+
+    def note_seed(loaded: Any, prompts: Any, plugins: Any, **settings: Any) -> list[Answer]:
+        seeds.append(plugins[0].seed)
+        return [Answer("", 0, 0.0)] * len(prompts)
+
+    monkeypatch.setattr(answering, "respond_batch", note_seed)
+    sit(demo_model(), few_scenes(), [PluginSettings("scr", {"selection": "uniform", "seed": 5})])
+    assert seeds == list(range(5, 5 + len(seeds)))
+    assert len(seeds) > 1

@@ -1,0 +1,104 @@
+"""Several processes against one, and what becomes of them when something fails."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+from concurrent.futures import Future
+
+import pytest
+
+from qkedit.errors import QkeditError, UsageError, VerificationError
+from qkedit.laboratory import processes as workers
+from qkedit.laboratory.arms import BASE, Arm
+from qkedit.laboratory.eval_set import ExamRange
+from qkedit.laboratory.processes import run_jobs
+from qkedit.laboratory.worker import Job, Subject
+from qkedit.plugins.registry import PluginSettings
+from qkedit.spectral.options import Suppression
+from qkedit.steering.options import SteerOptions
+
+FEW = ExamRange(2)
+EDIT = SteerOptions("2-3", suppression=Suppression(k=8), device="cpu")
+
+
+def test_processes_give_the_results_of_one() -> None:
+    jobs = [
+        Job(Arm(BASE), FEW),
+        Job(Arm("edited", EDIT), FEW),
+        Job(Arm("uniform", plugins=(PluginSettings("scr", {"selection": "uniform"}),)), FEW),
+        Job(Arm("base again"), FEW),  # in a worker that has edited before, or not
+    ]
+    serial = {job.arm.name: result for job, result in run_jobs(Subject(), jobs, 1)}
+    parallel = {job.arm.name: result for job, result in run_jobs(Subject(), jobs, 2)}
+    assert parallel.keys() == serial.keys() == {job.arm.name for job in jobs}
+    for name, result in serial.items():
+        assert parallel[name].answers == result.answers
+        assert parallel[name].energy_removed == result.energy_removed
+    assert serial["base again"].answers == serial[BASE].answers != serial["edited"].answers
+    assert serial["edited"].energy_removed is not None
+    assert 0 < serial["edited"].energy_removed <= 1
+    assert serial[BASE].energy_removed is None
+
+
+def test_an_arm_that_does_not_fit_the_model_is_an_error() -> None:
+    with pytest.raises(UsageError, match="beyond the model"):
+        list(run_jobs(Subject(), [Job(Arm("beyond", SteerOptions("99", device="cpu")), FEW)], 1))
+
+
+@pytest.mark.parametrize("kind", [QkeditError, UsageError, VerificationError])
+def test_errors_pass_between_processes_whole(kind: type[QkeditError]) -> None:
+    error = kind("it broke", where="here", remedy="mend it")
+    if isinstance(error, VerificationError):
+        error.mismatches = ("a", "b")
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert str(copy) == "here: it broke; mend it."
+    assert vars(copy) == vars(error)
+
+
+def test_a_killed_worker_is_reported_and_the_others_are_stopped() -> None:
+    jobs = [Job(Arm(str(number)), FEW) for number in range(99)]
+    results = run_jobs(Subject(), jobs, 2)
+    next(results)
+    (worker, *_) = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(QkeditError, match="worker"):
+        list(results)
+    assert not multiprocessing.active_children()
+
+
+def test_processes_are_started_with_ctrl_c_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would print a traceback while they import; `_start` lets it through."""
+
+    def blocked() -> bool:
+        return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    class Pool:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def submit(self, *_: object) -> Future[bool]:
+            future: Future[bool] = Future()
+            future.set_result(blocked())
+            return future
+
+        def shutdown(self, **_: object) -> None:
+            pass
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Pool)
+    results = run_jobs(Subject(), [Job(Arm(name), FEW) for name in "ab"], 2)
+    assert [bool(result) for _, result in results] == [True, True]
+    assert not blocked()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    previous = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(workers, "_follow_parent", lambda: None)
+    try:
+        workers._start()
+        assert not blocked()
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

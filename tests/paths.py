@@ -1,0 +1,5 @@
+"""Where the repository lies, for tests that run its scripts or read its documents."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]

@@ -1,0 +1,147 @@
+"""Plug-ins with attention that takes no complete masks: as flash attention and flex attention are called.
+
+Neither kernel runs on every machine, so stand-ins with the same way of being called do the same computation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import (
+    ALL_MASK_ATTENTION_FUNCTIONS,
+    add_offsets_to_mask_function,
+    and_masks,
+    padding_mask_function,
+)
+
+import qkedit
+from qkedit import DSCR, SCR
+from qkedit.errors import UnsupportedForm
+from tests.plugins import tiny_requests
+from tests.plugins.dscr.dscr_requests import UNCROPPED, depth_maps, images_in
+from tests.plugins.tiny_requests import request, two_prompts
+from tests.plugins.transformers.test_prefill import GREEDY, assert_same
+
+FLASH, FLEX = "kernels-community/flash-stand-in", "flex_stand_in"
+
+
+def flash(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
+    """Every prompt by itself without its padding, causal, and within a window if the layer has one."""
+    assert module.config._attn_implementation == FLASH  # by which the real one finds its kernel
+    assert mask is None or mask.ndim == 2
+    output = torch.zeros_like(query)
+    for row in range(query.shape[0]):
+        real = torch.ones(key.shape[2], dtype=torch.bool) if mask is None else mask[row].bool()
+        asked = real[-query.shape[2] :]
+        visible = torch.ones(int(real.sum()), int(real.sum()), dtype=torch.bool).tril()
+        if kwargs.get("sliding_window") is not None:
+            visible = visible.triu(1 - kwargs["sliding_window"])
+        own = dense(
+            query[row, :, asked],
+            key[row, :, real],
+            value[row, :, real],
+            visible[-int(asked.sum()) :],
+            kwargs["scaling"],
+        )
+        output[row, :, asked] = own
+    return output.transpose(1, 2), None
+
+
+def flex(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, **kwargs: Any) -> Any:
+    """Each head's pairs as the block mask's function says."""
+    assert isinstance(mask, BlockMask)
+    rows = torch.arange(query.shape[0])[:, None, None]
+    visible = mask.mask_mod(rows, torch.tensor(0), torch.arange(query.shape[2])[:, None], torch.arange(key.shape[2]))
+    return dense(query, key, value, visible[:, None], kwargs["scaling"]).transpose(1, 2), None
+
+
+def dense(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scaling: float) -> Tensor:
+    key, value = (states.repeat_interleave(query.shape[-3] // states.shape[-3], dim=-3) for states in (key, value))
+    logits = (query @ key.mT * scaling).masked_fill(~visible, -torch.inf)
+    # A token of padding sees nothing, and nothing looks at what becomes of it.
+    return logits.softmax(dim=-1).nan_to_num() @ value
+
+
+def block_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int,
+    kv_offset: int,
+    mask_function: Any,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> BlockMask:
+    """What transformers makes for flex attention, without compiling it."""
+    if attention_mask is not None:
+        mask_function = and_masks(mask_function, padding_mask_function(attention_mask))
+    shifted = add_offsets_to_mask_function(mask_function, q_offset, kv_offset)
+    return create_block_mask(shifted, batch_size, None, q_length, kv_length, device="cpu")
+
+
+@pytest.fixture
+def stand_ins() -> Iterator[None]:
+    AttentionInterface.register(FLASH, flash)
+    AttentionMaskInterface.register(FLASH, ALL_MASK_ATTENTION_FUNCTIONS["flash_attention_2"])
+    AttentionInterface.register(FLEX, flex)
+    AttentionMaskInterface.register(FLEX, block_mask)
+    yield
+    for known in (AttentionInterface, AttentionMaskInterface):
+        for name in (FLASH, FLEX, f"{FLASH}_recorded", f"{FLEX}_recorded"):
+            known._global_mapping.pop(name, None)
+
+
+def plugins(given: tiny_requests.Request) -> dict[str, Any]:
+    maps = depth_maps(images_in(given))
+    return {
+        "scr": SCR(sources=5, factor=1.3),
+        "dscr": DSCR(depth=maps, processor=UNCROPPED),
+        "dscr over the question": DSCR(depth=maps, processor=UNCROPPED, when="image"),
+    }
+
+
+@pytest.mark.usefixtures("stand_ins")
+@pytest.mark.parametrize("kind", [FLASH, FLEX])
+@pytest.mark.parametrize("family", ["qwen2-vl", "qwen3-vl", "llava", "mistral3", "internvl", "chameleon"])
+def test_any_attention_gives_the_same_answer(family: str, kind: str) -> None:
+    """In a batch with padding, where the recorded rows have to leave the padding out as the kernel does."""
+    tiny, given = tiny_requests.model.__wrapped__(family), request(family, two_prompts(family))
+    usual, decoder = tiny.config._attn_implementation, tiny.get_decoder()
+
+    def answers(implementation: str, *own: Any) -> tuple[Tensor, Any]:
+        decoder.config._attn_implementation = {"": implementation}
+        if not own:
+            return torch.stack(tiny.generate(**given.inputs, **GREEDY).logits), None
+        with qkedit.attach(tiny, *own) as attached:
+            found = torch.stack(tiny.generate(**given.inputs, **GREEDY).logits)
+        assert decoder.config._attn_implementation == implementation
+        return found, attached.report()[0].plugins
+
+    plain, _ = answers(kind)
+    for name, plugin in plugins(given).items():
+        expected, report = answers(usual, plugin)
+        found, other_report = answers(kind, plugin)
+        assert_same(found, expected)
+        assert (found - plain).abs().max() > 1e-3, name
+        if name == "scr":
+            assert report["scr"]["sources"] == other_report["scr"]["sources"] > 0
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_masks_made_ahead_for_flex_attention_are_not_cut() -> None:
+    """Gemma 3 makes its masks before its decoder runs: a pass over the whole prompt takes them as they are."""
+    tiny, given = tiny_requests.model.__wrapped__("gemma3"), request("gemma3", two_prompts("gemma3"))
+    with torch.no_grad():
+        with qkedit.attach(tiny, SCR()):
+            expected = tiny(**given.inputs).logits[:, -1]
+            tiny.get_decoder().config._attn_implementation = {"": FLEX}
+            assert_same(tiny(**given.inputs).logits[:, -1], expected)
+        maps = depth_maps(images_in(given))
+        with qkedit.attach(tiny, DSCR(depth=maps)), pytest.raises(UnsupportedForm, match=r"BlockMask.*sdpa"):
+            tiny(**given.inputs)

@@ -1,0 +1,103 @@
+"""Edits in memory against checkpoints on disk, and the base afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from qkedit import steer
+from qkedit.errors import CheckpointError, UnsupportedForm
+from qkedit.runtime.editing import edited, parameter_of
+from qkedit.runtime.generation import load
+from qkedit.spectral.options import Suppression
+from qkedit.steering.options import SteerOptions
+from qkedit.steering.plan import SteerPlan, plan_for
+from tests import tiny_models
+from tests.laboratory.small_eval_sets import demo_model, differing, weights_of
+
+
+def plan(model: str = "demo", layers: str = "2,5", suppression: Suppression | None = None) -> SteerPlan:
+    return plan_for(model, SteerOptions(layers, suppression=suppression or Suppression(), device="cpu"))
+
+
+@pytest.mark.parametrize(
+    "suppression",
+    [
+        Suppression(k=3, residual=0.5),
+        Suppression(k=2, channel="symmetric"),
+        Suppression(k=2, control="index", seed=3),
+        Suppression(k=2, control="norm", seed=3),
+    ],
+    ids=lambda s: f"{s.channel} {s.control}",
+)
+def test_equals_the_checkpoint_that_steer_writes(suppression: Suppression, tmp_path: Path) -> None:
+    options = {"k": suppression.k, "residual": suppression.residual, "channel": suppression.channel}
+    options |= {"control": suppression.control, "seed": suppression.seed, "device": "cpu", "fsync": False}
+    steer("demo", out=tmp_path / "edited", layers="2,5", **options)  # type: ignore[arg-type]
+    written = load(str(tmp_path / "edited"), dtype="float32").model
+    model = demo_model().model
+    before = weights_of(model)
+    with edited(model, plan(suppression=suppression)) as records:
+        assert differing(weights_of(written), model) == set()
+        assert len(differing(before, model)) == 2
+    assert [record.layer for record in records] == [2, 5]
+    assert differing(before, model) == set()
+
+
+def test_the_stored_dtype_serves_as_well(tmp_path: Path) -> None:
+    model = load("demo", dtype="auto").model
+    steer("demo", out=tmp_path / "edited", layers="2,5", device="cpu", fsync=False)
+    written = load(str(tmp_path / "edited"), dtype="auto").model
+    with edited(model, plan()):
+        assert differing(weights_of(written), model) == set()
+
+
+def test_the_base_is_restored_after_an_error() -> None:
+    model = demo_model().model
+    before = weights_of(model)
+    with pytest.raises(ZeroDivisionError), edited(model, plan()):
+        len(differing(before, model)) / 0
+    assert differing(before, model) == set()
+
+
+def test_another_model_is_refused_and_left_alone() -> None:
+    model = load("demo", dtype="float32").model
+    with torch.no_grad():
+        model.get_decoder().layers[5].self_attn.q_proj.weight[0, 0] += 1
+    before = weights_of(model)
+    with pytest.raises(CheckpointError, match="not the stored ones"), edited(model, plan()):
+        pass
+    assert differing(before, model) == set()  # layer 2, which came first, too
+
+
+def test_an_edit_on_top_of_an_edit_is_refused() -> None:
+    model = demo_model().model
+    before = weights_of(model)
+    with edited(model, plan()), pytest.raises(CheckpointError, match="once at a time"), edited(model, plan()):
+        pass
+    assert differing(before, model) == set()
+
+
+@pytest.mark.parametrize("family", ["qwen2-vl", "llava", "gemma3"])
+def test_other_families(family: str, tmp_path: Path) -> None:
+    """Their tensors have other names, in files and in memory."""
+    directory = str(tiny_models.build(family, tmp_path / "base"))
+    steer(directory, out=tmp_path / "edited", layers="1", k=1, device="cpu", fsync=False)
+    from transformers import AutoModelForImageTextToText
+
+    model, written = (
+        AutoModelForImageTextToText.from_pretrained(place, dtype=torch.float32)
+        for place in (directory, tmp_path / "edited")
+    )
+    suppression = Suppression(k=1)
+    with edited(model, plan(directory, "1", suppression)):
+        assert differing(weights_of(written), model) == set()
+
+
+def test_a_name_that_the_model_does_not_know_is_refused() -> None:
+    with pytest.raises(UnsupportedForm, match="no parameter"):
+        parameter_of(demo_model().model, "language_model.model.layers.2.self_attn.qkv.weight", 2)
+    with pytest.raises(UnsupportedForm, match="no parameter"):
+        parameter_of(demo_model().model, "language_model.model.layers.9.self_attn.q_proj.weight", 9)

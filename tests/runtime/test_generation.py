@@ -1,0 +1,100 @@
+"""One request on transformers: what is loaded, what is asked, what is answered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qkedit.demo import demo_checkpoint
+from qkedit.errors import QkeditError, UsageError
+from qkedit.images import read_image
+from qkedit.plugins.scr.settings import SCR
+from qkedit.runtime.generation import LoadedModel, load, request_inputs, respond
+
+
+@pytest.fixture(scope="module")
+def demo() -> LoadedModel:
+    return load("demo", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def image() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
+
+
+def test_what_is_loaded(demo: LoadedModel) -> None:
+    assert demo.model.dtype == torch.float32
+    assert not demo.model.training
+    assert load("demo").model.dtype == torch.bfloat16
+
+
+def test_the_question_stands_in_the_chat_template(demo: LoadedModel, image: Image.Image) -> None:
+    inputs = request_inputs(demo, [image, image], "what is there")
+    text = demo.processor.decode(inputs["input_ids"][0])
+    expected = demo.processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}] * 2 + [{"type": "text", "text": "what is there"}]}],
+        add_generation_prompt=True,
+    )
+    assert text.replace("<image>" * 64, "<image>") == demo.processor.decode(
+        demo.processor.tokenizer(expected)["input_ids"]
+    )
+    assert inputs["pixel_values"].shape[0] == 2
+    assert "pixel_values" not in request_inputs(demo, [], "what is there")
+
+
+def test_the_bare_prompt(demo: LoadedModel, image: Image.Image) -> None:
+    inputs = request_inputs(replace(demo, chat_template="none"), [image], "what is there")
+    text = demo.processor.decode(inputs["input_ids"][0], skip_special_tokens=False)
+    assert text.endswith("<image>what is there")
+    assert int((inputs["input_ids"] == demo.model.config.image_token_id).sum()) == 64
+
+
+def test_an_answer_is_that_of_generate(demo: LoadedModel, image: Image.Image) -> None:
+    inputs = request_inputs(demo, [image], "what is there")
+    new = demo.model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    answer = respond(demo, [image], "what is there", max_new_tokens=5)
+    assert answer.text == demo.processor.decode(new, skip_special_tokens=True).strip()
+    assert answer.tokens == len(new)
+    assert answer.report is None
+    plugged = respond(demo, [image], "what is there", [SCR(layers="0-1")], max_new_tokens=5)
+    assert plugged.report is not None
+    assert set(plugged.report.plugins) == {"scr"}
+    assert respond(demo, [image], "what is there", max_new_tokens=5).text == answer.text
+
+
+def test_a_name_that_means_two_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo", "qwen2-vl"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(UsageError, match=rf"write \./{name}"):
+            load(name)
+
+
+def test_what_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(QkeditError, match="transformers cannot load it"):
+        load(str(tmp_path))
+    import transformers
+
+    def lacking(*arguments: Any, **settings: Any) -> None:
+        raise ImportError("Qwen2VLVideoProcessor requires the Torchvision library\nmore")
+
+    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lacking)
+    with pytest.raises(QkeditError, match=r"Torchvision library.*pip install 'qkedit\[runtime\]'"):
+        load(str(demo_checkpoint()))
+
+
+def test_pictures(tmp_path: Path, image: Image.Image) -> None:
+    image.convert("RGBA").save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").mode == "RGB"
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
+    (tmp_path / "c.png").write_text("text")
+    for name, words in {"b.png": "cannot be read", "c.png": "no picture", "d.png": "cannot be read"}.items():
+        with pytest.raises(UsageError, match=words) as caught:
+            read_image(tmp_path / name)
+        assert name in str(caught.value)

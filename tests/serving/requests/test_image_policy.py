@@ -1,0 +1,260 @@
+"""Which images are taken: out of requests, and from hosts that are allowed."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import quote
+
+import pytest
+from PIL import Image
+
+from qkedit.serving.limits import Limits
+from qkedit.serving.requests.image_hosts import ImageHosts
+from qkedit.serving.requests.image_policy import ImagePolicy, from_data_url
+from qkedit.serving.requests.request_errors import RequestError
+from tests.serving.served_models import picture
+
+POLICY = ImagePolicy(Limits(body=100_000, pixels=10_000, seconds=1))
+
+
+def file(image: Image.Image, kind: str = "png", **settings: object) -> bytes:
+    content = io.BytesIO()
+    image.save(content, kind, **settings)  # type: ignore[arg-type]
+    return content.getvalue()
+
+
+def fetched(url: str, *hosts: str, limits: Limits = POLICY.limits) -> bytes:
+    return asyncio.run(ImageHosts(frozenset(hosts), limits).files([url]))[url]
+
+
+def refused(url: str, words: str, *hosts: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        fetched(url, *hosts)
+
+
+@pytest.mark.parametrize("kind", ["png", "bmp", "gif", "jpeg", "webp"])
+def test_an_image_in_the_request(kind: str) -> None:
+    content = file(picture(1), kind)
+    for head in ("data:image/png;base64", f"DATA:Image/{kind};name=x.y;base64"):
+        assert from_data_url(f"{head},{base64.b64encode(content).decode()}") == content
+    (decoded,) = POLICY.decoded([content])
+    assert decoded.mode == "RGB"
+    assert decoded.tobytes() == Image.open(io.BytesIO(content)).convert("RGB").tobytes()
+
+
+URL_SAFE = str.maketrans("+/", "-_")
+
+
+@pytest.mark.parametrize(
+    ("head", "written"),
+    [
+        ("data:image/png;base64,", lambda text: text),
+        ("DATA:IMAGE/PNG;BASE64,", lambda text: text),
+        ("data:image/png;charset=utf-8;base64,", lambda text: text),
+        ("data:image/png;base64;charset=utf-8,", lambda text: text),
+        ("data:image/svg+xml ; base64 ,", lambda text: text),
+        (" data:image/jpg;base64, ", lambda text: f" {text}\n"),
+        ("data:image/png;base64,", lambda text: "\r\n".join(text[at : at + 76] for at in range(0, len(text), 76))),
+        ("data:image/png;base64,", lambda text: text.translate(URL_SAFE)),
+        ("data:image/png;base64,", lambda text: text.translate(URL_SAFE).rstrip("=")),
+        ("data:image/png;base64,", lambda text: text.rstrip("=")),
+        ("data:image/png;base64,", lambda text: quote(text, safe="")),
+    ],
+)
+def test_data_urls_in_every_form_that_clients_write(head: str, written: Callable[[str], str]) -> None:
+    for content in (bytes(range(256)) * 2, b"\xfb\xef\xff", b"a", b"ab", b"abc"):
+        assert from_data_url(head + written(base64.b64encode(content).decode())) == content
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("", "neither a data URL nor an address"),
+        ("/etc/passwd", "neither a data URL nor an address"),
+        ("file:///etc/passwd", "neither a data URL nor an address"),
+        ("iVBORw0KGgo=", "neither a data URL nor an address"),
+        ("ftp://127.0.0.1/a.png", "neither a data URL nor an address"),
+        ("http://[", "is no address"),
+        ("http://a:99999999/", "is no address"),
+        ("http://169.254.169.254/latest/meta-data", "this server fetches no images"),
+    ],
+)
+def test_addresses_that_are_refused(url: str, words: str) -> None:
+    refused(url, words)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("data:text/plain;base64,AAAA", "no image in base64"),
+        ("data:image/png,AAAA", "no image in base64"),
+        ("data:image/png;base64", "no image in base64"),
+        ("data:image/png;base64,A", "no valid base64"),
+        ("data:image/png;base64,AA=A", "no valid base64"),
+        ("data:image/png;base64,\ud800", "no valid base64"),
+        ("data:image/png;base64,ÄÄÄÄ", "no valid base64"),
+    ],
+)
+def test_data_urls_that_are_refused(url: str, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        from_data_url(url)
+
+
+def test_pixels_are_counted_over_all_images_before_they_are_decoded() -> None:
+    assert len(POLICY.decoded([file(picture(1, 100, 50)), file(picture(1, 50, 100))])) == 2
+    with pytest.raises(RequestError, match=r"image 3: .* more than the 10000 pixels") as caught:
+        POLICY.decoded([file(picture(1, 100, 50)), file(picture(1, 50, 90)), file(picture(1, 24, 21))])
+    assert caught.value.status == 413
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of side × side black pixels, packed as well as they can be."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+    rows = zlib.compressobj(9)
+    packed = b"".join(rows.compress(bytes(1 + side // 8)) for _ in range(side)) + rows.flush()
+    header = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+# The larger is one that Pillow itself refuses to look at.
+@pytest.mark.parametrize("side", [104, 14_000])
+def test_bombs(side: int) -> None:
+    content = bomb(side)
+    assert len(content) < side * side / 1000 + 200
+    with pytest.raises(RequestError, match="pixels"):
+        POLICY.decoded([content])
+    if side == 104:
+        assert ImagePolicy().decoded([content])[0].size == (side, side)
+
+
+def test_sides_that_a_processor_would_scale_up_to_gigabytes() -> None:
+    with pytest.raises(RequestError, match="image 2: has 40000 × 1 pixels") as caught:
+        ImagePolicy().decoded([file(picture(1)), file(Image.new("1", (40_000, 1)))])
+    assert caught.value.status == 400
+
+
+def test_formats_that_browsers_do_not_show_are_refused() -> None:
+    for kind in ("tiff", "ppm", "ico", "eps"):
+        with pytest.raises(RequestError, match="image 1: is no picture"):
+            POLICY.decoded([file(picture(1), kind)])
+
+
+class Host(BaseHTTPRequestHandler):
+    """A host of images: one that is fine, and some that are not."""
+
+    def do_GET(self) -> None:
+        kind = self.path.partition("?")[0]
+        if kind == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/image")
+            self.end_headers()
+            return
+        self.send_response(404 if kind == "/missing" else 200)
+        self.end_headers()
+        if kind == "/slow":
+            for _ in range(30):
+                self.wfile.write(b"a")
+                time.sleep(0.1)
+        content = {"/large": bytes(200_000)}.get(kind, file(picture(2)) + self.path.encode())
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Host) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_images_from_a_host_that_is_allowed(host: str) -> None:
+    for path in ("/image", "/image?a=b%20c&d=/e", "/a%2Fb"):
+        assert fetched(f"http://{host}{path}", host) == file(picture(2)) + path.encode()
+    assert fetched(f"HTTP://{host}/ü?ö", host) == file(picture(2)) + b"/%C3%BC?%C3%B6"
+    for path, words in {
+        "/moved": "status 302; give the address of the image itself",
+        "/missing": "status 404",
+        "/large": "larger than the 100000 bytes",
+        "/slow": "did not arrive within 1 seconds",
+    }.items():
+        refused(f"http://{host}{path}", words, host)
+
+
+class Trickling(asyncio.Protocol):
+    """Sends a byte of a header every few milliseconds, and never an end of it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self._send()
+
+    def _send(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(b"H")  # type: ignore[attr-defined]
+            asyncio.get_running_loop().call_later(0.01, self._send)
+
+
+def test_a_slow_host_holds_up_its_own_requests_alone() -> None:
+    """One deadline around all images of a request, however a host spreads its bytes; few wait for hosts at a time."""
+
+    async def case() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Trickling, "127.0.0.1", 0)
+        host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        hosts = ImageHosts(frozenset({host}), Limits(seconds=0.2, waiting=8))
+        slow = [asyncio.create_task(hosts.files([f"http://{host}/{number}", f"http://{host}/b"])) for number in (1, 2)]
+        await asyncio.sleep(0)
+        with pytest.raises(RequestError, match="2 requests are waiting for their images' hosts") as caught:
+            await hosts.files([f"http://{host}/c"])
+        assert caught.value.status == 503
+        assert await hosts.files([]) == {}
+        for task in slow:
+            with pytest.raises(RequestError, match=r"did not arrive within 0\.2 seconds"):
+                await task
+        server.close()
+
+    asyncio.run(asyncio.wait_for(case(), 20))
+
+
+def test_images_of_one_request_share_the_limit_of_a_body(host: str) -> None:
+    size = len(file(picture(2))) + len("/image?1")
+    urls = [f"http://{host}/image?{number}" for number in (1, 2, 1)]
+    for body, taken in ((2 * size, True), (2 * size - 1, False)):
+        hosts = ImageHosts(frozenset({host}), Limits(body=body))
+        if taken:
+            assert set(asyncio.run(hosts.files(urls))) == set(urls)
+            continue
+        with pytest.raises(RequestError, match=f"larger than the {size - 1} bytes") as caught:
+            asyncio.run(hosts.files(urls))
+        assert caught.value.status == 413
+
+
+def test_other_hosts_and_what_looks_like_a_host(host: str) -> None:
+    port = host.partition(":")[2]
+    allowed = (host, "images.invalid")
+    for url in (
+        f"http://localhost:{port}/image",
+        f"http://user@{host}/image",
+        f"http://images.invalid@{host}/image",
+        f"http://{host}@localhost/image",
+        f"http://images.invalid:{port}/image",
+        f"http://{host}.localhost/image",
+        f"http://localhost\\@{host}/image",
+        "http://images.invalid./image",
+        "http:///image",
+    ):
+        refused(url, "images are not fetched from|is no address", *allowed)
+    refused("https://images.invalid/image", "cannot be fetched", *allowed)  # allowed, and not there
+    refused(f"https://{host}/image", "cannot be fetched", *allowed)  # speaks no TLS

@@ -1,0 +1,111 @@
+"""What runs on a GPU does there what it does on a CPU, shown on devices that this machine need not have."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from qkedit.inspection import comparison, spectra
+from qkedit.inspection.comparison import compare_spectra
+from qkedit.inspection.spectra import inspect
+from qkedit.spectral.options import Channel, Suppression
+from qkedit.steering.engine.edited_weights import edited_weights
+from qkedit.steering.engine.reading import stored_layers
+from qkedit.steering.options import SteerOptions
+from qkedit.steering.plan import SteerPlan, plan_for
+from qkedit.steering.run import steer
+from tests import tiny_models
+from tests.pretended_devices import PretendedDevices
+
+CPU = torch.device("cpu")
+HEAD_SIZE = 16
+EDITS = {
+    "k": Suppression(2),
+    "energy": Suppression(energy=0.4, residual=0.2),
+    "index": Suppression(2, control="index"),
+    "norm": Suppression(2, control="norm"),
+    "symmetric": Suppression(2, channel="symmetric"),
+    "antisymmetric, index": Suppression(2, channel="antisymmetric", control="index"),
+}
+# Biases; norms of every kind; gated, fused and scattered projections; heads that share nothing.
+FAMILIES = ("qwen2-vl", "qwen3-vl", "gemma3", "chameleon", "qwen3.5", "phi4-multimodal", "llava")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return cache(lambda family: tiny_models.build(family, tmp_path_factory.mktemp("model") / family, dtype="float32"))
+
+
+def edited(plan: SteerPlan, device: torch.device) -> list[tuple[str, Tensor, Any]]:
+    return list(edited_weights(stored_layers(plan), plan, device))
+
+
+@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("device", ["cuda:0", "mps"])
+def test_an_edit_is_the_same_on_every_device(device: str, family: str, name: str, checkpoint: Any) -> None:
+    plan = plan_for(str(checkpoint(family)), SteerOptions("0.3-0.8", "0,1", EDITS[name]))
+    expected = edited(plan, CPU)
+    with PretendedDevices():
+        found = edited(plan, torch.device(device))
+    for (name, there, record), (same_name, here, expected_record) in zip(found, expected, strict=True):
+        assert name == same_name
+        assert type(there) is Tensor, "it was left on the device"
+        torch.testing.assert_close(there, here, rtol=0, atol=1e-6 * float(here.abs().max()))
+        for head, expected_head in zip(record.heads, expected_record.heads, strict=True):
+            assert len(head.suppressed) == len(expected_head.suppressed) > 0
+            assert head.suppressed == pytest.approx(expected_head.suppressed, rel=1e-6)
+            assert head.energy_removed == pytest.approx(expected_head.energy_removed, abs=1e-6)
+
+
+@pytest.mark.parametrize("channel", ["full", "symmetric"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("device", ["cuda:0", "mps"])
+def test_spectra_are_the_same_on_every_device(
+    device: str, family: str, channel: Channel, checkpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_for(str(checkpoint(family)), SteerOptions("0.3-0.8", "all", Suppression(2, channel=channel)))
+    offset = (3, 3, 3)
+    expected = inspect(plan, offset)
+    monkeypatch.setattr(spectra, "choose_device", lambda name: torch.device(device))
+    with PretendedDevices():
+        found = inspect(plan, offset)
+    for layer, expected_layer in zip(found.layers, expected.layers, strict=True):
+        for head, expected_head in zip(layer.heads, expected_layer.heads, strict=True):
+            figures, expected_figures = _figures(asdict(head)), _figures(asdict(expected_head))
+            assert len(expected_figures) > HEAD_SIZE
+            assert figures == pytest.approx(expected_figures, rel=1e-6, abs=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "mps"])
+@pytest.mark.parametrize("family", ["qwen2-vl", "chameleon"])
+def test_comparisons_are_the_same_on_every_device(
+    device: str, family: str, checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = str(checkpoint(family))
+    steer(base, out=tmp_path / "edited", layers="1-2", k=2, fsync=False)
+    options = SteerOptions("1-2", "all", Suppression(2))
+    plans = plan_for(base, options), plan_for(str(tmp_path / "edited"), options)
+    expected = compare_spectra(*plans)
+    monkeypatch.setattr(comparison, "choose_device", lambda name: torch.device(device))
+    with PretendedDevices():
+        found = compare_spectra(*plans)
+    assert _figures(found.as_dict()["layers"]) == pytest.approx(
+        _figures(expected.as_dict()["layers"]), rel=1e-6, abs=1e-6, nan_ok=True
+    )
+
+
+def _figures(value: Any) -> list[float]:
+    """Every number within nested lists and dictionaries, NaN for None."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [figure for item in value for figure in _figures(item)]
+    return [math.nan if value is None else value]

@@ -1,0 +1,114 @@
+"""Stages that work ahead of each other stop together."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qkedit.errors import QkeditError
+from qkedit.steering.engine import prefetch as pipeline
+from qkedit.steering.engine.prefetch import in_background
+from qkedit.steering.run import steer
+
+
+def test_items_come_in_order_and_the_producer_is_one_ahead() -> None:
+    produced: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(20):
+            produced.append(number)
+            yield number
+
+    with in_background(numbers()) as items:
+        for number in items:
+            time.sleep(0.002)
+            # One with the consumer, one waiting, one in the producer's hands.
+            assert len(produced) <= number + 3
+    assert produced == list(range(20))
+
+
+def test_the_producer_works_before_anybody_asks() -> None:
+    began = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        began.set()
+        yield 1
+
+    with in_background(numbers()):
+        assert began.wait(30)
+
+
+def test_with_nothing_ahead_each_item_is_produced_when_it_is_asked_for() -> None:
+    produced: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(5):
+            produced.append(number)
+            yield number
+
+    with in_background(numbers(), ahead=0) as items:
+        assert produced == []
+        for number in items:
+            assert produced == list(range(number + 1))
+
+
+def test_a_producers_exception_comes_at_its_place() -> None:
+    def failing() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise ZeroDivisionError
+
+    seen: list[int] = []
+    with pytest.raises(ZeroDivisionError), in_background(failing()) as items:
+        seen.extend(items)
+    assert seen == [1, 2]
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_a_consumer_that_leaves_stops_and_closes_the_producer(ahead: int) -> None:
+    closed = threading.Event()
+
+    def endless() -> Iterator[int]:
+        try:
+            while True:
+                yield 0
+        finally:
+            closed.set()
+
+    with in_background(endless(), ahead) as items:
+        next(items)
+    assert closed.is_set()
+
+
+def test_a_producer_that_hangs_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_PATIENCE", 0.05)
+    answered = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        assert answered.wait(30)
+        yield 1
+
+    with pytest.raises(KeyboardInterrupt), in_background(numbers()):
+        raise KeyboardInterrupt
+    answered.set()
+
+
+def test_no_stage_works_on_after_a_run_that_failed(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the exception is still being handled, nobody reads or calculates any more."""
+    before = set(threading.enumerate())
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(QkeditError, match="no space left") as failure:
+        steer(base, out=tmp_path / "edited", layers="all", fsync=False)
+    assert failure.value.__traceback__ is not None
+    assert {thread.name for thread in set(threading.enumerate()) - before} == set()

@@ -1,0 +1,90 @@
+"""An output that there is no room for is not begun; what takes no room is not counted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qkedit.checkpoint.checkpoint import open_checkpoint
+from qkedit.checkpoint.io.source import LocalFiles
+from qkedit.errors import QkeditError
+from qkedit.steering.options import OutputOptions
+from qkedit.steering.outputs import disk_space
+from qkedit.steering.run import apply_delta, steer
+from tests.steering.checkpoints import HEAD_SIZE, HEADS, HIDDEN, contents, query_name
+
+EDITED_BYTES = HEADS * HEAD_SIZE * HIDDEN * 4
+
+
+def room(monkeypatch: pytest.MonkeyPatch, free: int, *, total: int = 1 << 40, shares: bool = False) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=total, free=free))
+    monkeypatch.setattr(disk_space, "can_share_blocks", lambda *_: shares)
+
+
+def needed(base: Path, output: OutputOptions, *, shared: bool = False) -> int:
+    checkpoint = open_checkpoint(LocalFiles(base))
+    return disk_space.disk_needed(checkpoint, {"": checkpoint.tensors[query_name(1)]}, output, shared=shared)
+
+
+def taken(directory: Path) -> int:
+    """What an output takes but for what is written anew beside the weights, hard links at nothing."""
+    return sum(
+        path.lstat().st_size
+        for path in directory.iterdir()
+        if path.name not in ("qkedit.json", "README.md") and path.lstat().st_nlink == 1 and not path.is_symlink()
+    )
+
+
+@pytest.mark.parametrize("link", ["copy", "hard", "symlink"])
+def test_what_is_counted_is_what_the_output_takes(base: Path, tmp_path: Path, link: str) -> None:
+    out = tmp_path / "edited"
+    steer(base, out=out, layers="1", k=2, link=link, fsync=False)
+    assert needed(base, OutputOptions(out, link=link)) == taken(out)
+
+
+def test_shared_blocks_and_deltas_take_the_edited_tensors_alone(base: Path, tmp_path: Path) -> None:
+    beside = sum(len(content) for name, content in contents(base).items() if not name.endswith(".safetensors"))
+    assert needed(base, OutputOptions(tmp_path, link="reflink")) == beside + EDITED_BYTES
+    for link in ("auto", "copy", "hard", "symlink"):
+        assert needed(base, OutputOptions(tmp_path, link=link), shared=True) == beside + EDITED_BYTES
+    assert needed(base, OutputOptions(tmp_path, layout="delta")) == EDITED_BYTES
+
+
+@pytest.mark.parametrize("layout", ["full", "delta"])
+def test_a_run_without_room_is_refused_before_anything_is_copied(
+    base: Path, tmp_path: Path, layout: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room(monkeypatch, needed(base, OutputOptions(tmp_path, layout=layout)) - 1)
+    with pytest.raises(QkeditError, match=r"edited: the output takes .* GB and .* GB are free; free some space"):
+        steer(base, out=tmp_path / "edited", layers="1", k=2, layout=layout, fsync=False)
+    assert os.listdir(tmp_path) == ["base"]
+
+
+def test_a_delta_is_not_applied_without_room(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steer(base, out=tmp_path / "delta", layers="1", k=2, layout="delta", fsync=False)
+    room(monkeypatch, EDITED_BYTES)
+    with pytest.raises(QkeditError, match="are free"):
+        apply_delta(tmp_path / "delta", base=str(base), output=OutputOptions(tmp_path / "edited", fsync=False))
+
+
+@pytest.mark.parametrize(
+    "kind", [{"shares": True}, {"total": 0}], ids=["blocks are shared", "a file system that does not say"]
+)
+def test_room_that_is_not_needed_or_not_known(
+    base: Path, tmp_path: Path, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = needed(base, OutputOptions(tmp_path), shared=True)
+    room(monkeypatch, free if kind.get("shares") else 0, **kind)
+    steer(base, out=tmp_path / "edited", layers="1", k=2, fsync=False)
+
+
+def test_sharing_is_tried_and_leaves_nothing(base: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    disk_space.can_share_blocks(base / "config.json", place)
+    assert list(place.iterdir()) == []

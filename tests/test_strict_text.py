@@ -1,0 +1,124 @@
+"""JSON and YAML from strangers: a value that can be worked with, or a ValueError, and never much memory or time."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qkedit.strict_text import MAX_YAML_LENGTH, parse_json, parse_yaml
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**64) + 1, 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=("Cs",)), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(values, st.booleans())
+def test_what_json_can_say_is_read_as_python_reads_it(value: Any, ascii_only: bool) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    assert parse_json(text.encode()) == value
+
+
+NOT_JSON: dict[str, tuple[bytes | str, str]] = {
+    "no JSON": (b"{", "Expecting"),
+    "no UTF-8": (b'"\xff"', "utf-8"),
+    "NaN": (b'{"gap": NaN}', "NaN is not JSON"),
+    "infinity": (b"[-Infinity]", "-Infinity is not JSON"),
+    "a float that overflows": (b"1e999", "beyond float64"),
+    "an integer of 400 digits": (b"9" * 400, "400 digits is beyond 64 bits"),
+    "an integer of 10,000 digits": (b"9" * 10_000, "digits"),
+    "2**64": (str(2**64), "beyond 64 bits"),
+    "a key twice": (b'{"a": {"b": 1, "b": 1}}', "'b' occurs twice"),
+    "half a character": (rb'["\ud800"]', "not valid Unicode"),
+    "half a character in a key": (rb'{"a\uDFFF": 1}', "not valid Unicode"),
+    "deep lists": (b"[" * 100_000, "nests too deep"),
+    "deep objects": (b'{"a":' * 100_000, "nests too deep"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_JSON)
+@pytest.mark.parametrize("file_names", [False, True])
+def test_what_is_not_json(kind: str, file_names: bool) -> None:
+    content, reason = NOT_JSON[kind]
+    with pytest.raises(ValueError, match=reason) as caught:
+        parse_json(content, file_names=file_names)
+    assert len(str(caught.value)) < 300
+
+
+def test_bytes_of_file_names_are_taken_where_there_are_file_names() -> None:
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    text = json.dumps([name])
+    assert parse_json(text, file_names=True) == [name]
+    with pytest.raises(ValueError, match="Unicode"):
+        parse_json(text)
+
+
+def test_a_whole_character_in_two_escapes_is_one() -> None:
+    assert parse_json(rb'"\ud83d\ude00"') == "😀"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[007, 1.10, no, 2024-02-30, 1_000]", ["007", "1.10", "no", "2024-02-30", "1_000"]),
+        ("a: null\nb: ~\nc:\nd: 'null'\ne: \"\"", {"a": None, "b": None, "c": None, "d": "null", "e": ""}),
+        ("- [x, 'y']\n- {a: b}", [["x", "y"], {"a": "b"}]),
+        ("!!binary aGk=", "aGk="),
+        ("!!python/object/apply:os.system [echo]", ["echo"]),
+        ("<<: {a: 1}", {"<<": {"a": "1"}}),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_yaml_is_read_as_text(text: str, value: Any) -> None:
+    assert parse_yaml(text) == value
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "\n".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 9)}]" for n in range(12)
+)
+NOT_YAML = {
+    "an alias bomb": (BOMB, "aliases are not taken"),
+    "a merge bomb": ("a: &a {x: 1}\nb: {<<: [*a, *a, *a]}", "aliases are not taken"),
+    "a list in itself": ("&a [*a]", "aliases are not taken"),
+    "a key twice": ("a: 1\nb: {c: 2, c: 3}", "'c' stands there twice"),
+    "a list as a key": ("? [a]\n: 1", "unhashable"),
+    "deep": ("[" * 5_000, "nests too deep"),
+    "long": ("a" * (MAX_YAML_LENGTH + 1), "longer than"),
+    "two documents": ("a\n---\nb", "single document"),
+    "no YAML": ("a: [", "expected"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_YAML)
+def test_what_is_not_yaml(kind: str) -> None:
+    text, reason = NOT_YAML[kind]
+    with pytest.raises(ValueError, match=reason) as caught:
+        parse_yaml(text)
+    assert "\n" not in str(caught.value)
+
+
+@given(
+    st.recursive(
+        st.text("abc '\"#", max_size=6), lambda inner: st.lists(inner) | st.dictionaries(st.text("abc"), inner)
+    )
+)
+def test_what_yaml_writes_is_read(value: Any) -> None:
+    assert parse_yaml(yaml.safe_dump(value)) == value
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_value_or_a_value_error(text: str) -> None:
+    for parse in (parse_json, parse_yaml):
+        with suppress(ValueError):
+            parse(text)
