@@ -11,19 +11,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qkedit.version import __version__
+
 if TYPE_CHECKING:
-    from qkedit.plugins.dscr.settings import DSCR
-    from qkedit.plugins.scr.settings import SCR
+    from qkedit.plugins.dscr.plugin import DSCR
+    from qkedit.plugins.scr.plugin import SCR
     from qkedit.plugins.transformers.attach import attach
     from qkedit.spectral.product import QKProduct
     from qkedit.steering.run import SteerReport, steer
 
-__version__ = "0.1.0"
 __all__ = ["DSCR", "SCR", "QKProduct", "SteerReport", "__version__", "attach", "steer"]
 
 _HOMES = {
-    "DSCR": "qkedit.plugins.dscr.settings",
-    "SCR": "qkedit.plugins.scr.settings",
+    "DSCR": "qkedit.plugins.dscr.plugin",
+    "SCR": "qkedit.plugins.scr.plugin",
     "attach": "qkedit.plugins.transformers.attach",
     "QKProduct": "qkedit.spectral.product",
     "SteerReport": "qkedit.steering.run",

@@ -35,11 +35,12 @@ from benchmarking.machine import describe_machine
 from benchmarking.timing import Timing, in_turns, seconds_of
 
 import qkedit
+from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.prefill import Prefill
 from qkedit.plugins.core.protocol import RequestEdit
-from qkedit.plugins.dscr.settings import DSCR
-from qkedit.plugins.scr.settings import SCR
-from qkedit.plugins.transformers.modules import ModelParts, model_parts
-from qkedit.plugins.transformers.prefill import Prefill
+from qkedit.plugins.dscr.plugin import DSCR
+from qkedit.plugins.scr.plugin import SCR
+from qkedit.plugins.transformers.modules import vlm_modules
 
 IMAGE, START, END = 5, 3, 4
 SHAPES: dict[str, dict[str, int]] = {
@@ -57,7 +58,7 @@ class PartialPass:
     last_layer: int
     name: str = "partial-pass"
 
-    def bind(self, parts: ModelParts) -> PartialPass:
+    def bind(self, parts: VLMModules) -> PartialPass:
         return self
 
     def start(self, prefill: Prefill) -> RequestEdit:
@@ -173,7 +174,7 @@ def variants(model: Any, request: Request) -> dict[str, tuple[Any, ...]]:
     """What is compared, by name."""
     depth = torch.linspace(0, 1, request.rows * request.columns).view(request.rows, request.columns)
     layers = model.config.text_config.num_hidden_layers
-    last = SCR().bind(model_parts(model)).scored[-1]
+    last = SCR().bind(vlm_modules(model)).scored[-1]
     return {
         "none": (),
         "none, again": (),

@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import qkedit
+from qkedit.version import __version__
 
 try:
     import typer
@@ -65,7 +65,7 @@ def _function(command: str) -> Callable[..., None]:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"qkedit {qkedit.__version__}")
+        typer.echo(f"qkedit {__version__}")
         raise typer.Exit
 
 

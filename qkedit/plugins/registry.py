@@ -29,7 +29,7 @@ from qkedit.strict_text import parse_json
 SCHEMA = 1
 NONE = "none"
 # A plug-in by its name; imported when it is named, since it brings torch along.
-PLUGINS = {"scr": "qkedit.plugins.scr.settings:SCR", "dscr": "qkedit.plugins.dscr.settings:DSCR"}
+PLUGINS = {"scr": "qkedit.plugins.scr.plugin:SCR", "dscr": "qkedit.plugins.dscr.plugin:DSCR"}
 
 
 @dataclass(frozen=True)

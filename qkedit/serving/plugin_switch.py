@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from qkedit.plugins.registry import PluginSettings, make_plugins
 
 if TYPE_CHECKING:
+    from qkedit.plugins.core.modules import VLMModules
     from qkedit.plugins.core.protocol import BoundPlugin
     from qkedit.plugins.transformers.attach import Attachment
-    from qkedit.plugins.transformers.modules import ModelParts
     from qkedit.plugins.transformers.request import RequestReport
 
 
@@ -23,7 +23,7 @@ class _BoundOnce:
     name: str
     bound: BoundPlugin
 
-    def bind(self, parts: ModelParts) -> BoundPlugin:
+    def bind(self, parts: VLMModules) -> BoundPlugin:
         return self.bound
 
 
@@ -35,12 +35,12 @@ class PluginSwitch:
     """
 
     def __init__(self, model: Any, plugins: Sequence[PluginSettings]) -> None:
-        from qkedit.plugins.transformers.modules import model_parts
+        from qkedit.plugins.transformers.modules import vlm_modules
 
         self.settings = {plugin.name: plugin for plugin in plugins}
         self._model = model
         self._bound = {
-            plugin.name: _BoundOnce(plugin.name, plugin.bind(model_parts(model))) for plugin in make_plugins(plugins)
+            plugin.name: _BoundOnce(plugin.name, plugin.bind(vlm_modules(model))) for plugin in make_plugins(plugins)
         }
         self._attachments: dict[tuple[str, ...], Attachment] = {}
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
-import qkedit
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.contents import DELTA_FILE as DELTA_FILE
 from qkedit.checkpoint.contents import MANIFEST_FILE as MANIFEST_FILE
@@ -25,6 +24,7 @@ from qkedit.steering.edit_record import EditRecord, HeadEdit
 from qkedit.steering.outputs.names import files_of_output
 from qkedit.steering.plan import SteerPlan
 from qkedit.strict_text import parse_json
+from qkedit.version import __version__
 
 SCHEMA = 1
 
@@ -38,7 +38,7 @@ def make_manifest(
     previous = previous_manifest(plan.checkpoint)
     return {
         "schema": SCHEMA,
-        "tool": {"name": "qkedit", "version": qkedit.__version__},
+        "tool": {"name": "qkedit", "version": __version__},
         "libraries": {name: version(name) for name in ("torch", "numpy", "accelerate")},
         "base": {"model": plan.checkpoint.files.name, "revision": plan.checkpoint.files.revision},
         **({"understood_as": plan.stack.understood_as} if plan.stack.understood_as else {}),

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from qkedit.plugins.core.protocol import RequestEdit, Span
-from qkedit.plugins.transformers.prefill import Prefill
+from qkedit.plugins.core.prefill import Prefill, Span
+from qkedit.plugins.core.protocol import RequestEdit
 
 
 @dataclass

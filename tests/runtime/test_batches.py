@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from qkedit.plugins.scr.settings import SCR
+from qkedit.plugins.scr.plugin import SCR
 from qkedit.runtime.generation import (
     LoadedModel,
     ProcessorFault,

@@ -14,7 +14,7 @@ from PIL import Image
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import QkeditError, UsageError
 from qkedit.images import read_image
-from qkedit.plugins.scr.settings import SCR
+from qkedit.plugins.scr.plugin import SCR
 from qkedit.runtime.generation import LoadedModel, load, request_inputs, respond
 
 

@@ -21,8 +21,8 @@ import torch
 from openai import OpenAI
 from PIL import Image
 
-from qkedit.plugins.dscr.settings import DSCR
-from qkedit.plugins.scr.settings import SCR
+from qkedit.plugins.dscr.plugin import DSCR
+from qkedit.plugins.scr.plugin import SCR
 from qkedit.plugins.transformers.attach import attach
 from qkedit.runtime.generation import LoadedModel, respond
 from tests.serving.conftest import KEY

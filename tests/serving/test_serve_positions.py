@@ -13,7 +13,7 @@ import uvicorn
 from openai import OpenAI
 
 from qkedit.plugins.registry import PluginSettings
-from qkedit.plugins.scr.settings import SCR
+from qkedit.plugins.scr.plugin import SCR
 from qkedit.runtime.generation import respond
 from qkedit.serving.openai_server import build_application
 from qkedit.serving.plugin_switch import PluginSwitch

@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qkedit import __version__
 from qkedit.checkpoint.contents import CONFIG_FILE
 from qkedit.checkpoint.hub.errors import explained, is_transport_error, is_unreachable
 from qkedit.checkpoint.io.source import LocalFiles, check_name, read_range_into
 from qkedit.checkpoint.io.stamps import FileStamps
 from qkedit.errors import CheckpointError
+from qkedit.version import __version__
 
 # Further attempts after a connection that broke, and the seconds before the first of them (then doubled).
 RETRIES = 3

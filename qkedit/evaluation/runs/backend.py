@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import qkedit
 from qkedit.evaluation.files.records import STOP, Question
+from qkedit.version import __version__
 
 
 @dataclass(frozen=True)
@@ -97,4 +97,4 @@ def versions(*libraries: str) -> dict[str, str]:
     """Return the versions of qkedit and of these libraries."""
     from importlib.metadata import version
 
-    return {"qkedit": qkedit.__version__} | {name: version(name) for name in libraries}
+    return {"qkedit": __version__} | {name: version(name) for name in libraries}

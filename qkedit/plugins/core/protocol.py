@@ -15,22 +15,12 @@ Decoding is not touched at all.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from qkedit.plugins.transformers.modules import ModelParts
-    from qkedit.plugins.transformers.prefill import Prefill
-
-
-@dataclass(frozen=True)
-class Span:
-    """The prompt columns `first … end − 1` of every row, which run through the decoder together."""
-
-    first: int
-    end: int
+from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.prefill import Prefill, Span
 
 
 class RequestEdit:
@@ -83,6 +73,6 @@ class Plugin(Protocol):
         """The name users know it by."""
         ...
 
-    def bind(self, parts: ModelParts) -> BoundPlugin:
+    def bind(self, parts: VLMModules) -> BoundPlugin:
         """Check the settings against a model, fill in what depends on it. Raises QkeditError; changes nothing."""
         ...

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.plugins.core.grid import Grid
-from qkedit.plugins.core.protocol import RequestEdit, Span
+from qkedit.plugins.core.prefill import Span
+from qkedit.plugins.core.protocol import RequestEdit
 from qkedit.plugins.dscr.mixing import mixed, variance, without_lost
 from qkedit.plugins.dscr.report import RefinementReport
 from qkedit.plugins.transformers.rotation import Rotation, SeenRotations, rotary_function
 
 if TYPE_CHECKING:
-    from qkedit.plugins.transformers.modules import ModelParts
+    from qkedit.plugins.core.modules import VLMModules
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class CacheRefinement(RequestEdit):
     def __init__(
         self,
         refinement: Refinement,
-        parts: ModelParts,
+        parts: VLMModules,
         grids: Sequence[Grid],
         weights: Sequence[Tensor],
         refine_after: tuple[int | None, ...],

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from qkedit.errors import UsageError
 from qkedit.plugins.core.grid import Grid
-from qkedit.plugins.core.protocol import RequestEdit, Span
+from qkedit.plugins.core.prefill import Span
+from qkedit.plugins.core.protocol import RequestEdit
 from qkedit.plugins.transformers.rotation import SeenRotations
 
 if TYPE_CHECKING:
-    from qkedit.plugins.transformers.modules import ModelParts
-    from qkedit.plugins.transformers.prefill import Prefill
+    from qkedit.plugins.core.modules import VLMModules
+    from qkedit.plugins.core.prefill import Prefill
 
 
 def coherence(keys: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ class KeyCoherence:
 
     name: ClassVar[str] = "coherence"
 
-    def bind(self, parts: ModelParts) -> KeyCoherence:
+    def bind(self, parts: VLMModules) -> KeyCoherence:
         """Take any model."""
         return self
 
@@ -91,7 +92,7 @@ class _Measurement(RequestEdit):
         self._lengths: dict[int, list[Tensor]] = {}
         self._layers: list[LayerCoherence] = []
         self._keys: dict[int, Tensor] = {}
-        self.entered_layers = frozenset(self._parts.attending)
+        self.entered_layers = frozenset(self._parts.attention_layers)
         self.edited_layers = frozenset(range(len(self._parts.layers)))
 
     def enter_layer(self, layer: int, arguments: Mapping[str, Any], span: Span) -> None:
@@ -128,7 +129,7 @@ class _Measurement(RequestEdit):
 
     def _whole(self, layer: int, cache: Any, length: int) -> list[Grid]:
         """Return the grids of which a layer's cache holds every cell."""
-        if layer not in self._parts.attending:
+        if layer not in self._parts.attention_layers:
             return []
         first = max(0, length - cache.layers[layer].keys.shape[2])
         return [grid for grid in self._grids if int(grid.cells.min()) >= first]

@@ -6,21 +6,17 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from qkedit.errors import UsageError
 from qkedit.plugins.core.grid import Grid, ImageExtent
-from qkedit.plugins.core.protocol import Span
+from qkedit.plugins.core.prefill import Prefill, Span
+from qkedit.plugins.scr.settings import SCRSettings
 from qkedit.plugins.scr.sources import Choice, choose
 from qkedit.plugins.transformers.attention import AttentionRecorder, Reading, recording
-from qkedit.plugins.transformers.prefill import Prefill
 from qkedit.selection import describe
-
-if TYPE_CHECKING:
-    from qkedit.plugins.scr.settings import SCR
 
 ImageChoices = tuple[Choice, ...]  # one for each grid of an image
 
@@ -42,7 +38,7 @@ class Diagnosis:
 
 def diagnose(
     prefill: Prefill,
-    settings: SCR,
+    settings: SCRSettings,
     edited: tuple[int, ...],
     scored: tuple[int, ...],
     known: Sequence[ImageChoices | None],
@@ -162,7 +158,7 @@ class CellNorms:
         return hidden[rows, columns].detach().float().norm(dim=-1) * inside
 
 
-def _choices(scores: Sequence[Tensor], settings: SCR) -> ImageChoices:
+def _choices(scores: Sequence[Tensor], settings: SCRSettings) -> ImageChoices:
     if settings.per == "image":
         return tuple(choose(scores, settings.sources, settings.claim))
     return tuple(choose([grid], settings.sources, settings.claim)[0] for grid in scores)

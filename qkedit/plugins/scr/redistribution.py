@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from qkedit.plugins.core.protocol import RequestEdit, Span
+from qkedit.plugins.core.prefill import Prefill, Span
+from qkedit.plugins.core.protocol import RequestEdit
 from qkedit.plugins.scr.diagnosis import CellNorms, Diagnosis, ImageChoices
-from qkedit.plugins.transformers.prefill import Prefill
+from qkedit.plugins.scr.settings import SCRSettings
 from qkedit.selection import describe
-
-if TYPE_CHECKING:
-    from qkedit.plugins.scr.settings import SCR
 
 
 class Redistribution(RequestEdit):
     """SCR's edit of one prefill."""
 
     def __init__(
-        self, prefill: Prefill, settings: SCR, edited: tuple[int, ...], scored: tuple[int, ...], diagnosis: Diagnosis
+        self,
+        prefill: Prefill,
+        settings: SCRSettings,
+        edited: tuple[int, ...],
+        scored: tuple[int, ...],
+        diagnosis: Diagnosis,
     ) -> None:
         self.edited_layers = frozenset(edited)
         self._settings = settings
@@ -129,7 +132,7 @@ class _Pairs:
         return _Pairs(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
-def _pairs(prefill: Prefill, choices: Sequence[ImageChoices], settings: SCR) -> _Pairs:
+def _pairs(prefill: Prefill, choices: Sequence[ImageChoices], settings: SCRSettings) -> _Pairs:
     places: list[list[int]] = [[] for _ in range(5)]
     for extent, own in zip(prefill.grids.extents, choices, strict=True):
         for grid, choice in zip(prefill.grids.of(extent), own, strict=True):

@@ -28,14 +28,14 @@ from torch import nn
 from qkedit.errors import QkeditError, UsageError
 from qkedit.plugins.core.grid import image_grids
 from qkedit.plugins.core.protocol import BoundPlugin, Plugin
-from qkedit.plugins.transformers.modules import is_compiled, model_parts
-from qkedit.plugins.transformers.prefill import Forward, Prefill, Stopwatch, run_prefill
+from qkedit.plugins.transformers.modules import is_compiled, vlm_modules
+from qkedit.plugins.transformers.prefill import DecoderPrefill, Forward, Stopwatch, run_prefill
 from qkedit.plugins.transformers.request import (
     Request,
     RequestReport,
     bound,
-    brings_images,
     check_request,
+    has_images,
     image_inputs,
     merged,
     remember_inputs,
@@ -73,7 +73,7 @@ class Attachment:
         names = [plugin.name for plugin in plugins]
         if len(set(names)) < len(names):
             raise UsageError(f"plug-ins {names} are not different", where="attach", remedy="name each one once")
-        self._parts = model_parts(model)
+        self._parts = vlm_modules(model)
         self._plugins: dict[str, BoundPlugin] = {plugin.name: plugin.bind(self._parts) for plugin in plugins}
         self._reports: deque[RequestReport] = deque(maxlen=REPORTS_KEPT)
         self._replaced: list[tuple[nn.Module, str, Any]] = []
@@ -143,14 +143,14 @@ class Attachment:
     def _model_forward(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
         """The whole model: recognise a prefill with images."""
         given = bound(original, args, kwargs) if args else kwargs
-        if not brings_images(given):
+        if not has_images(given):
             return original(*args, **kwargs)
         return self._edited_forward(original, given)
 
     def _base_forward(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
         """What merges images and prompt: part of the whole model's forward, or called by itself."""
         given = bound(original, args, kwargs) if args else kwargs
-        if not brings_images(given):
+        if not has_images(given):
             return original(*args, **kwargs)
         request = self._waiting()
         if request is None:
@@ -177,7 +177,7 @@ class Attachment:
 
     def _guess(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
         """What makes assisted generation guess tokens, which would stand in the prefill as if they were the prompt."""
-        if brings_images(bound(original, args, kwargs).get("model_kwargs", {})):
+        if has_images(bound(original, args, kwargs).get("model_kwargs", {})):
             raise UsageError(
                 "guessed tokens would be taken for the question",
                 where="assisted generation",
@@ -200,7 +200,7 @@ class Attachment:
         input_ids, inputs = given["input_ids"], image_inputs(given)
         grids = image_grids(self._parts.config, input_ids, inputs)
         real = real_tokens(given.get("attention_mask"), *input_ids.shape)
-        prefill = Prefill(self._parts, grids, input_ids, real, inputs, arguments, decode)
+        prefill = DecoderPrefill(self._parts, grids, input_ids, real, inputs, arguments, decode)
         request.done = True  # from here on the decoder is called by the plug-ins
         stopwatch = Stopwatch()
         edits = {}

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from qkedit.plugins.transformers.prefill import FarEnough
+from qkedit.plugins.core.prefill import StopForward
 
 # Attention weights held at once: heads × queries × keys. 64 MB in float32.
 BLOCK = 2**24
@@ -47,8 +47,8 @@ class AttentionRecorder:
     Attributes:
         layers: whose attention to record.
         readings: what to record of each.
-        leave_after: the layer whose attention is all that is still wanted of the run: once it is recorded, `FarEnough`
-            is raised. None lets the run go on.
+        leave_after: the layer whose attention is all that is still wanted of the run: once it is recorded,
+            `StopForward` is raised. None lets the run go on.
         scores: by layer, for each reading `[keys]` float32, on the layer's device.
     """
 
@@ -97,7 +97,7 @@ def _registered(usual: str) -> str:
             if recorder is not None and layer in recorder.layers:
                 recorder.scores[layer] = _scores(recorder.readings, query, key, mask, kwargs)
                 if layer == recorder.leave_after:
-                    raise FarEnough
+                    raise StopForward
             shown = module if usual in ("sdpa", "eager") else _AsConfigured(module, usual)
             return _usual_attention(module, usual)(shown, query, key, value, mask, **kwargs)
 

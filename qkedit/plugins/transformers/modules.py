@@ -1,49 +1,20 @@
-"""The parts of a loaded model that plug-ins act on, or one sentence why they cannot."""
+"""Find the modules of a loaded model that plug-ins act on, or say in one sentence why they cannot."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.plugins.core.grid_layouts import layout_of
+from qkedit.plugins.core.modules import VLMModules
 
 # Kinds of decoder layers (`layer_types`) that compute attention, so that there is something to record and to cache.
 ATTENDING = ("full_attention", "sliding_attention", "chunked_attention")
 
 
-@dataclass(frozen=True)
-class ModelParts:
-    """A vision-language model as plug-ins see it.
-
-    Attributes:
-        model: as it was given, whose `generate` is called.
-        base: the part that turns images into features and merges them into the prompt.
-        decoder: the language model without its head; the same module as `base` in Chameleon.
-        layers: the decoder's layers.
-        attending: which of them compute attention (the others are linear attention or convolutions).
-    """
-
-    model: nn.Module
-    base: nn.Module
-    decoder: nn.Module
-    layers: nn.ModuleList
-    attending: tuple[int, ...]
-
-    @property
-    def config(self) -> Any:
-        """Config of the whole model."""
-        return self.model.config
-
-    @property
-    def text_config(self) -> Any:
-        """Config of the decoder."""
-        return self.decoder.config
-
-
-def model_parts(model: Any) -> ModelParts:
+def vlm_modules(model: Any) -> VLMModules:
     """Find the parts of a model.
 
     Raises:
@@ -73,7 +44,7 @@ def model_parts(model: Any) -> ModelParts:
         raise _compiled()
     kinds = getattr(decoder.config, "layer_types", None) or ["full_attention"] * len(layers)
     attending = tuple(index for index, kind in enumerate(kinds[: len(layers)]) if kind in ATTENDING)
-    return ModelParts(model, base, decoder, layers, attending)
+    return VLMModules(model, base, decoder, layers, attending)
 
 
 def is_compiled(module: Any) -> bool:

@@ -15,60 +15,26 @@ import torch
 from torch import Tensor, nn
 
 from qkedit.errors import QkeditError, UnsupportedForm, UsageError
-from qkedit.plugins.core.grid import ImageGrids
-from qkedit.plugins.core.protocol import RequestEdit, Span
-from qkedit.plugins.transformers.modules import ModelParts
-from qkedit.plugins.transformers.spans import looks_ahead, span_arguments
+from qkedit.plugins.core.prefill import Prefill, Span, StopForward
+from qkedit.plugins.core.protocol import RequestEdit
+from qkedit.plugins.transformers.spans import is_bidirectional, span_arguments
 
 Forward = Callable[..., Any]
 Cuts = dict[int, dict[str, tuple[int, ...]]]  # after which column which plug-in edits the cache of which rows
 
 
-class FarEnough(Exception):
-    """Leaves the decoder once a preview has what it needs."""
-
-
 @dataclass(frozen=True)
-class Prefill:
-    """A prefill before it runs.
+class DecoderPrefill(Prefill):
+    """A prefill on transformers.
 
     Attributes:
-        parts: the model's parts.
-        grids: where the image tokens stand.
-        input_ids: `[batch, length]`.
-        real: `[batch, length]` bool on the CPU, False for padding.
-        inputs: what the image encoder was given, by name.
-        arguments: the decoder's keyword arguments; `inputs_embeds`, `[batch, length, D]`, has the vision features.
         decode: the decoder's own forward.
     """
 
-    parts: ModelParts
-    grids: ImageGrids
-    input_ids: Tensor
-    real: Tensor
-    inputs: Mapping[str, Any]
-    arguments: Mapping[str, Any]
     decode: Forward = field(repr=False)
 
-    @property
-    def length(self) -> int:
-        """Prompt columns, padding included."""
-        return self.grids.length
-
-    @property
-    def layer_types(self) -> list[str]:
-        """Kind of each decoder layer."""
-        return list(getattr(self.parts.text_config, "layer_types", None) or [])
-
     def preview(self, last_layer: int, observe: Callable[[int, Tensor], None] | None = None) -> None:
-        """Run the unedited decoder up to `last_layer` (included), without a cache and without gradients.
-
-        Args:
-            last_layer: where to stop.
-            observe: called with every layer's index and the state after it, `[batch, length, D]`.
-
-        Whatever watches the run may end it sooner by raising `FarEnough`.
-        """
+        """Run the unedited decoder; see `Prefill.preview`. Raises UnsupportedForm where `last_layer` does not run."""
         arguments = span_arguments(self.arguments, Span(0, self.length), None, self.layer_types)
         arguments["use_cache"] = False
 
@@ -77,7 +43,7 @@ class Prefill:
                 if observe is not None:
                     observe(index, _state(output))
                 if index == last_layer:
-                    raise FarEnough
+                    raise StopForward
 
             return _in_this_thread(hook)
 
@@ -86,14 +52,14 @@ class Prefill:
                 hooks.callback(layer.register_forward_hook(after(index)).remove)
             try:
                 self.decode(**arguments)
-            except FarEnough:
+            except StopForward:
                 return
         raise UnsupportedForm(
             f"layer {last_layer} did not run", where="model", remedy="use the plug-in on layers that the model runs"
         )
 
 
-def run_prefill(prefill: Prefill, edits: Mapping[str, RequestEdit], stopwatch: Stopwatch) -> Any:
+def run_prefill(prefill: DecoderPrefill, edits: Mapping[str, RequestEdit], stopwatch: Stopwatch) -> Any:
     """Run the decoder over the whole prompt with every plug-in's edits, and return its output.
 
     Args:
@@ -108,7 +74,7 @@ def run_prefill(prefill: Prefill, edits: Mapping[str, RequestEdit], stopwatch: S
         _finish(prefill, edits, output.past_key_values, stopwatch)
         return output
     _check_cuttable(prefill, edits, cuts)
-    if looks_ahead(prefill.arguments.get("attention_mask"), prefill.length - 1):
+    if is_bidirectional(prefill.arguments.get("attention_mask"), prefill.length - 1):
         # No other cut is left here.
         return _run_last_again(prefill, edits, cuts, stopwatch)
     cache = _cache(prefill)
@@ -127,7 +93,7 @@ def run_prefill(prefill: Prefill, edits: Mapping[str, RequestEdit], stopwatch: S
 
 
 def _run_last_again(
-    prefill: Prefill,
+    prefill: DecoderPrefill,
     edits: Mapping[str, RequestEdit],
     cuts: Cuts,
     stopwatch: Stopwatch,
@@ -154,21 +120,25 @@ def _run_last_again(
     return output
 
 
-def _run_span(prefill: Prefill, edits: Mapping[str, RequestEdit], span: Span, cache: Any, stopwatch: Stopwatch) -> Any:
+def _run_span(
+    prefill: DecoderPrefill, edits: Mapping[str, RequestEdit], span: Span, cache: Any, stopwatch: Stopwatch
+) -> Any:
     arguments = span_arguments(prefill.arguments, span, cache, prefill.layer_types)
     arguments["use_cache"] = True
     with _stations(prefill, edits, span, stopwatch):
         return prefill.decode(**arguments)
 
 
-def _finish(prefill: Prefill, edits: Mapping[str, RequestEdit], cache: Any, stopwatch: Stopwatch) -> None:
+def _finish(prefill: DecoderPrefill, edits: Mapping[str, RequestEdit], cache: Any, stopwatch: Stopwatch) -> None:
     for name, edit in edits.items():
         with stopwatch(name):
             edit.finish(cache, prefill.length)
 
 
 @contextmanager
-def _stations(prefill: Prefill, edits: Mapping[str, RequestEdit], span: Span, stopwatch: Stopwatch) -> Iterator[None]:
+def _stations(
+    prefill: DecoderPrefill, edits: Mapping[str, RequestEdit], span: Span, stopwatch: Stopwatch
+) -> Iterator[None]:
     """Call the plug-ins around their layers; every layer that is asked for has to come by exactly once."""
     passed: Counter[tuple[str, int]] = Counter()
 
@@ -222,7 +192,7 @@ def _state(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def _cuts(prefill: Prefill, edits: Mapping[str, RequestEdit]) -> Cuts:
+def _cuts(prefill: DecoderPrefill, edits: Mapping[str, RequestEdit]) -> Cuts:
     """After which column which plug-in edits the cache of which rows."""
     cuts: Cuts = {}
     for name, edit in edits.items():
@@ -241,7 +211,7 @@ def _cuts(prefill: Prefill, edits: Mapping[str, RequestEdit]) -> Cuts:
     return cuts
 
 
-def _check_cuttable(prefill: Prefill, edits: Mapping[str, RequestEdit], cuts: Cuts) -> None:
+def _check_cuttable(prefill: DecoderPrefill, edits: Mapping[str, RequestEdit], cuts: Cuts) -> None:
     """Refuse what running in parts would get wrong."""
     if not prefill.real[:, -1].all():
         raise UsageError(
@@ -260,7 +230,7 @@ def _check_cuttable(prefill: Prefill, edits: Mapping[str, RequestEdit], cuts: Cu
     for column in cuts:
         cuts_image = any(extent.first < column <= extent.last for extent in prefill.grids.extents)
         # Gemma 3's images are read in both directions, PaliGemma's whole prompts.
-        ahead = column < prefill.length - 1 and looks_ahead(masks, column)
+        ahead = column < prefill.length - 1 and is_bidirectional(masks, column)
         if cuts_image and (edits_states or ahead):
             raise UsageError(
                 "one prompt's image would be cut where another's ends",
@@ -275,7 +245,7 @@ def _check_cuttable(prefill: Prefill, edits: Mapping[str, RequestEdit], cuts: Cu
             )
 
 
-def _cache(prefill: Prefill) -> Any:
+def _cache(prefill: DecoderPrefill) -> Any:
     from transformers import DynamicCache
 
     given = prefill.arguments.get("past_key_values")

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.plugins.transformers.modules import ModelParts
+from qkedit.plugins.core.modules import VLMModules
 from qkedit.plugins.transformers.prefill import Forward
 
 # What is noted on image features: the encoder's inputs, and the length of the prompt they were first used for.
@@ -73,7 +73,7 @@ def _encoded(given: Mapping[str, Any]) -> Mapping[str, Any]:
     return encoded if isinstance(encoded, Mapping) else {}
 
 
-def brings_images(given: Mapping[str, Any]) -> bool:
+def has_images(given: Mapping[str, Any]) -> bool:
     """Whether a call brings images or videos, as pixels or encoded."""
     encoded = _encoded(given)
     return any(
@@ -135,7 +135,7 @@ class _Merged(Exception):
         self.state = state
 
 
-def merged(parts: ModelParts, forward: Forward, given: Mapping[str, Any]) -> dict[str, Any]:
+def merged(parts: VLMModules, forward: Forward, given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments for a model that is its own decoder (Chameleon): images and prompt merged into `inputs_embeds`."""
 
     def stop(module: nn.Module, args: tuple[Any, ...]) -> None:

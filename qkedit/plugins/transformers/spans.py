@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qkedit.errors import UnsupportedForm
-from qkedit.plugins.core.protocol import Span
+from qkedit.plugins.core.prefill import Span
 
 # Which dimension of a decoder's argument counts prompt columns.
 COLUMN_DIMENSION = {
@@ -64,10 +64,10 @@ def span_arguments(arguments: Mapping[str, Any], span: Span, cache: Any, layer_t
     return cut
 
 
-def looks_ahead(masks: Any, column: int) -> bool:
+def is_bidirectional(masks: Any, column: int) -> bool:
     """Whether a column before `column` attends to one from `column` on, by the masks the decoder was given."""
     if isinstance(masks, Mapping):
-        return any(looks_ahead(mask, column) for mask in masks.values())
+        return any(is_bidirectional(mask, column) for mask in masks.values())
     if not isinstance(masks, Tensor) or masks.ndim != 4:
         return False  # no mask, or one of padding alone: the decoder makes it causal itself
     return bool(_allowed(masks[..., :column, column:]).any())

@@ -14,7 +14,7 @@ from PIL import Image
 
 from qkedit.errors import QkeditError, UsageError
 from qkedit.plugins.dscr.depth import DepthModel, read_depth
-from qkedit.plugins.dscr.settings import DSCR
+from qkedit.plugins.dscr.plugin import DSCR
 from qkedit.plugins.transformers.attach import attach
 from tests.plugins import tiny_requests
 from tests.plugins.tiny_requests import Prompt

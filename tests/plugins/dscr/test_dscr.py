@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from qkedit.plugins.dscr.plugin import DSCR
 from qkedit.plugins.dscr.refinement import CacheRefinement
-from qkedit.plugins.dscr.settings import DSCR
-from qkedit.plugins.scr.settings import SCR
+from qkedit.plugins.scr.plugin import SCR
 from qkedit.plugins.transformers.attach import attach
 from tests.plugins import tiny_requests
 from tests.plugins.dscr import dscr_reference as reference

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from qkedit.errors import UsageError
+from qkedit.plugins.dscr.plugin import DSCR
 from qkedit.plugins.dscr.refinement import CacheRefinement
-from qkedit.plugins.dscr.settings import DSCR
 from qkedit.plugins.transformers.attach import attach
 from tests.plugins import tiny_requests
 from tests.plugins.dscr import dscr_reference as reference

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.plugins.dscr.settings import DSCR
+from qkedit.plugins.dscr.plugin import DSCR
 from qkedit.plugins.measures.key_colours import principal_colours
 from qkedit.plugins.measures.kv_coherence import KeyCoherence, coherence, norm_entropy
 from qkedit.plugins.transformers.attach import attach

@@ -10,11 +10,11 @@ import torch
 import qkedit
 from qkedit import SCR
 from qkedit.errors import UsageError
-from qkedit.plugins.core.protocol import Span
+from qkedit.plugins.core.prefill import Span
 from qkedit.plugins.scr import settings as scr
 from qkedit.plugins.scr.diagnosis import image_keys, query_columns
 from qkedit.plugins.scr.redistribution import norm_entropy
-from qkedit.plugins.transformers.modules import model_parts
+from qkedit.plugins.transformers.modules import vlm_modules
 from qkedit.selection import describe
 from tests.plugins.probes import Probe
 from tests.plugins.tiny_requests import IMAGE, Prompt, model, request, two_prompts
@@ -47,7 +47,7 @@ def run(family, prompts, settings, attached=None):
 )
 def test_default_layers_are_the_first_half_and_the_second_quarter(count, edited, scored):
     parts = dataclasses.replace(
-        model_parts(model("llava")),
+        vlm_modules(model("llava")),
         layers=torch.nn.ModuleList(torch.nn.Identity() for _ in range(count)),
         attending=tuple(range(count)),
     )
@@ -76,7 +76,7 @@ def test_wrong_settings_are_refused_before_any_model_is_there(settings, message)
 
 
 def test_layers_without_attention_are_left_out_or_refused():
-    parts = model_parts(model("qwen3.5"))  # every second layer attends
+    parts = vlm_modules(model("qwen3.5"))  # every second layer attends
     assert SCR(diagnosis="0-3").bind(parts).scored == (1, 3)
     with pytest.raises(UsageError, match=r"no layer with a query-key product; choose among 1, 3"):
         SCR(diagnosis="2").bind(parts)
@@ -84,7 +84,7 @@ def test_layers_without_attention_are_left_out_or_refused():
 
 def test_layers_are_named_as_everywhere():
     """Fractions and the middle are known once the model is."""
-    parts = model_parts(model("llava"))
+    parts = vlm_modules(model("llava"))
     bound = SCR(layers="mid", diagnosis="0.5-1").bind(parts)
     assert (bound.edited, bound.scored) == ((1, 2, 3), (2, 3))
 
@@ -156,7 +156,7 @@ def test_uniform_sources_are_uniform():
     given = request("llava", [Prompt((2, (0, 0), 3))])
     probe = Probe()
     generated("llava", given.inputs, probe)
-    bound = settings.bind(model_parts(model("llava")))
+    bound = settings.bind(vlm_modules(model("llava")))
     for _ in range(1600):
         (choice,) = bound.start(probe.prefills[0])._diagnosis.choices[0]
         counts.view(-1)[choice.sources[0]] += 1
@@ -256,7 +256,7 @@ def test_equal_states_grow_as_the_formula_says():
     given = request("llava", [Prompt((2, (0, 0), 3))])
     probe = Probe()
     generated("llava", given.inputs, probe)
-    edit = SCR(layers="0", diagnosis="1", sources=1, factor=1.5).bind(model_parts(tiny)).start(probe.prefills[0])
+    edit = SCR(layers="0", diagnosis="1", sources=1, factor=1.5).bind(vlm_modules(tiny)).start(probe.prefills[0])
     length = given.ids.shape[1]
     edited = edit.edit_layer(0, torch.ones(1, length, 64), Span(0, length))
     values = edited[0, given.ids[0] == IMAGE, 0]

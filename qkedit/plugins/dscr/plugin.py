@@ -35,8 +35,8 @@ from qkedit.plugins.dscr.refinement import CacheRefinement, Refinement
 from qkedit.selection import check_layers, select_layers
 
 if TYPE_CHECKING:
-    from qkedit.plugins.transformers.modules import ModelParts
-    from qkedit.plugins.transformers.prefill import Prefill
+    from qkedit.plugins.core.modules import VLMModules
+    from qkedit.plugins.core.prefill import Prefill
 
 # Depth of this many pictures is remembered, so that several questions about one image cost one estimate.
 DEPTHS_KEPT = 32
@@ -101,7 +101,7 @@ class DSCR:
         """How fast weights fall."""
         return Kernel(self.depth_sigma, self.place_sigma, self.depth_exponent, self.place_exponent)
 
-    def bind(self, parts: ModelParts) -> BoundDSCR:
+    def bind(self, parts: VLMModules) -> BoundDSCR:
         """Check the settings against a model. Raises UsageError for layers that it does not have."""
         return BoundDSCR(self, parts)
 
@@ -109,12 +109,12 @@ class DSCR:
 class BoundDSCR:
     """DSCR on one model."""
 
-    def __init__(self, settings: DSCR, parts: ModelParts) -> None:
+    def __init__(self, settings: DSCR, parts: VLMModules) -> None:
         self._settings = settings
         self._parts = parts
         count = len(parts.layers)
         self.layers = select_layers(
-            settings.layers or f"{count // 4}-{count - 1}", count, parts.attending, "dscr layers"
+            settings.layers or f"{count // 4}-{count - 1}", count, parts.attention_layers, "dscr layers"
         )
         self._estimates: OrderedDict[bytes, Tensor] = OrderedDict()
         # Read once and at once: a missing file is to be known before a request comes.
