@@ -49,7 +49,7 @@ def test_default_layers_are_the_first_half_and_the_second_quarter(count, edited,
     parts = dataclasses.replace(
         vlm_modules(model("llava")),
         layers=torch.nn.ModuleList(torch.nn.Identity() for _ in range(count)),
-        attending=tuple(range(count)),
+        attention_layers=tuple(range(count)),
     )
     bound = SCR().bind(parts)
     assert (describe(bound.edited), describe(bound.scored)) == (edited, scored)
