@@ -1,8 +1,13 @@
-"""The rooms of the house import one another downwards only, as docs/architecture.md says."""
+"""The rooms of the house import one another downwards only, and no file imports in a circle: docs/architecture.md."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,64 +16,158 @@ import qkedit
 
 PACKAGE = Path(qkedit.__file__).parent
 
-# Which rooms each room may import from, besides itself and the modules at the top.
-MAY_IMPORT = {
-    "cli": {
-        "report",
-        "laboratory",
-        "steering",
-        "evaluation",
-        "serving",
-        "plugins",
-        "checkpoint",
-        "spectral",
-        "demo",
-    },
-    "laboratory": {"steering", "evaluation", "serving", "plugins", "checkpoint", "spectral", "demo"},
-    "report": {"laboratory", "steering", "evaluation", "checkpoint"},
-    "evaluation": {"serving", "plugins", "checkpoint", "demo"},
-    "steering": {"checkpoint", "spectral"},
-    "serving": {"plugins", "checkpoint", "demo"},
+# From the top of the house to its ground: a room imports from those in the rows below its own, never from its own row.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("cli",),
+    ("report",),
+    ("laboratory",),
+    ("evaluation", "serving", "integrations"),
+    ("runtime",),
+    ("inspection",),
+    ("steering",),
+    ("plugins",),
+    ("checkpoint", "spectral"),
+    ("demo",),
+)
+# Narrower than the floors: these rooms do without what stands below them, apart from what is named here.
+ONLY = {
     "plugins": {"checkpoint", "demo"},
-    "checkpoint": {"demo"},
-    "spectral": set(),
-    "demo": set(),
+    "steering": {"checkpoint", "spectral"},
+    "serving": {"runtime", "plugins"},
+    "spectral": set[str](),
+    "demo": set[str](),
 }
-TOP = {"errors", "configuration_files", "images", "prompts", "selection", "strangers_text"}
-# Where no file may import these at its top: `--help` and `--dry-run` pass here.
-LIGHT = ("cli", "checkpoint")
+# Parts of rooms that must not know others: the contract of plug-ins knows no engine, files know no families.
+APART = {
+    "qkedit.plugins.core": ("qkedit.plugins.transformers", "qkedit.plugins.scr", "qkedit.plugins.dscr"),
+    "qkedit.plugins.transformers": ("qkedit.plugins.scr", "qkedit.plugins.dscr", "qkedit.plugins.measures"),
+    "qkedit.plugins.scr": ("qkedit.plugins.dscr", "qkedit.plugins.measures"),
+    "qkedit.plugins.dscr": ("qkedit.plugins.scr", "qkedit.plugins.measures"),
+    "qkedit.checkpoint.io": ("qkedit.checkpoint.architecture",),
+    "qkedit.evaluation.files": (
+        "qkedit.evaluation.benchmarks",
+        "qkedit.evaluation.statistics",
+        "qkedit.evaluation.runs",
+    ),
+    "qkedit.evaluation.statistics": ("qkedit.evaluation.runs",),
+    "qkedit.evaluation.benchmarks": ("qkedit.evaluation.statistics", "qkedit.evaluation.runs"),
+    "qkedit.steering.engine": ("qkedit.steering.outputs",),
+}
+# Modules at the top that every room may use.
+EVERYWHERE = {"configuration_files", "errors", "images", "prompts", "selection", "strict_text", "version"}
+# No folder holds more files than a reader can survey, and no file more lines than one takes in at a sitting.
+MOST_FILES, MOST_LINES = 15, 330
 HEAVY = {"torch", "transformers", "accelerate", "huggingface_hub", "matplotlib", "scipy", "nltk"}
+# Rooms where no file imports these at its top: `--help` and `--dry-run` pass here.
+LIGHT = ("cli", "checkpoint")
+# What is imported without torch, since it runs while torch is being imported, or where nobody needs torch.
+WITHOUT_TORCH = (
+    "qkedit",
+    "qkedit.cli.app",
+    "qkedit.steering.plan",
+    "qkedit.steering.manifest",
+    "qkedit.steering.engine.reading",
+    "qkedit.steering.outputs.writers",
+    "qkedit.plugins.registry",
+    "qkedit.evaluation.benchmarks.registry",
+    "qkedit.evaluation.statistics.gate",
+)
 
 
-# Nobody else calls `from_pretrained`, which would offer to run a stranger's code.
-LOADS_PRETRAINED = PACKAGE / "checkpoint" / "pretrained.py"
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    found = {}
+    for file in PACKAGE.rglob("*.py"):
+        parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
 
 
-def imported(module: ast.AST) -> set[str]:
-    """The dotted names that the statements below `module` import, wherever they stand."""
+def imported(tree: ast.AST) -> set[str]:
+    """The dotted names that the statements below `tree` import, wherever they stand."""
     names = set()
-    for node in ast.walk(module):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
+
+
+@cache
+def imports() -> dict[str, frozenset[str]]:
+    """For each module those of the package that it imports, for types alone or inside functions too."""
+    return {
+        name: frozenset(imported(ast.parse(file.read_text("utf-8"))) & modules().keys() - {name})
+        for name, file in modules().items()
+    }
 
 
 def rooms() -> list[str]:
     return sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
 
-def test_every_room_is_known() -> None:
-    assert set(rooms()) <= set(MAY_IMPORT)
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def below(room: str) -> set[str]:
+    """The rooms that a room may import from."""
+    if room in ONLY:
+        return ONLY[room]
+    floor = next(index for index, names in enumerate(FLOORS) if room in names)
+    return {name for names in FLOORS[floor + 1 :] for name in names}
+
+
+def test_the_plan_and_the_house_have_the_same_rooms() -> None:
+    planned = [room for floor in FLOORS for room in floor]
+    assert sorted(planned) == rooms()
+    assert set(ONLY) <= set(planned)
+    assert {name for names in ONLY.values() for name in names} <= set(planned)
+
+
+def test_the_plan_and_the_house_have_the_same_modules_at_the_top() -> None:
+    at_the_top = {file.stem for file in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert at_the_top == EVERYWHERE
 
 
 @pytest.mark.parametrize("room", rooms())
 def test_a_room_imports_downwards_only(room: str) -> None:
-    for file in (PACKAGE / room).rglob("*.py"):
-        names = imported(ast.parse(file.read_text("utf-8")))
-        used = {name.split(".")[1] for name in names if name.startswith("qkedit.")}
-        assert used <= MAY_IMPORT[room] | TOP | {room}, file
+    for module, names in imports().items():
+        if room_of(module) == room:
+            used = {room_of(name) for name in names}
+            assert used <= below(room) | EVERYWHERE | {room, ""}, module
+            assert "qkedit" not in names, f"{module} imports the package itself, which imports the rooms"
+
+
+def test_no_module_imports_in_a_circle() -> None:
+    try:
+        TopologicalSorter(imports()).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' → '.join(error.args[1])}")
+
+
+def test_parts_that_are_to_know_nothing_of_others_do() -> None:
+    for part, strangers in APART.items():
+        assert part in modules()
+        for stranger in strangers:
+            assert stranger in modules(), f"there is no {stranger} any more"
+        for module, names in imports().items():
+            if f"{module}.".startswith(f"{part}."):
+                met = [name for name in names if any(f"{name}.".startswith(f"{other}.") for other in strangers)]
+                assert not met, module
+
+
+def folders() -> Iterator[Path]:
+    yield from (file.parent for file in PACKAGE.rglob("__init__.py"))
+
+
+def test_folders_and_files_can_be_surveyed() -> None:
+    for folder in folders():
+        assert len([file for file in folder.glob("*.py") if file.name != "__init__.py"]) <= MOST_FILES, folder
+    for file in modules().values():
+        assert len(file.read_text("utf-8").splitlines()) <= MOST_LINES, file
 
 
 @pytest.mark.parametrize("room", LIGHT)
@@ -80,11 +179,14 @@ def test_what_help_and_dry_run_pass_imports_nothing_heavy(room: str) -> None:
         assert not {name.split(".")[0] for name in imported(top)} & HEAVY, file
 
 
-def test_one_place_loads_what_is_pretrained() -> None:
-    loads = {
-        file
-        for file in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(file.read_text("utf-8")))
-        if isinstance(node, ast.Attribute) and node.attr == "from_pretrained"
-    }
-    assert loads == {LOADS_PRETRAINED}
+def test_what_needs_no_torch_imports_none() -> None:
+    script = (
+        "import sys\n"
+        "from importlib import import_module\n"
+        f"for name in {WITHOUT_TORCH}:\n"
+        "    import_module(name)\n"
+        "    heavy = {'torch', 'transformers'} & sys.modules.keys()\n"
+        "    assert not heavy, f'{name} imports {heavy}'\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
