@@ -61,7 +61,7 @@ def norm_ratios(demo: LoadedModel, scenes: Sequence[Scene]) -> Iterator[str]:
         if number == 0:
             yield f"| selection | {' | '.join(f'layer {layer}' for layer in layers)} | entropy, without → with |"
             yield "|---" * (len(layers) + 2) + "|"
-        ratios = [spread([report["norm_ratio"][layer] for report in reports], "{:.3f}") for layer in layers]
+        ratios = [spread([report.norm_ratio[layer] for report in reports], "{:.3f}") for layer in layers]
         entropies = [statistics.mean(report[name] for report in reports) for name in ("entropy_unedited", "entropy")]
         yield f"| {selection} | {' | '.join(ratios)} | {entropies[0]:.3f} → {entropies[1]:.3f} |"
 
@@ -109,11 +109,11 @@ def mixes(demo: LoadedModel, scenes: Sequence[Scene]) -> Iterator[str]:
         yield mixes_line(f"tiny {family}, random", found)
 
 
-def mixes_line(name: str, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def mixes_line(name: str, found: Mapping[str, Sequence[Any]]) -> str:
     cells = [
         f"{min(values):.1%} … {max(values):.1%}"
         for what in ("share_mixed", "variance_kept")
-        for values in ([report[what] for report in found[unit]] for unit in UNITS)
+        for values in ([getattr(report, what) for report in found[unit]] for unit in UNITS)
     ]
     return f"| {name} | {' | '.join(cells)} |"
 
@@ -123,7 +123,7 @@ def coherence(demo: LoadedModel, scenes: Sequence[Scene]) -> Iterator[str]:
     columns = []
     for refined in (False, True):
         by_scene = [
-            [layer.coherence for layer in report["coherence"]["layers"]]
+            [layer.coherence for layer in report["coherence"].layers]
             for scene in scenes
             for report in reports_of(
                 demo, [scene], *([DSCR(depth=torch.from_numpy(scene.depth))] if refined else []), KeyCoherence()

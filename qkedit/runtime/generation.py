@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from qkedit.checkpoint.pretrained import check_torchvision
 from qkedit.errors import QkeditError, first_line
-from qkedit.plugins.transformers.attach import RequestReport, attach
+from qkedit.plugins.core.report import RequestReport
+from qkedit.plugins.transformers.attach import attach
 from qkedit.runtime.chat_template import user_turn
 from qkedit.runtime.loading import LoadedModel
 from qkedit.runtime.loading import directory_of as directory_of

@@ -12,8 +12,8 @@ from qkedit.plugins.registry import PluginSettings, make_plugins
 if TYPE_CHECKING:
     from qkedit.plugins.core.modules import VLMModules
     from qkedit.plugins.core.protocol import BoundPlugin
+    from qkedit.plugins.core.report import RequestReport
     from qkedit.plugins.transformers.attach import Attachment
-    from qkedit.plugins.transformers.request import RequestReport
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from qkedit.serving.plugin_switch import PluginSwitch
 from qkedit.serving.requests.request_errors import HUNG_UP, RequestError
 
 if TYPE_CHECKING:
-    from qkedit.plugins.transformers.request import RequestReport
+    from qkedit.plugins.core.report import RequestReport
 
 logger = logging.getLogger("uvicorn.error")  # where the server's own failures are written
 
@@ -100,7 +99,7 @@ class Turn:
         return {
             "chat_template": self._loaded.template_record,
             "plugins": [self._switch.settings[name].as_dict() for name in self.plugins],
-            "report": None if self.report is None else asdict(self.report),
+            "report": None if self.report is None else self.report.as_dict(),
         }
 
     def _generated(self, streamer: Any, arguments: dict[str, Any]) -> Any:

@@ -10,6 +10,12 @@ from torch import Tensor
 
 from qkedit.plugins.core.prefill import Prefill, Span
 from qkedit.plugins.core.protocol import RequestEdit
+from qkedit.plugins.core.report import PluginReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeReport(PluginReport):
+    calls: int
 
 
 @dataclass
@@ -67,5 +73,5 @@ class _ProbeEdit(RequestEdit):
     def finish(self, cache: Any, length: int) -> None:
         self.probe.calls.append(("finish", length, None if cache is None else int(cache.get_seq_length())))
 
-    def report(self) -> dict[str, Any]:
-        return {"calls": len(self.probe.calls)}
+    def report(self) -> PluginReport:
+        return ProbeReport(calls=len(self.probe.calls))

@@ -40,8 +40,8 @@ def test_chat_with_two_images_of_different_size(demo):
     assert edited.shape[0] == 1
     report = attached.report()[0]
     assert (report.images, report.cells) == (2, 128)
-    assert report.plugins["scr"]["grids"] == 2
-    ratios = report.plugins["scr"]["norm_ratio"]
+    assert report.plugins["scr"].grids == 2
+    ratios = report.plugins["scr"].norm_ratio
     assert list(ratios) == [0, 1, 2, 3]
     # Eight neighbours gain a tenth of a source, over and over: norms grow from layer to layer, and not without end.
     assert 1.0 < ratios[0] < ratios[3] < 1.6

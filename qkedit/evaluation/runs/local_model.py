@@ -153,7 +153,7 @@ class _LocalSession:
     def _note_warnings(self) -> None:
         reports = self.attached.report() if self.attached else ()
         for name, report in reports[-1].plugins.items() if reports else ():
-            for sentence in report.get("warnings", ()):
+            for sentence in report.warnings:
                 self._warned[name] += 1
                 self._first.setdefault(name, sentence)
 

@@ -1,4 +1,4 @@
-"""What a plug-in is: settings, bound to a model, that act on one prefill at two stations.
+"""What a plug-in is: settings, bound to a model, that act on a request while it is prefilled or decoded.
 
 A prefill that brings images runs like this; a plug-in may do nothing at any of these points:
 
@@ -9,7 +9,9 @@ A prefill that brings images runs like this; a plug-in may do nothing at any of 
     edit_cache     when the first `refine_after[row]` columns of a row are in the cache and nothing behind them has run
     finish         after the last column, with the finished cache
 
-Decoding is not touched at all.
+A plug-in that acts on decoding has `start_decoding` instead, or too: it is called once for each call of `generate`
+and may add logits processors and arguments (`DecodingEdit`). One file a plug-in says which of the two it does: nothing
+is called that it does not have.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from qkedit.plugins.core.decoding import DecodingEdit, Generation
 from qkedit.plugins.core.modules import VLMModules
 from qkedit.plugins.core.prefill import Prefill, Span
+from qkedit.plugins.core.report import PluginReport
 
 
 class RequestEdit:
@@ -50,18 +54,31 @@ class RequestEdit:
     def finish(self, cache: Any, length: int) -> None:
         """Look at the cache (None without one) after the whole prefill of `length` columns."""
 
-    def report(self) -> Mapping[str, Any]:
-        """Return what was done, as plain values; called any time after `finish`."""
-        return {}
+    def report(self) -> PluginReport:
+        """Return what was done; called any time after `finish`."""
+        return PluginReport()
 
 
 @runtime_checkable
-class BoundPlugin(Protocol):
-    """A plug-in whose settings have been checked against one model."""
+class PrefillPlugin(Protocol):
+    """A plug-in bound to one model that acts on prefills with images."""
 
     def start(self, prefill: Prefill) -> RequestEdit:
         """Begin one prefill."""
         ...
+
+
+@runtime_checkable
+class DecodingPlugin(Protocol):
+    """A plug-in bound to one model that acts on decoding, with images and without."""
+
+    def start_decoding(self, generation: Generation) -> DecodingEdit:
+        """Begin one call of `generate`."""
+        ...
+
+
+BoundPlugin = PrefillPlugin | DecodingPlugin
+"""A plug-in whose settings have been checked against one model; it may be both kinds at once."""
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from qkedit.plugins.core.grid import Grid
 from qkedit.plugins.core.prefill import Span
 from qkedit.plugins.core.protocol import RequestEdit
 from qkedit.plugins.dscr.mixing import mixed, variance, without_lost
-from qkedit.plugins.dscr.report import RefinementReport
+from qkedit.plugins.dscr.report import DSCRReport, RefinementFigures
 from qkedit.plugins.transformers.rotation import Rotation, SeenRotations, rotary_function
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class CacheRefinement(RequestEdit):
         self._parts = parts
         self._grids = tuple(zip(grids, weights, strict=True))
         self._rotations = SeenRotations()
-        self._report = RefinementReport(refinement.layers, [weight for _, weight in self._grids])
+        self._figures = RefinementFigures(refinement.layers, [weight for _, weight in self._grids])
         self._batches: dict[tuple[tuple[int, ...], int, torch.device], list[_Batch]] = {}
         if refinement.before_rotation and refinement.keys:
             for layer in refinement.layers:
@@ -101,11 +101,11 @@ class CacheRefinement(RequestEdit):
                     kept = self._refine(layer.keys, batch, first, rotation)
                 if self._refinement.values:
                     of_values = self._refine(layer.values, batch, first, None)
-                self._report.add(index, *(kept if self._refinement.keys else of_values))
+                self._figures.add(index, *(kept if self._refinement.keys else of_values))
 
-    def report(self) -> Mapping[str, Any]:
+    def report(self) -> DSCRReport:
         """Return layers, effective mixed tokens, the variance that was kept, and warnings."""
-        return self._report.summary()
+        return self._figures.summary()
 
     def _refine(self, states: Tensor, batch: _Batch, first: int, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
         """Refine `[B, H, S, d]`, whose first slot is prompt column `first`: `x_j ← (1−γ) x_j + γ Σ_i w_ij x_i`.
@@ -129,7 +129,7 @@ class CacheRefinement(RequestEdit):
         if key not in self._batches:
             self._batches[key] = [batch.to(device) for batch in self._batched(rows, lost)]
         whole = sum(grid.cells.numel() for grid, _ in self._grids if grid.row in rows)
-        self._report.lose(layer, whole - sum(batch.columns.numel() for batch in self._batches[key]))
+        self._figures.lose(layer, whole - sum(batch.columns.numel() for batch in self._batches[key]))
         return self._batches[key]
 
     def _batched(self, rows: tuple[int, ...], lost: int) -> list[_Batch]:

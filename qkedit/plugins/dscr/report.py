@@ -8,11 +8,12 @@ kept; with depth in [0, 1] of 94 to 99 %, and at most 0.6 %.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
+from qkedit.plugins.core.report import PluginReport
 from qkedit.plugins.dscr.mixing import effective_tokens
 
 LARGEST_SHARE_MIXED = 0.8
@@ -21,7 +22,30 @@ SMALLEST_VARIANCE_KEPT = 0.005
 SMALLEST_GRID_JUDGED = 9
 
 
-class RefinementReport:
+@dataclass(frozen=True, kw_only=True)
+class DSCRReport(PluginReport):
+    """What DSCR did to the keys of one request.
+
+    Attributes:
+        layers: that were refined.
+        grids: of all images.
+        effective_tokens: of how many others a token was mixed, `1 / Σ_i w_ij²`, mean over tokens and grids.
+        share_mixed: the same as a share of the others, over grids large enough to judge.
+        variance_kept: share of the variance among keys that is left, mean over layers.
+        variance_kept_by_layer: the same by layer; None where there was no variance.
+        lost_cells_by_layer: cells that a sliding layer no longer held, or that were left out for it.
+    """
+
+    layers: tuple[int, ...]
+    grids: int
+    effective_tokens: float | None
+    share_mixed: float | None
+    variance_kept: float | None
+    variance_kept_by_layer: Mapping[int, float | None]
+    lost_cells_by_layer: Mapping[int, int]
+
+
+class RefinementFigures:
     """Gathers what is done layer by layer; figures stay on their device until they are asked for.
 
     Args:
@@ -44,8 +68,8 @@ class RefinementReport:
         if cells:
             self._lost[layer] = self._lost.get(layer, 0) + cells
 
-    def summary(self) -> dict[str, Any]:
-        """Return plain values; `warnings` holds sentences."""
+    def summary(self) -> DSCRReport:
+        """Return the report on all that was added."""
         kept = {
             layer: _share(sum(float(after) for after, _ in sums), sum(float(before) for _, before in sums))
             for layer, sums in self._variances.items()
@@ -58,16 +82,16 @@ class RefinementReport:
             if count + 1 >= SMALLEST_GRID_JUDGED
         ]
         share_mixed, variance_kept = _mean(judged), _mean([share for share in kept.values() if share is not None])
-        return {
-            "layers": list(self._layers),
-            "grids": len(self._weights),
-            "effective_tokens": _mean(effective),
-            "share_mixed": share_mixed,
-            "variance_kept": variance_kept,
-            "variance_kept_by_layer": kept,
-            "lost_cells_by_layer": dict(self._lost),
-            "warnings": _warnings(share_mixed, variance_kept),
-        }
+        return DSCRReport(
+            layers=tuple(self._layers),
+            grids=len(self._weights),
+            effective_tokens=_mean(effective),
+            share_mixed=share_mixed,
+            variance_kept=variance_kept,
+            variance_kept_by_layer=kept,
+            lost_cells_by_layer=dict(self._lost),
+            warnings=tuple(_warnings(share_mixed, variance_kept)),
+        )
 
 
 def _warnings(share_mixed: float | None, variance_kept: float | None) -> list[str]:

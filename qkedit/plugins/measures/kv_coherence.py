@@ -19,8 +19,10 @@ from torch import Tensor
 
 from qkedit.errors import UsageError
 from qkedit.plugins.core.grid import Grid
+from qkedit.plugins.core.norm_entropy import norm_entropy
 from qkedit.plugins.core.prefill import Span
 from qkedit.plugins.core.protocol import RequestEdit
+from qkedit.plugins.core.report import PluginReport
 from qkedit.plugins.transformers.rotation import SeenRotations
 
 if TYPE_CHECKING:
@@ -43,12 +45,6 @@ def coherence(keys: Tensor) -> Tensor:
     return torch.cat([beside, below], dim=1).mean(1) - all_pairs
 
 
-def norm_entropy(lengths: Tensor) -> Tensor:
-    """Return the entropy of image tokens' norms `[…, N]` in nats."""
-    shares = lengths.float() / lengths.float().sum(-1, keepdim=True)
-    return -torch.special.xlogy(shares, shares).sum(-1)
-
-
 @dataclass(frozen=True)
 class LayerCoherence:
     """One layer of one request.
@@ -68,6 +64,19 @@ class LayerCoherence:
     def coherence(self) -> float | None:
         """Mean over heads."""
         return None if self.by_head is None else sum(self.by_head) / len(self.by_head)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoherenceReport(PluginReport):
+    """What was measured of one request.
+
+    Attributes:
+        layers: in order.
+        keys: by layer, the keys of the first grid before their rotation, `[H, rows, columns, d]` on the CPU.
+    """
+
+    layers: tuple[LayerCoherence, ...]
+    keys: Mapping[int, Tensor]
 
 
 class KeyCoherence:
@@ -123,9 +132,9 @@ class _Measurement(RequestEdit):
             if keys:
                 self._keys[layer] = keys[0].cpu()
 
-    def report(self) -> Mapping[str, Any]:
-        """Return a `LayerCoherence` for each layer, and keys of the first grid, `[H, rows, columns, d]`, by layer."""
-        return {"layers": tuple(self._layers), "keys": self._keys}
+    def report(self) -> CoherenceReport:
+        """Return what was measured of every layer."""
+        return CoherenceReport(layers=tuple(self._layers), keys=self._keys)
 
     def _whole(self, layer: int, cache: Any, length: int) -> list[Grid]:
         """Return the grids of which a layer's cache holds every cell."""

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from qkedit.plugins.core.norm_entropy import norm_entropy
 from qkedit.plugins.core.prefill import Prefill, Span
 from qkedit.plugins.core.protocol import RequestEdit
+from qkedit.plugins.core.report import PluginReport
 from qkedit.plugins.scr.diagnosis import CellNorms, Diagnosis, ImageChoices
 from qkedit.plugins.scr.settings import SCRSettings
 from qkedit.selection import describe
+
+
+@dataclass(frozen=True, kw_only=True)
+class SCRReport(PluginReport):
+    """What SCR did to one request.
+
+    Attributes:
+        sources, neighbours: how many there were in all grids.
+        grids: of all images.
+        grids_without_sources: those in which no cell gave anything.
+        layers, diagnosis: the layers that were edited and scored; no diagnosis where sources were drawn at random.
+        images_remembered: whose sources an earlier request had found.
+        norm_ratio: by layer `Σ‖h_i‖` over all cells with SCR divided by that without.
+        entropy: of the norms over an image's cells in nats, mean over images, after the last edited layer.
+        entropy_unedited: the same without SCR; None where it was not measured.
+    """
+
+    sources: int
+    neighbours: int
+    grids: int
+    grids_without_sources: int
+    layers: str
+    diagnosis: str | None
+    images_remembered: int
+    norm_ratio: Mapping[int, float]
+    entropy: float
+    entropy_unedited: float | None
 
 
 class Redistribution(RequestEdit):
@@ -52,31 +80,27 @@ class Redistribution(RequestEdit):
             self._add_norms(layer, edited, span)
         return edited
 
-    def report(self) -> dict[str, Any]:
-        """What was chosen, and how norms changed.
-
-        `norm_ratio` is by layer `Σ‖h_i‖` over all cells with SCR divided by that without; `entropy` that of the norms
-        over an image's cells in nats, mean over images, after the last edited layer, `entropy_unedited` without SCR.
-        """
+    def report(self) -> SCRReport:
+        """Return what was chosen, and how norms changed."""
         before, after = self._diagnosis.cell_norms, self._norms
         last = self._edited[-1]
         every = [choice for choices in self._diagnosis.choices for choice in choices]
-        return {
-            "sources": sum(len(choice.sources) for choice in every),
-            "neighbours": sum(len(choice.neighbours) for choice in every),
-            "grids": len(every),
-            "grids_without_sources": sum(not choice.sources for choice in every),
-            "layers": describe(self._edited),
-            "diagnosis": describe(self._scored) if self._settings.selection == "attention" else None,
-            "images_remembered": self._diagnosis.remembered,
-            "norm_ratio": {
+        return SCRReport(
+            sources=sum(len(choice.sources) for choice in every),
+            neighbours=sum(len(choice.neighbours) for choice in every),
+            grids=len(every),
+            grids_without_sources=sum(not choice.sources for choice in every),
+            layers=describe(self._edited),
+            diagnosis=describe(self._scored) if self._settings.selection == "attention" else None,
+            images_remembered=self._diagnosis.remembered,
+            norm_ratio={
                 layer: float(after[layer].sum() / before[layer].sum().to(after[layer].device))
                 for layer in self._edited
                 if layer in before
             },
-            "entropy": self._entropy(after[last]),
-            "entropy_unedited": self._entropy(before[last]) if last in before else None,
-        }
+            entropy=self._entropy(after[last]),
+            entropy_unedited=self._entropy(before[last]) if last in before else None,
+        )
 
     def _placed_in(self, span: Span, device: torch.device) -> _Pairs:
         if (device, span) not in self._placed:
@@ -93,16 +117,9 @@ class Redistribution(RequestEdit):
         start = 0
         for extent in self._grids.extents:
             cells = sum(grid.positions.numel() for grid in self._grids.of(extent))
-            entropies.append(norm_entropy(cell_norms[start : start + cells]))
+            entropies.append(float(norm_entropy(cell_norms[start : start + cells])))
             start += cells
         return sum(entropies) / len(entropies)
-
-
-def norm_entropy(norms: Tensor) -> float:
-    """Return `−Σ p log p` with `p = c / Σc`, in nats, of the cells' norms `c = ‖h_i‖`, `[cells]`."""
-    lengths = norms.cpu().double()  # not every device has float64
-    share = lengths / lengths.sum()
-    return float(-torch.special.xlogy(share, share).sum())
 
 
 @dataclass(frozen=True)

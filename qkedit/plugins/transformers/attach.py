@@ -8,7 +8,8 @@ A few methods of the model are replaced on this instance: its forward, and that 
 prompt, where a request is recognised; its image encoder, to know which images a request brings (`generate` encodes
 them ahead and hands on features alone); and the forward of the decoder, where the plug-ins act. So `generate`, servers
 and harnesses get the plug-ins alike, whatever they do around it, and prompts without images and decoding steps run as
-they were. No weight changes, and detaching restores the very attributes there were.
+they were. Plug-ins that act on decoding get `generate` itself, to which they add logits processors and arguments. No
+weight changes, and detaching restores the very attributes there were.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,13 +28,15 @@ import torch
 from torch import nn
 
 from qkedit.errors import QkeditError, UsageError
+from qkedit.plugins.core.decoding import Generation
 from qkedit.plugins.core.grid import image_grids
-from qkedit.plugins.core.protocol import BoundPlugin, Plugin
+from qkedit.plugins.core.protocol import BoundPlugin, DecodingPlugin, Plugin, PrefillPlugin
+from qkedit.plugins.core.report import RequestReport
+from qkedit.plugins.transformers.decoding import prompts_in, with_decoding
 from qkedit.plugins.transformers.modules import is_compiled, vlm_modules
 from qkedit.plugins.transformers.prefill import DecoderPrefill, Forward, Stopwatch, run_prefill
 from qkedit.plugins.transformers.request import (
     Request,
-    RequestReport,
     bound,
     check_request,
     has_images,
@@ -74,7 +78,9 @@ class Attachment:
         if len(set(names)) < len(names):
             raise UsageError(f"plug-ins {names} are not different", where="attach", remedy="name each one once")
         self._parts = vlm_modules(model)
-        self._plugins: dict[str, BoundPlugin] = {plugin.name: plugin.bind(self._parts) for plugin in plugins}
+        bound_plugins: dict[str, BoundPlugin] = {plugin.name: plugin.bind(self._parts) for plugin in plugins}
+        self._prefill = {name: bound for name, bound in bound_plugins.items() if isinstance(bound, PrefillPlugin)}
+        self._decoding = {name: bound for name, bound in bound_plugins.items() if isinstance(bound, DecodingPlugin)}
         self._reports: deque[RequestReport] = deque(maxlen=REPORTS_KEPT)
         self._replaced: list[tuple[nn.Module, str, Any]] = []
         self._one_prefill = threading.RLock()
@@ -102,6 +108,10 @@ class Attachment:
                 remedy="detach them first, or attach all of them in one call",
             )
         _attached.add(decoder)
+        if self._decoding:
+            self._replace(model, "generate", self._generate)
+        if not self._prefill:
+            return
         self._replace(base, "get_image_features", self._encode)
         self._replace(model, "forward", self._model_forward)
         self._replace(base, "forward", self._base_forward)
@@ -120,7 +130,10 @@ class Attachment:
         _attached.discard(self._parts.decoder)
 
     def report(self) -> tuple[RequestReport, ...]:
-        """Return what was done to each prefill that brought images, the oldest first, the last 1000 at most."""
+        """Return what was done to each request, the oldest first, the last 1000 at most.
+
+        A request is a prefill that brings images, or a call of `generate` where a plug-in acts on decoding.
+        """
         return tuple(self._reports)
 
     def _replace(self, module: nn.Module, name: str, replacement: Callable[..., Any]) -> None:
@@ -175,6 +188,25 @@ class Attachment:
                 )
         return output
 
+    def _generate(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
+        """The whole of `generate`, with what plug-ins add to its decoding."""
+        given = bound(original, args, kwargs)
+        if given.get("inputs") is not None:  # another name that `generate` has for them
+            given["input_ids"] = given.pop("inputs")
+        before = len(self._reports) and self._reports[-1]
+        edits = {
+            name: plugin.start_decoding(Generation(self._parts, given)) for name, plugin in self._decoding.items()
+        }
+        output = original(**with_decoding(given, edits))
+        of_decoding = {name: edit.report() for name, edit in edits.items()}
+        # A prefill with images has reported already; the request is one all the same.
+        last = self._reports[-1] if self._reports and self._reports[-1] is not before else None
+        if last is not None:
+            self._reports[-1] = replace(last, plugins={**last.plugins, **of_decoding})
+        else:
+            self._reports.append(RequestReport(prompts=prompts_in(given), plugins=of_decoding))
+        return output
+
     def _guess(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
         """What makes assisted generation guess tokens, which would stand in the prefill as if they were the prompt."""
         if has_images(bound(original, args, kwargs).get("model_kwargs", {})):
@@ -204,7 +236,7 @@ class Attachment:
         request.done = True  # from here on the decoder is called by the plug-ins
         stopwatch = Stopwatch()
         edits = {}
-        for name, plugin in self._plugins.items():
+        for name, plugin in self._prefill.items():
             with stopwatch(name):
                 edits[name] = plugin.start(prefill)
         output = run_prefill(prefill, edits, stopwatch)

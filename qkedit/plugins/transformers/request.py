@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,27 +15,6 @@ from qkedit.plugins.transformers.prefill import Forward
 # What is noted on image features: the encoder's inputs, and the length of the prompt they were first used for.
 _INPUTS = "_qkedit_inputs"
 _LENGTH = "_qkedit_prompt_length"
-
-
-@dataclass(frozen=True)
-class RequestReport:
-    """What the plug-ins did to one prefill.
-
-    Attributes:
-        prompts: rows of the batch (beams and several answers to one prompt count each).
-        images: images in these rows.
-        image_tokens: placeholders, including those that are no cell.
-        cells: image tokens that are cells of a grid.
-        plugins: each plug-in's own report, by its name.
-        seconds: host time spent in each plug-in, by its name.
-    """
-
-    prompts: int
-    images: int
-    image_tokens: int
-    cells: int
-    plugins: Mapping[str, Mapping[str, Any]]
-    seconds: Mapping[str, float]
 
 
 class Request:

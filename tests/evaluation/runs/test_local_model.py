@@ -16,6 +16,7 @@ from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.runs.backend import Ask
 from qkedit.evaluation.runs.local_model import LocalModel, batches
 from qkedit.images import read_image
+from qkedit.plugins.core.report import PluginReport
 from qkedit.plugins.registry import PluginSettings
 from qkedit.runtime.generation import load, respond
 from tests.evaluation.runs.asked import questions, write_images
@@ -83,7 +84,7 @@ def test_what_tells_models_apart() -> None:
 
 
 def test_warnings_of_plugins_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qkedit.plugins.scr import settings as scr
+    from qkedit.plugins.scr import plugin as scr
 
     number = iter(range(10))
     plain = scr.SCR.bind
@@ -95,8 +96,8 @@ def test_warnings_of_plugins_are_counted(tmp_path: Path, monkeypatch: pytest.Mon
         def __getattr__(self, name: str) -> Any:
             return getattr(self._edit, name)
 
-        def report(self) -> dict[str, Any]:
-            return {**self._edit.report(), "warnings": [f"little is left ({next(number)})"]}
+        def report(self) -> PluginReport:
+            return replace(self._edit.report(), warnings=(f"little is left ({next(number)})",))
 
     def bind(self: scr.SCR, parts: Any) -> Any:
         bound = plain(self, parts)

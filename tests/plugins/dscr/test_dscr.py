@@ -55,7 +55,7 @@ def compare(family: str, prompts: list[Prompt], options: dict[str, Any], slow: d
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_the_formulas(family: str) -> None:
     report = compare(family, prompts_of(family), {}, {})
-    assert report["layers"] == LAYERS.get(family, [1, 2, 3])
+    assert report.layers == tuple(LAYERS.get(family, [1, 2, 3]))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_window_that_has_lost_a_part_of_the_image(lost_cells: str, changed: bo
     torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCE)
     assert bool((actual - plain).abs().max() > 1e-4) is changed
     (report,) = attached.report()
-    lost = report.plugins["dscr"]["lost_cells_by_layer"]
+    lost = report.plugins["dscr"].lost_cells_by_layer
     # Of 36 cells five are left: the window's seven columns end with the image's end and one token of the question.
     assert lost == dict.fromkeys((0, 2), 31 if changed else 36)
 

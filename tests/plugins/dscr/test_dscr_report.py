@@ -55,12 +55,12 @@ def test_the_report_says_how_much_was_mixed() -> None:
     (report,) = attached.report()
     said = report.plugins["dscr"]
     spread = [sum(float((head - head.mean(0)).square().sum()) for head in keys) for keys in (after, before)]
-    assert said["variance_kept_by_layer"][3] == pytest.approx(spread[0] / spread[1], rel=1e-4)
-    assert said["effective_tokens"] == pytest.approx(reference.oracle.effective_tokens(grid.weights), rel=1e-4)
-    assert said["share_mixed"] == pytest.approx(said["effective_tokens"] / 35, rel=1e-6)
-    assert said["grids"] == 1
-    assert said["warnings"] == []
-    assert list(said["variance_kept_by_layer"]) == said["layers"] == [1, 2, 3]
+    assert said.variance_kept_by_layer[3] == pytest.approx(spread[0] / spread[1], rel=1e-4)
+    assert said.effective_tokens == pytest.approx(reference.oracle.effective_tokens(grid.weights), rel=1e-4)
+    assert said.share_mixed == pytest.approx(said.effective_tokens / 35, rel=1e-6)
+    assert said.grids == 1
+    assert said.warnings == ()
+    assert tuple(said.variance_kept_by_layer) == said.layers == (1, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_mix_of_everything_is_warned_of(options: dict[str, Any], warned: list[
     with torch.no_grad(), attach(model, DSCR(**{"depth": depth, **options})) as attached:
         model(**request.inputs)
     (report,) = attached.report()
-    sentences = report.plugins["dscr"]["warnings"]
+    sentences = report.plugins["dscr"].warnings
     assert len(sentences) == len(warned)
     assert all(words in sentence for words, sentence in zip(warned, sentences, strict=True))
 

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from qkedit.errors import QkeditError, UsageError
+from qkedit.plugins.core.norm_entropy import norm_entropy
 from qkedit.plugins.dscr.plugin import DSCR
 from qkedit.plugins.measures.key_colours import principal_colours
-from qkedit.plugins.measures.kv_coherence import KeyCoherence, coherence, norm_entropy
+from qkedit.plugins.measures.kv_coherence import KeyCoherence, coherence
 from qkedit.plugins.transformers.attach import attach
 from qkedit.report.keys_picture import keys_picture
 from tests.plugins import tiny_requests
@@ -81,15 +82,13 @@ def test_measured_on_a_model(family: str) -> None:
         by_grid.append([slow_coherence(head[grid.columns].unflatten(0, shape)) for head in made[0][0]])
         norms = [states[0][0, column].norm().item() for column in grid.columns]
         entropies.append(-sum(n / sum(norms) * math.log(n / sum(norms)) for n in norms))
-    found = measured["layers"][layer]
+    found = measured.layers[layer]
     assert found.layer == layer
     assert found.by_head == pytest.approx([sum(own) / len(own) for own in zip(*by_grid, strict=True)], abs=1e-4)
     assert found.entropy == pytest.approx(sum(entropies) / len(entropies), abs=1e-4)
-    torch.testing.assert_close(
-        measured["keys"][layer].flatten(1, 2), made[0][0][:, grids[0].columns], rtol=0, atol=1e-4
-    )
+    torch.testing.assert_close(measured.keys[layer].flatten(1, 2), made[0][0][:, grids[0].columns], rtol=0, atol=1e-4)
     without_keys = {"qwen3.5": [0, 2], "gemma3": [0, 2]}.get(family, [])
-    assert [own.layer for own in measured["layers"] if own.by_head is None] == without_keys
+    assert [own.layer for own in measured.layers if own.by_head is None] == without_keys
 
 
 def _parts(request: tiny_requests.Request) -> list[list[Any]]:
@@ -107,10 +106,10 @@ def test_it_sees_what_dscr_has_made_of_the_keys() -> None:
     before, after = (report.report()[0].plugins["coherence"] for report in (attached, refined))
     (grid,) = dscr_reference.grids_of(request, depth_maps(1), (1, 1))
     for layer in (1, 2, 3):
-        cells = before["keys"][layer].flatten(1, 2)
+        cells = before.keys[layer].flatten(1, 2)
         mixes = torch.tensor([dscr_reference.oracle.mix(grid.weights, head.tolist()) for head in cells])
-        torch.testing.assert_close(after["keys"][layer].flatten(1, 2), mixes, rtol=0, atol=1e-4)
-    torch.testing.assert_close(after["keys"][0], before["keys"][0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(after.keys[layer].flatten(1, 2), mixes, rtol=0, atol=1e-4)
+    torch.testing.assert_close(after.keys[0], before.keys[0], rtol=0, atol=1e-5)
 
 
 def test_without_a_cache_there_is_nothing_to_see() -> None:

@@ -95,8 +95,8 @@ def test_a_padded_batch_equals_the_formulas(family):
             norms[layer] = (norms[layer][0] + without, norms[layer][1] + with_)
     assert report.image_tokens == tokens
     assert report.cells == sum(map(len, given.cells))
-    assert (report.plugins["scr"]["sources"], report.plugins["scr"]["neighbours"]) == (count, neighbours)
+    assert (report.plugins["scr"].sources, report.plugins["scr"].neighbours) == (count, neighbours)
     assert count > 0
-    for layer, ratio in report.plugins["scr"]["norm_ratio"].items():
+    for layer, ratio in report.plugins["scr"].norm_ratio.items():
         assert ratio == pytest.approx(norms[layer][1] / norms[layer][0], rel=1e-5)
-    assert set(report.plugins["scr"]["norm_ratio"]) == set(EDITED)
+    assert set(report.plugins["scr"].norm_ratio) == set(EDITED)

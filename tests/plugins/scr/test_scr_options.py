@@ -10,10 +10,10 @@ import torch
 import qkedit
 from qkedit import SCR
 from qkedit.errors import UsageError
+from qkedit.plugins.core.norm_entropy import norm_entropy
 from qkedit.plugins.core.prefill import Span
-from qkedit.plugins.scr import settings as scr
+from qkedit.plugins.scr import plugin as scr
 from qkedit.plugins.scr.diagnosis import image_keys, query_columns
-from qkedit.plugins.scr.redistribution import norm_entropy
 from qkedit.plugins.transformers.modules import vlm_modules
 from qkedit.selection import describe
 from tests.plugins.probes import Probe
@@ -122,8 +122,8 @@ def test_sources_are_counted_by_grid_or_by_image():
     prompts = two_prompts("internvl")  # grids: 2 tiles and a thumbnail; the same and a single one
     _, by_grid = run("internvl", prompts, SCR(layers="0", sources=1, claim="fixed"))
     _, by_image = run("internvl", prompts, SCR(layers="0", sources=1, claim="fixed", per="image"))
-    assert (by_grid["sources"], by_grid["grids"]) == (7, 7)
-    assert (by_image["sources"], by_image["grids"], by_image["grids_without_sources"]) == (3, 7, 4)
+    assert (by_grid.sources, by_grid.grids) == (7, 7)
+    assert (by_image.sources, by_image.grids, by_image.grids_without_sources) == (3, 7, 4)
 
 
 def test_a_source_alone_is_divided_or_kept():
@@ -132,7 +132,7 @@ def test_a_source_alone_is_divided_or_kept():
     settings = {"layers": "0", "diagnosis": "1", "factor": 2.0, "sources": 9, "claim": "fixed"}
     divided, _ = run("pixtral", prompts, SCR(**settings, alone="divide"))
     kept, report = run("pixtral", prompts, SCR(**settings, alone="keep"))
-    assert (report["sources"], report["neighbours"]) == (9, 16)
+    assert (report.sources, report.neighbours) == (9, 16)
     assert (divided - kept).abs().max() > 1e-4
 
 
@@ -143,7 +143,7 @@ def test_uniform_sources_are_drawn_by_seed_and_need_no_pass():
     other, _ = run("qwen2-vl", prompts, SCR(**LAYERS, selection="uniform", seed=2))
     assert torch.equal(first, again)
     assert (first - other).abs().max() > 1e-4
-    assert (report["norm_ratio"], report["diagnosis"], report["entropy_unedited"]) == ({}, None, None)
+    assert (report.norm_ratio, report.diagnosis, report.entropy_unedited) == ({}, None, None)
     with qkedit.attach(model("qwen2-vl"), SCR(**LAYERS, selection="uniform")) as attached:
         drawn = [run("qwen2-vl", prompts, None, attached)[0] for _ in range(2)]
     assert (drawn[0] - drawn[1]).abs().max() > 1e-4  # each request is a new draw
@@ -170,21 +170,21 @@ def test_remembered_sources_save_the_pass_and_are_found_by_the_image_alone():
     question, other = Prompt((2, (5, 6), 4), seed=1), Prompt((2, (5, 6), 4), seed=2)
     with qkedit.attach(model(family), SCR(**LAYERS, remember=True)) as attached:
         first, report = run(family, [question], None, attached)
-        assert (report["images_remembered"], sorted(report["norm_ratio"])) == (0, [0, 1, 2])
+        assert (report.images_remembered, sorted(report.norm_ratio)) == (0, [0, 1, 2])
         again, report = run(family, [question], None, attached)
         assert torch.equal(first, again)
-        assert (report["images_remembered"], report["norm_ratio"]) == (1, {})
+        assert (report.images_remembered, report.norm_ratio) == (1, {})
         _, report = run(family, [other], None, attached)
-        assert report["images_remembered"] == 0
+        assert report.images_remembered == 0
         both, report = run(family, [question, other], None, attached)
-        assert report["images_remembered"] == 2
+        assert report.images_remembered == 2
         # The same image with another question has the first question's sources.
         given = request(family, [question])
         ids = given.ids.clone()
         ids[0, -3:] = torch.tensor([41, 42, 43])
         with torch.no_grad():
             model(family)(**{**given.inputs, "input_ids": ids})
-        assert attached.report()[-1].plugins["scr"]["images_remembered"] == 1
+        assert attached.report()[-1].plugins["scr"].images_remembered == 1
     fresh, _ = run(family, [question, other], SCR(**LAYERS))
     assert_same(both, fresh)
 
@@ -195,7 +195,7 @@ def test_the_latest_images_are_remembered(monkeypatch):
     known = []
     with qkedit.attach(model("llava"), SCR(remember=True)) as attached:
         for prompt in (first, second, first, third, first, second):
-            known.append(run("llava", [prompt], None, attached)[1]["images_remembered"])
+            known.append(run("llava", [prompt], None, attached)[1].images_remembered)
     assert known == [0, 0, 1, 0, 1, 0]
 
 
@@ -235,13 +235,13 @@ def test_measuring_reaches_every_edited_layer():
     prompts = two_prompts("llava")
     _, short = run("llava", prompts, SCR(layers="0-3", diagnosis="1"))
     _, whole = run("llava", prompts, SCR(layers="0-3", diagnosis="1", measure=True))
-    assert sorted(short["norm_ratio"]) == [0]
-    assert sorted(whole["norm_ratio"]) == [0, 1, 2, 3]
-    assert short["entropy_unedited"] is None
-    assert whole["entropy"] != whole["entropy_unedited"]
+    assert sorted(short.norm_ratio) == [0]
+    assert sorted(whole.norm_ratio) == [0, 1, 2, 3]
+    assert short.entropy_unedited is None
+    assert whole.entropy != whole.entropy_unedited
     _, still = run("llava", prompts, SCR(layers="0-3", factor=1.0, measure=True))
-    assert still["norm_ratio"] == dict.fromkeys(range(4), 1.0)
-    assert still["entropy"] == still["entropy_unedited"]
+    assert still.norm_ratio == dict.fromkeys(range(4), 1.0)
+    assert still.entropy == still.entropy_unedited
 
 
 def test_entropy_of_equal_norms_is_the_logarithm_of_their_number():
@@ -268,5 +268,5 @@ def test_thin_grids_are_reported():
     prompts = [Prompt((2, (2, 8), 4))]
     plain = generated("qwen2-vl", request("qwen2-vl", prompts).inputs)[0]
     logits, report = run("qwen2-vl", prompts, SCR(**LAYERS))
-    assert (report["sources"], report["grids_without_sources"]) == (0, 1)
+    assert (report.sources, report.grids_without_sources) == (0, 1)
     assert_same(logits, plain)

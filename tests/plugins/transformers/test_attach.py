@@ -306,5 +306,5 @@ def test_a_model_spread_over_devices(spread_over, tmp_path):
     with qkedit.attach(spread, *plugins) as attached:
         found = torch.stack(spread.generate(**given.inputs, **GREEDY).logits)
     assert_same(found, expected)
-    assert attached.report()[0].plugins["scr"]["sources"] > 0
+    assert attached.report()[0].plugins["scr"].sources > 0
     assert before == {name: dict(vars(module)).get("forward") for name, module in spread.named_modules()}

@@ -130,7 +130,7 @@ def test_any_attention_gives_the_same_answer(family: str, kind: str) -> None:
         assert_same(found, expected)
         assert (found - plain).abs().max() > 1e-3, name
         if name == "scr":
-            assert report["scr"]["sources"] == other_report["scr"]["sources"] > 0
+            assert report["scr"].sources == other_report["scr"].sources > 0
 
 
 @pytest.mark.usefixtures("stand_ins")

@@ -24,7 +24,7 @@ def test_a_factor_of_one_changes_no_bit(family):
         edited = model(family)(**given.inputs).logits
     with torch.no_grad():
         assert torch.equal(edited, model(family)(**given.inputs).logits)
-    assert attached.report()[0].plugins["scr"]["sources"] > 0
+    assert attached.report()[0].plugins["scr"].sources > 0
 
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "llava", "gemma3", "chameleon"])

@@ -104,14 +104,15 @@ def _measured(
     loaded: LoadedModel, pictures: list[Image], prompt: str, plugins: tuple[PluginSettings, ...]
 ) -> _Measured:
     """Run the prompt once, with the plug-ins and the measurement behind them."""
-    from qkedit.plugins.measures.kv_coherence import KeyCoherence
+    from qkedit.plugins.measures.kv_coherence import CoherenceReport, KeyCoherence
     from qkedit.plugins.registry import make_plugins
     from qkedit.runtime.generation import respond
 
     answer = respond(loaded, pictures, prompt, [*make_plugins(plugins), KeyCoherence()], max_new_tokens=1)
     assert answer.report is not None
     found = answer.report.plugins[KeyCoherence.name]
-    return _Measured(found["layers"], found["keys"], answer.report.cells, answer.chat_template)
+    assert isinstance(found, CoherenceReport)
+    return _Measured(found.layers, dict(found.keys), answer.report.cells, answer.chat_template)
 
 
 def _print(

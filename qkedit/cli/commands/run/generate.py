@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -157,12 +157,11 @@ def _fields(answer: Answer, plugins: Sequence[PluginSettings]) -> dict[str, Any]
         "tokens": answer.tokens,
         "seconds": answer.seconds,
         "plugins": [plugin.as_dict() for plugin in plugins],
-        "report": None if answer.report is None else asdict(answer.report),
+        "report": None if answer.report is None else answer.report.as_dict(),
         "chat_template": answer.chat_template,
     }
 
 
 def _warn(output: Output, answer: Answer) -> None:
-    for report in (answer.report.plugins if answer.report else {}).values():
-        for sentence in report.get("warnings", ()):
-            output.warn(sentence)
+    for sentence in answer.report.warnings if answer.report else ():
+        output.warn(sentence)
