@@ -32,7 +32,7 @@ from qkedit.laboratory.sweep import run_sweep
 from qkedit.laboratory.sweep_grid import Guard
 from qkedit.laboratory.sweep_setup import prepare
 from qkedit.laboratory.worker import Job, Subject
-from qkedit.plugins.registry import PluginSettings
+from qkedit.plugins.settings import PluginSettings
 from qkedit.report.experiments.arms_plot import arms_plot
 from qkedit.report.experiments.sweep_plot import sweep_plot
 from qkedit.runtime.fingerprint import fingerprint

@@ -68,7 +68,7 @@ WITHOUT_TORCH = (
     "qkedit.steering.manifest",
     "qkedit.steering.engine.reading",
     "qkedit.steering.outputs.writers",
-    "qkedit.plugins.registry",
+    "qkedit.plugins.settings",
     "qkedit.evaluation.benchmarks.registry",
     "qkedit.evaluation.statistics.gate",
 )

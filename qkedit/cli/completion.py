@@ -46,9 +46,9 @@ def benchmarks(incomplete: str) -> list[str]:
 
 def plugins(incomplete: str) -> list[str]:
     """Complete the names of plug-ins."""
-    from qkedit.plugins.registry import PLUGINS
+    from qkedit.plugins.registry import plugin_names
 
-    return _starting(incomplete, (*PLUGINS, "none"))
+    return _starting(incomplete, (*plugin_names(), "none"))
 
 
 def _starting(incomplete: str, values: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ from qkedit.cli import completion
 from qkedit.cli.options import flag, utf8
 
 if TYPE_CHECKING:
-    from qkedit.plugins.registry import PluginSettings
+    from qkedit.plugins.settings import PluginSettings
 
 _logger = logging.getLogger(__name__)
 DirectoryOption = Annotated[str | None, flag("--model", "-m", help="The model's directory.")]
@@ -56,7 +56,7 @@ def chosen_plugins(texts: Sequence[str] | None, model: str) -> tuple[PluginSetti
     """
     from qkedit.plugins.config_file import attached_to
     from qkedit.plugins.paper_defaults import with_published
-    from qkedit.plugins.registry import parse_plugins
+    from qkedit.plugins.settings import parse_plugins
 
     named = parse_plugins(texts or ())
     if named is not None:

@@ -33,7 +33,7 @@ from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.statistics.intervals import LEVEL, RESAMPLES, SEED
 from qkedit.evaluation.statistics.resampling import percentiles, ratios, resampled
 from qkedit.images import read_image
-from qkedit.plugins.registry import PluginSettings, make_plugins
+from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.prompts import CAPTION_PROMPT
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from qkedit.errors import QkeditError, UsageError
 from qkedit.images import as_rgb, read_image
 from qkedit.plugins.config_file import attached_to
 from qkedit.plugins.paper_defaults import with_published
-from qkedit.plugins.registry import PluginSettings, make_plugins, parse_plugins
+from qkedit.plugins.settings import PluginSettings, make_plugins, parse_plugins
 from qkedit.plugins.transformers.attach import attach
 from qkedit.runtime.generation import LoadedModel, Prompt, load, respond_batch
 from qkedit.serving.requests.sampling import samples

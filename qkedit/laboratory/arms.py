@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qkedit.errors import UsageError
-from qkedit.plugins.registry import PluginSettings
+from qkedit.plugins.settings import PluginSettings
 from qkedit.spectral.options import Control
 from qkedit.steering.options import SteerOptions
 

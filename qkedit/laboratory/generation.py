@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from qkedit.laboratory.eval_set import Exam
-from qkedit.plugins.registry import PluginSettings, make_plugins
+from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.runtime.generation import LoadedModel, Prompt, batch_inputs, prompt_text, respond_batch
 
 # Pictures stand before the text, and nothing looks ahead.

@@ -15,7 +15,7 @@ from qkedit.checkpoint.io.file_errors import explained
 from qkedit.checkpoint.io.whole_file import write_whole
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import QkeditError, UsageError
-from qkedit.plugins.registry import PluginSettings, dump_plugins, read_plugins
+from qkedit.plugins.settings import PluginSettings, dump_plugins, read_plugins
 
 CONFIG_FILE = "config.json"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from qkedit.checkpoint.contents import MANIFEST_FILE
 from qkedit.checkpoint.presets import Preset, presets, presets_by_alias
-from qkedit.plugins.registry import PluginSettings
+from qkedit.plugins.settings import PluginSettings
 
 
 def with_published(plugins: Sequence[PluginSettings], model: str) -> tuple[PluginSettings, ...]:

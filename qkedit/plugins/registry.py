@@ -1,47 +1,28 @@
-"""How plug-ins are named: on the command line, in a file of one's own, in the file beside a model's weights.
+"""Which plug-ins there are: those of this package, and those of installed packages that name them by an entry point.
 
-    --plugin scr                                   with the options it has by default
-    --plugin dscr:depth=street.npy,blend=0.5       some options set; a piece without "=" belongs to the one before,
-    --plugin scr:layers=0,3,5-8,sources=16         so that a value may hold commas
-    --plugin both.json                             a file
-    --plugin none                                  no plug-in, whatever stands beside the weights
+A package adds a plug-in with an entry point of the group `qkedit.plugins` (docs/writing-a-plugin.md):
 
-    {"schema": 1, "plugins": [{"name": "scr", "options": {"layers": "0-11"}}]}
+    [project.entry-points."qkedit.plugins"]
+    sharpen = "my_package.sharpen:Sharpen"
 
-The order is that in which plug-ins are attached. Options are checked against the fields of the plug-in's own class.
+Classes are imported when they are named, since they bring torch along.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
-import math
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from qkedit.errors import UsageError
-from qkedit.strict_text import parse_json
+from qkedit.errors import QkeditError, UsageError
 
-SCHEMA = 1
-NONE = "none"
-# A plug-in by its name; imported when it is named, since it brings torch along.
+# The entry-point group in which other packages name theirs.
+ENTRY_POINTS = "qkedit.plugins"
 PLUGINS = {"scr": "qkedit.plugins.scr.plugin:SCR", "dscr": "qkedit.plugins.dscr.plugin:DSCR"}
-
-
-@dataclass(frozen=True)
-class PluginSettings:
-    """One plug-in and the options that were set for it; the others keep their defaults."""
-
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what stands in a settings file."""
-        return {"name": self.name, "options": dict(self.options)}
 
 
 @dataclass(frozen=True)
@@ -53,16 +34,55 @@ class PluginOption:
     default: Any
 
 
+def plugin_names() -> tuple[str, ...]:
+    """Return the names of all plug-ins: those of this package, then those of installed packages in order."""
+    return (*PLUGINS, *sorted(_of_other_packages().keys() - PLUGINS.keys()))
+
+
 def plugin_class(name: str) -> type[Any]:
-    """Return a plug-in's class by its name. Raises UsageError for a name that is not known."""
+    """Return a plug-in's class by its name.
+
+    Raises:
+        UsageError: no plug-in has this name.
+        QkeditError: another package's plug-in cannot be imported, or is not a plug-in.
+    """
     from importlib import import_module
 
-    if name not in PLUGINS:
-        near = difflib.get_close_matches(name.lower(), PLUGINS, n=1)
-        remedy = f"did you mean {near[0]!r}" if near else f"there are {' and '.join(PLUGINS)}"
-        raise UsageError(f"there is no plug-in {name!r}", where="--plugin", remedy=remedy)
-    module, _, attribute = PLUGINS[name].partition(":")
-    plugin: type[Any] = getattr(import_module(module), attribute)
+    if name in PLUGINS:
+        module, _, attribute = PLUGINS[name].partition(":")
+        plugin: type[Any] = getattr(import_module(module), attribute)
+        return plugin
+    if name in _of_other_packages():
+        return _loaded(_of_other_packages()[name])
+    known = plugin_names()
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    remedy = f"did you mean {near[0]!r}" if near else f"there are {', '.join(known)}"
+    raise UsageError(f"there is no plug-in {name!r}", where="--plugin", remedy=remedy)
+
+
+@cache
+def _of_other_packages() -> Mapping[str, EntryPoint]:
+    """The plug-ins of installed packages by name; one that is called like ours is passed over."""
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def _loaded(point: EntryPoint) -> type[Any]:
+    package = point.dist.name if point.dist is not None else point.value
+    try:
+        plugin = point.load()
+    except Exception as error:  # whatever a stranger's module raises while it is imported
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise QkeditError(
+            f"the plug-in {point.name} of the package {package} cannot be imported ({reason})",
+            where="--plugin",
+            remedy="repair or uninstall that package",
+        ) from error
+    if not (isinstance(plugin, type) and is_dataclass(plugin) and hasattr(plugin, "bind")):
+        raise QkeditError(
+            f"the plug-in {point.name} of the package {package} is not a dataclass with a method `bind`",
+            where="--plugin",
+            remedy="see docs/writing-a-plugin.md",
+        )
     return plugin
 
 
@@ -70,215 +90,26 @@ def plugin_options(name: str) -> tuple[PluginOption, ...]:
     """Every option of a plug-in that can be written down, with its default."""
     hints = get_type_hints(plugin_class(name))
     return tuple(
-        PluginOption(option.name, _described(hints[option.name]), option.default)
+        PluginOption(option.name, described(hints[option.name]), option.default)
         for option in fields(plugin_class(name))
-        if _described(hints[option.name])
+        if described(hints[option.name])
     )
 
 
-def parse_plugins(texts: Sequence[str]) -> tuple[PluginSettings, ...] | None:
-    """Return what every `--plugin` names, in order; None where there is no `--plugin` at all.
-
-    Raises:
-        UsageError: a plug-in, an option or a value is not known, `none` does not stand alone, or a plug-in is named
-            twice.
-    """
-    if not texts:
-        return None
-    if NONE in texts:
-        if len(texts) > 1:
-            raise UsageError("none stands beside other plug-ins", where="--plugin", remedy="give one or the other")
-        return ()
-    parsed: list[PluginSettings] = []
-    for text in texts:
-        parsed += read_plugins(Path(text)) if text.lower().endswith(".json") and ":" not in text else [_parsed(text)]
-    return _each_once(parsed, "--plugin")
-
-
-def parse_options(name: str, texts: Mapping[str, str], where: str) -> PluginSettings:
-    """Return a plug-in's settings from option texts. Raises UsageError for an unknown option or a wrong value."""
-    hints = _hints(name, texts, where)
-    return PluginSettings(
-        name, {key: _from_text(text, hints[key], f"{where} {key}={text}") for key, text in texts.items()}
-    )
-
-
-def read_plugins(file: Path) -> tuple[PluginSettings, ...]:
-    """Read a settings file. Raises UsageError for one that is missing or wrong."""
-    try:
-        document = parse_json(file.read_bytes(), file_names=True)
-    except OSError as error:
-        raise UsageError(f"cannot be read ({error.strerror})", where=str(file), remedy="check the path") from error
-    except ValueError as error:
-        raise UsageError(f"is not valid JSON ({error})", where=str(file), remedy="correct the file") from error
-    return parse_document(document, str(file))
-
-
-def parse_document(document: object, where: str) -> tuple[PluginSettings, ...]:
-    """Check a settings document: `{"schema": 1, "plugins": [{"name": …, "options": {…}}]}`.
-
-    Raises:
-        UsageError: it is of a later schema, or not of this form.
-    """
-    if isinstance(document, dict) and isinstance(document.get("schema"), int) and document["schema"] > SCHEMA:
-        raise UsageError(
-            f"was written by a later qkedit (schema {document['schema']})", where=where, remedy="update qkedit"
-        )
-    if (
-        not isinstance(document, dict)
-        or document.keys() != {"schema", "plugins"}
-        or document["schema"] != SCHEMA
-        or not isinstance(document["plugins"], list)
-    ):
-        raise _malformed(where)
-    return _each_once([_from_record(record, where) for record in document["plugins"]], where)
-
-
-def dump_plugins(plugins: Sequence[PluginSettings]) -> bytes:
-    """Return the bytes of a settings file."""
-    document = {"schema": SCHEMA, "plugins": [plugin.as_dict() for plugin in plugins]}
-    # A path may hold bytes that are not UTF-8; backslashreplace spells them as JSON escapes.
-    return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(
-        errors="backslashreplace"
-    )
-
-
-def with_absolute_paths(plugin: PluginSettings) -> PluginSettings:
-    """Return the settings with files and directories named from the root, so that they hold from anywhere."""
-    hints = get_type_hints(plugin_class(plugin.name))
-    options = {
-        key: os.path.abspath(value) if Path in _kinds(hints[key]) and os.path.exists(value) else value
-        for key, value in plugin.options.items()
-    }
-    return PluginSettings(plugin.name, options)
-
-
-def make_plugins(settings: Sequence[PluginSettings]) -> list[Any]:
-    """Return the plug-ins themselves, ready to be attached. Raises UsageError for options that do not fit."""
-    return [plugin_class(plugin.name)(**plugin.options) for plugin in settings]
-
-
-def parse_words(words: Sequence[str]) -> tuple[PluginSettings, ...]:
-    """Return what a command's words name: plug-ins, each with its options as flags behind it if there are any.
-
-        scr --layers 0-11 dscr:blend=0.5 --depth street.npy
-
-    Raises:
-        UsageError: as for `parse_plugins`; a flag lacks its value, or no plug-in stands before it.
-    """
-    texts: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        if not word.startswith("--"):
-            texts.append(word)
-            continue
-        key, equals, value = word.removeprefix("--").partition("=")
-        if not texts:
-            raise UsageError("no plug-in stands before the option", where=word, remedy=f"name {' or '.join(PLUGINS)}")
-        if not equals and (value := next(rest, "--")).startswith("--"):
-            raise UsageError("the option has no value", where=f"--{key}", remedy=f"write --{key} VALUE")
-        texts[-1] += f"{',' if ':' in texts[-1] else ':'}{key}={value}"
-    return parse_plugins(texts) or ()
-
-
-def _parsed(text: str) -> PluginSettings:
-    name, _, rest = text.partition(":")
-    options: dict[str, str] = {}
-    last = ""
-    for piece in rest.split(",") if rest else ():
-        key, equals, value = piece.partition("=")
-        if equals and key:
-            last = key.strip().replace("-", "_")
-            if last in options:
-                raise UsageError(f"sets {last} twice", where=f"--plugin {text}", remedy="set it once")
-            options[last] = value
-        elif last:
-            options[last] += f",{piece}"
-        else:
-            raise UsageError(
-                f"{piece!r} is no option", where=f"--plugin {text}", remedy="write NAME:key=value,key=value"
-            )
-    return parse_options(name, options, f"--plugin {name}")
-
-
-def _from_record(record: object, where: str) -> PluginSettings:
-    if not isinstance(record, dict) or not {"name"} <= record.keys() <= {"name", "options"}:
-        raise _malformed(where)
-    name, options = record["name"], record.get("options", {})
-    if not isinstance(name, str) or not isinstance(options, dict):
-        raise _malformed(where)
-    hints = _hints(name, options, where)
-    return PluginSettings(
-        name, {key: _from_json(value, hints[key], f"{where}: {key}") for key, value in options.items()}
-    )
-
-
-def _hints(name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the kinds of a plug-in's options. Raises UsageError if it lacks one of `options`."""
-    known = [option.name for option in plugin_options(name)]
-    for key in options:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}" if near else f"it has {', '.join(known)}"
-            raise UsageError(f"{name} has no option {key!r}", where=where, remedy=hint)
-    return get_type_hints(plugin_class(name))
-
-
-def _each_once(plugins: Sequence[PluginSettings], where: str) -> tuple[PluginSettings, ...]:
-    names = [plugin.name for plugin in plugins]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"{name} is named twice", where=where, remedy="name each plug-in once")
-    return tuple(plugins)
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
+def kinds_of(hint: Any) -> tuple[Any, ...]:
     """Return the alternatives of an option's kind; values of a `Literal` are alternatives of their own."""
     if get_origin(hint) is Literal:
         return get_args(hint)
     if get_args(hint) and get_origin(hint) not in (list, tuple, dict):
-        return tuple(kind for alternative in get_args(hint) for kind in _kinds(alternative))
+        return tuple(kind for alternative in get_args(hint) for kind in kinds_of(alternative))
     return (hint,)
 
 
-def _from_text(text: str, hint: Any, where: str) -> Any:
-    kinds = _kinds(hint)
-    if text.lower() in ("none", "null") and NoneType in kinds:
-        return None
-    if text.lower() in ("true", "false") and bool in kinds:
-        return text.lower() == "true"
-    for kind in (int, float):
-        if kind in kinds:
-            try:
-                return _from_json(kind(text), hint, where)
-            except ValueError:
-                pass
-    return _from_json(text, hint, where)
-
-
-def _from_json(value: Any, hint: Any, where: str) -> Any:
-    kinds = _kinds(hint)
-    if value in [kind for kind in kinds if isinstance(kind, str)]:
-        return value
-    if type(value) is int and float in kinds and int not in kinds:
-        value = float(value)
-    if type(value) in kinds and not (isinstance(value, float) and not math.isfinite(value)):
-        return value
-    raise UsageError(f"{value!r} is not allowed", where=where, remedy=f"give {_described(hint)}")
-
-
-def _described(hint: Any) -> str:
+def described(hint: Any) -> str:
+    """Return what an option takes, in words; empty where it cannot be written down."""
     spelled = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "none"}
     return ", ".join(
         kind if isinstance(kind, str) else spelled[kind]
-        for kind in _kinds(hint)
+        for kind in kinds_of(hint)
         if isinstance(kind, str) or kind in spelled
-    )
-
-
-def _malformed(where: str) -> UsageError:
-    return UsageError(
-        "is no list of plug-ins",
-        where=where,
-        remedy='write {"schema": 1, "plugins": [{"name": "scr", "options": {}}]}',
     )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qkedit.plugins.registry import PluginSettings, make_plugins
+from qkedit.plugins.settings import PluginSettings, make_plugins
 
 if TYPE_CHECKING:
     from qkedit.plugins.core.modules import VLMModules

@@ -17,8 +17,8 @@ from qkedit.demo.scenes import make_scenes
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.drift import Drift, ImageDrift, drift, pictures_in, word_f1
 from qkedit.images import read_image
-from qkedit.plugins.registry import PluginSettings
 from qkedit.plugins.scr.plugin import SCR
+from qkedit.plugins.settings import PluginSettings
 from qkedit.prompts import CAPTION_PROMPT
 from qkedit.runtime.generation import load, request_inputs, respond
 from tests.cli.command import qkedit

@@ -24,8 +24,8 @@ from qkedit.demo.scenes import make_scenes
 from qkedit.errors import QkeditError, UsageError
 from qkedit.images import as_rgb
 from qkedit.plugins.config_file import attach_to
-from qkedit.plugins.registry import PluginSettings
 from qkedit.plugins.scr.plugin import SCR
+from qkedit.plugins.settings import PluginSettings
 from qkedit.runtime.generation import Prompt, load, prompt_text, respond, respond_batch
 from tests.integrations import lmms_eval_interface
 from tests.paths import ROOT

@@ -14,7 +14,7 @@ from qkedit.laboratory import generation as answering
 from qkedit.laboratory.eval_set import Exam
 from qkedit.laboratory.generation import ExamAnswers, sit
 from qkedit.laboratory.worker import one_thread
-from qkedit.plugins.registry import PluginSettings
+from qkedit.plugins.settings import PluginSettings
 from qkedit.runtime.generation import Answer, respond
 from tests.laboratory.small_eval_sets import demo_model, few_scenes
 

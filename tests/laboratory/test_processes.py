@@ -16,7 +16,7 @@ from qkedit.laboratory.arms import BASE, Arm
 from qkedit.laboratory.eval_set import ExamRange
 from qkedit.laboratory.processes import run_jobs
 from qkedit.laboratory.worker import Job, Subject
-from qkedit.plugins.registry import PluginSettings
+from qkedit.plugins.settings import PluginSettings
 from qkedit.spectral.options import Suppression
 from qkedit.steering.options import SteerOptions
 

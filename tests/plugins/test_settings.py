@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from qkedit.errors import QkeditError, UsageError
 from qkedit.plugins.config_file import PLUGINS_FILE, attach_to, attached_to, detach_from, users_directory
 from qkedit.plugins.paper_defaults import preset_of, with_published
-from qkedit.plugins.registry import (
+from qkedit.plugins.settings import (
     PluginSettings,
     dump_plugins,
     make_plugins,
@@ -60,7 +60,7 @@ def test_text(text: str, options: dict[str, Any]) -> None:
     ("texts", "words"),
     [
         (["scrr"], "did you mean 'scr'"),
-        (["other"], "there are scr and dscr"),
+        (["other"], "there are scr, dscr"),
         ([""], "no plug-in ''"),
         (["scr:leyers=3"], "did you mean 'layers'"),
         (["scr:sources=many"], "a whole number"),

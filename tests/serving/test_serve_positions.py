@@ -12,8 +12,8 @@ import pytest
 import uvicorn
 from openai import OpenAI
 
-from qkedit.plugins.registry import PluginSettings
 from qkedit.plugins.scr.plugin import SCR
+from qkedit.plugins.settings import PluginSettings
 from qkedit.runtime.generation import respond
 from qkedit.serving.openai_server import build_application
 from qkedit.serving.plugin_switch import PluginSwitch

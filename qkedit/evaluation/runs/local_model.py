@@ -14,7 +14,7 @@ from qkedit.errors import QkeditError
 from qkedit.evaluation.files.records import LENGTH, STOP
 from qkedit.evaluation.runs.backend import Ask, Reply, versions
 from qkedit.images import read_image
-from qkedit.plugins.registry import PluginSettings, make_plugins
+from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.runtime.fingerprint import fingerprint
 
 if TYPE_CHECKING:

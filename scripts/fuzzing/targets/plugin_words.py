@@ -8,7 +8,7 @@ from random import Random
 from fuzzing.byte_strings import mutated_text
 from fuzzing.judging import attempt
 from fuzzing.target import Outcome, Target
-from qkedit.plugins.registry import make_plugins, parse_words
+from qkedit.plugins.settings import make_plugins, parse_words
 
 SEEDS = (
     "scr:layers=0-11,strength=0.5",

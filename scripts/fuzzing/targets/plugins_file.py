@@ -11,7 +11,7 @@ from fuzzing.sandbox import Sandbox
 from fuzzing.target import Outcome, Target
 from qkedit.checkpoint.contents import PLUGINS_FILE
 from qkedit.plugins.config_file import attach_to, attached_to
-from qkedit.plugins.registry import make_plugins, parse_plugins
+from qkedit.plugins.settings import make_plugins, parse_plugins
 
 SEED = {
     "schema": 1,

@@ -17,7 +17,7 @@ from qkedit.evaluation.runs.backend import Ask
 from qkedit.evaluation.runs.local_model import LocalModel, batches
 from qkedit.images import read_image
 from qkedit.plugins.core.report import PluginReport
-from qkedit.plugins.registry import PluginSettings
+from qkedit.plugins.settings import PluginSettings
 from qkedit.runtime.generation import load, respond
 from tests.evaluation.runs.asked import questions, write_images
 

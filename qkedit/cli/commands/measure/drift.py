@@ -24,7 +24,7 @@ from qkedit.prompts import CAPTION_PROMPT
 
 if TYPE_CHECKING:
     from qkedit.evaluation.drift import Drift
-    from qkedit.plugins.registry import PluginSettings
+    from qkedit.plugins.settings import PluginSettings
 
 WORST_SHOWN = 3
 

@@ -14,7 +14,7 @@ from qkedit.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qkedit.plugins.registry import PluginSettings
+    from qkedit.plugins.settings import PluginSettings
 
 
 def attach(
@@ -42,7 +42,7 @@ def attach(
     with command("attach", as_json=json, quiet=quiet, debug=debug) as output:
         from qkedit.plugins.config_file import PLUGINS_FILE, attach_to, users_directory
         from qkedit.plugins.paper_defaults import with_published
-        from qkedit.plugins.registry import parse_words, with_absolute_paths
+        from qkedit.plugins.settings import parse_words, with_absolute_paths
 
         if not words:
             raise UsageError("no plug-in is named", remedy="name scr or dscr first")
@@ -67,7 +67,7 @@ def _check_against_model(plugins: tuple[PluginSettings, ...], directory: Path) -
 
     from qkedit.plugins.core.grid_layouts import layout_of
     from qkedit.plugins.dscr.depth import DEPTH_FILE_ENDINGS, read_depth
-    from qkedit.plugins.registry import make_plugins
+    from qkedit.plugins.settings import make_plugins
     from qkedit.selection import select_layers
 
     config = _config(directory)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qkedit.plugins.measures.kv_coherence import LayerCoherence
-    from qkedit.plugins.registry import PluginSettings
+    from qkedit.plugins.settings import PluginSettings
     from qkedit.runtime.generation import LoadedModel
 
 
@@ -105,7 +105,7 @@ def _measured(
 ) -> _Measured:
     """Run the prompt once, with the plug-ins and the measurement behind them."""
     from qkedit.plugins.measures.kv_coherence import CoherenceReport, KeyCoherence
-    from qkedit.plugins.registry import make_plugins
+    from qkedit.plugins.settings import make_plugins
     from qkedit.runtime.generation import respond
 
     answer = respond(loaded, pictures, prompt, [*make_plugins(plugins), KeyCoherence()], max_new_tokens=1)

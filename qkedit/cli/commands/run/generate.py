@@ -28,7 +28,7 @@ from qkedit.prompts import CAPTION_PROMPT
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from qkedit.plugins.registry import PluginSettings
+    from qkedit.plugins.settings import PluginSettings
     from qkedit.runtime.generation import Answer
 
 
@@ -98,7 +98,7 @@ class _Runs:
 
     def __call__(self, model: str, revision: str | None, variants: Sequence[Sequence[PluginSettings]]) -> list[Answer]:
         """Return a model's answers, one for each list of plug-ins."""
-        from qkedit.plugins.registry import make_plugins
+        from qkedit.plugins.settings import make_plugins
         from qkedit.runtime.generation import load, respond
 
         loaded = load(model, revision=revision, **self.loading)

@@ -27,7 +27,7 @@ def plugins(
 
         from qkedit.errors import UsageError
         from qkedit.plugins.config_file import attached_to
-        from qkedit.plugins.registry import PLUGINS, plugin_options
+        from qkedit.plugins.registry import plugin_names, plugin_options
         from qkedit.report.fitting_table import FittingTable
 
         if argument is not None or model is not None:
@@ -44,7 +44,7 @@ def plugins(
                 aligned(("attached", spelled(plugin)) for plugin in attached) if attached else "Nothing is attached.",
             )
             return
-        known = {name: plugin_options(name) for name in PLUGINS}
+        known = {name: plugin_options(name) for name in plugin_names()}
         table = FittingTable("plug-in", "option", "values", "default", breaking=("values",))
         for name, listed in known.items():
             for option in listed:

@@ -23,7 +23,7 @@ from qkedit.cli.plugin_options import (
 from qkedit.errors import QkeditError, UsageError
 
 if TYPE_CHECKING:
-    from qkedit.plugins.registry import PluginSettings
+    from qkedit.plugins.settings import PluginSettings
     from qkedit.serving.served_model import ServedModel
 
 SERVER = "The server"
@@ -130,7 +130,7 @@ def serve(
 def _plugins(texts: Sequence[str] | None, file: Path | None, model: str) -> tuple[PluginSettings, ...]:
     """Return the plug-ins to serve with: those named, else those of the file, else those attached to the model."""
     from qkedit.plugins.paper_defaults import with_published
-    from qkedit.plugins.registry import PluginSettings, parse_plugins, read_plugins
+    from qkedit.plugins.settings import PluginSettings, parse_plugins, read_plugins
 
     if file is None:
         return chosen_plugins(texts, model)
