@@ -17,17 +17,33 @@ if TYPE_CHECKING:
     from qkedit.plugins.dscr.plugin import DSCR
     from qkedit.plugins.scr.plugin import SCR
     from qkedit.plugins.transformers.attach import attach
+    from qkedit.runtime.editing import ModelEdit, edit
+    from qkedit.runtime.products import product_of
     from qkedit.spectral.product import QKProduct
     from qkedit.steering.run import SteerReport, steer
 
-__all__ = ["DSCR", "SCR", "QKProduct", "SteerReport", "__version__", "attach", "steer"]
+__all__ = [
+    "DSCR",
+    "SCR",
+    "ModelEdit",
+    "QKProduct",
+    "SteerReport",
+    "__version__",
+    "attach",
+    "edit",
+    "product_of",
+    "steer",
+]
 
 _HOMES = {
     "DSCR": "qkedit.plugins.dscr.plugin",
     "SCR": "qkedit.plugins.scr.plugin",
     "attach": "qkedit.plugins.transformers.attach",
+    "ModelEdit": "qkedit.runtime.editing",
     "QKProduct": "qkedit.spectral.product",
     "SteerReport": "qkedit.steering.run",
+    "edit": "qkedit.runtime.editing",
+    "product_of": "qkedit.runtime.products",
     "steer": "qkedit.steering.run",
 }
 

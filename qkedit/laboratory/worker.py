@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
@@ -16,9 +16,8 @@ from qkedit.checkpoint.resolve import resolve
 from qkedit.laboratory.arms import Arm
 from qkedit.laboratory.eval_set import Exam, ExamRange, make_exam
 from qkedit.laboratory.generation import ExamAnswers, sit
-from qkedit.runtime.editing import edited
+from qkedit.runtime.editing import ModelEdit, edit_as_stored
 from qkedit.runtime.generation import LoadedModel, load
-from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.plan import make_plan
 
 
@@ -82,9 +81,9 @@ class Bench:
         """Edit, answer, and restore the base. Raises QkeditError when the arm does not fit the model."""
         exam = self.exam(job.scenes)
         start = time.perf_counter()
-        with one_thread(), self._edited(job.arm) as records:
+        with one_thread(), self._edited(job.arm) as edit:
             answers = sit(self._loaded, exam, job.arm.plugins)
-        heads = [head for record in records for head in record.heads]
+        heads = [head for record in edit.records for head in record.heads]
         return JobResult(
             answers,
             time.perf_counter() - start,
@@ -92,10 +91,10 @@ class Bench:
             fmean(head.relative_change for head in heads) if heads else None,
         )
 
-    def _edited(self, arm: Arm) -> AbstractContextManager[tuple[EditRecord, ...]]:
+    def _edited(self, arm: Arm) -> ModelEdit:
         if arm.steer is None:
-            return nullcontext(())
-        return edited(self._loaded.model, make_plan(self._checkpoint, arm.steer))
+            return ModelEdit((), ())
+        return edit_as_stored(self._loaded.model, make_plan(self._checkpoint, arm.steer))
 
 
 @contextmanager

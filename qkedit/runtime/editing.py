@@ -1,25 +1,138 @@
-"""Edit a loaded model in memory: the same stream that a checkpoint is written from, and the base back at the end."""
+"""Edit a loaded model in memory, and take the edit back: the same stream that a checkpoint is written from.
+
+with qkedit.edit(model, layers="10-20", k=4) as edit:
+    model.generate(**inputs)
+    with edit.disabled():
+        model.generate(**inputs)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from qkedit.errors import CheckpointError, UnsupportedForm
+from qkedit.runtime.loaded_files import checkpoint_of
+from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.device import choose_device
 from qkedit.steering.engine.edited_weights import TORCH_DTYPES, edited_weights, sha256
 from qkedit.steering.engine.reading import stored_layers
-from qkedit.steering.plan import SteerPlan
+from qkedit.steering.options import ComputeDtype, SteerOptions
+from qkedit.steering.plan import SteerPlan, make_plan
 
 
-@contextmanager
-def edited(model: Any, plan: SteerPlan) -> Iterator[tuple[EditRecord, ...]]:
-    """Put the edited query weights into `model`; at the end the weights that were there stand again, to the bit.
+@dataclass(frozen=True)
+class _Replaced:
+    """One parameter, and its weights without the edit and with it."""
+
+    parameter: Tensor
+    before: Tensor
+    after: Tensor
+
+
+class ModelEdit:
+    """An edit of a loaded model that can be switched off and on; a context manager that takes it back at its end.
+
+    Attributes:
+        records: what happened to each edited tensor, head by head.
+    """
+
+    def __init__(self, replaced: Sequence[_Replaced], records: Sequence[EditRecord]) -> None:
+        self._replaced = tuple(replaced)
+        self.records = tuple(records)
+        self._enabled = True
+
+    def __enter__(self) -> Self:
+        """Return self; the edit is in place."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Restore the weights that were there, to the bit."""
+        self.disable()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the edited weights are in the model."""
+        return self._enabled
+
+    def enable(self) -> None:
+        """Put the edited weights into the model."""
+        for replaced in self._replaced:
+            replaced.parameter.copy_(replaced.after)
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Put the weights into the model that were there before the edit, to the bit."""
+        for replaced in self._replaced:
+            replaced.parameter.copy_(replaced.before)
+        self._enabled = False
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Run the block without the edit; afterwards the edit is as it was."""
+        was_enabled = self._enabled
+        self.disable()
+        try:
+            yield
+        finally:
+            if was_enabled:
+                self.enable()
+
+
+def edit(
+    model: Any,
+    *,
+    layers: str = "mid",
+    heads: str = "all",
+    k: int = 4,
+    energy: float | None = None,
+    residual: float = 0.0,
+    channel: Channel = "full",
+    control: Control = "none",
+    seed: int = 0,
+    device: str = "auto",
+    compute_dtype: ComputeDtype = "float32",
+    allow_text_only: bool = False,
+) -> ModelEdit:
+    """Suppress the dominant query-key modes of a loaded model, in memory; the options are those of `qkedit.steer`.
+
+    The weights are edited in the dtype they have in memory. A model that was loaded in its stored dtype is then the
+    one that `steer` would write; one that was widened is rounded nowhere.
+
+    Args:
+        model: a model of transformers, such as `AutoModelForImageTextToText.from_pretrained` returns.
+        layers, heads: which heads of which layers; as for `steer`, and so is all that follows.
+        k, energy, residual, channel, control, seed: what to suppress in them.
+        device, compute_dtype: where and in what precision to calculate.
+        allow_text_only: edit a model without vision too.
+
+    Returns:
+        The edit, in place: use it in a `with` statement, or call `disable()` to take it back.
+
+    Raises:
+        QkeditError: the model's query-key product cannot be edited, or a selection does not fit it; it is unchanged.
+    """
+    suppression = Suppression(k, energy, residual, channel, control, seed)
+    options = SteerOptions(layers, heads, suppression, compute_dtype, device, allow_text_only)
+    plan = make_plan(checkpoint_of(model), options)
+    parameters = dict(model.named_parameters())
+    return _replace(
+        (parameters[name].data, weights, record)
+        for name, weights, record in edited_weights(stored_layers(plan), plan, choose_device(device))
+    )
+
+
+def edit_as_stored(model: Any, plan: SteerPlan) -> ModelEdit:
+    """Edit a loaded model by a plan of the checkpoint it was loaded from.
 
     The edited weights are rounded as they are stored, so that the model is the one that `steer` would write.
 
@@ -31,21 +144,34 @@ def edited(model: Any, plan: SteerPlan) -> Iterator[tuple[EditRecord, ...]]:
         CheckpointError: the model does not hold the weights of the plan's checkpoint.
         UnsupportedForm: the model has no parameter of the name that the checkpoint gives a tensor.
     """
-    before: list[tuple[Tensor, Tensor]] = []
+    edits = edited_weights(stored_layers(plan), plan, choose_device(plan.options.device))
+    return _replace(_checked(model, edits))
+
+
+def _checked(
+    model: Any, edits: Iterable[tuple[str, Tensor, EditRecord]]
+) -> Iterator[tuple[Tensor, Tensor, EditRecord]]:
+    for name, weights, record in edits:
+        parameter = parameter_of(model, name, record.layer).data
+        _check_is_base(parameter, record)
+        yield parameter, weights, record
+
+
+@torch.no_grad()
+def _replace(edits: Iterable[tuple[Tensor, Tensor, EditRecord]]) -> ModelEdit:
+    """Replace parameters by edited weights; what fails on the way leaves the model as it was."""
+    replaced: list[_Replaced] = []
     records = []
     try:
-        with torch.no_grad():
-            device = choose_device(plan.options.device)
-            for name, weights, record in edited_weights(stored_layers(plan), plan, device):
-                parameter = parameter_of(model, name, record.layer).data
-                _check_is_base(parameter, record)
-                before.append((parameter, parameter.clone()))
-                parameter.copy_(weights)
-                records.append(record)
-        yield tuple(records)
-    finally:
-        for parameter, weights in before:
+        for parameter, weights, record in edits:
+            before = parameter.clone()
+            replaced.append(_Replaced(parameter, before, weights))
             parameter.copy_(weights)
+            records.append(record)
+    except BaseException:
+        ModelEdit(replaced, records).disable()
+        raise
+    return ModelEdit(replaced, records)
 
 
 def parameter_of(model: Any, name: str, layer: int) -> nn.Parameter:

@@ -6,11 +6,13 @@ attention logit of query token i and key token j before rotation, biases and the
 
     M = Q_q (L_qᵀ L_k) Q_kᵀ,        L_qᵀ L_k = Û Σ V̂ᵀ,        U = Q_q Û,   V = Q_k V̂.
 
-The left singular vectors `U` live on the query side: directions of the residual stream as the queries read it.
+The left singular vectors `U` live on the query side: directions of the residual stream as the queries read it. `V`
+lives on the key side. They and `S` are named as the factors of a singular value decomposition are everywhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +27,7 @@ from qkedit.spectral.factors import (
     pseudo_inverse,
     with_float64,
 )
-from qkedit.spectral.mode_selection import rank
+from qkedit.spectral.mode_selection import effective_rank, rank
 from qkedit.spectral.once import once
 
 
@@ -42,7 +44,7 @@ class SingularModes:
     ranks: Tensor  # [H], numerical rank
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QKProduct:
     """`W_qᵀ W_k` of H query heads sharing H_kv key heads, never multiplied out.
 
@@ -54,8 +56,11 @@ class QKProduct:
 
     Example:
         >>> query, key = torch.randn(8, 32, 128), torch.randn(2, 32, 128)
-        >>> QKProduct(query, key).modes.values.shape
-        torch.Size([8, 32])
+        >>> product = QKProduct(query, key)
+        >>> product
+        QKProduct(heads=8, key_heads=2, head_size=32, width=128, torch.float32, cpu)
+        >>> product.S.shape, product[3].U(2).shape
+        (torch.Size([8, 32]), torch.Size([1, 128, 2]))
     """
 
     query: Tensor
@@ -74,6 +79,61 @@ class QKProduct:
             if heads % key_heads:
                 raise ValueError(f"{heads} query heads cannot share {key_heads} key heads evenly")
             object.__setattr__(self, "key_head", torch.arange(heads) // (heads // key_heads))
+
+    def __repr__(self) -> str:
+        """Name the sizes, the dtype and the device, not the weights."""
+        return (
+            f"QKProduct(heads={self.heads}, key_heads={len(self.key)}, head_size={self.head_size}, "
+            f"width={self.query.shape[2]}, {self.query.dtype}, {self.query.device})"
+        )
+
+    def __len__(self) -> int:
+        """H."""
+        return self.heads
+
+    def __getitem__(self, heads: int | slice | Sequence[int]) -> QKProduct:
+        """Return the product of one query head or of several; a single one keeps its dimension, H = 1."""
+        places = range(self.heads)
+        chosen = (
+            [places[heads]]
+            if isinstance(heads, int)
+            else list(places[heads])
+            if isinstance(heads, slice)
+            else [places[head] for head in heads]
+        )
+        return QKProduct(self.query[chosen], self.key, self.key_head[chosen])
+
+    @property
+    def S(self) -> Tensor:  # noqa: N802 – Σ, as everywhere
+        """The singular values of every head, descending, float64 `[H, d_h]`."""
+        return self.modes.values
+
+    def U(self, k: int | None = None) -> Tensor:  # noqa: N802
+        """Return the first k left singular vectors (all by default), in columns, float64 `[H, D, k]`: the query side.
+
+        `U = W_qᵀ L_q⁻ᵀ Û`. Columns of modes beyond the numerical rank are zero.
+        """
+        coordinates = self.query_factor_inverse.mT @ self.modes.left[..., :k]
+        return self._within_rank(with_float64(self.query).double().mT @ coordinates)
+
+    def Vh(self, k: int | None = None) -> Tensor:  # noqa: N802
+        """Return the first k right singular vectors (all by default), in rows, float64 `[H, k, D]`: the key side."""
+        coordinates = pseudo_inverse(self.key_factor).mT @ self.modes.right[..., :k]
+        keys = with_float64(self.key).double()[self.key_head.to(self.key.device)]
+        return self._within_rank(keys.mT @ coordinates.to(keys.device)).mT
+
+    def norm(self) -> Tensor:
+        """Return `‖M‖_F` of every head, float64 `[H]`."""
+        return self.S.square().sum(-1).sqrt()
+
+    @property
+    def effective_rank(self) -> Tensor:
+        """`exp(entropy(σ² / Σσ²))` of every head, float64 `[H]`."""
+        return effective_rank(self.S)
+
+    def _within_rank(self, vectors: Tensor) -> Tensor:
+        inside = torch.arange(vectors.shape[-1], device=vectors.device) < self.modes.ranks.to(vectors.device)[:, None]
+        return torch.where(inside[:, None], vectors, 0.0)
 
     @property
     def heads(self) -> int:

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import qkedit
 from qkedit import steer
-from qkedit.errors import CheckpointError, UnsupportedForm
-from qkedit.runtime.editing import edited, parameter_of
+from qkedit.errors import CheckpointError, QkeditError, UnsupportedForm
+from qkedit.runtime.editing import edit_as_stored as edited
+from qkedit.runtime.editing import parameter_of
 from qkedit.runtime.generation import load
 from qkedit.spectral.options import Suppression
 from qkedit.steering.options import SteerOptions
@@ -39,10 +41,10 @@ def test_equals_the_checkpoint_that_steer_writes(suppression: Suppression, tmp_p
     written = load(str(tmp_path / "edited"), dtype="float32").model
     model = demo_model().model
     before = weights_of(model)
-    with edited(model, plan(suppression=suppression)) as records:
+    with edited(model, plan(suppression=suppression)) as edit:
         assert differing(weights_of(written), model) == set()
         assert len(differing(before, model)) == 2
-    assert [record.layer for record in records] == [2, 5]
+    assert [record.layer for record in edit.records] == [2, 5]
     assert differing(before, model) == set()
 
 
@@ -101,3 +103,39 @@ def test_a_name_that_the_model_does_not_know_is_refused() -> None:
         parameter_of(demo_model().model, "language_model.model.layers.2.self_attn.qkv.weight", 2)
     with pytest.raises(UnsupportedForm, match="no parameter"):
         parameter_of(demo_model().model, "language_model.model.layers.9.self_attn.q_proj.weight", 9)
+
+
+@pytest.mark.parametrize(
+    "family", ["qwen2-vl", "qwen3-vl", "qwen3.5", "internvl", "phi4-multimodal", "chameleon", "gemma3"]
+)
+def test_a_loaded_model_needs_no_directory(family: str, tmp_path: Path) -> None:
+    """Separate, gated and fused projections, biases and norms: the same bits as in the files that `steer` writes."""
+    directory = str(tiny_models.build(family, tmp_path / "base"))
+    steer(directory, out=tmp_path / "edited", layers="all", k=2, device="cpu", fsync=False)
+    loader = tiny_models.model_class(family)
+    model = loader.from_pretrained(directory, dtype=torch.bfloat16)
+    written = weights_of(loader.from_pretrained(tmp_path / "edited", dtype=torch.bfloat16))
+    before = weights_of(model)
+    with qkedit.edit(model, layers="all", k=2, device="cpu") as edit:
+        assert differing(written, model) == set()
+        assert differing(before, model)
+        with edit.disabled():
+            assert not edit.enabled
+            assert differing(before, model) == set()
+        assert edit.enabled
+        assert differing(written, model) == set()
+    assert differing(before, model) == set()
+    edit.enable()
+    assert differing(written, model) == set()
+
+
+def test_what_cannot_be_edited_in_memory_is_refused_and_left_alone() -> None:
+    model = demo_model().model
+    before = weights_of(model)
+    with pytest.raises(QkeditError, match="layer"):
+        qkedit.edit(model, layers="99")
+    assert differing(before, model) == set()
+    with torch.device("meta"):
+        hollow = type(model)(model.config)
+    with pytest.raises(CheckpointError, match="offloaded"):
+        qkedit.edit(hollow)
