@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 
-from qkedit.cli.app import COMMANDS, application
+from qkedit.cli.command_table import COMMANDS, application
 from tests.cli.command import ROOT, qkedit
 
 README = (ROOT / "README.md").read_text("utf-8")

@@ -24,6 +24,7 @@ from typing import Any
 
 import typer
 
+from qkedit.cli.command_table import COMMANDS, application
 from qkedit.cli.output import AHEAD
 
 PREFIX = "QKEDIT_"
@@ -124,8 +125,6 @@ def _check_environment(command: str, parameters: Mapping[str, Any]) -> None:
 
 def _parts(file: Path, command: str, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the keys of the command at the top of a file, and those of its section."""
-    from qkedit.cli.app import COMMANDS
-
     settings = read_settings(file)
     section = settings.get(command)
     section = section if isinstance(section, dict) else {}
@@ -200,8 +199,6 @@ def _name(key: object) -> str:
 @cache
 def _options_of_all_commands() -> frozenset[str]:
     """The long flags that any command has."""
-    from qkedit.cli.app import application
-
     every_command: Any = typer.main.get_command(application())
     return frozenset(flag for command in every_command.commands.values() for flag in _parameters(command))
 

@@ -29,7 +29,7 @@ from qkedit.plugins.paper_defaults import with_published
 from qkedit.plugins.settings import PluginSettings, make_plugins, parse_plugins
 from qkedit.plugins.transformers.attach import attach
 from qkedit.runtime.generation import LoadedModel, Prompt, load, respond_batch
-from qkedit.serving.requests.sampling import samples
+from qkedit.runtime.sampling import samples
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,8 +9,9 @@ from typing import Any
 from qkedit.demo.questions import SPLITS
 from qkedit.errors import UsageError
 from qkedit.evaluation.files.records import Item, Score
+from qkedit.evaluation.metric_units import Better, better
 from qkedit.evaluation.statistics.intervals import Difference, Interval, holm, interval, paired
-from qkedit.evaluation.statistics.metrics import Better, better, metrics_of
+from qkedit.evaluation.statistics.metrics import metrics_of
 from qkedit.laboratory.arms import Arm
 
 CAPTIONS = "captions"

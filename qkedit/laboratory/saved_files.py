@@ -21,8 +21,8 @@ from qkedit.checkpoint.io.target import locate
 from qkedit.checkpoint.io.whole_file import check_writable
 from qkedit.demo.files import write_scenes
 from qkedit.errors import UsageError
-from qkedit.evaluation.files.records import score_as_dict
 from qkedit.evaluation.files.result_files import RESULT_FILE
+from qkedit.evaluation.files.score_json import score_as_dict
 from qkedit.laboratory.eval_set import Exam
 from qkedit.laboratory.generation import ExamAnswers
 from qkedit.laboratory.measures import Outcome

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from qkedit.evaluation.metric_units import Better
 from qkedit.evaluation.statistics.intervals import Difference
-from qkedit.evaluation.statistics.metrics import Better
 from qkedit.laboratory.arms import BASE, Arm
 from qkedit.laboratory.eval_set import Exam, ExamRange, make_exam
 from qkedit.laboratory.experiment import Answered, Watch, answered

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qkedit.evaluation.metric_units import Better
 from qkedit.evaluation.statistics.intervals import Difference, Interval
-from qkedit.evaluation.statistics.metrics import Better
 from qkedit.laboratory.measures import Figure, Measure
 
 NOTHING = "–"

@@ -10,12 +10,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from qkedit.runtime.generation import LoadedModel
+from qkedit.runtime.sampling import samples
 from qkedit.serving.http.metrics import Metrics
 from qkedit.serving.plugin_switch import PluginSwitch
 from qkedit.serving.request_model import Turn
 from qkedit.serving.requests.chat_request import ChatRequest, Decoding, ImageUrl, Message
 from qkedit.serving.requests.conversations import check_length, check_text_length, conversation_inputs
-from qkedit.serving.requests.sampling import samples
 
 if TYPE_CHECKING:
     from PIL.Image import Image

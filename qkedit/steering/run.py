@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,21 +16,19 @@ from qkedit.checkpoint.io.ownership import Replaced
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.io.staging import StagedDirectory
 from qkedit.checkpoint.io.target import locate, refuse_existing, refuse_misplaced
-from qkedit.errors import CheckpointError, UsageError, counted
-from qkedit.spectral.options import NEAR_EQUAL, Channel, Control, Suppression
-from qkedit.steering.base import open_base
-from qkedit.steering.base_files import adapter_warning, refuse_base_files
+from qkedit.spectral.options import Channel, Control, Suppression
+from qkedit.steering.base_files import refuse_base_files
 from qkedit.steering.edit_record import EditRecord
+from qkedit.steering.edit_warnings import warnings_of
 from qkedit.steering.engine.device import choose_device
-from qkedit.steering.engine.pace import pace_for, pace_of
+from qkedit.steering.engine.pace import pace_of
 from qkedit.steering.engine.prefetch import in_background
 from qkedit.steering.engine.progress import Progress, Silent
-from qkedit.steering.engine.reading import delta_entries, read_bytes, stored_layers
+from qkedit.steering.engine.reading import stored_layers
 from qkedit.steering.engine.stopwatch import Stopwatch
-from qkedit.steering.manifest import DELTA_FILE, make_manifest, previous_manifest, read_manifest, records_of
+from qkedit.steering.manifest import make_manifest, previous_manifest
 from qkedit.steering.options import ComputeDtype, Layout, OutputOptions, SteerOptions
 from qkedit.steering.outputs.disk_space import refuse_without_room
-from qkedit.steering.outputs.names import files_of_output
 from qkedit.steering.outputs.writers import ManifestMaker, write_delta, write_full
 from qkedit.steering.plan import SteerPlan, plan_for
 from qkedit.steering.verify import Verification, compare_with_base, mismatched
@@ -169,7 +166,7 @@ def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None =
     """Carry out a plan; see `steer`."""
     previous_manifest(plan.checkpoint)  # what cannot be continued should not be found out at the end
     stopwatch, pace = Stopwatch(), pace_of(plan)
-    return _write(
+    return write_output(
         plan.checkpoint,
         plan.tensors,
         _edited_weights(plan, pace.read, stopwatch),
@@ -192,86 +189,7 @@ def _edited_weights(plan: SteerPlan, ahead: int, stopwatch: Stopwatch) -> Iterat
         yield from edited_weights(layers, plan, device, stopwatch)
 
 
-def apply_delta(
-    delta: str | Path,
-    *,
-    base: str,
-    output: OutputOptions,
-    revision: str | None = None,
-    keep_plugins: bool = False,
-    progress: Progress | None = None,
-) -> SteerReport:
-    """Make the full directory from a delta and the model it was made from, byte-equal to steering directly.
-
-    Args:
-        delta: a directory written with the delta layout.
-        base: the model that was steered: a directory, a hub id, an alias or `demo`.
-        output: where and how to write; the layout must be full.
-        revision: of a hub base; the one in the delta's manifest by default.
-        keep_plugins: take along the plug-ins that are attached to the base.
-        progress: told how far the run is.
-
-    Raises:
-        UsageError: the output would be a delta again.
-        CheckpointError: the base is not the model that the delta was made from, or the delta is damaged.
-    """
-    if output.layout != "full":
-        raise UsageError("a delta is applied to make a full directory", where="layout", remedy="take full")
-    files = LocalFiles(Path(delta))
-    manifest = read_manifest(files.directory)
-    checkpoint = open_base(manifest, base, revision)
-    if keep_plugins:
-        checkpoint = checkpoint.with_plugins()
-    records = records_of(manifest, checkpoint.tensors)
-    largest = max(record.tensor.nbytes for record in records)
-    stopwatch = Stopwatch()
-    return _write(
-        checkpoint,
-        {record.tensor.name: record.tensor for record in records},
-        _delta_weights(files, checkpoint.files, records, manifest, stopwatch),
-        pace_for(largest, largest).edited,
-        lambda records, after: manifest | {"files": files_of_output(checkpoint)},
-        output,
-        (checkpoint.files, files),
-        stopwatch,
-        progress or Silent(),
-    )
-
-
-def _delta_weights(
-    delta: CheckpointFiles,
-    base: CheckpointFiles,
-    records: list[EditRecord],
-    manifest: dict[str, Any],
-    stopwatch: Stopwatch,
-) -> Iterator[tuple[str, Tensor, EditRecord]]:
-    """The same stream as `edited_weights`, taken from a delta; base and delta are checked against the manifest."""
-    with stopwatch("start-up"):
-        from qkedit.steering.engine.edited_weights import read_tensor, sha256
-
-    entries = delta_entries(delta)
-    expected = {tensor["name"]: tensor["sha256_after"] for tensor in manifest["tensors"]}
-    for record in records:
-        name = record.tensor.name
-        entry = entries.get(name)
-        whole = entry is not None and (entry.dtype, entry.shape) == (record.tensor.dtype, record.tensor.shape)
-        with stopwatch("reading"):
-            original = hashlib.sha256(read_bytes(base, record.tensor)).hexdigest()
-            edited = read_tensor(delta, entries[name]) if whole else None
-        if original != record.sha256_before:
-            raise CheckpointError(
-                f"tensor {name} is not the one that was edited",
-                where=base.name,
-                remedy="give the model that the delta was made from, at the same revision",
-            )
-        if edited is None or sha256(edited) != expected[name]:
-            raise CheckpointError(
-                f"tensor {name} is missing or damaged", where=DELTA_FILE, remedy="make or fetch the delta again"
-            )
-        yield name, edited, record
-
-
-def _write(
+def write_output(
     checkpoint: Checkpoint,
     planned: dict[str, TensorEntry],
     edits: EditedTensors,
@@ -282,6 +200,21 @@ def _write(
     stopwatch: Stopwatch,
     progress: Progress,
 ) -> SteerReport:
+    """Write a stream of edits as `output` says, check it, and put it in place by one rename.
+
+    Args:
+        checkpoint: the base.
+        planned: the tensors that `edits` brings, by name.
+        edits: the stream; see `edited_weights`.
+        ahead: how many edited tensors may wait to be written.
+        manifest_of: makes the manifest from the records and the hashes of what was written.
+        output: where and how to write.
+        sources: directories and files that are read, which no output may replace.
+        stopwatch, progress: told of every station.
+
+    Raises:
+        QkeditError: nothing was put in place.
+    """
     started = time.perf_counter()
     refuse_base_files(checkpoint, {entry.shard for entry in planned.values()}, output)
     changed = sum(entry.nbytes for entry in planned.values())
@@ -318,7 +251,7 @@ def _write(
         bytes_changed=changed,
         bytes_in_output=in_output,
         seconds=stopwatch.seconds | {"total": time.perf_counter() - started},
-        warnings=tuple(_warnings(manifest, checkpoint.left_out if full else {})),
+        warnings=tuple(warnings_of(manifest, checkpoint.left_out if full else {})),
         verification=verification,
     )
 
@@ -337,45 +270,3 @@ def _directories(*sources: CheckpointFiles) -> list[Path]:
     """The directories that are read from and the files that their links lead to: no output may replace any of them."""
     local = [files for files in sources if isinstance(files, LocalFiles)]
     return [files.directory for files in local] + [files.local_path(file) for files in local for file in files.sizes()]
-
-
-def _warnings(manifest: dict[str, Any], left_out: dict[str, str]) -> Iterator[str]:
-    """What a reader should know before trusting the edit."""
-    adapter = adapter_warning(left_out.items())
-    if adapter is not None:
-        yield adapter
-    options = manifest["options"]
-    heads = [head for tensor in manifest["tensors"] for head in tensor["heads"]]
-    if "understood_as" in manifest:
-        yield manifest["understood_as"]
-    near_equal = sum(head["gap"] is not None and head["gap"] < NEAR_EQUAL for head in heads)
-    if near_equal and options["control"] == "none":
-        yield (
-            f"{counted(near_equal, 'head has', 'heads have')} near-equal values at the cut (gap < {NEAR_EQUAL}): "
-            "which modes went is arbitrary"
-        )
-    if options["energy"] is None:
-        fewer = sum(len(head["suppressed"]) < options["k"] for head in heads)
-        if fewer:
-            having = counted(fewer, "head has", "heads have")
-            yield f"{having} fewer than {options['k']} modes to suppress; what was there was taken"
-    overshooting = sum(head.get("scale", 0) > 2 for head in heads)
-    if overshooting:
-        pushed = counted(overshooting, "head")
-        yield f"the norm-matched control pushes directions of {pushed} past zero (scale above 2)"
-    if options["channel"] != "full":
-        enlarged = sum(head["relative_change"] > 1 for head in heads)
-        if enlarged:
-            yield (
-                f"{counted(enlarged, 'head')} moved by more than 100% of the norm: the keys are ill-conditioned, and "
-                f"writing the {options['channel']} part back through them enlarges it"
-            )
-    norms = sorted({tensor["norm"] for tensor in manifest["tensors"] if "norm" in tensor})
-    if norms:
-        yield (
-            f"queries and keys are normalised ({', '.join(norms)}): the gains are part of the edited product, and "
-            "the normaliser scales up what remains of an edited head's logits"
-            + (", and of the other heads of its layer" if any("over all heads" in norm for norm in norms) else "")
-        )
-    if any("key_bias_effect" in head for head in heads):
-        yield "keys have biases or shifts: logits also change by what no mode shows (key_bias_effect in the manifest)"

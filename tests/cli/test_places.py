@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from qkedit.cli.app import COMMANDS
+from qkedit.cli.command_table import COMMANDS
 from qkedit.demo import demo_checkpoint
 from tests.cli.command import qkedit
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qkedit.cli.app import COMMANDS
+from qkedit.cli.command_table import COMMANDS
 from tests.cli.command import ROOT, Runs, qkedit
 
 QKEDIT = [sys.executable, "-c", "from qkedit.cli.app import run; run()"]
@@ -92,7 +92,8 @@ def test_the_import_of_the_package_costs_nothing_either() -> None:
 def test_a_command_imports_none_of_the_others() -> None:
     script = (
         "import sys\n"
-        "from qkedit.cli.app import COMMANDS, run\n"
+        "from qkedit.cli.app import run\n"
+        "from qkedit.cli.command_table import COMMANDS\n"
         "sys.argv = ['qkedit', 'steer', 'demo', '--dry-run', '--quiet']\n"
         "try:\n"
         "    run()\n"

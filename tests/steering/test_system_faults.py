@@ -25,9 +25,10 @@ import qkedit
 from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.resolve import resolve
 from qkedit.errors import QkeditError
+from qkedit.steering.apply import apply_delta
 from qkedit.steering.diff import diff
 from qkedit.steering.options import OutputOptions
-from qkedit.steering.run import apply_delta, steer
+from qkedit.steering.run import steer
 from qkedit.steering.verify import verify
 from tests.steering.checkpoints import contents, weights, write
 

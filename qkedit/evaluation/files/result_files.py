@@ -9,8 +9,9 @@ from typing import Any
 
 from qkedit.errors import QkeditError
 from qkedit.evaluation.files.json_rows import read_object
-from qkedit.evaluation.files.records import RULE_KINDS, Score, score_from_dict
-from qkedit.evaluation.statistics.metrics import is_share
+from qkedit.evaluation.files.records import RULE_KINDS, Score
+from qkedit.evaluation.files.score_json import score_from_dict
+from qkedit.evaluation.metric_units import is_share
 
 # What a run leaves in its output directory.
 RESULT_FILE = "result.json"

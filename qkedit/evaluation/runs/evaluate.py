@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qkedit.evaluation.files.records import Answer, Score, score_as_dict
+from qkedit.evaluation.files.records import Answer, Score
+from qkedit.evaluation.files.score_json import score_as_dict
 from qkedit.evaluation.runs.backend import Answerer, Ask
 from qkedit.evaluation.runs.run_files import RunFiles
 from qkedit.evaluation.runs.tasks import Part, asks_of, check_images, check_scoring, cut

@@ -14,8 +14,9 @@ from typing import Any
 from qkedit.errors import UsageError
 from qkedit.evaluation.files.records import Item, Score, YesNoItem
 from qkedit.evaluation.files.result_files import ScoredRun
+from qkedit.evaluation.metric_units import Better, better
 from qkedit.evaluation.statistics.intervals import LEVEL, RESAMPLES, SEED, Difference, holm, mcnemar, paired
-from qkedit.evaluation.statistics.metrics import Better, better, metrics_of
+from qkedit.evaluation.statistics.metrics import metrics_of
 
 # Below this corrected p a difference is called better or worse.
 SIGNIFICANT = 0.05

@@ -18,7 +18,7 @@ from operator import ge, gt, le, lt
 
 from qkedit.errors import UsageError
 from qkedit.evaluation.files.result_files import Measured
-from qkedit.evaluation.statistics.metrics import Better, better, is_percentage, is_share
+from qkedit.evaluation.metric_units import Better, better, is_percentage, is_share
 
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {"<=": le, ">=": ge, "<": lt, ">": gt}
 # A loss of exactly the tolerance is allowed, although 0.80 − 0.78 is a little more than 0.02 in binary.

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qkedit.evaluation.metric_units import Better
 from qkedit.evaluation.statistics.comparison import ComparedMetric, ComparedSplit, RunComparison
-from qkedit.evaluation.statistics.metrics import Better
 from qkedit.report.pictures import encoded, entitle, require_matplotlib
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from itertools import groupby
 from rich.console import RenderableType
 from rich.text import Text
 
-from qkedit.evaluation.files.records import Score, item_as_dict
+from qkedit.evaluation.files.records import Score
+from qkedit.evaluation.files.score_json import item_as_dict
 from qkedit.report.fitting_table import FittingTable
 
 

@@ -14,7 +14,7 @@ from fuzzing.judging import attempt
 from fuzzing.sandbox import Sandbox
 from fuzzing.target import Finding, Outcome, Target
 from qkedit.evaluation.benchmarks.registry import benchmark_named
-from qkedit.evaluation.files.records import score_as_dict, score_from_dict
+from qkedit.evaluation.files.score_json import score_as_dict, score_from_dict
 from qkedit.evaluation.runs.scoring import score_files
 
 

@@ -13,9 +13,9 @@ from fuzzing.judging import attempt
 from fuzzing.sandbox import Sandbox
 from fuzzing.steered import check_output
 from fuzzing.target import Finding, Outcome, Target
+from qkedit.steering.apply import apply_delta
 from qkedit.steering.manifest import DELTA_FILE
 from qkedit.steering.options import OutputOptions
-from qkedit.steering.run import apply_delta
 from qkedit.steering.verify import verify
 
 

@@ -15,10 +15,11 @@ from fuzzing.judging import attempt
 from fuzzing.sandbox import Sandbox
 from fuzzing.steered import check_output
 from fuzzing.target import Finding, Outcome, Target
+from qkedit.steering.apply import apply_delta
 from qkedit.steering.manifest import MANIFEST_FILE
 from qkedit.steering.options import OutputOptions
 from qkedit.steering.plan import plan_for
-from qkedit.steering.run import apply_delta, run_plan
+from qkedit.steering.run import run_plan
 from qkedit.steering.verify import verify
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkedit.errors import QkeditError
-from qkedit.evaluation.files.records import CaptionItem, Score, YesNoItem, item_as_dict, score_as_dict, score_from_dict
+from qkedit.evaluation.files.records import CaptionItem, Score, YesNoItem
+from qkedit.evaluation.files.score_json import item_as_dict, score_as_dict, score_from_dict
 
 words = st.lists(st.text(max_size=5), max_size=3).map(tuple)
 items = st.one_of(

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.evaluation.files.records import score_from_dict
 from qkedit.evaluation.files.result_files import read_scores
+from qkedit.evaluation.files.score_json import score_from_dict
 from qkedit.evaluation.runs.evaluate import Finished, evaluate
 from qkedit.evaluation.runs.tasks import Part
 from tests.evaluation.runs.asked import Oracle, part, questions, write_images

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from qkedit.errors import UsageError
-from qkedit.evaluation.files.records import CaptionItem, Item, Score, score_as_dict
+from qkedit.evaluation.files.records import CaptionItem, Item, Score
 from qkedit.evaluation.files.result_files import ScoredRun
+from qkedit.evaluation.files.score_json import score_as_dict
 from qkedit.evaluation.statistics.comparison import ComparedSplit, RunComparison, compare
 from qkedit.evaluation.statistics.intervals import interval, mcnemar, paired
 from qkedit.evaluation.statistics.metrics import metrics_of

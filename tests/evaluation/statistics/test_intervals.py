@@ -14,9 +14,10 @@ from scipy import stats
 
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.files.records import CaptionItem, Item, YesNoItem
+from qkedit.evaluation.metric_units import Better, better
 from qkedit.evaluation.statistics import intervals as statistics
 from qkedit.evaluation.statistics.intervals import holm, interval, mcnemar, paired
-from qkedit.evaluation.statistics.metrics import Better, better, groups_of, metrics_of, ratio_parts
+from qkedit.evaluation.statistics.metrics import groups_of, metrics_of, ratio_parts
 from tests.evaluation.items import caption_items, yes_no_items
 
 

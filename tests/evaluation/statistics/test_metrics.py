@@ -11,8 +11,9 @@ import pytest
 from qkedit.evaluation.benchmarks import hallusionbench, mme, pope, repope
 from qkedit.evaluation.benchmarks.amber import scoring as amber
 from qkedit.evaluation.files.records import Answer, Question, Score
+from qkedit.evaluation.metric_units import better
 from qkedit.evaluation.statistics.intervals import interval, paired
-from qkedit.evaluation.statistics.metrics import better, metrics_of
+from qkedit.evaluation.statistics.metrics import metrics_of
 
 WORDS = ("Yes", "No", "yes.", "maybe", "\tno", "there is not", "")
 

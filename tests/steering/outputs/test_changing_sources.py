@@ -13,9 +13,10 @@ import pytest
 
 from qkedit.errors import CheckpointError, QkeditError, VerificationError
 from qkedit.steering import run
+from qkedit.steering.apply import apply_delta
 from qkedit.steering.options import OutputOptions
 from qkedit.steering.outputs import writers as output
-from qkedit.steering.run import apply_delta, steer
+from qkedit.steering.run import steer
 from tests.steering.checkpoints import INDEX, contents, query_name, weights, write
 
 EDITED = 1

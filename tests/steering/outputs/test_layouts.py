@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from qkedit.errors import QkeditError, UsageError
+from qkedit.steering.apply import apply_delta
 from qkedit.steering.options import OutputOptions
-from qkedit.steering.run import apply_delta, steer
+from qkedit.steering.run import steer
 from tests.steering.checkpoints import contents, key_name, query_name, same_bits, tensors_of, weights, write
 
 DELTA = "qkedit-delta.safetensors"

@@ -38,8 +38,8 @@ def apply(
     with command("apply", as_json=json, quiet=quiet, debug=debug) as output:
         from qkedit.cli.commands.edit.steer import print_report
         from qkedit.cli.progress import progress_bar
+        from qkedit.steering.apply import apply_delta
         from qkedit.steering.options import OutputOptions
-        from qkedit.steering.run import apply_delta
 
         if base is None:
             raise UsageError("it is not said what to apply the delta to", where="--base", remedy="name the base model")

@@ -68,7 +68,7 @@ def score(
 
         from qkedit.evaluation.benchmarks.chair.ground_truth import TRUTH_ENDINGS
         from qkedit.evaluation.benchmarks.registry import benchmark_named
-        from qkedit.evaluation.files.records import score_as_dict
+        from qkedit.evaluation.files.score_json import score_as_dict
         from qkedit.evaluation.runs.scoring import score_files
         from qkedit.report.files import check_target, write_file
         from qkedit.report.runs.scores import items_as_lines, score_tables

@@ -23,7 +23,8 @@ from qkedit.evaluation.benchmarks.amber.similarity import (
     read_similarity,
     write_similarity,
 )
-from qkedit.evaluation.files.records import AmberCaptionItem, Answer, Question, score_as_dict, score_from_dict
+from qkedit.evaluation.files.records import AmberCaptionItem, Answer, Question
+from qkedit.evaluation.files.score_json import score_as_dict, score_from_dict
 from qkedit.evaluation.statistics.metrics import metrics_of
 from tests.cli.command import qkedit
 from tests.evaluation.published import DATA, needs_data

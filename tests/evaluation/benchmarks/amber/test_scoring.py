@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.benchmarks.amber import scoring as amber
-from qkedit.evaluation.files.records import Answer, Question, Score, score_as_dict, score_from_dict
+from qkedit.evaluation.files.records import Answer, Question, Score
+from qkedit.evaluation.files.score_json import score_as_dict, score_from_dict
 from qkedit.evaluation.statistics.metrics import metrics_of
 from tests.cli.command import qkedit
 from tests.evaluation.published import DATA, needs_data

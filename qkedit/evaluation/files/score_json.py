@@ -1,0 +1,171 @@
+"""Scores as JSON, and back: what stands in result files is checked field by field, and every error names its place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from qkedit.errors import QkeditError
+from qkedit.evaluation.files.records import (
+    RULE_KINDS,
+    AmberAnswerItem,
+    AmberCaptionItem,
+    CaptionItem,
+    HallusionBenchItem,
+    Item,
+    Score,
+    YesNoItem,
+)
+
+
+def score_as_dict(score: Score) -> dict[str, Any]:
+    """Return a score as JSON takes it; `score_from_dict` is its inverse."""
+    return {
+        "benchmark": score.benchmark,
+        "split": score.split,
+        score.rule_kind: score.rule,
+        "n": score.n,
+        "counts": dict(score.counts),
+        "metrics": dict(score.metrics),
+        "printed": dict(score.printed),
+        "warnings": list(score.warnings),
+        "items": [item_as_dict(item) for item in score.items],
+    }
+
+
+def item_as_dict(item: Item) -> dict[str, Any]:
+    """Return an item as JSON takes it: its fields, tuples as lists."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(item).items()}
+
+
+def score_from_dict(row: Any, where: str = "score") -> Score:
+    """Return the score that a result file holds.
+
+    Args:
+        row: what `score_as_dict` gave, after JSON.
+        where: what it is called in errors, such as the file and the number of the result.
+
+    Raises:
+        QkeditError: a key is missing or unknown, or a value is not of its kind.
+    """
+    row = _mapping(row, where)
+    kinds = [kind for kind in RULE_KINDS if kind in row]
+    if len(kinds) != 1:
+        raise _wrong(where, f"has {'both' if kinds else 'neither'} of the keys parser and variant")
+    readers: Mapping[str, Reader] = {
+        "benchmark": _text,
+        "split": _text_or_none,
+        kinds[0]: _text,
+        "n": _count,
+        "counts": _values_of(_count),
+        "metrics": _values_of(_number_or_none),
+        "printed": _values_of(_text),
+        "warnings": _texts,
+        "items": _items,
+    }
+    values = _fields(row, readers, where)
+    return Score(rule=values.pop(kinds[0]), rule_kind=kinds[0], **values)
+
+
+# Turns a value from a JSON document into a field's value, or raises an error that begins with the place it is told.
+Reader = Callable[[Any, str], Any]
+
+
+def _wrong(where: str, what: str) -> QkeditError:
+    return QkeditError(what, where=where, remedy="score the answers again to get a sound file")
+
+
+def _fields(row: Mapping[str, Any], readers: Mapping[str, Reader], where: str) -> dict[str, Any]:
+    """Read an object that has exactly these keys."""
+    missing, unknown = sorted(readers.keys() - row.keys()), sorted(row.keys() - readers.keys())
+    if missing or unknown:
+        raise _wrong(where, f"lacks the key {missing[0]!r}" if missing else f"has an unknown key {unknown[0]!r}")
+    return {name: read(row[name], f"{where}: {name}") for name, read in readers.items()}
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _wrong(where, "is no JSON object")
+    return value
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise _wrong(where, "is no text")
+    return value
+
+
+def _text_or_none(value: Any, where: str) -> str | None:
+    return None if value is None else _text(value, where)
+
+
+def _flag(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(where, "is neither true nor false")
+    return value
+
+
+def _count(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _wrong(where, "is no whole number from 0 on")
+    return value
+
+
+def _number_or_none(value: Any, where: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _wrong(where, "is neither a number nor null")
+    return value
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise _wrong(where, "is no list")
+    return tuple(_text(entry, where) for entry in value)
+
+
+def _values_of(read: Reader) -> Reader:
+    def read_values(value: Any, where: str) -> dict[str, Any]:
+        return {name: read(entry, f"{where}: {name}") for name, entry in _mapping(value, where).items()}
+
+    return read_values
+
+
+def _items(value: Any, where: str) -> tuple[Item, ...]:
+    if not isinstance(value, list):
+        raise _wrong(where, "is no list")
+    return tuple(_item(_mapping(row, f"{where}: {index}"), f"{where}: {index}") for index, row in enumerate(value))
+
+
+def _item(row: Mapping[str, Any], where: str) -> Item:
+    # What was parsed tells the kinds apart: no caption has it. AMBER's and HallusionBench's have more keys.
+    if "parsed" in row:
+        if "dimension" in row:
+            return AmberAnswerItem(**_fields(row, {**_YES_NO, "dimension": _text}, where))
+        if "hard" in row:
+            return HallusionBenchItem(**_fields(row, {**_YES_NO, "hard": _flag}, where))
+        return YesNoItem(**_fields(row, _YES_NO, where))
+    if "likely" in row:
+        return AmberCaptionItem(**_fields(row, {**_CAPTION, "likely": _texts, "fallen_for": _texts}, where))
+    return CaptionItem(**_fields(row, _CAPTION, where))
+
+
+_YES_NO: Mapping[str, Reader] = {
+    "id": _text,
+    "parsed": _text_or_none,
+    "truth": _text,
+    "right": _flag,
+    "group": _text,
+    "counted": _flag,
+}
+_CAPTION: Mapping[str, Reader] = {
+    "id": _text,
+    "found": _texts,
+    "hallucinated": _texts,
+    "covered": _texts,
+    "truth": _texts,
+    "words": _count,
+    "group": _text,
+}
