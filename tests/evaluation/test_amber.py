@@ -274,7 +274,7 @@ def test_the_command_line_scores_each_dimension_that_is_answered(data: Path, tmp
     assert (result["parser"], result["printed"]["Accuracy"]) == ("normalised", "99.9")
     assert "99.90" in qkedit(*arguments, "--normalise").stdout
     assert "another parser" in qkedit(*arguments, "--normalise", "--parser", "official").sentence()
-    assert "AMBER has no use for it" in qkedit(*arguments, "--write-truth", tmp_path / "x").sentence()
+    assert "AMBER has no use for it" in qkedit(*arguments, "--write-truth", tmp_path / "x_gt_objects.json").sentence()
 
 
 @needs_data
