@@ -15,6 +15,7 @@ Every room reads images here, so that a file means the same on the command line,
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,8 +113,11 @@ def opened(source: Path | bytes, where: str, formats: tuple[str, ...]) -> Iterat
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
-            yield image
+        with warnings.catch_warnings():
+            # Of broken EXIF data, say, which change nothing here; printed, they would look like a fault of ours.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+                yield image
     except UsageError:
         raise
     except UnidentifiedImageError as error:

@@ -200,3 +200,13 @@ def test_broken_files_are_refused_in_one_way(name: str, data: st.DataObject) -> 
         warnings.simplefilter("ignore")  # Pillow's, of what is odd about a file
         with suppress(UsageError):
             assert decode_image(bytes(content), "it", 100_000).mode == "RGB"
+
+
+def test_broken_exif_data_are_passed_over_without_a_word(tmp_path: Path) -> None:
+    file = tmp_path / "a.jpg"
+    # Two entries are announced, and the first one ends early.
+    Image.new("RGB", (4, 4)).save(file, exif=b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert read_image(file).size == (4, 4)
+    assert said == []

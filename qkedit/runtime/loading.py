@@ -95,13 +95,16 @@ def load(
             device_map=device,
             use_safetensors=True,
         )
+    except (QkeditError, MemoryError):
+        raise
     except ImportError as error:
         raise QkeditError(
             f"it needs a package that is not installed ({first_line(error)})",
             where=model,
             remedy="install it with `pip install 'qkedit[runtime]'`",
         ) from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    # What a file holds fails in transformers and its tokenizers in many ways, and each of them means the same.
+    except Exception as error:
         raise QkeditError(
             f"transformers cannot load it ({first_line(error)})",
             where=model,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,22 @@ def test_what_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lacking)
     with pytest.raises(QkeditError, match=r"Torchvision library.*pip install 'qkedit\[runtime\]'"):
         load(str(demo_checkpoint()))
+
+
+@pytest.mark.parametrize(
+    ("file", "broken"),
+    [
+        ("tokenizer_config.json", {"eos_token": 3}),  # a TypeError of transformers
+        ("tokenizer.json", {"added_tokens": 1e15}),  # a bare Exception of tokenizers
+    ],
+)
+def test_files_that_break_transformers(tmp_path: Path, file: str, broken: dict[str, Any]) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(demo_checkpoint(), model)
+    (model / file).write_text(json.dumps(json.loads((model / file).read_text()) | broken))
+    with pytest.raises(QkeditError, match="transformers cannot load it") as caught:
+        load(str(model))
+    assert "--debug" not in str(caught.value)
 
 
 def test_pictures(tmp_path: Path, image: Image.Image) -> None:

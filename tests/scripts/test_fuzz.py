@@ -26,7 +26,7 @@ SLOW = {
     "delta": 4,
     "index": 8,
     "config": 8,
-    "loading": 1,
+    "loading": 2,
     "results": 10,
     "command-words": 10,
     "system-calls": 10,

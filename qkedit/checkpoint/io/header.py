@@ -23,6 +23,7 @@ LENGTH_BYTES = 8
 # The limit of the safetensors library itself: longer headers do not load anywhere.
 MAX_HEADER_BYTES = 100_000_000
 METADATA_KEY = "__metadata__"
+_ENTRY = ("dtype", "shape", "data_offsets")
 # No tensor library has more (numpy's limit; torch's is the same).
 MAX_DIMENSIONS = 64
 
@@ -141,9 +142,13 @@ def _checked_entry(name: str, value: Any, data_start: int, file: str) -> TensorE
     where = _where(file, name)
     if not isinstance(value, dict):
         raise _broken(where, "the header entry is not an object")
-    for key in ("dtype", "shape", "data_offsets"):
+    for key in _ENTRY:
         if key not in value:
             raise _broken(where, f"the header entry has no {key!r}")
+    for key, more in value.items():
+        # The format has no such key. Loaders pass over it, but only as deep as their readers go.
+        if key not in _ENTRY and isinstance(more, dict | list):
+            raise _broken(where, f"the header entry holds something of its own under {key[:100]!a}")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise _broken(where, f"unknown dtype {_short(dtype)}")

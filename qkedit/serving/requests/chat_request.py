@@ -10,7 +10,6 @@ value asks for nothing, since clients send such fields unasked.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -198,7 +197,8 @@ def _whole(given: Any, where: str, least: int, most: int) -> int | None:
 def _number(given: Any, where: str, least: float, most: float) -> float | None:
     if given is None:
         return None
-    if type(given) in (int, float) and math.isfinite(given) and least <= given <= most:
+    # What is not a number lies between no two.
+    if type(given) in (int, float) and least <= given <= most:
         return float(given)
     raise RequestError(f"is no number from {least:g} to {most:g}", where=where, remedy="correct it")
 

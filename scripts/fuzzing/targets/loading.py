@@ -33,7 +33,7 @@ JSON = (
 HOSTILE = (
     "{{ ''.__class__.__mro__ }}",
     "{% for x in range(10**9) %}x{% endfor %}",
-    "{{ 'x' * 10**9 }}",
+    "{{ 'x' * 10**8 }}",
     "{{ raise_exception('no') }}",
     "{% if %}",
     "{{ messages[99].content }}",

@@ -74,6 +74,14 @@ def test_anything_else_is_refused_and_nothing_crashes(text: str) -> None:
         assert math.isfinite(number)
 
 
+def test_a_number_of_many_digits_is_read_once() -> None:
+    # Digits that could be divided in two ways were tried in all of them: the square of their number.
+    for text in ("f1:" + "9" * 50_000 + "x", "f1>=" + "9" * 50_000 + "x"):
+        for parse in (parse_requirement, parse_no_worse):
+            with pytest.raises(UsageError):
+                parse(text)
+
+
 @pytest.mark.parametrize("text", ["f1>=1e999", "f1>=nan", "f1>=0,8", "f1==0.8", "f1>=0.8%", ">=0.8", "f1", "f1=>1"])
 def test_what_is_no_requirement(text: str) -> None:
     with pytest.raises(UsageError, match="--require"):

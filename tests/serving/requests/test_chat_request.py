@@ -109,6 +109,7 @@ def test_what_is_left_out() -> None:
         ({"max_completion_tokens": "9"}, "max_completion_tokens", "no whole number"),
         ({"temperature": -0.1}, "temperature", "no number from 0 to 2"),
         ({"temperature": math.nan}, "temperature", "no number"),
+        ({"temperature": 10**400}, "temperature", "no number"),
         ({"temperature": "0"}, "temperature", "no number"),
         ({"top_p": 0}, "top_p", "no number"),
         ({"top_p": math.inf}, "top_p", "no number"),

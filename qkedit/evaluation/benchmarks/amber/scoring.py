@@ -122,7 +122,7 @@ def _objects(row: Row, key: str, words: Words) -> tuple[str, ...]:
     if not isinstance(names, list):
         raise row.wrong(f"{key} is no list of objects")
     for name in names:
-        if name not in words.associations:
+        if not isinstance(name, str) or name not in words.associations:
             raise row.wrong(f"the object {name!r} is not in relation.json")
     return tuple(names)
 

@@ -223,6 +223,8 @@ def test_questions_are_read_from_the_published_layout(data: Path) -> None:
         ("annotations", 0, "type", "descriptive", "line 2: the type 'descriptive' is none of AMBER's"),
         ("annotations", 0, "truth", "dog", "line 2: truth is no list of objects"),
         ("annotations", 0, "hallu", ["cow"], "line 2: the object 'cow' is not in relation.json"),
+        ("annotations", 0, "hallu", [{"cow": 1}], "line 2: the object {'cow': 1} is not in relation.json"),
+        ("annotations", 0, "truth", [["sky"]], r"line 2: the object \['sky'\] is not in relation.json"),
         ("annotations", 1, "id", 1, "the id '1' stands twice"),
         ("annotations", 1, "id", 9, "the id '9' is not in query_all.json"),
         ("annotations", 2, "truth", "maybe", "the truth 'maybe' is neither 'yes' nor 'no'"),
@@ -273,7 +275,7 @@ def test_the_command_line_scores_each_dimension_that_is_answered(data: Path, tmp
     assert (result["parser"], result["printed"]["Accuracy"]) == ("normalised", "99.9")
     assert "99.90" in qkedit(*arguments, "--normalise").stdout
     assert "another parser" in qkedit(*arguments, "--normalise", "--parser", "official").sentence()
-    assert "AMBER has no use for it" in qkedit(*arguments, "--write-truth", tmp_path / "x").sentence()
+    assert "AMBER has no use for it" in qkedit(*arguments, "--write-truth", tmp_path / "x_gt_objects.json").sentence()
 
 
 @needs_data
