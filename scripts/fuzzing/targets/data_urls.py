@@ -10,9 +10,9 @@ from fuzzing.byte_strings import mutated_text
 from fuzzing.judging import attempt
 from fuzzing.picture_bytes import whole
 from fuzzing.target import Finding, Outcome, Target
+from qkedit.serving.limits import Limits
 from qkedit.serving.requests.image_hosts import ImageHosts
 from qkedit.serving.requests.image_policy import from_data_url, is_data_url
-from qkedit.serving.limits import Limits
 
 ADDRESSES = (
     "http://127.0.0.1:1/x.png",
