@@ -1,10 +1,12 @@
 """qkedit edits the query-key products of vision-language checkpoints on disk, so that they hallucinate less.
 
     >>> import qkedit
-    >>> qkedit.steer("demo", out="./edited", layers="2-5", k=4)          # what `qkedit steer` does
-    >>> qkedit.QKProduct(query, key).modes.values                        # W_qᵀ W_k of every head, kept factored
+    >>> qkedit.steer("demo", out="./edited", layers=range(2, 6), k=4)    # what `qkedit steer` does
+    >>> with qkedit.edit(model, layers="10-20", k=4) as edit: ...        # the same on a loaded model
+    >>> qkedit.QKProduct(query, key).S                                   # W_qᵀ W_k of every head, kept factored
 
-Names are imported when they are first used, so that importing qkedit costs nothing.
+What a command does, a function of its name does here (docs/api.md). Names are imported when they are first used, so
+that importing qkedit costs nothing.
 """
 
 from __future__ import annotations
@@ -14,11 +16,18 @@ from typing import TYPE_CHECKING, Any
 from qkedit.version import __version__
 
 if TYPE_CHECKING:
+    from qkedit.api.editing import apply, diff, inspect, plan, verify
+    from qkedit.api.measuring import compare, drift, evaluate, score
+    from qkedit.api.running import generate
+    from qkedit.errors import QkeditError
+    from qkedit.plugins.core.protocol import Plugin
     from qkedit.plugins.dscr.plugin import DSCR
     from qkedit.plugins.scr.plugin import SCR
     from qkedit.plugins.transformers.attach import attach
     from qkedit.runtime.editing import ModelEdit, edit
+    from qkedit.runtime.loading import load
     from qkedit.runtime.products import product_of
+    from qkedit.spectral.options import Suppression
     from qkedit.spectral.product import QKProduct
     from qkedit.steering.run import SteerReport, steer
 
@@ -26,25 +35,54 @@ __all__ = [
     "DSCR",
     "SCR",
     "ModelEdit",
+    "Plugin",
     "QKProduct",
+    "QkeditError",
     "SteerReport",
+    "Suppression",
     "__version__",
+    "apply",
     "attach",
+    "compare",
+    "diff",
+    "drift",
     "edit",
+    "evaluate",
+    "generate",
+    "inspect",
+    "load",
+    "plan",
     "product_of",
+    "score",
     "steer",
+    "verify",
 ]
 
+# Where each name is defined.
 _HOMES = {
     "DSCR": "qkedit.plugins.dscr.plugin",
     "SCR": "qkedit.plugins.scr.plugin",
+    "Plugin": "qkedit.plugins.core.protocol",
     "attach": "qkedit.plugins.transformers.attach",
     "ModelEdit": "qkedit.runtime.editing",
-    "QKProduct": "qkedit.spectral.product",
-    "SteerReport": "qkedit.steering.run",
     "edit": "qkedit.runtime.editing",
     "product_of": "qkedit.runtime.products",
+    "load": "qkedit.runtime.loading",
+    "QKProduct": "qkedit.spectral.product",
+    "Suppression": "qkedit.spectral.options",
+    "SteerReport": "qkedit.steering.run",
     "steer": "qkedit.steering.run",
+    "QkeditError": "qkedit.errors",
+    "plan": "qkedit.api.editing",
+    "inspect": "qkedit.api.editing",
+    "apply": "qkedit.api.editing",
+    "verify": "qkedit.api.editing",
+    "diff": "qkedit.api.editing",
+    "generate": "qkedit.api.running",
+    "score": "qkedit.api.measuring",
+    "evaluate": "qkedit.api.measuring",
+    "compare": "qkedit.api.measuring",
+    "drift": "qkedit.api.measuring",
 }
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from operator import index
 
 from qkedit.errors import UsageError
 
@@ -23,6 +24,29 @@ _FRACTIONS = re.compile(rf"{_FRACTION}\s*-\s*{_FRACTION}")
 
 # What one part of a text names, once the model's number of layers is known.
 Part = Callable[[int], range]
+
+
+Selection = str | int | Iterable[int]
+"""Layers or heads as Python code names them: a text of the grammar, a number, a range or numbers."""
+
+
+def selection_text(chosen: Selection, where: str = "layers") -> str:
+    """Return a selection as the grammar spells it: texts as they are, numbers such as `3,5-8`.
+
+    Raises:
+        UsageError: it is not a text, a number or numbers, or there are none.
+    """
+    if isinstance(chosen, str):
+        return chosen
+    try:
+        numbers = [index(chosen)] if not isinstance(chosen, Iterable) else sorted({index(one) for one in chosen})
+    except TypeError:
+        numbers = []
+    if not numbers or numbers[0] < 0 or isinstance(chosen, bool):
+        raise UsageError(
+            f"{chosen!r} names none", where=where, remedy="give a text such as '3,5-8', or numbers from 0"
+        )
+    return describe(numbers)
 
 
 def middle_layers(count: int) -> range:

@@ -20,6 +20,7 @@ PACKAGE = Path(qkedit.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("report",),
+    ("api",),
     ("laboratory",),
     ("evaluation", "serving", "integrations"),
     ("runtime",),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from qkedit.errors import CheckpointError, UnsupportedForm
 from qkedit.runtime.loaded_files import checkpoint_of
+from qkedit.selection import Selection, selection_text
 from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.device import choose_device
@@ -91,8 +92,8 @@ class ModelEdit:
 def edit(
     model: Any,
     *,
-    layers: str = "mid",
-    heads: str = "all",
+    layers: Selection = "mid",
+    heads: Selection = "all",
     k: int = 4,
     energy: float | None = None,
     residual: float = 0.0,
@@ -122,7 +123,9 @@ def edit(
         QkeditError: the model's query-key product cannot be edited, or a selection does not fit it; it is unchanged.
     """
     suppression = Suppression(k, energy, residual, channel, control, seed)
-    options = SteerOptions(layers, heads, suppression, compute_dtype, device, allow_text_only)
+    options = SteerOptions(
+        selection_text(layers), selection_text(heads, "heads"), suppression, compute_dtype, device, allow_text_only
+    )
     plan = make_plan(checkpoint_of(model), options)
     parameters = dict(model.named_parameters())
     return _replace(

@@ -16,6 +16,7 @@ from qkedit.checkpoint.io.ownership import Replaced
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.io.staging import StagedDirectory
 from qkedit.checkpoint.io.target import locate, refuse_existing, refuse_misplaced
+from qkedit.selection import Selection, selection_text
 from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.steering.base_files import refuse_base_files
 from qkedit.steering.edit_record import EditRecord
@@ -72,8 +73,8 @@ def steer(
     model: str | Path,
     *,
     out: str | Path,
-    layers: str = "mid",
-    heads: str = "all",
+    layers: Selection = "mid",
+    heads: Selection = "all",
     k: int = 4,
     energy: float | None = None,
     residual: float = 0.0,
@@ -99,8 +100,8 @@ def steer(
     Args:
         model: a directory, a hub id (`org/name`), an alias (`qwen2-vl`) or `demo`.
         out: the directory to write; it appears finished or not at all.
-        layers: `10-20`, `3,5,8-12`, `all`, `mid` or `0.35-0.7`.
-        heads: query heads, `all` or `0,3,8-12`.
+        layers: `10-20`, `3,5,8-12`, `all`, `mid` or `0.35-0.7`; or a number, a range or numbers.
+        heads: query heads, `all` or `0,3,8-12`; or numbers.
         k: dominant modes to suppress in each head.
         energy: instead of k, as many modes as carry this share of the energy, in (0, 1].
         residual: share of each suppressed mode that stays, in [0, 1).
@@ -134,7 +135,9 @@ def steer(
         4
     """
     suppression = Suppression(k, energy, residual, channel, control, seed)
-    options = SteerOptions(layers, heads, suppression, compute_dtype, device, allow_text_only)
+    options = SteerOptions(
+        selection_text(layers), selection_text(heads, "heads"), suppression, compute_dtype, device, allow_text_only
+    )
     output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force, follow_links)
     return run_plan(plan_for(str(model), options, revision, keep_plugins=keep_plugins), output, progress)
 

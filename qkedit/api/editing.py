@@ -1,0 +1,169 @@
+"""Edit, look at and check checkpoints from Python: what `steer`, `inspect`, `apply`, `verify` and `diff` do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qkedit.selection import Selection, selection_text
+from qkedit.spectral.options import Suppression
+from qkedit.steering.options import ComputeDtype, OutputOptions, SteerOptions
+
+if TYPE_CHECKING:
+    from qkedit.inspection.spectra import Inspection
+    from qkedit.steering.diff import TensorDifference
+    from qkedit.steering.plan import SteerPlan
+    from qkedit.steering.run import SteerReport
+    from qkedit.steering.verify import Verification
+
+
+def plan(
+    model: str | Path,
+    *,
+    layers: Selection = "mid",
+    heads: Selection = "all",
+    suppression: Suppression | None = None,
+    device: str = "auto",
+    compute_dtype: ComputeDtype = "float32",
+    revision: str | None = None,
+    allow_text_only: bool = False,
+) -> SteerPlan:
+    """Return what an edit would read, change and write, from headers and config alone.
+
+    Args:
+        model: a directory, a hub id, an alias or `demo`.
+        layers: `"10-20"`, a number, a range or numbers; both ends of a text's range are included.
+        heads: query heads, likewise.
+        suppression: what to suppress; by default the four dominant modes.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        compute_dtype: `float32` or `float64` arithmetic of the write-back.
+        revision: branch, tag or commit of a model on the hub.
+        allow_text_only: take a checkpoint without vision too.
+
+    Raises:
+        QkeditError: there is no such model, layer or head, or its projections cannot be edited.
+
+    Example:
+        >>> qkedit.plan("demo", layers=range(2, 6)).bytes_to_write
+        262144
+    """
+    from qkedit.steering.plan import plan_for
+
+    options = SteerOptions(
+        selection_text(layers),
+        selection_text(heads, "heads"),
+        suppression or Suppression(),
+        compute_dtype,
+        device,
+        allow_text_only,
+    )
+    return plan_for(str(model), options, revision)
+
+
+def inspect(
+    model: str | Path,
+    *,
+    layers: Selection = "all",
+    heads: Selection = "all",
+    suppression: Suppression | None = None,
+    offset: int | tuple[int, int, int] = 0,
+    device: str = "auto",
+    revision: str | None = None,
+) -> Inspection:
+    """Return the spectra of a checkpoint's query-key products; nothing is written.
+
+    Args:
+        model: a directory, a hub id, an alias or `demo`.
+        layers: as for `plan`.
+        heads: as for `plan`.
+        suppression: its channel, and its `k` or `energy` for what counts as dominant.
+        offset: query − key position that the rotation in between stands for; three numbers for time, height and width.
+        device: as for `plan`.
+        revision: of a model on the hub.
+
+    Raises:
+        QkeditError: as for `plan`; or a weight holds NaN or infinity, or positions are not understood.
+
+    Example:
+        >>> qkedit.inspect("demo", layers=3).layers[0].heads[0].head
+        0
+    """
+    from qkedit.inspection.spectra import inspect as inspect_plan
+
+    planned = plan(
+        model,
+        layers=layers,
+        heads=heads,
+        suppression=suppression,
+        device=device,
+        revision=revision,
+        allow_text_only=True,
+    )
+    return inspect_plan(planned, (offset, offset, offset) if isinstance(offset, int) else offset)
+
+
+def apply(
+    delta: str | Path,
+    *,
+    base: str | Path,
+    out: str | Path,
+    revision: str | None = None,
+    link: str = "auto",
+    overwrite: bool = False,
+    fsync: bool = True,
+    verify: bool = False,
+) -> SteerReport:
+    """Make the full checkpoint from a delta and its base, byte-equal to steering directly.
+
+    Args:
+        delta: a directory written with `layout="delta"`.
+        base: the model that was steered: a directory, a hub id, an alias or `demo`.
+        out: the directory to write; it appears finished or not at all.
+        revision: of a base on the hub; the one in the delta's manifest by default.
+        link: how unchanged shards come into the output: `auto`, `copy`, `reflink`, `hard` or `symlink`.
+        overwrite: replace an earlier output.
+        fsync: wait until the disk holds the output.
+        verify: read everything back and compare it before the output is put in place.
+
+    Raises:
+        QkeditError: the base is not the model that the delta was made from, the delta is damaged, or nothing may be
+            written there; nothing was written then.
+    """
+    from qkedit.steering.apply import apply_delta
+
+    output = OutputOptions(Path(out), "full", link, overwrite, fsync=fsync, verify=verify)
+    return apply_delta(delta, base=str(base), output=output, revision=revision)
+
+
+def verify(directory: str | Path, *, base: str | Path | None = None, revision: str | None = None) -> Verification:
+    """Check that a directory is what its manifest says and, but for the planned tensors, what its base is.
+
+    Args:
+        directory: an output of `steer` or `apply`, in either layout.
+        base: the model it was made from; a base on the hub is found by the manifest's id and revision.
+        revision: of a base on the hub that is given with `base`.
+
+    Returns:
+        What was compared, and the mismatches: a wrong output is an answer here, not an error.
+
+    Raises:
+        CheckpointError: the directory carries no manifest, or the base is not a sound checkpoint.
+    """
+    from qkedit.steering.verify import verify as verify_output
+
+    return verify_output(directory, base=None if base is None else str(base), revision=revision)
+
+
+def diff(first: str | Path, second: str | Path) -> list[TensorDifference]:
+    """Return the tensors in which two checkpoints differ, by name, and by how much.
+
+    Args:
+        first: a directory, a hub id, an alias or `demo`.
+        second: likewise.
+
+    Raises:
+        QkeditError: one of them is not a sound checkpoint.
+    """
+    from qkedit.steering.diff import diff as diff_checkpoints
+
+    return diff_checkpoints(str(first), str(second))[0]

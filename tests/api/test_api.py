@@ -1,0 +1,104 @@
+"""The Python API: what commands do, without the command line, with the same results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import qkedit
+from qkedit.selection import selection_text
+
+QUESTIONS = [
+    {"id": "1", "image": "a.png", "question": "is there a cup in the image", "truth": "yes"},
+    {"id": "2", "image": "b.png", "question": "is there a tree in the image", "truth": "no"},
+]
+
+
+@pytest.fixture(scope="module")
+def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("api") / "edited"
+    qkedit.steer("demo", out=out, layers=range(2, 4), k=4, fsync=False)
+    return out
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("pictures")
+    for name, colour in (("a.png", "navy"), ("b.png", "olive")):
+        Image.new("RGB", (64, 64), colour).save(directory / name)
+    return directory
+
+
+def test_every_name_can_be_imported_and_is_listed() -> None:
+    assert set(qkedit.__all__) <= set(dir(qkedit))
+    for name in qkedit.__all__:
+        assert getattr(qkedit, name) is not None
+
+
+@pytest.mark.parametrize(
+    ("chosen", "text"),
+    [
+        ("mid", "mid"),
+        (3, "3"),
+        (np.int64(3), "3"),
+        (range(2, 6), "2-5"),
+        ([7, 1, 2, 2], "1-2, 7"),
+        ((index for index in (0, 4)), "0, 4"),
+    ],
+)
+def test_layers_are_named_as_python_names_them(chosen: object, text: str) -> None:
+    assert selection_text(chosen) == text  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("chosen", [[], range(0), -1, [1, -2], 1.5, True, None, [None]])
+def test_what_names_no_layer_is_refused(chosen: object) -> None:
+    with pytest.raises(qkedit.QkeditError, match="names none"):
+        selection_text(chosen)  # type: ignore[arg-type]
+
+
+def test_a_plan_is_what_a_run_does(edited: Path) -> None:
+    plan = qkedit.plan("demo", layers=[2, 3], suppression=qkedit.Suppression(k=4))
+    manifest = json.loads((edited / "qkedit.json").read_text())
+    assert list(plan.tensors) == [tensor["name"] for tensor in manifest["tensors"]]
+    assert plan.bytes_to_write == sum(entry.nbytes for entry in plan.tensors.values())
+
+
+def test_outputs_are_looked_at_checked_and_compared(edited: Path, tmp_path: Path) -> None:
+    assert qkedit.verify(edited, base="demo").mismatches == ()
+    differences = qkedit.diff("demo", edited)
+    assert [difference.what for difference in differences] == ["changed", "changed"]
+    before, after = (qkedit.inspect(model, layers=2, heads=0).layers[0].heads[0] for model in ("demo", edited))
+    assert before != after
+    qkedit.steer("demo", out=tmp_path / "delta", layers=range(2, 4), k=4, layout="delta", fsync=False)
+    qkedit.apply(tmp_path / "delta", base="demo", out=tmp_path / "applied", fsync=False, verify=True)
+    assert qkedit.diff(edited, tmp_path / "applied") == []
+
+
+def test_a_model_is_loaded_once_for_many_prompts(pictures: Path) -> None:
+    demo = qkedit.load("demo")
+    prompt = "Please describe this image in detail."
+    by_file = qkedit.generate(demo, [pictures / "a.png"], prompt, max_new_tokens=8)
+    with Image.open(pictures / "a.png") as image:
+        by_picture = qkedit.generate("demo", [image], prompt, max_new_tokens=8, device="cpu")
+    assert by_file.text == by_picture.text
+    with_plugin = qkedit.generate(demo, [pictures / "a.png"], prompt, plugins=[qkedit.SCR()], max_new_tokens=8)
+    assert with_plugin.report is not None
+    assert set(with_plugin.report.plugins) == {"scr"}
+
+
+def test_runs_are_scored_compared_and_measured(edited: Path, pictures: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
+    runs = {}
+    for name, model in (("base", "demo"), ("edited", edited)):
+        runs[name] = qkedit.evaluate(model, "custom", data=questions, images=pictures, out=tmp_path / name)
+        (again,) = qkedit.score("custom", tmp_path / name, questions)
+        assert again.metrics == runs[name].scores[0].metrics
+    compared = qkedit.compare(tmp_path / "base" / "result.json", tmp_path / "edited" / "result.json", resamples=100)
+    assert len(compared.splits) == 1
+    moved = qkedit.drift(edited, pictures, base="demo", max_new_tokens=4)
+    assert len(moved.images) == 2
