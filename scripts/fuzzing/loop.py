@@ -99,9 +99,10 @@ def run_target(
 def try_seed(target: Target, seed: int, writes: Writes | None = None) -> str | dict[str, str | int]:
     """Try one input. Returns its outcome, or what was found."""
     peak = peak_megabytes()
+    given = target.generate(generator(target, seed))
     try:
         with time_limit(target.seconds):
-            outcome = target.check(target.generate(generator(target, seed)))
+            outcome = target.check(given)
         if writes is not None:
             writes.check()
         if (grown := peak_megabytes() - peak) > target.megabytes:

@@ -40,7 +40,7 @@ LINES = (
 )
 # Where steer and apply work, and the calls without which it cannot be removed.
 STAGING = ".out.qkedit"
-CLEARING = ("rmdir", "unlink", "scandir", "listdir", "lstat", "open", "close", "rename")
+CLEARING = ("rmdir", "unlink", "scandir", "listdir", "lstat", "stat", "fstat", "open", "close", "rename")
 TARGETS = ("out", "spectra.csv", "page.html")
 
 
