@@ -57,8 +57,8 @@ def _exit_code() -> int:
     app = application((called,) if called in COMMANDS else COMMANDS)
     try:
         return app(prog_name="qkedit", standalone_mode=False) or 0
-    except typer.Abort:
-        return 130
+    except typer.Abort as error:  # what Typer makes of Ctrl-C outside the command's own handling
+        raise KeyboardInterrupt from error
     except SystemExit as leaving:
         # How rich and Typer leave when the reader of the help (`| head`) has seen what it wanted.
         if isinstance(leaving.__context__, BrokenPipeError):

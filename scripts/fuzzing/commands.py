@@ -28,6 +28,8 @@ def judged(result: Result, *, codes: tuple[int, ...] = CODES) -> Outcome:
         raise Finding("traceback", ascii(result.stderr[-800:]))
     if result.code == 0:
         return Outcome.ACCEPTED
+    if not result.stderr and not result.stdout:
+        raise Finding("sentence", f"code {result.code} without a word")
     if not result.stderr:  # --json
         said = result.document["error"]
         check_error(QkeditError(said["what"], where=said["where"], remedy=said["remedy"]))

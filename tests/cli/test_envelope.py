@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 
 import qkedit as package
 from qkedit.cli import app as main
@@ -323,9 +324,15 @@ def test_what_breaks_off_a_run_leaves_no_output(
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
-def test_ctrl_c_before_the_command_begins(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, typer.Abort])  # the latter is what Typer makes of it
+def test_ctrl_c_before_the_command_begins(
+    base: Path, monkeypatch: pytest.MonkeyPatch, interrupt: type[BaseException]
+) -> None:
+    def fail(*_: Any) -> Any:
+        def run(**settings: Any) -> None:
+            raise interrupt
+
+        return run
 
     monkeypatch.setattr(main, "application", fail)
     result = qkedit("steer", base, "--dry-run")

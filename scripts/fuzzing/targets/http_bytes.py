@@ -9,7 +9,7 @@ from fuzzing.byte_strings import mutated
 from fuzzing.picture_bytes import png
 from fuzzing.requests import request
 from fuzzing.server import demo_server
-from fuzzing.target import Outcome, Target
+from fuzzing.target import Finding, Outcome, Target
 
 PATHS = (
     "/health",
@@ -21,6 +21,7 @@ PATHS = (
     "/v1/responses",
     "/load_model",
 )
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 class HttpBytes(Target):
@@ -42,7 +43,7 @@ class HttpBytes(Target):
         length = random.choice((len(body), len(body), 0, -1, len(body) + 1, 2**63, 10**30, "x", "+5", "0x5"))
         lines = [
             f"{method} {path} {random.choice(('HTTP/1.1', 'HTTP/1.1', 'HTTP/1.0', 'HTTP/2', 'HTTP/9.9'))}",
-            "Host: x",
+            f"Host: {random.choice(('127.0.0.1', 'localhost', 'localhost', 'x'))}",
         ]
         if random.random() < 0.7:
             lines.append(f"Content-Length: {length}")
@@ -61,5 +62,6 @@ class HttpBytes(Target):
     def check(self, given: bytes) -> Outcome:
         """Send it, then look whether the server lives."""
         outcome = self._server.judged(self._server.exchange(given, whole=False))
-        self._server.judged(self._server.exchange(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+        if self._server.judged(self._server.exchange(HEALTH)) is not Outcome.ACCEPTED:
+            raise Finding("health", "the server does not say that it is well")
         return outcome
