@@ -114,6 +114,7 @@ def hallusionbench_task(work: Path, count: int, generator: random.Random) -> Tas
             "subcategory": "chart",
             "set_id": str(number // 6),
             "figure_id": str(number // 3 % 2),
+            "visual_input": str(1 + number // 3 % 2),
             "question_id": str(number % 3),
             "question": "Is the left bar the longest?",
             "gt_answer": str(number % 2),

@@ -57,12 +57,14 @@ def norm_ratios(demo: LoadedModel, scenes: Sequence[Scene]) -> Iterator[str]:
     """SCR with its defaults and its control; the mean over the scenes, with the least and the most."""
     for number, selection in enumerate(("attention", "uniform")):
         reports = [report["scr"] for report in reports_of(demo, scenes, SCR(selection=selection, measure=True))]
-        layers = list(reports[0]["norm_ratio"])
+        layers = list(reports[0].norm_ratio)
         if number == 0:
             yield f"| selection | {' | '.join(f'layer {layer}' for layer in layers)} | entropy, without → with |"
             yield "|---" * (len(layers) + 2) + "|"
         ratios = [spread([report.norm_ratio[layer] for report in reports], "{:.3f}") for layer in layers]
-        entropies = [statistics.mean(report[name] for report in reports) for name in ("entropy_unedited", "entropy")]
+        entropies = [
+            statistics.mean(getattr(report, name) for report in reports) for name in ("entropy_unedited", "entropy")
+        ]
         yield f"| {selection} | {' | '.join(ratios)} | {entropies[0]:.3f} → {entropies[1]:.3f} |"
 
 

@@ -157,8 +157,8 @@ def test_other_weights_are_another_run(scenes: Path, out: Path, tmp_path: Path) 
             (other / "chat_template.jinja").write_text("{{ messages }}")
         refused = evaluated(scenes, out, *options, model=other)
         assert refused.code == 2
-        assert words in refused.sentence()
-        assert "--overwrite" in refused.sentence()
+        assert words in refused.stderr
+        assert "--overwrite" in refused.stderr
         assert contents(out) == before
     anew = evaluated(scenes, out, *options, "--overwrite", "--json", model=tmp_path / "plugins").document
     assert anew["asked"] == 2

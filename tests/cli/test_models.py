@@ -8,7 +8,7 @@ import pytest
 
 from tests.checkpoint.architecture.language_model import projections
 from tests.checkpoint.written import write_single
-from tests.cli.command import ROOT, qkedit
+from tests.cli.command import qkedit
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,3 @@ def test_what_only_a_check_takes_is_refused_without_one(arguments: tuple[str, ..
 def test_the_list_minds_no_revision_of_other_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QKEDIT_REVISION", "main")
     assert qkedit("models").code == 0
-
-
-@pytest.mark.parametrize(("document", "words"), [("README.md", "families so far"), ("CHANGELOG.md", "model families")])
-def test_documents_name_as_many_families_as_there_are(document: str, words: str) -> None:
-    families = qkedit("models", "--json").document["families"]
-    assert f" {len(families)} {words}" in (ROOT / document).read_text("utf-8")

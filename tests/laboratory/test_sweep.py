@@ -203,7 +203,7 @@ def test_a_sweep_that_was_killed_goes_on_where_it_stopped(pretended: Pretended, 
     killed = f"""
 import os, signal
 from pathlib import Path
-from qkedit.laboratory import answered
+from qkedit.laboratory import experiment
 from tests.laboratory.test_sweep import Pretended, ResultsFile, run, settings
 
 class Killed(Pretended):
@@ -213,7 +213,7 @@ class Killed(Pretended):
                 os.kill(os.getpid(), signal.SIGKILL)
             yield result
 
-answered.run_jobs = Killed({{}})
+experiment.run_jobs = Killed({{}})
 with ResultsFile(Path({str(path)!r}), settings().as_dict()) as file:
     run(settings(), file)
 """

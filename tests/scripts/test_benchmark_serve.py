@@ -8,7 +8,7 @@ import pytest
 
 from qkedit.serving.requests.chat_request import parse_chat_request
 from qkedit.serving.requests.conversations import check_text_length
-from qkedit.serving.requests.image_policy import ImagePolicy
+from qkedit.serving.requests.image_policy import ImagePolicy, from_data_url
 from qkedit.serving.requests.request_errors import RequestError
 from tests.scripts.loading import SCRIPTS, load_script
 from tests.serving.served_models import picture
@@ -21,7 +21,7 @@ def answer(body: bytes) -> None:
         raise ValueError
     policy = ImagePolicy()
     request = parse_chat_request(document, model="it", plugins=("scr",), images=policy.limits.images)
-    policy.decoded([policy.encoded(image.url) for image in request.images])
+    policy.decoded([from_data_url(image.url) for image in request.images])
     check_text_length(request.texts, context=32_768, longest_token=64)
 
 

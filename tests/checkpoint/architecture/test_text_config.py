@@ -13,7 +13,7 @@ from qkedit.errors import CheckpointError
 from tests import tiny_configs
 
 # Remote code: transformers has no class for these.
-REMOTE = {"internlm2", "qwen"}
+REMOTE = {"internlm2", "phi3_v", "qwen"}
 
 
 def settings(model_type: str, **text_config: Any) -> Settings:
