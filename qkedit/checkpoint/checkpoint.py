@@ -39,6 +39,7 @@ from qkedit.errors import CheckpointError
 
 # A config is some kilobytes and the largest published index a few megabytes.
 MAX_JSON_BYTES = 100_000_000
+_LONGEST_MODEL_TYPE = 100
 _BROKEN_WEIGHTS = "not a readable safetensors file, and not one of the shards"
 # Where families keep the language model's settings; the first that is there counts, else the config itself.
 TEXT_CONFIG_KEYS = (
@@ -96,9 +97,12 @@ class Checkpoint:
 
     @property
     def model_type(self) -> str:
-        """`model_type` of the config, "" where there is none."""
+        """`model_type` of the config as a text that can be printed and stored, "" where there is none."""
         model_type = self.config.get("model_type")
-        return model_type if isinstance(model_type, str) else ""
+        if not isinstance(model_type, str):
+            return ""
+        # A stranger's config may hold half characters and megabytes; names of families are short.
+        return model_type[:_LONGEST_MODEL_TYPE].encode(errors="backslashreplace").decode()
 
 
 def open_checkpoint(files: CheckpointFiles) -> Checkpoint:

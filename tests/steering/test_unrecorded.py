@@ -17,6 +17,7 @@ from qkedit.inspection.spectra import inspect
 from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import plan_for
 from qkedit.steering.run import steer
+from qkedit.steering.verify import verify
 from tests import tiny_models
 from tests.steering.checkpoints import CONFIG, HEAD_SIZE, HIDDEN, query_name, tensors_of, weights, write
 
@@ -51,6 +52,14 @@ def test_what_an_unrecorded_model_is_taken_for_is_said_everywhere(
         assert all(text.startswith(sentence) for text in said)
         assert said[0] in report.warnings
         assert said[0] in inspect(plan).warnings
+
+
+@pytest.mark.parametrize("model_type", ["\ud800", "a\udcffb", "long " * 50_000])
+def test_a_strange_model_type_makes_no_strange_manifest(tmp_path: Path, model_type: str) -> None:
+    base = of_type(write(tmp_path / "base", weights()), model_type, "llama")
+    steer(base, out=tmp_path / "out", layers="1", k=2, fsync=False)
+    assert verify(tmp_path / "out", base=str(base)).mismatches == ()
+    assert len((tmp_path / "out" / "qkedit.json").read_bytes()) < 20_000
 
 
 @pytest.mark.parametrize(
