@@ -13,6 +13,7 @@ from qkedit.checkpoint.pretrained import check_own_code, check_trusted_code, fro
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import QkeditError, UsageError, first_line
 from qkedit.runtime.chat_template import NONE, ChatTemplate, Turn, render, template_of
+from qkedit.runtime.size_check import refuse_much_larger
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -87,6 +88,7 @@ def load(
         config = from_pretrained(AutoConfig, directory, **own)
         processor = _completed(from_pretrained(AutoProcessor, directory, **own), config, model)
         template_of(processor, config.model_type, where=model, chosen=jinja)  # before the weights are read
+        refuse_much_larger(config, directory, where=model, trust_remote_code=bool(trust_remote_code))
         loaded = from_pretrained(
             AutoModelForImageTextToText,
             directory,

@@ -116,3 +116,12 @@ def test_pictures(tmp_path: Path, image: Image.Image) -> None:
         with pytest.raises(UsageError, match=words) as caught:
             read_image(tmp_path / name)
         assert name in str(caught.value)
+
+
+def test_a_config_of_a_far_larger_model_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    directory = shutil.copytree(demo_checkpoint(), tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    del config["text_config"]  # then it describes LLaMA's seven billion parameters
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(QkeditError, match=r"describes 6\.\d+e\+09 parameters, and the weights have"):
+        load(str(directory))

@@ -26,6 +26,12 @@ class PluginWords(Target):
     subject = "`--plugin NAME:key=value` and the words of `attach`"
     seconds = 5.0
 
+    def prepare(self) -> None:
+        """Import what a plug-in's name imports: torch takes seconds, and a run may be cut off after a few."""
+        import qkedit
+
+        _ = (qkedit.SCR, qkedit.DSCR)
+
     def generate(self, random: Random) -> str:
         """Change a valid text."""
         return mutated_text(random.choice(SEEDS), random)
