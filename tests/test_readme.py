@@ -62,6 +62,17 @@ def test_the_first_screen_says_what_the_demo_prints(tmp_path: Path, monkeypatch:
     assert lasting(steered.stdout) == lasting(shown[1])
 
 
+def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    block = re.search(r"## From Python\n\n```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert block is not None
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), "navy").save("street.jpg")
+    exec(block[1], {})
+    assert (tmp_path / "edited" / "qkedit.json").is_file()
+
+
 def test_every_extra_and_every_linked_file_is_there() -> None:
     for name in re.findall(r"\.\[([a-z,]+)\]'", README):
         assert set(name.split(",")) <= set(PROJECT["optional-dependencies"]), name
