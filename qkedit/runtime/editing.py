@@ -23,6 +23,7 @@ from qkedit.selection import Selection, selection_text
 from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.device import choose_device
+from qkedit.steering.engine.edited_tensor import EditedTensors
 from qkedit.steering.engine.edited_weights import TORCH_DTYPES, edited_weights, sha256
 from qkedit.steering.engine.reading import stored_layers
 from qkedit.steering.options import ComputeDtype, SteerOptions
@@ -129,8 +130,8 @@ def edit(
     plan = make_plan(checkpoint_of(model), options)
     parameters = dict(model.named_parameters())
     return _replace(
-        (parameters[name].data, weights, record)
-        for name, weights, record in edited_weights(stored_layers(plan), plan, choose_device(device))
+        (parameters[edited.name].data, edited.tensor, edited.record)
+        for edited in edited_weights(stored_layers(plan), plan, choose_device(device))
     )
 
 
@@ -151,13 +152,11 @@ def edit_as_stored(model: Any, plan: SteerPlan) -> ModelEdit:
     return _replace(_checked(model, edits))
 
 
-def _checked(
-    model: Any, edits: Iterable[tuple[str, Tensor, EditRecord]]
-) -> Iterator[tuple[Tensor, Tensor, EditRecord]]:
-    for name, weights, record in edits:
-        parameter = parameter_of(model, name, record.layer).data
-        _check_is_base(parameter, record)
-        yield parameter, weights, record
+def _checked(model: Any, edits: EditedTensors) -> Iterator[tuple[Tensor, Tensor, EditRecord]]:
+    for edited in edits:
+        parameter = parameter_of(model, edited.name, edited.record.layer).data
+        _check_is_base(parameter, edited.record)
+        yield parameter, edited.tensor, edited.record
 
 
 @torch.no_grad()

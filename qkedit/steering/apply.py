@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.errors import CheckpointError, UsageError
 from qkedit.steering.base import open_base
 from qkedit.steering.edit_record import EditRecord
+from qkedit.steering.engine.edited_tensor import EditedTensor
 from qkedit.steering.engine.pace import pace_for
 from qkedit.steering.engine.progress import Progress, Silent
 from qkedit.steering.engine.reading import delta_entries, read_bytes
@@ -18,10 +19,6 @@ from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.manifest import DELTA_FILE, read_manifest, records_of
 from qkedit.steering.options import OutputOptions
 from qkedit.steering.outputs.names import files_of_output
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 from qkedit.steering.run import SteerReport, write_output
 
 
@@ -77,7 +74,7 @@ def _delta_weights(
     records: list[EditRecord],
     manifest: dict[str, Any],
     stopwatch: Stopwatch,
-) -> Iterator[tuple[str, Tensor, EditRecord]]:
+) -> Iterator[EditedTensor]:
     """The same stream as `edited_weights`, taken from a delta; base and delta are checked against the manifest."""
     with stopwatch("start-up"):
         from qkedit.steering.engine.edited_weights import read_tensor, sha256
@@ -101,4 +98,4 @@ def _delta_weights(
             raise CheckpointError(
                 f"tensor {name} is missing or damaged", where=DELTA_FILE, remedy="make or fetch the delta again"
             )
-        yield name, edited, record
+        yield EditedTensor(name, edited, record)

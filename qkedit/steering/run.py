@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.io.copying import LinkMode
@@ -19,9 +19,9 @@ from qkedit.checkpoint.io.target import locate, refuse_existing, refuse_misplace
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.steering.base_files import refuse_base_files
-from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.edit_warnings import warnings_of
 from qkedit.steering.engine.device import choose_device
+from qkedit.steering.engine.edited_tensor import EditedTensor, EditedTensors
 from qkedit.steering.engine.pace import pace_of
 from qkedit.steering.engine.prefetch import in_background
 from qkedit.steering.engine.progress import Progress, Silent
@@ -33,11 +33,6 @@ from qkedit.steering.outputs.disk_space import refuse_without_room
 from qkedit.steering.outputs.writers import ManifestMaker, write_delta, write_full
 from qkedit.steering.plan import SteerPlan, plan_for
 from qkedit.steering.verify import Verification, compare_with_base, mismatched
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from qkedit.steering.outputs.writers import EditedTensors
 
 
 @dataclass(frozen=True)
@@ -182,7 +177,7 @@ def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None =
     )
 
 
-def _edited_weights(plan: SteerPlan, ahead: int, stopwatch: Stopwatch) -> Iterator[tuple[str, Tensor, EditRecord]]:
+def _edited_weights(plan: SteerPlan, ahead: int, stopwatch: Stopwatch) -> Iterator[EditedTensor]:
     """The stream of edits; torch is imported when it is first asked for, beside the copying and the first reading."""
     with in_background(stored_layers(plan, stopwatch), ahead) as layers:
         with stopwatch("start-up"):

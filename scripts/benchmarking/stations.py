@@ -8,15 +8,14 @@ import os
 import shutil
 from collections.abc import Callable
 
-from torch import Tensor
-
 from benchmarking.commands import Request
 from benchmarking.disk import ByteRange, copy_plainly, pieces, read_plainly, settle, write_plainly
 from benchmarking.results import Station
 from benchmarking.timing import Timing, in_turns, seconds_of
 from qkedit.checkpoint.io.copying import LinkMode, copy_file
 from qkedit.steering.engine.device import choose_device
-from qkedit.steering.engine.edited_weights import EditRecord, edited_weights, read_tensor, stored_bytes
+from qkedit.steering.engine.edited_tensor import EditedTensor
+from qkedit.steering.engine.edited_weights import edited_weights, read_tensor, stored_bytes
 from qkedit.steering.engine.progress import Silent
 from qkedit.steering.engine.reading import stored_layers
 from qkedit.steering.engine.stopwatch import Stopwatch
@@ -24,7 +23,7 @@ from qkedit.steering.manifest import DELTA_FILE
 from qkedit.steering.outputs.writers import write_delta
 from qkedit.steering.plan import SteerPlan
 
-Edits = list[tuple[str, Tensor, EditRecord]]
+Edits = list[EditedTensor]
 
 
 def measure_reading(plan: SteerPlan, request: Request, repeats: int) -> Station:
@@ -81,7 +80,7 @@ def measure_copying(plan: SteerPlan, request: Request, repeats: int) -> Station:
 def measure_writing(plan: SteerPlan, request: Request, repeats: int) -> dict[str, Station]:
     """Writing, hashing and checking the edited tensors, which lie ready in memory, as a delta."""
     edits: Edits = list(edited_weights(stored_layers(plan), plan, choose_device(plan.options.device)))
-    contents = [stored_bytes(tensor) for _, tensor, _ in edits]
+    contents = [stored_bytes(edited.tensor) for edited in edits]
     taken = in_turns(
         repeats,
         {

@@ -26,6 +26,7 @@ from qkedit.spectral.norms import fold_keys, norm_map
 from qkedit.spectral.product import QKProduct
 from qkedit.spectral.suppression import QueryEdit
 from qkedit.steering.edit_record import EditRecord, HeadEdit
+from qkedit.steering.engine.edited_tensor import EditedTensor, HeadsUpdate
 from qkedit.steering.engine.pace import pace_of
 from qkedit.steering.engine.reading import StoredLayer, read_bytes
 from qkedit.steering.engine.stopwatch import Stopwatch
@@ -143,6 +144,14 @@ class LayerWeights:
         return norm_map(norm.kind, self._numbers(norm.gain, heads))
 
 
+@dataclass(frozen=True)
+class _EditedHeads:
+    """What happened to heads that were edited together, and their change."""
+
+    heads: tuple[HeadEdit, ...]
+    update: HeadsUpdate
+
+
 def read_tensor(files: CheckpointFiles, entry: TensorEntry) -> Tensor:
     """Read one tensor by its byte range, onto the CPU in its storage dtype."""
     return _tensor_of(read_bytes(files, entry), entry)
@@ -173,11 +182,11 @@ def head_rows(tensor: Tensor, rows: HeadRows, heads: tuple[int, ...]) -> Tensor:
 
 def edited_weights(
     layers: Iterable[StoredLayer], plan: SteerPlan, device: torch.device, stopwatch: Stopwatch | None = None
-) -> Iterator[tuple[str, Tensor, EditRecord]]:
-    """Yield `(on-disk name, edited tensor, record)` for every planned tensor, in the order of the layers.
+) -> Iterator[EditedTensor]:
+    """Yield every planned tensor as it is after the edit, in the order of the layers.
 
-    The tensor is on the CPU in its storage dtype; rows of heads that were not chosen are bit-equal. It is what
-    `layers` gave, edited in place: the first touch of a copy's memory would take longer than the reading did.
+    Rows of heads that were not chosen are bit-equal. The tensor is what `layers` gave, edited in place: the first
+    touch of a copy's memory would take longer than the reading did.
 
     Args:
         layers: what `stored_layers` reads of the plan; the bytes are changed.
@@ -191,43 +200,44 @@ def edited_weights(
     """
     stopwatch = stopwatch or Stopwatch()
 
-    def begin(stored: StoredLayer) -> Callable[[], tuple[Tensor, EditRecord]]:
+    def begin(stored: StoredLayer) -> Callable[[], EditedTensor]:
         weights, layer, before = LayerWeights.of(stored), stored.planned.layer, stored.sha256_before
         query = weights.query
         with stopwatch("mathematics"):
             wait = begin_edit(weights, plan, device, pool)
 
-        def ended() -> tuple[Tensor, EditRecord]:
+        def ended() -> EditedTensor:
             with stopwatch("mathematics"):
-                heads = wait()
-            return query, EditRecord(layer.index, layer.form, layer.norm_kind, layer.query.tensor, before, heads)
+                parts = wait()
+            heads = tuple(head for part in parts for head in part.heads)
+            record = EditRecord(layer.index, layer.form, layer.norm_kind, layer.query.tensor, before, heads)
+            return EditedTensor(record.tensor.name, query, record, tuple(part.update for part in parts))
 
         return ended
 
     with workers(device) as pool:
-        for query, record in pool.stream(begin, layers, pace_of(plan).begun):
-            yield record.tensor.name, query, record
-            del query  # while the next layer is read and edited
+        for edited in pool.stream(begin, layers, pace_of(plan).begun):
+            yield edited
+            del edited  # while the next layer is read and edited
 
 
 def begin_edit(
     weights: LayerWeights, plan: SteerPlan, device: torch.device, pool: Workers
-) -> Callable[[], tuple[HeadEdit, ...]]:
+) -> Callable[[], list[_EditedHeads]]:
     """Begin all the mathematics of one layer, which edits `weights.query` in place, and nothing else.
 
     Returns:
-        What waits for the end, and returns what happened to each chosen head.
+        What waits for the end, and returns what happened to the chosen heads, in groups.
 
     Raises:
         CheckpointError: a weight holds NaN or infinity, or would have to after the edit; now or when it is waited for.
             Some of the heads may have been edited by then.
     """
     parts = weights.planned.by_key_head() if pool.splits else (weights.planned,)
-    wait = pool.begin(lambda part: _edit_heads(replace(weights, planned=part), plan, device), parts)
-    return lambda: tuple(head for part in wait() for head in part)
+    return pool.begin(lambda part: _edit_heads(replace(weights, planned=part), plan, device), parts)
 
 
-def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device) -> tuple[HeadEdit, ...]:
+def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device) -> _EditedHeads:
     """Edit the planned heads of `weights` in place: no head's mathematics needs another head's queries."""
     planned, suppression = weights.planned, plan.options.suppression
     product = weights.product(device)
@@ -256,7 +266,7 @@ def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device) ->
         if not key_bias.isfinite().all():
             raise _non_finite((planned.layer.key_bias or planned.layer.key).tensor)
         bias_effect = edit.update.key_bias_effect(product, key_bias)
-    return _head_edits(planned, edit, moved, bias_effect)
+    return _EditedHeads(_head_edits(planned, edit, moved, bias_effect), HeadsUpdate(tuple(planned.heads), edit.update))
 
 
 def _refuse_unrealised(planned: PlannedLayer, counts: Tensor, requested: Tensor, moved: Tensor) -> None:

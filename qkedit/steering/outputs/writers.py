@@ -14,7 +14,7 @@ from functools import partial
 from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.io.background_copy import BackgroundCopy, CopyJob
@@ -26,17 +26,13 @@ from qkedit.checkpoint.io.tensor_file import lay_out
 from qkedit.errors import QkeditError
 from qkedit.steering.card import make_card
 from qkedit.steering.edit_record import EditRecord
+from qkedit.steering.engine.edited_tensor import EditedTensors
 from qkedit.steering.engine.progress import Progress
 from qkedit.steering.engine.reading import stands_at
 from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, dump_manifest
 from qkedit.steering.outputs.checks import EDGE_BYTES, Edges, check_edges, check_headers, not_as_computed
 from qkedit.steering.outputs.names import CARD_FILE, name_in_output
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    EditedTensors = Iterable[tuple[str, Tensor, EditRecord]]
 
 # For more at once Linux takes larger pages, which a virtual machine may have to get back from its host first: a tensor
 # of 26 MB then took up to 81 ms instead of at most 18 (docs/benchmarks.md).
@@ -164,11 +160,12 @@ def _write_tensors(
     after: dict[str, str] = {}
     edges: list[Edges] = []
     with _opened_for_writing(directory, {entry.shard for entry in places.values()}) as descriptors:
-        for name, tensor, record in edits:
+        for edited in edits:
             from qkedit.steering.engine.edited_weights import stored_bytes  # the first edit has imported torch
 
             check()
-            entry, content = places[name], stored_bytes(tensor)
+            name, record = edited.name, edited.record
+            entry, content = places[name], stored_bytes(edited.tensor)
             with stopwatch("hashing"):
                 after[name] = sha256(content).hexdigest()
             if after[name] == record.sha256_before:
@@ -187,7 +184,7 @@ def _write_tensors(
                     raise not_as_computed(entry)
             records.append(record)
             edges.append((entry, bytes(content[:EDGE_BYTES]), bytes(content[-EDGE_BYTES:])))
-            del tensor, content, data  # while the next one is edited
+            del edited, content, data  # while the next one is edited
             progress.layer_done()
             progress.bytes_done(entry.nbytes)
     missing = set(places) - set(after)

@@ -16,6 +16,7 @@ from qkedit.inspection import comparison, spectra
 from qkedit.inspection.comparison import compare_spectra
 from qkedit.inspection.spectra import inspect
 from qkedit.spectral.options import Channel, Suppression
+from qkedit.steering.engine.edited_tensor import EditedTensor
 from qkedit.steering.engine.edited_weights import edited_weights
 from qkedit.steering.engine.reading import stored_layers
 from qkedit.steering.options import SteerOptions
@@ -43,7 +44,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return cache(lambda family: tiny_models.build(family, tmp_path_factory.mktemp("model") / family, dtype="float32"))
 
 
-def edited(plan: SteerPlan, device: torch.device) -> list[tuple[str, Tensor, Any]]:
+def edited(plan: SteerPlan, device: torch.device) -> list[EditedTensor]:
     return list(edited_weights(stored_layers(plan), plan, device))
 
 
@@ -55,8 +56,9 @@ def test_an_edit_is_the_same_on_every_device(device: str, family: str, name: str
     expected = edited(plan, CPU)
     with PretendedDevices():
         found = edited(plan, torch.device(device))
-    for (name, there, record), (same_name, here, expected_record) in zip(found, expected, strict=True):
-        assert name == same_name
+    for one, other in zip(found, expected, strict=True):
+        assert one.name == other.name
+        (there, record), (here, expected_record) = (one.tensor, one.record), (other.tensor, other.record)
         assert type(there) is Tensor, "it was left on the device"
         torch.testing.assert_close(there, here, rtol=0, atol=1e-6 * float(here.abs().max()))
         for head, expected_head in zip(record.heads, expected_record.heads, strict=True):

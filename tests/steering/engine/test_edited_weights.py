@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 from qkedit.errors import QkeditError
+from qkedit.spectral.options import Channel, Suppression
+from qkedit.steering.engine.edited_weights import edited_weights
+from qkedit.steering.engine.reading import stored_layers
+from qkedit.steering.options import SteerOptions
+from qkedit.steering.plan import plan_for
 from qkedit.steering.run import steer
 from tests.spectral import oracle
 from tests.steering.checkpoints import (
@@ -157,3 +162,26 @@ def test_large_and_small_float32_weights_are_edited_like_others(tmp_path: Path, 
     np.testing.assert_allclose(after, oracle.projected_query(query, key, 2, 0.0), atol=1e-6 * np.abs(query).max())
     moved = np.linalg.norm(after - query) / np.linalg.norm(query)
     assert report.heads[0]["relative_change"] == pytest.approx(moved, rel=1e-4)
+
+
+@pytest.mark.parametrize("channel", ["full", "symmetric", "antisymmetric"])
+def test_the_factors_of_an_edit_give_its_weights(tmp_path: Path, channel: Channel) -> None:
+    """What an adapter of low rank needs: `left (right_q W_q + right_k W_k)` is the change of each chosen head."""
+    base = write(tmp_path / "base", weights())
+    plan = plan_for(str(base), SteerOptions("1", "0,2-3", Suppression(2, channel=channel), device="cpu"))
+    (edited,) = edited_weights(stored_layers(plan), plan, torch.device("cpu"))
+    before, after = (tensor.double().unflatten(0, (HEADS, -1)) for tensor in (tensors_of(base)[QUERY], edited.tensor))
+    keys = tensors_of(base)[KEY].double().unflatten(0, (2, -1))
+    expected = before.clone()
+    for group in edited.update:
+        for place, head in enumerate(group.heads):
+            directions = group.update.right_query[place] @ before[head]
+            if group.update.right_key is not None:
+                directions += group.update.right_key[place] @ keys[head // 2]
+            expected[head] += group.update.left[place] @ directions
+        for factor in (group.update.left, group.update.right_query, group.update.right_key):
+            # A view of something wider would keep that alive as long as the item.
+            assert factor is None or factor.untyped_storage().nbytes() <= 2 * factor.nbytes
+    assert [head for group in edited.update for head in group.heads] == [head.head for head in edited.record.heads]
+    assert not torch.equal(after, before)
+    torch.testing.assert_close(after, expected, rtol=0, atol=1e-6)
