@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ TRUST_REMEDY = (
     "read that code and pass --trust-remote-code if you trust it (for a model on the hub together with "
     "--revision COMMIT)"
 )
+# How many missing weights an error lists.
+_NAMES_SHOWN = 3
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # How torchvision says that its compiled operators were built for another torch: where it is imported, where that
 # import is tried once more, and where an operator is called.
@@ -61,6 +63,57 @@ def from_pretrained(
             ) from error
         check_torchvision(error, where or str(directory))
         raise
+
+
+def pretrained_weights(
+    kind: Any, directory: Path | str, *, where: str = "", trust_remote_code: bool | None = None, **settings: Any
+) -> Any:
+    """Return the model that `from_pretrained` loads, if the checkpoint holds all of its weights.
+
+    transformers fills a missing weight with random numbers and only logs it: the answers would mean nothing.
+
+    Args:
+        kind: one of transformers' `AutoModel…` classes.
+        directory: the checkpoint.
+        where: what the user calls the checkpoint; by default the directory.
+        trust_remote_code: whether the checkpoint's own code may run; None where users cannot allow it.
+        settings: further arguments.
+
+    Raises:
+        QkeditError: weights are missing, or what `from_pretrained` raises.
+        Exception: whatever else transformers raises.
+    """
+    with _only_errors_logged():  # its table of missing weights becomes our sentence
+        model, report = from_pretrained(
+            kind,
+            directory,
+            where=where,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            **settings,
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - _NAMES_SHOWN} more" if len(missing) > _NAMES_SHOWN else ""
+        raise QkeditError(
+            f"the checkpoint lacks weights of the model ({', '.join(missing[:_NAMES_SHOWN])}{more})",
+            where=where or str(directory),
+            remedy="download it again, or save the model with all of its weights",
+        )
+    return model
+
+
+@contextmanager
+def _only_errors_logged() -> Iterator[None]:
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(max(before, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def check_torchvision(error: BaseException, where: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from qkedit.checkpoint.hub.snapshot import model_directory
 from qkedit.checkpoint.presets import DEMO, presets_by_alias
-from qkedit.checkpoint.pretrained import check_own_code, check_trusted_code, from_pretrained
+from qkedit.checkpoint.pretrained import check_own_code, check_trusted_code, from_pretrained, pretrained_weights
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import QkeditError, UsageError, first_line
 from qkedit.runtime.chat_template import NONE, ChatTemplate, Turn, render, template_of
@@ -73,8 +73,8 @@ def load(
     Raises:
         UsageError: the dtype is not known, the template's file cannot be read, or code on the hub is to run from a
             revision that is not a commit.
-        QkeditError: transformers cannot load the model or its processor, or not without code of their own; or the
-            chat template is missing or broken.
+        QkeditError: transformers cannot load the model or its processor, or not without code of their own; weights are
+            missing; or the chat template is missing or broken.
     """
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -89,13 +89,12 @@ def load(
         processor = _completed(from_pretrained(AutoProcessor, directory, **own), config, model)
         template_of(processor, config.model_type, where=model, chosen=jinja)  # before the weights are read
         refuse_much_larger(config, directory, where=model, trust_remote_code=bool(trust_remote_code))
-        loaded = from_pretrained(
+        loaded = pretrained_weights(
             AutoModelForImageTextToText,
             directory,
             **own,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             device_map=device,
-            use_safetensors=True,
         )
     except (QkeditError, MemoryError):
         raise

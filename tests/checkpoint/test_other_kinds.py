@@ -56,9 +56,10 @@ def test_what_is_no_checkpoint_is_called_by_its_name(tmp_path: Path, kind: str) 
 def test_pointers_of_git_lfs_are_told_from_files(tmp_path: Path, name: str) -> None:
     write_single(tmp_path, {"a": (1,)})
     (tmp_path / name).write_text(POINTER)
-    with pytest.raises(CheckpointError, match=f"{name}: is a git-lfs pointer") as caught:
-        opened(tmp_path)
-    assert "git lfs pull" in caught.value.remedy
+    for use in (opened, lambda path: model_directory(str(path))):  # to edit it, and to run it
+        with pytest.raises(CheckpointError, match=f"{name}: is a git-lfs pointer") as caught:
+            use(tmp_path)
+        assert "git lfs pull" in caught.value.remedy
 
 
 def test_pointers_in_shards_are_told(tmp_path: Path) -> None:

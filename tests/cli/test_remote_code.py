@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from qkedit.checkpoint.contents import INDEX_FILE
 from qkedit.checkpoint.pretrained import check_torchvision, from_pretrained, torchvision_for
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import QkeditError, UsageError
@@ -45,6 +47,11 @@ def stranger(tmp_path: Path, proof: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     directory = tmp_path / "stranger"
     shutil.copytree(demo_checkpoint(), directory)
     (directory / "modeling_stranger.py").write_text(CODE.format(proof=str(proof)))
+    # transformers knows the demo's published names as those of LLaVA alone; a stranger has those of its modules.
+    for shard in directory.glob("*.safetensors"):
+        save_file({_in_memory(name): tensor for name, tensor in load_file(shard).items()}, shard, {"format": "pt"})
+    index = json.loads((directory / INDEX_FILE).read_text())
+    adapt(directory / INDEX_FILE, weight_map={_in_memory(name): file for name, file in index["weight_map"].items()})
     code = {"AutoConfig": "StrangerConfig", "AutoModelForImageTextToText": "StrangerModel"}
     adapt(
         directory / "config.json",
@@ -61,6 +68,13 @@ def stranger(tmp_path: Path, proof: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 def image(tmp_path: Path) -> Path:
     Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
     return tmp_path / "red.png"
+
+
+def _in_memory(name: str) -> str:
+    """The name that a tensor of a published LLaVA checkpoint has in transformers' module."""
+    if name == "language_model.lm_head.weight":
+        return "lm_head.weight"
+    return "model." + name.replace("language_model.model.", "language_model.")
 
 
 def adapt(file: Path, **changes: object) -> None:

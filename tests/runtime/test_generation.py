@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import QkeditError, UsageError
@@ -105,6 +106,28 @@ def test_files_that_break_transformers(tmp_path: Path, file: str, broken: dict[s
     with pytest.raises(QkeditError, match="transformers cannot load it") as caught:
         load(str(model))
     assert "--debug" not in str(caught.value)
+
+
+def test_missing_weights_are_never_made_up(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """transformers draws them at random and logs a table; the answers were printed with exit code 0."""
+    model = tmp_path / "model"
+    shutil.copytree(demo_checkpoint(), model)
+    shard = model / "model-00002-of-00003.safetensors"
+    tensors = load_file(shard)
+    lost = sorted(name for name in tensors if "proj.weight" in name)[:4]
+    save_file({name: tensor for name, tensor in tensors.items() if name not in lost}, shard, {"format": "pt"})
+    index = model / "model.safetensors.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    index.write_text(
+        json.dumps({"metadata": {}, "weight_map": {name: weight_map[name] for name in weight_map if name not in lost}})
+    )
+    with pytest.raises(
+        QkeditError, match=r"lacks weights of the model \(.*proj\.weight, .*, .* and 1 more\)"
+    ) as caught:
+        load(str(model))
+    for name in lost[:3]:
+        assert ".".join(name.split(".")[-4:]) in str(caught.value)
+    assert "REPORT" not in capfd.readouterr().err
 
 
 def test_pictures(tmp_path: Path, image: Image.Image) -> None:

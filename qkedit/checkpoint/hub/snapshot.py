@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qkedit.checkpoint.hub.errors import explained
 from qkedit.checkpoint.io.source import LocalFiles
-from qkedit.checkpoint.other_kinds import refuse_other_kind
+from qkedit.checkpoint.other_kinds import refuse_other_kind, refuse_pointers
 from qkedit.errors import UsageError
 
 # Weights as safetensors, configs, tokenizers and templates: no pickle and no code comes along.
@@ -27,14 +27,16 @@ def model_directory(model: str, revision: str | None = None, *, with_code: bool 
 
     Raises:
         UsageError: the directory's name cannot be opened by the libraries that load it.
-        CheckpointError: the directory holds an adapter, a delta or GGUF; or there is no such directory, and the hub
-            has no such model or cannot be reached.
+        CheckpointError: the directory holds an adapter, a delta, GGUF or pointers of git-lfs; or there is no such
+            directory, and the hub has no such model or cannot be reached.
     """
     path = Path(model).expanduser()
     if path.is_dir():
         _refuse_other_bytes(path)
         files = LocalFiles(path)
-        refuse_other_kind(files, files.sizes())
+        sizes = files.sizes()
+        refuse_other_kind(files, sizes)
+        refuse_pointers(files, sizes, [name for name in sizes if "/" not in name])
         return path
     from huggingface_hub import constants, snapshot_download
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from qkedit.checkpoint.hub.snapshot import model_directory
-from qkedit.checkpoint.pretrained import check_torchvision, from_pretrained
+from qkedit.checkpoint.pretrained import check_torchvision, from_pretrained, pretrained_weights
 from qkedit.errors import QkeditError, UsageError, first_line
 from qkedit.images import as_rgb
 
@@ -73,7 +73,7 @@ class DepthModel:
         directory = model_directory(self.name)
         try:
             processor = from_pretrained(AutoImageProcessor, directory, where=self.name)
-            model = from_pretrained(AutoModelForDepthEstimation, directory, where=self.name, use_safetensors=True)
+            model = pretrained_weights(AutoModelForDepthEstimation, directory, where=self.name)
         except ImportError as error:
             raise _lacks_package(self.name, error) from error
         except (OSError, ValueError, KeyError) as error:

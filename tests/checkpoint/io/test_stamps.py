@@ -74,6 +74,16 @@ def test_reading_linking_and_new_files_beside_it_change_nothing(file: Path) -> N
     files.check_unchanged()
 
 
+def test_what_a_link_to_a_directory_leads_to_may_change(file: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    os.utime(elsewhere, ns=(LONG_AGO, LONG_AGO))
+    (file.parent / "link").symlink_to(elsewhere)
+    files = LocalFiles(file.parent)
+    assert files.passed_over() == {"link": "a link to a directory"}
+    (elsewhere / "new").touch()
+    files.check_unchanged()
+
+
 def test_the_first_look_counts(file: Path) -> None:
     files = LocalFiles(file.parent)
     files.sizes()
