@@ -40,7 +40,7 @@ class RunFiles:
     """The files of one run; a context manager that keeps other runs out.
 
     Args:
-        directory: where they are or will be; its parent must exist.
+        directory: where they are or will be; missing directories above it are made when the run begins.
         identity: what makes it this run, as plain JSON values.
         overwrite: begin anew where another run's files are.
 
@@ -156,15 +156,17 @@ class RunFiles:
         return self.directory / ANSWERS / f"{part}.jsonl"
 
     def _refuse_other_content(self) -> None:
-        if not self.directory.parent.is_dir():
-            raise UsageError(f"there is no directory {self.directory.parent}", where="--out", remedy="make it first")
         if os.path.lexists(self.directory) and not self.directory.is_dir():
             raise UsageError(f"{self.directory} is no directory", where="--out", remedy="name a new one")
         if self.directory.is_dir() and any(self.directory.iterdir()):
             raise UsageError(
                 "holds files, but no run", where=str(self.directory), remedy="name a new or empty directory with --out"
             )
-        check_writable(self.directory if self.directory.is_dir() else self.directory.parent, self._run_file)
+        place = self.directory.absolute()
+        standing = next(path for path in (place, *place.parents) if os.path.lexists(path))
+        if not standing.is_dir():
+            raise UsageError(f"{standing} is not a directory", where="--out", remedy="name another place")
+        check_writable(standing, self._run_file)
 
     def _clear(self) -> None:
         """Remove what a run wrote, and nothing else; its record goes last, so that a kill leaves less of the run."""

@@ -202,6 +202,13 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing(images: Path) -> None:
     assert not (images.parent / "out").exists()
 
 
+def test_missing_directories_are_made_when_the_run_begins(images: Path) -> None:
+    with pytest.raises(QkeditError, match="no more"):
+        run(Oracle(fails_at=0), images, out="a/b/early")
+    run(Oracle(), images, out="a/b/out")
+    assert (images.parent / "a/b/out/result.json").is_file()
+
+
 def test_places_that_are_refused(images: Path) -> None:
     base = images.parent
     (base / "file").write_text("x")
@@ -212,7 +219,7 @@ def test_places_that_are_refused(images: Path) -> None:
     for name, words in {
         "file": "is no directory",
         "full": "holds files, but no run",
-        "none/out": "there is no directory",
+        "file/none/out": "file is not a directory",
         "strange": "is no record of a run",
     }.items():
         for overwrite in (False,) if name == "strange" else (False, True):
