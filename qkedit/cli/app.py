@@ -14,6 +14,7 @@ try:
     import typer
 
     from qkedit.cli.command_table import COMMANDS, application
+    from qkedit.cli.interruptions import EXIT_CODE, comes_of_interrupt
 except KeyboardInterrupt:  # this import is a good part of the start
     sys.exit(130)
 
@@ -56,8 +57,8 @@ def _exit_code() -> int:
     called = _called()
     app = application((called,) if called in COMMANDS else COMMANDS)
     try:
-        return app(prog_name="qkedit", standalone_mode=False) or 0
-    except typer.Abort as error:  # what Typer makes of Ctrl-C outside the command's own handling
+        code = app(prog_name="qkedit", standalone_mode=False) or 0
+    except typer.Abort as error:  # what older versions of Typer make of Ctrl-C
         raise KeyboardInterrupt from error
     except SystemExit as leaving:
         # How rich and Typer leave when the reader of the help (`| head`) has seen what it wanted.
@@ -71,12 +72,20 @@ def _exit_code() -> int:
 
         return Output("qkedit").not_printed(error)
     except Exception as error:
+        if comes_of_interrupt(error):
+            raise KeyboardInterrupt from error
         # Typer exports no class for its usage errors; they are known by how they describe themselves.
         if not hasattr(error, "format_message"):
             raise
         # A bare `qkedit` has printed its help by then and has no message left.
         message = error.format_message()
         return _usage_failure(error, message) if message else 2
+    if code == EXIT_CODE:
+        from qkedit.cli.output import Interrupted
+
+        if not Interrupted.was_said:
+            raise KeyboardInterrupt
+    return code
 
 
 def _usage_failure(error: Any, message: str) -> int:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from qkedit.checkpoint.io.interrupts import INTERRUPTS
 
+EXIT_CODE = 130
 # Seconds after the first request in which more of them change nothing. Clearing up takes less; a command that still
 # hangs, at a file system that does not answer, can then be ended.
 PATIENCE = 15
@@ -29,7 +30,7 @@ def interruptible() -> Iterator[None]:
             first.append(time.monotonic())
             raise KeyboardInterrupt
         if time.monotonic() - first[0] > PATIENCE:
-            os._exit(130)
+            os._exit(EXIT_CODE)
 
     previous = {
         number: handler for number in INTERRUPTS if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)
@@ -41,3 +42,12 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def comes_of_interrupt(error: BaseException | None) -> bool:
+    """Return whether an error is what became of a KeyboardInterrupt: Python wraps one that falls into an import."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

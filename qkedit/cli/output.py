@@ -16,11 +16,11 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TextIO
 
 import typer
 
-from qkedit.cli.interruptions import interruptible
+from qkedit.cli.interruptions import EXIT_CODE, comes_of_interrupt, interruptible
 from qkedit.errors import QkeditError, UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class Output:
 
     def failure(self, error: QkeditError) -> NoReturn:
         """Print one sentence and leave with the error's exit code."""
+        Interrupted.was_said |= isinstance(error, Interrupted)
         if self.as_json:
             self._finish("failed", {"error": _described(error)}, None)
         else:
@@ -206,6 +207,8 @@ def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[O
         except Exception as error:
             if debug:
                 _print_traceback()
+            if comes_of_interrupt(error):
+                output.failure(Interrupted(output.after_interruption))
             # A GPU's; to import torch for its name would take a second of every failure.
             if type(error).__name__ == "OutOfMemoryError":
                 output.failure(_out_of_memory("the device's memory"))
@@ -263,7 +266,10 @@ GO_ON = "run the same command to go on"
 class Interrupted(QkeditError):
     """Somebody pressed Ctrl-C, or the system asked the process to end."""
 
-    exit_code = 130
+    exit_code = EXIT_CODE
+    # Whether one was printed in this process. Typer leaves with the same code, and without a word, for one that comes
+    # outside the command's own handling.
+    was_said: ClassVar[bool] = False
 
     def __init__(self, remedy: str) -> None:
         super().__init__("interrupted", remedy=remedy)

@@ -14,6 +14,7 @@ import typer
 
 import qkedit as package
 from qkedit.cli import app as main
+from qkedit.cli import output
 from qkedit.steering import run as run_module
 from tests.cli.command import Result, qkedit
 from tests.steering.checkpoints import contents, key_name, query_name, tensors_of
@@ -324,20 +325,35 @@ def test_what_breaks_off_a_run_leaves_no_output(
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
-@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, typer.Abort])  # the latter is what Typer makes of it
-def test_ctrl_c_before_the_command_begins(
-    base: Path, monkeypatch: pytest.MonkeyPatch, interrupt: type[BaseException]
-) -> None:
-    def fail(*_: Any) -> Any:
-        def run(**settings: Any) -> None:
-            raise interrupt
+def _while_a_class_is_made() -> None:
+    class Interrupting:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise KeyboardInterrupt
 
-        return run
+    class Made:
+        attribute = Interrupting()
+
+
+@pytest.mark.parametrize("where", ["application", "Typer", "import", "Abort"])
+def test_ctrl_c_before_the_command_begins(base: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def fail(*_: Any) -> Any:
+        def run(**settings: Any) -> int:
+            if where == "import":
+                _while_a_class_is_made()  # which Python makes a RuntimeError of, up to 3.11
+            raise typer.Abort if where == "Abort" else KeyboardInterrupt
+
+        if where == "application":
+            raise KeyboardInterrupt
+        # Typer itself returns the code, and says nothing.
+        return (lambda **settings: 130) if where == "Typer" else run
+
+    monkeypatch.setattr(output.Interrupted, "was_said", False)
 
     monkeypatch.setattr(main, "application", fail)
     result = qkedit("steer", base, "--dry-run")
     assert result.code == 130
     assert "interrupted" in result.sentence()
+    monkeypatch.setattr(output.Interrupted, "was_said", False)
     result = qkedit("steer", base, "--dry-run", "--json")
     assert (result.code, result.stderr, result.document["status"]) == (130, "", "failed")
 
