@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -93,6 +93,17 @@ class Runs:
         code = int(self._ask("finish"))
         self._child = None
         return Result(code, *(path.read_text() if path.exists() else "" for path in self._outputs))
+
+    def abandon(self) -> None:
+        """End the run and the process that waits for it, after a failure while one of them was asked.
+
+        Orders and answers take turns. The next run's id would be read from this one's exit code, and a signal to 0 or
+        -1 ends every process there is.
+        """
+        if self._child is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self._child, signal.SIGKILL)
+        self._process.kill()
 
     def __call__(self, *arguments: str | Path, limits: Mapping[str, int] | None = None) -> Result:
         """Start a run and wait for its end."""

@@ -68,11 +68,13 @@ class Loading(Target):
         self._picture = self.work / "picture.png"
         self._picture.write_bytes(png(48, 48))
         # The command does so by a variable, which the library reads only once.
+        self._shows_bars = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()
 
     def close(self) -> None:
         """Let the library show its bars again."""
-        transformers_logging.enable_progress_bar()
+        if self._shows_bars:
+            transformers_logging.enable_progress_bar()
 
     def generate(self, random: Random) -> ChangedFile:
         """Change a JSON file, the template, or any bytes."""

@@ -15,7 +15,7 @@ from fuzzing.commands import judged
 from fuzzing.sandbox import Sandbox
 from fuzzing.target import Finding, Outcome, Target
 from qkedit.steering.verify import verify
-from tests.cli.command import runs
+from tests.cli.command import Result, runs
 
 INTERRUPTED = 130
 LINES = (
@@ -44,6 +44,9 @@ class Signals(Target):
         """Build a base and a delta, and start the process whose children are signalled."""
         self.base = seeds.checkpoint(self.work / "base")
         seeds.steer(self.base, self.work / "delta", "delta")
+        self._start()
+
+    def _start(self) -> None:
         self._stack = ExitStack()
         kept = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_")}
         self._children = self._stack.enter_context(runs(self.work, {**kept, "OMP_NUM_THREADS": "1"}))
@@ -69,11 +72,7 @@ class Signals(Target):
         out = sandbox.directory / "out"
         sandbox.remember()
         words = self._words(given.line, sandbox.directory)
-        self._children.start(*words)
-        for number, pause in given.signals:
-            time.sleep(pause)
-            self._children.signal(number)
-        result = self._children.finish()
+        result = self._ended(words, given.signals)
         # Before Python has taken the signals over, the system ends the process at once.
         ended = result.code in (-number for number, _ in given.signals)
         if not ended:
@@ -84,12 +83,26 @@ class Signals(Target):
                 raise Finding("partial", "exit code 0, and the target is not there")
         if out.exists():
             self._verify(out)
-        again = self._children(*words, *(() if "--overwrite" in words or not out.exists() else ("--overwrite",)))
+        again = self._ended([*words, *(["--overwrite"] if out.exists() and "--overwrite" not in words else [])])
         if again.code != 0:
             raise Finding("partial", f"the next run fails: {again.stderr[-400:]!a}")
         sandbox.check(out)
         self._verify(out)
         return Outcome.REFUSED if ended or result.code else Outcome.ACCEPTED
+
+    def _ended(self, words: list[str], signals: tuple[tuple[signal.Signals, float], ...] = ()) -> Result:
+        """Run a command, signal it, and return how it ended."""
+        try:
+            self._children.start(*words)
+            for number, pause in signals:
+                time.sleep(pause)
+                self._children.signal(number)
+            return self._children.finish()
+        except BaseException:
+            self._children.abandon()
+            self.close()
+            self._start()
+            raise
 
     def _words(self, line: str, directory: Path) -> list[str]:
         return [str(directory / word) if word in ("base", "delta", "out") else word for word in line.split(" ")]
