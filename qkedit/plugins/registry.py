@@ -1,6 +1,6 @@
 """Which plug-ins there are: those of this package, and those of installed packages that name them by an entry point.
 
-A package adds a plug-in with an entry point of the group `qkedit.plugins` (docs/writing-a-plugin.md):
+A package adds a plug-in with an entry point of the group `qkedit.plugins` (docs/architecture.md):
 
     [project.entry-points."qkedit.plugins"]
     sharpen = "my_package.sharpen:Sharpen"
@@ -81,7 +81,7 @@ def _loaded(point: EntryPoint) -> type[Any]:
         raise QkeditError(
             f"the plug-in {point.name} of the package {package} is not a dataclass with a method `bind`",
             where="--plugin",
-            remedy="see docs/writing-a-plugin.md",
+            remedy="see docs/architecture.md",
         )
     return plugin
 
