@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qkedit.checkpoint.pretrained import check_torchvision
-from qkedit.errors import QkeditError, first_line
+from qkedit.errors import QkeditError, UsageError, first_line
 from qkedit.plugins.core.report import RequestReport
 from qkedit.plugins.transformers.attach import attach
 from qkedit.runtime.chat_template import user_turn
@@ -136,12 +136,14 @@ def respond_batch(
         generation: further arguments of `generate`, such as `num_beams`.
 
     Raises:
-        UsageError: the plug-ins do not fit the model.
+        UsageError: the plug-ins do not fit the model, or act on images and there is none.
     """
     settings = {"do_sample": False, **generation, "max_new_tokens": max_new_tokens}
     answers: list[Answer] = []
     ends, template = _ends(loaded.model), loaded.template_record
     with attach(loaded.model, *plugins) if plugins else nullcontext() as attached:
+        if attached is not None and attached.needs_images and not any(prompt.images for prompt in prompts):
+            raise UsageError("plug-ins act on images", where="images", remedy="give one, or leave the plug-ins out")
         for inputs in _prepared(loaded, prompts):
             outputs, seconds = _generated(loaded, inputs, settings)
             reports = attached.report() if attached is not None else ()

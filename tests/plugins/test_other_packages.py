@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +10,13 @@ import torch
 
 import qkedit
 from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.drift import drift
+from qkedit.evaluation.runs.local_model import LocalModel
 from qkedit.plugins import registry, settings
 from qkedit.plugins.core.decoding import DecodingEdit, Generation
 from qkedit.plugins.core.report import PluginReport
 from qkedit.runtime.generation import load, respond
+from tests.plugins.packages import installed
 
 PACKAGE = """
 from __future__ import annotations
@@ -64,21 +66,16 @@ class Muted(DecodingEdit):
 
 
 @pytest.fixture
-def mute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def mute(tmp_path: Path) -> Iterator[None]:
     """An installed package `muting` with a plug-in, one that breaks, and one that is none."""
-    (tmp_path / "muting.py").write_text(PACKAGE)
-    metadata = tmp_path / "muting-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: muting\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(
-        "[qkedit.plugins]\nmute = muting:Mute\nbroken = muting.missing:Plugin\nnothing = muting:dataclass\n"
-        "scr = muting:Mute\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    registry._of_other_packages.cache_clear()
-    yield
-    registry._of_other_packages.cache_clear()
-    sys.modules.pop("muting", None)
+    points = {
+        "mute": "muting:Mute",
+        "broken": "muting.missing:Plugin",
+        "nothing": "muting:dataclass",
+        "scr": "muting:Mute",
+    }
+    with installed(tmp_path, "muting", {"muting.py": PACKAGE}, points):
+        yield
 
 
 @pytest.mark.usefixtures("mute")
@@ -133,6 +130,37 @@ def test_it_acts_on_decoding_with_and_without_a_prefill_plugin() -> None:
         assert answer.report.images == len(others)
     # Detached, the model says it again.
     assert respond(demo, [picture], prompt, max_new_tokens=6).text == plain
+
+
+@pytest.mark.usefixtures("mute")
+def test_drift_leads_a_model_along_tokens_that_a_plugin_mutes(tmp_path: Path) -> None:
+    """Its probabilities are the model's own, so those of the base; what it says by itself is not."""
+    from PIL import Image
+
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 64), "navy").save(picture)
+    prompt = "Please describe this image in detail."
+    demo = load("demo", dtype="float32")
+    plain = respond(demo, [Image.open(picture)], prompt, max_new_tokens=5).text
+    spoken = demo.processor.tokenizer(plain, add_special_tokens=False)["input_ids"][2]
+    plugins = settings.parse_plugins([f"mute:token={spoken}"]) or ()
+    found = drift("demo", "demo", [picture], prompt=prompt, plugins=plugins, max_new_tokens=5, dtype="float32")
+    (image,) = found.images
+    assert (max(image.kl), all(image.agrees)) == (0, True)
+    assert image.base == plain != image.edited
+
+
+@pytest.mark.usefixtures("mute")
+def test_warnings_of_decoding_are_counted_without_images_too() -> None:
+    from tests.evaluation.runs.test_local_model import ask
+
+    model = LocalModel("demo", dtype="float32", plugins=settings.parse_plugins(["mute", "scr"]) or ())
+    with model.session() as session:
+        list(session.answers([ask(0), ask(1)]))
+        assert session.warnings == ["mute warned at 1 batches, at the first: a token was muted"]
+    with LocalModel("demo", dtype="float32", plugins=(settings.PluginSettings("scr"),)).session() as session:
+        list(session.answers([ask(0)]))
+        assert session.warnings == []
 
 
 def test_an_argument_is_set_once() -> None:

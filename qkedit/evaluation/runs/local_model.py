@@ -18,6 +18,7 @@ from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.runtime.fingerprint import fingerprint
 
 if TYPE_CHECKING:
+    from qkedit.plugins.core.report import RequestReport
     from qkedit.plugins.transformers.attach import Attachment
     from qkedit.runtime.generation import LoadedModel
 
@@ -138,6 +139,7 @@ class _LocalSession:
             )
             for ask in batch
         ]
+        before = self._last_report()
         try:
             answers = respond_batch(self.loaded, prompts, max_new_tokens=batch[0].max_new_tokens)
         except torch.OutOfMemoryError as error:
@@ -146,14 +148,17 @@ class _LocalSession:
                 where=batch[0].part,
                 remedy="lower --batch-size; what was answered stays",
             ) from error
-        if images:
-            self._note_warnings()
+        if (report := self._last_report()) is not None and report is not before:
+            self._note_warnings(report)
         return [Reply(answer.text, LENGTH if answer.is_cut else STOP) for answer in answers]
 
-    def _note_warnings(self) -> None:
+    def _last_report(self) -> RequestReport | None:
         reports = self.attached.report() if self.attached else ()
-        for name, report in reports[-1].plugins.items() if reports else ():
-            for sentence in report.warnings:
+        return reports[-1] if reports else None
+
+    def _note_warnings(self, report: RequestReport) -> None:
+        for name, own in report.plugins.items():
+            for sentence in own.warnings:
                 self._warned[name] += 1
                 self._first.setdefault(name, sentence)
 

@@ -30,7 +30,8 @@ class DecodingEdit:
     """
 
     def logits_processors(self) -> Sequence[Any]:
-        """Return transformers' logits processors, which run behind those that the caller gave."""
+        """Return transformers' logits processors, which run before those of the caller, so that
+        a constraint of the caller's holds."""
         return ()
 
     def arguments(self) -> Mapping[str, Any]:

@@ -129,6 +129,11 @@ class Attachment:
                 setattr(module, name, before)
         _attached.discard(self._parts.decoder)
 
+    @property
+    def needs_images(self) -> bool:
+        """Whether no plug-in acts on a request without images."""
+        return not self._decoding
+
     def report(self) -> tuple[RequestReport, ...]:
         """Return what was done to each request, the oldest first, the last 1000 at most.
 

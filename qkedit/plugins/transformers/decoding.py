@@ -14,7 +14,7 @@ def with_decoding(given: Mapping[str, Any], edits: Mapping[str, DecodingEdit]) -
 
     Args:
         given: the caller's arguments, by name.
-        edits: by the plug-in's name, in the order in which their processors run, behind the caller's.
+        edits: by the plug-in's name, in the order in which their processors run, before the caller's.
 
     Raises:
         UsageError: a plug-in sets an argument that the caller or another plug-in has set.
@@ -22,7 +22,7 @@ def with_decoding(given: Mapping[str, Any], edits: Mapping[str, DecodingEdit]) -
     from transformers import LogitsProcessorList
 
     arguments = dict(given)
-    processors = list(given.get("logits_processor") or ())
+    processors: list[Any] = []
     for name, edit in edits.items():
         processors += edit.logits_processors()
         for key, value in edit.arguments().items():
@@ -34,6 +34,7 @@ def with_decoding(given: Mapping[str, Any], edits: Mapping[str, DecodingEdit]) -
                 )
             arguments[key] = value
     if processors:
+        processors += given.get("logits_processor") or ()
         arguments["logits_processor"] = LogitsProcessorList(processors)
     return arguments
 

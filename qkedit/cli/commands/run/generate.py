@@ -66,8 +66,6 @@ def generate(
         name = options.one_model(context, argument, model)
         plugins = chosen_plugins(plugin, name)
         pictures = [read_image(file) for file in image or ()]
-        if plugins and not pictures:
-            raise UsageError("plug-ins act on images", where="--image", remedy="give one, or --plugin none")
         if not pictures:
             if prompt == CAPTION_PROMPT:
                 raise UsageError("there is no image to describe", where="--image", remedy="give one, or a --prompt")

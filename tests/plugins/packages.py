@@ -1,0 +1,42 @@
+"""Put a package on the path as an installer would: its modules, its metadata, its entry points."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from qkedit.plugins import registry
+
+
+@contextmanager
+def installed(directory: Path, name: str, files: Mapping[str, str], entry_points: Mapping[str, str]) -> Iterator[None]:
+    """Install a package for as long as the block takes.
+
+    Args:
+        directory: where; empty.
+        name: of the distribution.
+        files: its modules' texts by path.
+        entry_points: of the group `qkedit.plugins`.
+    """
+    for path, text in files.items():
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).write_text(text)
+    metadata = directory / f"{name.replace('-', '_')}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    points = "".join(f"{point} = {target}\n" for point, target in entry_points.items())
+    (metadata / "entry_points.txt").write_text(f"[{registry.ENTRY_POINTS}]\n{points}")
+    tops = {Path(path).parts[0].removesuffix(".py") for path in files}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(directory)
+        registry._of_other_packages.cache_clear()
+        try:
+            yield
+        finally:
+            registry._of_other_packages.cache_clear()
+            for module in [module for module in sys.modules if module.partition(".")[0] in tops]:
+                del sys.modules[module]
