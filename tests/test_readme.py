@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import typer
 
-from qkedit.cli.command_table import COMMANDS, application
+from qkedit.cli.command_table import COMMANDS, application, leaves
+from qkedit.cli.old_words import in_todays_words
 from tests.cli.command import ROOT, qkedit
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -25,7 +26,12 @@ def commands(text: str) -> Iterator[list[str]]:
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["qkedit"]:
-                yield words[1:]
+                yield in_todays_words(words[1:])[0]
+
+
+def command_of(words: list[str]) -> str:
+    """The command's name, in one word or two."""
+    return " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
 
 
 ALL = list(commands(README))
@@ -34,7 +40,7 @@ DEMO = [words for words in ALL if "demo" in words and words[0] in ("steer", "ver
 
 def test_the_readme_names_every_kind_of_command() -> None:
     assert len(ALL) > 20
-    assert {words[0] for words in ALL} <= set(COMMANDS)
+    assert {command_of(words) for words in ALL} <= set(COMMANDS)
     assert [words[0] for words in DEMO] == ["steer", "verify"]
 
 
@@ -43,10 +49,10 @@ def test_every_command_has_its_options(words: list[str], monkeypatch: pytest.Mon
     monkeypatch.delenv("QKEDIT_CONFIG", raising=False)
     if "--config" in words:
         return
-    group: Any = typer.main.get_command(application([words[0]]))
-    command = getattr(group, "commands", {words[0]: group})[words[0]]
+    name = command_of(words)
+    group: Any = typer.main.get_command(application([name]))
     # Parses, and raises for an option that is not there, a value of another kind or an argument too many.
-    assert command.make_context(words[0], list(words[1:])).params
+    assert leaves(group)[name].make_context(name, list(words[len(name.split()) :])).params
 
 
 def test_the_first_screen_says_what_the_demo_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 try:
     import typer
 
-    from qkedit.cli.command_table import COMMANDS, application
+    from qkedit.cli.command_table import COMMANDS, GROUPS, application, command_name
     from qkedit.cli.interruptions import EXIT_CODE, comes_of_interrupt
+    from qkedit.cli.old_words import in_todays_words
+    from qkedit.cli.output import AHEAD
 except KeyboardInterrupt:  # this import is a good part of the start
     sys.exit(130)
 
@@ -28,6 +30,7 @@ def run() -> None:
     What Typer itself cannot parse is said as qkedit says everything else: one sentence, or the JSON envelope.
     """
     _prepare_streams()
+    _take_old_words()
     # Imports leave no garbage, and what stands at the end need not be searched for any: with torch, that takes a tenth
     # of a second at the start and a third at the end.
     if _called() != "serve":  # which runs for weeks, and whose garbage is other people's requests
@@ -40,6 +43,14 @@ def run() -> None:
 
         code = _failure("qkedit", Interrupted("run again if you want to"))
     sys.exit(code)
+
+
+def _take_old_words() -> None:
+    """Put the command line into today's words once, before anything reads it."""
+    AHEAD.clear()  # of a command that did not begin
+    sys.argv[1:], warning = in_todays_words(sys.argv[1:])
+    if warning:
+        AHEAD.append(warning)
 
 
 def _prepare_streams() -> None:
@@ -92,14 +103,16 @@ def _usage_failure(error: Any, message: str) -> int:
     from qkedit.errors import UsageError
 
     context: typer.Context | None = getattr(error, "ctx", None)
-    remedy = f"see `{context.command_path if context is not None else 'qkedit'} --help`"
+    called = _called()  # some of Typer's errors do not say where they are from
+    command = command_name(context) if context is not None else called if called in COMMANDS else ""
+    remedy = f"see `{f'qkedit {command}'.strip()} --help`"
     if near := getattr(error, "possibilities", None):  # of an option
         message, remedy = error.message, f"did you mean {near[0]}"
     elif ". Did you mean " in message:  # of a command
         message, _, near = message.rstrip("?").partition(". Did you mean ")
         remedy = f"did you mean {near.split(', ')[0]}"
     error = UsageError(message.rstrip("."), remedy=remedy)
-    return _failure(context.info_name if context is not None and context.info_name else "qkedit", error)
+    return _failure(command or "qkedit", error)
 
 
 def _failure(command: str, error: QkeditError) -> int:
@@ -129,5 +142,7 @@ def _json_is_wanted() -> bool:
 
 
 def _called() -> str | None:
-    """The first word that is no option: the command, if it is spelled rightly."""
-    return next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    """The first word that is no option: the command, if it is spelled rightly; with the second where it has two."""
+    words = iter(sys.argv[1:])
+    first = next((word for word in words if not word.startswith("-")), None)
+    return f"{first} {next(words, '')}" if first in GROUPS else first

@@ -24,7 +24,8 @@ from typing import Any
 
 import typer
 
-from qkedit.cli.command_table import COMMANDS, application
+from qkedit.cli.command_table import COMMANDS, GROUPS, application, command_name, leaves
+from qkedit.cli.old_words import section_of
 from qkedit.cli.output import AHEAD
 
 PREFIX = "QKEDIT_"
@@ -76,9 +77,10 @@ def wants_json(file: Path, command: str) -> bool:
         settings = read_settings(file)
     except typer.BadParameter:
         return False
-    section = settings.get(command)
-    value = section.get("json", settings.get("json")) if isinstance(section, dict) else settings.get("json")
-    return str(value).lower() in YES
+    sections = [
+        value for key, value in settings.items() if section_of(_name(key)) == command and isinstance(value, dict)
+    ]
+    return str((settings | (sections[0] if sections else {})).get("json")).lower() in YES
 
 
 def read_configuration(context: typer.Context, file: Path | None) -> Path | None:
@@ -89,8 +91,7 @@ def read_configuration(context: typer.Context, file: Path | None) -> Path | None
     """
     if context.resilient_parsing:
         return file
-    AHEAD.clear()  # of a command that did not begin
-    command, parameters = str(context.info_name), _parameters(context.command)
+    command, parameters = command_name(context), _parameters(context.command)
     _check_environment(command, parameters)
     if file is None:
         return None
@@ -126,8 +127,7 @@ def _check_environment(command: str, parameters: Mapping[str, Any]) -> None:
 def _parts(file: Path, command: str, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the keys of the command at the top of a file, and those of its section."""
     settings = read_settings(file)
-    section = settings.get(command)
-    section = section if isinstance(section, dict) else {}
+    section = _section(file, settings, command)
     for key in section:
         if _name(key) not in parameters:
             raise typer.BadParameter(_unknown(file, key, parameters, f" in the section {command}"))
@@ -135,7 +135,7 @@ def _parts(file: Path, command: str, parameters: Mapping[str, Any]) -> tuple[dic
     unread: list[str] = []
     for key, value in settings.items():
         name = _name(key)
-        if name in COMMANDS and (isinstance(value, dict) or value is None):
+        if section_of(name) and (isinstance(value, dict) or value is None):
             continue
         if isinstance(value, dict) and name not in _options_of_all_commands():
             near = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -144,7 +144,7 @@ def _parts(file: Path, command: str, parameters: Mapping[str, Any]) -> tuple[dic
         if name in parameters:
             if not any(name in group and group & {*map(_name, section)} for group in _ALTERNATIVES):
                 common[key] = value
-        elif name in COMMANDS and name not in _options_of_all_commands():
+        elif section_of(name) and name not in _options_of_all_commands():
             raise typer.BadParameter(f"{file}: {key!r} is a section; write its keys below it, indented.")
         elif name == "config" or name not in _options_of_all_commands():
             raise typer.BadParameter(_unknown(file, key, parameters))
@@ -160,6 +160,22 @@ def _parts(file: Path, command: str, parameters: Mapping[str, Any]) -> tuple[dic
     # A section's key replaces the same one at the top, however both are spelled.
     common = {key: value for key, value in common.items() if _name(key) not in {*map(_name, section)}}
     return common, section
+
+
+def _section(file: Path, settings: Mapping[Any, Any], command: str) -> dict[Any, Any]:
+    """Return what the section of a command sets, nothing where a file has none."""
+    found: dict[str, dict[Any, Any]] = {}
+    for key, value in settings.items():
+        if not isinstance(value, dict):
+            continue
+        inner = next((word for word, further in value.items() if isinstance(further, dict)), None)
+        if _name(key) in GROUPS and inner is not None:
+            raise typer.BadParameter(f"{file}: write the section {inner!r} of {key!r} as '{key} {inner}:' at the top.")
+        if section_of(_name(key)) == command:
+            found[str(key)] = value
+    if len(found) > 1:
+        raise typer.BadParameter(f"{file}: {' and '.join(map(repr, found))} are sections of one command; keep one.")
+    return next(iter(found.values()), {})
 
 
 def _unknown(file: Path, key: object, parameters: Collection[str], where: str = "") -> str:
@@ -200,7 +216,7 @@ def _name(key: object) -> str:
 def _options_of_all_commands() -> frozenset[str]:
     """The long flags that any command has."""
     every_command: Any = typer.main.get_command(application())
-    return frozenset(flag for command in every_command.commands.values() for flag in _parameters(command))
+    return frozenset(flag for command in leaves(every_command).values() for flag in _parameters(command))
 
 
 def _parameters(command: Any) -> dict[str, Any]:

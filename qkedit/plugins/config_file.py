@@ -69,7 +69,7 @@ def detach_from(directory: Path, names: Sequence[str] = ()) -> tuple[str, ...]:
     attached = attached_to(directory)
     for name in names:
         if name not in [plugin.name for plugin in attached]:
-            raise UsageError(f"{name} is not attached", where=str(directory), remedy="see `qkedit plugins`")
+            raise UsageError(f"{name} is not attached", where=str(directory), remedy="see `qkedit plugins list`")
     rest = [plugin for plugin in attached if plugin.name not in names]
     if rest:
         write_whole(file, dump_plugins(rest))

@@ -27,7 +27,7 @@ def keys_picture(panels: Sequence[tuple[str, Tensor]], image: Image, title: str,
     Raises:
         QkeditError: matplotlib is not installed.
     """
-    require_matplotlib("--picture")
+    require_matplotlib("--plot")
     import matplotlib
     from matplotlib.figure import Figure
 

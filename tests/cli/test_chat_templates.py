@@ -34,7 +34,7 @@ def test_every_run_records_it(image: Path, tmp_path: Path) -> None:
     for command in (
         ["generate", "demo", "--image", image, *short],
         ["drift", "demo", "--images", image, *short],
-        ["coherence", "demo", "--image", image],
+        ["kv-coherence", "demo", "--image", image],
         ["eval", "demo", *ask, *short],
     ):
         run = qkedit(*command, *common)

@@ -152,7 +152,7 @@ def test_other_weights_are_another_run(scenes: Path, out: Path, tmp_path: Path) 
             content = shard.read_bytes()
             shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         elif change == "plugins":
-            assert qkedit("attach", "scr", "--model", other).code == 0
+            assert qkedit("plugins", "add", "scr", "--model", other).code == 0
         else:
             (other / "chat_template.jinja").write_text("{{ messages }}")
         refused = evaluated(scenes, out, *options, model=other)

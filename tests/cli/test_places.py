@@ -16,7 +16,7 @@ from tests.cli.command import qkedit
 
 ARGUMENTS = {
     "apply": ("./delta", "--out", "out"),
-    "attach": ("scr", "--model", "demo"),
+    "plugins add": ("scr", "--model", "demo"),
     "compare": ("a", "b"),
     "diff": ("demo", "demo"),
     "gate": ("a", "--require", "pope.f1>=0"),
@@ -33,7 +33,7 @@ def test_a_working_directory_that_is_gone_is_said(
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    result = qkedit(command, *ARGUMENTS.get(command, ()))
+    result = qkedit(*command.split(), *ARGUMENTS.get(command, ()))
     assert (result.code, result.sentence()) == (
         2,
         "the working directory does not exist any more; change to one that does (cd), and run again.",

@@ -1,4 +1,4 @@
-"""`attach`, `detach`, `plugins`, `generate` and `coherence` as a user runs them, on a copy of the demo."""
+"""`plugins add`, `remove` and `list`, `generate` and `kv-coherence` as a user runs them, on a copy of the demo."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def test_attached_plugins_are_run_and_named_ones_replace_them(model: Path, image
     plain = qkedit(*request).document
     assert (plain["plugins"], plain["report"]) == ([], None)
 
-    assert qkedit("attach", "scr", "--layers", "0-2", "--sources=4", "--model", model).code == 0
-    attached = qkedit("attach", f"dscr:depth={depth},layers=4-7", "--model", model, "--json").document
+    assert qkedit("plugins", "add", "scr", "--layers", "0-2", "--sources=4", "--model", model).code == 0
+    attached = qkedit("plugins", "add", f"dscr:depth={depth},layers=4-7", "--model", model, "--json").document
     expected = [
         {"name": "scr", "options": {"layers": "0-2", "sources": 4}},
         {"name": "dscr", "options": {"depth": str(depth), "layers": "4-7"}},
     ]
     assert attached["plugins"] == expected
     assert json.loads((model / "qkedit-plugins.json").read_bytes()) == {"schema": 1, "plugins": expected}
-    assert qkedit("plugins", model, "--json").document["attached"] == expected
+    assert qkedit("plugins", "list", model, "--json").document["attached"] == expected
 
     both = qkedit(*request).document
     assert both["plugins"] == expected
@@ -73,17 +73,17 @@ def test_attached_plugins_are_run_and_named_ones_replace_them(model: Path, image
     none = qkedit(*request, "--plugin", "none").document
     assert (none["text"], none["report"]) == (plain["text"], None)
 
-    assert qkedit("detach", "scr", "--model", model).stdout == "Detached scr.\n"
-    assert [plugin["name"] for plugin in qkedit("plugins", model, "--json").document["attached"]] == ["dscr"]
-    assert qkedit("detach", "--model", model, "--json").document["detached"] == ["dscr"]
+    assert qkedit("plugins", "remove", "scr", "--model", model).stdout == "Detached scr.\n"
+    assert [plugin["name"] for plugin in qkedit("plugins", "list", model, "--json").document["attached"]] == ["dscr"]
+    assert qkedit("plugins", "remove", "--model", model, "--json").document["detached"] == ["dscr"]
     assert not (model / "qkedit-plugins.json").exists()
-    assert qkedit("detach", "--model", model).stdout == "Nothing was attached.\n"
+    assert qkedit("plugins", "remove", "--model", model).stdout == "Nothing was attached.\n"
 
 
 def test_relative_depth_holds_from_anywhere(model: Path, depth: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(depth.parent)
-    assert qkedit("attach", "dscr", "--depth", "depth.npy", "--model", model).code == 0
-    (plugin,) = qkedit("plugins", model, "--json").document["attached"]
+    assert qkedit("plugins", "add", "dscr", "--depth", "depth.npy", "--model", model).code == 0
+    (plugin,) = qkedit("plugins", "list", model, "--json").document["attached"]
     assert plugin["options"]["depth"] == str(depth)
 
 
@@ -94,7 +94,7 @@ def test_published_layers_are_written_down(model: Path, tmp_path: Path) -> None:
     published.mkdir()
     config["text_config"]["num_hidden_layers"] = 32
     (published / "config.json").write_text(json.dumps(config))
-    attached = qkedit("attach", "scr", "--diagnosis", "3", "--model", published, "--json").document
+    attached = qkedit("plugins", "add", "scr", "--diagnosis", "3", "--model", published, "--json").document
     assert attached["plugins"] == [{"name": "scr", "options": {"layers": "0-11", "diagnosis": "3"}}]
 
 
@@ -113,7 +113,7 @@ def test_published_layers_are_written_down(model: Path, tmp_path: Path) -> None:
     ],
 )
 def test_attaching_what_does_not_fit(model: Path, words: tuple[str, ...], sentence: str) -> None:
-    result = qkedit("attach", *words, "--model", model)
+    result = qkedit("plugins", "add", *words, "--model", model)
     assert result.code == 2
     assert sentence in result.sentence()
     assert not (model / "qkedit-plugins.json").exists()
@@ -121,7 +121,7 @@ def test_attaching_what_does_not_fit(model: Path, words: tuple[str, ...], senten
 
 @pytest.mark.parametrize("name", ["qwen2-vl", "org/name", "demo", "no/such/directory"])
 def test_only_directories_of_the_users(name: str) -> None:
-    for words in (("attach", "scr"), ("detach",)):
+    for words in (("plugins", "add", "scr"), ("plugins", "remove")):
         result = qkedit(*words, "--model", name)
         assert result.code == 2
         assert "no directory" in result.sentence()
@@ -133,17 +133,17 @@ def test_models_without_a_grid_are_refused(tmp_path: Path) -> None:
     for family, code, words in (("mllama", 1, "cross-attention layers"), ("llama", 1, "not known")):
         directory = tmp_path / family
         tiny_models.config(family).save_pretrained(directory)
-        result = qkedit("attach", "scr", "--model", directory)
+        result = qkedit("plugins", "add", "scr", "--model", directory)
         assert result.code == code
         assert words in result.sentence()
         assert os.listdir(directory) == ["config.json"]
 
 
 def test_what_there_is() -> None:
-    listed = qkedit("plugins", "--json").document["plugins"]
+    listed = qkedit("plugins", "list", "--json").document["plugins"]
     assert [plugin["name"] for plugin in listed] == ["scr", "dscr"]
     assert {"name": "blend", "values": "a number", "default": 1.0} in listed[1]["options"]
-    assert "lost_cells" in qkedit("plugins").stdout
+    assert "lost_cells" in qkedit("plugins", "list").stdout
 
 
 def test_answers_side_by_side(model: Path, tmp_path: Path, image: Path, depth: Path) -> None:
@@ -162,7 +162,7 @@ def test_answers_side_by_side(model: Path, tmp_path: Path, image: Path, depth: P
     assert "dscr:depth=" in header
 
     # Plug-ins beside the weights are no part of what verify compares with the base.
-    assert qkedit("attach", "scr", "--model", edited).code == 0
+    assert qkedit("plugins", "add", "scr", "--model", edited).code == 0
     assert qkedit("verify", edited).code == 0
     assert qkedit("generate", model, "--image", image, "--compare", *SHORT).code == 2
 
@@ -170,12 +170,12 @@ def test_answers_side_by_side(model: Path, tmp_path: Path, image: Path, depth: P
 def test_an_edited_copy_takes_the_plugins_along_where_asked(tmp_path: Path) -> None:
     model, edited = tmp_path / "model", tmp_path / "edited"
     shutil.copytree(demo_checkpoint(), model)
-    assert qkedit("attach", "scr", "--model", model).code == 0
+    assert qkedit("plugins", "add", "scr", "--model", model).code == 0
     assert qkedit("steer", model, "--layers", "2-5", "--out", edited, "--quiet", "--keep-plugins").code == 0
-    (plugin,) = qkedit("plugins", edited, "--json").document["attached"]
+    (plugin,) = qkedit("plugins", "list", edited, "--json").document["attached"]
     assert plugin["name"] == "scr"
     assert qkedit("verify", edited, "--base", model).code == 0
-    assert qkedit("detach", "--model", edited).code == 0
+    assert qkedit("plugins", "remove", "--model", edited).code == 0
     assert qkedit("verify", edited, "--base", model).code == 0
 
 
@@ -226,8 +226,8 @@ def test_depth_that_blurs_the_image_is_warned_of(image: Path, depth: Path) -> No
 
 def test_coherence(image: Path, depth: Path, tmp_path: Path) -> None:
     picture = tmp_path / "keys.png"
-    request = ("coherence", "demo", "--image", image, "--device", "cpu", "--dtype", "float32")
-    result = qkedit(*request, "--plugin", f"dscr:depth={depth},layers=4-7", "--picture", picture, "--json")
+    request = ("kv-coherence", "demo", "--image", image, "--device", "cpu", "--dtype", "float32")
+    result = qkedit(*request, "--plugin", f"dscr:depth={depth},layers=4-7", "--plot", picture, "--json")
     rows = result.document["layers"]
     assert [row["layer"] for row in rows] == list(range(8))
     assert len(rows[3]["before"]["coherence_by_head"]) == 2
@@ -244,7 +244,7 @@ def test_coherence(image: Path, depth: Path, tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         ((), "no image is given"),
-        (("--image", "IMAGE", "--picture", "keys.png", "--layer", "8"), "layer 8 has no keys"),
+        (("--image", "IMAGE", "--plot", "keys.png", "--layer", "8"), "layer 8 has no keys"),
     ],
 )
 def test_coherence_that_cannot_be_measured(
@@ -252,7 +252,7 @@ def test_coherence_that_cannot_be_measured(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     given = [str(image) if argument == "IMAGE" else argument for argument in arguments]
-    result = qkedit("coherence", "demo", "--device", "cpu", *given)
+    result = qkedit("kv-coherence", "demo", "--device", "cpu", *given)
     assert result.code == 2
     assert sentence in result.stderr.splitlines()[-1]
     assert os.listdir(tmp_path) == []
@@ -284,9 +284,9 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_model_is_loaded(
         monkeypatch.setattr("qkedit.report.pictures.find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.png").mkdir()
-    result = qkedit("coherence", "demo", "--device", "cpu", "--image", image, "--picture", picture)
+    result = qkedit("kv-coherence", "demo", "--device", "cpu", "--image", image, "--plot", picture)
     assert result.code == code
-    assert result.sentence().startswith("--picture: ")
+    assert result.sentence().startswith("--plot: ")
     assert sentence in result.sentence()
     assert os.listdir(tmp_path) == ["folder.png"]
 
@@ -300,7 +300,7 @@ def test_an_earlier_picture_stays_until_the_new_one_is_whole(
     picture = tmp_path / "keys.png"
     picture.write_bytes(b"earlier")
     monkeypatch.setattr(Path, "replace", fail)
-    result = qkedit("coherence", "demo", "--device", "cpu", "--image", image, "--picture", picture)
+    result = qkedit("kv-coherence", "demo", "--device", "cpu", "--image", image, "--plot", picture)
     assert result.code == 1
     assert "no space left on device" in result.stderr.splitlines()[-1]
     assert os.listdir(tmp_path) == ["keys.png"]

@@ -90,12 +90,12 @@ def test_no_command_runs_it_or_asks(stranger: Path, proof: Path, image: Path, tm
         ["eval", stranger, *asks],
         ["serve", stranger, "--port", "0"],
         ["drift", stranger, "--base", stranger, "--images", image],
-        ["coherence", stranger, "--image", image],
+        ["kv-coherence", stranger, "--image", image],
     ]
     for command in commands:
         run = qkedit(*command, "--device", "cpu")
         assert (run.code, ASKED in run.sentence()) == (1, True), run.stderr
-    attached = qkedit("attach", "scr", "--model", stranger)
+    attached = qkedit("plugins", "add", "scr", "--model", stranger)
     assert (attached.code, "Python code of its own" in attached.sentence()) == (1, True)
     assert "--trust-remote-code" not in attached.stderr  # which that command does not have
     assert not proof.exists()

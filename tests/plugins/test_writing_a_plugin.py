@@ -58,7 +58,7 @@ def picture(scenes: Path) -> Path:
 def test_the_page_has_one_of_each_kind_and_the_commands_it_names() -> None:
     assert set(FILES) == {"image_plugins/dim.py", "image_plugins/brief.py"}
     assert sum(text.count("\n") for text in FILES.values()) < 150
-    listed = {plugin["name"]: plugin["options"] for plugin in run("plugins", "--json").document["plugins"]}
+    listed = {plugin["name"]: plugin["options"] for plugin in run("plugins", "list", "--json").document["plugins"]}
     assert [option["name"] for option in listed["dim"]] == ["layers", "factor"]
     assert [option["name"] for option in listed["brief"]] == ["strength"]
 

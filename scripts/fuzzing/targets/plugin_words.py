@@ -1,4 +1,4 @@
-"""The grammar of `--plugin` and of `attach`'s words."""
+"""The grammar of `--plugin` and of the words of `plugins add`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PluginWords(Target):
     """Parses words and makes the plug-ins they name."""
 
     name = "plugin-words"
-    subject = "`--plugin NAME:key=value` and the words of `attach`"
+    subject = "`--plugin NAME:key=value` and the words of `plugins add`"
     seconds = 5.0
 
     def prepare(self) -> None:

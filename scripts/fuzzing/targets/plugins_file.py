@@ -38,7 +38,7 @@ class PluginsFile(Target):
         return mutated_json(SEED, random)
 
     def check(self, given: bytes) -> Outcome:
-        """Do what `qkedit plugins`, `attach` and a load do."""
+        """Do what `qkedit plugins list`, `plugins add` and a load do."""
         sandbox = Sandbox(self.work / "case")
         model = sandbox.directory / "model"
         model.mkdir()

@@ -191,7 +191,7 @@ def _print_plan(
     from rich.text import Text
 
     from qkedit.checkpoint.io.ownership import shown
-    from qkedit.cli.plan_words import plan_in_words
+    from qkedit.cli.commands.edit.plan_words import plan_in_words
     from qkedit.report.fitting_table import FittingTable
     from qkedit.report.terminal_text import on_one_line
     from qkedit.selection import describe

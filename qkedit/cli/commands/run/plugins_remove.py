@@ -1,4 +1,4 @@
-"""`qkedit detach`: run a model without a plug-in again."""
+"""`qkedit plugins remove`: run a model without a plug-in again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qkedit.cli.plugin_options import DirectoryOption
 from qkedit.errors import UsageError
 
 
-def detach(
+def plugins_remove(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="PLUGIN", help="Which; all of them if none is named.")
     ] = None,
@@ -24,9 +24,9 @@ def detach(
 ) -> None:
     """Remove plug-ins from the file beside a model's weights.
 
-    Example: qkedit detach scr --model ./llava-1.5-7b-hf
+    Example: qkedit plugins remove scr --model ./llava-1.5-7b-hf
     """
-    with command("detach", as_json=json, quiet=quiet, debug=debug) as output:
+    with command("plugins remove", as_json=json, quiet=quiet, debug=debug) as output:
         from qkedit.plugins.config_file import attached_to, detach_from, users_directory
 
         if model is None:

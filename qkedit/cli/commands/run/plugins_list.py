@@ -1,4 +1,4 @@
-"""`qkedit plugins`: which plug-ins there are, and which are attached to a model."""
+"""`qkedit plugins list`: which plug-ins there are, and which are attached to a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qkedit.cli.output import aligned, command
 from qkedit.cli.plugin_options import spelled
 
 
-def plugins(
+def plugins_list(
     context: typer.Context,
     argument: options.ModelArgument = None,
     model: options.ModelOption = None,
@@ -20,9 +20,9 @@ def plugins(
 ) -> None:
     """List the plug-ins and their options, or those attached to a model.
 
-    Example: qkedit plugins ./llava-1.5-7b-hf
+    Example: qkedit plugins list ./llava-1.5-7b-hf
     """
-    with command("plugins", as_json=json, quiet=quiet, debug=debug) as output:
+    with command("plugins list", as_json=json, quiet=quiet, debug=debug) as output:
         from pathlib import Path
 
         from qkedit.errors import UsageError

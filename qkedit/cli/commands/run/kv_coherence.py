@@ -1,4 +1,4 @@
-"""`qkedit coherence`: how much a model's keys form a picture, before and after plug-ins."""
+"""`qkedit kv-coherence`: how much a model's keys form a picture, before and after plug-ins."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Measured:
     chat_template: Mapping[str, Any] | None
 
 
-def coherence(
+def kv_coherence(
     context: typer.Context,
     argument: options.ModelArgument = None,
     model: options.ModelOption = None,
@@ -52,11 +52,14 @@ def coherence(
     image: ImagesOption = None,
     prompt: PromptOption = CAPTION_PROMPT,
     plugin: PluginsOption = None,
+    plot: Annotated[
+        Path | None, options.flag("--plot", help="Write keys over the image to this .png, .svg or .pdf.")
+    ] = None,
     picture: Annotated[
-        Path | None, options.flag("--picture", help="Write keys over the image to this .png, .svg or .pdf.")
+        Path | None, options.flag("--picture", help="The same as --plot, by its old name.", hidden=True)
     ] = None,
     layer: Annotated[
-        int | None, options.flag("--layer", help="Of the picture; by default the middle one.", min=0)
+        int | None, options.flag("--layer", help="Of the plot; by default the middle one.", min=0)
     ] = None,
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -72,9 +75,9 @@ def coherence(
     KV-coherence is the mean cosine of keys side by side minus that of all pairs; entropy is that of the norms of image
     tokens, in nats.
 
-    Example: qkedit coherence ./llava-1.5-7b-hf --image street.jpg --plugin dscr --picture keys.png
+    Example: qkedit kv-coherence ./llava-1.5-7b-hf --image street.jpg --plugin dscr --plot keys.png
     """
-    with command("coherence", as_json=json, quiet=quiet, debug=debug) as output:
+    with command("kv-coherence", as_json=json, quiet=quiet, debug=debug) as output:
         from qkedit.report.pictures import check_picture
         from qkedit.runtime.generation import load
         from qkedit.steering.engine.device import choose_device
@@ -84,7 +87,10 @@ def coherence(
         if not image:
             raise UsageError("no image is given", where="--image", remedy="give a picture")
         if picture is not None:
-            check_picture(picture, "--picture")
+            output.warn("--picture is now --plot; the old name works until version 1.0")
+            plot = plot or picture
+        if plot is not None:
+            check_picture(plot, "--plot")
         pictures = [read_image(file) for file in image]
         loaded = load(
             name,
@@ -96,8 +102,8 @@ def coherence(
         )
         before = _measured(loaded, pictures, prompt, ())
         after = _measured(loaded, pictures, prompt, plugins) if plugins else None
-        write = None if picture is None else _picture(picture, layer, before, after, pictures[0], name, plugins)
-        _print(output, name, plugins, before, after, {} if picture is None or write is None else {picture: write})
+        files = {} if plot is None else {plot: _keys_plot(plot, layer, before, after, pictures[0], name, plugins)}
+        _print(output, name, plugins, before, after, files)
 
 
 def _measured(
@@ -151,7 +157,8 @@ def _print(
             "image_tokens": before.cells,
             "chat_template": before.chat_template,
             "layers": rows,
-            "picture": next(map(str, files), None),
+            "plot": next(map(str, files), None),
+            "picture": next(map(str, files), None),  # its old name
         },
         Group(table, "", *lines),
         files,
@@ -170,8 +177,8 @@ def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _picture(
-    picture: Path,
+def _keys_plot(
+    plot: Path,
     layer: int | None,
     before: _Measured,
     after: _Measured | None,
@@ -196,6 +203,4 @@ def _picture(
     panels = [("keys", colours[0])]
     if after is not None:
         panels.append((f"keys with {' + '.join(plugin.name for plugin in plugins)}", colours[1]))
-    return lambda: write_file(
-        picture, keys_picture(panels, image, f"{model}, layer {chosen}", picture_format(picture))
-    )
+    return lambda: write_file(plot, keys_picture(panels, image, f"{model}, layer {chosen}", picture_format(plot)))

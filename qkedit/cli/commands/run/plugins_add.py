@@ -1,4 +1,4 @@
-"""`qkedit attach`: write which plug-ins a model is run with beside its weights."""
+"""`qkedit plugins add`: write which plug-ins a model is run with beside its weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qkedit.plugins.settings import PluginSettings
 
 
-def attach(
+def plugins_add(
     words: Annotated[
         list[str] | None,
         typer.Argument(
@@ -35,11 +35,11 @@ def attach(
     """Write which plug-ins a model is run with beside its weights.
 
     The weights stay untouched and other tools ignore the file, qkedit-plugins.json. A plug-in that is attached
-    already gets the new options. `qkedit plugins` lists all options.
+    already gets the new options. `qkedit plugins list` lists all options.
 
-    Example: qkedit attach scr --layers 0-11 --model ./llava-1.5-7b-hf
+    Example: qkedit plugins add scr --layers 0-11 --model ./llava-1.5-7b-hf
     """
-    with command("attach", as_json=json, quiet=quiet, debug=debug) as output:
+    with command("plugins add", as_json=json, quiet=quiet, debug=debug) as output:
         from qkedit.plugins.config_file import PLUGINS_FILE, attach_to, users_directory
         from qkedit.plugins.paper_defaults import with_published
         from qkedit.plugins.settings import parse_words, with_absolute_paths

@@ -1,0 +1,33 @@
+"""Names that commands had before: they still work, with a warning that says the new one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qkedit.cli.command_table import COMMANDS, GROUPS
+
+RENAMED = {"attach": "plugins add", "detach": "plugins remove", "coherence": "kv-coherence"}
+# What a group alone stands for: `qkedit plugins ./model` lists.
+BY_DEFAULT = {"plugins": "list"}
+
+
+def in_todays_words(words: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return a command line with today's name of its command, and a warning where it had an old one."""
+    place = next((place for place, word in enumerate(words) if not word.startswith("-")), None)
+    if place is None:
+        return list(words), None
+    before, command, rest = list(words[:place]), words[place], list(words[place + 1 :])
+    if command in RENAMED:
+        warning = f"`qkedit {command}` is now `qkedit {RENAMED[command]}`; the old name works until version 1.0"
+        return [*before, *RENAMED[command].split(), *rest], warning
+    if command in GROUPS and not (rest and (f"{command} {rest[0]}" in COMMANDS or rest[0] in ("-h", "--help"))):
+        return [*before, command, BY_DEFAULT[command], *rest], None
+    return list(words), None
+
+
+def section_of(key: str) -> str | None:
+    """Return the command that a section of a settings file is for, by its name of today or of before."""
+    name = key.replace(" ", "-")
+    if name in BY_DEFAULT:
+        return f"{name} {BY_DEFAULT[name]}"
+    return RENAMED.get(name) or next((command for command in COMMANDS if command.replace(" ", "-") == name), None)
