@@ -13,7 +13,9 @@ from tests.paths import ROOT
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("families_document", ROOT / "scripts/families_document.py")
+    specification = importlib.util.spec_from_file_location(
+        "families_document", ROOT / "scripts/documents/families_document.py"
+    )
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
@@ -26,4 +28,4 @@ def test_the_document_is_not_stale(script: ModuleType) -> None:
     # With another version of transformers the rows must be the same; the version is that of the last full test.
     version = re.search(r"Tested with transformers (\S+)\.\s", text)
     assert version is not None
-    assert text == script.document(version[1]), "run python scripts/families_document.py"
+    assert text == script.document(version[1]), "run python scripts/documents/families_document.py"

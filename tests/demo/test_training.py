@@ -26,7 +26,7 @@ TINY += ["--language-batch", "32", "--held-out", "8", "--threads", "1"]
 @pytest.fixture(scope="module", autouse=True)
 def scripts_on_the_path() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
+        patch.syspath_prepend(str(SCRIPTS / "demo_model"))
         yield
 
 
@@ -108,7 +108,7 @@ def test_a_run_that_stopped_ends_as_one_that_did_not(tmp_path: Path, monkeypatch
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Any]:
-    return json.loads((SCRIPTS / "demo_training" / "record.json").read_text(encoding="utf-8"))
+    return json.loads((SCRIPTS / "demo_model" / "demo_training" / "record.json").read_text(encoding="utf-8"))
 
 
 def test_the_shipped_weights_are_the_recorded_ones(record: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from tests.steering.checkpoints import weights, write
 def test_the_document_names_every_view(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.syspath_prepend(str(SCRIPTS / "benchmarks"))
     script = load_script("benchmark_inspect")
     asked: list[list[str]] = []
 

@@ -12,8 +12,8 @@ SCRIPTS = ROOT / "scripts"
 
 
 def load_script(name: str) -> ModuleType:
-    """Import `scripts/NAME.py` as a module, without running its `main`."""
-    spec = importlib.util.spec_from_file_location(f"scripts_{name}", SCRIPTS / f"{name}.py")
+    """Import `NAME.py`, wherever below `scripts/` it stands, as a module, without running its `main`."""
+    spec = importlib.util.spec_from_file_location(f"scripts_{name}", next(SCRIPTS.rglob(f"{name}.py")))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -9,7 +9,9 @@ from tests.scripts.loading import load_script
 
 def test_the_document_is_not_stale() -> None:
     script = load_script("api_document")
-    assert (ROOT / "docs" / "api.md").read_text("utf-8") == script.document(), "run python scripts/api_document.py"
+    assert (ROOT / "docs" / "api.md").read_text("utf-8") == script.document(), (
+        "run python scripts/documents/api_document.py"
+    )
 
 
 def test_every_public_name_is_in_a_chapter() -> None:

@@ -64,7 +64,15 @@ def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     reports = tmp_path_factory.mktemp("reports")
     json_file, markdown_file = reports / "benchmark.json", reports / "benchmark.md"
     before = digests(checkpoint.parent)
-    command = [sys.executable, SCRIPTS / "benchmark.py", checkpoint, "--layers", "1-2", "--k", str(MODES)]
+    command = [
+        sys.executable,
+        SCRIPTS / "benchmarks" / "benchmark.py",
+        checkpoint,
+        "--layers",
+        "1-2",
+        "--k",
+        str(MODES),
+    ]
     command += ["--repeats", "1", "--threads", "1", "--cold", "--dense"]
     command += ["--json", json_file, "--markdown", markdown_file]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -81,7 +89,7 @@ def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture
 def benchmarking(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     """Import a module of the package that lies beside the script, by its name."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.syspath_prepend(str(SCRIPTS / "benchmarks"))
     return lambda name: import_module(f"benchmarking.{name}")
 
 

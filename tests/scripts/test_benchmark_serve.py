@@ -26,7 +26,7 @@ def answer(body: bytes) -> None:
 
 
 def test_every_request_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS))  # as Python itself does for a script
+    monkeypatch.syspath_prepend(str(SCRIPTS / "benchmarks"))  # as Python itself does for a script
     load_script("benchmark_serve")
     from benchmarking.malformed import malformed  # type: ignore[import-not-found]
     from benchmarking.servers import png, question  # type: ignore[import-not-found]
@@ -41,7 +41,7 @@ def test_every_request_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.syspath_prepend(str(SCRIPTS / "benchmarks"))
     script = load_script("benchmark_serve")
     trial = {"count": 9, "seconds": 1.25, "outcome": {"status 413": 9}, "before": 5_000_000, "after": 6_000_000}
     timings = {

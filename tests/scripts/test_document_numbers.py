@@ -18,7 +18,7 @@ def script() -> ModuleType:
 def test_no_number_is_stale(script: ModuleType) -> None:
     for file in script.documents():
         text = file.read_text("utf-8")
-        assert text == script.written(file, text), "run python scripts/document_numbers.py"
+        assert text == script.written(file, text), "run python scripts/documents/document_numbers.py"
 
 
 def test_no_count_of_families_or_aliases_stands_unmarked(script: ModuleType) -> None:

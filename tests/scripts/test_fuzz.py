@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -45,9 +44,10 @@ NAMES = (
 @pytest.fixture(scope="module", autouse=True)
 def scripts() -> Iterator[None]:
     """The scripts' packages, as the interpreter finds them beside a script."""
-    sys.path.insert(0, str(SCRIPTS))
-    yield
-    sys.path.remove(str(SCRIPTS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPTS)
+        patch.syspath_prepend(SCRIPTS / "benchmarks")  # as the script itself does
+        yield
 
 
 def fuzzing(name: str) -> ModuleType:

@@ -34,7 +34,7 @@ FORTY = ExamRange(40, seed=5)
 @pytest.fixture
 def document(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
     """Import a module of the script's own."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))  # as Python itself does for a script
+    monkeypatch.syspath_prepend(str(SCRIPTS / "documents"))  # as Python itself does for a script
     yield lambda name: import_module(f"laboratory_document.{name}")
     for name in [name for name in sys.modules if name.startswith("laboratory_document")]:
         del sys.modules[name]
@@ -144,7 +144,9 @@ def test_the_document_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     )
     script.main()
     text = (tmp_path / "docs" / "laboratory.md").read_text()
-    for heading in re.findall(r"^## .*$", (SCRIPTS / "laboratory_document" / "laboratory.md").read_text(), re.M):
+    for heading in re.findall(
+        r"^## .*$", (SCRIPTS / "documents" / "laboratory_document" / "laboratory.md").read_text(), re.M
+    ):
         assert heading in text
     assert "$" not in text
     pictures = re.findall(r"\(images/(laboratory-\w+\.png)\)", text)

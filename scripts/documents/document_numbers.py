@@ -1,7 +1,7 @@
 """Write numbers that the code knows into marked places of the documents.
 
-    python scripts/document_numbers.py            write them
-    python scripts/document_numbers.py --check    exit with 1 if one is stale
+    python scripts/documents/document_numbers.py            write them
+    python scripts/documents/document_numbers.py --check    exit with 1 if one is stale
 
 A marked place is `<!--families-->40<!--/-->`; no reader of the page sees the marks.
 """
@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import qkedit  # noqa: E402
@@ -57,7 +57,7 @@ def main() -> int:
     stale = [file for file in documents() if written(file, text := file.read_text("utf-8")) != text]
     if "--check" in sys.argv[1:]:
         for file in stale:
-            print(f"{file.relative_to(ROOT)} is stale: run python scripts/document_numbers.py")
+            print(f"{file.relative_to(ROOT)} is stale: run python scripts/documents/document_numbers.py")
         return 1 if stale else 0
     for file in stale:
         file.write_text(written(file, file.read_text("utf-8")), encoding="utf-8")

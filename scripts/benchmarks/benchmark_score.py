@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Measure `qkedit score` on many answers: seconds and peak memory of the whole process, one benchmark after another.
 
-    python scripts/benchmark_score.py --markdown score.md
-    python scripts/benchmark_score.py --data ./benchmarks --markdown score.md   # CHAIR and AMBER too
+    python scripts/benchmarks/benchmark_score.py --markdown score.md
+    python scripts/benchmarks/benchmark_score.py --data ./benchmarks --markdown score.md   # CHAIR and AMBER too
 
 Questions and answers are made up in each benchmark's own format: the rules do the same work whatever the images are.
 CHAIR and AMBER need their published files, below --data, and the extra `qkedit[caption]`; AMBER has 15,220 questions

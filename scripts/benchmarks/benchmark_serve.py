@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Measure what `qkedit serve` costs beside plain `transformers serve`, and what it bears.
 
-    python scripts/benchmark_serve.py
-    python scripts/benchmark_serve.py --model ./llava-1.5-7b-hf --image street.jpg --device cuda --tokens 64
+    python scripts/benchmarks/benchmark_serve.py
+    python scripts/benchmarks/benchmark_serve.py --model ./llava-1.5-7b-hf --image street.jpg --device cuda --tokens 64
 
 In one run, on one machine:
 

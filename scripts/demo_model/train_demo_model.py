@@ -5,8 +5,8 @@ Two stages: the vision tower learns which kinds of objects each patch shows, the
 captions and short questions. The run is a function of its settings, the library versions and the machine's
 arithmetic; it saves its state every few minutes and goes on from there when it is started again.
 
-    python scripts/train_demo_model.py --work /tmp/demo-training                 # train; resumes
-    python scripts/train_demo_model.py --work /tmp/demo-training --install       # and replace the shipped checkpoint
+    python scripts/demo_model/train_demo_model.py --work /tmp/demo             # train; resumes
+    python scripts/demo_model/train_demo_model.py --work /tmp/demo --install   # and replace the shipped checkpoint
 """
 
 from __future__ import annotations

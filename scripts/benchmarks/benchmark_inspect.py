@@ -2,7 +2,7 @@
 """Measure `qkedit inspect` on a checkpoint, beside reading its bytes and the mathematics of `steer`.
 
     python scripts/make_checkpoint.py --shape qwen2-vl-7b --out ./qwen2-vl-7b-shaped
-    python scripts/benchmark_inspect.py ./qwen2-vl-7b-shaped --markdown inspect.md
+    python scripts/benchmarks/benchmark_inspect.py ./qwen2-vl-7b-shaped --markdown inspect.md
 
 Prints Markdown with the machine named. Each view is a process of its own, with its peak memory; reading and the
 mathematics of `steer` on the same layers are measured alone, and so is `import torch`. All take turns. A quiet machine

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Measure what steering, SCR and DSCR do to the miniature model, and write docs/laboratory.md.
 
-    python scripts/laboratory.py --work /tmp/laboratory
+    python scripts/documents/laboratory.py --work /tmp/laboratory
 
 Everything is seeded and the sweep's results are kept in the work directory, so a run that was broken off goes on. What
 counts as supported or contradicted is fixed in laboratory_document/claims.py, before any result.
@@ -18,7 +18,6 @@ from functools import cache
 from pathlib import Path
 from string import Template
 
-from benchmarking.machine import describe_machine
 from laboratory_document import render, spectra
 from laboratory_document.claims import contrasts
 
@@ -40,7 +39,12 @@ from qkedit.runtime.generation import directory_of
 from qkedit.selection import describe
 from qkedit.steering.options import SteerOptions
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts" / "benchmarks"))
+
+from benchmarking.machine import describe_machine  # noqa: E402
+
+DOCS = ROOT / "docs"
 TEMPLATE = Path(__file__).resolve().parent / "laboratory_document" / "laboratory.md"
 SEEDS = 5
 # The demonstration, the sweep's two halves: three sets of scenes that share none.

@@ -1,6 +1,6 @@
 """Measure the choices that docs/method.md and docs/architecture.md give as reasons, at Qwen2-VL-7B shapes.
 
-    python scripts/measure_choices.py
+    python scripts/benchmarks/measure_choices.py
 
 * Gram products accumulated in float32 and in float64, and what each is true to;
 * the size of the pieces in which weights are converted;

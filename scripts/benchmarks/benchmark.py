@@ -2,7 +2,7 @@
 """Measure `qkedit steer` on a checkpoint: against `cp -r`, against the floor of each of its stations, in one run.
 
     python scripts/make_checkpoint.py --shape qwen2-vl-7b --out ./qwen2-vl-7b-shaped
-    python scripts/benchmark.py ./qwen2-vl-7b-shaped --layers 10-20 --json benchmark.json --markdown benchmark.md
+    python scripts/benchmarks/benchmark.py ./qwen2-vl-7b-shaped --layers 10-20 --json b.json --markdown b.md
 
 Prints a Markdown document with the machine named, and writes the same as JSON and Markdown where asked to. For Linux;
 qkedit must be installed in the interpreter that runs this. A quiet machine is wanted: nothing here can correct for

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Draw the pictures of docs/demo.md: some scenes, what the model says of them, and how its training went.
 
-python scripts/demo_pictures.py                       # into docs/images
+python scripts/demo_model/demo_pictures.py                       # into docs/images
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers import LlavaForConditionalGeneration
 from qkedit.demo import demo_checkpoint
 from qkedit.demo.scenes import CAPTION_PROMPT, Scene, make_scenes, mentions
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SEED = 2_000_000
 
 
@@ -64,7 +64,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images", help="default: %(default)s")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    record = json.loads((ROOT / "scripts" / "demo_training" / "record.json").read_text(encoding="utf-8"))
+    record = json.loads(
+        (ROOT / "scripts" / "demo_model" / "demo_training" / "record.json").read_text(encoding="utf-8")
+    )
     scenes = list(make_scenes(8, SEED))
     model = LlavaForConditionalGeneration.from_pretrained(demo_checkpoint())
     captions = answers(model, [(scene, CAPTION_PROMPT) for scene in scenes])

@@ -1,7 +1,7 @@
 """Write docs/families.md: what qkedit finds in a tiny checkpoint of each family.
 
-    python scripts/families_document.py            write the file
-    python scripts/families_document.py --check    exit with 1 if it is stale
+    python scripts/documents/families_document.py            write the file
+    python scripts/documents/families_document.py --check    exit with 1 if it is stale
 
 Every line is read from a checkpoint that the tests edit and load, so nothing is listed that is not tested.
 """
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from qkedit.checkpoint.architecture.heads import AttentionStack  # noqa: E402
@@ -28,7 +28,7 @@ DOCUMENT = ROOT / "docs" / "families.md"
 HEADER = """\
 # Model families
 
-Written by `scripts/families_document.py` from the tiny checkpoints that the tests steer, load and run; do not edit.
+Written by `scripts/documents/families_document.py` from tiny checkpoints that the tests steer and run; do not edit.
 Tested with transformers {version}. A family with two names was saved under both: as published, and as current
 transformers names its modules. Other models with query and key projections in one of these forms are edited too:
 [adding a model](adding-a-model.md) tells when a record is needed.
@@ -96,7 +96,7 @@ def main() -> int:
     if "--check" in sys.argv[1:]:
         if DOCUMENT.read_text(encoding="utf-8") == text:
             return 0
-        print("docs/families.md is stale: run python scripts/families_document.py", file=sys.stderr)
+        print("docs/families.md is stale: run python scripts/documents/families_document.py", file=sys.stderr)
         return 1
     DOCUMENT.write_text(text, encoding="utf-8")
     return 0

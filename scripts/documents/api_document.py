@@ -1,7 +1,7 @@
 """Write docs/api.md from the docstrings of the public names.
 
-python scripts/api_document.py            write the file
-python scripts/api_document.py --check    exit with 1 if it is stale
+python scripts/documents/api_document.py            write the file
+python scripts/documents/api_document.py --check    exit with 1 if it is stale
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import qkedit  # noqa: E402
@@ -23,7 +23,8 @@ DOCUMENT = ROOT / "docs" / "api.md"
 HEADER = """\
 # Python API
 
-Written by `scripts/api_document.py` from the docstrings; do not edit. Everything here is imported from `qkedit`.
+Written by `scripts/documents/api_document.py` from the docstrings; do not edit. Everything here is imported from
+`qkedit`.
 """
 CHAPTERS = {
     "Edit checkpoints": ("steer", "plan", "apply", "verify", "diff", "Suppression", "SteerReport"),
@@ -97,7 +98,7 @@ def methods(found: type) -> Iterator[tuple[str, str]]:
 def main() -> None:
     if "--check" in sys.argv:
         if DOCUMENT.read_text("utf-8") != document():
-            sys.exit("docs/api.md is stale: run python scripts/api_document.py")
+            sys.exit("docs/api.md is stale: run python scripts/documents/api_document.py")
     else:
         DOCUMENT.write_text(document(), "utf-8")
 

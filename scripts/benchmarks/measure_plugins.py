@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Measure what plug-ins do to a model's states and keys: the tables of docs/plugins.md.
 
-    python scripts/measure_plugins.py
+    python scripts/benchmarks/measure_plugins.py
 
 * SCR: by layer the sum of the image tokens' norms with it, divided by that without, on the demo model's scenes;
 * DSCR's published kernel on a synthetic scene: how many tokens are mixed into one, and what variance is left;
@@ -33,7 +33,7 @@ from qkedit.plugins.dscr.mixing import Kernel, effective_tokens, mixed, mixing_w
 from qkedit.plugins.measures.kv_coherence import KeyCoherence
 from qkedit.runtime.generation import LoadedModel, load, request_inputs
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.plugins import tiny_requests
 from tests.plugins.dscr.dscr_requests import UNCROPPED, images_in, prompts_of, request_of
 

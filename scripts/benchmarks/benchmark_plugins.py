@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Measure what plug-ins cost: prefill and decoding apart, at several image sizes, against no plug-in, in one run.
 
-    python scripts/benchmark_plugins.py --shape small
-    python scripts/benchmark_plugins.py --shape 7b --device cuda --dtype bfloat16 --cells 24x24 36x36
+    python scripts/benchmarks/benchmark_plugins.py --shape small
+    python scripts/benchmarks/benchmark_plugins.py --shape 7b --device cuda --dtype bfloat16 --cells 24x24 36x36
 
 The model is a Qwen2-VL of the given shape with random weights, since weights do not change times. Per image size and
 plug-in, in turns so that a drift of the machine hits both sides of a ratio:
