@@ -1,12 +1,15 @@
-"""Find and read the YAML files in `configs/`, which ship with the package."""
+"""Find and read YAML records: those in `configs/`, which ship with the package, and others of their form."""
 
 from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qkedit.errors import QkeditError
+
+if TYPE_CHECKING:
+    import yaml
 
 
 @cache
@@ -18,20 +21,59 @@ def configuration_directory() -> Path:
 
 
 def read_configuration(*parts: str) -> Any:
-    """Parse one YAML file, by its path below `configs/`. Raises QkeditError if it is missing or no YAML."""
-    import yaml
-
+    """Parse one YAML file, by its path below `configs/`. Raises QkeditError if it is missing or not YAML."""
     path = configuration_directory().joinpath(*parts)
     try:
-        # libyaml, where PyYAML was built with it, takes a tenth of the time.
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise QkeditError(
-            f"cannot be read ({reason})", where=str(path), remedy="correct the file or install qkedit again"
-        ) from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(error, str(path)) from error
+    return parse_configuration(content, str(path))
+
+
+def parse_configuration(content: bytes, where: str) -> Any:
+    """Return what a YAML file of records holds.
+
+    Raises:
+        QkeditError: it is not UTF-8 or not YAML, or gives a key twice.
+    """
+    import yaml
+
+    try:
+        return yaml.load(content.decode("utf-8"), Loader=_record_loader())
+    # PyYAML's constructors raise what Python raises, for a tag that does not fit its value.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise _unreadable(error, where) from error
 
 
 def configuration_files(directory: str) -> tuple[str, ...]:
     """Names of the YAML files in one directory of `configs/`, sorted."""
     return tuple(sorted(path.name for path in (configuration_directory() / directory).glob("*.yaml")))
+
+
+def _unreadable(error: Exception, where: str) -> QkeditError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return QkeditError(f"cannot be read ({reason})", where=where, remedy="correct the file or install qkedit again")
+
+
+@cache
+def _record_loader() -> type[yaml.SafeLoader]:
+    import yaml
+
+    # libyaml, where PyYAML was built with it, takes a tenth of the time.
+    fastest: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class RecordLoader(fastest):
+        """A safe loader to which a key that is given twice is an error; to YAML's own, the last one counts."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys: set[str] = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in keys or key.value == "<<":
+                        problem = "merging is not taken" if key.value == "<<" else f"{key.value!r} stands there twice"
+                        raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                    keys.add(key.value)
+            made: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+            return made
+
+    return RecordLoader

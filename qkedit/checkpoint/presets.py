@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
+from qkedit.checkpoint.records import keyed, read_records, wrong
 from qkedit.configuration_files import configuration_files, read_configuration
-from qkedit.errors import QkeditError
 
 DEMO = "demo"  # the embedded checkpoint, which no alias may be called like
 ALIAS = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
@@ -41,9 +39,23 @@ class Preset:
     """One published model."""
 
     aliases: tuple[str, ...]
-    hub_id: str
-    layer_count: int  # of the language model
+    hub_id: str = keyed("hub")
+    layer_count: int = keyed("layers")  # of the language model
     scr: ScrLayers | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for names that cannot be told from others, and layers that the model does not have."""
+        for alias in self.aliases:
+            if not ALIAS.fullmatch(alias) or alias == DEMO:
+                raise ValueError(f"aliases must be lower-case names other than {DEMO!r}, not {alias!a}")
+        if not HUB_ID.fullmatch(self.hub_id):
+            raise ValueError(f"hub must be an id like org/name, not {self.hub_id!a}")
+        if self.layer_count < 1:
+            raise ValueError(f"layers must be a positive whole number, not {self.layer_count}")
+        for name in ("layers", "diagnosis") if self.scr is not None else ():
+            first, last = getattr(self.scr, name)
+            if not 0 <= first <= last < self.layer_count:
+                raise ValueError(f"scr.{name} must be in order and below {self.layer_count}, not [{first}, {last}]")
 
 
 @cache
@@ -63,7 +75,8 @@ def presets_by_alias() -> dict[str, Preset]:
     for preset in presets():
         for alias in preset.aliases:
             if alias in found:
-                raise _wrong(f"the alias {alias!r} is given twice", f"{found[alias].hub_id} and {preset.hub_id}")
+                where = f"configs/presets: {found[alias].hub_id} and {preset.hub_id}"
+                raise wrong(f"the alias {alias!r} is given twice", where)
             found[alias] = preset
     return found
 
@@ -83,62 +96,4 @@ def parse_presets(records: object, file: str) -> tuple[Preset, ...]:
     Raises:
         QkeditError: a key is missing or unknown, or a value is not of its kind.
     """
-    if not isinstance(records, list) or not records:
-        raise _wrong("is no list of records", file)
-    return tuple(_preset(record, f"{file}, record {number}") for number, record in enumerate(records, start=1))
-
-
-def _preset(record: object, where: str) -> Preset:
-    fields = _mapping(record, {"aliases", "hub", "layers"}, {"scr"}, where)
-    aliases, hub_id, layer_count = fields["aliases"], fields["hub"], fields["layers"]
-    if not isinstance(aliases, list) or not aliases or not all(map(_is_alias, aliases)):
-        raise _wrong(f"aliases must be a list of lower-case names other than {DEMO!r}, not {aliases!r}", where)
-    if not isinstance(hub_id, str) or not HUB_ID.fullmatch(hub_id):
-        raise _wrong(f"hub must be an id like org/name, not {hub_id!r}", where)
-    if not _is_count(layer_count) or layer_count == 0:
-        raise _wrong(f"layers must be a positive whole number, not {layer_count!r}", where)
-    scr = _scr(fields["scr"], layer_count, f"{where}, scr") if "scr" in fields else None
-    return Preset(tuple(aliases), hub_id, layer_count, scr)
-
-
-def _scr(record: object, layer_count: int, where: str) -> ScrLayers:
-    fields = _mapping(record, {"layers", "diagnosis"}, set(), where)
-    return ScrLayers(
-        layers=_layer_range(fields["layers"], layer_count, f"{where}, layers"),
-        diagnosis=_layer_range(fields["diagnosis"], layer_count, f"{where}, diagnosis"),
-    )
-
-
-def _layer_range(value: object, layer_count: int, where: str) -> LayerRange:
-    if not isinstance(value, list) or len(value) != 2 or not all(map(_is_count, value)):
-        raise _wrong(f"must be the first and the last layer, not {value!r}", where)
-    first, last = value
-    if not first <= last < layer_count:
-        raise _wrong(f"must be in order and below {layer_count}, not {value!r}", where)
-    return first, last
-
-
-def _mapping(record: object, required: set[str], optional: set[str], where: str) -> dict[str, Any]:
-    if not isinstance(record, dict):
-        raise _wrong(f"must have the keys {_listed(required | optional)}", where)
-    if missing := required - record.keys():
-        raise _wrong(f"lacks {_listed(missing)}", where)
-    if unknown := record.keys() - required - optional:
-        raise _wrong(f"has the unknown key {_listed(unknown)}", where)
-    return record
-
-
-def _listed(names: Iterable[object]) -> str:
-    return ", ".join(sorted(map(str, names)))
-
-
-def _is_alias(value: object) -> bool:
-    return isinstance(value, str) and ALIAS.fullmatch(value) is not None and value != DEMO
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _wrong(what: str, where: str) -> QkeditError:
-    return QkeditError(what, where=f"configs/presets: {where}", remedy="correct the record")
+    return read_records(Preset, records, f"configs/presets/{file}")

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from qkedit.checkpoint.architecture.heads import AttentionLayer
-from qkedit.checkpoint.architecture.schema import Decoder, decoders
-from qkedit.checkpoint.architecture.text_config import Settings
+from qkedit.checkpoint.architecture.library import architectures
+from qkedit.checkpoint.architecture.schema import Decoder, Rotation
+from qkedit.checkpoint.architecture.text_config import TextConfig
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.errors import CheckpointError, UnsupportedForm, UsageError
 from qkedit.spectral.rotary import RotaryPositions
@@ -36,20 +37,20 @@ def rotary_positions(checkpoint: Checkpoint, decoder_name: str, layer: Attention
         UnsupportedForm: no record says how the layer's positions rotate, or the rotary type is not known.
         CheckpointError: the config's numbers do not fit the head.
     """
-    if layer.rope == "none":
+    if layer.rope is Rotation.NONE:
         return None
-    decoder = next((record for record in decoders().values() if record.name == decoder_name), None)
-    if decoder is None:
+    decoder = architectures().decoders.get(decoder_name)
+    if decoder is None or layer.rope is Rotation.UNKNOWN:
         raise UnsupportedForm(
             "no record says how this model rotates positions",
             where=checkpoint.files.name,
-            remedy="look at it without --offset, or add a record to configs/decoders",
+            remedy="look at it without --offset, or say it in a record, as docs/adding-a-model.md shows",
         )
     return _positions(decoder, checkpoint.text_config, layer)
 
 
 def _positions(decoder: Decoder, text_config: dict[str, Any], layer: AttentionLayer) -> RotaryPositions:
-    values = Settings.of(decoder, text_config).for_layer(layer.index).values
+    values = TextConfig.of(decoder, text_config).for_layer(layer.index).values
     parameters = _parameters(values, layer.index)
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
     frequencies_of = _FREQUENCIES.get("default" if kind == "mrope" else kind)
@@ -67,12 +68,11 @@ def _positions(decoder: Decoder, text_config: dict[str, Any], layer: AttentionLa
             where="config.json",
             remedy="correct them, or look at the model without --offset",
         ) from error
-    multimodal = "multimodal" in layer.rope
     return RotaryPositions(
         layer.head_size,
         tuple(frequencies),
-        adjacent="interleaved" in layer.rope,
-        axes=_axes(parameters, values, len(frequencies)) if multimodal else (),
+        adjacent=layer.rope.is_interleaved,
+        axes=_axes(parameters, values, len(frequencies)) if layer.rope.is_multimodal else (),
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qkedit.checkpoint.architecture.heads import AttentionLayer
+from qkedit.checkpoint.architecture.schema import Rotation
 from qkedit.errors import UsageError
 from qkedit.inspection.positions import rotary_positions
 from qkedit.selection import describe
@@ -287,12 +288,12 @@ def _warnings(plan: SteerPlan, layers: tuple[LayerSpectra, ...], offset: Offset)
             f"{parts} of queries and keys bring {median(shares):.0%} of a logit's variance in the median head and "
             f"up to {max(shares):.0%} (inputs of unit variance): the product does not show that part"
         )
-    partial = [planned.layer for planned in plan.layers if "partial" in planned.layer.rope]
+    partial = [planned.layer for planned in plan.layers if planned.layer.rope.is_partial]
     if partial:
         yield (
             f"layers {describe([layer.index for layer in partial])} rotate only a part of each head's dimensions: "
             "the rest of the product is the same at every offset"
         )
-    unrotated = [planned.layer.index for planned in plan.layers if planned.layer.rope == "none"]
+    unrotated = [planned.layer.index for planned in plan.layers if planned.layer.rope is Rotation.NONE]
     if unrotated and offset != NO_OFFSET:
         yield f"layers {describe(unrotated)} have no positions: an offset changes nothing there"

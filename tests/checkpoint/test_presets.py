@@ -78,33 +78,32 @@ class TestSchema:
     @pytest.mark.parametrize(
         ("records", "message"),
         [
-            (None, "is no list of records"),
-            ({}, "is no list of records"),
-            ([], "is no list of records"),
-            (["x"], "must have the keys aliases, hub, layers, scr"),
+            (None, "is not a list of records"),
+            ({}, "is not a list of records"),
+            ([], "is not a list of records"),
+            (["x"], "is 'x', not a mapping with the keys aliases, hub, layers, scr"),
             ([RECORD, {"hub": "org/name"}], "record 2: lacks aliases, layers"),
-            ([RECORD | {"head": 3}], "record 1: has the unknown key head"),
+            ([RECORD | {"head": 3}], "record 1: has the unknown key 'head'; known are aliases, hub, layers, scr"),
             ([RECORD | {1: 3}], "has the unknown key 1"),
-            ([RECORD | {"aliases": "some-model"}], "aliases must be a list"),
-            ([RECORD | {"aliases": []}], "aliases must be a list"),
-            ([RECORD | {"aliases": ["Some"]}], "aliases must be a list of lower-case names"),
-            ([RECORD | {"aliases": ["a/b"]}], "aliases must be a list"),
+            ([RECORD | {"aliases": "some-model"}], "aliases: is 'some-model', not a list"),
+            ([RECORD | {"aliases": []}], "aliases: is [], not a list"),
+            ([RECORD | {"aliases": ["Some"]}], "aliases must be lower-case names"),
+            ([RECORD | {"aliases": ["a/b"]}], "aliases must be lower-case names"),
             ([RECORD | {"aliases": ["demo"]}], "other than 'demo'"),
-            ([RECORD | {"aliases": [3]}], "aliases must be a list"),
+            ([RECORD | {"aliases": [3]}], "aliases: is 3, not text"),
             ([RECORD | {"hub": "name"}], "hub must be an id like org/name, not 'name'"),
-            ([RECORD | {"hub": None}], "hub must be an id"),
+            ([RECORD | {"hub": None}], "hub: is None, not text"),
             ([RECORD | {"layers": 0}], "layers must be a positive whole number"),
-            ([RECORD | {"layers": "12"}], "layers must be a positive whole number"),
-            ([RECORD | {"layers": True}], "layers must be a positive whole number"),
-            ([RECORD | {"scr": None}], "scr: must have the keys diagnosis, layers"),
+            ([RECORD | {"layers": "12"}], "layers: is '12', not a whole number"),
+            ([RECORD | {"layers": True}], "layers: is True, not a whole number"),
             ([RECORD | {"scr": {"layers": [0, 3]}}], "scr: lacks diagnosis"),
-            ([RECORD | {"scr": SCR | {"layers": [0, 3, 4]}}], "layers: must be the first and the last layer"),
+            ([RECORD | {"scr": SCR | {"layers": [0, 3, 4]}}], "layers: is [0, 3, 4], not a list of 2"),
             ([RECORD | {"scr": SCR | {"layers": [4, 3]}}], "must be in order and below 12"),
-            ([RECORD | {"scr": SCR | {"diagnosis": [4, 12]}}], "diagnosis: must be in order and below 12"),
+            ([RECORD | {"scr": SCR | {"diagnosis": [4, 12]}}], "scr.diagnosis must be in order and below 12"),
         ],
     )
     def test_a_wrong_record_is_named(self, records: object, message: str) -> None:
-        with pytest.raises(QkeditError, match=r"^configs/presets: some\.yaml") as error:
+        with pytest.raises(QkeditError, match=r"^configs/presets/some\.yaml") as error:
             parse_presets(records, "some.yaml")
         assert message in str(error.value)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qkedit.checkpoint.architecture.heads import AttentionLayer, AttentionStack, HeadNorm, HeadRows
-from qkedit.checkpoint.architecture.schema import decoders, families
+from qkedit.checkpoint.architecture.library import architectures
 
 
 def describe_stack(stack: AttentionStack) -> dict[str, Any]:
@@ -28,9 +28,12 @@ def known_families() -> list[dict[str, Any]]:
 
     Many families are built on decoders of others; the one named here is that of a config which names none.
     """
+    known = architectures()
     rows = []
-    for family in sorted(families(), key=lambda family: family.name.casefold()):
-        decoder = decoders()[family.decoder]
+    for family in sorted(known.families.values(), key=lambda family: family.name.casefold()):
+        decoder = known.decoder_of(family.decoder)
+        assert decoder is not None  # the library has checked it
+        origin = known.origin(family)
         rows.append(
             {
                 "family": family.name,
@@ -38,8 +41,9 @@ def known_families() -> list[dict[str, Any]]:
                 "vision": family.vision,
                 "decoder": decoder.name,
                 "layouts": list(decoder.layouts),
-                "norm": decoder.norm.kind if decoder.norm else None,
-                "rope": decoder.rope,
+                "norm": decoder.norm.kind.value if decoder.norm else None,
+                "rope": decoder.rope.value,
+                "record": origin.file if origin else None,
             }
         )
     return rows
@@ -59,7 +63,7 @@ def _describe_layer(layer: AttentionLayer) -> dict[str, Any]:
         "key_bias": layer.key_bias.tensor.name if layer.key_bias else None,
         "query_norm": _describe_norm(layer.query_norm),
         "key_norm": _describe_norm(layer.key_norm),
-        "rope": layer.rope,
+        "rope": layer.rope.value,
     }
 
 
@@ -88,7 +92,7 @@ def _describe_norm(norm: HeadNorm | None) -> dict[str, Any] | None:
     if norm is None:
         return None
     return {
-        "kind": norm.kind,
+        "kind": norm.kind.value,
         "gain": norm.gain.tensor.name if norm.gain else None,
         "shift": norm.shift.tensor.name if norm.shift else None,
         "across_heads": norm.across_heads,

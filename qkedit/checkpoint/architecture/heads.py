@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qkedit.checkpoint.architecture.schema import NormKind, Rotation
 from qkedit.checkpoint.io.header import TensorEntry
 
 
@@ -31,7 +32,7 @@ class HeadNorm:
         "l2"            y ↦ y / n                          no gains
     """
 
-    kind: str
+    kind: NormKind
     gain: HeadRows | None = None
     shift: HeadRows | None = None
     across_heads: bool = False  # n is taken over all heads together, so editing one head rescales the others
@@ -39,7 +40,7 @@ class HeadNorm:
     @property
     def name(self) -> str:
         """What reports call it: its kind, and over what n is taken where that is more than one head."""
-        return f"{self.kind} over all heads" if self.across_heads else self.kind
+        return f"{self.kind} over all heads" if self.across_heads else self.kind.value
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class AttentionLayer:
     key_bias: HeadRows | None = None
     query_norm: HeadNorm | None = None
     key_norm: HeadNorm | None = None
-    rope: str = "unknown"  # "rotary", "multimodal rotary" …; "none" for a layer without positions
+    rope: Rotation = Rotation.UNKNOWN
 
     @property
     def query_heads(self) -> int:

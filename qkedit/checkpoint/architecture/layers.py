@@ -11,10 +11,11 @@ import re
 from dataclasses import dataclass
 
 from qkedit.checkpoint.architecture.heads import AttentionLayer, AttentionStack, SkippedLayer
+from qkedit.checkpoint.architecture.library import architectures
 from qkedit.checkpoint.architecture.mlx import stored_by_mlx
 from qkedit.checkpoint.architecture.projections import Projections, understand_layer
-from qkedit.checkpoint.architecture.schema import Decoder, Family, Layout, decoders, families, layouts
-from qkedit.checkpoint.architecture.text_config import Settings
+from qkedit.checkpoint.architecture.schema import Decoder, Family, ProjectionLayout, Rotation
+from qkedit.checkpoint.architecture.text_config import TextConfig
 from qkedit.checkpoint.architecture.unsupported import (
     ADD_A_RECORD,
     refuse_encoder_decoder,
@@ -27,7 +28,7 @@ from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.errors import CheckpointError, UnsupportedForm
 
 # What a model without a record is taken for; its names and shapes must bear that out.
-UNKNOWN_DECODER = Decoder(name="unknown", layouts=("separate",), rope="unknown")
+UNKNOWN_DECODER = Decoder(name="unknown", layouts=("separate",), rope=Rotation.UNKNOWN, model_types=())
 # Modules that are in every layer and say nothing of why it has no self-attention.
 COMMON_MODULE = re.compile(r"norm|mlp|feed_forward|experts|router")
 
@@ -60,9 +61,9 @@ def attention_stack(checkpoint: Checkpoint, *, allow_text_only: bool = False) ->
     refuse_encoder_decoder(checkpoint)
     refuse_recorded_forms(checkpoint)
     family = _family(checkpoint)
-    decoder = decoders().get(_decoder_type(checkpoint, family), UNKNOWN_DECODER)
+    decoder = architectures().decoder_of(_decoder_type(checkpoint, family)) or UNKNOWN_DECODER
     layout, modules = _attention_modules(checkpoint, decoder)
-    settings = Settings.of(decoder, checkpoint.text_config)
+    settings = TextConfig.of(decoder, checkpoint.text_config)
     contents = _layer_contents(checkpoint, modules)
     layer_count = _checked_layer_count(settings, contents)
     by_mlx = stored_by_mlx(checkpoint)
@@ -89,7 +90,7 @@ def attention_stack(checkpoint: Checkpoint, *, allow_text_only: bool = False) ->
 def _family(checkpoint: Checkpoint) -> Family | None:
     vision = checkpoint.config.get("vision_config")
     vision_type = vision.get("model_type") if isinstance(vision, dict) else None
-    for family in families():
+    for family in sorted(architectures().families.values(), key=lambda family: (family.vision is None, family.name)):
         if checkpoint.model_type in family.model_types and family.vision in (None, vision_type):
             return family
     return None
@@ -102,17 +103,17 @@ def _decoder_type(checkpoint: Checkpoint, family: Family | None) -> str:
     return str(named or (family.decoder if family else checkpoint.model_type))
 
 
-def _attention_modules(checkpoint: Checkpoint, decoder: Decoder) -> tuple[Layout, dict[int, _Module]]:
+def _attention_modules(checkpoint: Checkpoint, decoder: Decoder) -> tuple[ProjectionLayout, dict[int, _Module]]:
     """Return the first layout of the decoder that the headers bear out, and each layer's module with queries."""
     for name in decoder.layouts:
-        layout = layouts()[name]
+        layout = architectures().layouts[name]
         modules = _modules_of(checkpoint, layout)
         if modules:
             return layout, modules
     raise unknown_layout(checkpoint)
 
 
-def _modules_of(checkpoint: Checkpoint, layout: Layout) -> dict[int, _Module]:
+def _modules_of(checkpoint: Checkpoint, layout: ProjectionLayout) -> dict[int, _Module]:
     pattern = re.compile(rf"(?P<module>{layout.attention.pattern})\.(?P<tensor>.+)")
     modules: dict[int, _Module] = {}
     for name, entry in checkpoint.tensors.items():
@@ -145,7 +146,7 @@ def _layer_contents(checkpoint: Checkpoint, modules: dict[int, _Module]) -> dict
     return contents
 
 
-def _checked_layer_count(settings: Settings, contents: dict[int, set[str]]) -> int:
+def _checked_layer_count(settings: TextConfig, contents: dict[int, set[str]]) -> int:
     layer_count = settings.count("num_hidden_layers")
     missing = next((index for index in range(layer_count) if index not in contents), None)
     if missing is not None:
@@ -162,7 +163,7 @@ def _understood_as(
 ) -> str | None:
     """Return what to say of a model that no record names; None for one that a record does."""
     known_decoder = decoder is not UNKNOWN_DECODER
-    if known_decoder and (family is not None or checkpoint.model_type in decoders()):
+    if known_decoder and (family is not None or architectures().decoder_of(checkpoint.model_type)):
         return None
     # Without a record a norm is refused, so there is none to speak of.
     norm = layers[0].norm_kind if layers else None

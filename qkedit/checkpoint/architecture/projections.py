@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass
 
 from qkedit.checkpoint.architecture.heads import AttentionLayer, HeadNorm, HeadRows
+from qkedit.checkpoint.architecture.library import architectures
 from qkedit.checkpoint.architecture.rows import HeadCounts, head_starts, row_count
-from qkedit.checkpoint.architecture.schema import Layout, NormRecord, Rows, explained
-from qkedit.checkpoint.architecture.text_config import Settings
+from qkedit.checkpoint.architecture.schema import HeadKind, NormKind, NormRecord, ProjectionLayout, RowOrder
+from qkedit.checkpoint.architecture.text_config import TextConfig
 from qkedit.checkpoint.architecture.unsupported import ADD_A_RECORD
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.errors import CheckpointError, UnsupportedForm
@@ -29,9 +30,9 @@ class Projections:
     """
 
     index: int
-    layout: Layout
+    layout: ProjectionLayout
     tensors: dict[str, TensorEntry]
-    settings: Settings
+    settings: TextConfig
     stored_by_mlx: bool = False
 
 
@@ -57,17 +58,17 @@ def understand_layer(found: Projections) -> AttentionLayer:
     return AttentionLayer(
         index=found.index,
         form=layout.name,
-        query=_heads(query, layout.query, "query", counts),
-        key=_heads(key, layout.key, "key", counts),
-        query_bias=_bias(found, layout.query, "query", counts),
-        key_bias=_bias(found, layout.key, "key", counts),
+        query=_heads(query, layout.query, HeadKind.QUERY, counts),
+        key=_heads(key, layout.key, HeadKind.KEY, counts),
+        query_bias=_bias(found, layout.query, HeadKind.QUERY, counts),
+        key_bias=_bias(found, layout.key, HeadKind.KEY, counts),
         query_norm=query_norm,
         key_norm=key_norm,
         rope=found.settings.rope(found.index),
     )
 
 
-def _matrix(found: Projections, rows: Rows) -> TensorEntry:
+def _matrix(found: Projections, rows: RowOrder) -> TensorEntry:
     tensor = found.tensors.get(f"{rows.tensor}.weight")
     if tensor is None:
         raise UnsupportedForm(
@@ -112,11 +113,11 @@ def _counts(found: Projections, query: TensorEntry, key: TensorEntry) -> HeadCou
     )
 
 
-def _heads(tensor: TensorEntry, rows: Rows, kind: str, counts: HeadCounts) -> HeadRows:
+def _heads(tensor: TensorEntry, rows: RowOrder, kind: HeadKind, counts: HeadCounts) -> HeadRows:
     return HeadRows(tensor, head_starts(rows, kind, counts), counts.head_size)
 
 
-def _bias(found: Projections, rows: Rows, kind: str, counts: HeadCounts) -> HeadRows | None:
+def _bias(found: Projections, rows: RowOrder, kind: HeadKind, counts: HeadCounts) -> HeadRows | None:
     bias = found.tensors.get(f"{rows.tensor}.bias")
     if bias is None:
         return None
@@ -139,7 +140,7 @@ def _norms(found: Projections, counts: HeadCounts) -> tuple[HeadNorm | None, Hea
     if record is None:
         return None, None
     kind = record.kind
-    if found.stored_by_mlx and record.kind == "one-plus rms":
+    if found.stored_by_mlx and record.kind is NormKind.ONE_PLUS_RMS:
         if record.mlx is None:
             raise UnsupportedForm(
                 "the checkpoint was converted for MLX, and no record says whether its norms' gains are stored as w or "
@@ -161,7 +162,7 @@ def _refuse_unexplained(found: Projections, norm: NormRecord | None) -> None:
         module, _, part = name.rpartition(".")
         if module in known and part in ("weight", "bias"):
             continue
-        if any(pattern.fullmatch(name) for pattern in explained()):
+        if any(explanation.tensor.fullmatch(name) for explanation in architectures().explanations):
             continue
         what = (
             "queries or keys are normalised, and no record says by what kind of norm"
@@ -171,7 +172,7 @@ def _refuse_unexplained(found: Projections, norm: NormRecord | None) -> None:
         raise UnsupportedForm(what, where=f"tensor {tensor.name}", remedy=ADD_A_RECORD)
 
 
-def _norm(found: Projections, kind: str, name: str | None, heads: int, head_size: int) -> HeadNorm | None:
+def _norm(found: Projections, kind: NormKind, name: str | None, heads: int, head_size: int) -> HeadNorm | None:
     if name is None:
         return HeadNorm(kind)
     gain, shift = found.tensors.get(f"{name}.weight"), found.tensors.get(f"{name}.bias")

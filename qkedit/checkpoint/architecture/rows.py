@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qkedit.checkpoint.architecture.schema import Rows
+from qkedit.checkpoint.architecture.schema import HeadKind, RowOrder, RowScope
 
 
 @dataclass(frozen=True)
@@ -15,23 +15,27 @@ class HeadCounts:
     key_heads: int
     head_size: int
 
-    def of(self, kind: str) -> int:
+    def of(self, kind: HeadKind) -> int:
         """How many heads of a kind a layer has: "query" and its "gate", "key" and its "value"."""
-        return self.query_heads if kind in ("query", "gate") else self.key_heads
+        return self.query_heads if kind in (HeadKind.QUERY, HeadKind.GATE) else self.key_heads
 
     def __str__(self) -> str:
         """Return the counts as a reader says them."""
         return f"{self.query_heads} query heads on {self.key_heads} key heads of size {self.head_size}"
 
 
-def row_count(rows: Rows, counts: HeadCounts) -> int:
+def row_count(rows: RowOrder, counts: HeadCounts) -> int:
     """All rows of the projection."""
     return counts.head_size * sum(counts.of(kind) for kind in rows.rows)
 
 
-def head_starts(rows: Rows, kind: str, counts: HeadCounts) -> tuple[int, ...]:
+def head_starts(rows: RowOrder, kind: HeadKind, counts: HeadCounts) -> tuple[int, ...]:
     """First row of each head of one kind, in the order of heads."""
-    repeats = {"layer": 1, "key head": counts.key_heads, "query head": counts.query_heads}[rows.per]
+    repeats = {
+        RowScope.LAYER: 1,
+        RowScope.KEY_HEAD: counts.key_heads,
+        RowScope.QUERY_HEAD: counts.query_heads,
+    }[rows.per]
     starts: list[int] = []
     row = 0
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""What headers and config cannot tell about a model family, read from the YAML records in `configs/`.
+"""The form of the records in `configs/` that say of model families what headers and config cannot tell.
 
 * `layouts/` – a form in which query and key rows stand in tensors: tensor names and the order of rows.
 * `decoders/` – a language model by the `model_type` of its config: its layouts, its norm, its positions, and the
@@ -8,20 +8,80 @@
 * `explained.yaml` – tensors in an attention block that do not matter to the product.
 
 A new model is a new record; no code knows one model from another. `docs/adding-a-model.md` explains each field.
+`library.py` holds the records.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
+from enum import StrEnum
 
-from qkedit.configuration_files import configuration_files, read_configuration
+from qkedit.checkpoint.records import closest
+
+
+class Rotation(StrEnum):
+    """How positions rotate the heads of a layer.
+
+    *partial*: only the first numbers of a head turn; *interleaved*: neighbouring numbers make a pair, else those half
+    a head apart; *multimodal*: time, row and column share the pairs.
+    """
+
+    ROTARY = "rotary"
+    INTERLEAVED = "interleaved rotary"
+    MULTIMODAL = "multimodal rotary"
+    INTERLEAVED_MULTIMODAL = "interleaved multimodal rotary"
+    PARTIAL = "partial rotary"
+    PARTIAL_INTERLEAVED = "partial interleaved rotary"
+    PARTIAL_MULTIMODAL = "partial multimodal rotary"
+    PARTIAL_INTERLEAVED_MULTIMODAL = "partial interleaved multimodal rotary"
+    NONE = "none"  # the logit of a layer knows no positions
+    UNKNOWN = "unknown"  # nobody has read it off the model's code
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether only a part of each head turns."""
+        return "partial" in self.value.split()
+
+    @property
+    def is_interleaved(self) -> bool:
+        """Whether a pair is two neighbouring numbers of a head."""
+        return "interleaved" in self.value.split()
+
+    @property
+    def is_multimodal(self) -> bool:
+        """Whether time, row and column share the pairs."""
+        return "multimodal" in self.value.split()
+
+
+class NormKind(StrEnum):
+    """The norms of queries and keys; `HeadNorm` has their formulas."""
+
+    RMS = "rms"
+    ONE_PLUS_RMS = "one-plus rms"
+    LAYER = "layer norm"
+    L2 = "l2"
+
+
+class RowScope(StrEnum):
+    """What the rows of a projection repeat for."""
+
+    LAYER = "layer"
+    KEY_HEAD = "key head"
+    QUERY_HEAD = "query head"
+
+
+class HeadKind(StrEnum):
+    """What one head's rows of a projection are."""
+
+    QUERY = "query"
+    GATE = "gate"  # of a query head's output
+    KEY = "key"
+    VALUE = "value"
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowOrder:
     """The order of rows in one projection: `rows` repeats once per `per`.
 
     In the scope of a query head each of `rows` is one head; in that of a key head "query" stands for the query
@@ -29,29 +89,53 @@ class Rows:
     """
 
     tensor: str
-    per: str
-    rows: tuple[str, ...]
+    per: RowScope
+    rows: tuple[HeadKind, ...]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for rows that cannot be told apart, or are not there once a query head."""
+        if len(set(self.rows)) < len(self.rows):
+            raise ValueError(f"rows names one kind twice: {', '.join(self.rows)}")
+        if self.per is RowScope.QUERY_HEAD and (shared := {HeadKind.KEY, HeadKind.VALUE} & {*self.rows}):
+            raise ValueError(f"there is not one {min(shared)} per query head, where query heads share keys")
 
 
 @dataclass(frozen=True)
-class Layout:
+class ProjectionLayout:
     """A form of the projections; `attention` matches the path of an attention module, with its `layer`."""
 
     name: str
     attention: re.Pattern[str]
-    query: Rows
-    key: Rows
+    query: RowOrder
+    key: RowOrder
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a pattern without its group, or rows without their kind."""
+        if {*self.attention.groupindex} != {"layer"}:
+            raise ValueError(r"attention must name one group, (?P<layer>\d+)")
+        for kind, order in ((HeadKind.QUERY, self.query), (HeadKind.KEY, self.key)):
+            if kind not in order.rows:
+                raise ValueError(f"{kind}.rows does not name {kind}")
 
 
 @dataclass(frozen=True)
 class NormRecord:
     """The norm of queries and keys: its kind as in `HeadNorm`, the tensors of its gains, and when it is there."""
 
-    kind: str
+    kind: NormKind
     query: str | None = None
     key: str | None = None
     when: str | None = None  # a setting of the config that switches it
-    mlx: str | None = None  # the kind where the tensors stand as MLX stores them, if that may differ
+    mlx: NormKind | None = None  # the kind where the tensors stand as MLX stores them, if that may differ
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for tensors that the kind does not have, or lacks."""
+        if self.kind is NormKind.L2 and (self.query or self.key):
+            raise ValueError("l2 has no gains, so it names no tensors")
+        if self.kind is not NormKind.L2 and not (self.query and self.key):
+            raise ValueError(f"{self.kind} needs query and key, the names of the tensors of its gains")
+        if self.mlx is not None and self.kind is not NormKind.ONE_PLUS_RMS:
+            raise ValueError("mlx is for one-plus rms alone, whose gains MLX may store in another way")
 
 
 @dataclass(frozen=True)
@@ -63,9 +147,32 @@ class Unrotated:
     """
 
     layers: str
-    value: Any
+    value: str | int
     period: str
     unless_null: str | None = None
+
+
+DefaultValue = str | int | float | bool | None | tuple[int, ...]
+# Settings of config classes that are read; a decoder's `defaults` may name these and those that its record names.
+_SETTINGS = frozenset(
+    {
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "layer_types",
+        "max_position_embeddings",
+        "mrope_interleaved",
+        "mrope_rows_and_columns_first",
+        "mrope_section",
+        "partial_rotary_factor",
+        "rope_local_base_freq",
+        "rope_theta",
+        "sliding_window",
+        "sliding_window_pattern",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -74,15 +181,28 @@ class Decoder:
 
     name: str
     layouts: tuple[str, ...]  # the first whose query tensor is there counts
-    rope: str
-    model_types: tuple[str, ...] = ()
+    rope: Rotation
+    model_types: tuple[str, ...]
     norm: NormRecord | None = None
     unrotated: Unrotated | None = None
     # Settings that give these numbers; where a model has several, the shape of each layer tells which holds.
     key_heads: tuple[str, ...] = ("num_key_value_heads",)
     head_size: tuple[str, ...] = ("head_dim",)
     shared_keys: str | None = None  # setting: how many of the last layers read the keys of earlier ones
-    defaults: dict[str, Any] = field(default_factory=dict)
+    defaults: dict[str, DefaultValue] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for defaults that nothing reads, or that are not counts."""
+        named = {*_SETTINGS, *self.key_heads, *self.head_size, self.shared_keys, self.norm and self.norm.when}
+        if self.unrotated:
+            named |= {self.unrotated.layers, self.unrotated.period, self.unrotated.unless_null}
+        known = {name for name in named if name}
+        for name, value in self.defaults.items():
+            if name not in known:
+                raise ValueError(f"defaults has {name!a}, a setting that nothing reads; {closest(name, known)}")
+            counts = name.startswith("num_") or name in ("hidden_size", *self.head_size, *self.key_heads)
+            if counts and value is not None and (type(value) is not int or value < 0):
+                raise ValueError(f"defaults.{name} is {value!a}, not a count")
 
 
 @dataclass(frozen=True)
@@ -105,62 +225,9 @@ class Refusal:
     remedy: str
 
 
-@cache
-def explained() -> tuple[re.Pattern[str], ...]:
-    """Names within an attention block, of tensors that do not matter to the query-key product."""
-    return tuple(re.compile(record["tensor"]) for record in read_configuration("explained.yaml"))
+@dataclass(frozen=True)
+class Explanation:
+    """Tensors within an attention block, by their names there, that do not matter to the query-key product."""
 
-
-@cache
-def layouts() -> dict[str, Layout]:
-    """Every layout by its name."""
-    return {layout.name: layout for layout in map(_layout, _records("layouts"))}
-
-
-@cache
-def decoders() -> dict[str, Decoder]:
-    """Every decoder by each of its model types."""
-    return {
-        model_type: decoder for decoder in map(_decoder, _records("decoders")) for model_type in decoder.model_types
-    }
-
-
-@cache
-def families() -> tuple[Family, ...]:
-    """Every family, the more specific ones first."""
-    records = [Family(**_tuples(record)) for record in _records("families")]
-    return tuple(sorted(records, key=lambda family: (family.vision is None, family.name)))
-
-
-@cache
-def refusals() -> tuple[Refusal, ...]:
-    """Every form that is not edited."""
-    return tuple(
-        Refusal(**{**record, "tensor": re.compile(record["tensor"])}) for record in read_configuration("refusals.yaml")
-    )
-
-
-def _records(directory: str) -> list[dict[str, Any]]:
-    return [read_configuration(directory, file) for file in configuration_files(directory)]
-
-
-def _layout(record: dict[str, Any]) -> Layout:
-    return Layout(
-        name=record["name"],
-        attention=re.compile(record["attention"]),
-        query=Rows(**_tuples(record["query"])),
-        key=Rows(**_tuples(record["key"])),
-    )
-
-
-def _decoder(record: dict[str, Any]) -> Decoder:
-    nested = {
-        name: kind(**record[name])
-        for name, kind in {"norm": NormRecord, "unrotated": Unrotated}.items()
-        if name in record
-    }
-    return Decoder(**{**_tuples(record), **nested})
-
-
-def _tuples(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
+    tensor: re.Pattern[str]
+    reason: str

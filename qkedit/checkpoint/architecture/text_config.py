@@ -10,30 +10,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from qkedit.checkpoint.architecture.rows import HeadCounts
-from qkedit.checkpoint.architecture.schema import Decoder, Unrotated
+from qkedit.checkpoint.architecture.schema import Decoder, Rotation, Unrotated
 from qkedit.checkpoint.architecture.unsupported import ADD_A_RECORD
 from qkedit.errors import CheckpointError
 
 
 @dataclass(frozen=True)
-class Settings:
+class TextConfig:
     """A language model's config over its class's defaults; a value that is null counts as absent where it may."""
 
     decoder: Decoder
     values: dict[str, Any]
 
     @classmethod
-    def of(cls, decoder: Decoder, text_config: dict[str, Any]) -> Settings:
+    def of(cls, decoder: Decoder, text_config: dict[str, Any]) -> TextConfig:
         """Take the config's values, else the defaults."""
         return cls(decoder, {**decoder.defaults, **text_config})
 
-    def for_layer(self, index: int) -> Settings:
+    def for_layer(self, index: int) -> TextConfig:
         """Return the settings of one layer; Gemma 4's config as transformers saves it overrides some."""
         overrides = self.values.get("per_layer_config")
         override = overrides.get(str(index)) if isinstance(overrides, dict) else None
         if not isinstance(override, dict):
             return self
-        return Settings(self.decoder, {**self.values, **override})
+        return TextConfig(self.decoder, {**self.values, **override})
 
     def count(self, name: str) -> int:
         """Return a number that must be there, at least 1. Raises CheckpointError."""
@@ -72,10 +72,10 @@ class Settings:
             return False
         return index >= layer_count - self.count(name)
 
-    def rope(self, index: int) -> str:
+    def rope(self, index: int) -> Rotation:
         """Return the kind of rotary positions of one layer."""
         unrotated = self.decoder.unrotated
-        return "none" if unrotated and self._is_unrotated(unrotated, index) else self.decoder.rope
+        return Rotation.NONE if unrotated and self._is_unrotated(unrotated, index) else self.decoder.rope
 
     def _present(self, names: tuple[str, ...]) -> list[int]:
         return [self.count(name) for name in names if self.values.get(name) is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from qkedit.checkpoint.architecture.schema import refusals
+from qkedit.checkpoint.architecture.library import architectures
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.errors import UnsupportedForm
@@ -45,7 +45,7 @@ def refuse_recorded_forms(checkpoint: Checkpoint) -> None:
         in_layer = LAYER_PATH.search(name)
         if in_layer is None or VISION_TENSOR.search(name):
             continue
-        for refusal in refusals():
+        for refusal in architectures().refusals:
             if refusal.tensor.search(in_layer["rest"]):
                 raise UnsupportedForm(
                     f"{refusal.name}: {refusal.reason}", where=f"tensor {name}", remedy=refusal.remedy

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from qkedit.checkpoint.architecture.heads import AttentionLayer, HeadNorm, HeadRows
+from qkedit.checkpoint.architecture.schema import NormKind
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.source import CheckpointFiles
 from qkedit.errors import CheckpointError
@@ -140,7 +141,7 @@ class LayerWeights:
         if norm is None:
             return norm_map("l2", ones)
         if norm.gain is None:
-            return norm_map("rms" if norm.kind == "one-plus rms" else norm.kind, ones)
+            return norm_map(NormKind.RMS if norm.kind is NormKind.ONE_PLUS_RMS else norm.kind, ones)
         return norm_map(norm.kind, self._numbers(norm.gain, heads))
 
 

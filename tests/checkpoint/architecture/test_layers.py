@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from qkedit.checkpoint.architecture.layers import attention_layers, attention_stack
 from qkedit.checkpoint.architecture.rows import HeadCounts, head_starts, row_count
-from qkedit.checkpoint.architecture.schema import Rows
+from qkedit.checkpoint.architecture.schema import HeadKind, RowOrder, RowScope
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.errors import CheckpointError
 from tests.checkpoint.architecture.language_model import VISION, projections, refusal, written
@@ -273,16 +273,21 @@ def test_defaults_of_the_config_class_count_where_the_config_is_silent(tmp_path:
 
 
 @given(
-    st.sampled_from(["query head", "key head", "layer"]),
-    st.lists(st.sampled_from(["query", "key", "value", "gate"]), min_size=1, max_size=4, unique=True),
+    st.sampled_from(RowScope),
+    st.lists(st.sampled_from(HeadKind), min_size=1, max_size=4, unique=True),
     st.integers(1, 3),
     st.integers(1, 4),
     st.integers(1, 5),
 )
-def test_heads_tile_a_fused_tensor(per: str, kinds: list[str], group: int, key_heads: int, size: int) -> None:
-    if per == "query head":
-        kinds = [kind for kind in kinds if kind in ("query", "gate")] or ["query"]
-    rows, counts = Rows("qkv", per, tuple(kinds)), HeadCounts(group * key_heads, key_heads, size)
+def test_heads_tile_a_fused_tensor(
+    per: RowScope, kinds: list[HeadKind], group: int, key_heads: int, size: int
+) -> None:
+    if per is RowScope.QUERY_HEAD:
+        kinds = [kind for kind in kinds if kind in (HeadKind.QUERY, HeadKind.GATE)] or [HeadKind.QUERY]
+    rows, counts = (
+        RowOrder("qkv", per, tuple(kinds)),
+        HeadCounts(group * key_heads, key_heads, size),
+    )
     covered = sorted(
         row for kind in kinds for start in head_starts(rows, kind, counts) for row in range(start, start + size)
     )
@@ -295,6 +300,9 @@ def test_heads_tile_a_fused_tensor(per: str, kinds: list[str], group: int, key_h
 
 def test_rows_grouped_by_key_head() -> None:
     # InternLM2: rearrange(wqkv, "(h gs d) … -> h gs d", gs=2 + G) with queries first, then key, then value.
-    rows, counts = Rows("wqkv", "key head", ("query", "key", "value")), HeadCounts(4, 2, 10)
-    assert head_starts(rows, "query", counts) == (0, 10, 40, 50)
-    assert head_starts(rows, "key", counts) == (20, 60)
+    rows, counts = (
+        RowOrder("wqkv", RowScope.KEY_HEAD, (HeadKind.QUERY, HeadKind.KEY, HeadKind.VALUE)),
+        HeadCounts(4, 2, 10),
+    )
+    assert head_starts(rows, HeadKind.QUERY, counts) == (0, 10, 40, 50)
+    assert head_starts(rows, HeadKind.KEY, counts) == (20, 60)

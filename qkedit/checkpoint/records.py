@@ -1,0 +1,159 @@
+"""Read YAML records into frozen dataclasses, and say in one sentence which file and key is wrong.
+
+A record's keys and their types are the fields of its dataclass and their hints. `keyed` gives a field another name in
+the file; `__post_init__` raises ValueError for what types cannot tell. Nothing is converted: `layers: "12"` is text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import reprlib
+from collections.abc import Iterable
+from dataclasses import MISSING, Field, field, fields, is_dataclass
+from enum import StrEnum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from qkedit.errors import QkeditError
+
+Record = TypeVar("Record")
+_LONGEST_SLIP = 100  # characters
+_SCALARS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
+
+
+class RecordError(QkeditError):
+    """A record is wrong; the sentence names the file and the key."""
+
+
+def wrong(what: str, where: str, remedy: str = "correct the record") -> RecordError:
+    """Return the error of a record: what is wrong, in which file and key."""
+    return RecordError(what, where=where, remedy=remedy)
+
+
+def keyed(key: str, **settings: Any) -> Any:
+    """Return a dataclass field that is called `key` in the file."""
+    return field(metadata={"key": key}, **settings)
+
+
+def quoted(value: object) -> str:
+    """Return a value as a sentence quotes it: in short, in ASCII."""
+    return reprlib.repr(value).encode("ascii", "backslashreplace").decode()
+
+
+def closest(word: object, known: Iterable[str]) -> str:
+    """Return the remedy for a word that is not known: the nearest known one, else all of them."""
+    known = sorted(known)
+    # Spelling out a list could fill the memory, where aliases of YAML made it; and long words are no slips.
+    text = word if isinstance(word, str) and len(word) <= _LONGEST_SLIP else ""
+    near = difflib.get_close_matches(text, known, n=1)
+    return f"did you mean {near[0]!r}" if near else f"known are {', '.join(known)}"
+
+
+def read_record(kind: type[Record], value: object, where: str) -> Record:
+    """Return the record that a mapping holds.
+
+    Args:
+        kind: a dataclass.
+        value: the parsed YAML.
+        where: the file, and within it the place, for messages.
+
+    Raises:
+        RecordError: a key is missing or unknown, or a value is not of its type.
+    """
+    keys: dict[str, Field[Any]] = _keys(kind)  # type: ignore[arg-type]  # a class is hashable
+    if not isinstance(value, dict):
+        raise wrong(f"is {quoted(value)}, not a mapping with the keys {', '.join(keys)}", where)
+    for key in value:
+        if key not in keys:
+            raise wrong(f"has the unknown key {quoted(key)}", where, closest(key, keys))
+    required = [key for key, one in keys.items() if one.default is MISSING and one.default_factory is MISSING]
+    if missing := [key for key in required if key not in value]:
+        raise wrong(f"lacks {', '.join(missing)}", where)
+    hints = get_type_hints(kind)
+    read = {keys[key].name: _value(hints[keys[key].name], item, f"{where}, {key}") for key, item in value.items()}
+    try:
+        return kind(**read)
+    except ValueError as error:
+        raise wrong(str(error), where) from error
+
+
+def read_records(kind: type[Record], value: object, where: str) -> tuple[Record, ...]:
+    """Return the records of a file that lists several. Raises RecordError as `read_record` does."""
+    if not isinstance(value, list) or not value:
+        raise wrong("is not a list of records", where)
+    return tuple(read_record(kind, item, f"{where}, record {number}") for number, item in enumerate(value, start=1))
+
+
+@cache
+def _keys(kind: Any) -> dict[str, Field[Any]]:
+    return {one.metadata.get("key", one.name): one for one in fields(kind)}
+
+
+def _value(hint: Any, value: object, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return _alternative(arguments, value, where)
+    if is_dataclass(hint) and isinstance(hint, type):
+        return read_record(hint, value, where)
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return _word(hint, value, where)
+    if origin is re.Pattern:
+        return _pattern(value, where)
+    if origin is tuple:
+        return _list(arguments, value, where)
+    if origin is dict:
+        return _mapping(arguments[1], value, where)
+    if not _is_scalar(hint, value):
+        raise wrong(f"is {quoted(value)}, not {_SCALARS[hint]}", where)
+    return value
+
+
+def _alternative(arguments: tuple[Any, ...], value: object, where: str) -> Any:
+    """Take the one alternative that is not a plain type, or the plain type that the value is of."""
+    if any(_is_scalar(argument, value) for argument in arguments):
+        return value
+    structured = [argument for argument in arguments if argument not in _SCALARS]
+    if structured and value is not None:
+        return _value(structured[0], value, where)
+    expected = " or ".join(_SCALARS.get(argument, "a list") for argument in arguments)
+    raise wrong(f"is {quoted(value)}, not {expected}", where)
+
+
+def _is_scalar(hint: Any, value: object) -> bool:
+    """Whether a value is of a plain type; true is no number, and empty text says nothing."""
+    if hint is float:
+        return type(value) in (int, float)
+    return hint in _SCALARS and type(value) is hint and value != ""
+
+
+def _word(hint: type[StrEnum], value: object, where: str) -> StrEnum:
+    words = [word.value for word in hint]
+    if not isinstance(value, str) or value not in words:
+        raise wrong(f"is {quoted(value)}, which is not a known word", where, closest(value, words))
+    return hint(value)
+
+
+def _pattern(value: object, where: str) -> re.Pattern[str]:
+    if not _is_scalar(str, value):
+        raise wrong(f"is {quoted(value)}, not a regular expression", where)
+    try:
+        return re.compile(str(value))
+    except (re.error, OverflowError, RecursionError) as error:
+        raise wrong(f"is not a regular expression ({error})", where) from error
+
+
+def _list(arguments: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list) or not value:
+        raise wrong(f"is {quoted(value)}, not a list", where)
+    hints = (arguments[0],) * len(value) if arguments[-1] is Ellipsis else arguments
+    if len(value) != len(hints):
+        raise wrong(f"is {quoted(value)}, not a list of {len(hints)}", where)
+    return tuple(_value(hint, item, where) for hint, item in zip(hints, value, strict=True))
+
+
+def _mapping(hint: Any, value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise wrong(f"is {quoted(value)}, not a mapping of names to values", where)
+    return {key: _value(hint, item, f"{where}.{key}") for key, item in value.items()}
