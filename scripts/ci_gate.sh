@@ -28,6 +28,17 @@ export MODEL OUT ARTEFACTS BASE
 
 sh "$(dirname "$0")/ci_steer.sh"
 
+# The document of a step goes into a file. If the step fails, it goes to the log too: nothing else says why.
+recorded() {
+    file=$1
+    shift
+    "$@" >"$file" || {
+        code=$?
+        cat "$file" >&2
+        exit "$code"
+    }
+}
+
 if [ "$MODEL" = demo ] && [ -z "${DATA:-}" ]; then
     DATA=$ARTEFACTS/scenes
     IMAGES=$DATA/images
@@ -43,18 +54,21 @@ from qkedit.demo.scenes import make_scenes
 write_scenes(list(make_scenes(int(sys.argv[1]), seed=3_000_000)), Path(sys.argv[2]))
 EOF
 fi
-export QKEDIT_BENCHMARK="${BENCHMARKS:-pope}"
-export QKEDIT_DATA="${DATA:?names the directory of the questions}"
-export QKEDIT_IMAGES="${IMAGES:?names the directory of the images}"
+: "${DATA:?names the directory of the questions}" "${IMAGES:?names the directory of the images}"
+
+# Only eval reads the benchmarks: every other command would warn of a variable that it does not use.
+ask() {
+    QKEDIT_BENCHMARK=${BENCHMARKS:-pope} qkedit eval "$@" --data "$DATA" --images "$IMAGES"
+}
 
 # The first look: how far an edit moves the model is known long before the benchmarks are through.
-qkedit drift "$OUT" --base "$BASE" --json >"$ARTEFACTS/drift.json"
+recorded "$ARTEFACTS/drift.json" qkedit drift "$OUT" --base "$BASE" --images "$IMAGES" --json
 
-qkedit eval "$BASE" --plugin none --out "$ARTEFACTS/base"
-qkedit eval "$OUT" --out "$ARTEFACTS/edited"
+ask "$BASE" --plugin none --out "$ARTEFACTS/base"
+ask "$OUT" --out "$ARTEFACTS/edited"
 
-qkedit compare "$ARTEFACTS/base" "$ARTEFACTS/edited" --markdown "$ARTEFACTS/comparison.md" \
-    --json >"$ARTEFACTS/comparison.json"
+recorded "$ARTEFACTS/comparison.json" \
+    qkedit compare "$ARTEFACTS/base" "$ARTEFACTS/edited" --markdown "$ARTEFACTS/comparison.md" --json
 cat "$ARTEFACTS/comparison.md"
 
 set --

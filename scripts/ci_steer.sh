@@ -19,13 +19,24 @@ set -- "$MODEL" ${LAYERS:+"--layers=$LAYERS"} ${K:+"--k=$K"}
 
 mkdir -p "$ARTEFACTS"
 
-# Headers and config only: an unknown layer, an unsupported form or a missing file stops the pipeline here.
-qkedit steer "$@" --dry-run --json >"$ARTEFACTS/plan.json"
+# The document of a step goes into a file. If the step fails, it goes to the log too: nothing else says why.
+recorded() {
+    file=$1
+    shift
+    "$@" >"$file" || {
+        code=$?
+        cat "$file" >&2
+        exit "$code"
+    }
+}
 
-qkedit steer "$@" --out "$OUT" --json >"$ARTEFACTS/report.json"
+# Headers and config only: an unknown layer, an unsupported form or a missing file stops the pipeline here.
+recorded "$ARTEFACTS/plan.json" qkedit steer "$@" --dry-run --json
+
+recorded "$ARTEFACTS/report.json" qkedit steer "$@" --out "$OUT" --json
 
 # The manifest is kept even if the check after it fails: it says what was meant to be there.
 cp "$OUT/qkedit.json" "$ARTEFACTS/"
-qkedit verify "$OUT" --base "$BASE" --json >"$ARTEFACTS/verification.json"
+recorded "$ARTEFACTS/verification.json" qkedit verify "$OUT" --base "$BASE" --json
 
 echo "steered $MODEL into $OUT; artefacts in $ARTEFACTS"

@@ -7,13 +7,24 @@
 # Of the embedded model (MODEL=demo) IMAGE and PROMPT may be left out. WAIT is how many seconds loading may take (600).
 # Everything else that `qkedit serve` takes can be set as QKEDIT_<OPTION> in the environment: QKEDIT_PLUGIN=scr says to
 # serve with SCR, and then it is checked that it acted. QKEDIT_API_KEY is sent along.
-# Exit codes: 0 all is well, 1 it is not, else what `qkedit serve` failed with.
+# Exit codes: 0 all is well, 1 it is not, 2 IMAGE is missing, else what `qkedit serve` failed with.
 # ARTEFACTS receives serve.json (what the server said when it was ready), serve.log and answer.json.
 set -eu
 
 MODEL=${MODEL:-demo}
 ARTEFACTS=${ARTEFACTS:-./artefacts}
 PYTHON=${PYTHON:-python3}
+
+# Before the model is loaded, which may take minutes.
+if [ "$MODEL" != demo ] && [ -z "${IMAGE:-}" ]; then
+    echo "error: IMAGE: no image is named; name one that the model can be asked about." >&2
+    exit 2
+fi
+if [ -n "${IMAGE:-}" ] && [ ! -r "$IMAGE" ]; then
+    echo "error: IMAGE: $IMAGE cannot be read; check the path." >&2
+    exit 2
+fi
+
 mkdir -p "$ARTEFACTS"
 : >"$ARTEFACTS/serve.json"
 
@@ -54,7 +65,7 @@ served = json.loads((artefacts / "serve.json").read_text())
 prompt = os.environ["PROMPT"]
 if os.environ["IMAGE"]:
     image = Path(os.environ["IMAGE"]).read_bytes()
-elif os.environ["MODEL"] == "demo":
+else:  # MODEL=demo
     from PIL import Image
 
     from qkedit.demo.scenes import CAPTION_PROMPT, make_scenes
@@ -62,8 +73,6 @@ elif os.environ["MODEL"] == "demo":
     file = io.BytesIO()
     Image.fromarray(next(iter(make_scenes(1, seed=1))).image).save(file, "png")
     image, prompt = file.getvalue(), prompt or CAPTION_PROMPT
-else:
-    sys.exit("error: IMAGE: no image is named; name one that the model can be asked about.")
 
 
 def ask(messages):

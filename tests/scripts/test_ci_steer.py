@@ -15,8 +15,8 @@ from tests.cli.command import ROOT
 from tests.scripts.loading import SCRIPTS
 
 
-def steered(directory: Path, **settings: str) -> dict[str, Any]:
-    """Run it with `qkedit` on the path; returns the options in the manifest that it leaves."""
+def run(directory: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run it with `qkedit` on the path."""
     command = directory / "bin" / "qkedit"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from qkedit.cli.app import run; run()" "$@"\n')
@@ -26,7 +26,12 @@ def steered(directory: Path, **settings: str) -> dict[str, Any]:
     environment = kept | {"PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     environment |= {"QKEDIT_DEVICE": "cpu", **settings}
     script = ["sh", SCRIPTS / "ci_steer.sh"]
-    result = subprocess.run(script, cwd=directory, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(script, cwd=directory, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def steered(directory: Path, **settings: str) -> dict[str, Any]:
+    """Run it; returns the options in the manifest that it leaves."""
+    result = run(directory, **settings)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "steered demo into ./edited; artefacts in ./artefacts\n"
     artefacts = directory / "artefacts"
@@ -50,3 +55,12 @@ def test_options_come_from_the_environment(
 ) -> None:
     options = steered(tmp_path, **settings)
     assert {name: options[name] for name in expected} == expected
+
+
+def test_a_step_that_fails_says_why_in_the_log(tmp_path: Path) -> None:
+    result = run(tmp_path, LAYERS="99")
+    assert (result.returncode, result.stdout) == (2, "")
+    said = json.loads(result.stderr)
+    assert (said["status"], said["error"]["where"]) == ("failed", "layers")
+    assert json.loads((tmp_path / "artefacts" / "plan.json").read_text()) == said
+    assert not (tmp_path / "edited").exists()

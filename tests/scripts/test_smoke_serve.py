@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.cli.command import ROOT
 from tests.scripts.loading import SCRIPTS
 
@@ -36,6 +38,14 @@ def test_a_server_that_works(tmp_path: Path) -> None:
     answer = json.loads((tmp_path / "artefacts" / "answer.json").read_text())
     assert answer["usage"]["qkedit"]["report"]["cells"] == 64
     assert result.stdout.startswith(answer["choices"][0]["message"]["content"].strip())
+
+
+@pytest.mark.parametrize("image", ["", "nowhere.png"])
+def test_a_missing_image_is_named_before_the_model_is_loaded(tmp_path: Path, image: str) -> None:
+    result = smoke(tmp_path, MODEL="./edited", IMAGE=image)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: IMAGE: {image or 'no image'} ")
+    assert not (tmp_path / "artefacts").exists()
 
 
 def test_a_server_that_does_not_start(tmp_path: Path) -> None:
