@@ -9,7 +9,13 @@ from typing import Any
 
 from qkedit.checkpoint.hub.snapshot import model_directory
 from qkedit.checkpoint.presets import DEMO, presets_by_alias
-from qkedit.checkpoint.pretrained import check_own_code, check_trusted_code, from_pretrained, pretrained_weights
+from qkedit.checkpoint.pretrained import (
+    check_own_code,
+    check_torchvision,
+    check_trusted_code,
+    from_pretrained,
+    pretrained_weights,
+)
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import QkeditError, UsageError, first_line
 from qkedit.runtime.chat_template import NONE, ChatTemplate, Turn, render, template_of
@@ -77,7 +83,12 @@ def load(
             missing; or the chat template is missing or broken.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    try:
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    except ImportError as error:  # transformers imports torchvision with its processors
+        check_torchvision(error, model)
+        raise
 
     if dtype not in DTYPES:
         raise UsageError(f"{dtype!r} is no dtype", where="--dtype", remedy=f"give {', '.join(DTYPES)}")

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from PIL import Image
@@ -20,6 +21,7 @@ from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.runs.local_model import LocalModel
 from qkedit.plugins.dscr.depth import DepthModel
 from qkedit.runtime.generation import directory_of
+from qkedit.runtime.loading import load
 from tests.cli.command import qkedit
 
 CODE = """
@@ -168,6 +170,20 @@ def test_a_torchvision_for_another_torch_is_named(said: str) -> None:
     with pytest.raises(QkeditError, match=r"torchvision .* was built for another torch than 2\.\d+.*pip install"):
         from_pretrained(Kind(outer), "model")
     check_torchvision(RuntimeError("out of memory"), "model")
+
+
+def test_a_torchvision_for_another_torch_is_named_where_transformers_cannot_even_be_imported_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Transformers(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise ImportError(f"Could not import module {name!r}") from RuntimeError(
+                "operator torchvision::nms does not exist"
+            )
+
+    monkeypatch.setitem(sys.modules, "transformers", Transformers("transformers"))
+    with pytest.raises(QkeditError, match=r"demo: the installed torchvision .* was built for another torch"):
+        load("demo", device="cpu")
 
 
 def test_the_constraints_hold_a_pair_that_belongs_together() -> None:
