@@ -19,6 +19,9 @@ from qkedit.steering.engine.reading import delta_entries, piece_size, pieces, sa
 from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, read_manifest
 from qkedit.steering.outputs.names import CARD_FILE, name_in_output
 
+# How a mismatch of the base begins, as opposed to one of the output.
+_OF_BASE = "base: "
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -38,6 +41,13 @@ class Verification:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as `--json` prints them."""
         return asdict(self)
+
+    @property
+    def remedy(self) -> str:
+        """Return what to do about the mismatches: an output cannot be judged by a base that was not edited."""
+        if any(mismatch.startswith(_OF_BASE) for mismatch in self.mismatches):
+            return "name the base that was edited (--base, and --revision on the hub) and verify again"
+        return "write the output again and do not ship this one"
 
     def sentence(self) -> str:
         """Return what was compared and held, as the command line says it."""
@@ -149,7 +159,7 @@ def _wrong_hashes(
     which: str,
     on_bytes: Callable[[int], None],
 ) -> Iterable[str]:
-    whose = "base: " if which == "sha256_before" else ""
+    whose = _OF_BASE if which == "sha256_before" else ""
     for name, tensor in planned.items():
         entry = entries.get(name)
         if entry is None:

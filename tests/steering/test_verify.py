@@ -220,6 +220,14 @@ def test_another_base_is_found(output: Output, tmp_path: Path) -> None:
     assert f"base: {PLANNED}: dtype or shape differs" in found or f"base: {PLANNED}: missing" in found
 
 
+def test_a_wrong_base_is_to_be_named_anew_and_a_broken_output_to_be_written_anew(output: Output) -> None:
+    wrong_base = verify(output.directory, base=str(output.directory))
+    assert wrong_base.mismatches
+    assert wrong_base.remedy.startswith("name the base that was edited")
+    flip_in_tensor(output.directory, PLANNED)
+    assert verify(output.directory, base=str(output.base)).remedy.startswith("write the output again")
+
+
 def test_a_changed_manifest_is_found(output: Output) -> None:
     path = output.directory / "qkedit.json"
     manifest = json.loads(path.read_text())

@@ -34,7 +34,7 @@ def verify(
         with reading_bar(output) as on_bytes:
             result = check(directory, base=base, revision=revision, on_bytes=on_bytes)
         if result.mismatches:
-            error = mismatched(result, directory, "write the output again and do not ship this one")
+            error = mismatched(result, directory, result.remedy)
             output.mismatch(result.as_dict(), "\n".join(result.mismatches), error)
         if result.compared_with_base is None:
             output.warn("no base was given: tensors and files that were not edited have not been compared")
