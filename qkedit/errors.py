@@ -35,9 +35,11 @@ class QkeditError(Exception):
         return partial(type(self), self.what, where=self.where, remedy=self.remedy), (), self.__dict__
 
     def __str__(self) -> str:
-        """Return `where: what; remedy.` without the parts that are empty."""
+        """Return `where: what; remedy.` without the parts that are empty; a guess is a question."""
         sentence = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{sentence}; {self.remedy}." if self.remedy else f"{sentence}."
+        if not self.remedy:
+            return f"{sentence}."
+        return f"{sentence}; {self.remedy}{'?' if self.remedy.startswith('did you mean ') else '.'}"
 
 
 class UsageError(QkeditError):

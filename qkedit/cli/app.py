@@ -111,6 +111,9 @@ def _usage_failure(error: Any, message: str) -> int:
     elif ". Did you mean " in message:  # of a command
         message, _, near = message.rstrip("?").partition(". Did you mean ")
         remedy = f"did you mean {near.split(', ')[0]}"
+    elif message.endswith("?"):  # of a setting
+        message, _, near = message.rstrip("?").rpartition("; did you mean ")
+        remedy = f"did you mean {near}"
     error = UsageError(message.rstrip("."), remedy=remedy)
     return _failure(command or "qkedit", error)
 

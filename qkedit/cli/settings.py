@@ -119,7 +119,9 @@ def _check_environment(command: str, parameters: Mapping[str, Any]) -> None:
             found = _slip(option, [_name(known) for known in own], set(map(_name, given)))
             near = variable_of(found) if found else None
         if near:
-            raise typer.BadParameter(f"there is no variable {PREFIX}{name}; did you mean {near}?")
+            raise typer.BadParameter(
+                f"{command} does not read {PREFIX}{name}; did you mean {near}?", param_hint="the environment"
+            )
     if unread:
         _warn_unread(command, "the environment", [f"{PREFIX}{name}" for name in unread])
 

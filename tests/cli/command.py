@@ -39,8 +39,8 @@ class Result:
         lines = self.stderr.splitlines()
         assert len(lines) == 1, self.stderr
         assert lines[0].startswith("error: ")
-        assert lines[0].endswith(".")
-        assert not lines[0].endswith("..")
+        assert lines[0].endswith((".", "?"))
+        assert not lines[0].endswith(("..", "?."))
         return lines[0].removeprefix("error: ")
 
 

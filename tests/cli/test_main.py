@@ -27,9 +27,9 @@ def test_dir_names_what_is_imported_when_it_is_used() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["steeer"], "No such command 'steeer'; did you mean 'steer'."),
+        (["steeer"], "No such command 'steeer'; did you mean 'steer'?"),
         (["nope"], "No such command 'nope'; see `qkedit --help`."),
-        (["steer", "--layer", "3"], "No such option: --layer; did you mean --layers."),
+        (["steer", "--layer", "3"], "No such option: --layer; did you mean --layers?"),
         (["steer", "--zzzz"], "No such option: --zzzz; see `qkedit steer --help`."),
     ],
 )

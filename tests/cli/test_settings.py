@@ -210,7 +210,7 @@ def test_a_variable_that_looks_like_a_slip_is_refused(
     monkeypatch.setenv(f"QKEDIT_{name}", "3")
     result = qkedit("steer", base, "--dry-run")
     assert result.code == 2
-    assert f"no variable QKEDIT_{name}; did you mean QKEDIT_{near}?" in result.sentence()
+    assert f"does not read QKEDIT_{name}; did you mean QKEDIT_{near}?" in result.sentence()
 
 
 def test_variables_of_other_commands_are_named_and_the_key_is_not(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
