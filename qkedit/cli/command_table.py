@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from importlib import import_module
+from inspect import getdoc
 from typing import Annotated, Any
 
 import typer
@@ -57,7 +58,7 @@ def application(commands: Collection[str] = COMMANDS) -> typer.Typer:
             settings: dict[str, Any] = {} if group else {"rich_help_panel": panel}
             if name in _WITH_FURTHER_OPTIONS:
                 settings["context_settings"] = {"allow_extra_args": True, "ignore_unknown_options": True}
-            groups.get(group, app).command(word, **settings)(_function(name))
+            groups.get(group, app).command(word, help=_help(_function(name)), **settings)(_function(name))
     # A group with one command is a group all the same.
     for own in groups.values():
         own.callback()(_nothing)
@@ -79,6 +80,12 @@ def leaves(group: Any) -> dict[str, Any]:
         else:
             found[name] = command
     return found
+
+
+def _help(function: Callable[..., None]) -> str:
+    """Return a command's docstring with each paragraph on one line: Typer keeps line breaks and would wrap twice."""
+    paragraphs = (getdoc(function) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
 
 
 def _function(command: str) -> Callable[..., None]:

@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TextIO
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _LONG = 100
+_FEW_WORDS = 20  # characters
 _COMPACT = json.JSONEncoder(allow_nan=False)
 # Warnings about the settings: they are read before the command that will say them has begun.
 AHEAD: list[str] = []
@@ -149,12 +152,21 @@ def _discard(stream: TextIO) -> None:
 
 
 def aligned(facts: Iterable[tuple[str, str]]) -> str:
-    """Return one line per fact, names and values in two columns."""
+    """Return one line per fact, names and values in two columns; in a terminal, long values keep to their column."""
     from qkedit.report.terminal_text import on_one_line
 
     rows = [(name, on_one_line(value)) for name, value in facts]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    start = max(len(name) for name, _ in rows) + 2
+    room = shutil.get_terminal_size().columns - start if sys.stdout.isatty() else 0
+    return "\n".join(f"{name:<{start}}{_wrapped(value, start, room)}" for name, value in rows)
+
+
+def _wrapped(value: str, start: int, room: int) -> str:
+    """Return a value whose further lines begin in its own column; whole, where the room is less than a few words."""
+    if room < _FEW_WORDS:
+        return value
+    lines = textwrap.wrap(value, room, break_long_words=False, break_on_hyphens=False)
+    return f"\n{' ' * start}".join(lines) or value
 
 
 def _document(value: Any, margin: str = "\n") -> str:

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -154,7 +155,11 @@ def test_a_run_on_a_terminal_shows_progress_and_a_pipe_gets_none(children: Runs,
     code, shown = on_a_terminal([*QKEDIT, *steer, str(tmp_path / "watched")])
     assert code == 0
     assert "layer " in shown
-    assert max(map(len, lines(shown.split("steered")[-1]))) <= 80
+    facts = lines(shown.split("steered")[-1])[1:]
+    assert max(map(len, facts)) <= 80
+    # What does not fit goes on below its own column.
+    energy = next(number for number, line in enumerate(facts) if line.startswith("energy"))
+    assert facts[energy + 1].startswith(" " * 9)
     piped = children(*steer, tmp_path / "piped")
     assert (piped.code, piped.stderr) == (0, "")
     assert "\x1b" not in piped.stdout
@@ -328,3 +333,14 @@ def test_commands_and_options_are_completed_without_torch() -> None:
         completed[words] = result.stdout.split()
     assert {"steer", "apply", "verify", "diff"} <= set(completed["qkedit "])
     assert {"--layers", "--layout"} == set(completed["qkedit steer --lay"])
+
+
+def test_help_is_wrapped_once() -> None:
+    code, shown = on_a_terminal([*QKEDIT, "demo", "--help"])
+    assert code == 0
+    shown_lines = [line.strip() for line in lines(shown)]
+    start = next(number for number, line in enumerate(shown_lines) if line.startswith("Without MODEL"))
+    paragraph = shown_lines[start : shown_lines.index("", start)]
+    # No line is so short that the next one's first word would have stood on it, too.
+    for line, following in pairwise(paragraph):
+        assert len(line) + 1 + len(following.split()[0]) > 78

@@ -29,6 +29,7 @@ def test_they_come_along_only_when_asked(base: Path, tmp_path: Path, keep: bool)
     assert qkedit(*steer, "--out", delta, "--layout", "delta").code == 0
     made = qkedit("apply", delta, "--base", base, "--out", applied, "--no-fsync", *asked)
     assert made.code == 0, made.stderr
+    assert made.stdout.splitlines()[0].split() == ["applied", str(delta), "to", str(base)]
     assert ("--keep-plugins" in steered.document["left_out"].get(PLUGINS, "")) != keep
     for out in (full, applied):
         assert (out / PLUGINS).exists() == keep

@@ -48,4 +48,4 @@ def apply(
             report = apply_delta(
                 delta, base=base, output=target, revision=revision, keep_plugins=keep_plugins, progress=progress
             )
-        print_report(output, report)
+        print_report(output, report, ("applied", f"{delta} to {base}"))

@@ -110,11 +110,11 @@ def _run(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
 
     with progress_bar(output) as progress:
         report = run_plan(plan, target, progress)
-    print_report(output, report)
+    print_report(output, report, ("steered", report.manifest["base"]["model"]))
 
 
-def print_report(output: Output, report: SteerReport) -> None:
-    """Print what a run did: the end of `steer` and of `apply`."""
+def print_report(output: Output, report: SteerReport, done: tuple[str, str]) -> None:
+    """Print what a run did: the end of `steer` and of `apply`; `done` is the first line, a verb and its object."""
     from qkedit.report.strength import strength
     from qkedit.selection import describe
 
@@ -135,7 +135,7 @@ def print_report(output: Output, report: SteerReport) -> None:
     proportion = f": {strength(sum(energy) / len(energy))}" if channel == "full" else ""
     part = "the query-key products" if channel == "full" else f"their {channel} part asked to be"
     facts = [
-        ("steered", report.manifest["base"]["model"]),
+        done,
         ("layers", f"{describe([tensor['layer'] for tensor in tensors])} ({counted(len(heads), 'head')})"),
         ("energy", f"{_mean(energy)} of {part} removed ({_range(energy)}){proportion}"),
         ("weights", f"moved by {_mean(moved)} of their norm ({_range(moved)})"),
@@ -172,7 +172,7 @@ def _mean(values: list[float]) -> str:
 
 
 def _range(values: list[float]) -> str:
-    return f"{min(values):.1%} to {max(values):.1%} a head"
+    return f"{min(values):.1%} to {max(values):.1%} per head"
 
 
 def size(count: float) -> str:
