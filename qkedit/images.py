@@ -121,7 +121,7 @@ def opened(source: Path | bytes, where: str, formats: tuple[str, ...]) -> Iterat
     except UsageError:
         raise
     except UnidentifiedImageError as error:
-        raise UsageError("is no picture", where=where, remedy="give a PNG, JPEG or WebP file") from error
+        raise UsageError("is not an image", where=where, remedy="give a PNG, JPEG or WebP file") from error
     except Image.DecompressionBombError as error:
         raise TooManyPixels("has far more pixels than are taken", where=where, remedy="make it smaller") from error
     # Pillow's decoders fail in many ways on bytes that somebody has made up, and each of them means the same.

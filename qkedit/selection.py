@@ -125,7 +125,7 @@ def _layers(part: str, text: str, where: str, known: str) -> Part:
         low, high = (Fraction(end.rstrip(".")) for end in match.groups())
         if not low < high <= 1:
             raise UsageError(
-                f"{part!r} is no part of a model's layers",
+                f"{part!r} is not part of a model's layers",
                 where=where,
                 remedy=_joined("give fractions a-b with 0 ≤ a < b ≤ 1", known),
             )

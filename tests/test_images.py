@@ -170,7 +170,7 @@ def test_values_without_a_scale_are_refused(values: Any, words: str, tmp_path: P
 
 def test_what_is_no_image_or_starts_other_programs(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(stored(Image.new("RGB", (4, 4)), "eps"))
-    with pytest.raises(UsageError, match="is no picture"):
+    with pytest.raises(UsageError, match="is not an image"):
         read_image(tmp_path / "a.png")
     with pytest.raises(UsageError, match=r"b\.png: cannot be read"):
         read_image(tmp_path / "b.png")

@@ -170,7 +170,7 @@ def _read_config(files: CheckpointFiles, sizes: dict[str, int]) -> dict[str, Any
             "is not valid JSON", where=CONFIG_FILE, remedy="download or save the file again"
         ) from error
     if not isinstance(config, dict):
-        raise CheckpointError("is no JSON object", where=CONFIG_FILE, remedy="download or save the file again")
+        raise CheckpointError("is not a JSON object", where=CONFIG_FILE, remedy="download or save the file again")
     return config
 
 
@@ -193,7 +193,7 @@ def _read_weight_map(files: CheckpointFiles, sizes: dict[str, int]) -> dict[str,
     for tensor, file in weight_map.items():
         if not _is_plain_shard_name(file):
             raise CheckpointError(
-                f"places the tensor in {file!a}, which is no safetensors file inside the checkpoint",
+                f"places the tensor in {file!a}, which is not a safetensors file inside the checkpoint",
                 where=f"{INDEX_FILE}, tensor {tensor}",
                 remedy="do not use this checkpoint unless you know who made it",
             )

@@ -43,12 +43,10 @@ def required_data(data: Path | None, questions: Path | None) -> Path:
     """Return where the questions are. Raises UsageError when that is not said, or not as it is meant."""
     if questions is not None:
         if not questions.is_file():
-            raise UsageError(f"{questions} is no file", where="--questions", remedy="name a file of questions")
+            raise UsageError(f"{questions} is not a file", where="--questions", remedy="name a file of questions")
         return questions
     if data is None:
-        raise UsageError(
-            "it is not said where the questions are", where="--data", remedy="name a directory, or --questions FILE"
-        )
+        raise UsageError("no questions are given", where="--data", remedy="name a directory, or --questions FILE")
     return data
 
 

@@ -18,21 +18,30 @@ SCENES = "Scenes and controls"
 
 ScenesOption = Annotated[int, flag("--scenes", panel=SCENES, help="How many synthetic scenes.")]
 SceneSeedOption = Annotated[
-    int, flag("--scene-seed", panel=SCENES, help="Of the scenes; the demo model has not seen those of the default.")
+    int,
+    flag(
+        "--scene-seed",
+        panel=SCENES,
+        help="Seed of the scenes; the demo model was not trained on those of the default.",
+    ),
 ]
-SeedsOption = Annotated[int, flag("--seeds", panel=SCENES, help="Random controls of each edit, one a seed from 0.")]
+SeedsOption = Annotated[int, flag("--seeds", panel=SCENES, help="Random controls per edit, one for each seed from 0.")]
 DtypeOption = Annotated[
     str,
     flag(
         "--dtype",
         panel=MODE,
-        help="Of the weights in memory: float32, bfloat16, float16 or auto (as stored).",
+        help="Data type of the weights in memory: float32, bfloat16, float16 or auto (as stored).",
         autocompletion=completion.dtypes,
     ),
 ]
 WorkersOption = Annotated[
     int | None,
-    flag("--workers", panel=MODE, help="Processes, each with its own copy of the model; the CPU's cores, or 1 a GPU."),
+    flag(
+        "--workers",
+        panel=MODE,
+        help="Processes, each with a copy of the model. By default one per CPU core, or one per GPU.",
+    ),
 ]
 
 

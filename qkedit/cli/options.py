@@ -45,7 +45,9 @@ ModelArgument = Annotated[
         autocompletion=completion.models,
     ),
 ]
-ModelOption = Annotated[str | None, flag("--model", "-m", help="The same as MODEL.", autocompletion=completion.models)]
+ModelOption = Annotated[
+    str | None, flag("--model", "-m", help="The same as MODEL, as an option.", autocompletion=completion.models)
+]
 RevisionOption = Annotated[
     str | None,
     flag("--revision", help="Branch, tag or commit of a hub model."),
@@ -56,7 +58,7 @@ LayersOption = Annotated[
         "--layers",
         autocompletion=completion.layers,
         panel=EDIT,
-        help="10-20, 3,5,8-12, all, mid or 0.35-0.7; both ends included.",
+        help="Layers: 10-20, 3,5,8-12, all, mid or 0.35-0.7; both ends included.",
     ),
 ]
 HeadsOption = Annotated[
@@ -69,7 +71,7 @@ ModesOption = Annotated[
         "--k",
         "-k",
         panel=EDIT,
-        help="Dominant modes a head to suppress; 4 by default.",
+        help="Number of dominant modes to suppress per head; 4 by default.",
     ),
 ]
 EnergyOption = Annotated[
@@ -77,7 +79,7 @@ EnergyOption = Annotated[
     flag(
         "--energy",
         panel=EDIT,
-        help="Instead of --k: as many modes as carry this share of the energy.",
+        help="Instead of --k: suppress as many modes as carry this share of the energy.",
     ),
 ]
 ResidualOption = Annotated[
@@ -94,7 +96,7 @@ ChannelOption = Annotated[
         "--channel",
         autocompletion=completion.channels,
         panel=EDIT,
-        help="full, symmetric or antisymmetric part of the product.",
+        help="Part of the product to edit: full, symmetric or antisymmetric.",
     ),
 ]
 ControlOption = Annotated[
@@ -108,13 +110,13 @@ ControlOption = Annotated[
 ]
 SeedOption = Annotated[
     int,
-    flag("--seed", panel=EDIT, help="Of the control's random draws."),
+    flag("--seed", panel=EDIT, help="Seed of the control's random draws."),
 ]
 TextOnlyOption = Annotated[
     bool,
     flag(
         "--allow-text-only",
-        help="Take a checkpoint without vision too.",
+        help="Accept a checkpoint without vision, too.",
     ),
 ]
 DeviceOption = Annotated[
@@ -123,7 +125,7 @@ DeviceOption = Annotated[
         "--device",
         autocompletion=completion.devices,
         panel=MODE,
-        help="auto, cpu, cuda, cuda:N or mps.",
+        help="Device: auto, cpu, cuda, cuda:N or mps.",
     ),
 ]
 ComputeDtypeOption = Annotated[
@@ -132,7 +134,7 @@ ComputeDtypeOption = Annotated[
         "--compute-dtype",
         autocompletion=completion.compute_dtypes,
         panel=MODE,
-        help="float32 or float64 arithmetic; the small cores are float64 anyway.",
+        help="Arithmetic: float32 or float64. The small cores are always float64.",
     ),
 ]
 OutOption = Annotated[
@@ -149,11 +151,11 @@ ForceOption = Annotated[
 ]
 KeepPluginsOption = Annotated[
     bool,
-    flag("--keep-plugins", panel=MODE, help="Take along the plug-ins that are attached to the model."),
+    flag("--keep-plugins", panel=MODE, help="Copy the plug-ins that are attached to the model, too."),
 ]
 FollowLinksOption = Annotated[
     bool,
-    flag("--follow-links", panel=MODE, help="Take in files outside the model that its links lead to."),
+    flag("--follow-links", panel=MODE, help="Copy files outside the model's directory that its links lead to."),
 ]
 LinkOption = Annotated[
     str,
@@ -161,7 +163,7 @@ LinkOption = Annotated[
         "--link",
         autocompletion=completion.links,
         panel=MODE,
-        help="Untouched shards: auto (reflink where possible), copy, reflink, hard or symlink.",
+        help="How to copy unchanged shards: auto (reflink where possible), copy, reflink, hard or symlink.",
     ),
 ]
 FsyncOption = Annotated[
@@ -169,7 +171,7 @@ FsyncOption = Annotated[
     flag(
         "--fsync/--no-fsync",
         panel=MODE,
-        help="Wait until the disk holds the output.",
+        help="Wait until the output is on the disk.",
     ),
 ]
 VerifyOption = Annotated[
@@ -182,7 +184,7 @@ VerifyOption = Annotated[
 ]
 BaseOption = Annotated[
     str | None,
-    flag("--base", help="The model the edit was made from.", autocompletion=completion.models),
+    flag("--base", help="The model that was edited.", autocompletion=completion.models),
 ]
 ConfigOption = Annotated[
     Path | None,
@@ -191,7 +193,7 @@ ConfigOption = Annotated[
         is_eager=True,
         callback=read_configuration,
         panel=MODE,
-        help="YAML file: keys are the flags' names, at the top or below a command's name.",
+        help="YAML file with options, at the top level or in a section named after a command.",
     ),
 ]
 JsonOption = Annotated[
@@ -199,12 +201,12 @@ JsonOption = Annotated[
     flag(
         "--json",
         panel=MODE,
-        help="One JSON document on standard output.",
+        help="Print one JSON document on standard output.",
     ),
 ]
 QuietOption = Annotated[
     bool,
-    flag("--quiet", "-q", panel=MODE, help="Only errors are said."),
+    flag("--quiet", "-q", panel=MODE, help="Print no progress, warnings or summaries."),
 ]
 DebugOption = Annotated[
     bool,
@@ -241,7 +243,7 @@ def one_model(context: typer.Context, argument: str | None, option: str | None) 
 def required_out(out: Path | None) -> Path:
     """Return where to write. Raises UsageError when it was not said."""
     if out is None:
-        raise UsageError("it is not said where to write", where="--out", remedy="give a directory")
+        raise UsageError("no output directory is given", where="--out", remedy="give a directory")
     return out
 
 

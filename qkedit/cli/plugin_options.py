@@ -20,27 +20,27 @@ PluginsOption = Annotated[
     flag(
         "--plugin",
         autocompletion=completion.plugins,
-        help="NAME[:key=value,…], FILE.json or none; may be given several times. By default what is attached.",
+        help="NAME[:key=value,…], FILE.json or none; may be repeated. By default the plug-ins attached to the model.",
     ),
 ]
 ImagesOption = Annotated[
     list[Path] | None,
-    flag("--image", help="A picture; may be given several times."),
+    flag("--image", help="An image file; may be repeated."),
 ]
-PromptOption = Annotated[str, flag("--prompt", help="What to ask about it.", callback=utf8)]
+PromptOption = Annotated[str, flag("--prompt", help="The question about the image.", callback=utf8)]
 TrustOption = Annotated[
     bool,
     flag("--trust-remote-code", help="Run the checkpoint's own Python code; for a hub model give its commit too."),
 ]
 ChatTemplateOption = Annotated[
     str | None,
-    flag("--chat-template", help="A file in Jinja, or none for the bare prompt, instead of the model's own template."),
+    flag("--chat-template", help="A Jinja file that replaces the model's chat template, or none for the bare prompt."),
 ]
 DtypeOption = Annotated[
     str,
     flag(
         "--dtype",
-        help="auto (as stored), float32, bfloat16 or float16.",
+        help="Data type of the weights: auto (as stored), float32, bfloat16 or float16.",
         autocompletion=completion.dtypes,
     ),
 ]

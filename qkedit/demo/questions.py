@@ -26,7 +26,7 @@ def pope_questions(scenes: Sequence[Scene], split: str, seed: int = 0) -> list[d
         ValueError: the split is none of `SPLITS`.
     """
     if split not in SPLITS:
-        raise ValueError(f"{split!r} is no split; there are {', '.join(SPLITS)}")
+        raise ValueError(f"{split!r} is not a split; there are {', '.join(SPLITS)}")
     popularity = Counter(kind for scene in scenes for kind in scene.kinds)
     together = Counter(pair for scene in scenes for pair in permutations(scene.kinds, 2))
     rows: list[dict[str, Any]] = []

@@ -236,7 +236,7 @@ def _batch_size(given: int | str) -> int:
     except ValueError:
         size = 0
     if size < 1:
-        raise UsageError(f"{given!r} is no number of prompts", where="--batch_size", remedy="give one, such as 8")
+        raise UsageError(f"{given!r} is not a number of prompts", where="--batch_size", remedy="give one, such as 8")
     return size
 
 

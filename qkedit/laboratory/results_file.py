@@ -112,14 +112,14 @@ class ResultsFile:
                 )
             except (KeyError, TypeError) as error:
                 raise QkeditError(
-                    "is no result of an experiment",
+                    "is not a result of an experiment",
                     where=f"{self._path}, line {number}",
                     remedy="remove the line, and its arm is done again",
                 ) from error
 
     def _check_header(self, header: dict[str, Any]) -> None:
         if header.get("kind") != KIND or not isinstance(header.get("settings"), dict):
-            raise UsageError("is no file of an experiment", where=str(self._path), remedy="name another with --out")
+            raise UsageError("is not a file of an experiment", where=str(self._path), remedy="name another with --out")
         if header.get("schema") != SCHEMA:
             raise UsageError(
                 f"was written with schema {header.get('schema')}",

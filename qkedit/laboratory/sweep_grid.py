@@ -170,7 +170,7 @@ def _guard(text: str) -> Guard:
         raise UsageError(f"{measure.name} has no worse side", where="--no-worse", remedy="guard another")
     guard = Guard(measure.name, float(tolerance))
     if not guard.tolerance >= 0:
-        raise UsageError(f"{tolerance} is no tolerance", where="--no-worse", remedy="give 0 or more")
+        raise UsageError(f"{tolerance} is not a tolerance", where="--no-worse", remedy="give 0 or more")
     return guard
 
 

@@ -94,7 +94,7 @@ def users_directory(model: str) -> Path:
         )
     if not path.is_dir():
         raise UsageError(
-            "is no directory, and plug-ins are attached to directories alone",
+            "is not a directory, and plug-ins are attached to directories alone",
             where=model,
             remedy="download the model with `hf download ORG/NAME --local-dir DIR` and name that directory",
         )

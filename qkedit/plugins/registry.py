@@ -56,7 +56,7 @@ def plugin_class(name: str) -> type[Any]:
         return _loaded(_of_other_packages()[name])
     known = plugin_names()
     near = difflib.get_close_matches(name.lower(), known, n=1)
-    remedy = f"did you mean {near[0]!r}" if near else f"there are {', '.join(known)}"
+    remedy = f"did you mean {near[0]!r}" if near else f"choose among {', '.join(known)}"
     raise UsageError(f"there is no plug-in {name!r}", where="--plugin", remedy=remedy)
 
 

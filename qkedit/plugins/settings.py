@@ -164,7 +164,7 @@ def _parsed(text: str) -> PluginSettings:
             options[last] += f",{piece}"
         else:
             raise UsageError(
-                f"{piece!r} is no option", where=f"--plugin {text}", remedy="write NAME:key=value,key=value"
+                f"{piece!r} is not an option", where=f"--plugin {text}", remedy="write NAME:key=value,key=value"
             )
     return parse_options(name, options, f"--plugin {name}")
 
@@ -228,7 +228,7 @@ def _from_json(value: Any, hint: Any, where: str) -> Any:
 
 def _malformed(where: str) -> UsageError:
     return UsageError(
-        "is no list of plug-ins",
+        "is not a list of plug-ins",
         where=where,
         remedy='write {"schema": 1, "plugins": [{"name": "scr", "options": {}}]}',
     )

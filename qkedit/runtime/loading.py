@@ -91,7 +91,7 @@ def load(
         raise
 
     if dtype not in DTYPES:
-        raise UsageError(f"{dtype!r} is no dtype", where="--dtype", remedy=f"give {', '.join(DTYPES)}")
+        raise UsageError(f"{dtype!r} is not a dtype", where="--dtype", remedy=f"give {', '.join(DTYPES)}")
     jinja = read_template(chat_template)
     directory = directory_of(model, revision, trust_remote_code=bool(trust_remote_code))
     own: dict[str, Any] = {"where": model, "trust_remote_code": trust_remote_code}

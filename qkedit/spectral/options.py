@@ -53,7 +53,7 @@ class Suppression:
         if self.k < 1:
             raise UsageError(f"{self.k} modes cannot be suppressed", where="k", remedy="give 1 or more")
         if self.energy is not None and not 0 < self.energy <= 1:
-            raise UsageError(f"{self.energy:g} is no share", where="energy", remedy="give more than 0, at most 1")
+            raise UsageError(f"{self.energy:g} is not a share", where="energy", remedy="give more than 0, at most 1")
         if not 0 <= self.residual < 1:
             raise UsageError(
                 f"{self.residual:g} would not suppress anything",
@@ -93,7 +93,7 @@ def _whole(value: Any, name: str) -> int:
             raise TypeError
         return index(value)
     except TypeError:
-        raise UsageError(f"{value!r} is no whole number", where=name, remedy="give one") from None
+        raise UsageError(f"{value!r} is not a whole number", where=name, remedy="give one") from None
 
 
 def _real(value: Any, name: str) -> float:
@@ -103,4 +103,4 @@ def _real(value: Any, name: str) -> float:
             raise TypeError
         return float(value)
     except (TypeError, ValueError, OverflowError):
-        raise UsageError(f"{value!r} is no number", where=name, remedy="give one") from None
+        raise UsageError(f"{value!r} is not a number", where=name, remedy="give one") from None

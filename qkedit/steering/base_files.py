@@ -39,7 +39,7 @@ def adapter_warning(left_out: Iterable[tuple[str, str]]) -> str | None:
     if not names:
         return None
     return (
-        f"an adapter lies beside the weights ({', '.join(names)}): it is no part of the edit and was left out; if it "
+        f"an adapter lies beside the weights ({', '.join(names)}): it is not part of the edit and was left out; if it "
         "belongs to the model, merge it first (merge_and_unload of peft)"
     )
 

@@ -85,9 +85,9 @@ def _body(manifest: dict[str, Any], checkpoint: Checkpoint) -> str:
     energy = options["energy"]
     amount = f"as many as carry {_percent(energy)} of its energy" if energy else f"{options['k']}"
     modes = {
-        "none": f"the dominant modes ({amount} a head)",
-        "index": f"randomly drawn other modes ({amount} a head; a control, seed {options['seed']})",
-        "norm": f"a random frame of matched size ({amount} directions a head; a control, seed {options['seed']})",
+        "none": f"the dominant modes ({amount} per head)",
+        "index": f"randomly drawn other modes ({amount} per head; a control, seed {options['seed']})",
+        "norm": f"a random frame of matched size ({amount} directions per head; a control, seed {options['seed']})",
     }[options["control"]]
     channel = {"full": ""}.get(options["channel"], f"the {options['channel']} part of ")
     energy_of = (

@@ -229,4 +229,4 @@ def _fits(value: Any, form: Any) -> bool:
 
 
 def _broken(where: str) -> CheckpointError:
-    return CheckpointError("is no complete manifest", where=where, remedy="write the output again")
+    return CheckpointError("is not a complete manifest", where=where, remedy="write the output again")

@@ -38,7 +38,7 @@ class SteerOptions:
         """Check what can be checked without a model."""
         for name in ("layers", "heads"):
             if not isinstance(getattr(self, name), str):
-                raise UsageError(f"{getattr(self, name)!r} is no text", where=name, remedy="give it as '3,5,8-12'")
+                raise UsageError(f"{getattr(self, name)!r} is not text", where=name, remedy="give it as '3,5,8-12'")
         if self.compute_dtype not in ("float32", "float64"):
             raise UsageError(
                 f"{self.compute_dtype!r} is not offered", where="compute-dtype", remedy="take float32 or float64"

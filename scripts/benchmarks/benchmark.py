@@ -156,7 +156,7 @@ def main() -> None:
     work = options.work or model.parent
     for directory in (work, *(file.parent for file in (options.json, options.markdown) if file)):
         if not directory.is_dir():  # said now, not after a quarter of an hour
-            parser.error(f"{directory} is no directory")
+            parser.error(f"{directory} is not a directory")
     try:
         edit = SteerOptions(options.layers, "all", Suppression(options.k), device=options.device)
         plan = plan_for(str(model), edit)

@@ -87,12 +87,9 @@ def test_a_changed_record_is_the_same_or_one_sentence(data: st.DataObject) -> No
             holder[path[-1] + data.draw(st.sampled_from("sx_ "), "letter")] = holder.pop(path[-1])
             refused(record.kind, value)
     else:
-        old = holder[path[-1]]
         wrong: list[Any] = [{"a": 1}, [[]], -1.5, b"x"]
         holder[path[-1]] = data.draw(st.sampled_from(wrong), "value")
-        numbers = "defaults" in path and isinstance(old, float)
-        if not (numbers and holder[path[-1]] == -1.5):
-            refused(record.kind, value)
+        refused(record.kind, value)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3)))
@@ -108,16 +105,16 @@ def test_no_value_is_more_than_a_sentence(value: Any) -> None:
     ("change", "sentence"),
     [
         ({"rope": "interleavd rotary"}, "rope: is 'interleavd rotary', which is not a known word; "
-         "did you mean 'interleaved rotary'."),
+         "did you mean 'interleaved rotary'?"),
         ({"rope": "rotary interleaved"}, "which is not a known word; did you mean"),
-        ({"rop": "rotary"}, "has the unknown key 'rop'; did you mean 'rope'."),
+        ({"rop": "rotary"}, "has the unknown key 'rop'; did you mean 'rope'?"),
         ({"layouts": "separate"}, "layouts: is 'separate', not a list; correct the record."),
         ({"layouts": []}, "layouts: is [], not a list"),
         ({"name": ""}, "name: is '', not text"),
         ({"name": 7}, "name: is 7, not text"),
         ({"model_types": ["a", 1]}, "model_types: is 1, not text"),
         ({"norm": NORM | {"kind": "layernorm"}}, "norm, kind: is 'layernorm', which is not a known word; "
-         "did you mean 'layer norm'."),
+         "did you mean 'layer norm'?"),
         ({"norm": {"kind": "rms"}}, "norm: rms needs query and key"),
         ({"norm": {"kind": "l2", "query": "q", "key": "k"}}, "norm: l2 has no gains"),
         ({"norm": NORM | {"mlx": "rms"}}, "norm: mlx is for one-plus rms alone"),

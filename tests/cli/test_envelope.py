@@ -198,7 +198,7 @@ def test_version() -> None:
     [
         (["steer", "BASE", "--layers", "3", "--out", "OUT"], 2, "layers 0 to 2"),
         (["steer", "BASE", "--heads", "4", "--layers", "1", "--out", "OUT"], 2, "heads 0 to 3"),
-        (["steer", "BASE", "--layers", "1"], 2, "--out: it is not said where to write"),
+        (["steer", "BASE", "--layers", "1"], 2, "--out: no output directory is given"),
         (["steer", "--layers", "1", "--out", "OUT"], 2, "no model is named"),
         (["steer", "BASE", "--model", "BASE", "--out", "OUT"], 2, "the model is named twice"),
         (["steer", "BASE", "--k", "2", "--energy", "0.5", "--out", "OUT"], 2, "both say how many"),

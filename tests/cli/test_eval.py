@@ -176,7 +176,7 @@ def test_a_missing_image_is_named_before_the_model_is_looked_at(scenes: Path, ou
     (images / "scene_000002.png").write_bytes(b"no picture")
     broken = qkedit(*request)
     assert broken.code == 2
-    assert "scene_000002.png: is no picture" in broken.stderr
+    assert "scene_000002.png: is not an image" in broken.stderr
     shutil.copy(scenes / "images" / "scene_000002.png", images)
     done = qkedit(*request, "--json").document
     assert 0 < done["asked"] < asked(scenes, "random")
@@ -194,8 +194,8 @@ def test_a_missing_image_is_named_before_the_model_is_looked_at(scenes: Path, ou
         (("-b", "pope", "-b", "pope.random"), "pope.random is named twice"),
         (("-b", "pope", "--prompt", "Is it?"), "the same of"),
         (("-b", "pope", "--plugin", "scrr"), "did you mean 'scr'"),
-        (("-b", "pope", "--dtype", "float8"), "is no dtype"),
-        (("-b", "custom.a/b"), "is no name of a split"),
+        (("-b", "pope", "--dtype", "float8"), "is not a dtype"),
+        (("-b", "custom.a/b"), "is not the name of a split"),
         (("-b", "pope", "--endpoint", "http://127.0.0.1:9"), "a model is named as well"),
         (("-b", "pope", "--limit", "0"), "greater than or equal to 1"),
     ],
@@ -211,9 +211,9 @@ def test_what_must_be_said(scenes: Path, out: Path) -> None:
     whole = {"": "demo", "--data": scenes, "--images": scenes / "images", "--out": out, "-b": "pope"}
     for left_out, words in {
         "": "no model is named",
-        "--data": "where the questions are",
-        "--images": "where the images are",
-        "--out": "where to write",
+        "--data": "no questions are given",
+        "--images": "no directory of images is given",
+        "--out": "no output directory is given",
     }.items():
         arguments = [text for name, value in whole.items() if name != left_out for text in (name, value) if text]
         refused = qkedit("eval", *arguments)

@@ -124,7 +124,7 @@ def test_only_directories_of_the_users(name: str) -> None:
     for words in (("plugins", "add", "scr"), ("plugins", "remove")):
         result = qkedit(*words, "--model", name)
         assert result.code == 2
-        assert "no directory" in result.sentence()
+        assert "not a directory" in result.sentence()
 
 
 def test_models_without_a_grid_are_refused(tmp_path: Path) -> None:
@@ -195,11 +195,11 @@ def test_a_base_that_only_its_user_knows(model: Path, tmp_path: Path, image: Pat
     [
         (("--plugin", "scr"), 2, "plug-ins act on images"),
         (("--image", "no/such.png"), 2, "no/such.png"),
-        (("--image", "config.json"), 2, "is no picture"),
+        (("--image", "config.json"), 2, "is not an image"),
         (("--image", "THIN"), 2, "has 1 × 201 pixels, one side more than 200 times the other"),
         (("--image", "IMAGE", "--plugin", "scr:layers=8"), 2, "0 to 7"),
-        (("--image", "IMAGE", "--dtype", "int8"), 2, "no dtype"),
-        (("--image", "IMAGE", "--plugin", "dscr:depth=no/such/model"), 1, "no valid hub id"),
+        (("--image", "IMAGE", "--dtype", "int8"), 2, "not a dtype"),
+        (("--image", "IMAGE", "--plugin", "dscr:depth=no/such/model"), 1, "not a valid hub id"),
         (("--image", "IMAGE", "--plugin", f"dscr:depth={demo_checkpoint()}"), 1, "cannot be loaded as a depth model"),
     ],
 )

@@ -122,8 +122,8 @@ def test_custom_questions_come_in_one_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["pope"], 2, "--data: it is not said where the questions are"),
-        (["pope", "--questions", "none.json"], 2, "--questions: none.json is no file"),
+        (["pope"], 2, "--data: no questions are given"),
+        (["pope", "--questions", "none.json"], 2, "--questions: none.json is not a file"),
         (["pop", "--data", "."], 2, "there is no benchmark 'pop'; did you mean 'pope'?"),
         (["pope", "--data", ".", "--variant", "wordnet"], 2, "--variant: POPE is scored by parsers; use --parser."),
         (["chair", "--data", ".", "--parser", "vcd"], 2, "--parser: CHAIR is scored by variants; use --variant."),

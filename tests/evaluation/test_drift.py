@@ -212,7 +212,7 @@ def test_the_command_gives_what_the_gate_reads(images: Path, edited: Path, tmp_p
         (("demo",), "--images: no images are given"),
         (("demo", "--images", "."), "--base: there is nothing to compare with"),
         (("demo", "--images", "absent", "--plugin", "scr"), "absent: there is no such directory"),
-        (("demo", "--images", "broken.png", "--plugin", "scr"), "broken.png: is no picture"),
+        (("demo", "--images", "broken.png", "--plugin", "scr"), "broken.png: is not an image"),
     ],
 )
 def test_the_command_refuses_in_one_sentence(

@@ -209,7 +209,7 @@ def test_what_is_refused(harness: ModuleType) -> None:
         with pytest.raises(QkeditError, match="choose tasks that generate answers"):
             refused([])
     for size in ("auto", 0, "-1"):
-        with pytest.raises(UsageError, match="no number of prompts"):
+        with pytest.raises(UsageError, match="not a number of prompts"):
             model(harness, batch_size=size)
 
 

@@ -135,7 +135,7 @@ def test_pictures(tmp_path: Path, image: Image.Image) -> None:
     assert read_image(tmp_path / "a.png").mode == "RGB"
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
     (tmp_path / "c.png").write_text("text")
-    for name, words in {"b.png": "cannot be read", "c.png": "no picture", "d.png": "cannot be read"}.items():
+    for name, words in {"b.png": "cannot be read", "c.png": "not an image", "d.png": "cannot be read"}.items():
         with pytest.raises(UsageError, match=words) as caught:
             read_image(tmp_path / name)
         assert name in str(caught.value)

@@ -236,8 +236,8 @@ def test_nothing_is_changed_and_nothing_stays_behind(run: Run) -> None:
         (["CHECKPOINT", "--layers", "7"], 2, "error: "),
         (["CHECKPOINT", "--threads", "0"], 2, "--threads at least 1"),
         (["CHECKPOINT/nowhere"], 2, "error: "),
-        (["CHECKPOINT", "--work", "CHECKPOINT/nowhere"], 2, "is no directory"),
-        (["CHECKPOINT", "--json", "CHECKPOINT/nowhere/benchmark.json"], 2, "is no directory"),
+        (["CHECKPOINT", "--work", "CHECKPOINT/nowhere"], 2, "is not a directory"),
+        (["CHECKPOINT", "--json", "CHECKPOINT/nowhere/benchmark.json"], 2, "is not a directory"),
         (["CHECKPOINT", "--layers", "1", "--mergekit", sys.executable], 1, "No module named 'mergekit'"),
     ],
 )

@@ -181,7 +181,7 @@ def test_bad_requests_get_a_sentence_and_harm_nothing(client: OpenAI) -> None:
     broken = image["image_url"]["url"][: 22 + 2000]  # in the middle of the file
     cases: list[tuple[int, str, dict[str, Any]]] = [
         (404, "there is no model", {"model": "other"}),
-        (400, "messages: is no list", {"messages": []}),
+        (400, "messages: is not a list", {"messages": []}),
         (400, "this server has no plug-in 'other'", {"extra_body": plugins("other")}),
         (400, "the field is not known", {"extra_body": {"generation_config": "{}"}}),
         (400, "n: the field is not served", {"n": 2}),
@@ -189,8 +189,8 @@ def test_bad_requests_get_a_sentence_and_harm_nothing(client: OpenAI) -> None:
         (400, "neither a data URL nor", {"messages": with_image("/etc/passwd")}),
         (400, "neither a data URL nor", {"messages": with_image("file:///etc/passwd")}),
         (400, "fetches no images", {"messages": with_image("http://169.254.169.254/latest")}),
-        (400, "no valid base64", {"messages": with_image("data:image/png;base64,***")}),
-        (400, "is no picture", {"messages": with_image("data:image/png;base64,AAAA")}),
+        (400, "not valid base64", {"messages": with_image("data:image/png;base64,***")}),
+        (400, "is not an image", {"messages": with_image("data:image/png;base64,AAAA")}),
         (400, "image 1: cannot be read", {"messages": with_image(broken)}),
         (413, "pixels", {"messages": question("it", *[Image.new("RGB", (900, 600))] * 2)}),
         (413, "the body is longer", {"messages": question("it" * (1 << 20))}),

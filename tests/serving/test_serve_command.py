@@ -71,8 +71,8 @@ def test_options_from_a_file(model: Path, served: list[Any], tmp_path: Path) -> 
     ("arguments", "code", "words"),
     [
         (["--api-key", " "], 2, "--api-key: the key is empty"),
-        (["--allow-image-hosts", "https://a.org/x"], 2, "is no host"),
-        (["--allow-image-hosts", "*.org"], 2, "is no host"),
+        (["--allow-image-hosts", "https://a.org/x"], 2, "is not a host"),
+        (["--allow-image-hosts", "*.org"], 2, "is not a host"),
         (["--host", "256.0.0.1"], 1, "cannot listen there"),
         (["--plugin", "nothing"], 2, "there is no plug-in 'nothing'"),
         (["--plugin", "scr:layers=0-9"], 2, "goes beyond the model"),

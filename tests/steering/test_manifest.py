@@ -248,7 +248,7 @@ SMALL: dict[str, Any] = {
     ids=lambda content: repr(content[:24]),
 )
 def test_what_is_no_manifest_is_refused_in_one_sentence(content: bytes) -> None:
-    with pytest.raises(CheckpointError, match=r"^here: is no complete manifest; write the output again\.$"):
+    with pytest.raises(CheckpointError, match=r"^here: is not a complete manifest; write the output again\.$"):
         parse_manifest(content, "here")
 
 
@@ -260,7 +260,7 @@ def test_a_later_schema_asks_for_an_update() -> None:
 def test_a_base_with_a_broken_manifest_is_refused_before_anything_is_written(base: Path, tmp_path: Path) -> None:
     source = shutil.copytree(base, tmp_path / "source")
     (source / "qkedit.json").write_text("{}")
-    complaint = r"source/qkedit.json: is no complete manifest; update qkedit, or remove or rename it"
+    complaint = r"source/qkedit.json: is not a complete manifest; update qkedit, or remove or rename it"
     with pytest.raises(CheckpointError, match=complaint):
         steer(source, out=tmp_path / "edited", layers="0", fsync=False)
     plan = plan_for(str(source), SteerOptions("0"))

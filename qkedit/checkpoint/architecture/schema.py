@@ -153,26 +153,35 @@ class Unrotated:
 
 
 DefaultValue = str | int | float | bool | None | tuple[int, ...]
-# Settings of config classes that are read; a decoder's `defaults` may name these and those that its record names.
-_SETTINGS = frozenset(
-    {
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-        "layer_types",
-        "max_position_embeddings",
-        "mrope_interleaved",
-        "mrope_rows_and_columns_first",
-        "mrope_section",
-        "partial_rotary_factor",
-        "rope_local_base_freq",
-        "rope_theta",
-        "sliding_window",
-        "sliding_window_pattern",
-    }
-)
+_COUNT: tuple[type, ...] = (int,)
+_NUMBER: tuple[type, ...] = (int, float)
+_FLAG: tuple[type, ...] = (bool,)
+_LIST: tuple[type, ...] = (tuple,)
+# Settings of config classes that are read, with their types; a decoder's `defaults` may name these and those that its
+# record names. A default of null says that the class has the setting, and that it is off.
+_SETTINGS: dict[str, tuple[type, ...]] = {
+    "hidden_size": _COUNT,
+    "num_hidden_layers": _COUNT,
+    "num_attention_heads": _COUNT,
+    "num_key_value_heads": _COUNT,
+    "head_dim": _COUNT,
+    "layer_types": _LIST,
+    "max_position_embeddings": _COUNT,
+    "mrope_interleaved": _FLAG,
+    "mrope_rows_and_columns_first": _FLAG,
+    "mrope_section": _LIST,
+    "partial_rotary_factor": _NUMBER,
+    "rope_local_base_freq": _NUMBER,
+    "rope_theta": _NUMBER,
+    "sliding_window": _COUNT,
+    "sliding_window_pattern": _COUNT,
+}
+_TYPE_NAMES: dict[tuple[type, ...], str] = {
+    _COUNT: "a count",
+    _NUMBER: "a number from 0",
+    _FLAG: "true or false",
+    _LIST: "a list",
+}
 
 
 @dataclass(frozen=True)
@@ -192,17 +201,23 @@ class Decoder:
     defaults: dict[str, DefaultValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise ValueError for defaults that nothing reads, or that are not counts."""
-        named = {*_SETTINGS, *self.key_heads, *self.head_size, self.shared_keys, self.norm and self.norm.when}
+        """Raise ValueError for defaults that nothing reads, or that are not of their setting's type."""
+        known = dict(_SETTINGS)
+        known |= dict.fromkeys((*self.key_heads, *self.head_size), _COUNT)
+        if self.shared_keys:
+            known[self.shared_keys] = _COUNT
+        if self.norm and self.norm.when:
+            known[self.norm.when] = _FLAG
         if self.unrotated:
-            named |= {self.unrotated.layers, self.unrotated.period, self.unrotated.unless_null}
-        known = {name for name in named if name}
+            known |= {self.unrotated.layers: _LIST, self.unrotated.period: _COUNT}
+            if self.unrotated.unless_null:
+                known.setdefault(self.unrotated.unless_null, _COUNT)
         for name, value in self.defaults.items():
             if name not in known:
                 raise ValueError(f"defaults has {name!a}, a setting that nothing reads; {closest(name, known)}")
-            counts = name.startswith("num_") or name in ("hidden_size", *self.head_size, *self.key_heads)
-            if counts and value is not None and (type(value) is not int or value < 0):
-                raise ValueError(f"defaults.{name} is {value!a}, not a count")
+            negative = isinstance(value, int | float) and value < 0
+            if value is not None and (type(value) not in known[name] or negative):
+                raise ValueError(f"defaults.{name} is {value!a}, not {_TYPE_NAMES[known[name]]}")
 
 
 @dataclass(frozen=True)

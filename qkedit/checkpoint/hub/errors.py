@@ -65,7 +65,7 @@ def _explain(error: BaseException, repo_id: str, revision: str) -> tuple[str, st
     if isinstance(error, errors.HfHubHTTPError):
         return _explain_answer(error, repo_id, revision)
     if isinstance(error, errors.HFValidationError):
-        return "is no valid hub id", "give one like org/name, or an existing directory"
+        return "is not a valid hub id", "give one like org/name, or an existing directory"
     if isinstance(error, errors.OfflineModeIsEnabled):
         return (
             "the model is not in the cache and HF_HUB_OFFLINE forbids to fetch it",

@@ -112,7 +112,7 @@ def score(
     if split is None:
         tasks = tuple(dict.fromkeys(question.fields["task"] for question in questions))
         if len(tasks) != 1:
-            raise UsageError("it is not said which split", where="--split", remedy=f"choose among {', '.join(SPLITS)}")
+            raise UsageError("no split is given", where="--split", remedy=f"choose among {', '.join(SPLITS)}")
         split = tasks[0]
     tasks = tasks_of(split)
     there = {question.fields["task"] for question in questions}
@@ -215,7 +215,7 @@ def _lines(file: Path) -> Iterator[_Line]:
     """Yield a task file's lines that are not blank."""
     if file.stem not in TASKS:
         raise QkeditError(
-            f"{file.stem!r} is no task", where=str(file), remedy=f"name the file {' or '.join(TASKS[:2])} … .txt"
+            f"{file.stem!r} is not a task", where=str(file), remedy=f"name the file {' or '.join(TASKS[:2])} … .txt"
         )
     for number, text in enumerate(read_text(file).split("\n"), start=1):
         if not text.strip():

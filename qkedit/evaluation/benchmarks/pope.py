@@ -47,7 +47,7 @@ def load_questions(data: Path, split: str | None) -> tuple[Question, ...]:
     if data.is_file():
         return read_questions(data)
     if split not in FILES:
-        what = "it is not said which split" if split is None else f"there is no split {split!r}"
+        what = "no split is given" if split is None else f"there is no split {split!r}"
         raise UsageError(what, where="--split", remedy=f"choose among {', '.join(SPLITS)}")
     return read_questions(required(data, FILES[split], _PLACES, _PUBLISHED))
 

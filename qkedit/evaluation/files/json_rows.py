@@ -65,7 +65,7 @@ class Row:
             raise self.wrong(f"has no {_either(keys)}", "see docs/evaluation.md for the format")
         value = self.fields[key]
         if not isinstance(value, str):
-            raise self.wrong(f"{key} is no text")
+            raise self.wrong(f"{key} is not text")
         if len(value) > LONGEST_TEXT:
             raise self.wrong(f"{key} has {len(value)} characters, more than {LONGEST_TEXT}")
         return value
@@ -83,7 +83,7 @@ def read_text(file: Path) -> str:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
             data = opened.read(LARGEST_FILE + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise QkeditError("is no sound gzip file", where=str(file), remedy="copy it again") from None
+        raise QkeditError("is not a sound gzip file", where=str(file), remedy="copy it again") from None
     except OSError as error:
         raise QkeditError(
             f"cannot be read ({error.strerror})", where=str(file), remedy="name a file that is there"
@@ -96,7 +96,7 @@ def read_text(file: Path) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise QkeditError("is no UTF-8", where=f"{file}, line {line}", remedy="save the file as UTF-8") from None
+        raise QkeditError("is not UTF-8", where=f"{file}, line {line}", remedy="save the file as UTF-8") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -115,7 +115,7 @@ def read_rows(file: Path, *, within: Sequence[str] = ()) -> list[Row]:
     rows = []
     for line, value in values:
         if not isinstance(value, dict):
-            raise _wrong(file, line, "is no JSON object")
+            raise _wrong(file, line, "is not a JSON object")
         rows.append(Row(value, str(file), line))
     if not rows:
         raise QkeditError("holds nothing", where=str(file), remedy="name the file that was meant")
@@ -139,11 +139,11 @@ def read_object(file: Path, *, keys: Collection[str] | None = None) -> dict[str,
     try:
         value = DECODER.decode(text) if keys is None else json.loads(text, object_pairs_hook=kept)
     except json.JSONDecodeError as error:
-        raise _wrong(file, error.lineno, f"is no valid JSON: {error.msg[:1].lower()}{error.msg[1:]}") from None
+        raise _wrong(file, error.lineno, f"is not valid JSON: {error.msg[:1].lower()}{error.msg[1:]}") from None
     except (ValueError, RecursionError) as error:
-        raise QkeditError(f"is no valid JSON: {error}", where=str(file), remedy="correct the file") from None
+        raise QkeditError(f"is not valid JSON: {error}", where=str(file), remedy="correct the file") from None
     if not isinstance(value, dict):
-        raise QkeditError("is no JSON object", where=str(file), remedy="name the file that was meant")
+        raise QkeditError("is not a JSON object", where=str(file), remedy="name the file that was meant")
     return value
 
 
@@ -188,7 +188,7 @@ def _array(text: str, file: Path, place: int) -> Iterator[tuple[int, Any]]:
             break
         if expected == ", or ]":
             if sign != ",":
-                raise _wrong(file, line, "is no valid JSON: a comma or the end of the array is missing")
+                raise _wrong(file, line, "is not valid JSON: a comma or the end of the array is missing")
             place, expected = place + 1, "value"
             continue
         value, place = _value(text, place, file, line)
@@ -209,12 +209,12 @@ def _value(text: str, place: int, file: Path, line: int) -> tuple[Any, int]:
         return DECODER.raw_decode(text, place)
     except json.JSONDecodeError as error:
         reason = error.msg[:1].lower() + error.msg[1:]
-        raise _wrong(file, line + text.count("\n", place, error.pos), f"is no valid JSON: {reason}") from None
+        raise _wrong(file, line + text.count("\n", place, error.pos), f"is not valid JSON: {reason}") from None
     except RecursionError:
         raise _wrong(file, line, "is nested too deeply") from None
     except ValueError as error:  # what is JSON's grammar, but no sound value
         reason = str(error).partition(";")[0]
-        raise _wrong(file, line, f"is no valid JSON: {reason}") from None
+        raise _wrong(file, line, f"is not valid JSON: {reason}") from None
 
 
 _SPACE = re.compile(r"[ \t\n]+")

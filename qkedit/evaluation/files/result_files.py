@@ -99,7 +99,7 @@ def read_metrics(file: Path) -> tuple[Measured, ...]:
 
 def _measured(row: Any, run: Any, where: str) -> Measured:
     if not isinstance(row, dict):
-        raise _wrong(where, "is no JSON object")
+        raise _wrong(where, "is not a JSON object")
     benchmark, split, metrics = row.get("benchmark"), row.get("split"), row.get("metrics")
     if not isinstance(benchmark, str) or not isinstance(split, str | None) or not isinstance(metrics, dict):
         raise _wrong(where, "does not hold a benchmark, a split and metrics")
@@ -111,7 +111,7 @@ def _measured(row: Any, run: Any, where: str) -> Measured:
             raise _wrong(f"{where}: metrics: {name}", f"is {value:g}, and not a share from 0 to 1")
     n = row.get("n")
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 0):
-        raise _wrong(f"{where}: n", "is no whole number from 0 on")
+        raise _wrong(f"{where}: n", "is not a whole number from 0 on")
     rule = next((str(row[kind]) for kind in RULE_KINDS if kind in row), None)
     found = Measured(benchmark, split, metrics, rule, n, _ids(row.get("items")))
     return replace(found, questions=_questions(run, found))

@@ -86,13 +86,13 @@ def _fields(row: Mapping[str, Any], readers: Mapping[str, Reader], where: str) -
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _wrong(where, "is no JSON object")
+        raise _wrong(where, "is not a JSON object")
     return value
 
 
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        raise _wrong(where, "is no text")
+        raise _wrong(where, "is not text")
     return value
 
 
@@ -108,7 +108,7 @@ def _flag(value: Any, where: str) -> bool:
 
 def _count(value: Any, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise _wrong(where, "is no whole number from 0 on")
+        raise _wrong(where, "is not a whole number from 0 on")
     return value
 
 
@@ -122,7 +122,7 @@ def _number_or_none(value: Any, where: str) -> float | None:
 
 def _texts(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise _wrong(where, "is no list")
+        raise _wrong(where, "is not a list")
     return tuple(_text(entry, where) for entry in value)
 
 
@@ -135,7 +135,7 @@ def _values_of(read: Reader) -> Reader:
 
 def _items(value: Any, where: str) -> tuple[Item, ...]:
     if not isinstance(value, list):
-        raise _wrong(where, "is no list")
+        raise _wrong(where, "is not a list")
     return tuple(_item(_mapping(row, f"{where}: {index}"), f"{where}: {index}") for index, row in enumerate(value))
 
 

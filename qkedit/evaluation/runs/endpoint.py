@@ -76,9 +76,7 @@ class Endpoint:
         """
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(
-                "is no address of the web", where=f"--endpoint {self.url}", remedy="give http://HOST:PORT/v1"
-            )
+            raise UsageError("is not a web address", where=f"--endpoint {self.url}", remedy="give http://HOST:PORT/v1")
         if parts.username or parts.password:
             raise UsageError(
                 "holds a name and a password", where="--endpoint", remedy=f"set {KEY_VARIABLE} to the key instead"

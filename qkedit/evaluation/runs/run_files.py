@@ -157,7 +157,7 @@ class RunFiles:
 
     def _refuse_other_content(self) -> None:
         if os.path.lexists(self.directory) and not self.directory.is_dir():
-            raise UsageError(f"{self.directory} is no directory", where="--out", remedy="name a new one")
+            raise UsageError(f"{self.directory} is not a directory", where="--out", remedy="name a new one")
         if self.directory.is_dir() and any(self.directory.iterdir()):
             raise UsageError(
                 "holds files, but no run", where=str(self.directory), remedy="name a new or empty directory with --out"
@@ -200,7 +200,7 @@ class RunFiles:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             self._opened.close()
             raise UsageError(
-                "is no record of a run",
+                "is not a record of a run",
                 where=str(self._run_file),
                 remedy="name another --out, or begin anew with --overwrite",
             ) from error
@@ -280,7 +280,9 @@ def _parsed(line: bytes, file: Path, number: int) -> Answer:
             raise TypeError
     except (ValueError, KeyError, TypeError, RecursionError):
         raise QkeditError(
-            "is no answer of a run", where=f"{file}, line {number}", remedy="remove the line, to have it asked again"
+            "is not an answer of a run",
+            where=f"{file}, line {number}",
+            remedy="remove the line, to have it asked again",
         ) from None
     return replace(_answer(row), line=number, file=str(file))
 

@@ -63,7 +63,9 @@ def parts_of(
     """
     for split in splits:
         if "/" in split or "\0" in split:
-            raise UsageError(f"{split!r} is no name of a split", where="--split", remedy="leave out what is no name")
+            raise UsageError(
+                f"{split!r} is not the name of a split", where="--split", remedy="leave out what is not a name"
+            )
     return tuple(
         Part(
             benchmark.name,

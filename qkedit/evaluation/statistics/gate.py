@@ -83,7 +83,7 @@ def parse_requirement(text: str) -> Requirement:
     matched = _REQUIREMENT.fullmatch(text)
     if matched is None:
         raise UsageError(
-            f"{text!r} is no requirement",
+            f"{text!r} is not a requirement",
             where="--require",
             remedy="write one as chair_s<=0.40 or pope.random.f1>=0.8",
         )
@@ -96,7 +96,7 @@ def parse_no_worse(text: str) -> NoWorse:
     tolerance = _finite(matched[2], "--no-worse") if matched else -1.0
     if matched is None or tolerance < 0:
         raise UsageError(
-            f"{text!r} is no metric with a tolerance", where="--no-worse", remedy="write one as recall:0.02"
+            f"{text!r} is not a metric with a tolerance", where="--no-worse", remedy="write one as recall:0.02"
         )
     return NoWorse(matched[1], tolerance)
 

@@ -118,7 +118,7 @@ def _side(tokens: int, what: str) -> int:
     side = math.isqrt(tokens)
     if tokens == 0 or side * side != tokens:
         raise GridMismatch(
-            f"{tokens} image tokens {what} are no square",
+            f"{tokens} image tokens {what} are not a square number",
             where="image tokens",
             remedy="give the model what its own processor returns for these prompts and images",
         )
@@ -197,7 +197,7 @@ def _whole_tiles(runs: Iterable[Run], side: int) -> Iterable[Run]:
     for run in runs:
         if run.length % side**2:
             raise GridMismatch(
-                f"{run.length} image tokens in a row are no multiple of a tile's {side**2}",
+                f"{run.length} image tokens in a row are not a multiple of a tile's {side**2}",
                 where="image tokens",
                 remedy="give the model what its own processor returns for these prompts and images",
             )

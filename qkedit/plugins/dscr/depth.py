@@ -131,7 +131,7 @@ def checked_depth(depth: Tensor, where: str = "depth") -> Tensor:
         )
     depth = depth.detach().float()
     if not depth.isfinite().all():
-        raise UsageError("holds values that are no finite numbers", where=where, remedy="fill the holes of the map")
+        raise UsageError("holds values that are not finite numbers", where=where, remedy="fill the holes of the map")
     return depth
 
 

@@ -88,7 +88,7 @@ class DSCR:
         if self.layers is not None:
             check_layers(self.layers, "dscr layers")
         if not 0 <= self.blend <= 1:
-            raise UsageError(f"{self.blend} is no share", where="dscr blend", remedy="give a number from 0 to 1")
+            raise UsageError(f"{self.blend} is not a share", where="dscr blend", remedy="give a number from 0 to 1")
         for option in ("depth_sigma", "place_sigma"):
             if not (value := getattr(self, option)) > 0 or math.isinf(value):
                 raise UsageError(f"{value} is not positive", where=f"dscr {option}", remedy="give 0.6, say")

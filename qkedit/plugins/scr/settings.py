@@ -58,7 +58,9 @@ class SCRSettings:
         if self.sources < 1:
             raise UsageError(f"{self.sources} sources share nothing", where="scr sources", remedy="give 1 or more")
         if not (math.isfinite(self.factor) and self.factor >= 1):
-            raise UsageError(f"{self.factor} is no factor", where="scr factor", remedy="give 1 or more, such as 1.1")
+            raise UsageError(
+                f"{self.factor} is not a factor", where="scr factor", remedy="give 1 or more, such as 1.1"
+            )
         for option, hint in get_type_hints(type(self)).items():
             if get_origin(hint) is Literal and getattr(self, option) not in get_args(hint):
                 raise UsageError(

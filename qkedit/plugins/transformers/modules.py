@@ -27,7 +27,7 @@ def vlm_modules(model: Any) -> VLMModules:
         raise _compiled()
     if not isinstance(model, PreTrainedModel):
         raise UsageError(
-            f"{type(model).__name__} is no model of transformers",
+            f"{type(model).__name__} is not a model of transformers",
             where="model",
             remedy="give what AutoModelForImageTextToText.from_pretrained returns; merge adapters first",
         )

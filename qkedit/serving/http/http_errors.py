@@ -28,7 +28,7 @@ def _refused(request: Request, error: Exception) -> Response:
 
 
 def _no_object(request: Request, error: Exception) -> Response:
-    return JSONResponse(error_document(400, "the body is no JSON object; send one as application/json."), 400)
+    return JSONResponse(error_document(400, "the body is not a JSON object; send one as application/json."), 400)
 
 
 def _by_status(request: Request, error: Exception) -> Response:

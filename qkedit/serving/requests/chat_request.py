@@ -131,7 +131,7 @@ def parse_chat_request(
 
 def _messages(given: Any) -> tuple[Message, ...]:
     if not isinstance(given, list) or not given:
-        raise RequestError("is no list of messages", where="messages", remedy="send at least one")
+        raise RequestError("is not a list of messages", where="messages", remedy="send at least one")
     messages = tuple(_message(message, f"messages[{number}]") for number, message in enumerate(given))
     if messages[-1].role == "assistant":
         raise RequestError("the last turn is the assistant's", where="messages", remedy="end with the user's")
@@ -140,10 +140,10 @@ def _messages(given: Any) -> tuple[Message, ...]:
 
 def _message(given: Any, where: str) -> Message:
     if not isinstance(given, dict):
-        raise RequestError("is no message", where=where, remedy='write {"role": "user", "content": "…"}')
+        raise RequestError("is not a message", where=where, remedy='write {"role": "user", "content": "…"}')
     role = given.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        raise RequestError(f"{shown(role)} is no role", where=f"{where}.role", remedy=f"give {', '.join(ROLES)}")
+        raise RequestError(f"{shown(role)} is not a role", where=f"{where}.role", remedy=f"give {', '.join(ROLES)}")
     for key, value in given.items():
         # A turn of the assistant's comes back as the client got it, with fields that are empty.
         if key not in ("role", "content", "name") and value not in (None, [], ""):
@@ -169,7 +169,7 @@ def _part(given: Any, where: str) -> str | ImageUrl:
         if isinstance(url, str):
             return ImageUrl(url)
     raise RequestError(
-        "is no part that this server takes",
+        "is not a part that this server takes",
         where=where,
         remedy='write {"type": "text", "text": "…"} or {"type": "image_url", "image_url": {"url": "data:…"}}',
     )
@@ -191,7 +191,7 @@ def _decoding(body: Mapping[str, Any]) -> Decoding:
 def _whole(given: Any, where: str, least: int, most: int) -> int | None:
     if given is None or (type(given) is int and least <= given <= most):
         return given
-    raise RequestError(f"is no whole number from {least} to {most}", where=where, remedy="correct it")
+    raise RequestError(f"is not a whole number from {least} to {most}", where=where, remedy="correct it")
 
 
 def _number(given: Any, where: str, least: float, most: float) -> float | None:
@@ -200,7 +200,7 @@ def _number(given: Any, where: str, least: float, most: float) -> float | None:
     # What is not a number lies between no two.
     if type(given) in (int, float) and least <= given <= most:
         return float(given)
-    raise RequestError(f"is no number from {least:g} to {most:g}", where=where, remedy="correct it")
+    raise RequestError(f"is not a number from {least:g} to {most:g}", where=where, remedy="correct it")
 
 
 def _boolean(given: Any, where: str) -> bool:
@@ -233,7 +233,7 @@ def _plugins(given: Any, plugins: Sequence[str]) -> tuple[str, ...]:
     if named is None:
         return tuple(plugins)
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-        raise RequestError("is no list of names", where="qkedit.plugins", remedy='write ["scr"], or [] for none')
+        raise RequestError("is not a list of names", where="qkedit.plugins", remedy='write ["scr"], or [] for none')
     for name in named:
         if name not in plugins:
             raise RequestError(

@@ -79,7 +79,7 @@ class ImageHosts:
             parts = urlsplit(url)
             host, port = parts.hostname or "", parts.port
         except ValueError:
-            raise RequestError("is no address", where=_WHERE, remedy="send a data URL") from None
+            raise RequestError("is not an address", where=_WHERE, remedy="send a data URL") from None
         if parts.scheme not in ("http", "https"):
             raise RequestError("is neither a data URL nor an address", where=_WHERE, remedy="send a data URL")
         asked = host if port is None else f"{host}:{port}"

@@ -75,10 +75,10 @@ def from_data_url(url: str) -> bytes:
     kind, *parameters = (part.strip() for part in head[5:].lower().split(";"))
     if not comma or not kind.startswith("image/") or "base64" not in parameters:
         raise RequestError(
-            "is no image in base64", where="image_url", remedy="write data:image/png;base64, and the file's bytes"
+            "is not a base64 image", where="image_url", remedy="write data:image/png;base64, and the file's bytes"
         )
     signs = "".join(unquote(content).split()).rstrip("=").translate(_URL_SAFE)
     try:
         return base64.b64decode(signs + "=" * (-len(signs) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RequestError("is no valid base64", where="image_url", remedy="encode the file again") from error
+        raise RequestError("is not valid base64", where="image_url", remedy="encode the file again") from error

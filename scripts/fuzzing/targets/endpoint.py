@@ -74,7 +74,7 @@ class EndpointReplies(Target):
         if outcome is Outcome.ACCEPTED:
             for line in (out / "answers" / "custom.jsonl").read_text("utf-8").splitlines():
                 if not isinstance(json.loads(line)["answer"], str):
-                    raise Finding("oracle", f"an answer that is no text: {line[:300]!a}")
+                    raise Finding("oracle", f"an answer that is not text: {line[:300]!a}")
             if attempt(lambda: self._evaluate(out)) is not Outcome.ACCEPTED:
                 raise Finding("partial", "the finished run cannot be run again")
             read_scores(out)

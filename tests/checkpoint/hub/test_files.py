@@ -347,7 +347,7 @@ class TestRefusals:
     def test_ids_that_cannot_be(self, cache: Path, repo_id: str) -> None:
         with pytest.raises(CheckpointError) as error:
             HubFiles.open(repo_id, endpoint="http://127.0.0.1:9", cache_dir=cache)
-        assert "is no valid hub id; give one like org/name" in sentence(error)
+        assert "is not a valid hub id; give one like org/name" in sentence(error)
 
     def test_something_that_is_no_hub_at_all(self, hub: FakeHub, cache: Path) -> None:
         (hub.directory / "page.html").write_text("<html>please log in to this network</html>")

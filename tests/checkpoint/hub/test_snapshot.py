@@ -47,5 +47,5 @@ def test_neither_pickles_nor_code_are_fetched(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_none() -> None:
-    with pytest.raises(CheckpointError, match="no valid hub id"):
+    with pytest.raises(CheckpointError, match="not a valid hub id"):
         model_directory("no/such/directory")

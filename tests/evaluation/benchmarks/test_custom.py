@@ -109,7 +109,7 @@ def test_words_of_any_language_are_found() -> None:
         ({"truth": ["cat", " - "]}, "truth is neither 'yes' nor 'no' nor a list of objects"),
         ({"truth": ["cat"]}, "some truths are yes or no and some are lists of objects"),
         ({"id": "a"}, "the id 'a' stands twice"),
-        ({"image": None}, "image is no text"),
+        ({"image": None}, "image is not text"),
     ],
 )
 def test_broken_questions_are_refused(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:

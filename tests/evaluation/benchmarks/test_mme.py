@@ -253,7 +253,7 @@ def test_broken_questions_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(QkeditError, match=sentence):
             mme.load_questions(write_task(tmp_path, "count", lines), None)
-    with pytest.raises(QkeditError, match="'tasks' is no task"):
+    with pytest.raises(QkeditError, match="'tasks' is not a task"):
         mme.load_questions(write_task(tmp_path, "tasks", task_lines(1)), None)
     (tmp_path / "empty").mkdir()
     with pytest.raises(QkeditError, match=r"has no TASK\.txt"):

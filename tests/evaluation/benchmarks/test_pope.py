@@ -204,8 +204,8 @@ def test_questions_are_read_from_lines_and_arrays(tmp_path: Path) -> None:
     ("change", "sentence"),
     [
         ({"label": "maybe"}, "the label 'maybe' is neither 'yes' nor 'no'"),
-        ({"label": True}, "label is no text"),
-        ({"text": None}, "text is no text"),
+        ({"label": True}, "label is not text"),
+        ({"text": None}, "text is not text"),
         ({"question_id": 6}, "the id '6' stands twice"),
         ({"question_id": 1.5}, "question_id is neither a whole number nor a name"),
     ],
@@ -225,7 +225,7 @@ def test_missing_questions_are_named(tmp_path: Path) -> None:
     with pytest.raises(QkeditError, match="there is no such directory"):
         repope.load_questions(tmp_path / "no", "random")
     for module in (pope, repope):
-        with pytest.raises(UsageError, match="it is not said which split"):
+        with pytest.raises(UsageError, match="no split is given"):
             module.load_questions(tmp_path, None)
         with pytest.raises(UsageError, match="there is no split 'rnadom'"):
             module.load_questions(tmp_path, "rnadom")

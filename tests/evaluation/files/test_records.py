@@ -55,20 +55,20 @@ def sound() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
-        ("benchmark", 3, "r.json: benchmark: is no text"),
-        ("split", [], "r.json: split: is no text"),
-        ("n", True, "r.json: n: is no whole number from 0 on"),
-        ("n", -1, "r.json: n: is no whole number from 0 on"),
-        ("counts", [1], "r.json: counts: is no JSON object"),
-        ("counts.tp", 1.5, "r.json: counts: tp: is no whole number from 0 on"),
+        ("benchmark", 3, "r.json: benchmark: is not text"),
+        ("split", [], "r.json: split: is not text"),
+        ("n", True, "r.json: n: is not a whole number from 0 on"),
+        ("n", -1, "r.json: n: is not a whole number from 0 on"),
+        ("counts", [1], "r.json: counts: is not a JSON object"),
+        ("counts.tp", 1.5, "r.json: counts: tp: is not a whole number from 0 on"),
         ("metrics.f1", "0.5", "r.json: metrics: f1: is neither a number nor null"),
         ("metrics.f1", float("nan"), "r.json: metrics: f1: is neither a number nor null"),
-        ("warnings", "none", "r.json: warnings: is no list"),
-        ("items", {}, "r.json: items: is no list"),
-        ("items.0", 7, "r.json: items: 0: is no JSON object"),
+        ("warnings", "none", "r.json: warnings: is not a list"),
+        ("items", {}, "r.json: items: is not a list"),
+        ("items.0", 7, "r.json: items: 0: is not a JSON object"),
         ("items.0.right", 1, "r.json: items: 0: right: is neither true nor false"),
         ("items.0.more", 1, "r.json: items: 0: has an unknown key 'more'"),
-        ("items.1.found", ["cat", 1], "r.json: items: 1: found: is no text"),
+        ("items.1.found", ["cat", 1], "r.json: items: 1: found: is not text"),
         ("variant", "pattern", "r.json: has both of the keys parser and variant"),
         ("more", 1, "r.json: has an unknown key 'more'"),
     ],
@@ -95,5 +95,5 @@ def test_a_missing_key_is_named(key: str) -> None:
 
 @pytest.mark.parametrize("row", [None, [], "score", 1])
 def test_something_else_is_no_score(row: object) -> None:
-    with pytest.raises(QkeditError, match="is no JSON object"):
+    with pytest.raises(QkeditError, match="is not a JSON object"):
         score_from_dict(row)

@@ -176,7 +176,7 @@ def test_pictures_of_other_kinds_are_sent_as_png(images: Path) -> None:
     encoded = data_url(images / "e.png").partition(",")[2]
     assert Image.open(io.BytesIO(base64.b64decode(encoded))).getpixel((0, 0)) == (128, 128, 128)
     (images / "d.txt").write_text("no picture")
-    with pytest.raises(QkeditError, match=r"d\.txt: is no picture"):
+    with pytest.raises(QkeditError, match=r"d\.txt: is not an image"):
         data_url(images / "d.txt")
 
 
@@ -393,7 +393,7 @@ def test_which_model(serve: Any) -> None:
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://", "", "file:///etc"])
 def test_what_is_no_address(url: str) -> None:
-    with pytest.raises(UsageError, match="is no address of the web"):
+    with pytest.raises(UsageError, match="is not a web address"):
         answer_of(Endpoint(url), ask())
 
 

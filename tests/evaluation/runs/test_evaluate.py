@@ -125,7 +125,7 @@ def test_a_broken_line_is_named(images: Path, broken: bytes) -> None:
         run(Oracle(fails_at=3), images)
     file = images.parent / "out" / "answers" / "pope.random.jsonl"
     file.write_bytes(file.read_bytes() + broken)
-    with pytest.raises(QkeditError, match=r"pope\.random\.jsonl, line 4: is no answer of a run"):
+    with pytest.raises(QkeditError, match=r"pope\.random\.jsonl, line 4: is not an answer of a run"):
         run(oracle := Oracle(), images)
     assert not oracle.sessions
 
@@ -217,10 +217,10 @@ def test_places_that_are_refused(images: Path) -> None:
     (base / "strange").mkdir()
     (base / "strange" / "run.json").write_text("[]")
     for name, words in {
-        "file": "is no directory",
+        "file": "is not a directory",
         "full": "holds files, but no run",
         "file/none/out": "file is not a directory",
-        "strange": "is no record of a run",
+        "strange": "is not a record of a run",
     }.items():
         for overwrite in (False,) if name == "strange" else (False, True):
             with pytest.raises(UsageError, match=words):

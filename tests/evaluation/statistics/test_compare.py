@@ -247,7 +247,7 @@ def test_the_command_refuses_in_one_sentence(files: tuple[Path, Path], tmp_path:
     (tmp_path / "bare.json").write_text('{"results": [{"benchmark": "pope", "split": null, "metrics": {}}]}')
     for other, code, sentence in (
         ("absent.json", 1, "absent.json: cannot be read (No such file or directory)"),
-        ("text.json", 1, "text.json, line 1: is no valid JSON"),
+        ("text.json", 1, "text.json, line 1: is not valid JSON"),
         ("failed.json", 1, "is what a failed run left (the model is gone)"),
         ("bare.json", 1, "results: 0: has no items"),
     ):

@@ -258,7 +258,7 @@ def test_requirements_can_stand_in_a_configuration_file(result: Path, tmp_path: 
     [
         ((), 2, "nothing is required"),
         (("--require", "f1>=0.8"), 2, "could mean 2 figures"),
-        (("--require", "chair_s=<0.8"), 2, "is no requirement"),
+        (("--require", "chair_s=<0.8"), 2, "is not a requirement"),
         (("--no-worse", "chair_s:0.1"), 2, "one of them is given alone"),
         (("--require", "chair_s<=0.5", "--baseline", "result.json"), 2, "one of them is given alone"),
         (("--baseline", "absent.json", "--no-worse", "chair_s:0.1"), 1, "absent.json: cannot be read"),
@@ -303,8 +303,8 @@ def with_f1(value: str) -> str:
         (with_f1("1e400"), "1e400 is too large a number"),
         (with_f1("85"), "metrics: f1: is 85, and not a share from 0 to 1"),
         (with_f1("-0.1"), "metrics: f1: is -0.1, and not a share"),
-        ('{"results": [ROW]}'.replace("ROW", ROW.replace("1,", "-1,")), "n: is no whole number"),
-        ('{"results": [ROW]}'.replace("ROW", ROW.replace("1,", "true,")), "n: is no whole number"),
+        ('{"results": [ROW]}'.replace("ROW", ROW.replace("1,", "-1,")), "n: is not a whole number"),
+        ('{"results": [ROW]}'.replace("ROW", ROW.replace("1,", "true,")), "n: is not a whole number"),
     ],
 )
 def test_a_result_that_cannot_be_trusted_is_refused(tmp_path: Path, document: str, words: str) -> None:

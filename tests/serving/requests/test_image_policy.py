@@ -81,8 +81,8 @@ def test_data_urls_in_every_form_that_clients_write(head: str, written: Callable
         ("file:///etc/passwd", "neither a data URL nor an address"),
         ("iVBORw0KGgo=", "neither a data URL nor an address"),
         ("ftp://127.0.0.1/a.png", "neither a data URL nor an address"),
-        ("http://[", "is no address"),
-        ("http://a:99999999/", "is no address"),
+        ("http://[", "is not an address"),
+        ("http://a:99999999/", "is not an address"),
         ("http://169.254.169.254/latest/meta-data", "this server fetches no images"),
     ],
 )
@@ -93,13 +93,13 @@ def test_addresses_that_are_refused(url: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("data:text/plain;base64,AAAA", "no image in base64"),
-        ("data:image/png,AAAA", "no image in base64"),
-        ("data:image/png;base64", "no image in base64"),
-        ("data:image/png;base64,A", "no valid base64"),
-        ("data:image/png;base64,AA=A", "no valid base64"),
-        ("data:image/png;base64,\ud800", "no valid base64"),
-        ("data:image/png;base64,ÄÄÄÄ", "no valid base64"),
+        ("data:text/plain;base64,AAAA", "not a base64 image"),
+        ("data:image/png,AAAA", "not a base64 image"),
+        ("data:image/png;base64", "not a base64 image"),
+        ("data:image/png;base64,A", "not valid base64"),
+        ("data:image/png;base64,AA=A", "not valid base64"),
+        ("data:image/png;base64,\ud800", "not valid base64"),
+        ("data:image/png;base64,ÄÄÄÄ", "not valid base64"),
     ],
 )
 def test_data_urls_that_are_refused(url: str, words: str) -> None:
@@ -145,7 +145,7 @@ def test_sides_that_a_processor_would_scale_up_to_gigabytes() -> None:
 
 def test_formats_that_browsers_do_not_show_are_refused() -> None:
     for kind in ("tiff", "ppm", "ico", "eps"):
-        with pytest.raises(RequestError, match="image 1: is no picture"):
+        with pytest.raises(RequestError, match="image 1: is not an image"):
             POLICY.decoded([file(picture(1), kind)])
 
 
@@ -255,6 +255,6 @@ def test_other_hosts_and_what_looks_like_a_host(host: str) -> None:
         "http://images.invalid./image",
         "http:///image",
     ):
-        refused(url, "images are not fetched from|is no address", *allowed)
+        refused(url, "images are not fetched from|is not an address", *allowed)
     refused("https://images.invalid/image", "cannot be fetched", *allowed)  # allowed, and not there
     refused(f"https://{host}/image", "cannot be fetched", *allowed)  # speaks no TLS

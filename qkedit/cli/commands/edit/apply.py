@@ -42,7 +42,7 @@ def apply(
         from qkedit.steering.options import OutputOptions
 
         if base is None:
-            raise UsageError("it is not said what to apply the delta to", where="--base", remedy="name the base model")
+            raise UsageError("no base is given", where="--base", remedy="name the base model")
         target = OutputOptions(options.required_out(out), "full", link, overwrite, fsync, verify, force, follow_links)
         with progress_bar(output) as progress:
             report = apply_delta(

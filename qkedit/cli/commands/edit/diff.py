@@ -22,7 +22,7 @@ def diff(
         str,
         typer.Argument(
             metavar="B",
-            help="Likewise.",
+            help="The other checkpoint.",
             autocompletion=completion.models,
         ),
     ],

@@ -39,7 +39,7 @@ def inspect(
     ] = None,
     energy: Annotated[
         float | None,
-        options.flag("--energy", panel=VIEW, help="Instead of --k: as many as carry this share of the energy."),
+        options.flag("--energy", panel=VIEW, help="Instead of --k: as many modes as carry this share of the energy."),
     ] = None,
     channel: options.ChannelOption = "full",
     offset: Annotated[
@@ -49,11 +49,13 @@ def inspect(
         ),
     ] = "0",
     detail: Annotated[
-        bool, options.flag("--detail", panel=VIEW, help="One row a head instead of one a layer.")
+        bool, options.flag("--detail", panel=VIEW, help="Print one row per head instead of one per layer.")
     ] = False,
     compare: Annotated[
         str | None,
-        options.flag("--compare", panel=VIEW, help="Another model of the same shape; base: what MODEL was made from."),
+        options.flag(
+            "--compare", panel=VIEW, help="Another model of the same shape, or base for the model that was edited."
+        ),
     ] = None,
     base: Annotated[
         str | None, options.flag("--base", panel=VIEW, help="Compare this base with MODEL, its edited copy.")
@@ -62,7 +64,8 @@ def inspect(
         bool, options.flag("--suggest", panel=VIEW, help="Propose layers and k for steer (a heuristic).")
     ] = False,
     csv: Annotated[
-        Path | None, options.flag("--csv", panel=VIEW, help="Write one line a head; - for standard output.")
+        Path | None,
+        options.flag("--csv", panel=VIEW, help="Write one line per head to this file; - for standard output."),
     ] = None,
     plot: Annotated[
         Path | None, options.flag("--plot", panel=VIEW, help="Write a picture: .png, .svg or .pdf.")

@@ -15,7 +15,7 @@ def models(
     context: typer.Context,
     check: Annotated[
         str | None,
-        options.flag("--check", help="Instead: show how this model (directory, hub id, alias) is understood."),
+        options.flag("--check", help="Show how this model (directory, hub id, alias) is read, instead of the list."),
     ] = None,
     revision: options.RevisionOption = None,
     allow_text_only: options.TextOnlyOption = False,
@@ -42,7 +42,7 @@ def _refuse_what_only_a_check_takes(context: typer.Context) -> None:
     for name in ("revision", "allow_text_only"):
         if options.on_command_line(context, name):
             raise UsageError(
-                "it is not said of which model",
+                "no model is given",
                 where=f"--{name.replace('_', '-')}",
                 remedy="name one with --check MODEL",
             )

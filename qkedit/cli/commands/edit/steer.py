@@ -39,7 +39,7 @@ def steer(
         str,
         options.flag(
             "--layout",
-            help="full checkpoint, or delta: the edited tensors alone.",
+            help="What to write: the full checkpoint, or a delta (only the edited tensors).",
             autocompletion=completion.layouts,
         ),
     ] = "full",
@@ -148,7 +148,7 @@ def print_report(output: Output, report: SteerReport, done: tuple[str, str]) -> 
         facts.append(("left out", _left_out(report.left_out)))
     if report.verification is not None:
         facts.append(("verified", report.verification.sentence()))
-    facts.append(("time", f"{seconds['total']:.1f} s" + (f" ({stations}; side by side)" if stations else "")))
+    facts.append(("time", f"{seconds['total']:.1f} s" + (f" ({stations}; steps overlap)" if stations else "")))
     facts.append(("written", f"{report.out} ({size(report.bytes_in_output)})"))
     output.result(report.as_dict(), aligned(facts), summary=True)
 

@@ -39,7 +39,7 @@ def sweep(
             "--layers", panel=GRID, help="Alternatives, separated by ; and each written as for steer: '0-1;2-3;mid'."
         ),
     ] = "0.0-0.25;0.25-0.5;0.5-0.75;0.75-1.0",
-    k: Annotated[str, options.flag("--k", "-k", panel=GRID, help="Modes a head: 1,2,4,8.")] = "1,2,4,8",
+    k: Annotated[str, options.flag("--k", "-k", panel=GRID, help="Numbers of modes per head: 1,2,4,8.")] = "1,2,4,8",
     channel: Annotated[
         str, options.flag("--channel", panel=GRID, help="Parts of the product: full,symmetric,antisymmetric.")
     ] = "full",
@@ -60,15 +60,17 @@ def sweep(
         options.flag(
             "--no-worse",
             panel=CHOICE,
-            help="What that may cost at most: MEASURE:TOLERANCE, several by commas, or none.",
+            help="How much other measures may get worse: MEASURE:TOLERANCE, separated by commas, or none.",
         ),
     ] = "recall:0.02",
     out: Annotated[
         Path | None,
-        options.flag("--out", "-o", help="Keep results in this file (JSON lines); a broken sweep goes on from it."),
+        options.flag(
+            "--out", "-o", help="Keep results in this file (JSON lines); an interrupted sweep resumes from it."
+        ),
     ] = None,
     plot: Annotated[Path | None, options.flag("--plot", help="Write a heatmap: .png, .svg or .pdf.")] = None,
-    detail: Annotated[bool, options.flag("--detail", help="Rank every cell, not the best alone.")] = False,
+    detail: Annotated[bool, options.flag("--detail", help="Show every cell, not only the best.")] = False,
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     workers: WorkersOption = None,

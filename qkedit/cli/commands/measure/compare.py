@@ -15,7 +15,7 @@ from qkedit.cli.output import command
 
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="A result file, or the directory of a run: before.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another of the same benchmarks: after.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="A second result of the same benchmarks: after.")],
     markdown: Annotated[Path | None, options.flag("--markdown", help="Write tables for a pull request: .md.")] = None,
     plot: Annotated[Path | None, options.flag("--plot", help="Write a picture: .png, .svg or .pdf.")] = None,
     config: options.ConfigOption = None,

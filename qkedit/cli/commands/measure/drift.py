@@ -38,8 +38,12 @@ def drift(
     images: Annotated[Path | None, options.flag("--images", help="A directory with pictures.")] = None,
     prompt: PromptOption = CAPTION_PROMPT,
     plugin: PluginsOption = None,
-    limit: Annotated[int, options.flag("--limit", help="Most pictures, by name.", min=1)] = 100,
-    max_new_tokens: Annotated[int, options.flag("--max-new-tokens", help="Longest answer.", min=1)] = 64,
+    limit: Annotated[
+        int, options.flag("--limit", help="Largest number of images, in the order of their names.", min=1)
+    ] = 100,
+    max_new_tokens: Annotated[
+        int, options.flag("--max-new-tokens", help="Largest number of tokens per answer.", min=1)
+    ] = 64,
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -129,7 +133,7 @@ def _described(found: Drift) -> str:
 
     worst = found.worst[:WORST_SHOWN]
     lines = [
-        ("kl", f"{value('kl', '.4g')} nats a token"),
+        ("kl", f"{value('kl', '.4g')} nats per token"),
         ("agreement", f"{value('agreement', '.3f')} of the next tokens"),
         ("overlap", f"{value('overlap', '.3f')}, F1 of the words of both answers"),
         ("identical", f"{value('identical', '.3f')} of the answers"),

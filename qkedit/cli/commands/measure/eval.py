@@ -55,13 +55,18 @@ def evaluate(
     prompt: Annotated[
         str | None,
         options.flag(
-            "--prompt", help="What to ask instead; {question} stands for the benchmark's own.", callback=options.utf8
+            "--prompt",
+            help="Prompt instead of the benchmark's; {question} stands for the benchmark's own.",
+            callback=options.utf8,
         ),
     ] = None,
     max_new_tokens: Annotated[
-        int | None, options.flag("--max-new-tokens", help="Longest answer; by default the benchmark's.", min=1)
+        int | None,
+        options.flag(
+            "--max-new-tokens", help="Largest number of tokens per answer; by default the benchmark's.", min=1
+        ),
     ] = None,
-    batch_size: Annotated[int, options.flag("--batch-size", help="Questions answered side by side.", min=1)] = 8,
+    batch_size: Annotated[int, options.flag("--batch-size", help="Number of questions per batch.", min=1)] = 8,
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -71,14 +76,15 @@ def evaluate(
         options.flag(
             "--endpoint",
             panel=ENDPOINT,
-            help="Instead of a model: an address that speaks OpenAI's protocol. The key is taken from QKEDIT_API_KEY.",
+            help="URL of an OpenAI-compatible server, instead of a model. The key is read from QKEDIT_API_KEY.",
         ),
     ] = None,
     endpoint_model: Annotated[
-        str | None, options.flag("--endpoint-model", panel=ENDPOINT, help="Its name there, if there are several.")
+        str | None,
+        options.flag("--endpoint-model", panel=ENDPOINT, help="Name of the model on the server, if it has several."),
     ] = None,
     concurrency: Annotated[
-        int, options.flag("--concurrency", panel=ENDPOINT, help="Questions under way at a time.", min=1)
+        int, options.flag("--concurrency", panel=ENDPOINT, help="Largest number of requests in progress.", min=1)
     ] = 8,
     out: options.OutOption = None,
     overwrite: Annotated[bool, options.flag("--overwrite", help="Begin anew where another run's files are.")] = False,
@@ -104,7 +110,7 @@ def evaluate(
 
         target = options.required_out(out)
         if images is None:
-            raise UsageError("it is not said where the images are", where="--images", remedy="name their directory")
+            raise UsageError("no directory of images is given", where="--images", remedy="name their directory")
         answerer: Answerer
         if endpoint is not None:
             answerer = _endpoint(endpoint, endpoint_model, concurrency, argument or model, plugin, target)

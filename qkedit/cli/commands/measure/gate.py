@@ -17,7 +17,9 @@ def gate(
     result: Annotated[Path, typer.Argument(metavar="RESULT", help="A result file, or the directory of a run.")],
     require: Annotated[
         list[str] | None,
-        options.flag("--require", help="Such as 'chair_s<=0.40' or 'pope.adversarial.f1>=0.80'; may be repeated."),
+        options.flag(
+            "--require", help="A requirement such as 'chair_s<=0.40' or 'pope.adversarial.f1>=0.80'; may be repeated."
+        ),
     ] = None,
     baseline: Annotated[
         Path | None, options.flag("--baseline", help="The result file that --no-worse compares with.")

@@ -50,7 +50,7 @@ def score(
     write_truth: WriteTruthOption = None,
     allow_missing: AllowMissingOption = False,
     per_item: Annotated[
-        Path | None, options.flag("--per-item", help="Write one JSON line an answer: what was made of it.")
+        Path | None, options.flag("--per-item", help="Write one JSON line per answer, with how it was scored.")
     ] = None,
     config: options.ConfigOption = None,
     json: options.JsonOption = False,

@@ -44,7 +44,9 @@ def generate(
         bool, options.flag("--compare", help="Show the answers of base, edited model and plug-ins side by side.")
     ] = False,
     base: options.BaseOption = None,
-    max_new_tokens: Annotated[int, options.flag("--max-new-tokens", help="Longest answer.", min=1)] = 128,
+    max_new_tokens: Annotated[
+        int, options.flag("--max-new-tokens", help="Largest number of tokens per answer.", min=1)
+    ] = 128,
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,

@@ -59,7 +59,7 @@ def kv_coherence(
         Path | None, options.flag("--picture", help="The same as --plot, by its old name.", hidden=True)
     ] = None,
     layer: Annotated[
-        int | None, options.flag("--layer", help="Of the plot; by default the middle one.", min=0)
+        int | None, options.flag("--layer", help="Layer to draw; by default the middle one.", min=0)
     ] = None,
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -144,9 +144,7 @@ def _print(
             cells += [_figure(after.layers[index].coherence), _figure(after.layers[index].entropy)]
         rows.append(row)
         table.add_row(*cells)
-    lines = [
-        f"{before.cells} image tokens; in one grid of equal norms their entropy were {math.log(before.cells):.3f}."
-    ]
+    lines = [f"{before.cells} image tokens; with equal norms their entropy would be {math.log(before.cells):.3f}."]
     if after is not None:
         lines.append(f"After: {joined(plugins)}.")
     deliver(

@@ -34,7 +34,7 @@ def plugins_list(
             directory = Path(options.one_model(context, argument, model)).expanduser()
             if not directory.is_dir():
                 raise UsageError(
-                    "is no directory, and plug-ins are attached to directories alone",
+                    "is not a directory, and plug-ins are attached to directories alone",
                     where=str(directory),
                     remedy="name a model's directory",
                 )

@@ -14,7 +14,7 @@ from qkedit.errors import UsageError
 
 def plugins_remove(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="PLUGIN", help="Which; all of them if none is named.")
+        list[str] | None, typer.Argument(metavar="PLUGIN", help="Plug-ins to remove; all of them if none is named.")
     ] = None,
     model: DirectoryOption = None,
     config: options.ConfigOption = None,

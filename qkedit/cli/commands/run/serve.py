@@ -41,28 +41,39 @@ def serve(
         Path | None,
         options.flag("--plugin-config", help="A file with the plug-ins' options; --plugin names some of them."),
     ] = None,
-    host: Annotated[str, options.flag("--host", panel=SERVER, help="Address to listen at.")] = "127.0.0.1",
+    host: Annotated[str, options.flag("--host", panel=SERVER, help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int, options.flag("--port", panel=SERVER, help="Port to listen at; 0 for a free one.", min=0, max=65535)
+        int, options.flag("--port", panel=SERVER, help="Port to listen on; 0 for a free one.", min=0, max=65535)
     ] = 8000,
     served_name: Annotated[
-        str | None, options.flag("--served-name", panel=SERVER, help="What clients call the model.")
+        str | None, options.flag("--served-name", panel=SERVER, help="Name of the model in requests.")
     ] = None,
     api_key: Annotated[
         str | None,
-        options.flag("--api-key", panel=SERVER, help="What clients have to know. Better set as QKEDIT_API_KEY."),
+        options.flag(
+            "--api-key",
+            panel=SERVER,
+            help="Key that clients must send. Set it as QKEDIT_API_KEY instead: a command line is visible to others.",
+        ),
     ] = None,
     allow_image_hosts: Annotated[
         str | None,
         options.flag("--allow-image-hosts", panel=SERVER, help="Hosts to fetch images from: HOST[:PORT],…"),
     ] = None,
-    max_body: Annotated[int, options.flag("--max-body", panel=LIMITS, help="MiB of a request.", min=1)] = 32,
-    max_images: Annotated[int, options.flag("--max-images", panel=LIMITS, help="Images of a request.", min=1)] = 16,
+    max_body: Annotated[
+        int, options.flag("--max-body", panel=LIMITS, help="Largest size of a request, in MiB.", min=1)
+    ] = 32,
+    max_images: Annotated[
+        int, options.flag("--max-images", panel=LIMITS, help="Largest number of images per request.", min=1)
+    ] = 16,
     max_pixels: Annotated[
-        int, options.flag("--max-pixels", panel=LIMITS, help="Pixels of all its images.", min=1)
+        int,
+        options.flag(
+            "--max-pixels", panel=LIMITS, help="Largest number of pixels per request, over all images.", min=1
+        ),
     ] = 64_000_000,
     max_waiting: Annotated[
-        int, options.flag("--max-waiting", panel=LIMITS, help="Requests under way at a time.", min=1)
+        int, options.flag("--max-waiting", panel=LIMITS, help="Largest number of requests in progress.", min=1)
     ] = 64,
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -150,7 +161,7 @@ def _hosts(text: str | None) -> frozenset[str]:
     for host in hosts:
         if "/" in host or "*" in host or "@" in host:
             raise UsageError(
-                f"{host!r} is no host",
+                f"{host!r} is not a host",
                 where="--allow-image-hosts",
                 remedy="write images.example.org,cdn.example.org:8443",
             )

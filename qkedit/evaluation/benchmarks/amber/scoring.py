@@ -87,7 +87,9 @@ def _load_words(data: Path, similarity: Path | None) -> dict[str, Any]:
     for associated in associations.values():
         if not isinstance(associated, list) or not all(isinstance(word, str) for word in associated):
             raise QkeditError(
-                "an object's associations are no list of words", where=str(file), remedy=f"take it from {_PUBLISHED}"
+                "an object's associations are not a list of words",
+                where=str(file),
+                remedy=f"take it from {_PUBLISHED}",
             )
     safe = read_text(_file(data, "safe_words.txt")).split("\n")
     words = Words({name: tuple(associated) for name, associated in associations.items()}, frozenset(safe))
@@ -120,7 +122,7 @@ def _question(identifier: str, row: Row, query: Row, words: Mapping[str, Any]) -
 def _objects(row: Row, key: str, words: Words) -> tuple[str, ...]:
     names = row.fields.get(key)
     if not isinstance(names, list):
-        raise row.wrong(f"{key} is no list of objects")
+        raise row.wrong(f"{key} is not a list of objects")
     for name in names:
         if not isinstance(name, str) or name not in words.associations:
             raise row.wrong(f"the object {name!r} is not in relation.json")
@@ -182,7 +184,7 @@ def score(
     if split is None:
         dimensions = tuple(dict.fromkeys(question.fields["dimension"] for question in questions))
         if len(dimensions) != 1:
-            raise UsageError("it is not said which split", where="--split", remedy=f"choose among {', '.join(SPLITS)}")
+            raise UsageError("no split is given", where="--split", remedy=f"choose among {', '.join(SPLITS)}")
         split = dimensions[0]
     asked = dimensions_of(split)
     chosen = [question for question in questions if question.fields["dimension"] in asked]

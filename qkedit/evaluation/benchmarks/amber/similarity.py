@@ -67,7 +67,7 @@ def read_similarity(file: Path, vocabulary: Collection[str]) -> Similarity:
         )
     except (ValueError, KeyError, TypeError):
         raise QkeditError(
-            f"is no table of similar words, an object with {', '.join(_KEYS)}", where=str(file), remedy=remedy
+            f"is not a table of similar words, an object with {', '.join(_KEYS)}", where=str(file), remedy=remedy
         ) from None
     if threshold != THRESHOLD:
         raise QkeditError(f"has the threshold {threshold}, AMBER's is {THRESHOLD}", where=str(file), remedy=remedy)

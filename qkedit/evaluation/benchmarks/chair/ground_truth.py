@@ -137,7 +137,7 @@ def read_truth(file: Path, synonyms: Synonyms) -> Truth:
         unknown = {name for objects in shown.values() for name in objects} - known
     except (KeyError, IndexError, TypeError, AttributeError):
         raise QkeditError(
-            "is no file of the objects that images show", where=str(file), remedy="see docs/evaluation.md"
+            "is not a file of the objects that images show", where=str(file), remedy="see docs/evaluation.md"
         ) from None
     if unknown:
         raise QkeditError(
@@ -187,7 +187,7 @@ def build_truth(instances: Mapping[str, Any], captions: Mapping[str, Any], synon
                     shown[str(annotation["image_id"])].update(read(annotation["caption"]).objects)
         except (KeyError, TypeError, AttributeError):
             raise QkeditError(
-                f"is no COCO annotation file of {kind}", where=kind, remedy="download it from cocodataset.org"
+                f"is not a COCO annotation file of {kind}", where=kind, remedy="download it from cocodataset.org"
             ) from None
     return {
         image: ImageTruth(names.get(image) or _file_name(image), synonyms.in_order(shown[image]))

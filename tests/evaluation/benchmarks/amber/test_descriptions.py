@@ -216,9 +216,9 @@ def test_a_table_is_written_and_read_back(tmp_path: Path) -> None:
     [
         ({"threshold": 0.7}, "has the threshold 0.7, AMBER's is 0.8"),
         ({"words": ["dog", "cat"]}, "was made without 5 of AMBER's words, such as 'kitten'"),
-        ({"pairs": [["dog"]]}, "is no table of similar words"),
-        ({"pairs": 3}, "is no table of similar words"),
-        ({"model": None, "words": None}, "is no table of similar words"),
+        ({"pairs": [["dog"]]}, "is not a table of similar words"),
+        ({"pairs": 3}, "is not a table of similar words"),
+        ({"model": None, "words": None}, "is not a table of similar words"),
     ],
 )
 def test_another_table_is_refused(tmp_path: Path, change: dict[str, Any], what: str) -> None:
@@ -228,7 +228,7 @@ def test_another_table_is_refused(tmp_path: Path, change: dict[str, Any], what: 
     with pytest.raises(QkeditError, match=what):
         read_similarity(file, VOCABULARY)
     file.write_text("[]")
-    with pytest.raises(QkeditError, match="is no JSON object"):
+    with pytest.raises(QkeditError, match="is not a JSON object"):
         read_similarity(file, VOCABULARY)
 
 

@@ -166,7 +166,7 @@ def test_normalised_answers_are_labelled() -> None:
 def test_splits_and_parsers_are_checked() -> None:
     rows = [("relation", "no", "No"), ("discriminative-attribute-state", "no", "No")]
     assert amber.answered_splits(*asked(rows)) == ("state", "relation")
-    with pytest.raises(UsageError, match="it is not said which split"):
+    with pytest.raises(UsageError, match="no split is given"):
         score_of(*rows)
     with pytest.raises(UsageError, match="there is no split 'attributes'"):
         score_of(*rows, split="attributes")
@@ -221,15 +221,15 @@ def test_questions_are_read_from_the_published_layout(data: Path) -> None:
     ("name", "place", "key", "value", "what"),
     [
         ("annotations", 0, "type", "descriptive", "line 2: the type 'descriptive' is none of AMBER's"),
-        ("annotations", 0, "truth", "dog", "line 2: truth is no list of objects"),
+        ("annotations", 0, "truth", "dog", "line 2: truth is not a list of objects"),
         ("annotations", 0, "hallu", ["cow"], "line 2: the object 'cow' is not in relation.json"),
         ("annotations", 0, "hallu", [{"cow": 1}], "line 2: the object {'cow': 1} is not in relation.json"),
         ("annotations", 0, "truth", [["sky"]], r"line 2: the object \['sky'\] is not in relation.json"),
         ("annotations", 1, "id", 1, "the id '1' stands twice"),
         ("annotations", 1, "id", 9, "the id '9' is not in query_all.json"),
         ("annotations", 2, "truth", "maybe", "the truth 'maybe' is neither 'yes' nor 'no'"),
-        ("query/query_all", 1, "image", 3, "image is no text"),
-        ("relation", "dog", None, "puppy", "an object's associations are no list of words"),
+        ("query/query_all", 1, "image", 3, "image is not text"),
+        ("relation", "dog", None, "puppy", "an object's associations are not a list of words"),
     ],
 )
 def test_broken_files_are_refused(data: Path, name: str, place: Any, key: str | None, value: Any, what: str) -> None:

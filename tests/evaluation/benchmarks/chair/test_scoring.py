@@ -171,12 +171,12 @@ def test_files_of_truth_are_splits_that_may_not_disagree(data: Path) -> None:
     ("content", "what"),
     [
         ('{"5": ["unicorn"]}', "knows an object that the synonyms do not: 'unicorn'"),
-        ('{"5": 3}', "is no file of the objects that images show"),
-        ('{"5": [["dog"]]}', "is no file of the objects that images show"),
-        ('{"categories": ["dog"], "images": {"5": [1]}}', "is no file of the objects that images show"),
-        ('{"categories": ["dog"]}', "is no file of the objects that images show"),
-        ('{"5": ["dog"]', "line 1: is no valid JSON"),
-        ('["dog"]', "is no JSON object"),
+        ('{"5": 3}', "is not a file of the objects that images show"),
+        ('{"5": [["dog"]]}', "is not a file of the objects that images show"),
+        ('{"categories": ["dog"], "images": {"5": [1]}}', "is not a file of the objects that images show"),
+        ('{"categories": ["dog"]}', "is not a file of the objects that images show"),
+        ('{"5": ["dog"]', "line 1: is not valid JSON"),
+        ('["dog"]', "is not a JSON object"),
     ],
 )
 def test_broken_truth_is_refused(data: Path, content: str, what: str) -> None:
@@ -289,10 +289,10 @@ def test_broken_annotations_are_named(data: Path) -> None:
     refused("the synonyms lack the category 'unicorn'", "instances")
     instances["categories"][0]["name"] = "dog"
     instances["annotations"][0]["category_id"] = 99
-    refused("is no COCO annotation file of instances", "instances")
+    refused("is not a COCO annotation file of instances", "instances")
     instances["annotations"] = []
     captions["annotations"] = [{"image_id": 3}]
-    refused("is no COCO annotation file of captions", "captions")
+    refused("is not a COCO annotation file of captions", "captions")
 
 
 @settings(max_examples=30)
@@ -344,9 +344,9 @@ def test_answers_in_every_format(data: Path, text: str) -> None:
     [
         (b'{"captions": [\n{"image_id": 5},\n{"image_id": 5}]}', "line 2: has no 'answer' or 'caption'"),
         (b'{"captions":\n\n[{"caption": "a"}]}', "line 3: has no 'image_id' or 'id'"),
-        (b'{"captions": [3]}', "line 1: is no JSON object"),
+        (b'{"captions": [3]}', "line 1: is not a JSON object"),
         (b'{"captions": []}', "holds nothing"),
-        (b'{"captions": [\n{"image_id": 5, "caption": "a"}\n', "line 3: is no valid JSON"),
+        (b'{"captions": [\n{"image_id": 5, "caption": "a"}\n', "line 3: is not valid JSON"),
         (b'{"other": [{"image_id": 5, "caption": "a"}]}', "has no 'image_id' or 'id'"),
     ],
 )
@@ -361,7 +361,7 @@ def test_what_only_looks_packed_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "answers.json.gz"
     for content in (b"{}", gzip.compress(b"{}" * 99)[:-9]):
         file.write_bytes(content)
-        with pytest.raises(QkeditError, match="is no sound gzip file"):
+        with pytest.raises(QkeditError, match="is not a sound gzip file"):
             chair.load_answers(file)
 
 
