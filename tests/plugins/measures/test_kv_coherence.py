@@ -159,5 +159,5 @@ def test_the_picture_is_a_picture(file_format: str) -> None:
 
 def test_without_matplotlib_its_install_command_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qkedit.report.pictures.find_spec", lambda name: None)
-    with pytest.raises(QkeditError, match=r"^--picture: .*pip install 'qkedit\[plot\]'"):
+    with pytest.raises(QkeditError, match=r"^--plot: .*pip install 'qkedit\[plot\]'"):
         keys_picture([("keys", torch.rand(2, 2, 3))], Image.new("RGB", (4, 4)), "", "png")
