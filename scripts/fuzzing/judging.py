@@ -38,6 +38,11 @@ def check_error(error: QkeditError) -> None:
     check_sentence(terminal.getvalue())
 
 
+def is_sentence(text: str) -> bool:
+    """Whether a message ends as one sentence does; a guess (`did you mean`) ends as a question."""
+    return (text.endswith(".") and not text.endswith("..")) or (text.endswith("?") and "did you mean " in text)
+
+
 def check_sentence(printed: str) -> None:
     """Raise Finding unless what a command printed on standard error is one sentence after `error: `."""
     lines = printed.split("\n")
@@ -48,7 +53,7 @@ def check_sentence(printed: str) -> None:
         problem = "holds characters that a terminal obeys"
     elif "report what it prints" in lines[0]:
         problem = "is what stands for a fault of qkedit itself"
-    elif not lines[0].endswith(".") or lines[0].endswith(".."):
+    elif not is_sentence(lines[0]):
         problem = "does not end as a sentence"
     elif len(lines[0]) > LONGEST_SENTENCE:
         problem = f"has {len(lines[0])} characters"

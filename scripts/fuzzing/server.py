@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fuzzing.judging import LONGEST_SENTENCE
+from fuzzing.judging import LONGEST_SENTENCE, is_sentence
 from fuzzing.target import Finding, Outcome
 from tests.serving.server_process import Server, serving
 
@@ -114,5 +114,5 @@ class DemoServer:
 
 def check_message(message: str) -> None:
     """Raise Finding unless a refusal's message is a sentence of bounded length; JSON has spelled its characters."""
-    if not message.endswith(".") or message.endswith("..") or len(message) > LONGEST_SENTENCE:
+    if not is_sentence(message) or len(message) > LONGEST_SENTENCE:
         raise Finding("sentence", ascii(message[:600]))

@@ -60,7 +60,7 @@ def test_text(text: str, options: dict[str, Any]) -> None:
     ("texts", "words"),
     [
         (["scrr"], "did you mean 'scr'"),
-        (["other"], "there are scr, dscr"),
+        (["other"], "choose among scr, dscr"),
         ([""], "no plug-in ''"),
         (["scr:leyers=3"], "did you mean 'layers'"),
         (["scr:sources=many"], "a whole number"),
@@ -71,8 +71,8 @@ def test_text(text: str, options: dict[str, Any]) -> None:
         (["scr:remember=1"], "true or false"),
         (["scr:selection=best"], "attention, uniform"),
         (["scr:sources=1,sources=2"], "twice"),
-        (["scr:11"], "no option"),
-        (["scr:=3"], "no option"),
+        (["scr:11"], "is not an option"),
+        (["scr:=3"], "is not an option"),
         (["scr", "scr:layers=2"], "named twice"),
         (["none", "scr"], "none stands beside"),
         (["dscr:processor=x"], "no option 'processor'"),
@@ -146,15 +146,15 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("document", "words"),
     [
-        ([], "no list of plug-ins"),
-        ({"plugins": []}, "no list of plug-ins"),
+        ([], "is not a list of plug-ins"),
+        ({"plugins": []}, "is not a list of plug-ins"),
         ({"schema": 2, "plugins": []}, "later qkedit"),
-        ({"schema": 1, "plugins": {}}, "no list of plug-ins"),
-        ({"schema": 1, "plugins": [], "more": 1}, "no list of plug-ins"),
-        ({"schema": 1, "plugins": ["scr"]}, "no list of plug-ins"),
-        ({"schema": 1, "plugins": [{"name": 3}]}, "no list of plug-ins"),
-        ({"schema": 1, "plugins": [{"name": "scr", "options": []}]}, "no list of plug-ins"),
-        ({"schema": 1, "plugins": [{"name": "scr", "extra": 1}]}, "no list of plug-ins"),
+        ({"schema": 1, "plugins": {}}, "is not a list of plug-ins"),
+        ({"schema": 1, "plugins": [], "more": 1}, "is not a list of plug-ins"),
+        ({"schema": 1, "plugins": ["scr"]}, "is not a list of plug-ins"),
+        ({"schema": 1, "plugins": [{"name": 3}]}, "is not a list of plug-ins"),
+        ({"schema": 1, "plugins": [{"name": "scr", "options": []}]}, "is not a list of plug-ins"),
+        ({"schema": 1, "plugins": [{"name": "scr", "extra": 1}]}, "is not a list of plug-ins"),
         ({"schema": 1, "plugins": [{"name": "scr", "options": {"sources": "16"}}]}, "a whole number"),
         ({"schema": 1, "plugins": [{"name": "scr", "options": {"layers": [1]}}]}, "text"),
         ({"schema": 1, "plugins": [{"name": "scr"}, {"name": "scr"}]}, "named twice"),
@@ -299,15 +299,15 @@ def test_directories_that_are_not_the_users(model: Path, tmp_path: Path) -> None
     blobs.mkdir()
     (blobs / "config.json").symlink_to(model / "config.json")
     for name, words in {
-        "org/name": "no directory",
-        "qwen2-vl": "no directory",
-        "demo": "no directory",
+        "org/name": "is not a directory",
+        "qwen2-vl": "is not a directory",
+        "demo": "is not a directory",
         str(link): "symbolic link",
         f"{link}/": "symbolic link",
         str(snapshot): "a cache",
         str(blobs): "a cache",
         str(tmp_path): "holds no config.json",
-        str(model / "config.json"): "no directory",
+        str(model / "config.json"): "is not a directory",
     }.items():
         with pytest.raises(UsageError, match=words):
             users_directory(name)

@@ -80,7 +80,7 @@ def test_what_was_done_stands_in_the_card(base: Path, tmp_path: Path) -> None:
     text = (tmp_path / "edited" / "README.md").read_text()
     energy = sum(head["energy_removed"] for head in report.heads) / len(report.heads)
     moved = sum(head["relative_change"] for head in report.heads) / len(report.heads)
-    for said in ("layers 0-1", "8 heads", "3 a head", "12.5%", f"{energy:.1%}", f"{moved:.1%}", "verify", "Undo"):
+    for said in ("layers 0-1", "8 heads", "3 per head", "12.5%", f"{energy:.1%}", f"{moved:.1%}", "verify", "Undo"):
         assert said in text
     assert str(tmp_path) not in text
 
