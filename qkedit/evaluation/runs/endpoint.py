@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
@@ -235,7 +235,7 @@ class _EndpointSession:
                 under_way += 1
             if not under_way:
                 break
-            ask, outcome = done.get()
+            ask, outcome = _next(done)
             under_way -= 1
             if isinstance(outcome, Exception):
                 failure = failure or outcome
@@ -249,6 +249,19 @@ class _EndpointSession:
             done.put((ask, self.endpoint.answer(self.client, ask)))
         except Exception as error:  # whatever it is, the main thread must not wait for ever
             done.put((ask, error))
+
+
+def _next(done: SimpleQueue[tuple[Ask, Reply | Exception]]) -> tuple[Ask, Reply | Exception]:
+    """Wait for an outcome, looking up each second.
+
+    A signal that comes between Python's last look for signals and the wait for a lock does not end that wait: Ctrl-C
+    would have no effect until the server answers.
+    """
+    while True:
+        try:
+            return done.get(timeout=1)
+        except Empty:
+            continue
 
 
 def _text_of(content: Any) -> str:
