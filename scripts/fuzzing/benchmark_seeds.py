@@ -60,7 +60,7 @@ QUESTIONS: dict[str, dict[str, Any]] = {
             {"id": 2, "image": "AMBER_1.jpg", "query": "Is the sky blue?"},
             {"id": 3, "image": "AMBER_1.jpg", "query": "Is there a cloud?"},
         ],
-        "relation.json": {"sky": [], "person": ["man", "woman"]},
+        "relation.json": {"sky": [], "cloud": [], "person": ["man", "woman"]},
         "safe_words.txt": "orange\nline\n",
     },
     "hallusionbench": {"HallusionBench.json": _HALLUSION},
@@ -70,6 +70,12 @@ QUESTIONS: dict[str, dict[str, Any]] = {
             {"id": "b", "image": "b.jpg", "question": "Is there a dog?", "truth": "yes"},
         ]
     },
+}
+# Without the description, which only nltk's data let be read.
+QUESTIONS["amber-yes-no"] = {
+    **QUESTIONS["amber"],
+    "annotations.json": QUESTIONS["amber"]["annotations.json"][1:],
+    "query_all.json": QUESTIONS["amber"]["query_all.json"][1:],
 }
 ANSWERS: dict[str, Any] = {
     "pope": _YES_NO,
@@ -84,4 +90,5 @@ ANSWERS: dict[str, Any] = {
     "hallusionbench": [{**row, "model_prediction": "Yes", "gpt4v_output_gpt_check": "1"} for row in _HALLUSION],
     "custom": [{"id": "a", "answer": "No."}, {"id": "b", "answer": "I see a dog, yes."}],
 }
+ANSWERS["amber-yes-no"] = ANSWERS["amber"][1:]
 ANSWER_FILE = {"mme": "count.txt"}

@@ -51,6 +51,7 @@ _ALL: tuple[type[Target], ...] = (
     benchmarks.Chair,
     benchmarks.Mme,
     benchmarks.Amber,
+    benchmarks.AmberYesNo,
     benchmarks.Hallusionbench,
     benchmarks.Custom,
     Results,

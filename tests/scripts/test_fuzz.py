@@ -37,7 +37,7 @@ SLOW = {
 }
 NAMES = (
     *SLOW, "header", "plugins-file", "layers", "plugin-words", "pope", "repope", "chair", "mme", "amber",
-    "hallusionbench", "custom", "requirements", "images", "data-urls", "chat-request",
+    "amber-yes-no", "hallusionbench", "custom", "requirements", "images", "data-urls", "chat-request",
 )  # fmt: skip
 
 
@@ -179,3 +179,18 @@ def test_the_document_takes_a_result(tmp_path: Path) -> None:
     assert (new.startswith("before\n"), new.endswith("after\n"), "old" in new) == (True, True, False)
     with pytest.raises(ValueError, match="has no"):
         summary.put_into("no marks", part)
+
+
+@pytest.mark.parametrize("name", ["pope", "repope", "mme", "amber-yes-no", "hallusionbench", "custom"])
+def test_a_benchmarks_seeds_are_scored(name: str, tmp_path: Path) -> None:
+    """Changes of files that nobody can score would all be refused, for the same fault."""
+    target = fuzzing("registry").TARGETS[name](tmp_path)
+    seeds, files = fuzzing("benchmark_seeds"), fuzzing("targets.benchmarks")
+    key = target.seeds or target.benchmark
+    given = files.Given(
+        questions={file: files._plain(content) for file, content in seeds.QUESTIONS[key].items()},
+        answers=files._plain(seeds.ANSWERS[key]),
+        rule=files.benchmark_named(target.benchmark).rules[0],
+        allow_missing=False,
+    )
+    assert target.check(given) == "accepted"

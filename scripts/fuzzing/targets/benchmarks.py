@@ -32,17 +32,19 @@ class BenchmarkFiles(Target):
     """Scores changed files; a score must be JSON, and be read back as it was."""
 
     benchmark: ClassVar[str]
+    seeds: ClassVar[str] = ""  # their name, where it is not the benchmark's
     seconds = 10.0
 
     def generate(self, random: Random) -> Given:
         """Change one of the files."""
-        questions = {name: _plain(content) for name, content in QUESTIONS[self.benchmark].items()}
-        answers = _plain(ANSWERS[self.benchmark])
+        seeds = self.seeds or self.benchmark
+        questions = {name: _plain(content) for name, content in QUESTIONS[seeds].items()}
+        answers = _plain(ANSWERS[seeds])
         name = random.choice((None, *questions))
         if name is None:
-            answers = _changed(ANSWERS[self.benchmark], random)
+            answers = _changed(ANSWERS[seeds], random)
         else:
-            questions[name] = _changed(QUESTIONS[self.benchmark][name], random)
+            questions[name] = _changed(QUESTIONS[seeds][name], random)
         rule = random.choice(benchmark_named(self.benchmark).rules)
         return Given(questions, answers, rule, random.random() < 0.5)
 
@@ -126,6 +128,15 @@ class Amber(BenchmarkFiles):
 
     name = benchmark = "amber"
     subject = "annotations, queries, word lists and answers of AMBER"
+
+
+class AmberYesNo(BenchmarkFiles):
+    """AMBER's yes-no questions, for which nltk's data are not needed."""
+
+    name = "amber-yes-no"
+    benchmark = "amber"
+    seeds = "amber-yes-no"
+    subject = "annotations, queries and yes-no answers of AMBER"
 
 
 class Hallusionbench(BenchmarkFiles):
