@@ -7,7 +7,7 @@ Each flag can also be set as `QKEDIT_<NAME>` in the environment and as a key of 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -16,7 +16,10 @@ from qkedit.cli.settings import read_configuration, variable_of
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
+    from qkedit.cli.output import Output
     from qkedit.steering.options import SteerOptions
+
+Share = TypeVar("Share", float, str)
 
 EDIT = "Layers, heads and modes"
 MODE = "How to run"
@@ -82,13 +85,16 @@ EnergyOption = Annotated[
         help="Instead of --k: suppress as many modes as carry this share of the energy.",
     ),
 ]
-ResidualOption = Annotated[
+RetainOption = Annotated[
     float,
     flag(
-        "--residual",
+        "--retain",
         panel=EDIT,
         help="Share of each suppressed mode that stays, 0 to below 1.",
     ),
+]
+OldRetainOption = Annotated[
+    float | None, flag("--residual", help="The same as --retain, by its old name.", hidden=True)
 ]
 ChannelOption = Annotated[
     str,
@@ -252,6 +258,21 @@ def _rank(context: typer.Context, name: str) -> int:
     return _SOURCES.index(source.name if source else "DEFAULT")
 
 
+def share_that_stays(context: typer.Context, output: Output, retain: Share, residual: Share | None) -> Share:
+    """Return what --retain says, or --residual, its old name, where that was said nearer to the run; with a warning.
+
+    Raises:
+        UsageError: both were said in one place.
+    """
+    if residual is None:
+        return retain
+    output.warn("--residual is now --retain; the old name works until version 1.0")
+    rank_of_retain, rank_of_residual = _rank(context, "retain"), _rank(context, "residual")
+    if rank_of_retain == rank_of_residual:
+        raise UsageError("both say which share stays", where="--retain and --residual", remedy="give --retain alone")
+    return retain if rank_of_retain < rank_of_residual else residual
+
+
 def steer_options(
     context: typer.Context,
     *,
@@ -259,7 +280,7 @@ def steer_options(
     heads: str,
     k: int | None,
     energy: float | None,
-    residual: float,
+    retain: float,
     channel: str,
     control: str,
     seed: int,
@@ -280,7 +301,7 @@ def steer_options(
     suppression = Suppression(
         Suppression.k if k is None else k,
         energy,
-        residual,
+        retain,
         channel,  # type: ignore[arg-type]  # checks the name itself
         control,  # type: ignore[arg-type]
         seed,

@@ -37,7 +37,7 @@ _OTHER_VARIABLES = {"API_KEY", "BENCHMARK_DATA"}
 # A name that another command has for an option is a slip only if it is this near: `layer` to `layers`.
 _SLIP = 0.85
 # Options that answer one question, so that one in a section replaces the other at the top.
-_ALTERNATIVES = ({"k", "energy"},)
+_ALTERNATIVES = ({"k", "energy"}, {"retain", "residual"})
 
 
 def variable_of(option: str) -> str:

@@ -57,7 +57,7 @@ class HeadSpectrum:
     effective_rank: float
     symmetric_share: float | None
     gap_at_k: float | None  # σ_k / σ_{k+1}
-    residual: float | None = None  # channels: share of the dominant modes that queries cannot write
+    unrealized_share: float | None = None  # channels: share of the dominant modes that queries cannot write
     leak: float | None = None  # channels: share that would land in the other channel
     bias_share: float | None = None  # of a logit's variance, for inputs of unit variance; None without any
     kept: dict[str, KeptShare] | None = None  # at an offset: by the part of the position that moved
@@ -185,7 +185,7 @@ def _heads_of(
         "effective_rank": effective_rank(found.values),
         "symmetric_share": symmetric_share(product, suppression),
         "gap_at_k": gap(found.values, found.counts, found.ranks),
-        "residual": found.residual,
+        "unrealized_share": found.unrealized_share,
         "leak": found.leak,
         "bias_share": _bias_share(weights, at_zero),
     }

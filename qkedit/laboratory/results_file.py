@@ -21,6 +21,8 @@ from qkedit.laboratory.worker import Job, JobResult
 
 SCHEMA = 1
 KIND = "qkedit laboratory"
+# What sweeps called the share of a mode that stays, and today: files begun under the old name go on.
+_OLD_NAME, _NAME = "residual", "retain"
 
 
 class ResultsFile:
@@ -104,13 +106,13 @@ class ResultsFile:
         for number, line in enumerate(lines[1:], start=2):
             try:
                 record = _parsed(line)
-                self._results[record["key"]] = JobResult(
+                self._results[record["key"].replace(_OLD_NAME, _NAME)] = JobResult(
                     ExamAnswers(tuple(record["captions"]), tuple(record["yes_no"])),
                     record["seconds"],
                     record["energy_removed"],
                     record["relative_change"],
                 )
-            except (KeyError, TypeError) as error:
+            except (KeyError, TypeError, AttributeError) as error:
                 raise QkeditError(
                     "is not a result of an experiment",
                     where=f"{self._path}, line {number}",
@@ -126,7 +128,7 @@ class ResultsFile:
                 where=str(self._path),
                 remedy=f"this qkedit reads {SCHEMA}; name another with --out",
             )
-        found = header["settings"]
+        found = {name.replace(_OLD_NAME, _NAME): value for name, value in header["settings"].items()}
         different = [name for name in {**self._settings, **found} if found.get(name) != self._settings.get(name)]
         if different:
             raise UsageError(

@@ -27,25 +27,25 @@ class Cell:
     layers: str
     k: int
     channel: Channel
-    residual: float
+    retain: float
 
     @property
     def name(self) -> str:
         """Return the cell as people read it."""
-        return f"layers {self.layers}, k {self.k}, {self.channel}, residual {self.residual:g}"
+        return f"layers {self.layers}, k {self.k}, {self.channel}, retain {self.retain:g}"
 
     def arm(self) -> Arm:
         """Return the edit itself."""
         return Arm(self.name, self._options())
 
     def controls(self, kind: Control, seeds: int) -> tuple[Arm, ...]:
-        """Return as many random edits that match it: the same layers, channel, number of modes and residual."""
+        """Return as many random edits that match it: of the same layers, channel, modes and share that stays."""
         return controls(self._options(), kind, seeds, f"{self.name}, {kind} control")
 
     def _options(self) -> SteerOptions:
         # On the CPU, the edit is the same on every machine; it is small beside the answers.
         return SteerOptions(
-            self.layers, suppression=Suppression(self.k, None, self.residual, self.channel), device="cpu"
+            self.layers, suppression=Suppression(self.k, None, self.retain, self.channel), device="cpu"
         )
 
 
@@ -73,7 +73,7 @@ class SweepSettings:
         layers: alternatives, each as `--layers` writes one, without repeats.
         ks: numbers of modes.
         channels: of the product.
-        residuals: shares that stay.
+        retains: shares that stay.
         control: kind of the random controls.
         seeds: controls a cell.
         objective: name of the measure to improve.
@@ -89,7 +89,7 @@ class SweepSettings:
     layers: tuple[str, ...]
     ks: tuple[int, ...]
     channels: tuple[Channel, ...]
-    residuals: tuple[float, ...]
+    retains: tuple[float, ...]
     control: Control
     seeds: int
     objective: str
@@ -113,11 +113,11 @@ class SweepSettings:
     def cells(self) -> tuple[Cell, ...]:
         """Return the grid, the mildest edits of the same layers first."""
         return tuple(
-            Cell(layers, k, channel, residual)
+            Cell(layers, k, channel, retain)
             for layers in self.layers
             for channel in self.channels
             for k in self.ks
-            for residual in sorted(self.residuals, reverse=True)
+            for retain in sorted(self.retains, reverse=True)
         )
 
     def arms(self) -> tuple[Arm, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qkedit.evaluation.statistics.intervals import Difference
 from qkedit.laboratory.measures import Row
 
-_SWEEP = "other layers, fewer modes or a --residual: qkedit sweep --out sweep.jsonl"
+_SWEEP = "other layers, fewer modes or a share that stays (--retain): qkedit sweep --out sweep.jsonl"
 _MORE = "more scenes narrow the intervals (--scenes 2000); " + _SWEEP
 _OWN = "your own model on your own images: qkedit steer MODEL --out EDITED, then qkedit drift EDITED --images DIR"
 

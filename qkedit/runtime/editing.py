@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from qkedit.errors import CheckpointError, UnsupportedForm
+from qkedit.renamed import renamed_argument
 from qkedit.runtime.loaded_files import checkpoint_of
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.options import Channel, Control, Suppression
@@ -90,6 +91,7 @@ class ModelEdit:
                 self.enable()
 
 
+@renamed_argument("residual", "retain")
 def edit(
     model: Any,
     *,
@@ -97,7 +99,7 @@ def edit(
     heads: Selection = "all",
     k: int = 4,
     energy: float | None = None,
-    residual: float = 0.0,
+    retain: float = 0.0,
     channel: Channel = "full",
     control: Control = "none",
     seed: int = 0,
@@ -113,7 +115,7 @@ def edit(
     Args:
         model: a model of transformers, such as `AutoModelForImageTextToText.from_pretrained` returns.
         layers, heads: which heads of which layers; as for `steer`, and so is all that follows.
-        k, energy, residual, channel, control, seed: what to suppress in them.
+        k, energy, retain, channel, control, seed: what to suppress in them.
         device, compute_dtype: where and in what precision to calculate.
         allow_text_only: edit a model without vision too.
 
@@ -123,7 +125,7 @@ def edit(
     Raises:
         QkeditError: the model's query-key product cannot be edited, or a selection does not fit it; it is unchanged.
     """
-    suppression = Suppression(k, energy, residual, channel, control, seed)
+    suppression = Suppression(k, energy, retain, channel, control, seed)
     options = SteerOptions(
         selection_text(layers), selection_text(heads, "heads"), suppression, compute_dtype, device, allow_text_only
     )

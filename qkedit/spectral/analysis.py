@@ -23,14 +23,14 @@ from qkedit.spectral.suppression import mode_counts
 class Spectra:
     """One channel's spectrum of every head.
 
-    `residual` and `leak` say how much of suppressing the dominant modes the queries cannot write, and how much
+    `unrealized_share` and `leak` say how much of suppressing the dominant modes the queries cannot write, and how much
     of it lands in the other channel; both are absent in the full channel, where everything is realised.
     """
 
     values: Tensor  # [H, n] σ, |λ| or ω, descending
     ranks: Tensor  # [H]
     counts: Tensor  # [H] modes taken as dominant
-    residual: Tensor | None = None  # [H]
+    unrealized_share: Tensor | None = None  # [H]
     leak: Tensor | None = None  # [H]
 
 
@@ -54,8 +54,8 @@ def spectra(product: QKProduct, suppression: Suppression) -> Spectra:
     modes = channel_modes(product.stack_factor, suppression.channel)
     counts = mode_counts(modes.values, modes.ranks, suppression)
     key_inverse = pseudo_inverse(modes.stack_factor[..., product.head_size :, :])
-    residual, leak = write_back_quality(modes, modes.basis(counts), key_inverse)
-    return Spectra(modes.values, modes.ranks, counts, residual, leak)
+    unrealized_share, leak = write_back_quality(modes, modes.basis(counts), key_inverse)
+    return Spectra(modes.values, modes.ranks, counts, unrealized_share, leak)
 
 
 def dominant_subspaces(product: QKProduct, suppression: Suppression) -> DominantSubspaces:

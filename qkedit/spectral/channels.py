@@ -12,7 +12,7 @@ Suppressing the modes spanned by the orthonormal columns `Ê` of the core asks f
 
     W_q' = W_q + (Δ W_k⁺)ᵀ = W_q − (1−ρ) (L_kᵇ⁺)ᵀ P Lᵀ Jᵀ B,       L_kᵇ = the key rows of L,
 
-because Δ is in general not in the row space of `W_k`: what is realised is `Δ W_k⁺ W_k`. The *residual*
+because Δ is in general not in the row space of `W_k`: what is realised is `Δ W_k⁺ W_k`. The *unrealized share*
 `‖ΔW_k⁺W_k − Δ‖/‖Δ‖` says how much of the wish is missing, the *leak* how much of it landed in the other channel.
 """
 
@@ -89,7 +89,7 @@ def channel_modes(stack_factor: Tensor, channel: Channel) -> ChannelModes:
 
 
 def write_back_quality(modes: ChannelModes, basis: Tensor, key_inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the residual and the leak `[H]` of suppressing the modes in `basis`; ρ does not matter to either.
+    """Return the unrealized share and the leak `[H]` of suppressing the modes in `basis`; ρ does not matter to either.
 
     `key_inverse` is `L_kᵇ⁺` `[H, 2d_h, d_h]`.
     """
@@ -117,7 +117,7 @@ def suppress_channel(product: QKProduct, suppression: Suppression, draws: ModeDr
     basis = modes.basis(counts, chosen)
     used = torch.arange(chosen.shape[-1], device=counts.device) < counts.unsqueeze(-1)
 
-    size, strength = product.head_size, 1 - suppression.residual
+    size, strength = product.head_size, 1 - suppression.retain
     query_rows, key_rows = modes.stack_factor[..., :size, :], modes.stack_factor[..., size:, :]
     key_inverse = pseudo_inverse(key_rows)  # [H, 2d_h, d_h]
     left = -strength * key_inverse.mT @ basis
@@ -125,14 +125,14 @@ def suppress_channel(product: QKProduct, suppression: Suppression, draws: ModeDr
     right_query = basis.mT @ key_rows.mT / 2
     right_key = modes.sign * basis.mT @ query_rows.mT / 2
 
-    residual, leak = write_back_quality(modes, basis, key_inverse)
-    removed = (1 - suppression.residual**2) * torch.where(used, energy(modes.values).gather(-1, chosen), 0.0).sum(-1)
+    unrealized_share, leak = write_back_quality(modes, basis, key_inverse)
+    removed = (1 - suppression.retain**2) * torch.where(used, energy(modes.values).gather(-1, chosen), 0.0).sum(-1)
     return QueryEdit(
         QueryUpdate(left, right_query, right_key),
         counts,
         torch.where(used, modes.values.gather(-1, chosen), 0.0),
         removed,
         gap(modes.values, counts, modes.ranks),
-        residual=residual,
+        unrealized_share=unrealized_share,
         leak=leak,
     )

@@ -1,6 +1,6 @@
 """Suppress modes of the query-key product by changing the query weights alone.
 
-Suppressing the k dominant singular modes down to a residual share ρ asks for
+Suppressing the k dominant singular modes down to a share ρ asks for
 
     M' = M − (1−ρ) Σ_{i≤k} σ_i u_i v_iᵀ = (I − (1−ρ) U_k U_kᵀ) M,
 
@@ -50,21 +50,21 @@ def suppress(product: QKProduct, suppression: Suppression, draws: ModeDraws | No
         counts, chosen = index_matched(counts, modes.ranks, draws)
     else:
         chosen = torch.arange(int(counts.max())).expand(product.heads, -1)
-    return _suppress_modes(product, counts, chosen, suppression.residual)
+    return _suppress_modes(product, counts, chosen, suppression.retain)
 
 
-def _suppress_modes(product: QKProduct, counts: Tensor, chosen: Tensor, residual: float) -> QueryEdit:
+def _suppress_modes(product: QKProduct, counts: Tensor, chosen: Tensor, retain: float) -> QueryEdit:
     """Suppress the modes numbered `chosen` `[H, m]`; head h uses its first `counts[h]`."""
     modes = product.modes
     device = modes.values.device
     counts, chosen = counts.to(device), chosen.to(device)
     used = torch.arange(chosen.shape[-1], device=device) < counts.unsqueeze(-1)
     suppressed = torch.where(used, modes.values.gather(-1, chosen), 0.0)
-    inverse = torch.where(used, (1 - residual) / torch.where(used, suppressed, 1.0), 0.0)
+    inverse = torch.where(used, (1 - retain) / torch.where(used, suppressed, 1.0), 0.0)
     columns = chosen.unsqueeze(-2).expand(-1, product.head_size, -1)
     left = product.query_factor @ modes.left.gather(-1, columns)
     right = product.key_factor @ modes.right.gather(-1, columns)
-    removed = (1 - residual**2) * torch.where(used, energy(modes.values).gather(-1, chosen), 0.0).sum(-1)
+    removed = (1 - retain**2) * torch.where(used, energy(modes.values).gather(-1, chosen), 0.0).sum(-1)
     return QueryEdit(
         QueryUpdate(-left * inverse.unsqueeze(-2), right.mT),
         counts,
@@ -78,7 +78,7 @@ def _suppress_random_frame(product: QKProduct, suppression: Suppression, draws: 
     """Suppress a random orthonormal frame, scaled to change the product as much as the top-k edit would."""
     modes = product.modes
     counts = mode_counts(modes.values, modes.ranks, suppression)
-    target = (1 - suppression.residual) * torch.stack(
+    target = (1 - suppression.retain) * torch.stack(
         [values[:count].square().sum().sqrt() for values, count in zip(modes.values, counts, strict=True)]
     )
     frame, scale = norm_matched(product, counts, target, draws)

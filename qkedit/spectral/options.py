@@ -7,6 +7,7 @@ from operator import index
 from typing import Any, Literal
 
 from qkedit.errors import UsageError
+from qkedit.renamed import renamed_argument, warn_renamed
 
 Channel = Literal["full", "symmetric", "antisymmetric"]
 Control = Literal["none", "index", "norm"]
@@ -26,7 +27,7 @@ class Suppression:
     Attributes:
         k: how many dominant modes a head (planes in the antisymmetric channel); ignored when `energy` is given.
         energy: take as many modes as carry this share of the energy, in (0, 1].
-        residual: ρ, the share of each suppressed mode that stays, in [0, 1).
+        retain: ρ, the share of each suppressed mode that stays, in [0, 1).
         channel: the product itself, its symmetric part or its antisymmetric part.
         control: `index` suppresses as many randomly drawn other modes of the channel instead, `norm` a random frame
             that changes the product equally much, which only the full channel has.
@@ -38,7 +39,7 @@ class Suppression:
 
     k: int = 4
     energy: float | None = None
-    residual: float = 0.0
+    retain: float = 0.0
     channel: Channel = "full"
     control: Control = "none"
     seed: int = 0
@@ -47,17 +48,17 @@ class Suppression:
         """Check every value; numbers of other libraries become Python's own."""
         object.__setattr__(self, "k", _whole(self.k, "k"))
         object.__setattr__(self, "seed", _whole(self.seed, "seed"))
-        object.__setattr__(self, "residual", _real(self.residual, "residual"))
+        object.__setattr__(self, "retain", _real(self.retain, "retain"))
         if self.energy is not None:
             object.__setattr__(self, "energy", _real(self.energy, "energy"))
         if self.k < 1:
             raise UsageError(f"{self.k} modes cannot be suppressed", where="k", remedy="give 1 or more")
         if self.energy is not None and not 0 < self.energy <= 1:
             raise UsageError(f"{self.energy:g} is not a share", where="energy", remedy="give more than 0, at most 1")
-        if not 0 <= self.residual < 1:
+        if not 0 <= self.retain < 1:
             raise UsageError(
-                f"{self.residual:g} would not suppress anything",
-                where="residual",
+                f"{self.retain:g} would not suppress anything",
+                where="retain",
                 remedy="give 0 or more, below 1; 0 removes the modes",
             )
         if not 0 <= self.seed <= LARGEST_SEED:
@@ -76,6 +77,15 @@ class Suppression:
             raise UsageError(
                 f"the {self.channel} channel has no norm-matched control", where="control", remedy="take index"
             )
+
+    @property
+    def residual(self) -> float:
+        """Return `retain`, by its old name."""
+        warn_renamed("Suppression.residual", "Suppression.retain")
+        return self.retain
+
+
+Suppression.__init__ = renamed_argument("residual", "retain")(Suppression.__init__)  # type: ignore[method-assign]
 
 
 def mode_count(channel: Channel, head_size: int, width: int) -> int:

@@ -17,7 +17,7 @@ class QueryEdit:
     """An edit of every head of a product and what there is to say about it; all `[H, …]`, float64.
 
     `suppressed` holds the singular values (channels: |λ|) of the modes acted on, padded with zeros beyond
-    `counts`. `gap` is NaN where it means nothing. `residual` and `leak` exist for channel edits, `scale` for
+    `counts`. `gap` is NaN where it means nothing. `unrealized_share` and `leak` exist for channel edits, `scale` for
     the norm-matched control.
     """
 
@@ -26,7 +26,7 @@ class QueryEdit:
     suppressed: Tensor  # [H, m]
     energy_removed: Tensor  # [H] share of the channel's energy
     gap: Tensor  # [H] σ_k / σ_{k+1}
-    residual: Tensor | None = None  # [H]
+    unrealized_share: Tensor | None = None  # [H]
     leak: Tensor | None = None  # [H]
     scale: Tensor | None = None  # [H]
 

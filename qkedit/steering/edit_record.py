@@ -17,7 +17,7 @@ class HeadEdit:
     energy_removed: float  # of the channel's energy, requested
     gap: float | None  # σ_k / σ_{k+1} at the cut
     relative_change: float  # ‖W_q' − W_q‖ / ‖W_q‖ after rounding to the storage dtype
-    residual: float | None = None  # channels: share of the wish the queries cannot write
+    unrealized_share: float | None = None  # channels: share of the wanted change that queries cannot write
     leak: float | None = None  # channels: share of the wish that lands in the other channel
     scale: float | None = None  # norm control: c
     key_bias_effect: float | None = None  # ‖(W_q' − W_q)ᵀ b_k‖

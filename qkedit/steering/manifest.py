@@ -27,6 +27,8 @@ from qkedit.strict_text import parse_json
 from qkedit.version import __version__
 
 SCHEMA = 1
+# What schema 1 calls a field of a head.
+_RECORDED = {"unrealized_share": "residual"}
 
 
 def make_manifest(
@@ -62,7 +64,11 @@ def _tensor(record: EditRecord, sha256_after: str) -> dict[str, Any]:
         "sha256_before": record.sha256_before,
         "sha256_after": sha256_after,
         "heads": [
-            {name: value for name, value in asdict(head).items() if value is not None or name == "gap"}
+            {
+                _RECORDED.get(name, name): value
+                for name, value in asdict(head).items()
+                if value is not None or name == "gap"
+            }
             for head in record.heads
         ],
     }
@@ -85,7 +91,10 @@ def records_of(manifest: dict[str, Any], tensors: dict[str, TensorEntry]) -> lis
                 remedy="give the model that the edit was made from",
             )
         heads = tuple(
-            HeadEdit(**{name: head[name] for name in known & set(head)} | {"suppressed": tuple(head["suppressed"])})
+            HeadEdit(
+                **{name: head[_RECORDED.get(name, name)] for name in known if _RECORDED.get(name, name) in head}
+                | {"suppressed": tuple(head["suppressed"])}
+            )
             for head in tensor["heads"]
         )
         form, norm = tensor.get("form", ""), tensor.get("norm")

@@ -12,6 +12,8 @@ from qkedit.spectral.options import Suppression
 
 ComputeDtype = Literal["float32", "float64"]
 Layout = Literal["full", "delta"]
+# What schema 1 of the manifest calls an option.
+_RECORDED = {"retain": "residual"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class SteerOptions:
     def recorded(self) -> dict[str, Any]:
         """Return the options as the manifest keeps them: all that decides the output's bytes."""
         options = asdict(self)
-        return {"layers": options["layers"], "heads": options["heads"], **options["suppression"]} | {
+        suppression = {_RECORDED.get(name, name): value for name, value in options["suppression"].items()}
+        return {"layers": options["layers"], "heads": options["heads"], **suppression} | {
             "compute_dtype": self.compute_dtype,
             "device": self.device,
         }

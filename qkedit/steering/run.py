@@ -16,6 +16,7 @@ from qkedit.checkpoint.io.ownership import Replaced
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.io.staging import StagedDirectory
 from qkedit.checkpoint.io.target import locate, refuse_existing, refuse_misplaced
+from qkedit.renamed import renamed_argument
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.steering.base_files import refuse_base_files
@@ -64,6 +65,7 @@ class SteerReport:
         return asdict(self) | {"out": str(self.out)}
 
 
+@renamed_argument("residual", "retain")
 def steer(
     model: str | Path,
     *,
@@ -72,7 +74,7 @@ def steer(
     heads: Selection = "all",
     k: int = 4,
     energy: float | None = None,
-    residual: float = 0.0,
+    retain: float = 0.0,
     channel: Channel = "full",
     control: Control = "none",
     seed: int = 0,
@@ -99,7 +101,7 @@ def steer(
         heads: query heads, `all` or `0,3,8-12`; or numbers.
         k: dominant modes to suppress in each head.
         energy: instead of k, as many modes as carry this share of the energy, in (0, 1].
-        residual: share of each suppressed mode that stays, in [0, 1).
+        retain: share of each suppressed mode that stays, in [0, 1).
         channel: `full`, `symmetric` or `antisymmetric`.
         control: `none`, `index` or `norm`: a matched random control instead of the edit.
         seed: of the control's draws.
@@ -129,7 +131,7 @@ def steer(
         >>> len(report.manifest["tensors"])
         4
     """
-    suppression = Suppression(k, energy, residual, channel, control, seed)
+    suppression = Suppression(k, energy, retain, channel, control, seed)
     options = SteerOptions(
         selection_text(layers), selection_text(heads, "heads"), suppression, compute_dtype, device, allow_text_only
     )

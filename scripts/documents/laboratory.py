@@ -91,7 +91,7 @@ def measure(arguments: argparse.Namespace) -> None:
         layers=LAYERS,
         ks=KS,
         channels=CHANNELS,
-        residuals=(0.0,),
+        retains=(0.0,),
         control="index",
         seeds=arguments.seeds,
         objective="chair_s",

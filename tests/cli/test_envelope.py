@@ -103,7 +103,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(base: Path, tmp_path: Path)
             "(8 heads), and write nothing, as no --out is given.",
         ),
         (
-            ("--k", "1", "--heads", "0", "--residual", "0.5", "--channel", "symmetric", "--out", "out"),
+            ("--k", "1", "--heads", "0", "--retain", "0.5", "--channel", "symmetric", "--out", "out"),
             "remove the 1 dominant mode of each head's query-key product's symmetric part, leaving 0.5 of each, in "
             "layers 0-1 of base (2 heads), and write the full checkpoint to out.",
         ),

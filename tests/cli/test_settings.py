@@ -20,7 +20,7 @@ def options(*arguments: str | Path) -> dict[str, Any]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "settings.yaml"
-    path.write_text("layers: 0-1\nk: 2\nresidual: 0.5\ncompute-dtype: float64\n")
+    path.write_text("layers: 0-1\nk: 2\nretain: 0.5\ncompute-dtype: float64\n")
     return path
 
 
@@ -55,7 +55,7 @@ def test_the_flag_wins_over_the_environment_over_the_file_over_the_default(
     monkeypatch.setenv("QKEDIT_SEED", "9")
     with_environment = options(base, "--config", file)
     assert [with_environment[name] for name in ("layers", "k", "residual", "seed")] == ["1-2", 3, 0.5, 9]
-    with_flags = options(base, "--config", file, "--k", "1", "--residual", "0")
+    with_flags = options(base, "--config", file, "--k", "1", "--retain", "0")
     assert [with_flags[name] for name in ("layers", "k", "residual", "seed")] == ["1-2", 1, 0.0, 9]
     assert options(base, "--k", "1", "--config", file)["k"] == 1, "the order of flags does not matter"
 
@@ -124,7 +124,7 @@ def test_k_and_energy_replace_each_other(base: Path, tmp_path: Path, monkeypatch
         ("no_fsync: 3\n", "Invalid value for '--fsync'"),
         ("layers: [1, 2]\n", "'layers' takes one value, not a list"),
         ("k: many\n", "'--k'"),
-        ("residual: 2\n", "residual: 2 would not suppress anything"),
+        ("retain: 2\n", "retain: 2 would not suppress anything"),
         ("- layers\n", "must hold a mapping"),
         ("layers: [1\n", "is not valid YAML: "),
         ("a: &a [*a]\n", "is not valid YAML: aliases are not taken"),
@@ -333,7 +333,7 @@ def test_a_bad_value_in_the_environment_is_refused(base: Path, monkeypatch: pyte
 def test_the_python_call_and_the_command_do_the_same(base: Path, tmp_path: Path) -> None:
     import qkedit as package
 
-    package.steer(base, out=tmp_path / "called", layers="0-1", k=2, residual=0.5, compute_dtype="float64", fsync=False)
-    arguments = ["--layers", "0-1", "-k", "2", "--residual", "0.5", "--compute-dtype", "float64", "--no-fsync"]
+    package.steer(base, out=tmp_path / "called", layers="0-1", k=2, retain=0.5, compute_dtype="float64", fsync=False)
+    arguments = ["--layers", "0-1", "-k", "2", "--retain", "0.5", "--compute-dtype", "float64", "--no-fsync"]
     assert qkedit("steer", base, *arguments, "-o", tmp_path / "typed").code == 0
     assert contents(tmp_path / "called") == contents(tmp_path / "typed")

@@ -82,7 +82,7 @@ def test_channels_tell_what_queries_cannot_write(base: Path, channel: str) -> No
     document = qkedit(*arguments).document
     assert (document["channel"], document["offset"]) == (channel, 3)
     for head in document["layers"][0]["heads"]:
-        assert head["residual"] > 0
+        assert head["unrealized_share"] > 0
         assert head["leak"] > 0
         assert 0 <= head["kept"]["all"]["query_side"] <= 1
 

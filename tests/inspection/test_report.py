@@ -65,7 +65,7 @@ def rendered(table: SpectrumTable | ComparisonTable, width: int, encoding: str =
         plain(),
         plain(k=16),
         plain(offset=(2, 2, 2), kept=KEPT),
-        plain(channel="symmetric", residual=0.64, leak=0.35, offset=(1, 2, 3), kept={"all": KEPT["all"]}),
+        plain(channel="symmetric", unrealized_share=0.64, leak=0.35, offset=(1, 2, 3), kept={"all": KEPT["all"]}),
         inspection({27: [tuple(1e-5 * value for value in spiked([3.0]))]}),
         inspection({0: [(0.0,) * 32]}, symmetric_share=None, gap_at_k=None),
     ],
@@ -100,12 +100,12 @@ def test_every_table_and_picture_shows_the_median_of_skewed_heads() -> None:
     values = [(7.0, 3.0)] * 3
     seen = inspection({0: values}, symmetric_share=0.5)
     heads = [
-        replace(head, energy_top_k=share, symmetric_share=share, residual=share, leak=share)
+        replace(head, energy_top_k=share, symmetric_share=share, unrealized_share=share, leak=share)
         for head, share in zip(seen.layers[0].heads, shares, strict=True)
     ]
     seen = replace(seen, layers=(LayerSpectra(0, tuple(heads)),))
     row = layer_row(seen.layers[0])
-    assert (row.energy_top_k, row.symmetric_share, row.residual, row.leak) == (0.2, 0.2, 0.2, 0.2)
+    assert (row.energy_top_k, row.symmetric_share, row.unrealized_share, row.leak) == (0.2, 0.2, 0.2, 0.2)
     compared = replace(
         COMPARISON,
         layers=(
@@ -217,7 +217,7 @@ class _Page(HTMLParser):
 
 
 def test_pages_are_well_formed_and_fetch_nothing() -> None:
-    shown = plain(layers=12, warnings=("something to know",), channel="symmetric", residual=0.6, leak=0.4)
+    shown = plain(layers=12, warnings=("something to know",), channel="symmetric", unrealized_share=0.6, leak=0.4)
     text = spectra_page(shown, suggest(shown))
     page = _Page(text)
     assert page.open == []

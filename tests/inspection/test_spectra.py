@@ -96,10 +96,10 @@ def test_numbers_are_those_of_dense_products(
             symmetric = np.linalg.norm(oracle.channel_part(dense, "symmetric")) ** 2
             np.testing.assert_allclose(head.symmetric_share, symmetric / np.linalg.norm(dense) ** 2, atol=share)
             if channel == "full":
-                assert head.residual is None
+                assert head.unrealized_share is None
             elif modes.values[1] > 1.001 * modes.values[2]:
                 edit = oracle.channel_query(query, key, channel, 2, 0.0)
-                np.testing.assert_allclose(head.residual, edit.residual, atol=1000 * share)
+                np.testing.assert_allclose(head.unrealized_share, edit.unrealized_share, atol=1000 * share)
                 np.testing.assert_allclose(head.leak, edit.leak, atol=1000 * share)
 
 

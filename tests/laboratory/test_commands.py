@@ -174,7 +174,7 @@ def test_sweep_ranks_confirms_resumes_and_draws(pretended: None, tmp_path: Path)
         ("sweep", "--layers", "2-3;;"),
         ("sweep", "--k", "many"),
         ("sweep", "--channel", "sideways"),
-        ("sweep", "--residual", "2"),
+        ("sweep", "--retain", "2"),
         ("sweep", "--objective", "beauty"),
         ("sweep", "--no-worse", "beauty:1"),
         ("sweep", "--control", "none"),

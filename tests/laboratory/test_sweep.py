@@ -52,7 +52,7 @@ def settings(**changes: Any) -> SweepSettings:
         "layers": ("0-1", "2-3"),
         "ks": (1, 2),
         "channels": ("full",),
-        "residuals": (0.0,),
+        "retains": (0.0,),
         "control": "index",
         "seeds": 2,
         "objective": "chair_s",
@@ -97,9 +97,9 @@ class Pretended:
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     replacement = Pretended(
         {
-            "layers 0-1, k 1, full, residual 0, index": (0.45, 0.0),  # controls of the first cell
+            "layers 0-1, k 1, full, retain 0, index": (0.45, 0.0),  # controls of the first cell
             "layers 0-1, k 1": (0.30, 0.0),
-            "layers 0-1, k 2, full, residual 0, index": (0.5, 0.0),
+            "layers 0-1, k 2, full, retain 0, index": (0.5, 0.0),
             "layers 0-1, k 2": (0.05, 0.5),  # hallucinates least, since it says least
             "layers 2-3, k 2": (0.35, 0.0),
         }
@@ -160,7 +160,7 @@ def test_where_every_cell_breaks_a_guard_nothing_wins_and_the_other_half_stays_u
 def test_the_second_half_is_shown_to_base_winner_and_its_controls_once(pretended: Pretended) -> None:
     report = run(settings())
     first, second = SCENES.halves()
-    name = "layers 0-1, k 1, full, residual 0"
+    name = "layers 0-1, k 1, full, retain 0"
     shown = [arm for arm, scenes in pretended.jobs if scenes == second]
     assert shown == [BASE, name, f"{name}, index control, seed 0", f"{name}, index control, seed 1"]
     assert sum(scenes == first for _, scenes in pretended.jobs) == 1 + 4 * 3
@@ -196,6 +196,19 @@ def test_a_broken_sweep_goes_on_where_it_stopped(pretended: Pretended, tmp_path:
     assert pretended.jobs == []
     assert again.as_dict() == whole.as_dict() | {"resumed": 13}
     assert path.read_bytes().splitlines() == lines
+
+
+def test_a_sweep_begun_under_the_old_name_of_retain_goes_on(pretended: Pretended, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.jsonl"
+    with ResultsFile(path, settings().as_dict()) as file:
+        whole = run(settings(), file)
+    path.write_text(path.read_text().replace("retain", "residual"))
+    assert '"residuals": [0.0]' in path.read_text()
+    pretended.jobs = []
+    with ResultsFile(path, settings().as_dict()) as file:
+        again = run(settings(), file)
+    assert pretended.jobs == []
+    assert again.as_dict() == whole.as_dict() | {"resumed": 13}
 
 
 def test_a_sweep_that_was_killed_goes_on_where_it_stopped(pretended: Pretended, tmp_path: Path) -> None:
@@ -293,7 +306,7 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_grid_holds_every_combination_once_and_its_controls_match() -> None:
-    given = settings(channels=("full", "antisymmetric"), residuals=(0.0, 0.5), seeds=3)
+    given = settings(channels=("full", "antisymmetric"), retains=(0.0, 0.5), seeds=3)
     cells = given.cells()
     assert len(cells) == len(set(cells)) == 2 * 2 * 2 * 2
     arms = given.arms()
@@ -306,7 +319,7 @@ def test_the_grid_holds_every_combination_once_and_its_controls_match() -> None:
         assert arm.steer is not None
         drawn = arm.steer.suppression
         assert (drawn.control, drawn.seed) == ("index", seed)
-        assert (drawn.k, drawn.channel, drawn.residual) == (2, "antisymmetric", 0.5)
+        assert (drawn.k, drawn.channel, drawn.retain) == (2, "antisymmetric", 0.5)
         assert (arm.steer.layers, arm.steer.heads) == (edit.layers, edit.heads)
 
 
@@ -320,7 +333,7 @@ def test_the_grid_holds_every_combination_once_and_its_controls_match() -> None:
         {"control": "norm", "channels": ("full", "symmetric")},
         {"control": "none?"},
         {"channels": ("sideways",)},
-        {"residuals": (1.0,)},
+        {"retains": (1.0,)},
         {"ks": (0,)},
     ],
     ids=str,
@@ -333,7 +346,7 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
 def test_lists_are_read_each_part_once() -> None:
     assert alternatives("0-1; 2,3;mid;0-1") == ("0-1", "2,3", "mid")
     assert whole_numbers("1, 2,1", "--k") == (1, 2)
-    assert shares("0,.5", "--residual") == (0.0, 0.5)
+    assert shares("0,.5", "--retain") == (0.0, 0.5)
     assert names("full,symmetric", "--channel") == ("full", "symmetric")
     assert guards("recall:0.02, f1_random:0") == (Guard("recall", 0.02), Guard("f1_random", 0.0))
     assert guards("none") == ()
@@ -345,7 +358,7 @@ def test_lists_are_read_each_part_once() -> None:
         (alternatives, "0-1;;2"),
         (lambda text: whole_numbers(text, "--k"), "1,two"),
         (lambda text: whole_numbers(text, "--k"), ""),
-        (lambda text: shares(text, "--residual"), "half"),
+        (lambda text: shares(text, "--retain"), "half"),
         (guards, "recall"),
         (guards, "recall:much"),
         (guards, "recall:-0.1"),
@@ -363,7 +376,7 @@ def test_alternatives_that_mean_the_same_layers_are_one_and_unknown_layers_are_r
     asked: dict[str, Any] = {
         "ks": (1,),
         "channels": ("full",),
-        "residuals": (0.0,),
+        "retains": (0.0,),
         "control": "index",
         "seeds": 1,
         "objective": "chair_s",

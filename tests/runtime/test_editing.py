@@ -27,7 +27,7 @@ def plan(model: str = "demo", layers: str = "2,5", suppression: Suppression | No
 @pytest.mark.parametrize(
     "suppression",
     [
-        Suppression(k=3, residual=0.5),
+        Suppression(k=3, retain=0.5),
         Suppression(k=2, channel="symmetric"),
         Suppression(k=2, control="index", seed=3),
         Suppression(k=2, control="norm", seed=3),
@@ -35,7 +35,7 @@ def plan(model: str = "demo", layers: str = "2,5", suppression: Suppression | No
     ids=lambda s: f"{s.channel} {s.control}",
 )
 def test_equals_the_checkpoint_that_steer_writes(suppression: Suppression, tmp_path: Path) -> None:
-    options = {"k": suppression.k, "residual": suppression.residual, "channel": suppression.channel}
+    options = {"k": suppression.k, "retain": suppression.retain, "channel": suppression.channel}
     options |= {"control": suppression.control, "seed": suppression.seed, "device": "cpu", "fsync": False}
     steer("demo", out=tmp_path / "edited", layers="2,5", **options)  # type: ignore[arg-type]
     written = load(str(tmp_path / "edited"), dtype="float32").model

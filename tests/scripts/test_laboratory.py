@@ -59,7 +59,7 @@ def grid() -> SweepSettings:
         layers=("0-1", "2-3", "4-5", "6-7"),
         ks=(1, 2),
         channels=("full", "symmetric", "antisymmetric"),
-        residuals=(0.0,),
+        retains=(0.0,),
         control="index",
         seeds=2,
         objective="chair_s",

@@ -53,16 +53,16 @@ def modes(product: Matrix, channel: str = "full") -> Modes:
     return Modes(values, left, right.T, 1)
 
 
-def projected_query(query: Matrix, key: Matrix, count: int, residual: float) -> Matrix:
+def projected_query(query: Matrix, key: Matrix, count: int, retain: float) -> Matrix:
     """`W_q (I − (1−ρ) U_k U_kᵀ)` with U from the dense singular value decomposition of `W_qᵀ W_k`."""
     left = modes(query.T @ key).left[:, :count]
-    return query @ (np.eye(query.shape[1]) - (1 - residual) * left @ left.T)
+    return query @ (np.eye(query.shape[1]) - (1 - retain) * left @ left.T)
 
 
-def least_squares_query(query: Matrix, key: Matrix, count: int, residual: float) -> Matrix:
+def least_squares_query(query: Matrix, key: Matrix, count: int, retain: float) -> Matrix:
     """`(M' W_k⁺)ᵀ`, the least-squares write-back of the suppressed product; the same for keys of full row rank."""
     product = query.T @ key
-    suppressed = product - (1 - residual) * modes(product).cut(count)
+    suppressed = product - (1 - retain) * modes(product).cut(count)
     return (suppressed @ np.linalg.pinv(key)).T
 
 
@@ -71,13 +71,13 @@ class ChannelEdit:
     """A channel's suppression as far as queries can write it."""
 
     query: Matrix
-    residual: float
+    unrealized_share: float
     leak: float
 
 
-def channel_query(query: Matrix, key: Matrix, channel: str, count: int, residual: float) -> ChannelEdit:
+def channel_query(query: Matrix, key: Matrix, channel: str, count: int, retain: float) -> ChannelEdit:
     """`W_q + (Δ W_k⁺)ᵀ` for the change Δ asked for in `channel`, how much of it is missing, how much went astray."""
-    increment = -(1 - residual) * modes(query.T @ key, channel).cut(count)
+    increment = -(1 - retain) * modes(query.T @ key, channel).cut(count)
     written = increment @ np.linalg.pinv(key, rcond=1e-12)
     realised = written @ key
     other = channel_part(realised, "antisymmetric" if channel == "symmetric" else "symmetric")

@@ -21,10 +21,10 @@ def product_change(product: QKProduct, edited: torch.Tensor, head: int) -> np.nd
 
 
 @pytest.mark.parametrize("kind", SOUND_KINDS)
-@pytest.mark.parametrize("residual", [0.0, 0.5])
-def test_index_control_suppresses_whole_modes_of_the_rest(kind: str, residual: float) -> None:
+@pytest.mark.parametrize("retain", [0.0, 0.5])
+def test_index_control_suppresses_whole_modes_of_the_rest(kind: str, retain: float) -> None:
     product, query, key = as_product(*layer(40, size=8, query_kinds=(kind,)))
-    edit = suppress(product, Suppression(k=3, control="index", residual=residual, seed=5))
+    edit = suppress(product, Suppression(k=3, control="index", retain=retain, seed=5))
     edited = edit.update.apply(product, torch.float64)[0].numpy()
     for head in range(4):
         modes = oracle.modes(query[head].T @ key[product.key_head[head]])
@@ -33,18 +33,18 @@ def test_index_control_suppresses_whole_modes_of_the_rest(kind: str, residual: f
         assert len(set(numbers)) == 3
         assert min(numbers) >= 3
         left = modes.left[:, numbers]
-        expected = query[head] @ (np.eye(24) - (1 - residual) * left @ left.T)
+        expected = query[head] @ (np.eye(24) - (1 - retain) * left @ left.T)
         np.testing.assert_allclose(edited[head], expected, atol=1e-7 * np.linalg.norm(query[head], 2))
-        removed = (1 - residual**2) * np.sum(modes.values[numbers] ** 2) / np.sum(modes.values**2)
+        removed = (1 - retain**2) * np.sum(modes.values[numbers] ** 2) / np.sum(modes.values**2)
         np.testing.assert_allclose(edit.energy_removed[head].item(), removed, rtol=1e-6)
 
 
 @pytest.mark.parametrize("channel", ["symmetric", "antisymmetric"])
-@pytest.mark.parametrize("residual", [0.0, 0.5])
-def test_index_control_of_a_channel_suppresses_other_modes_of_the_channel(channel: Channel, residual: float) -> None:
+@pytest.mark.parametrize("retain", [0.0, 0.5])
+def test_index_control_of_a_channel_suppresses_other_modes_of_the_channel(channel: Channel, retain: float) -> None:
     """Against the increment form on the dense channel: `W_q + (Δ W_k⁺)ᵀ`, Δ of the modes that were drawn."""
     product, query, key = as_product(*layer(47, size=8))
-    edit = suppress(product, Suppression(k=3, channel=channel, control="index", residual=residual, seed=5))
+    edit = suppress(product, Suppression(k=3, channel=channel, control="index", retain=retain, seed=5))
     edited = edit.update.apply(product, torch.float64)[0].numpy()
     for head in range(4):
         keys = key[product.key_head[head]]
@@ -55,9 +55,9 @@ def test_index_control_of_a_channel_suppresses_other_modes_of_the_channel(channe
         columns = [number * modes.width + place for number in numbers for place in range(modes.width)]
         values = np.repeat(modes.values[numbers], modes.width)
         drawn = (modes.left[:, columns] * values) @ modes.right[:, columns].T
-        expected = query[head] - (1 - residual) * (drawn @ np.linalg.pinv(keys)).T
+        expected = query[head] - (1 - retain) * (drawn @ np.linalg.pinv(keys)).T
         np.testing.assert_allclose(edited[head], expected, atol=1e-9 * np.linalg.norm(expected, 2))
-        removed = (1 - residual**2) * np.sum(values**2) / np.sum(np.repeat(modes.values, modes.width) ** 2)
+        removed = (1 - retain**2) * np.sum(values**2) / np.sum(np.repeat(modes.values, modes.width) ** 2)
         np.testing.assert_allclose(edit.energy_removed[head].item(), removed, rtol=1e-6)
 
 
@@ -100,11 +100,11 @@ def test_index_control_draws_every_other_mode_equally_often() -> None:
     assert np.all(np.abs(tally[2:] - 200) < 50)
 
 
-@pytest.mark.parametrize("residual", [0.0, 0.6])
-def test_norm_control_changes_the_product_as_much_as_the_edit(residual: float) -> None:
+@pytest.mark.parametrize("retain", [0.0, 0.6])
+def test_norm_control_changes_the_product_as_much_as_the_edit(retain: float) -> None:
     product, query, key = as_product(*layer(43, heads=6, key_heads=3, size=8, query_kinds=KINDS))
-    edit = suppress(product, Suppression(k=2, control="norm", residual=residual, seed=1))
-    matched = suppress(product, Suppression(k=2, residual=residual))
+    edit = suppress(product, Suppression(k=2, control="norm", retain=retain, seed=1))
+    matched = suppress(product, Suppression(k=2, retain=retain))
     edited, target = (chosen.update.apply(product, torch.float64)[0] for chosen in (edit, matched))
     assert edit.scale is not None
     for head in range(6):

@@ -33,10 +33,10 @@ def assert_head_close(found: np.ndarray, expected: np.ndarray, before: np.ndarra
 
 
 @settings(max_examples=80, deadline=None)
-@given(weights=layers(), k=st.integers(1, 5), residual=st.sampled_from([0.0, 0.3, 0.95]))
-def test_full_edit_is_the_projector_form(weights: tuple[np.ndarray, np.ndarray], k: int, residual: float) -> None:
+@given(weights=layers(), k=st.integers(1, 5), retain=st.sampled_from([0.0, 0.3, 0.95]))
+def test_full_edit_is_the_projector_form(weights: tuple[np.ndarray, np.ndarray], k: int, retain: float) -> None:
     product, query, key = as_product(*weights)
-    edit = suppress(product, Suppression(k=k, residual=residual))
+    edit = suppress(product, Suppression(k=k, retain=retain))
     edited = edit.update.apply(product, torch.float64)[0].numpy()
     for head in range(len(query)):
         keys = key[product.key_head[head]]
@@ -47,7 +47,7 @@ def test_full_edit_is_the_projector_form(weights: tuple[np.ndarray, np.ndarray],
         values = oracle.modes(query[head].T @ keys).values
         # The dense decomposition itself knows a subspace only to eps · σ₁ / (distance at the cut).
         distance = (values[count - 1] - values[count]) / values[0] if count else 1.0
-        expected = oracle.projected_query(query[head], keys, count, residual)
+        expected = oracle.projected_query(query[head], keys, count, retain)
         assert_head_close(edited[head], expected, query[head], 1e-10 + 1e-14 / distance)
 
 
@@ -55,7 +55,7 @@ def test_full_edit_is_the_projector_form(weights: tuple[np.ndarray, np.ndarray],
 @given(weights=layers(("random", "spiked", "condition 1e3")), k=st.integers(1, 4))
 def test_full_edit_is_the_least_squares_form_for_sound_keys(weights: tuple[np.ndarray, np.ndarray], k: int) -> None:
     product, query, key = as_product(*weights)
-    edit = suppress(product, Suppression(k=k, residual=0.25))
+    edit = suppress(product, Suppression(k=k, retain=0.25))
     edited = edit.update.apply(product, torch.float64)[0].numpy()
     for head in range(len(query)):
         keys = key[product.key_head[head]]
@@ -86,7 +86,7 @@ def test_full_edit_in_narrow_storage(dtype: torch.dtype, compute: torch.dtype) -
 def test_a_change_below_the_storage_grid_is_reported_as_none() -> None:
     """What is asked for and what bfloat16 can hold are two things."""
     product, *_ = as_product(*layer(21), dtype=torch.bfloat16)
-    edit = suppress(product, Suppression(k=1, residual=0.999999))
+    edit = suppress(product, Suppression(k=1, retain=0.999999))
     edited, moved = edit.update.apply(product)
     assert torch.equal(edited, product.query)
     assert moved.tolist() == [0.0] * 4
@@ -100,7 +100,7 @@ def test_suppressing_every_mode_scales_the_queries(query_kind: str, key_kind: st
     """All modes together span the queries' whole row space, however small the last of them is."""
     weights = layer(22, query_kinds=(query_kind,), key_kinds=(key_kind,), size=8)
     product, query, _ = as_product(*weights, dtype=dtype)
-    edit = suppress(product, Suppression(k=8, residual=0.5))
+    edit = suppress(product, Suppression(k=8, retain=0.5))
     edited = edit.update.apply(product)[0].double().numpy()
     assert edit.counts.tolist() == [8] * 4
     for head in range(len(query)):
@@ -118,27 +118,27 @@ def test_float64_storage_is_never_computed_in_less() -> None:
 @given(
     weights=layers(("random", "spiked", "condition 1e3", "deficient", "zero")),
     k=st.integers(1, 4),
-    residual=st.sampled_from([0.0, 0.4]),
+    retain=st.sampled_from([0.0, 0.4]),
 )
 def test_channel_edit_is_the_increment_form(
-    channel: Channel, weights: tuple[np.ndarray, np.ndarray], k: int, residual: float
+    channel: Channel, weights: tuple[np.ndarray, np.ndarray], k: int, retain: float
 ) -> None:
     product, query, key = as_product(*weights)
-    edit = suppress(product, Suppression(k=k, residual=residual, channel=channel))
+    edit = suppress(product, Suppression(k=k, retain=retain, channel=channel))
     edited = edit.update.apply(product, torch.float64)[0].numpy()
-    assert edit.residual is not None
+    assert edit.unrealized_share is not None
     assert edit.leak is not None
     for head in range(len(query)):
         if not is_well_cut(edit, head):
             continue
         keys, count = key[product.key_head[head]], int(edit.counts[head])
-        expected = oracle.channel_query(query[head], keys, channel, count, residual)
+        expected = oracle.channel_query(query[head], keys, channel, count, retain)
         values = oracle.modes(query[head].T @ keys, channel).values
         rest = values[count] if count < len(values) else 0.0
         distance = (values[count - 1] - rest) / values[0] if count else 1.0
         share = 1e-10 + 1e-11 / distance  # W_k⁺ multiplies rounding by the keys' condition
         assert_head_close(edited[head], expected.query, query[head], share)
-        np.testing.assert_allclose(edit.residual[head].item(), expected.residual, atol=share)
+        np.testing.assert_allclose(edit.unrealized_share[head].item(), expected.unrealized_share, atol=share)
         np.testing.assert_allclose(edit.leak[head].item(), expected.leak, atol=share)
 
 
@@ -174,12 +174,12 @@ def test_a_device_without_float64_edits_within_its_precision(channel: Channel) -
 
 
 @settings(max_examples=40, deadline=None)
-@given(weights=layers(), share=st.floats(0.05, 1.0), residual=st.sampled_from([0.0, 0.5]))
+@given(weights=layers(), share=st.floats(0.05, 1.0), retain=st.sampled_from([0.0, 0.5]))
 def test_energy_decides_how_many_and_tells_what_is_removed(
-    weights: tuple[np.ndarray, np.ndarray], share: float, residual: float
+    weights: tuple[np.ndarray, np.ndarray], share: float, retain: float
 ) -> None:
     product, query, key = as_product(*weights)
-    edit = suppress(product, Suppression(energy=share, residual=residual))
+    edit = suppress(product, Suppression(energy=share, retain=retain))
     for head in range(len(query)):
         values = oracle.modes(query[head].T @ key[product.key_head[head]]).values
         rank, count = int(product.modes.ranks[head]), int(edit.counts[head])
@@ -187,7 +187,7 @@ def test_energy_decides_how_many_and_tells_what_is_removed(
             assert (count, float(edit.energy_removed[head])) == (0, 0.0)
             continue
         assert count == min(rank, oracle.count_for_energy(values, share))
-        removed = (1 - residual**2) * np.sum(values[:count] ** 2) / np.sum(values**2)
+        removed = (1 - retain**2) * np.sum(values[:count] ** 2) / np.sum(values**2)
         np.testing.assert_allclose(edit.energy_removed[head].item(), removed, atol=1e-10)
         suppressed = edit.suppressed[head].numpy()
         assert suppressed.shape == (int(edit.counts.max()),)
@@ -200,17 +200,17 @@ def test_energy_decides_how_many_and_tells_what_is_removed(
             assert edit.gap[head].isnan()
 
 
-@pytest.mark.parametrize("residual", [0.0, 0.6])
+@pytest.mark.parametrize("retain", [0.0, 0.6])
 @pytest.mark.parametrize("channel", CHANNELS)
-def test_energy_of_a_channel_counts_its_own_modes(channel: Channel, residual: float) -> None:
+def test_energy_of_a_channel_counts_its_own_modes(channel: Channel, retain: float) -> None:
     product, query, key = as_product(*layer(25, query_kinds=("random", "spiked")))
-    edit = suppress(product, Suppression(energy=0.6, channel=channel, residual=residual))
+    edit = suppress(product, Suppression(energy=0.6, channel=channel, retain=retain))
     for head in range(len(query)):
         dense = oracle.channel_part(query[head].T @ key[product.key_head[head]], channel)
         values = oracle.modes(dense, channel).values
         count = int(edit.counts[head])
         assert count == oracle.count_for_energy(values[:12], 0.6)
-        kept = dense - (1 - residual) * oracle.modes(dense, channel).cut(count)
+        kept = dense - (1 - retain) * oracle.modes(dense, channel).cut(count)
         removed = 1 - (np.linalg.norm(kept) / np.linalg.norm(dense)) ** 2
         np.testing.assert_allclose(edit.energy_removed[head].item(), removed, atol=1e-10)
 

@@ -91,7 +91,7 @@ def test_what_a_write_back_realises_at_an_offset(channel: Channel) -> None:
     positions, offset = POSITIONS[0], (5, 5, 5)
     product, query, key = as_product(*layer(61, query_kinds=("random", "spiked")))
     found = spectra(product_at_offset(product, positions.rotation(offset)), Suppression(k=2, channel=channel))
-    assert found.residual is not None
+    assert found.unrealized_share is not None
     assert found.leak is not None
     for head in range(4):
         keys = key[product.key_head[head]]
@@ -100,7 +100,9 @@ def test_what_a_write_back_realises_at_an_offset(channel: Channel) -> None:
         realised = increment @ np.linalg.pinv(keys) @ keys
         other = oracle.channel_part(realised, "antisymmetric" if channel == "symmetric" else "symmetric")
         size = np.linalg.norm(increment)
-        np.testing.assert_allclose(found.residual[head].item(), np.linalg.norm(realised - increment) / size, atol=1e-9)
+        np.testing.assert_allclose(
+            found.unrealized_share[head].item(), np.linalg.norm(realised - increment) / size, atol=1e-9
+        )
         np.testing.assert_allclose(found.leak[head].item(), np.linalg.norm(other) / size, atol=1e-9)
 
 

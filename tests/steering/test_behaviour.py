@@ -17,7 +17,7 @@ from tests.spectral.oracle import modes
 from tests.steering.checkpoints import same_bits
 from tests.steering.conftest import TinyCheckpoint
 
-LAYER, HEAD, MODES, RESIDUAL = 1, 3, 2, 0.5
+LAYER, HEAD, MODES, RETAIN = 1, 3, 2, 0.5
 HEADS = 4
 
 
@@ -67,7 +67,7 @@ def test_logits_lose_the_dominant_modes_and_what_the_key_bias_adds(
     family: str, tiny: TinyCheckpoint, tmp_path: Path
 ) -> None:
     base, out = tiny(family, "float32"), tmp_path / "edited"
-    steer(base, out=out, layers=str(LAYER), heads=str(HEAD), k=MODES, residual=RESIDUAL, fsync=False)
+    steer(base, out=out, layers=str(LAYER), heads=str(HEAD), k=MODES, retain=RETAIN, fsync=False)
     original, edited = load(base), load(out)
     ids = torch.arange(10, 30).unsqueeze(0)
     before, logits_before = attention(original, LAYER, ids)
@@ -79,7 +79,7 @@ def test_logits_lose_the_dominant_modes_and_what_the_key_bias_adds(
     rows, key = slice(HEAD * size, (HEAD + 1) * size), HEAD // (HEADS // len(before.keys))
     query, new_query = (module.q_proj.weight.detach().double().numpy()[rows] for module in modules)
     key_rows = modules[0].k_proj.weight.detach().double().numpy()[key * size : (key + 1) * size]
-    suppressed = (1 - RESIDUAL) * modes(query.T @ key_rows).cut(MODES)
+    suppressed = (1 - RETAIN) * modes(query.T @ key_rows).cut(MODES)
     expected = before.logits(HEAD) - before.states @ suppressed @ before.states.T
     bias = modules[0].k_proj.bias
     assert (bias is not None) == (family in ("qwen2-vl", "internvl"))

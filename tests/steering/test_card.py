@@ -76,7 +76,7 @@ def test_a_hub_base_is_the_base_model(base: Path, tmp_path: Path) -> None:
 
 
 def test_what_was_done_stands_in_the_card(base: Path, tmp_path: Path) -> None:
-    report = steer(base, out=tmp_path / "edited", layers="0-1", k=3, residual=0.125, fsync=False)
+    report = steer(base, out=tmp_path / "edited", layers="0-1", k=3, retain=0.125, fsync=False)
     text = (tmp_path / "edited" / "README.md").read_text()
     energy = sum(head["energy_removed"] for head in report.heads) / len(report.heads)
     moved = sum(head["relative_change"] for head in report.heads) / len(report.heads)
@@ -88,8 +88,8 @@ def test_what_was_done_stands_in_the_card(base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"residual": 0.999}, "99.9%"),
-        ({"residual": 0.001}, "0.1%"),
+        ({"retain": 0.999}, "99.9%"),
+        ({"retain": 0.001}, "0.1%"),
         ({"energy": 0.005}, "0.5%"),
         ({"control": "index", "seed": 5}, "seed 5"),
         ({"control": "norm"}, "control"),

@@ -14,13 +14,13 @@ from tests.steering.checkpoints import TEXT_QUERY, changed_bytes, contents, head
 from tests.steering.conftest import TinyCheckpoint
 
 FAMILIES = ("qwen2-vl", "qwen2.5-vl", "llava", "llava-onevision", "internvl", "mllama", "idefics3")
-HEADS, MODES, RESIDUAL = 4, 3, 0.25
+HEADS, MODES, RETAIN = 4, 3, 0.25
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_output_is_the_base_with_the_projected_queries(family: str, tiny: TinyCheckpoint, tmp_path: Path) -> None:
     base, out = tiny(family), tmp_path / "edited"
-    report = steer(base, out=out, layers="1-2", k=MODES, residual=RESIDUAL, compute_dtype="float64", fsync=False)
+    report = steer(base, out=out, layers="1-2", k=MODES, retain=RETAIN, compute_dtype="float64", fsync=False)
     before, after = tensors_of(base), tensors_of(out)
     # Layer 1 of the tiny Mllama attends to the image only and has no self-attention.
     layers = {2} if family == "mllama" else {1, 2}
@@ -33,7 +33,7 @@ def test_output_is_the_base_with_the_projected_queries(family: str, tiny: TinyCh
         key_heads = heads_of(keys, 4 if family == "llava" else 2)
         group = HEADS // len(key_heads)
         exact = [
-            torch.from_numpy(projected_query(query, key_heads[head // group], MODES, RESIDUAL))
+            torch.from_numpy(projected_query(query, key_heads[head // group], MODES, RETAIN))
             for head, query in enumerate(heads_of(queries, HEADS))
         ]
         # Both sides are float64 until they are rounded once, so not one bit may differ.

@@ -56,16 +56,16 @@ def assert_close(actual: Any, expected: Any, dtype: str = "float32") -> None:
     np.testing.assert_allclose(actual, expected, rtol=spacing, atol=1e-6)
 
 
-@pytest.mark.parametrize("residual", [0.0, 0.3, 0.9])
-def test_residual_is_the_share_that_stays(base: Path, tmp_path: Path, residual: float) -> None:
-    report, after = edited(base, tmp_path, layers="1", k=2, residual=residual)
+@pytest.mark.parametrize("retain", [0.0, 0.3, 0.9])
+def test_retain_is_the_share_that_stays(base: Path, tmp_path: Path, retain: float) -> None:
+    report, after = edited(base, tmp_path, layers="1", k=2, retain=retain)
     for number in range(HEADS):
         query, key = exact(base, 1, number)
-        assert_close(head(after, 1, number), oracle.projected_query(query, key, 2, residual))
+        assert_close(head(after, 1, number), oracle.projected_query(query, key, 2, retain))
         record = report.heads[number]
         values = oracle.modes(query.T @ key).values
         np.testing.assert_allclose(record["suppressed"], values[:2], rtol=1e-6)
-        removed = (1 - residual**2) * (values[:2] ** 2).sum() / (values**2).sum()
+        removed = (1 - retain**2) * (values[:2] ** 2).sum() / (values**2).sum()
         assert record["energy_removed"] == pytest.approx(removed, rel=1e-6)
         assert record["gap"] == pytest.approx(values[1] / values[2], rel=1e-5)
         moved = np.linalg.norm(head(after, 1, number) - query) / np.linalg.norm(query)
@@ -108,16 +108,16 @@ def test_a_heads_edit_does_not_depend_on_the_other_heads(base: Path, tmp_path: P
 
 @pytest.mark.parametrize("channel", ["symmetric", "antisymmetric"])
 def test_channels_write_back_what_queries_can(base: Path, tmp_path: Path, channel: Any) -> None:
-    report, after = edited(base, tmp_path, layers="1", k=2, channel=channel, residual=0.25, compute_dtype="float64")
+    report, after = edited(base, tmp_path, layers="1", k=2, channel=channel, retain=0.25, compute_dtype="float64")
     for number, record in enumerate(report.heads):
         query, key = exact(base, 1, number)
         wanted = oracle.channel_query(query, key, channel, 2, 0.25)
         assert_close(head(after, 1, number), wanted.query)
-        assert record["residual"] == pytest.approx(wanted.residual, rel=1e-6)
+        assert record["residual"] == pytest.approx(wanted.unrealized_share, rel=1e-6)
         assert record["leak"] == pytest.approx(wanted.leak, rel=1e-6)
 
 
-def test_the_full_channel_has_neither_residual_nor_leak(base: Path, tmp_path: Path) -> None:
+def test_the_full_channel_has_neither_unrealized_share_nor_leak(base: Path, tmp_path: Path) -> None:
     report, _ = edited(base, tmp_path, layers="1")
     assert not {"residual", "leak", "scale", "key_bias_effect"} & set(report.heads[0])
 
@@ -223,9 +223,9 @@ def test_a_key_bias_is_told(tmp_path: Path) -> None:
         {"energy": 0.0},
         {"energy": 1.5},
         {"energy": float("nan")},
-        {"residual": 1.0},
-        {"residual": -0.1},
-        {"residual": float("nan")},
+        {"retain": 1.0},
+        {"retain": -0.1},
+        {"retain": float("nan")},
         {"channel": "both"},
         {"control": "random"},
         {"control": "norm", "channel": "symmetric"},
@@ -243,7 +243,7 @@ def test_a_key_bias_is_told(tmp_path: Path) -> None:
         {"k": 2.0},
         {"k": True},
         {"energy": True},
-        {"residual": "0.5"},
+        {"retain": "0.5"},
     ],
     ids=str,
 )
@@ -254,8 +254,8 @@ def test_options_that_make_no_sense_are_refused(base: Path, tmp_path: Path, opti
 
 
 def test_numbers_of_numpy_are_numbers(base: Path, tmp_path: Path) -> None:
-    report, found = edited(base, tmp_path, k=np.int64(2), seed=np.int64(1), residual=np.float32(0.5))
-    same, expected = edited(base, tmp_path, k=2, seed=1, residual=0.5)
+    report, found = edited(base, tmp_path, k=np.int64(2), seed=np.int64(1), retain=np.float32(0.5))
+    same, expected = edited(base, tmp_path, k=2, seed=1, retain=0.5)
     assert report.manifest == same.manifest
     assert all(same_bits(found[name], expected[name]) for name in expected)
 

@@ -1,4 +1,4 @@
-"""A sweep as a heatmap: the objective minus the base's, layers by modes, a panel for each channel and residual.
+"""A sweep as a heatmap: the objective minus the base's, layers by modes, a panel per channel and share that stays.
 
 The controls stand below the edits, in the same colours, so that what random modes do as well can be seen at a glance.
 matplotlib is an extra (`pip install 'qkedit[plot]'`), imported when a picture is asked for.
@@ -26,7 +26,7 @@ def sweep_plot(report: SweepReport, file_format: str) -> bytes:
 
     settings = report.settings
     measure = MEASURES[settings.objective]
-    panels = [(channel, residual) for residual in settings.residuals for channel in settings.channels]
+    panels = [(channel, retain) for retain in settings.retains for channel in settings.channels]
     largest = max((abs(change) for result in report.ranked for change in _changes(result)), default=0.0) or 1.0
     with matplotlib.rc_context({"svg.hashsalt": "qkedit", "font.size": 8, "axes.titlesize": 8}):
         width = max(8.0, len(panels) * (0.8 + 0.55 * len(settings.ks)) + 1.5)
@@ -39,11 +39,11 @@ def sweep_plot(report: SweepReport, file_format: str) -> bytes:
         )
         areas = picture.subplots(2, len(panels), sharex=True, sharey=True, squeeze=False)
         image: Any = None
-        for column, (channel, residual) in enumerate(panels):
+        for column, (channel, retain) in enumerate(panels):
             for row, title in enumerate(("edit", f"{settings.control} controls")):
                 axes = areas[row, column]
-                image = _heatmap(axes, report, channel, residual, controls=row == 1, largest=largest)
-                axes.set_title(f"{channel}, residual {residual:g}: {title}")
+                image = _heatmap(axes, report, channel, retain, controls=row == 1, largest=largest)
+                axes.set_title(f"{channel}, retain {retain:g}: {title}")
                 if column == 0:
                     axes.set_ylabel("layers")
             areas[1, column].set_xlabel("k")
@@ -59,7 +59,7 @@ def _changes(result: CellResult) -> list[float]:
     ]
 
 
-def _heatmap(axes: Axes, report: SweepReport, channel: str, residual: float, *, controls: bool, largest: float) -> Any:
+def _heatmap(axes: Axes, report: SweepReport, channel: str, retain: float, *, controls: bool, largest: float) -> Any:
     from matplotlib.patches import Rectangle
 
     settings, measure = report.settings, MEASURES[report.settings.objective]
@@ -67,7 +67,7 @@ def _heatmap(axes: Axes, report: SweepReport, channel: str, residual: float, *, 
     found = {
         (result.cell.layers, result.cell.k): result
         for result in report.ranked
-        if (result.cell.channel, result.cell.residual) == (channel, residual)
+        if (result.cell.channel, result.cell.retain) == (channel, retain)
     }
     values = [
         [_change(found[layers, k].controls if controls else found[layers, k].objective) for k in settings.ks]

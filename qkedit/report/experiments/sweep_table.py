@@ -81,7 +81,7 @@ def _ranking(
             Text(cell.layers),
             Text(str(cell.k)),
             Text(CHANNELS[cell.channel]),
-            Text(f"{cell.residual:g}"),
+            Text(f"{cell.retain:g}"),
             Text(spelling.value(result.objective.interval.value)),
             Text(
                 spelling.difference(result.objective.difference),
@@ -114,7 +114,7 @@ def _legend(report: SweepReport, plain: bool) -> str:
     return (
         f"In brackets 95% intervals over scenes. {minus} base: difference to the base on the same scenes, coloured "
         f"where its interval leaves 0 out. Controls: {settings.seeds} {settings.control}-matched random edits of each "
-        f"cell, pooled. left: residual share. Guard: {guards or 'none'} than the base's"
+        f"cell, pooled. left: share of each mode that stays. Guard: {guards or 'none'} than the base's"
         + (
             ". The best of many cells looks better than it is where it was chosen: believe the confirmation."
             if report.confirmation is not None

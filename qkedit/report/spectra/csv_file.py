@@ -26,7 +26,7 @@ def spectra_csv(inspection: Inspection) -> str:
         "effective_rank",
         "symmetric_share",
         "gap_at_k",
-        "residual",
+        "unrealized_share",
         "leak",
         "bias_share",
     ]

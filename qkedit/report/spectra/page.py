@@ -103,10 +103,10 @@ def _spectra(inspection: Inspection) -> str:
 def _table(rows: list[SpectrumRow], *, every_head: bool) -> str:
     shown = min(VALUES_SHOWN, len(rows[0].singular_values))
     parts = list(rows[0].kept)
-    channel = rows[0].residual is not None
+    channel = rows[0].unrealized_share is not None
     headings = ["layer", *(["head"] if every_head else [])]
     headings += [f"σ{number}" for number in range(1, shown + 1)]
-    headings += ["top energy", "effective rank", "symmetric", "gap", *(["residual", "leak"] if channel else [])]
+    headings += ["top energy", "effective rank", "symmetric", "gap", *(["unrealized", "leak"] if channel else [])]
     headings += ["kept" if part == "all" else f"kept, {part}" for part in parts]
     head = "".join(f'<th scope="col"><button>{escape(heading)}</button></th>' for heading in headings)
     lines = []
@@ -115,7 +115,7 @@ def _table(rows: list[SpectrumRow], *, every_head: bool) -> str:
         cells += [_cell(value, f"{value:.4g}") for value in row.singular_values[:shown]]
         cells += [_share(row.energy_top_k), _cell(row.effective_rank, f"{row.effective_rank:.1f}")]
         cells += [_share(row.symmetric_share), _cell(row.gap_at_k, f"{row.gap_at_k or 0:.3f}")]
-        cells += [_share(row.residual), _share(row.leak)] if channel else []
+        cells += [_share(row.unrealized_share), _share(row.leak)] if channel else []
         cells += [_share(row.kept.get(part)) for part in parts]
         blocks = inline_spectrum(row.singular_values, 16)
         lines.append(f'<tr>{"".join(cells)}<td class="spectrum">{blocks}</td></tr>')

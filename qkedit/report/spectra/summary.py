@@ -24,7 +24,7 @@ class SpectrumRow:
     effective_rank: float
     symmetric_share: float | None
     gap_at_k: float | None
-    residual: float | None
+    unrealized_share: float | None
     leak: float | None
     kept: dict[str, float]  # at an offset, by the part that moved: the mean of both sides
 
@@ -41,7 +41,7 @@ def layer_row(layer: LayerSpectra) -> SpectrumRow:
         effective_rank=median(head.effective_rank for head in heads),
         symmetric_share=median_known(head.symmetric_share for head in heads),
         gap_at_k=min((head.gap_at_k for head in heads if head.gap_at_k is not None), default=None),
-        residual=median_known(head.residual for head in heads),
+        unrealized_share=median_known(head.unrealized_share for head in heads),
         leak=median_known(head.leak for head in heads),
         kept={
             part: share for part in parts if (share := median_known(_kept(head, part) for head in heads)) is not None
@@ -59,7 +59,7 @@ def head_row(layer: LayerSpectra, head: HeadSpectrum) -> SpectrumRow:
         effective_rank=head.effective_rank,
         symmetric_share=head.symmetric_share,
         gap_at_k=head.gap_at_k,
-        residual=head.residual,
+        unrealized_share=head.unrealized_share,
         leak=head.leak,
         kept={part: share for part in head.kept or {} if (share := _kept(head, part)) is not None},
     )

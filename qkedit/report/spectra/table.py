@@ -59,8 +59,8 @@ class SpectrumTable:
     def _names(self, rows: list[SpectrumRow]) -> list[str]:
         names = ["layer", "head"] if self.every_head else ["layer"]
         names += ["top", "rank", "symmetric", "gap"]
-        if any(row.residual is not None for row in rows):
-            names += ["residual", "leak"]
+        if any(row.unrealized_share is not None for row in rows):
+            names += ["unrealized", "leak"]
         return names + [f"kept {part}" for part in rows[0].kept]
 
     def _legend(self, plain: bool) -> str:
@@ -77,7 +77,7 @@ class SpectrumTable:
             f"spectrum: {sigma} on a log scale down to {LOWEST_SHOWN:g} of the first",
         ]
         if inspection.channel != "full":
-            sentences.insert(4, "resid, leak: share of the dominant modes that queries cannot write, that goes astray")
+            sentences.insert(4, "unreal, leak: shares of the dominant modes that queries cannot write, that go astray")
         if inspection.offset != NO_OFFSET:
             parts = len(inspection.layers[0].heads[0].kept or {}) > 1
             alone = "; t, h, w: where only that part of the position moves" if parts else ""
@@ -135,7 +135,7 @@ def inline_spectrum(values: tuple[float, ...], width: int, *, plain: bool = Fals
 
 
 def _title(name: str) -> str:
-    short = {"symmetric": "symm", "residual": "resid", "kept all": "kept"}
+    short = {"symmetric": "symm", "unrealized": "unreal", "kept all": "kept"}
     short |= {"kept temporal": "t", "kept height": "h", "kept width": "w"}
     return short.get(name, name)
 
@@ -152,7 +152,7 @@ def _cell(name: str, row: SpectrumRow) -> str:
     shares = {
         "top": row.energy_top_k,
         "symmetric": row.symmetric_share,
-        "residual": row.residual,
+        "unrealized": row.unrealized_share,
         "leak": row.leak,
     }
     return _percent(shares[name])

@@ -293,7 +293,7 @@ def _head_edits(
             "energy_removed": edit.energy_removed,
             "gap": edit.gap,
             "relative_change": moved,
-            "residual": edit.residual,
+            "unrealized_share": edit.unrealized_share,
             "leak": edit.leak,
             "scale": edit.scale,
             "key_bias_effect": bias_effect,

@@ -14,7 +14,7 @@ from fuzzing.strange import NUMBERS, strange_text
 from fuzzing.target import Outcome, Target
 
 LINES = (
-    "steer base --dry-run --layers 0-1 --k 2 --residual 0.1 --channel full --control none --seed 1",
+    "steer base --dry-run --layers 0-1 --k 2 --retain 0.1 --channel full --control none --seed 1",
     "steer base --dry-run --energy 0.5 --heads 0,1 --device cpu --compute-dtype float64",
     "inspect base --layers 0-1",
     "inspect base --csv out --html page.html",

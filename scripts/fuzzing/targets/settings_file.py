@@ -14,7 +14,7 @@ from fuzzing.yaml_texts import yaml_text
 SEED = """layers: 0-1
 heads: all
 k: 2
-residual: 0.1
+retain: 0.1
 channel: full
 control: none
 seed: 3

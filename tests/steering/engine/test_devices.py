@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 HEAD_SIZE = 16
 EDITS = {
     "k": Suppression(2),
-    "energy": Suppression(energy=0.4, residual=0.2),
+    "energy": Suppression(energy=0.4, retain=0.2),
     "index": Suppression(2, control="index"),
     "norm": Suppression(2, control="norm"),
     "symmetric": Suppression(2, channel="symmetric"),

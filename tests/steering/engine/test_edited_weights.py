@@ -125,7 +125,7 @@ def test_a_layer_of_zeros_cannot_be_changed(tmp_path: Path) -> None:
 def test_an_edit_that_rounding_eats_is_no_edit(tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights(dtype=torch.bfloat16))
     for layout in ("full", "delta"):
-        sentence = refusal(base, tmp_path, residual=1 - 1e-6, layout=layout)
+        sentence = refusal(base, tmp_path, retain=1 - 1e-6, layout=layout)
         assert "head 0 would change by 0 of its norm instead of" in sentence
         assert "since BF16 cannot hold the difference" in sentence
 
@@ -133,8 +133,8 @@ def test_an_edit_that_rounding_eats_is_no_edit(tmp_path: Path) -> None:
 def test_an_edit_that_rounding_distorts_is_no_edit(tmp_path: Path) -> None:
     """Some values jump by a whole step of the storage and the others stay: more than was asked for, and elsewhere."""
     base = write(tmp_path / "base", weights(dtype=torch.bfloat16))
-    assert "cannot hold the difference" in refusal(base, tmp_path, residual=1 - 1e-3)
-    steer(base, out=tmp_path / "edited", layers="1", residual=0.9, fsync=False)
+    assert "cannot hold the difference" in refusal(base, tmp_path, retain=1 - 1e-3)
+    steer(base, out=tmp_path / "edited", layers="1", retain=0.9, fsync=False)
 
 
 def test_an_edit_beyond_the_range_of_its_storage_is_refused(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_delta_holds_the_edited_tensors_and_the_manifest_alone(base: Path, del
 def test_a_delta_applied_is_the_full_directory_byte_for_byte(tmp_path: Path, dtype: str, shards: int) -> None:
     base = write(tmp_path / "base", weights(dtype=getattr(torch, dtype), biases=True), shards=shards)
     (base / "README.md").write_text("---\nlicense: mit\n---\n# Base\n")
-    options: dict[str, Any] = {"layers": "0,2", "k": 3, "residual": 0.2, "heads": "0,3", "fsync": False}
+    options: dict[str, Any] = {"layers": "0,2", "k": 3, "retain": 0.2, "heads": "0,3", "fsync": False}
     steer(base, out=tmp_path / "direct", **options)
     steer(base, out=tmp_path / "delta", layout="delta", **options)
     apply(tmp_path / "delta", base, tmp_path / "applied")

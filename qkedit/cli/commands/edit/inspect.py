@@ -97,7 +97,7 @@ def inspect(
             heads=heads,
             k=k,
             energy=energy,
-            residual=0.0,
+            retain=0.0,
             channel=channel,
             control="none",
             seed=0,

@@ -24,7 +24,7 @@ def plan_in_words(plan: SteerPlan, target: OutputOptions | None) -> str:
         modes = f"as many other modes, drawn at random (a control, seed {wanted.seed}), instead of {modes}"
     elif wanted.control == "norm":
         modes = f"random directions of matched size (a control, seed {wanted.seed}), instead of {modes}"
-    left = f"leaving {wanted.residual:.6g} of each" if wanted.residual else "completely"
+    left = f"leaving {wanted.retain:.6g} of each" if wanted.retain else "completely"
     product = "query-key product" if wanted.channel == "full" else f"query-key product's {wanted.channel} part"
     layers = [planned.layer.index for planned in plan.layers]
     heads = sum(len(planned.heads) for planned in plan.layers)

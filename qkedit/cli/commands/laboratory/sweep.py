@@ -43,9 +43,12 @@ def sweep(
     channel: Annotated[
         str, options.flag("--channel", panel=GRID, help="Parts of the product: full,symmetric,antisymmetric.")
     ] = "full",
-    residual: Annotated[
-        str, options.flag("--residual", panel=GRID, help="Shares of each suppressed mode that stay: 0,0.5.")
+    retain: Annotated[
+        str, options.flag("--retain", panel=GRID, help="Shares of each suppressed mode that stay: 0,0.5.")
     ] = "0",
+    residual: Annotated[
+        str | None, options.flag("--residual", help="The same as --retain, by its old name.", hidden=True)
+    ] = None,
     control: Annotated[
         str, options.flag("--control", panel=GRID, help="Kind of the random controls: index or norm.")
     ] = "index",
@@ -110,7 +113,7 @@ def sweep(
             layers=alternatives(layers),
             ks=whole_numbers(k, "--k"),
             channels=names(channel, "--channel"),  # type: ignore[arg-type]  # the names are checked where they are used
-            residuals=shares(residual, "--residual"),
+            retains=shares(options.share_that_stays(context, output, retain, residual), "--retain"),
             control=control,  # type: ignore[arg-type]
             seeds=seeds,
             objective=objective,
