@@ -11,8 +11,8 @@ input or refuse it in one sentence; anything else is a finding: another exceptio
 a bound, a file outside the target, a target that is not whole, a status of 500. An input depends on its target and its
 seed alone, so that `--replay` makes it again.
 
-For Linux. qkedit must be installed with its test packages in the interpreter that runs this. CHAIR and AMBER go beyond
-their files where NLTK_DATA names nltk's data. Findings make the exit code 1.
+For Linux. qkedit must be installed with its test packages in the interpreter that runs this. CHAIR and AMBER read
+captions with nltk's data where NLTK_DATA names them, else with a plain language. Findings make the exit code 1.
 """
 
 from __future__ import annotations

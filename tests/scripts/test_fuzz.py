@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from qkedit.errors import QkeditError
+from qkedit.evaluation.benchmarks.registry import benchmark_named
 from tests.scripts.loading import SCRIPTS
 
 SEED = 1_000_000
@@ -93,6 +94,21 @@ def test_what_is_one_sentence(printed: str, kind: str | None) -> None:
         return
     with pytest.raises(fuzzing("target").Finding, match=kind):
         fuzzing("judging").check_sentence(printed)
+
+
+@pytest.mark.parametrize("name", ["pope", "repope", "chair", "mme", "amber", "hallusionbench", "custom"])
+def test_what_the_benchmarks_targets_start_from_is_accepted(name: str, tmp_path: Path) -> None:
+    """Else a change of it would be refused for another reason, and the scoring never be reached."""
+    module, seeds = fuzzing("targets.benchmarks"), fuzzing("benchmark_seeds")
+    target = fuzzing("registry").TARGETS[name](tmp_path)
+    questions = {file: module._plain(content) for file, content in seeds.QUESTIONS[name].items()}
+    target.prepare()
+    try:
+        for rule in benchmark_named(name).rules:
+            given = module.Given(questions, module._plain(seeds.ANSWERS[name]), rule, False)
+            assert target.check(given).value == "accepted", rule
+    finally:
+        target.close()
 
 
 def _raise(error: BaseException) -> None:

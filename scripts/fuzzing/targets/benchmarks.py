@@ -11,6 +11,7 @@ from fuzzing.benchmark_seeds import ANSWER_FILE, ANSWERS, QUESTIONS
 from fuzzing.byte_strings import mutated
 from fuzzing.json_trees import mutated_tree, written
 from fuzzing.judging import attempt
+from fuzzing.language import plain_where_missing
 from fuzzing.sandbox import Sandbox
 from fuzzing.target import Finding, Outcome, Target
 from qkedit.evaluation.benchmarks.registry import benchmark_named
@@ -95,6 +96,18 @@ def _changed(content: Any, random: Random) -> bytes:
     return written(tree, random)
 
 
+class Captions(BenchmarkFiles):
+    """Scores captions, which nltk's data take apart where they are installed, else a plain language."""
+
+    def prepare(self) -> None:
+        """Replace what is missing of the language."""
+        self._language = plain_where_missing()
+
+    def close(self) -> None:
+        """Put it back."""
+        self._language.close()
+
+
 class Pope(BenchmarkFiles):
     """POPE."""
 
@@ -109,8 +122,8 @@ class Repope(BenchmarkFiles):
     subject = "questions and answers of RePOPE"
 
 
-class Chair(BenchmarkFiles):
-    """CHAIR; past the files, only where nltk's data are installed."""
+class Chair(Captions):
+    """CHAIR."""
 
     name = benchmark = "chair"
     subject = "truth, synonyms and captions of CHAIR"
@@ -123,8 +136,8 @@ class Mme(BenchmarkFiles):
     subject = "questions and answers of MME"
 
 
-class Amber(BenchmarkFiles):
-    """AMBER; its descriptions only where nltk's data are installed."""
+class Amber(Captions):
+    """AMBER."""
 
     name = benchmark = "amber"
     subject = "annotations, queries, word lists and answers of AMBER"
