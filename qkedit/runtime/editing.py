@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from qkedit.checkpoint.query_modules import parameter_place
 from qkedit.errors import CheckpointError, UnsupportedForm
 from qkedit.renamed import renamed_argument
 from qkedit.runtime.loaded_files import checkpoint_of
@@ -181,21 +182,17 @@ def _replace(edits: Iterable[tuple[Tensor, Tensor, EditRecord]]) -> ModelEdit:
 def parameter_of(model: Any, name: str, layer: int) -> nn.Parameter:
     """Return the parameter of a decoder layer that a checkpoint stores under `name`.
 
-    Libraries rename what stands before the layers when they load a checkpoint; the name within a layer stays.
-
     Raises:
         UnsupportedForm: there is none.
     """
-    layers = getattr(model.get_decoder(), "layers", ())
-    parameters = layers[layer].named_parameters() if layer < len(layers) else ()
-    for place, parameter in parameters:
-        if name.endswith(f".{place}"):
-            return parameter
-    raise UnsupportedForm(
-        "the loaded model has no parameter of this name",
-        where=f"{type(model).__name__}, layer {layer}, {name}",
-        remedy="write the edited checkpoint with `qkedit steer` and load that",
-    )
+    place = parameter_place(model, layer, name)
+    if place is None:
+        raise UnsupportedForm(
+            "the loaded model has no parameter of this name",
+            where=f"{type(model).__name__}, layer {layer}, {name}",
+            remedy="write the edited checkpoint with `qkedit steer` and load that",
+        )
+    return place[1]
 
 
 def _check_is_base(parameter: Tensor, record: EditRecord) -> None:

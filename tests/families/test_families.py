@@ -16,6 +16,7 @@ from safetensors import safe_open
 import qkedit
 from qkedit.checkpoint.architecture.heads import AttentionLayer, AttentionStack, HeadNorm, HeadRows
 from qkedit.checkpoint.architecture.layers import attention_stack
+from qkedit.checkpoint.query_modules import query_modules
 from qkedit.inspection.spectra import inspect
 from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import plan_for
@@ -114,6 +115,19 @@ def test_a_family_is_understood_as_its_modules_compute(family: str, published: b
             np.testing.assert_allclose(fold, heads.fold, atol=2e-5)
         pairs = "none" if layer.rope == "none" else "interleaved" if "interleaved" in layer.rope else "halves"
         assert rotation(modules[layer.index], 64) == pairs
+
+
+@pytest.mark.parametrize(("family", "published"), VARIANTS, ids=IDS)
+def test_the_module_of_the_queries_is_named(family: str, published: bool, build: Build) -> None:
+    base = build(family, published)
+    stack, tensors = understood(base.directory), stored_tensors(base.directory)
+    modules = query_modules(opened(base.directory), stack.layers)
+    for layer in stack.layers:
+        found = modules[layer.query.tensor.name]
+        weight = base.model.get_submodule(found.path).weight.detach().numpy()
+        assert len(weight) == found.rows
+        for start, rows in zip(found.starts, head_values(layer.query, tensors), strict=True):
+            np.testing.assert_array_equal(weight[start : start + layer.head_size], rows)
 
 
 def test_every_layer_with_a_product_is_found(build: Build) -> None:

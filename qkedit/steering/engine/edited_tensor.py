@@ -23,10 +23,14 @@ class HeadsUpdate:
 
     `update` is the change as asked for, before any rounding; its first axis counts `heads`. It refers to the weights
     as they were before the edit, with the norms folded into the keys. It lies where the mathematics ran.
+
+    `directions` `[len(heads), m, D]` are those of the residual stream that `update` gave with those weights, so that
+    the change of a head is `update.left @ directions`; on the CPU, None where nobody asked for them.
     """
 
     heads: tuple[int, ...]
     update: QueryUpdate
+    directions: Tensor | None = None
 
 
 @dataclass(frozen=True)

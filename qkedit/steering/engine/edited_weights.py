@@ -7,7 +7,6 @@ on with a record of what happened to each head.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -25,9 +24,9 @@ from qkedit.spectral.edit import suppress
 from qkedit.spectral.factors import NonFiniteWeightError, on_device
 from qkedit.spectral.norms import fold_keys, norm_map
 from qkedit.spectral.product import QKProduct
-from qkedit.spectral.suppression import QueryEdit
 from qkedit.steering.edit_record import EditRecord, HeadEdit
 from qkedit.steering.engine.edited_tensor import EditedTensor, HeadsUpdate
+from qkedit.steering.engine.head_edits import head_edits
 from qkedit.steering.engine.pace import pace_of
 from qkedit.steering.engine.reading import StoredLayer, read_bytes
 from qkedit.steering.engine.stopwatch import Stopwatch
@@ -182,7 +181,12 @@ def head_rows(tensor: Tensor, rows: HeadRows, heads: tuple[int, ...]) -> Tensor:
 
 
 def edited_weights(
-    layers: Iterable[StoredLayer], plan: SteerPlan, device: torch.device, stopwatch: Stopwatch | None = None
+    layers: Iterable[StoredLayer],
+    plan: SteerPlan,
+    device: torch.device,
+    stopwatch: Stopwatch | None = None,
+    *,
+    with_directions: bool = False,
 ) -> Iterator[EditedTensor]:
     """Yield every planned tensor as it is after the edit, in the order of the layers.
 
@@ -194,6 +198,7 @@ def edited_weights(
         plan: what to edit.
         device: where the mathematics runs.
         stopwatch: collects the seconds of the mathematics.
+        with_directions: hand on the directions of each change too, which are gone with the weights before the edit.
 
     Raises:
         CheckpointError: a weight holds NaN or infinity, or its bytes cannot be read.
@@ -205,7 +210,7 @@ def edited_weights(
         weights, layer, before = LayerWeights.of(stored), stored.planned.layer, stored.sha256_before
         query = weights.query
         with stopwatch("mathematics"):
-            wait = begin_edit(weights, plan, device, pool)
+            wait = begin_edit(weights, plan, device, pool, with_directions=with_directions)
 
         def ended() -> EditedTensor:
             with stopwatch("mathematics"):
@@ -223,7 +228,7 @@ def edited_weights(
 
 
 def begin_edit(
-    weights: LayerWeights, plan: SteerPlan, device: torch.device, pool: Workers
+    weights: LayerWeights, plan: SteerPlan, device: torch.device, pool: Workers, *, with_directions: bool = False
 ) -> Callable[[], list[_EditedHeads]]:
     """Begin all the mathematics of one layer, which edits `weights.query` in place, and nothing else.
 
@@ -235,10 +240,10 @@ def begin_edit(
             Some of the heads may have been edited by then.
     """
     parts = weights.planned.by_key_head() if pool.splits else (weights.planned,)
-    return pool.begin(lambda part: _edit_heads(replace(weights, planned=part), plan, device), parts)
+    return pool.begin(lambda part: _edit_heads(replace(weights, planned=part), plan, device, with_directions), parts)
 
 
-def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device) -> _EditedHeads:
+def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device, with_directions: bool) -> _EditedHeads:
     """Edit the planned heads of `weights` in place: no head's mathematics needs another head's queries."""
     planned, suppression = weights.planned, plan.options.suppression
     product = weights.product(device)
@@ -257,6 +262,7 @@ def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device) ->
             remedy="suppress less, or leave the layer out with --layers",
         )
     _refuse_unrealised(planned, edit.counts.cpu(), edit.update.requested(product), moved)
+    directions = edit.update.directions(product).cpu() if with_directions else None
     starts, size = planned.layer.query.starts, planned.layer.query.head_size
     for head, new_rows, count in zip(planned.heads, rows.cpu(), edit.counts.tolist(), strict=True):
         if count:  # a head without modes keeps its bytes, negative zeros included
@@ -267,7 +273,8 @@ def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device) ->
         if not key_bias.isfinite().all():
             raise _non_finite((planned.layer.key_bias or planned.layer.key).tensor)
         bias_effect = edit.update.key_bias_effect(product, key_bias)
-    return _EditedHeads(_head_edits(planned, edit, moved, bias_effect), HeadsUpdate(tuple(planned.heads), edit.update))
+    update = HeadsUpdate(tuple(planned.heads), edit.update, directions)
+    return _EditedHeads(head_edits(planned, edit, moved, bias_effect), update)
 
 
 def _refuse_unrealised(planned: PlannedLayer, counts: Tensor, requested: Tensor, moved: Tensor) -> None:
@@ -282,33 +289,6 @@ def _refuse_unrealised(planned: PlannedLayer, counts: Tensor, requested: Tensor,
             where=_where(tensor),
             remedy="suppress more, leave the head out with --heads or --layers, or store the model in a wider dtype",
         )
-
-
-def _head_edits(
-    planned: PlannedLayer, edit: QueryEdit, moved: Tensor, bias_effect: Tensor | None
-) -> tuple[HeadEdit, ...]:
-    columns: dict[str, list[Any]] = {
-        name: [None] * len(planned.heads) if values is None else values.tolist()
-        for name, values in {
-            "energy_removed": edit.energy_removed,
-            "gap": edit.gap,
-            "relative_change": moved,
-            "unrealized_share": edit.unrealized_share,
-            "leak": edit.leak,
-            "scale": edit.scale,
-            "key_bias_effect": bias_effect,
-        }.items()
-    }
-    columns["gap"] = [None if math.isnan(gap) else gap for gap in columns["gap"]]
-    return tuple(
-        HeadEdit(
-            head=head,
-            key_head=head // planned.layer.group_size,
-            suppressed=tuple(edit.suppressed[place, : int(edit.counts[place])].tolist()),
-            **{name: values[place] for name, values in columns.items()},
-        )
-        for place, head in enumerate(planned.heads)
-    )
 
 
 def non_finite_weights(layer: AttentionLayer, error: NonFiniteWeightError) -> CheckpointError:
