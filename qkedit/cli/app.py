@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 try:
     import typer
 
-    from qkedit.cli.command_table import COMMANDS, GROUPS, application, command_name
+    from qkedit.cli.application import application
+    from qkedit.cli.command_table import COMMANDS, called, command_name
     from qkedit.cli.interruptions import EXIT_CODE, comes_of_interrupt
     from qkedit.cli.old_words import in_todays_words
     from qkedit.cli.output import AHEAD
@@ -33,7 +34,7 @@ def run() -> None:
     _take_old_words()
     # Imports leave no garbage, and what stands at the end need not be searched for any: with torch, that takes a tenth
     # of a second at the start and a third at the end.
-    if _called() != "serve":  # which runs for weeks, and whose garbage is other people's requests
+    if called(sys.argv[1:]) != "serve":  # which runs for weeks, and whose garbage is other people's requests
         gc.set_threshold(20_000, *gc.get_threshold()[1:])
     atexit.register(gc.freeze)
     try:
@@ -65,10 +66,8 @@ def _prepare_streams() -> None:
 
 
 def _exit_code() -> int:
-    called = _called()
-    app = application((called,) if called in COMMANDS else COMMANDS)
     try:
-        code = app(prog_name="qkedit", standalone_mode=False) or 0
+        code = application()(prog_name="qkedit", standalone_mode=False) or 0
     except typer.Abort as error:  # what older versions of Typer make of Ctrl-C
         raise KeyboardInterrupt from error
     except SystemExit as leaving:
@@ -103,8 +102,8 @@ def _usage_failure(error: Any, message: str) -> int:
     from qkedit.errors import UsageError
 
     context: typer.Context | None = getattr(error, "ctx", None)
-    called = _called()  # some of Typer's errors do not say where they are from
-    command = command_name(context) if context is not None else called if called in COMMANDS else ""
+    name = called(sys.argv[1:])  # some of Typer's errors do not say where they are from
+    command = command_name(context) if context is not None else name if name in COMMANDS else ""
     remedy = f"see `{f'qkedit {command}'.strip()} --help`"
     if near := getattr(error, "possibilities", None):  # of an option
         message, remedy = error.message, f"did you mean {near[0]}"
@@ -141,11 +140,4 @@ def _json_is_wanted() -> bool:
         option, equals, value = word.partition("=")
         if option == "--config":
             file = value if equals else following
-    return bool(file) and wants_json(Path(file), _called() or "")
-
-
-def _called() -> str | None:
-    """The first word that is no option: the command, if it is spelled rightly; with the second where it has two."""
-    words = iter(sys.argv[1:])
-    first = next((word for word in words if not word.startswith("-")), None)
-    return f"{first} {next(words, '')}" if first in GROUPS else first
+    return bool(file) and wants_json(Path(file), called(words) or "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qkedit.cli.command_table import COMMANDS, GROUPS
+from qkedit.cli.command_table import COMMANDS, GROUPS, called, place_of_command
 
 RENAMED = {"attach": "plugins add", "detach": "plugins remove", "coherence": "kv-coherence"}
 # What a group alone stands for: `qkedit plugins ./model` lists.
@@ -13,14 +13,14 @@ BY_DEFAULT = {"plugins": "list"}
 
 def in_todays_words(words: Sequence[str]) -> tuple[list[str], str | None]:
     """Return a command line with today's name of its command, and a warning where it had an old one."""
-    place = next((place for place, word in enumerate(words) if not word.startswith("-")), None)
+    place = place_of_command(words)
     if place is None:
         return list(words), None
     before, command, rest = list(words[:place]), words[place], list(words[place + 1 :])
     if command in RENAMED:
         warning = f"`qkedit {command}` is now `qkedit {RENAMED[command]}`; the old name works until version 1.0"
         return [*before, *RENAMED[command].split(), *rest], warning
-    if command in GROUPS and not (rest and (f"{command} {rest[0]}" in COMMANDS or rest[0] in ("-h", "--help"))):
+    if command in GROUPS and not (called(words) in COMMANDS or rest[:1] in (["-h"], ["--help"])):
         return [*before, command, BY_DEFAULT[command], *rest], None
     return list(words), None
 

@@ -6,6 +6,7 @@ Each flag can also be set as `QKEDIT_<NAME>` in the environment and as a key of 
 
 from __future__ import annotations
 
+from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -192,32 +193,37 @@ BaseOption = Annotated[
     str | None,
     flag("--base", help="The model that was edited.", autocompletion=completion.models),
 ]
-ConfigOption = Annotated[
-    Path | None,
-    flag(
-        "--config",
-        is_eager=True,
-        callback=read_configuration,
-        panel=MODE,
-        help="YAML file with options, at the top level or in a section named after a command.",
+
+# The flags of every command, which may stand before its name, too: name, type, default, how it is written, help.
+_GLOBAL: tuple[tuple[str, Any, Any, tuple[str, ...], str], ...] = (
+    (
+        "config",
+        Path | None,
+        None,
+        ("--config",),
+        "YAML file with options, at the top level or in a section named after a command.",
     ),
-]
-JsonOption = Annotated[
-    bool,
-    flag(
-        "--json",
-        panel=MODE,
-        help="Print one JSON document on standard output.",
-    ),
-]
-QuietOption = Annotated[
-    bool,
-    flag("--quiet", "-q", panel=MODE, help="Print no progress, warnings or summaries."),
-]
-DebugOption = Annotated[
-    bool,
-    flag("--debug", panel=MODE, help="Show tracebacks of errors."),
-]
+    ("json", bool, False, ("--json",), "Print one JSON document on standard output."),
+    ("quiet", bool, False, ("--quiet", "-q"), "Print no progress, warnings or summaries."),
+    ("debug", bool, False, ("--debug",), "Show tracebacks of errors."),
+)
+
+
+def global_flags(*, of_command: bool) -> list[Parameter]:
+    """Return the parameters that declare the global flags, of a command or of the group before it.
+
+    The environment and the file of `--config` are read for the command alone, once it is known which one that is.
+    """
+    parameters = []
+    for name, kind, default, words, text in _GLOBAL:
+        if not of_command:
+            option = typer.Option(*words, help=text)
+        elif name == "config":
+            option = flag(*words, help=text, panel=MODE, is_eager=True, callback=read_configuration)
+        else:
+            option = flag(*words, help=text, panel=MODE)
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]))
+    return parameters
 
 
 # Where a value can come from, as Typer calls it, the strongest first.

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TextIO
 
 import typer
 
+from qkedit.cli.command_table import command_name, global_flag
 from qkedit.cli.interruptions import EXIT_CODE, comes_of_interrupt, interruptible
 from qkedit.errors import QkeditError, UsageError, VerificationError
 
@@ -189,13 +190,14 @@ def _described(error: QkeditError) -> dict[str, Any]:
 
 
 @contextmanager
-def command(name: str, *, as_json: bool, quiet: bool, debug: bool) -> Iterator[Output]:
-    """Run a command's body: every error it raises becomes one sentence and an exit code.
+def command(context: typer.Context) -> Iterator[Output]:
+    """Run a command's body, as the global flags say: every error it raises becomes one sentence and an exit code.
 
-    SIGTERM and SIGHUP unwind like Ctrl-C, so that a cancelled pipeline leaves no staging behind. With `debug` the
+    SIGTERM and SIGHUP unwind like Ctrl-C, so that a cancelled pipeline leaves no staging behind. With `--debug` the
     traceback is printed as well.
     """
-    output = Output(name, as_json=as_json, quiet=quiet)
+    as_json, quiet, debug = (bool(global_flag(context, name)) for name in ("json", "quiet", "debug"))
+    output = Output(command_name(context), as_json=as_json, quiet=quiet)
     if not output.shows_progress:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when the hub's library is imported
     logs = _Warnings(output)

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Iterable, Mapping
-from functools import cache
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from qkedit.cli.command_table import COMMANDS, GROUPS, application, command_name, leaves
+from qkedit.cli.command_table import COMMANDS, GROUPS, command_name, global_flag
 from qkedit.cli.old_words import section_of
 from qkedit.cli.output import AHEAD
 
@@ -91,12 +90,15 @@ def read_configuration(context: typer.Context, file: Path | None) -> Path | None
     """
     if context.resilient_parsing:
         return file
+    source = context.get_parameter_source("config")
+    if source is None or source.name != "COMMANDLINE":
+        file = global_flag(context.parent, "config") or file
     command, parameters = command_name(context), _parameters(context.command)
     _check_environment(command, parameters)
     if file is None:
         return None
     del parameters["config"]
-    common, section = _parts(file, command, parameters)
+    common, section = _parts(context, file, parameters)
     defaults = {
         parameter.name: entry
         for key, value in (common | section).items()
@@ -126,9 +128,9 @@ def _check_environment(command: str, parameters: Mapping[str, Any]) -> None:
         _warn_unread(command, "the environment", [f"{PREFIX}{name}" for name in unread])
 
 
-def _parts(file: Path, command: str, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _parts(context: typer.Context, file: Path, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the keys of the command at the top of a file, and those of its section."""
-    settings = read_settings(file)
+    command, settings = command_name(context), read_settings(file)
     section = _section(file, settings, command)
     for key in section:
         if _name(key) not in parameters:
@@ -139,16 +141,16 @@ def _parts(file: Path, command: str, parameters: Mapping[str, Any]) -> tuple[dic
         name = _name(key)
         if section_of(name) and (isinstance(value, dict) or value is None):
             continue
-        if isinstance(value, dict) and name not in _options_of_all_commands():
+        if isinstance(value, dict) and name not in _options_of_all_commands(context):
             near = difflib.get_close_matches(name, COMMANDS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"sections are {', '.join(sorted(COMMANDS))}."
             raise typer.BadParameter(f"{file}: there is no command {key!r}; {hint}")
         if name in parameters:
             if not any(name in group and group & {*map(_name, section)} for group in _ALTERNATIVES):
                 common[key] = value
-        elif section_of(name) and name not in _options_of_all_commands():
+        elif section_of(name) and name not in _options_of_all_commands(context):
             raise typer.BadParameter(f"{file}: {key!r} is a section; write its keys below it, indented.")
-        elif name == "config" or name not in _options_of_all_commands():
+        elif name == "config" or name not in _options_of_all_commands(context):
             raise typer.BadParameter(_unknown(file, key, parameters))
         elif near_own := _slip(name, parameters, {*map(_name, settings), *map(_name, section)}):
             raise typer.BadParameter(
@@ -214,11 +216,17 @@ def _name(key: object) -> str:
     return str(key).replace("_", "-").lower()
 
 
-@cache
-def _options_of_all_commands() -> frozenset[str]:
+def _options_of_all_commands(context: typer.Context) -> set[str]:
     """The long flags that any command has."""
-    every_command: Any = typer.main.get_command(application())
-    return frozenset(flag for command in leaves(every_command).values() for flag in _parameters(command))
+    return set(_options_below(context.find_root().command))
+
+
+def _options_below(command: Any) -> Iterator[str]:
+    below: Mapping[str, Any] = getattr(command, "commands", {})
+    for further in below.values():
+        yield from _options_below(further)
+    if not below:
+        yield from _parameters(command)
 
 
 def _parameters(command: Any) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def test_broken_answers_leave_nothing_behind(data: Path, answers: Path, content:
 def test_no_model_library_is_loaded(data: Path, answers: Path) -> None:
     code = (
         "import sys\n"
-        "from qkedit.cli.command_table import application\n"
+        "from qkedit.cli.application import application\n"
         "application()(sys.argv[1:], standalone_mode=False)\n"
         "heavy = {'torch', 'transformers', 'numpy', 'scipy', 'nltk', 'matplotlib'}\n"
         "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"

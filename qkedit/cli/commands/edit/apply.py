@@ -13,6 +13,7 @@ from qkedit.errors import UsageError
 
 
 def apply(
+    context: typer.Context,
     delta: Annotated[Path, typer.Argument(help="A directory written with `steer --layout delta`.")],
     base: options.BaseOption = None,
     revision: options.RevisionOption = None,
@@ -24,10 +25,6 @@ def apply(
     keep_plugins: options.KeepPluginsOption = False,
     fsync: options.FsyncOption = True,
     verify: options.VerifyOption = False,
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """Make the full checkpoint from a delta and its base.
 
@@ -35,7 +32,7 @@ def apply(
 
     Example: qkedit apply ./delta --base qwen2-vl --out ./edited
     """
-    with command("apply", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from qkedit.cli.commands.edit.steer import print_report
         from qkedit.cli.progress import progress_bar
         from qkedit.steering.apply import apply_delta

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from qkedit.cli import completion, options
+from qkedit.cli import completion
 from qkedit.cli.output import command
 
 
 def diff(
+    context: typer.Context,
     first: Annotated[
         str,
         typer.Argument(
@@ -26,16 +27,12 @@ def diff(
             autocompletion=completion.models,
         ),
     ],
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """Show which tensors of two checkpoints differ, and by how much.
 
     Example: qkedit diff ./Qwen2-VL-7B-Instruct ./edited
     """
-    with command("diff", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from rich.console import Group
 
         from qkedit.cli.progress import reading_bar

@@ -73,10 +73,6 @@ def inspect(
     html: Annotated[Path | None, options.flag("--html", panel=VIEW, help="Write one self-contained page.")] = None,
     allow_text_only: options.TextOnlyOption = False,
     device: options.DeviceOption = "auto",
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """Show the singular spectra of a model's query-key products, before or after an edit.
 
@@ -85,12 +81,12 @@ def inspect(
 
     Example: qkedit inspect qwen2-vl --layers 10-20 --suggest
     """
-    with command("inspect", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from qkedit.inspection.positions import parse_offset
         from qkedit.steering.plan import plan_for
 
         files = _Files(csv, plot, html)
-        files.check(as_json=json)
+        files.check(as_json=output.as_json)
         request = options.steer_options(
             context,
             layers=layers,

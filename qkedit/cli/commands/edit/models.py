@@ -19,10 +19,6 @@ def models(
     ] = None,
     revision: options.RevisionOption = None,
     allow_text_only: options.TextOnlyOption = False,
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """List known families and aliases, or show how a checkpoint is understood.
 
@@ -30,7 +26,7 @@ def models(
 
     Example: qkedit models --check ./Qwen2-VL-7B-Instruct
     """
-    with command("models", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         if check is None:
             _refuse_what_only_a_check_takes(context)
             _list(output)

@@ -57,10 +57,6 @@ def steer(
     compute_dtype: options.ComputeDtypeOption = "float32",
     fsync: options.FsyncOption = True,
     verify: options.VerifyOption = False,
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """Suppress the dominant query-key modes of a checkpoint and write the result.
 
@@ -68,7 +64,7 @@ def steer(
 
     Example: qkedit steer qwen2-vl --layers 10-20 --k 4 --out ./edited
     """
-    with command("steer", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from qkedit.steering.options import OutputOptions
         from qkedit.steering.plan import plan_for
         from qkedit.steering.run import check_plan

@@ -12,13 +12,10 @@ from qkedit.cli.output import command
 
 
 def verify(
+    context: typer.Context,
     directory: Annotated[Path, typer.Argument(help="A directory that qkedit wrote.")],
     base: options.BaseOption = None,
     revision: options.RevisionOption = None,
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """Check an output against its manifest and its base.
 
@@ -26,7 +23,7 @@ def verify(
 
     Example: qkedit verify ./edited --base ./Qwen2-VL-7B-Instruct
     """
-    with command("verify", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from qkedit.cli.progress import reading_bar
         from qkedit.steering.verify import mismatched
         from qkedit.steering.verify import verify as check

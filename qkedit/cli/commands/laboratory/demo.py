@@ -49,10 +49,6 @@ def demo(
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     workers: WorkersOption = None,
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """See what steering, SCR and DSCR do to hallucination, beside random controls, on synthetic scenes.
 
@@ -62,7 +58,7 @@ def demo(
 
     Example: qkedit demo --layers 2-5 --k 4 --plot demo.png
     """
-    with command("demo", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from qkedit.cli.progress import counting_bar
         from qkedit.laboratory.arms import demonstration_arms
         from qkedit.laboratory.demonstration import demonstrate

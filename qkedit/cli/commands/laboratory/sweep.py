@@ -77,10 +77,6 @@ def sweep(
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     workers: WorkersOption = None,
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """Try a grid of edits on synthetic scenes, each beside random controls, and confirm the best.
 
@@ -93,7 +89,7 @@ def sweep(
 
     Example: qkedit sweep --layers '2-3;4-5;6-7' --k 1,2,4 --out sweep.jsonl --plot sweep.png
     """
-    with command("sweep", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from qkedit.cli.progress import counting_bar
         from qkedit.laboratory.eval_set import ExamRange
         from qkedit.laboratory.results_file import ResultsFile

@@ -14,14 +14,11 @@ from qkedit.cli.output import command
 
 
 def compare(
+    context: typer.Context,
     a: Annotated[Path, typer.Argument(metavar="A", help="A result file, or the directory of a run: before.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="A second result of the same benchmarks: after.")],
     markdown: Annotated[Path | None, options.flag("--markdown", help="Write tables for a pull request: .md.")] = None,
     plot: Annotated[Path | None, options.flag("--plot", help="Write a picture: .png, .svg or .pdf.")] = None,
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """Compare two runs item by item: differences, intervals and paired tests.
 
@@ -29,7 +26,7 @@ def compare(
 
     Example: qkedit compare base/result.json edited/result.json --plot differences.png
     """
-    with command("compare", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from qkedit.evaluation.files.result_files import read_scores
         from qkedit.evaluation.statistics.comparison import compare as compare_runs
         from qkedit.report.files import check_target, write_file

@@ -48,10 +48,6 @@ def drift(
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
     chat_template: ChatTemplateOption = None,
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """Measure how far an edit or plug-ins move a model on your own images.
 
@@ -61,7 +57,7 @@ def drift(
 
     Example: qkedit drift ./edited --base ./Qwen2-VL-7B-Instruct --images ./photos
     """
-    with command("drift", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from qkedit.cli.progress import counting_bar
         from qkedit.evaluation.drift import drift as measure
         from qkedit.evaluation.drift import pictures_in

@@ -88,10 +88,6 @@ def evaluate(
     ] = 8,
     out: options.OutOption = None,
     overwrite: Annotated[bool, options.flag("--overwrite", help="Begin anew where another run's files are.")] = False,
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """Let a model answer benchmarks' questions, and score the answers.
 
@@ -100,7 +96,7 @@ def evaluate(
 
     Example: qkedit eval ./edited --benchmark pope --data ./POPE --images ./val2014 --out ./pope-edited
     """
-    with command("eval", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from rich.console import Group
 
         from qkedit.cli.progress import counting_bar

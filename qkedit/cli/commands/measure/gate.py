@@ -14,6 +14,7 @@ from qkedit.errors import UsageError, VerificationError, counted
 
 
 def gate(
+    context: typer.Context,
     result: Annotated[Path, typer.Argument(metavar="RESULT", help="A result file, or the directory of a run.")],
     require: Annotated[
         list[str] | None,
@@ -28,10 +29,6 @@ def gate(
         list[str] | None,
         options.flag("--no-worse", help="A metric and how much it may lose, such as 'recall:0.02'; may be repeated."),
     ] = None,
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """Check a result against requirements: exit code 3 when one is not met.
 
@@ -42,7 +39,7 @@ def gate(
 
     Example: qkedit gate edited/result.json --require 'pope.adversarial.f1>=0.80' --require 'chair_s<=0.40'
     """
-    with command("gate", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from qkedit.evaluation.files.result_files import read_metrics
         from qkedit.evaluation.statistics.gate import gate as check
         from qkedit.evaluation.statistics.gate import parse_no_worse, parse_requirement

@@ -29,6 +29,7 @@ from qkedit.errors import UsageError
 
 
 def score(
+    context: typer.Context,
     benchmark: Annotated[
         str,
         typer.Argument(
@@ -52,10 +53,6 @@ def score(
     per_item: Annotated[
         Path | None, options.flag("--per-item", help="Write one JSON line per answer, with how it was scored.")
     ] = None,
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """Score answers by a benchmark's own rules; no model is needed.
 
@@ -63,7 +60,7 @@ def score(
 
     Example: qkedit score pope --answers answers.jsonl --data ./POPE --split adversarial
     """
-    with command("score", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from rich.console import Group
 
         from qkedit.evaluation.benchmarks.chair.ground_truth import TRUTH_ENDINGS

@@ -51,10 +51,6 @@ def generate(
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
     chat_template: ChatTemplateOption = None,
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """Run one request, with the plug-ins that are attached to the model or named.
 
@@ -62,7 +58,7 @@ def generate(
 
     Example: qkedit generate ./llava-1.5-7b-hf --image street.jpg --prompt "What is on the table?" --plugin scr
     """
-    with command("generate", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from qkedit.steering.engine.device import choose_device
 
         name = options.one_model(context, argument, model)

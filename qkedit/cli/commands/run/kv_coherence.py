@@ -65,10 +65,6 @@ def kv_coherence(
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
     chat_template: ChatTemplateOption = None,
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """Measure how much a model's keys form a picture of the image, before and after plug-ins.
 
@@ -77,7 +73,7 @@ def kv_coherence(
 
     Example: qkedit kv-coherence ./llava-1.5-7b-hf --image street.jpg --plugin dscr --plot keys.png
     """
-    with command("kv-coherence", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from qkedit.report.pictures import check_picture
         from qkedit.runtime.generation import load
         from qkedit.steering.engine.device import choose_device

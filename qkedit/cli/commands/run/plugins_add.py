@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qkedit.cli import completion, options
+from qkedit.cli import completion
 from qkedit.cli.output import aligned, command
 from qkedit.cli.plugin_options import DirectoryOption, spelled
 from qkedit.errors import UsageError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def plugins_add(
+    context: typer.Context,
     words: Annotated[
         list[str] | None,
         typer.Argument(
@@ -27,10 +28,6 @@ def plugins_add(
         ),
     ] = None,
     model: DirectoryOption = None,
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """Write which plug-ins a model is run with beside its weights.
 
@@ -39,7 +36,7 @@ def plugins_add(
 
     Example: qkedit plugins add scr --layers 0-11 --model ./llava-1.5-7b-hf
     """
-    with command("plugins add", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from qkedit.plugins.config_file import PLUGINS_FILE, attach_to, users_directory
         from qkedit.plugins.paper_defaults import with_published
         from qkedit.plugins.settings import parse_words, with_absolute_paths

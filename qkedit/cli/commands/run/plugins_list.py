@@ -13,16 +13,12 @@ def plugins_list(
     context: typer.Context,
     argument: options.ModelArgument = None,
     model: options.ModelOption = None,
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """List the plug-ins and their options, or those attached to a model.
 
     Example: qkedit plugins list ./llava-1.5-7b-hf
     """
-    with command("plugins list", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from pathlib import Path
 
         from qkedit.errors import UsageError

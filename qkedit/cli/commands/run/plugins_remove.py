@@ -6,27 +6,23 @@ from typing import Annotated
 
 import typer
 
-from qkedit.cli import options
 from qkedit.cli.output import command
 from qkedit.cli.plugin_options import DirectoryOption
 from qkedit.errors import UsageError
 
 
 def plugins_remove(
+    context: typer.Context,
     names: Annotated[
         list[str] | None, typer.Argument(metavar="PLUGIN", help="Plug-ins to remove; all of them if none is named.")
     ] = None,
     model: DirectoryOption = None,
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     """Remove plug-ins from the file beside a model's weights.
 
     Example: qkedit plugins remove scr --model ./llava-1.5-7b-hf
     """
-    with command("plugins remove", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from qkedit.plugins.config_file import attached_to, detach_from, users_directory
 
         if model is None:

@@ -79,10 +79,6 @@ def serve(
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
     chat_template: ChatTemplateOption = None,
-    config: options.ConfigOption = None,
-    json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
 ) -> None:
     r"""Serve the model behind an OpenAI-compatible endpoint, with the plug-ins that are attached to it or named.
 
@@ -90,7 +86,7 @@ def serve(
 
     Example: qkedit serve ./edited --plugin scr --port 8000
     """
-    with command("serve", as_json=json, quiet=quiet, debug=debug) as output:
+    with command(context) as output:
         from qkedit.serving.serving_packages import check_serving_packages
 
         check_serving_packages()
@@ -127,13 +123,13 @@ def serve(
             try_out(served)
             names = LOCAL_NAMES if api_key is None and host in LOOPBACK else None
             application = build_application(served, policy, api_key=api_key, names=names)
-            log_to(sys.stderr, requests=not quiet)
+            log_to(sys.stderr, requests=not output.quiet)
             url = _url(host, listening)
             run_server(
                 application,
                 listening,
                 ready=lambda: _say_ready(output, url, served, plugins),
-                log=not quiet,
+                log=not output.quiet,
                 limits=limits,
             )
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qkedit.cli.output import Output
-from qkedit.cli.progress import counting_bar
-from qkedit.cli.progress_lines import ProgressLines, in_words
+from qkedit.cli.progress import ProgressLines, counting_bar, in_words
 
 
 def told(*calls: tuple[float, int], total: int) -> list[str]:
@@ -51,7 +50,7 @@ def test_time_in_words(seconds: float, words: str) -> None:
 @pytest.mark.parametrize(("options", "said"), [({}, True), ({"quiet": True}, False), ({"as_json": True}, False)])
 def test_who_hears_of_it(options: dict[str, bool], said: bool, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.MonkeyPatch.context() as patched, counting_bar(Output("eval", **options), "answers") as watch:
-        patched.setattr("qkedit.cli.progress_lines.FIRST", 0.0)
+        patched.setattr("qkedit.cli.progress.FIRST", 0.0)
         watch(0, 3)
         watch(1, 3)
     shown = capsys.readouterr()

@@ -1,0 +1,134 @@
+"""The commands as Typer knows them: a group that imports and describes a command when it is asked for that one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from typer.core import TyperGroup
+
+from qkedit.cli.command_table import COMMANDS, FOLDERS, GROUPS, PANELS
+from qkedit.cli.options import global_flags
+from qkedit.version import __version__
+
+_NAME = "qkedit"
+# These take the options of whatever plug-in is named besides their own.
+_WITH_FURTHER_OPTIONS = ("plugins add",)
+
+
+def application() -> Any:
+    """Return the command line, a group of all commands: call it with words, or `main` of it."""
+    app = typer.Typer(
+        name=_NAME,
+        cls=_LazyGroup,
+        help="Edit the query-key products of vision-language checkpoints on disk.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_taking_global_flags(_main, of_command=False))
+    return typer.main.get_command(app)
+
+
+def made_command(name: str) -> Any:
+    """Return the command of that name, of one word or two."""
+    panel = next(panel for panel, names in PANELS.items() if name in names)
+    function = _function(name, FOLDERS[panel])
+    settings: dict[str, Any] = {} if " " in name else {"rich_help_panel": panel}
+    if name in _WITH_FURTHER_OPTIONS:
+        settings["context_settings"] = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(name.split()[-1], help=_help(function), **settings)(_taking_global_flags(function, of_command=True))
+    return typer.main.get_command(app)
+
+
+def _made_group(name: str) -> Any:
+    panel = next(panel for panel, names in PANELS.items() if any(command.startswith(f"{name} ") for command in names))
+    app = typer.Typer(name=name, cls=_LazyGroup, help=GROUPS[name], no_args_is_help=True, add_completion=False)
+    app.callback(rich_help_panel=panel)(_taking_global_flags(_nothing, of_command=False))
+    return typer.main.get_command(app)
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands below a group by their last word, each made when it is first looked up: all of them take 0.1 s."""
+
+    def __init__(self, group: str) -> None:
+        below = [name.removeprefix(group).split() for name in COMMANDS if name.startswith(group)]
+        self._group = group
+        self._made: dict[str, Any] = dict.fromkeys(words[0] for words in below)
+
+    def __getitem__(self, word: str) -> Any:
+        if self._made[word] is None:
+            self._made[word] = _made_group(word) if word in GROUPS else made_command(self._group + word)
+        return self._made[word]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+
+class _LazyGroup(TyperGroup):
+    def __init__(self, *, name: str | None = None, **settings: Any) -> None:
+        super().__init__(name=name, **settings)
+        commands: Any = _Commands("" if name == _NAME else f"{name} ")
+        self.commands = commands
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of this group's commands as the table orders them; Typer itself would make them all."""
+        return list(self.commands)
+
+
+def _taking_global_flags(function: Callable[..., None], *, of_command: bool) -> Callable[..., None]:
+    """Return a function that declares the global flags as well; who wants their values asks the context for them."""
+    flags = global_flags(of_command=of_command)
+    hints = get_type_hints(function, include_extras=True)
+    own = [
+        parameter.replace(annotation=hints[parameter.name])
+        for parameter in inspect.signature(function).parameters.values()
+    ]
+
+    def taking_flags(**values: Any) -> None:
+        function(**{parameter.name: values[parameter.name] for parameter in own})
+
+    declared: Any = taking_flags
+    declared.__signature__ = inspect.Signature([*own, *flags])
+    declared.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *flags)}
+    return taking_flags
+
+
+def _help(function: Callable[..., None]) -> str:
+    """Return a command's docstring with each paragraph on one line: Typer keeps line breaks and would wrap twice."""
+    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
+
+
+def _function(command: str, folder: str) -> Callable[..., None]:
+    # A function called `eval` would hide Python's own.
+    name = command.replace(" ", "_").replace("-", "_")
+    module = import_module(f"qkedit.cli.commands.{folder}.{name}")
+    function: Callable[..., None] = getattr(module, "evaluate" if command == "eval" else name)
+    return function
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qkedit {__version__}")
+        raise typer.Exit
+
+
+def _nothing() -> None:
+    pass
+
+
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
