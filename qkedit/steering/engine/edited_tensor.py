@@ -5,7 +5,7 @@ Free of torch, so that writers can be imported while torch is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,23 +14,21 @@ from qkedit.steering.edit_record import EditRecord
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qkedit.spectral.update import QueryUpdate
+    from qkedit.spectral.low_rank import LowRankChange
 
 
 @dataclass(frozen=True)
-class HeadsUpdate:
-    """The factored change of some query heads of one tensor, which were edited together.
+class FactoredEdit:
+    """The change of one query tensor in factors.
 
-    `update` is the change as asked for, before any rounding; its first axis counts `heads`. It refers to the weights
-    as they were before the edit, with the norms folded into the keys. It lies where the mathematics ran.
-
-    `directions` `[len(heads), m, D]` are those of the residual stream that `update` gave with those weights, so that
-    the change of a head is `update.left @ directions`; on the CPU, None where nobody asked for them.
+    Attributes:
+        heads: the change of each head that was edited, by its number.
+        error: `‖Δ − BA‖ / ‖Δ‖` (Frobenius) of the factors `BA` against the change Δ they stand for; 0 where they are
+            the change itself.
     """
 
-    heads: tuple[int, ...]
-    update: QueryUpdate
-    directions: Tensor | None = None
+    heads: Mapping[int, LowRankChange]
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,14 +39,13 @@ class EditedTensor:
         name: on the disk.
         tensor: the whole tensor after the edit, on the CPU in its storage dtype.
         record: what happened to each chosen head.
-        update: the change in factors, for each group of heads that was edited together, in the order of the record's
-            heads; empty where the tensor was read from a delta, which does not hold the factors.
+        factored: the change before any rounding; None where nobody asked for it.
     """
 
     name: str
     tensor: Tensor
     record: EditRecord
-    update: tuple[HeadsUpdate, ...] = ()
+    factored: FactoredEdit | None = None
 
 
 EditedTensors = Iterable[EditedTensor]

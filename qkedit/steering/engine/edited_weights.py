@@ -22,10 +22,11 @@ from qkedit.errors import CheckpointError
 from qkedit.spectral.controls import ModeDraws, UnmatchedControlError
 from qkedit.spectral.edit import suppress
 from qkedit.spectral.factors import NonFiniteWeightError, on_device
+from qkedit.spectral.low_rank import LowRankChange, head_changes
 from qkedit.spectral.norms import fold_keys, norm_map
 from qkedit.spectral.product import QKProduct
 from qkedit.steering.edit_record import EditRecord, HeadEdit
-from qkedit.steering.engine.edited_tensor import EditedTensor, HeadsUpdate
+from qkedit.steering.engine.edited_tensor import EditedTensor, FactoredEdit
 from qkedit.steering.engine.head_edits import head_edits
 from qkedit.steering.engine.pace import pace_of
 from qkedit.steering.engine.reading import StoredLayer, read_bytes
@@ -146,10 +147,10 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class _EditedHeads:
-    """What happened to heads that were edited together, and their change."""
+    """What happened to heads that were edited together, and the changes in factors if they were asked for."""
 
     heads: tuple[HeadEdit, ...]
-    update: HeadsUpdate
+    changes: dict[int, LowRankChange]
 
 
 def read_tensor(files: CheckpointFiles, entry: TensorEntry) -> Tensor:
@@ -186,7 +187,7 @@ def edited_weights(
     device: torch.device,
     stopwatch: Stopwatch | None = None,
     *,
-    with_directions: bool = False,
+    factored: bool = False,
 ) -> Iterator[EditedTensor]:
     """Yield every planned tensor as it is after the edit, in the order of the layers.
 
@@ -198,7 +199,7 @@ def edited_weights(
         plan: what to edit.
         device: where the mathematics runs.
         stopwatch: collects the seconds of the mathematics.
-        with_directions: hand on the directions of each change too, which are gone with the weights before the edit.
+        factored: hand on each change in factors, too; they are made from the weights before the edit.
 
     Raises:
         CheckpointError: a weight holds NaN or infinity, or its bytes cannot be read.
@@ -210,14 +211,15 @@ def edited_weights(
         weights, layer, before = LayerWeights.of(stored), stored.planned.layer, stored.sha256_before
         query = weights.query
         with stopwatch("mathematics"):
-            wait = begin_edit(weights, plan, device, pool, with_directions=with_directions)
+            wait = begin_edit(weights, plan, device, pool, factored=factored)
 
         def ended() -> EditedTensor:
             with stopwatch("mathematics"):
                 parts = wait()
             heads = tuple(head for part in parts for head in part.heads)
             record = EditRecord(layer.index, layer.form, layer.norm_kind, layer.query.tensor, before, heads)
-            return EditedTensor(record.tensor.name, query, record, tuple(part.update for part in parts))
+            changes = {head: change for part in parts for head, change in part.changes.items()}
+            return EditedTensor(record.tensor.name, query, record, FactoredEdit(changes) if factored else None)
 
         return ended
 
@@ -228,7 +230,7 @@ def edited_weights(
 
 
 def begin_edit(
-    weights: LayerWeights, plan: SteerPlan, device: torch.device, pool: Workers, *, with_directions: bool = False
+    weights: LayerWeights, plan: SteerPlan, device: torch.device, pool: Workers, *, factored: bool = False
 ) -> Callable[[], list[_EditedHeads]]:
     """Begin all the mathematics of one layer, which edits `weights.query` in place, and nothing else.
 
@@ -240,10 +242,10 @@ def begin_edit(
             Some of the heads may have been edited by then.
     """
     parts = weights.planned.by_key_head() if pool.splits else (weights.planned,)
-    return pool.begin(lambda part: _edit_heads(replace(weights, planned=part), plan, device, with_directions), parts)
+    return pool.begin(lambda part: _edit_heads(replace(weights, planned=part), plan, device, factored), parts)
 
 
-def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device, with_directions: bool) -> _EditedHeads:
+def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device, factored: bool) -> _EditedHeads:
     """Edit the planned heads of `weights` in place: no head's mathematics needs another head's queries."""
     planned, suppression = weights.planned, plan.options.suppression
     product = weights.product(device)
@@ -262,7 +264,7 @@ def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device, wi
             remedy="suppress less, or leave the layer out with --layers",
         )
     _refuse_unrealised(planned, edit.counts.cpu(), edit.update.requested(product), moved)
-    directions = edit.update.directions(product).cpu() if with_directions else None
+    changes = head_changes(edit.update.left, edit.update.directions(product)) if factored else []
     starts, size = planned.layer.query.starts, planned.layer.query.head_size
     for head, new_rows, count in zip(planned.heads, rows.cpu(), edit.counts.tolist(), strict=True):
         if count:  # a head without modes keeps its bytes, negative zeros included
@@ -273,8 +275,9 @@ def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device, wi
         if not key_bias.isfinite().all():
             raise _non_finite((planned.layer.key_bias or planned.layer.key).tensor)
         bias_effect = edit.update.key_bias_effect(product, key_bias)
-    update = HeadsUpdate(tuple(planned.heads), edit.update, directions)
-    return _EditedHeads(head_edits(planned, edit, moved, bias_effect), update)
+    # Of heads without modes nothing changes, so they have no factors.
+    changed = {head: change for head, change in zip(planned.heads, changes, strict=False) if change.rank}
+    return _EditedHeads(head_edits(planned, edit, moved, bias_effect), changed)
 
 
 def _refuse_unrealised(planned: PlannedLayer, counts: Tensor, requested: Tensor, moved: Tensor) -> None:

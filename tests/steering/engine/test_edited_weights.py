@@ -166,30 +166,30 @@ def test_large_and_small_float32_weights_are_edited_like_others(tmp_path: Path, 
 
 @pytest.mark.parametrize("channel", ["full", "symmetric", "antisymmetric"])
 def test_the_factors_of_an_edit_give_its_weights(tmp_path: Path, channel: Channel) -> None:
-    """What an adapter of low rank needs: `left (right_q W_q + right_k W_k)` is the change of each chosen head."""
     base = write(tmp_path / "base", weights())
     plan = plan_for(str(base), SteerOptions("1", "0,2-3", Suppression(2, channel=channel), device="cpu"))
-    (edited,) = edited_weights(stored_layers(plan), plan, torch.device("cpu"), with_directions=True)
+    (edited,) = edited_weights(stored_layers(plan), plan, torch.device("cpu"), factored=True)
     before, after = (tensor.double().unflatten(0, (HEADS, -1)) for tensor in (tensors_of(base)[QUERY], edited.tensor))
-    keys = tensors_of(base)[KEY].double().unflatten(0, (2, -1))
     expected = before.clone()
-    for group in edited.update:
-        assert group.directions is not None
-        for place, head in enumerate(group.heads):
-            directions = group.update.right_query[place] @ before[head]
-            if group.update.right_key is not None:
-                directions += group.update.right_key[place] @ keys[head // 2]
-            torch.testing.assert_close(group.directions[place], directions)
-            expected[head] += group.update.left[place] @ directions
-        for factor in (group.update.left, group.update.right_query, group.update.right_key, group.directions):
+    assert edited.factored is not None
+    assert edited.factored.error == 0
+    for head, change in edited.factored.heads.items():
+        assert change.rank == (4 if channel == "antisymmetric" else 2)
+        expected[head] += change.dense()
+        for factor in (change.left, change.right):
             # A view of something wider would keep that alive as long as the item.
-            assert factor is None or factor.untyped_storage().nbytes() <= 2 * factor.nbytes
-    assert [head for group in edited.update for head in group.heads] == [head.head for head in edited.record.heads]
+            assert factor.untyped_storage().nbytes() <= 2 * factor.nbytes
+    assert list(edited.factored.heads) == [0, 2, 3]
     assert not torch.equal(after, before)
     torch.testing.assert_close(after, expected, rtol=0, atol=1e-6)
 
 
-def test_directions_are_worked_out_when_asked_for(tmp_path: Path) -> None:
-    plan = plan_for(str(write(tmp_path / "base", weights())), SteerOptions("1", device="cpu"))
-    (edited,) = edited_weights(stored_layers(plan), plan, torch.device("cpu"))
-    assert {group.directions for group in edited.update} == {None}
+def test_heads_without_modes_have_no_factors(tmp_path: Path) -> None:
+    base = checkpoint(tmp_path / "base", lambda tensors: tensors[QUERY][:HEAD_SIZE].zero_())
+    plan = plan_for(str(base), SteerOptions("1", device="cpu"))
+    (edited,) = edited_weights(stored_layers(plan), plan, torch.device("cpu"), factored=True)
+    assert edited.factored is not None
+    assert sorted(edited.factored.heads) == [1, 2, 3]
+    (plain,) = edited_weights(stored_layers(plan), plan, torch.device("cpu"))
+    assert plain.factored is None
+    assert same_bits(plain.tensor, edited.tensor)

@@ -13,8 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qkedit.spectral.low_rank import LowRankChange
 from qkedit.spectral.options import Suppression
-from qkedit.spectral.update import QueryUpdate
 from qkedit.steering.engine import edited_weights as stream
 from qkedit.steering.engine.pace import IN_FLIGHT_BYTES, Pace, pace_for
 from qkedit.steering.engine.reading import StoredLayer, stored_layers
@@ -93,7 +93,7 @@ def test_at_the_slowest_pace_a_layer_is_gone_before_the_next_is_read(monkeypatch
     class Watched(bytearray):
         """Bytes that can be referred to weakly."""
 
-    factors: list[QueryUpdate] = []
+    factors: list[LowRankChange] = []
 
     def watched() -> Iterator[StoredLayer]:
         layers = stored_layers(plan)
@@ -110,9 +110,10 @@ def test_at_the_slowest_pace_a_layer_is_gone_before_the_next_is_read(monkeypatch
             yield stored
             del stored
 
-    for edited in stream.edited_weights(watched(), plan, CPU):
-        # Whoever keeps the factors keeps nothing of what was read: they are no wider than a head.
-        factors += [group.update for group in edited.update]
+    for edited in stream.edited_weights(watched(), plan, CPU, factored=True):
+        # Whoever keeps the factors keeps nothing of what was read.
+        assert edited.factored is not None
+        factors += edited.factored.heads.values()
         del edited
     assert len(held) == 2 * len(plan.layers) > 2
     assert len(factors) >= len(plan.layers)
