@@ -6,7 +6,7 @@ Every room reads images here, so that a file means the same on the command line,
 |---|---|
 | 8 bits, palettes, CMYK, YCbCr, LAB, HSV, black and white | Pillow's conversion to RGB |
 | any of them with alpha or a transparent colour | laid over white |
-| 16 bits (`I;16`, and `I` in PNG and PPM) | v / 257, rounded: 65,535 is white |
+| 16 bits (`I;16`, and `I` in PNG and PPM) | v / 257, rounded: 65,535 is white; a transparent grey is white |
 | 32 bits or floats (TIFF) | white is the least of 1 (floats only), 255 and 65,535 that no value exceeds |
 | several frames | the first one |
 | an orientation in its EXIF data | turned upright |
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,13 @@ FORMATS = (*SHOWN_BY_BROWSERS, "TIFF", "PPM", "JPEG2000")
 MAX_RATIO = 200
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 _FORMATS_OF_SIXTEEN_BITS = ("PNG", "PPM")
+# How Pillow brings a PNG's values to eight bits, by its name of how they are stored. It leaves the transparent colour
+# as the file has it, which then is no colour of the image.
+_TO_EIGHT_BITS: dict[str, Callable[[int], int]] = {
+    "L;2": lambda value: value * 85,
+    "L;4": lambda value: value * 17,
+    "RGB;16B": lambda value: value >> 8,
+}
 
 
 class TooManyPixels(UsageError):
@@ -74,6 +81,7 @@ def as_rgb(image: Picture, where: str = "image") -> Picture:
     from PIL import Image, ImageOps
 
     _check_sides(image, where)
+    _fit_transparent_colour(image)
     kind = image.format
     image = ImageOps.exif_transpose(image)
     if image.mode in (*_SIXTEEN_BITS, "I", "F"):
@@ -139,6 +147,15 @@ def _check_sides(image: Picture, where: str) -> None:
         )
 
 
+def _fit_transparent_colour(image: Picture) -> None:
+    """Give an image that is not decoded yet the transparent colour that its pixels will have."""
+    tiles = getattr(image, "tile", ())
+    fit = _TO_EIGHT_BITS.get(str(tiles[0][3])) if image.format == "PNG" and tiles else None
+    colour = image.info.get("transparency")
+    if fit is not None and colour is not None:
+        image.info["transparency"] = tuple(map(fit, colour)) if isinstance(colour, tuple) else fit(colour)
+
+
 def _eight_bits(image: Picture, kind: str | None, where: str) -> Picture:
     """Return an image of 16 or 32 bits or of floats as one of 8 bits in grey."""
     import numpy as np
@@ -146,7 +163,9 @@ def _eight_bits(image: Picture, kind: str | None, where: str) -> Picture:
 
     values = np.asarray(image)
     if image.mode in _SIXTEEN_BITS:
-        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+        greys = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        greys[values == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(greys)
     least, most = float(values.min()), float(values.max())
     ranges = (65535,) if kind in _FORMATS_OF_SIXTEEN_BITS else (1, 255, 65535) if image.mode == "F" else (255, 65535)
     white = next((white for white in ranges if least >= 0 and most <= white), None)

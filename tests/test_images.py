@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,40 @@ def test_modes_that_no_file_has(mode: str) -> None:
     expected = {"La": (224, 224, 224), "RGBa": (244, 204, 204)}.get(mode)
     assert expected is None or as_rgb(image).getpixel((0, 0)) == pytest.approx(expected, abs=1)
     assert as_rgb(image).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("depth", "channels", "transparent", "other", "seen"),
+    [
+        (1, 1, 1, 0, 0),
+        (2, 1, 2, 1, 85),
+        (4, 1, 9, 1, 17),
+        (8, 1, 9, 8, 8),
+        (16, 1, 1000, 1001, 4),
+        (8, 3, 9, 8, 8),
+        (16, 3, 1000, 30000, 117),
+    ],
+)
+def test_a_transparent_colour_of_any_depth_is_white(
+    depth: int, channels: int, transparent: int, other: int, seen: int
+) -> None:
+    def values(*of: int) -> str:
+        return "".join(format(value, f"0{depth}b") * channels for value in of)
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    row = values(transparent, other)
+    row += "0" * (-len(row) % 8)
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        (
+            chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, depth, 2 if channels == 3 else 0, 0, 0, 0)),
+            chunk(b"tRNS", struct.pack(">H", transparent) * channels),
+            chunk(b"IDAT", zlib.compress(bytes(1) + int(row, 2).to_bytes(len(row) // 8))),
+            chunk(b"IEND", b""),
+        )
+    )
+    assert np.asarray(decode_or_read(content)).tolist() == [[[255] * 3, [seen] * 3]]
 
 
 def test_sixteen_bits_are_rounded_to_the_nearest_of_eight() -> None:

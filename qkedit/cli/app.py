@@ -6,7 +6,7 @@ import atexit
 import gc
 import os
 import sys
-from io import TextIOWrapper
+from io import RawIOBase, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,11 @@ def _prepare_streams() -> None:
         elif mode == "w" and isinstance(stream, TextIOWrapper):
             # A file name that the terminal's encoding cannot spell is no reason to fail after the work is done.
             stream.reconfigure(errors="backslashreplace")
+            if isinstance(stream.buffer, RawIOBase):
+                # With PYTHONUNBUFFERED nobody looks at how much of a text the system took: a disk that is full after
+                # a part of it would pass for one that took everything.
+                buffered = open(stream.fileno(), "w", 1, stream.encoding, stream.errors, closefd=False)  # noqa: SIM115
+                setattr(sys, name, buffered)
 
 
 def _exit_code() -> int:

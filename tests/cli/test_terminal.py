@@ -244,6 +244,17 @@ def test_a_result_that_cannot_be_printed_is_said(unbuffered: str) -> None:
         assert (result.returncode, result.stderr) == (1, said), words
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["steer demo --dry-run --json", "--help"])
+def test_a_result_of_which_a_part_was_printed_is_no_success(tmp_path: Path, words: str, unbuffered: str) -> None:
+    """A file size limit, of 512 or 1,024 bytes, stands for a disk with a little space."""
+    file = tmp_path / "printed"
+    result = in_a_shell(f"ulimit -f 1; qkedit {words} > {file}", PYTHONUNBUFFERED=unbuffered)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: standard output: the result could not be printed (File too large); ")
+    assert file.stat().st_size in (512, 1024)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
 def test_an_error_that_cannot_be_printed_keeps_its_code() -> None:
     assert in_a_shell("qkedit steer demo --dry-run --k 0 2>/dev/full").returncode == 2
