@@ -11,6 +11,9 @@ from typing import Any
 # Characters. A path may have 4,096, and lists of names are of use to the reader; more than that nobody reads.
 LONGEST_PART = 5_000
 _KEPT_AT_EACH_END = 2_000
+# What torch, its libraries for GPUs and Apple's say in a plain RuntimeError.
+_CPU_FULL = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
+_DEVICE_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "MPS backend out of memory")
 
 
 class QkeditError(Exception):
@@ -81,3 +84,16 @@ def counted(number: int, one: str, several: str = "") -> str:
 def first_line(error: BaseException) -> str:
     """Return what another library's error says in its first line, to be quoted within a sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def memory_that_ran_out(error: BaseException) -> str:
+    """Return whose memory an error says is all taken, `memory` or `the device's memory`; empty for another error.
+
+    torch has a class for a GPU's alone, and to import torch for its name would take a second of every failure.
+    """
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    if type(error).__name__ == "OutOfMemoryError" or any(words in said for words in _DEVICE_FULL):
+        return "the device's memory"
+    if isinstance(error, MemoryError) or any(words in said for words in _CPU_FULL):
+        return "memory"
+    return ""

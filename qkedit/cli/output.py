@@ -24,7 +24,7 @@ import typer
 
 from qkedit.cli.command_table import command_name, global_flag
 from qkedit.cli.interruptions import EXIT_CODE, comes_of_interrupt, interruptible
-from qkedit.errors import QkeditError, UsageError, VerificationError
+from qkedit.errors import QkeditError, UsageError, VerificationError, memory_that_ran_out
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -216,16 +216,13 @@ def command(context: typer.Context) -> Iterator[Output]:
             raise
         except KeyboardInterrupt:
             output.failure(Interrupted(output.after_interruption))
-        except MemoryError:
-            output.failure(_out_of_memory("memory"))
         except Exception as error:
             if debug:
                 _print_traceback()
             if comes_of_interrupt(error):
                 output.failure(Interrupted(output.after_interruption))
-            # A GPU's; to import torch for its name would take a second of every failure.
-            if type(error).__name__ == "OutOfMemoryError":
-                output.failure(_out_of_memory("the device's memory"))
+            if whose := memory_that_ran_out(error):
+                output.failure(QkeditError(f"{whose} ran out", remedy="free some of it, or run where there is more"))
             # An OSError where the system's loader fails: the libraries of torch are not mapped where memory is short.
             if isinstance(error, ImportError) or "shared object" in str(error):
                 output.failure(
@@ -256,10 +253,6 @@ def _check_working_directory() -> None:
         raise UsageError(
             "the working directory does not exist any more", remedy="change to one that does (cd), and run again"
         ) from None
-
-
-def _out_of_memory(whose: str) -> QkeditError:
-    return QkeditError(f"{whose} ran out", remedy="free some of it, or run where there is more")
 
 
 class _Warnings(logging.Handler):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from qkedit.errors import QkeditError
+from qkedit.errors import QkeditError, memory_that_ran_out
 from qkedit.runtime.generation import LoadedModel
 from qkedit.serving.answer_text import StopText
 from qkedit.serving.http.metrics import Metrics
@@ -78,13 +79,14 @@ class Turn:
             tokens = self._generated(streamer, arguments)
         except QkeditError as error:
             self.failure = error
-            raise
         except Exception as error:
-            logger.exception("an answer failed")
-            self.failure = QkeditError(
-                f"the answer failed ({type(error).__name__})", remedy="see the server's log for the reason"
-            )
-            raise self.failure from error
+            # As text: a record with the error itself would keep all that the answer held wherever records are kept.
+            logger.error("an answer failed\n%s", traceback.format_exc().rstrip())
+            self.failure = _failure(error)
+        if self.failure is not None:
+            # Raised anew: the frames that the first one passed hold the answer's tensors, on the GPU.
+            self.failure.__cause__ = self.failure.__context__ = None
+            raise self.failure.with_traceback(None)
         prompt = arguments["input_ids"].shape[1]
         self._metrics.answer(
             prompt, tokens.shape[1] - prompt, time.perf_counter() - start, self.report.seconds if self.report else {}
@@ -165,6 +167,17 @@ class _Tokens:
 
     def end(self) -> None:
         """Wait for the report."""
+
+
+def _failure(error: Exception) -> QkeditError:
+    """Return what a client is told of a failure that is not its own."""
+    if whose := memory_that_ran_out(error):
+        return RequestError(
+            f"{whose} does not hold the answer",
+            remedy="send less, or ask again later",
+            status=503,
+        )
+    return QkeditError(f"the answer failed ({type(error).__name__})", remedy="see the server's log for the reason")
 
 
 def _for_each_row(input_ids: Any, done: bool) -> Any:

@@ -10,7 +10,7 @@ from hashlib import sha256
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from qkedit.errors import QkeditError
+from qkedit.errors import QkeditError, memory_that_ran_out
 from qkedit.evaluation.files.records import LENGTH, STOP
 from qkedit.evaluation.runs.backend import Ask, Reply, versions
 from qkedit.images import read_image
@@ -127,8 +127,6 @@ class _LocalSession:
             yield from zip(batch, self._answered(batch), strict=True)
 
     def _answered(self, batch: Sequence[Ask]) -> list[Reply]:
-        import torch
-
         from qkedit.runtime.generation import Prompt, prompt_text, respond_batch
 
         images = {ask.image: read_image(ask.image) for ask in batch if ask.image is not None}
@@ -142,9 +140,11 @@ class _LocalSession:
         before = self._last_report()
         try:
             answers = respond_batch(self.loaded, prompts, max_new_tokens=batch[0].max_new_tokens)
-        except torch.OutOfMemoryError as error:
+        except Exception as error:
+            if not (whose := memory_that_ran_out(error)):
+                raise
             raise QkeditError(
-                f"the device's memory does not hold {len(batch)} prompts side by side",
+                f"{whose} does not hold {len(batch)} prompts side by side",
                 where=batch[0].part,
                 remedy="lower --batch-size; what was answered stays",
             ) from error

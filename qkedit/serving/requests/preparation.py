@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from qkedit.errors import QkeditError, first_line
+from qkedit.errors import QkeditError, first_line, memory_that_ran_out
 from qkedit.serving.requests.chat_request import ChatRequest, parse_chat_request
 from qkedit.serving.requests.conversations import placeholders
 from qkedit.serving.requests.image_hosts import ImageHosts
@@ -92,10 +92,10 @@ class Preparation:
             return Prepared(replace(request, messages=()), *self._served.prepared(request, images))
         except QkeditError:
             raise
-        except MemoryError as error:
-            raise RequestError("the request does not fit into memory", remedy="send less", status=413) from error
         # A processor or a template may fail in any way on what clients send, and it is theirs to change it.
         except Exception as error:
+            if whose := memory_that_ran_out(error):
+                raise RequestError(f"{whose} does not hold the request", remedy="send less", status=413) from error
             # As text: a record with the error itself would keep the images alive wherever records are kept.
             logger.warning("a request could not be prepared\n%s", traceback.format_exc().rstrip())
             raise RequestError(

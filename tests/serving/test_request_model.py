@@ -1,0 +1,89 @@
+"""What becomes of a failure while a model answers."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from qkedit.errors import QkeditError
+from qkedit.serving.http.metrics import Metrics
+from qkedit.serving.request_model import Turn
+from qkedit.serving.requests.request_errors import status_of
+
+
+class Failing:
+    """A model that makes a tensor and fails, and its switch of plug-ins."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.device = torch.device("cpu")
+        self.made: Any = None
+
+    def generate(self, **arguments: Any) -> None:
+        """Fail as it was told."""
+        tensor = torch.zeros(8)
+        self.made = weakref.ref(tensor)
+        raise copy.copy(self.error)  # so that the frames are held by nobody here
+
+    @contextmanager
+    def on(self, names: Any) -> Iterator[Any]:
+        """Switch nothing on."""
+        yield lambda: None
+
+
+def failure_of(model: Failing) -> QkeditError:
+    loaded: Any = SimpleNamespace(model=model, processor=SimpleNamespace())
+    switch: Any = model
+    turn = Turn(loaded, switch, (), stops=(), seed=None, gone=threading.Event(), metrics=Metrics())
+    with pytest.raises(QkeditError) as raised:
+        turn.generate(input_ids=torch.zeros(1, 1))
+    assert turn.failure is raised.value
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 503, "the device's memory does not"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), 503, "the device's"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            503,
+            "memory does",
+        ),
+        (MemoryError(), 503, "memory does not hold the answer; send less, or ask again later."),
+        (RuntimeError("shapes differ"), 500, "the answer failed (RuntimeError); see the server's log for the reason."),
+        (QkeditError("scr: no"), 500, "scr: no."),
+    ],
+)
+def test_what_a_client_is_told(error: Exception, status: int, said: str) -> None:
+    failure = failure_of(Failing(error))
+    assert status_of(failure) == status
+    assert str(failure).startswith(said)
+
+
+def test_a_failure_keeps_nothing_of_the_answer() -> None:
+    """Of what a GPU has no room for, the next request would find it full until a collection."""
+    model = Failing(RuntimeError("shapes differ"))
+    gc.disable()
+    try:
+        failure = failure_of(model)
+        assert model.made() is None
+        assert failure.__cause__ is failure.__context__ is None
+    finally:
+        gc.enable()
+
+
+def test_torch_says_it_as_it_is_known_here() -> None:
+    with pytest.raises(RuntimeError) as full:
+        torch.empty(10**15)
+    assert status_of(failure_of(Failing(full.value))) == 503
