@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # Of YAML. Its reader takes about a second for this much; cards and settings are some kilobytes.
 MAX_YAML_LENGTH = 100_000
 MAX_INTEGER = 2**64 - 1  # the largest that a number in a safetensors header may be
+# Levels of lists and objects. Files hold up to ten; Python's own limit is that of its stack, so what is read at one
+# place could be too deep for the code that walks through it at another.
+MAX_DEPTH = 100
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 # Halves of characters that UTF-16 writes as two; and the same but for those by which Python spells single bytes.
 _HALF = re.compile("[\ud800-\udfff]")
@@ -52,7 +55,19 @@ def parse_json(content: bytes | str, *, file_names: bool = False) -> Any:
             _refuse(_HALF_BUT_NO_BYTE if file_names else _HALF, value)
     except RecursionError as error:
         raise ValueError("it nests too deep") from error
+    refuse_deep(value)
     return value
+
+
+def refuse_deep(value: Any) -> None:
+    """Raise ValueError for lists and dictionaries within one another for more than `MAX_DEPTH` levels."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        containers = [item for item in level if isinstance(item, list | dict)]
+        if not containers:
+            return
+        level = [child for item in containers for child in (item.values() if isinstance(item, dict) else item)]
+    raise ValueError("it nests too deep")
 
 
 def parse_yaml(text: str) -> Any:
@@ -69,11 +84,13 @@ def parse_yaml(text: str) -> Any:
     if len(text) > MAX_YAML_LENGTH:
         raise ValueError(f"it is longer than {MAX_YAML_LENGTH} characters")
     try:
-        return yaml.load(text, Loader=_plain_loader())
+        value = yaml.load(text, Loader=_plain_loader())
     except RecursionError as error:
         raise ValueError("it nests too deep") from error
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
+    refuse_deep(value)
+    return value
 
 
 @cache

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkedit.strict_text import MAX_YAML_LENGTH, parse_json, parse_yaml
+from qkedit.strict_text import MAX_DEPTH, MAX_YAML_LENGTH, parse_json, parse_yaml
 
 values = st.recursive(
     st.none()
@@ -122,3 +122,13 @@ def test_any_text_is_a_value_or_a_value_error(text: str) -> None:
     for parse in (parse_json, parse_yaml):
         with suppress(ValueError):
             parse(text)
+
+
+@pytest.mark.parametrize("read", [parse_json, parse_yaml])
+def test_as_deep_as_code_can_walk_and_no_deeper(read: Any) -> None:
+    def nested(levels: int) -> str:
+        return '[{"a": ' * (levels // 2) + "[]" * (levels % 2) + "0" * (1 - levels % 2) + "}]" * (levels // 2)
+
+    assert read(nested(MAX_DEPTH))
+    with pytest.raises(ValueError, match="nests too deep"):
+        read(nested(MAX_DEPTH + 1))
