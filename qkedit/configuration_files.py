@@ -11,6 +11,9 @@ from qkedit.errors import QkeditError
 if TYPE_CHECKING:
     import yaml
 
+MAX_LENGTH = 100_000  # bytes of a file from elsewhere; a record has some hundred
+_DEEPEST = 20  # mappings and lists within one another, of which a record has three
+
 
 @cache
 def configuration_directory() -> Path:
@@ -26,12 +29,12 @@ def read_configuration(*parts: str) -> Any:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise _unreadable(error, str(path)) from error
+        raise _unreadable(error, str(path), "install qkedit again") from error
     return parse_configuration(content, str(path))
 
 
-def parse_configuration(content: bytes, where: str) -> Any:
-    """Return what a YAML file of records holds.
+def parse_configuration(content: bytes, where: str, remedy: str = "correct the file or install qkedit again") -> Any:
+    """Return what a YAML file of records holds; `remedy` is that of the error.
 
     Raises:
         QkeditError: it is not UTF-8 or not YAML, or gives a key twice.
@@ -42,7 +45,35 @@ def parse_configuration(content: bytes, where: str) -> Any:
         return yaml.load(content.decode("utf-8"), Loader=_record_loader())
     # PyYAML's constructors raise what Python raises, for a tag that does not fit its value.
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        raise _unreadable(error, where) from error
+        raise _unreadable(error, where, remedy) from error
+
+
+def parse_foreign(content: bytes, where: str) -> Any:
+    """Return what a YAML file of records from elsewhere holds, as `parse_configuration` does.
+
+    Raises:
+        QkeditError: it is longer than `MAX_LENGTH`, nests too deep, or what `parse_configuration` raises for.
+    """
+    if len(content) > MAX_LENGTH:
+        raise QkeditError(
+            f"is longer than {MAX_LENGTH} bytes", where=where, remedy="name a file of architecture records"
+        )
+    _check_depth(content, where)
+    return parse_configuration(content, where, "correct the file")
+
+
+def _check_depth(content: bytes, where: str) -> None:
+    """Raise QkeditError for YAML that nests too deep: libyaml's reader would end the process."""
+    import yaml
+
+    depth = 0
+    try:
+        for event in yaml.parse(content.decode("utf-8"), Loader=_record_loader()):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise QkeditError("nests too deep", where=where, remedy="correct the record")
+    except (yaml.YAMLError, ValueError) as error:
+        raise _unreadable(error, where, "correct the file") from error
 
 
 def configuration_files(directory: str) -> tuple[str, ...]:
@@ -50,9 +81,9 @@ def configuration_files(directory: str) -> tuple[str, ...]:
     return tuple(sorted(path.name for path in (configuration_directory() / directory).glob("*.yaml")))
 
 
-def _unreadable(error: Exception, where: str) -> QkeditError:
+def _unreadable(error: Exception, where: str, remedy: str) -> QkeditError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return QkeditError(f"cannot be read ({reason})", where=where, remedy="correct the file or install qkedit again")
+    return QkeditError(f"cannot be read ({reason})", where=where, remedy=remedy)
 
 
 @cache

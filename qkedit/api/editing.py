@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qkedit.checkpoint.architecture.library import Directories, using_architectures
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.options import Suppression
 from qkedit.steering.options import ComputeDtype, OutputOptions, SteerOptions
@@ -27,6 +28,7 @@ def plan(
     compute_dtype: ComputeDtype = "float32",
     revision: str | None = None,
     allow_text_only: bool = False,
+    architectures: Directories | None = None,
 ) -> SteerPlan:
     """Return what an edit would read, change and write, from headers and config alone.
 
@@ -39,6 +41,7 @@ def plan(
         compute_dtype: `float32` or `float64` arithmetic of the write-back.
         revision: branch, tag or commit of a model on the hub.
         allow_text_only: take a checkpoint without vision too.
+        architectures: directories of records that are known besides qkedit's own (docs/adding-a-model.md).
 
     Raises:
         QkeditError: there is no such model, layer or head, or its projections cannot be edited.
@@ -57,7 +60,8 @@ def plan(
         device,
         allow_text_only,
     )
-    return plan_for(str(model), options, revision)
+    with using_architectures(architectures):
+        return plan_for(str(model), options, revision)
 
 
 def inspect(
@@ -69,6 +73,7 @@ def inspect(
     offset: int | tuple[int, int, int] = 0,
     device: str = "auto",
     revision: str | None = None,
+    architectures: Directories | None = None,
 ) -> Inspection:
     """Return the spectra of a checkpoint's query-key products; nothing is written.
 
@@ -80,6 +85,7 @@ def inspect(
         offset: query − key position that the rotation in between stands for; three numbers for time, height and width.
         device: as for `plan`.
         revision: of a model on the hub.
+        architectures: as for `plan`.
 
     Raises:
         QkeditError: as for `plan`; or a weight holds NaN or infinity, or positions are not understood.
@@ -90,16 +96,17 @@ def inspect(
     """
     from qkedit.inspection.spectra import inspect as inspect_plan
 
-    planned = plan(
-        model,
-        layers=layers,
-        heads=heads,
-        suppression=suppression,
-        device=device,
-        revision=revision,
-        allow_text_only=True,
-    )
-    return inspect_plan(planned, (offset, offset, offset) if isinstance(offset, int) else offset)
+    with using_architectures(architectures):
+        planned = plan(
+            model,
+            layers=layers,
+            heads=heads,
+            suppression=suppression,
+            device=device,
+            revision=revision,
+            allow_text_only=True,
+        )
+        return inspect_plan(planned, (offset, offset, offset) if isinstance(offset, int) else offset)
 
 
 def apply(

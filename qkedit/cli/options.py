@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from qkedit.cli import completion
-from qkedit.cli.settings import read_configuration, variable_of
+from qkedit.cli.settings import read_configuration, unless_of_environment, variable_of
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +55,16 @@ ModelOption = Annotated[
 RevisionOption = Annotated[
     str | None,
     flag("--revision", help="Branch, tag or commit of a hub model."),
+]
+ArchitecturesOption = Annotated[
+    list[Path] | None,
+    flag(
+        "--architectures",
+        panel=MODE,
+        metavar="DIR",
+        callback=unless_of_environment,
+        help="A directory of architecture records for models that qkedit does not know; may be repeated.",
+    ),
 ]
 LayersOption = Annotated[
     str,

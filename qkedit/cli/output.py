@@ -16,8 +16,9 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TextIO
 
 import typer
@@ -190,11 +191,11 @@ def _described(error: QkeditError) -> dict[str, Any]:
 
 
 @contextmanager
-def command(context: typer.Context) -> Iterator[Output]:
+def command(context: typer.Context, architectures: Sequence[Path] | None = None) -> Iterator[Output]:
     """Run a command's body, as the global flags say: every error it raises becomes one sentence and an exit code.
 
     SIGTERM and SIGHUP unwind like Ctrl-C, so that a cancelled pipeline leaves no staging behind. With `--debug` the
-    traceback is printed as well.
+    traceback is printed as well. The records in the directories of `architectures` are known.
     """
     as_json, quiet, debug = (bool(global_flag(context, name)) for name in ("json", "quiet", "debug"))
     output = Output(command_name(context), as_json=as_json, quiet=quiet)
@@ -207,7 +208,8 @@ def command(context: typer.Context) -> Iterator[Output]:
             while AHEAD:
                 output.warn(AHEAD.pop(0))
             _check_working_directory()
-            yield output
+            with _known_records(architectures):
+                yield output
         except QkeditError as error:
             if debug:
                 _print_traceback()
@@ -243,6 +245,14 @@ def command(context: typer.Context) -> Iterator[Output]:
             )
         finally:
             logging.getLogger("qkedit").removeHandler(logs)
+
+
+def _known_records(directories: Sequence[Path] | None) -> AbstractContextManager[None]:
+    if directories is None:
+        return nullcontext()
+    from qkedit.checkpoint.architecture.library import using_architectures
+
+    return using_architectures(directories)
 
 
 def _check_working_directory() -> None:

@@ -31,8 +31,9 @@ PREFIX = "QKEDIT_"
 # What is taken for true and false in the environment and in a file.
 YES = ("1", "true", "t", "yes", "y", "on")
 NO = ("0", "false", "f", "no", "n", "off")
-# Variables that set no option: a server's key, which may stand in no file and on no command line, and a script's.
-_OTHER_VARIABLES = {"API_KEY", "BENCHMARK_DATA"}
+# Variables that need no option: a server's key, which may stand in no file and on no command line, a script's, and
+# records, which whole sessions share and some commands read no model by.
+_OTHER_VARIABLES = {"API_KEY", "ARCHITECTURES", "BENCHMARK_DATA"}
 # A name that another command has for an option is a slip only if it is this near: `layer` to `layers`.
 _SLIP = 0.85
 # Options that answer one question, so that one in a section replaces the other at the top.
@@ -42,6 +43,14 @@ _ALTERNATIVES = ({"k", "energy"}, {"retain", "residual"})
 def variable_of(option: str) -> str:
     """Return the environment variable that sets an option: `QKEDIT_COMPUTE_DTYPE` for `compute-dtype`."""
     return PREFIX + option.replace("-", "_").upper()
+
+
+def unless_of_environment(
+    context: typer.Context, parameter: typer.CallbackParam, directories: list[Path] | None
+) -> list[Path] | None:
+    """Leave QKEDIT_ARCHITECTURES to the reader of records, which takes it in Python too."""
+    source = context.get_parameter_source(str(parameter.name))
+    return None if source is not None and source.name == "ENVIRONMENT" else directories or None
 
 
 def read_settings(file: Path) -> dict[Any, Any]:

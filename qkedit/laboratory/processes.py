@@ -13,11 +13,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from multiprocessing import resource_tracker
 from multiprocessing.process import parent_process
+from pathlib import Path
 
+from qkedit.checkpoint.architecture.library import chosen_directories, using_architectures
 from qkedit.errors import QkeditError
 from qkedit.laboratory.worker import Bench, Job, JobResult, Subject
 
@@ -40,7 +42,7 @@ def run_jobs(subject: Subject, jobs: Sequence[Job], workers: int) -> Iterator[tu
             yield job, bench(subject).run(job)
         return
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (chosen_directories(),))
     futures: dict[Future[JobResult], Job] = {}
     try:
         with _ctrl_c_held_back():
@@ -62,6 +64,7 @@ def run_jobs(subject: Subject, jobs: Sequence[Job], workers: int) -> Iterator[tu
 
 
 _bench = cache(Bench)  # of this worker
+_of_worker = ExitStack()  # closed at its end
 
 
 def _run(subject: Subject, job: Job) -> JobResult:
@@ -82,8 +85,9 @@ def _ctrl_c_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
-def _start() -> None:
-    """Make a worker end at Ctrl-C without a word, and with its parent, however that ends."""
+def _start(architectures: tuple[Path, ...] | None) -> None:
+    """Make a worker end at Ctrl-C without a word, and with its parent, however that ends; and know its records."""
+    _of_worker.enter_context(using_architectures(architectures))
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_follow_parent, daemon=True).start()

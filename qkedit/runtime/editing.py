@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from qkedit.checkpoint.architecture.library import Directories, using_architectures
 from qkedit.checkpoint.query_modules import parameter_place
 from qkedit.errors import CheckpointError, UnsupportedForm
 from qkedit.renamed import renamed_argument
@@ -107,6 +108,7 @@ def edit(
     device: str = "auto",
     compute_dtype: ComputeDtype = "float32",
     allow_text_only: bool = False,
+    architectures: Directories | None = None,
 ) -> ModelEdit:
     """Suppress the dominant query-key modes of a loaded model, in memory; the options are those of `qkedit.steer`.
 
@@ -119,6 +121,7 @@ def edit(
         k, energy, retain, channel, control, seed: what to suppress in them.
         device, compute_dtype: where and in what precision to calculate.
         allow_text_only: edit a model without vision too.
+        architectures: directories of records that are known besides qkedit's own (docs/adding-a-model.md).
 
     Returns:
         The edit, in place: use it in a `with` statement, or call `disable()` to take it back.
@@ -130,7 +133,8 @@ def edit(
     options = SteerOptions(
         selection_text(layers), selection_text(heads, "heads"), suppression, compute_dtype, device, allow_text_only
     )
-    plan = make_plan(checkpoint_of(model), options)
+    with using_architectures(architectures):
+        plan = make_plan(checkpoint_of(model), options)
     parameters = dict(model.named_parameters())
     return _replace(
         (parameters[edited.name].data, edited.tensor, edited.record)

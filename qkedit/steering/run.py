@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from qkedit.checkpoint.architecture.library import Directories, using_architectures
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.io.copying import LinkMode
 from qkedit.checkpoint.io.file_errors import explained
@@ -90,6 +91,7 @@ def steer(
     fsync: bool = True,
     verify: bool = False,
     allow_text_only: bool = False,
+    architectures: Directories | None = None,
     progress: Progress | None = None,
 ) -> SteerReport:
     """Suppress the dominant query-key modes of a checkpoint and write the result to a directory.
@@ -117,6 +119,7 @@ def steer(
         fsync: wait until the disk holds the output.
         verify: read the finished output back and compare all of it with the base before it appears.
         allow_text_only: take a checkpoint without vision too.
+        architectures: directories of records that are known besides qkedit's own (docs/adding-a-model.md).
         progress: told how far the run is.
 
     Returns:
@@ -136,7 +139,9 @@ def steer(
         selection_text(layers), selection_text(heads, "heads"), suppression, compute_dtype, device, allow_text_only
     )
     output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force, follow_links)
-    return run_plan(plan_for(str(model), options, revision, keep_plugins=keep_plugins), output, progress)
+    with using_architectures(architectures):
+        plan = plan_for(str(model), options, revision, keep_plugins=keep_plugins)
+    return run_plan(plan, output, progress)
 
 
 def check_plan(plan: SteerPlan, output: OutputOptions | None) -> Replaced:

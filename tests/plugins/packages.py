@@ -9,18 +9,26 @@ from pathlib import Path
 
 import pytest
 
+from qkedit.checkpoint.architecture import library
 from qkedit.plugins import registry
 
 
 @contextmanager
-def installed(directory: Path, name: str, files: Mapping[str, str], entry_points: Mapping[str, str]) -> Iterator[None]:
+def installed(
+    directory: Path,
+    name: str,
+    files: Mapping[str, str],
+    entry_points: Mapping[str, str],
+    group: str = registry.ENTRY_POINTS,
+) -> Iterator[None]:
     """Install a package for as long as the block takes.
 
     Args:
         directory: where; empty.
         name: of the distribution.
         files: its modules' texts by path.
-        entry_points: of the group `qkedit.plugins`.
+        entry_points: by their names.
+        group: of the entry points.
     """
     for path, text in files.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
@@ -29,14 +37,19 @@ def installed(directory: Path, name: str, files: Mapping[str, str], entry_points
     metadata.mkdir()
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     points = "".join(f"{point} = {target}\n" for point, target in entry_points.items())
-    (metadata / "entry_points.txt").write_text(f"[{registry.ENTRY_POINTS}]\n{points}")
+    (metadata / "entry_points.txt").write_text(f"[{group}]\n{points}")
     tops = {Path(path).parts[0].removesuffix(".py") for path in files}
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(directory)
-        registry._of_other_packages.cache_clear()
+        _forget()
         try:
             yield
         finally:
-            registry._of_other_packages.cache_clear()
+            _forget()
             for module in [module for module in sys.modules if module.partition(".")[0] in tops]:
                 del sys.modules[module]
+
+
+def _forget() -> None:
+    registry._of_other_packages.cache_clear()
+    library._known.cache_clear()

@@ -43,7 +43,8 @@ def known_families() -> list[dict[str, Any]]:
                 "layouts": list(decoder.layouts),
                 "norm": decoder.norm.kind.value if decoder.norm else None,
                 "rope": decoder.rope.value,
-                "record": origin.file if origin else None,
+                "record": str(origin) if origin else None,
+                "source": origin.source if origin else None,
             }
         )
     return rows

@@ -100,4 +100,4 @@ class AttentionStack:
     layer_count: int  # all layers, with and without attention
     layers: tuple[AttentionLayer, ...]
     skipped: tuple[SkippedLayer, ...]
-    understood_as: str | None = None  # of a model that no record names: a sentence for reports
+    understood_as: str | None = None  # where no record names the model, or not one of ours: a sentence for reports

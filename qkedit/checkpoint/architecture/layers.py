@@ -77,13 +77,17 @@ def attention_stack(checkpoint: Checkpoint, *, allow_text_only: bool = False) ->
         else:
             projections = Projections(index, layout, modules[index].tensors, settings.for_layer(index), by_mlx)
             layers.append(understand_layer(projections))
+    said = (
+        _without_record(checkpoint, family, decoder, layers),
+        _by_foreign_records(checkpoint, family, decoder, layout, modules),
+    )
     return AttentionStack(
         family=family.name if family else "unknown",
         decoder=decoder.name,
         layer_count=layer_count,
         layers=tuple(layers),
         skipped=tuple(skipped),
-        understood_as=_understood_as(checkpoint, family, decoder, layers),
+        understood_as="; ".join(filter(None, said)) or None,
     )
 
 
@@ -158,7 +162,26 @@ def _checked_layer_count(settings: TextConfig, contents: dict[int, set[str]]) ->
     return layer_count
 
 
-def _understood_as(
+def _by_foreign_records(
+    checkpoint: Checkpoint,
+    family: Family | None,
+    decoder: Decoder,
+    layout: ProjectionLayout,
+    modules: dict[int, _Module],
+) -> str | None:
+    """Return which records of users or packages say how the model is read; None where qkedit's own say it."""
+    known = architectures()
+    tensors = {name for module in modules.values() for name in module.tensors}
+    explanations = [one for one in known.explanations if any(one.tensor.fullmatch(name) for name in tensors)]
+    origins = [known.origin(record) for record in (family, decoder, layout, *explanations) if record is not None]
+    foreign = sorted({origin.identity for origin in origins if origin is not None and not origin.is_shipped})
+    if not foreign:
+        return None
+    several = "a record that does" if len(foreign) == 1 else "records that do"
+    return f"{checkpoint.model_type or 'the model'} is read by {several} not come with qkedit: {', '.join(foreign)}"
+
+
+def _without_record(
     checkpoint: Checkpoint, family: Family | None, decoder: Decoder, layers: list[AttentionLayer]
 ) -> str | None:
     """Return what to say of a model that no record names; None for one that a record does."""

@@ -1,24 +1,40 @@
-"""Every record of a model family that is known, by its name, and which file it came from."""
+"""Every record of a model family that is known, by its name, and which file it came from.
+
+Besides those in `configs/`, without a change to the package, there are the records of
+
+* installed packages that name a package of records by an entry point of the group `qkedit.architectures`, and
+* the directories of `using_architectures` (`--architectures` on the command line), else those that the environment
+  variable QKEDIT_ARCHITECTURES lists, separated as in PATH.
+
+They are added in this order. A record with an earlier one's name or model type must say `replaces: that name`.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from qkedit.checkpoint.architecture.schema import Decoder, Explanation, Family, ProjectionLayout, Refusal
-from qkedit.checkpoint.architecture.sources import Source, shipped_source
+from qkedit.checkpoint.architecture.sources import (
+    File,
+    Source,
+    installed_sources,
+    read_source,
+    shipped_source,
+)
 from qkedit.checkpoint.records import closest, wrong
 
+VARIABLE = "QKEDIT_ARCHITECTURES"
+Directories = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Named = TypeVar("Named", ProjectionLayout, Decoder, Family)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The file that a record came from."""
-
-    file: str
-    sha256: str
+# None: those of the environment.
+_chosen: ContextVar[tuple[Path, ...] | None] = ContextVar("architectures", default=None)
 
 
 @dataclass(frozen=True)
@@ -30,9 +46,9 @@ class Architectures:
     families: dict[str, Family] = field(default_factory=dict)  # by name
     refusals: tuple[Refusal, ...] = ()
     explanations: tuple[Explanation, ...] = ()
-    origins: dict[tuple[str, str], Origin] = field(default_factory=dict)  # by (kind, name)
+    origins: dict[tuple[str, str], File] = field(default_factory=dict)  # by (kind, name)
 
-    def origin(self, record: ProjectionLayout | Decoder | Family | Explanation) -> Origin | None:
+    def origin(self, record: ProjectionLayout | Decoder | Family | Explanation) -> File | None:
         """Return the file that a record came from; None for one that no file holds."""
         return self.origins.get(_identity(record))
 
@@ -41,9 +57,62 @@ class Architectures:
         return next((decoder for decoder in self.decoders.values() if model_type in decoder.model_types), None)
 
 
-@cache
+@contextmanager
+def using_architectures(directories: Directories | None) -> Iterator[None]:
+    """Know the records of these directories within the block, in place of those of QKEDIT_ARCHITECTURES.
+
+    Args:
+        directories: one or several, each of the form of `configs/` (docs/adding-a-model.md); None changes nothing.
+
+    Raises:
+        QkeditError: a directory cannot be read or holds no records, or a record is wrong or clashes with another.
+    """
+    if directories is None:
+        yield
+        return
+    several = [directories] if isinstance(directories, str | os.PathLike) else directories
+    token = _chosen.set(_distinct(several))
+    try:
+        _known.cache_clear()  # a record may have been corrected since
+        architectures()
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def chosen_directories() -> tuple[Path, ...] | None:
+    """Return the directories of `using_architectures` that are in force, for another process; None for none."""
+    return _chosen.get()
+
+
 def architectures() -> Architectures:
     """Return all records. Raises QkeditError naming the file and key of a wrong one."""
+    chosen = _chosen.get()
+    if chosen is None:
+        chosen = _distinct(part for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part)
+    return _known(chosen)
+
+
+def _distinct(directories: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
+    """Return each directory once, where it was named first."""
+    by_place = {os.path.realpath(path): path for path in reversed([Path(one).expanduser() for one in directories])}
+    return tuple(reversed(by_place.values()))
+
+
+@cache
+def _known(directories: tuple[Path, ...]) -> Architectures:
+    known = _shipped()
+    further = (*installed_sources(), *(read_source(directory) for directory in directories))
+    if not further:
+        return known
+    for source in further:
+        known = _added(known, source)
+    _check_references(known)
+    return known
+
+
+@cache
+def _shipped() -> Architectures:
     known = _added(Architectures(), shipped_source())
     _check_references(known)
     return known
@@ -60,9 +129,9 @@ def _added(known: Architectures, source: Source) -> Architectures:
     for item in source.records:
         kind, name = _identity(item.record)
         _add(tables[kind], item.record, item.file, origins)
-        origins[kind, name] = Origin(item.file, item.sha256)
+        origins[kind, name] = item.file
     for explained in source.explanations:
-        origins[_identity(explained.record)] = Origin(explained.file, explained.sha256)
+        origins.setdefault(_identity(explained.record), explained.file)
     return replace(
         known,
         **tables,
@@ -72,21 +141,32 @@ def _added(known: Architectures, source: Source) -> Architectures:
     )
 
 
-def _add(table: dict[str, Named], record: Named, file: str, origins: dict[tuple[str, str], Origin]) -> None:
+def _add(table: dict[str, Named], record: Named, file: File, origins: dict[tuple[str, str], File]) -> None:
     kind, _ = _identity(record)
+    if record.replaces is not None:
+        if record.replaces not in table:
+            what = f"there is no earlier record {record.replaces!a}"
+            raise wrong(what, f"{file}, replaces", closest(record.replaces, table))
+        del table[record.replaces], origins[kind, record.replaces]
     for other in table.values():
         if shared := _names(record) & _names(other):
             theirs = origins[kind, other.name]
-            raise wrong(f"{min(shared)!a} is also in {theirs.file}", file)
+            remedy = f"choose another name, or write `replaces: {other.name}` to use this record instead"
+            raise wrong(
+                f"{min(shared)} is also in {theirs}",
+                str(file),
+                "correct the record" if file.source == theirs.source else remedy,
+            )
     table[record.name] = record
 
 
 def _names(record: ProjectionLayout | Decoder | Family) -> set[str]:
     """Return what must be one record's alone: its name, and its model types (with those of the vision config)."""
     if isinstance(record, ProjectionLayout):
-        return {record.name}
-    vision = f" with the vision of {record.vision}" if isinstance(record, Family) and record.vision else ""
-    return {record.name, *(f"model type {model_type}{vision}" for model_type in record.model_types)}
+        return {f"the name {record.name!a}"}
+    vision = f" with the vision of {record.vision!a}" if isinstance(record, Family) and record.vision else ""
+    own = (f"the model type {model_type!a}{vision}" for model_type in record.model_types)
+    return {f"the name {record.name!a}", *own}
 
 
 def _identity(record: Any) -> tuple[str, str]:
@@ -101,12 +181,12 @@ def _check_references(known: Architectures) -> None:
     for decoder in known.decoders.values():
         for name in decoder.layouts:
             if name not in known.layouts:
-                file = known.origins["decoders", decoder.name].file
+                file = known.origins["decoders", decoder.name]
                 raise wrong(f"there is no layout {name!a}", f"{file}, layouts", closest(name, known.layouts))
     model_types = {model_type for decoder in known.decoders.values() for model_type in decoder.model_types}
     for family in known.families.values():
         if family.decoder not in model_types:
-            file = known.origins["families", family.name].file
+            file = known.origins["families", family.name]
             raise wrong(
                 f"no decoder has the model type {family.decoder!a}",
                 f"{file}, decoder",

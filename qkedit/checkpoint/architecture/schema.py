@@ -8,6 +8,7 @@
 * `explained.yaml` – tensors in an attention block that do not matter to the product.
 
 A new model is a new record; no code knows one model from another. `docs/adding-a-model.md` explains each field.
+Users' own directories have the same form. `replaces` names the record of an earlier source that goes for this one.
 `library.py` holds the records.
 """
 
@@ -108,6 +109,7 @@ class ProjectionLayout:
     attention: re.Pattern[str]
     query: RowOrder
     key: RowOrder
+    replaces: str | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for a pattern without its group, or rows without their kind."""
@@ -199,6 +201,7 @@ class Decoder:
     head_size: tuple[str, ...] = ("head_dim",)
     shared_keys: str | None = None  # setting: how many of the last layers read the keys of earlier ones
     defaults: dict[str, DefaultValue] = field(default_factory=dict)
+    replaces: str | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for defaults that nothing reads, or that are not of their setting's type."""
@@ -228,6 +231,7 @@ class Family:
     model_types: tuple[str, ...]
     decoder: str  # the text `model_type` where the config names none
     vision: str | None = None
+    replaces: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,61 @@
-"""Read the records in `configs/`, each with the file that it stood in."""
+"""Read one directory of records: the shipped one, that of an installed package, or a user's."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from qkedit.checkpoint.architecture.schema import Decoder, Explanation, Family, ProjectionLayout, Refusal
-from qkedit.checkpoint.records import read_record, read_records
-from qkedit.configuration_files import configuration_directory, parse_configuration
-from qkedit.errors import QkeditError
+from qkedit.checkpoint.records import closest, read_record, read_records, wrong
+from qkedit.configuration_files import MAX_LENGTH, configuration_directory, parse_configuration, parse_foreign
+from qkedit.errors import QkeditError, first_line
 
+# The entry-point group in which other packages name a package of records: "my_package.records".
+ENTRY_POINTS = "qkedit.architectures"
 DIRECTORIES: dict[str, type[ProjectionLayout] | type[Decoder] | type[Family]] = {
     "layouts": ProjectionLayout,
     "decoders": Decoder,
     "families": Family,
 }
 EXPLAINED, REFUSALS = "explained.yaml", "refusals.yaml"
+SHIPPED, OF_USER = "qkedit", "user"
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of records.
+
+    Attributes:
+        source: `qkedit`, `package NAME` or `user`.
+        directory: as messages show it.
+        name: within the directory, such as `decoders/llama.yaml`.
+        sha256: of its bytes.
+    """
+
+    source: str
+    directory: str
+    name: str
+    sha256: str
+
+    def __str__(self) -> str:
+        """Return the file as messages show it."""
+        return f"{self.directory}/{self.name}"
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether it comes with qkedit."""
+        return self.source == SHIPPED
+
+    @property
+    def identity(self) -> str:
+        """Return what a manifest says of it: no directory, so that the same record gives the same bytes."""
+        source = "" if self.source == OF_USER else f" of the {self.source}"
+        return f"{self.name}{source} (SHA-256 {self.sha256[:16]}…)"
 
 
 @dataclass(frozen=True)
@@ -26,8 +63,7 @@ class Read(Generic[Item]):
     """One record and the file it stood in."""
 
     record: Item
-    file: str
-    sha256: str  # of the file
+    file: File
 
 
 @dataclass(frozen=True)
@@ -41,29 +77,118 @@ class Source:
 
 def shipped_source() -> Source:
     """Return the records that come with the package."""
-    return _read(configuration_directory(), "configs")
+    return _read(configuration_directory(), "configs", SHIPPED)
 
 
-def _read(directory: Path, shown: str) -> Source:
+def read_source(directory: Path, source: str = OF_USER) -> Source:
+    """Return the records of a directory that is not ours.
+
+    Raises:
+        QkeditError: there is no such directory, it cannot be read, it holds no records or a file that is not one of
+            records, or a record is wrong.
+    """
+    known = (*DIRECTORIES, EXPLAINED, REFUSALS)
+    for path in _listed(directory):
+        if path.name not in known and (path.is_dir() or path.suffix in (".yaml", ".yml")):
+            raise wrong("is not a place for records", _shown(path), closest(path.name, known))
+    found = _read(directory, _shown(directory), source)
+    if not (found.records or found.explanations or found.refusals):
+        raise QkeditError(
+            "holds no architecture records",
+            where=_shown(directory),
+            remedy=f"put YAML files into its folders {', '.join(DIRECTORIES)}, as docs/adding-a-model.md shows",
+        )
+    return found
+
+
+def installed_sources() -> tuple[Source, ...]:
+    """Return the records of installed packages, in the order of their entry points' names. Raises QkeditError."""
+    points = sorted(entry_points(group=ENTRY_POINTS), key=lambda point: (point.name, point.value))
+    return tuple(read_source(_directory_of(point), f"package {_package(point)}") for point in points)
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value
+
+
+def _directory_of(point: EntryPoint) -> Path:
+    """Return where the package that an entry point names lies, which is imported no further than its parents."""
+    from importlib.util import find_spec
+
+    try:
+        spec = find_spec(point.value)
+    except Exception as error:  # whatever the parents raise while they are imported
+        raise _not_found(point, first_line(error)) from error
+    locations = [] if spec is None else list(spec.submodule_search_locations or ())
+    if not locations:
+        raise _not_found(point, f"there is no package {point.value}")
+    return Path(locations[0])
+
+
+def _not_found(point: EntryPoint, reason: str) -> QkeditError:
+    return QkeditError(
+        f"the architecture records {point.name} of the package {_package(point)} cannot be found ({reason})",
+        where=f"entry point {ENTRY_POINTS}",
+        remedy="repair or uninstall that package",
+    )
+
+
+def _read(directory: Path, shown: str, source: str) -> Source:
     records: list[Read[ProjectionLayout | Decoder | Family]] = []
     for name, kind in DIRECTORIES.items():
-        for path in sorted((directory / name).glob("*.yaml")):
-            value, file, sha256 = _parsed(path, f"{shown}/{name}/{path.name}")
-            records.append(Read(read_record(kind, value, file), file, sha256))
+        for path in _record_files(directory / name):
+            value, file = _parsed(path, File(source, shown, f"{name}/{path.name}", ""))
+            records.append(Read(read_record(kind, value, str(file)), file))
     explanations: tuple[Read[Explanation], ...] = ()
-    if (path := directory / EXPLAINED).is_file():
-        value, file, sha256 = _parsed(path, f"{shown}/{EXPLAINED}")
-        explanations = tuple(Read(record, file, sha256) for record in read_records(Explanation, value, file))
+    if (path := directory / EXPLAINED).exists():
+        value, file = _parsed(path, File(source, shown, EXPLAINED, ""))
+        explanations = tuple(Read(record, file) for record in read_records(Explanation, value, str(file)))
     refusals: tuple[Refusal, ...] = ()
-    if (path := directory / REFUSALS).is_file():
-        value, file, _ = _parsed(path, f"{shown}/{REFUSALS}")
-        refusals = read_records(Refusal, value, file)
+    if (path := directory / REFUSALS).exists():
+        value, file = _parsed(path, File(source, shown, REFUSALS, ""))
+        refusals = read_records(Refusal, value, str(file))
     return Source(tuple(records), explanations, refusals)
 
 
-def _parsed(path: Path, shown: str) -> tuple[object, str, str]:
+def _record_files(directory: Path) -> Iterator[Path]:
+    if not directory.exists():
+        return
+    for path in _listed(directory):
+        if path.suffix == ".yml":
+            raise wrong("does not end in .yaml, as records do", _shown(path), "rename the file")
+        if path.suffix == ".yaml":
+            yield path
+
+
+def _listed(directory: Path) -> list[Path]:
+    """Return what a directory holds, by name, but for hidden files and what Python leaves in packages."""
     try:
-        content = path.read_bytes()
+        return sorted(path for path in directory.iterdir() if not path.name.startswith((".", "__")))
+    except FileNotFoundError:
+        raise QkeditError(
+            "there is no such directory of architecture records", where=_shown(directory), remedy="check the path"
+        ) from None
     except OSError as error:
-        raise QkeditError(f"cannot be read ({error.strerror})", where=shown, remedy="check the file") from error
-    return parse_configuration(content, shown), shown, hashlib.sha256(content).hexdigest()
+        raise _unreadable(directory, error.strerror) from error
+
+
+def _parsed(path: Path, file: File) -> tuple[object, File]:
+    try:
+        if not path.is_file():  # reading a pipe would wait for ever
+            raise _unreadable(path, "it is not a file")
+        with path.open("rb") as opened:
+            content = opened.read(MAX_LENGTH + 1)
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
+    read = File(file.source, file.directory, file.name, hashlib.sha256(content).hexdigest())
+    parse = parse_configuration if file.is_shipped else parse_foreign
+    return parse(content, str(file)), read
+
+
+def _unreadable(path: Path, reason: str | None) -> QkeditError:
+    return QkeditError(f"cannot be read ({reason})", where=_shown(path), remedy="check the path and its permissions")
+
+
+def _shown(path: Path) -> str:
+    """Return a path as messages show it: a name may hold bytes that are not UTF-8."""
+    return str(path).encode(errors="backslashreplace").decode()

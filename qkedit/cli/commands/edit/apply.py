@@ -25,6 +25,7 @@ def apply(
     keep_plugins: options.KeepPluginsOption = False,
     fsync: options.FsyncOption = True,
     verify: options.VerifyOption = False,
+    architectures: options.ArchitecturesOption = None,
 ) -> None:
     """Make the full checkpoint from a delta and its base.
 
@@ -32,7 +33,7 @@ def apply(
 
     Example: qkedit apply ./delta --base qwen2-vl --out ./edited
     """
-    with command(context) as output:
+    with command(context, architectures) as output:
         from qkedit.cli.commands.edit.steer import print_report
         from qkedit.cli.progress import progress_bar
         from qkedit.steering.apply import apply_delta

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qkedit.cli import completion
+from qkedit.cli import completion, options
 from qkedit.cli.output import command
 
 
@@ -27,12 +27,13 @@ def diff(
             autocompletion=completion.models,
         ),
     ],
+    architectures: options.ArchitecturesOption = None,
 ) -> None:
     """Show which tensors of two checkpoints differ, and by how much.
 
     Example: qkedit diff ./Qwen2-VL-7B-Instruct ./edited
     """
-    with command(context) as output:
+    with command(context, architectures) as output:
         from rich.console import Group
 
         from qkedit.cli.progress import reading_bar

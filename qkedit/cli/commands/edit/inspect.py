@@ -73,6 +73,7 @@ def inspect(
     html: Annotated[Path | None, options.flag("--html", panel=VIEW, help="Write one self-contained page.")] = None,
     allow_text_only: options.TextOnlyOption = False,
     device: options.DeviceOption = "auto",
+    architectures: options.ArchitecturesOption = None,
 ) -> None:
     """Show the singular spectra of a model's query-key products, before or after an edit.
 
@@ -81,7 +82,7 @@ def inspect(
 
     Example: qkedit inspect qwen2-vl --layers 10-20 --suggest
     """
-    with command(context) as output:
+    with command(context, architectures) as output:
         from qkedit.inspection.positions import parse_offset
         from qkedit.steering.plan import plan_for
 

@@ -19,6 +19,7 @@ def models(
     ] = None,
     revision: options.RevisionOption = None,
     allow_text_only: options.TextOnlyOption = False,
+    architectures: options.ArchitecturesOption = None,
 ) -> None:
     """List known families and aliases, or show how a checkpoint is understood.
 
@@ -26,7 +27,7 @@ def models(
 
     Example: qkedit models --check ./Qwen2-VL-7B-Instruct
     """
-    with command(context) as output:
+    with command(context, architectures) as output:
         if check is None:
             _refuse_what_only_a_check_takes(context)
             _list(output)
@@ -48,19 +49,16 @@ def _list(output: Output) -> None:
     from rich.console import Group
 
     from qkedit.checkpoint.architecture.description import known_families
+    from qkedit.checkpoint.architecture.sources import SHIPPED
     from qkedit.checkpoint.presets import presets
     from qkedit.report.fitting_table import FittingTable
     from qkedit.selection import middle_layers
 
     families = known_families()
-    family_table = FittingTable(
-        "family",
-        "model type",
-        "form",
-        "norm",
-        "positions",
-        breaking=("family", "model type", "form", "norm", "positions"),
-    )
+    titles = ["family", "model type", "form", "norm", "positions"]
+    if names_records := any(family["source"] != SHIPPED for family in families):
+        titles.append("record")
+    family_table = FittingTable(*titles, breaking=tuple(titles))
     for family in families:
         family_table.add_row(
             family["family"],
@@ -68,6 +66,7 @@ def _list(output: Output) -> None:
             ", ".join(family["layouts"]),
             family["norm"] or "",
             family["rope"],
+            *([_record(family)] if names_records else []),
         )
     aliases: list[dict[str, Any]] = [
         {
@@ -91,6 +90,12 @@ def _list(output: Output) -> None:
             "-".join(map(str, alias["scr"]["layers"])) if alias["scr"] else "",
         )
     output.result({"families": families, "aliases": aliases}, Group(family_table, "", alias_table))
+
+
+def _record(family: dict[str, Any]) -> str:
+    """Where a family's record stands, with the package that brought it."""
+    source, record = family["source"], family["record"]
+    return f"{record} ({source})" if source.startswith("package ") else record
 
 
 def _check(output: Output, model: str, revision: str | None, allow_text_only: bool) -> None:
@@ -126,6 +131,8 @@ def _check(output: Output, model: str, revision: str | None, allow_text_only: bo
         ("decoder", described["decoder"]),
         ("layers", f"{described['layer_count']}, of which {len(described['layers'])} can be edited"),
     ]
+    if described["understood_as"]:
+        facts.append(("understood", described["understood_as"]))
     facts += [(name, _pattern(described["layers"], name)) for name in ("query", "key")]
     facts += [(f"layer {skipped['layer']}", skipped["reason"]) for skipped in described["skipped"]]
     fields = {"model": files.name, "revision": files.revision, **described}

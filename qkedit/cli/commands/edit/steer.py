@@ -57,6 +57,7 @@ def steer(
     compute_dtype: options.ComputeDtypeOption = "float32",
     fsync: options.FsyncOption = True,
     verify: options.VerifyOption = False,
+    architectures: options.ArchitecturesOption = None,
 ) -> None:
     """Suppress the dominant query-key modes of a checkpoint and write the result.
 
@@ -64,7 +65,7 @@ def steer(
 
     Example: qkedit steer qwen2-vl --layers 10-20 --k 4 --out ./edited
     """
-    with command(context) as output:
+    with command(context, architectures) as output:
         from qkedit.steering.options import OutputOptions
         from qkedit.steering.plan import plan_for
         from qkedit.steering.run import check_plan

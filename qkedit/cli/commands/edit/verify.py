@@ -16,6 +16,7 @@ def verify(
     directory: Annotated[Path, typer.Argument(help="A directory that qkedit wrote.")],
     base: options.BaseOption = None,
     revision: options.RevisionOption = None,
+    architectures: options.ArchitecturesOption = None,
 ) -> None:
     """Check an output against its manifest and its base.
 
@@ -23,7 +24,7 @@ def verify(
 
     Example: qkedit verify ./edited --base ./Qwen2-VL-7B-Instruct
     """
-    with command(context) as output:
+    with command(context, architectures) as output:
         from qkedit.cli.progress import reading_bar
         from qkedit.steering.verify import mismatched
         from qkedit.steering.verify import verify as check

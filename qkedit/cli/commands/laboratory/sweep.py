@@ -77,6 +77,7 @@ def sweep(
     device: options.DeviceOption = "auto",
     dtype: DtypeOption = "float32",
     workers: WorkersOption = None,
+    architectures: options.ArchitecturesOption = None,
 ) -> None:
     """Try a grid of edits on synthetic scenes, each beside random controls, and confirm the best.
 
@@ -89,7 +90,7 @@ def sweep(
 
     Example: qkedit sweep --layers '2-3;4-5;6-7' --k 1,2,4 --out sweep.jsonl --plot sweep.png
     """
-    with command(context) as output:
+    with command(context, architectures) as output:
         from qkedit.cli.progress import counting_bar
         from qkedit.laboratory.eval_set import ExamRange
         from qkedit.laboratory.results_file import ResultsFile

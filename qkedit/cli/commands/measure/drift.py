@@ -48,6 +48,7 @@ def drift(
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
     chat_template: ChatTemplateOption = None,
+    architectures: options.ArchitecturesOption = None,
 ) -> None:
     """Measure how far an edit or plug-ins move a model on your own images.
 
@@ -57,7 +58,7 @@ def drift(
 
     Example: qkedit drift ./edited --base ./Qwen2-VL-7B-Instruct --images ./photos
     """
-    with command(context) as output:
+    with command(context, architectures) as output:
         from qkedit.cli.progress import counting_bar
         from qkedit.evaluation.drift import drift as measure
         from qkedit.evaluation.drift import pictures_in

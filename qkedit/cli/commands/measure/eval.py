@@ -88,6 +88,7 @@ def evaluate(
     ] = 8,
     out: options.OutOption = None,
     overwrite: Annotated[bool, options.flag("--overwrite", help="Begin anew where another run's files are.")] = False,
+    architectures: options.ArchitecturesOption = None,
 ) -> None:
     """Let a model answer benchmarks' questions, and score the answers.
 
@@ -96,7 +97,7 @@ def evaluate(
 
     Example: qkedit eval ./edited --benchmark pope --data ./POPE --images ./val2014 --out ./pope-edited
     """
-    with command(context) as output:
+    with command(context, architectures) as output:
         from rich.console import Group
 
         from qkedit.cli.progress import counting_bar

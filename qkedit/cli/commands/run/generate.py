@@ -51,6 +51,7 @@ def generate(
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
     chat_template: ChatTemplateOption = None,
+    architectures: options.ArchitecturesOption = None,
 ) -> None:
     """Run one request, with the plug-ins that are attached to the model or named.
 
@@ -58,7 +59,7 @@ def generate(
 
     Example: qkedit generate ./llava-1.5-7b-hf --image street.jpg --prompt "What is on the table?" --plugin scr
     """
-    with command(context) as output:
+    with command(context, architectures) as output:
         from qkedit.steering.engine.device import choose_device
 
         name = options.one_model(context, argument, model)

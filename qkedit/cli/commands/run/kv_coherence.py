@@ -65,6 +65,7 @@ def kv_coherence(
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
     chat_template: ChatTemplateOption = None,
+    architectures: options.ArchitecturesOption = None,
 ) -> None:
     """Measure how much a model's keys form a picture of the image, before and after plug-ins.
 
@@ -73,7 +74,7 @@ def kv_coherence(
 
     Example: qkedit kv-coherence ./llava-1.5-7b-hf --image street.jpg --plugin dscr --plot keys.png
     """
-    with command(context) as output:
+    with command(context, architectures) as output:
         from qkedit.report.pictures import check_picture
         from qkedit.runtime.generation import load
         from qkedit.steering.engine.device import choose_device

@@ -79,6 +79,7 @@ def serve(
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
     chat_template: ChatTemplateOption = None,
+    architectures: options.ArchitecturesOption = None,
 ) -> None:
     r"""Serve the model behind an OpenAI-compatible endpoint, with the plug-ins that are attached to it or named.
 
@@ -86,7 +87,7 @@ def serve(
 
     Example: qkedit serve ./edited --plugin scr --port 8000
     """
-    with command(context) as output:
+    with command(context, architectures) as output:
         from qkedit.serving.serving_packages import check_serving_packages
 
         check_serving_packages()
