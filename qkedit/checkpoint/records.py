@@ -1,7 +1,8 @@
-"""Read YAML records into frozen dataclasses, and say in one sentence which file and key is wrong.
+"""Read records of YAML or JSON into frozen dataclasses, and say in one sentence which file and key is wrong.
 
 A record's keys and their types are the fields of its dataclass and their hints. `keyed` gives a field another name in
 the file; `__post_init__` raises ValueError for what types cannot tell. Nothing is converted: `layers: "12"` is text.
+What a person wrote is read strictly, since an unknown key is a slip; in what a program wrote it is a later version's.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import difflib
 import re
 import reprlib
 from collections.abc import Iterable
-from dataclasses import MISSING, Field, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
 from types import NoneType, UnionType
@@ -21,6 +22,18 @@ from qkedit.errors import QkeditError
 Record = TypeVar("Record")
 _LONGEST_SLIP = 100  # characters
 _SCALARS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
+
+
+@dataclass(frozen=True)
+class Strictness:
+    """What is refused in records beside missing keys and wrong types."""
+
+    unknown_keys: bool  # keys that no field has; else they are passed over
+    empty: bool  # empty lists and texts
+
+
+HAND_WRITTEN = Strictness(unknown_keys=True, empty=True)
+MACHINE_WRITTEN = Strictness(unknown_keys=False, empty=False)
 
 
 class RecordError(QkeditError):
@@ -51,13 +64,14 @@ def closest(word: object, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}" if near else f"known are {', '.join(known)}"
 
 
-def read_record(kind: type[Record], value: object, where: str) -> Record:
+def read_record(kind: type[Record], value: object, where: str, refused: Strictness = HAND_WRITTEN) -> Record:
     """Return the record that a mapping holds.
 
     Args:
         kind: a dataclass.
-        value: the parsed YAML.
+        value: the parsed YAML or JSON.
         where: the file, and within it the place, for messages.
+        refused: what is not accepted beside wrong types.
 
     Raises:
         RecordError: a key is missing or unknown, or a value is not of its type.
@@ -66,13 +80,17 @@ def read_record(kind: type[Record], value: object, where: str) -> Record:
     if not isinstance(value, dict):
         raise wrong(f"is {quoted(value)}, not a mapping with the keys {', '.join(keys)}", where)
     for key in value:
-        if key not in keys:
+        if key not in keys and refused.unknown_keys:
             raise wrong(f"has the unknown key {quoted(key)}", where, closest(key, keys))
     required = [key for key, one in keys.items() if one.default is MISSING and one.default_factory is MISSING]
     if missing := [key for key in required if key not in value]:
         raise wrong(f"lacks {', '.join(missing)}", where)
-    hints = get_type_hints(kind)
-    read = {keys[key].name: _value(hints[keys[key].name], item, f"{where}, {key}") for key, item in value.items()}
+    hints = _hints(kind)  # type: ignore[arg-type]
+    read = {
+        keys[key].name: _value(hints[keys[key].name], item, f"{where}, {key}", refused)
+        for key, item in value.items()
+        if key in keys
+    }
     try:
         return kind(**read)
     except ValueError as error:
@@ -86,46 +104,69 @@ def read_records(kind: type[Record], value: object, where: str) -> tuple[Record,
     return tuple(read_record(kind, item, f"{where}, record {number}") for number, item in enumerate(value, start=1))
 
 
+def as_plain(value: Any) -> Any:
+    """Return a record, or what stands in one, as JSON holds it: what `read_record` reads as an equal one.
+
+    A field that need not be there is left out where it is None.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        keys = _keys(type(value)).items()
+        items = {key: (getattr(value, one.name), one.default is MISSING) for key, one in keys}
+        return {key: as_plain(item) for key, (item, needed) in items.items() if needed or item is not None}
+    if isinstance(value, dict):
+        return {key: as_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(item) for item in value]
+    return value.value if isinstance(value, StrEnum) else value
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
 @cache
 def _keys(kind: Any) -> dict[str, Field[Any]]:
     return {one.metadata.get("key", one.name): one for one in fields(kind)}
 
 
-def _value(hint: Any, value: object, where: str) -> Any:
+def _value(hint: Any, value: object, where: str, refused: Strictness) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
     if origin in (Union, UnionType):
-        return _alternative(arguments, value, where)
+        return _alternative(arguments, value, where, refused)
     if is_dataclass(hint) and isinstance(hint, type):
-        return read_record(hint, value, where)
+        return read_record(hint, value, where, refused)
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return _word(hint, value, where)
     if origin is re.Pattern:
         return _pattern(value, where)
     if origin is tuple:
-        return _list(arguments, value, where)
+        return _list(arguments, value, where, refused)
     if origin is dict:
-        return _mapping(arguments[1], value, where)
-    if not _is_scalar(hint, value):
+        return _mapping(arguments[1], value, where, refused)
+    if not _is_scalar(hint, value, refused):
         raise wrong(f"is {quoted(value)}, not {_SCALARS[hint]}", where)
     return value
 
 
-def _alternative(arguments: tuple[Any, ...], value: object, where: str) -> Any:
+def _alternative(arguments: tuple[Any, ...], value: object, where: str, refused: Strictness) -> Any:
     """Take the one alternative that is not a plain type, or the plain type that the value is of."""
-    if any(_is_scalar(argument, value) for argument in arguments):
+    if any(_is_scalar(argument, value, refused) for argument in arguments):
         return value
     structured = [argument for argument in arguments if argument not in _SCALARS]
     if structured and value is not None:
-        return _value(structured[0], value, where)
+        return _value(structured[0], value, where, refused)
     expected = " or ".join(_SCALARS.get(argument, "a list") for argument in arguments)
     raise wrong(f"is {quoted(value)}, not {expected}", where)
 
 
-def _is_scalar(hint: Any, value: object) -> bool:
+def _is_scalar(hint: Any, value: object, refused: Strictness) -> bool:
     """Whether a value is of a plain type; true is no number, and empty text says nothing."""
     if hint is float:
         return type(value) in (int, float)
-    return hint in _SCALARS and type(value) is hint and value != ""
+    return hint in _SCALARS and type(value) is hint and not (refused.empty and value == "")
 
 
 def _word(hint: type[StrEnum], value: object, where: str) -> StrEnum:
@@ -136,7 +177,7 @@ def _word(hint: type[StrEnum], value: object, where: str) -> StrEnum:
 
 
 def _pattern(value: object, where: str) -> re.Pattern[str]:
-    if not _is_scalar(str, value):
+    if not _is_scalar(str, value, HAND_WRITTEN):
         raise wrong(f"is {quoted(value)}, not a regular expression", where)
     try:
         return re.compile(str(value))
@@ -144,16 +185,19 @@ def _pattern(value: object, where: str) -> re.Pattern[str]:
         raise wrong(f"is not a regular expression ({error})", where) from error
 
 
-def _list(arguments: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list) or not value:
+def _list(arguments: tuple[Any, ...], value: object, where: str, refused: Strictness) -> tuple[Any, ...]:
+    if not isinstance(value, list) or (refused.empty and not value):
         raise wrong(f"is {quoted(value)}, not a list", where)
     hints = (arguments[0],) * len(value) if arguments[-1] is Ellipsis else arguments
     if len(value) != len(hints):
         raise wrong(f"is {quoted(value)}, not a list of {len(hints)}", where)
-    return tuple(_value(hint, item, where) for hint, item in zip(hints, value, strict=True))
+    return tuple(
+        _value(hint, item, f"{where} {number}" if is_dataclass(hint) else where, refused)
+        for number, (hint, item) in enumerate(zip(hints, value, strict=True), start=1)
+    )
 
 
-def _mapping(hint: Any, value: object, where: str) -> dict[str, Any]:
+def _mapping(hint: Any, value: object, where: str, refused: Strictness) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise wrong(f"is {quoted(value)}, not a mapping of names to values", where)
-    return {key: _value(hint, item, f"{where}.{key}") for key, item in value.items()}
+    return {key: _value(hint, item, f"{where}.{key}", refused) for key, item in value.items()}

@@ -19,7 +19,7 @@ from qkedit.spectral.mode_selection import gap, top_energy
 from qkedit.spectral.options import NEAR_EQUAL, Suppression
 from qkedit.steering.base import chosen_base
 from qkedit.steering.engine.device import choose_device
-from qkedit.steering.engine.edited_weights import LayerWeights
+from qkedit.steering.engine.layer_weights import LayerWeights
 from qkedit.steering.engine.progress import Progress
 from qkedit.steering.engine.workers import workers
 from qkedit.steering.manifest import MANIFEST_FILE, read_manifest_of
@@ -126,7 +126,7 @@ def base_of(checkpoint: Checkpoint, base: str | None = None, revision: str | Non
             remedy="name the model to compare with: --compare OTHER",
         )
     raise UsageError(
-        f"the base {manifest['base']['model']!r} was a local directory",
+        f"the base {manifest.base.model!r} was a local directory",
         where=checkpoint.files.name,
         remedy="name it with --base DIRECTORY",
     )

@@ -24,7 +24,8 @@ from qkedit.spectral.options import NEAR_EQUAL, Suppression
 from qkedit.spectral.product import QKProduct
 from qkedit.spectral.rotary import AXES
 from qkedit.steering.engine.device import choose_device
-from qkedit.steering.engine.edited_weights import LayerWeights, non_finite_weights
+from qkedit.steering.engine.edited_weights import non_finite_weights
+from qkedit.steering.engine.layer_weights import LayerWeights
 from qkedit.steering.engine.prefetch import in_background
 from qkedit.steering.engine.progress import Progress, Silent
 from qkedit.steering.engine.workers import Workers, workers

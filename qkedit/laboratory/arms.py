@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from qkedit.checkpoint.records import as_plain
 from qkedit.errors import UsageError
 from qkedit.plugins.settings import PluginSettings
 from qkedit.spectral.options import Control
@@ -42,7 +43,7 @@ class Arm:
         return {
             "name": self.name,
             "group": self.group,
-            "steer": None if self.steer is None else self.steer.recorded(),
+            "steer": None if self.steer is None else as_plain(self.steer.recorded()),
             "plugins": [plugin.as_dict() for plugin in self.plugins],
         }
 

@@ -5,12 +5,12 @@ So the order is: what a request says, flags, the file beside the weights, the pr
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from qkedit.checkpoint.contents import MANIFEST_FILE
+from qkedit.checkpoint.manifest_file import Lineage, part_of
 from qkedit.checkpoint.presets import Preset, presets, presets_by_alias
 from qkedit.plugins.settings import PluginSettings
 
@@ -38,10 +38,12 @@ def preset_of(model: str) -> Preset | None:
 def _made_from(directory: Path) -> tuple[str, ...]:
     """Names of the models an edited directory was made from; nothing for a manifest that cannot be read."""
     try:
-        manifest = json.loads((directory / MANIFEST_FILE).read_bytes())
-        return tuple(str(step["base"]["model"]) for step in (manifest, *manifest["history"]))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        lineage = part_of((directory / MANIFEST_FILE).read_bytes(), Lineage)
+    except (OSError, ValueError):  # a name that is not one of a file
         return ()
+    if lineage is None:
+        return ()
+    return lineage.base.model, *(step.base.model for step in lineage.history)
 
 
 def _filled(plugin: PluginSettings, preset: Preset) -> PluginSettings:

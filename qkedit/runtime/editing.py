@@ -27,7 +27,8 @@ from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.device import choose_device
 from qkedit.steering.engine.edited_tensor import EditedTensors
-from qkedit.steering.engine.edited_weights import TORCH_DTYPES, edited_weights, sha256
+from qkedit.steering.engine.edited_weights import edited_weights
+from qkedit.steering.engine.layer_weights import TORCH_DTYPES, sha256
 from qkedit.steering.engine.reading import stored_layers
 from qkedit.steering.options import ComputeDtype, SteerOptions
 from qkedit.steering.plan import SteerPlan, make_plan

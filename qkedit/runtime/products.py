@@ -8,7 +8,7 @@ import torch
 
 from qkedit.runtime.loaded_files import checkpoint_of
 from qkedit.spectral.product import QKProduct
-from qkedit.steering.engine.edited_weights import LayerWeights
+from qkedit.steering.engine.layer_weights import LayerWeights
 from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import make_plan
 

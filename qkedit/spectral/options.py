@@ -16,8 +16,8 @@ Control = Literal["none", "index", "norm"]
 NEAR_EQUAL = 1.01
 
 
-# The manifest keeps it, and other programs read no longer number.
-LARGEST_SEED = 2**64 - 1
+# The manifest keeps k and seed, and other programs read no longer number.
+LARGEST_NUMBER = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Suppression:
             object.__setattr__(self, "energy", _real(self.energy, "energy"))
         if self.k < 1:
             raise UsageError(f"{self.k} modes cannot be suppressed", where="k", remedy="give 1 or more")
+        if self.k > LARGEST_NUMBER:
+            raise UsageError("lies beyond 2**64 - 1", where="k", remedy="give fewer modes; heads have some hundred")
         if self.energy is not None and not 0 < self.energy <= 1:
             raise UsageError(f"{self.energy:g} is not a share", where="energy", remedy="give more than 0, at most 1")
         if not 0 <= self.retain < 1:
@@ -61,7 +63,7 @@ class Suppression:
                 where="retain",
                 remedy="give 0 or more, below 1; 0 removes the modes",
             )
-        if not 0 <= self.seed <= LARGEST_SEED:
+        if not 0 <= self.seed <= LARGEST_NUMBER:
             raise UsageError("lies outside 0 to 2**64 - 1", where="seed", remedy="give a smaller number, 0 or more")
         if self.channel not in ("full", "symmetric", "antisymmetric"):
             raise UsageError(

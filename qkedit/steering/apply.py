@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
+from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.errors import CheckpointError, UsageError
 from qkedit.steering.base import open_base
 from qkedit.steering.edit_record import EditRecord
@@ -60,7 +61,7 @@ def apply_delta(
         {record.tensor.name: record.tensor for record in records},
         _delta_weights(files, checkpoint.files, records, manifest, stopwatch),
         pace_for(largest, largest).edited,
-        lambda records, after: manifest | {"files": files_of_output(checkpoint)},
+        lambda written: replace(manifest, files=tuple(files_of_output(checkpoint))),
         output,
         (checkpoint.files, files),
         stopwatch,
@@ -72,15 +73,15 @@ def _delta_weights(
     delta: CheckpointFiles,
     base: CheckpointFiles,
     records: list[EditRecord],
-    manifest: dict[str, Any],
+    manifest: Manifest,
     stopwatch: Stopwatch,
 ) -> Iterator[EditedTensor]:
     """The same stream as `edited_weights`, taken from a delta; base and delta are checked against the manifest."""
     with stopwatch("start-up"):
-        from qkedit.steering.engine.edited_weights import read_tensor, sha256
+        from qkedit.steering.engine.layer_weights import read_tensor, sha256
 
     entries = delta_entries(delta)
-    expected = {tensor["name"]: tensor["sha256_after"] for tensor in manifest["tensors"]}
+    expected = {tensor.name: tensor.sha256_after for tensor in manifest.tensors}
     for record in records:
         name = record.tensor.name
         entry = entries.get(name)

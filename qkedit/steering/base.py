@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.checkpoint.presets import DEMO, presets_by_alias
 from qkedit.checkpoint.resolve import resolve
 
@@ -27,13 +27,13 @@ class Base:
         return open_checkpoint(resolve(self.model, self.revision))
 
 
-def recorded_base(manifest: dict[str, Any]) -> Base | None:
+def recorded_base(manifest: Manifest) -> Base | None:
     """Return the base that a manifest names; None for a directory, which only its user can find."""
-    model, revision = manifest["base"]["model"], manifest["base"]["revision"] or None
+    model, revision = manifest.base.model, manifest.base.revision or None
     return Base(model, revision) if revision is not None or model == DEMO else None
 
 
-def named_base(manifest: dict[str, Any] | None, base: str, revision: str | None) -> Base:
+def named_base(manifest: Manifest | None, base: str, revision: str | None) -> Base:
     """Return the base that the user names, at the recorded revision unless another one is asked for.
 
     Args:
@@ -47,7 +47,7 @@ def named_base(manifest: dict[str, Any] | None, base: str, revision: str | None)
     return Base(base, revision)
 
 
-def chosen_base(manifest: dict[str, Any] | None, base: str | None, revision: str | None) -> Base | None:
+def chosen_base(manifest: Manifest | None, base: str | None, revision: str | None) -> Base | None:
     """Return the base that the user names, else the recorded one; None where neither says which model it is.
 
     Args:
@@ -61,7 +61,7 @@ def chosen_base(manifest: dict[str, Any] | None, base: str | None, revision: str
     return named_base(manifest, base, revision)
 
 
-def open_base(manifest: dict[str, Any], base: str, revision: str | None) -> Checkpoint:
+def open_base(manifest: Manifest, base: str, revision: str | None) -> Checkpoint:
     """Open the base that the user names, as `named_base` takes it.
 
     Raises:

@@ -8,6 +8,7 @@ from typing import Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.contents import MANIFEST_FILE
+from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.errors import counted
 from qkedit.selection import describe
 from qkedit.steering.outputs.names import BASE_CARD_FILE, CARD_FILE, name_in_output
@@ -26,7 +27,7 @@ def _original_card(checkpoint: Checkpoint) -> str | None:
     return name_in_output(checkpoint, file) if file in checkpoint.side_files else None
 
 
-def make_card(checkpoint: Checkpoint, manifest: dict[str, Any]) -> bytes:
+def make_card(checkpoint: Checkpoint, manifest: Manifest) -> bytes:
     """Return the `README.md` of a steered checkpoint."""
     from huggingface_hub import ModelCardData
 
@@ -64,12 +65,12 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
-def _base_model(manifest: dict[str, Any], base_fields: dict[str, Any]) -> str | None:
+def _base_model(manifest: Manifest, base_fields: dict[str, Any]) -> str | None:
     """The hub id of the base; a steered local directory passes on the one in its own card."""
-    if manifest["base"]["revision"]:
-        return str(manifest["base"]["model"])
+    if manifest.base.revision:
+        return manifest.base.model
     inherited = base_fields.get("base_model")
-    return inherited if manifest["history"] and inherited and isinstance(inherited, str) else None
+    return inherited if manifest.history and inherited and isinstance(inherited, str) else None
 
 
 def _percent(share: float) -> str:
@@ -77,47 +78,46 @@ def _percent(share: float) -> str:
     return f"{100 * share:.6g}%"
 
 
-def _body(manifest: dict[str, Any], checkpoint: Checkpoint) -> str:
-    options, base = manifest["options"], manifest["base"]
-    heads = [head for tensor in manifest["tensors"] for head in tensor["heads"]]
-    layers = describe([tensor["layer"] for tensor in manifest["tensors"]])
-    revision = f" (revision `{base['revision']}`)" if base["revision"] else ""
-    energy = options["energy"]
-    amount = f"as many as carry {_percent(energy)} of its energy" if energy else f"{options['k']}"
+def _body(manifest: Manifest, checkpoint: Checkpoint) -> str:
+    options, base, heads = manifest.options, manifest.base, manifest.heads
+    layers = describe([tensor.layer for tensor in manifest.tensors])
+    revision = f" (revision `{base.revision}`)" if base.revision else ""
+    energy = options.energy
+    amount = f"as many as carry {_percent(energy)} of its energy" if energy else f"{options.k}"
     modes = {
         "none": f"the dominant modes ({amount} per head)",
-        "index": f"randomly drawn other modes ({amount} per head; a control, seed {options['seed']})",
-        "norm": f"a random frame of matched size ({amount} directions per head; a control, seed {options['seed']})",
-    }[options["control"]]
-    channel = {"full": ""}.get(options["channel"], f"the {options['channel']} part of ")
+        "index": f"randomly drawn other modes ({amount} per head; a control, seed {options.seed})",
+        "norm": f"a random frame of matched size ({amount} directions per head; a control, seed {options.seed})",
+    }[options.control]
+    channel = {"full": ""}.get(options.channel, f"the {options.channel} part of ")
     energy_of = (
         "the energy of these products"
-        if options["channel"] == "full"
-        else f"the energy of their {options['channel']} part was asked to be removed"
+        if options.channel == "full"
+        else f"the energy of their {options.channel} part was asked to be removed"
     )
-    kept = f"down to {_percent(options['residual'])} of their size" if options["residual"] else "completely"
+    kept = f"down to {_percent(options.retain)} of their size" if options.retain else "completely"
     earlier = (
-        f"\nThe base was steered before, {len(manifest['history'])} time(s): see `history` in `qkedit.json`.\n"
-        if manifest["history"]
+        f"\nThe base was steered before, {len(manifest.history)} time(s): see `history` in `qkedit.json`.\n"
+        if manifest.history
         else ""
     )
     original = _original_card(checkpoint)
     own_card = f" The original card is kept as `{original}`." if original else ""
-    edited = f"{counted(len(heads), 'head')} in {counted(len(manifest['tensors']), 'tensor')}"
-    return f"""# {base["model"]}, steered
+    edited = f"{counted(len(heads), 'head')} in {counted(len(manifest.tensors), 'tensor')}"
+    return f"""# {base.model}, steered
 
-This is `{base["model"]}`{revision} with edited query projections. No training was done.{own_card}
+This is `{base.model}`{revision} with edited query projections. No training was done.{own_card}
 
 * **What**: in {channel}the query-key product `W_qᵀ W_k` of each chosen head, {modes}
   are suppressed {kept} (QK Product Steering, arXiv:2606.20419).
 * **Where**: layers {layers}, {edited}. Every other tensor and file is that of the base,
   byte for byte.
-* **How much**: {mean(head["energy_removed"] for head in heads):.1%} of {energy_of} on average; the
-  query weights of a head moved by {mean(head["relative_change"] for head in heads):.1%} of their norm on average.
+* **How much**: {mean(head.energy_removed for head in heads):.1%} of {energy_of} on average; the
+  query weights of a head moved by {mean(head.relative_change for head in heads):.1%} of their norm on average.
 * **Check**: `qkedit.json` names every changed tensor with its SHA-256 before and after;
   `qkedit verify DIRECTORY --base BASE` compares them and everything else.
 * **Undo**: the edit removes information and cannot be calculated back; use the base, or copy the tensors named in
   `qkedit.json` from it.
 {earlier}
-Written by qkedit {manifest["tool"]["version"]}.
+Written by qkedit {manifest.tool.version}.
 """

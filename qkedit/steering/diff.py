@@ -58,7 +58,7 @@ def diff(
 def _difference(
     first: CheckpointFiles, one: TensorEntry, second: CheckpointFiles, other: TensorEntry
 ) -> TensorDifference:
-    from qkedit.steering.engine.edited_weights import TORCH_DTYPES
+    from qkedit.steering.engine.layer_weights import TORCH_DTYPES
 
     dtype = TORCH_DTYPES.get(one.dtype)
     if dtype is None:

@@ -5,22 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qkedit.checkpoint.io.header import TensorEntry
-
-
-@dataclass(frozen=True)
-class HeadEdit:
-    """What happened to one query head. Shares are 0–1; `None` where a figure has no meaning."""
-
-    head: int
-    key_head: int
-    suppressed: tuple[float, ...]  # σ (channels: |λ|; norm control: direction strengths) of the modes acted on
-    energy_removed: float  # of the channel's energy, requested
-    gap: float | None  # σ_k / σ_{k+1} at the cut
-    relative_change: float  # ‖W_q' − W_q‖ / ‖W_q‖ after rounding to the storage dtype
-    unrealized_share: float | None = None  # channels: share of the wanted change that queries cannot write
-    leak: float | None = None  # channels: share of the wish that lands in the other channel
-    scale: float | None = None  # norm control: c
-    key_bias_effect: float | None = None  # ‖(W_q' − W_q)ᵀ b_k‖
+from qkedit.checkpoint.manifest_file import HeadEdit, TensorEdit
 
 
 @dataclass(frozen=True)
@@ -33,3 +18,18 @@ class EditRecord:
     tensor: TensorEntry
     sha256_before: str
     heads: tuple[HeadEdit, ...]
+
+    def with_hash(self, sha256_after: str) -> TensorEdit:
+        """Return the record as the manifest keeps it, with the hash of what was written."""
+        return TensorEdit(
+            name=self.tensor.name,
+            shard=self.tensor.shard,
+            layer=self.layer,
+            form=self.form,
+            norm=self.norm or None,
+            dtype=self.tensor.dtype,
+            shape=self.tensor.shape,
+            sha256_before=self.sha256_before,
+            sha256_after=sha256_after,
+            heads=self.heads,
+        )

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from qkedit.checkpoint.io.copying import LinkMode
+from qkedit.checkpoint.manifest_file import EditControl, EditedChannel, RecordedOptions
 from qkedit.errors import UsageError
 from qkedit.spectral.options import Suppression
 
 ComputeDtype = Literal["float32", "float64"]
 Layout = Literal["full", "delta"]
-# What schema 1 of the manifest calls an option.
-_RECORDED = {"retain": "residual"}
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,19 @@ class SteerOptions:
                 f"{self.compute_dtype!r} is not offered", where="compute-dtype", remedy="take float32 or float64"
             )
 
-    def recorded(self) -> dict[str, Any]:
+    def recorded(self) -> RecordedOptions:
         """Return the options as the manifest keeps them: all that decides the output's bytes."""
-        options = asdict(self)
-        suppression = {_RECORDED.get(name, name): value for name, value in options["suppression"].items()}
-        return {"layers": options["layers"], "heads": options["heads"], **suppression} | {
-            "compute_dtype": self.compute_dtype,
-            "device": self.device,
+        suppression = asdict(self.suppression) | {
+            "channel": EditedChannel(self.suppression.channel),
+            "control": EditControl(self.suppression.control),
         }
+        return RecordedOptions(
+            layers=self.layers,
+            heads=self.heads,
+            compute_dtype=self.compute_dtype,
+            device=self.device,
+            **suppression,
+        )
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from qkedit.checkpoint.architecture.heads import AttentionLayer, AttentionStack
 from qkedit.checkpoint.architecture.layers import attention_stack
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.io.header import TensorEntry
+from qkedit.checkpoint.records import as_plain
 from qkedit.checkpoint.resolve import resolve
 from qkedit.errors import UsageError
 from qkedit.selection import select_heads, select_layers
@@ -81,7 +82,7 @@ class SteerPlan:
             "model": self.checkpoint.files.name,
             "revision": self.checkpoint.files.revision,
             "understood_as": self.stack.understood_as,
-            "options": self.options.recorded(),
+            "options": as_plain(self.options.recorded()),
             "layers": [
                 {
                     "layer": planned.layer.index,

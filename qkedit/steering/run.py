@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from qkedit.checkpoint.io.ownership import Replaced
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.io.staging import StagedDirectory
 from qkedit.checkpoint.io.target import locate, refuse_existing, refuse_misplaced
+from qkedit.checkpoint.manifest_file import HeadEdit, Manifest
 from qkedit.renamed import renamed_argument
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.steering.base_files import refuse_base_files
+from qkedit.steering.card import make_card
 from qkedit.steering.edit_warnings import warnings_of
 from qkedit.steering.engine.device import choose_device
 from qkedit.steering.engine.edited_tensor import EditedTensor, EditedTensors
@@ -29,10 +31,14 @@ from qkedit.steering.engine.prefetch import in_background
 from qkedit.steering.engine.progress import Progress, Silent
 from qkedit.steering.engine.reading import stored_layers
 from qkedit.steering.engine.stopwatch import Stopwatch
-from qkedit.steering.manifest import make_manifest, previous_manifest
+from qkedit.steering.manifest import MANIFEST_FILE, earlier_manifests, make_manifest
 from qkedit.steering.options import ComputeDtype, Layout, OutputOptions, SteerOptions
+from qkedit.steering.outputs.delta import DeltaWriter
 from qkedit.steering.outputs.disk_space import refuse_without_room
-from qkedit.steering.outputs.writers import ManifestMaker, write_delta, write_full
+from qkedit.steering.outputs.full import FullWriter
+from qkedit.steering.outputs.names import CARD_FILE
+from qkedit.steering.outputs.tensors import write_file
+from qkedit.steering.outputs.writer import Writer, Written
 from qkedit.steering.plan import SteerPlan, plan_for
 from qkedit.steering.verify import Verification, compare_with_base, mismatched
 
@@ -48,7 +54,7 @@ class SteerReport:
 
     out: Path
     layout: Layout
-    manifest: dict[str, Any]
+    manifest: Manifest
     left_out: dict[str, str]
     bytes_changed: int
     bytes_in_output: int
@@ -57,13 +63,13 @@ class SteerReport:
     verification: Verification | None = None
 
     @property
-    def heads(self) -> list[dict[str, Any]]:
+    def heads(self) -> tuple[HeadEdit, ...]:
         """Every edited head's entry of the manifest."""
-        return [head for tensor in self.manifest["tensors"] for head in tensor["heads"]]
+        return self.manifest.heads
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as `--json` prints it, the manifest included."""
-        return asdict(self) | {"out": str(self.out)}
+        return asdict(self) | {"out": str(self.out), "manifest": self.manifest.as_dict()}
 
 
 @renamed_argument("residual", "retain")
@@ -131,7 +137,7 @@ def steer(
     Example:
         >>> import qkedit
         >>> report = qkedit.steer("demo", out="./edited", layers="2-5", k=4)
-        >>> len(report.manifest["tensors"])
+        >>> len(report.manifest.tensors)
         4
     """
     suppression = Suppression(k, energy, retain, channel, control, seed)
@@ -155,7 +161,7 @@ def check_plan(plan: SteerPlan, output: OutputOptions | None) -> Replaced:
         UsageError: there is no such device, or nothing may be written there.
         CheckpointError: the base carries a manifest that cannot be continued.
     """
-    previous_manifest(plan.checkpoint)
+    earlier_manifests(plan.checkpoint)
     if output is not None:
         refuse_base_files(plan.checkpoint, plan.touched_shards, output)
     if plan.options.device not in ("auto", "cpu"):  # to look for others takes torch, and a second
@@ -169,14 +175,14 @@ def check_plan(plan: SteerPlan, output: OutputOptions | None) -> Replaced:
 
 def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None = None) -> SteerReport:
     """Carry out a plan; see `steer`."""
-    previous_manifest(plan.checkpoint)  # what cannot be continued should not be found out at the end
+    earlier_manifests(plan.checkpoint)  # what cannot be continued should not be found out at the end
     stopwatch, pace = Stopwatch(), pace_of(plan)
     return write_output(
         plan.checkpoint,
         plan.tensors,
         _edited_weights(plan, pace.read, stopwatch),
         pace.edited,
-        lambda records, after: make_manifest(plan, str(choose_device(plan.options.device)), records, after),
+        lambda written: make_manifest(plan, str(choose_device(plan.options.device)), written),
         output,
         (plan.checkpoint.files,),
         stopwatch,
@@ -199,7 +205,7 @@ def write_output(
     planned: dict[str, TensorEntry],
     edits: EditedTensors,
     ahead: int,
-    manifest_of: ManifestMaker,
+    manifest_of: Callable[[Written], Manifest],
     output: OutputOptions,
     sources: Sequence[CheckpointFiles],
     stopwatch: Stopwatch,
@@ -212,7 +218,7 @@ def write_output(
         planned: the tensors that `edits` brings, by name.
         edits: the stream; see `edited_weights`.
         ahead: how many edited tensors may wait to be written.
-        manifest_of: makes the manifest from the records and the hashes of what was written.
+        manifest_of: makes the manifest of what was written, without what is generated afterwards.
         output: where and how to write.
         sources: directories and files that are read, which no output may replace.
         stopwatch, progress: told of every station.
@@ -223,8 +229,10 @@ def write_output(
     started = time.perf_counter()
     refuse_base_files(checkpoint, {entry.shard for entry in planned.values()}, output)
     changed = sum(entry.nbytes for entry in planned.values())
-    full = output.layout == "full"
-    to_write = checkpoint.kept_bytes if full else changed
+    writer: Writer = DeltaWriter(planned, stopwatch, progress)
+    if output.layout == "full":
+        writer = FullWriter(checkpoint, planned, LinkMode(output.link), stopwatch, progress)
+    to_write = writer.bytes_to_write
     progress.start(len(planned), to_write + (to_write + changed if output.verify else 0))
     with (
         StagedDirectory(
@@ -235,12 +243,12 @@ def write_output(
         for files in sources:
             files.check_unchanged()
         refuse_without_room(staged.path, checkpoint, planned, output)
-        if full:
-            manifest = write_full(
-                staged.path, checkpoint, planned, edited, manifest_of, LinkMode(output.link), stopwatch, progress
-            )
-        else:
-            manifest = write_delta(staged.path, planned, edited, manifest_of, stopwatch, progress)
+        with writer.writing(staged.path, edited) as written:
+            manifest = manifest_of(written)
+            generated = {CARD_FILE: make_card(checkpoint, manifest)} if writer.has_card else {}
+            manifest = manifest.with_generated(generated)
+        for name, content in {MANIFEST_FILE: manifest.to_json(), **generated}.items():
+            write_file(staged.path / name, content)
         with stopwatch("verification"):
             verification = _verified(staged.path, manifest, checkpoint, output, progress) if output.verify else None
         for files in sources:  # nothing is read after this
@@ -252,17 +260,17 @@ def write_output(
         out=output.out,
         layout=output.layout,
         manifest=manifest,
-        left_out=checkpoint.left_out if full else {},
+        left_out=writer.left_out,
         bytes_changed=changed,
         bytes_in_output=in_output,
         seconds=stopwatch.seconds | {"total": time.perf_counter() - started},
-        warnings=tuple(warnings_of(manifest, checkpoint.left_out if full else {})),
+        warnings=tuple(warnings_of(manifest, writer.left_out)),
         verification=verification,
     )
 
 
 def _verified(
-    staging: Path, manifest: dict[str, Any], checkpoint: Checkpoint, output: OutputOptions, progress: Progress
+    staging: Path, manifest: Manifest, checkpoint: Checkpoint, output: OutputOptions, progress: Progress
 ) -> Verification:
     """Compare everything that was written with the base. Raises VerificationError if something differs."""
     result = compare_with_base(staging, manifest, checkpoint, progress.bytes_done)

@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.contents import CONFIG_FILE, PLUGINS_FILE, is_hidden_file
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
+from qkedit.checkpoint.manifest_file import Manifest, TensorEdit
 from qkedit.errors import CheckpointError, VerificationError, counted
 from qkedit.steering.base import chosen_base
 from qkedit.steering.diff import equal
@@ -99,7 +100,7 @@ def verify(
 
 
 def compare_with_base(
-    directory: Path, manifest: dict[str, Any], base: Checkpoint | None, on_bytes: Callable[[int], None]
+    directory: Path, manifest: Manifest, base: Checkpoint | None, on_bytes: Callable[[int], None]
 ) -> Verification:
     """Read a directory and its base, and compare both with the manifest and everything else with each other.
 
@@ -109,7 +110,7 @@ def compare_with_base(
         base: the model it was made from; without it, the edited tensors alone are checked.
         on_bytes: told how many bytes were read.
     """
-    planned = {tensor["name"]: tensor for tensor in manifest["tensors"]}
+    planned = {tensor.name: tensor for tensor in manifest.tensors}
     mismatches: list[str] = []
     if base is not None:
         mismatches += _wrong_hashes(base.files, base.tensors, planned, "sha256_before", on_bytes)
@@ -125,7 +126,7 @@ def compare_with_base(
         edited = None if delta else open_checkpoint(files)
         entries = delta_entries(files) if edited is None else edited.tensors
     except CheckpointError as error:
-        places = {name: DELTA_FILE if delta else tensor["shard"] for name, tensor in planned.items()}
+        places = {name: DELTA_FILE if delta else tensor.shard for name, tensor in planned.items()}
         if base is not None and not delta:
             places = {name: entry.shard for name, entry in base.tensors.items()}
         mismatches.append(f"{error.where}: {error.what}")
@@ -155,8 +156,8 @@ def compare_with_base(
 def _wrong_hashes(
     files: CheckpointFiles,
     entries: dict[str, TensorEntry],
-    planned: dict[str, Any],
-    which: str,
+    planned: dict[str, TensorEdit],
+    which: Literal["sha256_before", "sha256_after"],
     on_bytes: Callable[[int], None],
 ) -> Iterable[str]:
     whose = _OF_BASE if which == "sha256_before" else ""
@@ -164,9 +165,9 @@ def _wrong_hashes(
         entry = entries.get(name)
         if entry is None:
             yield f"{whose}{name}: missing"
-        elif (entry.dtype, list(entry.shape)) != (tensor["dtype"], tensor["shape"]):
+        elif (entry.dtype, entry.shape) != (tensor.dtype, tensor.shape):
             yield f"{whose}{name}: dtype or shape differs from the manifest"
-        elif _sha256(files, entry, on_bytes) != tensor[which]:
+        elif _sha256(files, entry, on_bytes) != getattr(tensor, which):
             yield f"{whose}{name}: SHA-256 differs from the manifest"
 
 

@@ -29,7 +29,7 @@ from qkedit.spectral import factors
 from qkedit.spectral.edit import suppress
 from qkedit.spectral.options import Suppression
 from qkedit.spectral.product import QKProduct
-from qkedit.steering.engine.edited_weights import stored_bytes
+from qkedit.steering.engine.layer_weights import stored_bytes
 from qkedit.steering.engine.workers import Workers, workers
 
 HEADS, KEY_HEADS, HEAD_SIZE, HIDDEN = 28, 4, 128, 3584

@@ -15,7 +15,7 @@ FILES = ("qkedit.json", "model-00001-of-00002.safetensors", "model-00002-of-0000
 
 def write_output(directory: Path, generation: int) -> None:
     (directory / "chat").mkdir()
-    manifest = {"tool": {"name": "qkedit"}, "files": FILES, "generation": generation}
+    manifest = {"tool": {"name": "qkedit", "version": "0"}, "files": FILES, "generation": generation}
     for name in FILES:
         (directory / name).write_bytes(b"%d\n" % generation * 5000)
     (directory / MANIFEST_FILE).write_text(json.dumps(manifest))

@@ -142,14 +142,18 @@ def test_a_dry_run_lists_the_files_that_a_run_would_replace(base: Path, edited: 
     arguments = ("steer", base, "--layers", "0", "--dry-run", "--out", edited)
     ours = sorted(contents(edited))
     document = qkedit(*arguments, "--overwrite", "--json").document
-    assert document["replaces"] == {"written_by_qkedit": ours, "others": []}
+    assert document["replaces"] == {"written_by_qkedit": ours, "others": [], "changed": []}
     (edited / "checkpoint-500").mkdir()
     (edited / "checkpoint-500" / "optimizer.pt").write_text("mine")
     refused = qkedit(*arguments, "--overwrite")
     assert refused.code == 2
     assert "(checkpoint-500/)" in refused.sentence()
     document = qkedit(*arguments, "--force", "--json").document
-    assert document["replaces"] == {"written_by_qkedit": ours, "others": ["checkpoint-500/optimizer.pt"]}
+    assert document["replaces"] == {
+        "written_by_qkedit": ours,
+        "others": ["checkpoint-500/optimizer.pt"],
+        "changed": [],
+    }
     assert "would be removed: checkpoint-500/" in qkedit(*arguments, "--force").stdout
     assert (edited / "checkpoint-500" / "optimizer.pt").exists()
 
@@ -314,7 +318,7 @@ def test_what_breaks_off_a_run_leaves_no_output(
     def fail(*_: Any) -> None:
         raise raised
 
-    monkeypatch.setattr(run_module, "write_full", fail)
+    monkeypatch.setattr(run_module.FullWriter, "writing", fail)
     arguments = ("steer", base, "--layers", "1", "--out", tmp_path / "out")
     result = qkedit(*arguments, *(["--json"] if as_json else []))
     assert result.code == code
@@ -366,7 +370,7 @@ def test_debug_shows_the_traceback(base: Path, tmp_path: Path) -> None:
 
 
 def test_debug_keeps_the_document(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "write_full", lambda *_: 1 // 0)
+    monkeypatch.setattr(run_module.FullWriter, "writing", lambda *_: 1 // 0)
     result = qkedit("steer", base, "--layers", "1", "--out", tmp_path / "out", "--debug", "--json")
     assert result.code == 1
     assert "ZeroDivisionError" in result.document["error"]["what"]

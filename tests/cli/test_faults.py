@@ -360,9 +360,9 @@ def test_a_copy_that_runs_into_an_edit_is_found_before_the_output_appears(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str
 ) -> None:
     """A shard is checked when its copy has ended, however late that is."""
-    from qkedit.steering.outputs import writers as module
+    from qkedit.steering.outputs import full as module
 
-    write_tensors, written, copy = module._write_tensors, threading.Event(), module.copy_ranges
+    write_tensors, written, copy = module.write_tensors, threading.Event(), module.copy_ranges
 
     def write(*arguments: Any) -> Any:
         try:
@@ -376,7 +376,7 @@ def test_a_copy_that_runs_into_an_edit_is_found_before_the_output_appears(
         size = source.stat().st_size
         copy(source, destination, [(max(0, s - before), min(e + behind, size)) for s, e in gaps], on_bytes)
 
-    monkeypatch.setattr(module, "_write_tensors", write)
+    monkeypatch.setattr(module, "write_tensors", write)
     monkeypatch.setattr(module, "copy_ranges", copy_too_much)
     result = qkedit("steer", base, "--layers", "1", "--link", "copy", "--out", tmp_path / "edited")
     assert result.code == 1

@@ -120,7 +120,7 @@ def test_the_old_name_of_retain_on_the_command_line(model: Path) -> None:
     request = ("steer", "--model", model, "--dry-run", "--json")
     for arguments in (("--residual", "0.5"), ("--residual=0.5",)):
         result = qkedit(*request, *arguments)
-        assert result.document["options"]["residual"] == 0.5
+        assert result.document["options"]["retain"] == 0.5
         assert result.document["warnings"] == ["--residual is now --retain; the old name works until version 1.0"]
     for command in ("steer", "demo", "sweep"):
         assert "--residual" not in qkedit(command, "--help").stdout
@@ -132,15 +132,15 @@ def test_the_old_name_of_retain_in_the_environment_and_in_a_file(
     settings = tmp_path / "settings.yaml"
     settings.write_text("residual: 0.25\n")
     request = ("steer", "--model", model, "--dry-run", "--json", "--config", settings)
-    assert qkedit(*request).document["options"]["residual"] == 0.25
-    assert qkedit(*request, "--retain", "0").document["options"]["residual"] == 0.0
+    assert qkedit(*request).document["options"]["retain"] == 0.25
+    assert qkedit(*request, "--retain", "0").document["options"]["retain"] == 0.0
     monkeypatch.setenv("QKEDIT_RESIDUAL", "0.5")
-    assert qkedit(*request).document["options"]["residual"] == 0.5
+    assert qkedit(*request).document["options"]["retain"] == 0.5
     monkeypatch.setenv("QKEDIT_RETAIN", "0.125")
     result = qkedit(*request)
     assert result.code == 2
     assert "both say which share stays" in result.stdout
-    assert qkedit(*request, "--retain", "0.375").document["options"]["residual"] == 0.375
+    assert qkedit(*request, "--retain", "0.375").document["options"]["retain"] == 0.375
 
 
 def test_a_sweep_by_the_old_name_of_retain() -> None:

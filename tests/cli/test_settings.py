@@ -30,7 +30,7 @@ def test_defaults(base: Path) -> None:
         "heads": "all",
         "k": 4,
         "energy": None,
-        "residual": 0.0,
+        "retain": 0.0,
         "channel": "full",
         "control": "none",
         "seed": 0,
@@ -43,7 +43,7 @@ def test_the_flag_wins_over_the_environment_over_the_file_over_the_default(
     base: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from_file = options(base, "--config", file)
-    assert [from_file[name] for name in ("layers", "k", "residual", "compute_dtype", "seed")] == [
+    assert [from_file[name] for name in ("layers", "k", "retain", "compute_dtype", "seed")] == [
         "0-1",
         2,
         0.5,
@@ -54,9 +54,9 @@ def test_the_flag_wins_over_the_environment_over_the_file_over_the_default(
     monkeypatch.setenv("QKEDIT_LAYERS", "1-2")
     monkeypatch.setenv("QKEDIT_SEED", "9")
     with_environment = options(base, "--config", file)
-    assert [with_environment[name] for name in ("layers", "k", "residual", "seed")] == ["1-2", 3, 0.5, 9]
+    assert [with_environment[name] for name in ("layers", "k", "retain", "seed")] == ["1-2", 3, 0.5, 9]
     with_flags = options(base, "--config", file, "--k", "1", "--retain", "0")
-    assert [with_flags[name] for name in ("layers", "k", "residual", "seed")] == ["1-2", 1, 0.0, 9]
+    assert [with_flags[name] for name in ("layers", "k", "retain", "seed")] == ["1-2", 1, 0.0, 9]
     assert options(base, "--k", "1", "--config", file)["k"] == 1, "the order of flags does not matter"
 
 

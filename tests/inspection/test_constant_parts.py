@@ -103,6 +103,6 @@ def test_an_edit_reports_what_it_changes_through_the_keys_constant_part(
     directory = chameleon_like(tmp_path / "model", biases=biases, shifts=shifts)
     report = run_plan(plan_for(str(directory), OPTIONS), OutputOptions(tmp_path / "out"))
     for head in report.heads:
-        before, after = (linear_parts(logit_of(path, head["head"]))[0] for path in (directory, tmp_path / "out"))
-        assert head["key_bias_effect"] == pytest.approx(np.linalg.norm(after - before), rel=1e-9)
+        before, after = (linear_parts(logit_of(path, head.head))[0] for path in (directory, tmp_path / "out"))
+        assert head.key_bias_effect == pytest.approx(np.linalg.norm(after - before), rel=1e-9)
     assert any("keys have biases or shifts" in sentence for sentence in report.warnings)

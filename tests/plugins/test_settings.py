@@ -220,7 +220,8 @@ def test_published_layers(model: str) -> None:
 
 def test_an_edited_model_is_known_by_its_manifest(tmp_path: Path) -> None:
     assert preset_of(str(tmp_path)) is None
-    manifest = {"base": {"model": "edited"}, "history": [{"base": {"model": "llava-hf/llava-1.5-7b-hf"}}]}
+    base, model = ({"model": name, "revision": None} for name in ("edited", "llava-hf/llava-1.5-7b-hf"))
+    manifest = {"base": base, "history": [{"base": model}]}
     (tmp_path / "qkedit.json").write_text(json.dumps(manifest))
     preset = preset_of(str(tmp_path))
     assert preset is not None

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.steering.base import Base, chosen_base, named_base, recorded_base
+from tests.steering.manifests import of_base
 
 COMMIT, HUB_ID, ALIAS = "c" * 40, "Qwen/Qwen2-VL-7B-Instruct", "qwen2-vl"
 
-
-def manifest(model: str, revision: str | None) -> dict[str, Any]:
-    return {"base": {"model": model, "revision": revision}}
-
-
-OF_HUB, OF_DEMO, OF_DIRECTORY = manifest(HUB_ID, COMMIT), manifest("demo", None), manifest("model", None)
+OF_HUB, OF_DEMO, OF_DIRECTORY = of_base(HUB_ID, COMMIT), of_base("demo", None), of_base("model", None)
 
 
 def test_a_manifest_names_hub_models_and_the_demo() -> None:
     assert recorded_base(OF_HUB) == chosen_base(OF_HUB, None, None) == Base(HUB_ID, COMMIT)
     assert recorded_base(OF_DEMO) == chosen_base(OF_DEMO, None, None) == Base("demo", None)
-    for other in (OF_DIRECTORY, manifest("./demo", None)):
+    for other in (OF_DIRECTORY, of_base("./demo", None)):
         assert recorded_base(other) is None
         assert chosen_base(other, None, None) is None
     assert chosen_base(None, None, "v1") is None
@@ -39,7 +35,7 @@ def test_what_the_user_says_wins() -> None:
 
 
 @pytest.mark.parametrize("recorded", [OF_HUB, OF_DEMO, OF_DIRECTORY, None])
-def test_of_another_model_nothing_is_recorded(recorded: dict[str, Any] | None) -> None:
+def test_of_another_model_nothing_is_recorded(recorded: Manifest | None) -> None:
     assert chosen_base(recorded, "org/other", None) == Base("org/other", None)
     assert chosen_base(recorded, "org/other", "v1") == Base("org/other", "v1")
 

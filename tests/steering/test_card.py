@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 
 from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.io.source import LocalFiles
+from qkedit.checkpoint.manifest_file import RecordedBase
 from qkedit.steering.card import make_card
 from qkedit.steering.run import steer
 from qkedit.steering.verify import verify
@@ -68,7 +70,7 @@ def test_licence_and_kind_are_inherited_and_a_local_base_is_no_base_model(base: 
 
 def test_a_hub_base_is_the_base_model(base: Path, tmp_path: Path) -> None:
     report = steer(base, out=tmp_path / "edited", layers="1", fsync=False)
-    manifest = report.manifest | {"base": {"model": "org/name", "revision": "0123abcd"}}
+    manifest = replace(report.manifest, base=RecordedBase(model="org/name", revision="0123abcd"))
     card = make_card(open_checkpoint(LocalFiles(base)), manifest)
     fields = front_matter(card)
     assert (fields["base_model"], fields["base_model_relation"]) == ("org/name", "finetune")
@@ -78,8 +80,8 @@ def test_a_hub_base_is_the_base_model(base: Path, tmp_path: Path) -> None:
 def test_what_was_done_stands_in_the_card(base: Path, tmp_path: Path) -> None:
     report = steer(base, out=tmp_path / "edited", layers="0-1", k=3, retain=0.125, fsync=False)
     text = (tmp_path / "edited" / "README.md").read_text()
-    energy = sum(head["energy_removed"] for head in report.heads) / len(report.heads)
-    moved = sum(head["relative_change"] for head in report.heads) / len(report.heads)
+    energy = sum(head.energy_removed for head in report.heads) / len(report.heads)
+    moved = sum(head.relative_change for head in report.heads) / len(report.heads)
     for said in ("layers 0-1", "8 heads", "3 per head", "12.5%", f"{energy:.1%}", f"{moved:.1%}", "verify", "Undo"):
         assert said in text
     assert str(tmp_path) not in text

@@ -26,8 +26,8 @@ def test_output_is_the_base_with_the_projected_queries(family: str, tiny: TinyCh
     layers = {2} if family == "mllama" else {1, 2}
     planned = {name for name in before if (match := TEXT_QUERY.match(name)) and int(match["layer"]) in layers}
     assert len(planned) == len(layers)
-    assert {tensor["name"] for tensor in report.manifest["tensors"]} == planned
-    assert all(head["gap"] >= 1.001 for head in report.heads), "the dominant modes would be arbitrary"
+    assert {tensor.name for tensor in report.manifest.tensors} == planned
+    assert all(head.gap >= 1.001 for head in report.heads), "the dominant modes would be arbitrary"
     for name in planned:
         queries, keys = before[name], before[name.replace("q_proj", "k_proj")]
         key_heads = heads_of(keys, 4 if family == "llava" else 2)

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
-from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import qkedit
+from qkedit.checkpoint.manifest_file import (
+    EditControl,
+    EditedChannel,
+    HeadEdit,
+    Manifest,
+    RecordedBase,
+    RecordedOptions,
+    TensorEdit,
+    Tool,
+)
 from qkedit.errors import CheckpointError
-from qkedit.steering.manifest import dump_manifest, parse_manifest, read_manifest
+from qkedit.spectral.options import Channel, Control
+from qkedit.steering.manifest import read_manifest
 from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import plan_for
 from qkedit.steering.run import check_plan, steer
 from tests.steering.checkpoints import contents, query_name, tensors_of
+from tests.steering.manifests import SMALL, small_file
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
     ['"heads": null', '"tensors": null', "\\", "\n", "heads", "tensors"]
@@ -30,83 +43,96 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=20,
 )
-HEADS = st.fixed_dictionaries(
-    {
-        "head": st.integers(0, 99),
-        "key_head": st.integers(0, 99),
-        "suppressed": st.lists(st.floats(0, 1e9), max_size=4),
-        "energy_removed": st.floats(0, 1),
-        "gap": st.none() | st.floats(1, 1e300),
-        "relative_change": st.floats(0, 10),
-    },
-    optional={"heads": VALUES, "residual": st.floats(0, 1)},
+SHARES = st.floats(0, 1)
+HEADS = st.builds(
+    HeadEdit,
+    head=st.integers(0, 99),
+    key_head=st.integers(0, 99),
+    suppressed=st.lists(st.floats(0, 1e9), max_size=4).map(tuple),
+    energy_removed=SHARES,
+    gap=st.none() | st.floats(1, 1e300),
+    relative_change=st.floats(0, 10),
+    unrealized_share=SHARES,
+    leak=SHARES,
+    scale=st.none() | st.floats(0, 10),
+    key_bias_effect=st.none() | st.floats(0, 10),
 )
-TENSORS = st.fixed_dictionaries(
-    {
-        "name": TEXT,
-        "shard": TEXT,
-        "layer": st.integers(0, 200),
-        "dtype": TEXT,
-        "shape": st.lists(st.integers(0, 9999), max_size=3),
-        "sha256_before": TEXT,
-        "sha256_after": TEXT,
-        "heads": st.lists(HEADS, min_size=1, max_size=3),
-    },
-    optional={"tensors": VALUES, "form": TEXT},
+TENSORS = st.builds(
+    TensorEdit,
+    name=TEXT,
+    shard=TEXT,
+    layer=st.integers(0, 200),
+    form=TEXT,
+    norm=st.none() | TEXT,
+    dtype=TEXT,
+    shape=st.lists(st.integers(0, 9999), max_size=3).map(tuple),
+    sha256_before=TEXT,
+    sha256_after=TEXT,
+    heads=st.lists(HEADS, min_size=1, max_size=3).map(tuple),
 )
-OPTIONS = st.fixed_dictionaries(
-    {
-        "k": st.integers(1, 99),
-        "energy": st.none() | st.floats(0, 1),
-        "residual": st.floats(0, 1),
-        "channel": st.just("full"),
-        "control": st.sampled_from(["none", "index", "norm"]),
-        "seed": st.integers(0, 2**64 - 1),
-    },
-    optional={"tensors": VALUES, "heads": VALUES},
+OPTIONS = st.builds(
+    RecordedOptions,
+    layers=TEXT,
+    heads=TEXT,
+    k=st.integers(1, 99),
+    energy=st.none() | SHARES,
+    retain=SHARES,
+    channel=st.sampled_from(EditedChannel),
+    control=st.sampled_from(EditControl),
+    seed=st.integers(0, 2**64 - 1),
+    compute_dtype=TEXT,
+    device=TEXT,
 )
-MANIFESTS = st.fixed_dictionaries(
-    {
-        "schema": st.just(1),
-        "tool": st.fixed_dictionaries({"name": TEXT, "version": TEXT}),
-        "base": st.fixed_dictionaries({"model": TEXT, "revision": st.none() | TEXT}, optional={"tensors": VALUES}),
-        "options": OPTIONS,
-        "tensors": st.lists(TENSORS, min_size=1, max_size=3, unique_by=lambda tensor: tensor["name"]),
-        "history": st.lists(st.dictionaries(TEXT, VALUES, max_size=3), max_size=2),
-    }
+MANIFESTS = st.builds(
+    Manifest,
+    tool=st.builds(Tool, name=TEXT, version=TEXT),
+    libraries=st.dictionaries(TEXT, TEXT, max_size=2),
+    base=st.builds(RecordedBase, model=TEXT, revision=st.none() | TEXT),
+    understood_as=st.none() | TEXT,
+    options=OPTIONS,
+    tensors=st.lists(TENSORS, min_size=1, max_size=3, unique_by=lambda tensor: tensor.name).map(tuple),
+    files=st.lists(TEXT, max_size=3).map(tuple),
+    generated=st.dictionaries(TEXT, TEXT, max_size=2),
+    history=st.lists(st.dictionaries(TEXT, VALUES, max_size=3), max_size=2).map(tuple),
 )
 
 
 @given(MANIFESTS)
-def test_what_is_dumped_is_what_is_parsed(manifest: dict[str, Any]) -> None:
-    content = dump_manifest(manifest)
-    assert json.loads(content) == manifest
-    assert parse_manifest(content, "here") == manifest
-    assert dump_manifest(parse_manifest(content, "here")) == content
+def test_what_is_written_is_what_is_read(manifest: Manifest) -> None:
+    content = manifest.to_json()
+    assert json.loads(content) == manifest.as_dict()
+    assert Manifest.from_json(content, "here") == manifest
+    assert Manifest.from_json(content, "here").to_json() == content
 
 
 @given(MANIFESTS)
-def test_every_head_has_a_line_of_its_own(manifest: dict[str, Any]) -> None:
-    for tensor in manifest["tensors"]:
-        for head in tensor["heads"]:
-            head.pop("heads", None)
-    lines = [line.strip().rstrip(",") for line in dump_manifest(manifest).decode().split("\n")]
-    for tensor in manifest["tensors"]:
+def test_every_head_has_a_line_of_its_own(manifest: Manifest) -> None:
+    lines = [line.strip().rstrip(",") for line in manifest.to_json().decode().split("\n")]
+    for tensor in manifest.as_dict()["tensors"]:
         for head in tensor["heads"]:
             assert json.dumps(head, ensure_ascii=False) in lines
 
 
-@pytest.fixture
-def manifest(base: Path, tmp_path: Path) -> dict[str, Any]:
-    steer(base, out=tmp_path / "edited", layers="0-1", k=2, fsync=False)
-    return read_manifest(tmp_path / "edited")
+@given(manifest=MANIFESTS, key=st.text(min_size=1).map("later {}".format), value=VALUES, data=st.data())
+def test_keys_of_a_later_version_are_passed_over(
+    manifest: Manifest, key: str, value: Any, data: st.DataObject
+) -> None:
+    found = manifest.as_dict()
+    places = [found, found["tool"], found["base"], found["options"], found["tensors"][0]]
+    data.draw(st.sampled_from([*places, found["tensors"][0]["heads"][0]]))[key] = value
+    assert Manifest.from_json(json.dumps(found).encode(), "here") == manifest
+
+
+def test_the_words_of_the_file_are_those_of_the_mathematics() -> None:
+    assert tuple(EditedChannel) == get_args(Channel)
+    assert tuple(EditControl) == get_args(Control)
 
 
 def test_the_manifest_says_what_was_done(base: Path, tmp_path: Path) -> None:
     report = steer(base, out=tmp_path / "edited", layers="1", heads="0-2", k=2, seed=4, device="cpu", fsync=False)
     found = json.loads((tmp_path / "edited" / "qkedit.json").read_bytes())
-    assert found == json.loads(json.dumps(report.manifest))
-    assert found["schema"] == 1
+    assert found == report.manifest.as_dict()
+    assert found["schema"] == 2
     assert found["tool"] == {"name": "qkedit", "version": qkedit.__version__}
     assert set(found["libraries"]) == {"torch", "numpy", "accelerate"}
     assert found["base"] == {"model": "base", "revision": None}
@@ -115,7 +141,7 @@ def test_the_manifest_says_what_was_done(base: Path, tmp_path: Path) -> None:
         "heads": "0-2",
         "k": 2,
         "energy": None,
-        "residual": 0.0,
+        "retain": 0.0,
         "channel": "full",
         "control": "none",
         "seed": 4,
@@ -151,18 +177,18 @@ def test_steering_again_chains_the_manifests(base: Path, tmp_path: Path) -> None
         steer(source, out=tmp_path / out, layers=str(number), k=1, fsync=False)
         source = tmp_path / out
     first, second, third = (read_manifest(tmp_path / name) for name in ("first", "second", "third"))
-    assert first["history"] == []
-    assert second["history"] == [without_history(first)]
-    assert third["history"] == [without_history(first), without_history(second)]
-    assert [entry["base"]["model"] for entry in (first, second, third)] == ["base", "first", "second"]
+    assert first.history == ()
+    assert second.history == (without_history(first),)
+    assert third.history == (without_history(first), without_history(second))
+    assert [entry.base.model for entry in (first, second, third)] == ["base", "first", "second"]
     # The same layer again: what was written then is what is found now.
     steer(tmp_path / "third", out=tmp_path / "fourth", layers="0", k=1, fsync=False)
     fourth = read_manifest(tmp_path / "fourth")
-    assert fourth["tensors"][0]["sha256_before"] == first["tensors"][0]["sha256_after"]
+    assert fourth.tensors[0].sha256_before == first.tensors[0].sha256_after
 
 
-def without_history(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in manifest.items() if name != "history"}
+def without_history(manifest: Manifest) -> dict[str, Any]:
+    return {name: value for name, value in manifest.as_dict().items() if name != "history"}
 
 
 def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -171,12 +197,11 @@ def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @given(st.data())
-def test_a_broken_manifest_is_refused_or_harmless(data: st.DataObject) -> None:
-    """Whatever is replaced or taken away: one error class, or a manifest whose fields are still what is read."""
-    manifest = deepcopy(SMALL)
-    path = data.draw(st.sampled_from(paths_of(manifest)))
-    *way, last = path
-    place = manifest
+def test_a_broken_manifest_is_one_sentence_or_a_manifest(data: st.DataObject) -> None:
+    """Whatever is replaced or taken away."""
+    found = small_file()
+    *way, last = data.draw(st.sampled_from(paths_of(found)))
+    place = found
     for name in way:
         place = place[name]
     if data.draw(st.booleans()) or isinstance(place, list):
@@ -184,44 +209,13 @@ def test_a_broken_manifest_is_refused_or_harmless(data: st.DataObject) -> None:
     else:
         del place[last]
     try:
-        parsed = parse_manifest(json.dumps(manifest).encode(), "here")
+        parsed = Manifest.from_json(json.dumps(found).encode(), "here")
     except CheckpointError as error:
         sentence = str(error)
     else:
-        assert all(isinstance(head["energy_removed"], int | float) for t in parsed["tensors"] for head in t["heads"])
-        assert isinstance(parsed["base"]["model"], str)
+        assert Manifest.from_json(parsed.to_json(), "here") == parsed
         return
-    assert sentence.startswith("here: ")
-
-
-SMALL: dict[str, Any] = {
-    "schema": 1,
-    "tool": {"name": "qkedit", "version": "0"},
-    "base": {"model": "m", "revision": None},
-    "options": {"k": 1, "energy": None, "residual": 0.0, "channel": "full", "control": "none", "seed": 0},
-    "tensors": [
-        {
-            "name": "t",
-            "shard": "s",
-            "layer": 0,
-            "dtype": "F32",
-            "shape": [1, 1],
-            "sha256_before": "0",
-            "sha256_after": "1",
-            "heads": [
-                {
-                    "head": 0,
-                    "key_head": 0,
-                    "suppressed": [1.0],
-                    "energy_removed": 0.5,
-                    "gap": None,
-                    "relative_change": 0.5,
-                }
-            ],
-        }
-    ],
-    "history": [],
-}
+    assert re.fullmatch(r"here(, .+)?: .+; (write the output again|update qkedit)\.", sentence)
 
 
 @pytest.mark.parametrize(
@@ -229,38 +223,72 @@ SMALL: dict[str, Any] = {
     [
         b"",
         b"{",
-        b"[]",
-        b"null",
         b"\xff\xfe",
         b"[" * 100_000,
-        b'{"schema": 1}',
-        b'{"schema": "1"}',
-        b'{"schema": 1, "tensors": {}}',
-        json.dumps(SMALL).replace("0.5", "NaN").encode(),
-        json.dumps(SMALL).replace('"layer": 0', '"layer": ' + "9" * 5000).encode(),
-        json.dumps(SMALL | {"tensors": []}).encode(),
-        json.dumps(SMALL | {"tensors": SMALL["tensors"] * 2}).encode(),
-        json.dumps(SMALL | {"tensors": [SMALL["tensors"][0] | {"heads": []}]}).encode(),
-        json.dumps(SMALL | {"options": SMALL["options"] | {"channel": "symmetric"}}).encode(),  # heads have no leak
-        json.dumps(SMALL | {"options": SMALL["options"] | {"channel": "other"}}).encode(),
-        json.dumps(SMALL | {"options": SMALL["options"] | {"control": "other"}}).encode(),
+        b'{"schema": NaN}',
+        b'{"schema": 1, "schema": 2}',
+        b'{"k": ' + b"9" * 5000,
     ],
     ids=lambda content: repr(content[:24]),
 )
-def test_what_is_no_manifest_is_refused_in_one_sentence(content: bytes) -> None:
-    with pytest.raises(CheckpointError, match=r"^here: is not a complete manifest; write the output again\.$"):
-        parse_manifest(content, "here")
+def test_what_is_not_json_is_refused_in_one_sentence(content: bytes) -> None:
+    with pytest.raises(CheckpointError, match=r"^here: is not a manifest \(.+\); write the output again\.$"):
+        Manifest.from_json(content, "here")
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{}", '{"schema": "1"}', '{"schema": true}', '{"schema": 0}'])
+def test_what_has_no_schema_is_refused_in_one_sentence(content: str) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"^here: is not a manifest \(its schema is .+\); write the output again\.$"
+    ):
+        Manifest.from_json(content.encode(), "here")
 
 
 def test_a_later_schema_asks_for_an_update() -> None:
-    with pytest.raises(CheckpointError, match=r"later qkedit \(schema 2\); update qkedit"):
-        parse_manifest(b'{"schema": 2, "other": "fields"}', "here")
+    with pytest.raises(CheckpointError, match=r"later qkedit \(schema 3\); update qkedit"):
+        Manifest.from_json(b'{"schema": 3, "other": "fields"}', "here")
+
+
+def changed(path: str, value: Any) -> bytes:
+    found = place = small_file()
+    *way, last = (int(name) if name.isdigit() else name for name in path.split())
+    for name in way:
+        place = place[name]
+    place[last] = value
+    return json.dumps(found).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b'{"schema": 2}', "here: lacks tool, base, options, tensors, history"),
+        (b'{"schema": 1, "tensors": {}, "options": []}', "here: lacks tool, base, history"),
+        (changed("options k", "4"), "here, options, k: is '4', not a whole number"),
+        (changed("options channel", "symetric"), "here, options, channel: is 'symetric', which is not a known word"),
+        (
+            changed("options channel", "symmetric"),
+            "here: has a head of the symmetric channel without unrealized_share",
+        ),
+        (changed("tensors", []), "here: lists no tensors"),
+        (changed("tensors", 2 * small_file()["tensors"]), "here: lists a tensor twice"),
+        (changed("tensors 0 heads", []), "here, tensors 1: lists no heads"),
+        (changed("tensors 0 heads 0 gap", "wide"), "here, tensors 1, heads 1, gap: is 'wide', not a number or null"),
+        (changed("tensors 0 heads 0 head", True), "here, tensors 1, heads 1, head: is True, not a whole number"),
+        (changed("history", {}), "here, history: is {}, not a list"),
+        (changed("generated", {"README.md": 3}), "here, generated.README.md: is 3, not text"),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_key(content: bytes, sentence: str) -> None:
+    with pytest.raises(CheckpointError) as error:
+        Manifest.from_json(content, "here")
+    assert str(error.value).startswith(sentence)
+    assert str(error.value).endswith("; write the output again.")
 
 
 def test_a_base_with_a_broken_manifest_is_refused_before_anything_is_written(base: Path, tmp_path: Path) -> None:
     source = shutil.copytree(base, tmp_path / "source")
     (source / "qkedit.json").write_text("{}")
-    complaint = r"source/qkedit.json: is not a complete manifest; update qkedit, or remove or rename it"
+    complaint = r"source/qkedit.json: is not a manifest \(.+\); update qkedit, or remove or rename it"
     with pytest.raises(CheckpointError, match=complaint):
         steer(source, out=tmp_path / "edited", layers="0", fsync=False)
     plan = plan_for(str(source), SteerOptions("0"))
@@ -270,6 +298,6 @@ def test_a_base_with_a_broken_manifest_is_refused_before_anything_is_written(bas
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_json_is_never_written(value: float) -> None:
+def test_what_json_cannot_hold_is_never_written(value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        dump_manifest(SMALL | {"options": SMALL["options"] | {"residual": value}})
+        replace(SMALL, options=replace(SMALL.options, retain=value)).to_json()

@@ -14,6 +14,7 @@ from torch import Tensor
 from qkedit.errors import UsageError
 from qkedit.steering.engine.device import choose_device
 from qkedit.steering.run import SteerReport, steer
+from qkedit.steering.verify import verify
 from tests.spectral import oracle
 from tests.steering.checkpoints import (
     HEAD_SIZE,
@@ -64,25 +65,25 @@ def test_retain_is_the_share_that_stays(base: Path, tmp_path: Path, retain: floa
         assert_close(head(after, 1, number), oracle.projected_query(query, key, 2, retain))
         record = report.heads[number]
         values = oracle.modes(query.T @ key).values
-        np.testing.assert_allclose(record["suppressed"], values[:2], rtol=1e-6)
+        np.testing.assert_allclose(record.suppressed, values[:2], rtol=1e-6)
         removed = (1 - retain**2) * (values[:2] ** 2).sum() / (values**2).sum()
-        assert record["energy_removed"] == pytest.approx(removed, rel=1e-6)
-        assert record["gap"] == pytest.approx(values[1] / values[2], rel=1e-5)
+        assert record.energy_removed == pytest.approx(removed, rel=1e-6)
+        assert record.gap == pytest.approx(values[1] / values[2], rel=1e-5)
         moved = np.linalg.norm(head(after, 1, number) - query) / np.linalg.norm(query)
-        assert record["relative_change"] == pytest.approx(moved, rel=1e-5)
+        assert record.relative_change == pytest.approx(moved, rel=1e-5)
 
 
 @pytest.mark.parametrize("energy", [0.2, 0.5, 0.95])
 def test_energy_takes_as_many_modes_as_carry_it(base: Path, tmp_path: Path, energy: float) -> None:
     report, after = edited(base, tmp_path, layers="0,2", energy=energy)
     counts = set()
-    for tensor in report.manifest["tensors"]:
-        for record in tensor["heads"]:
-            query, key = exact(base, tensor["layer"], record["head"])
+    for tensor in report.manifest.tensors:
+        for record in tensor.heads:
+            query, key = exact(base, tensor.layer, record.head)
             count = oracle.count_for_energy(oracle.modes(query.T @ key).values, energy)
-            assert len(record["suppressed"]) == count
-            assert record["energy_removed"] >= energy - 1e-9
-            assert_close(head(after, tensor["layer"], record["head"]), oracle.projected_query(query, key, count, 0.0))
+            assert len(record.suppressed) == count
+            assert record.energy_removed >= energy - 1e-9
+            assert_close(head(after, tensor.layer, record.head), oracle.projected_query(query, key, count, 0.0))
             counts.add(count)
     assert energy != 0.5 or len(counts) > 1, "heads should differ, or a fixed k would pass too"
 
@@ -90,8 +91,8 @@ def test_energy_takes_as_many_modes_as_carry_it(base: Path, tmp_path: Path, ener
 def test_only_the_chosen_heads_change(base: Path, tmp_path: Path) -> None:
     report, after = edited(base, tmp_path, layers="all", heads="1,3", k=1)
     before = tensors_of(base)
-    assert {record["head"] for record in report.heads} == {1, 3}
-    assert {record["key_head"] for record in report.heads} == {0, 1}
+    assert {record.head for record in report.heads} == {1, 3}
+    assert {record.key_head for record in report.heads} == {0, 1}
     for layer in range(3):
         old, new = (tensors[query_name(layer)].unflatten(0, (HEADS, HEAD_SIZE)) for tensors in (before, after))
         assert same_bits(old[[0, 2]], new[[0, 2]])
@@ -113,13 +114,14 @@ def test_channels_write_back_what_queries_can(base: Path, tmp_path: Path, channe
         query, key = exact(base, 1, number)
         wanted = oracle.channel_query(query, key, channel, 2, 0.25)
         assert_close(head(after, 1, number), wanted.query)
-        assert record["residual"] == pytest.approx(wanted.unrealized_share, rel=1e-6)
-        assert record["leak"] == pytest.approx(wanted.leak, rel=1e-6)
+        assert record.unrealized_share == pytest.approx(wanted.unrealized_share, rel=1e-6)
+        assert record.leak == pytest.approx(wanted.leak, rel=1e-6)
 
 
 def test_the_full_channel_has_neither_unrealized_share_nor_leak(base: Path, tmp_path: Path) -> None:
     report, _ = edited(base, tmp_path, layers="1")
-    assert not {"residual", "leak", "scale", "key_bias_effect"} & set(report.heads[0])
+    head = report.heads[0]
+    assert (head.unrealized_share, head.leak, head.scale, head.key_bias_effect) == (None, None, None, None)
 
 
 @pytest.mark.parametrize("control", ["index", "norm"])
@@ -170,7 +172,7 @@ def test_the_index_control_suppresses_other_modes(base: Path, tmp_path: Path) ->
     for number, record in enumerate(report.heads):
         query, key = exact(base, 1, number)
         modes = oracle.modes(query.T @ key)
-        left_out = [int(np.abs(modes.values - value).argmin()) for value in record["suppressed"]]
+        left_out = [int(np.abs(modes.values - value).argmin()) for value in record.suppressed]
         assert len(set(left_out)) == 2
         assert min(left_out) >= 2
         columns = modes.left[:, left_out]
@@ -213,13 +215,14 @@ def test_a_key_bias_is_told(tmp_path: Path) -> None:
     bias = heads_of(tensors_of(base)[key_name(1).replace("weight", "bias")].unsqueeze(-1), KEY_HEADS)
     for number, record in enumerate(report.heads):
         change = head(after, 1, number) - exact(base, 1, number)[0]
-        assert record["key_bias_effect"] == pytest.approx(np.linalg.norm(change.T @ bias[number // GROUP]), rel=1e-5)
+        assert record.key_bias_effect == pytest.approx(np.linalg.norm(change.T @ bias[number // GROUP]), rel=1e-5)
 
 
 @pytest.mark.parametrize(
     "options",
     [
         {"k": 0},
+        {"k": 2**64},
         {"energy": 0.0},
         {"energy": 1.5},
         {"energy": float("nan")},
@@ -261,7 +264,8 @@ def test_numbers_of_numpy_are_numbers(base: Path, tmp_path: Path) -> None:
 
 
 def test_more_modes_than_any_head_has_are_all_of_them(base: Path, tmp_path: Path) -> None:
-    _, found = edited(base, tmp_path, k=10**30)
+    report, found = edited(base, tmp_path, k=2**64 - 1)
+    assert verify(report.out, base=str(base)).mismatches == ()
     _, expected = edited(base, tmp_path, k=HEAD_SIZE)
     assert all(same_bits(found[name], expected[name]) for name in expected)
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.io.source import LocalFiles
+from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.errors import CheckpointError, QkeditError
-from qkedit.steering.manifest import parse_manifest
 from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import make_plan
 from qkedit.steering.run import steer
@@ -154,11 +154,11 @@ def test_steering_what_such_a_manifest_belongs_to(
 def test_a_manifest_with_a_number_that_is_none(edited: tuple[Path, Path], number: str) -> None:
     document = json.loads((edited[1] / "qkedit.json").read_text())
     text = json.dumps(put(document, ("tensors", 0, "heads", 0, "energy_removed"), "HERE")).replace('"HERE"', number)
-    with pytest.raises(CheckpointError, match="is not a complete manifest"):
-        parse_manifest(text.encode(), "here")
+    with pytest.raises(CheckpointError, match=r"^here.*: .+; write the output again\.$"):
+        Manifest.from_json(text.encode(), "here")
 
 
 def test_a_manifest_with_a_key_twice(edited: tuple[Path, Path]) -> None:
     text = (edited[1] / "qkedit.json").read_text().replace('"schema"', '"schema": 1, "schema"', 1)
-    with pytest.raises(CheckpointError, match="is not a complete manifest"):
-        parse_manifest(text.encode(), "here")
+    with pytest.raises(CheckpointError, match=r"^here.*: .+; write the output again\.$"):
+        Manifest.from_json(text.encode(), "here")

@@ -44,7 +44,7 @@ def test_what_an_unrecorded_model_is_taken_for_is_said_everywhere(
     base = of_type(write(tmp_path / "base", weights()), *types)
     plan = plan_for(str(base), SteerOptions(layers="1"))
     report = steer(base, out=tmp_path / "out", layers="1", k=2, fsync=False)
-    said = [plan.as_dict()["understood_as"], report.manifest.get("understood_as")]
+    said = [plan.as_dict()["understood_as"], report.manifest.understood_as]
     if sentence is None:
         assert said == [None, None]
         assert not any("known family" in warning for warning in (*report.warnings, *inspect(plan).warnings))
@@ -123,8 +123,8 @@ def test_a_checkpoint_converted_for_mlx_is_edited_as_its_source(tmp_path: Path, 
     reports = [steer(base, out=base.with_suffix(".out"), layers="all", k=2, fsync=False) for base in (source, mlx)]
     ours, theirs = (tensors_of(base.with_suffix(".out")) for base in (source, mlx))
     before = tensors_of(source)
-    for record in reports[0].manifest["tensors"]:
-        name = record["name"]
+    for record in reports[0].manifest.tensors:
+        name = record.name
         assert not torch.equal(ours[name], before[name])
         torch.testing.assert_close(theirs[name], ours[name], rtol=1e-5, atol=1e-6)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qkedit.checkpoint.io.file_errors import explained
-from qkedit.checkpoint.io.ownership import Replaced, files_standing_in, shown
+from qkedit.checkpoint.io.ownership import Replaced, files_standing_in
 from qkedit.errors import UsageError
 
 _CHOOSE_ANOTHER = "choose another --out"
@@ -121,9 +121,9 @@ def refuse_existing(target: Path, *, overwrite: bool, force: bool = False) -> Re
             "already exists", where=str(target), remedy=f"{_CHOOSE_ANOTHER} or replace it with --overwrite"
         )
     standing = files_standing_in(target)
-    if standing.others and not force:
+    if standing.strangers and not force:
         raise UsageError(
-            f"holds files that qkedit did not write ({shown(standing.others)}), so it is not replaced",
+            f"holds {standing.strangers}, so it is not replaced",
             where=str(target),
             remedy=f"move them away, {_CHOOSE_ANOTHER}, or remove them too with --force",
         )

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from qkedit.checkpoint.contents import DELTA_FILE
 from qkedit.checkpoint.io.header import TensorEntry, read_header
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.errors import CheckpointError
 from qkedit.steering.engine.stopwatch import Stopwatch
-from qkedit.steering.manifest import DELTA_FILE
 from qkedit.steering.plan import PlannedLayer, SteerPlan
 
 # Bytes to look at at once: memory does not depend on the largest tensor, and they stay in a processor's cache.

@@ -19,7 +19,8 @@ from benchmarking.timing import Timing, in_turns, seconds_of
 from qkedit.spectral.factors import factor
 from qkedit.spectral.product import QKProduct
 from qkedit.steering.engine.device import choose_device
-from qkedit.steering.engine.edited_weights import LayerWeights, begin_edit
+from qkedit.steering.engine.edited_weights import begin_edit
+from qkedit.steering.engine.layer_weights import LayerWeights
 from qkedit.steering.engine.workers import workers
 from qkedit.steering.plan import SteerPlan
 

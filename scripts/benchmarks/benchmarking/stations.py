@@ -15,12 +15,13 @@ from benchmarking.timing import Timing, in_turns, seconds_of
 from qkedit.checkpoint.io.copying import LinkMode, copy_file
 from qkedit.steering.engine.device import choose_device
 from qkedit.steering.engine.edited_tensor import EditedTensor
-from qkedit.steering.engine.edited_weights import edited_weights, read_tensor, stored_bytes
+from qkedit.steering.engine.edited_weights import edited_weights
+from qkedit.steering.engine.layer_weights import read_tensor, stored_bytes
 from qkedit.steering.engine.progress import Silent
 from qkedit.steering.engine.reading import stored_layers
 from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.manifest import DELTA_FILE
-from qkedit.steering.outputs.writers import write_delta
+from qkedit.steering.outputs.delta import DeltaWriter
 from qkedit.steering.plan import SteerPlan
 
 Edits = list[EditedTensor]
@@ -109,7 +110,8 @@ def _ours_written(plan: SteerPlan, request: Request, edits: Edits) -> dict[str, 
     os.sync()
     stopwatch = Stopwatch()
     request.delta.mkdir()
-    write_delta(request.delta, plan.tensors, edits, lambda records, digests: {}, stopwatch, Silent())
+    with DeltaWriter(plan.tensors, stopwatch, Silent()).writing(request.delta, edits):
+        pass
     shutil.rmtree(request.delta)
     return stopwatch.seconds
 

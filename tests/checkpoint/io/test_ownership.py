@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from qkedit.checkpoint.io.ownership import Replaced, files_standing_in, shown
 from qkedit.errors import QkeditError, UsageError
-from tests.checkpoint.outputs import FILES, beside, read_generation, tree, write_to
+from tests.checkpoint.outputs import FILES, beside, read_generation, tree, write_output, write_to
 from tests.checkpoint.written import write_single
 
 FOREIGN = (
@@ -78,7 +79,7 @@ def test_what_desktops_leave_belongs_to_nobody(old: Path) -> None:
 
 
 def test_a_delta_consists_of_its_tensors_and_its_manifest(tmp_path: Path) -> None:
-    manifest = {"tool": {"name": "qkedit"}, "files": ["qkedit.json", "config.json"]}
+    manifest = {"tool": {"name": "qkedit", "version": "0"}, "files": ["qkedit.json", "config.json"]}
     (tmp_path / "qkedit.json").write_text(json.dumps(manifest))
     (tmp_path / "qkedit-delta.safetensors").write_text("x")
     (tmp_path / "config.json").write_text("{}")
@@ -87,7 +88,10 @@ def test_a_delta_consists_of_its_tensors_and_its_manifest(tmp_path: Path) -> Non
     )
 
 
-@given(st.binary(max_size=30) | st.sampled_from([b'{"tool": {"name": "qkedit"}, "files": 3}', b"[" * 100_000]))
+@given(
+    st.binary(max_size=30)
+    | st.sampled_from([b'{"tool": {"name": "qkedit", "version": "0"}, "files": 3}', b"[" * 100_000])
+)
 def test_whatever_stands_in_a_manifest_only_files_it_lists_are_ours(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
@@ -96,6 +100,46 @@ def test_whatever_stands_in_a_manifest_only_files_it_lists_are_ours(
     (directory / "thesis.tex").write_text("three years")
     (directory / "qkedit.json").write_bytes(content)
     assert "thesis.tex" in files_standing_in(directory).others
+
+
+def output_with_card(directory: Path, card: str = "ours") -> Path:
+    write_output(directory, 1)
+    manifest = json.loads((directory / "qkedit.json").read_text())
+    sha256 = hashlib.sha256(b"ours").hexdigest()
+    manifest |= {"files": [*FILES, "README.md"], "generated": {"README.md": sha256, "../secret": sha256}}
+    (directory / "qkedit.json").write_text(json.dumps(manifest))
+    (directory / "README.md").write_text(card)
+    return directory
+
+
+def test_a_generated_file_is_ours_as_long_as_nobody_changed_it(target: Path) -> None:
+    target.mkdir()
+    standing = files_standing_in(output_with_card(target))
+    assert standing == Replaced(ours=tuple(sorted({*FILES, "README.md"})))
+    (target / "README.md").unlink()  # to remove it takes nothing from anybody
+    write_to(target)
+    assert read_generation(target) == 2
+
+
+@pytest.mark.parametrize("kind", ["text", "link", "pipe"])
+def test_a_generated_file_that_was_changed_since_stops_the_next_run_with_its_name(target: Path, kind: str) -> None:
+    target.mkdir()
+    output_with_card(target, "mine")
+    if kind != "text":
+        (target / "README.md").unlink()
+        (target / "README.md").symlink_to("chat/template.txt") if kind == "link" else os.mkfifo(target / "README.md")
+    assert files_standing_in(target).changed == ("README.md",)
+    with pytest.raises(UsageError) as caught:
+        write_to(target)
+    assert caught.value.what == (
+        "holds files that were changed since qkedit wrote them (README.md), so it is not replaced"
+    )
+    assert "--force" in caught.value.remedy
+    (target / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"did not write \(notes\.txt\) and files that were changed since"):
+        write_to(target)
+    write_to(target, force=True)
+    assert read_generation(target) == 2
 
 
 def test_a_pipe_in_the_place_of_a_manifest_holds_nobody_up(tmp_path: Path) -> None:

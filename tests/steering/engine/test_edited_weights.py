@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from qkedit.checkpoint.manifest_file import HeadEdit
 from qkedit.errors import QkeditError
 from qkedit.spectral.options import Channel, Suppression
 from qkedit.steering.engine.edited_weights import edited_weights
@@ -60,14 +61,9 @@ def test_a_zero_head_keeps_its_bits_and_the_others_are_edited(tmp_path: Path) ->
     old, new = (tensors_of(directory)[QUERY].unflatten(0, (HEADS, -1)) for directory in (base, tmp_path / "edited"))
     for number in (0, 2, 3):
         assert same_bits(old[number], new[number])
-        assert report.heads[number] == {
-            "head": number,
-            "key_head": number // 2,
-            "suppressed": (),
-            "energy_removed": 0.0,
-            "gap": None,
-            "relative_change": 0.0,
-        }
+        assert report.heads[number] == HeadEdit(
+            head=number, key_head=number // 2, suppressed=(), energy_removed=0.0, gap=None, relative_change=0.0
+        )
     key = heads_of(tensors_of(base)[KEY], 2)[0]
     np.testing.assert_allclose(after[1], oracle.projected_query(before[1], key, 2, 0.0), atol=1e-6)
     assert any("3 heads have fewer than 2 modes" in sentence for sentence in report.warnings)
@@ -79,7 +75,7 @@ def test_a_rank_deficient_head_gives_the_modes_it_has(tmp_path: Path) -> None:
 
     base = checkpoint(tmp_path / "base", flatten, dtype=torch.float64)
     report = steer(base, out=tmp_path / "edited", layers="1", k=4, fsync=False)
-    assert [len(head["suppressed"]) for head in report.heads] == [2, 2, 4, 4]
+    assert [len(head.suppressed) for head in report.heads] == [2, 2, 4, 4]
     before, after = (heads_of(tensors_of(directory)[QUERY], HEADS) for directory in (base, tmp_path / "edited"))
     key = heads_of(tensors_of(base)[KEY], 2)[0]
     for number in (0, 1):
@@ -161,7 +157,7 @@ def test_large_and_small_float32_weights_are_edited_like_others(tmp_path: Path, 
     after = heads_of(tensors_of(tmp_path / "edited")[QUERY], HEADS)[0]
     np.testing.assert_allclose(after, oracle.projected_query(query, key, 2, 0.0), atol=1e-6 * np.abs(query).max())
     moved = np.linalg.norm(after - query) / np.linalg.norm(query)
-    assert report.heads[0]["relative_change"] == pytest.approx(moved, rel=1e-4)
+    assert report.heads[0].relative_change == pytest.approx(moved, rel=1e-4)
 
 
 @pytest.mark.parametrize("channel", ["full", "symmetric", "antisymmetric"])

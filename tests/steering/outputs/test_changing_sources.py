@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from qkedit.errors import CheckpointError, QkeditError, VerificationError
 from qkedit.steering import run
 from qkedit.steering.apply import apply_delta
 from qkedit.steering.options import OutputOptions
-from qkedit.steering.outputs import writers as output
+from qkedit.steering.outputs import full as output
+from qkedit.steering.outputs.delta import DeltaWriter
 from qkedit.steering.run import steer
 from tests.steering.checkpoints import INDEX, contents, query_name, weights, write
 
@@ -79,18 +81,28 @@ def source(tmp_path: Path) -> Path:
     return directory
 
 
+def after_writing(monkeypatch: pytest.MonkeyPatch, writer: Any, change: Callable[[], None]) -> None:
+    """Call `change` when the next run's writer has done its work."""
+    real = writer.writing
+
+    @contextmanager
+    def then(*arguments: Any) -> Iterator[Any]:
+        with real(*arguments) as written:
+            yield written
+        change()
+
+    monkeypatch.setattr(writer, "writing", then)
+
+
 def changing(monkeypatch: pytest.MonkeyPatch, moment: str, change: Callable[[], None]) -> None:
     """Call `change` at that moment of the next run."""
-    room, name = {"planned": (run, "run_plan"), "copied": (output, "_prepare_files"), "written": (run, "write_full")}[
-        moment
-    ]
+    if moment == "written":
+        after_writing(monkeypatch, output.FullWriter, change)
+        return
+    room, name = {"planned": (run, "run_plan"), "copied": (output, "_prepare_files")}[moment]
     real: Any = getattr(room, name)
 
     def then(*arguments: Any) -> Any:
-        if moment == "written":
-            manifest = real(*arguments)
-            change()
-            return manifest
         change()
         return real(*arguments)
 
@@ -141,14 +153,7 @@ def test_a_delta_or_its_base_changes_while_it_is_applied(
 def test_the_base_of_a_delta_changes_while_it_is_written(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = run.write_delta
-
-    def then(*arguments: Any) -> Any:
-        manifest = real(*arguments)
-        overwrite(shard_of(source, query_name(EDITED)))
-        return manifest
-
-    monkeypatch.setattr(run, "write_delta", then)
+    after_writing(monkeypatch, DeltaWriter, lambda: overwrite(shard_of(source, query_name(EDITED))))
     with pytest.raises(CheckpointError, match="was changed while it was read"):
         steer(source, out=tmp_path / "delta", layers=str(EDITED), k=2, layout="delta", fsync=False)
     assert os.listdir(tmp_path) == ["base"]

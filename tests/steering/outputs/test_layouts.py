@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from qkedit.checkpoint.manifest_file import RecordedBase
 from qkedit.errors import QkeditError, UsageError
 from qkedit.steering.apply import apply_delta
+from qkedit.steering.manifest import read_manifest
 from qkedit.steering.options import OutputOptions
 from qkedit.steering.run import steer
 from tests.steering.checkpoints import contents, key_name, query_name, same_bits, tensors_of, weights, write
@@ -39,7 +43,10 @@ def test_a_delta_holds_the_edited_tensors_and_the_manifest_alone(base: Path, del
     assert set(contents(delta)) == {DELTA, "qkedit.json"}
     assert set(found) == {query_name(0), query_name(1)}
     assert all(same_bits(found[name], full[name]) for name in found)
-    assert contents(delta)["qkedit.json"] == contents(tmp_path / "full")["qkedit.json"]
+    of_delta, of_full = read_manifest(delta), read_manifest(tmp_path / "full")
+    assert of_delta == replace(of_full, generated={})  # there is no card in a delta
+    card = (tmp_path / "full" / "README.md").read_bytes()
+    assert of_full.generated == {"README.md": sha256(card).hexdigest()}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -198,7 +205,7 @@ def test_a_hub_cache_is_never_written_through(tmp_path: Path, link: str) -> None
     before = contents(blobs)
     out = tmp_path / "edited"
     report = steer(snapshot, out=out, layers="all", link=link, fsync=False)
-    assert report.manifest["base"] == {"model": "org/name", "revision": COMMIT}
+    assert report.manifest.base == RecordedBase(model="org/name", revision=COMMIT)
     assert contents(blobs) == before
     assert all(path.is_symlink() for path in snapshot.iterdir())
     for path in out.rglob("*"):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from qkedit.errors import counted
 
 if TYPE_CHECKING:
     from qkedit.checkpoint.io.ownership import Replaced
+    from qkedit.checkpoint.manifest_file import TensorEdit
     from qkedit.steering.options import OutputOptions
     from qkedit.steering.plan import PlannedLayer, SteerPlan
     from qkedit.steering.run import SteerReport
@@ -108,7 +109,7 @@ def _run(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
 
     with progress_bar(output) as progress:
         report = run_plan(plan, target, progress)
-    print_report(output, report, ("steered", report.manifest["base"]["model"]))
+    print_report(output, report, ("steered", report.manifest.base.model))
 
 
 def print_report(output: Output, report: SteerReport, done: tuple[str, str]) -> None:
@@ -119,28 +120,28 @@ def print_report(output: Output, report: SteerReport, done: tuple[str, str]) -> 
     for sentence in report.warnings:
         output.warn(sentence)
     heads = report.heads
-    tensors = report.manifest["tensors"]
-    energy = [head["energy_removed"] for head in heads]
-    moved = [head["relative_change"] for head in heads]
+    tensors = report.manifest.tensors
+    energy = [head.energy_removed for head in heads]
+    moved = [head.relative_change for head in heads]
     seconds = report.seconds
     stations = ", ".join(
         f"{name} {seconds[name]:.1f}"
         for name in ("start-up", "reading", "mathematics", "copying", "writing", "checks", "verification", "fsync")
         if seconds.get(name, 0) >= 0.05
     )
-    channel = report.manifest["options"]["channel"]
+    channel = report.manifest.options.channel
     # Of a part of the products no share of the whole is known here.
     proportion = f": {strength(sum(energy) / len(energy))}" if channel == "full" else ""
     part = "the query-key products" if channel == "full" else f"their {channel} part asked to be"
     facts = [
         done,
-        ("layers", f"{describe([tensor['layer'] for tensor in tensors])} ({counted(len(heads), 'head')})"),
+        ("layers", f"{describe([tensor.layer for tensor in tensors])} ({counted(len(heads), 'head')})"),
         ("energy", f"{_mean(energy)} of {part} removed ({_range(energy)}){proportion}"),
         ("weights", f"moved by {_mean(moved)} of their norm ({_range(moved)})"),
         ("changed", f"{_kind_of(tensors)}, {size(report.bytes_changed)}; nothing else"),
     ]
     if channel != "full":
-        missing, leak = ([head[name] for head in heads] for name in ("residual", "leak"))
+        missing, leak = [head.unrealized_share or 0 for head in heads], [head.leak or 0 for head in heads]
         facts.append(("realised", f"all but {_mean(missing)} of it; {_mean(leak)} leaked into the other channel"))
     if report.left_out:
         facts.append(("left out", _left_out(report.left_out)))
@@ -159,8 +160,8 @@ def _left_out(files: Mapping[str, str]) -> str:
     return "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
 
 
-def _kind_of(tensors: list[dict[str, Any]]) -> str:
-    if all(tensor["name"].endswith("q_proj.weight") for tensor in tensors):
+def _kind_of(tensors: Sequence[TensorEdit]) -> str:
+    if all(tensor.name.endswith("q_proj.weight") for tensor in tensors):
         return counted(len(tensors), "q_proj tensor")
     return f"{counted(len(tensors), 'tensor')} with queries (their rows alone)"
 
@@ -212,7 +213,11 @@ def _print_plan(
         totals.append(("no attention", f"layers {describe([skipped.index for skipped in plan.stack.skipped])}"))
     if plan.checkpoint.left_out:
         totals.append(("left out", _left_out(plan.checkpoint.left_out)))
-    for name, files in (("replaced", replaced.ours), ("not qkedit's", replaced.others)):
+    for name, files in (
+        ("replaced", replaced.ours),
+        ("not qkedit's", replaced.others),
+        ("changed since", replaced.changed),
+    ):
         if files:
             totals.append((name, f"would be removed: {shown(files)}"))
     words = Text(on_one_line(plan_in_words(plan, target if out_given else None)))

@@ -1,0 +1,270 @@
+"""`qkedit.json` as a value: what was done to a checkpoint, to which tensors, and how each can be checked.
+
+It lists every file of the full directory, so that a later run knows which ones it may replace, and holds nothing that
+differs between two runs on the same inputs (no times, no paths), so an output is reproducible to the byte. The
+manifests of earlier edits stand under `history`, oldest first, as they were written.
+
+A key that this version does not know is passed over: a later one may add facts. What changes the meaning of a key gets
+another schema, and a later schema is refused. Schema 1, which qkedit 0.1 began with, is read as schema 2.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from hashlib import sha256
+from typing import Any, Self, TypeVar
+
+from qkedit.checkpoint.records import MACHINE_WRITTEN, RecordError, as_plain, quoted, read_record
+from qkedit.errors import CheckpointError
+from qkedit.strict_text import parse_json
+
+SCHEMA = 2
+_WRITE_AGAIN = "write the output again"
+Part = TypeVar("Part")
+
+
+class EditedChannel(StrEnum):
+    """Which part of the product was edited."""
+
+    FULL = "full"
+    SYMMETRIC = "symmetric"
+    ANTISYMMETRIC = "antisymmetric"
+
+
+class EditControl(StrEnum):
+    """Which random control took the place of the edit."""
+
+    NONE = "none"
+    INDEX = "index"
+    NORM = "norm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """The program that wrote a manifest."""
+
+    name: str = "qkedit"
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedBase:
+    """The model that was edited: a hub id and its commit, `demo`, or the name alone of a directory."""
+
+    model: str
+    revision: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedOptions:
+    """All that decides the bytes of an edit; see `SteerOptions` and `Suppression`."""
+
+    layers: str
+    heads: str
+    k: int
+    energy: float | None
+    retain: float
+    channel: EditedChannel
+    control: EditControl
+    seed: int
+    compute_dtype: str
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadEdit:
+    """What happened to one query head. Shares are 0–1; `None` where a figure has no meaning."""
+
+    head: int
+    key_head: int
+    suppressed: tuple[float, ...]  # σ (channels: |λ|; norm control: direction strengths) of the modes acted on
+    energy_removed: float  # of the channel's energy, requested
+    gap: float | None  # σ_k / σ_{k+1} at the cut
+    relative_change: float  # ‖W_q' − W_q‖ / ‖W_q‖ after rounding to the storage dtype
+    unrealized_share: float | None = None  # channels: share of the wanted change that queries cannot write
+    leak: float | None = None  # channels: share of the wanted change that lands in the other channel
+    scale: float | None = None  # norm control: c
+    key_bias_effect: float | None = None  # ‖(W_q' − W_q)ᵀ b_k‖
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorEdit:
+    """One edited query tensor: where it stands, its hashes, and what happened to its chosen heads."""
+
+    name: str
+    shard: str
+    layer: int
+    form: str = ""  # how its heads stand in the tensor
+    norm: str | None = None  # kind of norm behind the queries, folded into the product
+    dtype: str
+    shape: tuple[int, ...]
+    sha256_before: str
+    sha256_after: str
+    heads: tuple[HeadEdit, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a tensor in which nothing was edited."""
+        if not self.heads:
+            raise ValueError("lists no heads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """One edit of a checkpoint.
+
+    Attributes:
+        tool: what wrote it.
+        libraries: names and versions of the libraries that calculated.
+        base: the model that was edited.
+        understood_as: how a model without a record of its own was understood.
+        options: what was asked for.
+        tensors: what changed.
+        files: every file of the full output, sorted.
+        generated: SHA-256 of each file of this output that qkedit made anew, beside weights and manifest, by name.
+        history: manifests of earlier edits as they were written, each with its own schema, oldest first.
+    """
+
+    tool: Tool
+    libraries: dict[str, str] = field(default_factory=dict)
+    base: RecordedBase
+    understood_as: str | None = None
+    options: RecordedOptions
+    tensors: tuple[TensorEdit, ...]
+    files: tuple[str, ...] = ()
+    generated: dict[str, str] = field(default_factory=dict)
+    history: tuple[dict[str, Any], ...]
+
+    def __post_init__(self) -> None:
+        """Check what no key says alone."""
+        names = [tensor.name for tensor in self.tensors]
+        if not names:
+            raise ValueError("lists no tensors")
+        if len(set(names)) < len(names):
+            raise ValueError("lists a tensor twice")
+        if self.options.channel is not EditedChannel.FULL and any(
+            head.unrealized_share is None or head.leak is None for head in self.heads
+        ):
+            raise ValueError(f"has a head of the {self.options.channel} channel without unrealized_share and leak")
+
+    @property
+    def heads(self) -> tuple[HeadEdit, ...]:
+        """Return every edited head, tensor by tensor."""
+        return tuple(head for tensor in self.tensors for head in tensor.heads)
+
+    def with_generated(self, files: Mapping[str, bytes]) -> Self:
+        """Return the manifest of an output in which qkedit generates these files."""
+        return replace(self, generated={name: sha256(content).hexdigest() for name, content in files.items()})
+
+    @classmethod
+    def from_json(cls, content: bytes, where: str) -> Self:
+        """Read a manifest of schema 1 or 2.
+
+        Args:
+            content: of the file.
+            where: the file, for messages.
+
+        Raises:
+            CheckpointError: it is not JSON, of a later schema, or lacks what every manifest has.
+        """
+        try:
+            return read_record(cls, _as_schema_2(content, where), where, MACHINE_WRITTEN)
+        except RecordError as error:
+            raise CheckpointError(error.what, where=error.where, remedy=_WRITE_AGAIN) from error
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what the file holds; keys without a value are left out."""
+        return {"schema": SCHEMA, **as_plain(self)}
+
+    def to_json(self) -> bytes:
+        """Return the file: one line per head, so that it can be read and compared with `diff`."""
+        # A directory's name may hold bytes that are not UTF-8; backslashreplace spells them as JSON escapes.
+        return (_dump(self.as_dict(), "") + "\n").encode(errors="backslashreplace")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ownership:
+    """The part of a manifest, of whatever schema, that says which files are qkedit's."""
+
+    tool: Tool
+    files: tuple[str, ...] = ()
+    generated: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """The part of an earlier manifest that names its base."""
+
+    base: RecordedBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lineage:
+    """The part of a manifest, of whatever schema, that names the models on the way to an output."""
+
+    base: RecordedBase
+    history: tuple[Step, ...] = ()
+
+
+def part_of(content: bytes, kind: type[Part]) -> Part | None:
+    """Return a part of a manifest, such as `Ownership`, whatever becomes of the rest; None where it is not there."""
+    try:
+        return read_record(kind, parse_json(content, file_names=True), "", MACHINE_WRITTEN)
+    except (ValueError, RecordError):
+        return None
+
+
+def _as_schema_2(content: bytes, where: str) -> Any:
+    try:
+        found = parse_json(content, file_names=True)
+    except ValueError as error:
+        raise CheckpointError(f"is not a manifest ({error})", where=where, remedy=_WRITE_AGAIN) from error
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if type(schema) is not int or schema < 1:
+        raise CheckpointError(f"is not a manifest (its schema is {quoted(schema)})", where=where, remedy=_WRITE_AGAIN)
+    if schema > SCHEMA:
+        raise CheckpointError(f"was written by a later qkedit (schema {schema})", where=where, remedy="update qkedit")
+    return _migrated(found) if schema == 1 else found
+
+
+def _migrated(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest of schema 1 as schema 2 says it; what is not of its form stays, for the reader to refuse.
+
+    Schema 1 called both the share that stays and the share that queries cannot write `residual`, and hashed no files.
+    """
+    options, tensors = manifest.get("options"), manifest.get("tensors")
+    changed = {"options": _renamed(options, "residual", "retain")}
+    if isinstance(tensors, list):
+        changed["tensors"] = [
+            {**tensor, "heads": [_renamed(head, "residual", "unrealized_share") for head in tensor["heads"]]}
+            if isinstance(tensor, dict) and isinstance(tensor.get("heads"), list)
+            else tensor
+            for tensor in tensors
+        ]
+    return {**manifest, **changed, "generated": {}}
+
+
+def _renamed(value: Any, old: str, new: str) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {new if key == old else key: item for key, item in value.items() if key != new}
+
+
+def _dump(value: Any, indent: str) -> str:
+    """Return JSON in which whatever holds no further object stands on one line."""
+    if not _holds_objects(value):
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    deeper = indent + "  "
+    if isinstance(value, dict):
+        items = [f"{json.dumps(name, ensure_ascii=False)}: {_dump(item, deeper)}" for name, item in value.items()]
+    else:
+        items = [_dump(item, deeper) for item in value]
+    first, last = "{}" if isinstance(value, dict) else "[]"
+    return f"{first}\n{deeper}" + f",\n{deeper}".join(items) + f"\n{indent}{last}"
+
+
+def _holds_objects(value: Any) -> bool:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(child, dict) or _holds_objects(child) for child in children)

@@ -1,0 +1,44 @@
+"""The delta: the edited tensors alone, in one safetensors file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from qkedit.checkpoint.contents import DELTA_FILE
+from qkedit.checkpoint.io.header import TensorEntry
+from qkedit.checkpoint.io.tensor_file import lay_out
+from qkedit.steering.engine.edited_tensor import EditedTensors
+from qkedit.steering.engine.progress import Progress
+from qkedit.steering.engine.stopwatch import Stopwatch
+from qkedit.steering.outputs.tensors import write_file, write_tensors
+from qkedit.steering.outputs.writer import Written
+
+
+@dataclass(frozen=True)
+class DeltaWriter:
+    """Writes the planned tensors alone."""
+
+    planned: dict[str, TensorEntry]
+    stopwatch: Stopwatch
+    progress: Progress
+    has_card = False  # a delta is not a model; `apply` makes one of it
+
+    @property
+    def bytes_to_write(self) -> int:
+        """Return the bytes of the planned tensors."""
+        return sum(entry.nbytes for entry in self.planned.values())
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Return nothing: no file of the base is expected in a delta."""
+        return {}
+
+    @contextmanager
+    def writing(self, staging: Path, edits: EditedTensors) -> Iterator[Written]:
+        """Write the tensors one after another; see `Writer`."""
+        prefix, places = lay_out(self.planned.values(), DELTA_FILE)
+        write_file(staging / DELTA_FILE, prefix)
+        yield write_tensors(staging, edits, places, self.stopwatch, self.progress)[0]

@@ -1,0 +1,99 @@
+"""Write a stream of edited tensors at their places, and read each back while the system still holds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from qkedit.checkpoint.io.file_errors import explained, open_descriptor
+from qkedit.checkpoint.io.header import TensorEntry
+from qkedit.checkpoint.io.source import LocalFiles
+from qkedit.errors import QkeditError
+from qkedit.steering.edit_record import EditRecord
+from qkedit.steering.engine.edited_tensor import EditedTensors
+from qkedit.steering.engine.progress import Progress
+from qkedit.steering.engine.reading import stands_at
+from qkedit.steering.engine.stopwatch import Stopwatch
+from qkedit.steering.outputs.checks import EDGE_BYTES, Edges, not_as_computed
+from qkedit.steering.outputs.writer import Written
+
+# For more at once Linux takes larger pages, which a virtual machine may have to get back from its host first: a tensor
+# of 26 MB then took up to 81 ms instead of at most 18 (docs/benchmarks.md).
+_WRITTEN_AT_ONCE = 1 << 20
+
+
+def write_tensors(
+    directory: Path,
+    edits: EditedTensors,
+    places: dict[str, TensorEntry],
+    stopwatch: Stopwatch,
+    progress: Progress,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[Written, list[Edges]]:
+    """Write each tensor at its place and read it back, while the system holds it in memory.
+
+    Args:
+        directory: holds the files.
+        edits: the tensors.
+        places: where each stands.
+        stopwatch: counts hashing, writing and checks.
+        progress: is told.
+        check: raises what speaks against going on.
+
+    Returns:
+        What was written, and the tensors' edges.
+    """
+    files = LocalFiles(directory)
+    records: list[EditRecord] = []
+    after: dict[str, str] = {}
+    edges: list[Edges] = []
+    with _opened_for_writing(directory, {entry.shard for entry in places.values()}) as descriptors:
+        for edited in edits:
+            from qkedit.steering.engine.layer_weights import stored_bytes  # the first edit has imported torch
+
+            check()
+            name, record = edited.name, edited.record
+            entry, content = places[name], stored_bytes(edited.tensor)
+            with stopwatch("hashing"):
+                after[name] = sha256(content).hexdigest()
+            if after[name] == record.sha256_before:
+                raise QkeditError(
+                    "the chosen heads have no modes to suppress, so every stored value stays as it was",
+                    where=f"tensor {name}",
+                    remedy=f"leave out layer {record.layer} with --layers",
+                )
+            with stopwatch("writing"), explained("write", entry.shard):
+                data, position = content, entry.start
+                while data:
+                    written = os.pwrite(descriptors[entry.shard], data[:_WRITTEN_AT_ONCE], position)
+                    data, position = data[written:], position + written
+            with stopwatch("checks"):
+                if not stands_at(files, entry, content):
+                    raise not_as_computed(entry)
+            records.append(record)
+            edges.append((entry, bytes(content[:EDGE_BYTES]), bytes(content[-EDGE_BYTES:])))
+            del edited, content, data  # while the next one is edited
+            progress.layer_done()
+            progress.bytes_done(entry.nbytes)
+    missing = set(places) - set(after)
+    if missing:
+        raise QkeditError(f"{len(missing)} planned tensors were not edited", where=min(missing))
+    return Written(tuple(records), after), edges
+
+
+@contextmanager
+def _opened_for_writing(staging: Path, files: Iterable[str]) -> Iterator[dict[str, int]]:
+    with ExitStack() as stack:
+        descriptors = {}
+        for file in files:
+            descriptors[file] = stack.enter_context(open_descriptor(staging / file, os.O_WRONLY | os.O_NOFOLLOW))
+        yield descriptors
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a small file into a staging directory. Raises QkeditError where the system refuses."""
+    with explained("write", path):
+        path.write_bytes(content)

@@ -1,0 +1,58 @@
+"""The contract of an output: a consumer of the stream of edits that leaves files in a staging directory.
+
+A writer knows where bytes go. The manifest and the card are made by `steering/run.py` from what a writer hands back.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from qkedit.checkpoint.manifest_file import TensorEdit
+from qkedit.steering.edit_record import EditRecord
+from qkedit.steering.engine.edited_tensor import EditedTensors
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a writer made of a stream: a record per tensor, and the SHA-256 of its bytes after the edit, by name."""
+
+    records: tuple[EditRecord, ...]
+    sha256_after: dict[str, str]
+
+    def tensor_edits(self) -> tuple[TensorEdit, ...]:
+        """Return what the manifest says of each tensor."""
+        return tuple(record.with_hash(self.sha256_after[record.tensor.name]) for record in self.records)
+
+
+class Writer(Protocol):
+    """Writes a stream of edits in one way, once."""
+
+    @property
+    def bytes_to_write(self) -> int:
+        """How many bytes go to the disk, for the progress."""
+        ...
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Files of the base that are expected in such an output and not there, with the reasons."""
+        ...
+
+    @property
+    def has_card(self) -> bool:
+        """Whether the output is a model of its own, which a model card describes."""
+        ...
+
+    def writing(self, staging: Path, edits: EditedTensors) -> AbstractContextManager[Written]:
+        """Write the edits into `staging`.
+
+        Yields:
+            What was written, as soon as every tensor is. Other files may still be copied during the block; leaving it
+            waits for them and checks them, and an exception in it ends them.
+
+        Raises:
+            QkeditError: a tensor has the bytes it had, something cannot be written, or is not as it was written.
+        """
+        ...
