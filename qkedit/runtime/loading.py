@@ -19,6 +19,7 @@ from qkedit.checkpoint.pretrained import (
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import QkeditError, UsageError, first_line
 from qkedit.runtime.chat_template import NONE, ChatTemplate, Turn, render, template_of
+from qkedit.runtime.generation_settings import check_generation_settings
 from qkedit.runtime.size_check import refuse_much_larger
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -80,7 +81,7 @@ def load(
         UsageError: the dtype is not known, the template's file cannot be read, or code on the hub is to run from a
             revision that is not a commit.
         QkeditError: transformers cannot load the model or its processor, or not without code of their own; weights are
-            missing; or the chat template is missing or broken.
+            missing; or the chat template or the generation settings are broken.
     """
     import torch
 
@@ -122,6 +123,7 @@ def load(
             where=model,
             remedy="name a vision-language model with its processor's files",
         ) from error
+    check_generation_settings(loaded.generation_config, model)
     return LoadedModel(model, loaded.eval(), processor, jinja)
 
 
