@@ -35,13 +35,17 @@ GPU_WORKING_BYTES = 2 << 30
 ROUNDING = 16
 
 
+# Only float64 weights can hold the last of them.
+NOT_TO_BE_SQUARED = "NaN, infinity or numbers beyond 1e150"
+
+
 class NonFiniteWeightError(ValueError):
-    """A weight holds NaN or infinity; `head` is its position along the first axis of `projection`."""
+    """A weight's square is no number; `head` is its position along the first axis of `projection`."""
 
     def __init__(self, head: int, projection: Projection) -> None:
         self.head = head
         self.projection = projection
-        super().__init__(f"the weights of {projection} head {head} hold NaN or infinity")
+        super().__init__(f"the weights of {projection} head {head} hold {NOT_TO_BE_SQUARED}")
 
 
 def product_dtype(device: torch.device) -> torch.dtype:
@@ -115,7 +119,10 @@ def factor_of_gram(products: Tensor, weights_of: Callable[[Tensor], Tensor]) -> 
     lower, failed = torch.linalg.cholesky_ex(products)
     smallest_pivot = lower.diagonal(dim1=-2, dim2=-1).square().amin(-1)
     largest = products.diagonal(dim1=-2, dim2=-1).amax(-1)
-    untrusted = (failed != 0) | ~(smallest_pivot > torch.finfo(products.dtype).eps ** 0.5 * largest)
+    numbers = torch.finfo(products.dtype)
+    untrusted = (failed != 0) | ~(smallest_pivot > numbers.eps**0.5 * largest)
+    # Squares of float64 weights below 1e-146 lose digits towards the least number that there is.
+    untrusted |= largest < numbers.tiny / numbers.eps
     if untrusted.any():
         heads = untrusted.nonzero().flatten()
         lower[heads] = _qr_factor(weights_of(heads)).to(lower.device)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkedit.spectral.edit import suppress
+from qkedit.spectral.factors import NonFiniteWeightError, factor
 from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.spectral.product import QKProduct
 from tests.spectral import oracle
@@ -63,3 +64,16 @@ def test_weights_of_any_scale_are_edited_like_others(
         realised = np.linalg.norm((edited[head].double().numpy() - before) / size)
         assert moved[head].item() == pytest.approx(realised, rel=1e-4)
         assert requested[head].item() == pytest.approx(np.linalg.norm(change / size), rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-140, 1e-155, 1e-160, 1e-250, 1e140])
+def test_factors_of_weights_whose_squares_are_hardly_numbers(scale: float) -> None:
+    weights = torch.randn(2, HEAD_SIZE, HIDDEN, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    torch.testing.assert_close(
+        factor(weights * scale, "query") / scale, factor(weights, "query"), rtol=1e-11, atol=1e-12
+    )
+
+
+def test_weights_that_cannot_be_squared_are_refused_for_that_reason() -> None:
+    with pytest.raises(NonFiniteWeightError, match="or numbers beyond 1e150"):
+        factor(torch.full((1, HEAD_SIZE, HIDDEN), 1e160, dtype=torch.float64), "query")

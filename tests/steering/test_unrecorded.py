@@ -85,6 +85,15 @@ def test_what_nothing_explains_in_an_attention_block_is_refused(
     assert caught.value.where == f"tensor {tensor}"
 
 
+@pytest.mark.parametrize("name", ["q_norm.weight", "k_layernorm.bias", "norm_k.weight"])
+def test_a_norm_beside_the_attention_block_is_refused(tmp_path: Path, name: str) -> None:
+    tensor = query_name(1).replace("self_attn.q_proj.weight", name)
+    base = of_type(write(tmp_path / "base", weights() | {tensor: torch.ones(HEAD_SIZE)}), "llava", "llama")
+    with pytest.raises(UnsupportedForm, match=f"{name.partition('.')[0]} stands beside the attention block") as caught:
+        plan_for(str(base), SteerOptions(layers="0"))
+    assert caught.value.where.startswith("layer 1, ")
+
+
 def test_what_does_not_matter_to_the_product_stops_nothing(tmp_path: Path) -> None:
     names = ("o_proj.weight", "v_proj.weight", "v_proj.bias", "rotary_emb.inv_freq", "sinks", "k_scale", "masked_bias")
     others = {query_name(1).replace("q_proj.weight", name): torch.ones(HEAD_SIZE) for name in names}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from qkedit.checkpoint.architecture.heads import AttentionLayer, AttentionStack, SkippedLayer
 from qkedit.checkpoint.architecture.library import architectures
 from qkedit.checkpoint.architecture.mlx import stored_by_mlx
-from qkedit.checkpoint.architecture.projections import Projections, understand_layer
+from qkedit.checkpoint.architecture.projections import QUERY_OR_KEY_NORM, Projections, understand_layer
 from qkedit.checkpoint.architecture.schema import Decoder, Family, ProjectionLayout, Rotation
 from qkedit.checkpoint.architecture.text_config import TextConfig
 from qkedit.checkpoint.architecture.unsupported import (
@@ -66,6 +66,7 @@ def attention_stack(checkpoint: Checkpoint, *, allow_text_only: bool = False) ->
     settings = TextConfig.of(decoder, checkpoint.text_config)
     contents = _layer_contents(checkpoint, modules)
     layer_count = _checked_layer_count(settings, contents)
+    _refuse_norms_beside(contents, modules)
     by_mlx = stored_by_mlx(checkpoint)
     layers, skipped = [], []
     # Heads for multi-token prediction may be stored as layers past the last one; loaders leave them out.
@@ -148,6 +149,18 @@ def _layer_contents(checkpoint: Checkpoint, modules: dict[int, _Module]) -> dict
         if name.startswith(path) and number.isdecimal():
             contents.setdefault(int(number), set()).add(rest.split(".")[0])
     return contents
+
+
+def _refuse_norms_beside(contents: dict[int, set[str]], modules: dict[int, _Module]) -> None:
+    """Raise UnsupportedForm for a norm of queries or keys that is stored beside its attention module."""
+    for index, module in modules.items():
+        for name in sorted(contents[index]):
+            if QUERY_OR_KEY_NORM.match(f"{name}."):
+                raise UnsupportedForm(
+                    f"{name} stands beside the attention block, and no record says how it normalises queries or keys",
+                    where=f"layer {index}, {module.path}",
+                    remedy=ADD_A_RECORD,
+                )
 
 
 def _checked_layer_count(settings: TextConfig, contents: dict[int, set[str]]) -> int:

@@ -18,7 +18,7 @@ from qkedit.checkpoint.manifest_file import HeadEdit
 from qkedit.errors import CheckpointError
 from qkedit.spectral.controls import ModeDraws, UnmatchedControlError
 from qkedit.spectral.edit import suppress
-from qkedit.spectral.factors import NonFiniteWeightError
+from qkedit.spectral.factors import NOT_TO_BE_SQUARED, NonFiniteWeightError
 from qkedit.spectral.low_rank import LowRankChange, head_changes
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.edited_tensor import EditedTensor, FactoredEdit
@@ -162,7 +162,7 @@ def non_finite_weights(layer: AttentionLayer, error: NonFiniteWeightError) -> Ch
 
 def _non_finite(tensor: TensorEntry) -> CheckpointError:
     return CheckpointError(
-        "the weights hold NaN or infinity",
+        f"the weights hold {NOT_TO_BE_SQUARED}",
         where=_where(tensor),
         remedy="download the shard again or leave the layer out with --layers",
     )
