@@ -18,7 +18,7 @@ class Limits:
         images: images in a request, those of earlier turns included.
         pixels: pixels of all of them together. One pixel takes 3 bytes once it is decoded, whatever it took before.
         waiting: requests that are under way at the same time, waiting ones included.
-        seconds: for a body to arrive, and for all images of a request to be fetched.
+        seconds: for a body to arrive, for all images of a request to be fetched, and for a client to read on.
         connections: that are open at the same time, if the system has files for them.
         header_seconds: for the headers of a request to arrive.
     """

@@ -87,7 +87,7 @@ def run_server(
         limits: of connections.
     """
     # Its own log configuration would put requests on standard output, among the results.
-    connections = Connections(most_connections(limits.connections), limits.header_seconds)
+    connections = Connections(most_connections(limits.connections), limits.header_seconds, limits.seconds)
     protocol: Any = connections.protocol
     config = uvicorn.Config(
         connections.noting(application),

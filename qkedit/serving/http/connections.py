@@ -1,7 +1,8 @@
-"""Keep connections few and quick: a bound on how many are open, and a deadline for a request's headers.
+"""Keep connections few and quick: a bound on how many are open, and deadlines for a request's headers and for reading.
 
-uvicorn has neither for headers that never end. With some hundred of them open, it runs out of files, and then it
-tries, and logs, two thousand times a second. Bodies have their deadline in `gate`, answers their end.
+uvicorn has none of them. With some hundred connections open whose headers never end, it runs out of files, and then it
+tries, and logs, two thousand times a second; for a client that does not read its answer it waits without end. Bodies
+have their deadline in `gate`.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ class Connections:
     Args:
         most: that are open at a time. For one more, the one that has waited longest for its request is closed.
         seconds: in which the headers of a request have to arrive, counted from the connection or the last answer.
+        unread: seconds in which a client has to read on, once the system holds as much of its answer as it will.
     """
 
-    def __init__(self, most: int, seconds: float) -> None:
+    def __init__(self, most: int, seconds: float, unread: float) -> None:
         self._most = most
         self.seconds = seconds
+        self.unread = unread
         self.open: set[_Connection] = set()
         self.waiting: dict[_Connection, None] = {}  # for a request, the longest first
 
@@ -75,6 +78,7 @@ class _Connection(asyncio.Protocol):
         self._requests = 0
         self.begun = False  # headers that are not complete
         self._timer: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -96,13 +100,16 @@ class _Connection(asyncio.Protocol):
         return self._served.eof_received()
 
     def pause_writing(self) -> None:
+        self._abort_unless_read()
         self._served.pause_writing()
 
     def resume_writing(self) -> None:
+        self._has_been_read()
         self._served.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._has_been_read()
         self._connections.open.discard(self)
         self._served.connection_lost(exc)
 
@@ -128,7 +135,18 @@ class _Connection(asyncio.Protocol):
         """Close the connection, as its request has not come in time."""
         if self.begun:
             self._transport.write(_TOO_LATE)
+        # It closes once the client has what was written to it, which may be never.
+        self._abort_unless_read()
         self._transport.close()
+
+    def _abort_unless_read(self) -> None:
+        self._has_been_read()
+        self._unread = asyncio.get_running_loop().call_later(self._connections.unread, self.abort)
+
+    def _has_been_read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _wait(self) -> None:
         if self._transport.is_closing():

@@ -37,9 +37,13 @@ class Client:
 
 
 def run(
-    case: Callable[[Callable[[], Awaitable[Client]], asyncio.Event], Awaitable[None]], connections: Connections
+    case: Callable[[Callable[[], Awaitable[Client]], asyncio.Event], Awaitable[None]],
+    connections: Connections,
+    body: bytes = b"ok",
 ) -> None:
     """Serve an application that answers once it may."""
+
+    length = str(len(body)).encode()
 
     async def served() -> None:
         may_answer = asyncio.Event()
@@ -47,8 +51,8 @@ def run(
 
         async def application(scope: Any, receive: Any, send: Any) -> None:
             await may_answer.wait()
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-            await send({"type": "http.response.body", "body": b"ok"})
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+            await send({"type": "http.response.body", "body": body})
 
         config = uvicorn.Config(connections.noting(application), lifespan="off", log_config=None, ws="none")
         config.load()
@@ -87,7 +91,7 @@ def test_headers_that_never_end() -> None:
         trickling.cancel()
         assert await silent.rest() == b""
 
-    run(case, Connections(10, 0.1))
+    run(case, Connections(10, 0.1, 600))
 
 
 def test_the_deadline_is_that_of_every_request_and_of_no_answer() -> None:
@@ -109,8 +113,36 @@ def test_the_deadline_is_that_of_every_request_and_of_no_answer() -> None:
         may_answer.set()
         assert await slow.answer() == b"ok"
 
-    connections = Connections(10, 600)
+    connections = Connections(10, 600, 600)
     run(case, connections)
+
+
+@pytest.mark.parametrize("seconds", [600, 0.1])
+def test_an_answer_that_nobody_reads(seconds: float) -> None:
+    """It is larger than what the system holds of it; where requests end, the connection's own end waits for it too."""
+
+    async def case(connect: Callable[[], Awaitable[Client]], may_answer: asyncio.Event) -> None:
+        deaf = await connect()
+        deaf.writer.write(WHOLE)
+        while not connections.open:
+            await asyncio.sleep(0.01)
+        while connections.open:
+            await asyncio.sleep(0.01)
+
+    connections = Connections(10, seconds, 0.1)
+    run(case, connections, bytes(32 << 20))
+
+
+def test_an_answer_that_is_read_slowly_is_whole() -> None:
+    async def case(connect: Callable[[], Awaitable[Client]], may_answer: asyncio.Event) -> None:
+        slow = await connect()
+        slow.writer.write(WHOLE)
+        await slow.reader.readuntil(b"\r\n\r\n")
+        await slow.reader.readexactly(32 << 20)
+        assert connections.open
+
+    connections = Connections(10, 600, 600)
+    run(case, connections, bytes(32 << 20))
 
 
 def test_one_connection_more_than_there_may_be(caplog: pytest.LogCaptureFixture) -> None:
@@ -126,7 +158,7 @@ def test_one_connection_more_than_there_may_be(caplog: pytest.LogCaptureFixture)
             assert await client.rest() == b""
         assert len(connections.open) == 3
 
-    connections = Connections(3, 600)
+    connections = Connections(3, 600, 600)
     run(case, connections)
     assert caplog.text.count("more than 3 connections were opened") == 2
 
@@ -143,7 +175,7 @@ def test_answers_under_way_are_never_cut_for_a_new_connection() -> None:
         may_answer.set()
         assert [await client.answer() for client in busy] == [b"ok", b"ok"]
 
-    connections = Connections(2, 600)
+    connections = Connections(2, 600, 600)
     run(case, connections)
 
 
