@@ -12,7 +12,7 @@ from qkedit.cli.options import MODE, flag
 if TYPE_CHECKING:
     import typer
 
-    from qkedit.laboratory.worker import Subject
+    from qkedit.laboratory.worker import ModelSpec
 
 SCENES = "Scenes and controls"
 
@@ -45,7 +45,7 @@ WorkersOption = Annotated[
 ]
 
 
-def subject_and_workers(
+def model_and_workers(
     context: typer.Context,
     argument: str | None,
     option: str | None,
@@ -53,7 +53,7 @@ def subject_and_workers(
     device: str,
     dtype: str,
     workers: int | None,
-) -> tuple[Subject, int]:
+) -> tuple[ModelSpec, int]:
     """Return the model to experiment on, the demo's when none is named, and how many processes share the work.
 
     Raises:
@@ -61,7 +61,7 @@ def subject_and_workers(
     """
     from qkedit.cli.options import one_model
     from qkedit.errors import UsageError
-    from qkedit.laboratory.worker import Subject
+    from qkedit.laboratory.worker import ModelSpec
     from qkedit.steering.engine.device import choose_device
 
     model = DEMO if argument is None and option is None else one_model(context, argument, option)
@@ -70,4 +70,4 @@ def subject_and_workers(
         workers = len(os.sched_getaffinity(0)) if chosen.type == "cpu" else 1
     if workers < 1:
         raise UsageError(f"{workers} workers do nothing", where="--workers", remedy="give 1 or more")
-    return Subject(model, revision, dtype, str(chosen)), workers
+    return ModelSpec(model, revision, dtype, str(chosen)), workers

@@ -55,13 +55,13 @@ def chosen_plugins(texts: Sequence[str] | None, model: str) -> tuple[PluginSetti
         QkeditError: one is wrong, on the command line or in the file beside the weights.
     """
     from qkedit.plugins.config_file import attached_to
-    from qkedit.plugins.paper_defaults import with_published
+    from qkedit.plugins.paper_defaults import with_paper_defaults
     from qkedit.plugins.settings import parse_plugins
 
     named = parse_plugins(texts or ())
     if named is not None:
-        return with_published(named, model)
-    plugins = with_published(attached_to(Path(model).expanduser()), model)
+        return with_paper_defaults(named, model)
+    plugins = with_paper_defaults(attached_to(Path(model).expanduser()), model)
     if plugins:
         _logger.warning("%s acts as attached to the model; --plugin none leaves it out", joined(plugins))
     return plugins

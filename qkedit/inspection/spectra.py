@@ -26,7 +26,7 @@ from qkedit.spectral.rotary import AXES
 from qkedit.steering.engine.device import choose_device
 from qkedit.steering.engine.edited_weights import non_finite_weights
 from qkedit.steering.engine.layer_weights import LayerWeights
-from qkedit.steering.engine.prefetch import in_background
+from qkedit.steering.engine.prefetch import prefetch
 from qkedit.steering.engine.progress import Progress, Silent
 from qkedit.steering.engine.workers import Workers, workers
 from qkedit.steering.plan import SteerPlan
@@ -147,7 +147,7 @@ def planned_weights(
     sizes = [sum(entry.nbytes for entry in entries) for entries in needed]
     progress.start(len(plan.layers), sum(sizes))
     reading = (LayerWeights.read(files, *of_layer) for of_layer in zip(plan.layers, needed, strict=True))
-    with in_background(reading) as layers:
+    with prefetch(reading) as layers:
         for weights, size in zip(layers, sizes, strict=True):
             yield weights
             progress.bytes_done(size)

@@ -25,7 +25,7 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from qkedit.errors import QkeditError, UsageError
 from qkedit.images import as_rgb, read_image
 from qkedit.plugins.config_file import attached_to
-from qkedit.plugins.paper_defaults import with_published
+from qkedit.plugins.paper_defaults import with_paper_defaults
 from qkedit.plugins.settings import PluginSettings, make_plugins, parse_plugins
 from qkedit.plugins.transformers.attach import attach
 from qkedit.runtime.generation import LoadedModel, Prompt, load, respond_batch
@@ -213,10 +213,10 @@ def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:
 def _plugins(text: str | None, model: str) -> tuple[PluginSettings, ...]:
     """Return the plug-ins that are named, else those attached to the model."""
     if text is None:
-        return with_published(attached_to(Path(model).expanduser()), model)
+        return with_paper_defaults(attached_to(Path(model).expanduser()), model)
     # Quotes keep lmms-eval from splitting at commas, and stay.
     texts = text.strip("'\"").split("+")
-    return with_published(parse_plugins(texts) or (), model)
+    return with_paper_defaults(parse_plugins(texts) or (), model)
 
 
 def _image(image: Any) -> Image:

@@ -9,13 +9,13 @@ from typing import Any
 
 from qkedit.evaluation.statistics.intervals import Difference
 from qkedit.laboratory.arms import BASE, CONTROL, EDITED, Arm
-from qkedit.laboratory.eval_set import Exam, ExamRange, make_exam
-from qkedit.laboratory.experiment import Watch, answered
-from qkedit.laboratory.generation import ExamAnswers
+from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
+from qkedit.laboratory.experiment import Watch, run_experiment
+from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.measures import MEASURES, Outcome, Row, against, compare
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.saved_files import save
-from qkedit.laboratory.worker import Job, Subject
+from qkedit.laboratory.worker import Job, ModelSpec
 from qkedit.steering.plan import plan_for
 
 
@@ -24,24 +24,24 @@ class Demonstration:
     """What came out.
 
     Attributes:
-        subject: the model.
+        model_spec: the model.
         layers: that were edited.
         scenes: that were shown.
         rows: the base first.
         seconds: of work by arm, over all processes.
-        exam: what was asked.
+        eval_set: what was asked.
         answered: every arm's scores and what it said.
         to_controls: by measure, the edit minus its random controls, all seeds pooled; empty without one of them.
         warnings: what to know before trusting the figures.
     """
 
-    subject: Subject
+    model_spec: ModelSpec
     layers: tuple[int, ...]
-    scenes: ExamRange
+    scenes: SceneRange
     rows: tuple[Row, ...]
     seconds: dict[str, float]
-    exam: Exam
-    answered: tuple[tuple[Outcome, ExamAnswers], ...]
+    eval_set: EvalSet
+    answered: tuple[tuple[Outcome, EvalSetAnswers], ...]
     to_controls: Mapping[str, Difference]
     warnings: tuple[str, ...]
 
@@ -52,14 +52,14 @@ class Demonstration:
 
     def save(self, directory: Path) -> None:
         """Keep everything in a new directory; see `qkedit.laboratory.saved_files`. Raises QkeditError."""
-        save(directory, self.exam, self.answered)
+        save(directory, self.eval_set, self.answered)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result as `--json` prints it."""
         return {
-            "model": self.subject.model,
-            "dtype": self.subject.dtype,
-            "device": self.subject.device,
+            "model": self.model_spec.model,
+            "dtype": self.model_spec.dtype,
+            "device": self.model_spec.device,
             "layers": list(self.layers),
             "scenes": asdict(self.scenes),
             "arms": [row.as_dict() for row in self.rows],
@@ -69,9 +69,9 @@ class Demonstration:
 
 
 def demonstrate(
-    subject: Subject,
+    model_spec: ModelSpec,
     arms: Sequence[Arm],
-    scenes: ExamRange,
+    scenes: SceneRange,
     workers: int,
     *,
     file: ResultsFile | None = None,
@@ -80,7 +80,7 @@ def demonstrate(
     """Let every arm of a demonstration answer, and compare.
 
     Args:
-        subject: the model.
+        model_spec: the model.
         arms: the base among them; see `demonstration_arms`.
         scenes: to ask about.
         workers: processes.
@@ -90,19 +90,21 @@ def demonstrate(
     Raises:
         QkeditError: the edit or a plug-in does not fit the model, or a result cannot be written.
     """
-    edited = [plan_for(subject.model, arm.steer, subject.revision).layers for arm in arms if arm.steer is not None]
-    exam = make_exam(scenes)
-    found = answered(subject, [Job(arm, scenes) for arm in arms], workers, file, watch)
-    outcomes = [found.outcome(arm, exam, scenes) for arm in arms]
+    edited = [
+        plan_for(model_spec.model, arm.steer, model_spec.revision).layers for arm in arms if arm.steer is not None
+    ]
+    eval_set = make_eval_set(scenes)
+    found = run_experiment(model_spec, [Job(arm, scenes) for arm in arms], workers, file, watch)
+    outcomes = [found.outcome(arm, eval_set, scenes) for arm in arms]
     answers = [found.results[arm.name, scenes].answers for arm in arms]
     base = next(outcome for outcome in outcomes if outcome.arm.name == BASE)
     return Demonstration(
-        subject,
+        model_spec,
         tuple(sorted({planned.layer.index for layers in edited for planned in layers})),
         scenes,
         compare(outcomes, base),
         {outcome.arm.name: round(outcome.seconds, 2) for outcome in outcomes},
-        exam,
+        eval_set,
         tuple(zip(outcomes, answers, strict=True)),
         _to_controls(outcomes),
         found.warnings,

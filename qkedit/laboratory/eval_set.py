@@ -1,7 +1,7 @@
 """What every arm is asked: captions of the demo's scenes, and yes/no questions as POPE draws them.
 
 A question that several splits share is asked once. Scenes are made from their seed and numbers, so that a process
-that is to answer needs no more than an `ExamRange`.
+that is to answer needs no more than an `SceneRange`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HELD_OUT_SEED = 2_000_000
 
 
 @dataclass(frozen=True)
-class ExamRange:
+class SceneRange:
     """Which scenes: `count` of `seed`, from number `first`."""
 
     count: int
@@ -39,17 +39,17 @@ class ExamRange:
         if self.seed < 0:
             raise UsageError(f"{self.seed} is negative", where="--scene-seed", remedy="give 0 or more")
 
-    def halves(self) -> tuple[ExamRange, ExamRange]:
+    def halves(self) -> tuple[SceneRange, SceneRange]:
         """Return the first half, to choose on, and the second, to confirm on."""
         half = self.count // 2
         return (
-            ExamRange(half, self.seed, self.first),
-            ExamRange(self.count - half, self.seed, self.first + half),
+            SceneRange(half, self.seed, self.first),
+            SceneRange(self.count - half, self.seed, self.first + half),
         )
 
 
 @dataclass(frozen=True, eq=False)
-class Exam:
+class EvalSet:
     """Scenes and all that is asked about them.
 
     Attributes:
@@ -65,7 +65,7 @@ class Exam:
     asked: tuple[tuple[int, str], ...]
 
     def digest(self) -> str:
-        """Return a SHA-256 of all pictures, questions and truths: equal exams ask the same."""
+        """Return a SHA-256 of all pictures, questions and truths: equal evaluation sets ask the same."""
         digest = hashlib.sha256()
         for scene in self.scenes:
             digest.update(scene.image.tobytes() + scene.depth.tobytes())
@@ -74,8 +74,8 @@ class Exam:
         return digest.hexdigest()
 
 
-def make_exam(scenes: ExamRange) -> Exam:
-    """Return the exam about these scenes; what is popular or adversarial is counted over them alone."""
+def make_eval_set(scenes: SceneRange) -> EvalSet:
+    """Return the evaluation set about these scenes; what is popular or adversarial is counted over them alone."""
     shown = tuple(make_scenes(scenes.count, scenes.seed, scenes.first))
     splits = {
         split: tuple(
@@ -102,4 +102,4 @@ def make_exam(scenes: ExamRange) -> Exam:
     )
     position = {question.image: place for place, question in enumerate(captions)}
     asked = {(position[question.image], question.prompt) for split in splits.values() for question in split}
-    return Exam(shown, captions, splits, tuple(sorted(asked)))
+    return EvalSet(shown, captions, splits, tuple(sorted(asked)))

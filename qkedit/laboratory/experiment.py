@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qkedit.laboratory.arms import Arm
-from qkedit.laboratory.eval_set import Exam, ExamRange
+from qkedit.laboratory.eval_set import EvalSet, SceneRange
 from qkedit.laboratory.measures import Outcome
 from qkedit.laboratory.processes import run_jobs
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.scoring import scored
-from qkedit.laboratory.worker import Job, JobResult, Subject
+from qkedit.laboratory.worker import Job, JobResult, ModelSpec
 
 # So many arms are named in a warning.
 _NAMED = 3
@@ -20,7 +20,7 @@ Watch = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Answered:
+class ExperimentResults:
     """Results by arm and scenes; scored when they are asked for, since scored items take far more memory.
 
     Attributes:
@@ -28,7 +28,7 @@ class Answered:
         resumed: how many an earlier run had left.
     """
 
-    results: Mapping[tuple[str, ExamRange], JobResult]
+    results: Mapping[tuple[str, SceneRange], JobResult]
     resumed: int
 
     @property
@@ -38,9 +38,9 @@ class Answered:
         answers = {f"{arm} ({len(r.answers.yes_no)})": r.answers.yes_no for (arm, _), r in self.results.items()}
         return (*_empty("captions", captions, "contain no hallucination"), *_empty("answers", answers, "count as yes"))
 
-    def outcome(self, arm: Arm, exam: Exam, scenes: ExamRange) -> Outcome:
-        """Return an arm's scores on the exam about these scenes."""
-        return scored(arm, exam, self.results[arm.name, scenes])
+    def outcome(self, arm: Arm, eval_set: EvalSet, scenes: SceneRange) -> Outcome:
+        """Return an arm's scores on the evaluation set about these scenes."""
+        return scored(arm, eval_set, self.results[arm.name, scenes])
 
 
 def _empty(what: str, said: Mapping[str, Sequence[str]], scored: str) -> list[str]:
@@ -50,17 +50,17 @@ def _empty(what: str, said: Mapping[str, Sequence[str]], scored: str) -> list[st
     return [f"empty {what} {scored}: there are {', '.join(silent[:_NAMED])}{more}"] if silent else []
 
 
-def answered(
-    subject: Subject,
+def run_experiment(
+    model_spec: ModelSpec,
     jobs: Sequence[Job],
     workers: int,
     file: ResultsFile | None = None,
     watch: Watch | None = None,
-) -> Answered:
+) -> ExperimentResults:
     """Return the results of all jobs, of which only those are run that the file does not hold.
 
     Args:
-        subject: the model.
+        model_spec: the model.
         jobs: what to do.
         workers: processes.
         file: where results are kept; None keeps them in memory alone.
@@ -69,7 +69,7 @@ def answered(
     Raises:
         QkeditError: an arm does not fit the model, or the file cannot be written.
     """
-    results: dict[tuple[str, ExamRange], JobResult] = {}
+    results: dict[tuple[str, SceneRange], JobResult] = {}
     missing = []
     for job in jobs:
         known = file.result(job) if file is not None else None
@@ -80,10 +80,10 @@ def answered(
     resumed = len(results)
     if watch is not None:
         watch(resumed, len(jobs))
-    for job, result in run_jobs(subject, missing, workers):
+    for job, result in run_jobs(model_spec, missing, workers):
         if file is not None:
             file.add(job, result)
         results[job.arm.name, job.scenes] = result
         if watch is not None:
             watch(len(results), len(jobs))
-    return Answered(results, resumed)
+    return ExperimentResults(results, resumed)

@@ -1,4 +1,4 @@
-"""Let a loaded model sit an exam: greedy answers in batches, as `generate` gives them one by one.
+"""Let a loaded model answer an evaluation set: greedy answers in batches, as `generate` gives them one by one.
 
 Everything asked about a scene begins with the same picture, and a decoder that reads from left to right computes the
 same states for it whatever comes after. Where that is known of a model, its pictures are read once and every question
@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from qkedit.laboratory.eval_set import Exam
+from qkedit.laboratory.eval_set import EvalSet
 from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.runtime.generation import LoadedModel, Prompt, batch_inputs, prompt_text, respond_batch
 
@@ -32,12 +32,12 @@ PROMPTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class ExamAnswers:
+class EvalSetAnswers:
     """What one arm said.
 
     Attributes:
         captions: one a scene.
-        yes_no: one for each of the exam's `asked`.
+        yes_no: one for each of the evaluation set's `asked`.
     """
 
     captions: tuple[str, ...]
@@ -46,36 +46,40 @@ class ExamAnswers:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt about one scene, by its position in the exam."""
+    """One prompt about one scene, by its position in the evaluation set."""
 
     scene: int
     prompt: str
     max_new_tokens: int
 
 
-def sit(
-    loaded: LoadedModel, exam: Exam, plugins: Sequence[PluginSettings] = (), *, share_pictures: bool | None = None
-) -> ExamAnswers:
+def run_eval_set(
+    loaded: LoadedModel,
+    eval_set: EvalSet,
+    plugins: Sequence[PluginSettings] = (),
+    *,
+    share_pictures: bool | None = None,
+) -> EvalSetAnswers:
     """Return the model's answers to everything that is asked.
 
     Args:
         loaded: the model; its weights as they shall be.
-        exam: what is asked.
+        eval_set: what is asked.
         plugins: attached meanwhile; a `dscr` without a depth reads the scenes' true one.
         share_pictures: read each picture once for all its questions; by default where that is known to be right.
 
     Raises:
         UsageError: the plug-ins do not fit the model.
     """
-    requests = [Request(place, q.prompt, CAPTION_TOKENS) for place, q in enumerate(exam.captions)]
-    requests += [Request(scene, prompt, ANSWER_TOKENS) for scene, prompt in exam.asked]
+    requests = [Request(place, q.prompt, CAPTION_TOKENS) for place, q in enumerate(eval_set.captions)]
+    requests += [Request(scene, prompt, ANSWER_TOKENS) for scene, prompt in eval_set.asked]
     if share_pictures is None:
         share_pictures = loaded.model.config.model_type in SHARES_PICTURES and not plugins
-    answer = _SharedPictures(loaded, exam) if share_pictures else _WholePrompts(loaded, exam, tuple(plugins))
+    answer = _SharedPictures(loaded, eval_set) if share_pictures else _WholePrompts(loaded, eval_set, tuple(plugins))
     with torch.inference_mode():
         said = dict(pair for batch in answer.batches(requests) for pair in answer(batch))
     texts = [said[request] for request in requests]
-    return ExamAnswers(tuple(texts[: len(exam.captions)]), tuple(texts[len(exam.captions) :]))
+    return EvalSetAnswers(tuple(texts[: len(eval_set.captions)]), tuple(texts[len(eval_set.captions) :]))
 
 
 Batch = list[Request]
@@ -87,7 +91,7 @@ class _WholePrompts:
     """Every prompt with its picture; works with any model and any plug-in."""
 
     loaded: LoadedModel
-    exam: Exam
+    eval_set: EvalSet
     plugins: tuple[PluginSettings, ...]
     done: int = 0  # batches
 
@@ -99,7 +103,7 @@ class _WholePrompts:
                 yield alike[start : start + PROMPTS_AT_ONCE]
 
     def __call__(self, batch: Batch) -> Said:
-        prompts = [_prompt(self.loaded, self.exam, request) for request in batch]
+        prompts = [_prompt(self.loaded, self.eval_set, request) for request in batch]
         answers = respond_batch(self.loaded, prompts, self._plugins(batch), max_new_tokens=batch[0].max_new_tokens)
         self.done += 1
         yield from ((request, answer.text) for request, answer in zip(batch, answers, strict=True))
@@ -108,7 +112,7 @@ class _WholePrompts:
         plugins = make_plugins(self.plugins)
         for place, (settings, plugin) in enumerate(zip(self.plugins, plugins, strict=True)):
             if settings.name == "dscr" and "depth" not in settings.options:
-                depths = [torch.from_numpy(self.exam.scenes[request.scene].depth) for request in batch]
+                depths = [torch.from_numpy(self.eval_set.scenes[request.scene].depth) for request in batch]
                 plugins[place] = replace(plugin, depth=depths, processor=self.loaded.processor)
             elif settings.name == "scr" and plugin.selection == "uniform":
                 # Attaching begins the draws anew; other batches are to have other ones.
@@ -121,7 +125,7 @@ class _SharedPictures:
     """Read the pictures of a few scenes once, then continue from copies of the cache with all that is asked."""
 
     loaded: LoadedModel
-    exam: Exam
+    eval_set: EvalSet
     ids: dict[str, Tensor] = field(default_factory=dict)  # by prompt, `[length]`
 
     def batches(self, requests: Sequence[Request]) -> Iterator[Batch]:
@@ -133,7 +137,7 @@ class _SharedPictures:
         model = self.loaded.model
         scenes = {request.scene: request for request in batch}
         alike = [replace(request, prompt=batch[0].prompt) for request in scenes.values()]
-        inputs = batch_inputs(self.loaded, [_prompt(self.loaded, self.exam, request) for request in alike])
+        inputs = batch_inputs(self.loaded, [_prompt(self.loaded, self.eval_set, request) for request in alike])
         end = int((inputs["input_ids"][0] == model.config.image_token_id).nonzero()[-1]) + 1
         until_end = {name: inputs[name][:, :end] for name in ("input_ids", "attention_mask")}
         pictures = DynamicCache(config=model.config.get_text_config())
@@ -156,13 +160,13 @@ class _SharedPictures:
     def _ids(self, request: Request) -> Tensor:
         """The tokens of a prompt, which are the same for all scenes, since their pictures are of one size."""
         if request.prompt not in self.ids:
-            inputs = batch_inputs(self.loaded, [_prompt(self.loaded, self.exam, request)])
+            inputs = batch_inputs(self.loaded, [_prompt(self.loaded, self.eval_set, request)])
             self.ids[request.prompt] = inputs["input_ids"][0].cpu()
         return self.ids[request.prompt]
 
 
-def _prompt(loaded: LoadedModel, exam: Exam, request: Request) -> Prompt:
-    picture = Image.fromarray(exam.scenes[request.scene].image)
+def _prompt(loaded: LoadedModel, eval_set: EvalSet, request: Request) -> Prompt:
+    picture = Image.fromarray(eval_set.scenes[request.scene].image)
     return Prompt(prompt_text(loaded, request.prompt, images=1), (picture,))
 
 

@@ -25,7 +25,7 @@ class Measure:
 
     Attributes:
         name: such as `chair_s` or `f1_adversarial`.
-        part: of the exam: `captions`, or a split of the questions.
+        part: of the evaluation set: `captions`, or a split of the questions.
         metric: its name among the metrics of the part's items.
         title: as people write it.
         is_share: a ratio from 0 to 1, to be shown in percent.
@@ -68,7 +68,7 @@ def measure_named(name: str, where: str) -> Measure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One arm's scores, by part of the exam, and what its edit and its answers cost."""
+    """One arm's scores, by part of the evaluation set, and what its edit and its answers cost."""
 
     arm: Arm
     scores: Mapping[str, Score]

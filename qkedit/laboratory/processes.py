@@ -21,14 +21,14 @@ from pathlib import Path
 
 from qkedit.checkpoint.architecture.library import chosen_directories, using_architectures
 from qkedit.errors import QkeditError
-from qkedit.laboratory.worker import Bench, Job, JobResult, Subject
+from qkedit.laboratory.worker import Job, JobResult, ModelSpec, Worker
 
 
-def run_jobs(subject: Subject, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:
+def run_jobs(model_spec: ModelSpec, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:
     """Yield each job with its result, in the order in which they are done.
 
     Args:
-        subject: the model; every worker loads it once.
+        model_spec: the model; every worker loads it once.
         jobs: what to do.
         workers: how many processes; with 1 this process does it all.
 
@@ -37,16 +37,16 @@ def run_jobs(subject: Subject, jobs: Sequence[Job], workers: int) -> Iterator[tu
     """
     workers = min(workers, len(jobs))
     if workers <= 1:
-        bench = cache(Bench)
+        worker = cache(Worker)
         for job in jobs:
-            yield job, bench(subject).run(job)
+            yield job, worker(model_spec).run(job)
         return
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (chosen_directories(),))
     futures: dict[Future[JobResult], Job] = {}
     try:
         with _ctrl_c_held_back():
-            futures = {pool.submit(_run, subject, job): job for job in jobs}
+            futures = {pool.submit(_run, model_spec, job): job for job in jobs}
         for future in as_completed(list(futures)):
             yield futures.pop(future), future.result()
     except BrokenProcessPool as error:
@@ -63,12 +63,12 @@ def run_jobs(subject: Subject, jobs: Sequence[Job], workers: int) -> Iterator[tu
         pool.shutdown(cancel_futures=True)
 
 
-_bench = cache(Bench)  # of this worker
+_worker = cache(Worker)  # of this worker
 _of_worker = ExitStack()  # closed at its end
 
 
-def _run(subject: Subject, job: Job) -> JobResult:
-    return _bench(subject).run(job)
+def _run(model_spec: ModelSpec, job: Job) -> JobResult:
+    return _worker(model_spec).run(job)
 
 
 @contextmanager

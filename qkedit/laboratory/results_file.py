@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.laboratory.generation import ExamAnswers
+from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.worker import Job, JobResult
 
 SCHEMA = 1
@@ -107,7 +107,7 @@ class ResultsFile:
             try:
                 record = _parsed(line)
                 self._results[record["key"].replace(_OLD_NAME, _NAME)] = JobResult(
-                    ExamAnswers(tuple(record["captions"]), tuple(record["yes_no"])),
+                    EvalSetAnswers(tuple(record["captions"]), tuple(record["yes_no"])),
                     record["seconds"],
                     record["energy_removed"],
                     record["relative_change"],

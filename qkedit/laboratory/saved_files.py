@@ -23,8 +23,8 @@ from qkedit.demo.files import write_scenes
 from qkedit.errors import UsageError
 from qkedit.evaluation.files.result_files import RESULT_FILE
 from qkedit.evaluation.files.score_json import score_as_dict
-from qkedit.laboratory.eval_set import Exam
-from qkedit.laboratory.generation import ExamAnswers
+from qkedit.laboratory.eval_set import EvalSet
+from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.measures import Outcome
 from qkedit.laboratory.scoring import answers_by_split
 
@@ -45,7 +45,7 @@ def check_place(directory: Path) -> None:
     check_writable(standing, target)
 
 
-def save(directory: Path, exam: Exam, arms: Sequence[tuple[Outcome, ExamAnswers]]) -> None:
+def save(directory: Path, eval_set: EvalSet, arms: Sequence[tuple[Outcome, EvalSetAnswers]]) -> None:
     """Write an experiment into a new directory, which appears finished or not at all.
 
     Raises:
@@ -53,11 +53,11 @@ def save(directory: Path, exam: Exam, arms: Sequence[tuple[Outcome, ExamAnswers]
         QkeditError: it cannot be written.
     """
     with StagedDirectory(directory, overwrite=False) as staged, explained("write the files", directory):
-        write_scenes(exam.scenes, staged.path / "scenes")
+        write_scenes(eval_set.scenes, staged.path / "scenes")
         for outcome, answers in arms:
             place = staged.path / directory_name(outcome.arm.name)
             place.mkdir()
-            _write_arm(place, exam, outcome, answers)
+            _write_arm(place, eval_set, outcome, answers)
         staged.commit(fsync=False)
 
 
@@ -66,7 +66,7 @@ def directory_name(arm: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", arm.lower()).strip("-")
 
 
-def _write_arm(place: Path, exam: Exam, outcome: Outcome, answers: ExamAnswers) -> None:
+def _write_arm(place: Path, eval_set: EvalSet, outcome: Outcome, answers: EvalSetAnswers) -> None:
     result = {
         "schema": SCHEMA,
         "command": "demo",
@@ -78,10 +78,10 @@ def _write_arm(place: Path, exam: Exam, outcome: Outcome, answers: ExamAnswers) 
     _write(place / RESULT_FILE, json.dumps(result, indent=1, allow_nan=False) + "\n")
     captions = [
         {"image_id": scene.number, "caption": caption}
-        for scene, caption in zip(exam.scenes, answers.captions, strict=True)
+        for scene, caption in zip(eval_set.scenes, answers.captions, strict=True)
     ]
     _write(place / "captions.json", json.dumps(captions, indent=1, ensure_ascii=False) + "\n")
-    for split, given in answers_by_split(exam, answers).items():
+    for split, given in answers_by_split(eval_set, answers).items():
         rows = [{"question_id": int(answer.id), "answer": answer.text} for answer in given]
         _write(place / f"pope_{split}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 

@@ -11,8 +11,8 @@ from qkedit.evaluation.benchmarks.chair import scoring as chair
 from qkedit.evaluation.benchmarks.chair.words import Reading
 from qkedit.evaluation.files.records import Answer, Score
 from qkedit.laboratory.arms import Arm
-from qkedit.laboratory.eval_set import Exam
-from qkedit.laboratory.generation import ExamAnswers
+from qkedit.laboratory.eval_set import EvalSet
+from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.measures import CAPTIONS, Outcome
 from qkedit.laboratory.worker import JobResult
 
@@ -20,26 +20,28 @@ from qkedit.laboratory.worker import JobResult
 VARIANT = "demo"
 
 
-def scored(arm: Arm, exam: Exam, result: JobResult) -> Outcome:
-    """Return an arm's scores on an exam."""
-    return Outcome(arm, scores(exam, result.answers), result.seconds, result.energy_removed, result.relative_change)
+def scored(arm: Arm, eval_set: EvalSet, result: JobResult) -> Outcome:
+    """Return an arm's scores on an evaluation set."""
+    return Outcome(
+        arm, scores(eval_set, result.answers), result.seconds, result.energy_removed, result.relative_change
+    )
 
 
-def scores(exam: Exam, answers: ExamAnswers) -> dict[str, Score]:
-    """Return the score of the captions and of each split of the questions, by part of the exam."""
-    captions = [Answer(question.id, text) for question, text in zip(exam.captions, answers.captions, strict=True)]
-    given = answers_by_split(exam, answers)
+def scores(eval_set: EvalSet, answers: EvalSetAnswers) -> dict[str, Score]:
+    """Return the score of the captions and of each split of the questions, by part of the evaluation set."""
+    captions = [Answer(question.id, text) for question, text in zip(eval_set.captions, answers.captions, strict=True)]
+    given = answers_by_split(eval_set, answers)
     return {
-        CAPTIONS: chair.score(exam.captions, captions, variant=VARIANT, read=lambda text: Reading(mentions(text))),
-        **{split: pope.score(questions, given[split], split=split) for split, questions in exam.splits.items()},
+        CAPTIONS: chair.score(eval_set.captions, captions, variant=VARIANT, read=lambda text: Reading(mentions(text))),
+        **{split: pope.score(questions, given[split], split=split) for split, questions in eval_set.splits.items()},
     }
 
 
-def answers_by_split(exam: Exam, answers: ExamAnswers) -> dict[str, tuple[Answer, ...]]:
+def answers_by_split(eval_set: EvalSet, answers: EvalSetAnswers) -> dict[str, tuple[Answer, ...]]:
     """Return the answers to each split's questions, each distinct question having been asked once."""
-    said = dict(zip(exam.asked, answers.yes_no, strict=True))
-    place = {question.image: scene for scene, question in enumerate(exam.captions)}
+    said = dict(zip(eval_set.asked, answers.yes_no, strict=True))
+    place = {question.image: scene for scene, question in enumerate(eval_set.captions)}
     return {
         split: tuple(Answer(question.id, said[place[question.image], question.prompt]) for question in questions)
-        for split, questions in exam.splits.items()
+        for split, questions in eval_set.splits.items()
     }

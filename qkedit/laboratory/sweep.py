@@ -13,12 +13,12 @@ from typing import Any
 from qkedit.evaluation.metric_units import Better
 from qkedit.evaluation.statistics.intervals import Difference
 from qkedit.laboratory.arms import BASE, Arm
-from qkedit.laboratory.eval_set import Exam, ExamRange, make_exam
-from qkedit.laboratory.experiment import Answered, Watch, answered
+from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
+from qkedit.laboratory.experiment import ExperimentResults, Watch, run_experiment
 from qkedit.laboratory.measures import MEASURES, Figure, Measure, Outcome, Row, against, compare, figure
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.sweep_grid import Cell, SweepSettings
-from qkedit.laboratory.worker import Job, Subject
+from qkedit.laboratory.worker import Job, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,12 @@ class SweepReport:
 
 
 def run_sweep(
-    subject: Subject, settings: SweepSettings, file: ResultsFile | None, workers: int, watch: Watch | None = None
+    model_spec: ModelSpec, settings: SweepSettings, file: ResultsFile | None, workers: int, watch: Watch | None = None
 ) -> SweepReport:
     """Run what is not in the file yet, choose, and confirm.
 
     Args:
-        subject: the model.
+        model_spec: the model.
         settings: the grid, see `SweepSettings`.
         file: where results are kept; None keeps them in memory alone.
         workers: processes.
@@ -123,15 +123,15 @@ def run_sweep(
         QkeditError: a cell does not fit the model, or the file cannot be written.
     """
     first, second = settings.scenes.halves()
-    results = answered(subject, [Job(arm, first) for arm in settings.arms()], workers, file, watch)
+    results = run_experiment(model_spec, [Job(arm, first) for arm in settings.arms()], workers, file, watch)
     resumed = results.resumed
-    exam = make_exam(first)
-    base = results.outcome(Arm(BASE), exam, first)
+    eval_set = make_eval_set(first)
+    base = results.outcome(Arm(BASE), eval_set, first)
     ranked = rank(
         settings,
         base,
         (
-            (cell, results.outcome(cell.arm(), exam, first), _controls(results, settings, cell, exam, first))
+            (cell, results.outcome(cell.arm(), eval_set, first), _controls(results, settings, cell, eval_set, first))
             for cell in settings.cells()
         ),
     )
@@ -139,13 +139,15 @@ def run_sweep(
     if ranked and not ranked[0].broken:
         winner = ranked[0].cell
         arms = [Arm(BASE), winner.arm(), *winner.controls(settings.control, settings.seeds)]
-        again = answered(subject, [Job(arm, second) for arm in arms], workers, file)
+        again = run_experiment(model_spec, [Job(arm, second) for arm in arms], workers, file)
         confirmation = _confirmation(again, settings, winner, second)
     return SweepReport(settings, _values(settings, base), ranked, confirmation, resumed, results.warnings)
 
 
-def _controls(results: Answered, settings: SweepSettings, cell: Cell, exam: Exam, scenes: ExamRange) -> list[Outcome]:
-    return [results.outcome(arm, exam, scenes) for arm in cell.controls(settings.control, settings.seeds)]
+def _controls(
+    results: ExperimentResults, settings: SweepSettings, cell: Cell, eval_set: EvalSet, scenes: SceneRange
+) -> list[Outcome]:
+    return [results.outcome(arm, eval_set, scenes) for arm in cell.controls(settings.control, settings.seeds)]
 
 
 def rank(
@@ -199,10 +201,12 @@ def _cost(measure: Measure, values: Mapping[str, float | None]) -> float:
     return value if measure.better is Better.LOWER else -value
 
 
-def _confirmation(results: Answered, settings: SweepSettings, winner: Cell, scenes: ExamRange) -> Confirmation:
-    exam = make_exam(scenes)
-    base, edit = (results.outcome(arm, exam, scenes) for arm in (Arm(BASE), winner.arm()))
-    controls = _controls(results, settings, winner, exam, scenes)
+def _confirmation(
+    results: ExperimentResults, settings: SweepSettings, winner: Cell, scenes: SceneRange
+) -> Confirmation:
+    eval_set = make_eval_set(scenes)
+    base, edit = (results.outcome(arm, eval_set, scenes) for arm in (Arm(BASE), winner.arm()))
+    controls = _controls(results, settings, winner, eval_set, scenes)
     return Confirmation(
         compare([base, edit, *controls], base),
         {name: against(edit, controls, measure) for name, measure in MEASURES.items()},

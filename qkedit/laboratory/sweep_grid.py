@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from qkedit.errors import UsageError
 from qkedit.evaluation.metric_units import Better
 from qkedit.laboratory.arms import BASE, Arm, controls
-from qkedit.laboratory.eval_set import ExamRange
+from qkedit.laboratory.eval_set import SceneRange
 from qkedit.laboratory.measures import Measure, measure_named
 from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.steering.options import SteerOptions
@@ -79,7 +79,7 @@ class SweepSettings:
         objective: name of the measure to improve.
         guards: what that may not cost.
         scenes: the first half to choose on, the second to confirm on.
-        exam: digest of what is asked about all of them.
+        eval_set: digest of what is asked about all of them.
     """
 
     model: str
@@ -94,8 +94,8 @@ class SweepSettings:
     seeds: int
     objective: str
     guards: tuple[Guard, ...]
-    scenes: ExamRange
-    exam: str
+    scenes: SceneRange
+    eval_set: str
 
     def __post_init__(self) -> None:
         """Refuse what could not be ranked. Raises UsageError."""
@@ -129,7 +129,9 @@ class SweepSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as a file keeps them."""
-        return asdict(self)
+        settings = asdict(self)
+        settings["exam"] = settings.pop("eval_set")  # its name in every file so far
+        return settings
 
 
 def alternatives(text: str) -> tuple[str, ...]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from qkedit.checkpoint.architecture.layers import attention_stack
 from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.resolve import resolve
-from qkedit.laboratory.eval_set import ExamRange, make_exam
+from qkedit.laboratory.eval_set import SceneRange, make_eval_set
 from qkedit.laboratory.sweep_grid import Guard, SweepSettings
-from qkedit.laboratory.worker import Subject
+from qkedit.laboratory.worker import ModelSpec
 from qkedit.runtime.fingerprint import fingerprint
 from qkedit.runtime.generation import directory_of
 from qkedit.selection import describe, select_layers
@@ -16,7 +16,7 @@ from qkedit.steering.plan import make_plan
 
 
 def prepare(
-    subject: Subject,
+    model_spec: ModelSpec,
     *,
     layers: tuple[str, ...],
     ks: tuple[int, ...],
@@ -26,23 +26,23 @@ def prepare(
     seeds: int,
     objective: str,
     guards: tuple[Guard, ...],
-    scenes: ExamRange,
+    scenes: SceneRange,
 ) -> SweepSettings:
-    """Return the settings of a sweep of `subject`; alternatives that mean the same layers become one.
+    """Return the settings of a sweep of `model_spec`; alternatives that mean the same layers become one.
 
     Raises:
         UsageError: the model has no such layers, or the request contradicts itself.
         CheckpointError: the model cannot be read.
     """
-    checkpoint = open_checkpoint(resolve(subject.model, subject.revision))
+    checkpoint = open_checkpoint(resolve(model_spec.model, model_spec.revision))
     stack = attention_stack(checkpoint)
     available = sorted(layer.index for layer in stack.layers)
     chosen = dict.fromkeys(describe(select_layers(text, stack.layer_count, available)) for text in layers)
     settings = SweepSettings(
-        model=subject.model,
-        weights=fingerprint(directory_of(subject.model, subject.revision))["weights_sha256"],
-        dtype=subject.dtype,
-        device=subject.device.partition(":")[0],
+        model=model_spec.model,
+        weights=fingerprint(directory_of(model_spec.model, model_spec.revision))["weights_sha256"],
+        dtype=model_spec.dtype,
+        device=model_spec.device.partition(":")[0],
         layers=tuple(chosen),
         ks=ks,
         channels=channels,
@@ -52,7 +52,7 @@ def prepare(
         objective=objective,
         guards=guards,
         scenes=scenes,
-        exam=make_exam(scenes).digest(),
+        eval_set=make_eval_set(scenes).digest(),
     )
     for cell in settings.cells():
         for arm in cell.controls(control, 1):

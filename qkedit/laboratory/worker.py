@@ -1,4 +1,4 @@
-"""One process's share of an experiment: a loaded model, the exams it sits, and one arm after another."""
+"""One process's share of an experiment: a loaded model, the evaluation sets it answers, and one arm after another."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import torch
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.resolve import resolve
 from qkedit.laboratory.arms import Arm
-from qkedit.laboratory.eval_set import Exam, ExamRange, make_exam
-from qkedit.laboratory.generation import ExamAnswers, sit
+from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
+from qkedit.laboratory.generation import EvalSetAnswers, run_eval_set
 from qkedit.runtime.editing import ModelEdit, edit_as_stored
 from qkedit.runtime.generation import LoadedModel, load
 from qkedit.steering.plan import make_plan
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelSpec:
     """The model that is experimented on.
 
     Attributes:
@@ -40,10 +40,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Job:
-    """One arm and the exam it sits."""
+    """One arm and the evaluation set it answers."""
 
     arm: Arm
-    scenes: ExamRange
+    scenes: SceneRange
 
 
 @dataclass(frozen=True)
@@ -57,32 +57,32 @@ class JobResult:
         relative_change: `‖W_q' − W_q‖ / ‖W_q‖` after rounding, mean over edited heads; None without an edit.
     """
 
-    answers: ExamAnswers
+    answers: EvalSetAnswers
     seconds: float
     energy_removed: float | None = None
     relative_change: float | None = None
 
 
-class Bench:
-    """A loaded model that sits exams; its weights are the base's whenever no job runs."""
+class Worker:
+    """A loaded model that answers evaluation sets; its weights are the base's whenever no job runs."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, model_spec: ModelSpec) -> None:
         self._loaded: LoadedModel = load(
-            subject.model, revision=subject.revision, device=subject.device, dtype=subject.dtype
+            model_spec.model, revision=model_spec.revision, device=model_spec.device, dtype=model_spec.dtype
         )
-        self._checkpoint: Checkpoint = open_checkpoint(resolve(subject.model, subject.revision))
-        self._exam = cache(make_exam)
+        self._checkpoint: Checkpoint = open_checkpoint(resolve(model_spec.model, model_spec.revision))
+        self._eval_set = cache(make_eval_set)
 
-    def exam(self, scenes: ExamRange) -> Exam:
-        """Return the exam about these scenes, made once."""
-        return self._exam(scenes)
+    def eval_set(self, scenes: SceneRange) -> EvalSet:
+        """Return the evaluation set about these scenes, made once."""
+        return self._eval_set(scenes)
 
     def run(self, job: Job) -> JobResult:
         """Edit, answer, and restore the base. Raises QkeditError when the arm does not fit the model."""
-        exam = self.exam(job.scenes)
+        eval_set = self.eval_set(job.scenes)
         start = time.perf_counter()
         with one_thread(), self._edited(job.arm) as edit:
-            answers = sit(self._loaded, exam, job.arm.plugins)
+            answers = run_eval_set(self._loaded, eval_set, job.arm.plugins)
         heads = [head for record in edit.records for head in record.heads]
         return JobResult(
             answers,

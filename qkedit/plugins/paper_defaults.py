@@ -15,7 +15,7 @@ from qkedit.checkpoint.presets import Preset, presets, presets_by_alias
 from qkedit.plugins.settings import PluginSettings
 
 
-def with_published(plugins: Sequence[PluginSettings], model: str) -> tuple[PluginSettings, ...]:
+def with_paper_defaults(plugins: Sequence[PluginSettings], model: str) -> tuple[PluginSettings, ...]:
     """Return the plug-ins with the published settings of this model for the options that are not set.
 
     Args:

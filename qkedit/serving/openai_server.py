@@ -1,11 +1,11 @@
 """An OpenAI-compatible server of one model: the classes behind `transformers serve`, with plug-ins and limits.
 
-    client ── Gate ── transformers' application ── ChatRoute ── transformers' handler ── Turn ── model
+    client ── RequestGuard ── transformers' application ── ChatRoute ── transformers' handler ── RequestModel ── model
 
 The application, the handler that puts answers into OpenAI's words, its streaming and the thread that all answers run
 on are transformers'. What is added: bodies and images are checked before anything is done with them (`chat_request`,
-`image_policy`), plug-ins act for one answer at a time (`Turn`), and every route but those named here is taken away,
-among them the ones that load and unload models.
+`image_policy`), plug-ins act for one answer at a time (`RequestModel`), and every route but those named here is taken
+away, among them the ones that load and unload models.
 
 This file alone knows those classes. They are no documented interface: `serving_packages` checks the version, and
 `tests/serving/test_transformers_classes.py` what is relied on here.
@@ -33,9 +33,9 @@ from qkedit.serving.answer_text import AnswerText, answer_text
 from qkedit.serving.http.connections import BACKLOG, Connections, most_connections
 from qkedit.serving.http.http_errors import answer_errors
 from qkedit.serving.http.metrics import CONTENT_TYPE, Metrics
-from qkedit.serving.http.middleware import HEALTH, Gate, answered, hung_up
+from qkedit.serving.http.middleware import HEALTH, RequestGuard, answered, hung_up
 from qkedit.serving.limits import Limits
-from qkedit.serving.request_model import Turn
+from qkedit.serving.request_model import RequestModel
 from qkedit.serving.requests.image_policy import ImagePolicy
 from qkedit.serving.requests.preparation import Preparation
 from qkedit.serving.requests.request_errors import RequestError, error_document, status_of
@@ -47,7 +47,7 @@ PATHS = frozenset({CHAT, MODELS, METRICS, HEALTH})
 
 def build_application(
     served: ServedModel, policy: ImagePolicy, *, api_key: str | None = None, names: frozenset[str] | None = None
-) -> Gate:
+) -> RequestGuard:
     """Return the ASGI application that serves a model.
 
     Args:
@@ -66,11 +66,11 @@ def build_application(
     application.add_api_route(METRICS, lambda: Response(metrics.text(), media_type=CONTENT_TYPE))
     application.add_api_route(f"{MODELS}/{{name:path}}", manager.one_model)
     answer_errors(application)
-    return Gate(application, api_key=api_key, limits=policy.limits, metrics=metrics, paths=PATHS, names=names)
+    return RequestGuard(application, api_key=api_key, limits=policy.limits, metrics=metrics, paths=PATHS, names=names)
 
 
 def run_server(
-    application: Gate,
+    application: RequestGuard,
     listening: socket.socket,
     *,
     ready: Callable[[], None],
@@ -126,8 +126,8 @@ class ChatRoute:
         """Answer one request. Raises RequestError for one that cannot be served."""
         prepared = await self._preparation.prepared(body)
         request = prepared.request
-        turn = self._served.turn(request, hung_up.get(), self._metrics)
-        handler = _Handler(self._manager, self._state, turn, request.decoding.stop, answered.get())
+        model = self._served.request_model(request, hung_up.get(), self._metrics)
+        handler = _Handler(self._manager, self._state, model, request.decoding.stop, answered.get())
         return await handler.answer(
             request_id, self._served, prepared.inputs, prepared.settings, stream=request.stream
         )
@@ -141,14 +141,14 @@ class _Handler(ChatCompletionHandler):
         self,
         manager: ModelManager,
         state: GenerationState,
-        turn: Turn,
+        model: RequestModel,
         stops: Sequence[str],
         done: Callable[[], None],
     ) -> None:
         super().__init__(manager, state)
         self._stops = stops
         self._text = AnswerText(stops)
-        self._turn = turn
+        self._request_model = model
         self._done = done
         self._streamed = ""  # as it was decoded, stop texts and blanks included
 
@@ -156,7 +156,7 @@ class _Handler(ChatCompletionHandler):
         self, request_id: str, served: ServedModel, inputs: Mapping[str, Any], settings: Any, *, stream: bool
     ) -> Response:
         """Answer, in pieces or in one."""
-        model: Any = self._turn
+        model: Any = self._request_model
         words: Any = _Words(served.loaded.processor)
         self._decode = words.decode
         arguments = (request_id, model, words, served.name, dict(inputs), settings)
@@ -170,7 +170,7 @@ class _Handler(ChatCompletionHandler):
 
     async def _events(self, pieces: Any) -> AsyncIterator[str]:
         async for piece in pieces:
-            if (failure := self._turn.failure) is not None:
+            if (failure := self._request_model.failure) is not None:
                 self._done()
                 # As transformers writes it, a sentence with a quotation mark would be no JSON.
                 yield self.chunk_to_sse(json.dumps(error_document(status_of(failure), str(failure))))
@@ -180,7 +180,7 @@ class _Handler(ChatCompletionHandler):
 
     def _build_completion(self, request_id: str, content: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         completion = super()._build_completion(request_id, answer_text(content, self._stops), *args, **kwargs)
-        completion["usage"]["qkedit"] = self._turn.reported()
+        completion["usage"]["qkedit"] = self._request_model.reported()
         return completion
 
     def _build_chunk_sse(self, request_id: str = "", content: str | None = None, *args: Any, **kwargs: Any) -> str:
@@ -194,21 +194,24 @@ class _Handler(ChatCompletionHandler):
         self._done()
         held = self._text.feed(self._never_streamed()) + self._text.end()
         before = super()._build_chunk_sse(request_id, held, model=kwargs["model"]) if held else ""
-        kwargs["usage"] = CompletionUsage.model_validate({**usage.model_dump(), "qkedit": self._turn.reported()})
+        kwargs["usage"] = CompletionUsage.model_validate(
+            {**usage.model_dump(), "qkedit": self._request_model.reported()}
+        )
         return before + super()._build_chunk_sse(request_id, content, *args, **kwargs)
 
     def _never_streamed(self) -> str:
         """Return what the whole answer has behind the streamed pieces: the half of a character that it ends in."""
-        if self._turn.tokens is None:
+        if self._request_model.tokens is None:
             return ""
-        whole: str = self._decode(self._turn.tokens, skip_special_tokens=True)
+        whole: str = self._decode(self._request_model.tokens, skip_special_tokens=True)
         return whole.removeprefix(self._streamed) if whole.startswith(self._streamed) else ""
 
 
 class _Words:
     """All that transformers' handler needs of a processor, without the template that some tokenizers bring along.
 
-    See `Turn.config`; there, the handler streamed the prompt where a conversation does not look as its template says.
+    See `RequestModel.config`; there, the handler streamed the prompt where a conversation does not look as its
+    template says.
     """
 
     def __init__(self, processor: Any) -> None:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("uvicorn.error")  # where the server's own failures are written
 
 
-class Turn:
+class RequestModel:
     """What a server that calls `model.generate` is given for a model, for one answer.
 
-    `generate` has to be called on one thread for all turns of a model: plug-ins are attached to the model itself, and
-    the multimodal rotary embeddings of some families keep the last prompt's offset there.
+    `generate` has to be called on one thread for all requests to a model: plug-ins are attached to the model itself,
+    and the multimodal rotary embeddings of some families keep the last prompt's offset there.
 
     Args:
         loaded: the model and its processor.

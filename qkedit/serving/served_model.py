@@ -13,7 +13,7 @@ from qkedit.runtime.generation import LoadedModel
 from qkedit.runtime.sampling import samples
 from qkedit.serving.http.metrics import Metrics
 from qkedit.serving.plugin_switch import PluginSwitch
-from qkedit.serving.request_model import Turn
+from qkedit.serving.request_model import RequestModel
 from qkedit.serving.requests.chat_request import ChatRequest, Decoding, ImageUrl, Message
 from qkedit.serving.requests.conversations import check_length, check_text_length, conversation_inputs
 
@@ -56,10 +56,10 @@ class ServedModel:
         length = check_length(inputs["input_ids"].shape[1], request.decoding.max_tokens, self.context)
         return inputs, generation_config(self.loaded.model.generation_config, request.decoding, length)
 
-    def turn(self, request: ChatRequest, gone: threading.Event, metrics: Metrics) -> Turn:
-        """Return what answers a request; see `Turn`."""
+    def request_model(self, request: ChatRequest, gone: threading.Event, metrics: Metrics) -> RequestModel:
+        """Return what answers a request; see `RequestModel`."""
         decoding = request.decoding
-        return Turn(
+        return RequestModel(
             self.loaded,
             self.switch,
             request.plugins,
@@ -102,4 +102,4 @@ def try_out(served: ServedModel) -> None:
     question = Message("user", (ImageUrl(""), "What is there?"))
     request = ChatRequest((question,), Decoding(max_tokens=1), stream=False, plugins=served.switch.names)
     inputs, settings = served.prepared(request, [Image.linear_gradient("L").convert("RGB")])
-    served.turn(request, threading.Event(), Metrics()).generate(**inputs, generation_config=settings)
+    served.request_model(request, threading.Event(), Metrics()).generate(**inputs, generation_config=settings)

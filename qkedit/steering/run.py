@@ -27,7 +27,7 @@ from qkedit.steering.edit_warnings import warnings_of
 from qkedit.steering.engine.device import choose_device
 from qkedit.steering.engine.edited_tensor import EditedTensor, EditedTensors
 from qkedit.steering.engine.pace import pace_of
-from qkedit.steering.engine.prefetch import in_background
+from qkedit.steering.engine.prefetch import prefetch
 from qkedit.steering.engine.progress import Progress, Silent
 from qkedit.steering.engine.reading import stored_layers
 from qkedit.steering.engine.stopwatch import Stopwatch
@@ -192,7 +192,7 @@ def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None =
 
 def _edited_weights(plan: SteerPlan, ahead: int, stopwatch: Stopwatch) -> Iterator[EditedTensor]:
     """The stream of edits; torch is imported when it is first asked for, beside the copying and the first reading."""
-    with in_background(stored_layers(plan, stopwatch), ahead) as layers:
+    with prefetch(stored_layers(plan, stopwatch), ahead) as layers:
         with stopwatch("start-up"):
             from qkedit.steering.engine.edited_weights import edited_weights
 
@@ -238,7 +238,7 @@ def write_output(
         StagedDirectory(
             output.out, overwrite=output.overwrite, force=output.force, sources=_directories(*sources)
         ) as staged,
-        in_background(edits, ahead) as edited,
+        prefetch(edits, ahead) as edited,
     ):
         for files in sources:
             files.check_unchanged()

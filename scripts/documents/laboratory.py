@@ -23,14 +23,14 @@ from laboratory_document.claims import contrasts
 
 from qkedit.laboratory.arms import Arm, demonstration_arms
 from qkedit.laboratory.demonstration import demonstrate
-from qkedit.laboratory.eval_set import ExamRange, make_exam
+from qkedit.laboratory.eval_set import SceneRange, make_eval_set
 from qkedit.laboratory.measures import CAPTIONS, MEASURES, Outcome
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.scoring import scored
 from qkedit.laboratory.sweep import run_sweep
 from qkedit.laboratory.sweep_grid import Guard
 from qkedit.laboratory.sweep_setup import prepare
-from qkedit.laboratory.worker import Job, Subject
+from qkedit.laboratory.worker import Job, ModelSpec
 from qkedit.plugins.settings import PluginSettings
 from qkedit.report.experiments.arms_plot import arms_plot
 from qkedit.report.experiments.sweep_plot import sweep_plot
@@ -77,17 +77,19 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    subject = Subject(arguments.model)
-    shown = ExamRange(arguments.scenes)
+    model_spec = ModelSpec(arguments.model)
+    shown = SceneRange(arguments.scenes)
     arms = (*demonstration_arms(SteerOptions(device="cpu"), arguments.seeds), *FEW_SOURCES)
     identity = fingerprint(directory_of(arguments.model)) | {"scenes": asdict(shown), "seeds": arguments.seeds}
     with ResultsFile(arguments.work / "demonstration.jsonl", identity) as file:
-        demonstration = demonstrate(subject, arms, shown, arguments.workers, file=file, watch=_watch("demonstration"))
+        demonstration = demonstrate(
+            model_spec, arms, shown, arguments.workers, file=file, watch=_watch("demonstration")
+        )
     demonstrated = sum(demonstration.seconds.values())
     layers = f"layers {describe(demonstration.layers)}"
 
     settings = prepare(
-        subject,
+        model_spec,
         layers=LAYERS,
         ks=KS,
         channels=CHANNELS,
@@ -96,18 +98,18 @@ def measure(arguments: argparse.Namespace) -> None:
         seeds=arguments.seeds,
         objective="chair_s",
         guards=(Guard("recall", 0.02),),
-        scenes=ExamRange(arguments.swept, first=arguments.scenes),
+        scenes=SceneRange(arguments.swept, first=arguments.scenes),
     )
     with ResultsFile(arguments.work / "sweep.jsonl", settings.as_dict()) as file:
-        report = run_sweep(subject, settings, file, arguments.workers, _watch("sweep"))
+        report = run_sweep(model_spec, settings, file, arguments.workers, _watch("sweep"))
         first, second = settings.scenes.halves()
-        exam = make_exam(first)
+        eval_set = make_eval_set(first)
 
         @cache
         def outcome_of(arm: Arm) -> Outcome:
             result = file.result(Job(arm, first))
             assert result is not None
-            return scored(arm, exam, result)
+            return scored(arm, eval_set, result)
 
         grids = [
             "\n".join(render.grid_lines(report, outcome_of, channel, MEASURES[name]))
@@ -140,7 +142,7 @@ def measure(arguments: argparse.Namespace) -> None:
         moved=f"{edit.relative_change or 0:.0%}",
         demonstrated=f"{demonstrated / 60:.0f}",
         swept=f"{swept / 60:.0f}",
-        answers=f"{len(settings.arms()) * (first.count + len(exam.asked)):,}",
+        answers=f"{len(settings.arms()) * (first.count + len(eval_set.asked)):,}",
         cells=len(report.ranked),
         winner="none" if report.winner is None else report.winner.cell.name,
         base="\n".join(render.base_lines(demonstration.rows[0])),

@@ -8,19 +8,19 @@ from functools import cache
 import torch
 
 from qkedit.laboratory.arms import Arm
-from qkedit.laboratory.eval_set import Exam, ExamRange, make_exam
-from qkedit.laboratory.generation import ExamAnswers
+from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
+from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.measures import Outcome
 from qkedit.laboratory.scoring import scored
 from qkedit.laboratory.worker import JobResult
 from qkedit.runtime.generation import LoadedModel, load
 
-FEW = ExamRange(3)
+FEW = SceneRange(3)
 
 
 @cache
-def few_scenes() -> Exam:
-    return make_exam(FEW)
+def few_scenes() -> EvalSet:
+    return make_eval_set(FEW)
 
 
 @cache
@@ -37,17 +37,17 @@ def differing(before: Mapping[str, torch.Tensor], model: torch.nn.Module) -> set
     return {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
 
 
-def answers(exam: Exam, captions: Sequence[str], says_yes: Sequence[str] | str) -> ExamAnswers:
+def answers(eval_set: EvalSet, captions: Sequence[str], says_yes: Sequence[str] | str) -> EvalSetAnswers:
     """`captions` in the scenes' order; questions about one of the kinds of `says_yes` get a yes."""
     kinds = {f" {kind} " for kind in says_yes} if not isinstance(says_yes, str) else None
-    return ExamAnswers(
+    return EvalSetAnswers(
         tuple(captions),
         tuple(
             says_yes if kinds is None else "Yes." if any(kind in prompt for kind in kinds) else "No."
-            for _, prompt in exam.asked
+            for _, prompt in eval_set.asked
         ),
     )
 
 
-def outcome(name: str, exam: Exam, said: ExamAnswers, group: str = "") -> Outcome:
-    return scored(Arm(name, group=group), exam, JobResult(said, 1.0))
+def outcome(name: str, eval_set: EvalSet, said: EvalSetAnswers, group: str = "") -> Outcome:
+    return scored(Arm(name, group=group), eval_set, JobResult(said, 1.0))

@@ -15,34 +15,33 @@ from PIL import Image
 from qkedit.cli.commands.laboratory.demo import demo
 from qkedit.cli.commands.laboratory.sweep import sweep
 from qkedit.demo.scenes import with_article
-from qkedit.laboratory import experiment as answered
-from qkedit.laboratory import measures
-from qkedit.laboratory.eval_set import HELD_OUT_SEED, make_exam
-from qkedit.laboratory.generation import ExamAnswers
-from qkedit.laboratory.worker import Job, JobResult, Subject
+from qkedit.laboratory import experiment, measures
+from qkedit.laboratory.eval_set import HELD_OUT_SEED, make_eval_set
+from qkedit.laboratory.generation import EvalSetAnswers
+from qkedit.laboratory.worker import Job, JobResult, ModelSpec
 from tests.cli.command import qkedit
 
-exam_about = cache(make_exam)
+eval_set_about = cache(make_eval_set)
 SMALL = ("--scenes", "6", "--seeds", "2", "--workers", "1")
 
 
-def pretend(subject: Subject, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:
+def pretend(model_spec: ModelSpec, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:
     """Answers without a model: some scenes get an invention, how many depends on the arm."""
     for job in jobs:
-        exam = exam_about(job.scenes)
-        invented = sum(map(ord, job.arm.name)) % len(exam.scenes)
+        eval_set = eval_set_about(job.scenes)
+        invented = sum(map(ord, job.arm.name)) % len(eval_set.scenes)
         captions = []
-        for place, scene in enumerate(exam.scenes):
+        for place, scene in enumerate(eval_set.scenes):
             absent = next(kind for kind in ("plate", "boat", "tree", "car") if kind not in scene.kinds)
             captions.append(scene.caption + (f" And {with_article(absent)}." if place < invented else ""))
-        texts = tuple("Yes." if (place + invented) % 3 else "No." for place in range(len(exam.asked)))
+        texts = tuple("Yes." if (place + invented) % 3 else "No." for place in range(len(eval_set.asked)))
         edits = (0.5, 0.25) if job.arm.steer is not None else (None, None)
-        yield job, JobResult(ExamAnswers(tuple(captions), texts), 1.0, *edits)
+        yield job, JobResult(EvalSetAnswers(tuple(captions), texts), 1.0, *edits)
 
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answered, "run_jobs", pretend)
+    monkeypatch.setattr(experiment, "run_jobs", pretend)
     monkeypatch.setattr(measures, "RESAMPLES", 100)
 
 
@@ -86,13 +85,13 @@ def test_demo_as_json(pretended: None) -> None:
 def test_silence_is_no_answer_that_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty caption contains no hallucination, and an empty answer is POPE's yes: both are said."""
 
-    def silent(subject: Subject, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:
-        for job, result in pretend(subject, jobs, workers):
+    def silent(model_spec: ModelSpec, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:
+        for job, result in pretend(model_spec, jobs, workers):
             says_nothing = job.arm.name in ("SCR", "edited")
-            answers = ExamAnswers(("", *result.answers.captions[1:]), (" ",) * len(result.answers.yes_no))
+            answers = EvalSetAnswers(("", *result.answers.captions[1:]), (" ",) * len(result.answers.yes_no))
             yield job, replace(result, answers=answers) if says_nothing else result
 
-    monkeypatch.setattr(answered, "run_jobs", silent)
+    monkeypatch.setattr(experiment, "run_jobs", silent)
     monkeypatch.setattr(measures, "RESAMPLES", 10)
     warnings = qkedit("demo", *SMALL, "--json").document["warnings"]
     assert warnings[0] == "empty captions contain no hallucination: there are 1 of edited (6), 1 of SCR (6)"
@@ -186,7 +185,7 @@ def test_wrong_requests_are_one_sentence_before_any_work(wrong: tuple[str, ...],
     def never(*arguments: Any) -> Any:
         raise AssertionError("work was begun")
 
-    monkeypatch.setattr(answered, "run_jobs", never)
+    monkeypatch.setattr(experiment, "run_jobs", never)
     small = () if "--scenes" in wrong else ("--scenes", "4")
     result = qkedit(*wrong, *small)
     assert result.code == 2

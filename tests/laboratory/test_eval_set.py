@@ -8,28 +8,28 @@ import pytest
 from qkedit.demo.questions import pope_questions
 from qkedit.demo.scenes import make_scene
 from qkedit.errors import UsageError
-from qkedit.laboratory.eval_set import HELD_OUT_SEED, ExamRange, make_exam
+from qkedit.laboratory.eval_set import HELD_OUT_SEED, SceneRange, make_eval_set
 from qkedit.laboratory.measures import MEASURES
 from tests.laboratory.small_eval_sets import answers, few_scenes, outcome
 
 
 def test_every_question_of_every_split_is_asked_exactly_once() -> None:
-    exam = few_scenes()
+    eval_set = few_scenes()
     wanted = {
         (scene.number, row["text"])
         for split in ("random", "popular", "adversarial")
-        for row in pope_questions(exam.scenes, split)
-        for scene in exam.scenes
+        for row in pope_questions(eval_set.scenes, split)
+        for scene in eval_set.scenes
         if row["image"] == f"scene_{scene.number:06d}.png"
     }
-    assert sorted(wanted) == [(exam.scenes[place].number, prompt) for place, prompt in exam.asked]
-    assert len(exam.asked) < sum(map(len, exam.splits.values()))  # or nothing would have been saved
+    assert sorted(wanted) == [(eval_set.scenes[place].number, prompt) for place, prompt in eval_set.asked]
+    assert len(eval_set.asked) < sum(map(len, eval_set.splits.values()))  # or nothing would have been saved
 
 
 def test_halves_are_disjoint_and_their_questions_look_at_themselves_alone() -> None:
-    first, second = ExamRange(5, seed=1, first=7).halves()
-    assert (first, second) == (ExamRange(2, 1, 7), ExamRange(3, 1, 9))
-    one = make_exam(second)
+    first, second = SceneRange(5, seed=1, first=7).halves()
+    assert (first, second) == (SceneRange(2, 1, 7), SceneRange(3, 1, 9))
+    one = make_eval_set(second)
     assert [scene.number for scene in one.scenes] == [9, 10, 11]
     assert np.array_equal(one.scenes[1].image, make_scene(1, 10).image)
     texts = [question.prompt for question in one.splits["adversarial"]]
@@ -40,22 +40,22 @@ def test_the_laboratory_s_scenes_are_neither_those_of_training_nor_of_validation
     assert HELD_OUT_SEED not in (0, 1_000_000)
 
 
-def test_digests_tell_exams_apart() -> None:
-    digests = {make_exam(ExamRange(2, seed, first)).digest() for seed, first in ((1, 0), (1, 1), (2, 0))}
+def test_digests_tell_evaluation_sets_apart() -> None:
+    digests = {make_eval_set(SceneRange(2, seed, first)).digest() for seed, first in ((1, 0), (1, 1), (2, 0))}
     assert len(digests) == 3
-    assert make_exam(ExamRange(2, 1, 1)).digest() in digests
+    assert make_eval_set(SceneRange(2, 1, 1)).digest() in digests
 
 
 @pytest.mark.parametrize("wrong", [{"count": 1}, {"count": 0}, {"count": 5, "seed": -1}])
 def test_ranges_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UsageError):
-        ExamRange(**wrong)
+        SceneRange(**wrong)
 
 
 def test_truthful_answers_score_perfectly() -> None:
-    exam = few_scenes()
-    said = answers(exam, [scene.caption for scene in exam.scenes], "Yes.")
-    yes = outcome("yes", exam, said)
+    eval_set = few_scenes()
+    said = answers(eval_set, [scene.caption for scene in eval_set.scenes], "Yes.")
+    yes = outcome("yes", eval_set, said)
     assert {name: yes.value(MEASURES[name]) for name in ("chair_s", "chair_i", "recall")} == {
         "chair_s": 0.0,
         "chair_i": 0.0,
@@ -69,12 +69,16 @@ def test_truthful_answers_score_perfectly() -> None:
 
 
 def test_hallucinations_are_counted_by_hand() -> None:
-    exam = few_scenes()
-    absent = [next(kind for kind in ("plate", "boat", "tree") if kind not in scene.kinds) for scene in exam.scenes]
+    eval_set = few_scenes()
+    absent = [next(kind for kind in ("plate", "boat", "tree") if kind not in scene.kinds) for scene in eval_set.scenes]
     # The first caption is right but for a repeated invention, the second is right, the third says nothing.
-    captions = [f"{exam.scenes[0].caption} And a {absent[0]}, a {absent[0]}.", exam.scenes[1].caption, "A place."]
-    found = outcome("some", exam, answers(exam, captions, "No."))
-    kinds = [len(scene.kinds) for scene in exam.scenes]
+    captions = [
+        f"{eval_set.scenes[0].caption} And a {absent[0]}, a {absent[0]}.",
+        eval_set.scenes[1].caption,
+        "A place.",
+    ]
+    found = outcome("some", eval_set, answers(eval_set, captions, "No."))
+    kinds = [len(scene.kinds) for scene in eval_set.scenes]
     assert found.value(MEASURES["chair_s"]) == pytest.approx(1 / 3)
     assert found.value(MEASURES["chair_i"]) == pytest.approx(2 / (2 + kinds[0] + kinds[1]))
     assert found.value(MEASURES["recall"]) == pytest.approx((kinds[0] + kinds[1]) / sum(kinds))
@@ -83,13 +87,13 @@ def test_hallucinations_are_counted_by_hand() -> None:
 
 
 def test_answers_reach_the_question_of_their_own_scene() -> None:
-    exam = few_scenes()
-    perfect = answers(exam, [""] * 3, "No.")
+    eval_set = few_scenes()
+    perfect = answers(eval_set, [""] * 3, "No.")
     truthful = tuple(
-        "Yes." if any(f" {kind} " in prompt for kind in exam.scenes[scene].kinds) else "No."
-        for scene, prompt in exam.asked
+        "Yes." if any(f" {kind} " in prompt for kind in eval_set.scenes[scene].kinds) else "No."
+        for scene, prompt in eval_set.asked
     )
-    right = outcome("right", exam, type(perfect)(perfect.captions, truthful))
+    right = outcome("right", eval_set, type(perfect)(perfect.captions, truthful))
     for split in ("random", "popular", "adversarial"):
         assert right.value(MEASURES[f"accuracy_{split}"]) == 1.0
         assert right.value(MEASURES[f"hr_{split}"]) == 0.0

@@ -11,8 +11,8 @@ from PIL import Image
 
 from qkedit import DSCR, SCR
 from qkedit.laboratory import generation as answering
-from qkedit.laboratory.eval_set import Exam
-from qkedit.laboratory.generation import ExamAnswers, sit
+from qkedit.laboratory.eval_set import EvalSet
+from qkedit.laboratory.generation import EvalSetAnswers, run_eval_set
 from qkedit.laboratory.worker import one_thread
 from qkedit.plugins.settings import PluginSettings
 from qkedit.runtime.generation import Answer, respond
@@ -32,11 +32,11 @@ def short_answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def one_by_one(exam: Exam, plugin: str | None = None) -> ExamAnswers:
+def one_by_one(eval_set: EvalSet, plugin: str | None = None) -> EvalSetAnswers:
     """What `qkedit generate` would say to each question alone."""
 
     def said(scene: int, prompt: str, tokens: int) -> str:
-        shown = exam.scenes[scene]
+        shown = eval_set.scenes[scene]
         plugins = {
             None: [],
             "scr": [SCR()],
@@ -45,35 +45,35 @@ def one_by_one(exam: Exam, plugin: str | None = None) -> ExamAnswers:
         picture = Image.fromarray(shown.image)
         return respond(demo_model(), [picture], prompt, plugins, max_new_tokens=tokens).text
 
-    captions = [said(place, q.prompt, TOKENS["CAPTION_TOKENS"]) for place, q in enumerate(exam.captions)]
-    return ExamAnswers(tuple(captions), tuple(said(*asked, TOKENS["ANSWER_TOKENS"]) for asked in exam.asked))
+    captions = [said(place, q.prompt, TOKENS["CAPTION_TOKENS"]) for place, q in enumerate(eval_set.captions)]
+    return EvalSetAnswers(tuple(captions), tuple(said(*asked, TOKENS["ANSWER_TOKENS"]) for asked in eval_set.asked))
 
 
 def test_batches_equal_single_requests_whether_or_not_they_share_pictures() -> None:
-    exam = few_scenes()
-    alone = one_by_one(exam)
-    assert sit(demo_model(), exam, share_pictures=False) == alone
-    assert sit(demo_model(), exam, share_pictures=True) == alone
+    eval_set = few_scenes()
+    alone = one_by_one(eval_set)
+    assert run_eval_set(demo_model(), eval_set, share_pictures=False) == alone
+    assert run_eval_set(demo_model(), eval_set, share_pictures=True) == alone
     # The comparison would say little about a model that says one thing to everything.
     assert len(set(alone.captions)) > 1
 
 
 @pytest.mark.parametrize("plugin", ["scr", "dscr"])
 def test_batches_equal_single_requests_with_plugins(plugin: str) -> None:
-    exam = few_scenes()
-    assert sit(demo_model(), exam, [PluginSettings(plugin)]) == one_by_one(exam, plugin)
+    eval_set = few_scenes()
+    assert run_eval_set(demo_model(), eval_set, [PluginSettings(plugin)]) == one_by_one(eval_set, plugin)
 
 
 def test_pictures_are_shared_where_that_is_right_and_no_plugin_acts(monkeypatch: pytest.MonkeyPatch) -> None:
-    exam, used = few_scenes(), []
+    eval_set, used = few_scenes(), []
     for way in (answering._SharedPictures, answering._WholePrompts):
         monkeypatch.setattr(way, "__call__", lambda self, batch, way=way: used.append(way) or [(r, "") for r in batch])
-    sit(demo_model(), exam)
+    run_eval_set(demo_model(), eval_set)
     assert set(used) == {answering._SharedPictures}
     used.clear()
-    sit(demo_model(), exam, [PluginSettings("scr")])
+    run_eval_set(demo_model(), eval_set, [PluginSettings("scr")])
     monkeypatch.setattr(demo_model().model.config, "model_type", "paligemma")
-    sit(demo_model(), exam)
+    run_eval_set(demo_model(), eval_set)
     assert set(used) == {answering._WholePrompts}
 
 
@@ -85,6 +85,6 @@ def test_uniform_sources_are_drawn_anew_for_every_batch(monkeypatch: pytest.Monk
         return [Answer("", 0, 0.0)] * len(prompts)
 
     monkeypatch.setattr(answering, "respond_batch", note_seed)
-    sit(demo_model(), few_scenes(), [PluginSettings("scr", {"selection": "uniform", "seed": 5})])
+    run_eval_set(demo_model(), few_scenes(), [PluginSettings("scr", {"selection": "uniform", "seed": 5})])
     assert seeds == list(range(5, 5 + len(seeds)))
     assert len(seeds) > 1

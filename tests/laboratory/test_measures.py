@@ -8,19 +8,19 @@ import pytest
 
 from qkedit.demo.scenes import with_article
 from qkedit.evaluation.statistics.intervals import paired
-from qkedit.laboratory.eval_set import Exam, ExamRange, make_exam
+from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
 from qkedit.laboratory.measures import MEASURES, Outcome, against, compare
 from qkedit.report.figures import improves
 from tests.laboratory.small_eval_sets import answers, outcome
 
-SCENES = make_exam(ExamRange(60))
+SCENES = make_eval_set(SceneRange(60))
 
 
 def inventing(name: str, which: set[int], group: str = "") -> Outcome:
     """An arm that adds something absent to the captions of some scenes, and says yes to everything else."""
 
-    def caption(exam: Exam, place: int) -> str:
-        scene = exam.scenes[place]
+    def caption(eval_set: EvalSet, place: int) -> str:
+        scene = eval_set.scenes[place]
         invented = next(kind for kind in ("plate", "boat", "tree", "car") if kind not in scene.kinds)
         return scene.caption + (f" And {with_article(invented)}." if place in which else "")
 

@@ -13,14 +13,14 @@ import pytest
 from qkedit.errors import QkeditError, UsageError, VerificationError
 from qkedit.laboratory import processes as workers
 from qkedit.laboratory.arms import BASE, Arm
-from qkedit.laboratory.eval_set import ExamRange
+from qkedit.laboratory.eval_set import SceneRange
 from qkedit.laboratory.processes import run_jobs
-from qkedit.laboratory.worker import Job, Subject
+from qkedit.laboratory.worker import Job, ModelSpec
 from qkedit.plugins.settings import PluginSettings
 from qkedit.spectral.options import Suppression
 from qkedit.steering.options import SteerOptions
 
-FEW = ExamRange(2)
+FEW = SceneRange(2)
 EDIT = SteerOptions("2-3", suppression=Suppression(k=8), device="cpu")
 
 
@@ -31,8 +31,8 @@ def test_processes_give_the_results_of_one() -> None:
         Job(Arm("uniform", plugins=(PluginSettings("scr", {"selection": "uniform"}),)), FEW),
         Job(Arm("base again"), FEW),  # in a worker that has edited before, or not
     ]
-    serial = {job.arm.name: result for job, result in run_jobs(Subject(), jobs, 1)}
-    parallel = {job.arm.name: result for job, result in run_jobs(Subject(), jobs, 2)}
+    serial = {job.arm.name: result for job, result in run_jobs(ModelSpec(), jobs, 1)}
+    parallel = {job.arm.name: result for job, result in run_jobs(ModelSpec(), jobs, 2)}
     assert parallel.keys() == serial.keys() == {job.arm.name for job in jobs}
     for name, result in serial.items():
         assert parallel[name].answers == result.answers
@@ -45,7 +45,7 @@ def test_processes_give_the_results_of_one() -> None:
 
 def test_an_arm_that_does_not_fit_the_model_is_an_error() -> None:
     with pytest.raises(UsageError, match="beyond the model"):
-        list(run_jobs(Subject(), [Job(Arm("beyond", SteerOptions("99", device="cpu")), FEW)], 1))
+        list(run_jobs(ModelSpec(), [Job(Arm("beyond", SteerOptions("99", device="cpu")), FEW)], 1))
 
 
 @pytest.mark.parametrize("kind", [QkeditError, UsageError, VerificationError])
@@ -61,7 +61,7 @@ def test_errors_pass_between_processes_whole(kind: type[QkeditError]) -> None:
 
 def test_a_killed_worker_is_reported_and_the_others_are_stopped() -> None:
     jobs = [Job(Arm(str(number)), FEW) for number in range(99)]
-    results = run_jobs(Subject(), jobs, 2)
+    results = run_jobs(ModelSpec(), jobs, 2)
     next(results)
     (worker, *_) = multiprocessing.active_children()
     assert worker.pid is not None
@@ -90,7 +90,7 @@ def test_processes_are_started_with_ctrl_c_held_back(monkeypatch: pytest.MonkeyP
             pass
 
     monkeypatch.setattr(workers, "ProcessPoolExecutor", Pool)
-    results = run_jobs(Subject(), [Job(Arm(name), FEW) for name in "ab"], 2)
+    results = run_jobs(ModelSpec(), [Job(Arm(name), FEW) for name in "ab"], 2)
     assert [bool(result) for _, result in results] == [True, True]
     assert not blocked()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

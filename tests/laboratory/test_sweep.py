@@ -15,12 +15,11 @@ import pytest
 
 from qkedit.demo.scenes import with_article
 from qkedit.errors import QkeditError, UsageError
-from qkedit.laboratory import experiment as answered
-from qkedit.laboratory import measures, sweep
+from qkedit.laboratory import experiment, measures, sweep
 from qkedit.laboratory.arms import BASE, Arm, demonstration_arms
 from qkedit.laboratory.demonstration import demonstrate
-from qkedit.laboratory.eval_set import Exam, ExamRange, make_exam
-from qkedit.laboratory.generation import ExamAnswers
+from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
+from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.sweep import SweepReport, run_sweep
 from qkedit.laboratory.sweep_grid import (
@@ -34,13 +33,13 @@ from qkedit.laboratory.sweep_grid import (
     whole_numbers,
 )
 from qkedit.laboratory.sweep_setup import prepare
-from qkedit.laboratory.worker import Job, JobResult, Subject
+from qkedit.laboratory.worker import Job, JobResult, ModelSpec
 from qkedit.spectral.options import Suppression
 from qkedit.steering.options import SteerOptions
 from tests.paths import ROOT
 
-SCENES = ExamRange(40, seed=3)
-exam_about = cache(make_exam)
+SCENES = SceneRange(40, seed=3)
+eval_set_about = cache(make_eval_set)
 
 
 def settings(**changes: Any) -> SweepSettings:
@@ -58,20 +57,20 @@ def settings(**changes: Any) -> SweepSettings:
         "objective": "chair_s",
         "guards": (Guard("recall", 0.05),),
         "scenes": SCENES,
-        "exam": "0" * 64,
+        "eval_set": "0" * 64,
     }
     return SweepSettings(**{**standard, **changes})
 
 
-def said(exam: Exam, invented: float, forgotten: float) -> ExamAnswers:
+def said(eval_set: EvalSet, invented: float, forgotten: float) -> EvalSetAnswers:
     """Captions with an invention in a share of the scenes, and silence in another; yes to everything."""
     captions = []
-    for place, scene in enumerate(exam.scenes):
-        share = place / len(exam.scenes)
+    for place, scene in enumerate(eval_set.scenes):
+        share = place / len(eval_set.scenes)
         absent = next(kind for kind in ("plate", "boat", "tree", "car") if kind not in scene.kinds)
         text = "A place." if share >= 1 - forgotten else scene.caption
         captions.append(text + (f" And {with_article(absent)}." if share < invented else ""))
-    return ExamAnswers(tuple(captions), ("Yes.",) * len(exam.asked))
+    return EvalSetAnswers(tuple(captions), ("Yes.",) * len(eval_set.asked))
 
 
 class Pretended:
@@ -79,10 +78,10 @@ class Pretended:
 
     def __init__(self, behaviour: dict[str, tuple[float, float]]) -> None:
         self.behaviour = behaviour
-        self.jobs: list[tuple[str, ExamRange]] = []
+        self.jobs: list[tuple[str, SceneRange]] = []
         self.stop_after: int | None = None
 
-    def __call__(self, subject: Subject, jobs: Sequence[Job], workers: int) -> Any:
+    def __call__(self, model_spec: ModelSpec, jobs: Sequence[Job], workers: int) -> Any:
         for job in jobs:
             if self.stop_after is not None and len(self.jobs) >= self.stop_after:
                 raise KeyboardInterrupt
@@ -90,7 +89,7 @@ class Pretended:
             invented, forgotten = next(
                 (values for start, values in self.behaviour.items() if job.arm.name.startswith(start)), (0.5, 0.0)
             )
-            yield job, JobResult(said(exam_about(job.scenes), invented, forgotten), 1.0, 0.5, 0.25)
+            yield job, JobResult(said(eval_set_about(job.scenes), invented, forgotten), 1.0, 0.5, 0.25)
 
 
 @pytest.fixture
@@ -104,14 +103,14 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
             "layers 2-3, k 2": (0.35, 0.0),
         }
     )
-    monkeypatch.setattr(answered, "run_jobs", replacement)
-    monkeypatch.setattr(sweep, "make_exam", exam_about)
+    monkeypatch.setattr(experiment, "run_jobs", replacement)
+    monkeypatch.setattr(sweep, "make_eval_set", eval_set_about)
     monkeypatch.setattr(measures, "RESAMPLES", 50)  # values are looked at here, not intervals
     return replacement
 
 
 def run(given: SweepSettings, file: ResultsFile | None = None) -> SweepReport:
-    return run_sweep(Subject(), given, file, 1)
+    return run_sweep(ModelSpec(), given, file, 1)
 
 
 def test_the_winner_is_the_best_that_keeps_the_guards(pretended: Pretended) -> None:
@@ -329,7 +328,7 @@ def test_the_grid_holds_every_combination_once_and_its_controls_match() -> None:
         {"objective": "mean_words"},
         {"objective": "beauty"},
         {"seeds": 0},
-        {"scenes": ExamRange(3)},
+        {"scenes": SceneRange(3)},
         {"control": "norm", "channels": ("full", "symmetric")},
         {"control": "none?"},
         {"channels": ("sideways",)},
@@ -381,18 +380,18 @@ def test_alternatives_that_mean_the_same_layers_are_one_and_unknown_layers_are_r
         "seeds": 1,
         "objective": "chair_s",
         "guards": (),
-        "scenes": ExamRange(4),
+        "scenes": SceneRange(4),
     }
-    prepared = prepare(Subject(), layers=("2-3", "3,2", "0.25-0.5", "all"), **asked)
+    prepared = prepare(ModelSpec(), layers=("2-3", "3,2", "0.25-0.5", "all"), **asked)
     assert prepared.layers == ("2-3", "0-7")
-    assert prepared.exam == make_exam(ExamRange(4)).digest()
+    assert prepared.eval_set == make_eval_set(SceneRange(4)).digest()
     with pytest.raises(UsageError, match="beyond"):
-        prepare(Subject(), layers=("7-8",), **asked)
+        prepare(ModelSpec(), layers=("7-8",), **asked)
     with pytest.raises(UsageError, match="takes 20 modes of a head and leaves 12, so no index-matched control exists"):
-        prepare(Subject(), layers=("2-3",), **{**asked, "ks": (1, 20)})
+        prepare(ModelSpec(), layers=("2-3",), **{**asked, "ks": (1, 20)})
 
 
 def test_a_demonstration_without_matched_controls_ends_before_it_begins() -> None:
     options = SteerOptions("2-3", suppression=Suppression(k=20), device="cpu")
     with pytest.raises(UsageError, match="leaves 12, so no index-matched control exists"):
-        demonstrate(Subject(), demonstration_arms(options, 1), ExamRange(4), 1)
+        demonstrate(ModelSpec(), demonstration_arms(options, 1), SceneRange(4), 1)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from qkedit.errors import QkeditError, UsageError
 from qkedit.plugins.config_file import PLUGINS_FILE, attach_to, attached_to, detach_from, users_directory
-from qkedit.plugins.paper_defaults import preset_of, with_published
+from qkedit.plugins.paper_defaults import preset_of, with_paper_defaults
 from qkedit.plugins.settings import (
     PluginSettings,
     dump_plugins,
@@ -213,7 +213,7 @@ def test_paths_hold_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 )
 def test_published_layers(model: str) -> None:
     plugins = [PluginSettings("scr", {"diagnosis": "4-5"}), PluginSettings("dscr")]
-    scr, dscr = with_published(plugins, model)
+    scr, dscr = with_paper_defaults(plugins, model)
     assert scr.options == {"layers": "0-15", "diagnosis": "4-5"}
     assert dscr == plugins[1]
 

@@ -16,19 +16,18 @@ import pytest
 from PIL import Image
 
 from qkedit.demo.scenes import with_article
-from qkedit.laboratory import experiment as answered
-from qkedit.laboratory import measures
+from qkedit.laboratory import experiment, measures
 from qkedit.laboratory.arms import BASE, Arm
-from qkedit.laboratory.eval_set import Exam, ExamRange, make_exam
-from qkedit.laboratory.generation import ExamAnswers
+from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
+from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.measures import Outcome
 from qkedit.laboratory.scoring import scored
 from qkedit.laboratory.sweep_grid import SweepSettings
 from qkedit.laboratory.worker import JobResult
 from tests.scripts.loading import SCRIPTS, load_script
 
-exam_about = cache(make_exam)
-FORTY = ExamRange(40, seed=5)
+eval_set_about = cache(make_eval_set)
+FORTY = SceneRange(40, seed=5)
 
 
 @pytest.fixture
@@ -40,14 +39,14 @@ def document(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Module
         del sys.modules[name]
 
 
-def inventing(exam: Exam, share: float) -> ExamAnswers:
+def inventing(eval_set: EvalSet, share: float) -> EvalSetAnswers:
     """Captions that invent something in a share of the scenes; yes to everything."""
     captions = []
-    for place, scene in enumerate(exam.scenes):
+    for place, scene in enumerate(eval_set.scenes):
         absent = next(kind for kind in ("plate", "boat", "tree", "car") if kind not in scene.kinds)
-        more = f" And {with_article(absent)}." if place < share * len(exam.scenes) else ""
+        more = f" And {with_article(absent)}." if place < share * len(eval_set.scenes) else ""
         captions.append(scene.caption + more)
-    return ExamAnswers(tuple(captions), ("Yes.",) * len(exam.asked))
+    return EvalSetAnswers(tuple(captions), ("Yes.",) * len(eval_set.asked))
 
 
 def grid() -> SweepSettings:
@@ -65,13 +64,13 @@ def grid() -> SweepSettings:
         objective="chair_s",
         guards=(),
         scenes=FORTY,
-        exam="",
+        eval_set="",
     )
 
 
 def outcomes(share_of: Callable[[Arm], float]) -> Callable[[Arm], Outcome]:
-    exam = exam_about(FORTY)
-    return cache(lambda arm: scored(arm, exam, JobResult(inventing(exam, share_of(arm)), 1.0)))
+    eval_set = eval_set_about(FORTY)
+    return cache(lambda arm: scored(arm, eval_set, JobResult(inventing(eval_set, share_of(arm)), 1.0)))
 
 
 def as_claimed(arm: Arm) -> float:
@@ -129,12 +128,12 @@ def test_contrasts_pool_all_cells_they_speak_about(document: Callable[[str], Mod
 
 
 def test_the_document_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, document: Any) -> None:
-    def pretend(subject: Any, jobs: Any, workers: int) -> Iterator[Any]:
+    def pretend(model_spec: Any, jobs: Any, workers: int) -> Iterator[Any]:
         for job in jobs:
             share = (sum(map(ord, job.arm.name)) % 5) / 5 if job.arm.name != BASE else 0.5
-            yield job, replace(JobResult(inventing(exam_about(job.scenes), share), 1.0), energy_removed=0.5)
+            yield job, replace(JobResult(inventing(eval_set_about(job.scenes), share), 1.0), energy_removed=0.5)
 
-    monkeypatch.setattr(answered, "run_jobs", pretend)
+    monkeypatch.setattr(experiment, "run_jobs", pretend)
     monkeypatch.setattr(measures, "RESAMPLES", 50)
     script = load_script("laboratory")
     monkeypatch.setattr(script, "KS", (1,))
@@ -160,5 +159,5 @@ def test_the_document_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     for arm in ("edited", "control, index", "SCR, uniform", "DSCR", "SCR, 4"):
         assert text.count(f"| {arm} |") == 4
     # A second run repeats nothing.
-    monkeypatch.setattr(answered, "run_jobs", lambda subject, jobs, workers: iter(() if not jobs else 1 / 0))
+    monkeypatch.setattr(experiment, "run_jobs", lambda model_spec, jobs, workers: iter(() if not jobs else 1 / 0))
     script.main()

@@ -31,8 +31,8 @@ def bytewise() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
-class Turn:
-    """Says what it is told to, as `Turn` does."""
+class RequestModel:
+    """Says what it is told to, as `RequestModel` does."""
 
     config = SimpleNamespace(model_type=None)
     failure = None
@@ -60,8 +60,8 @@ def said(tokenizer: Any, ids: list[int], stops: list[str], *, stream: bool) -> t
     done: list[None] = []
 
     async def asked() -> str:
-        turn: Any = Turn(ids)
-        handler = _Handler(ModelManager(device="cpu"), STATE, turn, stops, lambda: done.append(None))
+        model: Any = RequestModel(ids)
+        handler = _Handler(ModelManager(device="cpu"), STATE, model, stops, lambda: done.append(None))
         served: Any = SimpleNamespace(name="tiny", loaded=SimpleNamespace(processor=tokenizer))
         inputs = {"input_ids": torch.zeros(1, 3, dtype=torch.long)}
         response: Any = await handler.answer("id", served, inputs, SimpleNamespace(max_new_tokens=99), stream=stream)

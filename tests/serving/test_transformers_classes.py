@@ -87,7 +87,7 @@ def test_an_answer_is_put_into_words_by_methods_that_can_be_overridden() -> None
             return f"{len(ids)} tokens"
 
     class Model:
-        """As much of a model as `Turn` has."""
+        """As much of a model as `RequestModel` has."""
 
         config = SimpleNamespace(model_type=None)
 

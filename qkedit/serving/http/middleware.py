@@ -35,7 +35,7 @@ answered: ContextVar[Callable[[], None]] = ContextVar("answered")
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
-class Gate:
+class RequestGuard:
     """An application behind its checks.
 
     Args:

@@ -22,25 +22,25 @@ _PATIENCE = 10
 
 
 @contextmanager
-def in_background(items: Iterable[Item], ahead: int = 1) -> Iterator[Iterator[Item]]:
-    """Give `items`, produced by a thread that keeps up to `ahead` finished ones waiting, from the block's begin on.
+def prefetch(items: Iterable[Item], depth: int = 1) -> Iterator[Iterator[Item]]:
+    """Give `items`, produced by a thread that keeps up to `depth` finished ones waiting, from the block's begin on.
 
-        with in_background(layers) as read:
+        with prefetch(layers) as read:
             for layer in read:
                 …
 
-    Reading, mathematics and writing then overlap. Where nothing may be `ahead`, each item is produced when it is asked
+    Reading, mathematics and writing then overlap. With a `depth` of 0, each item is produced when it is asked
     for, without a thread. An exception of the producer is raised at its place in the order. Leaving the block stops
     the producer at its next item and waits for it, so that no file is read after the caller has moved on; but not for
     one that hangs.
     """
-    if not ahead:
+    if not depth:
         try:
             yield iter(items)
         finally:
             _close(items)
         return
-    waiting: queue.Queue[object] = queue.Queue(maxsize=ahead)
+    waiting: queue.Queue[object] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
 
     def put(item: object) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qkedit.serving.http.metrics import Metrics
-from qkedit.serving.http.middleware import LOCAL_NAMES, Gate, Message, Receive, Send, hung_up
+from qkedit.serving.http.middleware import LOCAL_NAMES, Message, Receive, RequestGuard, Send, hung_up
 from qkedit.serving.limits import Limits
 
 CHAT = "/v1/chat/completions"
@@ -48,7 +48,7 @@ class Case:
 
     def __init__(self, api_key: str | None = None, names: frozenset[str] | None = None, **limits: Any) -> None:
         self.application, self.metrics = Application(), Metrics()
-        self.gate = Gate(
+        self.gate = RequestGuard(
             self.application,
             api_key=api_key,
             limits=Limits(**limits),

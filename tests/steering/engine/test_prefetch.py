@@ -12,7 +12,7 @@ import pytest
 
 from qkedit.errors import QkeditError
 from qkedit.steering.engine import prefetch as pipeline
-from qkedit.steering.engine.prefetch import in_background
+from qkedit.steering.engine.prefetch import prefetch
 from qkedit.steering.run import steer
 
 
@@ -24,7 +24,7 @@ def test_items_come_in_order_and_the_producer_is_one_ahead() -> None:
             produced.append(number)
             yield number
 
-    with in_background(numbers()) as items:
+    with prefetch(numbers()) as items:
         for number in items:
             time.sleep(0.002)
             # One with the consumer, one waiting, one in the producer's hands.
@@ -39,7 +39,7 @@ def test_the_producer_works_before_anybody_asks() -> None:
         began.set()
         yield 1
 
-    with in_background(numbers()):
+    with prefetch(numbers()):
         assert began.wait(30)
 
 
@@ -51,7 +51,7 @@ def test_with_nothing_ahead_each_item_is_produced_when_it_is_asked_for() -> None
             produced.append(number)
             yield number
 
-    with in_background(numbers(), ahead=0) as items:
+    with prefetch(numbers(), ahead=0) as items:
         assert produced == []
         for number in items:
             assert produced == list(range(number + 1))
@@ -64,7 +64,7 @@ def test_a_producers_exception_comes_at_its_place() -> None:
         raise ZeroDivisionError
 
     seen: list[int] = []
-    with pytest.raises(ZeroDivisionError), in_background(failing()) as items:
+    with pytest.raises(ZeroDivisionError), prefetch(failing()) as items:
         seen.extend(items)
     assert seen == [1, 2]
 
@@ -80,7 +80,7 @@ def test_a_consumer_that_leaves_stops_and_closes_the_producer(ahead: int) -> Non
         finally:
             closed.set()
 
-    with in_background(endless(), ahead) as items:
+    with prefetch(endless(), ahead) as items:
         next(items)
     assert closed.is_set()
 
@@ -93,7 +93,7 @@ def test_a_producer_that_hangs_is_not_waited_for_for_ever(monkeypatch: pytest.Mo
         assert answered.wait(30)
         yield 1
 
-    with pytest.raises(KeyboardInterrupt), in_background(numbers()):
+    with pytest.raises(KeyboardInterrupt), prefetch(numbers()):
         raise KeyboardInterrupt
     answered.set()
 

@@ -17,7 +17,7 @@ from qkedit.cli.laboratory_options import (
     ScenesOption,
     SeedsOption,
     WorkersOption,
-    subject_and_workers,
+    model_and_workers,
 )
 from qkedit.cli.output import Output, command
 from qkedit.errors import counted
@@ -62,7 +62,7 @@ def demo(
         from qkedit.cli.progress import counting_bar
         from qkedit.laboratory.arms import demonstration_arms
         from qkedit.laboratory.demonstration import demonstrate
-        from qkedit.laboratory.eval_set import ExamRange
+        from qkedit.laboratory.eval_set import SceneRange
         from qkedit.laboratory.saved_files import check_place
         from qkedit.report.pictures import check_picture
 
@@ -70,7 +70,7 @@ def demo(
             check_picture(plot, "--plot")
         if save is not None:
             check_place(save)
-        subject, processes = subject_and_workers(context, argument, model, revision, device, dtype, workers)
+        model_spec, processes = model_and_workers(context, argument, model, revision, device, dtype, workers)
         steer = options.steer_options(
             context,
             layers=layers,
@@ -87,9 +87,9 @@ def demo(
         )
         with counting_bar(output, "arms") as watch:
             result = demonstrate(
-                subject,
+                model_spec,
                 demonstration_arms(steer, seeds),
-                ExamRange(scenes, scene_seed),
+                SceneRange(scenes, scene_seed),
                 processes,
                 watch=watch,
             )
@@ -108,7 +108,9 @@ def _print(output: Output, result: Demonstration, plot: Path | None, save: Path 
 
     for sentence in result.warnings:
         output.warn(sentence)
-    title = f"{result.subject.model}: layers {describe(result.layers)} edited, {counted(result.scenes.count, 'scene')}"
+    title = (
+        f"{result.model_spec.model}: layers {describe(result.layers)} edited, {counted(result.scenes.count, 'scene')}"
+    )
     closing, found = [], verdict(result.edited, result.to_controls) if result.edited is not None else None
     if result.edited is not None and result.edited.energy_removed is not None:
         removed = result.edited.energy_removed

@@ -17,7 +17,7 @@ from qkedit.cli.laboratory_options import (
     ScenesOption,
     SeedsOption,
     WorkersOption,
-    subject_and_workers,
+    model_and_workers,
 )
 from qkedit.cli.output import GO_ON, Output, command
 
@@ -92,7 +92,7 @@ def sweep(
     """
     with command(context, architectures) as output:
         from qkedit.cli.progress import counting_bar
-        from qkedit.laboratory.eval_set import ExamRange
+        from qkedit.laboratory.eval_set import SceneRange
         from qkedit.laboratory.results_file import ResultsFile
         from qkedit.laboratory.sweep import run_sweep
         from qkedit.laboratory.sweep_grid import alternatives, guards, names, shares, whole_numbers
@@ -104,9 +104,9 @@ def sweep(
             check_picture(plot, "--plot")
         if out is not None:
             check_target(out, (".jsonl",), "--out")
-        subject, processes = subject_and_workers(context, argument, model, revision, device, dtype, workers)
+        model_spec, processes = model_and_workers(context, argument, model, revision, device, dtype, workers)
         settings = prepare(
-            subject,
+            model_spec,
             layers=alternatives(layers),
             ks=whole_numbers(k, "--k"),
             channels=names(channel, "--channel"),  # type: ignore[arg-type]  # the names are checked where they are used
@@ -115,7 +115,7 @@ def sweep(
             seeds=seeds,
             objective=objective,
             guards=guards(no_worse),
-            scenes=ExamRange(scenes, scene_seed),
+            scenes=SceneRange(scenes, scene_seed),
         )
         if out is not None:
             output.after_interruption = f"{GO_ON} from what {out} holds"
@@ -123,7 +123,7 @@ def sweep(
             ResultsFile(out, settings.as_dict()) if out is not None else nullcontext() as file,
             counting_bar(output, "arms") as watch,
         ):
-            report = run_sweep(subject, settings, file, processes, watch)
+            report = run_sweep(model_spec, settings, file, processes, watch)
         for sentence in report.warnings:
             output.warn(sentence)
         _print(output, report, plot, out, detail)

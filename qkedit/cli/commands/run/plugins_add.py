@@ -38,7 +38,7 @@ def plugins_add(
     """
     with command(context) as output:
         from qkedit.plugins.config_file import PLUGINS_FILE, attach_to, users_directory
-        from qkedit.plugins.paper_defaults import with_published
+        from qkedit.plugins.paper_defaults import with_paper_defaults
         from qkedit.plugins.settings import parse_words, with_absolute_paths
 
         if not words:
@@ -47,7 +47,7 @@ def plugins_add(
             raise UsageError("no model is named", where="--model", remedy="give its directory")
         named = parse_words(words)
         directory = users_directory(model)
-        plugins = tuple(map(with_absolute_paths, with_published(named, model)))
+        plugins = tuple(map(with_absolute_paths, with_paper_defaults(named, model)))
         _check_against_model(plugins, directory)
         attached = attach_to(directory, plugins)
         facts = [("attached", spelled(plugin)) for plugin in attached]

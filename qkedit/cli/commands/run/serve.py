@@ -137,7 +137,7 @@ def serve(
 
 def _plugins(texts: Sequence[str] | None, file: Path | None, model: str) -> tuple[PluginSettings, ...]:
     """Return the plug-ins to serve with: those named, else those of the file, else those attached to the model."""
-    from qkedit.plugins.paper_defaults import with_published
+    from qkedit.plugins.paper_defaults import with_paper_defaults
     from qkedit.plugins.settings import PluginSettings, parse_plugins, read_plugins
 
     if file is None:
@@ -145,12 +145,12 @@ def _plugins(texts: Sequence[str] | None, file: Path | None, model: str) -> tupl
     options_of = {plugin.name: plugin for plugin in read_plugins(file)}
     named = parse_plugins(texts or ())
     if named is None:
-        return with_published(tuple(options_of.values()), model)
+        return with_paper_defaults(tuple(options_of.values()), model)
     for plugin in named:
         if plugin.name not in options_of:
             raise UsageError(f"{plugin.name} is not in the file", where=str(file), remedy="add it, or leave one out")
     merged = [PluginSettings(plugin.name, {**options_of[plugin.name].options, **plugin.options}) for plugin in named]
-    return with_published(merged, model)
+    return with_paper_defaults(merged, model)
 
 
 def _hosts(text: str | None) -> frozenset[str]:
