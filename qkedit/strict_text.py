@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 # Of YAML. Its reader takes about a second for this much; cards and settings are some kilobytes.
 MAX_YAML_LENGTH = 100_000
-MAX_INTEGER = 2**64 - 1  # the largest that a number in a safetensors header may be
 # Levels of lists and objects. Files hold up to ten; Python's own limit is that of its stack, so what is read at one
 # place could be too deep for the code that walks through it at another.
 MAX_DEPTH = 100
+# A float holds whole numbers of up to 309 digits; ids of 64 and 128 bits have fewer than 40. Who needs less checks it.
+MOST_DIGITS = 300
+_SHOWN = 40  # characters of a number
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 # Halves of characters that UTF-16 writes as two; and the same but for those by which Python spells single bytes.
 _HALF = re.compile("[\ud800-\udfff]")
@@ -39,17 +41,11 @@ def parse_json(content: bytes | str, *, file_names: bool = False) -> Any:
 
     Raises:
         ValueError: it is not JSON or not UTF-8, nests too deep, gives a key twice, or holds NaN, an infinity, a number
-            beyond float64 or 64 bits, or half a character.
+            beyond float64, or half a character.
     """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8")
-        value = json.loads(
-            text,
-            object_pairs_hook=_unique_keys,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            parse_int=_bounded,
-        )
+        value = DECODER.decode(text)
         # Decoded text holds no half by itself, so there is nothing to look through without an escape.
         if _ESCAPED_HALF.search(text):
             _refuse(_HALF_BUT_NO_BYTE if file_names else _HALF, value)
@@ -139,15 +135,25 @@ def _refuse_constant(constant: str) -> Any:
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError(f"a number of {len(digits)} digits is beyond float64")
+        raise _beyond_float(digits)
     return number
 
 
-def _bounded(digits: str) -> int:
-    number = int(digits)
-    if abs(number) > MAX_INTEGER:
-        raise ValueError(f"a number of {len(digits)} digits is beyond 64 bits")
-    return number
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise _beyond_float(digits)
+    return int(digits)
+
+
+def _beyond_float(digits: str) -> ValueError:
+    shown = digits if len(digits) <= _SHOWN else f"a number of {len(digits)} digits"
+    return ValueError(f"{shown} is beyond float64")
+
+
+# Every value means one thing and fits into a float. Halves of characters pass; `parse_json` refuses them.
+DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole
+)
 
 
 def _refuse(pattern: re.Pattern[str], value: Any) -> None:

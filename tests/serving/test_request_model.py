@@ -16,7 +16,7 @@ import torch
 
 from qkedit.errors import QkeditError
 from qkedit.serving.http.metrics import Metrics
-from qkedit.serving.request_model import Turn
+from qkedit.serving.request_model import RequestModel
 from qkedit.serving.requests.request_errors import status_of
 
 
@@ -43,10 +43,10 @@ class Failing:
 def failure_of(model: Failing) -> QkeditError:
     loaded: Any = SimpleNamespace(model=model, processor=SimpleNamespace())
     switch: Any = model
-    turn = Turn(loaded, switch, (), stops=(), seed=None, gone=threading.Event(), metrics=Metrics())
+    answering = RequestModel(loaded, switch, (), stops=(), seed=None, gone=threading.Event(), metrics=Metrics())
     with pytest.raises(QkeditError) as raised:
-        turn.generate(input_ids=torch.zeros(1, 1))
-    assert turn.failure is raised.value
+        answering.generate(input_ids=torch.zeros(1, 1))
+    assert answering.failure is raised.value
     return raised.value
 
 

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qkedit.errors import CheckpointError
-from qkedit.strict_text import MAX_INTEGER, parse_json
+from qkedit.strict_text import parse_json
 
 LENGTH_BYTES = 8
 # The limit of the safetensors library itself: longer headers do not load anywhere.
 MAX_HEADER_BYTES = 100_000_000
+MAX_INTEGER = 2**64 - 1  # of a size or an offset
 METADATA_KEY = "__metadata__"
 _ENTRY = ("dtype", "shape", "data_offsets")
 # No tensor library has more (numpy's limit; torch's is the same).

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qkedit.errors import QkeditError
-from qkedit.evaluation.files.strict_json import DECODER
+from qkedit.strict_text import DECODER
 
 # Answers to all published benchmarks together take some megabytes; a file this large is something else.
 LARGEST_FILE = 2**30

@@ -61,6 +61,8 @@ class SCRSettings:
             raise UsageError(
                 f"{self.factor} is not a factor", where="scr factor", remedy="give 1 or more, such as 1.1"
             )
+        if not -(2**63) <= self.seed < 2**64:
+            raise UsageError(f"{self.seed} is beyond 64 bits", where="scr seed", remedy="give one from 0 to 2**64 - 1")
         for option, hint in get_type_hints(type(self)).items():
             if get_origin(hint) is Literal and getattr(self, option) not in get_args(hint):
                 raise UsageError(

@@ -134,7 +134,7 @@ LIES: dict[str, tuple[bytes, str]] = {
     "two negative sizes": (shard({"a": entry(shape=[-2, -2])}, b"x" * 4), "not a list of sizes"),
     "float size": (shard({"a": entry(shape=[4.0])}, b"x" * 4), "not a list of sizes"),
     "boolean size": (shard({"a": entry(shape=[True], offsets=[0, 1])}, b"x"), "not a list of sizes"),
-    "size beyond 64 bits": (shard({"a": entry(shape=[2**64, 0], offsets=[0, 0])}), "beyond 64 bits"),
+    "size beyond 64 bits": (shard({"a": entry(shape=[2**64, 0], offsets=[0, 0])}), "is not a list of sizes"),
     "negative offset": (shard({"a": entry(offsets=[-4, 0])}, b"x" * 4), "not a pair of positions"),
     "float offset": (shard({"a": entry(offsets=[0, 4.0])}, b"x" * 4), "not a pair of positions"),
     "boolean offset": (shard({"a": entry(shape=[1], offsets=[False, 1])}, b"x"), "not a pair of positions"),

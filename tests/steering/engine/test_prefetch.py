@@ -51,7 +51,7 @@ def test_with_nothing_ahead_each_item_is_produced_when_it_is_asked_for() -> None
             produced.append(number)
             yield number
 
-    with prefetch(numbers(), ahead=0) as items:
+    with prefetch(numbers(), depth=0) as items:
         assert produced == []
         for number in items:
             assert produced == list(range(number + 1))
