@@ -14,6 +14,7 @@ import yaml
 from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.checkpoint.manifest_file import RecordedBase
+from qkedit.errors import UsageError
 from qkedit.steering.card import make_card
 from qkedit.steering.run import steer
 from qkedit.steering.verify import verify
@@ -199,3 +200,16 @@ def test_only_texts_and_lists_of_texts_are_inherited(base: Path, tmp_path: Path)
     block = "license: {a: b}\nlanguage: [en, {a: b}]\ntags: [[x]]\npipeline_tag: 1.10\nlicense_name: null"
     source = with_card(base, tmp_path / "source", f"---\n{block}\n---\n")
     assert front_matter(steered(source, tmp_path / "edited")) == {"pipeline_tag": "1.10", "tags": ["qkedit"]}
+
+
+def test_a_card_that_was_rewritten_is_not_replaced_unasked(base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "edited"
+    steer(base, out=out, layers="1", fsync=False)
+    steer(base, out=out, layers="1", k=2, overwrite=True, fsync=False)
+    (out / "README.md").write_text("# What I found\n")
+    with pytest.raises(UsageError, match=r"changed since qkedit wrote them \(README\.md\)"):
+        steer(base, out=out, layers="1", overwrite=True, fsync=False)
+    assert (out / "README.md").read_text() == "# What I found\n"
+    assert verify(out, base=str(base)).mismatches == ()  # a card is for its user to write
+    steer(base, out=out, layers="1", force=True, fsync=False)
+    assert (out / "README.md").read_text() != "# What I found\n"
