@@ -8,7 +8,7 @@ import pytest
 
 from qkedit.errors import QkeditError
 from qkedit.evaluation.benchmarks.captions import language as caption_language
-from tests.evaluation.published import DATA
+from tests.evaluation.published import DATA, skip_without_data
 
 
 @pytest.fixture(scope="session")
@@ -20,5 +20,5 @@ def language() -> Path:
         caption_language.lemmatizer(DATA)
         caption_language.singularizer()
     except QkeditError as missing:
-        pytest.skip(str(missing))
+        skip_without_data(str(missing))
     return DATA

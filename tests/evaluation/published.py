@@ -1,4 +1,8 @@
-"""The benchmarks' published files, which are no part of the project; tests that need them are skipped without."""
+"""The benchmarks' published files, which are not part of the project: tests that need them are skipped without.
+
+This module is a pytest plug-in, too (tests/conftest.py loads it): a run says at its end how many tests were skipped
+for want of the files, and fails when the files are there and tests were skipped all the same.
+"""
 
 from __future__ import annotations
 
@@ -12,5 +16,51 @@ from tests.paths import ROOT
 _BESIDE = ROOT.parent / "shared" / "data"
 # Read at import, before a fixture hides the environment.
 DATA = Path(os.environ.get("QKEDIT_BENCHMARK_DATA", _BESIDE))
+# How the reason of such a skip begins.
+WITHOUT_DATA = "the benchmarks' published files are missing"
 
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the benchmarks' published files are not here")
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=WITHOUT_DATA)
+
+
+def skip_without_data(what: str) -> None:
+    """Skip the running test for want of a published file or of what reads it."""
+    pytest.skip(f"{WITHOUT_DATA}: {what}")
+
+
+def there() -> Path | None:
+    """Return the folder with the published files; None where neither of its places exists."""
+    return next((place for place in (DATA, _BESIDE) if place.is_dir()), None)
+
+
+class SkipCount:
+    """Count the tests that were skipped for want of the published files, those of xdist's workers too."""
+
+    def __init__(self, data: Path | None) -> None:
+        self.data = data
+        self.skipped: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a skip whose reason says that the files are missing."""
+        if report.skipped and isinstance(report.longrepr, tuple) and WITHOUT_DATA in report.longrepr[2]:
+            self.skipped.append(report.nodeid)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Fail the run when the files are there and tests were skipped."""
+        if self.skipped and self.data is not None and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say how many tests were skipped, and whether that is a failure."""
+        if not self.skipped:
+            return
+        terminalreporter.write_line(f"{len(self.skipped)} tests were skipped: {WITHOUT_DATA}")
+        if self.data is not None:
+            terminalreporter.write_line(
+                f"FAILED: {self.data} exists, so none of them may be skipped, the first of which is {self.skipped[0]}"
+            )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Count on the process that reports; xdist's workers pass their reports on to it."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(SkipCount(there()))

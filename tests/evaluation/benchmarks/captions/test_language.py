@@ -18,6 +18,7 @@ from qkedit.errors import QkeditError
 from qkedit.evaluation.benchmarks.captions import language as caption_language
 from qkedit.evaluation.benchmarks.captions import tags as caption_tags
 from qkedit.evaluation.benchmarks.captions.tokens import Tokenizer
+from tests.evaluation.published import skip_without_data
 
 # What sentence splitting and the word tokenizer's expressions are about, beside plain words.
 _PIECES = st.sampled_from(
@@ -145,7 +146,7 @@ json.dump([[lemma(word, part) for part in "nvar"] for word in words], sys.stdout
 def test_lemmas_from_lists_are_those_of_the_corpus(language: Path, tmp_path: Path) -> None:
     lists = caption_language._lemma_lists(language)
     if lists is None:
-        pytest.skip("the lists of lemmas are not here")
+        skip_without_data("the lists of lemmas")
     _as_corpus(lists, tmp_path / "nltk")
     irregular = (lists.parent / "noun.exc").read_text("utf-8").split()[::40]
     regular = [
