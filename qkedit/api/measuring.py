@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,9 @@ def evaluate(
     prompt: str | None = None,
     limit: int | None = None,
     overwrite: bool = False,
+    device_map: str | Mapping[str, Any] | None = None,
+    attn_implementation: str | None = None,
+    quantization: str | None = None,
 ) -> Finished:
     """Let a model answer a benchmark's questions, and score the answers; an interrupted run goes on where it stopped.
 
@@ -87,6 +90,9 @@ def evaluate(
         prompt: what is asked instead, with `{question}` where the benchmark's own question stands.
         limit: ask the first so many questions of each split.
         overwrite: begin anew where another run's files are.
+        device_map: as for `load`, and so are the next two; the run records them.
+        attn_implementation: how attention is computed.
+        quantization: how the weights are quantised in memory.
 
     Raises:
         QkeditError: an image is missing, the model cannot answer, or a file cannot be read or written.
@@ -96,9 +102,11 @@ def evaluate(
     from qkedit.evaluation.runs.local_model import LocalModel
     from qkedit.evaluation.runs.tasks import parts_of
     from qkedit.plugins.settings import parse_plugins
+    from qkedit.runtime.load_options import Placement
 
     chosen = parse_plugins(list(plugins)) or ()
-    local = LocalModel(str(model), revision, chosen, device, dtype, batch_size)
+    placement = Placement(device_map, attn_implementation, quantization)
+    local = LocalModel(str(model), revision, chosen, device, dtype, batch_size, placement=placement)
     parts = parts_of(benchmark_named(benchmark), Path(data), splits)
     return run(local, parts, Path(images), Path(out), prompt=prompt, limit=limit, overwrite=overwrite)
 
@@ -146,7 +154,8 @@ def drift(
         max_new_tokens: of an answer.
         device: where the models run, as PyTorch names it.
         dtype: of their weights; `auto` for what is stored.
-        loading: `prompt`, `base_revision`, `revision`, `trust_remote_code`, `chat_template`.
+        loading: `prompt`, `base_revision`, `revision`, `trust_remote_code`, `chat_template`, and
+            `device_map`, `attn_implementation` and `quantization` as for `load`.
 
     Raises:
         QkeditError: there are no images, one is not a picture, or the models have different vocabularies.

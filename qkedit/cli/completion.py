@@ -24,6 +24,9 @@ layouts = among("full", "delta")
 links = among("auto", "copy", "reflink", "hard", "symlink")
 devices = among("auto", "cpu", "cuda", "mps")
 compute_dtypes = among("float32", "float64")
+device_maps = among("auto", "balanced", "balanced_low_0", "sequential")
+attention = among("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
+quantizations = among("bnb-4bit", "bnb-8bit", "torchao-int8")
 dtypes = among("auto", "float32", "bfloat16", "float16")
 
 

@@ -157,6 +157,9 @@ def drift(
     dtype: str = "auto",
     trust_remote_code: bool | None = None,
     chat_template: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    attn_implementation: str | None = None,
+    quantization: str | None = None,
     on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> Drift:
     """Measure how far an edited model, or one with plug-ins, is from its base.
@@ -174,6 +177,9 @@ def drift(
         dtype: of their weights; `auto` for what is stored.
         trust_remote_code: whether Python code of their own may run; None where users cannot allow it.
         chat_template: a file with a template in Jinja, or `none`, instead of the models' own.
+        device_map: as for `load`, and so are the next two; of both models.
+        attn_implementation: how attention is computed.
+        quantization: how the weights are quantised in memory.
         on_image: told how many answers of how many are done, in both models.
 
     Raises:
@@ -195,6 +201,9 @@ def drift(
         "dtype": dtype,
         "trust_remote_code": trust_remote_code,
         "chat_template": chat_template,
+        "device_map": device_map,
+        "attn_implementation": attn_implementation,
+        "quantization": quantization,
     }
     loaded = load(base, revision=base_revision, **how)
     base_template = loaded.template_record

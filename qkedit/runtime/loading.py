@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from qkedit.demo import demo_checkpoint
 from qkedit.errors import QkeditError, UsageError, first_line
 from qkedit.runtime.chat_template import NONE, ChatTemplate, Turn, render, template_of
 from qkedit.runtime.generation_settings import check_generation_settings
+from qkedit.runtime.load_options import Placement
 from qkedit.runtime.size_check import refuse_much_larger
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -66,6 +67,9 @@ def load(
     dtype: str = "auto",
     trust_remote_code: bool | None = None,
     chat_template: str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    attn_implementation: str | None = None,
+    quantization: str | None = None,
 ) -> LoadedModel:
     """Load a model.
 
@@ -76,10 +80,16 @@ def load(
         dtype: of its weights; `auto` for what is stored.
         trust_remote_code: whether Python code of the checkpoint's own may run; None where users cannot allow it.
         chat_template: a file with a template in Jinja, or `none` for the bare prompt, instead of the model's own.
+        device_map: spread the model over devices, in place of `device`: `auto`, `balanced`, `balanced_low_0`,
+            `sequential`, devices by the names of modules, or a JSON file of those.
+        attn_implementation: `eager`, `sdpa`, `flex_attention`, `flash_attention_2` or `flash_attention_3`; by default
+            what transformers chooses.
+        quantization: load the weights quantised, to evaluate a model that is too large otherwise: `bnb-4bit`,
+            `bnb-8bit`, `torchao-int8`, or a JSON file with a `quantization_config` of transformers.
 
     Raises:
-        UsageError: the dtype is not known, the template's file cannot be read, or code on the hub is to run from a
-            revision that is not a commit.
+        UsageError: an option is not known or needs a package that is not installed, the template's file cannot be
+            read, or code on the hub is to run from a revision that is not a commit.
         QkeditError: transformers cannot load the model or its processor, or not without code of their own; weights are
             missing; or the chat template or the generation settings are broken.
     """
@@ -95,9 +105,11 @@ def load(
         raise UsageError(f"{dtype!r} is not a dtype", where="--dtype", remedy=f"give {', '.join(DTYPES)}")
     jinja = read_template(chat_template)
     directory = directory_of(model, revision, trust_remote_code=bool(trust_remote_code))
+    placement = Placement(device_map, attn_implementation, quantization)
     own: dict[str, Any] = {"where": model, "trust_remote_code": trust_remote_code}
     try:
         config = from_pretrained(AutoConfig, directory, **own)
+        chosen = {"device_map": device} | placement.arguments(config, model)
         processor = _completed(from_pretrained(AutoProcessor, directory, **own), config, model)
         template_of(processor, config.model_type, where=model, chosen=jinja)  # before the weights are read
         refuse_much_larger(config, directory, where=model, trust_remote_code=bool(trust_remote_code))
@@ -106,7 +118,7 @@ def load(
             directory,
             **own,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            device_map=device,
+            **chosen,
         )
     except (QkeditError, MemoryError):
         raise

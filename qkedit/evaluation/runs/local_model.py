@@ -16,6 +16,7 @@ from qkedit.evaluation.runs.backend import Ask, Reply, versions
 from qkedit.images import read_image
 from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.runtime.fingerprint import fingerprint
+from qkedit.runtime.load_options import Placement
 
 if TYPE_CHECKING:
     from qkedit.plugins.core.report import RequestReport
@@ -36,6 +37,7 @@ class LocalModel:
         batch_size: prompts that are answered side by side.
         trust_remote_code: whether Python code of the checkpoint's own may run; None where users cannot allow it.
         chat_template: a file with a template in Jinja, or `none`, instead of the model's own.
+        placement: over devices, how attention is computed, and how weights are quantised.
     """
 
     name: str
@@ -46,6 +48,7 @@ class LocalModel:
     batch_size: int = 8
     trust_remote_code: bool | None = None
     chat_template: str | None = None
+    placement: Placement = field(default_factory=Placement)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -65,6 +68,7 @@ class LocalModel:
             "device": self.device.partition(":")[0],  # which of several equal ones does not matter
             "libraries": versions("torch", "transformers"),
             **self._chosen_template(),
+            **self.placement.recorded(),
         }
 
     def _chosen_template(self) -> dict[str, str]:
@@ -90,6 +94,9 @@ class LocalModel:
             dtype=self.dtype,
             trust_remote_code=self.trust_remote_code,
             chat_template=self.chat_template,
+            device_map=self.placement.device_map,
+            attn_implementation=self.placement.attn_implementation,
+            quantization=self.placement.quantization,
         )
         with attach(loaded.model, *plugins) if plugins else nullcontext() as attached:
             yield _LocalSession(loaded, attached, self.batch_size)

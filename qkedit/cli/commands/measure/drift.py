@@ -11,11 +11,15 @@ from qkedit.cli import options
 from qkedit.cli.bases import base_for, is_edited
 from qkedit.cli.output import aligned, command
 from qkedit.cli.plugin_options import (
+    AttentionOption,
     ChatTemplateOption,
+    DeviceMapOption,
     DtypeOption,
     PluginsOption,
     PromptOption,
+    QuantizationOption,
     TrustOption,
+    chosen_placement,
     chosen_plugins,
     joined,
 )
@@ -48,6 +52,9 @@ def drift(
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
     chat_template: ChatTemplateOption = None,
+    device_map: DeviceMapOption = None,
+    attn_implementation: AttentionOption = None,
+    quantization: QuantizationOption = None,
     architectures: options.ArchitecturesOption = None,
 ) -> None:
     """Measure how far an edit or plug-ins move a model on your own images.
@@ -84,6 +91,7 @@ def drift(
                 dtype=dtype,
                 trust_remote_code=trust_remote_code,
                 chat_template=chat_template,
+                **chosen_placement(context, device_map, attn_implementation, quantization),
                 on_image=on_image,
             )
         if found.template != found.base_template:

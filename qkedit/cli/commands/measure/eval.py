@@ -13,7 +13,17 @@ from qkedit.cli import completion, options
 from qkedit.cli.delivery import deliver
 from qkedit.cli.evaluation_options import DataOption, QuestionsOption, required_data, warn_of_scores
 from qkedit.cli.output import GO_ON, command
-from qkedit.cli.plugin_options import ChatTemplateOption, DtypeOption, PluginsOption, TrustOption, chosen_plugins
+from qkedit.cli.plugin_options import (
+    AttentionOption,
+    ChatTemplateOption,
+    DeviceMapOption,
+    DtypeOption,
+    PluginsOption,
+    QuantizationOption,
+    TrustOption,
+    chosen_placement,
+    chosen_plugins,
+)
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,6 +98,9 @@ def evaluate(
     ] = 8,
     out: options.OutOption = None,
     overwrite: Annotated[bool, options.flag("--overwrite", help="Begin anew where another run's files are.")] = False,
+    device_map: DeviceMapOption = None,
+    attn_implementation: AttentionOption = None,
+    quantization: QuantizationOption = None,
     architectures: options.ArchitecturesOption = None,
 ) -> None:
     """Let a model answer benchmarks' questions, and score the answers.
@@ -103,6 +116,7 @@ def evaluate(
         from qkedit.cli.progress import counting_bar
         from qkedit.evaluation.runs.evaluate import evaluate as run
         from qkedit.evaluation.runs.local_model import LocalModel
+        from qkedit.runtime.load_options import Placement
         from qkedit.steering.engine.device import choose_device
 
         target = options.required_out(out)
@@ -122,6 +136,7 @@ def evaluate(
                 batch_size,
                 trust_remote_code,
                 chat_template,
+                Placement(**chosen_placement(context, device_map, attn_implementation, quantization)),
             )
         parts = _parts(benchmark or (), split or (), required_data(data, questions), max_new_tokens)
         output.after_interruption = f"{GO_ON}; what was answered stays"

@@ -12,12 +12,16 @@ from qkedit.cli import options
 from qkedit.cli.bases import base_for, is_edited
 from qkedit.cli.output import Output, command
 from qkedit.cli.plugin_options import (
+    AttentionOption,
     ChatTemplateOption,
+    DeviceMapOption,
     DtypeOption,
     ImagesOption,
     PluginsOption,
     PromptOption,
+    QuantizationOption,
     TrustOption,
+    chosen_placement,
     chosen_plugins,
     joined,
 )
@@ -51,6 +55,9 @@ def generate(
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
     chat_template: ChatTemplateOption = None,
+    device_map: DeviceMapOption = None,
+    attn_implementation: AttentionOption = None,
+    quantization: QuantizationOption = None,
     architectures: options.ArchitecturesOption = None,
 ) -> None:
     """Run one request, with the plug-ins that are attached to the model or named.
@@ -74,6 +81,7 @@ def generate(
             "dtype": dtype,
             "trust_remote_code": trust_remote_code,
             "chat_template": chat_template,
+            **chosen_placement(context, device_map, attn_implementation, quantization),
         }
         run = _Runs(pictures, prompt, max_new_tokens, loading)
         if compare:

@@ -14,12 +14,16 @@ from qkedit.cli import options
 from qkedit.cli.delivery import deliver
 from qkedit.cli.output import Output, command
 from qkedit.cli.plugin_options import (
+    AttentionOption,
     ChatTemplateOption,
+    DeviceMapOption,
     DtypeOption,
     ImagesOption,
     PluginsOption,
     PromptOption,
+    QuantizationOption,
     TrustOption,
+    chosen_placement,
     chosen_plugins,
     joined,
 )
@@ -65,6 +69,9 @@ def kv_coherence(
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
     chat_template: ChatTemplateOption = None,
+    device_map: DeviceMapOption = None,
+    attn_implementation: AttentionOption = None,
+    quantization: QuantizationOption = None,
     architectures: options.ArchitecturesOption = None,
 ) -> None:
     """Measure how much a model's keys form a picture of the image, before and after plug-ins.
@@ -96,6 +103,7 @@ def kv_coherence(
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             chat_template=chat_template,
+            **chosen_placement(context, device_map, attn_implementation, quantization),
         )
         before = _measured(loaded, pictures, prompt, ())
         after = _measured(loaded, pictures, prompt, plugins) if plugins else None

@@ -13,10 +13,14 @@ import typer
 from qkedit.cli import options
 from qkedit.cli.output import Output, command
 from qkedit.cli.plugin_options import (
+    AttentionOption,
     ChatTemplateOption,
+    DeviceMapOption,
     DtypeOption,
     PluginsOption,
+    QuantizationOption,
     TrustOption,
+    chosen_placement,
     chosen_plugins,
     joined,
 )
@@ -79,6 +83,9 @@ def serve(
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
     chat_template: ChatTemplateOption = None,
+    device_map: DeviceMapOption = None,
+    attn_implementation: AttentionOption = None,
+    quantization: QuantizationOption = None,
     architectures: options.ArchitecturesOption = None,
 ) -> None:
     r"""Serve the model behind an OpenAI-compatible endpoint, with the plug-ins that are attached to it or named.
@@ -119,6 +126,7 @@ def serve(
                 dtype=dtype,
                 trust_remote_code=trust_remote_code,
                 chat_template=chat_template,
+                **chosen_placement(context, device_map, attn_implementation, quantization),
             )
             served = ServedModel(served_name or _plain(name), loaded, PluginSwitch(loaded.model, plugins))
             try_out(served)

@@ -1,0 +1,135 @@
+"""Devices, attention and quantisation at load: each does what it says, and a wrong one is a sentence."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import qkedit
+from qkedit.errors import UsageError
+from qkedit.evaluation.runs.local_model import LocalModel
+from qkedit.runtime import load_options
+from qkedit.runtime.generation import respond
+from qkedit.runtime.load_options import Placement
+from qkedit.runtime.loading import load
+from tests.cli.command import qkedit as run
+
+PROMPT = "Please describe this image in detail."
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    return Image.new("RGB", (64, 64), "navy")
+
+
+@pytest.mark.parametrize("name", ["eager", "sdpa"])
+def test_an_implementation_of_attention_is_used_and_plugins_stand_it(name: str, picture: Image.Image) -> None:
+    loaded = load("demo", dtype="float32", attn_implementation=name)
+    assert loaded.model.config.get_text_config()._attn_implementation == name
+    # Both compute the same.
+    assert respond(loaded, [picture], PROMPT, max_new_tokens=8).text == _plain(picture)
+    plugins = [qkedit.SCR(layers="0-3")]
+    answers = [
+        respond(one, [picture], PROMPT, plugins, max_new_tokens=8).text
+        for one in (loaded, load("demo", dtype="float32"))
+    ]
+    assert answers[0] == answers[1]
+
+
+def _plain(picture: Image.Image) -> str:
+    return respond(load("demo", dtype="float32"), [picture], PROMPT, max_new_tokens=8).text
+
+
+@pytest.mark.parametrize("chosen", ["auto", "sequential", {"": "cpu"}])
+def test_a_map_of_devices_is_taken(chosen: Any, picture: Image.Image, tmp_path: Path) -> None:
+    loaded = load("demo", dtype="float32", device_map=chosen)
+    assert respond(loaded, [picture], PROMPT, max_new_tokens=8).text == _plain(picture)
+    if isinstance(chosen, dict):
+        file = tmp_path / "devices.json"
+        file.write_text(json.dumps(chosen))
+        assert load("demo", device_map=str(file)).model.device == torch.device("cpu")
+        assert Placement(device_map=str(file)).recorded() == {"device_map": chosen}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"attn_implementation": "sdpaa"}, "--attn-implementation: 'sdpaa' is not an implementation of attention;"),
+        ({"attn_implementation": "org/kernel"}, "--attn-implementation: 'org/kernel' is not an implementation"),
+        ({"device_map": "everywhere"}, "--device-map: 'everywhere' is not known; give auto, balanced,"),
+        ({"quantization": "int3"}, "--quantization: 'int3' is not known; give bnb-4bit, bnb-8bit, torchao-int8, or"),
+    ],
+)
+def test_a_wrong_choice_is_a_sentence(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError) as error:
+        load("demo", **options)
+    assert str(error.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"attn_implementation": "flash_attention_2"}, "flash_attention_2 needs flash-attn, which is not installed"),
+        ({"quantization": "bnb-4bit"}, "bnb-4bit needs bitsandbytes, which is not installed; install it, or choose"),
+        ({"quantization": "torchao-int8"}, "torchao-int8 needs torchao, which is not installed"),
+    ],
+)
+def test_a_package_that_is_absent_is_named(
+    options: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_options, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=sentence):
+        load("demo", **options)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("[]", "does not hold a JSON object"),
+        ("{", "cannot be read"),
+        ('{"quant_method": "magic"}', "does not hold settings that transformers takes"),
+        ('{"load_in_3bit": true}', "does not hold settings that transformers takes"),
+    ],
+)
+def test_a_file_of_settings_that_means_nothing_is_named(tmp_path: Path, content: str, sentence: str) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(content)
+    with pytest.raises(UsageError, match=sentence):
+        load("demo", quantization=str(file))
+
+
+@pytest.mark.parametrize("name", load_options.QUANTIZATIONS)
+def test_a_quantised_model_answers(name: str, picture: Image.Image) -> None:
+    package = load_options.QUANTIZATIONS[name][0]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    loaded = load("demo", quantization=name)
+    assert loaded.model.is_quantized
+    assert respond(loaded, [picture], PROMPT, max_new_tokens=4).tokens > 0
+
+
+def test_a_run_records_what_was_chosen_and_nothing_where_nothing_was() -> None:
+    chosen = {"device_map": "auto", "attn_implementation": "eager", "quantization": "bnb-4bit"}
+    plain = LocalModel("demo", dtype="float32").identity()
+    placed = LocalModel("demo", dtype="float32", placement=Placement(**chosen)).identity()
+    assert placed == {**plain, **chosen}
+    assert not chosen.keys() & plain.keys()  # runs of earlier versions go on
+
+
+def test_commands_offer_them(tmp_path: Path, picture: Image.Image) -> None:
+    file = tmp_path / "picture.png"
+    picture.save(file)
+    request = ("generate", "demo", "--image", file, "--max-new-tokens", "2", "--json")
+    assert run(*request, "--attn-implementation", "eager", "--device-map", "auto").code == 0
+    both = run(*request, "--device-map", "auto", "--device", "cpu")
+    assert (both.code, both.document["error"]["where"]) == (2, "--device and --device-map")
+    for command in ("serve", "kv-coherence", "eval", "drift"):
+        assert "--quantization" in run(command, "--help").stdout
+    wrong = run("drift", "demo", "--base", "demo", "--images", tmp_path, "--attn-implementation", "x", "--json")
+    assert (wrong.code, wrong.document["error"]["where"]) == (2, "--attn-implementation")
