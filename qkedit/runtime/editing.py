@@ -8,19 +8,18 @@ with qkedit.edit(model, layers="10-20", k=4) as edit:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qkedit.checkpoint.architecture.library import Directories, using_architectures
 from qkedit.checkpoint.query_modules import parameter_place
 from qkedit.errors import CheckpointError, UnsupportedForm
 from qkedit.renamed import renamed_argument
+from qkedit.runtime.edited_parameters import Change, EditedParameter
 from qkedit.runtime.loaded_files import checkpoint_of
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.options import Channel, Control, Suppression
@@ -33,25 +32,21 @@ from qkedit.steering.engine.reading import stored_layers
 from qkedit.steering.options import ComputeDtype, SteerOptions
 from qkedit.steering.plan import SteerPlan, make_plan
 
-
-@dataclass(frozen=True)
-class _Replaced:
-    """One parameter, and its weights without the edit and with it."""
-
-    parameter: Tensor
-    before: Tensor
-    after: Tensor
+_Changes = Iterator[tuple[EditedParameter, Change, EditRecord]]
 
 
 class ModelEdit:
     """An edit of a loaded model that can be switched off and on; a context manager that takes it back at its end.
 
+    Several edits of one model may be switched in any order: the weights depend on which of them are on alone, and are
+    those of the model as it was, to the bit, when none is.
+
     Attributes:
         records: what happened to each edited tensor, head by head.
     """
 
-    def __init__(self, replaced: Sequence[_Replaced], records: Sequence[EditRecord]) -> None:
-        self._replaced = tuple(replaced)
+    def __init__(self, changes: Sequence[tuple[EditedParameter, Change]], records: Sequence[EditRecord]) -> None:
+        self._changes = tuple(changes)
         self.records = tuple(records)
         self._enabled = True
 
@@ -67,20 +62,16 @@ class ModelEdit:
 
     @property
     def enabled(self) -> bool:
-        """Whether the edited weights are in the model."""
+        """Whether the edit is in the model."""
         return self._enabled
 
     def enable(self) -> None:
-        """Put the edited weights into the model."""
-        for replaced in self._replaced:
-            replaced.parameter.copy_(replaced.after)
-        self._enabled = True
+        """Put the edit into the model."""
+        self._switch(enabled=True)
 
     def disable(self) -> None:
-        """Put the weights into the model that were there before the edit, to the bit."""
-        for replaced in self._replaced:
-            replaced.parameter.copy_(replaced.before)
-        self._enabled = False
+        """Take the edit out of the model: without another edit its weights are those from before, to the bit."""
+        self._switch(enabled=False)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -90,8 +81,12 @@ class ModelEdit:
         try:
             yield
         finally:
-            if was_enabled:
-                self.enable()
+            self._switch(enabled=was_enabled)
+
+    def _switch(self, *, enabled: bool) -> None:
+        for parameter, change in self._changes:
+            parameter.set(change, enabled=enabled)
+        self._enabled = enabled
 
 
 @renamed_argument("residual", "retain")
@@ -136,11 +131,7 @@ def edit(
     )
     with using_architectures(architectures):
         plan = make_plan(checkpoint_of(model), options)
-    parameters = dict(model.named_parameters())
-    return _replace(
-        (parameters[edited.name].data, edited.tensor, edited.record)
-        for edited in edited_weights(stored_layers(plan), plan, choose_device(device))
-    )
+    return _made(_as_loaded(model, edited_weights(stored_layers(plan), plan, choose_device(device))))
 
 
 def edit_as_stored(model: Any, plan: SteerPlan) -> ModelEdit:
@@ -156,32 +147,38 @@ def edit_as_stored(model: Any, plan: SteerPlan) -> ModelEdit:
         CheckpointError: the model does not hold the weights of the plan's checkpoint.
         UnsupportedForm: the model has no parameter of the name that the checkpoint gives a tensor.
     """
-    edits = edited_weights(stored_layers(plan), plan, choose_device(plan.options.device))
-    return _replace(_checked(model, edits))
+    return _made(_on_base(model, edited_weights(stored_layers(plan), plan, choose_device(plan.options.device))))
 
 
-def _checked(model: Any, edits: EditedTensors) -> Iterator[tuple[Tensor, Tensor, EditRecord]]:
+def _as_loaded(model: Any, edits: EditedTensors) -> _Changes:
+    """Yield the changes that edits of a loaded model make, other edits of it included."""
+    parameters = dict(model.named_parameters())
     for edited in edits:
-        parameter = parameter_of(model, edited.name, edited.record.layer).data
-        _check_is_base(parameter, edited.record)
-        yield parameter, edited.tensor, edited.record
+        parameter = EditedParameter.of(parameters[edited.name])
+        yield parameter, Change(parameter.current, edited.tensor), edited.record
 
 
-@torch.no_grad()
-def _replace(edits: Iterable[tuple[Tensor, Tensor, EditRecord]]) -> ModelEdit:
-    """Replace parameters by edited weights; what fails on the way leaves the model as it was."""
-    replaced: list[_Replaced] = []
+def _on_base(model: Any, edits: EditedTensors) -> _Changes:
+    """Yield the changes that edits of a checkpoint make to the model that was loaded from it."""
+    for edited in edits:
+        parameter = _base_parameter(model, edited.record)
+        yield parameter, Change(parameter.original, edited.tensor), edited.record
+
+
+def _made(changes: _Changes) -> ModelEdit:
+    """Put changes into effect one after another; what fails on the way leaves the model as it was."""
+    made: list[tuple[EditedParameter, Change]] = []
     records = []
     try:
-        for parameter, weights, record in edits:
-            before = parameter.clone()
-            replaced.append(_Replaced(parameter, before, weights))
-            parameter.copy_(weights)
+        for parameter, change, record in changes:
+            made.append((parameter, change))
+            parameter.add(change)
             records.append(record)
     except BaseException:
-        ModelEdit(replaced, records).disable()
+        for parameter, change in made:
+            parameter.forget(change)
         raise
-    return ModelEdit(replaced, records)
+    return ModelEdit(made, records)
 
 
 def parameter_of(model: Any, name: str, layer: int) -> nn.Parameter:
@@ -200,12 +197,19 @@ def parameter_of(model: Any, name: str, layer: int) -> nn.Parameter:
     return place[1]
 
 
-def _check_is_base(parameter: Tensor, record: EditRecord) -> None:
-    """Refuse weights that, rounded to the dtype of storage, are not the stored ones: renamed, rearranged, edited."""
-    stored = parameter.to("cpu", TORCH_DTYPES[record.tensor.dtype]).contiguous()
+def _base_parameter(model: Any, record: EditRecord) -> EditedParameter:
+    """Return the parameter that an edit of a checkpoint is for, other edits of it aside.
+
+    Raises:
+        CheckpointError: it holds other weights: rounded to the dtype of storage, they are not the stored ones.
+        UnsupportedForm: there is no such parameter.
+    """
+    parameter = EditedParameter.of(parameter_of(model, record.tensor.name, record.layer))
+    stored = parameter.original.to("cpu", TORCH_DTYPES[record.tensor.dtype]).contiguous()
     if sha256(stored) != record.sha256_before:
         raise CheckpointError(
             "the weights in memory are not the stored ones",
             where=record.tensor.name,
-            remedy="load the model in its stored dtype or in float32, and edit it once at a time",
+            remedy="load the model that the edit was made from, in its stored dtype or in float32",
         )
+    return parameter

@@ -74,11 +74,30 @@ def test_another_model_is_refused_and_left_alone() -> None:
     assert differing(before, model) == set()  # layer 2, which came first, too
 
 
-def test_an_edit_on_top_of_an_edit_is_refused() -> None:
+def test_edits_of_one_checkpoint_add_up_in_any_order() -> None:
     model = demo_model().model
     before = weights_of(model)
-    with edited(model, plan()), pytest.raises(CheckpointError, match="once at a time"), edited(model, plan()):
-        pass
+    name = next(name for name in before if name.endswith("layers.2.self_attn.q_proj.weight"))
+    alone = []
+    for layers, k in (("2", 3), ("2,5", 1)):
+        with edited(model, plan(layers=layers, suppression=Suppression(k=k))):
+            alone.append(weights_of(model))
+    first, second = (
+        edited(model, plan(layers=layers, suppression=Suppression(k=k))) for layers, k in (("2", 3), ("2,5", 1))
+    )
+    both = weights_of(model)
+    exact = before[name].double() + sum(each[name].double() - before[name].double() for each in alone)
+    assert torch.equal(both[name], exact.to(torch.bfloat16).float())  # rounded as the demo is stored
+    first.disable()
+    assert differing(alone[1], model) == set()
+    second.disable()
+    assert differing(before, model) == set()
+    second.enable()
+    first.enable()
+    assert differing(both, model) == set()
+    second.disable()
+    assert differing(alone[0], model) == set()
+    first.disable()
     assert differing(before, model) == set()
 
 
