@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from qkedit.spectral.combination import differs, rounded
+from qkedit.spectral.changes.combination import differs, rounded
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qkedit.spectral.combination import combined, interaction, rounded, scaled
+from qkedit.spectral.changes.combination import combined, interaction, rounded, scaled
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -75,7 +75,7 @@ def test_what_one_edit_alone_changed_is_its_own_bits(dtype: torch.dtype) -> None
 def test_large_tensors_go_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     base, one, other = (random(7, 3, seed=seed).float() for seed in range(3))
     whole = combined(base, [one, other]), scaled(base, one, 0.5)
-    monkeypatch.setattr("qkedit.spectral.combination._NUMBERS_AT_ONCE", 6)
+    monkeypatch.setattr("qkedit.spectral.changes.combination._NUMBERS_AT_ONCE", 6)
     assert torch.equal(combined(base, [one, other]), whole[0])
     assert torch.equal(scaled(base, one, 0.5), whole[1])
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qkedit.spectral.analysis import principal_angles
-from qkedit.spectral.change import energy_removed, rounding_noise, row_spaces
+from qkedit.spectral.changes.figures import energy_removed, rounding_noise, row_spaces
 from tests.spectral.test_combination import random
 
 
