@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import io
 import unicodedata
+from io import StringIO
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Group
+from rich.console import Console, Group
 from rich.text import Text
 
+from qkedit.cli.commands.edit.inspect import _title
 from qkedit.cli.output import Output, aligned
 from qkedit.errors import QkeditError
 from qkedit.report.fitting_table import FittingTable
 from qkedit.report.spectra.csv_file import _cell
+from qkedit.report.spectra.table import ComparisonTable
 from qkedit.report.terminal_text import on_one_line, visible
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\rerror: forged\x9b31m\u202egnp.exe\u2066[bold]red[/bold]:smile:\udcff"
@@ -91,3 +96,13 @@ def test_an_error_and_a_warning_stay_one_line(capsys: pytest.CaptureFixture[str]
 )
 def test_a_name_in_a_csv_is_no_formula(value: object, cell: object) -> None:
     assert _cell(value) == cell
+
+
+def test_a_models_name_forges_no_line_of_a_table() -> None:
+    name = "a\n    7 9.99 forged"
+    inspection: Any = SimpleNamespace(model=name, layers=[SimpleNamespace(layer=2)])
+    assert len(_title(inspection).splitlines()) == 1
+    comparison: Any = SimpleNamespace(model=name, other=name, layers=[], channel="full", wanted="k 4")
+    console = Console(width=4096, file=StringIO())
+    *_, note = ComparisonTable(comparison, every_head=False).__rich_console__(console, console.options)
+    assert len(str(note).splitlines()) == 1

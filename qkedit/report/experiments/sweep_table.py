@@ -13,6 +13,7 @@ from qkedit.laboratory.sweep import CellResult, Confirmation, SweepReport
 from qkedit.report.experiments.arms_table import STYLES
 from qkedit.report.figures import Spelling, improves
 from qkedit.report.fitting_table import FittingTable
+from qkedit.report.terminal_text import on_one_line
 
 MOST_ROWS = 15
 CHANNELS = {"full": "full", "symmetric": "symm", "antisymmetric": "anti"}
@@ -102,7 +103,7 @@ def _title(report: SweepReport, spelling: Spelling) -> str:
     first, _ = settings.scenes.halves()
     base = spelling.value(report.base[settings.objective])
     return (
-        f"{settings.model}: {counted(len(report.ranked), 'cell')} by {settings.objective} "
+        f"{on_one_line(settings.model)}: {counted(len(report.ranked), 'cell')} by {settings.objective} "
         f"(base {base}{' %' if spelling.measure.is_share else ''}), chosen on {counted(first.count, 'scene')}"
     )
 

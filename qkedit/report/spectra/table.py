@@ -13,6 +13,7 @@ from qkedit.inspection.comparison import Comparison
 from qkedit.inspection.spectra import NO_OFFSET, Inspection
 from qkedit.report.fitting_table import FittingTable
 from qkedit.report.spectra.summary import SpectrumRow, offset_text, rows_of
+from qkedit.report.terminal_text import on_one_line
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 # Where the terminal's encoding has no blocks.
@@ -113,7 +114,8 @@ class ComparisonTable:
                 table.add_row(*map(Text, cells))
         yield table
         yield Text(
-            f"{self.comparison.model} {arrow} {self.comparison.other}, {self.comparison.channel} channel"
+            f"{on_one_line(self.comparison.model)} {arrow} {on_one_line(self.comparison.other)}, "
+            f"{self.comparison.channel} channel"
             + ("" if self.every_head else "; each row holds the medians of its heads")
             + f". top: energy share of the dominant modes ({self.comparison.wanted}). Sides: largest principal angle "
             "between the dominant subspaces of the two models.",

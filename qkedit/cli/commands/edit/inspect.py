@@ -245,10 +245,12 @@ def _compare(
 
 
 def _title(inspection: Inspection) -> str:
+    from qkedit.report.terminal_text import on_one_line
     from qkedit.selection import describe
 
     layers = [layer.layer for layer in inspection.layers]
-    return f"{inspection.model}: query-key spectra of {'layer' if len(layers) == 1 else 'layers'} {describe(layers)}"
+    model = on_one_line(inspection.model)
+    return f"{model}: query-key spectra of {'layer' if len(layers) == 1 else 'layers'} {describe(layers)}"
 
 
 def _described(suggestion: Suggestion | None) -> list[RenderableType]:
