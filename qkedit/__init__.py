@@ -18,6 +18,7 @@ from qkedit.version import __version__
 if TYPE_CHECKING:
     from qkedit.api.editing import apply, diff, inspect, plan, verify
     from qkedit.api.measuring import compare, drift, evaluate, score
+    from qkedit.api.publishing import push
     from qkedit.api.running import generate
     from qkedit.errors import QkeditError
     from qkedit.plugins.core.protocol import Plugin
@@ -53,6 +54,7 @@ __all__ = [
     "load",
     "plan",
     "product_of",
+    "push",
     "score",
     "steer",
     "verify",
@@ -78,6 +80,7 @@ _HOMES = {
     "apply": "qkedit.api.editing",
     "verify": "qkedit.api.editing",
     "diff": "qkedit.api.editing",
+    "push": "qkedit.api.publishing",
     "generate": "qkedit.api.running",
     "score": "qkedit.api.measuring",
     "evaluate": "qkedit.api.measuring",

@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("laboratory",),
     ("evaluation", "serving", "integrations"),
     ("runtime",),
-    ("inspection",),
+    ("inspection", "publishing"),
     ("steering",),
     ("plugins",),
     ("checkpoint", "spectral"),
@@ -33,6 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 # Narrower than the floors: these rooms do without what stands below them, apart from what is named here.
 ONLY = {
     "plugins": {"checkpoint", "demo"},
+    "publishing": {"steering", "checkpoint", "demo"},
     "steering": {"checkpoint", "spectral"},
     "serving": {"runtime", "plugins"},
     "spectral": set[str](),

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from statistics import mean
 from typing import Any
 
+from qkedit.checkpoint.card_fields import LONGEST_BLOCK, card_fields
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.contents import MANIFEST_FILE
 from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.errors import counted
 from qkedit.selection import describe
 from qkedit.steering.outputs.names import BASE_CARD_FILE, CARD_FILE, name_in_output
-from qkedit.strict_text import MAX_YAML_LENGTH, parse_yaml
 
 # What a derived model takes over from its base's card.
 INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag", "library_name")
-
-_FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
 
 
 def _original_card(checkpoint: Checkpoint) -> str | None:
@@ -47,17 +44,8 @@ def _base_fields(checkpoint: Checkpoint) -> dict[str, Any]:
     if CARD_FILE not in checkpoint.side_files:
         return {}
     files = checkpoint.files
-    # A little more than the longest block that is read, whose letters may take four bytes each.
-    end = min(files.sizes()[CARD_FILE], 5 * MAX_YAML_LENGTH)
-    text = files.read(CARD_FILE, 0, end).decode("utf-8", errors="replace")
-    front_matter = _FRONT_MATTER.match(text.lstrip("\ufeff"))
-    if front_matter is None:
-        return {}
-    try:
-        fields = parse_yaml(front_matter[1])
-    except ValueError:
-        return {}
-    return fields if isinstance(fields, dict) else {}
+    end = min(files.sizes()[CARD_FILE], LONGEST_BLOCK)
+    return card_fields(files.read(CARD_FILE, 0, end).decode("utf-8", errors="replace"))
 
 
 def _is_text(value: Any) -> bool:

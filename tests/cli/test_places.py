@@ -21,6 +21,7 @@ ARGUMENTS = {
     "diff": ("demo", "demo"),
     "gate": ("a", "--require", "pope.f1>=0"),
     "score": ("pope", "--answers", "a", "--data", "d"),
+    "push": ("edited", "org/name"),
     "verify": ("edited",),
 }
 

@@ -1,0 +1,84 @@
+"""What goes wrong when something is written to the hub, as one sentence with a remedy, without tokens or addresses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from qkedit.checkpoint.hub.errors import is_transport_error
+from qkedit.errors import QkeditError, first_line
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
+
+_GO_ON = "run the same command again: what the hub has already is not sent twice"
+# Addresses to which files are uploaded are signed: whoever has one may write there.
+_ADDRESS = re.compile(r"https?://\S+")
+_TOKEN = re.compile(r"hf_\w+")
+
+
+class PushFailed(QkeditError):
+    """The hub did not take what was sent; the repository is as it was, or has all of it."""
+
+
+@contextmanager
+def write_explained(repository: str, doing: str) -> Iterator[None]:
+    """Turn every failure of the hub library in the body into a PushFailed.
+
+    Args:
+        repository: the repository that the body writes to.
+        doing: what it does, as an infinitive: "commit".
+    """
+    try:
+        yield
+    except QkeditError:
+        raise
+    except Exception as error:  # the library's dependencies raise classes of their own that nobody lists
+        what, remedy = _explain(error, repository, doing)
+        # Without its cause, whose text holds addresses: --debug prints where it came from all the same.
+        raise PushFailed(what, where=repository, remedy=remedy) from error
+
+
+def _explain(error: Exception, repository: str, doing: str) -> tuple[str, str]:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.FileDuplicationError):
+        return (
+            f"the hub did not copy all shards from the base ({_plain(str(error).splitlines()[-1].strip())})",
+            "upload them instead with --no-copy (storage regions differ, or the base may not be read)",
+        )
+    if isinstance(error, errors.HfHubHTTPError):
+        return _explain_answer(error, repository, doing)
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        return _explain(error.__cause__, repository, doing)  # it says of which file, and its cause what was the matter
+    if is_transport_error(error):
+        return f"the connection to the hub failed ({_plain(first_line(error))})", f"check the network and {_GO_ON}"
+    return f"the hub library could not {doing} ({_plain(first_line(error))})", _GO_ON
+
+
+def _explain_answer(error: HfHubHTTPError, repository: str, doing: str) -> tuple[str, str]:
+    status = error.response.status_code
+    said = f": {_plain(error.server_message.splitlines()[0])}" if error.server_message else ""
+    if error.response.url.path.endswith("/lfs-files/duplicate"):
+        return (
+            f"the hub does not copy shards from the base ({status}{said})",
+            "upload them instead with --no-copy (storage regions differ, or the base may not be read)",
+        )
+    if status in (401, 403, 404):
+        owner = repository.partition("/")[0]
+        return (
+            f"the hub refuses to {doing} ({status}{said})",
+            f"log in with `hf auth login`, with a token that may write for {owner}",
+        )
+    if status == 412:
+        return "somebody else committed there meanwhile", _GO_ON
+    if status == 429:
+        return "the hub takes no more requests for now (429)", f"wait some minutes and {_GO_ON}"
+    return f"the hub answered with an error when asked to {doing} ({status}{said})", _GO_ON
+
+
+def _plain(text: str) -> str:
+    """Return another program's sentence to be quoted: without addresses, tokens and a full stop."""
+    return _TOKEN.sub("…", _ADDRESS.sub("…", text)).rstrip(" .")[:300]

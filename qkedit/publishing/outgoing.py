@@ -1,0 +1,105 @@
+"""Which files of an output directory are sent, and which stay where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from qkedit.checkpoint.contents import DELTA_FILE, PLUGINS_FILE, is_hidden, is_hidden_file
+from qkedit.checkpoint.hub.repository import Content
+from qkedit.checkpoint.io.ownership import files_standing_in, shown
+from qkedit.checkpoint.io.source import LocalFiles
+from qkedit.checkpoint.manifest_file import Manifest
+from qkedit.errors import CheckpointError, UsageError
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """The files of a directory, by name, in sorted order."""
+
+    files: dict[str, Content]
+    included: frozenset[str]  # those that qkedit did not write and the user named
+    left_here: tuple[str, ...]  # hidden ones, which are a tool's own, and those that the user left out
+
+
+def outgoing_files(
+    directory: Path, manifest: Manifest, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Outgoing:
+    """Return which files of a directory are sent: those that qkedit wrote, and what the user names besides.
+
+    Args:
+        directory: an output in any layout.
+        manifest: its manifest.
+        include: patterns of further files, as in `*.md`.
+        exclude: patterns of files that qkedit did not write and that stay here.
+
+    Raises:
+        UsageError: there are other files, or a pattern fits none.
+        CheckpointError: a file of the output is missing, or a link leads out of the directory.
+    """
+    standing = files_standing_in(directory)
+    own = (*standing.ours, *standing.changed)  # a card that its user went on writing goes as it stands
+    if not (directory / DELTA_FILE).exists():
+        _refuse_missing(directory, manifest, own)
+    for option, patterns in (("--include", include), ("--exclude", exclude)):
+        for pattern in patterns:
+            if not _matching(standing.others, [pattern]):
+                raise UsageError(
+                    f"{pattern!a} fits no file that qkedit did not write",
+                    where=option,
+                    remedy="check the pattern; what qkedit wrote is always sent",
+                )
+    left_out = _matching(standing.others, exclude)
+    included = _matching(standing.others, include) - left_out
+    hidden = {name for name in standing.others if is_hidden(name) or is_hidden_file(name)}
+    unknown = sorted(set(standing.others) - left_out - included - hidden)
+    if unknown:
+        attached = (
+            f" ({PLUGINS_FILE} would attach plug-ins wherever the model is run)" if PLUGINS_FILE in unknown else ""
+        )
+        raise UsageError(
+            f"holds files that qkedit did not write: {shown(unknown)}{attached}",
+            where=str(directory),
+            remedy="send them with --include PATTERN, leave them here with --exclude PATTERN, or move them away",
+        )
+    files = LocalFiles(directory)
+    return Outgoing(
+        {name: _content(files, name, included) for name in sorted({*own, *included})},
+        frozenset(included),
+        tuple(sorted(left_out | (hidden - included))),
+    )
+
+
+def _refuse_missing(directory: Path, manifest: Manifest, ours: Iterable[str]) -> None:
+    missing = sorted({*manifest.files} - set(ours) - {PLUGINS_FILE})
+    if missing:
+        raise CheckpointError(
+            f"files of the output are missing: {shown(missing)}",
+            where=str(directory),
+            remedy="write the output again, or put them back",
+        )
+
+
+def _content(files: LocalFiles, name: str, included: Iterable[str]) -> Content:
+    where = str(files.directory / name)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            "the name holds bytes that are not UTF-8, and a hub takes no such name", where=where, remedy="rename it"
+        ) from None
+    path = files.local_path(name)
+    # Shards may be links to the base's (`--link symlink`); every other file of an output is a copy.
+    if files.leads_out(name) is not None and not name.endswith(".safetensors") and name not in included:
+        raise CheckpointError(
+            f"is a link to {path}", where=where, remedy="put the file itself in its place, or write the output again"
+        )
+    if not path.is_file():
+        raise CheckpointError("is not a file", where=where, remedy="leave it here with --exclude")
+    return Content(path)
+
+
+def _matching(names: Iterable[str], patterns: Sequence[str]) -> set[str]:
+    return {name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}
