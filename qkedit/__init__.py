@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from qkedit.version import __version__
 
 if TYPE_CHECKING:
-    from qkedit.api.editing import apply, diff, inspect, plan, verify
+    from qkedit.api.editing import apply, diff, export, inspect, plan, verify
     from qkedit.api.measuring import compare, drift, evaluate, score
     from qkedit.api.publishing import push
     from qkedit.api.running import generate
@@ -49,6 +49,7 @@ __all__ = [
     "drift",
     "edit",
     "evaluate",
+    "export",
     "generate",
     "inspect",
     "load",
@@ -78,6 +79,7 @@ _HOMES = {
     "plan": "qkedit.api.editing",
     "inspect": "qkedit.api.editing",
     "apply": "qkedit.api.editing",
+    "export": "qkedit.api.editing",
     "verify": "qkedit.api.editing",
     "diff": "qkedit.api.editing",
     "push": "qkedit.api.publishing",

@@ -1,4 +1,4 @@
-"""Edit, look at and check checkpoints from Python: what `steer`, `inspect`, `apply`, `verify` and `diff` do."""
+"""Edit, look at and check checkpoints from Python: what `inspect`, `apply`, `export`, `verify` and `diff` do."""
 
 from __future__ import annotations
 
@@ -120,20 +120,22 @@ def apply(
     fsync: bool = True,
     verify: bool = False,
 ) -> SteerReport:
-    """Make the full checkpoint from a delta and its base, byte-equal to steering directly.
+    """Make the full checkpoint from a delta or an adapter and its base.
+
+    From a delta it is byte-equal to steering directly. An adapter is added to the base in float64 and rounded once.
 
     Args:
-        delta: a directory written with `layout="delta"`.
+        delta: a directory written with `layout="delta"` or `layout="lora"`.
         base: the model that was steered: a directory, a hub id, an alias or `demo`.
         out: the directory to write; it appears finished or not at all.
-        revision: of a base on the hub; the one in the delta's manifest by default.
+        revision: of a base on the hub; the one in its manifest by default.
         link: how unchanged shards come into the output: `auto`, `copy`, `reflink`, `hard` or `symlink`.
         overwrite: replace an earlier output.
         fsync: wait until the disk holds the output.
         verify: read everything back and compare it before the output is put in place.
 
     Raises:
-        QkeditError: the base is not the model that the delta was made from, the delta is damaged, or nothing may be
+        QkeditError: the base is not the model that it was made from, it is damaged, or nothing may be
             written there; nothing was written then.
     """
     from qkedit.steering.apply import apply_delta
@@ -142,11 +144,48 @@ def apply(
     return apply_delta(delta, base=str(base), output=output, revision=revision)
 
 
+def export(
+    edit: str | Path,
+    *,
+    out: str | Path,
+    base: str | Path | None = None,
+    revision: str | None = None,
+    rank: int | None = None,
+    overwrite: bool = False,
+    fsync: bool = True,
+    verify: bool = False,
+) -> SteerReport:
+    """Write an edit as an adapter for PEFT and vLLM.
+
+    The factors are found in the difference between the edited tensors and the base, which were rounded to the storage
+    dtype. `report.manifest.adapter` has the rank and the error of each layer. `steer(…, layout="lora")` writes the
+    edit before any rounding.
+
+    Args:
+        edit: a full directory or a delta that `steer` wrote.
+        out: the directory to write; it appears finished or not at all.
+        base: the model that was edited; one on the hub is found by the manifest's id and revision.
+        revision: of a base on the hub that is given with `base`.
+        rank: the largest rank per layer; that of the edit by default.
+        overwrite: replace an earlier output.
+        fsync: wait until the disk holds the output.
+        verify: read everything back and compare it before the output is put in place.
+
+    Raises:
+        QkeditError: the base is not the model that was edited, the edit is damaged, no adapter can hold it, or nothing
+            may be written there; nothing was written then.
+    """
+    from qkedit.steering.export import export as export_edit
+
+    output = OutputOptions(Path(out), "lora", overwrite=overwrite, fsync=fsync, verify=verify, rank=rank)
+    return export_edit(edit, output=output, base=None if base is None else str(base), revision=revision)
+
+
 def verify(directory: str | Path, *, base: str | Path | None = None, revision: str | None = None) -> Verification:
     """Check that a directory is what its manifest says and, but for the planned tensors, what its base is.
 
     Args:
-        directory: an output of `steer` or `apply`, in either layout.
+        directory: an output of `steer`, `apply` or `export`, in any layout.
         base: the model it was made from; a base on the hub is found by the manifest's id and revision.
         revision: of a base on the hub that is given with `base`.
 

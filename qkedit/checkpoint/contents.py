@@ -67,6 +67,7 @@ LEFT_OUT_DIRECTORIES = {
 # At the top level loaders lay an adapter over the weights; in sub-directories a model names it itself.
 ADAPTER = "an adapter, which loaders would lay over the edited weights"
 ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_PATTERNS = (ADAPTER_CONFIG, "adapter_model*")
 # Names the patterns above would catch, though they hold no weights of the model.
 KEPT_PATTERNS = ("training_args.bin", "tokenizer*.bin", "tokenizer*.pkl", "vocab*")

@@ -112,6 +112,27 @@ class TensorEdit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdapterLayer:
+    """The change of one tensor in an adapter: `B A`, with the scaling 1.
+
+    Attributes:
+        tensor: the name of the edited tensor in the base.
+        module: the path of the module that holds it in a loaded model.
+        rank: of the product.
+        error: `‖BA − Δ‖ / ‖Δ‖` (Frobenius): what truncation, and rounding before the factors were found, took from the
+            change Δ. The factors' own rounding to float32 is not counted.
+        sha256_a, sha256_b: of the factors' bytes.
+    """
+
+    tensor: str
+    module: str
+    rank: int
+    error: float
+    sha256_a: str
+    sha256_b: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """One edit of a checkpoint.
 
@@ -124,6 +145,7 @@ class Manifest:
         tensors: what changed.
         files: every file of the full output, sorted.
         generated: SHA-256 of each file of this output that qkedit made anew, beside weights and manifest, by name.
+        adapter: the layers of an adapter, which a model that was made from one keeps; None elsewhere.
         history: manifests of earlier edits as they were written, each with its own schema, oldest first.
     """
 
@@ -135,6 +157,7 @@ class Manifest:
     tensors: tuple[TensorEdit, ...]
     files: tuple[str, ...] = ()
     generated: dict[str, str] = field(default_factory=dict)
+    adapter: tuple[AdapterLayer, ...] | None = None
     history: tuple[dict[str, Any], ...]
 
     def __post_init__(self) -> None:
@@ -144,6 +167,8 @@ class Manifest:
             raise ValueError("lists no tensors")
         if len(set(names)) < len(names):
             raise ValueError("lists a tensor twice")
+        if self.adapter is not None and sorted(layer.tensor for layer in self.adapter) != sorted(names):
+            raise ValueError("lists other tensors than its adapter has layers")
         if self.options.channel is not EditedChannel.FULL and any(
             head.unrealized_share is None or head.leak is None for head in self.heads
         ):

@@ -199,6 +199,10 @@ VerifyOption = Annotated[
         help="Read the finished output back and compare all of it with the base before it appears.",
     ),
 ]
+RankOption = Annotated[
+    int | None,
+    flag("--rank", help="Of an adapter: the largest rank per layer; what that takes from the edit is reported."),
+]
 BaseOption = Annotated[
     str | None,
     flag("--base", help="The model that was edited.", autocompletion=completion.models),

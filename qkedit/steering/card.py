@@ -11,6 +11,7 @@ from qkedit.checkpoint.contents import MANIFEST_FILE
 from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.errors import counted
 from qkedit.selection import describe
+from qkedit.steering.adapters.peft_files import vllm_rank
 from qkedit.steering.outputs.names import BASE_CARD_FILE, CARD_FILE, name_in_output
 
 # What a derived model takes over from its base's card.
@@ -26,17 +27,34 @@ def _original_card(checkpoint: Checkpoint) -> str | None:
 
 def make_card(checkpoint: Checkpoint, manifest: Manifest) -> bytes:
     """Return the `README.md` of a steered checkpoint."""
+    return _front_matter(checkpoint, manifest, "finetune") + _encoded(_body(manifest, checkpoint))
+
+
+def make_adapter_card(checkpoint: Checkpoint, manifest: Manifest) -> bytes:
+    """Return the `README.md` of an adapter; `checkpoint` is its base."""
+    fields = {"library_name": "peft"}
+    return _front_matter(checkpoint, manifest, "adapter", fields, "lora") + _encoded(_adapter_body(manifest))
+
+
+def _front_matter(
+    checkpoint: Checkpoint, manifest: Manifest, relation: str, own: dict[str, str] | None = None, *own_tags: str
+) -> bytes:
+    """The metadata block of a card: what the base's says of its licence and the like, and `own` fields and tags."""
     from huggingface_hub import ModelCardData
 
     base_fields = _base_fields(checkpoint)
     fields: dict[str, Any] = {name: base_fields[name] for name in INHERITED if _is_text(base_fields.get(name))}
     base_model = _base_model(manifest, base_fields)
     if base_model:
-        fields |= {"base_model": base_model, "base_model_relation": "finetune"}
+        fields |= {"base_model": base_model, "base_model_relation": relation}
     tags = base_fields.get("tags")
-    fields["tags"] = sorted({*(tags if isinstance(tags, list) and _is_text(tags) else []), "qkedit"})
-    front_matter = ModelCardData(ignore_metadata_errors=True, **fields).to_yaml()
-    return f"---\n{front_matter}\n---\n\n{_body(manifest, checkpoint)}".encode(errors="backslashreplace")
+    fields["tags"] = sorted({*(tags if isinstance(tags, list) and _is_text(tags) else []), *own_tags, "qkedit"})
+    block = ModelCardData(ignore_metadata_errors=True, **(fields | (own or {}))).to_yaml()
+    return _encoded(f"---\n{block}\n---\n\n")
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")
 
 
 def _base_fields(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -66,10 +84,9 @@ def _percent(share: float) -> str:
     return f"{100 * share:.6g}%"
 
 
-def _body(manifest: Manifest, checkpoint: Checkpoint) -> str:
-    options, base, heads = manifest.options, manifest.base, manifest.heads
-    layers = describe([tensor.layer for tensor in manifest.tensors])
-    revision = f" (revision `{base.revision}`)" if base.revision else ""
+def _what(manifest: Manifest) -> str:
+    """What was suppressed, as the first point of a card's list."""
+    options = manifest.options
     energy = options.energy
     amount = f"as many as carry {_percent(energy)} of its energy" if energy else f"{options.k}"
     modes = {
@@ -78,12 +95,34 @@ def _body(manifest: Manifest, checkpoint: Checkpoint) -> str:
         "norm": f"a random frame of matched size ({amount} directions per head; a control, seed {options.seed})",
     }[options.control]
     channel = {"full": ""}.get(options.channel, f"the {options.channel} part of ")
+    kept = f"down to {_percent(options.retain)} of their size" if options.retain else "completely"
+    return f"""* **What**: in {channel}the query-key product `W_qᵀ W_k` of each chosen head, {modes}
+  are suppressed {kept} (QK Product Steering, arXiv:2606.20419)."""
+
+
+def _where(manifest: Manifest) -> str:
+    layers = describe([tensor.layer for tensor in manifest.tensors])
+    edited = f"{counted(len(manifest.heads), 'head')} in {counted(len(manifest.tensors), 'tensor')}"
+    return f"* **Where**: layers {layers}, {edited}."
+
+
+def _how_much(manifest: Manifest) -> str:
+    options, heads = manifest.options, manifest.heads
     energy_of = (
         "the energy of these products"
         if options.channel == "full"
         else f"the energy of their {options.channel} part was asked to be removed"
     )
-    kept = f"down to {_percent(options.retain)} of their size" if options.retain else "completely"
+    return f"""* **How much**: {mean(head.energy_removed for head in heads):.1%} of {energy_of} on average; the
+  query weights of a head moved by {mean(head.relative_change for head in heads):.1%} of their norm on average."""
+
+
+def _revision(manifest: Manifest) -> str:
+    return f" (revision `{manifest.base.revision}`)" if manifest.base.revision else ""
+
+
+def _body(manifest: Manifest, checkpoint: Checkpoint) -> str:
+    base = manifest.base
     earlier = (
         f"\nThe base was steered before, {len(manifest.history)} time(s): see `history` in `qkedit.json`.\n"
         if manifest.history
@@ -91,21 +130,40 @@ def _body(manifest: Manifest, checkpoint: Checkpoint) -> str:
     )
     original = _original_card(checkpoint)
     own_card = f" The original card is kept as `{original}`." if original else ""
-    edited = f"{counted(len(heads), 'head')} in {counted(len(manifest.tensors), 'tensor')}"
     return f"""# {base.model}, steered
 
-This is `{base.model}`{revision} with edited query projections. No training was done.{own_card}
+This is `{base.model}`{_revision(manifest)} with edited query projections. No training was done.{own_card}
 
-* **What**: in {channel}the query-key product `W_qᵀ W_k` of each chosen head, {modes}
-  are suppressed {kept} (QK Product Steering, arXiv:2606.20419).
-* **Where**: layers {layers}, {edited}. Every other tensor and file is that of the base,
+{_what(manifest)}
+{_where(manifest)} Every other tensor and file is that of the base,
   byte for byte.
-* **How much**: {mean(head.energy_removed for head in heads):.1%} of {energy_of} on average; the
-  query weights of a head moved by {mean(head.relative_change for head in heads):.1%} of their norm on average.
+{_how_much(manifest)}
 * **Check**: `qkedit.json` names every changed tensor with its SHA-256 before and after;
   `qkedit verify DIRECTORY --base BASE` compares them and everything else.
 * **Undo**: the edit removes information and cannot be calculated back; use the base, or copy the tensors named in
   `qkedit.json` from it.
 {earlier}
+Written by qkedit {manifest.tool.version}.
+"""
+
+
+def _adapter_body(manifest: Manifest) -> str:
+    base, layers = manifest.base, manifest.adapter or ()
+    rank, error = max(layer.rank for layer in layers), max(layer.error for layer in layers)
+    exact = f"Of the edit it lacks at most {error:.2g} in a layer." if error else "It is the whole edit."
+    held = vllm_rank(rank)
+    vllm = f"`--max-lora-rank {held}` of vLLM holds it" if held else "vLLM holds no adapter of this rank"
+    return f"""# {base.model}, steered by an adapter
+
+A LoRA for `{base.model}`{_revision(manifest)} that edits its query projections. No training was done. {exact}
+
+{_what(manifest)}
+{_where(manifest)} Nothing else changes.
+{_how_much(manifest)}
+* **Rank**: {rank}; {vllm}. The scaling is 1.
+* **Check**: `qkedit verify DIRECTORY --base BASE` compares the adapter and the base with `qkedit.json`.
+* **Use**: load it with `PeftModel.from_pretrained(model, DIRECTORY)` of peft, or make a whole checkpoint with
+  `qkedit apply DIRECTORY --base BASE --out OUT`.
+
 Written by qkedit {manifest.tool.version}.
 """

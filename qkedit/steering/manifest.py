@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint
+from qkedit.checkpoint.contents import CONFIG_FILE
 from qkedit.checkpoint.contents import DELTA_FILE as DELTA_FILE
 from qkedit.checkpoint.contents import MANIFEST_FILE as MANIFEST_FILE
 from qkedit.checkpoint.io.header import TensorEntry
+from qkedit.checkpoint.io.source import CheckpointFiles
 from qkedit.checkpoint.manifest_file import Manifest, RecordedBase, Tool
 from qkedit.errors import CheckpointError
 from qkedit.steering.edit_record import EditRecord
@@ -31,6 +33,7 @@ def make_manifest(plan: SteerPlan, device: str, written: Written) -> Manifest:
         understood_as=plan.stack.understood_as or None,
         options=replace(plan.options.recorded(), device=device),
         tensors=written.tensor_edits(),
+        adapter=written.adapter,
         files=tuple(files_of_output(plan.checkpoint)),
         history=earlier_manifests(plan.checkpoint),
     )
@@ -53,6 +56,11 @@ def records_of(manifest: Manifest, tensors: dict[str, TensorEntry]) -> list[Edit
             )
         records.append(EditRecord(tensor.layer, tensor.form, tensor.norm, entry, tensor.sha256_before, tensor.heads))
     return records
+
+
+def is_adapter(files: CheckpointFiles, manifest: Manifest) -> bool:
+    """Whether an output is an adapter; a full directory that was made from one keeps what the manifest says of it."""
+    return manifest.adapter is not None and CONFIG_FILE not in files.sizes()
 
 
 def read_manifest(directory: Path) -> Manifest:

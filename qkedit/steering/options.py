@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from qkedit.checkpoint.io.copying import LinkMode
 from qkedit.checkpoint.manifest_file import EditControl, EditedChannel, RecordedOptions
@@ -12,7 +12,7 @@ from qkedit.errors import UsageError
 from qkedit.spectral.options import Suppression
 
 ComputeDtype = Literal["float32", "float64"]
-Layout = Literal["full", "delta"]
+Layout = Literal["full", "delta", "lora"]
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,15 @@ class OutputOptions:
 
     Attributes:
         out: the directory that shall appear.
-        layout: `full` for a complete checkpoint, `delta` for the edited tensors alone.
+        layout: `full` for a complete checkpoint, `delta` for the edited tensors alone, `lora` for their change as an
+            adapter.
         link: how unchanged shards come into a full output.
         overwrite: replace an earlier output, if nothing else lies in it.
         fsync: wait until the disk holds the output.
         verify: read the finished output back and compare all of it with the base before it appears.
         force: replace the directory that stands there, whatever it holds.
         follow_links: take in files that links of the base lead to, wherever they are.
+        rank: of an adapter, at most, per layer; None for that of the edit.
     """
 
     out: Path
@@ -83,11 +85,16 @@ class OutputOptions:
     verify: bool = False
     force: bool = False
     follow_links: bool = False
+    rank: int | None = None
 
     def __post_init__(self) -> None:
         """Check the names."""
-        if self.layout not in ("full", "delta"):
-            raise UsageError(f"there is no layout {self.layout!r}", where="layout", remedy="take full or delta")
+        if self.layout not in get_args(Layout):
+            raise UsageError(f"there is no layout {self.layout!r}", where="layout", remedy="take full, delta or lora")
+        if self.rank is not None and self.layout != "lora":
+            raise UsageError("an adapter alone has a rank", where="rank", remedy="take --layout lora, or leave it out")
+        if self.rank is not None and self.rank < 1:
+            raise UsageError(f"{self.rank} is less than 1", where="rank", remedy="take a whole number from 1 on")
         if self.link not in {mode.value for mode in LinkMode}:
             raise UsageError(
                 f"there is no way {self.link!r} to link",

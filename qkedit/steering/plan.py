@@ -56,6 +56,11 @@ class SteerPlan:
     layers: tuple[PlannedLayer, ...]
 
     @property
+    def edited_layers(self) -> tuple[AttentionLayer, ...]:
+        """The layers without the chosen heads."""
+        return tuple(planned.layer for planned in self.layers)
+
+    @property
     def tensors(self) -> dict[str, TensorEntry]:
         """The tensors that will change, by on-disk name, in the order of the layers."""
         return {planned.layer.query.tensor.name: planned.layer.query.tensor for planned in self.layers}

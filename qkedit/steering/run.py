@@ -10,9 +10,7 @@ from typing import Any
 
 from qkedit.checkpoint.architecture.library import Directories, using_architectures
 from qkedit.checkpoint.checkpoint import Checkpoint
-from qkedit.checkpoint.io.copying import LinkMode
 from qkedit.checkpoint.io.file_errors import explained
-from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.ownership import Replaced
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.io.staging import StagedDirectory
@@ -22,7 +20,6 @@ from qkedit.renamed import renamed_argument
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.steering.base_files import refuse_base_files
-from qkedit.steering.card import make_card
 from qkedit.steering.edit_warnings import warnings_of
 from qkedit.steering.engine.device import choose_device
 from qkedit.steering.engine.edited_tensor import EditedTensor, EditedTensors
@@ -33,10 +30,8 @@ from qkedit.steering.engine.reading import stored_layers
 from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.manifest import MANIFEST_FILE, earlier_manifests, make_manifest
 from qkedit.steering.options import ComputeDtype, Layout, OutputOptions, SteerOptions
-from qkedit.steering.outputs.delta import DeltaWriter
+from qkedit.steering.outputs.chosen import writer_for
 from qkedit.steering.outputs.disk_space import refuse_without_room
-from qkedit.steering.outputs.full import FullWriter
-from qkedit.steering.outputs.names import CARD_FILE
 from qkedit.steering.outputs.tensors import write_file
 from qkedit.steering.outputs.writer import Writer, Written
 from qkedit.steering.plan import SteerPlan, plan_for
@@ -89,6 +84,7 @@ def steer(
     compute_dtype: ComputeDtype = "float32",
     revision: str | None = None,
     layout: Layout = "full",
+    rank: int | None = None,
     link: str = "auto",
     overwrite: bool = False,
     force: bool = False,
@@ -116,7 +112,8 @@ def steer(
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         compute_dtype: `float32` or `float64` arithmetic of the write-back.
         revision: branch, tag or commit of a hub model.
-        layout: `full`, or `delta` for the edited tensors alone.
+        layout: `full`, `delta` for the edited tensors alone, or `lora` for their change as an adapter of PEFT.
+        rank: of an adapter at most, in each layer; that of the edit by default.
         link: `auto`, `copy`, `reflink`, `hard` or `symlink`, for shards that stay as they are.
         overwrite: replace an earlier output, if nothing else lies in it.
         force: replace the directory that stands there, whatever it holds.
@@ -144,7 +141,7 @@ def steer(
     options = SteerOptions(
         selection_text(layers), selection_text(heads, "heads"), suppression, compute_dtype, device, allow_text_only
     )
-    output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force, follow_links)
+    output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force, follow_links, rank)
     with using_architectures(architectures):
         plan = plan_for(str(model), options, revision, keep_plugins=keep_plugins)
     return run_plan(plan, output, progress)
@@ -159,11 +156,13 @@ def check_plan(plan: SteerPlan, output: OutputOptions | None) -> Replaced:
 
     Raises:
         UsageError: there is no such device, or nothing may be written there.
+        UnsupportedForm: an adapter is asked for, and none can hold the edit.
         CheckpointError: the base carries a manifest that cannot be continued.
     """
     earlier_manifests(plan.checkpoint)
     if output is not None:
         refuse_base_files(plan.checkpoint, plan.touched_shards, output)
+        writer_for(plan.checkpoint, plan.edited_layers, output, Stopwatch(), Silent())
     if plan.options.device not in ("auto", "cpu"):  # to look for others takes torch, and a second
         choose_device(plan.options.device)
     if output is None:
@@ -176,33 +175,33 @@ def check_plan(plan: SteerPlan, output: OutputOptions | None) -> Replaced:
 def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None = None) -> SteerReport:
     """Carry out a plan; see `steer`."""
     earlier_manifests(plan.checkpoint)  # what cannot be continued should not be found out at the end
-    stopwatch, pace = Stopwatch(), pace_of(plan)
+    stopwatch, progress, pace = Stopwatch(), progress or Silent(), pace_of(plan)
     return write_output(
         plan.checkpoint,
-        plan.tensors,
-        _edited_weights(plan, pace.read, stopwatch),
+        writer_for(plan.checkpoint, plan.edited_layers, output, stopwatch, progress),
+        _edited_weights(plan, pace.read, stopwatch, factored=output.layout == "lora"),
         pace.edited,
         lambda written: make_manifest(plan, str(choose_device(plan.options.device)), written),
         output,
         (plan.checkpoint.files,),
         stopwatch,
-        progress or Silent(),
+        progress,
     )
 
 
-def _edited_weights(plan: SteerPlan, ahead: int, stopwatch: Stopwatch) -> Iterator[EditedTensor]:
+def _edited_weights(plan: SteerPlan, ahead: int, stopwatch: Stopwatch, *, factored: bool) -> Iterator[EditedTensor]:
     """The stream of edits; torch is imported when it is first asked for, beside the copying and the first reading."""
     with prefetch(stored_layers(plan, stopwatch), ahead) as layers:
         with stopwatch("start-up"):
             from qkedit.steering.engine.edited_weights import edited_weights
 
             device = choose_device(plan.options.device)
-        yield from edited_weights(layers, plan, device, stopwatch)
+        yield from edited_weights(layers, plan, device, stopwatch, factored=factored)
 
 
 def write_output(
     checkpoint: Checkpoint,
-    planned: dict[str, TensorEntry],
+    writer: Writer,
     edits: EditedTensors,
     ahead: int,
     manifest_of: Callable[[Written], Manifest],
@@ -215,7 +214,7 @@ def write_output(
 
     Args:
         checkpoint: the base.
-        planned: the tensors that `edits` brings, by name.
+        writer: of the tensors that `edits` brings.
         edits: the stream; see `edited_weights`.
         ahead: how many edited tensors may wait to be written.
         manifest_of: makes the manifest of what was written, without what is generated afterwards.
@@ -226,12 +225,9 @@ def write_output(
     Raises:
         QkeditError: nothing was put in place.
     """
-    started = time.perf_counter()
+    started, planned = time.perf_counter(), writer.planned
     refuse_base_files(checkpoint, {entry.shard for entry in planned.values()}, output)
     changed = sum(entry.nbytes for entry in planned.values())
-    writer: Writer = DeltaWriter(planned, stopwatch, progress)
-    if output.layout == "full":
-        writer = FullWriter(checkpoint, planned, LinkMode(output.link), stopwatch, progress)
     to_write = writer.bytes_to_write
     progress.start(len(planned), to_write + (to_write + changed if output.verify else 0))
     with (
@@ -245,7 +241,7 @@ def write_output(
         refuse_without_room(staged.path, checkpoint, planned, output)
         with writer.writing(staged.path, edited) as written:
             manifest = manifest_of(written)
-            generated = {CARD_FILE: make_card(checkpoint, manifest)} if writer.has_card else {}
+            generated = writer.generated(manifest)
             manifest = manifest.with_generated(generated)
         for name, content in {MANIFEST_FILE: manifest.to_json(), **generated}.items():
             write_file(staged.path / name, content)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,10 +13,11 @@ from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.manifest_file import Manifest, TensorEdit
 from qkedit.errors import CheckpointError, VerificationError, counted
+from qkedit.steering.adapters.verification import adapter_mismatches
 from qkedit.steering.base import chosen_base
 from qkedit.steering.diff import equal
-from qkedit.steering.engine.reading import delta_entries, piece_size, pieces, same_bytes, tensor_pieces
-from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, read_manifest
+from qkedit.steering.engine.reading import piece_size, pieces, same_bytes, sha256_of, tensors_of
+from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, is_adapter, read_manifest
 from qkedit.steering.outputs.names import CARD_FILE, name_in_output
 
 # How a mismatch of the base begins, as opposed to one of the output.
@@ -54,7 +54,7 @@ class Verification:
         """Return what was compared and held, as the command line says it."""
         if self.compared_with_base is None:
             compared = "structure sound; the rest was not compared"
-        elif self.layout == "delta":
+        elif self.layout != "full":
             compared = f"the base {self.compared_with_base} is the one that was edited"
         else:
             compared = (
@@ -85,7 +85,7 @@ def verify(
     """Check that a directory is what its manifest says and, but for the planned tensors, what its base is.
 
     Args:
-        directory: an output of `steer` or `apply`, in either layout.
+        directory: an output of `steer`, `apply` or `export`, in any layout.
         base: the model it was made from; a hub base is found by the manifest's id and revision.
         revision: of a hub base given with `base`.
         on_bytes: told how many bytes were read.
@@ -105,7 +105,7 @@ def compare_with_base(
     """Read a directory and its base, and compare both with the manifest and everything else with each other.
 
     Args:
-        directory: an output in either layout.
+        directory: an output in any layout.
         manifest: of the edit.
         base: the model it was made from; without it, the edited tensors alone are checked.
         on_bytes: told how many bytes were read.
@@ -115,6 +115,17 @@ def compare_with_base(
     if base is not None:
         mismatches += _wrong_hashes(base.files, base.tensors, planned, "sha256_before", on_bytes)
     files = LocalFiles(directory)
+    if is_adapter(files, manifest):
+        mismatches += adapter_mismatches(files, manifest, on_bytes)
+        return Verification(
+            directory=str(directory),
+            layout="lora",
+            tensors_checked=len(planned),
+            compared_with_base=base.files.name if base else None,
+            tensors_compared=0,
+            files_compared=0,
+            mismatches=tuple(mismatches),
+        )
     sizes: dict[str, int] | None = None
     delta = False
     others: set[str] = set()
@@ -124,7 +135,7 @@ def compare_with_base(
         weights = {name for name in sizes if name.endswith(".safetensors")}
         delta = CONFIG_FILE not in sizes and weights <= {DELTA_FILE}
         edited = None if delta else open_checkpoint(files)
-        entries = delta_entries(files) if edited is None else edited.tensors
+        entries = tensors_of(files, DELTA_FILE) if edited is None else edited.tensors
     except CheckpointError as error:
         places = {name: DELTA_FILE if delta else tensor.shard for name, tensor in planned.items()}
         if base is not None and not delta:
@@ -167,16 +178,8 @@ def _wrong_hashes(
             yield f"{whose}{name}: missing"
         elif (entry.dtype, entry.shape) != (tensor.dtype, tensor.shape):
             yield f"{whose}{name}: dtype or shape differs from the manifest"
-        elif _sha256(files, entry, on_bytes) != getattr(tensor, which):
+        elif sha256_of(files, entry, on_bytes) != getattr(tensor, which):
             yield f"{whose}{name}: SHA-256 differs from the manifest"
-
-
-def _sha256(files: CheckpointFiles, entry: TensorEntry, on_bytes: Callable[[int], None]) -> str:
-    digest = hashlib.sha256()
-    for piece in tensor_pieces(files, entry, piece_size(files)):
-        digest.update(piece)
-        on_bytes(len(piece))
-    return digest.hexdigest()
 
 
 def _different_tensors(

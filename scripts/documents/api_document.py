@@ -27,7 +27,7 @@ Written by `scripts/documents/api_document.py` from the docstrings; do not edit.
 `qkedit`.
 """
 CHAPTERS = {
-    "Edit checkpoints": ("steer", "plan", "apply", "verify", "diff", "push", "Suppression", "SteerReport"),
+    "Edit checkpoints": ("steer", "plan", "apply", "export", "verify", "diff", "push", "Suppression", "SteerReport"),
     "Edit and run loaded models": ("load", "edit", "ModelEdit", "generate", "attach", "SCR", "DSCR", "Plugin"),
     "Look at query-key products": ("inspect", "QKProduct", "product_of"),
     "Measure": ("score", "evaluate", "compare", "drift"),

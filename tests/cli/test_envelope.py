@@ -15,7 +15,7 @@ import typer
 import qkedit as package
 from qkedit.cli import app as main
 from qkedit.cli import output
-from qkedit.steering import run as run_module
+from qkedit.steering.outputs import full as full_output
 from tests.cli.command import Result, qkedit
 from tests.steering.checkpoints import contents, key_name, query_name, tensors_of
 
@@ -318,7 +318,7 @@ def test_what_breaks_off_a_run_leaves_no_output(
     def fail(*_: Any) -> None:
         raise raised
 
-    monkeypatch.setattr(run_module.FullWriter, "writing", fail)
+    monkeypatch.setattr(full_output.FullWriter, "writing", fail)
     arguments = ("steer", base, "--layers", "1", "--out", tmp_path / "out")
     result = qkedit(*arguments, *(["--json"] if as_json else []))
     assert result.code == code
@@ -370,7 +370,7 @@ def test_debug_shows_the_traceback(base: Path, tmp_path: Path) -> None:
 
 
 def test_debug_keeps_the_document(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module.FullWriter, "writing", lambda *_: 1 // 0)
+    monkeypatch.setattr(full_output.FullWriter, "writing", lambda *_: 1 // 0)
     result = qkedit("steer", base, "--layers", "1", "--out", tmp_path / "out", "--debug", "--json")
     assert result.code == 1
     assert "ZeroDivisionError" in result.document["error"]["what"]

@@ -19,6 +19,7 @@ ARGUMENTS = {
     "plugins add": ("scr", "--model", "demo"),
     "compare": ("a", "b"),
     "diff": ("demo", "demo"),
+    "export": ("edited", "--out", "out"),
     "gate": ("a", "--require", "pope.f1>=0"),
     "score": ("pope", "--answers", "a", "--data", "d"),
     "push": ("edited", "org/name"),

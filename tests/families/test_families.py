@@ -2,80 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 
 import qkedit
-from qkedit.checkpoint.architecture.heads import AttentionLayer, AttentionStack, HeadNorm, HeadRows
-from qkedit.checkpoint.architecture.layers import attention_stack
+from qkedit.checkpoint.architecture.heads import AttentionLayer, HeadNorm, HeadRows
 from qkedit.checkpoint.query_modules import query_modules
 from qkedit.inspection.spectra import inspect
 from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import plan_for
 from qkedit.steering.verify import verify
-from tests import tiny_configs, tiny_models
+from tests import tiny_configs
 from tests.checkpoint.written import opened
+from tests.families.built import IDS, VARIANTS, Build, loaded, stored_tensors, understood
 from tests.families.module_oracle import Heads, attention_modules, projections, rotation, suppressed
 
 HEADS = range(1, 4)  # head 0 stays as it is
 K = 2
-# Published names and, where they differ, those of transformers' modules; and language models alone.
-VARIANTS = [
-    *((family, True) for family in tiny_configs.FAMILIES),
-    *((family, False) for family in tiny_configs.RENAMED),
-    *((family, True) for family in tiny_configs.TEXT_MODELS),
-]
-IDS = [family if published else f"{family}, module names" for family, published in VARIANTS]
-
-
-@dataclass(frozen=True)
-class Built:
-    """A tiny checkpoint and the model that transformers makes of it."""
-
-    directory: Path
-    model: Any
-
-
-Build = Callable[[str, bool], Built]
-
-
-@pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    @cache
-    def built(family: str, published: bool) -> Built:
-        directory = tmp_path_factory.mktemp("families") / family
-        tiny_models.build(family, directory, dtype="float32", published=published)
-        return Built(directory, loaded(family, directory))
-
-    return built
-
-
-def understood(directory: Path) -> AttentionStack:
-    return attention_stack(opened(directory), allow_text_only=True)
-
-
-def stored_tensors(directory: Path) -> dict[str, np.ndarray]:
-    tensors: dict[str, np.ndarray] = {}
-    for path in sorted(directory.glob("*.safetensors")):
-        with safe_open(path, "np") as shard:
-            tensors |= {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 – no mapping
-    return tensors
-
-
-def loaded(family: str, directory: Path) -> Any:
-    model, report = tiny_models.model_class(family).from_pretrained(
-        directory, dtype="float32", output_loading_info=True
-    )
-    assert not any(report.values()), report
-    return model.eval()
 
 
 def head_values(rows: HeadRows, tensors: dict[str, np.ndarray], *, flat: bool = False) -> np.ndarray:

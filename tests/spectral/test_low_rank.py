@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qkedit.spectral.changes.low_rank import LowRankChange, head_changes, nearest, stacked
 from qkedit.spectral.edit import suppress
-from qkedit.spectral.low_rank import LowRankChange, head_changes, nearest, stacked
 from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.spectral.product import QKProduct
 from tests.spectral.weights import SOUND_KINDS, as_product, layer, layers

@@ -1,8 +1,9 @@
 """Which files of a directory qkedit wrote, and which it did not and so never removes unasked.
 
 A manifest lists every file of the output that it stands in. A delta consists of its tensors and its manifest, whose
-list is that of the full directory made from it. Plug-ins are attached by users, so their file is never ours. What
-qkedit generated, such as the model card, is ours only while it has the hash in the manifest (schema 1 holds none).
+list is that of the full directory made from it; an adapter of its factors, its manifest and what is generated with
+them. Plug-ins are attached by users, so their file is never ours. What qkedit generated, such as the model card, is
+ours only while it has the hash in the manifest (schema 1 holds none).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from qkedit.checkpoint.contents import DELTA_FILE, MANIFEST_FILE, PLUGINS_FILE, is_litter
+from qkedit.checkpoint.contents import ADAPTER_CONFIG, ADAPTER_FILE, DELTA_FILE, MANIFEST_FILE, PLUGINS_FILE, is_litter
 from qkedit.checkpoint.io.file_errors import explained
 from qkedit.checkpoint.manifest_file import Ownership, part_of
 
@@ -86,6 +87,8 @@ def _written_by_qkedit(directory: Path, manifest: Ownership | None) -> frozenset
         return frozenset()
     if os.path.lexists(directory / DELTA_FILE):
         return frozenset({MANIFEST_FILE, DELTA_FILE})
+    if ADAPTER_CONFIG in manifest.generated:
+        return frozenset({MANIFEST_FILE, ADAPTER_FILE, *manifest.generated})
     return frozenset({*manifest.files} - {PLUGINS_FILE} | {MANIFEST_FILE})
 
 

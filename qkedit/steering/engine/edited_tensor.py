@@ -14,7 +14,7 @@ from qkedit.steering.edit_record import EditRecord
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qkedit.spectral.low_rank import LowRankChange
+    from qkedit.spectral.changes.low_rank import LowRankChange
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from qkedit.checkpoint.architecture.heads import AttentionLayer
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.manifest_file import HeadEdit
 from qkedit.errors import CheckpointError
+from qkedit.spectral.changes.low_rank import LowRankChange, head_changes
 from qkedit.spectral.controls import ModeDraws, UnmatchedControlError
 from qkedit.spectral.edit import suppress
 from qkedit.spectral.factors import NOT_TO_BE_SQUARED, NonFiniteWeightError
-from qkedit.spectral.low_rank import LowRankChange, head_changes
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.edited_tensor import EditedTensor, FactoredEdit
 from qkedit.steering.engine.head_edits import head_edits

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from qkedit.checkpoint.contents import DELTA_FILE
 from qkedit.checkpoint.io.header import TensorEntry, read_header
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.errors import CheckpointError
@@ -84,18 +83,27 @@ def same_bytes(
     return True
 
 
-def delta_entries(files: CheckpointFiles) -> dict[str, TensorEntry]:
-    """Return the tensors of a delta by name.
+def tensors_of(files: CheckpointFiles, file: str) -> dict[str, TensorEntry]:
+    """Return the tensors of one file, such as that of a delta or of an adapter, by name.
 
     Raises:
-        CheckpointError: there is no delta among the files, or it is damaged.
+        CheckpointError: there is no such file, or it is damaged.
     """
-    size = files.sizes().get(DELTA_FILE)
+    size = files.sizes().get(file)
     if size is None:
         raise CheckpointError(
-            f"there is no {DELTA_FILE}", where=files.name, remedy="name a directory written with --layout delta"
+            f"there is no {file}", where=files.name, remedy="name a directory written with --layout delta or lora"
         )
-    return read_header(lambda start, end: files.read(DELTA_FILE, start, end), size, DELTA_FILE).tensors
+    return read_header(lambda start, end: files.read(file, start, end), size, file).tensors
+
+
+def sha256_of(files: CheckpointFiles, entry: TensorEntry, on_bytes: Callable[[int], None]) -> str:
+    """Return the SHA-256 of one tensor's bytes; `on_bytes` is told how many were read."""
+    digest = hashlib.sha256()
+    for piece in tensor_pieces(files, entry, piece_size(files)):
+        digest.update(piece)
+        on_bytes(len(piece))
+    return digest.hexdigest()
 
 
 def stands_at(files: CheckpointFiles, entry: TensorEntry, content: memoryview) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from qkedit.checkpoint.contents import DELTA_FILE
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.tensor_file import lay_out
+from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.steering.engine.edited_tensor import EditedTensors
 from qkedit.steering.engine.progress import Progress
 from qkedit.steering.engine.stopwatch import Stopwatch
@@ -24,7 +25,6 @@ class DeltaWriter:
     planned: dict[str, TensorEntry]
     stopwatch: Stopwatch
     progress: Progress
-    has_card = False  # a delta is not a model; `apply` makes one of it
 
     @property
     def bytes_to_write(self) -> int:
@@ -34,6 +34,10 @@ class DeltaWriter:
     @property
     def left_out(self) -> dict[str, str]:
         """Return nothing: no file of the base is expected in a delta."""
+        return {}
+
+    def generated(self, manifest: Manifest) -> dict[str, bytes]:
+        """Return nothing: a delta is not a model, `apply` makes one of it."""
         return {}
 
     @contextmanager

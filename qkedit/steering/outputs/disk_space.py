@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from qkedit.checkpoint.checkpoint import Checkpoint
@@ -16,7 +17,7 @@ from qkedit.steering.options import OutputOptions
 
 
 def disk_needed(
-    checkpoint: Checkpoint, planned: dict[str, TensorEntry], output: OutputOptions, *, shared: bool = False
+    checkpoint: Checkpoint, planned: Mapping[str, TensorEntry], output: OutputOptions, *, shared: bool = False
 ) -> int:
     """Return the bytes that an output takes on the disk, but for its manifest and card.
 
@@ -28,7 +29,7 @@ def disk_needed(
             links that were asked for take nothing.
     """
     changed = sum(entry.nbytes for entry in planned.values())
-    if output.layout == "delta":
+    if output.layout != "full":  # the factors of an adapter take less, unless nearly all modes are suppressed
         return changed
     sizes = {name: shard.size for name, shard in checkpoint.shards.items()}
     beside = checkpoint.kept_bytes - sum(sizes.values())
@@ -40,7 +41,7 @@ def disk_needed(
 
 
 def refuse_without_room(
-    staging: Path, checkpoint: Checkpoint, planned: dict[str, TensorEntry], output: OutputOptions
+    staging: Path, checkpoint: Checkpoint, planned: Mapping[str, TensorEntry], output: OutputOptions
 ) -> None:
     """Refuse to begin an output that the file system of `staging` has no room for.
 

@@ -20,11 +20,13 @@ from qkedit.checkpoint.io.copying import LinkMode, clone_or_reserve, complement,
 from qkedit.checkpoint.io.file_errors import explained
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.source import LocalFiles
+from qkedit.checkpoint.manifest_file import Manifest
+from qkedit.steering.card import make_card
 from qkedit.steering.engine.edited_tensor import EditedTensors
 from qkedit.steering.engine.progress import Progress
 from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.outputs.checks import check_edges, check_headers
-from qkedit.steering.outputs.names import name_in_output
+from qkedit.steering.outputs.names import CARD_FILE, name_in_output
 from qkedit.steering.outputs.tensors import write_tensors
 from qkedit.steering.outputs.writer import Written
 
@@ -38,7 +40,6 @@ class FullWriter:
     link: LinkMode
     stopwatch: Stopwatch
     progress: Progress
-    has_card = True
 
     @property
     def bytes_to_write(self) -> int:
@@ -49,6 +50,10 @@ class FullWriter:
     def left_out(self) -> dict[str, str]:
         """Return the files of the base that no output may hold, such as weights in another format."""
         return self.checkpoint.left_out
+
+    def generated(self, manifest: Manifest) -> dict[str, bytes]:
+        """Return the model card."""
+        return {CARD_FILE: make_card(self.checkpoint, manifest)}
 
     @contextmanager
     def writing(self, staging: Path, edits: EditedTensors) -> Iterator[Written]:

@@ -13,7 +13,7 @@ from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import QkeditError
 from qkedit.steering.edit_record import EditRecord
-from qkedit.steering.engine.edited_tensor import EditedTensors
+from qkedit.steering.engine.edited_tensor import EditedTensor, EditedTensors
 from qkedit.steering.engine.progress import Progress
 from qkedit.steering.engine.reading import stands_at
 from qkedit.steering.engine.stopwatch import Stopwatch
@@ -58,13 +58,7 @@ def write_tensors(
             name, record = edited.name, edited.record
             entry, content = places[name], stored_bytes(edited.tensor)
             with stopwatch("hashing"):
-                after[name] = sha256(content).hexdigest()
-            if after[name] == record.sha256_before:
-                raise QkeditError(
-                    "the chosen heads have no modes to suppress, so every stored value stays as it was",
-                    where=f"tensor {name}",
-                    remedy=f"leave out layer {record.layer} with --layers",
-                )
+                after[name] = sha256_of_edit(edited)
             with stopwatch("writing"), explained("write", entry.shard):
                 data, position = content, entry.start
                 while data:
@@ -82,6 +76,20 @@ def write_tensors(
     if missing:
         raise QkeditError(f"{len(missing)} planned tensors were not edited", where=min(missing))
     return Written(tuple(records), after), edges
+
+
+def sha256_of_edit(edited: EditedTensor) -> str:
+    """Return the SHA-256 of a tensor after its edit. Raises QkeditError where the edit left every byte as it was."""
+    from qkedit.steering.engine.layer_weights import stored_bytes
+
+    after = sha256(stored_bytes(edited.tensor)).hexdigest()
+    if after == edited.record.sha256_before:
+        raise QkeditError(
+            "the chosen heads have no modes to suppress, so every stored value stays as it was",
+            where=f"tensor {edited.name}",
+            remedy=f"leave out layer {edited.record.layer} with --layers",
+        )
+    return after
 
 
 @contextmanager

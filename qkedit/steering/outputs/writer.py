@@ -5,12 +5,14 @@ A writer knows where bytes go. The manifest and the card are made by `steering/r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from qkedit.checkpoint.manifest_file import TensorEdit
+from qkedit.checkpoint.io.header import TensorEntry
+from qkedit.checkpoint.manifest_file import AdapterLayer, Manifest, TensorEdit
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.edited_tensor import EditedTensors
 
@@ -21,6 +23,7 @@ class Written:
 
     records: tuple[EditRecord, ...]
     sha256_after: dict[str, str]
+    adapter: tuple[AdapterLayer, ...] | None = None  # where factors were written instead of tensors
 
     def tensor_edits(self) -> tuple[TensorEdit, ...]:
         """Return what the manifest says of each tensor."""
@@ -29,6 +32,11 @@ class Written:
 
 class Writer(Protocol):
     """Writes a stream of edits in one way, once."""
+
+    @property
+    def planned(self) -> Mapping[str, TensorEntry]:
+        """The tensors of the base that the edits bring, by name."""
+        ...
 
     @property
     def bytes_to_write(self) -> int:
@@ -40,9 +48,8 @@ class Writer(Protocol):
         """Files of the base that are expected in such an output and not there, with the reasons."""
         ...
 
-    @property
-    def has_card(self) -> bool:
-        """Whether the output is a model of its own, which a model card describes."""
+    def generated(self, manifest: Manifest) -> dict[str, bytes]:
+        """Return the files that describe the output beside its manifest, such as a card, by name."""
         ...
 
     def writing(self, staging: Path, edits: EditedTensors) -> AbstractContextManager[Written]:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkedit.spectral.low_rank import LowRankChange
+from qkedit.spectral.changes.low_rank import LowRankChange
 from qkedit.spectral.options import Suppression
 from qkedit.steering.engine import edited_weights as stream
 from qkedit.steering.engine.pace import IN_FLIGHT_BYTES, Pace, pace_for

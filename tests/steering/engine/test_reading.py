@@ -11,19 +11,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from qkedit.checkpoint.contents import DELTA_FILE
 from qkedit.checkpoint.hub.files import HubFiles
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import CheckpointError
 from qkedit.steering.engine import reading
 from qkedit.steering.engine.reading import (
-    delta_entries,
     piece_size,
     pieces,
     read_bytes,
     same_bytes,
     stands_at,
     tensor_pieces,
+    tensors_of,
 )
 
 CONTENT = bytes(range(100))
@@ -80,13 +81,16 @@ def test_from_a_hub_fewer_and_larger_pieces_are_asked_for(tmp_path: Path) -> Non
     assert piece_size(hub) == piece_size(here, hub) == piece_size(hub, here) > reading._PIECE
 
 
-def test_a_delta_names_its_tensors(tmp_path: Path) -> None:
+def test_a_file_names_its_tensors(tmp_path: Path) -> None:
     files = LocalFiles(tmp_path)
     with pytest.raises(CheckpointError, match="there is no") as caught:
-        delta_entries(files)
-    assert (caught.value.where, caught.value.remedy) == (tmp_path.name, "name a directory written with --layout delta")
-    save_file({"weight": torch.ones(2, 3)}, tmp_path / "qkedit-delta.safetensors")
-    (found,) = delta_entries(files).values()
+        tensors_of(files, DELTA_FILE)
+    assert (caught.value.where, caught.value.remedy) == (
+        tmp_path.name,
+        "name a directory written with --layout delta or lora",
+    )
+    save_file({"weight": torch.ones(2, 3)}, tmp_path / DELTA_FILE)
+    (found,) = tensors_of(files, DELTA_FILE).values()
     assert (found.name, found.dtype, found.shape) == ("weight", "F32", (2, 3))
     assert read_bytes(files, found) == torch.ones(2, 3).numpy().tobytes()
 

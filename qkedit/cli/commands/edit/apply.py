@@ -1,4 +1,4 @@
-"""`qkedit apply`: make the full checkpoint from a delta and its base."""
+"""`qkedit apply`: make the full checkpoint from a delta or an adapter and its base."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qkedit.errors import UsageError
 
 def apply(
     context: typer.Context,
-    delta: Annotated[Path, typer.Argument(help="A directory written with `steer --layout delta`.")],
+    delta: Annotated[Path, typer.Argument(help="A directory written with `steer --layout delta` or `lora`.")],
     base: options.BaseOption = None,
     revision: options.RevisionOption = None,
     out: options.OutOption = None,
@@ -27,9 +27,9 @@ def apply(
     verify: options.VerifyOption = False,
     architectures: options.ArchitecturesOption = None,
 ) -> None:
-    """Make the full checkpoint from a delta and its base.
+    """Make the full checkpoint from a delta or an adapter and its base.
 
-    The result is byte-equal to steering the base directly.
+    From a delta the result is byte-equal to steering the base directly. An adapter is added to the base and rounded.
 
     Example: qkedit apply ./delta --base qwen2-vl --out ./edited
     """

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from qkedit.steering.plan import SteerPlan
 
 
+_KINDS: dict[str, str] = {
+    "full": "the full checkpoint",
+    "delta": "a delta, the edited tensors alone,",
+    "lora": "an adapter, the change alone as a LoRA,",
+}
+
+
 def plan_in_words(plan: SteerPlan, target: OutputOptions | None) -> str:
     """Return the plan in one sentence; `target` is None where no --out was given."""
     wanted = plan.options.suppression
@@ -32,7 +39,7 @@ def plan_in_words(plan: SteerPlan, target: OutputOptions | None) -> str:
     if target is None:
         written = "write nothing, as no --out is given"
     else:
-        kind = "the full checkpoint" if target.layout == "full" else "a delta, the edited tensors alone,"
+        kind = _KINDS[target.layout]
         written = f"write {kind} to {target.out}"
     return (
         f"A run would remove {modes} of each head's {product}, {left}, in {where} "

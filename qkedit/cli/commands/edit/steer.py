@@ -41,10 +41,11 @@ def steer(
         str,
         options.flag(
             "--layout",
-            help="What to write: the full checkpoint, or a delta (only the edited tensors).",
+            help="What to write: the full checkpoint, a delta (the edited tensors alone), or an adapter (lora).",
             autocompletion=completion.layouts,
         ),
     ] = "full",
+    rank: options.RankOption = None,
     link: options.LinkOption = "auto",
     overwrite: options.OverwriteOption = False,
     force: options.ForceOption = False,
@@ -81,6 +82,7 @@ def steer(
             verify,
             force,
             follow_links,
+            rank,
         )
         request = options.steer_options(
             context,
@@ -113,7 +115,7 @@ def _run(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
 
 
 def print_report(output: Output, report: SteerReport, done: tuple[str, str]) -> None:
-    """Print what a run did: the end of `steer` and of `apply`; `done` is the first line, a verb and its object."""
+    """Print what a run of `steer`, `apply` or `export` did; `done` is the first line, a verb and its object."""
     from qkedit.report.strength import strength
     from qkedit.selection import describe
 
@@ -143,6 +145,8 @@ def print_report(output: Output, report: SteerReport, done: tuple[str, str]) -> 
     if channel != "full":
         missing, leak = [head.unrealized_share or 0 for head in heads], [head.leak or 0 for head in heads]
         facts.append(("realised", f"all but {_mean(missing)} of it; {_mean(leak)} leaked into the other channel"))
+    if report.layout == "lora":
+        facts += _adapter_facts(report)
     if report.left_out:
         facts.append(("left out", _left_out(report.left_out)))
     if report.verification is not None:
@@ -150,6 +154,21 @@ def print_report(output: Output, report: SteerReport, done: tuple[str, str]) -> 
     facts.append(("time", f"{seconds['total']:.1f} s" + (f" ({stations}; steps overlap)" if stations else "")))
     facts.append(("written", f"{report.out} ({size(report.bytes_in_output)})"))
     output.result(report.as_dict(), aligned(facts), summary=True)
+
+
+def _adapter_facts(report: SteerReport) -> list[tuple[str, str]]:
+    """The ranks of an adapter, what of vLLM holds it, and what it lacks."""
+    from qkedit.steering.adapters.peft_files import VLLM_RANKS, vllm_rank
+
+    layers = report.manifest.adapter or ()
+    ranks, errors = [layer.rank for layer in layers], [layer.error for layer in layers]
+    least, rank = min(ranks), max(ranks)
+    held = vllm_rank(rank)
+    vllm = f"vLLM holds it with --max-lora-rank {held}" if held else f"vLLM holds at most {VLLM_RANKS[-1]}: see --rank"
+    facts = [("adapter", f"rank {rank if least == rank else f'{least} to {rank}'} per layer; {vllm}")]
+    if any(errors):
+        facts.append(("lacks", f"{min(errors):.2g} to {max(errors):.2g} of the change (Frobenius), by layer"))
+    return facts
 
 
 def _left_out(files: Mapping[str, str]) -> str:

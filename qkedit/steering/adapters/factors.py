@@ -1,0 +1,70 @@
+"""Find the factors of an edit in stored weights, which hold the edit after it was rounded."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qkedit.checkpoint.architecture.heads import HeadRows
+from qkedit.checkpoint.manifest_file import EditedChannel
+from qkedit.spectral.changes.combination import rounded
+from qkedit.spectral.changes.low_rank import nearest
+from qkedit.steering.edit_record import EditRecord
+from qkedit.steering.engine.edited_tensor import FactoredEdit
+from qkedit.steering.engine.layer_weights import head_rows
+
+
+def factors_between(
+    before: Tensor, after: Tensor, record: EditRecord, query: HeadRows, channel: EditedChannel
+) -> FactoredEdit:
+    """Return the factors of the difference of a query tensor, of the ranks that the edit had.
+
+    Rounding to the storage dtype spreads over all directions of a head. What it put beside those of the edit is the
+    error; without it, as far as float64 can tell, the factors are exactly the difference.
+
+    Args:
+        before, after: the tensor without the edit and with it.
+        record: which heads were edited, and how many modes of each.
+        query: where they stand.
+        channel: an antisymmetric mode is a plane, and changes a head by two directions.
+    """
+    directions = 2 if channel is EditedChannel.ANTISYMMETRIC else 1
+    edited = [head for head in record.heads if head.suppressed]
+    numbers = tuple(head.head for head in edited)
+    changes = head_rows(after, query, numbers).double() - head_rows(before, query, numbers).double()
+    factors = {
+        head.head: nearest(change, directions * len(head.suppressed))
+        for head, change in zip(edited, changes, strict=True)
+    }
+    missed = [change - factors[head].dense() for head, change in zip(numbers, changes, strict=True)]
+    size = torch.linalg.vector_norm(changes)
+    return FactoredEdit(factors, min(1.0, float(torch.linalg.vector_norm(torch.stack(missed)) / size)))
+
+
+def merged(
+    before: Tensor, left: Tensor, right: Tensor, query: HeadRows, record: EditRecord
+) -> tuple[Tensor, list[float]]:
+    """Add `left @ right` to the edited heads of a query tensor, in float64 with one rounding.
+
+    Args:
+        before: the tensor without the edit.
+        left, right: LoRA's B and A; B has the rows of the tensor, or those of the query heads one after another.
+        query: where the heads stand.
+        record: which of them were edited.
+
+    Returns:
+        The tensor with the edit, and by how much each head of the record moved: `‖W_q' − W_q‖ / ‖W_q‖`.
+    """
+    after, moved, size = before.clone(), [], query.head_size
+    # A class that takes a fused tensor apart has the queries alone; see `QueryModule`.
+    own_starts = query.starts if len(left) == len(before) else range(0, len(query.starts) * size, size)
+    for head in record.heads:
+        start, own_start = query.starts[head.head], own_starts[head.head]
+        rows = slice(start, start + size)
+        old = before[rows].double()
+        if head.suppressed:  # others keep their bytes, negative zeros included
+            change = left[own_start : own_start + size].double() @ right.double()
+            after[rows] = rounded(old + change, before.dtype)
+        norm = torch.linalg.vector_norm(old)
+        moved.append(float(torch.linalg.vector_norm(after[rows].double() - old) / norm) if norm > 0 else 0.0)
+    return after, moved

@@ -1,0 +1,118 @@
+"""The adapter: each tensor's change as the factors of a LoRA, which PEFT and vLLM lay over the base."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from qkedit.checkpoint.checkpoint import Checkpoint
+from qkedit.checkpoint.contents import ADAPTER_CONFIG, ADAPTER_FILE
+from qkedit.checkpoint.io.header import TensorEntry
+from qkedit.checkpoint.io.source import LocalFiles
+from qkedit.checkpoint.io.tensor_file import GrowingTensorFile, growing
+from qkedit.checkpoint.manifest_file import AdapterLayer, Manifest
+from qkedit.checkpoint.query_modules import QueryModule
+from qkedit.errors import QkeditError
+from qkedit.steering.adapters.peft_files import adapter_config, factor_names
+from qkedit.steering.card import make_adapter_card
+from qkedit.steering.engine.edited_tensor import EditedTensor, EditedTensors
+from qkedit.steering.engine.progress import Progress
+from qkedit.steering.engine.reading import stands_at
+from qkedit.steering.engine.stopwatch import Stopwatch
+from qkedit.steering.outputs.checks import not_as_computed
+from qkedit.steering.outputs.names import CARD_FILE
+from qkedit.steering.outputs.tensors import sha256_of_edit
+from qkedit.steering.outputs.writer import Written
+
+
+@dataclass(frozen=True)
+class AdapterWriter:
+    """Writes the factors in float32, of the edit's own rank or of `rank` at most.
+
+    Attributes:
+        checkpoint: the base.
+        planned: the tensors that are edited, by name.
+        modules: where a loaded model has them.
+        rank: of each layer at most; None for that of the edit.
+        stopwatch, progress: told of every station.
+    """
+
+    checkpoint: Checkpoint
+    planned: Mapping[str, TensorEntry]
+    modules: Mapping[str, QueryModule]
+    rank: int | None
+    stopwatch: Stopwatch
+    progress: Progress
+
+    @property
+    def bytes_to_write(self) -> int:
+        """Return the bytes of the tensors whose change is written: those of the factors are known at the end."""
+        return sum(entry.nbytes for entry in self.planned.values())
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Return nothing: no file of the base is expected in an adapter."""
+        return {}
+
+    def generated(self, manifest: Manifest) -> dict[str, bytes]:
+        """Return the adapter's config and its card."""
+        ranks = {layer.module: layer.rank for layer in manifest.adapter or ()}
+        base = manifest.base
+        return {
+            ADAPTER_CONFIG: adapter_config(base.model, base.revision, ranks),
+            CARD_FILE: make_adapter_card(self.checkpoint, manifest),
+        }
+
+    @contextmanager
+    def writing(self, staging: Path, edits: EditedTensors) -> Iterator[Written]:
+        """Write the factors of one tensor after another; see `Writer`."""
+        records, after, layers = [], {}, []
+        names = [name for module in self.modules.values() for name in factor_names(module.path)]
+        with growing(staging, ADAPTER_FILE, names) as file:
+            for edited in edits:
+                with self.stopwatch("hashing"):
+                    after[edited.name] = sha256_of_edit(edited)
+                layers.append(self._write(staging, file, edited))
+                records.append(edited.record)
+                self.progress.layer_done()
+                self.progress.bytes_done(edited.record.tensor.nbytes)
+                del edited  # while the next one is edited
+        missing = set(self.planned) - set(after)
+        if missing:
+            raise QkeditError(f"{len(missing)} planned tensors were not edited", where=min(missing))
+        yield Written(tuple(records), after, tuple(layers))
+
+    def _write(self, staging: Path, file: GrowingTensorFile, edited: EditedTensor) -> AdapterLayer:
+        from qkedit.spectral.changes.low_rank import stacked  # torch is there by now
+        from qkedit.steering.engine.layer_weights import stored_bytes
+
+        module, factored = self.modules[edited.name], edited.factored
+        if factored is None:
+            raise TypeError(f"{edited.name} came without factors")
+        with self.stopwatch("mathematics"):
+            parts = [(module.starts[head], change) for head, change in factored.heads.items()]
+            change = stacked(parts, module.rows)
+            change, lost = change.truncated(change.rank if self.rank is None else self.rank)
+        hashes = []
+        for name, factor in zip(factor_names(module.path), (change.right, change.left), strict=True):
+            content = stored_bytes(factor.float().contiguous())
+            hashes.append(sha256(content).hexdigest())
+            with self.stopwatch("writing"):
+                entry = file.append(name, "F32", tuple(factor.shape), content)
+            with self.stopwatch("checks"):
+                if not stands_at(LocalFiles(staging), entry, content):
+                    raise not_as_computed(entry)
+        # What truncation takes lies in the space of the factors, and what they miss of the change outside of it.
+        error = math.hypot(factored.error, lost * math.sqrt(1 - factored.error**2))
+        return AdapterLayer(
+            tensor=edited.name,
+            module=module.path,
+            rank=change.rank,
+            error=error,
+            sha256_a=hashes[0],
+            sha256_b=hashes[1],
+        )

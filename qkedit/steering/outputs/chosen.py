@@ -1,0 +1,44 @@
+"""Choose the writer of an output by its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qkedit.checkpoint.architecture.heads import AttentionLayer
+from qkedit.checkpoint.checkpoint import Checkpoint
+from qkedit.checkpoint.io.copying import LinkMode
+from qkedit.checkpoint.query_modules import query_modules
+from qkedit.steering.engine.progress import Progress
+from qkedit.steering.engine.stopwatch import Stopwatch
+from qkedit.steering.options import OutputOptions
+from qkedit.steering.outputs.adapter import AdapterWriter
+from qkedit.steering.outputs.delta import DeltaWriter
+from qkedit.steering.outputs.full import FullWriter
+from qkedit.steering.outputs.writer import Writer
+
+
+def writer_for(
+    checkpoint: Checkpoint,
+    layers: Sequence[AttentionLayer],
+    output: OutputOptions,
+    stopwatch: Stopwatch,
+    progress: Progress,
+) -> Writer:
+    """Return what writes the edits of some layers as `output` says.
+
+    Args:
+        checkpoint: the base.
+        layers: those that are edited.
+        output: where and how.
+        stopwatch, progress: told of every station.
+
+    Raises:
+        UnsupportedForm: an adapter is asked for, and none can hold an edit of these layers.
+    """
+    planned = {layer.query.tensor.name: layer.query.tensor for layer in layers}
+    if output.layout == "full":
+        return FullWriter(checkpoint, planned, LinkMode(output.link), stopwatch, progress)
+    if output.layout == "delta":
+        return DeltaWriter(planned, stopwatch, progress)
+    modules = query_modules(checkpoint, layers)
+    return AdapterWriter(checkpoint, planned, modules, output.rank, stopwatch, progress)

@@ -1,0 +1,156 @@
+"""The stream of edits that an output holds: of a delta as it stands there, of an adapter merged into its base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qkedit.checkpoint.architecture.heads import AttentionLayer
+from qkedit.checkpoint.architecture.layers import attention_stack
+from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from qkedit.checkpoint.contents import ADAPTER_FILE, CONFIG_FILE, DELTA_FILE
+from qkedit.checkpoint.io.header import TensorEntry
+from qkedit.checkpoint.io.source import LocalFiles
+from qkedit.checkpoint.manifest_file import Manifest
+from qkedit.errors import CheckpointError
+from qkedit.steering.adapters.peft_files import factor_names
+from qkedit.steering.edit_record import EditRecord
+from qkedit.steering.engine.edited_tensor import EditedTensor
+from qkedit.steering.engine.reading import tensors_of
+from qkedit.steering.engine.stopwatch import Stopwatch
+from qkedit.steering.manifest import is_adapter, records_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def stored_edits(
+    files: LocalFiles, manifest: Manifest, base: Checkpoint, stopwatch: Stopwatch
+) -> Iterator[EditedTensor]:
+    """Yield the same stream as `edited_weights`, taken from an output; all that is read is checked by the manifest.
+
+    Args:
+        files: of a delta or an adapter.
+        manifest: of the output.
+        base: the model that was edited.
+        stopwatch: told of reading and mathematics.
+
+    Raises:
+        CheckpointError: the base is not the model that was edited, or the output is damaged.
+    """
+    if is_adapter(files, manifest):
+        return _merged_edits(files, manifest, base, stopwatch)
+    return (edited for _, edited in _pairs(files, tensors_of(files, DELTA_FILE), manifest, base, stopwatch))
+
+
+def factored_edits(
+    files: LocalFiles, manifest: Manifest, base: Checkpoint, stopwatch: Stopwatch
+) -> Iterator[EditedTensor]:
+    """Yield the stream of a delta or of a full directory with its factors, found in the difference to the base.
+
+    The arguments and errors are those of `stored_edits`.
+    """
+    layers = layers_of(manifest, base)
+    full = CONFIG_FILE in files.sizes()
+    entries = open_checkpoint(files).tensors if full else tensors_of(files, DELTA_FILE)
+    for before, edited in _pairs(files, entries, manifest, base, stopwatch):
+        from qkedit.steering.adapters.factors import factors_between
+
+        with stopwatch("mathematics"):
+            query, channel = layers[edited.name].query, manifest.options.channel
+            factors = factors_between(before, edited.tensor, edited.record, query, channel)
+        yield replace(edited, factored=factors)
+
+
+def layers_of(manifest: Manifest, base: Checkpoint) -> dict[str, AttentionLayer]:
+    """Return the layers that were edited, by the name of their query tensor."""
+    names = [tensor.name for tensor in manifest.tensors]
+    found = {layer.query.tensor.name: layer for layer in attention_stack(base, allow_text_only=True).layers}
+    missing = next((name for name in names if name not in found), None)
+    if missing is not None:
+        raise CheckpointError(
+            f"tensor {missing} holds the queries of no layer",
+            where=base.files.name,
+            remedy="give the model that the edit was made from",
+        )
+    return {name: found[name] for name in names}
+
+
+def _pairs(
+    files: LocalFiles,
+    entries: Mapping[str, TensorEntry],
+    manifest: Manifest,
+    base: Checkpoint,
+    stopwatch: Stopwatch,
+) -> Iterator[tuple[Tensor, EditedTensor]]:
+    """Each tensor of the base and what became of it."""
+    with stopwatch("start-up"):
+        from qkedit.steering.engine.layer_weights import read_tensor, sha256
+
+    expected = {tensor.name: tensor.sha256_after for tensor in manifest.tensors}
+    for record in records_of(manifest, base.tensors):
+        name = record.tensor.name
+        entry = entries.get(name)
+        whole = entry is not None and (entry.dtype, entry.shape) == (record.tensor.dtype, record.tensor.shape)
+        with stopwatch("reading"):
+            before = _original(base, record)
+            after = read_tensor(files, entries[name]) if whole else None
+        if after is None or sha256(after) != expected[name]:
+            raise _damaged(name, record.tensor.shard if CONFIG_FILE in files.sizes() else DELTA_FILE)
+        yield before, EditedTensor(name, after, record)
+
+
+def _merged_edits(
+    files: LocalFiles, manifest: Manifest, base: Checkpoint, stopwatch: Stopwatch
+) -> Iterator[EditedTensor]:
+    """Each tensor of the base with an adapter's factors added to it."""
+    with stopwatch("start-up"):
+        from qkedit.steering.adapters.factors import merged
+
+    entries, layers = tensors_of(files, ADAPTER_FILE), layers_of(manifest, base)
+    adapter = {layer.tensor: layer for layer in manifest.adapter or ()}
+    for record in records_of(manifest, base.tensors):
+        name = record.tensor.name
+        found = adapter[name]
+        right_name, left_name = factor_names(found.module)
+        with stopwatch("reading"):
+            before = _original(base, record)
+            right = _factor(files, entries, right_name, found.sha256_a)
+            left = _factor(files, entries, left_name, found.sha256_b)
+        with stopwatch("mathematics"):
+            after, moved = merged(before, left, right, layers[name].query, record)
+        heads = zip(record.heads, moved, strict=True)
+        yield EditedTensor(
+            name, after, replace(record, heads=tuple(replace(head, relative_change=share) for head, share in heads))
+        )
+
+
+def _original(base: Checkpoint, record: EditRecord) -> Tensor:
+    """Read a tensor of the base. Raises CheckpointError where it is not the one that was edited."""
+    from qkedit.steering.engine.layer_weights import read_tensor, sha256
+
+    tensor = read_tensor(base.files, record.tensor)
+    if sha256(tensor) != record.sha256_before:
+        raise CheckpointError(
+            f"tensor {record.tensor.name} is not the one that was edited",
+            where=base.files.name,
+            remedy="give the model that the edit was made from, at the same revision",
+        )
+    return tensor
+
+
+def _factor(files: LocalFiles, entries: Mapping[str, TensorEntry], name: str, expected: str) -> Tensor:
+    from qkedit.steering.engine.layer_weights import read_tensor, sha256
+
+    entry = entries.get(name)
+    if entry is None or entry.dtype != "F32" or len(entry.shape) != 2:
+        raise _damaged(name, ADAPTER_FILE)
+    tensor = read_tensor(files, entry)
+    if sha256(tensor) != expected:
+        raise _damaged(name, ADAPTER_FILE)
+    return tensor
+
+
+def _damaged(name: str, where: str) -> CheckpointError:
+    return CheckpointError(f"tensor {name} is missing or damaged", where=where, remedy="make or fetch the edit again")
