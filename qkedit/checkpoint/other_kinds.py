@@ -18,6 +18,11 @@ from qkedit.checkpoint.contents import (
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.errors import CheckpointError
 
+# Quantised weights are refused with this: docs/deploying.md shows the order for each format.
+EDIT_FIRST = (
+    "edit the unquantised checkpoint (BF16 or F16) first, then quantise or convert the edited directory "
+    "(docs/deploying.md)"
+)
 # What git-lfs puts in the place of a large file: three lines, the first of which is this.
 _POINTER = b"version https://git-lfs.github.com/spec/v1\n"
 _LARGEST_POINTER = 1024
@@ -79,7 +84,7 @@ def refuse_other_kind(files: CheckpointFiles, sizes: Mapping[str, int]) -> None:
     if quantised:
         raise refusal(
             f"the weights are GGUF ({quantised[0]})",
-            "name the safetensors checkpoint that they were made from, edit it, and convert the result again",
+            EDIT_FIRST,
         )
 
 

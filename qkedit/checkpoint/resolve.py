@@ -16,6 +16,7 @@ import re
 
 from qkedit.checkpoint.hub.files import HubFiles
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
+from qkedit.checkpoint.other_kinds import EDIT_FIRST
 from qkedit.checkpoint.presets import DEMO, HUB_ID, presets_by_alias, similar_aliases
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import UsageError
@@ -66,9 +67,7 @@ def _nothing_of_that_name(model: str, path: str) -> UsageError:
         return UsageError("the model's name is empty", remedy="give a directory, a hub id, an alias or demo")
     if os.path.isfile(path):
         if path.endswith(".gguf"):
-            return UsageError(
-                "is a GGUF file", where=model, remedy="give the safetensors checkpoint that it was made from"
-            )
+            return UsageError("is a GGUF file", where=model, remedy=EDIT_FIRST)
         return UsageError("is a file", where=model, remedy="give the directory that holds the checkpoint")
     if model.startswith(("http://", "https://")):
         return UsageError("is an address", where=model, remedy="give the model's hub id, like org/name")

@@ -21,7 +21,7 @@ KINDS: dict[str, tuple[dict[str, str], str, str]] = {
         "is an adapter",
         "merge_and_unload",
     ),
-    "GGUF": ({"model-q4.gguf": "x", "config.json": "{}"}, r"are GGUF \(model-q4\.gguf\)", "safetensors checkpoint"),
+    "GGUF": ({"model-q4.gguf": "x", "config.json": "{}"}, r"are GGUF \(model-q4\.gguf\)", "docs/deploying.md"),
     "a root of VILA": (
         {"config.json": "{}", "llm/config.json": "{}", "llm/model.safetensors": "x", "vision_tower/config.json": "{}"},
         r"\(llm, vision_tower\), as VILA",

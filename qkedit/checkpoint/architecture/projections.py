@@ -13,6 +13,7 @@ from qkedit.checkpoint.architecture.schema import HeadKind, NormKind, NormRecord
 from qkedit.checkpoint.architecture.text_config import TextConfig
 from qkedit.checkpoint.architecture.unsupported import ADD_A_RECORD
 from qkedit.checkpoint.io.header import TensorEntry
+from qkedit.checkpoint.other_kinds import EDIT_FIRST
 from qkedit.errors import CheckpointError, UnsupportedForm
 
 FLOAT_DTYPES = ("BF16", "F16", "F32", "F64")
@@ -91,7 +92,7 @@ def _check_float(tensor: TensorEntry) -> None:
         raise UnsupportedForm(
             f"the weights are {tensor.dtype}, so quantised, and not one of {', '.join(FLOAT_DTYPES)}",
             where=f"tensor {tensor.name}",
-            remedy="use the unquantised checkpoint and quantise the edited one",
+            remedy=EDIT_FIRST,
         )
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 
 from qkedit.checkpoint.architecture.library import architectures
 from qkedit.checkpoint.checkpoint import Checkpoint
+from qkedit.checkpoint.contents import CONFIG_FILE
 from qkedit.checkpoint.io.header import TensorEntry
+from qkedit.checkpoint.other_kinds import EDIT_FIRST
 from qkedit.errors import UnsupportedForm
 
 ADD_A_RECORD = "add a record for the model, as docs/adding-a-model.md shows"
@@ -54,6 +56,12 @@ def refuse_recorded_forms(checkpoint: Checkpoint) -> None:
 
 def unknown_layout(checkpoint: Checkpoint) -> UnsupportedForm:
     """Return the error for projections that no layout record describes; it shows what the headers hold."""
+    if checkpoint.config.get("quantization_config"):
+        return UnsupportedForm(
+            f"{CONFIG_FILE} says that the weights are quantised, and no projections of queries are stored as floats",
+            where=checkpoint.files.name,
+            remedy=EDIT_FIRST,
+        )
     text = [entry for name, entry in checkpoint.tensors.items() if not VISION_TENSOR.search(name)]
     attention = [entry for entry in text if ATTENTION_WORD.search(entry.name)]
     return UnsupportedForm(

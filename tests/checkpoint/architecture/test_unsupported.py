@@ -68,6 +68,37 @@ REFUSED: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
 }
 
 
+QUANTISED: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
+    "FP8 or compressed-tensors": (
+        {**projections("model.layers.0"), f"{ATTENTION}.q_proj.weight_scale": (32, 1)},
+        "f2",
+    ),
+    "GPTQ or AWQ": ({f"{ATTENTION}.q_proj.qweight": (4, 32)}, "f2"),
+    "bytes under the name of weights": (projections("model.layers.0"), "i1"),
+    # torchao splits a weight into tensors of names of its own.
+    "torchao": ({f"{ATTENTION}.q_proj._weight_qdata": (32, 32), f"{ATTENTION}.q_proj._weight_scale": (32, 1)}, "f2"),
+}
+
+
+@pytest.mark.parametrize("form", QUANTISED)
+def test_quantised_weights_are_refused_with_the_order_to_keep(tmp_path: Path, form: str) -> None:
+    shapes, dtype = QUANTISED[form]
+    checkpoint = written(tmp_path, shapes, dtype)
+    checkpoint.config["quantization_config"] = {"quant_method": "any"}
+    message = refusal(checkpoint)
+    assert "quantised" in message
+    assert message.endswith(
+        "edit the unquantised checkpoint (BF16 or F16) first, then quantise or convert the edited directory "
+        "(docs/deploying.md)."
+    )
+
+
+def test_a_model_of_which_other_parts_are_quantised_can_be_edited(tmp_path: Path) -> None:
+    checkpoint = written(tmp_path, projections("model.layers.0"))
+    checkpoint.config["quantization_config"] = {"modules_to_not_convert": ["self_attn"]}
+    assert attention_layers(checkpoint)
+
+
 @pytest.mark.parametrize("form", REFUSED)
 def test_refused_forms(tmp_path: Path, form: str) -> None:
     shapes, message = REFUSED[form]
