@@ -30,7 +30,7 @@ def push(
     The token is that of `hf auth login` or `HF_TOKEN`.
 
     Args:
-        directory: an output of `steer` or `apply`, full or delta.
+        directory: an output of `steer`, `apply` or `export`, in any layout.
         repository: `org/name`; it is made if it is not there.
         branch: the branch to commit to, made if it is not there; the default branch where None.
         private: make a new repository private; one that is public is refused.

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from qkedit.checkpoint.contents import DELTA_FILE, PLUGINS_FILE, is_hidden, is_hidden_file
+from qkedit.checkpoint.contents import PLUGINS_FILE, is_hidden, is_hidden_file
 from qkedit.checkpoint.hub.repository import Content
-from qkedit.checkpoint.io.ownership import files_standing_in, shown
+from qkedit.checkpoint.io.ownership import files_standing_in, shown, written_by_qkedit
 from qkedit.checkpoint.io.source import LocalFiles
-from qkedit.checkpoint.manifest_file import Manifest
+from qkedit.checkpoint.manifest_file import Manifest, Ownership
 from qkedit.errors import CheckpointError, UsageError
+from qkedit.steering.outputs.names import CARD_FILE
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,15 @@ def outgoing_files(
         CheckpointError: a file of the output is missing, or a link leads out of the directory.
     """
     standing = files_standing_in(directory)
-    own = (*standing.ours, *standing.changed)  # a card that its user went on writing goes as it stands
-    if not (directory / DELTA_FILE).exists():
-        _refuse_missing(directory, manifest, own)
+    own = (*standing.ours, *standing.changed)
+    _refuse_missing(directory, manifest, own)
+    changed = sorted({*standing.changed} - {CARD_FILE})  # a card that its user went on writing goes as it stands
+    if changed:
+        raise CheckpointError(
+            f"files were changed since qkedit wrote them: {shown(changed)}",
+            where=str(directory),
+            remedy="write the output again",
+        )
     for option, patterns in (("--include", include), ("--exclude", exclude)):
         for pattern in patterns:
             if not _matching(standing.others, [pattern]):
@@ -72,8 +79,9 @@ def outgoing_files(
     )
 
 
-def _refuse_missing(directory: Path, manifest: Manifest, ours: Iterable[str]) -> None:
-    missing = sorted({*manifest.files} - set(ours) - {PLUGINS_FILE})
+def _refuse_missing(directory: Path, manifest: Manifest, own: Sequence[str]) -> None:
+    ownership = Ownership(tool=manifest.tool, files=manifest.files, generated=manifest.generated)
+    missing = sorted(written_by_qkedit(ownership, own) - set(own))
     if missing:
         raise CheckpointError(
             f"files of the output are missing: {shown(missing)}",

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from qkedit.checkpoint.contents import DELTA_FILE, MANIFEST_FILE, is_hidden, is_hidden_file, reason_left_out
+from qkedit.checkpoint.contents import CONFIG_FILE, MANIFEST_FILE, is_hidden, is_hidden_file, reason_left_out
 from qkedit.checkpoint.hub.files import HubFiles
 from qkedit.checkpoint.hub.repository import Content, Repository, find_repository
-from qkedit.checkpoint.io.ownership import shown
+from qkedit.checkpoint.io.ownership import shown, written_by_qkedit
 from qkedit.checkpoint.manifest_file import Manifest, Ownership, part_of
 from qkedit.errors import UsageError
 from qkedit.publishing.bases import HubBase, licence_without_hub
@@ -53,12 +53,11 @@ def plan_push(
     _refuse_public(repository, options)
     base = HubBase.find(manifest, endpoint)
     licence, warnings = _licence(manifest, outgoing, base, options.license)
-    is_delta = DELTA_FILE in outgoing.files
     contents = dict(outgoing.files)
     if base is not None:  # an edit without the model lacks them
         contents |= {name: base.content(name) for name in base.licence_texts() if name not in contents}
     contents = _with_card(manifest, contents, base, licence, options)
-    _verify(path, manifest, outgoing, None if is_delta else base, on_bytes)
+    _verify(path, manifest, outgoing, base if CONFIG_FILE in outgoing.files else None, on_bytes)
     planned = [_planned(name, contents[name], repository, base if options.copy else None) for name in sorted(contents)]
     earlier = _files_of_earlier_push(repository, endpoint)
     if repository is not None:
@@ -170,8 +169,11 @@ def _files_of_earlier_push(repository: Repository | None, endpoint: str | None) 
     manifest = part_of(files.read(MANIFEST_FILE, 0, sizes[MANIFEST_FILE]), Ownership)
     if manifest is None:
         return {MANIFEST_FILE}
-    listed = [DELTA_FILE, CARD_FILE] if DELTA_FILE in sizes else manifest.files
-    return {name for name in {*listed, MANIFEST_FILE} & set(sizes) if not (is_hidden(name) or is_hidden_file(name))}
+    return {
+        name
+        for name in written_by_qkedit(manifest, sizes) & set(sizes)
+        if not (is_hidden(name) or is_hidden_file(name))
+    }
 
 
 def _refuse_foreign(

@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
+from qkedit.steering.options import Layout
 from qkedit.steering.run import steer
 from tests.fake_writable_hub import WritableHub, serve_writable_hub
 from tests.steering.checkpoints import contents, weights, write
@@ -17,6 +18,7 @@ from tests.steering.checkpoints import contents, weights, write
 BASE, REPO, COMMIT = "org/base", "me/edited", "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_thisIsNobodysToken"
 CARD = "---\nlicense: apache-2.0\nlanguage: [en]\n---\n# Base\n"
+LAYOUTS: tuple[Layout, ...] = ("full", "delta", "lora")
 Edited = Callable[..., Path]
 
 
@@ -49,9 +51,9 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outputs(snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One output in each layout; layer 1 alone is edited, which stands in one shard of three."""
     made = tmp_path_factory.mktemp("outputs")
-    for layout in ("full", "delta"):
+    for layout in LAYOUTS:
         steer(snapshot, out=made / layout, layers="1", layout=layout, fsync=False)
-    return {layout: made / layout for layout in ("full", "delta")}
+    return {layout: made / layout for layout in LAYOUTS}
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import yaml
 
 import qkedit
 from qkedit.checkpoint.hub.write_errors import PushFailed
-from qkedit.errors import UsageError
+from qkedit.errors import CheckpointError, UsageError
 from qkedit.publishing.push import PushReport
 from tests.fake_writable_hub import WritableHub
 from tests.publishing.conftest import BASE, COMMIT, REPO, TOKEN, Edited
@@ -145,6 +145,29 @@ def test_a_delta_goes_with_a_card_and_the_bases_licence(
     assert f"hf download {REPO} --local-dir ./edit" in text
     assert "README.md" not in contents(directory)
     assert set(actions(qkedit.push(directory, REPO)).values()) == {"unchanged"}
+
+
+def test_an_adapter_goes_with_its_own_card_and_the_bases_licence(
+    hub: WritableHub, base: dict[str, bytes], edited: Edited
+) -> None:
+    directory = edited("lora")
+    report = qkedit.push(directory, REPO)
+    files = hub.repositories[REPO].files()
+    assert files == contents(directory) | {name: base[name] for name in (".gitattributes", "LICENSE")}
+    assert set(actions(report).values()) == {"upload"}
+    assert set(actions(qkedit.push(directory, REPO)).values()) == {"unchanged"}
+    qkedit.push(edited("delta"), REPO)
+    assert not any(name.startswith("adapter") for name in hub.repositories[REPO].files())
+
+
+def test_an_adapter_that_was_changed_is_not_sent(hub: WritableHub, base: dict[str, bytes], edited: Edited) -> None:
+    directory = edited("lora")
+    (directory / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"changed since qkedit wrote them: adapter_config\.json"):
+        qkedit.push(directory, REPO)
+    (directory / "adapter_config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"missing: adapter_config\.json"):
+        qkedit.push(directory, REPO)
 
 
 def test_a_delta_in_the_place_of_a_model_takes_the_models_files_away(

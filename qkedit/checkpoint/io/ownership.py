@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def files_standing_in(directory: Path) -> Replaced:
     with explained("look into the directory", directory):
         found = sorted(name for name in _entries(directory) if not is_litter(name))
     manifest = _manifest(directory / MANIFEST_FILE)
-    known = _written_by_qkedit(directory, manifest)
+    known = written_by_qkedit(manifest, found)
     hashes = {} if manifest is None else manifest.generated
     changed = {name for name in known & set(found) if name in hashes and _sha256(directory / name) != hashes[name]}
     return Replaced(
@@ -82,10 +82,16 @@ def _entries(directory: Path) -> Iterator[str]:
         yield from (Path(folder, name).relative_to(directory).as_posix() for name in (*files, *links))
 
 
-def _written_by_qkedit(directory: Path, manifest: Ownership | None) -> frozenset[str]:
+def written_by_qkedit(manifest: Ownership | None, names: Collection[str]) -> frozenset[str]:
+    """Return what qkedit writes into an output, whether it is there or not.
+
+    Args:
+        manifest: of the output; None for a directory without one.
+        names: of the files that stand there, which tell the layout.
+    """
     if manifest is None:
         return frozenset()
-    if os.path.lexists(directory / DELTA_FILE):
+    if DELTA_FILE in names:
         return frozenset({MANIFEST_FILE, DELTA_FILE})
     if ADAPTER_CONFIG in manifest.generated:
         return frozenset({MANIFEST_FILE, ADAPTER_FILE, *manifest.generated})
