@@ -56,7 +56,17 @@ APART = {
     "qkedit.steering.engine": ("qkedit.steering.outputs",),
 }
 # Modules at the top that every room may use.
-EVERYWHERE = {"configuration_files", "errors", "images", "prompts", "renamed", "selection", "strict_text", "version"}
+EVERYWHERE = {
+    "configuration_files",
+    "errors",
+    "images",
+    "other_packages",
+    "prompts",
+    "renamed",
+    "selection",
+    "strict_text",
+    "version",
+}
 # No folder holds more files than a reader can survey, and no file more lines than one takes in at a sitting.
 MOST_FILES, MOST_LINES = 15, 330
 HEAVY = {"torch", "transformers", "accelerate", "huggingface_hub", "matplotlib", "scipy", "nltk"}

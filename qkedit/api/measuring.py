@@ -100,15 +100,15 @@ def evaluate(
     from qkedit.evaluation.benchmarks.registry import benchmark_named
     from qkedit.evaluation.runs.evaluate import evaluate as run
     from qkedit.evaluation.runs.local_model import LocalModel
-    from qkedit.evaluation.runs.tasks import parts_of
+    from qkedit.evaluation.runs.tasks import tasks_of
     from qkedit.plugins.settings import parse_plugins
     from qkedit.runtime.load_options import Placement
 
     chosen = parse_plugins(list(plugins)) or ()
     placement = Placement(device_map, attn_implementation, quantization)
     local = LocalModel(str(model), revision, chosen, device, dtype, batch_size, placement=placement)
-    parts = parts_of(benchmark_named(benchmark), Path(data), splits)
-    return run(local, parts, Path(images), Path(out), prompt=prompt, limit=limit, overwrite=overwrite)
+    tasks = tasks_of(benchmark_named(benchmark), Path(data), splits)
+    return run(local, tasks, Path(images), Path(out), prompt=prompt, limit=limit, overwrite=overwrite)
 
 
 def compare(

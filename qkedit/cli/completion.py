@@ -39,12 +39,12 @@ def models(incomplete: str) -> list[str]:
 
 def benchmarks(incomplete: str) -> list[str]:
     """Complete the names of benchmarks and, after a dot, those of their splits."""
-    from qkedit.evaluation.benchmarks.registry import BENCHMARKS
+    from qkedit.evaluation.benchmarks.registry import benchmark_named, benchmark_names
 
     name, dot, _ = incomplete.partition(".")
-    if dot and name in BENCHMARKS:
-        return _starting(incomplete, (f"{name}.{split}" for split in BENCHMARKS[name].splits))
-    return _starting(incomplete, BENCHMARKS)
+    if dot and name in benchmark_names():
+        return _starting(incomplete, (f"{name}.{split}" for split in benchmark_named(name).splits))
+    return _starting(incomplete, benchmark_names())
 
 
 def plugins(incomplete: str) -> list[str]:

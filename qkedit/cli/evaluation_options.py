@@ -34,8 +34,12 @@ NormaliseOption = Annotated[
     bool,
     flag("--normalise", help="AMBER: take the first word of an answer; our rule, the same as --parser normalised."),
 ]
+CacheGroundTruthOption = Annotated[
+    Path | None,
+    flag("--cache-ground-truth", help="CHAIR: keep what COCO's annotations say, as NAME_gt_objects.json.gz."),
+]
 WriteTruthOption = Annotated[
-    Path | None, flag("--write-truth", help="CHAIR: keep what COCO's annotations say, as NAME_gt_objects.json.gz.")
+    Path | None, flag("--write-truth", help="The same as --cache-ground-truth, by its old name.", hidden=True)
 ]
 
 

@@ -30,8 +30,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.drift_metrics import DRIFT
+from qkedit.evaluation.metric import sum_of_ratios
 from qkedit.evaluation.statistics.intervals import LEVEL, RESAMPLES, SEED
-from qkedit.evaluation.statistics.resampling import percentiles, ratios, resampled
+from qkedit.evaluation.statistics.resampling import percentiles, resampled
 from qkedit.images import read_image
 from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.prompts import CAPTION_PROMPT
@@ -118,13 +120,13 @@ class Drift:
         intervals = {}
         for name, parts in self._parts().items():
             sums = resampled(parts, RESAMPLES, SEED)
-            intervals[name] = percentiles(ratios(sums[:, 0], sums[:, 1]), level)
+            intervals[name] = percentiles(sum_of_ratios(sums), level)
         return intervals
 
     def result(self) -> dict[str, Any]:
         """Return one entry of `results`, as `qkedit gate` reads it."""
         return {
-            "benchmark": "drift",
+            "benchmark": DRIFT,
             "split": None,
             "n": len(self.images),
             "metrics": dict(self.metrics),

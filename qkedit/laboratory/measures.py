@@ -9,9 +9,9 @@ from typing import Any
 from qkedit.demo.questions import SPLITS
 from qkedit.errors import UsageError
 from qkedit.evaluation.files.records import Item, Score
-from qkedit.evaluation.metric_units import Better, better
+from qkedit.evaluation.metric import Better
 from qkedit.evaluation.statistics.intervals import Difference, Interval, holm, interval, paired
-from qkedit.evaluation.statistics.metrics import metrics_of
+from qkedit.evaluation.statistics.metrics import meaning_of, metrics_of
 from qkedit.laboratory.arms import Arm
 
 CAPTIONS = "captions"
@@ -40,7 +40,7 @@ class Measure:
     @property
     def better(self) -> Better:
         """Which direction is better."""
-        return better(self.metric)
+        return meaning_of("custom", self.metric).better
 
 
 MEASURES: dict[str, Measure] = {
@@ -82,8 +82,7 @@ class Outcome:
         From the items, as intervals are: F1 is 2tp / (2tp + fp + fn), which has a value where nothing is called true.
         """
         items = self.scores[measure.part].items
-        numerator, denominator = metrics_of(items)[measure.metric].parts(items)
-        return numerator / denominator if denominator else None
+        return metrics_of(items)[measure.metric].value_of(items)
 
 
 @dataclass(frozen=True)

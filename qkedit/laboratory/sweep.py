@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qkedit.evaluation.metric_units import Better
+from qkedit.evaluation.metric import Better
 from qkedit.evaluation.statistics.intervals import Difference
 from qkedit.laboratory.arms import BASE, Arm
 from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set

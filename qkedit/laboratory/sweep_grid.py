@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from qkedit.errors import UsageError
-from qkedit.evaluation.metric_units import Better
+from qkedit.evaluation.metric import Better
 from qkedit.laboratory.arms import BASE, Arm, controls
 from qkedit.laboratory.eval_set import SceneRange
 from qkedit.laboratory.measures import Measure, measure_named

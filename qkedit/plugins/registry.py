@@ -11,14 +11,13 @@ Classes are imported when they are named, since they bring torch along.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from qkedit.errors import QkeditError, UsageError
+from qkedit.other_packages import load_entry_point, package_of, points_of_other_packages
 
 # The entry-point group in which other packages name theirs.
 ENTRY_POINTS = "qkedit.plugins"
@@ -36,7 +35,7 @@ class PluginOption:
 
 def plugin_names() -> tuple[str, ...]:
     """Return the names of all plug-ins: those of this package, then those of installed packages in order."""
-    return (*PLUGINS, *sorted(_of_other_packages().keys() - PLUGINS.keys()))
+    return (*PLUGINS, *sorted(points_of_other_packages(ENTRY_POINTS).keys() - PLUGINS.keys()))
 
 
 def plugin_class(name: str) -> type[Any]:
@@ -52,36 +51,21 @@ def plugin_class(name: str) -> type[Any]:
         module, _, attribute = PLUGINS[name].partition(":")
         plugin: type[Any] = getattr(import_module(module), attribute)
         return plugin
-    if name in _of_other_packages():
-        return _loaded(_of_other_packages()[name])
+    if name in (others := points_of_other_packages(ENTRY_POINTS)):
+        return _loaded(others[name])
     known = plugin_names()
     near = difflib.get_close_matches(name.lower(), known, n=1)
     remedy = f"did you mean {near[0]!r}" if near else f"choose among {', '.join(known)}"
     raise UsageError(f"there is no plug-in {name!r}", where="--plugin", remedy=remedy)
 
 
-@cache
-def _of_other_packages() -> Mapping[str, EntryPoint]:
-    """The plug-ins of installed packages by name; one that is called like ours is passed over."""
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-
-
 def _loaded(point: EntryPoint) -> type[Any]:
-    package = point.dist.name if point.dist is not None else point.value
-    try:
-        plugin = point.load()
-    except Exception as error:  # whatever a stranger's module raises while it is imported
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise QkeditError(
-            f"the plug-in {point.name} of the package {package} cannot be imported ({reason})",
-            where="--plugin",
-            remedy="repair or uninstall that package",
-        ) from error
+    plugin = load_entry_point(point, "plug-in", "--plugin")
     if not (isinstance(plugin, type) and is_dataclass(plugin) and hasattr(plugin, "bind")):
         raise QkeditError(
-            f"the plug-in {point.name} of the package {package} is not a dataclass with a method `bind`",
+            f"the plug-in {point.name} of the package {package_of(point)} is not a dataclass with a method `bind`",
             where="--plugin",
-            remedy="see docs/architecture.md",
+            remedy="see docs/writing-a-plugin.md",
         )
     return plugin
 

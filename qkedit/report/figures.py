@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qkedit.evaluation.metric_units import Better
+from qkedit.evaluation.metric import Better
 from qkedit.evaluation.statistics.intervals import Difference, Interval
 from qkedit.laboratory.measures import Figure, Measure
 

@@ -28,9 +28,9 @@ from benchmarking.results import CommandRun
 from benchmarking.timing import Timing, in_turns
 
 from qkedit.errors import QkeditError
-from qkedit.evaluation.benchmarks import mme
 from qkedit.evaluation.benchmarks.amber import scoring as amber
 from qkedit.evaluation.benchmarks.chair import scoring as chair
+from qkedit.evaluation.benchmarks.mme import scoring as mme
 
 SAYINGS = (
     "Yes, there is.",

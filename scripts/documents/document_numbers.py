@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 import qkedit  # noqa: E402
 from qkedit.checkpoint.architecture.description import known_families  # noqa: E402
 from qkedit.checkpoint.presets import presets  # noqa: E402
-from qkedit.evaluation.benchmarks.registry import BENCHMARKS  # noqa: E402
+from qkedit.evaluation.benchmarks.registry import benchmark_names  # noqa: E402
 from qkedit.plugins.core.grid_layouts import LAYOUTS  # noqa: E402
 
 MARKED = re.compile(r"<!--([a-z-]+)-->([^<]*)<!--/-->")
@@ -35,7 +35,7 @@ def numbers() -> dict[str, str]:
         "model-types": str(sum(len(family["model_types"]) for family in families)),
         "grid-families": str(len({family_of.get(name, name) for name in LAYOUTS})),
         "presets": str(len(presets())),
-        "benchmarks": str(len(BENCHMARKS)),
+        "benchmarks": str(len(benchmark_names())),
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from qkedit.checkpoint.io.copying import LinkMode
 from qkedit.cli import completion
-from qkedit.evaluation.benchmarks.registry import BENCHMARKS
+from qkedit.evaluation.benchmarks.registry import benchmark_names
 from qkedit.spectral.options import Channel, Control
 from qkedit.steering.options import ComputeDtype, Layout
 from tests.cli.command import ROOT
@@ -25,7 +25,7 @@ from tests.cli.test_terminal import WITHOUT_TORCH, environment
         (completion.compute_dtypes, get_args(ComputeDtype)),
         (completion.layouts, get_args(Layout)),
         (completion.links, tuple(mode.value for mode in LinkMode)),
-        (completion.benchmarks, tuple(BENCHMARKS)),
+        (completion.benchmarks, benchmark_names()),
     ],
 )
 def test_every_value_is_offered(completer: completion.Completer, values: tuple[str, ...]) -> None:

@@ -9,17 +9,20 @@ that the image does not show is a hallucination.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from qkedit.errors import UsageError
+from qkedit.evaluation.benchmarks.benchmark import Benchmark
 from qkedit.evaluation.benchmarks.chair import scoring as chair
+from qkedit.evaluation.benchmarks.chair.metrics import METRICS as CAPTION_METRICS
 from qkedit.evaluation.benchmarks.chair.words import Reading
-from qkedit.evaluation.benchmarks.yes_no import judge, parser_named, score_of
+from qkedit.evaluation.benchmarks.yes_no import METRICS, judge, parser_named, score_of
 from qkedit.evaluation.files.answer_files import join
 from qkedit.evaluation.files.json_rows import Row, read_rows
-from qkedit.evaluation.files.records import Answer, Question, Score
+from qkedit.evaluation.files.records import Answer, CaptionItem, Item, Question, Score, YesNoItem
+from qkedit.evaluation.metric import Metric
 
 VARIANT = "words"
 _WORD = re.compile(r"\w+")
@@ -132,3 +135,37 @@ def mention_finder(objects: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
+
+
+class CustomQuestions(Benchmark):
+    """A user's own questions, with yes or no or a list of objects as their truth."""
+
+    name = "custom"
+    title = "custom questions"
+    rules = ("official", "vcd", "opera", "repope")
+    max_new_tokens = 512
+    metrics = (*METRICS, *(metric for metric in CAPTION_METRICS if metric.name not in {one.name for one in METRICS}))
+
+    item_kinds = (YesNoItem, CaptionItem)
+
+    def read_questions(
+        self, data: Path, split: str | None, rule: str | None, files: Mapping[str, Path]
+    ) -> tuple[Question, ...]:
+        """Return the questions of a file, or of `questions.jsonl` in a directory."""
+        return load_questions(data, split)
+
+    def judge(
+        self,
+        questions: Sequence[Question],
+        answers: Sequence[Answer],
+        *,
+        split: str | None,
+        rule: str | None,
+        allow_missing: bool,
+    ) -> Score:
+        """Return the score of one split; see `score`."""
+        return score(questions, answers, split=split, parser=rule, allow_missing=allow_missing)
+
+    def metrics_of(self, items: Sequence[Item]) -> tuple[Metric, ...]:
+        """Return those of captions or those of yes and no."""
+        return CAPTION_METRICS if isinstance(items[0], CaptionItem) else METRICS

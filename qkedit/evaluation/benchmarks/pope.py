@@ -5,15 +5,16 @@ The files, their parsers and formats are described in docs/evaluation.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qkedit.errors import UsageError
-from qkedit.evaluation.benchmarks.yes_no import judge, parser_named, score_of
+from qkedit.evaluation.benchmarks.benchmark import Benchmark
+from qkedit.evaluation.benchmarks.yes_no import METRICS, judge, parser_named, score_of
 from qkedit.evaluation.files.answer_files import answer_in, join, read_answers
 from qkedit.evaluation.files.data_files import find, required
 from qkedit.evaluation.files.json_rows import read_rows
-from qkedit.evaluation.files.records import Answer, Question, Score
+from qkedit.evaluation.files.records import Answer, Question, Score, YesNoItem
 
 _NAMES = ("random", "popular", "adversarial")
 # Published under these names; the second is how other repositories and the demo call them.
@@ -108,3 +109,42 @@ def score(
     name, parse = parser_named(parser, "official")
     joined = join(questions, answers, allow_missing=allow_missing)
     return score_of("pope", split, name, joined, judge(joined, parse))
+
+
+class Pope(Benchmark):
+    """POPE (arXiv 2305.10355)."""
+
+    name = "pope"
+    title = "POPE"
+    paper = "2305.10355"
+    rules = ("official", "vcd", "opera", "repope")
+    splits = SPLITS
+    ids_restart_per_split = True
+    metrics = METRICS
+    item_kinds = (YesNoItem,)
+
+    def read_questions(
+        self, data: Path, split: str | None, rule: str | None, files: Mapping[str, Path]
+    ) -> tuple[Question, ...]:
+        """Return a split's questions; see `load_questions`."""
+        return load_questions(data, split)
+
+    def judge(
+        self,
+        questions: Sequence[Question],
+        answers: Sequence[Answer],
+        *,
+        split: str | None,
+        rule: str | None,
+        allow_missing: bool,
+    ) -> Score:
+        """Return the score of one split; see `score`."""
+        return score(questions, answers, split=split, parser=rule, allow_missing=allow_missing)
+
+    def splits_below(self, data: Path) -> tuple[str, ...]:
+        """Return the splits whose questions are below `data`."""
+        return splits_in(data)
+
+    def load_answers(self, file: Path) -> tuple[Answer, ...]:
+        """Return the answers of a file in POPE's own format or the common one."""
+        return load_answers(file)

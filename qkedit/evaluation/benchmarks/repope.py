@@ -5,15 +5,16 @@ Its rows keep POPE's `question_id`, so that answers to POPE are scored as they a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qkedit.errors import UsageError
 from qkedit.evaluation.benchmarks import pope
-from qkedit.evaluation.benchmarks.yes_no import judge, parser_named, score_of
+from qkedit.evaluation.benchmarks.benchmark import Benchmark
+from qkedit.evaluation.benchmarks.yes_no import METRICS, judge, parser_named, score_of
 from qkedit.evaluation.files.answer_files import join
 from qkedit.evaluation.files.data_files import find, required
-from qkedit.evaluation.files.records import Answer, Question, Score
+from qkedit.evaluation.files.records import Answer, Question, Score, YesNoItem
 
 SPLITS = ("random", "popular", "adversarial")
 _PLACES = ("repope", "annotations")
@@ -71,3 +72,42 @@ def score(
 
 def _file(split: str) -> str:
     return f"coco_repope_{split}.json"
+
+
+class RePope(Benchmark):
+    """RePOPE (arXiv 2504.15707)."""
+
+    name = "repope"
+    title = "RePOPE"
+    paper = "2504.15707"
+    rules = ("repope", "official", "vcd", "opera")
+    splits = SPLITS
+    ids_restart_per_split = True
+    metrics = METRICS
+    item_kinds = (YesNoItem,)
+
+    def read_questions(
+        self, data: Path, split: str | None, rule: str | None, files: Mapping[str, Path]
+    ) -> tuple[Question, ...]:
+        """Return a split's questions; see `load_questions`."""
+        return load_questions(data, split)
+
+    def judge(
+        self,
+        questions: Sequence[Question],
+        answers: Sequence[Answer],
+        *,
+        split: str | None,
+        rule: str | None,
+        allow_missing: bool,
+    ) -> Score:
+        """Return the score of one split; see `score`."""
+        return score(questions, answers, split=split, parser=rule, allow_missing=allow_missing)
+
+    def splits_below(self, data: Path) -> tuple[str, ...]:
+        """Return the splits whose questions are below `data`."""
+        return splits_in(data)
+
+    def load_answers(self, file: Path) -> tuple[Answer, ...]:
+        """Return the answers of a file in POPE's own format or the common one."""
+        return load_answers(file)

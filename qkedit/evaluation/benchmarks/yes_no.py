@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from qkedit.errors import UsageError
 from qkedit.evaluation.files.answer_files import Joined
 from qkedit.evaluation.files.records import Score, YesNoItem
+from qkedit.evaluation.metric import Better, Metric, Unit, ratio
 
 # Parses an answer's text to a question with this truth: yes, no, or None for neither.
 Parser = Callable[[str, str], str | None]
@@ -148,3 +149,35 @@ def _printed(counts: Mapping[str, int], metrics: Mapping[str, float | None]) -> 
     }
     figures = {printed: repr(metrics[name]) for printed, name in names.items() if metrics[name] is not None}
     return {name.upper(): str(counts[name]) for name in ("tp", "fp", "tn", "fn")} | figures
+
+
+def _is_true(item: YesNoItem) -> bool:
+    return item.parsed == item.truth == "yes"
+
+
+# An answer that is neither yes nor no is wrong, a missed yes where yes is true, and not a hallucination.
+METRICS = (
+    Metric("accuracy", Better.HIGHER, Unit.SHARE, ratio(lambda item: (item.right, 1)), is_share_right=True),
+    Metric("precision", Better.HIGHER, Unit.SHARE, ratio(lambda item: (_is_true(item), item.parsed == "yes"))),
+    Metric(
+        "recall",
+        Better.HIGHER,
+        Unit.SHARE,
+        ratio(lambda item: (_is_true(item), item.truth == "yes")),
+        loss="lost recall",
+    ),
+    Metric(
+        "f1",
+        Better.HIGHER,
+        Unit.SHARE,
+        ratio(lambda item: (2 * _is_true(item), (item.parsed == "yes") + (item.truth == "yes"))),
+    ),
+    Metric("yes_ratio", Better.NEITHER, Unit.SHARE, ratio(lambda item: (item.parsed == "yes", 1))),
+    Metric(
+        "hr",
+        Better.LOWER,
+        Unit.SHARE,
+        ratio(lambda item: (item.parsed == "yes" and item.truth == "no", item.truth == "no")),
+        is_hallucination=True,
+    ),
+)

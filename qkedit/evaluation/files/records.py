@@ -1,6 +1,6 @@
 """What every benchmark speaks in: questions with their truth, answers, and scores with one item an answer.
 
-Identifiers are strings, as a file's numbers and names both become one. Every metric is a ratio of sums over items,
+Identifiers are strings, as a file's numbers and names both become one. Every metric is a function of sums over items,
 so that a comparison of two runs can resample items without knowing the benchmark. As JSON a score is one object of
 plain values, with its items inline:
 
@@ -150,7 +150,22 @@ class AmberCaptionItem(CaptionItem):
     fallen_for: tuple[str, ...] = ()
 
 
-Item = YesNoItem | CaptionItem
+@dataclass(frozen=True)
+class MeasuredItem:
+    """One answer by the numbers that its benchmark's metrics add up, for rules that no other kind of item fits.
+
+    Attributes:
+        sums: by name, what the answer adds to a metric's totals; see `qkedit.evaluation.metric.measured`.
+        truth: what the question holds to be true, so that two runs can be checked to agree about it.
+    """
+
+    id: str
+    sums: Mapping[str, tuple[float, ...]]
+    truth: str = ""
+    group: str = ""
+
+
+Item = YesNoItem | CaptionItem | MeasuredItem
 
 
 @dataclass(frozen=True)

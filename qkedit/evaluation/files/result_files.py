@@ -11,7 +11,6 @@ from qkedit.errors import QkeditError
 from qkedit.evaluation.files.json_rows import read_object
 from qkedit.evaluation.files.records import RULE_KINDS, Score
 from qkedit.evaluation.files.score_json import score_from_dict
-from qkedit.evaluation.metric_units import is_share
 
 # What a run leaves in its output directory.
 RESULT_FILE = "result.json"
@@ -107,8 +106,6 @@ def _measured(row: Any, run: Any, where: str) -> Measured:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not is_number:
             raise _wrong(f"{where}: metrics: {name}", "is neither a number nor null")
-        if value is not None and is_share(benchmark, name) and not 0 <= value <= 1:
-            raise _wrong(f"{where}: metrics: {name}", f"is {value:g}, and not a share from 0 to 1")
     n = row.get("n")
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 0):
         raise _wrong(f"{where}: n", "is not a whole number from 0 on")

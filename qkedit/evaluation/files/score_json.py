@@ -14,6 +14,7 @@ from qkedit.evaluation.files.records import (
     CaptionItem,
     HallusionBenchItem,
     Item,
+    MeasuredItem,
     Score,
     YesNoItem,
 )
@@ -36,7 +37,13 @@ def score_as_dict(score: Score) -> dict[str, Any]:
 
 def item_as_dict(item: Item) -> dict[str, Any]:
     """Return an item as JSON takes it: its fields, tuples as lists."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(item).items()}
+    return {name: _plain(value) for name, value in vars(item).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: list(numbers) for name, numbers in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def score_from_dict(row: Any, where: str = "score") -> Score:
@@ -120,6 +127,15 @@ def _number_or_none(value: Any, where: str) -> float | None:
     return value
 
 
+def _numbers(value: Any, where: str) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        raise _wrong(where, "is not a list")
+    numbers = tuple(_number_or_none(entry, where) for entry in value)
+    if None in numbers:
+        raise _wrong(where, "holds null among its numbers")
+    return numbers  # type: ignore[return-value]  # looked through just now
+
+
 def _texts(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise _wrong(where, "is not a list")
@@ -147,6 +163,8 @@ def _item(row: Mapping[str, Any], where: str) -> Item:
         if "hard" in row:
             return HallusionBenchItem(**_fields(row, {**_YES_NO, "hard": _flag}, where))
         return YesNoItem(**_fields(row, _YES_NO, where))
+    if "sums" in row:
+        return MeasuredItem(**_fields(row, _MEASURED, where))
     if "likely" in row:
         return AmberCaptionItem(**_fields(row, {**_CAPTION, "likely": _texts, "fallen_for": _texts}, where))
     return CaptionItem(**_fields(row, _CAPTION, where))
@@ -167,5 +185,11 @@ _CAPTION: Mapping[str, Reader] = {
     "covered": _texts,
     "truth": _texts,
     "words": _count,
+    "group": _text,
+}
+_MEASURED: Mapping[str, Reader] = {
+    "id": _text,
+    "sums": _values_of(_numbers),
+    "truth": _text,
     "group": _text,
 }

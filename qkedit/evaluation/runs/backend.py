@@ -13,18 +13,18 @@ from qkedit.version import __version__
 
 
 @dataclass(frozen=True)
-class Ask:
+class EvalRequest:
     """One question as it is put to a model.
 
     Attributes:
-        part: the part of the run it belongs to, such as `pope.random`.
+        task: the task it belongs to, such as `pope.random`.
         question: as the benchmark has it.
         prompt: what is asked, the question as it is or in the user's words.
         image: what is shown; None where nothing is.
         max_new_tokens: longest answer.
     """
 
-    part: str
+    task: str
     question: Question
     prompt: str
     image: Path | None
@@ -32,7 +32,7 @@ class Ask:
 
     @property
     def id(self) -> str:
-        """The question's id, unique within its part."""
+        """The question's id, unique within its task."""
         return self.question.id
 
 
@@ -50,7 +50,7 @@ class Reply:
 
 
 class Session(Protocol):
-    """An answerer that is ready to answer."""
+    """An backend that is ready to answer."""
 
     @property
     def observed(self) -> Mapping[str, Any]:
@@ -62,7 +62,7 @@ class Session(Protocol):
         """What the reader should know of the answers given so far."""
         ...
 
-    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
+    def answers(self, requests: Sequence[EvalRequest]) -> Iterator[tuple[EvalRequest, Reply]]:
         """Yield every answer as it comes, in any order, untouched.
 
         Raises:
@@ -71,7 +71,7 @@ class Session(Protocol):
         ...
 
 
-class Answerer(Protocol):
+class Backend(Protocol):
     """What can be asked."""
 
     @property

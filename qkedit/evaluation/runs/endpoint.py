@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.files.json_rows import LONGEST_TEXT
 from qkedit.evaluation.files.records import STOP
-from qkedit.evaluation.runs.backend import Ask, Reply, versions
+from qkedit.evaluation.runs.backend import EvalRequest, Reply, versions
 from qkedit.images import is_plain, read_image
 
 if TYPE_CHECKING:
@@ -59,12 +59,12 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        """See `Answerer`."""
+        """See `Backend`."""
         return self.served_model
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """See `Answerer`."""
+        """See `Backend`."""
         return {"concurrency": self.concurrency}
 
     @cached_property
@@ -104,7 +104,7 @@ class Endpoint:
         )
 
     def identity(self) -> dict[str, Any]:
-        """See `Answerer`."""
+        """See `Backend`."""
         return {
             "endpoint": self.base_url,
             "endpoint_model": self.served_model,
@@ -129,19 +129,21 @@ class Endpoint:
 
     @contextmanager
     def session(self) -> Iterator[_EndpointSession]:
-        """See `Answerer`."""
+        """See `Backend`."""
         with self._client() as client:
             yield _EndpointSession(self, client)
 
-    def answer(self, client: OpenAI, ask: Ask) -> Reply:
+    def answer(self, client: OpenAI, request: EvalRequest) -> Reply:
         """Return the answer to one question. Raises QkeditError when it cannot be had."""
-        pictures = [] if ask.image is None else [{"type": "image_url", "image_url": {"url": data_url(ask.image)}}]
-        content: list[Any] = [*pictures, {"type": "text", "text": ask.prompt}]
+        pictures = (
+            [] if request.image is None else [{"type": "image_url", "image_url": {"url": data_url(request.image)}}]
+        )
+        content: list[Any] = [*pictures, {"type": "text", "text": request.prompt}]
         with self._explained():
             completion = client.chat.completions.create(
                 model=self.served_model,
                 messages=[{"role": "user", "content": content}],
-                max_tokens=ask.max_new_tokens,
+                max_tokens=request.max_new_tokens,
                 temperature=0,
             )
             # A server of another kind may answer with anything.
@@ -220,38 +222,38 @@ class _EndpointSession:
     def warnings(self) -> Sequence[str]:
         return ()
 
-    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
-        rest = iter(asks)
+    def answers(self, requests: Sequence[EvalRequest]) -> Iterator[tuple[EvalRequest, Reply]]:
+        rest = iter(requests)
         failure: Exception | None = None
         under_way = 0
-        done: SimpleQueue[tuple[Ask, Reply | Exception]] = SimpleQueue()
+        done: SimpleQueue[tuple[EvalRequest, Reply | Exception]] = SimpleQueue()
         while True:
             while failure is None and under_way < self.endpoint.concurrency:
-                ask = next(rest, None)
-                if ask is None:
+                request = next(rest, None)
+                if request is None:
                     break
                 # A thread that dies with the process: a server that is silent does not keep Ctrl-C waiting.
-                Thread(target=self._put_answer, args=(ask, done), daemon=True).start()
+                Thread(target=self._put_answer, args=(request, done), daemon=True).start()
                 under_way += 1
             if not under_way:
                 break
-            ask, outcome = _next(done)
+            request, outcome = _next(done)
             under_way -= 1
             if isinstance(outcome, Exception):
                 failure = failure or outcome
             else:
-                yield ask, outcome
+                yield request, outcome
         if failure is not None:
             raise failure
 
-    def _put_answer(self, ask: Ask, done: SimpleQueue[tuple[Ask, Reply | Exception]]) -> None:
+    def _put_answer(self, request: EvalRequest, done: SimpleQueue[tuple[EvalRequest, Reply | Exception]]) -> None:
         try:
-            done.put((ask, self.endpoint.answer(self.client, ask)))
+            done.put((request, self.endpoint.answer(self.client, request)))
         except Exception as error:  # whatever it is, the main thread must not wait for ever
-            done.put((ask, error))
+            done.put((request, error))
 
 
-def _next(done: SimpleQueue[tuple[Ask, Reply | Exception]]) -> tuple[Ask, Reply | Exception]:
+def _next(done: SimpleQueue[tuple[EvalRequest, Reply | Exception]]) -> tuple[EvalRequest, Reply | Exception]:
     """Wait for an outcome, looking up each second.
 
     A signal that comes between Python's last look for signals and the wait for a lock does not end that wait: Ctrl-C

@@ -16,9 +16,9 @@ from typing import Any
 
 from qkedit.evaluation.files.records import Answer, Score
 from qkedit.evaluation.files.score_json import score_as_dict
-from qkedit.evaluation.runs.backend import Answerer, Ask
+from qkedit.evaluation.runs.backend import Backend, EvalRequest
 from qkedit.evaluation.runs.run_files import RunFiles
-from qkedit.evaluation.runs.tasks import Part, asks_of, check_images, check_scoring, cut
+from qkedit.evaluation.runs.tasks import Task, build_requests, check_images, check_scoring, cut
 
 NO_HASH = "the result holds no hash of the weights, since an endpoint does not tell which it serves"
 
@@ -50,8 +50,8 @@ class Finished:
 
 
 def evaluate(
-    answerer: Answerer,
-    parts: Sequence[Part],
+    backend: Backend,
+    tasks: Sequence[Task],
     images: Path,
     out: Path,
     *,
@@ -63,12 +63,12 @@ def evaluate(
     """Ask, write down and score.
 
     Args:
-        answerer: what is asked.
-        parts: what it is asked.
+        backend: what is asked.
+        tasks: what it is asked.
         images: the directory of the images.
         out: the directory of the run; one that was interrupted is taken up again.
         prompt: what is asked instead, with `{question}` where the benchmark's own question stands.
-        limit: ask the first so many questions of each part.
+        limit: ask the first so many questions of each task.
         overwrite: begin anew where another run's files are.
         watch: told of progress.
 
@@ -79,41 +79,41 @@ def evaluate(
         UsageError: the prompt asks the same of different questions, or `out` holds something else.
         QkeditError: an image is missing, the model cannot answer, or a file cannot be read or written.
     """
-    parts = [cut(part, images, limit) for part in parts]
-    asks = [ask for part in parts for ask in asks_of(part, images, prompt)]
-    check_images(asks)
-    for part in parts:
-        check_scoring(part)
-    identity = _identity(answerer, parts, asks, prompt, limit)
+    tasks = [cut(task, images, limit) for task in tasks]
+    requests = [request for task in tasks for request in build_requests(task, images, prompt)]
+    check_images(requests)
+    for task in tasks:
+        check_scoring(task)
+    identity = _identity(backend, tasks, requests, prompt, limit)
     with RunFiles(out, identity, overwrite=overwrite) as files:
-        answered = {part.name: files.answers(part.name) for part in parts}
-        left = [ask for ask in asks if ask.id not in answered[ask.part]]
-        watch(len(asks) - len(left), len(asks))
+        answered = {task.name: files.answers(task.name) for task in tasks}
+        left = [request for request in requests if request.id not in answered[request.task]]
+        watch(len(requests) - len(left), len(requests))
         warnings = [] if "weights_sha256" in identity else [NO_HASH]
         if left:
-            with answerer.session() as session:
+            with backend.session() as session:
                 files.begin(session.observed)
-                for done, (ask, reply) in enumerate(session.answers(left), start=len(asks) - len(left) + 1):
-                    answered[ask.part][ask.id] = files.append(ask.part, ask.question, reply)
-                    watch(done, len(asks))
+                for done, (request, reply) in enumerate(session.answers(left), start=len(requests) - len(left) + 1):
+                    answered[request.task][request.id] = files.append(request.task, request.question, reply)
+                    watch(done, len(requests))
                 warnings += session.warnings
-        scores = tuple(score for part in parts for score in _scores(part, answered[part.name]))
-        run = {"model": answerer.name, **identity, **(files.observed or {}), **answerer.settings}
+        scores = tuple(score for task in tasks for score in _scores(task, answered[task.name]))
+        run = {"model": backend.name, **identity, **(files.observed or {}), **backend.settings}
         finished = Finished(out, scores, run, tuple(warnings), len(left))
         envelope = {"schema": 1, "command": "eval", "status": "done", "warnings": list(warnings)}
         return replace(finished, file=files.write_result(envelope | finished.as_dict()))
 
 
 def _identity(
-    answerer: Answerer, parts: Sequence[Part], asks: Sequence[Ask], prompt: str | None, limit: int | None
+    backend: Backend, tasks: Sequence[Task], requests: Sequence[EvalRequest], prompt: str | None, limit: int | None
 ) -> dict[str, Any]:
     """Return what makes this run the one it is: two runs with the same identity give the same answers."""
-    asked: dict[str, list[tuple[str, str, str]]] = {part.name: [] for part in parts}
-    for ask in asks:
-        asked[ask.part].append((ask.id, ask.image.name if ask.image else "", ask.prompt))
+    asked: dict[str, list[tuple[str, str, str]]] = {task.name: [] for task in tasks}
+    for request in requests:
+        asked[request.task].append((request.id, request.image.name if request.image else "", request.prompt))
     return {
-        **answerer.identity(),
-        "decoding": {"method": "greedy", "max_new_tokens": {part.name: part.max_new_tokens for part in parts}},
+        **backend.identity(),
+        "decoding": {"method": "greedy", "max_new_tokens": {task.name: task.max_new_tokens for task in tasks}},
         "prompt": prompt,
         "limit": limit,
         "questions": {
@@ -123,5 +123,5 @@ def _identity(
     }
 
 
-def _scores(part: Part, answers: Mapping[str, Answer]) -> Sequence[Score]:
-    return part.score(part.questions, [answers[question.id] for question in part.questions])
+def _scores(task: Task, answers: Mapping[str, Answer]) -> Sequence[Score]:
+    return task.score(task.questions, [answers[question.id] for question in task.questions])

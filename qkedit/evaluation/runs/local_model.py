@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qkedit.errors import QkeditError, memory_that_ran_out
 from qkedit.evaluation.files.records import LENGTH, STOP
-from qkedit.evaluation.runs.backend import Ask, Reply, versions
+from qkedit.evaluation.runs.backend import EvalRequest, Reply, versions
 from qkedit.images import read_image
 from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.runtime.fingerprint import fingerprint
@@ -52,11 +52,11 @@ class LocalModel:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """See `Answerer`."""
+        """See `Backend`."""
         return {"batch_size": self.batch_size}
 
     def identity(self) -> dict[str, Any]:
-        """See `Answerer`."""
+        """See `Backend`."""
         from qkedit.runtime.generation import directory_of
 
         trusted = bool(self.trust_remote_code)
@@ -82,7 +82,7 @@ class LocalModel:
 
     @contextmanager
     def session(self) -> Iterator[_LocalSession]:
-        """See `Answerer`."""
+        """See `Backend`."""
         from qkedit.plugins.transformers.attach import attach
         from qkedit.runtime.generation import load
 
@@ -129,20 +129,20 @@ class _LocalSession:
             for name, count in self._warned.items()
         ]
 
-    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
-        for batch in batches(asks, self.batch_size):
+    def answers(self, requests: Sequence[EvalRequest]) -> Iterator[tuple[EvalRequest, Reply]]:
+        for batch in batches(requests, self.batch_size):
             yield from zip(batch, self._answered(batch), strict=True)
 
-    def _answered(self, batch: Sequence[Ask]) -> list[Reply]:
+    def _answered(self, batch: Sequence[EvalRequest]) -> list[Reply]:
         from qkedit.runtime.generation import Prompt, prompt_text, respond_batch
 
-        images = {ask.image: read_image(ask.image) for ask in batch if ask.image is not None}
+        images = {request.image: read_image(request.image) for request in batch if request.image is not None}
         prompts = [
             Prompt(
-                prompt_text(self.loaded, ask.prompt, int(ask.image is not None)),
-                () if ask.image is None else (images[ask.image],),
+                prompt_text(self.loaded, request.prompt, int(request.image is not None)),
+                () if request.image is None else (images[request.image],),
             )
-            for ask in batch
+            for request in batch
         ]
         before = self._last_report()
         try:
@@ -152,7 +152,7 @@ class _LocalSession:
                 raise
             raise QkeditError(
                 f"{whose} does not hold {len(batch)} prompts side by side",
-                where=batch[0].part,
+                where=batch[0].task,
                 remedy="lower --batch-size; what was answered stays",
             ) from error
         if (report := self._last_report()) is not None and report is not before:
@@ -170,8 +170,8 @@ class _LocalSession:
                 self._first.setdefault(name, sentence)
 
 
-def batches(asks: Sequence[Ask], size: int) -> Iterator[list[Ask]]:
+def batches(requests: Sequence[EvalRequest], size: int) -> Iterator[list[EvalRequest]]:
     """Yield what is asked in batches of this size at most: with images or without, and one longest answer each."""
-    for _, alike in groupby(asks, key=lambda ask: (ask.image is None, ask.max_new_tokens)):
+    for _, alike in groupby(requests, key=lambda request: (request.image is None, request.max_new_tokens)):
         rest = list(alike)
         yield from (rest[start : start + size] for start in range(0, len(rest), size))

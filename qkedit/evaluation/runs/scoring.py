@@ -47,13 +47,13 @@ def score_files(
         files_of_run = _of_run(benchmark, answers, split)
     else:
         files_of_run = [answers]
-    if benchmark.numbered_apart:
+    if benchmark.ids_restart_per_split:
         parts = _of_each_split(benchmark, answers, data, split)
     else:
         parts = [(split, [answer for file in files_of_run for answer in benchmark.load_answers(file)])]
     scores: list[Score] = []
     for name, given in parts:
-        questions = benchmark.load_questions(data, None if benchmark.is_in_parts else name, rule, files)
+        questions = benchmark.load_questions(data, None if benchmark.single_question_set else name, rule, files)
         scores += benchmark.scores(questions, given, split=name, rule=rule, allow_missing=allow_missing)
     return tuple(scores)
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.benchmarks.registry import Benchmark
 from qkedit.evaluation.files.records import Answer, Question, Score
-from qkedit.evaluation.runs.backend import Ask
+from qkedit.evaluation.runs.backend import EvalRequest
 
 # Stands for a benchmark's own question in a prompt of the user's.
 QUESTION = "{question}"
 
 
 @dataclass(frozen=True)
-class Part:
+class Task:
     """The questions of one split of one benchmark.
 
     Attributes:
@@ -43,13 +43,13 @@ class Part:
         return self.benchmark if self.split is None else f"{self.benchmark}.{self.split}"
 
 
-def parts_of(
+def tasks_of(
     benchmark: Benchmark,
     data: Path,
     splits: Sequence[str] = (),
     *,
     max_new_tokens: int | None = None,
-) -> tuple[Part, ...]:
+) -> tuple[Task, ...]:
     """Return what there is to ask of a benchmark.
 
     Args:
@@ -67,62 +67,62 @@ def parts_of(
                 f"{split!r} is not the name of a split", where="--split", remedy="leave out what is not a name"
             )
     return tuple(
-        Part(
+        Task(
             benchmark.name,
             split,
             benchmark.load_questions(data, split),
             max_new_tokens or benchmark.max_new_tokens,
             partial(benchmark.scores, split=split),
-            chosen_by_images=benchmark.name == "chair" and split is None,
+            chosen_by_images=benchmark.takes_shown_images(split),
         )
         for split in splits or benchmark.splits_in(data)
     )
 
 
-def cut(part: Part, images: Path, limit: int | None) -> Part:
-    """Return a part with the questions that are to be asked.
+def cut(task: Task, images: Path, limit: int | None) -> Task:
+    """Return a task with the questions that are to be asked.
 
     Args:
-        part: with all of its questions.
+        task: with all of its questions.
         images: the directory of the images.
         limit: the first so many; None for all.
     """
-    questions = part.questions
-    if part.chosen_by_images:
+    questions = task.questions
+    if task.chosen_by_images:
         there = tuple(question for question in questions if _image_file(images, question).is_file())
         # Where none is there, all are missing, and that is said.
         questions = there or questions
-    return replace(part, questions=questions[:limit])
+    return replace(task, questions=questions[:limit])
 
 
-def asks_of(part: Part, images: Path, prompt: str | None = None) -> Iterator[Ask]:
-    """Yield a part's questions as they are put to a model.
+def build_requests(task: Task, images: Path, prompt: str | None = None) -> Iterator[EvalRequest]:
+    """Yield the questions of a task as they are put to a model.
 
     Args:
-        part: whose questions.
+        task: whose questions.
         images: the directory of the images, or of one folder for each task, as MME is published.
         prompt: what is asked instead, with `{question}` where the benchmark's own question stands.
 
     Raises:
         UsageError: the prompt would ask the same of different questions.
     """
-    own = {question.prompt for question in part.questions}
+    own = {question.prompt for question in task.questions}
     if prompt is not None and QUESTION not in prompt and len(own) > 1:
         raise UsageError(
-            f"would ask the same of {len(own)} different questions of {part.name}",
+            f"would ask the same of {len(own)} different questions of {task.name}",
             where="--prompt",
             remedy=f"put {QUESTION} where the question belongs",
         )
-    for question in part.questions:
+    for question in task.questions:
         # No format string: braces in a question or a prompt are themselves.
         text = question.prompt if prompt is None else prompt.replace(QUESTION, question.prompt)
         image = _image_file(images, question) if question.image else None
-        yield Ask(part.name, question, text, image, part.max_new_tokens)
+        yield EvalRequest(task.name, question, text, image, task.max_new_tokens)
 
 
-def check_images(asks: Sequence[Ask]) -> None:
+def check_images(requests: Sequence[EvalRequest]) -> None:
     """Raise QkeditError that names the first image that is not there."""
-    files = dict.fromkeys(ask.image for ask in asks if ask.image is not None)
+    files = dict.fromkeys(request.image for request in requests if request.image is not None)
     missing = [file for file in files if not file.is_file()]
     if missing:
         count = "" if len(missing) == 1 else f", the first of {len(missing)} of {len(files)}"
@@ -133,14 +133,14 @@ def check_images(asks: Sequence[Ask]) -> None:
         )
 
 
-def check_scoring(part: Part) -> None:
+def check_scoring(task: Task) -> None:
     """Score something, so that what scoring lacks is said before hours of answering.
 
     Raises:
         QkeditError: a language library is not installed, its data are not there …
     """
-    for question in part.questions[:1]:
-        part.score([question], [Answer(question.id, question.prompt)])
+    for question in task.questions[:1]:
+        task.score([question], [Answer(question.id, question.prompt)])
 
 
 def _image_file(images: Path, question: Question) -> Path:

@@ -12,22 +12,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from qkedit.errors import UsageError
-from qkedit.evaluation.files.records import Item, Score, YesNoItem
+from qkedit.evaluation.files.records import CaptionItem, Item, MeasuredItem, Score, YesNoItem
 from qkedit.evaluation.files.result_files import ScoredRun
-from qkedit.evaluation.metric_units import Better, better
+from qkedit.evaluation.metric import Better, Metric
 from qkedit.evaluation.statistics.intervals import LEVEL, RESAMPLES, SEED, Difference, holm, mcnemar, paired
 from qkedit.evaluation.statistics.metrics import metrics_of
 
 # Below this corrected p a difference is called better or worse.
 SIGNIFICANT = 0.05
-# The share of right answers, by the names it has.
-SHARE_RIGHT = ("accuracy", "acc", "a_acc")
 # What the models must share for a difference to be theirs, as result files of `qkedit eval` say it.
 ASKED_ALIKE = ("prompt", "dtype", "attention", "generation_config", "chat_template")
-# A gain in one of these …
-HALLUCINATION = ("chair_s", "chair_i", "hr", "chair", "hal")
-# … may have been bought with a loss in one of these.
-COST = {"mean_words": "shorter captions", "recall": "lost recall", "cover": "lost coverage"}
 # A loss of this share is worth a word even where chance could explain it.
 NOTABLE_LOSS = 0.02
 
@@ -38,13 +32,18 @@ class ComparedMetric:
 
     Attributes:
         difference: the values, b − a, and its interval and p.
-        better: which direction is better.
+        metric: whose.
         p_corrected: Holm's, over all tests of the comparison; None where there was no test, or no better direction.
     """
 
     difference: Difference
-    better: Better
+    metric: Metric
     p_corrected: float | None = None
+
+    @property
+    def better(self) -> Better:
+        """Which direction is better."""
+        return self.metric.better
 
     @property
     def verdict(self) -> str:
@@ -207,14 +206,14 @@ def _compared(a: Score, b: Score, level: float, resamples: int, seed: int) -> Co
         )
     items_a, items_b = _shared_items(a, b, where)
     metrics = []
-    for name, metric in metrics_of(items_a, a.benchmark).items():
+    for metric in metrics_of(items_a, a.benchmark).values():
         difference = paired(items_a, items_b, metric, level=level, resamples=resamples, seed=seed)
-        if name in SHARE_RIGHT and difference.value is not None:
+        if metric.is_share_right and difference.value is not None:
             difference = replace(difference, p=mcnemar(items_a, items_b).p, test="mcnemar")
-        metrics.append(ComparedMetric(difference, better(name)))
+        metrics.append(ComparedMetric(difference, metric))
     groups = metrics[0].difference.groups
     left_out = (len(a.items) - len(items_a), len(b.items) - len(items_b))
-    warnings = _costs(where, [compared.difference for compared in metrics])
+    warnings = _costs(where, metrics)
     return ComparedSplit(
         a.benchmark, a.split, a.rule_kind, a.rule, len(items_a), groups, left_out, tuple(metrics), warnings
     )
@@ -257,13 +256,18 @@ def _shared_items(a: Score, b: Score, where: str) -> tuple[list[Item], list[Item
     if not shared:
         raise UsageError("the runs share no item", where=where, remedy="compare runs on the same questions")
     for one, other in shared:
-        if isinstance(one, YesNoItem) != isinstance(other, YesNoItem) or one.truth != other.truth:
+        if _kind(one) is not _kind(other) or one.truth != other.truth:
             raise UsageError(
                 f"the runs do not agree about what is true of item {one.id!r}",
                 where=where,
                 remedy="score both against the same questions",
             )
     return [one for one, _ in shared], [other for _, other in shared]
+
+
+def _kind(item: Item) -> type[Item]:
+    """Return the kind of an item's judgement, without what a benchmark adds to it."""
+    return next(kind for kind in (YesNoItem, CaptionItem, MeasuredItem) if isinstance(item, kind))
 
 
 def _by_id(score: Score, where: str) -> Mapping[str, Item]:
@@ -273,15 +277,14 @@ def _by_id(score: Score, where: str) -> Mapping[str, Item]:
     return items
 
 
-def _costs(where: str, differences: Sequence[Difference]) -> tuple[str, ...]:
+def _costs(where: str, metrics: Sequence[ComparedMetric]) -> tuple[str, ...]:
     """Return a warning where fewer hallucinations come with less being said."""
-    gains = [found for found in differences if found.metric in HALLUCINATION and found.value is not None]
-    gains = [found for found in gains if found.value is not None and found.value < 0]
-    losses = [found for found in differences if found.metric in COST and _lost(found)]
+    gains = [one for one in metrics if one.metric.is_hallucination and (one.difference.value or 0) < 0]
+    losses = [one for one in metrics if one.metric.loss and _lost(one.difference)]
     if not gains or not losses:
         return ()
-    said = " and ".join(f"{COST[found.metric]} ({_values(found)})" for found in losses)
-    gained = ", ".join(f"{found.metric} ({_values(found)})" for found in gains)
+    said = " and ".join(f"{one.metric.loss} ({_values(one.difference)})" for one in losses)
+    gained = ", ".join(f"{one.metric.name} ({_values(one.difference)})" for one in gains)
     return (f"{where}: the gain in {gained} comes with {said}: saying less is a way to hallucinate less",)
 
 

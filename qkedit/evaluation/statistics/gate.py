@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import ge, gt, le, lt
 
-from qkedit.errors import UsageError
+from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.files.result_files import Measured
-from qkedit.evaluation.metric_units import Better, better, is_percentage, is_share
+from qkedit.evaluation.metric import Better, Meaning, Unit
+from qkedit.evaluation.statistics.metrics import meaning_of
 
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {"<=": le, ">=": ge, "<": lt, ">": gt}
 # A loss of exactly the tolerance is allowed, although 0.80 − 0.78 is a little more than 0.02 in binary.
@@ -133,15 +134,14 @@ def gate(
         _check_questions(before, measured, path)
         _check_unit(measured, metric, wanted.tolerance, str(wanted), is_difference=True)
         value, base = _value(measured, metric), _value(before, metric)
-        loss = _loss(metric, base, value)
+        loss = _loss(meaning_of(measured.benchmark, metric), metric, base, value)
         checks.append(Check(str(wanted), path, value, base, loss is not None and loss <= wanted.tolerance + _ROUNDING))
     return tuple(checks)
 
 
-def _loss(metric: str, base: float | None, value: float | None) -> float | None:
+def _loss(meaning: Meaning, metric: str, base: float | None, value: float | None) -> float | None:
     """Return by how much a figure is worse than it was, negative where it is better."""
-    direction = better(metric)
-    if direction is Better.NEITHER:
+    if meaning.better is Better.NEITHER:
         raise UsageError(
             "neither direction of it is worse",
             where=metric,
@@ -149,7 +149,7 @@ def _loss(metric: str, base: float | None, value: float | None) -> float | None:
         )
     if base is None or value is None:
         return None
-    return base - value if direction is Better.HIGHER else value - base
+    return base - value if meaning.better is Better.HIGHER else value - base
 
 
 def _found(results: Sequence[Measured], path: str, where: str) -> tuple[Measured, str]:
@@ -175,8 +175,15 @@ def _short_names(measured: Measured, metric: str) -> set[str]:
 
 
 def _value(measured: Measured, metric: str) -> float | None:
-    """Return a figure; one that was measured on nothing has no value."""
-    return None if measured.n == 0 else measured.metrics[metric]
+    """Return a figure; one that was measured on nothing has no value. Raises QkeditError for an impossible one."""
+    value = None if measured.n == 0 else measured.metrics[metric]
+    if value is not None and meaning_of(measured.benchmark, metric).unit is Unit.SHARE and not 0 <= value <= 1:
+        raise QkeditError(
+            f"is {value:g}, and not a share from 0 to 1",
+            where=f"{measured.name}.{metric}",
+            remedy="give what `qkedit score --json` or `qkedit eval` wrote",
+        )
+    return value
 
 
 def _check_questions(before: Measured, measured: Measured, path: str) -> None:
@@ -203,14 +210,15 @@ def _check_unit(
     measured: Measured, metric: str, limit: float, requirement: str, *, is_difference: bool = False
 ) -> None:
     """Refuse a percentage for a share, and a share for a percentage: it would always be met, or never."""
-    if is_share(measured.benchmark, metric) and limit > 1:
+    meaning = meaning_of(measured.benchmark, metric)
+    if meaning.unit is Unit.SHARE and limit > 1:
         raise UsageError(
             f"{metric} is a share from 0 to 1",
             where=requirement,
             remedy=f"write {limit / 100:g} for {limit:g} percent",
         )
     # Few hallucinations are less than one percent; no right answers are.
-    is_high = is_percentage(measured.benchmark, metric) and better(metric) is Better.HIGHER
+    is_high = meaning.unit is Unit.PERCENT and meaning.better is Better.HIGHER
     if is_high and not is_difference and 0 < limit <= 1:
         raise UsageError(
             f"{metric} of {measured.benchmark} is in percent",

@@ -20,8 +20,9 @@ import numpy as np
 
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.files.records import Item, YesNoItem
-from qkedit.evaluation.statistics.metrics import Metric, groups_of, metrics_of
-from qkedit.evaluation.statistics.resampling import Array, percentiles, ratios, resampled, two_sided
+from qkedit.evaluation.metric import Metric, sum_of_ratios
+from qkedit.evaluation.statistics.metrics import groups_of, metrics_of
+from qkedit.evaluation.statistics.resampling import Array, percentiles, resampled, two_sided
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -129,10 +130,10 @@ def interval(
     """
     chosen = _chosen(items, metric)
     groups = groups_of(items)
-    parts = _parts(groups, chosen)
-    sums = parts.sum(axis=0)
-    value = _value(sums)
-    is_share = len(groups) == len(items) and _is_share(parts)
+    sums = _sums(groups, chosen)
+    totals = sums.sum(axis=0)
+    value = _value(chosen, totals)
+    is_share = len(groups) == len(items) and _is_share(sums, chosen)
     if method == "wilson" and not is_share:
         raise UsageError(
             "Wilson's interval is for a plain share of independent items",
@@ -144,9 +145,9 @@ def interval(
     high: float | None = None
     if used == "wilson":
         if value is not None:
-            low, high = share_interval(int(sums[0]), int(sums[1]), level=level)
+            low, high = share_interval(int(totals[0]), int(totals[1]), level=level)
     elif value is not None and len(groups) > 1:
-        low, high = percentiles(_values(resampled(parts, resamples, seed)), level)
+        low, high = percentiles(chosen.value(resampled(sums, resamples, seed)), level)
     return Interval(chosen.name, value, low, high, used, len(items), len(groups), level)
 
 
@@ -189,15 +190,15 @@ def paired(
     groups_a = groups_of(first)
     positions = {item.id: item for item in second}
     groups_b = [[positions[item.id] for item in group] for group in groups_a]
-    of_a, of_b = _parts(groups_a, chosen), _parts(groups_b, chosen)
-    a, b = _value(of_a.sum(axis=0)), _value(of_b.sum(axis=0))
+    of_a, of_b = _sums(groups_a, chosen), _sums(groups_b, chosen)
+    a, b = _value(chosen, of_a.sum(axis=0)), _value(chosen, of_b.sum(axis=0))
     value = None if a is None or b is None else b - a
     low: float | None = None
     high: float | None = None
     p: float | None = None
     if value is not None and len(groups_a) > 1:
         drawn_a, drawn_b = np.hsplit(resampled(np.hstack([of_a, of_b]), resamples, seed), 2)
-        differences = _values(drawn_b) - _values(drawn_a)
+        differences = chosen.value(drawn_b) - chosen.value(drawn_a)
         low, high = percentiles(differences, level)
         p = two_sided(differences)
     return Difference(chosen.name, a, b, value, low, high, p, "bootstrap", len(first), len(groups_a), level)
@@ -268,21 +269,22 @@ def _aligned(items_a: Sequence[Item], items_b: Sequence[Item]) -> tuple[Sequence
     return items_a, items_b
 
 
-def _parts(groups: Sequence[Sequence[Item]], metric: Metric) -> Array:
-    """Return numerators and denominators of each group, [groups, 2] or more columns for a sum of ratios."""
-    return np.array([metric.parts(group) for group in groups], dtype=np.float64)
+def _sums(groups: Sequence[Sequence[Item]], metric: Metric) -> Array:
+    """Return what each group adds to the metric's totals, [groups, columns]."""
+    try:
+        return np.array([metric.sums(group) for group in groups], dtype=np.float64)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # items come from files
+        raise UsageError(
+            "the items lack what it adds up", where=metric.name, remedy="score the answers again to get a sound file"
+        ) from error
 
 
-def _is_share(parts: Array) -> bool:
-    """Whether each group counts as nothing, a failure or a success."""
-    return parts.shape[1] == 2 and bool(np.isin(parts, (0, 1)).all() and (parts[:, 0] <= parts[:, 1]).all())
+def _is_share(sums: Array, metric: Metric) -> bool:
+    """Whether the metric is a ratio to which each group adds nothing, a failure or a success."""
+    is_ratio = metric.value is sum_of_ratios and sums.shape[1] == 2
+    return is_ratio and bool(np.isin(sums, (0, 1)).all() and (sums[:, 0] <= sums[:, 1]).all())
 
 
-def _values(sums: Array) -> Array:
-    """Return the metric of each row of sums [rows, columns], NaN where a denominator is zero."""
-    return ratios(sums[:, 0::2], sums[:, 1::2]).sum(axis=1)
-
-
-def _value(sums: Array) -> float | None:
-    value = float(_values(sums[None])[0])
+def _value(metric: Metric, totals: Array) -> float | None:
+    value = float(metric.value(totals[None])[0])
     return None if np.isnan(value) else value

@@ -1,101 +1,59 @@
-"""Every metric as a ratio of sums over groups of items, and which direction of it is better.
-
-A metric is Σ numerator / Σ denominator over groups, where a group is what is judged together and so is not
-independent, such as all questions about one image. Resampling groups then needs no knowledge of the benchmark, and
-means the same for a plain share such as accuracy, for F1 = 2tp / (2tp + fp + fn), and for a share of whole groups such
-as MME's accuracy+.
-"""
+"""The metrics of a benchmark's items, and what is known of its figures; items in groups, which are independent."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from qkedit.errors import UsageError
-from qkedit.evaluation.files.records import AmberAnswerItem, AmberCaptionItem, CaptionItem, Item, YesNoItem
-from qkedit.evaluation.statistics.group_metrics import GROUP_METRICS
-
-# A numerator and a denominator.
-Parts = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One metric of one kind of item.
-
-    Attributes:
-        name: its plain name, such as `chair_i`.
-        parts: numerator and denominator of the items of one group; several pairs one after the other where the metric
-            is a sum of ratios, as MME's score is.
-    """
-
-    name: str
-    parts: Callable[[Sequence[Item]], Sequence[float]]
-
-
-_OF_YES_NO: dict[str, Callable[[Any], Parts]] = {
-    "accuracy": lambda item: (item.right, 1),
-    "precision": lambda item: (item.parsed == item.truth == "yes", item.parsed == "yes"),
-    "recall": lambda item: (item.parsed == item.truth == "yes", item.truth == "yes"),
-    "f1": lambda item: (2 * (item.parsed == item.truth == "yes"), (item.parsed == "yes") + (item.truth == "yes")),
-    "yes_ratio": lambda item: (item.parsed == "yes", 1),
-    "hr": lambda item: (item.parsed == "yes" and item.truth == "no", item.truth == "no"),
-}
-_OF_CAPTION: dict[str, Callable[[Any], Parts]] = {
-    "chair_s": lambda item: (bool(item.hallucinated), 1),
-    "chair_i": lambda item: (len(item.hallucinated), len(item.found)),
-    "recall": lambda item: (len(item.covered), len(item.truth)),
-    "mean_words": lambda item: (item.words, 1),
-}
-# In percent, as AMBER prints them.
-_OF_AMBER_ANSWER: dict[str, Callable[[Any], Parts]] = {
-    "accuracy": lambda item: (100 * item.right, 1),
-    "precision": lambda item: (100 * (item.parsed == item.truth == "no"), item.parsed == "no"),
-    "recall": lambda item: (100 * (item.parsed == item.truth == "no"), item.truth == "no"),
-    "f1": lambda item: (200 * (item.parsed == item.truth == "no"), (item.parsed == "no") + (item.truth == "no")),
-}
-_OF_AMBER_CAPTION: dict[str, Callable[[Any], Parts]] = {
-    "chair": lambda item: (100 * len(item.hallucinated), len(item.found)),
-    "cover": lambda item: (100 * len(item.covered), len(item.truth)),
-    "hal": lambda item: (100 * bool(item.hallucinated), 1),
-    "cog": lambda item: (100 * len(item.fallen_for), len(item.likely)),
-    "mean_words": lambda item: (item.words, 1),
-}
-# The first kind that fits counts.
-_TABLES = (
-    (AmberAnswerItem, _OF_AMBER_ANSWER),
-    (AmberCaptionItem, _OF_AMBER_CAPTION),
-    (YesNoItem, _OF_YES_NO),
-    (CaptionItem, _OF_CAPTION),
-)
-
-
-def ratio_parts(item: Item) -> dict[str, Parts]:
-    """Return numerator and denominator of each metric for one item alone.
-
-    An answer that is neither yes nor no is wrong, a missed yes where yes is true, and no hallucination; one that the
-    benchmark's rules drop has nothing but zeros.
-    """
-    return {name: _parts_of(of_item, item) for name, of_item in _table_of(item).items()}
+from qkedit.evaluation.benchmarks.benchmark import Benchmark
+from qkedit.evaluation.benchmarks.registry import benchmark_named, benchmark_names
+from qkedit.evaluation.drift_metrics import DRIFT, DRIFT_METRICS
+from qkedit.evaluation.files.records import AmberAnswerItem, AmberCaptionItem, Item, YesNoItem
+from qkedit.evaluation.metric import UNKNOWN, Meaning, Metric
 
 
 def metrics_of(items: Sequence[Item], benchmark: str = "") -> Mapping[str, Metric]:
-    """Return the metrics that these items have, by name; those of MME and HallusionBench are of groups of items.
+    """Return the metrics that these items have, by name.
 
     Args:
         items: of one split.
-        benchmark: whose items they are; without it, they are taken for what their kind is.
+        benchmark: whose items they are; without it, or for one that is not installed, they are taken for what their
+            kind is.
 
     Raises:
-        UsageError: there are no items.
+        UsageError: there are no items, or of several kinds, or of one that only an uninstalled benchmark knows.
+        QkeditError: an installed package's benchmark cannot be used.
     """
     if not items:
         raise UsageError("there are no items", where="metrics", remedy="score some answers first")
-    if benchmark in GROUP_METRICS:
-        return {name: Metric(name, parts) for name, parts in GROUP_METRICS[benchmark](items).items()}
-    return {name: Metric(name, _summed(of_item)) for name, of_item in _table_of(items[0]).items()}
+    kinds = {type(item) for item in items}
+    if len(kinds) > 1 and not all(issubclass(kind, YesNoItem) for kind in kinds):
+        raise UsageError("the items are of several kinds", where="metrics", remedy="score the answers again")
+    rules = _installed(benchmark)
+    if rules is None or not all(issubclass(kind, rules.item_kinds) for kind in kinds):
+        # A file of another maker may give any benchmark's name to items of its own.
+        rules = benchmark_named("amber" if isinstance(items[0], AmberAnswerItem | AmberCaptionItem) else "custom")
+    if not issubclass(next(iter(kinds)), rules.item_kinds):
+        raise UsageError(
+            f"only the benchmark {benchmark!r} knows what its items add up to",
+            where="metrics",
+            remedy="install the package that has it",
+        )
+    return {metric.name: metric for metric in rules.metrics_of(items)}
+
+
+def meaning_of(benchmark: str, name: str) -> Meaning:
+    """Return how a figure is read, by the benchmark's and the metric's plain name.
+
+    A figure of a benchmark that is not installed is read as one of that name in the user's own questions.
+
+    Raises:
+        QkeditError: an installed package's benchmark cannot be used.
+    """
+    rules = _installed(benchmark) or benchmark_named("custom")
+    metrics: Sequence[Meaning] = DRIFT_METRICS if benchmark == DRIFT else rules.metrics
+    return next((metric for metric in metrics if metric.name == name), UNKNOWN)
 
 
 def groups_of(items: Iterable[Item]) -> list[list[Item]]:
@@ -106,17 +64,5 @@ def groups_of(items: Iterable[Item]) -> list[list[Item]]:
     return list(groups.values())
 
 
-def _table_of(item: Item) -> Mapping[str, Callable[[Any], Parts]]:
-    return next(table for kind, table in _TABLES if isinstance(item, kind))
-
-
-def _parts_of(of_item: Callable[[Any], Parts], item: Item) -> Parts:
-    return (0, 0) if isinstance(item, YesNoItem) and not item.counted else of_item(item)
-
-
-def _summed(of_item: Callable[[Any], Parts]) -> Callable[[Sequence[Item]], Parts]:
-    def parts(items: Sequence[Item]) -> Parts:
-        each = [_parts_of(of_item, item) for item in items]
-        return sum(numerator for numerator, _ in each), sum(denominator for _, denominator in each)
-
-    return parts
+def _installed(benchmark: str) -> Benchmark | None:
+    return benchmark_named(benchmark) if benchmark in benchmark_names() else None

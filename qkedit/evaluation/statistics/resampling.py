@@ -34,11 +34,6 @@ def resampled(parts: Array, resamples: int, seed: int) -> Array:
     return sums
 
 
-def ratios(numerators: Array, denominators: Array) -> Array:
-    """Return ratios, NaN where the denominator is zero."""
-    return np.divide(numerators, denominators, out=np.full_like(numerators, np.nan), where=denominators != 0)
-
-
 def percentiles(values: Array, level: float) -> tuple[float, float]:
     """Return the middle `level` of the values; resamples without a value are left out."""
     low, high = np.nanquantile(values, ((1 - level) / 2, (1 + level) / 2))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qkedit.evaluation.metric_units import Better
+from qkedit.evaluation.metric import Better
 from qkedit.laboratory.measures import CAPTIONS, MEASURES, Measure, Row
 from qkedit.report.figures import improves
 from qkedit.report.pictures import encoded, entitle, require_matplotlib

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from qkedit.evaluation.metric_units import Better
+from qkedit.evaluation.metric import Better
 from qkedit.laboratory.measures import MEASURES, Figure
 from qkedit.laboratory.sweep import CellResult, SweepReport
 from qkedit.report.pictures import encoded, entitle, require_matplotlib

@@ -5,9 +5,10 @@ matplotlib is an extra (`pip install 'qkedit[plot]'`), imported when a picture i
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from qkedit.evaluation.metric_units import Better
+from qkedit.evaluation.metric import Better, Unit
 from qkedit.evaluation.statistics.comparison import ComparedMetric, ComparedSplit, RunComparison
 from qkedit.report.pictures import encoded, entitle, require_matplotlib
 
@@ -31,8 +32,8 @@ def run_comparison_plot(comparison: RunComparison, file_format: str) -> bytes:
 
     panels = [
         (title, rows)
-        for title, is_share in (("percentage points", True), ("words or points", False))
-        if (rows := _rows(comparison, is_share))
+        for title, units in (("percentage points", (Unit.SHARE, Unit.PERCENT)), ("words or points", (Unit.NUMBER,)))
+        if (rows := _rows(comparison, units))
     ]
     heights = [len(rows) + 1.5 for _, rows in panels]
     with matplotlib.rc_context({"svg.hashsalt": "qkedit", "font.size": 9, "axes.titlesize": 9}):
@@ -49,22 +50,21 @@ def run_comparison_plot(comparison: RunComparison, file_format: str) -> bytes:
 _Rows = list[tuple[ComparedSplit, ComparedMetric]]
 
 
-def _rows(comparison: RunComparison, is_share: bool) -> _Rows:
-    """Return what has a difference, as shares or as anything larger."""
+def _rows(comparison: RunComparison, units: Collection[Unit]) -> _Rows:
+    """Return what has a difference and is counted in one of these units."""
     return [
         (split, compared)
         for split in comparison.splits
         for compared in split.metrics
-        if compared.difference.value is not None
-        and (max(compared.difference.a or 0, compared.difference.b or 0) <= 1) == is_share
+        if compared.difference.value is not None and compared.metric.unit in units
     ]
 
 
 def _forest(axes: Axes, rows: _Rows, unit: str) -> None:
-    scale = 100 if unit == "percentage points" else 1
     axes.axvline(0, color="#404040", linewidth=0.8)
     for place, (_, compared) in enumerate(rows):
         found, colour = compared.difference, COLOURS[compared.verdict]
+        scale = 100 if compared.metric.unit is Unit.SHARE else 1
         assert found.value is not None
         if found.low is not None and found.high is not None:
             axes.plot([scale * found.low, scale * found.high], [place, place], color=colour, linewidth=1.6)

@@ -18,7 +18,7 @@ from qkedit.evaluation.benchmarks.registry import benchmark_named
 from qkedit.evaluation.files.result_files import read_scores
 from qkedit.evaluation.runs.endpoint import Endpoint
 from qkedit.evaluation.runs.evaluate import evaluate
-from qkedit.evaluation.runs.tasks import parts_of
+from qkedit.evaluation.runs.tasks import tasks_of
 
 COMPLETION = {
     "id": "1",
@@ -83,7 +83,7 @@ class EndpointReplies(Target):
     def _evaluate(self, out: Any) -> Any:
         host, port = self._listening.getsockname()
         endpoint = Endpoint(f"http://{host}:{port}", "m", concurrency=1, retries=0, timeout=5.0)
-        parts = parts_of(benchmark_named("custom"), self.work / "questions.jsonl", [], max_new_tokens=4)
+        parts = tasks_of(benchmark_named("custom"), self.work / "questions.jsonl", [], max_new_tokens=4)
         return evaluate(endpoint, parts, self.work, out)
 
     def _serve(self) -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 from qkedit.errors import QkeditError
 from qkedit.evaluation.benchmarks import pope
 from qkedit.evaluation.files.records import Answer, Question, Score
-from qkedit.evaluation.runs.backend import Ask, Reply
-from qkedit.evaluation.runs.tasks import Part
+from qkedit.evaluation.runs.backend import EvalRequest, Reply
+from qkedit.evaluation.runs.tasks import Task
 
 
 def questions(count: int = 6) -> tuple[Question, ...]:
@@ -30,11 +30,11 @@ def questions(count: int = 6) -> tuple[Question, ...]:
     )
 
 
-def part(count: int = 6, split: str = "random") -> Part:
+def task(count: int = 6, split: str = "random") -> Task:
     def score(asked: Sequence[Question], answers: Sequence[Answer]) -> tuple[Score, ...]:
         return (pope.score(asked, answers, split=split),)
 
-    return Part("pope", split, questions(count), 16, score)
+    return Task("pope", split, questions(count), 16, score)
 
 
 def write_images(directory: Path, count: int = 3) -> Path:
@@ -59,13 +59,13 @@ class Oracle:
     def __init__(
         self,
         *,
-        answer: Callable[[Ask], str | Reply] = lambda ask: "Yes.",
+        answer: Callable[[EvalRequest], str | Reply] = lambda request: "Yes.",
         fails_at: int | None = None,
         identity: Mapping[str, Any] | None = None,
         observed: Mapping[str, Any] | None = None,
         warnings: Sequence[str] = (),
     ) -> None:
-        self.asked: list[Ask] = []
+        self.asked: list[EvalRequest] = []
         self.sessions = 0
         self.warnings = warnings
         self.observed = observed or {"attention": "sdpa"}
@@ -79,10 +79,10 @@ class Oracle:
         self.sessions += 1
         yield self
 
-    def answers(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Reply]]:
-        for ask in asks:
+    def answers(self, requests: Sequence[EvalRequest]) -> Iterator[tuple[EvalRequest, Reply]]:
+        for request in requests:
             if len(self.asked) == self._fails_at:
                 raise QkeditError("no more", where="oracle")
-            self.asked.append(ask)
-            answer = self._answer(ask)
-            yield ask, Reply(answer) if isinstance(answer, str) else answer
+            self.asked.append(request)
+            answer = self._answer(request)
+            yield request, Reply(answer) if isinstance(answer, str) else answer

@@ -20,11 +20,11 @@ import pytest
 from PIL import Image
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.evaluation.runs.backend import Ask, Reply
+from qkedit.evaluation.runs.backend import EvalRequest, Reply
 from qkedit.evaluation.runs.endpoint import Endpoint, data_url
 from qkedit.evaluation.runs.evaluate import evaluate
 from qkedit.evaluation.runs.run_files import recorded_identity
-from tests.evaluation.runs.asked import part, questions, write_images
+from tests.evaluation.runs.asked import questions, task, write_images
 
 pytest.importorskip("openai")
 
@@ -116,18 +116,18 @@ def asked_in(body: dict[str, Any]) -> str:
     return str(body["messages"][0]["content"][-1]["text"])
 
 
-def reply_of(endpoint: Endpoint, ask: Ask) -> Reply:
+def reply_of(endpoint: Endpoint, request: EvalRequest) -> Reply:
     with endpoint.session() as session:
-        ((_, reply),) = session.answers([ask])
+        ((_, reply),) = session.answers([request])
     return reply
 
 
-def answer_of(endpoint: Endpoint, ask: Ask) -> str:
-    return reply_of(endpoint, ask).text
+def answer_of(endpoint: Endpoint, request: EvalRequest) -> str:
+    return reply_of(endpoint, request).text
 
 
-def ask(image: Path | None = None) -> Ask:
-    return Ask("pope.random", questions()[1], "Is there a dog?", image, 16)
+def ask(image: Path | None = None) -> EvalRequest:
+    return EvalRequest("pope.random", questions()[1], "Is there a dog?", image, 16)
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_a_whole_run(serve: Any, images: Path, tmp_path: Path) -> None:
 
     server = serve(reply)
     endpoint = Endpoint(server.url, concurrency=3)
-    finished = evaluate(endpoint, [part()], images, tmp_path / "out")
+    finished = evaluate(endpoint, [task()], images, tmp_path / "out")
     assert server.most_at_once == 3
     assert {name: finished.scores[0].counts[name] for name in ("tp", "fp", "tn", "fn")} == {
         "tp": 2,
@@ -205,11 +205,11 @@ def test_a_whole_run(serve: Any, images: Path, tmp_path: Path) -> None:
         3,
     )
     assert "no hash" in finished.warnings[0]
-    again = evaluate(endpoint, [part()], images, tmp_path / "out")
+    again = evaluate(endpoint, [task()], images, tmp_path / "out")
     assert len(server.bodies) == 6
     assert again.scores == finished.scores
     with pytest.raises(UsageError, match='endpoint_model was "edited" and is "base"'):
-        evaluate(Endpoint(server.url, model="base"), [part()], images, tmp_path / "out")
+        evaluate(Endpoint(server.url, model="base"), [task()], images, tmp_path / "out")
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
@@ -273,16 +273,16 @@ def test_an_answer_that_is_not_text_spoils_no_run(serve: Any, images: Path, tmp_
     server = serve(lambda body, number: said(contents[min(number, 1)]))
     for _ in range(2):
         with pytest.raises(QkeditError, match="not as OpenAI's protocol says"):
-            evaluate(Endpoint(server.url, concurrency=1), [part()], images, tmp_path / "out")
+            evaluate(Endpoint(server.url, concurrency=1), [task()], images, tmp_path / "out")
     contents[1] = "No."
-    assert evaluate(Endpoint(server.url), [part()], images, tmp_path / "out").asked == 5
+    assert evaluate(Endpoint(server.url), [task()], images, tmp_path / "out").asked == 5
 
 
 def test_empty_and_cut_answers_are_counted_and_said(serve: Any, images: Path, tmp_path: Path) -> None:
     answers = [said(None, "length"), said(""), said("Yes, but", "length"), *[said("No.")] * 3]
     server = serve(lambda body, number: answers[number])
-    finished = evaluate(Endpoint(server.url, concurrency=1), [part()], images, tmp_path / "out")
-    again = evaluate(Endpoint(server.url), [part()], images, tmp_path / "out")
+    finished = evaluate(Endpoint(server.url, concurrency=1), [task()], images, tmp_path / "out")
+    again = evaluate(Endpoint(server.url), [task()], images, tmp_path / "out")
     for run in (finished, again):
         (score,) = run.scores
         assert (score.counts["empty"], score.counts["cut"]) == (2, 2)
@@ -312,13 +312,13 @@ def test_a_response_without_end_is_not_read_to_its_end(
 def test_a_finished_run_is_scored_again_without_its_server(serve: Any, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     server = serve(lambda body, number: said("No."))
-    finished = evaluate(Endpoint(server.url), [part()], images, out)
+    finished = evaluate(Endpoint(server.url), [task()], images, out)
     server.models = ["base"]  # while it is there, what it says counts
     with pytest.raises(UsageError, match='endpoint_model was "edited" and is "base"'):
-        evaluate(Endpoint(server.url).or_as_recorded(recorded_identity(out)), [part()], images, out)
+        evaluate(Endpoint(server.url).or_as_recorded(recorded_identity(out)), [task()], images, out)
     server.close()
     gone = Endpoint(server.url).or_as_recorded(recorded_identity(out))
-    again = evaluate(gone, [part()], images, out)
+    again = evaluate(gone, [task()], images, out)
     assert (again.asked, again.scores, again.run) == (0, finished.scores, finished.run)
     assert Endpoint(server.url + "/other").or_as_recorded(recorded_identity(out)).model is None
     assert Endpoint(server.url).or_as_recorded(recorded_identity(tmp_path)).model is None
@@ -415,11 +415,11 @@ def test_answers_that_were_under_way_are_kept(serve: Any, images: Path, tmp_path
 
     server = serve(reply)
     with pytest.raises(QkeditError, match="400"):
-        evaluate(Endpoint(server.url, concurrency=4), [part()], images, tmp_path / "out")
+        evaluate(Endpoint(server.url, concurrency=4), [task()], images, tmp_path / "out")
     answered = {asked_in(body) for body in server.bodies} - {prompts[0]}
     assert len(answered) >= 3
     healthy = serve(lambda body, number: said("Yes."))
     record = tmp_path / "out" / "run.json"
     record.write_text(record.read_text().replace(server.url, healthy.url))
-    evaluate(Endpoint(healthy.url), [part()], images, tmp_path / "out")
+    evaluate(Endpoint(healthy.url), [task()], images, tmp_path / "out")
     assert sorted(map(asked_in, healthy.bodies)) == sorted(set(prompts) - answered)

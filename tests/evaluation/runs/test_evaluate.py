@@ -13,8 +13,8 @@ from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.files.result_files import read_scores
 from qkedit.evaluation.files.score_json import score_from_dict
 from qkedit.evaluation.runs.evaluate import Finished, evaluate
-from qkedit.evaluation.runs.tasks import Part
-from tests.evaluation.runs.asked import Oracle, part, questions, write_images
+from qkedit.evaluation.runs.tasks import Task
+from tests.evaluation.runs.asked import Oracle, questions, task, write_images
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def images(tmp_path: Path) -> Path:
     return write_images(tmp_path / "images")
 
 
-def run(oracle: Oracle, images: Path, *parts: Part, out: str = "out", **options: object) -> Finished:
-    return evaluate(oracle, parts or (part(),), images, images.parent / out, **options)  # type: ignore[arg-type]
+def run(oracle: Oracle, images: Path, *tasks: Task, out: str = "out", **options: object) -> Finished:
+    return evaluate(oracle, tasks or (task(),), images, images.parent / out, **options)  # type: ignore[arg-type]
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -31,10 +31,10 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def test_every_answer_is_written_and_scored(images: Path) -> None:
-    oracle = Oracle(answer=lambda ask: "Yes." if ask.id in ("0", "2", "3") else "No, it's \u2028not.\n")
+    oracle = Oracle(answer=lambda request: "Yes." if request.id in ("0", "2", "3") else "No, it's \u2028not.\n")
     told: list[tuple[int, int]] = []
     finished = run(oracle, images, watch=lambda done, total: told.append((done, total)))
-    assert [ask.id for ask in oracle.asked] == ["0", "1", "2", "3", "4", "5"]
+    assert [request.id for request in oracle.asked] == ["0", "1", "2", "3", "4", "5"]
     assert oracle.asked[3].image == images / "1.png"
     assert oracle.asked[3].prompt == questions()[3].prompt
     assert oracle.asked[3].max_new_tokens == 16
@@ -76,21 +76,21 @@ def test_the_answers_can_be_scored_by_themselves(images: Path) -> None:
 
 
 def test_an_interrupted_run_asks_what_is_left(images: Path) -> None:
-    parts = (part(), part(4, "popular"))
+    tasks = (task(), task(4, "popular"))
     with pytest.raises(QkeditError, match="no more"):
-        run(failing := Oracle(fails_at=7), images, *parts)
+        run(failing := Oracle(fails_at=7), images, *tasks)
     assert not (images.parent / "out" / "result.json").exists()
     told: list[tuple[int, int]] = []
     resumed = Oracle()
-    finished = run(resumed, images, *parts, watch=lambda done, total: told.append((done, total)))
+    finished = run(resumed, images, *tasks, watch=lambda done, total: told.append((done, total)))
     whole = Oracle()
-    assert [(ask.part, ask.id) for ask in failing.asked + resumed.asked] == [
+    assert [(request.task, request.id) for request in failing.asked + resumed.asked] == [
         *(("pope.random", str(number)) for number in range(6)),
         *(("pope.popular", str(number)) for number in range(4)),
     ]
     assert told == [(7, 10), (8, 10), (9, 10), (10, 10)]
     assert finished.asked == 3
-    expected = run(whole, images, *parts, out="whole")
+    expected = run(whole, images, *tasks, out="whole")
     assert finished.scores == expected.scores
     assert contents(images.parent / "out") == contents(images.parent / "whole")
 
@@ -113,7 +113,7 @@ def test_half_a_line_is_asked_again(images: Path, torn: bytes) -> None:
     file = images.parent / "out" / "answers" / "pope.random.jsonl"
     file.write_bytes(file.read_bytes() + torn)
     run(oracle := Oracle(), images)
-    assert [ask.id for ask in oracle.asked] == ["3", "4", "5"]
+    assert [request.id for request in oracle.asked] == ["3", "4", "5"]
     assert [json.loads(line)["id"] for line in file.read_bytes().splitlines()] == list("012345")
 
 
@@ -139,13 +139,13 @@ def test_another_run_is_not_taken_up(images: Path) -> None:
         (other, (), {}, r"weights_sha256 was aaaaaaaaaaaa… and is bbbbbbbbbbbb…"),
         (Oracle(), (), {"limit": 4}, "limit was null and is 4"),
         (Oracle(), (), {"prompt": "{question} Say it."}, r'prompt was null and is "\{question\} Say it\."'),
-        (Oracle(), (part(4),), {}, r"questions\.pope\.random\.n was 6 and is 4"),
-        (Oracle(), (replace(part(), max_new_tokens=8),), {}, r"max_new_tokens\.pope\.random was 16 and is 8"),
-        (Oracle(), (part(split="popular"),), {}, r"questions\.pope\.random\.n was 6 and is null"),
+        (Oracle(), (task(4),), {}, r"questions\.pope\.random\.n was 6 and is 4"),
+        (Oracle(), (replace(task(), max_new_tokens=8),), {}, r"max_new_tokens\.pope\.random was 16 and is 8"),
+        (Oracle(), (task(split="popular"),), {}, r"questions\.pope\.random\.n was 6 and is null"),
     ]
-    for oracle, parts, options, words in expectations:
+    for oracle, tasks, options, words in expectations:
         with pytest.raises(UsageError, match=words) as caught:
-            run(oracle, images, *parts, **options)
+            run(oracle, images, *tasks, **options)
         assert "--overwrite" in caught.value.remedy
         assert oracle.sessions == 0
         assert contents(images.parent / "out") == before
@@ -160,7 +160,7 @@ def test_what_is_seen_only_once_the_model_is_ready_must_hold_too(images: Path) -
 
 
 def test_overwriting_begins_anew_and_removes_nothing_else(images: Path) -> None:
-    run(Oracle(), images, part(), part(4, "popular"))
+    run(Oracle(), images, task(), task(4, "popular"))
     note = images.parent / "out" / "note.txt"
     note.write_text("mine")
     (images.parent / "out" / "answers" / "mine.jsonl").write_text("mine")
@@ -236,7 +236,7 @@ def test_two_runs_at_once(images: Path) -> None:
     words = "another run is at work here"
 
     def meanwhile(overwrite: bool) -> Oracle:
-        def answer(ask: object) -> str:
+        def answer(request: object) -> str:
             with pytest.raises(QkeditError, match=words):
                 run(Oracle(), images, overwrite=overwrite)
             return "Yes."
@@ -261,10 +261,10 @@ def test_missing_images_are_named_before_anything_is_done(images: Path) -> None:
 
 
 def test_images_may_choose_the_questions(images: Path) -> None:
-    open_part = replace(part(), chosen_by_images=True)
+    open_part = replace(task(), chosen_by_images=True)
     (images / "1.png").unlink()
     run(oracle := Oracle(), images, open_part, limit=3)
-    assert [ask.id for ask in oracle.asked] == ["0", "1", "4"]
+    assert [request.id for request in oracle.asked] == ["0", "1", "4"]
     for file in images.iterdir():
         file.unlink()
     with pytest.raises(QkeditError, match="the first of 3 of 3"):
@@ -277,15 +277,15 @@ def test_images_in_the_folder_of_their_task(images: Path) -> None:
     (images / "count" / "images").mkdir()
     (images / "1.png").rename(images / "count" / "images" / "1.png")
     asked = tuple(replace(question, fields={"task": "count"}) for question in questions())
-    run(oracle := Oracle(), images, replace(part(), questions=asked))
-    places = [ask.image.relative_to(images).as_posix() for ask in oracle.asked if ask.image]
+    run(oracle := Oracle(), images, replace(task(), questions=asked))
+    places = [request.image.relative_to(images).as_posix() for request in oracle.asked if request.image]
     assert places[::2] == ["count/0.png", "count/images/1.png", "2.png"]
 
 
 def test_a_question_without_an_image(images: Path) -> None:
     asked = (replace(questions()[0], image=""), *questions()[1:])
-    run(oracle := Oracle(), images, replace(part(), questions=asked))
-    assert [ask.image is None for ask in oracle.asked] == [True, False, False, False, False, False]
+    run(oracle := Oracle(), images, replace(task(), questions=asked))
+    assert [request.image is None for request in oracle.asked] == [True, False, False, False, False, False]
 
 
 def test_prompts(images: Path) -> None:
@@ -294,13 +294,13 @@ def test_prompts(images: Path) -> None:
     with pytest.raises(UsageError, match=r"the same of 6 different questions of pope\.random"):
         run(Oracle(), images, prompt="Describe it.", out="other")
     alike = tuple(replace(question, prompt="What is there?") for question in questions())
-    run(oracle := Oracle(), images, replace(part(), questions=alike), prompt="Describe it.", out="other")
-    assert {ask.prompt for ask in oracle.asked} == {"Describe it."}
+    run(oracle := Oracle(), images, replace(task(), questions=alike), prompt="Describe it.", out="other")
+    assert {request.prompt for request in oracle.asked} == {"Describe it."}
 
 
 def test_a_limit_is_one_of_each_part(images: Path) -> None:
-    finished = run(oracle := Oracle(), images, part(), part(4, "popular"), limit=3)
-    assert [ask.part for ask in oracle.asked] == ["pope.random"] * 3 + ["pope.popular"] * 3
+    finished = run(oracle := Oracle(), images, task(), task(4, "popular"), limit=3)
+    assert [request.task for request in oracle.asked] == ["pope.random"] * 3 + ["pope.popular"] * 3
     assert [score.n for score in finished.scores] == [3, 3]
     assert finished.run["limit"] == 3
 
@@ -319,7 +319,7 @@ def test_a_full_disk_is_told_and_its_answer_asked_again(images: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-    def answer(ask: object) -> str:
+    def answer(request: object) -> str:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))
         return "Yes. " * 50
 
@@ -334,4 +334,4 @@ def test_a_full_disk_is_told_and_its_answer_asked_again(images: Path) -> None:
     whole = file.read_bytes().count(b"\n")
     assert len(oracle.asked) == whole + 1
     run(again := Oracle(), images)
-    assert [ask.id for ask in again.asked] == [str(number) for number in range(whole, 6)]
+    assert [request.id for request in again.asked] == [str(number) for number in range(whole, 6)]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.evaluation.runs.backend import Ask
+from qkedit.evaluation.runs.backend import EvalRequest
 from qkedit.evaluation.runs.local_model import LocalModel, batches
 from qkedit.images import read_image
 from qkedit.plugins.core.report import PluginReport
@@ -22,15 +22,19 @@ from qkedit.runtime.generation import load, respond
 from tests.evaluation.runs.asked import questions, write_images
 
 
-def ask(number: int = 0, image: Path | None = None, max_new_tokens: int = 3) -> Ask:
-    return Ask("pope.random", replace(questions()[0], id=str(number)), f"what is {number}", image, max_new_tokens)
+def ask(number: int = 0, image: Path | None = None, max_new_tokens: int = 3) -> EvalRequest:
+    return EvalRequest(
+        "pope.random", replace(questions()[0], id=str(number)), f"what is {number}", image, max_new_tokens
+    )
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([4, 8]))), st.integers(1, 5))
 def test_batches(kinds: list[tuple[bool, int]], size: int) -> None:
-    asks = [ask(number, Path("a.png") if shown else None, longest) for number, (shown, longest) in enumerate(kinds)]
-    made = list(batches(asks, size))
-    assert [one for batch in made for one in batch] == asks
+    requests = [
+        ask(number, Path("a.png") if shown else None, longest) for number, (shown, longest) in enumerate(kinds)
+    ]
+    made = list(batches(requests, size))
+    assert [one for batch in made for one in batch] == requests
     for batch in made:
         assert 1 <= len(batch) <= size
         assert len({(one.image is None, one.max_new_tokens) for one in batch}) == 1
@@ -45,16 +49,16 @@ def test_batches(kinds: list[tuple[bool, int]], size: int) -> None:
 
 def test_answers_are_those_of_single_requests(tmp_path: Path) -> None:
     images = write_images(tmp_path)
-    asks = [ask(0, images / "0.png"), ask(1, images / "0.png"), ask(2), ask(3, images / "2.png")]
+    requests = [ask(0, images / "0.png"), ask(1, images / "0.png"), ask(2), ask(3, images / "2.png")]
     model = LocalModel("demo", dtype="float32", batch_size=2)
     with model.session() as session:
-        found = list(session.answers(asks))
+        found = list(session.answers(requests))
         assert session.observed["dtype"] == "float32"
         assert session.observed["attention"] == "sdpa"
         assert "max_new_tokens" in session.observed["generation_config"]
         assert session.warnings == []
     demo = load("demo", dtype="float32")
-    for one, (asked, reply) in zip(asks, found, strict=True):
+    for one, (asked, reply) in zip(requests, found, strict=True):
         shown = [] if one.image is None else [read_image(one.image)]
         assert asked is one
         assert reply.text == respond(demo, shown, one.prompt, max_new_tokens=3).text
@@ -99,8 +103,8 @@ def test_warnings_of_plugins_are_counted(tmp_path: Path, monkeypatch: pytest.Mon
         def report(self) -> PluginReport:
             return replace(self._edit.report(), warnings=(f"little is left ({next(number)})",))
 
-    def bind(self: scr.SCR, parts: Any) -> Any:
-        bound = plain(self, parts)
+    def bind(self: scr.SCR, tasks: Any) -> Any:
+        bound = plain(self, tasks)
         start = bound.start
         bound.start = lambda prefill: Warning(start(prefill))
         return bound

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -14,10 +14,10 @@ from scipy import stats
 
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.files.records import CaptionItem, Item, YesNoItem
-from qkedit.evaluation.metric_units import Better, better
+from qkedit.evaluation.metric import Better
 from qkedit.evaluation.statistics import intervals as statistics
 from qkedit.evaluation.statistics.intervals import holm, interval, mcnemar, paired
-from qkedit.evaluation.statistics.metrics import groups_of, metrics_of, ratio_parts
+from qkedit.evaluation.statistics.metrics import groups_of, meaning_of, metrics_of
 from tests.evaluation.items import caption_items, yes_no_items
 
 
@@ -231,11 +231,15 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float 
 
 
 def test_parts_of_an_answer_that_is_neither() -> None:
-    unclear = ratio_parts(YesNoItem("1", None, "yes", False))
+    def sums(truth: str) -> dict[str, Sequence[float]]:
+        items = [YesNoItem("1", None, truth, False)]
+        return {name: metric.sums(items) for name, metric in metrics_of(items).items()}
+
+    unclear = sums("yes")
     assert unclear["accuracy"] == (0, 1)
     assert unclear["recall"] == (0, 1)
     assert unclear["precision"] == (0, 0)
-    assert ratio_parts(YesNoItem("1", None, "no", False))["hr"] == (0, 1)
+    assert sums("no")["hr"] == (0, 1)
 
 
 def test_answers_that_the_rules_drop_do_not_count() -> None:
@@ -248,6 +252,11 @@ def test_answers_that_the_rules_drop_do_not_count() -> None:
 
 
 def test_directions() -> None:
-    assert {better(name) for name in ("chair_s", "chair_i", "hr", "cog")} == {Better.LOWER}
-    assert {better(name) for name in ("f1", "accuracy", "acc_plus", "q_acc")} == {Better.HIGHER}
-    assert {better(name) for name in ("yes_ratio", "mean_words")} == {Better.NEITHER}
+    def better(*names: str) -> set[Better]:
+        return {meaning_of(*name.split(".")).better for name in names}
+
+    assert better("chair.chair_s", "custom.chair_i", "pope.hr", "amber.cog", "drift.kl") == {Better.LOWER}
+    assert better("pope.f1", "amber.accuracy", "mme.acc_plus", "hallusionbench.q_acc") == {Better.HIGHER}
+    assert better("pope.yes_ratio", "chair.mean_words", "pope.unheard_of") == {Better.NEITHER}
+    # A benchmark that is not installed: by the name of its metric.
+    assert better("unheard_of.f1") == {Better.HIGHER}

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from qkedit.evaluation.benchmarks import hallusionbench, mme, pope, repope
+from qkedit.evaluation.benchmarks import pope, repope
 from qkedit.evaluation.benchmarks.amber import scoring as amber
-from qkedit.evaluation.files.records import Answer, Question, Score
-from qkedit.evaluation.metric_units import better
+from qkedit.evaluation.benchmarks.hallusionbench import scoring as hallusionbench
+from qkedit.evaluation.benchmarks.mme import scoring as mme
+from qkedit.evaluation.benchmarks.registry import benchmark_named, benchmark_names
+from qkedit.evaluation.files.records import Answer, MeasuredItem, Question, Score
+from qkedit.evaluation.files.score_json import score_as_dict, score_from_dict
+from qkedit.evaluation.metric import Metric, Unit, measured
 from qkedit.evaluation.statistics.intervals import interval, paired
-from qkedit.evaluation.statistics.metrics import metrics_of
+from qkedit.evaluation.statistics.metrics import meaning_of, metrics_of
 
 WORDS = ("Yes", "No", "yes.", "maybe", "\tno", "there is not", "")
 
@@ -123,5 +129,36 @@ def test_a_sum_of_ratios_is_resampled_by_image() -> None:
 
 
 def test_every_metric_of_a_scorer_has_a_known_direction() -> None:
-    without = {name for score in scores(1) for name in score.metrics if better(name).value == "neither"}
-    assert without == {"yes_ratio"}
+    directions = {
+        name: meaning_of(score.benchmark, name).better.value for score in scores(1) for name in score.metrics
+    }
+    assert {name for name, direction in directions.items() if direction == "neither"} == {"yes_ratio"}
+
+
+@pytest.mark.parametrize("name", benchmark_names())
+def test_each_metric_is_named_once_and_has_one_meaning_wherever_it_occurs(name: str) -> None:
+    metrics = benchmark_named(name).metrics
+    assert len({metric.name for metric in metrics}) == len(metrics) > 0
+    units = {metric.unit for metric in metrics if metric.name != "mean_words"}
+    assert (Unit.PERCENT in units) == (name == "amber")
+
+
+def test_a_metric_that_is_no_ratio_is_resampled_by_its_own_value() -> None:
+    """The root of the mean square of what each answer adds."""
+    items = [MeasuredItem(str(number), {"size": (number**2, 1)}, group=str(number // 3)) for number in range(60)]
+    size = Metric("size", sums=measured("size"), value=lambda totals: np.sqrt(totals[:, 0] / totals[:, 1]))
+    found = interval(items, size, resamples=2000)
+    assert found.value == pytest.approx(np.sqrt(np.mean(np.arange(60) ** 2)))
+    generator = np.random.default_rng(5)
+    groups = np.arange(60).reshape(20, 3)
+    drawn = np.sort([np.sqrt(np.mean(groups[generator.integers(0, 20, 20)] ** 2)) for _ in range(4000)])
+    spread = drawn[3899] - drawn[100]
+    assert found.low == pytest.approx(drawn[100], abs=0.06 * spread)
+    assert found.high == pytest.approx(drawn[3899], abs=0.06 * spread)
+    assert found.method == "bootstrap"
+
+
+def test_measured_items_survive_json() -> None:
+    item = MeasuredItem("1", {"size": (1, 2.5), "words": (3,)}, "yes", "a.jpg")
+    score = Score("custom", None, "official", 1, {}, {}, {}, (item,))
+    assert score_from_dict(json.loads(json.dumps(score_as_dict(score)))) == score

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from qkedit.evaluation.files.records import Score
-    from qkedit.evaluation.runs.backend import Answerer
-    from qkedit.evaluation.runs.tasks import Part
+    from qkedit.evaluation.runs.backend import Backend
+    from qkedit.evaluation.runs.tasks import Task
 
 ENDPOINT = "A model behind an endpoint"
 
@@ -122,12 +122,12 @@ def evaluate(
         target = options.required_out(out)
         if images is None:
             raise UsageError("no directory of images is given", where="--images", remedy="name their directory")
-        answerer: Answerer
+        backend: Backend
         if endpoint is not None:
-            answerer = _endpoint(endpoint, endpoint_model, concurrency, argument or model, plugin, target)
+            backend = _endpoint(endpoint, endpoint_model, concurrency, argument or model, plugin, target)
         else:
             name = options.one_model(context, argument, model)
-            answerer = LocalModel(
+            backend = LocalModel(
                 name,
                 revision,
                 chosen_plugins(plugin, name),
@@ -138,11 +138,11 @@ def evaluate(
                 chat_template,
                 Placement(**chosen_placement(context, device_map, attn_implementation, quantization)),
             )
-        parts = _parts(benchmark or (), split or (), required_data(data, questions), max_new_tokens)
+        tasks = _tasks(benchmark or (), split or (), required_data(data, questions), max_new_tokens)
         output.after_interruption = f"{GO_ON}; what was answered stays"
         with counting_bar(output, "answers") as watch:
             finished = run(
-                answerer, parts, images, target, prompt=prompt, limit=limit, overwrite=overwrite, watch=watch
+                backend, tasks, images, target, prompt=prompt, limit=limit, overwrite=overwrite, watch=watch
             )
         for sentence in finished.warnings:
             output.warn(sentence)
@@ -153,7 +153,7 @@ def evaluate(
 
 def _endpoint(
     url: str, model: str | None, concurrency: int, other: str | None, plugins: Sequence[str] | None, target: Path
-) -> Answerer:
+) -> Backend:
     from qkedit.evaluation.runs.endpoint import Endpoint
     from qkedit.evaluation.runs.run_files import recorded_identity
 
@@ -164,10 +164,10 @@ def _endpoint(
     return Endpoint(url, model, concurrency).or_as_recorded(recorded_identity(target))
 
 
-def _parts(benchmarks: Sequence[str], splits: Sequence[str], data: Path, max_new_tokens: int | None) -> list[Part]:
+def _tasks(benchmarks: Sequence[str], splits: Sequence[str], data: Path, max_new_tokens: int | None) -> list[Task]:
     """Return what is asked. Raises UsageError for a benchmark or a split that there is not, or one named twice."""
     from qkedit.evaluation.benchmarks.registry import benchmark_named
-    from qkedit.evaluation.runs.tasks import parts_of
+    from qkedit.evaluation.runs.tasks import tasks_of
 
     if not benchmarks:
         raise UsageError("no benchmark is named", where="--benchmark", remedy="name one, such as pope")
@@ -177,16 +177,16 @@ def _parts(benchmarks: Sequence[str], splits: Sequence[str], data: Path, max_new
             where="--split",
             remedy="write --benchmark pope.adversarial and so on",
         )
-    parts: list[Part] = []
+    tasks: list[Task] = []
     for text in benchmarks:
         name, _, own = text.partition(".")
         wanted = [own] if own else list(dict.fromkeys(splits))
-        parts += parts_of(benchmark_named(name), data, wanted, max_new_tokens=max_new_tokens)
-    names = [part.name for part in parts]
+        tasks += tasks_of(benchmark_named(name), data, wanted, max_new_tokens=max_new_tokens)
+    names = [task.name for task in tasks]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"{name} is named twice", where="--benchmark", remedy="name it once")
-    return parts
+    return tasks
 
 
 def _tables(scores: Sequence[Score]) -> Iterator[RenderableType]:

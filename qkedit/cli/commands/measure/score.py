@@ -12,6 +12,7 @@ from qkedit.cli import completion, options
 from qkedit.cli.delivery import deliver
 from qkedit.cli.evaluation_options import (
     AllowMissingOption,
+    CacheGroundTruthOption,
     DataOption,
     NormaliseOption,
     ParserOption,
@@ -48,6 +49,7 @@ def score(
     variant: VariantOption = None,
     normalise: NormaliseOption = False,
     similarity: SimilarityOption = None,
+    cache_ground_truth: CacheGroundTruthOption = None,
     write_truth: WriteTruthOption = None,
     allow_missing: AllowMissingOption = False,
     per_item: Annotated[
@@ -77,8 +79,11 @@ def score(
             _refuse_input(per_item, (answers, source))
             check_target(per_item, ("",), "--per-item")
         if write_truth is not None:
-            check_target(write_truth, TRUTH_ENDINGS, "--write-truth")
-        named = {"similarity": similarity, "write_truth": write_truth}
+            output.warn("--write-truth is now --cache-ground-truth; the old name works until version 1.0")
+        cached = cache_ground_truth or write_truth
+        if cached is not None:
+            check_target(cached, TRUTH_ENDINGS, "--cache-ground-truth")
+        named = {"similarity": similarity, "cache_ground_truth": cached}
         scores = score_files(
             chosen,
             answers=answers,
@@ -91,9 +96,9 @@ def score(
         warn_of_scores(output, scores)
         files: dict[Path, Callable[[], object]] = {}
         if per_item is not None:
-            files[per_item] = lambda: write_file(per_item, items_as_lines(scores, without=chosen.totals).encode())
+            files[per_item] = lambda: write_file(per_item, items_as_lines(scores, without=chosen.aggregates).encode())
         fields = {"results": [score_as_dict(scored) for scored in scores]}
-        deliver(output, fields, Group(*score_tables(chosen.title, scores)), files, done=[write_truth])
+        deliver(output, fields, Group(*score_tables(chosen.title, scores)), files, done=[cached])
 
 
 def _refuse_input(target: Path, inputs: Sequence[Path]) -> None:

@@ -28,8 +28,8 @@ from qkedit.evaluation.files.records import AmberAnswerItem, Answer, Question, S
 GENERATIVE = "generative"
 ATTRIBUTES = ("state", "number", "action")
 DIMENSIONS = ("existence", *ATTRIBUTES, "relation")
-TOTALS = {"discriminative": DIMENSIONS, "attribute": ATTRIBUTES}
-SPLITS = (GENERATIVE, *TOTALS, *DIMENSIONS)
+AGGREGATES = {"discriminative": DIMENSIONS, "attribute": ATTRIBUTES}
+SPLITS = (GENERATIVE, *AGGREGATES, *DIMENSIONS)
 PARSERS = ("official", "normalised")
 # A description's figures when no table of similar words was at hand.
 WITHOUT_SIMILARITY = "without-similarity"
@@ -133,7 +133,7 @@ def dimensions_of(split: str) -> tuple[str, ...]:
     """Return the dimensions of a split. Raises UsageError when there is no such split."""
     if split not in SPLITS:
         raise UsageError(f"there is no split {split!r}", where="--split", remedy=f"choose among {', '.join(SPLITS)}")
-    return TOTALS.get(split, (split,))
+    return AGGREGATES.get(split, (split,))
 
 
 def load_answers(file: Path) -> tuple[Answer, ...]:

@@ -35,7 +35,7 @@ _COCO_NAME = re.compile(r"(?:COCO_(?:train|val)2014_)?0*(\d+)(?:\.jpg)?")
 
 
 def load_questions(
-    data: Path, split: str | None = None, *, variant: str = "official", write_truth: Path | None = None
+    data: Path, split: str | None = None, *, variant: str = "official", cache_ground_truth: Path | None = None
 ) -> tuple[Question, ...]:
     """Return one question for each image whose objects are known.
 
@@ -43,7 +43,7 @@ def load_questions(
         data: a directory with CHAIR's `synonyms.txt` and the truth: `*_gt_objects.json`, or COCO's annotation files.
         split: the name of one file of truth without `_gt_objects.json`, or `val2014` of the annotation files.
         variant: how the reference captions are read where the truth is built from annotation files.
-        write_truth: keep the truth in this file as well, which is read in their place faster by far.
+        cache_ground_truth: keep the truth in this file as well, which is read in their place faster by far.
 
     Raises:
         UsageError: there is no such split or variant.
@@ -52,8 +52,8 @@ def load_questions(
     directory = data.parent if data.is_file() else data
     synonyms = load_synonyms(directory)
     truth = load_truth(data, split, synonyms, _lazily(lambda: reader(synonyms, variant, directory)))
-    if write_truth is not None:
-        save_truth(truth, write_truth)
+    if cache_ground_truth is not None:
+        save_truth(truth, cache_ground_truth)
     fields = {"synonyms": synonyms, "data": directory}
     return tuple(
         Question(image, shown.image, CAPTION_PROMPT, shown.objects, group=image, fields=fields)

@@ -134,7 +134,7 @@ def test_figures_are_those_of_the_official_script(case: dict[str, Any]) -> None:
         items.append(one)
     counts = counts_of(items)
     assert figures(counts) == script.printed()
-    parts = {name: metric.parts(items) for name, metric in metrics_of(items).items()}
+    parts = {name: metric.sums(items) for name, metric in metrics_of(items).items()}
     assert parts["chair"] == (100 * counts["hallucinated_mentions"], counts["mentions"])
     assert parts["cover"] == (100 * counts["covered_objects"], counts["true_objects"])
     assert parts["hal"] == (100 * counts["hallucinated_captions"], len(items))

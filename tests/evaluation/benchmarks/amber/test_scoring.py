@@ -104,7 +104,7 @@ def test_items_alone_give_the_figures_up_to_rounding(rows: list[tuple[str, str, 
     split = amber.answered_splits(questions, answers)[0]
     score = amber.score(questions, answers, split=split)
     for name, metric in metrics_of(score.items).items():
-        numerator, denominator = metric.parts(score.items)
+        numerator, denominator = metric.sums(score.items)
         value = score.metrics[name]
         if value is None:
             assert denominator == 0 or name == "f1"
@@ -275,7 +275,10 @@ def test_the_command_line_scores_each_dimension_that_is_answered(data: Path, tmp
     assert (result["parser"], result["printed"]["Accuracy"]) == ("normalised", "99.9")
     assert "99.90" in qkedit(*arguments, "--normalise").stdout
     assert "another parser" in qkedit(*arguments, "--normalise", "--parser", "official").sentence()
-    assert "AMBER has no use for it" in qkedit(*arguments, "--write-truth", tmp_path / "x_gt_objects.json").sentence()
+    assert (
+        "AMBER has no use for it"
+        in qkedit(*arguments, "--cache-ground-truth", tmp_path / "x_gt_objects.json").sentence()
+    )
 
 
 @needs_data

@@ -78,7 +78,7 @@ def test_figures_are_those_of_the_official_script(captions: list[tuple[list[str]
     assert [item.id for item in score.items] == [question.id for question in questions]
     # A comparison of runs comes to the same figures from the items alone.
     for name, metric in metrics_of(score.items).items():
-        numerator, denominator = metric.parts(score.items)
+        numerator, denominator = metric.sums(score.items)
         assert score.metrics[name] == (numerator / denominator if denominator else None)
 
 
@@ -260,7 +260,7 @@ def test_truth_is_built_where_only_annotation_files_are(language: Path, data: Pa
         (data / "nlp").symlink_to(language / "nlp")
     kept = data.parent / "kept_gt_objects.json.gz"
     before = sorted(data.rglob("*"))
-    questions = chair.load_questions(data, "train2014", variant=variant, write_truth=kept)
+    questions = chair.load_questions(data, "train2014", variant=variant, cache_ground_truth=kept)
     assert [question.truth for question in questions] == [
         ("person", "cup", "dining table"),
         ("dog",),

@@ -200,10 +200,10 @@ def _score(split: str | None, parser: str, joined: Joined, items: Sequence[Hallu
     judged = [(question, item.right) for (question, _), item in zip(joined.pairs, items, strict=True)]
     tallies = {
         "a_acc": (sum(right for _, right in judged), len(judged)),
-        "f_acc": _all_right((question.fields["figure"], right) for question, right in judged),
-        "q_acc": _all_right((question.fields["question"], right) for question, right in judged),
-        "easy_acc": _all_right((q.fields["question"], right) for q, right in judged if not q.fields["hard"]),
-        "hard_acc": _all_right((q.fields["question"], right) for q, right in judged if q.fields["hard"]),
+        "f_acc": all_right((question.fields["figure"], right) for question, right in judged),
+        "q_acc": all_right((question.fields["question"], right) for question, right in judged),
+        "easy_acc": all_right((q.fields["question"], right) for q, right in judged if not q.fields["hard"]),
+        "hard_acc": all_right((q.fields["question"], right) for q, right in judged if q.fields["hard"]),
     }
     metrics = {name: quotient(right, total) for name, (right, total) in tallies.items()}
     warnings = [*joined.warnings, *([_NOT_COMPARABLE] if parser == "string" else []), *undefined(metrics)]
@@ -229,7 +229,7 @@ def _score(split: str | None, parser: str, joined: Joined, items: Sequence[Hallu
     )
 
 
-def _all_right(judged: Iterable[tuple[Hashable, bool]]) -> tuple[int, int]:
+def all_right(judged: Iterable[tuple[Hashable, bool]]) -> tuple[int, int]:
     """Return in how many groups every answer is right, and how many groups there are; None is no group."""
     groups: dict[Hashable, bool] = {}
     for group, right in judged:

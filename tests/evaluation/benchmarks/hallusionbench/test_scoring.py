@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.evaluation.benchmarks import hallusionbench as bench
+from qkedit.evaluation.benchmarks.hallusionbench import scoring as bench
 from qkedit.evaluation.files.records import Answer, Score
 from tests.evaluation.published import DATA, needs_data
 

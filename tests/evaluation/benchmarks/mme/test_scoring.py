@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.evaluation.benchmarks import mme
+from qkedit.evaluation.benchmarks.mme import scoring as mme
 from qkedit.evaluation.benchmarks.registry import benchmark_named
 from qkedit.evaluation.files.answer_files import read_answers
 from qkedit.evaluation.files.records import Answer, Score
@@ -161,7 +161,7 @@ def test_totals_add_the_tasks_up(tmp_path: Path) -> None:
     answers = [answer for task, given in tasks.items() for answer in answers_to(task, given)]
     scores = {score.split: score for score in benchmark_named("mme").scores(questions, answers)}
     assert list(scores) == [*mme.TASKS, "hallucination", "perception", "cognition"]
-    for total, parts in mme.TOTALS.items():
+    for total, parts in mme.AGGREGATES.items():
         expected = 0.0
         for task in parts:
             expected += slow_score(tasks[task])[2] or 0

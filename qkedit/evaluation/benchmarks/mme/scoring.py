@@ -27,8 +27,8 @@ HALLUCINATION = ("existence", "count", "position", "color")
 PERCEPTION = (*HALLUCINATION, "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 TASKS = (*PERCEPTION, *COGNITION)
-TOTALS = {"hallucination": HALLUCINATION, "perception": PERCEPTION, "cognition": COGNITION}
-SPLITS = (*TASKS, *TOTALS)
+AGGREGATES = {"hallucination": HALLUCINATION, "perception": PERCEPTION, "cognition": COGNITION}
+SPLITS = (*TASKS, *AGGREGATES)
 _PLACES = ("mme/questions", "questions", "mme", "Your_Results", "eval_tool/Your_Results")
 _PUBLISHED = "github.com/BradyFU/Awesome-Multimodal-Large-Language-Models, branch Evaluation (tools/eval_tool.zip)"
 _COLUMNS = "image, question, truth and answer, with tabs between"
@@ -59,7 +59,7 @@ def tasks_of(split: str) -> tuple[str, ...]:
     """Return the tasks of a split, in the official order. Raises UsageError when there is no such split."""
     if split not in SPLITS:
         raise UsageError(f"there is no split {split!r}", where="--split", remedy=f"choose among {', '.join(SPLITS)}")
-    return TOTALS.get(split, (split,))
+    return AGGREGATES.get(split, (split,))
 
 
 def load_answers(file: Path) -> tuple[Answer, ...]:
@@ -83,7 +83,7 @@ def answered_splits(questions: Sequence[Question], answers: Sequence[Answer]) ->
     task_of = {question.id: question.fields["task"] for question in questions}
     answered = {task_of.get(answer.id) for answer in answers}
     tasks = tuple(task for task in TASKS if task in answered)
-    return tasks + tuple(total for total, parts in TOTALS.items() if answered.issuperset(parts))
+    return tasks + tuple(total for total, parts in AGGREGATES.items() if answered.issuperset(parts))
 
 
 def score(

@@ -1,0 +1,205 @@
+"""The contract of a benchmark: a class that owns its questions, its rules, its metrics and the files it needs.
+
+A benchmark of this package is one module or one folder beside this file; another package names its class by an entry
+point (docs/adding-a-benchmark.md). A subclass sets the attributes and writes `read_questions` and `judge`; the rest
+has a meaning by default.
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.files.answer_files import read_answers
+from qkedit.evaluation.files.records import Answer, CaptionItem, Item, MeasuredItem, Question, Score, YesNoItem
+from qkedit.evaluation.metric import Metric
+
+
+class Benchmark(ABC):
+    """One benchmark.
+
+    Attributes:
+        name: as the command line and JSON have it.
+        title: as its paper has it.
+        paper: its arXiv number; empty where there is none.
+        rules: parsers or variants, the default first.
+        rule_kind: `parser` or `variant`.
+        splits: all splits there are; none where the user may call one anything.
+        aggregates: those of the splits that are made up of others.
+        ids_restart_per_split: whether ids begin anew in each split, so that only its name tells splits apart.
+        max_new_tokens: how long an answer may be; as published for captions, ample for yes and no elsewhere.
+        files: further files that `read_questions` takes, by names that become options of `score`.
+        metrics: every metric that a score can have, with its direction and unit.
+        item_kinds: the kinds of items that its scores have and its metrics take.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str] = ""
+    rules: ClassVar[tuple[str, ...]] = ("official",)
+    rule_kind: ClassVar[str] = "parser"
+    splits: ClassVar[tuple[str, ...]] = ()
+    aggregates: ClassVar[tuple[str, ...]] = ()
+    ids_restart_per_split: ClassVar[bool] = False
+    max_new_tokens: ClassVar[int] = 128
+    files: ClassVar[tuple[str, ...]] = ()
+    metrics: ClassVar[tuple[Metric, ...]] = ()
+    item_kinds: ClassVar[tuple[type[Item], ...]] = (YesNoItem, CaptionItem, MeasuredItem)
+
+    @abstractmethod
+    def read_questions(
+        self, data: Path, split: str | None, rule: str | None, files: Mapping[str, Path]
+    ) -> tuple[Question, ...]:
+        """Return a split's questions, or (None) all of a benchmark whose splits are parts of one set.
+
+        Args:
+            data: the directory with the published files, or one such file.
+            split: one of its splits.
+            rule: the parser or variant they will be scored by; None for the default.
+            files: those of `self.files` that were given.
+
+        Raises:
+            QkeditError: there is no such split, a file is missing, or what it holds are no questions.
+        """
+
+    @abstractmethod
+    def judge(
+        self,
+        questions: Sequence[Question],
+        answers: Sequence[Answer],
+        *,
+        split: str | None,
+        rule: str | None,
+        allow_missing: bool,
+    ) -> Score:
+        """Return the score of one split.
+
+        Args:
+            questions: of the split, or of all of its benchmark's set.
+            answers: in any order.
+            split: its name.
+            rule: one of `self.rules`; None for the default.
+            allow_missing: leave out questions without an answer instead of refusing.
+
+        Raises:
+            QkeditError: answers and questions do not fit.
+        """
+
+    def splits_below(self, data: Path) -> tuple[str, ...]:
+        """Return the splits whose questions are below a directory; asked only where ids begin anew in each."""
+        return self.splits
+
+    def load_answers(self, file: Path) -> tuple[Answer, ...]:
+        """Return the answers of a file in the benchmark's own format or in the common one. Raises QkeditError."""
+        return read_answers(file)
+
+    def splits_answered(self, questions: Sequence[Question], answers: Sequence[Answer]) -> tuple[str | None, ...]:
+        """Return the splits that these answers allow to score, where none is named; empty if nothing is answered."""
+        return (None,)
+
+    def metrics_of(self, items: Sequence[Item]) -> tuple[Metric, ...]:
+        """Return the metrics that these items of one split have; items decide where a metric needs to know them."""
+        return self.metrics
+
+    def takes_shown_images(self, split: str | None) -> bool:
+        """Whether only questions about images that are there are asked: truth may be known of many more."""
+        return False
+
+    @property
+    def single_question_set(self) -> bool:
+        """Whether all splits are parts of one set of questions, so that an id alone tells whose answer it is."""
+        return bool(self.splits) and not self.ids_restart_per_split
+
+    def load_questions(
+        self, data: Path, split: str | None = None, rule: str | None = None, files: Mapping[str, Path] | None = None
+    ) -> tuple[Question, ...]:
+        """Return questions as `read_questions` does, once the rule and the files are known to exist.
+
+        Raises:
+            QkeditError: there is no such split or rule, a file is missing, or what it holds are no questions.
+        """
+        self.check_rule(rule)
+        for name in files or {}:
+            if name not in self.files:
+                raise UsageError(f"{self.title} has no use for it", where=f"--{name.replace('_', '-')}")
+        return self.read_questions(data, split, rule, files or {})
+
+    def splits_in(self, data: Path) -> tuple[str | None, ...]:
+        """Return the splits to ask one after another so that all questions below `data` are asked.
+
+        Raises:
+            QkeditError: there are no questions of a benchmark that comes in one file per split.
+        """
+        if not self.ids_restart_per_split or data.is_file():
+            return (None,)
+        splits = self.splits_below(data)
+        if not splits:
+            # Its error names the file and says where it is published.
+            self.load_questions(data, self.splits[0])
+        return splits
+
+    def answered_splits(
+        self, questions: Sequence[Question], answers: Sequence[Answer], split: str | None = None
+    ) -> tuple[str | None, ...]:
+        """Return the splits to score: the one that is named, else those parts of the questions that are answered.
+
+        Raises:
+            QkeditError: nothing is answered.
+        """
+        if split is not None:
+            return (split,)
+        splits = self.splits_answered(questions, answers)
+        if not splits:
+            raise QkeditError(
+                f"holds no answer to any question of {self.title}",
+                where=next((answer.file for answer in answers if answer.file), "answers"),
+                remedy="name the answers to this benchmark",
+            )
+        return splits
+
+    def score(
+        self,
+        questions: Sequence[Question],
+        answers: Sequence[Answer],
+        *,
+        split: str | None = None,
+        rule: str | None = None,
+        allow_missing: bool = False,
+    ) -> Score:
+        """Return the score of one split by a parser or variant, by default the first. Raises QkeditError."""
+        self.check_rule(rule)
+        return self.judge(questions, answers, split=split, rule=rule, allow_missing=allow_missing)
+
+    def scores(
+        self,
+        questions: Sequence[Question],
+        answers: Sequence[Answer],
+        *,
+        split: str | None = None,
+        rule: str | None = None,
+        allow_missing: bool = False,
+    ) -> tuple[Score, ...]:
+        """Return the score of one split, or (None) of each that is scored by itself. Raises QkeditError."""
+        return tuple(
+            self.score(questions, answers, split=part, rule=rule, allow_missing=allow_missing)
+            for part in self.answered_splits(questions, answers, split)
+        )
+
+    def check_rule(self, rule: str | None) -> None:
+        """Raise UsageError when there is no such parser or variant."""
+        if rule is not None and rule not in self.rules:
+            raise UsageError(
+                f"{self.title} has no {self.rule_kind} {rule!r}",
+                where=f"--{self.rule_kind}",
+                remedy=choose(rule, self.rules),
+            )
+
+
+def choose(given: str, known: Sequence[str]) -> str:
+    """Return the remedy for a name that is not known: the nearest known one, else all of them."""
+    near = difflib.get_close_matches(given.lower(), known, n=1)
+    return f"did you mean {near[0]!r}" if near else f"choose among {', '.join(known)}"

@@ -1,0 +1,84 @@
+"""HallusionBench as a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from qkedit.evaluation.benchmarks.benchmark import Benchmark
+from qkedit.evaluation.benchmarks.hallusionbench import scoring
+from qkedit.evaluation.files.records import Answer, HallusionBenchItem, Item, Question, Score, YesNoItem
+from qkedit.evaluation.metric import Better, Metric, Unit
+
+
+def _answers_right(group: Sequence[HallusionBenchItem]) -> tuple[int, int]:
+    return sum(item.right for item in group), sum(item.counted for item in group)
+
+
+def _sums_all_right(
+    key: Callable[[HallusionBenchItem], str | None], hard: bool | None = None
+) -> Callable[[Sequence[HallusionBenchItem]], tuple[int, int]]:
+    """Return the sums of the share of keys of which every answer is right; `hard` picks items."""
+
+    def sums(group: Sequence[HallusionBenchItem]) -> tuple[int, int]:
+        chosen = [item for item in group if hard is None or item.hard == hard]
+        return scoring.all_right((key(item), item.right) for item in chosen)
+
+    return sums
+
+
+def _figure(item: HallusionBenchItem) -> str | None:
+    """`VD_illusion_0_1` of `VD_illusion_0_1_3`; None for a supplement's original question, which shows none."""
+    figure = item.id.rpartition("_")[0]
+    return None if figure.startswith("VS_") and figure.endswith("_0") else figure
+
+
+def _question_of(item: HallusionBenchItem) -> str:
+    """`VD_illusion_0_3` of `VD_illusion_0_1_3`."""
+    group, _, number = item.id.rsplit("_", 2)
+    return f"{group}_{number}"
+
+
+class HallusionBench(Benchmark):
+    """HallusionBench (arXiv 2310.14566): groups are sets of questions and figures that belong together."""
+
+    name = "hallusionbench"
+    title = "HallusionBench"
+    paper = "2310.14566"
+    rules = scoring.PARSERS
+    splits = scoring.SPLITS
+    metrics = (
+        Metric("a_acc", Better.HIGHER, Unit.SHARE, _answers_right, is_share_right=True),
+        Metric("f_acc", Better.HIGHER, Unit.SHARE, _sums_all_right(_figure)),
+        Metric("q_acc", Better.HIGHER, Unit.SHARE, _sums_all_right(_question_of)),
+        Metric("easy_acc", Better.HIGHER, Unit.SHARE, _sums_all_right(_question_of, hard=False)),
+        Metric("hard_acc", Better.HIGHER, Unit.SHARE, _sums_all_right(_question_of, hard=True)),
+    )
+
+    item_kinds = (YesNoItem,)
+
+    def read_questions(
+        self, data: Path, split: str | None, rule: str | None, files: Mapping[str, Path]
+    ) -> tuple[Question, ...]:
+        """Return all questions, or those of one category."""
+        return scoring.load_questions(data, split)
+
+    def judge(
+        self,
+        questions: Sequence[Question],
+        answers: Sequence[Answer],
+        *,
+        split: str | None,
+        rule: str | None,
+        allow_missing: bool,
+    ) -> Score:
+        """Return the score of one split; see `score`."""
+        return scoring.score(questions, answers, split=split, parser=rule, allow_missing=allow_missing)
+
+    def load_answers(self, file: Path) -> tuple[Answer, ...]:
+        """Return the answers of a file in HallusionBench's own format or the common one."""
+        return scoring.load_answers(file)
+
+    def metrics_of(self, items: Sequence[Item]) -> tuple[Metric, ...]:
+        """Return the metrics; result files of other makers may not say which questions are hard."""
+        return self.metrics if all(isinstance(item, HallusionBenchItem) for item in items) else self.metrics[:3]
