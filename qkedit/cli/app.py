@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import signal
 import sys
 from io import RawIOBase, TextIOWrapper
 from pathlib import Path
@@ -30,6 +31,14 @@ def run() -> None:
 
     What Typer itself cannot parse is said as qkedit says everything else: one sentence, or the JSON envelope.
     """
+    try:
+        code = _run()
+    except KeyboardInterrupt:  # before the command itself could take it
+        code = _interrupted()
+    sys.exit(code)
+
+
+def _run() -> int:
     _prepare_streams()
     _take_old_words()
     # Imports leave no garbage, and what stands at the end need not be searched for any: with torch, that takes a tenth
@@ -37,13 +46,15 @@ def run() -> None:
     if called(sys.argv[1:]) != "serve":  # which runs for weeks, and whose garbage is other people's requests
         gc.set_threshold(20_000, *gc.get_threshold()[1:])
     atexit.register(gc.freeze)
-    try:
-        code = _exit_code()
-    except KeyboardInterrupt:  # before the command itself could take it
-        from qkedit.cli.output import Interrupted
+    return _exit_code()
 
-        code = _failure("qkedit", Interrupted("run again if you want to"))
-    sys.exit(code)
+
+def _interrupted() -> int:
+    """Say that the start was interrupted; who presses Ctrl-C twice must not cut the sentence off."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from qkedit.cli.output import Interrupted
+
+    return _failure("qkedit", Interrupted("run again if you want to"))
 
 
 def _take_old_words() -> None:
@@ -141,7 +152,7 @@ def _json_is_wanted() -> bool:
     if in_environment := os.environ.get("QKEDIT_JSON"):
         return in_environment.strip().lower() in YES
     file = os.environ.get("QKEDIT_CONFIG", "")
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         option, equals, value = word.partition("=")
         if option == "--config":
             file = value if equals else following

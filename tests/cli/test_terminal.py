@@ -278,6 +278,26 @@ def test_ctrl_c_during_the_first_imports_shows_no_traceback() -> None:
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_before_the_command_begins_is_a_sentence_however_often(times: int) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from qkedit.cli import app, output\n"
+        f"def interrupted(*arguments): os.kill(os.getpid(), signal.SIGINT)\n"
+        "app._prepare_streams = interrupted\n"
+        "class Again(output.Interrupted):\n"
+        "    def __init__(self, remedy):\n"
+        f"        if {times} > 1: interrupted()\n"
+        "        super().__init__(remedy)\n"
+        "output.Interrupted = Again\n"
+        "app.run()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, env=environment(), check=False
+    )
+    assert (result.returncode, result.stderr) == (130, "error: interrupted; run again if you want to.\n")
+
+
 @pytest.mark.parametrize(
     "variables",
     [

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 import qkedit
 from qkedit.errors import QkeditError
 from tests.cli.command import qkedit as run
+from tests.packages import installed
 from tests.paths import ROOT
-from tests.plugins.packages import installed
 
 PAGE = (ROOT / "docs" / "adding-a-model.md").read_text("utf-8")
 RECORDS = dict(re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", PAGE, re.DOTALL))

@@ -16,7 +16,7 @@ from qkedit.plugins import registry, settings
 from qkedit.plugins.core.decoding import DecodingEdit, Generation
 from qkedit.plugins.core.report import PluginReport
 from qkedit.runtime.generation import load, respond
-from tests.plugins.packages import installed
+from tests.packages import installed
 
 PACKAGE = """
 from __future__ import annotations

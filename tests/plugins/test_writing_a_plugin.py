@@ -23,8 +23,8 @@ from qkedit.runtime.generation import load, request_inputs
 from qkedit.serving.plugin_switch import PluginSwitch
 from tests.cli.command import qkedit as run
 from tests.integrations import lmms_eval_interface
+from tests.packages import installed
 from tests.paths import ROOT
-from tests.plugins.packages import installed
 
 PAGE = (ROOT / "docs" / "writing-a-plugin.md").read_text("utf-8")
 FILES = {name: text for name, text in re.findall(r"```(?:python|toml)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL)}

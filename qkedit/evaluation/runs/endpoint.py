@@ -200,7 +200,7 @@ class Endpoint:
             again = error.status_code == 429 or error.status_code >= 500
             remedy = "run again when it is well" if again else "correct what it complains of"
             raise self._failed(f"refuses ({error.status_code}: {_said(error)})", remedy) from error
-        except (openai.APIError, AttributeError, TypeError, LookupError, ValueError) as error:
+        except (openai.APIError, AttributeError, TypeError, LookupError, ValueError, RecursionError) as error:
             raise self._failed(
                 "answers, but not as OpenAI's protocol says", "give the address under which /chat/completions stands"
             ) from error

@@ -16,7 +16,7 @@ from qkedit.checkpoint.architecture.sources import ENTRY_POINTS
 from qkedit.configuration_files import configuration_directory
 from qkedit.errors import QkeditError
 from tests.checkpoint.architecture.records import DECODER, FAMILY, write_records
-from tests.plugins.packages import installed
+from tests.packages import installed
 
 
 def test_ours_have_one_name_and_one_model_type_each() -> None:

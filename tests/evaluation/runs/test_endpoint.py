@@ -242,7 +242,17 @@ def test_what_does_not_pass_is_said_at_once(serve: Any, status: int, words: str)
 
 @pytest.mark.parametrize(
     "answer",
-    [b"<html>welcome</html>", {}, {"choices": []}, {"choices": None}, {"choices": [{"text": "x"}]}, [], b"{", "text"],
+    [
+        b"<html>welcome</html>",
+        {},
+        {"choices": []},
+        {"choices": None},
+        {"choices": [{"text": "x"}]},
+        [],
+        b"{",
+        "text",
+        b'{"choices": ' + b"[" * 5_000,
+    ],  # deeper than its reader can go
 )
 def test_what_is_no_chat_completion(serve: Any, answer: Any) -> None:
     server = serve(lambda body, number: (200, answer))

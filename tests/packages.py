@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from qkedit.checkpoint.architecture import library
+from qkedit.evaluation.benchmarks.registry import benchmark_named
+from qkedit.other_packages import points_of_other_packages
 from qkedit.plugins import registry
 
 
@@ -51,5 +53,6 @@ def installed(
 
 
 def _forget() -> None:
-    registry._of_other_packages.cache_clear()
+    points_of_other_packages.cache_clear()
+    benchmark_named.cache_clear()
     library._known.cache_clear()
