@@ -96,10 +96,10 @@ def test_it_is_scored_compared_and_gated(data: Path) -> None:
     assert {name: row["verdict"] for name, row in differences.items()} == dict.fromkeys(metrics, "better")
     assert differences["error"]["low"] < differences["error"]["value"] < differences["error"]["high"] < 0
     assert differences["error"]["groups"] == 20
-    gate = ("gate", "--result", edited, "--baseline", base)
+    gate = ("gate", edited, "--baseline", base)
     assert qkedit(*gate, "--require", "counting.exact>=0.5", "--no-worse", "counting.error:0.2").code == 0
-    assert qkedit(*gate, "--require", "counting.exact>=0.99").code == 3
-    assert "exact is a share from 0 to 1" in qkedit(*gate, "--require", "counting.exact>=50").sentence()
+    assert qkedit(*gate[:2], "--require", "counting.exact>=0.99").code == 3
+    assert "exact is a share from 0 to 1" in qkedit(*gate[:2], "--require", "counting.exact>=50").sentence()
 
 
 def test_a_model_answers_it(data: Path, tmp_path: Path) -> None:
