@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from qkedit.version import __version__
 
 if TYPE_CHECKING:
-    from qkedit.api.editing import apply, diff, export, inspect, plan, verify
+    from qkedit.api.editing import apply, diff, export, inspect, interpolate, merge, plan, verify
     from qkedit.api.measuring import compare, drift, evaluate, score
     from qkedit.api.publishing import push
     from qkedit.api.running import generate
@@ -52,7 +52,9 @@ __all__ = [
     "export",
     "generate",
     "inspect",
+    "interpolate",
     "load",
+    "merge",
     "plan",
     "product_of",
     "push",
@@ -80,6 +82,8 @@ _HOMES = {
     "inspect": "qkedit.api.editing",
     "apply": "qkedit.api.editing",
     "export": "qkedit.api.editing",
+    "merge": "qkedit.api.editing",
+    "interpolate": "qkedit.api.editing",
     "verify": "qkedit.api.editing",
     "diff": "qkedit.api.editing",
     "push": "qkedit.api.publishing",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qkedit.checkpoint.architecture.library import Directories, using_architectures
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.options import Suppression
-from qkedit.steering.options import ComputeDtype, OutputOptions, SteerOptions
+from qkedit.steering.options import ComputeDtype, Layout, OutputOptions, SteerOptions
 
 if TYPE_CHECKING:
     from qkedit.inspection.spectra import Inspection
@@ -110,7 +111,7 @@ def inspect(
 
 
 def apply(
-    delta: str | Path,
+    delta: str | Path | Sequence[str | Path],
     *,
     base: str | Path,
     out: str | Path,
@@ -120,12 +121,13 @@ def apply(
     fsync: bool = True,
     verify: bool = False,
 ) -> SteerReport:
-    """Make the full checkpoint from a delta or an adapter and its base.
+    """Make the full checkpoint from a delta or an adapter and its base; or from several edits of one base.
 
     From a delta it is byte-equal to steering directly. An adapter is added to the base in float64 and rounded once.
 
     Args:
-        delta: a directory written with `layout="delta"` or `layout="lora"`.
+        delta: a directory written with `layout="delta"` or `layout="lora"`, or a full output; or several of the same
+            base, whose changes are added up where they meet.
         base: the model that was steered: a directory, a hub id, an alias or `demo`.
         out: the directory to write; it appears finished or not at all.
         revision: of a base on the hub; the one in its manifest by default.
@@ -138,10 +140,72 @@ def apply(
         QkeditError: the base is not the model that it was made from, it is damaged, or nothing may be
             written there; nothing was written then.
     """
-    from qkedit.steering.apply import apply_delta
+    from qkedit.steering.apply import apply_edits
 
+    edits = [delta] if isinstance(delta, str | Path) else list(delta)
     output = OutputOptions(Path(out), "full", link, overwrite, fsync=fsync, verify=verify)
-    return apply_delta(delta, base=str(base), output=output, revision=revision)
+    return apply_edits(edits, base=str(base), output=output, revision=revision)
+
+
+def merge(
+    edits: Sequence[str | Path],
+    *,
+    out: str | Path,
+    base: str | Path | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+    fsync: bool = True,
+) -> SteerReport:
+    """Make one delta of several edits of one base; where they meet, their changes are added up.
+
+    Args:
+        edits: outputs of qkedit, in either layout.
+        out: the directory to write; it appears finished or not at all.
+        base: the model they were made from; the one in the first manifest by default, if it is on the hub or the demo.
+        revision: of a base on the hub.
+        overwrite: replace an earlier output.
+        fsync: wait until the disk holds the output.
+
+    Raises:
+        QkeditError: as for `apply`.
+    """
+    from qkedit.steering.apply import merge_edits
+
+    output = OutputOptions(Path(out), "delta", overwrite=overwrite, fsync=fsync)
+    return merge_edits(edits, output=output, base=None if base is None else str(base), revision=revision)
+
+
+def interpolate(
+    edit: str | Path,
+    strength: float,
+    *,
+    out: str | Path,
+    base: str | Path | None = None,
+    revision: str | None = None,
+    layout: Layout = "full",
+    overwrite: bool = False,
+    fsync: bool = True,
+) -> SteerReport:
+    """Write an edit in another strength, `W + strength (W' − W)`, rounded once.
+
+    Args:
+        edit: an output of qkedit, in either layout.
+        strength: above 0, at most 2; 1 gives what `apply` gives, to the byte.
+        out: the directory to write; it appears finished or not at all.
+        base: as for `merge`.
+        revision: of a base on the hub.
+        layout: `full`, or `delta` for the edited tensors alone.
+        overwrite: replace an earlier output.
+        fsync: wait until the disk holds the output.
+
+    Raises:
+        QkeditError: as for `apply`; or the storage dtype cannot hold so small a change.
+    """
+    from qkedit.steering.apply import interpolate_edit
+
+    output = OutputOptions(Path(out), layout, overwrite=overwrite, fsync=fsync)
+    base = None if base is None else str(base)
+    return interpolate_edit(edit, strength, output=output, base=base, revision=revision)
 
 
 def export(

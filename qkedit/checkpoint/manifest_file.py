@@ -42,6 +42,14 @@ class EditControl(StrEnum):
     NORM = "norm"
 
 
+class Derivation(StrEnum):
+    """How an edit came about that was not steered: from others, or from two checkpoints."""
+
+    STACKED = "stacked"
+    SCALED = "scaled"
+    EXTRACTED = "extracted"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tool:
     """The program that wrote a manifest."""
@@ -88,6 +96,8 @@ class HeadEdit:
     leak: float | None = None  # channels: share of the wanted change that lands in the other channel
     scale: float | None = None  # norm control: c
     key_bias_effect: float | None = None  # ‖(W_q' − W_q)ᵀ b_k‖
+    overlap: float | None = None  # several edits: what two of them both remove, as a share of their sum
+    order: float | None = None  # several edits: by how much their order would matter if they were composed, likewise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +151,10 @@ class Manifest:
         libraries: names and versions of the libraries that calculated.
         base: the model that was edited.
         understood_as: how a model without a record of its own was understood.
-        options: what was asked for.
+        options: what was asked for; None where no one edit was.
+        derivation: how the edit came about if it was not steered.
+        made_of: the manifests of the edits that it was made of, without their history.
+        strength: by which the change of an edit was multiplied.
         tensors: what changed.
         files: every file of the full output, sorted.
         generated: SHA-256 of each file of this output that qkedit made anew, beside weights and manifest, by name.
@@ -153,7 +166,10 @@ class Manifest:
     libraries: dict[str, str] = field(default_factory=dict)
     base: RecordedBase
     understood_as: str | None = None
-    options: RecordedOptions
+    options: RecordedOptions | None = None
+    derivation: Derivation | None = None
+    made_of: tuple[dict[str, Any], ...] | None = None
+    strength: float | None = None
     tensors: tuple[TensorEdit, ...]
     files: tuple[str, ...] = ()
     generated: dict[str, str] = field(default_factory=dict)
@@ -169,8 +185,12 @@ class Manifest:
             raise ValueError("lists a tensor twice")
         if self.adapter is not None and sorted(layer.tensor for layer in self.adapter) != sorted(names):
             raise ValueError("lists other tensors than its adapter has layers")
-        if self.options.channel is not EditedChannel.FULL and any(
-            head.unrealized_share is None or head.leak is None for head in self.heads
+        if (self.options is None) == (self.derivation is None):
+            raise ValueError("needs either options or a derivation")
+        if (
+            self.options is not None
+            and self.options.channel is not EditedChannel.FULL
+            and any(head.unrealized_share is None or head.leak is None for head in self.heads)
         ):
             raise ValueError(f"has a head of the {self.options.channel} channel without unrealized_share and leak")
 

@@ -9,7 +9,18 @@ if TYPE_CHECKING:
     import typer
 
 PANELS = {
-    "Edit a checkpoint": ("steer", "inspect", "verify", "diff", "apply", "export", "push", "models"),
+    "Edit a checkpoint": (
+        "steer",
+        "inspect",
+        "verify",
+        "diff",
+        "apply",
+        "merge",
+        "interpolate",
+        "export",
+        "push",
+        "models",
+    ),
     "Run it, with plug-ins": ("generate", "serve", "plugins add", "plugins remove", "plugins list", "kv-coherence"),
     "Measure what an edit did": ("eval", "score", "compare", "gate", "drift"),
     "Laboratory": ("demo", "sweep"),

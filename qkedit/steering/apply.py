@@ -1,29 +1,36 @@
-"""Make the full checkpoint from a delta or an adapter and its base."""
+"""Write edits that exist already: to the full checkpoint, into one delta, or in another strength."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.io.copying import LinkMode
-from qkedit.checkpoint.io.source import LocalFiles
-from qkedit.checkpoint.manifest_file import Manifest
+from qkedit.checkpoint.manifest_file import Derivation, Manifest
 from qkedit.errors import UsageError
-from qkedit.steering.base import open_base
+from qkedit.steering.base import chosen_base
 from qkedit.steering.engine.pace import pace_for
 from qkedit.steering.engine.progress import Progress, Silent
 from qkedit.steering.engine.stopwatch import Stopwatch
-from qkedit.steering.manifest import read_manifest, records_of
+from qkedit.steering.manifest import derived_manifest
 from qkedit.steering.options import OutputOptions
+from qkedit.steering.outputs.delta import DeltaWriter
 from qkedit.steering.outputs.full import FullWriter
 from qkedit.steering.outputs.names import files_of_output
-from qkedit.steering.outputs.writer import Written
+from qkedit.steering.outputs.writer import Writer, Written
 from qkedit.steering.run import SteerReport, write_output
-from qkedit.steering.stored_edits import stored_edits
+from qkedit.steering.sources.adapter_edit import AdapterEdit
+from qkedit.steering.sources.edit_source import EditSource, open_edits
+from qkedit.steering.sources.stream import in_strength, planned_tensors, stacked
+from qkedit.steering.stored_edits import merged_edits
+
+LARGEST_STRENGTH = 2.0
 
 
-def apply_delta(
-    delta: str | Path,
+def apply_edits(
+    edits: Sequence[str | Path],
     *,
     base: str,
     output: OutputOptions,
@@ -31,45 +38,144 @@ def apply_delta(
     keep_plugins: bool = False,
     progress: Progress | None = None,
 ) -> SteerReport:
-    """Make the full directory from a delta or an adapter and the model it was made from.
+    """Make the full directory from edits and the model they were made from.
 
-    From a delta it is byte-equal to steering directly. An adapter is added to the base in float64 and rounded once.
+    From one delta it is byte-equal to steering directly. An adapter is added to the base in float64 and rounded once.
+    Numbers that one edit alone changes are that edit's, bit for bit; where several do, their changes are added up.
 
     Args:
-        delta: a directory written with the layout `delta` or `lora`.
+        edits: directories that qkedit wrote, in any layout.
         base: the model that was steered: a directory, a hub id, an alias or `demo`.
         output: where and how to write; the layout must be full.
-        revision: of a hub base; the one in its manifest by default.
+        revision: of a hub base; the one in the first edit's manifest by default.
         keep_plugins: take along the plug-ins that are attached to the base.
         progress: told how far the run is.
 
     Raises:
-        UsageError: the output would be a delta or an adapter again.
-        CheckpointError: the base is not the model that it was made from, or it is damaged.
+        UsageError: the output would be a delta again, or an edit is named twice.
+        CheckpointError: the base is not the model that an edit was made from, or an edit is damaged.
     """
     if output.layout != "full":
         raise UsageError("an edit is applied to make a full directory", where="layout", remedy="take full")
-    files = LocalFiles(Path(delta))
-    manifest = read_manifest(files.directory)
-    checkpoint = open_base(manifest, base, revision)
-    if keep_plugins:
-        checkpoint = checkpoint.with_plugins()
-    records = records_of(manifest, checkpoint.tensors)
-    planned = {record.tensor.name: record.tensor for record in records}
+    sources = open_edits(edits)
+    checkpoint = _base_of(sources, base, revision)
+    return _written(sources, checkpoint.with_plugins() if keep_plugins else checkpoint, 1, output, progress)
+
+
+def merge_edits(
+    edits: Sequence[str | Path],
+    *,
+    output: OutputOptions,
+    base: str | None = None,
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> SteerReport:
+    """Make one delta of several edits of one base, put together as `apply_edits` does.
+
+    Args:
+        edits: directories that qkedit wrote, in any layout.
+        output: where and how to write; the layout must be delta.
+        base: the model they were made from; the recorded one by default.
+        revision: of a hub base.
+        progress: told how far the run is.
+
+    Raises:
+        UsageError: fewer than two edits are named, one is named twice, or the base is not known.
+        CheckpointError: as for `apply_edits`.
+    """
+    if output.layout != "delta":
+        raise UsageError("edits are merged into a delta", where="layout", remedy="take delta, or `qkedit apply`")
+    if len(edits) < 2:
+        raise UsageError("one edit alone is merged with nothing", where="edits", remedy="name at least two")
+    sources = open_edits(edits)
+    return _written(sources, _base_of(sources, base, revision), 1, output, progress)
+
+
+def interpolate_edit(
+    edit: str | Path,
+    strength: float,
+    *,
+    output: OutputOptions,
+    base: str | None = None,
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> SteerReport:
+    """Write an edit in another strength: `W + strength (W' − W)`, rounded once.
+
+    Args:
+        edit: a directory that qkedit wrote, in any layout.
+        strength: in (0, 2]; 1 gives what `apply_edits` gives, to the byte.
+        output: where and how to write.
+        base: the model it was made from; the recorded one by default.
+        revision: of a hub base.
+        progress: told how far the run is.
+
+    Raises:
+        UsageError: an adapter is asked for, the strength is out of range, or the base is not known.
+        CheckpointError: as for `apply_edits`.
+        QkeditError: the dtype of storage cannot hold so small a change.
+    """
+    if not 0 < strength <= LARGEST_STRENGTH:
+        raise UsageError(
+            f"{strength:g} is not above 0 and at most {LARGEST_STRENGTH:g}",
+            where="--strength",
+            remedy="give a number such as 0.5; strength 0 would be the base itself",
+        )
+    if output.layout == "lora":
+        raise UsageError("is not written as an adapter", where="--layout", remedy="take full or delta")
+    sources = open_edits([edit])
+    return _written(sources, _base_of(sources, base, revision), strength, output, progress)
+
+
+def _written(
+    sources: Sequence[EditSource],
+    checkpoint: Checkpoint,
+    strength: float,
+    output: OutputOptions,
+    progress: Progress | None,
+) -> SteerReport:
+    planned = planned_tensors(sources, checkpoint)
     largest = max(entry.nbytes for entry in planned.values())
     stopwatch, progress = Stopwatch(), progress or Silent()
+    writer: Writer = DeltaWriter(planned, stopwatch, progress)
+    if output.layout == "full":
+        writer = FullWriter(checkpoint, planned, LinkMode(output.link), stopwatch, progress)
+    if strength == 1 and len(sources) == 1 and isinstance(sources[0], AdapterEdit):
+        edits = merged_edits(sources[0].files, sources[0].manifest, checkpoint, stopwatch)  # measures what came of it
+    elif strength == 1:
+        edits = stacked(sources, checkpoint, stopwatch)
+    else:
+        edits = in_strength(sources[0], checkpoint, strength, stopwatch)
 
     def manifest_of(written: Written) -> Manifest:
-        return replace(manifest, tensors=written.tensor_edits(), files=tuple(files_of_output(checkpoint)))
+        manifests = [source.manifest for source in sources]
+        if strength != 1:
+            return derived_manifest(checkpoint, Derivation.SCALED, written, manifests, strength)
+        if len(sources) > 1:
+            return derived_manifest(checkpoint, Derivation.STACKED, written, manifests)
+        files = tuple(files_of_output(checkpoint))
+        return replace(manifests[0], tensors=written.tensor_edits(), files=files, generated={})
 
     return write_output(
         checkpoint,
-        FullWriter(checkpoint, planned, LinkMode(output.link), stopwatch, progress),
-        stored_edits(files, manifest, checkpoint, stopwatch),
+        writer,
+        edits,
         pace_for(largest, largest).edited,
         manifest_of,
         output,
-        (checkpoint.files, files),
+        (checkpoint.files, *(source.files for source in sources)),
         stopwatch,
         progress,
     )
+
+
+def _base_of(sources: Sequence[EditSource], base: str | None, revision: str | None) -> Checkpoint:
+    """Open the common base of edits: what the user names, else what the first edit records."""
+    found = chosen_base(sources[0].manifest, base, revision)
+    if found is None:
+        raise UsageError(
+            f"{sources[0].name} was made from a directory that is not recorded",
+            where="--base",
+            remedy="name the model it was made from",
+        )
+    return found.open()

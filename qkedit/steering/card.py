@@ -8,7 +8,7 @@ from typing import Any
 from qkedit.checkpoint.card_fields import LONGEST_BLOCK, card_fields
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.contents import MANIFEST_FILE
-from qkedit.checkpoint.manifest_file import Manifest
+from qkedit.checkpoint.manifest_file import Derivation, Manifest, RecordedOptions
 from qkedit.errors import counted
 from qkedit.selection import describe
 from qkedit.steering.adapters.peft_files import vllm_rank
@@ -85,8 +85,20 @@ def _percent(share: float) -> str:
 
 
 def _what(manifest: Manifest) -> str:
-    """What was suppressed, as the first point of a card's list."""
-    options = manifest.options
+    """What was done, as the first point of a card's list."""
+    if manifest.options is not None:
+        return f"* **What**: {_suppressed(manifest.options)} (QK Product Steering, arXiv:2606.20419)."
+    done = {
+        Derivation.STACKED: "the changes of several edits of the query projections are added up; `made_of` in\n"
+        "  `qkedit.json` names them",
+        Derivation.SCALED: "the change of an edit of the query projections is multiplied by\n"
+        f"  {manifest.strength or 1:.6g}; `made_of` in `qkedit.json` names it",
+        Derivation.EXTRACTED: "the query projections are those of another checkpoint",
+    }
+    return f"* **What**: {done[manifest.derivation or Derivation.EXTRACTED]}."
+
+
+def _suppressed(options: RecordedOptions) -> str:
     energy = options.energy
     amount = f"as many as carry {_percent(energy)} of its energy" if energy else f"{options.k}"
     modes = {
@@ -96,8 +108,7 @@ def _what(manifest: Manifest) -> str:
     }[options.control]
     channel = {"full": ""}.get(options.channel, f"the {options.channel} part of ")
     kept = f"down to {_percent(options.retain)} of their size" if options.retain else "completely"
-    return f"""* **What**: in {channel}the query-key product `W_qᵀ W_k` of each chosen head, {modes}
-  are suppressed {kept} (QK Product Steering, arXiv:2606.20419)."""
+    return f"in {channel}the query-key product `W_qᵀ W_k` of each chosen head, {modes}\n  are suppressed {kept}"
 
 
 def _where(manifest: Manifest) -> str:
@@ -110,7 +121,7 @@ def _how_much(manifest: Manifest) -> str:
     options, heads = manifest.options, manifest.heads
     energy_of = (
         "the energy of these products"
-        if options.channel == "full"
+        if options is None or options.channel == "full"
         else f"the energy of their {options.channel} part was asked to be removed"
     )
     return f"""* **How much**: {mean(head.energy_removed for head in heads):.1%} of {energy_of} on average; the

@@ -6,8 +6,12 @@ from collections.abc import Iterator
 
 from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.errors import counted
+from qkedit.selection import describe
 from qkedit.spectral.options import NEAR_EQUAL
 from qkedit.steering.base_files import adapter_warning
+
+# What two edits both remove, as a share of their sum; rounding to 16 bits alone gives some thousandths.
+NOTEWORTHY_OVERLAP = 0.01
 
 
 def warnings_of(manifest: Manifest, left_out: dict[str, str]) -> Iterator[str]:
@@ -19,12 +23,12 @@ def warnings_of(manifest: Manifest, left_out: dict[str, str]) -> Iterator[str]:
     if manifest.understood_as is not None:
         yield manifest.understood_as
     near_equal = sum(head.gap is not None and head.gap < NEAR_EQUAL for head in heads)
-    if near_equal and options.control == "none":
+    if near_equal and options is not None and options.control == "none":
         yield (
             f"{counted(near_equal, 'head has', 'heads have')} near-equal values at the cut (gap < {NEAR_EQUAL}): "
             "which modes went is arbitrary"
         )
-    if options.energy is None:
+    if options is not None and options.energy is None:
         fewer = sum(len(head.suppressed) < options.k for head in heads)
         if fewer:
             having = counted(fewer, "head has", "heads have")
@@ -33,13 +37,14 @@ def warnings_of(manifest: Manifest, left_out: dict[str, str]) -> Iterator[str]:
     if overshooting:
         pushed = counted(overshooting, "head")
         yield f"the norm-matched control pushes directions of {pushed} past zero (scale above 2)"
-    if options.channel != "full":
+    if options is not None and options.channel != "full":
         enlarged = sum(head.relative_change > 1 for head in heads)
         if enlarged:
             yield (
                 f"{counted(enlarged, 'head')} moved by more than 100% of the norm: the keys are ill-conditioned, and "
                 f"writing the {options.channel} part back through them enlarges it"
             )
+    yield from _stack_warnings(manifest)
     norms = sorted({tensor.norm for tensor in manifest.tensors if tensor.norm is not None})
     if norms:
         yield (
@@ -49,3 +54,21 @@ def warnings_of(manifest: Manifest, left_out: dict[str, str]) -> Iterator[str]:
         )
     if any(head.key_bias_effect is not None for head in heads):
         yield "keys have biases or shifts: logits also change by what no mode shows (key_bias_effect in the manifest)"
+
+
+def _stack_warnings(manifest: Manifest) -> Iterator[str]:
+    """What is to know of heads that several edits change."""
+    found = [
+        (tensor.layer, head)
+        for tensor in manifest.tensors
+        for head in tensor.heads
+        if head.overlap is not None and head.overlap > NOTEWORTHY_OVERLAP
+    ]
+    if found:
+        overlap, order = (max(getattr(head, name) or 0 for _, head in found) for name in ("overlap", "order"))
+        layers = describe(sorted({layer for layer, _ in found}))
+        yield (
+            f"several edits act on common directions of {counted(len(found), 'head')} in layers {layers}: what they "
+            f"share is removed twice (up to {overlap:.1%} of a head's change), and one after the other they would "
+            f"depend on their order (up to {order:.1%}); steer the output of the first one to remove it once"
+        )

@@ -49,6 +49,12 @@ def export(
     manifest = read_manifest(files.directory)
     if is_adapter(files, manifest):
         raise UsageError("is an adapter already", where=str(edit), remedy="name a full directory or a delta")
+    if manifest.options is None:
+        raise UsageError(
+            "its modes are not recorded, since it was made of other edits",
+            where=str(edit),
+            remedy="export each edit by itself",
+        )
     found = chosen_base(manifest, base, revision)
     if found is None:
         raise UsageError(

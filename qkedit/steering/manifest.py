@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from qkedit.checkpoint.contents import DELTA_FILE as DELTA_FILE
 from qkedit.checkpoint.contents import MANIFEST_FILE as MANIFEST_FILE
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.source import CheckpointFiles
-from qkedit.checkpoint.manifest_file import Manifest, RecordedBase, Tool
+from qkedit.checkpoint.manifest_file import Derivation, Manifest, RecordedBase, Tool
 from qkedit.errors import CheckpointError
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.outputs.names import files_of_output
@@ -24,11 +25,9 @@ from qkedit.version import __version__
 
 def make_manifest(plan: SteerPlan, device: str, written: Written) -> Manifest:
     """Return the manifest of one edit, before any file is generated."""
-    from importlib.metadata import version
-
     return Manifest(
         tool=Tool(version=__version__),
-        libraries={name: version(name) for name in ("torch", "numpy", "accelerate")},
+        libraries=_libraries(),
         base=RecordedBase(model=plan.checkpoint.files.name, revision=plan.checkpoint.files.revision),
         understood_as=plan.stack.understood_as or None,
         options=replace(plan.options.recorded(), device=device),
@@ -37,6 +36,48 @@ def make_manifest(plan: SteerPlan, device: str, written: Written) -> Manifest:
         files=tuple(files_of_output(plan.checkpoint)),
         history=earlier_manifests(plan.checkpoint),
     )
+
+
+def derived_manifest(
+    checkpoint: Checkpoint,
+    derivation: Derivation,
+    written: Written,
+    edits: Sequence[Manifest] = (),
+    strength: float | None = None,
+) -> Manifest:
+    """Return the manifest of an edit that was made of others, or of two checkpoints.
+
+    Args:
+        checkpoint: the base.
+        derivation: how.
+        written: what was written.
+        edits: the manifests of what it was made of; their order does not matter.
+        strength: by which the change was multiplied.
+    """
+    parts = sorted(edits, key=lambda edit: edit.to_json())
+    return Manifest(
+        tool=Tool(version=__version__),
+        libraries=_libraries(),
+        base=RecordedBase(model=checkpoint.files.name, revision=checkpoint.files.revision),
+        understood_as=next((edit.understood_as for edit in parts if edit.understood_as), None),
+        derivation=derivation,
+        made_of=tuple({key: value for key, value in edit.as_dict().items() if key != "history"} for edit in parts)
+        or None,
+        strength=strength,
+        tensors=written.tensor_edits(),
+        files=tuple(files_of_output(checkpoint)),
+        history=earlier_manifests(checkpoint),
+    )
+
+
+def _without_history(manifest: Manifest) -> dict[str, Any]:
+    return {key: value for key, value in manifest.as_dict().items() if key != "history"}
+
+
+def _libraries() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "numpy", "accelerate")}
 
 
 def records_of(manifest: Manifest, tensors: dict[str, TensorEntry]) -> list[EditRecord]:

@@ -1,4 +1,4 @@
-"""The stream of edits that an output holds: of a delta as it stands there, of an adapter merged into its base."""
+"""The stream of edits that an output holds: of an adapter merged into its base, of others with their factors."""
 
 from __future__ import annotations
 
@@ -11,37 +11,18 @@ from qkedit.checkpoint.architecture.layers import attention_stack
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.contents import ADAPTER_FILE, CONFIG_FILE, DELTA_FILE
 from qkedit.checkpoint.io.header import TensorEntry
-from qkedit.checkpoint.io.source import LocalFiles
-from qkedit.checkpoint.manifest_file import Manifest
+from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
+from qkedit.checkpoint.manifest_file import EditedChannel, Manifest
 from qkedit.errors import CheckpointError
 from qkedit.steering.adapters.peft_files import factor_names
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.edited_tensor import EditedTensor
 from qkedit.steering.engine.reading import tensors_of
 from qkedit.steering.engine.stopwatch import Stopwatch
-from qkedit.steering.manifest import is_adapter, records_of
+from qkedit.steering.manifest import records_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def stored_edits(
-    files: LocalFiles, manifest: Manifest, base: Checkpoint, stopwatch: Stopwatch
-) -> Iterator[EditedTensor]:
-    """Yield the same stream as `edited_weights`, taken from an output; all that is read is checked by the manifest.
-
-    Args:
-        files: of a delta or an adapter.
-        manifest: of the output.
-        base: the model that was edited.
-        stopwatch: told of reading and mathematics.
-
-    Raises:
-        CheckpointError: the base is not the model that was edited, or the output is damaged.
-    """
-    if is_adapter(files, manifest):
-        return _merged_edits(files, manifest, base, stopwatch)
-    return (edited for _, edited in _pairs(files, tensors_of(files, DELTA_FILE), manifest, base, stopwatch))
 
 
 def factored_edits(
@@ -49,7 +30,7 @@ def factored_edits(
 ) -> Iterator[EditedTensor]:
     """Yield the stream of a delta or of a full directory with its factors, found in the difference to the base.
 
-    The arguments and errors are those of `stored_edits`.
+    The arguments and errors are those of `merged_edits`.
     """
     layers = layers_of(manifest, base)
     full = CONFIG_FILE in files.sizes()
@@ -58,7 +39,8 @@ def factored_edits(
         from qkedit.steering.adapters.factors import factors_between
 
         with stopwatch("mathematics"):
-            query, channel = layers[edited.name].query, manifest.options.channel
+            query = layers[edited.name].query
+            channel = manifest.options.channel if manifest.options else EditedChannel.FULL
             factors = factors_between(before, edited.tensor, edited.record, query, channel)
         yield replace(edited, factored=factors)
 
@@ -101,10 +83,20 @@ def _pairs(
         yield before, EditedTensor(name, after, record)
 
 
-def _merged_edits(
-    files: LocalFiles, manifest: Manifest, base: Checkpoint, stopwatch: Stopwatch
+def merged_edits(
+    files: CheckpointFiles, manifest: Manifest, base: Checkpoint, stopwatch: Stopwatch
 ) -> Iterator[EditedTensor]:
-    """Each tensor of the base with an adapter's factors added to it."""
+    """Yield each tensor of the base with an adapter's factors added to it; all that is read is checked.
+
+    Args:
+        files: of the adapter.
+        manifest: of the adapter.
+        base: the model that was edited.
+        stopwatch: told of reading and mathematics.
+
+    Raises:
+        CheckpointError: the base is not the model that was edited, or the adapter is damaged.
+    """
     with stopwatch("start-up"):
         from qkedit.steering.adapters.factors import merged
 
@@ -116,8 +108,8 @@ def _merged_edits(
         right_name, left_name = factor_names(found.module)
         with stopwatch("reading"):
             before = _original(base, record)
-            right = _factor(files, entries, right_name, found.sha256_a)
-            left = _factor(files, entries, left_name, found.sha256_b)
+            right = read_factor(files, entries, right_name, found.sha256_a)
+            left = read_factor(files, entries, left_name, found.sha256_b)
         with stopwatch("mathematics"):
             after, moved = merged(before, left, right, layers[name].query, record)
         heads = zip(record.heads, moved, strict=True)
@@ -140,7 +132,8 @@ def _original(base: Checkpoint, record: EditRecord) -> Tensor:
     return tensor
 
 
-def _factor(files: LocalFiles, entries: Mapping[str, TensorEntry], name: str, expected: str) -> Tensor:
+def read_factor(files: CheckpointFiles, entries: Mapping[str, TensorEntry], name: str, expected: str) -> Tensor:
+    """Read a factor of an adapter. Raises CheckpointError where it is missing or damaged."""
     from qkedit.steering.engine.layer_weights import read_tensor, sha256
 
     entry = entries.get(name)

@@ -25,7 +25,7 @@ import qkedit
 from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.resolve import resolve
 from qkedit.errors import QkeditError
-from qkedit.steering.apply import apply_delta
+from qkedit.steering.apply import apply_edits
 from qkedit.steering.diff import diff
 from qkedit.steering.options import OutputOptions
 from qkedit.steering.run import steer
@@ -125,7 +125,7 @@ def run_job(job: str, place: Path) -> None:
         how: Any = {"steer, linked": {"link": "hard"}, "steer, delta": {"layout": "delta"}}.get(job, {})
         steer(base, out=out, layers="1", k=2, overwrite=True, verify=True, **how)
     elif job == "apply":
-        apply_delta(place / "delta", base=str(base), output=OutputOptions(out, overwrite=True, verify=True))
+        apply_edits([place / "delta"], base=str(base), output=OutputOptions(out, overwrite=True, verify=True))
     elif job == "verify":
         assert verify(place / "edited", base=str(base)).mismatches == ()
     else:

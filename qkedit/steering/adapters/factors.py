@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qkedit.checkpoint.architecture.heads import HeadRows
-from qkedit.checkpoint.manifest_file import EditedChannel
+from qkedit.checkpoint.manifest_file import EditedChannel, TensorEdit
 from qkedit.spectral.changes.combination import rounded
 from qkedit.spectral.changes.low_rank import nearest
 from qkedit.steering.edit_record import EditRecord
@@ -42,7 +42,7 @@ def factors_between(
 
 
 def merged(
-    before: Tensor, left: Tensor, right: Tensor, query: HeadRows, record: EditRecord
+    before: Tensor, left: Tensor, right: Tensor, query: HeadRows, record: EditRecord | TensorEdit
 ) -> tuple[Tensor, list[float]]:
     """Add `left @ right` to the edited heads of a query tensor, in float64 with one rounding.
 

@@ -13,7 +13,7 @@ from fuzzing.judging import attempt
 from fuzzing.sandbox import Sandbox
 from fuzzing.steered import check_output
 from fuzzing.target import Finding, Outcome, Target
-from qkedit.steering.apply import apply_delta
+from qkedit.steering.apply import apply_edits
 from qkedit.steering.manifest import DELTA_FILE
 from qkedit.steering.options import OutputOptions
 from qkedit.steering.verify import verify
@@ -51,7 +51,7 @@ class Delta(Target):
         return outcome
 
     def _apply(self, delta: Path, out: Path) -> Any:
-        return apply_delta(delta, base=str(self.base), output=OutputOptions(out, fsync=False))
+        return apply_edits([delta], base=str(self.base), output=OutputOptions(out, fsync=False))
 
     def _verify(self, out: Path) -> None:
         if mismatches := verify(out, base=str(self.base)).mismatches:

@@ -15,7 +15,7 @@ from fuzzing.judging import attempt
 from fuzzing.sandbox import Sandbox
 from fuzzing.steered import check_output
 from fuzzing.target import Finding, Outcome, Target
-from qkedit.steering.apply import apply_delta
+from qkedit.steering.apply import apply_edits
 from qkedit.steering.manifest import MANIFEST_FILE
 from qkedit.steering.options import OutputOptions
 from qkedit.steering.plan import plan_for
@@ -66,7 +66,7 @@ class Manifest(Target):
         if action == "steer":
             return run_plan(plan_for(str(edited), seeds.OPTIONS), output)
         if action == "apply":
-            return apply_delta(edited, base=base, output=output)
+            return apply_edits([edited], base=base, output=output)
         verification = verify(edited, base=base if action == "verify" else None)
         return json.dumps(verification.as_dict(), allow_nan=False)
 

@@ -14,7 +14,7 @@ import pytest
 
 from qkedit.errors import CheckpointError, QkeditError, VerificationError
 from qkedit.steering import run
-from qkedit.steering.apply import apply_delta
+from qkedit.steering.apply import apply_edits
 from qkedit.steering.options import OutputOptions
 from qkedit.steering.outputs import full as output
 from qkedit.steering.outputs.delta import DeltaWriter
@@ -146,7 +146,7 @@ def test_a_delta_or_its_base_changes_while_it_is_applied(
     file = FILES["a shard without one"](source) if whose == "base" else tmp_path / "delta" / "qkedit-delta.safetensors"
     changing(monkeypatch, "written", lambda: overwrite(file))
     with pytest.raises(CheckpointError, match="was changed while it was read"):
-        apply_delta(tmp_path / "delta", base=str(source), output=OutputOptions(tmp_path / "edited", fsync=False))
+        apply_edits([tmp_path / "delta"], base=str(source), output=OutputOptions(tmp_path / "edited", fsync=False))
     assert sorted(os.listdir(tmp_path)) == ["base", "delta"]
 
 
@@ -198,8 +198,8 @@ def test_verify_finds_a_bit_that_the_copying_flipped(flipped: Path, source: Path
 def test_apply_verifies_too(flipped: Path, source: Path, tmp_path: Path) -> None:
     steer(source, out=tmp_path / "delta", layers=str(EDITED), k=2, layout="delta", verify=True, fsync=False)
     with pytest.raises(VerificationError):
-        apply_delta(
-            tmp_path / "delta",
+        apply_edits(
+            [tmp_path / "delta"],
             base=str(source),
             output=OutputOptions(tmp_path / "edited", verify=True, fsync=False),
         )

@@ -13,7 +13,7 @@ import pytest
 from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import QkeditError
-from qkedit.steering.apply import apply_delta
+from qkedit.steering.apply import apply_edits
 from qkedit.steering.options import OutputOptions
 from qkedit.steering.outputs import disk_space
 from qkedit.steering.run import steer
@@ -70,7 +70,7 @@ def test_a_delta_is_not_applied_without_room(base: Path, tmp_path: Path, monkeyp
     steer(base, out=tmp_path / "delta", layers="1", k=2, layout="delta", fsync=False)
     room(monkeypatch, EDITED_BYTES)
     with pytest.raises(QkeditError, match="are free"):
-        apply_delta(tmp_path / "delta", base=str(base), output=OutputOptions(tmp_path / "edited", fsync=False))
+        apply_edits([tmp_path / "delta"], base=str(base), output=OutputOptions(tmp_path / "edited", fsync=False))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from qkedit.checkpoint.manifest_file import RecordedBase
 from qkedit.errors import QkeditError, UsageError
-from qkedit.steering.apply import apply_delta
+from qkedit.steering.apply import apply_edits
 from qkedit.steering.manifest import read_manifest
 from qkedit.steering.options import OutputOptions
 from qkedit.steering.run import steer
@@ -28,7 +28,7 @@ COMMIT = "0123456789" * 4
 
 
 def apply(delta: Path, base: Path | str, out: Path, **options: Any) -> None:
-    apply_delta(delta, base=str(base), output=OutputOptions(out, fsync=False, **options))
+    apply_edits([delta], base=str(base), output=OutputOptions(out, fsync=False, **options))
 
 
 @pytest.fixture

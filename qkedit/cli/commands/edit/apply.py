@@ -1,4 +1,4 @@
-"""`qkedit apply`: make the full checkpoint from a delta or an adapter and its base."""
+"""`qkedit apply`: make the full checkpoint from edits and their base: deltas and adapters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from qkedit.errors import UsageError
 
 def apply(
     context: typer.Context,
-    delta: Annotated[Path, typer.Argument(help="A directory written with `steer --layout delta` or `lora`.")],
+    edits: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DELTA...",
+            help="A directory written with `steer --layout delta` or `lora`; several of one base are put together.",
+        ),
+    ],
     base: options.BaseOption = None,
     revision: options.RevisionOption = None,
     out: options.OutOption = None,
@@ -30,20 +36,21 @@ def apply(
     """Make the full checkpoint from a delta or an adapter and its base.
 
     From a delta the result is byte-equal to steering the base directly. An adapter is added to the base and rounded.
+    Where several edits change the same numbers, their changes are added up.
 
     Example: qkedit apply ./delta --base qwen2-vl --out ./edited
     """
     with command(context, architectures) as output:
         from qkedit.cli.commands.edit.steer import print_report
         from qkedit.cli.progress import progress_bar
-        from qkedit.steering.apply import apply_delta
+        from qkedit.steering.apply import apply_edits
         from qkedit.steering.options import OutputOptions
 
         if base is None:
             raise UsageError("no base is given", where="--base", remedy="name the base model")
         target = OutputOptions(options.required_out(out), "full", link, overwrite, fsync, verify, force, follow_links)
         with progress_bar(output) as progress:
-            report = apply_delta(
-                delta, base=base, output=target, revision=revision, keep_plugins=keep_plugins, progress=progress
+            report = apply_edits(
+                edits, base=base, output=target, revision=revision, keep_plugins=keep_plugins, progress=progress
             )
-        print_report(output, report, ("applied", f"{delta} to {base}"))
+        print_report(output, report, ("applied", f"{', '.join(map(str, edits))} to {base}"))

@@ -131,7 +131,8 @@ def print_report(output: Output, report: SteerReport, done: tuple[str, str]) -> 
         for name in ("start-up", "reading", "mathematics", "copying", "writing", "checks", "verification", "fsync")
         if seconds.get(name, 0) >= 0.05
     )
-    channel = report.manifest.options.channel
+    options = report.manifest.options
+    channel = options.channel if options else "full"
     # Of a part of the products no share of the whole is known here.
     proportion = f": {strength(sum(energy) / len(energy))}" if channel == "full" else ""
     part = "the query-key products" if channel == "full" else f"their {channel} part asked to be"

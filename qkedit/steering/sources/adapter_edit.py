@@ -1,0 +1,51 @@
+"""An edit that stands in an adapter which qkedit wrote, as the factors of a LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qkedit.checkpoint.architecture.heads import HeadRows
+from qkedit.checkpoint.contents import ADAPTER_FILE
+from qkedit.checkpoint.io.header import TensorEntry
+from qkedit.checkpoint.io.source import CheckpointFiles
+from qkedit.checkpoint.manifest_file import Manifest, TensorEdit
+from qkedit.steering.adapters.peft_files import factor_names
+from qkedit.steering.engine.reading import tensors_of
+from qkedit.steering.stored_edits import read_factor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AdapterEdit:
+    """See `EditSource`.
+
+    Attributes:
+        name: what the user calls it.
+        files: of its directory.
+        manifest: of its directory.
+        entries: where the factors stand.
+    """
+
+    name: str
+    files: CheckpointFiles
+    manifest: Manifest
+    entries: dict[str, TensorEntry]
+
+    def edited(self, tensor: TensorEdit, before: Tensor, query: Callable[[], HeadRows]) -> Tensor:
+        """Add the factors' product to the tensor, in float64 with one rounding."""
+        from qkedit.steering.adapters.factors import merged
+
+        layer = next(known for known in self.manifest.adapter or () if known.tensor == tensor.name)
+        right_name, left_name = factor_names(layer.module)
+        right = read_factor(self.files, self.entries, right_name, layer.sha256_a)
+        left = read_factor(self.files, self.entries, left_name, layer.sha256_b)
+        return merged(before, left, right, query(), tensor)[0]
+
+
+def adapter_edit(name: str, files: CheckpointFiles, manifest: Manifest) -> AdapterEdit:
+    """Return the edit of an adapter. Raises CheckpointError where its header is damaged."""
+    return AdapterEdit(name, files, manifest, tensors_of(files, ADAPTER_FILE))

@@ -1,0 +1,97 @@
+"""An edit as a thing of its own: which tensors of its base it changes, and what they become.
+
+Whatever can say that is a source of edits: a delta, an adapter, a full output, and what is to come. Stacks, strengths
+and edits of loaded models work on sources alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from qkedit.checkpoint.architecture.heads import HeadRows
+from qkedit.checkpoint.contents import DELTA_FILE, MANIFEST_FILE
+from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
+from qkedit.checkpoint.manifest_file import Manifest, TensorEdit
+from qkedit.errors import CheckpointError, UsageError
+from qkedit.steering.manifest import is_adapter, read_manifest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class EditSource(Protocol):
+    """Something that changes tensors of one base."""
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+        ...
+
+    @property
+    def files(self) -> CheckpointFiles:
+        """What it is read from, which no output may replace."""
+        ...
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it changes: `tensors` says which, and what they were before."""
+        ...
+
+    def edited(self, tensor: TensorEdit, before: Tensor, query: Callable[[], HeadRows]) -> Tensor:
+        """Return the whole tensor after the edit, on the CPU in its storage dtype.
+
+        Args:
+            tensor: one of the manifest's.
+            before: the tensor of the base, already compared with the manifest.
+            query: tells where the query heads stand in it.
+
+        Raises:
+            CheckpointError: the edit is damaged.
+        """
+        ...
+
+
+def open_edit(place: str | Path) -> EditSource:
+    """Open an edit that qkedit wrote: a delta, an adapter, or the whole output of an edit.
+
+    Raises:
+        CheckpointError: there is no edit, or it is damaged.
+    """
+    from qkedit.steering.sources.adapter_edit import adapter_edit
+    from qkedit.steering.sources.stored_edit import stored_edit
+
+    directory = Path(place).expanduser()
+    if (directory / DELTA_FILE).is_file() or (directory / MANIFEST_FILE).is_file():
+        files, manifest = LocalFiles(directory), read_manifest(directory)
+        made = adapter_edit if is_adapter(files, manifest) else stored_edit
+        return made(str(place), files, manifest)
+    raise CheckpointError(
+        f"holds no edit: there is neither {DELTA_FILE} nor {MANIFEST_FILE}",
+        where=str(place),
+        remedy="name a directory that `qkedit steer` wrote, in any layout",
+    )
+
+
+def open_edits(places: Sequence[str | Path]) -> tuple[EditSource, ...]:
+    """Open edits that are to be put together.
+
+    Raises:
+        UsageError: none is named, or the same edit twice.
+        CheckpointError: one is no edit.
+    """
+    if not places:
+        raise UsageError("no edit is named", where="edits", remedy="name the directory of one")
+    sources = tuple(open_edit(place) for place in places)
+    seen: dict[frozenset[tuple[str, str]], str] = {}
+    for source in sources:
+        identity = frozenset((tensor.name, tensor.sha256_after) for tensor in source.manifest.tensors)
+        if identity in seen:
+            raise UsageError(
+                f"is the same edit as {seen[identity]}",
+                where=source.name,
+                remedy="name each edit once; `qkedit interpolate` changes the strength of one",
+            )
+        seen[identity] = source.name
+    return sources

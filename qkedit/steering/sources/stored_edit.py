@@ -1,0 +1,64 @@
+"""An edit that stands in a directory which qkedit wrote: a delta, or a whole output, of which no more is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qkedit.checkpoint.architecture.heads import HeadRows
+from qkedit.checkpoint.checkpoint import open_checkpoint
+from qkedit.checkpoint.contents import DELTA_FILE
+from qkedit.checkpoint.io.header import TensorEntry
+from qkedit.checkpoint.io.source import CheckpointFiles
+from qkedit.checkpoint.manifest_file import Manifest, TensorEdit
+from qkedit.errors import CheckpointError
+from qkedit.steering.engine.reading import tensors_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StoredEdit:
+    """See `EditSource`.
+
+    Attributes:
+        name: what the user calls it.
+        files: of its directory.
+        manifest: of its directory.
+        entries: where the edited tensors stand.
+        kind: `delta` or `output`, for messages.
+    """
+
+    name: str
+    files: CheckpointFiles
+    manifest: Manifest
+    entries: dict[str, TensorEntry]
+    kind: str
+
+    def edited(self, tensor: TensorEdit, before: Tensor, query: Callable[[], HeadRows]) -> Tensor:
+        """Read the tensor, and compare it with the manifest."""
+        from qkedit.steering.engine.layer_weights import read_tensor, sha256
+
+        entry = self.entries.get(tensor.name)
+        whole = entry is not None and (entry.dtype, entry.shape) == (tensor.dtype, tensor.shape)
+        content = read_tensor(self.files, self.entries[tensor.name]) if whole else None
+        if content is None or sha256(content) != tensor.sha256_after:
+            raise CheckpointError(
+                f"tensor {tensor.name} is missing or damaged",
+                where=DELTA_FILE if self.kind == "delta" else self.name,
+                remedy=f"make or fetch the {self.kind} again",
+            )
+        return content
+
+
+def stored_edit(name: str, files: CheckpointFiles, manifest: Manifest) -> StoredEdit:
+    """Return the edit of a directory with a manifest.
+
+    Raises:
+        CheckpointError: its headers are damaged.
+    """
+    if DELTA_FILE in files.sizes():
+        return StoredEdit(name, files, manifest, tensors_of(files, DELTA_FILE), "delta")
+    return StoredEdit(name, files, manifest, open_checkpoint(files).tensors, "output")
