@@ -261,7 +261,7 @@ def changed(path: str, value: Any) -> bytes:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b'{"schema": 2}', "here: lacks tool, base, options, tensors, history"),
+        (b'{"schema": 2}', "here: lacks tool, base, tensors, history"),
         (b'{"schema": 1, "tensors": {}, "options": []}', "here: lacks tool, base, history"),
         (changed("options k", "4"), "here, options, k: is '4', not a whole number"),
         (changed("options channel", "symetric"), "here, options, channel: is 'symetric', which is not a known word"),

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from qkedit.checkpoint.architecture.heads import HeadRows
-from qkedit.checkpoint.contents import DELTA_FILE, MANIFEST_FILE
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.manifest_file import Manifest, TensorEdit
-from qkedit.errors import CheckpointError, UsageError
+from qkedit.errors import UsageError
 from qkedit.steering.manifest import is_adapter, read_manifest
 
 if TYPE_CHECKING:
@@ -63,15 +62,9 @@ def open_edit(place: str | Path) -> EditSource:
     from qkedit.steering.sources.stored_edit import stored_edit
 
     directory = Path(place).expanduser()
-    if (directory / DELTA_FILE).is_file() or (directory / MANIFEST_FILE).is_file():
-        files, manifest = LocalFiles(directory), read_manifest(directory)
-        made = adapter_edit if is_adapter(files, manifest) else stored_edit
-        return made(str(place), files, manifest)
-    raise CheckpointError(
-        f"holds no edit: there is neither {DELTA_FILE} nor {MANIFEST_FILE}",
-        where=str(place),
-        remedy="name a directory that `qkedit steer` wrote, in any layout",
-    )
+    manifest, files = read_manifest(directory), LocalFiles(directory)
+    made = adapter_edit if is_adapter(files, manifest) else stored_edit
+    return made(str(place), files, manifest)
 
 
 def open_edits(places: Sequence[str | Path]) -> tuple[EditSource, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qkedit.checkpoint.architecture.heads import HeadRows
 from qkedit.checkpoint.checkpoint import open_checkpoint
-from qkedit.checkpoint.contents import DELTA_FILE
+from qkedit.checkpoint.contents import CONFIG_FILE, DELTA_FILE
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.source import CheckpointFiles
 from qkedit.checkpoint.manifest_file import Manifest, TensorEdit
@@ -59,6 +59,6 @@ def stored_edit(name: str, files: CheckpointFiles, manifest: Manifest) -> Stored
     Raises:
         CheckpointError: its headers are damaged.
     """
-    if DELTA_FILE in files.sizes():
-        return StoredEdit(name, files, manifest, tensors_of(files, DELTA_FILE), "delta")
-    return StoredEdit(name, files, manifest, open_checkpoint(files).tensors, "output")
+    if CONFIG_FILE in files.sizes():
+        return StoredEdit(name, files, manifest, open_checkpoint(files).tensors, "output")
+    return StoredEdit(name, files, manifest, tensors_of(files, DELTA_FILE), "delta")

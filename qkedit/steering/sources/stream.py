@@ -121,9 +121,9 @@ def _checked_base(
     for source, tensor in touching:
         if tensor.sha256_before != found:
             raise CheckpointError(
-                f"tensor {entry.name} is not the one that was edited by {source.name}",
+                f"tensor {entry.name} is not the one that was edited",
                 where=checkpoint.files.name,
-                remedy="give the model that the edit was made from, at the same revision",
+                remedy=f"give the model that {source.name} was made from, at the same revision",
             )
     return before
 

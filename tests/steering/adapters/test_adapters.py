@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.errors import QkeditError
-from qkedit.steering.apply import apply_delta
+from qkedit.steering.apply import apply_edits
 from qkedit.steering.export import export
 from qkedit.steering.options import OutputOptions
 from qkedit.steering.run import steer
@@ -44,7 +44,7 @@ def exported(edit: Path, base: Path, out: Path, **options: Any) -> Manifest:
 
 
 def applied(edit: Path, base: Path, out: Path) -> dict[str, Tensor]:
-    apply_delta(edit, base=str(base), output=OutputOptions(out, fsync=False))
+    apply_edits([edit], base=str(base), output=OutputOptions(out, fsync=False))
     return tensors_of(out)
 
 

@@ -141,7 +141,7 @@ def test_what_cannot_be_put_together_is_refused(base: Path, tmp_path: Path) -> N
         apply_edits([edit, tmp_path / "copy"], base=str(base), output=output)
     with pytest.raises(CheckpointError, match=r"not the one that was edited|of another dtype"):
         apply_edits([edit, foreign], base=str(base), output=output)
-    with pytest.raises(CheckpointError, match="holds no edit"):
+    with pytest.raises(CheckpointError, match="no readable"):
         apply_edits([edit, base], base=str(base), output=output)
     with pytest.raises(UsageError, match="alone"):
         merge_edits([edit], base=str(base), output=replace(DELTA, out=tmp_path / "out"))
@@ -190,3 +190,16 @@ def test_commands(base: Path, tmp_path: Path) -> None:
     assert result.code == 0
     assert "in strength 0.5" in result.stdout
     assert "strength" in qkedit(*none, "--out", tmp_path / "none", "--json").document["error"]["where"]
+
+
+def test_adapters_stack_like_deltas(tmp_path: Path) -> None:
+    """An adapter beside a delta, where both change the same heads; in float32, where an adapter is the whole edit."""
+    base = write(tmp_path / "base", weights())
+    one = edit_of(base, tmp_path / "lora", layers="0,1", k=2, layout="lora")
+    same = edit_of(base, tmp_path / "same", layers="0,1", k=2)
+    other = edit_of(base, tmp_path / "other", layers="1,2", k=1, channel="symmetric")
+    applied([one, other], base, tmp_path / "with adapter")
+    applied([same, other], base, tmp_path / "with delta")
+    found, expected = tensors_of(tmp_path / "with adapter"), tensors_of(tmp_path / "with delta")
+    assert all(torch.allclose(found[name], expected[name], rtol=1e-5, atol=1e-6) for name in expected)
+    assert same_bits(found[query_name(2)], expected[query_name(2)])
