@@ -6,14 +6,16 @@ is found from its layer, in a model of the checkpoint's class that holds no weig
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from qkedit.checkpoint.architecture.heads import AttentionLayer, HeadRows
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.contents import CONFIG_FILE
-from qkedit.checkpoint.io.file_errors import explained
 from qkedit.checkpoint.pretrained import from_pretrained
 from qkedit.errors import QkeditError, UnsupportedForm, first_line
 
@@ -128,11 +130,12 @@ def _empty_model(checkpoint: Checkpoint) -> Any | None:
     name = checkpoint.files.name
     if checkpoint.config.get("auto_map") and not _is_known(checkpoint.model_type):
         return None
-    with explained("read", CONFIG_FILE):
-        directory = checkpoint.files.local_path(CONFIG_FILE).parent
     reason = "none takes its config"
     try:
-        config = from_pretrained(library.AutoConfig, directory, where=name)
+        # A directory of its own: in a cache of the hub a file lies under the name of its hash.
+        with TemporaryDirectory() as directory:
+            (Path(directory) / CONFIG_FILE).write_text(json.dumps(checkpoint.config))
+            config = from_pretrained(library.AutoConfig, directory, where=name)
         for kind, known in (
             (library.AutoModelForImageTextToText, library.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING),
             (library.AutoModelForCausalLM, library.MODEL_FOR_CAUSAL_LM_MAPPING),

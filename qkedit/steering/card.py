@@ -124,8 +124,11 @@ def _how_much(manifest: Manifest) -> str:
         if options is None or options.channel == "full"
         else f"the energy of their {options.channel} part was asked to be removed"
     )
-    return f"""* **How much**: {mean(head.energy_removed for head in heads):.1%} of {energy_of} on average; the
-  query weights of a head moved by {mean(head.relative_change for head in heads):.1%} of their norm on average."""
+    error = max((layer.error for layer in manifest.adapter or ()), default=0.0)
+    lacking = f"\n  Of each layer's change the adapter lacks up to {error:.2g} (Frobenius)." if error else ""
+    removed, moved = mean(head.energy_removed for head in heads), mean(head.relative_change for head in heads)
+    return f"""* **How much**: {removed:.1%} of {energy_of} on average; the
+  query weights of a head moved by {moved:.1%} of their norm on average.{lacking}"""
 
 
 def _revision(manifest: Manifest) -> str:
@@ -160,13 +163,12 @@ Written by qkedit {manifest.tool.version}.
 
 def _adapter_body(manifest: Manifest) -> str:
     base, layers = manifest.base, manifest.adapter or ()
-    rank, error = max(layer.rank for layer in layers), max(layer.error for layer in layers)
-    exact = f"Of the edit it lacks at most {error:.2g} in a layer." if error else "It is the whole edit."
+    rank = max(layer.rank for layer in layers)
     held = vllm_rank(rank)
     vllm = f"`--max-lora-rank {held}` of vLLM holds it" if held else "vLLM holds no adapter of this rank"
     return f"""# {base.model}, steered by an adapter
 
-A LoRA for `{base.model}`{_revision(manifest)} that edits its query projections. No training was done. {exact}
+A LoRA for `{base.model}`{_revision(manifest)} that edits its query projections. No training was done.
 
 {_what(manifest)}
 {_where(manifest)} Nothing else changes.

@@ -46,10 +46,9 @@ def test_a_class_that_nobody_knows_is_refused(tmp_path: Path) -> None:
 
 def test_a_class_of_another_shape_is_refused(tmp_path: Path) -> None:
     base = tiny_models.build("llava", tmp_path / "base", shards=1)
-    checkpoint = opened(base)
-    layers = attention_stack(checkpoint).layers
+    layers = attention_stack(opened(base)).layers
     config = json.loads((base / "config.json").read_text())
     config["text_config"]["hidden_size"] = 128
     (base / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedForm, match=r"no linear module of shape \[64, 64\] for the queries of layer 0"):
-        query_modules(checkpoint, layers)
+        query_modules(opened(base), layers)

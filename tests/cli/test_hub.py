@@ -114,6 +114,23 @@ def test_a_delta_reads_the_chosen_projections_only(hub: FakeHub, steered: Runs, 
     assert contents(tmp_path / "applied") == contents(tmp_path / "direct")
 
 
+def test_an_adapter_names_the_commit_it_was_made_of_and_reads_no_more_than_a_delta(
+    hub: FakeHub, steered: Runs, tmp_path: Path
+) -> None:
+    result = steered("steer", "org/model", "--layers", "1", "--layout", "lora", "--out", tmp_path / "adapter")
+    assert result.code == 0, result.stderr
+    bias = key_name(1).replace("weight", "bias")
+    within_headers(hub, ranges(hub.directory, [query_name(1), key_name(1), bias]))
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/model", COMMIT)
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    for line in ("base_model: org/model", "base_model_relation: adapter", "library_name: peft", "license: apache-2.0"):
+        assert line in card
+    result = steered("verify", tmp_path / "adapter")
+    assert result.code == 0, result.stderr
+    assert "the base org/model is the one that was edited" in result.stdout
+
+
 def test_a_full_output_fetches_each_shard_once_and_verifies_against_its_own_base(
     hub: FakeHub, steered: Runs, home: Path, tmp_path: Path
 ) -> None:
