@@ -18,19 +18,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 import qkedit
 from qkedit.checkpoint.checkpoint import open_checkpoint
+from qkedit.checkpoint.query_modules import QueryModule
 from qkedit.checkpoint.resolve import resolve
 from qkedit.errors import QkeditError
 from qkedit.steering.apply import apply_edits
 from qkedit.steering.diff import diff
 from qkedit.steering.options import OutputOptions
+from qkedit.steering.outputs import chosen
 from qkedit.steering.run import steer
 from qkedit.steering.verify import verify
-from tests.steering.checkpoints import contents, weights, write
+from tests.steering.checkpoints import HEAD_SIZE, HEADS, contents, query_name, weights, write
 
 NUMBERS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EMFILE, errno.EROFS)
 CALLS: dict[str, tuple[Any, str]] = {
@@ -115,15 +118,26 @@ def _patched(watched: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -
             setattr(module, attribute, real[name])
 
 
-JOBS = ("steer", "steer, linked", "steer, delta", "apply", "verify", "diff")
+JOBS = ("steer", "steer, linked", "steer, delta", "steer, adapter", "apply", "verify", "diff")
+
+
+MODULES = {
+    query_name(1): QueryModule("layers.1.q_proj", HEADS * HEAD_SIZE, tuple(range(0, HEADS * HEAD_SIZE, HEAD_SIZE)))
+}
 
 
 def run_job(job: str, place: Path) -> None:
     """Do what a command does; outputs replace the one that stands at `out`."""
     base, out = place / "base", place / "out"
     if job.startswith("steer"):
-        how: Any = {"steer, linked": {"link": "hard"}, "steer, delta": {"layout": "delta"}}.get(job, {})
-        steer(base, out=out, layers="1", k=2, overwrite=True, verify=True, **how)
+        how: Any = {
+            "steer, linked": {"link": "hard"},
+            "steer, delta": {"layout": "delta"},
+            "steer, adapter": {"layout": "lora"},
+        }.get(job, {})
+        # The model class that names the modules is built by transformers, in half a second each time.
+        with patch.object(chosen, "query_modules", lambda *_: MODULES):
+            steer(base, out=out, layers="1", k=2, overwrite=True, verify=True, **how)
     elif job == "apply":
         apply_edits([place / "delta"], base=str(base), output=OutputOptions(out, overwrite=True, verify=True))
     elif job == "verify":
