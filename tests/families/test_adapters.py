@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 import qkedit
 from qkedit.checkpoint.query_modules import query_modules
 from tests import tiny_configs
 from tests.checkpoint.written import opened
 from tests.families.built import Build, loaded, stored_tensors, understood
+from tests.families.published import PUBLISHED, written
 
-peft = pytest.importorskip("peft")
 # peft 0.21 asks transformers 5.23 for it.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -41,7 +43,7 @@ def test_an_adapter_on_the_base_is_the_edited_checkpoint(family: str, build: Bui
     assert [layer.rank for layer in report.manifest.adapter] == [6] * len(stack.layers)
 
     before, expected = logits(base.model), logits(loaded(family, tmp_path / "edited"))
-    model = peft.PeftModel.from_pretrained(copy.deepcopy(base.model), tmp_path / "adapter")
+    model = pytest.importorskip("peft").PeftModel.from_pretrained(copy.deepcopy(base.model), tmp_path / "adapter")
     scale = expected.abs().max()
     assert (logits(model) - expected).abs().max() < 1e-5 * scale
     assert (before - expected).abs().max() > 1e-3 * scale
@@ -56,3 +58,41 @@ def test_an_adapter_on_the_base_is_the_edited_checkpoint(family: str, build: Bui
             # PEFT multiplies in float32, where the sums that make a number are rounded one by one.
             rounding = 8 * np.finfo(np.float32).eps * np.abs(wanted).max()
             np.testing.assert_allclose(weight[start : start + layer.head_size], wanted, rtol=0, atol=rounding)
+
+
+@pytest.mark.parametrize("family", ["qwen3.5", "phi3", "molmo2", "qwen3-vl"])
+def test_forms_beside_the_plain_one_are_exported_and_applied(family: str, build: Build, tmp_path: Path) -> None:
+    """Gated and fused rows, a tensor that the model class takes apart, and norms behind the queries."""
+    base = build(family, True).directory
+    options: dict[str, Any] = {"layers": "all", "heads": "1-3", "k": 2, "allow_text_only": True, "fsync": False}
+    qkedit.steer(base, out=tmp_path / "edited", **options)
+    qkedit.export(tmp_path / "edited", base=base, out=tmp_path / "adapter", fsync=False)
+    qkedit.apply(tmp_path / "adapter", base=base, out=tmp_path / "applied", fsync=False)
+    assert qkedit.verify(tmp_path / "applied", base=base).mismatches == ()
+    expected, found = stored_tensors(tmp_path / "edited"), stored_tensors(tmp_path / "applied")
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_allclose(found[name], tensor, rtol=0, atol=1e-6 * np.abs(tensor).max())
+
+
+@pytest.mark.parametrize("name", ["Qwen-VL", "InternVL2 on InternLM2"])
+def test_a_class_of_the_checkpoints_own_gets_rows_of_zeros_for_keys_and_values(name: str, tmp_path: Path) -> None:
+    published = PUBLISHED[name]
+    base = written(tmp_path / "base", published)
+    config = json.loads((base / "config.json").read_text()) | {"auto_map": {"AutoConfig": "never_run.Config"}}
+    (base / "config.json").write_text(json.dumps(config))
+    qkedit.steer(base, out=tmp_path / "edited", layers="1", heads="0,3", k=2, fsync=False)
+    qkedit.steer(base, out=tmp_path / "adapter", layers="1", heads="0,3", k=2, layout="lora", fsync=False)
+    factors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    module = f"base_model.model.{published.tensor.format(1)}"
+    assert set(factors) == {f"{module}.lora_A.weight", f"{module}.lora_B.weight"}
+    change = factors[f"{module}.lora_B.weight"] @ factors[f"{module}.lora_A.weight"]
+    before, after = (
+        load_file(directory / "model.safetensors")[f"{published.tensor.format(1)}.weight"]
+        for directory in (base, tmp_path / "edited")
+    )
+    np.testing.assert_allclose(change, after - before, rtol=0, atol=1e-5)
+    queries, keys, values = published.unpack(change)
+    assert not keys.any()
+    assert not values.any()
+    assert [head for head in range(4) if queries[head].any()] == [0, 3]
