@@ -20,6 +20,8 @@ ARGUMENTS = {
     "compare": ("a", "b"),
     "diff": ("demo", "demo"),
     "export": ("edited", "--out", "out"),
+    "interpolate": ("edited", "--strength", "0.5", "--out", "out"),
+    "merge": ("edited", "other", "--out", "out"),
     "gate": ("a", "--require", "pope.f1>=0"),
     "score": ("pope", "--answers", "a", "--data", "d"),
     "push": ("edited", "org/name"),
