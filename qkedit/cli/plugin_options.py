@@ -26,6 +26,14 @@ PluginsOption = Annotated[
         help="NAME[:key=value,…], FILE.json or none; may be repeated. By default the plug-ins attached to the model.",
     ),
 ]
+EditsOption = Annotated[
+    list[Path] | None,
+    flag(
+        "--edit",
+        help="An edit of the model that qkedit wrote (a delta, an adapter or a full output), put into the loaded "
+        "weights; may be repeated.",
+    ),
+]
 ImagesOption = Annotated[
     list[Path] | None,
     flag("--image", help="An image file; may be repeated."),

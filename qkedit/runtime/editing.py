@@ -1,6 +1,6 @@
 """Edit a loaded model in memory, and take the edit back: the same stream that a checkpoint is written from.
 
-with qkedit.edit(model, layers="10-20", k=4) as edit:
+with qkedit.edit(model, layers="10-20", k=4) as edit:  # or qkedit.edit(model, "./delta")
     model.generate(**inputs)
     with edit.disabled():
         model.generate(**inputs)
@@ -10,18 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from torch import nn
 
+from qkedit.checkpoint.architecture.heads import HeadRows
+from qkedit.checkpoint.architecture.layers import attention_stack
 from qkedit.checkpoint.architecture.library import Directories, using_architectures
+from qkedit.checkpoint.io.header import TensorEntry
+from qkedit.checkpoint.manifest_file import TensorEdit
 from qkedit.checkpoint.query_modules import parameter_place
-from qkedit.errors import CheckpointError, UnsupportedForm
+from qkedit.errors import CheckpointError, UnsupportedForm, UsageError
 from qkedit.renamed import renamed_argument
 from qkedit.runtime.edited_parameters import Change, EditedParameter
 from qkedit.runtime.loaded_files import checkpoint_of
 from qkedit.selection import Selection, selection_text
+from qkedit.spectral.changes.combination import combined
 from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.device import choose_device
@@ -31,6 +39,10 @@ from qkedit.steering.engine.layer_weights import TORCH_DTYPES, sha256
 from qkedit.steering.engine.reading import stored_layers
 from qkedit.steering.options import ComputeDtype, SteerOptions
 from qkedit.steering.plan import SteerPlan, make_plan
+from qkedit.steering.sources.edit_source import EditSource, open_edits
+
+Edits = str | Path | Sequence[str | Path]
+"""Directories of edits that exist already."""
 
 _Changes = Iterator[tuple[EditedParameter, Change, EditRecord]]
 
@@ -92,6 +104,7 @@ class ModelEdit:
 @renamed_argument("residual", "retain")
 def edit(
     model: Any,
+    edits: Edits | None = None,
     *,
     layers: Selection = "mid",
     heads: Selection = "all",
@@ -106,13 +119,16 @@ def edit(
     allow_text_only: bool = False,
     architectures: Directories | None = None,
 ) -> ModelEdit:
-    """Suppress the dominant query-key modes of a loaded model, in memory; the options are those of `qkedit.steer`.
+    """Suppress the dominant query-key modes of a loaded model, in memory; or put edits into it that exist already.
 
-    The weights are edited in the dtype they have in memory. A model that was loaded in its stored dtype is then the
-    one that `steer` would write; one that was widened is rounded nowhere.
+    Without `edits`, the options are those of `qkedit.steer`. The weights are then edited in the dtype they have in
+    memory: a model that was loaded in its stored dtype is the one that `steer` would write, and one that was widened
+    is rounded nowhere.
 
     Args:
         model: a model of transformers, such as `AutoModelForImageTextToText.from_pretrained` returns.
+        edits: instead of all that follows, an output of qkedit (a delta, an adapter, a full directory), or several,
+            put together as `qkedit.apply` does; they are rounded as they are stored.
         layers, heads: which heads of which layers; as for `steer`, and so is all that follows.
         k, energy, retain, channel, control, seed: what to suppress in them.
         device, compute_dtype: where and in what precision to calculate.
@@ -123,12 +139,18 @@ def edit(
         The edit, in place: use it in a `with` statement, or call `disable()` to take it back.
 
     Raises:
-        QkeditError: the model's query-key product cannot be edited, or a selection does not fit it; it is unchanged.
+        QkeditError: the model's query-key product cannot be edited, a selection does not fit it, or it is not the base
+            of the edits; it is unchanged.
     """
     suppression = Suppression(k, energy, retain, channel, control, seed)
     options = SteerOptions(
         selection_text(layers), selection_text(heads, "heads"), suppression, compute_dtype, device, allow_text_only
     )
+    if edits is not None:
+        if options != SteerOptions(device=device):
+            raise UsageError("edits that exist already take no options", where="edits", remedy="name one or the other")
+        with using_architectures(architectures):
+            return _made(_from_sources(model, open_edits([edits] if isinstance(edits, str | Path) else edits)))
     with using_architectures(architectures):
         plan = make_plan(checkpoint_of(model), options)
     return _made(_as_loaded(model, edited_weights(stored_layers(plan), plan, choose_device(device))))
@@ -163,6 +185,32 @@ def _on_base(model: Any, edits: EditedTensors) -> _Changes:
     for edited in edits:
         parameter = _base_parameter(model, edited.record)
         yield parameter, Change(parameter.original, edited.tensor), edited.record
+
+
+def _from_sources(model: Any, sources: Sequence[EditSource]) -> _Changes:
+    """Yield the changes that edits make which exist already, one for each tensor."""
+    stack = cache(lambda: attention_stack(checkpoint_of(model), allow_text_only=True))
+
+    def rows(layer: int) -> HeadRows:
+        return next(found.query for found in stack().layers if found.index == layer)
+
+    known = [(source, tensor) for source in sources for tensor in source.manifest.tensors]
+    for name in dict.fromkeys(tensor.name for _, tensor in known):
+        touching = [(source, tensor) for source, tensor in known if tensor.name == name]
+        records = [_record(tensor) for _, tensor in touching]
+        *_, parameter = (_base_parameter(model, record) for record in records)
+        before = parameter.original.to("cpu", TORCH_DTYPES[records[0].tensor.dtype]).contiguous()
+        after = combined(
+            before, [source.edited(tensor, before, partial(rows, tensor.layer)) for source, tensor in touching]
+        )
+        heads = tuple(head for record in records for head in record.heads)
+        yield parameter, Change(parameter.original, after), replace(records[0], heads=heads)
+
+
+def _record(tensor: TensorEdit) -> EditRecord:
+    """Return what a manifest says of a tensor, without its place: it is in memory."""
+    entry = TensorEntry(tensor.name, tensor.shard, tensor.dtype, tensor.shape, 0, 0)
+    return EditRecord(tensor.layer, tensor.form, tensor.norm, entry, tensor.sha256_before, tensor.heads)
 
 
 def _made(changes: _Changes) -> ModelEdit:

@@ -66,9 +66,10 @@ def _stack_warnings(manifest: Manifest) -> Iterator[str]:
     ]
     if found:
         overlap, order = (max(getattr(head, name) or 0 for _, head in found) for name in ("overlap", "order"))
-        layers = describe(sorted({layer for layer, _ in found}))
+        layers = sorted({layer for layer, _ in found})
+        where = f"layer{'s' if len(layers) > 1 else ''} {describe(layers)}"
         yield (
-            f"several edits act on common directions of {counted(len(found), 'head')} in layers {layers}: what they "
+            f"several edits act on common directions of {counted(len(found), 'head')} in {where}: what they "
             f"share is removed twice (up to {overlap:.1%} of a head's change), and one after the other they would "
             f"depend on their order (up to {order:.1%}); steer the output of the first one to remove it once"
         )

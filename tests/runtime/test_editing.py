@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -158,3 +159,51 @@ def test_what_cannot_be_edited_in_memory_is_refused_and_left_alone() -> None:
         hollow = type(model)(model.config)
     with pytest.raises(CheckpointError, match="offloaded"):
         qkedit.edit(hollow)
+
+
+@pytest.mark.parametrize("layout", ["delta", "full", "lora"])
+@pytest.mark.parametrize("family", ["qwen2-vl", "phi4-multimodal"])
+def test_an_edit_that_exists_gives_the_weights_of_the_full_output(layout: Any, family: str, tmp_path: Path) -> None:
+    """Separate and fused projections; in the stored dtype, and rounded as stored where the model was widened."""
+    if (family, layout) == ("phi4-multimodal", "lora"):
+        pytest.skip("no adapter holds an edit of this fused projection in PEFT")
+    directory = str(tiny_models.build(family, tmp_path / "base"))
+    steer(directory, out=tmp_path / "edit", layout=layout, layers="all", k=2, device="cpu", fsync=False)
+    qkedit.apply(tmp_path / "edit", base=directory, out=tmp_path / "full", fsync=False)
+    loader = tiny_models.model_class(family)
+    for dtype in (torch.bfloat16, torch.float32):
+        model = loader.from_pretrained(directory, dtype=dtype)
+        written = weights_of(loader.from_pretrained(tmp_path / "full", dtype=dtype))
+        before = weights_of(model)
+        with qkedit.edit(model, tmp_path / "edit") as edit:
+            assert differing(written, model) == set()
+            assert edit.records
+        assert differing(before, model) == set()
+
+
+def test_several_edits_are_those_that_apply_puts_together(tmp_path: Path) -> None:
+    places = [tmp_path / f"k{k}" for k in (1, 3)]
+    for place, k in zip(places, (1, 3), strict=True):
+        steer("demo", out=place, layout="delta", layers="2,5", k=k, device="cpu", fsync=False)
+    qkedit.apply(places, base="demo", out=tmp_path / "full", fsync=False)
+    model = demo_model().model
+    before = weights_of(model)
+    written = weights_of(load(str(tmp_path / "full"), dtype="float32").model)
+    with qkedit.edit(model, places):
+        assert differing(written, model) == set()
+    with qkedit.edit(model, places[0]), qkedit.edit(model, places[1]):
+        assert differing(written, model) == set()
+    assert differing(before, model) == set()
+
+
+def test_an_edit_of_another_base_is_refused_and_leaves_the_model_alone(tmp_path: Path) -> None:
+    steer("demo", out=tmp_path / "delta", layout="delta", layers="2,5", k=1, device="cpu", fsync=False)
+    model = load("demo", dtype="float32").model
+    with torch.no_grad():
+        model.get_decoder().layers[5].self_attn.q_proj.weight[0, 0] += 1
+    before = weights_of(model)
+    with pytest.raises(CheckpointError, match="not the stored ones"):
+        qkedit.edit(model, tmp_path / "delta")
+    with pytest.raises(QkeditError, match="take no options"):
+        qkedit.edit(model, tmp_path / "delta", k=2)
+    assert differing(before, model) == set()

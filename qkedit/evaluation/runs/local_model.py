@@ -17,6 +17,7 @@ from qkedit.images import read_image
 from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.runtime.fingerprint import fingerprint
 from qkedit.runtime.load_options import Placement
+from qkedit.steering.sources.edit_source import edits_identity, open_edits
 
 if TYPE_CHECKING:
     from qkedit.plugins.core.report import RequestReport
@@ -38,6 +39,7 @@ class LocalModel:
         trust_remote_code: whether Python code of the checkpoint's own may run; None where users cannot allow it.
         chat_template: a file with a template in Jinja, or `none`, instead of the model's own.
         placement: over devices, how attention is computed, and how weights are quantised.
+        edits: directories of edits of this model, which are put into the loaded weights together.
     """
 
     name: str
@@ -49,11 +51,12 @@ class LocalModel:
     trust_remote_code: bool | None = None
     chat_template: str | None = None
     placement: Placement = field(default_factory=Placement)
+    edits: tuple[str, ...] = ()
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """See `Backend`."""
-        return {"batch_size": self.batch_size}
+        return {"batch_size": self.batch_size, **({"edited_with": list(self.edits)} if self.edits else {})}
 
     def identity(self) -> dict[str, Any]:
         """See `Backend`."""
@@ -69,6 +72,7 @@ class LocalModel:
             "libraries": versions("torch", "transformers"),
             **self._chosen_template(),
             **self.placement.recorded(),
+            **({"edits": edits_identity(open_edits(self.edits))} if self.edits else {}),
         }
 
     def _chosen_template(self) -> dict[str, str]:
@@ -84,6 +88,7 @@ class LocalModel:
     def session(self) -> Iterator[_LocalSession]:
         """See `Backend`."""
         from qkedit.plugins.transformers.attach import attach
+        from qkedit.runtime.editing import edit
         from qkedit.runtime.generation import load
 
         plugins = make_plugins(self.plugins)
@@ -98,7 +103,10 @@ class LocalModel:
             attn_implementation=self.placement.attn_implementation,
             quantization=self.placement.quantization,
         )
-        with attach(loaded.model, *plugins) if plugins else nullcontext() as attached:
+        with (
+            edit(loaded.model, self.edits) if self.edits else nullcontext(),
+            attach(loaded.model, *plugins) if plugins else nullcontext() as attached,
+        ):
             yield _LocalSession(loaded, attached, self.batch_size)
 
 

@@ -228,10 +228,11 @@ def _doubts(a: Any, b: Any) -> list[str]:
     if any(lengths_a[part] != lengths_b[part] for part in lengths_a.keys() & lengths_b.keys()):
         different.append("max_new_tokens")
     doubts = [f"the runs differ in {', '.join(different)}, not in the model alone"] if different else []
-    weights = a.get("weights_sha256")
-    if weights is not None and weights == b.get("weights_sha256") and a.get("plugins") == b.get("plugins"):
+    weights, others = ([run.get("weights_sha256"), run.get("edits")] for run in (a, b))
+    known = weights[0] is not None
+    if known and weights == others and a.get("plugins") == b.get("plugins"):
         doubts.append("both runs are of the same weights and plug-ins")
-    if weights is not None and weights != b.get("weights_sha256") and a.get("plugins") != b.get("plugins"):
+    if known and weights != others and a.get("plugins") != b.get("plugins"):
         names = f"{_plugin_names(a) or 'none'} against {_plugin_names(b) or 'none'}"
         doubts.append(f"the runs differ in weights and plug-ins ({names}), so neither alone explains a difference")
     return doubts

@@ -7,6 +7,7 @@ and edits of loaded models work on sources alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -88,3 +89,12 @@ def open_edits(places: Sequence[str | Path]) -> tuple[EditSource, ...]:
             )
         seen[identity] = source.name
     return sources
+
+
+def edits_identity(sources: Sequence[EditSource]) -> list[dict[str, str]]:
+    """Return what tells edits from others, in a form for records of runs: the SHA-256 of all that each changes."""
+    identities = []
+    for source in sources:
+        lines = sorted(f"{tensor.sha256_after}  {tensor.name}\n" for tensor in source.manifest.tensors)
+        identities.append({"sha256": sha256("".join(lines).encode()).hexdigest()})
+    return identities

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from qkedit.images import read_image
 from qkedit.plugins.core.report import PluginReport
 from qkedit.plugins.settings import PluginSettings
 from qkedit.runtime.generation import load, respond
+from qkedit.steering.run import steer
 from tests.evaluation.runs.asked import questions, write_images
 
 
@@ -135,3 +137,25 @@ def test_plugins_that_do_not_fit_are_told_before_the_first_question() -> None:
         LocalModel("demo", plugins=(PluginSettings("scr", {"layers": "0-99"}),)).session(),
     ):
         pass
+
+
+def test_edits_are_put_into_the_model_and_tell_it_apart(tmp_path: Path) -> None:
+    """The answers are those of the full output, where the base's are others; names of directories tell nothing."""
+    write_images(tmp_path, 1)
+    steered: dict[str, Any] = {"layers": "2-5", "k": 6, "device": "cpu", "fsync": False}
+    steer("demo", out=tmp_path / "delta", layout="delta", **steered)
+    steer("demo", out=tmp_path / "full", **steered)
+    edited = LocalModel("demo", dtype="float32", edits=(str(tmp_path / "delta"),))
+
+    def said(model: LocalModel) -> list[str]:
+        with model.session() as session:
+            return [reply.text for _, reply in session.answers([ask(0, tmp_path / "0.png", 24)])]
+
+    assert said(edited) == said(LocalModel(str(tmp_path / "full"), dtype="float32"))
+    assert said(edited) != said(LocalModel("demo", dtype="float32"))
+    plain, identity = LocalModel("demo", dtype="float32").identity(), edited.identity()
+    assert "edits" not in plain
+    assert identity == plain | {"edits": identity["edits"]}
+    shutil.copytree(tmp_path / "delta", tmp_path / "copy")
+    assert LocalModel("demo", dtype="float32", edits=(str(tmp_path / "copy"),)).identity() == identity
+    assert edited.settings["edited_with"] == [str(tmp_path / "delta")]

@@ -82,7 +82,7 @@ def test_what_two_edits_of_a_head_share_is_said(base: Path, tmp_path: Path) -> N
     both = (one != before) & (other != before)
     assert torch.equal(found[both], rounded(exact, before.dtype)[both])
     (warning,) = (warning for warning in report.warnings if "twice" in warning)
-    assert "3 heads in layers 1" in warning
+    assert "3 heads in layer 1:" in warning
     overlaps = [head.overlap for head in report.manifest.heads]
     for head, overlap in enumerate(overlaps):
         rows = slice(8 * head, 8 * head + 8)

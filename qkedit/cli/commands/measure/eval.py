@@ -18,6 +18,7 @@ from qkedit.cli.plugin_options import (
     ChatTemplateOption,
     DeviceMapOption,
     DtypeOption,
+    EditsOption,
     PluginsOption,
     QuantizationOption,
     TrustOption,
@@ -59,6 +60,7 @@ def evaluate(
     questions: QuestionsOption = None,
     images: Annotated[Path | None, options.flag("--images", help="The directory of the images.")] = None,
     plugin: PluginsOption = None,
+    edit: EditsOption = None,
     limit: Annotated[
         int | None, options.flag("--limit", help="Only the first questions of each split.", min=1)
     ] = None,
@@ -124,6 +126,8 @@ def evaluate(
             raise UsageError("no directory of images is given", where="--images", remedy="name their directory")
         backend: Backend
         if endpoint is not None:
+            if edit:
+                raise UsageError("an endpoint has its own weights", where="--edit", remedy="serve the edited model")
             backend = _endpoint(endpoint, endpoint_model, concurrency, argument or model, plugin, target)
         else:
             name = options.one_model(context, argument, model)
@@ -137,6 +141,7 @@ def evaluate(
                 trust_remote_code,
                 chat_template,
                 Placement(**chosen_placement(context, device_map, attn_implementation, quantization)),
+                tuple(str(place) for place in edit or ()),
             )
         tasks = _tasks(benchmark or (), split or (), required_data(data, questions), max_new_tokens)
         output.after_interruption = f"{GO_ON}; what was answered stays"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from qkedit.cli.plugin_options import (
     ChatTemplateOption,
     DeviceMapOption,
     DtypeOption,
+    EditsOption,
     ImagesOption,
     PluginsOption,
     PromptOption,
@@ -44,6 +46,7 @@ def generate(
     image: ImagesOption = None,
     prompt: PromptOption = CAPTION_PROMPT,
     plugin: PluginsOption = None,
+    edit: EditsOption = None,
     compare: Annotated[
         bool, options.flag("--compare", help="Show the answers of base, edited model and plug-ins side by side.")
     ] = False,
@@ -83,13 +86,16 @@ def generate(
             "chat_template": chat_template,
             **chosen_placement(context, device_map, attn_implementation, quantization),
         }
-        run = _Runs(pictures, prompt, max_new_tokens, loading)
+        run = _Runs(pictures, prompt, max_new_tokens, loading, tuple(str(place) for place in edit or ()))
+        if compare and edit:
+            raise UsageError("shows models as they are stored", where="--compare", remedy="leave --edit out")
         if compare:
             _compare(output, run, name, revision, base, plugins)
             return
         answer = run(name, revision, [plugins])[0]
         _warn(output, answer)
-        output.result({"model": name, "prompt": prompt, **_fields(answer, plugins)}, answer.text)
+        fields = {"model": name, "edits": list(run.edits), "prompt": prompt, **_fields(answer, plugins)}
+        output.result(fields, answer.text)
 
 
 @dataclass(frozen=True)
@@ -100,17 +106,20 @@ class _Runs:
     prompt: str
     max_new_tokens: int
     loading: Mapping[str, Any]  # arguments of `load`
+    edits: tuple[str, ...] = ()  # directories of edits, put into the loaded weights
 
     def __call__(self, model: str, revision: str | None, variants: Sequence[Sequence[PluginSettings]]) -> list[Answer]:
         """Return a model's answers, one for each list of plug-ins."""
         from qkedit.plugins.settings import make_plugins
+        from qkedit.runtime.editing import edit
         from qkedit.runtime.generation import load, respond
 
         loaded = load(model, revision=revision, **self.loading)
-        return [
-            respond(loaded, self.pictures, self.prompt, make_plugins(plugins), max_new_tokens=self.max_new_tokens)
-            for plugins in variants
-        ]
+        with edit(loaded.model, self.edits) if self.edits else nullcontext():
+            return [
+                respond(loaded, self.pictures, self.prompt, make_plugins(plugins), max_new_tokens=self.max_new_tokens)
+                for plugins in variants
+            ]
 
 
 def _compare(
