@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from qkedit.cli import completion, options
-from qkedit.cli.output import command
+from qkedit.cli.output import Output, command
 
 
 def diff(
@@ -27,9 +28,21 @@ def diff(
             autocompletion=completion.models,
         ),
     ],
+    extract: Annotated[
+        Path | None,
+        options.flag("--extract", help="Write the difference as a delta of A to this directory, for `qkedit apply`."),
+    ] = None,
+    only_queries: Annotated[
+        bool,
+        options.flag("--only-queries", help="With --extract: leave out what differs beside query projections."),
+    ] = False,
+    overwrite: options.OverwriteOption = False,
     architectures: options.ArchitecturesOption = None,
 ) -> None:
     """Show which tensors of two checkpoints differ, and by how much.
+
+    With --extract, the difference becomes an edit: also one that somebody else
+    made.
 
     Example: qkedit diff ./Qwen2-VL-7B-Instruct ./edited
     """
@@ -40,6 +53,9 @@ def diff(
         from qkedit.report.fitting_table import FittingTable
         from qkedit.steering.diff import diff as compare
 
+        if extract is not None:
+            _extract(output, first, second, extract, only_queries=only_queries, overwrite=overwrite)
+            return
         with reading_bar(output) as on_bytes:
             differences, compared = compare(first, second, on_bytes=on_bytes)
         figures = ("change", "largest", "elements")
@@ -55,6 +71,18 @@ def diff(
         closing = f"{len(differences)} of {compared} tensors differ."
         fields = {"compared": compared, "differences": [asdict(difference) for difference in differences]}
         output.result(fields, Group(table, closing) if differences else closing)
+
+
+def _extract(output: Output, base: str, edited: str, out: Path, *, only_queries: bool, overwrite: bool) -> None:
+    from qkedit.cli.commands.edit.steer import print_report
+    from qkedit.cli.progress import progress_bar
+    from qkedit.steering.extraction import extract
+    from qkedit.steering.options import OutputOptions
+
+    target = OutputOptions(out, "delta", overwrite=overwrite)
+    with progress_bar(output) as progress:
+        report = extract(base, edited, output=target, only_queries=only_queries, progress=progress)
+    print_report(output, report, ("extracted", f"{edited} minus {base}"))
 
 
 def _change(relative: float) -> str:
