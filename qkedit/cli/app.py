@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from io import RawIOBase, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,16 @@ try:
     from qkedit.cli.interruptions import EXIT_CODE, comes_of_interrupt
     from qkedit.cli.old_words import in_todays_words
     from qkedit.cli.output import AHEAD
+    from qkedit.steering.processes.launch import launched
 except KeyboardInterrupt:  # this import is a good part of the start
     sys.exit(130)
 
 if TYPE_CHECKING:
     from qkedit.errors import QkeditError
+
+
+# Seconds.
+_TIME_TO_SPEAK = 2
 
 
 def run() -> None:
@@ -32,15 +38,33 @@ def run() -> None:
     What Typer itself cannot parse is said as qkedit says everything else: one sentence, or the JSON envelope.
     """
     try:
-        code = _run()
+        code = _share()
     except KeyboardInterrupt:  # before the command itself could take it
         code = _interrupted()
     sys.exit(code)
 
 
-def _run() -> int:
+def _share() -> int:
+    """Do all of the command, or the share of one of several processes that were launched together.
+
+    The first one speaks, and does alone what is not shared.
+    """
     _prepare_streams()
     _take_old_words()
+    launch = launched()
+    if launch is None or launch.rank == 0:
+        return _run()
+    if called(sys.argv[1:]) != "steer":
+        return 0
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    code = _run()
+    if code not in (0, EXIT_CODE):
+        # A launcher ends all processes as soon as one fails: the first one, where this is said, comes to the same end.
+        time.sleep(_TIME_TO_SPEAK)
+    return code
+
+
+def _run() -> int:
     # Imports leave no garbage, and what stands at the end need not be searched for any: with torch, that takes a tenth
     # of a second at the start and a third at the end.
     if called(sys.argv[1:]) != "serve":  # which runs for weeks, and whose garbage is other people's requests

@@ -142,7 +142,7 @@ DeviceOption = Annotated[
         "--device",
         autocompletion=completion.devices,
         panel=MODE,
-        help="Device: auto, cpu, cuda, cuda:N or mps.",
+        help="Device: auto, cpu, cuda (for steer every GPU), cuda:N or mps.",
     ),
 ]
 ComputeDtypeOption = Annotated[

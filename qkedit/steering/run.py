@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from qkedit.selection import Selection, selection_text
 from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.steering.base_files import refuse_base_files
 from qkedit.steering.edit_warnings import warnings_of
-from qkedit.steering.engine.device import choose_device
+from qkedit.steering.engine.device import choose_device, choose_devices, recorded_device
 from qkedit.steering.engine.edited_tensor import EditedTensor, EditedTensors
 from qkedit.steering.engine.pace import pace_of
 from qkedit.steering.engine.prefetch import prefetch
@@ -35,6 +36,8 @@ from qkedit.steering.outputs.disk_space import refuse_without_room
 from qkedit.steering.outputs.tensors import write_file
 from qkedit.steering.outputs.writer import Writer, Written
 from qkedit.steering.plan import SteerPlan, plan_for
+from qkedit.steering.processes.launch import Launch
+from qkedit.steering.processes.sharing import hand_over_edits, shared_edits
 from qkedit.steering.verify import Verification, compare_with_base, mismatched
 
 
@@ -109,7 +112,7 @@ def steer(
         channel: `full`, `symmetric` or `antisymmetric`.
         control: `none`, `index` or `norm`: a matched random control instead of the edit.
         seed: of the control's draws.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `cuda` is every GPU that is seen.
         compute_dtype: `float32` or `float64` arithmetic of the write-back.
         revision: branch, tag or commit of a hub model.
         layout: `full`, `delta` for the edited tensors alone, or `lora` for their change as an adapter of PEFT.
@@ -172,16 +175,26 @@ def check_plan(plan: SteerPlan, output: OutputOptions | None) -> Replaced:
     return refuse_existing(target, overwrite=output.overwrite, force=output.force)
 
 
-def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None = None) -> SteerReport:
-    """Carry out a plan; see `steer`."""
+def run_plan(
+    plan: SteerPlan, output: OutputOptions, progress: Progress | None = None, launch: Launch | None = None
+) -> SteerReport:
+    """Carry out a plan; see `steer`.
+
+    Args:
+        plan: what to do.
+        output: where and how to write it.
+        progress: told how far the run is.
+        launch: of the first of several processes, which share the layers: the others call `assist`.
+    """
     earlier_manifests(plan.checkpoint)  # what cannot be continued should not be found out at the end
-    stopwatch, progress, pace = Stopwatch(), progress or Silent(), pace_of(plan)
+    stopwatch, progress = Stopwatch(), progress or Silent()
+    edits_of = partial(_edited_weights, stopwatch=stopwatch, factored=output.layout == "lora")
     return write_output(
         plan.checkpoint,
         writer_for(plan.checkpoint, plan.edited_layers, output, stopwatch, progress),
-        _edited_weights(plan, pace.read, stopwatch, factored=output.layout == "lora"),
-        pace.edited,
-        lambda written: make_manifest(plan, str(choose_device(plan.options.device)), written),
+        shared_edits(plan, launch, edits_of) if launch else edits_of(plan),
+        0 if launch else pace_of(plan).edited,  # of several processes, the others work ahead
+        lambda written: make_manifest(plan, recorded_device(plan.options.device), written),
         output,
         (plan.checkpoint.files,),
         stopwatch,
@@ -189,14 +202,29 @@ def run_plan(plan: SteerPlan, output: OutputOptions, progress: Progress | None =
     )
 
 
-def _edited_weights(plan: SteerPlan, ahead: int, stopwatch: Stopwatch, *, factored: bool) -> Iterator[EditedTensor]:
+def assist(launch: Launch, plan_of: Callable[[], SteerPlan], output: OutputOptions) -> None:
+    """Do the share of one process that is not the first: edit its layers, and hand them over.
+
+    Args:
+        launch: of this process.
+        plan_of: makes the plan that the first process runs.
+        output: that of the first process.
+
+    Raises:
+        QkeditError: what the first process says as well; or that one has ended.
+    """
+    edits_of = partial(_edited_weights, stopwatch=Stopwatch(), factored=output.layout == "lora")
+    hand_over_edits(launch, plan_of, edits_of)
+
+
+def _edited_weights(plan: SteerPlan, stopwatch: Stopwatch, *, factored: bool) -> Iterator[EditedTensor]:
     """The stream of edits; torch is imported when it is first asked for, beside the copying and the first reading."""
-    with prefetch(stored_layers(plan, stopwatch), ahead) as layers:
+    with prefetch(stored_layers(plan, stopwatch), pace_of(plan).read) as layers:
         with stopwatch("start-up"):
             from qkedit.steering.engine.edited_weights import edited_weights
 
-            device = choose_device(plan.options.device)
-        yield from edited_weights(layers, plan, device, stopwatch, factored=factored)
+            devices = choose_devices(plan.options.device)
+        yield from edited_weights(layers, plan, devices, stopwatch, factored=factored)
 
 
 def write_output(

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from io import BytesIO, TextIOWrapper
@@ -69,30 +69,51 @@ class Runs:
 
     def __init__(self, process: subprocess.Popen[str], directory: Path) -> None:
         self._process = process
-        self._child: int | None = None
-        self._outputs = [directory / "stdout", directory / "stderr"]
+        self._children: list[int] = []
+        self._directory = directory
 
-    def start(self, *arguments: str | Path, limits: Mapping[str, int] | None = None) -> None:
-        """Start `qkedit ARGUMENTS` under resource limits such as {"FSIZE": 1000}."""
-        for path in self._outputs:
+    def start(
+        self,
+        *arguments: str | Path,
+        limits: Mapping[str, int] | None = None,
+        environments: Sequence[Mapping[str, str]] = ({},),
+    ) -> None:
+        """Start `qkedit ARGUMENTS` under resource limits such as {"FSIZE": 1000}, once for each environment."""
+        outputs = [self._outputs(number) for number in range(len(environments))]
+        for path in (path for paths in outputs for path in paths):
             path.unlink(missing_ok=True)
         order = {
             "arguments": [str(argument) for argument in arguments],
-            "outputs": list(map(str, self._outputs)),
+            "outputs": [list(map(str, paths)) for paths in outputs],
+            "environments": list(map(dict, environments)),
             "limits": limits or {},
         }
-        self._child = int(self._ask(json.dumps(order)))
+        self._children = list(map(int, self._ask(json.dumps(order)).split()))
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the run that was started last, which may have ended."""
-        assert self._child is not None
-        os.kill(self._child, number)
+    def signal(self, number: signal.Signals, which: int = 0) -> None:
+        """Send a signal to one of the runs that were started last, which may have ended."""
+        os.kill(self._children[which], number)
+
+    def said(self, which: int = 0) -> str:
+        """Return what one of the runs has written to standard error so far."""
+        path = self._outputs(which)[1]
+        return path.read_text() if path.exists() else ""
 
     def finish(self) -> Result:
         """Wait until the run ends; the code of one that was killed is the negative signal."""
-        code = int(self._ask("finish"))
-        self._child = None
-        return Result(code, *(path.read_text() if path.exists() else "" for path in self._outputs))
+        return self.finish_all()[0]
+
+    def finish_all(self) -> list[Result]:
+        """Wait until all runs end that were started together."""
+        codes = list(map(int, self._ask("finish").split()))
+        self._children = []
+        return [
+            Result(code, *(path.read_text() if path.exists() else "" for path in self._outputs(number)))
+            for number, code in enumerate(codes)
+        ]
+
+    def _outputs(self, number: int) -> list[Path]:
+        return [self._directory / f"{name} {number}" for name in ("stdout", "stderr")]
 
     def abandon(self) -> None:
         """End the run and the process that waits for it, after a failure while one of them was asked.
@@ -100,9 +121,9 @@ class Runs:
         Orders and answers take turns. The next run's id would be read from this one's exit code, and a signal to 0 or
         -1 ends every process there is.
         """
-        if self._child is not None:
+        for child in self._children:
             with suppress(ProcessLookupError):
-                os.kill(self._child, signal.SIGKILL)
+                os.kill(child, signal.SIGKILL)
         self._process.kill()
 
     def __call__(self, *arguments: str | Path, limits: Mapping[str, int] | None = None) -> Result:

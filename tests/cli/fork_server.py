@@ -25,8 +25,9 @@ import qkedit.steering.verify  # noqa: F401
 from qkedit.cli.app import run
 
 
-def run_child(order: dict[str, Any]) -> None:
-    for descriptor, path in enumerate(order["outputs"], start=1):
+def run_child(order: dict[str, Any], outputs: list[str], environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    for descriptor, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     for name, limit in order["limits"].items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
@@ -46,15 +47,17 @@ def run_child(order: dict[str, Any]) -> None:
 def main() -> None:
     while line := sys.stdin.readline():
         order = json.loads(line)
-        child = os.fork()
-        if not child:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            run_child(order)
-        print(child, flush=True)
+        children = []
+        for outputs, environment in zip(order["outputs"], order["environments"], strict=True):
+            child = os.fork()
+            if not child:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                run_child(order, outputs, environment)
+            children.append(child)
+        print(*children, flush=True)
         # Not reaped before it is asked for: until then the id is the child's, so that no signal meets a stranger.
         sys.stdin.readline()
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children), flush=True)
 
 
 if __name__ == "__main__":

@@ -270,13 +270,6 @@ def test_more_modes_than_any_head_has_are_all_of_them(base: Path, tmp_path: Path
     assert all(same_bits(found[name], expected[name]) for name in expected)
 
 
-def test_several_processes_are_refused_before_they_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match="2 processes were launched for one edit"):
-        choose_device("auto")
-
-
 def test_a_device_that_cannot_be_chosen_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def state() -> None:
         raise RuntimeError("Expected one of cpu, cuda, … device type: bogus\nand much more")

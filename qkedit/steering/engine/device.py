@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from qkedit.errors import UsageError
+from qkedit.steering.processes.launch import launched
 
 if TYPE_CHECKING:
     import torch
@@ -14,23 +14,21 @@ if TYPE_CHECKING:
 def choose_device(name: str) -> torch.device:
     """Return the device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` is what accelerate picks here.
 
+    Of several processes on one machine each takes a GPU of its own, as long as there are enough.
+
     Raises:
-        UsageError: there is no such device on this machine, or several processes were launched.
+        UsageError: there is no such device on this machine.
     """
     import torch
+
+    if launch := launched():
+        name = _device_of(launch.local_rank, name)
 
     if name == "cpu":
         return torch.device("cpu")
     if name == "auto":
         from accelerate import PartialState
 
-        launched = os.environ.get("WORLD_SIZE", "1")
-        if launched != "1":  # asked first: the state of several processes waits for all of them
-            raise UsageError(
-                f"{launched} processes were launched for one edit",
-                where="WORLD_SIZE",
-                remedy="start qkedit directly, without accelerate launch or torchrun",
-            )
         try:
             return PartialState().device
         except (RuntimeError, ValueError) as error:
@@ -46,3 +44,37 @@ def choose_device(name: str) -> torch.device:
     if (device.index or 0) >= present:
         raise UsageError(f"this machine has no device {name!r}", where="device", remedy="take --device cpu or auto")
     return device
+
+
+def choose_devices(name: str) -> tuple[torch.device, ...]:
+    """Return the devices among which the layers of one process are dealt out: every GPU that it sees, unless told.
+
+    Args:
+        name: as for `choose_device`; `cuda` and an `auto` that is one mean all GPUs, `cuda:N` means that one.
+
+    Raises:
+        UsageError: there is no such device on this machine.
+    """
+    import torch
+
+    device = choose_device(name)
+    if device.type != "cuda" or name.startswith("cuda:") or launched():
+        return (device,)
+    return tuple(torch.device("cuda", number) for number in range(torch.cuda.device_count()))
+
+
+def recorded_device(name: str) -> str:
+    """Return the device as the manifest names it: which of several equal GPUs edited a layer changes no byte."""
+    device = choose_device(name)
+    return str(device) if name == str(device) else device.type
+
+
+def _device_of(local_rank: int, name: str) -> str:
+    """The device of one of several processes; accelerate, asked for it, would wait for all of them."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and (count := torch.cuda.device_count()):
+        return f"cuda:{local_rank % count}"
+    return name

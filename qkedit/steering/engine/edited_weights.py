@@ -6,8 +6,9 @@ on with a record of what happened to each head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class _EditedHeads:
 def edited_weights(
     layers: Iterable[StoredLayer],
     plan: SteerPlan,
-    device: torch.device,
+    device: torch.device | Sequence[torch.device],
     stopwatch: Stopwatch | None = None,
     *,
     factored: bool = False,
@@ -58,7 +59,7 @@ def edited_weights(
     Args:
         layers: what `stored_layers` reads of the plan; the bytes are changed.
         plan: what to edit.
-        device: where the mathematics runs.
+        device: where the mathematics runs; of several GPUs each takes a layer in turn, and holds one at a time.
         stopwatch: collects the seconds of the mathematics.
         factored: hand on each change in factors, too; they are made from the weights before the edit.
 
@@ -72,7 +73,7 @@ def edited_weights(
         weights, layer, before = LayerWeights.of(stored), stored.planned.layer, stored.sha256_before
         query = weights.query
         with stopwatch("mathematics"):
-            wait = begin_edit(weights, plan, device, pool, factored=factored)
+            wait = begin_edit(weights, plan, next(turns), pool, factored=factored)
 
         def ended() -> EditedTensor:
             with stopwatch("mathematics"):
@@ -84,8 +85,12 @@ def edited_weights(
 
         return ended
 
-    with workers(device) as pool:
-        for edited in pool.stream(begin, layers, pace_of(plan).begun):
+    devices = [device] if isinstance(device, torch.device) else device
+    turns = cycle(devices)
+    # With this many begun at once, the next device in turn is the one that has just ended.
+    ahead = pace_of(plan).begun if len(devices) == 1 else len(devices) - 1
+    with workers(*devices) as pool:
+        for edited in pool.stream(begin, layers, ahead):
             yield edited
             del edited  # while the next layer is read and edited
 

@@ -40,7 +40,7 @@ class LayerWeights:
     def of(cls, stored: StoredLayer) -> Self:
         """Take what was read already, without a copy."""
         entries = stored.planned.needed_tensors
-        return cls(stored.planned, {entry.name: _tensor_of(stored.contents[entry.name], entry) for entry in entries})
+        return cls(stored.planned, {entry.name: tensor_of(stored.contents[entry.name], entry) for entry in entries})
 
     @property
     def query(self) -> Tensor:
@@ -131,10 +131,11 @@ class LayerWeights:
 
 def read_tensor(files: CheckpointFiles, entry: TensorEntry) -> Tensor:
     """Read one tensor by its byte range, onto the CPU in its storage dtype."""
-    return _tensor_of(read_bytes(files, entry), entry)
+    return tensor_of(read_bytes(files, entry), entry)
 
 
-def _tensor_of(content: bytearray, entry: TensorEntry) -> Tensor:
+def tensor_of(content: bytearray, entry: TensorEntry) -> Tensor:
+    """Return bytes that were read, or came otherwise, as the tensor they are; without a copy."""
     return torch.frombuffer(content, dtype=TORCH_DTYPES[entry.dtype]).view(entry.shape)
 
 

@@ -22,13 +22,14 @@ Result = TypeVar("Result")
 class Workers:
     """Calls a function on several items, in threads where that helps; results come in the items' order."""
 
-    def __init__(self, executor: ThreadPoolExecutor | None) -> None:
+    def __init__(self, executor: ThreadPoolExecutor | None, *, splits: bool = True) -> None:
         self._executor = executor
+        self._splits = splits
 
     @property
     def splits(self) -> bool:
         """Whether work should be cut into one item a key head; a GPU wants a whole layer at once."""
-        return self._executor is not None
+        return self._executor is not None and self._splits
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Return `function` of each item; raises the first exception in their order."""
@@ -60,10 +61,17 @@ class Workers:
 
 
 @contextmanager
-def workers(device: torch.device) -> Iterator[Workers]:
-    """As many workers as torch may use threads (`OMP_NUM_THREADS` caps both); none but the caller on a GPU."""
-    if device.type != "cpu":
-        yield Workers(None)
+def workers(*devices: torch.device) -> Iterator[Workers]:
+    """As many workers as torch may use threads (`OMP_NUM_THREADS` caps both).
+
+    On a GPU none but the caller; on several GPUs one each.
+    """
+    if devices[0].type != "cpu":
+        if len(devices) == 1:
+            yield Workers(None)
+            return
+        with ThreadPoolExecutor(len(devices), thread_name_prefix="qkedit-devices") as pool:
+            yield Workers(pool, splits=False)
         return
     count = torch.get_num_threads()
     pool = ThreadPoolExecutor(

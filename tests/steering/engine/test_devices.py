@@ -16,6 +16,8 @@ from qkedit.inspection import comparison, spectra
 from qkedit.inspection.comparison import compare_spectra
 from qkedit.inspection.spectra import inspect
 from qkedit.spectral.options import Channel, Suppression
+from qkedit.steering.engine import edited_weights as engine
+from qkedit.steering.engine.device import choose_devices, recorded_device
 from qkedit.steering.engine.edited_tensor import EditedTensor
 from qkedit.steering.engine.edited_weights import edited_weights
 from qkedit.steering.engine.reading import stored_layers
@@ -111,3 +113,70 @@ def _figures(value: Any) -> list[float]:
     if isinstance(value, list | tuple):
         return [figure for item in value for figure in _figures(item)]
     return [math.nan if value is None else value]
+
+
+def test_several_gpus_take_the_layers_in_turn_one_at_a_time(checkpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a single one does, in the same order; no device holds two layers."""
+    plan = plan_for(str(checkpoint("qwen2-vl")), SteerOptions("all", "0,1", EDITS["k"]))
+    with PretendedDevices():
+        expected = edited(plan, torch.device("cuda:0"))
+    busy: dict[torch.device, int] = {}
+    took: dict[int, torch.device] = {}
+    edit_heads = engine._edit_heads
+
+    def watched(weights: Any, plan: SteerPlan, device: torch.device, factored: bool) -> Any:
+        took[weights.planned.layer.index] = device
+        busy[device] = busy.get(device, 0) + 1
+        assert busy[device] == 1
+        with PretendedDevices():  # which holds for the thread that enters it
+            result = edit_heads(weights, plan, device, factored)
+        busy[device] -= 1
+        return result
+
+    monkeypatch.setattr(engine, "_edit_heads", watched)
+    devices = [torch.device("cuda", number) for number in range(2)]
+    with PretendedDevices():
+        found = list(edited_weights(stored_layers(plan), plan, devices))
+    assert [took[planned.layer.index] for planned in plan.layers] == [
+        devices[place % 2] for place in range(len(plan.layers))
+    ]
+    assert len(plan.layers) > len(devices)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.name, one.record) == (other.name, other.record)
+        assert torch.equal(one.tensor, other.tensor)
+
+
+LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "3"}
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "expected", "recorded"),
+    [
+        ("cuda", {}, ("cuda:0", "cuda:1"), "cuda"),
+        ("cuda:1", {}, ("cuda:1",), "cuda:1"),
+        ("cpu", {}, ("cpu",), "cpu"),
+        ("auto", LAUNCHED, ("cuda:1",), "cuda"),
+        ("cuda", LAUNCHED, ("cuda:1",), "cuda"),
+        ("cuda:0", LAUNCHED, ("cuda:0",), "cuda:0"),
+    ],
+)
+def test_a_process_takes_all_gpus_and_one_of_several_takes_its_own(
+    monkeypatch: pytest.MonkeyPatch, name: str, environment: dict[str, str], expected: tuple[str, ...], recorded: str
+) -> None:
+    """Of four processes on a machine with two GPUs, two share one."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    assert tuple(map(str, choose_devices(name))) == expected
+    assert recorded_device(name) == recorded
+
+
+def test_several_processes_without_gpus_take_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And wait for nobody in choosing it."""
+    for variable, value in LAUNCHED.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_devices("auto") == (CPU,)
+    assert recorded_device("auto") == "cpu"

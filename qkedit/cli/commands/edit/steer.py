@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,12 +12,14 @@ import typer
 from qkedit.cli import completion, options
 from qkedit.cli.output import Output, aligned, command
 from qkedit.errors import counted
+from qkedit.steering.processes.launch import launched
 
 if TYPE_CHECKING:
     from qkedit.checkpoint.io.ownership import Replaced
     from qkedit.checkpoint.manifest_file import TensorEdit
     from qkedit.steering.options import OutputOptions
     from qkedit.steering.plan import PlannedLayer, SteerPlan
+    from qkedit.steering.processes.launch import Launch
     from qkedit.steering.run import SteerReport
 
 _TITLES = ("layer", "form", "heads", "d_h", "edited", "size", "tensor")
@@ -70,7 +73,7 @@ def steer(
     with command(context, architectures) as output:
         from qkedit.steering.options import OutputOptions
         from qkedit.steering.plan import plan_for
-        from qkedit.steering.run import check_plan
+        from qkedit.steering.run import assist, check_plan
 
         directory = out or Path() if dry_run else options.required_out(out)
         target = OutputOptions(
@@ -98,19 +101,26 @@ def steer(
             compute_dtype=compute_dtype,
             allow_text_only=allow_text_only,
         )
-        plan = plan_for(options.one_model(context, argument, model), request, revision, keep_plugins=keep_plugins)
+        name = options.one_model(context, argument, model)
+        plan_of = partial(plan_for, name, request, revision, keep_plugins=keep_plugins)
+        launch = launched()
+        if launch and launch.rank:
+            if not dry_run:
+                assist(launch, plan_of, target)
+            return
+        plan = plan_of()
         if dry_run:
             _print_plan(output, plan, target, check_plan(plan, target if out else None), out_given=out is not None)
         else:
-            _run(output, plan, target)
+            _run(output, plan, target, launch)
 
 
-def _run(output: Output, plan: SteerPlan, target: OutputOptions) -> None:
+def _run(output: Output, plan: SteerPlan, target: OutputOptions, launch: Launch | None) -> None:
     from qkedit.cli.progress import progress_bar
     from qkedit.steering.run import run_plan
 
     with progress_bar(output) as progress:
-        report = run_plan(plan, target, progress)
+        report = run_plan(plan, target, progress, launch)
     print_report(output, report, ("steered", report.manifest.base.model))
 
 

@@ -1,0 +1,42 @@
+"""What a launcher (`torchrun`, `accelerate launch`) tells each process that it starts, through the environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Launch:
+    """This process among those that were started together.
+
+    Attributes:
+        rank: its number, from 0; the first one owns the output and speaks.
+        size: how many there are, at least two.
+        local_rank: its number on this machine.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+
+    def name_of(self, rank: int) -> str:
+        """Return how a sentence calls one of the processes."""
+        return f"process {rank} of {self.size} (counted from 0)"
+
+
+def launched() -> Launch | None:
+    """Return what a launcher says of this process; None for a process that works alone.
+
+    A cluster may set `RANK` and `WORLD_SIZE` for a whole machine, on which nobody has launched anything yet. So these
+    count only where `LOCAL_RANK`, which launchers set for each process, stands beside them.
+    """
+    rank, size, local_rank = (_number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if rank is None or size is None or local_rank is None or size < 2 or rank >= size:
+        return None
+    return Launch(rank, size, local_rank)
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name, "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
