@@ -17,7 +17,7 @@ _DEEPEST = 20  # mappings and lists within one another, of which a record has th
 
 @cache
 def configuration_directory() -> Path:
-    """`qkedit/configs` in an installed wheel, `configs` beside the package in a source checkout."""
+    """`qkedit/configs` in an installed wheel, `configs` next to the package in a source checkout."""
     package = Path(__file__).resolve().parent
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"

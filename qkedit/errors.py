@@ -77,7 +77,7 @@ def _bounded(text: str) -> str:
 
 
 def counted(number: int, one: str, several: str = "") -> str:
-    """Return a number with its noun: `1 head`, `2 heads`; `several` is what stands in place of `one` with an s."""
+    """Return a number with its noun: `1 head`, `2 heads`; `several` replaces `one` with an s."""
     return f"{number} {one if number == 1 else several or one + 's'}"
 
 

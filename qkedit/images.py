@@ -35,7 +35,7 @@ MAX_RATIO = 200
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 _FORMATS_OF_SIXTEEN_BITS = ("PNG", "PPM")
 # How Pillow brings a PNG's values to eight bits, by its name of how they are stored. It leaves the transparent colour
-# as the file has it, which then is no colour of the image.
+# as the file has it, which then is not a colour of the image.
 _TO_EIGHT_BITS: dict[str, Callable[[int], int]] = {
     "L;2": lambda value: value * 85,
     "L;4": lambda value: value * 17,
@@ -97,7 +97,7 @@ def is_plain(content: bytes, where: str = "image") -> bool:
     """Return whether every reader sees a file's bytes as `as_rgb` does: 8 bits, opaque, upright, and one frame.
 
     Raises:
-        UsageError: it is no image, or of a shape that no model should be shown.
+        UsageError: it is not an image, or of a shape that no model should be shown.
     """
     with opened(content, where, SHOWN_BY_BROWSERS) as image:
         _check_sides(image, where)
@@ -116,7 +116,7 @@ def opened(source: Path | bytes, where: str, formats: tuple[str, ...]) -> Iterat
         formats: by Pillow's names.
 
     Raises:
-        UsageError: it is no image of these formats, or is broken.
+        UsageError: it is not an image of these formats, or is broken.
     """
     from PIL import Image, UnidentifiedImageError
 

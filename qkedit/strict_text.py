@@ -69,7 +69,7 @@ def refuse_deep(value: Any) -> None:
 def parse_yaml(text: str) -> Any:
     """Return what a YAML document holds: mappings, lists, each value as the text that is written there, None for null.
 
-    Tags change nothing, so 007 is "007" and 2024-02-30 is no date.
+    Tags change nothing, so 007 is "007" and 2024-02-30 is not a date.
 
     Raises:
         ValueError: it is not YAML, longer than `MAX_YAML_LENGTH` characters, nests too deep, gives a key twice or

@@ -280,7 +280,7 @@ def configuration(shape: Qwen2VLShape) -> dict[str, Any]:
 
 
 def side_files(shape: Qwen2VLShape) -> dict[str, dict[str, Any]]:
-    """Return the JSON files beside the weights, by name; a copy of the checkpoint has to carry them along."""
+    """Return the JSON files next to the weights, by name; a copy of the checkpoint has to carry them along."""
     config = configuration(shape)
     bos, eos = config["bos_token_id"], config["eos_token_id"]
     return {

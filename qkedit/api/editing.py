@@ -42,7 +42,7 @@ def plan(
         compute_dtype: `float32` or `float64` arithmetic of the write-back.
         revision: branch, tag or commit of a model on the hub.
         allow_text_only: take a checkpoint without vision too.
-        architectures: directories of records that are known besides qkedit's own (docs/adding-a-model.md).
+        architectures: directories of records that are known in addition to qkedit's own (docs/adding-a-model.md).
 
     Raises:
         QkeditError: there is no such model, layer or head, or its projections cannot be edited.

@@ -87,7 +87,7 @@ def evaluate(
         device: where the model runs, as PyTorch names it.
         dtype: of its weights; `auto` for what is stored.
         batch_size: prompts that are answered side by side.
-        prompt: what is asked instead, with `{question}` where the benchmark's own question stands.
+        prompt: what is asked instead, with `{question}` where the benchmark's own question is.
         limit: ask the first so many questions of each split.
         overwrite: begin anew where another run's files are.
         device_map: as for `load`, and so are the next two; the run records them.

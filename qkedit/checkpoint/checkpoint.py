@@ -1,7 +1,7 @@
 """A checkpoint as headers and config tell it: every tensor's place, and what becomes of every other file.
 
 Loaders (transformers, accelerate) take the index only as a list of files and then read every key of every
-file named; where a tensor stands twice, the last file wins, whatever the index says, while disk offload follows
+file named; where a tensor occurs twice, the last file wins, whatever the index says, while disk offload follows
 the index. One directory can thus load as two different models. So a checkpoint is accepted only when every
 tensor stands exactly once and index and headers say the same.
 """
@@ -109,7 +109,7 @@ def open_checkpoint(files: CheckpointFiles) -> Checkpoint:
     """Read and check config, index and headers; tensor data is not read.
 
     Raises:
-        CheckpointError: a file is missing or broken, a tensor stands twice, or there are no safetensors at all.
+        CheckpointError: a file is missing or broken, a tensor occurs twice, or there are no safetensors at all.
     """
     sizes = {file: size for file, size in files.sizes().items() if not (is_hidden(file) or is_litter(file))}
     refuse_other_kind(files, sizes)
@@ -254,7 +254,7 @@ def _check_index_agrees(weight_map: dict[str, str], shards: dict[str, ShardHeade
 
 
 def _reason_against_weights(files: CheckpointFiles, file: str, size: int, tensor_names: set[str]) -> str:
-    """Return why a safetensors file beside the shards is left out; "" for one that a model may read, as an adapter."""
+    """Return why a safetensors file next to the shards is left out; "" for one that a model may read (an adapter)."""
     # Read before it is judged: what cannot be read at all (a disk, a network) stops the run.
     length = int.from_bytes(files.read(file, 0, min(size, LENGTH_BYTES)), "little") + LENGTH_BYTES
     if length > min(size, MAX_HEADER_BYTES):

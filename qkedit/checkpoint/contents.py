@@ -1,4 +1,4 @@
-"""Sort the files beside the shards: which belong to an edited copy, and which hold the unedited weights again.
+"""Sort the files next to the shards: which belong to an edited copy, and which hold the unedited weights again.
 
 A checkpoint directory often carries its weights a second time in another format. Some engines prefer those
 copies (vLLM reads `consolidated*.safetensors` of Mistral repositories, llama.cpp reads GGUF), so an edited
@@ -15,7 +15,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # What qkedit writes into a model's directory.
 MANIFEST_FILE = "qkedit.json"
-DELTA_FILE = "qkedit-delta.safetensors"  # the edited tensors alone, beside the manifest
+DELTA_FILE = "qkedit-delta.safetensors"  # the edited tensors alone, next to the manifest
 PLUGINS_FILE = "qkedit-plugins.json"
 # Why that file stays with the base: an edit is measured by itself, not together with what the base was run with.
 ATTACHED = "plug-ins attached to the base; --keep-plugins takes them along"
@@ -86,7 +86,7 @@ def is_hidden_file(file: str) -> bool:
 
 
 def is_litter(file: str) -> bool:
-    """Whether a desktop left the file, as macOS leaves `._model.safetensors` beside `model.safetensors`."""
+    """Whether a desktop left the file, as macOS leaves `._model.safetensors` next to `model.safetensors`."""
     return _matches(PurePosixPath(file).name, LITTER_PATTERNS)
 
 

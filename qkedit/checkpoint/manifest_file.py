@@ -2,7 +2,7 @@
 
 It lists every file of the full directory, so that a later run knows which ones it may replace, and holds nothing that
 differs between two runs on the same inputs (no times, no paths), so an output is reproducible to the byte. The
-manifests of earlier edits stand under `history`, oldest first, as they were written.
+manifests of earlier edits are under `history`, oldest first, as they were written.
 
 A key that this version does not know is passed over: a later one may add facts. What changes the meaning of a key gets
 another schema, and a later schema is refused. Schema 1, which qkedit 0.1 began with, is read as schema 2.
@@ -102,12 +102,12 @@ class HeadEdit:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorEdit:
-    """One edited query tensor: where it stands, its hashes, and what happened to its chosen heads."""
+    """One edited query tensor: where it is, its hashes, and what happened to its chosen heads."""
 
     name: str
     shard: str
     layer: int
-    form: str = ""  # how its heads stand in the tensor
+    form: str = ""  # how its heads are in the tensor
     norm: str | None = None  # kind of norm behind the queries, folded into the product
     dtype: str
     shape: tuple[int, ...]
@@ -157,7 +157,7 @@ class Manifest:
         strength: by which the change of an edit was multiplied.
         tensors: what changed.
         files: every file of the full output, sorted.
-        generated: SHA-256 of each file of this output that qkedit made anew, beside weights and manifest, by name.
+        generated: SHA-256 of each file of this output that qkedit made anew, next to weights and manifest, by name.
         adapter: the layers of an adapter, which a model that was made from one keeps; None elsewhere.
         history: manifests of earlier edits as they were written, each with its own schema, oldest first.
     """
@@ -298,7 +298,7 @@ def _renamed(value: Any, old: str, new: str) -> Any:
 
 
 def _dump(value: Any, indent: str) -> str:
-    """Return JSON in which whatever holds no further object stands on one line."""
+    """Return JSON in which whatever holds no further object is on one line."""
     if not _holds_objects(value):
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     deeper = indent + "  "

@@ -7,7 +7,7 @@
 
 A record holds what cannot be computed: the hub id, the number of language-model layers, and, for the models that a
 paper names, its SCR layers (arXiv 2602.22469). The middle layers follow from the number of layers, and the settings
-of DSCR (OpenReview FHTt9ipAra) are the same for all models, so neither stands in a record.
+of DSCR (OpenReview FHTt9ipAra) are the same for all models, so neither is in a record.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The modules of a loaded model that hold the queries: what adapters name, and checkpoints often call otherwise.
 
-Libraries rename what stands before the layers when they load a checkpoint; the name within a layer stays. So a module
+Libraries rename what is before the layers when they load a checkpoint; the name within a layer stays. So a module
 is found from its layer, in a model of the checkpoint's class that holds no weights.
 """
 

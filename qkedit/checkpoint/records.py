@@ -26,7 +26,7 @@ _SCALARS = {str: "text", int: "a whole number", float: "a number", bool: "true o
 
 @dataclass(frozen=True)
 class Strictness:
-    """What is refused in records beside missing keys and wrong types."""
+    """What is refused in records next to missing keys and wrong types."""
 
     unknown_keys: bool  # keys that no field has; else they are passed over
     empty: bool  # empty lists and texts
@@ -58,7 +58,7 @@ def quoted(value: object) -> str:
 def closest(word: object, known: Iterable[str]) -> str:
     """Return the remedy for a word that is not known: the nearest known one, else all of them."""
     known = sorted(known)
-    # Spelling out a list could fill the memory, where aliases of YAML made it; and long words are no slips.
+    # Spelling out a list could fill the memory, where aliases of YAML made it; and long words are not slips.
     text = word if isinstance(word, str) and len(word) <= _LONGEST_SLIP else ""
     near = difflib.get_close_matches(text, known, n=1)
     return f"did you mean {near[0]!r}" if near else f"known are {', '.join(known)}"
@@ -71,7 +71,7 @@ def read_record(kind: type[Record], value: object, where: str, refused: Strictne
         kind: a dataclass.
         value: the parsed YAML or JSON.
         where: the file, and within it the place, for messages.
-        refused: what is not accepted beside wrong types.
+        refused: what is not accepted in addition to wrong types.
 
     Raises:
         RecordError: a key is missing or unknown, or a value is not of its type.
@@ -105,7 +105,7 @@ def read_records(kind: type[Record], value: object, where: str) -> tuple[Record,
 
 
 def as_plain(value: Any) -> Any:
-    """Return a record, or what stands in one, as JSON holds it: what `read_record` reads as an equal one.
+    """Return a record, or what is in one, as JSON holds it: what `read_record` reads as an equal one.
 
     A field that need not be there is left out where it is None.
     """
@@ -163,7 +163,7 @@ def _alternative(arguments: tuple[Any, ...], value: object, where: str, refused:
 
 
 def _is_scalar(hint: Any, value: object, refused: Strictness) -> bool:
-    """Whether a value is of a plain type; true is no number, and empty text says nothing."""
+    """Whether a value is of a plain type; true is not a number, and empty text says nothing."""
     if hint is float:
         return type(value) in (int, float)
     return hint in _SCALARS and type(value) is hint and not (refused.empty and value == "")

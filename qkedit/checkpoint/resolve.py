@@ -1,4 +1,4 @@
-"""From what the user calls a model to its files.
+"""From the name that the user gives a model to its files.
 
 In this order:
 

@@ -96,7 +96,7 @@ def _prepare_streams() -> None:
             # It was closed. This takes its number, too, which else the next file to be opened would get.
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
         elif mode == "w" and isinstance(stream, TextIOWrapper):
-            # A file name that the terminal's encoding cannot spell is no reason to fail after the work is done.
+            # A file name that the terminal's encoding cannot spell is not a reason to fail after the work is done.
             stream.reconfigure(errors="backslashreplace")
             if isinstance(stream.buffer, RawIOBase):
                 # With PYTHONUNBUFFERED nobody looks at how much of a text the system took: a disk that is full after

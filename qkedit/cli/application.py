@@ -15,7 +15,7 @@ from qkedit.cli.options import global_flags
 from qkedit.version import __version__
 
 _NAME = "qkedit"
-# These take the options of whatever plug-in is named besides their own.
+# These take the options of the named plug-in in addition to their own.
 _WITH_FURTHER_OPTIONS = ("plugins add",)
 
 

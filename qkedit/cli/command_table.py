@@ -29,7 +29,7 @@ COMMANDS = tuple(name for names in PANELS.values() for name in names)
 # Commands of two words, by the first.
 GROUPS = {"plugins": "Attach plug-ins to a model, remove them, or list them."}
 FOLDERS = dict(zip(PANELS, ("edit", "run", "measure", "laboratory"), strict=True))
-# The flags that may stand before a command as well as after it, and of how many words each consists.
+# The flags that may come before a command as well as after it, and of how many words each consists.
 GLOBAL_FLAGS = {"--config": 2, "--json": 1, "--quiet": 1, "-q": 1, "--debug": 1}
 
 

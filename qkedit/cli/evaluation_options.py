@@ -44,7 +44,7 @@ WriteTruthOption = Annotated[
 
 
 def required_data(data: Path | None, questions: Path | None) -> Path:
-    """Return where the questions are. Raises UsageError when that is not said, or not as it is meant."""
+    """Return where the questions are. Raises UsageError if no option names them."""
     if questions is not None:
         if not questions.is_file():
             raise UsageError(f"{questions} is not a file", where="--questions", remedy="name a file of questions")
@@ -55,7 +55,7 @@ def required_data(data: Path | None, questions: Path | None) -> Path:
 
 
 def chosen_rule(benchmark: Benchmark, parser: str | None, variant: str | None, normalise: bool = False) -> str | None:
-    """Return the parser or variant that was named. Raises UsageError when the benchmark has none of that kind."""
+    """Return the parser or variant that was named. Raises UsageError if the benchmark has none of that kind."""
     if normalise:
         if parser not in (None, "normalised"):
             raise UsageError(

@@ -208,7 +208,7 @@ BaseOption = Annotated[
     flag("--base", help="The model that was edited.", autocompletion=completion.models),
 ]
 
-# The flags of every command, which may stand before its name, too: name, type, default, how it is written, help.
+# The flags of every command, which may come before its name, too: name, type, default, how it is written, help.
 _GLOBAL: tuple[tuple[str, Any, Any, tuple[str, ...], str], ...] = (
     (
         "config",
@@ -267,7 +267,7 @@ def one_model(context: typer.Context, argument: str | None, option: str | None) 
 
 
 def required_out(out: Path | None) -> Path:
-    """Return where to write. Raises UsageError when it was not said."""
+    """Return the path of the output. Raises UsageError if no `--out` is given."""
     if out is None:
         raise UsageError("no output directory is given", where="--out", remedy="give a directory")
     return out
@@ -308,7 +308,7 @@ def steer_options(
     compute_dtype: str,
     allow_text_only: bool,
 ) -> SteerOptions:
-    """Return the request that the flags make. Raises UsageError when they do not fit together."""
+    """Return the request that the flags make. Raises UsageError if they do not fit together."""
     from qkedit.spectral.options import Suppression
     from qkedit.steering.options import SteerOptions
 

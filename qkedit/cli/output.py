@@ -126,7 +126,7 @@ class Output:
         stream = sys.stderr if stderr else sys.stdout
         # A pipe has no width; wrapping at 80 would break the lines that a script greps for.
         width, wide = (None, False) if stream.isatty() else (4096, True)
-        # Names of tensors and files are no markup, whatever brackets they hold.
+        # Names of tensors and files are not markup, whatever brackets they hold.
         console = Console(file=stream, width=width, soft_wrap=wide, markup=False, highlight=False, emoji=False)
         with self._as_far_as_it_is_read(stream):
             # rich itself would end the process at a pipe that is closed.
@@ -172,7 +172,7 @@ def _wrapped(value: str, start: int, room: int) -> str:
 
 
 def _document(value: Any, margin: str = "\n") -> str:
-    """Return JSON that people can read, and of long lists one entry a line: unfolding them takes seconds."""
+    """Return JSON that people can read, and of long lists one entry per line: unfolding them takes seconds."""
     deeper = margin + "  "
     if isinstance(value, dict) and value:
         entries = [f"{json.dumps(str(key))}: {_document(entry, deeper)}" for key, entry in value.items()]

@@ -101,7 +101,7 @@ def chosen_plugins(texts: Sequence[str] | None, model: str) -> tuple[PluginSetti
     What is published for the model fills in what they leave open.
 
     Raises:
-        QkeditError: one is wrong, on the command line or in the file beside the weights.
+        QkeditError: one is wrong, on the command line or in the file next to the weights.
     """
     from qkedit.plugins.config_file import attached_to
     from qkedit.plugins.paper_defaults import with_paper_defaults

@@ -31,7 +31,7 @@ PREFIX = "QKEDIT_"
 # What is taken for true and false in the environment and in a file.
 YES = ("1", "true", "t", "yes", "y", "on")
 NO = ("0", "false", "f", "no", "n", "off")
-# Variables that need no option: a server's key, which may stand in no file and on no command line, a script's, and
+# Variables that need no option: a server's key, which no file and no command line may hold, a script's, and
 # records, which whole sessions share and some commands read no model by.
 _OTHER_VARIABLES = {"API_KEY", "ARCHITECTURES", "BENCHMARK_DATA"}
 # A name that another command has for an option is a slip only if it is this near: `layer` to `layers`.
@@ -59,7 +59,7 @@ def read_settings(file: Path) -> dict[Any, Any]:
     The options read the text as they read the command line's. To YAML itself 007 would be 7, and 1.10 would be 1.1.
 
     Raises:
-        typer.BadParameter: the file cannot be read or is no mapping in YAML.
+        typer.BadParameter: the file cannot be read or is not a mapping in YAML.
     """
     from qkedit.strict_text import parse_yaml
 

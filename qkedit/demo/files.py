@@ -4,7 +4,7 @@ images/scene_000000.png …     the pictures
 depth/scene_000000.npy …      their true depth, float32 [H, W], 0 at the front and 1 at the back
 instances.json                objects, as in COCO's instance annotations
 captions.json                 one caption a picture, as in COCO's caption annotations
-pope_random.json …            questions, one JSON object a line, as in POPE
+pope_random.json …            questions, one JSON object per line, as in POPE
 questions.jsonl               one request a picture to describe it, with the objects that it shows; as
                               `qkedit eval --benchmark custom` takes it
 """

@@ -19,7 +19,7 @@ def pope_questions(scenes: Sequence[Scene], split: str, seed: int = 0) -> list[d
     """Return balanced yes/no questions in POPE's own rows: `question_id`, `image`, `text` and `label`.
 
     A scene is asked about up to three objects it shows and as many that it does not: drawn at random, or those
-    that the given scenes show most often (popular), or most often beside what this one shows (adversarial).
+    that the given scenes show most often (popular), or most often next to what this one shows (adversarial).
     What a scene shows is asked alike in all three splits.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Seeded synthetic scenes with their truth: what stands where, how far away, and how much of it can be seen.
+"""Seeded synthetic scenes with their truth: what is where, how far away, and how much of it can be seen.
 
     >>> from qkedit.demo.scenes import make_scene
     >>> scene = make_scene(seed=0, number=3)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Places, and what stands there: the anchor first, then its partner, then what is seen there now and then.
+# Places, and what is there: the anchor first, then its partner, then what is seen there now and then.
 THEMES: dict[str, tuple[str, ...]] = {
     "kitchen": ("plate", "cup", "fork", "apple"),
     "street": ("car", "lamp", "house", "bus"),
@@ -25,7 +25,7 @@ PARTNER_BESIDE_ANCHOR = 0.75
 PARTNER_ALONE = 0.25
 THIRD = 0.45
 FOURTH = 0.20
-STRANGER = 0.35  # how often something stands there that belongs elsewhere
+STRANGER = 0.35  # how often something is there that belongs elsewhere
 MOST_OBJECTS = 5
 
 HARD = 0.30  # how often an object is small and faint beyond what its distance asks for

@@ -13,7 +13,7 @@ and it answers freely:
 
 Being led is generation with the tokens given, so that plug-ins, caches and positions are those of real use. The models
 are loaded one after the other; of the base its logits are kept in main memory: 2 bytes (16-bit models) × vocabulary ×
-tokens, 20 MB an image for 64 tokens of 152,000.
+tokens, 20 MB per image for 64 tokens of 152,000.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def drift(
         on_image: told how many answers of how many are done, in both models.
 
     Raises:
-        UsageError: there are no images, one is no picture, or the models have different vocabularies.
+        UsageError: there are no images, one is not a picture, or the models have different vocabularies.
         QkeditError: a model cannot be loaded, or gives no finite probabilities.
     """
     import torch
@@ -196,7 +196,7 @@ def drift(
     if not images:
         raise UsageError("there are no images", where="--images", remedy="name a directory with pictures")
     for image in images:
-        read_image(image)  # what is no picture is said before the models are loaded
+        read_image(image)  # what is not a picture is said before the models are loaded
     total = 2 * len(images)
     how: dict[str, Any] = {
         "device": device,
@@ -214,7 +214,7 @@ def drift(
         answers.append(_answer(loaded, image, prompt, max_new_tokens))
         on_image(number + 1, total)
     if (edited, revision) != (base, base_revision):
-        # Two large models need not fit beside each other.
+        # Two large models need not fit side by side.
         del loaded
         gc.collect()
         if torch.cuda.is_available():

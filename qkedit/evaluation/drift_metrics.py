@@ -5,7 +5,7 @@ from __future__ import annotations
 from qkedit.evaluation.metric import Better, Meaning, Unit
 
 DRIFT = "drift"
-"""The name under which its results stand where others have a benchmark's."""
+"""The name under which its results are where others have a benchmark's."""
 
 DRIFT_METRICS = (
     Meaning("kl", Better.LOWER),  # nats

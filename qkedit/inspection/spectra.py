@@ -209,7 +209,7 @@ def _heads_of(
 
 
 def numbers(values: Tensor) -> list[Any]:
-    """Return a tensor of one number a head as a list, None for NaN."""
+    """Return a tensor of one number per head as a list, None for NaN."""
     return [None if isinstance(value, float) and math.isnan(value) else value for value in values.tolist()]
 
 

@@ -4,7 +4,7 @@
 
 Arguments are `pretrained`, `revision`, `dtype`, `trust_remote_code`, `chat_template` and `plugins`: names joined by
 "+", as `--plugin` takes them (`scr+dscr:blend=0.5`), in quotes where an option holds a comma; a settings file; or
-`none`. Without `plugins` those attached beside the weights are run. docs/harness.md tells what to mind when figures
+`none`. Without `plugins` those attached next to the weights are run. docs/harness.md tells what to mind when figures
 are compared.
 """
 
@@ -58,7 +58,7 @@ class Qkedit(lmms):
 
     Args:
         pretrained: a directory, a hub id, an alias or `demo`.
-        plugins: see the module; None for those attached beside the weights.
+        plugins: see the module; None for those attached next to the weights.
         revision: of a model on the hub.
         dtype: of the weights; `auto` for what is stored.
         trust_remote_code: whether Python code of the checkpoint's own may run.

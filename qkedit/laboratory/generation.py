@@ -22,7 +22,7 @@ from qkedit.laboratory.eval_set import EvalSet
 from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.runtime.generation import LoadedModel, Prompt, batch_inputs, prompt_text, respond_batch
 
-# Pictures stand before the text, and nothing looks ahead.
+# Pictures are before the text, and nothing looks ahead.
 SHARES_PICTURES = ("llava", "vipllava")
 CAPTION_TOKENS = 64
 ANSWER_TOKENS = 16
@@ -36,7 +36,7 @@ class EvalSetAnswers:
     """What one arm said.
 
     Attributes:
-        captions: one a scene.
+        captions: one per scene.
         yes_no: one for each of the evaluation set's `asked`.
     """
 

@@ -33,7 +33,7 @@ class ResultsFile:
         settings: of the experiment, as JSON can hold them.
 
     Raises:
-        UsageError: the file is no experiment's, or that of another one.
+        UsageError: the file is not an experiment's, or that of another one.
         QkeditError: another run is writing to it, it is damaged, or it cannot be written.
     """
 
@@ -74,7 +74,7 @@ class ResultsFile:
         return self._results.get(_key(job))
 
     def add(self, job: Job, result: JobResult) -> None:
-        """Append a result; it is on the disk when this returns. Raises QkeditError when it cannot be written."""
+        """Append a result; it is on the disk when this returns. Raises QkeditError if it cannot be written."""
         self._results[_key(job)] = result
         self._append(
             {

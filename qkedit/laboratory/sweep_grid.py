@@ -43,7 +43,7 @@ class Cell:
         return controls(self._options(), kind, seeds, f"{self.name}, {kind} control")
 
     def _options(self) -> SteerOptions:
-        # On the CPU, the edit is the same on every machine; it is small beside the answers.
+        # On the CPU, the edit is the same on every machine; it takes little time compared with the answers.
         return SteerOptions(
             self.layers, suppression=Suppression(self.k, None, self.retain, self.channel), device="cpu"
         )
@@ -135,22 +135,22 @@ class SweepSettings:
 
 
 def alternatives(text: str) -> tuple[str, ...]:
-    """Return the alternatives of `--layers`: `0-1;2-3;mid` are three. Raises UsageError when one is empty."""
+    """Return the alternatives of `--layers`: `0-1;2-3;mid` are three. Raises UsageError if one is empty."""
     return _separated(text, ";", str, "--layers", "separate alternatives by ; as in '0-1;2-3'")
 
 
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:
-    """Return `1,2,4` as numbers. Raises UsageError when one is none."""
+    """Return `1,2,4` as numbers. Raises UsageError if one is none."""
     return _separated(text, ",", int, option, "give whole numbers such as 1,2,4,8")
 
 
 def shares(text: str, option: str) -> tuple[float, ...]:
-    """Return `0,0.5` as numbers. Raises UsageError when one is none."""
+    """Return `0,0.5` as numbers. Raises UsageError if one is none."""
     return _separated(text, ",", float, option, "give shares such as 0,0.5")
 
 
 def names(text: str, option: str) -> tuple[str, ...]:
-    """Return `full,symmetric` as words. Raises UsageError when one is empty."""
+    """Return `full,symmetric` as words. Raises UsageError if one is empty."""
     return _separated(text, ",", str, option, "separate names by commas")
 
 

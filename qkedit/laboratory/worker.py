@@ -78,7 +78,7 @@ class Worker:
         return self._eval_set(scenes)
 
     def run(self, job: Job) -> JobResult:
-        """Edit, answer, and restore the base. Raises QkeditError when the arm does not fit the model."""
+        """Edit, answer, and restore the base. Raises QkeditError if the arm does not fit the model."""
         eval_set = self.eval_set(job.scenes)
         start = time.perf_counter()
         with one_thread(), self._edited(job.arm) as edit:

@@ -1,4 +1,4 @@
-"""`qkedit-plugins.json`: the plug-ins a model is run with, in a file beside its weights.
+"""`qkedit-plugins.json`: the plug-ins a model is run with, in a file next to its weights.
 
 The weights stay as they are, and other tools ignore the file. It is written only into directories that belong to the
 user: never into a hub cache, whose files are shared by every program that loads the model.

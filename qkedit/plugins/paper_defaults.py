@@ -1,6 +1,6 @@
 """Settings that a paper gives for one model, from `configs/presets`, as defaults for what nobody has set.
 
-So the order is: what a request says, flags, the file beside the weights, the preset, the plug-in's own defaults.
+So the order is: what a request says, flags, the file next to the weights, the preset, the plug-in's own defaults.
 """
 
 from __future__ import annotations

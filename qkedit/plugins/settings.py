@@ -1,10 +1,10 @@
-"""How plug-ins are named: on the command line, in a file of one's own, in the file beside a model's weights.
+"""How plug-ins are named: on the command line, in a file of one's own, in the file next to a model's weights.
 
     --plugin scr                                   with the options it has by default
     --plugin dscr:depth=street.npy,blend=0.5       some options set; a piece without "=" belongs to the one before,
     --plugin scr:layers=0,3,5-8,sources=16         so that a value may hold commas
     --plugin both.json                             a file
-    --plugin none                                  no plug-in, whatever stands beside the weights
+    --plugin none                                  no plug-in, whatever is attached next to the weights
 
     {"schema": 1, "plugins": [{"name": "scr", "options": {"layers": "0-11"}}]}
 
@@ -39,7 +39,7 @@ class PluginSettings:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what stands in a settings file."""
+        """Return what is in a settings file."""
         return {"name": self.name, "options": dict(self.options)}
 
 
@@ -47,7 +47,7 @@ def parse_plugins(texts: Sequence[str]) -> tuple[PluginSettings, ...] | None:
     """Return what every `--plugin` names, in order; None where there is no `--plugin` at all.
 
     Raises:
-        UsageError: a plug-in, an option or a value is not known, `none` does not stand alone, or a plug-in is named
+        UsageError: a plug-in, an option or a value is not known, `none` is not alone, or a plug-in is named
             twice.
     """
     if not texts:
@@ -131,7 +131,7 @@ def parse_words(words: Sequence[str]) -> tuple[PluginSettings, ...]:
         scr --layers 0-11 dscr:blend=0.5 --depth street.npy
 
     Raises:
-        UsageError: as for `parse_plugins`; a flag lacks its value, or no plug-in stands before it.
+        UsageError: as for `parse_plugins`; a flag lacks its value, or no plug-in is before it.
     """
     texts: list[str] = []
     rest = iter(words)

@@ -12,7 +12,7 @@ from qkedit.selection import describe
 
 
 def outgoing_card(card: str, licence: Licence, *, is_stated: bool) -> str:
-    """Return an output's card as it is sent: as it stands, but for a licence that it lacks or that the user states.
+    """Return an output's card as it is sent: as it is, but for a licence that it lacks or that the user states.
 
     Args:
         card: the card in the directory.

@@ -53,13 +53,13 @@ class Licence:
         return f"{listed} ({self.name})" if self.name else listed
 
     def as_fields(self) -> dict[str, Any]:
-        """Return the fields of a card that says it, None for those that must not stand there."""
+        """Return the fields of a card that says it, None for those that must not be there."""
         one = self.identifiers[0] if len(self.identifiers) == 1 else list(self.identifiers)
         return {"license": one, "license_name": self.name, "license_link": self.link}
 
 
 def stated(identifier: str, of_base: Licence) -> Licence:
-    """Return the licence that the user names. Raises UsageError where that is no identifier of the hub's form."""
+    """Return the licence that the user names. Raises UsageError where that is not an identifier of the hub's form."""
     if not _IDENTIFIER.fullmatch(identifier):
         raise UsageError(
             f"{identifier!a} is not the identifier of a licence",

@@ -43,7 +43,7 @@ def outgoing_files(
     standing = files_standing_in(directory)
     own = (*standing.ours, *standing.changed)
     _refuse_missing(directory, manifest, own)
-    changed = sorted({*standing.changed} - {CARD_FILE})  # a card that its user went on writing goes as it stands
+    changed = sorted({*standing.changed} - {CARD_FILE})  # a card that its user went on writing goes as it is
     if changed:
         raise CheckpointError(
             f"files were changed since qkedit wrote them: {shown(changed)}",

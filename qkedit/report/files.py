@@ -41,7 +41,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def printable(text: str) -> str:
-    """Return text that UTF-8 can hold: of a directory's name, bytes that are no UTF-8 are spelled with backslashes."""
+    """Return text that UTF-8 can hold, where bytes of a file name that are not UTF-8 are spelled with backslashes."""
     return text.encode(errors="backslashreplace").decode()
 
 

@@ -19,7 +19,7 @@ _NARROWEST_BREAKING = 24
 class FittingTable(Table):
     """A table without lines; where it does not fit, each row is written as `title cell, title cell, …`.
 
-    A cell that is given as a str stands on one line; a Text may hold several.
+    A cell that is given as a str is on one line; a Text may hold several.
 
     Args:
         titles: of its columns.

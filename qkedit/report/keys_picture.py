@@ -1,4 +1,4 @@
-"""Keys over the image as a picture: what the request showed, and beside it the colours of its keys.
+"""Keys over the image as a picture: what the request showed, and next to it the colours of its keys.
 
 matplotlib is an extra (`pip install 'qkedit[plot]'`), imported when a picture is asked for.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def keys_picture(panels: Sequence[tuple[str, Tensor]], image: Image, title: str, file_format: str) -> bytes:
-    """Return an image beside pictures of its keys, as `png`, `svg` or `pdf`; the same keys give the same bytes.
+    """Return an image next to pictures of its keys, as `png`, `svg` or `pdf`; the same keys give the same bytes.
 
     Args:
         panels: each picture's title and colours, `[rows, columns, 3]`.

@@ -49,7 +49,7 @@ def picture_format(path: Path) -> str:
 
 
 def entitle(figure: Figure, title: str, font_size: float) -> None:
-    """Set the title of a figure; names in it are no mathematics, whatever dollars and underscores they hold."""
+    """Set the title of a figure; names in it are not mathematics, whatever dollars and underscores they hold."""
     figure.suptitle(printable(title), fontsize=font_size, parse_math=False)
 
 

@@ -22,7 +22,7 @@ class Verdict:
 
 
 def verdict(edited: Row, to_controls: Mapping[str, Difference]) -> Verdict | None:
-    """Return what an edit did to hallucination beside its cost and its controls.
+    """Return what an edit did to hallucination, with its cost and its controls.
 
     An effect is called clear where the interval of the difference on the same scenes leaves 0 out.
 

@@ -1,4 +1,4 @@
-"""A model's chat template: where it stands, which form of turns it takes, and rendering it without trusting it.
+"""A model's chat template: where it is, which form of turns it takes, and rendering it without trusting it.
 
 A template is a program in Jinja that a stranger wrote. transformers runs it in a sandbox, which keeps it from files
 and code, but not from failing in any way or from running on for hours; here it fails in one sentence.
@@ -132,7 +132,7 @@ def user_turn(prompt: str, images: int) -> Turn:
 
 
 def _stored(processor: Any, family: str) -> tuple[str, str] | None:
-    """Return where a template stands, and the template."""
+    """Return where a template is, and the template."""
     # A tokenizer may have been made for the language model that a family without a template was built on.
     holders = {"processor": processor} | (
         {} if family in WITHOUT_TEMPLATE else {"tokenizer": getattr(processor, "tokenizer", None)}

@@ -1,7 +1,7 @@
 """Parameters of a loaded model with the edits that are in effect on them.
 
 A parameter keeps the weights that it had before any edit, and the changes that were made to it, each with the weights
-before and after it. What stands in the model follows from which changes are in effect alone, not from the order in
+before and after it. What is in the model follows from which changes are in effect alone, not from the order in
 which they were switched: the original weights without any, and else those weights with the changes in effect, in the
 order in which they were made. A change gives its own bits wherever it meets the weights that it was made from, and is
 added elsewhere.
@@ -45,7 +45,7 @@ class EditedParameter:
 
     @property
     def current(self) -> Tensor:
-        """A copy of the weights that stand in the model."""
+        """A copy of the weights that are in the model."""
         return self._parameter.detach().clone()
 
     def add(self, change: Change) -> None:

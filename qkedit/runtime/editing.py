@@ -133,7 +133,7 @@ def edit(
         k, energy, retain, channel, control, seed: what to suppress in them.
         device, compute_dtype: where and in what precision to calculate.
         allow_text_only: edit a model without vision too.
-        architectures: directories of records that are known besides qkedit's own (docs/adding-a-model.md).
+        architectures: directories of records that are known in addition to qkedit's own (docs/adding-a-model.md).
 
     Returns:
         The edit, in place: use it in a `with` statement, or call `disable()` to take it back.

@@ -65,7 +65,7 @@ class Placement:
     quantization: str | None = None
 
     def arguments(self, config: Any, where: str) -> dict[str, Any]:
-        """Return the arguments of `from_pretrained` beside the device.
+        """Return the arguments of `from_pretrained` other than the device.
 
         Args:
             config: of the model.

@@ -1,6 +1,6 @@
 """A loaded model as a checkpoint's files, so that what works on checkpoints works on models in memory.
 
-The model's parameters stand in one safetensors file that is never written: its header is made from their names and
+The model's parameters are in one safetensors file that is never written: its header is made from their names and
 shapes, and a byte range is taken from the parameter it lies in when it is read. So a plan, an inspection or an edit
 needs no directory, and none of them knows the difference.
 """
@@ -89,7 +89,7 @@ class LoadedFiles:
             position += length
 
     def local_path(self, file: str) -> Path:
-        """Raise UsageError: the files of a loaded model stand nowhere."""
+        """Raise UsageError: the files of a loaded model are nowhere."""
         raise UsageError("is in memory, not in a file", where=f"{self.name}/{file}", remedy="save the model first")
 
     def _source_at(self, file: str, position: int) -> tuple[memoryview, int]:

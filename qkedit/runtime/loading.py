@@ -189,7 +189,7 @@ def directory_of(model: str, revision: str | None = None, *, trust_remote_code: 
     Raises:
         UsageError: an alias is also the name of a directory here, or code is to run from a branch or a tag.
         CheckpointError: there is no such model, or the hub cannot be reached.
-        QkeditError: code is to run that stands in another repository.
+        QkeditError: code is to run that is in another repository.
     """
     place = _place(model)
     if not trust_remote_code:

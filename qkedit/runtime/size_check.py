@@ -15,7 +15,7 @@ def refuse_much_larger(config: Any, directory: Path, *, where: str, trust_remote
     """Refuse a config that describes far more parameters than the weights can hold.
 
     transformers fills what is missing with random numbers: a config that lost its `text_config` describes a language
-    model of seven billion parameters by default, whatever lies beside it.
+    model of seven billion parameters by default, whatever lies next to it.
 
     Args:
         config: as `AutoConfig` loads it.

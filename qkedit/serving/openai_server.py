@@ -7,7 +7,7 @@ on are transformers'. What is added: bodies and images are checked before anythi
 `image_policy`), plug-ins act for one answer at a time (`RequestModel`), and every route but those named here is taken
 away, among them the ones that load and unload models.
 
-This file alone knows those classes. They are no documented interface: `serving_packages` checks the version, and
+This file alone knows those classes. They are not documented interface: `serving_packages` checks the version, and
 `tests/serving/test_transformers_classes.py` what is relied on here.
 """
 

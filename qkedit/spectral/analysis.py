@@ -119,7 +119,7 @@ def bias_share(product: QKProduct, seen_by_keys: Tensor | None, key_bias: Tensor
 
     Args:
         product: of the raw queries and the folded keys.
-        seen_by_keys: `(F_k W_k)ᵀ (F_q b_q + s_q)`, `[H, D]`. It is no function of the product: `F_qᵀ`, which is in
+        seen_by_keys: `(F_k W_k)ᵀ (F_q b_q + s_q)`, `[H, D]`. It is not a function of the product: `F_qᵀ`, which is in
             the folded keys, need not be invertible.
         key_bias: `F_qᵀ (F_k b_k + s_k)`, one for each key head of the product, `[H_kv, d_h]`.
     """

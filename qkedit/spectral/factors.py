@@ -40,7 +40,7 @@ NOT_TO_BE_SQUARED = "NaN, infinity or numbers beyond 1e150"
 
 
 class NonFiniteWeightError(ValueError):
-    """A weight's square is no number; `head` is its position along the first axis of `projection`."""
+    """A weight's square is not a number; `head` is its position along the first axis of `projection`."""
 
     def __init__(self, head: int, projection: Projection) -> None:
         self.head = head

@@ -1,4 +1,4 @@
-"""Rotary positions as matrices: what stands between queries and keys that are some positions apart.
+"""Rotary positions as matrices: what is between queries and keys that are some positions apart.
 
 A rotary embedding turns each pair j of a head's dimensions by the angle `p · θ_j` at position p (RoFormer,
 arXiv 2104.09864). A query at position p and a key at p − n then meet with a rotation in between:

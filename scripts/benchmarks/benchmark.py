@@ -12,14 +12,14 @@ Measured, each `--repeats` times and in turns, so that a drift of the machine hi
 
 * whole commands, each a process of its own with its peak memory: `cp -r`, `steer` to a full directory and to a delta,
   `apply`, `verify`, `--dry-run`, `--help`, and `import torch` as the least that a program with torch takes;
-* every station of `steer` alone – reading, mathematics, copying, writing, hashing, checks – beside a plain loop over
-  the same bytes, or the same matrix products and small decompositions;
+* every step of `steer` alone – reading, mathematics, copying, writing, hashing, checks – compared with a plain loop
+  over the same bytes, or the same matrix products and small decompositions;
 * other routes to the mathematics: QR in two precisions, and with `--dense` the dense decomposition of one head's
   product (a minute at 7B width), extrapolated to all heads;
 * with `--mergekit PYTHON`, an interpreter that has mergekit: its passthrough of the language model's tensors.
 
 Before each whole-directory run the disk is brought to rest and the checkpoint is read once, or with `--cold` dropped
-from the page cache. One full output stands on the disk at a time, beside the model or in `--work`, and is removed.
+from the page cache. One full output is on the disk at a time, next to the model or in `--work`, and is removed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure `qkedit inspect` on a checkpoint, beside reading its bytes and the mathematics of `steer`.
+"""Measure `qkedit inspect` on a checkpoint, and compare it with reading its bytes and the mathematics of `steer`.
 
     python scripts/make_checkpoint.py --shape qwen2-vl-7b --out ./qwen2-vl-7b-shaped
     python scripts/benchmarks/benchmark_inspect.py ./qwen2-vl-7b-shaped --markdown inspect.md

@@ -13,7 +13,7 @@ plug-in, in turns so that a drift of the machine hits both sides of a ratio:
   against. Of layer n SCR itself needs queries and keys alone;
 * "none, again": no plug-in a second time in the same round; what it seems to cost is the noise.
 
-Ratios are medians over the rounds of those within a round, with the least and the most; beside them stands the fastest
+Ratios are medians over the rounds of those within a round, with the least and the most, followed by the fastest
 of all rounds, which other work on the machine can only make slower. A quiet machine is wanted all the same. DSCR is
 given its depth, so that no depth model is part of the time.
 """

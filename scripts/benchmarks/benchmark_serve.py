@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure what `qkedit serve` costs beside plain `transformers serve`, and what it bears.
+"""Measure what `qkedit serve` costs compared with plain `transformers serve`, and what it bears.
 
     python scripts/benchmarks/benchmark_serve.py
     python scripts/benchmarks/benchmark_serve.py --model ./llava-1.5-7b-hf --image street.jpg --device cuda --tokens 64
@@ -15,7 +15,7 @@ In one run, on one machine:
 * malformed: requests that are wrong in a thousand ways.
 
 Memory is the server's resident set, before and after each of them; each comes twice, since what is allocated once and
-kept is no leak. DSCR is given its depth, so that no depth model is part of the time.
+kept is not a leak. DSCR is given its depth, so that no depth model is part of the time.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 * Gram products accumulated in float32 and in float64, and what each is true to;
 * the size of the pieces in which weights are converted;
-* heads on single-threaded workers against threads inside each product, alone and beside one busy process;
+* heads on single-threaded workers against threads inside each product, alone and with one busy process;
 * the size of the pieces in which a tensor is written, into files that stay until the end, so that none gets memory
   which the one before has freed: 4.5 GB below the directory for temporary files (TMPDIR).
 

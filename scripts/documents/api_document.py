@@ -79,7 +79,7 @@ def signature(found: Any) -> str:
 
 
 def unquoted(text: str) -> str:
-    """Annotations are texts here; without their quotes they read as they stand in the code."""
+    """Annotations are texts here; without their quotes they read as they are in the code."""
     return re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)
 
 

@@ -22,7 +22,7 @@ from qkedit.evaluation.benchmarks.registry import benchmark_names  # noqa: E402
 from qkedit.plugins.core.grid_layouts import LAYOUTS  # noqa: E402
 
 MARKED = re.compile(r"<!--([a-z-]+)-->([^<]*)<!--/-->")
-# Where a format leaves no room for a mark: the file, and what stands before the number.
+# Where a format leaves no room for a mark: the file, and what is before the number.
 UNMARKED = {"CITATION.cff": re.compile(r"(?m)^(version: )(.*)$")}
 
 

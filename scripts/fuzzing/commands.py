@@ -34,7 +34,7 @@ def judged(result: Result, *, codes: tuple[int, ...] = CODES) -> Outcome:
         said = result.document["error"]
         check_error(QkeditError(said["what"], where=said["where"], remedy=said["remedy"]))
         return Outcome.REFUSED
-    # Warnings may stand before it.
+    # Warnings may come before it.
     *before, last = result.stderr.removesuffix("\n").split("\n")
     if any(not line.startswith("warning: ") for line in before):
         raise Finding("sentence", f"more than one line: {result.stderr[-800:]!a}")

@@ -13,7 +13,7 @@ class Sandbox:
     """A fresh directory for each input, with the files that the input concerns.
 
     Args:
-        directory: where it stands; whatever was there is removed.
+        directory: where it is; whatever was there is removed.
     """
 
     def __init__(self, directory: Path) -> None:

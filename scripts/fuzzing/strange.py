@@ -70,7 +70,7 @@ NUMBERS = (
 
 @dataclass(frozen=True)
 class Raw:
-    """Text that stands in a JSON document as it is."""
+    """Text that a JSON document can hold as it is."""
 
     text: str
 

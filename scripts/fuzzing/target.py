@@ -60,7 +60,7 @@ class Target(ABC):
 
 
 def as_bytes(given: Any) -> bytes:
-    """Return an input as it is saved beside a finding."""
+    """Return an input as it is saved next to a finding."""
     if isinstance(given, bytes):
         return given
     return (given if isinstance(given, str) else repr(given)).encode("utf-8", "backslashreplace")

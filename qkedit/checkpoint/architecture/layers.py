@@ -152,7 +152,7 @@ def _layer_contents(checkpoint: Checkpoint, modules: dict[int, _Module]) -> dict
 
 
 def _refuse_norms_beside(contents: dict[int, set[str]], modules: dict[int, _Module]) -> None:
-    """Raise UnsupportedForm for a norm of queries or keys that is stored beside its attention module."""
+    """Raise UnsupportedForm for a norm of queries or keys that is stored next to its attention module."""
     for index, module in modules.items():
         for name in sorted(contents[index]):
             if QUERY_OR_KEY_NORM.match(f"{name}."):

@@ -1,8 +1,8 @@
-"""Tell a checkpoint that was converted for MLX: its convolutions stand in another order, and gains may have moved.
+"""Tell a checkpoint that was converted for MLX: its convolutions are in another order, and gains may have moved.
 
 mlx-lm and mlx-vlm swap the last two axes of a `conv1d.weight` when they convert a model, `[C, 1, K]` to `[C, K, 1]`,
 and write `{"format": "mlx"}` into the shards. For some families (Qwen3.5) they add 1 to the gains of norms in the same
-step, and their loaders add it wherever the convolutions still stand in the first order.
+step, and their loaders add it wherever the convolutions still are in the first order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The query and key projections of one layer: which head counts its shapes bear out, and where each head stands."""
+"""The query and key projections of one layer: which head counts its shapes bear out, and where each head is."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Projections:
 
 
 def understand_layer(found: Projections) -> AttentionLayer:
-    """Return where each head of the layer stands. Raises UnsupportedForm or CheckpointError naming the tensor."""
+    """Return where each head of the layer is. Raises UnsupportedForm or CheckpointError naming the tensor."""
     layout = found.layout
     query = _matrix(found, layout.query)
     key = _matrix(found, layout.key)
@@ -189,7 +189,7 @@ def _norm(found: Projections, kind: NormKind, name: str | None, heads: int, head
 
 
 def _gains(tensor: TensorEntry, heads: int, head_size: int) -> HeadRows:
-    """Return where each head's gains stand: one set shared by all heads, or one a head."""
+    """Return where each head's gains are: one set shared by all heads, or one per head."""
     _check_float(tensor)
     elements = math.prod(tensor.shape)
     if tensor.shape == (head_size,):

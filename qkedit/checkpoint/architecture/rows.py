@@ -1,4 +1,4 @@
-"""Where heads stand in a projection: the arithmetic behind a layout record, on counts alone."""
+"""Where heads are in a projection: the arithmetic behind a layout record, on counts alone."""
 
 from __future__ import annotations
 

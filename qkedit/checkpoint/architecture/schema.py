@@ -1,6 +1,6 @@
 """The form of the records in `configs/` that say of model families what headers and config cannot tell.
 
-* `layouts/` – a form in which query and key rows stand in tensors: tensor names and the order of rows.
+* `layouts/` – a form in which query and key rows are in tensors: tensor names and the order of rows.
 * `decoders/` – a language model by the `model_type` of its config: its layouts, its norm, its positions, and the
   settings that its config class fills in where a config leaves them out.
 * `families/` – a vision-language model by its `model_type`: its name, and its decoder where the config is flat.

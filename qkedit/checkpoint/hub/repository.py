@@ -25,7 +25,7 @@ class RemoteFile:
     name: str
     size: int  # bytes
     git_sha1: str  # of the blob; that of the pointer where the file is a large one
-    sha256: str | None  # of the contents of a large file, which the hub keeps beside the git repository; else None
+    sha256: str | None  # of the contents of a large file, which the hub keeps next to the git repository; else None
     xet_hash: str | None  # by which the hub can copy a large file to another repository
 
 

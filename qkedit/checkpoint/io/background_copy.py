@@ -1,4 +1,4 @@
-"""Run copies in threads beside other work, and stop them when that work fails."""
+"""Run copies in threads during other work, and stop them when that work fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Self
 from qkedit.checkpoint.io.copying import OnBytes
 
 # A copy takes a whole core, on which the system moves some 2 GB/s: on 2 idle cores two copies took 0.85 of the time
-# that one took, and beside other work they get a larger share. More would only fill a disk's queue.
+# that one took, and during other work they get a larger share. More would only fill a disk's queue.
 COPIES_AT_ONCE = 2
 
 CopyJob = Callable[[OnBytes], object]

@@ -1,4 +1,4 @@
-"""Copy files and byte ranges as fast as the system can, beside other work, and never through a link.
+"""Copy files and byte ranges as fast as the system can, during other work, and never through a link.
 
 A shard some ranges of which are to be replaced is made in two steps that share no byte, so that the copying and
 the mathematics wait for each other nowhere:

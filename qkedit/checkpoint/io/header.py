@@ -96,7 +96,7 @@ def read_header(read: Callable[[int, int], bytes], size: int, file: str) -> Shar
         file: the shard's name, for the entries and the errors.
 
     Raises:
-        CheckpointError: the file is no sound safetensors file; says what is wrong with which tensor.
+        CheckpointError: the file is not a sound safetensors file; says what is wrong with which tensor.
     """
     if size < LENGTH_BYTES:
         raise _broken(file, f"the file has {size} bytes, too few for a safetensors header")

@@ -1,6 +1,6 @@
 """Which files of a directory qkedit wrote, and which it did not and so never removes unasked.
 
-A manifest lists every file of the output that it stands in. A delta consists of its tensors and its manifest, whose
+A manifest lists every file of the output that it is in. A delta consists of its tensors and its manifest, whose
 list is that of the full directory made from it; an adapter of its factors, its manifest and what is generated with
 them. Plug-ins are attached by users, so their file is never ours. What qkedit generated, such as the model card, is
 ours only while it has the hash in the manifest (schema 1 holds none).
@@ -87,7 +87,7 @@ def written_by_qkedit(manifest: Ownership | None, names: Collection[str]) -> fro
 
     Args:
         manifest: of the output; None for a directory without one.
-        names: of the files that stand there, which tell the layout.
+        names: of the files that are there, which tell the layout.
     """
     if manifest is None:
         return frozenset()

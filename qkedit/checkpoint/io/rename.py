@@ -1,4 +1,4 @@
-"""Put a finished directory in its place by one rename, or exchange it with the one that stands there.
+"""Put a finished directory in its place by one rename, or exchange it with the one that is there.
 
 Linux has both as flags of `renameat2(2)`. Elsewhere, and on file systems that know no flags, the exchange takes
 three renames with a fixed spare name, so that `restore` can tell at any later moment how far it came.

@@ -175,7 +175,7 @@ class LocalFiles:
 
     def _status(self, file: str) -> os.stat_result:
         status = self._stat(file)
-        # What stands in a directory that a link leads to is not read, so it may change.
+        # What is in a directory that a link leads to is not read, so it may change.
         if stat.S_ISREG(status.st_mode):
             self._stamps.note(file, status)
         return status

@@ -1,6 +1,6 @@
-"""Write a directory completely or not at all: staged beside its target, put in place by one rename.
+"""Write a directory completely or not at all: staged next to its target, put in place by one rename.
 
-All that a run leaves beside the target `edited` while it works is one hidden directory:
+All that a run leaves next to the target `edited` while it works is one hidden directory:
 
     .edited.qkedit/lock   locked while a run is alive, so a killed run never blocks the next
     .edited.qkedit/new    the output being written; after an exchange, the directory it replaced
@@ -44,8 +44,8 @@ class StagedDirectory:
 
     Args:
         target: where the directory shall appear; missing directories above it are created, and stay only if it does.
-        overwrite: replace an earlier output that stands there, if nothing else lies in it.
-        force: replace a directory that stands there, whatever it holds.
+        overwrite: replace an earlier output that is there, if nothing else lies in it.
+        force: replace a directory that is there, whatever it holds.
         sources: directories the run reads from; the target may neither be, hold nor lie in one of them.
 
     Raises:
@@ -136,7 +136,7 @@ class StagedDirectory:
         restore(self._target, spare=self._old)
         _remove_tree(self.path)
         if os.path.lexists(self._old):
-            # The target stands, so this one is replaced. Renamed before its files go: a kill on the way must never
+            # The target exists, so this one is replaced. Renamed before its files go: a kill on the way must never
             # leave a part of it under the name that `restore` trusts.
             os.rename(self._old, self.path)
             _remove_tree(self.path)
@@ -206,7 +206,7 @@ def _remove_tree(path: Path) -> None:
 def _fsync_tree(directory: Path) -> float:
     """Seconds to bring every file and directory below `directory` to the disk.
 
-    One after the other: four files at once were no faster, the disk is the limit either way.
+    One after the other: four files at once were not faster, the disk is the limit either way.
     """
 
     def refuse(error: OSError) -> None:

@@ -31,7 +31,7 @@ class FileStamp:
     def is_still(self, now: FileStamp) -> bool:
         """Whether the file has not been written to or replaced since.
 
-        Inode numbers alone are no proof: some network and user-space file systems number a file anew each time. Nor
+        Inode numbers alone are not proof: some network and user-space file systems number a file anew each time. Nor
         is the time of the status, which a hard link to the file changes.
         """
         return (self.size, self.modified) == (now.size, now.modified) and (

@@ -49,7 +49,7 @@ def locate(target: Path) -> Path:
 
 @contextmanager
 def made_parents(target: Path) -> Iterator[list[Path]]:
-    """Create the missing directories above `target`, and remove those that still stand in the list in the end.
+    """Create the missing directories above `target`, and remove those that still are in the list in the end.
 
     Yields:
         The directories that were made, outermost first; a block that wants to keep them clears the list.
@@ -103,7 +103,7 @@ def refuse_existing(target: Path, *, overwrite: bool, force: bool = False) -> Re
     Args:
         target: as from `locate`.
         overwrite: what an earlier run wrote may be replaced.
-        force: whatever stands there may be replaced.
+        force: whatever is there may be replaced.
 
     Returns:
         The files that a run will take the place of.

@@ -22,7 +22,7 @@ _LONGEST_ENTRY = 160
 
 
 def lay_out(entries: Iterable[TensorEntry], file: str) -> tuple[bytes, dict[str, TensorEntry]]:
-    """Return the first bytes of a file that will hold tensors like `entries`, and where each will stand in it."""
+    """Return the first bytes of a file that will hold tensors like `entries`, and where each will be in it."""
     position, relative = 0, {}
     for entry in entries:
         relative[entry.name] = replace(entry, shard=file, start=position, end=position + entry.nbytes)
@@ -41,7 +41,7 @@ class GrowingTensorFile:
         self._end = 0
 
     def append(self, name: str, dtype: str, shape: tuple[int, ...], content: memoryview) -> TensorEntry:
-        """Write one more tensor, and return where it stands. Raises QkeditError where the system refuses."""
+        """Write one more tensor, and return where it is. Raises QkeditError where the system refuses."""
         entry = TensorEntry(name, self._file, dtype, shape, self._end, self._end + len(content))
         with explained("write", self._file):
             self._write(content, LENGTH_BYTES + self._header_bytes + self._end)

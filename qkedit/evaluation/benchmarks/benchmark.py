@@ -1,6 +1,6 @@
 """The contract of a benchmark: a class that owns its questions, its rules, its metrics and the files it needs.
 
-A benchmark of this package is one module or one folder beside this file; another package names its class by an entry
+A benchmark of this package is one module or one folder next to this file; another package names its class by an entry
 point (docs/adding-a-benchmark.md). A subclass sets the attributes and writes `read_questions` and `judge`; the rest
 has a meaning by default.
 """
@@ -63,7 +63,7 @@ class Benchmark(ABC):
             files: those of `self.files` that were given.
 
         Raises:
-            QkeditError: there is no such split, a file is missing, or what it holds are no questions.
+            QkeditError: there is no such split, a file is missing, or it does not hold questions.
         """
 
     @abstractmethod
@@ -120,7 +120,7 @@ class Benchmark(ABC):
         """Return questions as `read_questions` does, once the rule and the files are known to exist.
 
         Raises:
-            QkeditError: there is no such split or rule, a file is missing, or what it holds are no questions.
+            QkeditError: there is no such split or rule, a file is missing, or it does not hold questions.
         """
         self.check_rule(rule)
         for name in files or {}:

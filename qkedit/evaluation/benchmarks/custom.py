@@ -36,7 +36,7 @@ def load_questions(data: Path, split: str | None = None) -> tuple[Question, ...]
         split: a name for the score, whatever it is.
 
     Raises:
-        QkeditError: a row is no question, two have one id, or some truths are yes or no and some are lists.
+        QkeditError: a row is not a question, two have one id, or some truths are yes or no and some are lists.
     """
     questions: dict[str, Question] = {}
     for row in read_rows(data / "questions.jsonl" if data.is_dir() else data):

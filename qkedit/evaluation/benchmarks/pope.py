@@ -43,7 +43,7 @@ def load_questions(data: Path, split: str | None) -> tuple[Question, ...]:
 
     Raises:
         UsageError: there is no such split, or none is named.
-        QkeditError: the file is not there, or a row of it is no question.
+        QkeditError: the file is not there, or a row of it is not a question.
     """
     if data.is_file():
         return read_questions(data)
@@ -57,7 +57,7 @@ def read_questions(file: Path) -> tuple[Question, ...]:
     """Return the questions of a file in POPE's format, lines or an array of `question_id, image, text, label`.
 
     Raises:
-        QkeditError: a row is no question, or two have one id.
+        QkeditError: a row is not a question, or two have one id.
     """
     questions: dict[str, Question] = {}
     for row in read_rows(file):
@@ -76,7 +76,7 @@ def load_answers(file: Path) -> tuple[Answer, ...]:
     """Return the answers of a file: rows with `question_id`, or POPE's own without any id, in the questions' order.
 
     Raises:
-        QkeditError: a row is no answer, or some rows have an id and some have none.
+        QkeditError: a row is not an answer, or some rows have an id and some have none.
     """
     rows = read_rows(file)
     with_id = [row.first_key(_ID, "id") is not None for row in rows]

@@ -35,7 +35,7 @@ def load_questions(data: Path, split: str | None) -> tuple[Question, ...]:
 
     Raises:
         UsageError: there is no such split, or none is named.
-        QkeditError: the file is not there, or a row of it is no question.
+        QkeditError: the file is not there, or a row of it is not a question.
     """
     if data.is_file():
         return pope.read_questions(data)

@@ -20,7 +20,7 @@ Parser = Callable[[str, str], str | None]
 def official(text: str, truth: str) -> str:
     """POPE's own rule: `no` if the first sentence has the word No, no or not, else `yes`.
 
-    Words are what stands between single spaces once commas are gone, so that `NO`, `None`, `No!`, `No\\n` and an empty
+    Words are what is between single spaces once commas are gone, so that `NO`, `None`, `No!`, `No\\n` and an empty
     answer are `yes`, and `Yes, no doubt` is `no`.
     """
     words = text.partition(".")[0].replace(",", "").split(" ")
@@ -53,7 +53,7 @@ PARSERS: Mapping[str, Parser] = {"official": official, "vcd": vcd, "opera": oper
 
 
 def parser_named(name: str | None, default: str) -> tuple[str, Parser]:
-    """Return a parser with its name. Raises UsageError when there is none of that name."""
+    """Return a parser with its name. Raises UsageError if there is none of that name."""
     chosen = default if name is None else name
     if chosen not in PARSERS:
         raise UsageError(

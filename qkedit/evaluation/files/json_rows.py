@@ -1,7 +1,7 @@
-"""Read files of JSON objects, one a line or all in one array, so that every error names the file and the line.
+"""Read files of JSON objects, one per line or all in one array, so that every error names the file and the line.
 
 Whether a file is written in lines or as an array is seen from its first character. A byte-order mark, line ends of any
-system and blank lines change nothing; whatever else is no JSON object in UTF-8 is refused.
+system and blank lines change nothing; whatever else is not a JSON object in UTF-8 is refused.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ class Score:
         benchmark: its name, such as `pope`.
         split: `random`, `adversarial`, a task …; None where a benchmark has no splits.
         rule: the parser or variant that was used.
-        rule_kind: `parser` or `variant`: under which key the rule stands in the JSON.
+        rule_kind: `parser` or `variant`: under which key the rule is in the JSON.
         n: answers that were scored.
         counts: whole numbers the metrics come from.
         metrics: by plain name; None where a denominator is zero.

@@ -68,7 +68,7 @@ def read_scores(file: Path) -> ScoredRun:
         file: the file, or the directory of a run that holds `result.json`.
 
     Raises:
-        QkeditError: it cannot be read, is no result file, or holds results without items.
+        QkeditError: it cannot be read, is not a result file, or holds results without items.
     """
     document = _read(file)
     scores = []
@@ -87,7 +87,7 @@ def read_metrics(file: Path) -> tuple[Measured, ...]:
         file: the file, or the directory of a run that holds `result.json`.
 
     Raises:
-        QkeditError: it cannot be read or is no result file.
+        QkeditError: it cannot be read or is not a result file.
     """
     document = _read(file)
     return tuple(

@@ -1,4 +1,4 @@
-"""Scores as JSON, and back: what stands in result files is checked field by field, and every error names its place."""
+"""Scores as JSON, and back: what is in result files is checked field by field, and every error names its place."""
 
 from __future__ import annotations
 

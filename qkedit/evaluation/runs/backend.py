@@ -89,7 +89,7 @@ class Backend(Protocol):
         ...
 
     def session(self) -> AbstractContextManager[Session]:
-        """Make it ready. Raises QkeditError when that fails."""
+        """Make it ready. Raises QkeditError if that fails."""
         ...
 
 

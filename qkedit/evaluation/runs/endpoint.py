@@ -72,7 +72,7 @@ class Endpoint:
         """The address with its path.
 
         Raises:
-            UsageError: it is no address of the web, or holds a password, which would end up in result files.
+            UsageError: it is not an address of the web, or holds a password, which would end up in result files.
         """
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -134,7 +134,7 @@ class Endpoint:
             yield _EndpointSession(self, client)
 
     def answer(self, client: OpenAI, request: EvalRequest) -> Reply:
-        """Return the answer to one question. Raises QkeditError when it cannot be had."""
+        """Return the answer to one question. Raises QkeditError if it cannot be had."""
         pictures = (
             [] if request.image is None else [{"type": "image_url", "image_url": {"url": data_url(request.image)}}]
         )
@@ -283,7 +283,7 @@ def data_url(file: Path) -> str:
     """Return a picture as a `data:` URL: PNG and JPEG that every server reads alike to the byte, others as PNG in RGB.
 
     Raises:
-        QkeditError: it cannot be read or is no picture.
+        QkeditError: it cannot be read or is not a picture.
     """
     from qkedit.checkpoint.io.file_errors import explained
 

@@ -67,7 +67,7 @@ def evaluate(
         tasks: what it is asked.
         images: the directory of the images.
         out: the directory of the run; one that was interrupted is taken up again.
-        prompt: what is asked instead, with `{question}` where the benchmark's own question stands.
+        prompt: what is asked instead, with `{question}` where the benchmark's own question is.
         limit: ask the first so many questions of each task.
         overwrite: begin anew where another run's files are.
         watch: told of progress.

@@ -76,7 +76,7 @@ class LocalModel:
         }
 
     def _chosen_template(self) -> dict[str, str]:
-        """What stands in the place of the model's own chat template, which `settings_sha256` covers."""
+        """The chat template used instead of the model's own, which `settings_sha256` covers."""
         from qkedit.runtime.loading import read_template
 
         text = read_template(self.chat_template)

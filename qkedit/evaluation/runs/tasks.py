@@ -59,7 +59,7 @@ def tasks_of(
         max_new_tokens: longest answer; the benchmark's own by default.
 
     Raises:
-        QkeditError: there is no such split, a file is missing, or what it holds are no questions.
+        QkeditError: there is no such split, a file is missing, or it does not hold questions.
     """
     for split in splits:
         if "/" in split or "\0" in split:
@@ -101,7 +101,7 @@ def build_requests(task: Task, images: Path, prompt: str | None = None) -> Itera
     Args:
         task: whose questions.
         images: the directory of the images, or of one folder for each task, as MME is published.
-        prompt: what is asked instead, with `{question}` where the benchmark's own question stands.
+        prompt: what is asked instead, with `{question}` where the benchmark's own question is.
 
     Raises:
         UsageError: the prompt would ask the same of different questions.

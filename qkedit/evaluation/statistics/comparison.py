@@ -116,7 +116,7 @@ class ComparedSplit:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Two runs beside each other.
+    """Two runs side by side.
 
     Attributes:
         a: what the first run is called: its file, and the plug-ins that acted in it.

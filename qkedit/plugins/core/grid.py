@@ -1,9 +1,9 @@
-"""Where a prompt's image tokens stand in the image: which column of which batch row is which cell of which grid.
+"""Where a prompt's image tokens are in the image: which column of which batch row is which cell of which grid.
 
 A processor turns an image into one or more rectangles of cells (the whole image, a tile, a thumbnail), and the prompt
-holds one placeholder token a cell, plus tokens that are no cell (a newline at the end of a row). A `Grid` is one such
-rectangle. What every model family does is in `grid_layouts`; here stands only what a grid is, and how the layouts of
-the images are laid over the placeholders of the prompts. The number of placeholders always has to come out exactly:
+holds one placeholder token per cell, plus tokens that are not cells (a newline at the end of a row). A `Grid` is one
+such rectangle. `grid_layouts` holds the layout of every model family; this module only defines a grid, and lays the
+layouts of the images over the placeholders of the prompts. The number of placeholders always has to come out exactly:
 a grid that is shifted by one token would make neighbours of cells that are none.
 """
 
@@ -51,7 +51,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class ImageExtent:
-    """From which to which prompt column (both included) an image reaches, with whatever stands between its tokens."""
+    """From which to which prompt column (both included) an image reaches, with whatever is between its tokens."""
 
     row: int
     image: int
@@ -101,7 +101,7 @@ def image_grids(config: Any, input_ids: Tensor, inputs: Mapping[str, Any]) -> Im
             Prompts that `generate` repeats for beams or several answers share the images of the first of them.
 
     Raises:
-        UnsupportedForm: the model's image tokens are no grid, or its family is not known.
+        UnsupportedForm: the model's image tokens are not a grid, or its family is not known.
         GridMismatch: the prompts' placeholders are not what the images need.
     """
     layout = layout_of(config)
@@ -122,7 +122,7 @@ def image_grids(config: Any, input_ids: Tensor, inputs: Mapping[str, Any]) -> Im
 
 
 def _repetitions(ids: Tensor) -> Iterator[int]:
-    """How often each prompt may stand in the batch: 1, and every number that the rows' equality allows."""
+    """How often each prompt may occur in the batch: 1, and every number that the rows' equality allows."""
     batch = ids.shape[0]
     for repeats in range(1, batch + 1):
         if batch % repeats == 0 and torch.equal(ids[::repeats].repeat_interleave(repeats, dim=0), ids):

@@ -1,4 +1,4 @@
-"""What each model family makes of an image: its rectangles of cells and the tokens that are no cell.
+"""What each model family makes of an image: its rectangles of cells and the tokens that are not cells.
 
 A layout is a function from the encoded images to one `ImageLayout` an image; a family is one entry of `LAYOUTS`. All
 numbers are computed as the family's modules in transformers compute them.
@@ -156,14 +156,14 @@ def _rows_of_any_length(images: EncodedImages) -> list[ImageLayout]:
 
 
 def _tiles(images: EncodedImages) -> list[ImageLayout]:
-    """InternVL: tiles row by row, then a thumbnail if there are several; each image stands between markers."""
+    """InternVL: tiles row by row, then a thumbnail if there are several; each image is between markers."""
     tiles = images.tensor("pixel_values").shape[0]
     side = _tile_side(images, tiles)
     return [_tiled(run.length // side**2, side, last="thumbnail") for run in _whole_tiles(images.runs, side)]
 
 
 def _labelled_tiles(images: EncodedImages) -> list[ImageLayout]:
-    """Idefics 3, SmolVLM: each tile stands after a label of its place, the thumbnail comes last after its own label.
+    """Idefics 3, SmolVLM: each tile is after a label of its place, the thumbnail comes last after its own label.
 
     Tiles that are all zero only fill the batch up, and have no tokens.
     """

@@ -110,7 +110,7 @@ def read_depth(file: str | Path) -> Tensor:
                         remedy="give the depth itself, as 16-bit PNG or .npy, not its picture",
                     )
                 values = np.asarray(image)
-        # Booleans and text are no depth; complex numbers have no order.
+        # Booleans and text are not depth; complex numbers have no order.
         if values.dtype.kind not in "iuf":
             raise ValueError(f"numbers of type {values.dtype}")
         depth = torch.from_numpy(values.astype(np.float32))

@@ -48,7 +48,7 @@ def _shares(pixels: int, cells: int, start: float, end: float) -> Tensor:
     left = torch.arange(pixels, dtype=torch.float64)
     covered = torch.minimum(edges[1:, None], left + 1) - torch.maximum(edges[:-1, None], left)
     covered = covered.clamp(min=0)
-    # What rounding leaves of an edge between two pixels is no pixel.
+    # What rounding leaves of an edge between two pixels is not a pixel.
     covered[covered < 1e-9] = 0
     outside = covered.sum(1) == 0
     nearest = ((edges[1:] + edges[:-1]) / 2).floor().long().clamp(0, pixels - 1)

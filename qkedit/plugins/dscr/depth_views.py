@@ -81,7 +81,7 @@ def _from_patches(config: Any, pixels: Tensor, sizes: Any) -> list[Tensor]:
                 height // merge, width // merge, merge, merge, 3, -1, patch, patch
             )
             start += height * width
-            # A still image stands in every frame of a temporal patch.
+            # A still image is in every frame of a temporal patch.
             picture = blocks[:, :, :, :, :, 0].permute(4, 0, 2, 5, 1, 3, 6)
             pictures.append(picture.reshape(3, height * patch, width * patch))
     return pictures

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Stands for all smaller values of a kernel. It is nothing beside any other weight, and numbers that underflow would
+# Stands for all smaller values of a kernel. It is negligible, and numbers that underflow would
 # take a processor fifty times as long.
 LEAST = 1e-34
 

@@ -8,7 +8,7 @@ token becomes a weighted mean of the keys of the other tokens of its grid, near 
 
 What the paper leaves open is an option here, with these defaults: grids (tiles, images) are never mixed with each
 other; the layers are the last three quarters; keys alone are refined, as its ablation recommends; they are mixed as
-they stand in the cache; and the prompt's last token runs once more, so that the first answer token reads the refined
+they are in the cache; and the prompt's last token runs once more, so that the first answer token reads the refined
 cache already.
 """
 
@@ -58,7 +58,7 @@ class DSCR:
         lost_cells: what to do in a sliding layer that holds only a part of a grid: mix what remains, or skip it.
         standardize: take depth in standard deviations of its grid; False takes it as it comes.
         depth_sigma, place_sigma, depth_exponent, place_exponent: σ_d, σ_s, α and β.
-        processor: the model's processor; None loads the one beside the model's weights when it is needed.
+        processor: the model's processor; None loads the one next to the model's weights when it is needed.
     """
 
     depth: str | Path | Tensor | Sequence[Tensor] = DEFAULT_DEPTH_MODEL

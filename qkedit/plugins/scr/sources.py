@@ -37,7 +37,7 @@ def choose(scores: Sequence[Tensor], count: int, claim: Claim) -> list[Choice]:
     Args:
         scores: for each grid `[rows, columns]`.
         count: how many cells are candidates, K.
-        claim: "greedy": a candidate that an earlier source has made its neighbour is no source, and none takes its
+        claim: "greedy": a candidate that an earlier source has made its neighbour is not a source, and none takes its
             place. "fixed": every candidate is a source.
     """
     candidates = _strongest(scores, count)

@@ -213,7 +213,7 @@ class Attachment:
         return output
 
     def _guess(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
-        """What makes assisted generation guess tokens, which would stand in the prefill as if they were the prompt."""
+        """What makes assisted generation guess tokens, which would be in the prefill as if they were the prompt."""
         if has_images(bound(original, args, kwargs).get("model_kwargs", {})):
             raise UsageError(
                 "guessed tokens would be taken for the question",

@@ -37,7 +37,7 @@ class Rotation:
     def back(self, states: Tensor) -> Tensor:
         """Undo `forth`."""
         turned = self.apply(states, states, self.cosine, -self.sine, unsqueeze_dim=2)[1]
-        # Some models scale what they rotate, and rounded cosines and sines lie beside the circle.
+        # Some models scale what they rotate, and rounded cosines and sines lie off the circle.
         scale = (self.cosine.square() + self.sine.square())[:, :, None]
         rotated = scale.shape[-1]
         return torch.cat([turned[..., :rotated] / scale, turned[..., rotated:]], dim=-1)

@@ -138,7 +138,7 @@ def _cut_mask(mask: Any, span: Span, embeddings: Tensor, cache: Any, layer: int,
 
 
 def _cut_deepstack(features: list[Tensor], positions: Tensor, span: Span) -> list[Tensor]:
-    """Features of the vision tokens in the span; they stand in the order of the prompts' vision tokens."""
+    """Features of the vision tokens in the span; they are in the order of the prompts' vision tokens."""
     inside = torch.zeros_like(positions)
     inside[:, span.first : span.end] = True
     chosen = inside[positions]

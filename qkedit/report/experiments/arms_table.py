@@ -14,7 +14,7 @@ from qkedit.report.figures import Spelling, improves
 from qkedit.report.fitting_table import FittingTable
 
 STYLES = {True: "green", False: "red", None: "dim"}
-# Without an interval beside it where room is short: it describes, and nothing is concluded from it.
+# Without an interval next to it where room is short: it describes, and nothing is concluded from it.
 BARE = ("mean_words",)
 
 

@@ -1,4 +1,4 @@
-"""A sweep as tables for a terminal of 80 columns: cells ranked beside their random controls, and the confirmation."""
+"""A sweep as tables for a terminal of 80 columns: cells ranked next to their random controls, and the confirmation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two runs beside each other as text: a table for a terminal or a pipe, and Markdown for a pull request."""
+"""Two runs side by side as text: a table for a terminal or a pipe, and Markdown for a pull request."""
 
 from __future__ import annotations
 

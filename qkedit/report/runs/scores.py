@@ -1,4 +1,4 @@
-"""Scores as tables for people and as lines, one an answer, for tools."""
+"""Scores as tables for people and as lines, one per answer, for tools."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qkedit.report.fitting_table import FittingTable
 
 
 def score_tables(title: str, scores: Sequence[Score]) -> Iterator[RenderableType]:
-    """Yield one table for each run of scores with the same metrics, one row a split.
+    """Yield one table for each run of scores with the same metrics, one row per split.
 
     Args:
         title: what the benchmark is called.
@@ -44,7 +44,7 @@ def figure(value: float | None) -> str:
 
 
 def items_as_lines(scores: Sequence[Score], without: Sequence[str] = ()) -> str:
-    """Return one JSON line an answer: its benchmark, its split and the fields of its item.
+    """Return one JSON line per answer: its benchmark, its split and the fields of its item.
 
     Args:
         scores: of any benchmarks.

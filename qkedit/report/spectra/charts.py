@@ -11,7 +11,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 16, 8, 34
 
 
 def heat_map(rows: Sequence[Sequence[float | None]], row_names: Sequence[int], column_names: Sequence[int]) -> str:
-    """Return shares 0–1 as cells, one row a layer and one column a head; None is an empty cell."""
+    """Return shares 0–1 as cells, one row per layer and one column per head; None is an empty cell."""
     size = max(8, min(32, (940 - LEFT) // len(column_names), 560 // len(rows)))
     width, height = LEFT + size * len(column_names) + 70, TOP + size * len(rows) + BOTTOM
     parts = _scale(LEFT + size * len(column_names) + 16)

@@ -15,7 +15,7 @@ _OFFSET = re.compile(r"-?\d+(,-?\d+)*")
 
 
 def spectra_csv(inspection: Inspection) -> str:
-    """Return one line a head, the singular values last."""
+    """Return one line per head, the singular values last."""
     heads = [(layer.layer, head) for layer in inspection.layers for head in layer.heads]
     longest = max(len(head.singular_values) for _, head in heads)
     parts = list(heads[0][1].kept or {})
@@ -47,7 +47,7 @@ def spectra_csv(inspection: Inspection) -> str:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """Return one line a head and a mode number: σ in both models, and the principal angles where there are any."""
+    """Return one line per head and mode number: σ in both models, and the principal angles where there are any."""
     header = ["model", "other", "channel", "layer", "head", "key_head", "mode", "sigma_before", "sigma_after"]
     lines: list[list[object]] = [[*header, "query_side_angle", "key_side_angle"]]
     for layer in comparison.layers:

@@ -66,7 +66,7 @@ def head_row(layer: LayerSpectra, head: HeadSpectrum) -> SpectrumRow:
 
 
 def rows_of(inspection: Inspection, *, every_head: bool) -> list[SpectrumRow]:
-    """Return one row a layer, or one a head."""
+    """Return one row per layer, or one per head."""
     if every_head:
         return [head_row(layer, head) for layer in inspection.layers for head in layer.heads]
     return [layer_row(layer) for layer in inspection.layers]

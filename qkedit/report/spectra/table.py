@@ -27,7 +27,7 @@ VALUE_WIDTH = 8  # "1.23e-05"
 
 @dataclass(frozen=True)
 class SpectrumTable:
-    """The rows of an inspection, one a layer or one a head."""
+    """The rows of an inspection, one per layer or one per head."""
 
     inspection: Inspection
     every_head: bool
@@ -88,7 +88,7 @@ class SpectrumTable:
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """Two models side by side, one row a layer or one a head."""
+    """Two models side by side, one row per layer or one per head."""
 
     comparison: Comparison
     every_head: bool

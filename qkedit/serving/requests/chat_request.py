@@ -4,7 +4,7 @@
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}, {"type": "text", "text": "…"}]}],
      "max_tokens": 64, "temperature": 0, "seed": 1, "stop": ["\\n"], "stream": true, "qkedit": {"plugins": ["scr"]}}
 
-This is OpenAI's form, with the field `qkedit` beside it. A field that is known but not served is let pass where its
+This is OpenAI's form, with the field `qkedit` next to it. A field that is known but not served is let pass where its
 value asks for nothing, since clients send such fields unasked.
 """
 

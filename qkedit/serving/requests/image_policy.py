@@ -20,7 +20,7 @@ from qkedit.serving.requests.request_errors import RequestError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# The other alphabet of base64, with which data stands in addresses.
+# The other alphabet of base64, that data URLs use.
 _URL_SAFE = str.maketrans("-_", "+/")
 
 

@@ -39,7 +39,7 @@ class LowRankChange:
     def truncated(self, rank: int) -> tuple[LowRankChange, float]:
         """Return the best approximation of at most that rank, and its error `‖BA − B'A'‖ / ‖BA‖` (Frobenius).
 
-        The change itself, and 0, where its rank is no larger. The columns of the approximation mix heads.
+        The change itself, and 0, where its rank is not larger. The columns of the approximation mix heads.
         """
         if rank >= self.rank:
             return self, 0.0

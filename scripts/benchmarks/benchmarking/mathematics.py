@@ -26,7 +26,7 @@ from qkedit.steering.plan import SteerPlan
 
 
 def measure_mathematics(plan: SteerPlan, repeats: int) -> tuple[Station, dict[str, Timing]]:
-    """Return ours beside the floor, for all planned layers, and what the floor consists of."""
+    """Return our time and the floor, for all planned layers, and what the floor consists of."""
     device = choose_device(plan.options.device)
     weights = _read(plan)
     _ours(plan, device)  # libraries set themselves up at the first call

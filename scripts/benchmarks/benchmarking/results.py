@@ -1,4 +1,4 @@
-"""What a benchmark found, as values; every ratio is made here, of medians that stand beside it."""
+"""What a benchmark found, as values; every ratio is made here, from the medians shown next to it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Station:
-    """One kind of work of `steer`, done alone, beside the least that the same work can take."""
+    """One kind of work of `steer`, done alone, compared with the least that the same work can take."""
 
     nbytes: int | None
     ours: Timing
@@ -133,7 +133,7 @@ class Ratio:
         return asdict(self) | {"ratio": self.value}
 
 
-# The tool's own aims. They decide nothing here: a figure beside its aim is what a reader wants to see.
+# The tool's own aims. They decide nothing here: a figure next to its aim is what a reader wants to see.
 FULL_GOAL, DELTA_GOAL, MATHEMATICS_GOAL = 1.1, 1.3, 1.5
 MEMORY_GOAL_BYTES = 800_000_000
 

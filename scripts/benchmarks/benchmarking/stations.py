@@ -1,4 +1,4 @@
-"""The stations that move and check bytes, each alone, beside a plain loop over the same bytes."""
+"""The steps that move and check bytes, each alone, compared with a plain loop over the same bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of the miniature model beside its weights: configuration, tokenizer, processor, chat template, card.
+"""The files of the miniature model next to its weights: configuration, tokenizer, processor, chat template, card.
 
 It has the architecture and the tensor names of a published LLaVA checkpoint: a CLIP vision tower, a projector of two
 linear layers, and a Llama decoder whose 8 query heads share 2 key heads.
@@ -53,7 +53,7 @@ OPENINGS = (
     *("What", "Describe", "Please", "Yes", "No"),
 )
 
-# A turn's pictures stand before its text, each on a line of its own, as LLaVA was trained.
+# A turn's pictures are before its text, each on a line of its own, as LLaVA was trained.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {{ message['role'] | upper }}:{{ ' ' }}
@@ -143,7 +143,7 @@ def new_model(seed: int) -> LlavaForConditionalGeneration:
 
 
 def side_files(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
-    """Return the JSON files beside the weights, by name, with the keys that published checkpoints have."""
+    """Return the JSON files next to the weights, by name, with the keys that published checkpoints have."""
     ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
     token_ids = {"bos_token_id": ids[START], "eos_token_id": ids[END], "pad_token_id": ids[PAD]}
     clip_mean, clip_std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]

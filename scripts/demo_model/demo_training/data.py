@@ -34,7 +34,7 @@ class RenderedScenes:
         images: uint8 `[N, H, W, 3]`.
         patches: bool `[N, tokens, kinds]`, whether a patch shows a good piece of a kind.
         kinds: what each scene shows, from the front to the back.
-        captions: one a scene.
+        captions: one per scene.
     """
 
     images: np.ndarray
@@ -123,7 +123,7 @@ class Packer:
         return prompt + reply, [IGNORED] * (len(prompt) - 1) + reply + [IGNORED]
 
     def _padded(self, branches: list[tuple[list[int], list[int]]]) -> torch.Tensor:
-        """Return ids and labels `[N, 2, longest]`; padding stands last, where no token before it looks."""
+        """Return ids and labels `[N, 2, longest]`; padding is last, where no token before it looks."""
         longest = max(len(ids) for ids, _ in branches)
         fill = (self._tokenizer.pad_token_id, IGNORED)
         return torch.tensor(

@@ -3,7 +3,7 @@
 A contrast pools many cells, so that no single cell is picked: it is the difference of two groups of arms on the same
 scenes, and the claim says on which side of zero it lies. It is *supported* when the whole 95 % interval lies there,
 *contradicted* when the whole interval lies on the other side, else *undecided*. Contrasts about what an edit costs
-claim nothing and are shown beside.
+claim nothing and are shown as well.
 """
 
 from __future__ import annotations

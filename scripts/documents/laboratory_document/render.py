@@ -54,7 +54,7 @@ def grid_lines(report: SweepReport, outcome_of: OutcomeOf, channel: str, measure
 
 
 def ranking_lines(report: SweepReport) -> Iterator[str]:
-    """Yield the best cells with their controls beside them."""
+    """Yield the best cells with their controls next to them."""
     measure = MEASURES[report.settings.objective]
     spelling = Spelling(measure)
     yield f"| | layers | k | channel | {spelling.title} | − base | controls − base | guard |"

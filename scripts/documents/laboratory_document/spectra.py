@@ -1,4 +1,4 @@
-"""The spectra of a trained model's query-key products beside those of an untrained twin of the same configuration."""
+"""The spectra of a trained model's query-key products next to those of an untrained twin of the same configuration."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def untrained_twin(model: str, directory: Path, seed: int) -> Path:
 
 
 def spectrum_rows(model: str, k: int) -> list[SpectrumRow]:
-    """Return one row a layer: medians over its heads."""
+    """Return one row per layer: medians over its heads."""
     options = SteerOptions("all", suppression=Suppression(k=k), device="cpu")
     return [layer_row(layer) for layer in inspect(plan_for(model, options)).layers]
 
 
 def table(trained: Sequence[SpectrumRow], untrained: Sequence[SpectrumRow], k: int) -> Iterator[str]:
-    """Yield the lines of a Markdown table, a row a layer and their medians."""
+    """Yield the lines of a Markdown table, a row per layer and their medians."""
     yield (
         f"| layer | σ₁ trained | untrained | top {k} trained | untrained | effective rank trained | untrained "
         "| symmetric trained | untrained |"

@@ -46,7 +46,7 @@ class CommandWords(Target):
     subject = "command lines: unknown options, values of other kinds, names that cannot be"
 
     def prepare(self) -> None:
-        """Build a base, an output and a delta, beside which the commands run."""
+        """Build a base, an output and a delta, next to which the commands run."""
         base = seeds.checkpoint(self.work / "base")
         seeds.steer(base, self.work / "edited")
         seeds.steer(base, self.work / "delta", "delta")

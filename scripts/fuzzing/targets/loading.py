@@ -1,4 +1,4 @@
-"""What transformers loads beside the weights: processor, tokenizer, chat template, configuration."""
+"""What transformers loads next to the weights: processor, tokenizer, chat template, configuration."""
 
 from __future__ import annotations
 

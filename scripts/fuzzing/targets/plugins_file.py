@@ -1,4 +1,4 @@
-"""qkedit-plugins.json beside a model's weights."""
+"""qkedit-plugins.json next to a model's weights."""
 
 from __future__ import annotations
 

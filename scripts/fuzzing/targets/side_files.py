@@ -1,4 +1,4 @@
-"""Files beside the weights that no part of steering reads: they must pass through to the byte, whatever they hold."""
+"""Files next to the weights that no part of steering reads: they must pass through to the byte, whatever they hold."""
 
 from __future__ import annotations
 

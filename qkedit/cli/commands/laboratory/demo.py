@@ -50,7 +50,7 @@ def demo(
     dtype: DtypeOption = "float32",
     workers: WorkersOption = None,
 ) -> None:
-    """See what steering, SCR and DSCR do to hallucination, beside random controls, on synthetic scenes.
+    """See what steering, SCR and DSCR do to hallucination, compared with random controls, on synthetic scenes.
 
     Without MODEL the embedded miniature model, which was trained on such scenes; another vision-language model
     is asked the same, in words it was not trained for. Captions are scored by CHAIR, questions by POPE, and every
@@ -81,7 +81,7 @@ def demo(
             channel=channel,
             control="none",
             seed=0,
-            device="cpu",  # the same edit everywhere; it is small beside the answers
+            device="cpu",  # the same edit everywhere; it takes little time compared with the answers
             compute_dtype="float32",
             allow_text_only=False,
         )

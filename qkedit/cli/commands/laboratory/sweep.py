@@ -1,4 +1,4 @@
-"""`qkedit sweep`: a grid of edits beside their controls, chosen on one half of the scenes, confirmed on the other."""
+"""`qkedit sweep`: a grid of edits against their controls, chosen on one half of the scenes, confirmed on the other."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def sweep(
     workers: WorkersOption = None,
     architectures: options.ArchitecturesOption = None,
 ) -> None:
-    """Try a grid of edits on synthetic scenes, each beside random controls, and confirm the best.
+    """Try a grid of edits on synthetic scenes, each against random controls, and confirm the best.
 
     Edits are made in memory. Cells are ranked on the first half of the scenes; the second half is shown to the
     winner, its controls and the base alone. A caption that says little hallucinates little, so by default recall may

@@ -113,7 +113,7 @@ def drift(
 def _before(
     name: str, revision: str | None, base: str | None, plugins: tuple[PluginSettings, ...]
 ) -> tuple[str, str | None]:
-    """Return what the model is compared with, and its revision. Raises UsageError when nothing says so."""
+    """Return what the model is compared with, and its revision. Raises UsageError if nothing says so."""
     found = base_for(name, base, revision)
     if found is not None:
         return found.model, found.revision

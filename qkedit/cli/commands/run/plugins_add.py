@@ -1,4 +1,4 @@
-"""`qkedit plugins add`: write which plug-ins a model is run with beside its weights."""
+"""`qkedit plugins add`: write which plug-ins a model is run with next to its weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def plugins_add(
     ] = None,
     model: DirectoryOption = None,
 ) -> None:
-    """Write which plug-ins a model is run with beside its weights.
+    """Write which plug-ins a model is run with next to its weights.
 
     The weights stay untouched and other tools ignore the file, qkedit-plugins.json. A plug-in that is attached
     already gets the new options. `qkedit plugins list` lists all options.

@@ -18,7 +18,7 @@ def plugins_remove(
     ] = None,
     model: DirectoryOption = None,
 ) -> None:
-    """Remove plug-ins from the file beside a model's weights.
+    """Remove plug-ins from the file next to a model's weights.
 
     Example: qkedit plugins remove scr --model ./llava-1.5-7b-hf
     """

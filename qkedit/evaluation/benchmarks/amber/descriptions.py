@@ -1,6 +1,6 @@
 """AMBER's generative task (arXiv 2311.07397): what a description mentions, against what the image shows.
 
-Nouns of the description → their lemmas → those in AMBER's vocabulary. Each stands, in order, for a true object
+Nouns of the description → their lemmas → those in AMBER's vocabulary. Each is, in order, for a true object
 (itself, by an association or by similarity), or is hallucinated; it may also be one of the objects that people would
 expect here and that are not there.
 

@@ -130,7 +130,7 @@ def _objects(row: Row, key: str, words: Words) -> tuple[str, ...]:
 
 
 def dimensions_of(split: str) -> tuple[str, ...]:
-    """Return the dimensions of a split. Raises UsageError when there is no such split."""
+    """Return the dimensions of a split. Raises UsageError if there is no such split."""
     if split not in SPLITS:
         raise UsageError(f"there is no split {split!r}", where="--split", remedy=f"choose among {', '.join(SPLITS)}")
     return AGGREGATES.get(split, (split,))
@@ -199,7 +199,7 @@ def parse(text: str) -> str | None:
 
 
 def parse_normalised(text: str) -> str | None:
-    """Our rule: the first word, in any capitals, whatever stands before and after it."""
+    """Our rule: the first word, in any capitals, whatever is before and after it."""
     found = _FIRST_WORD.match(text)
     return found[1].lower() if found else None
 

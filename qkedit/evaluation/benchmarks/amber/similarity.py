@@ -80,7 +80,7 @@ def read_similarity(file: Path, vocabulary: Collection[str]) -> Similarity:
 
 
 def write_similarity(similarity: Similarity, file: Path) -> None:
-    """Write a table to a file, for `read_similarity`. Raises QkeditError when it cannot be written."""
+    """Write a table to a file, for `read_similarity`. Raises QkeditError if it cannot be written."""
     values = (
         similarity.model,
         similarity.version,

@@ -76,7 +76,7 @@ def lemmatizer(data: Path | None = None) -> Lemma:
 
 @cache
 def singularizer() -> Callable[[str], str]:
-    """Return PatternLite's `singularize`. Raises QkeditError when PatternLite is missing."""
+    """Return PatternLite's `singularize`. Raises QkeditError if PatternLite is missing."""
     # By path, as importing `pattern.en` loads a tagger, a parser and WordNet, and may download.
     package = find_spec("pattern")
     file = next(
@@ -103,7 +103,7 @@ def singularizer() -> Callable[[str], str]:
 
 
 def part_of_speech(tag: str) -> str:
-    """Return WordNet's part of speech for a Penn tag: `n` for whatever is no adjective, verb or adverb."""
+    """Return WordNet's part of speech for a Penn tag: `n` for whatever is not an adjective, verb or adverb."""
     return {"J": "a", "V": "v", "R": "r"}.get(tag[:1], "n")
 
 
@@ -169,7 +169,7 @@ def _lemma_lists(data: Path | None) -> Path | None:
 
 @cache
 def _listed_lemmatizer(lists: Path) -> Lemma:
-    """Return the lemmatizer over lists: `{"noun": […], …}`, and `noun.exc` … with the exceptions beside it."""
+    """Return the lemmatizer over lists: `{"noun": […], …}`, and `noun.exc` … with the exceptions next to it."""
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
     rules = WordNetCorpusReader.MORPHOLOGICAL_SUBSTITUTIONS

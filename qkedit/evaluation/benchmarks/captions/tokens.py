@@ -12,7 +12,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-# More distinct words or sentence ends than this only a text that is no description has.
+# More distinct words or sentence ends than this only a text that is not a description has.
 REMEMBERED = 2**16
 # Letters and digits with single hyphens or apostrophes between them, and a comma after them.
 _PLAIN = re.compile(r"[A-Za-z0-9]+(?:[-'][A-Za-z0-9]+)*,?")

@@ -53,7 +53,7 @@ class TruthSource:
     files: tuple[Path, ...]
 
     def load(self, synonyms: Synonyms, read: Reader) -> Truth:
-        """Return the truth. Raises QkeditError when a file is not what its name says."""
+        """Return the truth. Raises QkeditError if a file is not what its name says."""
         if len(self.files) == 1:
             return read_truth(self.files[0], synonyms)
         instances, captions = (read_object(file, keys=_USED_KEYS) for file in self.files)

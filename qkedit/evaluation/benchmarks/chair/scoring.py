@@ -62,7 +62,7 @@ def load_questions(
 
 
 def load_synonyms(data: Path) -> Synonyms:
-    """Return CHAIR's table of synonyms in a data directory. Raises QkeditError when there is none."""
+    """Return CHAIR's table of synonyms in a data directory. Raises QkeditError if there is none."""
     return read_synonyms(required(data, ("synonyms.txt",), PLACES, _PUBLISHED))
 
 

@@ -23,7 +23,7 @@ _ANIMALS = (
     *("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"),
     *("animal", "cub"),
 )
-# Pairs that are one word. `home plate` and `train track` are no objects, and hide `plate` and `train`.
+# Pairs that are one word. `home plate` and `train track` are not objects, and hide `plate` and `train`.
 _PAIRS = (
     *("motor bike", "motor cycle", "air plane", "traffic light", "street light", "traffic signal", "stop light"),
     *("fire hydrant", "stop sign", "parking meter", "suit case", "sports ball", "baseball bat", "baseball glove"),
@@ -33,7 +33,7 @@ _PAIRS = (
 # (first word, second word) → the word that stands for both.
 MERGED: dict[tuple[str, str], str] = {
     **{(pair.split()[0], pair.split()[1]): pair for pair in _PAIRS},
-    # A young or grown animal is no person, as `baby` and `adult` alone are.
+    # A young or grown animal is not a person, as `baby` and `adult` alone are.
     **{(age, animal): animal for age in ("baby", "adult") for animal in _ANIMALS},
     **{("passenger", vehicle): vehicle for vehicle in ("jet", "train")},
     ("bow", "tie"): "tie",
@@ -84,17 +84,17 @@ class Synonyms:
 
 
 def synonyms_in(text: str) -> Synonyms:
-    """Return the table of a text with one object a line, `object, synonym, …`.
+    """Return the table of a text with one object per line, `object, synonym, …`.
 
     A line is split at a comma and exactly one space, as the official script does. Words with two spaces before them
-    keep one and so match nothing; where a word stands twice, the last line counts.
+    keep one and so match nothing; where a word occurs twice, the last line counts.
     """
     lines = [line.strip().split(", ") for line in text.splitlines() if line.strip()]
     return Synonyms(tuple(line[0] for line in lines), {word: line[0] for line in lines for word in line})
 
 
 def read_synonyms(file: Path) -> Synonyms:
-    """Return the table in a file. Raises QkeditError when it cannot be read or is empty."""
+    """Return the table in a file. Raises QkeditError if it cannot be read or is empty."""
     synonyms = synonyms_in(read_text(file))
     if not synonyms.objects:
         raise QkeditError("holds no words", where=str(file), remedy="restore CHAIR's table of synonyms")
@@ -120,7 +120,7 @@ def reading_of(base_forms: Sequence[str], synonyms: Synonyms) -> Reading:
     words = merged(base_forms)
     tokens = len(words)
     if "toilet" in words:
-        # In "the seat of the toilet" it is no chair, of which `seat` is a synonym.
+        # In "the seat of the toilet" it is not a chair, of which `seat` is a synonym.
         words = [word for word in words if word != "seat"]
     said = tuple(word for word in words if word in synonyms.object_of)
     return Reading(tuple(synonyms.object_of[word] for word in said), said, tokens)

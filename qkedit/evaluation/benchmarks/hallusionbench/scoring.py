@@ -49,7 +49,7 @@ _TITLES = {
     "a_acc": "Acc per question",
 }
 _NOT_COMPARABLE = "string-matched, not comparable with judged numbers"
-# A word that is yes or no once what stands around it and is no letter or digit is gone.
+# A word that is yes or no once what is around it and is not a letter or digit is gone.
 _YES_OR_NO = re.compile(r"[\W_]*(yes|no)[\W_]*")
 
 
@@ -62,7 +62,7 @@ def load_questions(data: Path, split: str | None) -> tuple[Question, ...]:
 
     Raises:
         UsageError: there is no such split.
-        QkeditError: the file is not there, or a row of it is no question.
+        QkeditError: the file is not there, or a row of it is not a question.
     """
     _check_split(split)
     questions: dict[str, Question] = {}
@@ -102,11 +102,11 @@ def _question(row: Row) -> Question:
 def load_answers(file: Path) -> tuple[Answer, ...]:
     """Return the answers of a file, or of all .json files in a directory (the official script writes VD and VS apart).
 
-    Rows are the benchmark's own with `model_prediction`, or the common ones; a judge's label stands under
+    Rows are the benchmark's own with `model_prediction`, or the common ones; a judge's label is under
     `gpt4v_output_gpt_check` or `correctness`.
 
     Raises:
-        QkeditError: nothing is there, or a row is no answer.
+        QkeditError: nothing is there, or a row is not an answer.
     """
     files = sorted(file.glob("*.json")) if file.is_dir() else [file]
     if not files:
@@ -230,7 +230,7 @@ def _score(split: str | None, parser: str, joined: Joined, items: Sequence[Hallu
 
 
 def all_right(judged: Iterable[tuple[Hashable, bool]]) -> tuple[int, int]:
-    """Return in how many groups every answer is right, and how many groups there are; None is no group."""
+    """Return in how many groups every answer is right, and how many groups there are; None is not a group."""
     groups: dict[Hashable, bool] = {}
     for group, right in judged:
         if group is not None:

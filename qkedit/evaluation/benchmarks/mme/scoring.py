@@ -43,7 +43,7 @@ def load_questions(data: Path, split: str | None) -> tuple[Question, ...]:
 
     Raises:
         UsageError: there is no such split.
-        QkeditError: a file is not there, or a line of it is no question.
+        QkeditError: a file is not there, or a line of it is not a question.
     """
     if data.is_file():
         return _read_questions(data)
@@ -56,7 +56,7 @@ def load_questions(data: Path, split: str | None) -> tuple[Question, ...]:
 
 
 def tasks_of(split: str) -> tuple[str, ...]:
-    """Return the tasks of a split, in the official order. Raises UsageError when there is no such split."""
+    """Return the tasks of a split, in the official order. Raises UsageError if there is no such split."""
     if split not in SPLITS:
         raise UsageError(f"there is no split {split!r}", where="--split", remedy=f"choose among {', '.join(SPLITS)}")
     return AGGREGATES.get(split, (split,))
