@@ -1,4 +1,4 @@
-"""What the figures of `drift` mean."""
+"""The metrics of `drift`."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class LayerComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was seen of two models."""
+    """The result of comparing two models."""
 
     model: str
     other: str

@@ -25,7 +25,7 @@ logger = logging.getLogger("uvicorn.error")  # where the server's own failures a
 
 
 class RequestModel:
-    """What a server that calls `model.generate` is given for a model, for one answer.
+    """The object on which a server calls `model.generate`, made for one answer.
 
     `generate` has to be called on one thread for all requests to a model: plug-ins are attached to the model itself,
     and the multimodal rotary embeddings of some families keep the last prompt's offset there.

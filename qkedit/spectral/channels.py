@@ -13,7 +13,7 @@ Suppressing the modes spanned by the orthonormal columns `Ê` of the core asks f
     W_q' = W_q + (Δ W_k⁺)ᵀ = W_q − (1−ρ) (L_kᵇ⁺)ᵀ P Lᵀ Jᵀ B,       L_kᵇ = the key rows of L,
 
 because Δ is in general not in the row space of `W_k`: what is realised is `Δ W_k⁺ W_k`. The *unrealized share*
-`‖ΔW_k⁺W_k − Δ‖/‖Δ‖` says how much of the wish is missing, the *leak* how much of it landed in the other channel.
+`‖ΔW_k⁺W_k − Δ‖/‖Δ‖` says how much of the request is missing, the *leak* how much of it landed in the other channel.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def top_energy(values: Tensor, counts: Tensor) -> Tensor:
 
 def modes_for_energy(values: Tensor, share: float) -> Tensor:
     """Return, per head `[H]`, the smallest k whose top-k modes of `values` `[H, n]` carry `share` of the energy."""
-    # The sum of all shares is 1 up to rounding, so a wish for all of it must not ask for one mode more.
+    # The sum of all shares is 1 up to rounding, so a request for all of it must not select one mode more.
     reached = energy(values).cumsum(-1) >= share - 1e-12
     return torch.where(reached.any(-1), reached.int().argmax(-1) + 1, values.shape[-1])
 

@@ -1,4 +1,4 @@
-"""What an edit says of itself, and how many modes a wish comes to in each head."""
+"""The figures of an edit, and the number of modes to suppress in each head."""
 
 from __future__ import annotations
 

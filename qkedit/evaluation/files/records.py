@@ -1,4 +1,4 @@
-"""What every benchmark speaks in: questions with their truth, answers, and scores with one item an answer.
+"""Records of all benchmarks: questions with their truth, answers, and scores with one item per answer.
 
 Identifiers are strings, as a file's numbers and names both become one. Every metric is a function of sums over items,
 so that a comparison of two runs can resample items without knowing the benchmark. As JSON a score is one object of

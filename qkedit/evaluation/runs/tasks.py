@@ -1,4 +1,4 @@
-"""What a run asks: the questions of each split, with the image and the words each is put in."""
+"""The tasks of a run: the questions of each split, with the image and the words each is put in."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class NoWorse:
 
 @dataclass(frozen=True)
 class Check:
-    """What became of one requirement.
+    """The outcome of one requirement.
 
     Attributes:
         requirement: as it was asked for.

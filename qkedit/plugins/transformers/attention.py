@@ -42,7 +42,7 @@ class Reading:
 
 @dataclass
 class AttentionRecorder:
-    """What was recorded of `readings` in `layers`.
+    """The attention recorded for `readings` in `layers`.
 
     Attributes:
         layers: whose attention to record.

@@ -1,4 +1,4 @@
-"""Run one prefill that brings images, with the plug-ins' edits at their stations."""
+"""Run one prefill with images, and apply the plug-ins' edits at their layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recognise a prefill that brings images, know what its images are, and refuse what plug-ins would get wrong."""
+"""Recognise a prefill with images, know what its images are, and refuse what plug-ins would get wrong."""
 
 from __future__ import annotations
 

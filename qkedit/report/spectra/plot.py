@@ -1,4 +1,4 @@
-"""Spectra as a picture: where the energy sits, how the spectra fall, how symmetric the products are.
+"""Spectra as a picture: where the energy is, how the spectra fall, how symmetric the products are.
 
 matplotlib is an extra (`pip install 'qkedit[plot]'`), imported when a picture is asked for.
 """

@@ -43,7 +43,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What became of a description's nouns.
+    """The judgement of a description's nouns.
 
     Attributes:
         hallucinated: the nouns that stand for nothing in the image.
