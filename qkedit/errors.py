@@ -5,12 +5,14 @@ The command line prints the sentence and exits with `exit_code`; a library calle
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 # Characters. A path may have 4,096, and lists of names are of use to the reader; more than that nobody reads.
 LONGEST_PART = 5_000
 _KEPT_AT_EACH_END = 2_000
+_LONGEST_SLIP = 100  # characters; a longer word is not a slip, and to compare it takes long
 # What torch, its libraries for GPUs and Apple's say in a plain RuntimeError.
 _CPU_FULL = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
 _DEVICE_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "MPS backend out of memory")
@@ -84,6 +86,27 @@ def counted(number: int, one: str, several: str = "") -> str:
 def first_line(error: BaseException) -> str:
     """Return what another library's error says in its first line, to be quoted within a sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def near_words(word: str, known: Iterable[str], most: int = 1, likeness: float = 0.6) -> tuple[str, ...]:
+    """Return the known words that a word may be a slip of, the nearest first.
+
+    Args:
+        word: what was given.
+        known: what could be meant.
+        most: the largest number of words.
+        likeness: the least ratio of difflib between the two, from 0 to 1.
+    """
+    import difflib  # here, since a failure alone needs it
+
+    return tuple(difflib.get_close_matches(word, list(known), most, likeness)) if len(word) <= _LONGEST_SLIP else ()
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "choose among") -> str:
+    """Return the remedy for a word that is not known: the nearest known one, else all of them after `otherwise`."""
+    known = tuple(known)
+    near = near_words(word, known)
+    return f"did you mean {near[0]!r}" if near else f"{otherwise} {', '.join(known)}"
 
 
 def memory_that_ran_out(error: BaseException) -> str:

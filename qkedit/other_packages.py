@@ -10,9 +10,14 @@ from typing import Any
 from qkedit.errors import QkeditError, first_line
 
 
+def all_points_of_other_packages(group: str) -> tuple[EntryPoint, ...]:
+    """Return the entry points of a group by name; several packages may give one name."""
+    return tuple(sorted(entry_points(group=group), key=lambda point: (point.name, point.value)))
+
+
 @cache
 def points_of_other_packages(group: str) -> Mapping[str, EntryPoint]:
-    """Return the entry points of a group by name."""
+    """Return one entry point of each name in a group."""
     return {point.name: point for point in entry_points(group=group)}
 
 

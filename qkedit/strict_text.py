@@ -1,5 +1,7 @@
 """Read JSON and YAML that strangers wrote: whatever they hold is a value that can be worked with, or a ValueError.
 
+What is written here can be read back by any program: UTF-8 with a line break at its end, and neither NaN nor infinity.
+
 A model's manifest, card or plug-in file comes from the network. Python's own readers take what no other program reads
 (NaN, a key given twice, half a character, numbers beyond every other type), and YAML's aliases make gigabytes out of
 a few hundred bytes.
@@ -10,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +56,25 @@ def parse_json(content: bytes | str, *, file_names: bool = False) -> Any:
         raise ValueError("it nests too deep") from error
     refuse_deep(value)
     return value
+
+
+def json_text(value: Any, *, indent: int | None = None, ascii_only: bool = True) -> str:
+    """Return a JSON document with a line break at its end: a whole file, or without an indent a line of one.
+
+    Args:
+        value: what Python's json can write.
+        indent: spaces of each level; None for one line.
+        ascii_only: whether other characters are written as escapes.
+
+    Raises:
+        ValueError: it holds NaN or an infinity, which are not JSON.
+    """
+    return json.dumps(value, indent=indent, ensure_ascii=ascii_only, allow_nan=False) + "\n"
+
+
+def json_lines(rows: Iterable[Any], *, ascii_only: bool = True) -> str:
+    """Return one JSON document per line. Raises ValueError as `json_text` does."""
+    return "".join(json_text(row, ascii_only=ascii_only) for row in rows)
 
 
 def refuse_deep(value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,7 @@ EVERYWHERE = {
     "prompts",
     "renamed",
     "selection",
+    "stopwatch",
     "strict_text",
     "version",
 }
@@ -72,6 +74,17 @@ MOST_FILES, MOST_LINES = 15, 330
 HEAVY = {"torch", "transformers", "accelerate", "huggingface_hub", "matplotlib", "scipy", "nltk"}
 # Rooms where no file imports these at its top: `--help` and `--dry-run` pass here.
 LIGHT = ("cli", "checkpoint")
+# What one module does for all: a pattern of its source, and its name.
+ONE_OF_EACH = {
+    r"\bdifflib\b": "qkedit.errors",  # which known word a slip is of
+    r"\.splitlines\(\)\[0\]\.rstrip\(": "qkedit.errors",  # the first line of another library's error
+    r"\bimport .*\bentry_points\b": "qkedit.other_packages",
+    r"\bflock\(": "qkedit.checkpoint.io.lock",
+    r"\.replace\(file\)|\bos\.replace\(": "qkedit.checkpoint.io.whole_file",
+    r"\bclass \w*Stopwatch\b": "qkedit.stopwatch",
+    r"json\.dumps\(.*\+ \"\\n\"": "qkedit.strict_text",
+    r"\bxlogy\(": "qkedit.plugins.core.norm_entropy",
+}
 # What is imported without torch, since it runs while torch is being imported, or where nobody needs torch.
 WITHOUT_TORCH = (
     "qkedit",
@@ -190,6 +203,12 @@ def test_what_help_and_dry_run_pass_imports_nothing_heavy(room: str) -> None:
         top = ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)], [])
         top.body = [node for node in top.body if not isinstance(node, ast.If)]  # TYPE_CHECKING
         assert not {name.split(".")[0] for name in imported(top)} & HEAVY, file
+
+
+@pytest.mark.parametrize("what", ONE_OF_EACH)
+def test_there_is_one_of_each(what: str) -> None:
+    where = {name for name, file in modules().items() if re.search(what, file.read_text("utf-8"))}
+    assert where == {ONE_OF_EACH[what]}
 
 
 def test_what_needs_no_torch_imports_none() -> None:

@@ -7,7 +7,7 @@ import pickle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkedit.errors import LONGEST_PART, QkeditError, VerificationError
+from qkedit.errors import LONGEST_PART, QkeditError, VerificationError, did_you_mean, first_line, near_words
 
 
 @given(st.text(), st.text(), st.text())
@@ -30,3 +30,17 @@ def test_an_error_passes_between_processes() -> None:
     error = VerificationError("x" * 9_000, where="a", remedy="b", mismatches=("c",))
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.mismatches) == (str(error), ("c",))
+
+
+def test_a_slip_is_corrected_and_anything_else_gets_the_list() -> None:
+    known = ("random", "popular")
+    assert did_you_mean("populr", known) == "did you mean 'popular'"
+    assert did_you_mean("xyz", known) == "choose among random, popular"
+    assert did_you_mean("xyz", iter(known), "known are") == "known are random, popular"
+    assert near_words("a" * 101, ["a" * 101]) == ()  # nobody slips for so long
+    assert near_words("scar", ["scr", "dscr", "scars"], most=2) == ("scars", "scr")
+
+
+def test_the_first_line_of_an_error_fits_into_a_sentence() -> None:
+    assert first_line(ValueError("\n it is broken.\nMore of it.")) == "it is broken"
+    assert first_line(KeyError()) == "KeyError"

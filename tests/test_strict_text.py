@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkedit.strict_text import DECODER, MAX_DEPTH, MAX_YAML_LENGTH, parse_json, parse_yaml
+from qkedit.strict_text import DECODER, MAX_DEPTH, MAX_YAML_LENGTH, json_lines, json_text, parse_json, parse_yaml
 
 values = st.recursive(
     st.none()
@@ -143,3 +143,19 @@ def test_as_deep_as_code_can_walk_and_no_deeper(read: Any) -> None:
     assert read(nested(MAX_DEPTH))
     with pytest.raises(ValueError, match="nests too deep"):
         read(nested(MAX_DEPTH + 1))
+
+
+@given(values, st.sampled_from([None, 1, 2]), st.booleans())
+def test_what_is_written_is_read_back(value: Any, indent: int | None, ascii_only: bool) -> None:
+    text = json_text(value, indent=indent, ascii_only=ascii_only)
+    assert json.loads(text) == value
+    assert text.endswith("\n")
+    assert text.isascii() or not ascii_only
+
+
+def test_rows_are_written_one_a_line_and_what_is_not_json_is_not() -> None:
+    assert json_lines([{"a": "é"}, [1]]) == '{"a": "\\u00e9"}\n[1]\n'
+    assert json_lines(["é"], ascii_only=False) == '"é"\n'
+    assert json_lines([]) == ""
+    with pytest.raises(ValueError, match="JSON compliant"):
+        json_text({"a": float("nan")})

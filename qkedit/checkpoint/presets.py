@@ -12,13 +12,13 @@ of DSCR (OpenReview FHTt9ipAra) are the same for all models, so neither is in a 
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from functools import cache
 
 from qkedit.checkpoint.records import keyed, read_records, wrong
 from qkedit.configuration_files import configuration_files, read_configuration
+from qkedit.errors import near_words
 
 DEMO = "demo"  # the embedded checkpoint, which no alias may be called like
 ALIAS = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
@@ -83,7 +83,7 @@ def presets_by_alias() -> dict[str, Preset]:
 
 def similar_aliases(name: str) -> tuple[str, ...]:
     """At most three aliases (or "demo") that look like `name`, the nearest first."""
-    return tuple(difflib.get_close_matches(name.lower(), [DEMO, *presets_by_alias()], n=3, cutoff=0.6))
+    return near_words(name.lower(), [DEMO, *presets_by_alias()], most=3)
 
 
 def parse_presets(records: object, file: str) -> tuple[Preset, ...]:

@@ -7,7 +7,6 @@ What a person wrote is read strictly, since an unknown key is a slip; in what a 
 
 from __future__ import annotations
 
-import difflib
 import re
 import reprlib
 from collections.abc import Iterable
@@ -17,10 +16,9 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from qkedit.errors import QkeditError
+from qkedit.errors import QkeditError, did_you_mean
 
 Record = TypeVar("Record")
-_LONGEST_SLIP = 100  # characters
 _SCALARS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 
 
@@ -57,11 +55,8 @@ def quoted(value: object) -> str:
 
 def closest(word: object, known: Iterable[str]) -> str:
     """Return the remedy for a word that is not known: the nearest known one, else all of them."""
-    known = sorted(known)
-    # Spelling out a list could fill the memory, where aliases of YAML made it; and long words are not slips.
-    text = word if isinstance(word, str) and len(word) <= _LONGEST_SLIP else ""
-    near = difflib.get_close_matches(text, known, n=1)
-    return f"did you mean {near[0]!r}" if near else f"known are {', '.join(known)}"
+    # Spelling out a list could fill the memory, where aliases of YAML made it.
+    return did_you_mean(word if isinstance(word, str) else "", sorted(known), "known are")
 
 
 def read_record(kind: type[Record], value: object, where: str, refused: Strictness = HAND_WRITTEN) -> Record:

@@ -15,7 +15,6 @@ named in a warning.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ import typer
 from qkedit.cli.command_table import COMMANDS, GROUPS, command_name, global_flag
 from qkedit.cli.old_words import section_of
 from qkedit.cli.output import AHEAD
+from qkedit.errors import near_words
 
 PREFIX = "QKEDIT_"
 # What is taken for true and false in the environment and in a file.
@@ -151,8 +151,7 @@ def _parts(context: typer.Context, file: Path, parameters: Mapping[str, Any]) ->
         if section_of(name) and (isinstance(value, dict) or value is None):
             continue
         if isinstance(value, dict) and name not in _options_of_all_commands(context):
-            near = difflib.get_close_matches(name, COMMANDS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"sections are {', '.join(sorted(COMMANDS))}."
+            hint = _hint(name, COMMANDS, "sections are")
             raise typer.BadParameter(f"{file}: there is no command {key!r}; {hint}")
         if name in parameters:
             if not any(name in group and group & {*map(_name, section)} for group in _ALTERNATIVES):
@@ -195,9 +194,12 @@ def _unknown(file: Path, key: object, parameters: Collection[str], where: str = 
     name = _name(key)
     if name == "config":
         return f"{file}: a file cannot name another by {key!r}; take the line out."
-    near = difflib.get_close_matches(name, parameters, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"this command has {', '.join(sorted(parameters))}."
-    return f"{file}: there is no option {key!r}{where}; {hint}"
+    return f"{file}: there is no option {key!r}{where}; {_hint(name, parameters, 'this command has')}"
+
+
+def _hint(name: str, known: Collection[str], otherwise: str) -> str:
+    near = near_words(name, known)
+    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(sorted(known))}."
 
 
 def _default(file: Path, key: object, value: Any, parameter: Any) -> tuple[Any, Any]:
@@ -213,7 +215,7 @@ def _default(file: Path, key: object, value: Any, parameter: Any) -> tuple[Any, 
 
 def _slip(name: str, own: Iterable[str], given: Collection[str]) -> str | None:
     """Return the option that `name` is a slip of, None if there is none or that option is given itself, too."""
-    near = difflib.get_close_matches(name, list(own), n=1, cutoff=_SLIP)
+    near = near_words(name, own, likeness=_SLIP)
     return near[0] if near and near[0] not in given else None
 
 

@@ -11,7 +11,6 @@ questions.jsonl               one request a picture to describe it, with the obj
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from PIL import Image
 
 from qkedit.demo.questions import SPLITS, image_file, pope_questions
 from qkedit.demo.scenes import CAPTION_PROMPT, IMAGE_SIZE, KINDS, THEMES, Scene
+from qkedit.strict_text import json_lines, json_text
 
 
 def write_scenes(scenes: Sequence[Scene], directory: Path, seed: int = 0) -> None:
@@ -40,10 +40,9 @@ def write_scenes(scenes: Sequence[Scene], directory: Path, seed: int = 0) -> Non
     _write_json(directory / "instances.json", coco_instances(scenes))
     _write_json(directory / "captions.json", coco_captions(scenes))
     for split in SPLITS:
-        lines = [json.dumps(row) + "\n" for row in pope_questions(scenes, split, seed)]
-        (directory / f"pope_{split}.json").write_text("".join(lines), encoding="utf-8")
-    lines = [json.dumps(row) + "\n" for row in caption_questions(scenes)]
-    (directory / "questions.jsonl").write_text("".join(lines), encoding="utf-8")
+        lines = json_lines(pope_questions(scenes, split, seed))
+        (directory / f"pope_{split}.json").write_text(lines, encoding="utf-8")
+    (directory / "questions.jsonl").write_text(json_lines(caption_questions(scenes)), encoding="utf-8")
 
 
 def coco_instances(scenes: Sequence[Scene]) -> dict[str, Any]:
@@ -101,4 +100,4 @@ def _images(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    file.write_text(json_text(content, indent=1), encoding="utf-8")

@@ -7,7 +7,6 @@ cut off and done again. A file of other settings is refused, never mixed.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -15,9 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from qkedit.checkpoint.io.lock import try_lock
 from qkedit.errors import QkeditError, UsageError
 from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.worker import Job, JobResult
+from qkedit.strict_text import json_text
 
 SCHEMA = 1
 KIND = "qkedit laboratory"
@@ -47,16 +48,15 @@ class ResultsFile:
         """Take the file and read what is in it."""
         try:
             self._file = open(self._path, "a+b")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._close()
-            raise QkeditError(
-                "another run is writing to it", where=str(self._path), remedy="wait for it, or name another file"
-            ) from None
+            locked = try_lock(self._file.fileno())
         except OSError as error:
             self._close()
             raise self._unwritable(error) from None
         try:
+            if not locked:
+                raise QkeditError(
+                    "another run is writing to it", where=str(self._path), remedy="wait for it, or name another file"
+                )
             self._read()
         except BaseException:
             self._close()
@@ -162,7 +162,7 @@ def _key(job: Job) -> str:
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    return json_text(record, ascii_only=False).encode()
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

@@ -9,7 +9,6 @@ edited/ …                   and so on, one directory an arm
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from qkedit.laboratory.eval_set import EvalSet
 from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.measures import Outcome
 from qkedit.laboratory.scoring import answers_by_split
+from qkedit.strict_text import json_lines, json_text
 
 SCHEMA = 1
 
@@ -75,15 +75,15 @@ def _write_arm(place: Path, eval_set: EvalSet, outcome: Outcome, answers: EvalSe
         "arm": outcome.arm.as_dict(),
         "results": [score_as_dict(score) for score in outcome.scores.values()],
     }
-    _write(place / RESULT_FILE, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    _write(place / RESULT_FILE, json_text(result, indent=1))
     captions = [
         {"image_id": scene.number, "caption": caption}
         for scene, caption in zip(eval_set.scenes, answers.captions, strict=True)
     ]
-    _write(place / "captions.json", json.dumps(captions, indent=1, ensure_ascii=False) + "\n")
+    _write(place / "captions.json", json_text(captions, indent=1, ascii_only=False))
     for split, given in answers_by_split(eval_set, answers).items():
         rows = [{"question_id": int(answer.id), "answer": answer.text} for answer in given]
-        _write(place / f"pope_{split}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        _write(place / f"pope_{split}.jsonl", json_lines(rows, ascii_only=False))
 
 
 def _write(file: Path, text: str) -> None:

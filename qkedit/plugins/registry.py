@@ -10,13 +10,12 @@ Classes are imported when they are named, since they bring torch along.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import EntryPoint
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from qkedit.errors import QkeditError, UsageError
+from qkedit.errors import QkeditError, UsageError, did_you_mean
 from qkedit.other_packages import load_entry_point, package_of, points_of_other_packages
 
 # The entry-point group in which other packages name theirs.
@@ -54,9 +53,7 @@ def plugin_class(name: str) -> type[Any]:
     if name in (others := points_of_other_packages(ENTRY_POINTS)):
         return _loaded(others[name])
     known = plugin_names()
-    near = difflib.get_close_matches(name.lower(), known, n=1)
-    remedy = f"did you mean {near[0]!r}" if near else f"choose among {', '.join(known)}"
-    raise UsageError(f"there is no plug-in {name!r}", where="--plugin", remedy=remedy)
+    raise UsageError(f"there is no plug-in {name!r}", where="--plugin", remedy=did_you_mean(name.lower(), known))
 
 
 def _loaded(point: EntryPoint) -> type[Any]:

@@ -13,8 +13,6 @@ The order is that in which plug-ins are attached. Options are checked against th
 
 from __future__ import annotations
 
-import difflib
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -23,9 +21,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_type_hints
 
-from qkedit.errors import UsageError
+from qkedit.errors import UsageError, did_you_mean
 from qkedit.plugins.registry import described, kinds_of, plugin_class, plugin_names, plugin_options
-from qkedit.strict_text import parse_json
+from qkedit.strict_text import json_text, parse_json
 
 SCHEMA = 1
 NONE = "none"
@@ -105,9 +103,7 @@ def dump_plugins(plugins: Sequence[PluginSettings]) -> bytes:
     """Return the bytes of a settings file."""
     document = {"schema": SCHEMA, "plugins": [plugin.as_dict() for plugin in plugins]}
     # A path may hold bytes that are not UTF-8; backslashreplace spells them as JSON escapes.
-    return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(
-        errors="backslashreplace"
-    )
+    return json_text(document, indent=2, ascii_only=False).encode(errors="backslashreplace")
 
 
 def with_absolute_paths(plugin: PluginSettings) -> PluginSettings:
@@ -186,9 +182,8 @@ def _hints(name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
     known = [option.name for option in plugin_options(name)]
     for key in options:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}" if near else f"it has {', '.join(known)}"
-            raise UsageError(f"{name} has no option {key!r}", where=where, remedy=hint)
+            remedy = did_you_mean(key, known, "it has")
+            raise UsageError(f"{name} has no option {key!r}", where=where, remedy=remedy)
     return get_type_hints(plugin_class(name))
 
 

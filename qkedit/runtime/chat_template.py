@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from qkedit.errors import CheckpointError
+from qkedit.errors import CheckpointError, first_line
 
 # A turn as transformers has it: its role, and a list of parts.
 Turn = Mapping[str, Any]
@@ -223,8 +223,7 @@ def _rendered(processor: Any, text: str, turns: list[dict[str, Any]], where: str
     except _OutOfTime:
         said = f"runs for more than {RENDER_SECONDS:g} seconds"
     except Exception as error:  # a program of a stranger's, which may raise anything
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        said = f"does not take the conversation ({type(error).__name__}: {first_line[:_MESSAGE_LENGTH]})"
+        said = f"does not take the conversation ({type(error).__name__}: {first_line(error)[:_MESSAGE_LENGTH]})"
     else:
         return str(rendered)
     raise TemplateFault(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -13,6 +13,7 @@ from qkedit.checkpoint.architecture.schema import Decoder, Explanation, Family, 
 from qkedit.checkpoint.records import closest, read_record, read_records, wrong
 from qkedit.configuration_files import MAX_LENGTH, configuration_directory, parse_configuration, parse_foreign
 from qkedit.errors import QkeditError, first_line
+from qkedit.other_packages import all_points_of_other_packages, package_of
 
 # The entry-point group in which other packages name a package of records: "my_package.records".
 ENTRY_POINTS = "qkedit.architectures"
@@ -103,12 +104,8 @@ def read_source(directory: Path, source: str = OF_USER) -> Source:
 
 def installed_sources() -> tuple[Source, ...]:
     """Return the records of installed packages, in the order of their entry points' names. Raises QkeditError."""
-    points = sorted(entry_points(group=ENTRY_POINTS), key=lambda point: (point.name, point.value))
-    return tuple(read_source(_directory_of(point), f"package {_package(point)}") for point in points)
-
-
-def _package(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else point.value
+    points = all_points_of_other_packages(ENTRY_POINTS)
+    return tuple(read_source(_directory_of(point), f"package {package_of(point)}") for point in points)
 
 
 def _directory_of(point: EntryPoint) -> Path:
@@ -127,7 +124,7 @@ def _directory_of(point: EntryPoint) -> Path:
 
 def _not_found(point: EntryPoint, reason: str) -> QkeditError:
     return QkeditError(
-        f"the architecture records {point.name} of the package {_package(point)} cannot be found ({reason})",
+        f"the architecture records {point.name} of the package {package_of(point)} cannot be found ({reason})",
         where=f"entry point {ENTRY_POINTS}",
         remedy="repair or uninstall that package",
     )

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from qkedit.errors import CheckpointError
+from qkedit.errors import CheckpointError, first_line
 from qkedit.strict_text import parse_json
 
 LENGTH_BYTES = 8
@@ -118,7 +118,7 @@ def parse_json_object(text: bytes, file: str) -> dict[str, Any]:
     try:
         value = parse_json(text)
     except ValueError as error:
-        raise _broken(file, f"is not valid JSON ({_first_line(error)})") from error
+        raise _broken(file, f"is not valid JSON ({first_line(error)})") from error
     if not isinstance(value, dict):
         raise _broken(file, f"holds a JSON {type(value).__name__} where an object is expected")
     return value
@@ -202,10 +202,6 @@ def _short(value: Any) -> str:
     """What a file says, spelled in ASCII and cut off: it may be a hundred megabytes."""
     text = ascii(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _where(file: str, tensor: str) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import atexit
 import errno
-import fcntl
 import os
 import shutil
 import sys
@@ -26,6 +25,7 @@ from typing import Self
 
 from qkedit.checkpoint.io.file_errors import explained, open_descriptor
 from qkedit.checkpoint.io.interrupts import interrupts_deferred
+from qkedit.checkpoint.io.lock import try_lock
 from qkedit.checkpoint.io.rename import exchange, rename_to_absent, restore
 from qkedit.checkpoint.io.target import locate, made_parents, refuse_existing, refuse_misplaced
 from qkedit.errors import QkeditError
@@ -183,18 +183,17 @@ def _acquire(workspace: Path, target: Path) -> int:
             try:
                 descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
                 stack.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not try_lock(descriptor):
+                    raise QkeditError(
+                        "another run is writing to this directory",
+                        where=str(target),
+                        remedy="wait until it ends or choose another --out",
+                    )
                 if os.path.samestat(os.fstat(descriptor), os.lstat(lock)):
                     stack.pop_all()
                     return descriptor
             except FileNotFoundError:
                 pass
-            except BlockingIOError:
-                raise QkeditError(
-                    "another run is writing to this directory",
-                    where=str(target),
-                    remedy="wait until it ends or choose another --out",
-                ) from None
         # Another run ended just now and took the file along, so that a lock on it guards nothing: once more.
 
 

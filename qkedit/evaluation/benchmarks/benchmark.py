@@ -7,13 +7,12 @@ has a meaning by default.
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from qkedit.errors import QkeditError, UsageError
+from qkedit.errors import QkeditError, UsageError, did_you_mean
 from qkedit.evaluation.files.answer_files import read_answers
 from qkedit.evaluation.files.records import Answer, CaptionItem, Item, MeasuredItem, Question, Score, YesNoItem
 from qkedit.evaluation.metric import Metric
@@ -195,11 +194,5 @@ class Benchmark(ABC):
             raise UsageError(
                 f"{self.title} has no {self.rule_kind} {rule!r}",
                 where=f"--{self.rule_kind}",
-                remedy=choose(rule, self.rules),
+                remedy=did_you_mean(rule.lower(), self.rules),
             )
-
-
-def choose(given: str, known: Sequence[str]) -> str:
-    """Return the remedy for a name that is not known: the nearest known one, else all of them."""
-    near = difflib.get_close_matches(given.lower(), known, n=1)
-    return f"did you mean {near[0]!r}" if near else f"choose among {', '.join(known)}"

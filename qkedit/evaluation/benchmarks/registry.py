@@ -14,8 +14,8 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint
 
-from qkedit.errors import QkeditError, UsageError, first_line
-from qkedit.evaluation.benchmarks.benchmark import Benchmark, choose
+from qkedit.errors import QkeditError, UsageError, did_you_mean, first_line
+from qkedit.evaluation.benchmarks.benchmark import Benchmark
 from qkedit.other_packages import load_entry_point, package_of, points_of_other_packages
 
 ENTRY_POINTS = "qkedit.benchmarks"
@@ -50,7 +50,7 @@ def benchmark_named(name: str) -> Benchmark:
         return benchmark
     points = points_of_other_packages(ENTRY_POINTS)
     if name not in points:
-        raise UsageError(f"there is no benchmark {name!r}", remedy=choose(name, benchmark_names()))
+        raise UsageError(f"there is no benchmark {name!r}", remedy=did_you_mean(name.lower(), benchmark_names()))
     found = load_entry_point(points[name], "benchmark", "--benchmark")
     if not (isinstance(found, type) and issubclass(found, Benchmark)):
         raise _not_one(points[name], "is not a subclass of qkedit's Benchmark")

@@ -21,7 +21,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
-from qkedit.errors import QkeditError, UsageError
+from qkedit.errors import QkeditError, UsageError, first_line
 from qkedit.evaluation.files.json_rows import LONGEST_TEXT
 from qkedit.evaluation.files.records import STOP
 from qkedit.evaluation.runs.backend import EvalRequest, Reply, versions
@@ -189,7 +189,7 @@ class Endpoint:
         except openai.APIConnectionError as error:
             if isinstance(error.__cause__, TooLongError):
                 raise self._failed(*too_long) from error
-            reason = _first_line(error.__cause__ or error)
+            reason = first_line(error.__cause__ or error)
             raise Unreachable(
                 f"cannot be reached ({reason})", where=self.base_url, remedy="start the server or check the address"
             ) from error
@@ -302,7 +302,3 @@ def _said(error: Any) -> str:
     body = error.body if isinstance(error.body, dict) else {}
     message = body.get("message") or body.get("detail") or getattr(error, "message", "")
     return " ".join(str(message).split())[:300].rstrip(".")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -12,7 +12,6 @@ included. A kill can leave half a line at the end of a file of answers; it is cu
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -23,11 +22,13 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from qkedit.checkpoint.io.file_errors import explained
+from qkedit.checkpoint.io.lock import try_lock
 from qkedit.checkpoint.io.whole_file import check_writable, write_whole
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.files.records import FINISH_REASON, STOP, Answer, Question
 from qkedit.evaluation.files.result_files import RESULT_FILE
 from qkedit.evaluation.runs.backend import Reply
+from qkedit.strict_text import json_text
 
 RUN_FILE = "run.json"
 ANSWERS = "answers"
@@ -101,7 +102,7 @@ class RunFiles:
                 raise self._busy() from None
             self._hold(descriptor)
             try:
-                os.write(descriptor, (json.dumps(document, indent=2) + "\n").encode())
+                os.write(descriptor, json_text(document, indent=2).encode())
             except OSError:
                 self._run_file.unlink()
                 raise
@@ -133,7 +134,7 @@ class RunFiles:
         row = {"id": question.id, "image": question.image, "question": question.prompt, "answer": reply.text}
         if reply.finish_reason != STOP:
             row[FINISH_REASON] = reply.finish_reason
-        file, line = self._answers_file(part), (json.dumps(row) + "\n").encode()
+        file, line = self._answers_file(part), json_text(row).encode()
         with explained("write the answer", file):
             if part not in self._handles:
                 # Without a buffer a line is one call to the system, which a kill does not divide.
@@ -145,7 +146,7 @@ class RunFiles:
     def write_result(self, document: Mapping[str, Any]) -> Path:
         """Write the result in one step, in the place of an earlier one."""
         file = self.directory / RESULT_FILE
-        write_whole(file, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+        write_whole(file, json_text(document, indent=2).encode())
         return file
 
     @property
@@ -227,13 +228,13 @@ class RunFiles:
         """Keep other runs out as long as the descriptor is open. Raises QkeditError if one is at work."""
         self._opened.callback(os.close, descriptor)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._opened.close()
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise self._busy() from None
             with explained("lock the run against others", self._run_file):
-                raise
+                locked = try_lock(descriptor)
+            if not locked:
+                raise self._busy()
+        except QkeditError:
+            self._opened.close()
+            raise
 
     def _busy(self) -> QkeditError:
         return QkeditError(

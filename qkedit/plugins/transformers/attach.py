@@ -34,7 +34,7 @@ from qkedit.plugins.core.protocol import BoundPlugin, DecodingPlugin, Plugin, Pr
 from qkedit.plugins.core.report import RequestReport
 from qkedit.plugins.transformers.decoding import prompts_in, with_decoding
 from qkedit.plugins.transformers.modules import is_compiled, vlm_modules
-from qkedit.plugins.transformers.prefill import DecoderPrefill, Forward, Stopwatch, run_prefill
+from qkedit.plugins.transformers.prefill import DecoderPrefill, Forward, run_prefill
 from qkedit.plugins.transformers.request import (
     Request,
     bound,
@@ -45,6 +45,7 @@ from qkedit.plugins.transformers.request import (
     remember_inputs,
 )
 from qkedit.plugins.transformers.spans import real_tokens
+from qkedit.stopwatch import Stopwatch
 
 # Reports of earlier requests are dropped, so that a server does not grow.
 REPORTS_KEPT = 1000

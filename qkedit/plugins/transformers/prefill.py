@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ from qkedit.errors import QkeditError, UnsupportedForm, UsageError
 from qkedit.plugins.core.prefill import Prefill, Span, StopForward
 from qkedit.plugins.core.protocol import RequestEdit
 from qkedit.plugins.transformers.spans import is_bidirectional, span_arguments
+from qkedit.stopwatch import Stopwatch
 
 Forward = Callable[..., Any]
 Cuts = dict[int, dict[str, tuple[int, ...]]]  # after which column which plug-in edits the cache of which rows
@@ -250,19 +250,3 @@ def _cache(prefill: DecoderPrefill) -> Any:
 
     given = prefill.arguments.get("past_key_values")
     return DynamicCache(config=prefill.parts.text_config) if given is None else given
-
-
-class Stopwatch:
-    """Adds up seconds by name, as the CPU sees them: work that a GPU does later is not waited for."""
-
-    def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Add the time the block takes to `name`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - start  # type: ignore[assignment]

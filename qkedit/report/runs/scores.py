@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -12,6 +11,7 @@ from rich.text import Text
 from qkedit.evaluation.files.records import Score
 from qkedit.evaluation.files.score_json import item_as_dict
 from qkedit.report.fitting_table import FittingTable
+from qkedit.strict_text import json_lines
 
 
 def score_tables(title: str, scores: Sequence[Score]) -> Iterator[RenderableType]:
@@ -56,4 +56,4 @@ def items_as_lines(scores: Sequence[Score], without: Sequence[str] = ()) -> str:
         if score.split not in without
         for item in score.items
     )
-    return "".join(json.dumps(row) + "\n" for row in rows)
+    return json_lines(rows)

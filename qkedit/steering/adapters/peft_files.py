@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from qkedit.strict_text import json_text
 
 # What both put before the path of a module.
 _PREFIX = "base_model.model."
@@ -57,4 +58,4 @@ def adapter_config(model: str, revision: str | None, ranks: Mapping[str, int]) -
         "use_dora": False,
         "use_rslora": False,
     }
-    return (json.dumps(config, indent=2) + "\n").encode()
+    return json_text(config, indent=2).encode()

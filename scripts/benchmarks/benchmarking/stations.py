@@ -19,10 +19,10 @@ from qkedit.steering.engine.edited_weights import edited_weights
 from qkedit.steering.engine.layer_weights import read_tensor, stored_bytes
 from qkedit.steering.engine.progress import Silent
 from qkedit.steering.engine.reading import stored_layers
-from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.manifest import DELTA_FILE
 from qkedit.steering.outputs.delta import DeltaWriter
 from qkedit.steering.plan import SteerPlan
+from qkedit.stopwatch import Stopwatch
 
 Edits = list[EditedTensor]
 

@@ -9,7 +9,7 @@ import typer
 from qkedit.cli import completion
 from qkedit.cli.output import aligned, command
 from qkedit.cli.plugin_options import DirectoryOption, spelled
-from qkedit.errors import UsageError
+from qkedit.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,9 +87,8 @@ def _config(directory: Path) -> Any:
     try:
         return from_pretrained(AutoConfig, directory)
     except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UsageError(
-            f"transformers does not know this model ({reason})",
+            f"transformers does not know this model ({first_line(error)})",
             where=str(directory),
             remedy="name the directory of a vision-language model that transformers loads by itself",
         ) from error

@@ -9,7 +9,6 @@ AMBER's own vocabulary, so that a table of pairs says all there is to ask, and n
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pathlib import Path
 from qkedit.checkpoint.io.whole_file import write_whole
 from qkedit.errors import QkeditError
 from qkedit.evaluation.files.json_rows import read_object
+from qkedit.strict_text import json_text
 
 MODEL = "en_core_web_lg"
 THRESHOLD = 0.8
@@ -88,8 +88,7 @@ def write_similarity(similarity: Similarity, file: Path) -> None:
         sorted(similarity.words),
         sorted(map(list, similarity.pairs)),
     )
-    text = json.dumps(dict(zip(_KEYS, values, strict=True)), indent=1) + "\n"
-    write_whole(file, text.encode())
+    write_whole(file, json_text(dict(zip(_KEYS, values, strict=True)), indent=1).encode())
 
 
 def build_similarity(vocabulary: Collection[str]) -> Similarity | None:

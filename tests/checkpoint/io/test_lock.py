@@ -1,0 +1,42 @@
+"""The lock among runs: one at a time, gone with the file, and a refusal of the system is not a busy neighbour."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+from pathlib import Path
+
+import pytest
+
+from qkedit.checkpoint.io.lock import try_lock
+
+
+def test_a_second_one_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
+    file = tmp_path / "lock"
+    with file.open("ab") as first, file.open("ab") as second:
+        assert try_lock(first.fileno())
+        assert try_lock(first.fileno())  # it holds it already
+        assert not try_lock(second.fileno())
+    with file.open("ab") as third:
+        assert try_lock(third.fileno())
+
+
+@pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
+def test_both_numbers_by_which_systems_say_busy(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", _raising(number))
+    with (tmp_path / "lock").open("ab") as file:
+        assert not try_lock(file.fileno())
+
+
+def test_a_file_system_without_locks_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", _raising(errno.ENOLCK))
+    with (tmp_path / "lock").open("ab") as file, pytest.raises(OSError, match="no locks") as failure:
+        try_lock(file.fileno())
+    assert failure.value.errno == errno.ENOLCK
+
+
+def _raising(number: int) -> object:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, "no locks")
+
+    return flock
