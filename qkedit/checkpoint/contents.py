@@ -17,6 +17,8 @@ INDEX_FILE = "model.safetensors.index.json"
 MANIFEST_FILE = "qkedit.json"
 DELTA_FILE = "qkedit-delta.safetensors"  # the edited tensors alone, next to the manifest
 PLUGINS_FILE = "qkedit-plugins.json"
+# What an edit replaced, in the safetensors format. Loaders take any `*.safetensors` for a shard, some in folders too.
+ORIGINALS_FILE = "qkedit-original.bytes"
 # Why that file stays with the base: an edit is measured by itself, not together with what the base was run with.
 ATTACHED = "plug-ins attached to the base; --keep-plugins takes them along"
 
@@ -25,6 +27,7 @@ LITTER_PATTERNS = ("._*", ".DS_Store", "Thumbs.db", "desktop.ini")
 
 # Names that no loader of the shards reads, by what their files are; matched against the file's own name.
 LEFT_OUT = {
+    "the original bytes of an earlier edit": (ORIGINALS_FILE,),
     "weights in another format": (
         "*.bin",
         "*.pt",

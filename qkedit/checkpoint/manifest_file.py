@@ -199,9 +199,15 @@ class Manifest:
         """Return every edited head, tensor by tensor."""
         return tuple(head for tensor in self.tensors for head in tensor.heads)
 
-    def with_generated(self, files: Mapping[str, bytes]) -> Self:
-        """Return the manifest of an output in which qkedit generates these files."""
-        return replace(self, generated={name: sha256(content).hexdigest() for name, content in files.items()})
+    def with_generated(self, files: Mapping[str, bytes], kept: Mapping[str, str]) -> Self:
+        """Return the manifest of an output in which qkedit generates these files.
+
+        Args:
+            files: their contents.
+            kept: the SHA-256 of each that a writer made beside the weights.
+        """
+        hashes = {name: sha256(content).hexdigest() for name, content in files.items()}
+        return replace(self, files=tuple(sorted({*self.files, *kept})), generated={**hashes, **kept})
 
     @classmethod
     def from_json(cls, content: bytes, where: str) -> Self:

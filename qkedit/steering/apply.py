@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from qkedit.checkpoint.checkpoint import Checkpoint
-from qkedit.checkpoint.io.copying import LinkMode
 from qkedit.checkpoint.manifest_file import Derivation, Manifest
 from qkedit.errors import UsageError
 from qkedit.steering.base import chosen_base
@@ -16,8 +15,8 @@ from qkedit.steering.engine.progress import Progress, Silent
 from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.manifest import derived_manifest
 from qkedit.steering.options import OutputOptions
+from qkedit.steering.outputs.chosen import full_writer
 from qkedit.steering.outputs.delta import DeltaWriter
-from qkedit.steering.outputs.full import FullWriter
 from qkedit.steering.outputs.names import files_of_output
 from qkedit.steering.outputs.writer import Writer, Written
 from qkedit.steering.run import SteerReport, write_output
@@ -139,7 +138,7 @@ def _written(
     stopwatch, progress = Stopwatch(), progress or Silent()
     writer: Writer = DeltaWriter(planned, stopwatch, progress)
     if output.layout == "full":
-        writer = FullWriter(checkpoint, planned, LinkMode(output.link), stopwatch, progress)
+        writer = full_writer(checkpoint, planned, output, stopwatch, progress)
     if strength == 1 and len(sources) == 1 and isinstance(sources[0], AdapterEdit):
         edits = merged_edits(sources[0].files, sources[0].manifest, checkpoint, stopwatch)  # measures what came of it
     elif strength == 1:

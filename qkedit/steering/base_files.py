@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import PurePosixPath
 
 from qkedit.checkpoint.checkpoint import Checkpoint
-from qkedit.checkpoint.contents import ADAPTER
+from qkedit.checkpoint.contents import ADAPTER, ORIGINALS_FILE
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import CheckpointError
 from qkedit.steering.options import OutputOptions
@@ -30,7 +30,9 @@ def refuse_base_files(checkpoint: Checkpoint, shards: Iterable[str], output: Out
     if not output.follow_links:
         _refuse_links(checkpoint, taken)
     if output.layout == "full":
-        _refuse_clashes(checkpoint)
+        _refuse_clashes(
+            checkpoint, {*files_of_output(checkpoint), *([ORIGINALS_FILE] if output.keep_original else [])}
+        )
 
 
 def adapter_warning(left_out: Iterable[tuple[str, str]]) -> str | None:
@@ -59,8 +61,7 @@ def _refuse_links(checkpoint: Checkpoint, files: Iterable[str]) -> None:
         )
 
 
-def _refuse_clashes(checkpoint: Checkpoint) -> None:
-    names = set(files_of_output(checkpoint))
+def _refuse_clashes(checkpoint: Checkpoint, names: Set[str]) -> None:
     for name in sorted(names):
         for parent in PurePosixPath(name).parents:
             if str(parent) in names:

@@ -75,6 +75,7 @@ class OutputOptions:
         force: replace the directory that stands there, whatever it holds.
         follow_links: take in files that links of the base lead to, wherever they are.
         rank: of an adapter, at most, per layer; None for that of the edit.
+        keep_original: keep the original bytes of the edited tensors beside a full output.
     """
 
     out: Path
@@ -86,6 +87,7 @@ class OutputOptions:
     force: bool = False
     follow_links: bool = False
     rank: int | None = None
+    keep_original: bool = False
 
     def __post_init__(self) -> None:
         """Check the names."""
@@ -95,6 +97,12 @@ class OutputOptions:
             raise UsageError("an adapter alone has a rank", where="rank", remedy="take --layout lora, or leave it out")
         if self.rank is not None and self.rank < 1:
             raise UsageError(f"{self.rank} is less than 1", where="rank", remedy="take a whole number from 1 on")
+        if self.keep_original and self.layout != "full":
+            raise UsageError(
+                "a full checkpoint alone is reverted, so nothing is kept beside another output",
+                where="keep-original",
+                remedy="take --layout full, or leave it out",
+            )
         if self.link not in {mode.value for mode in LinkMode}:
             raise UsageError(
                 f"there is no way {self.link!r} to link",

@@ -88,6 +88,7 @@ def steer(
     revision: str | None = None,
     layout: Layout = "full",
     rank: int | None = None,
+    keep_original: bool = False,
     link: str = "auto",
     overwrite: bool = False,
     force: bool = False,
@@ -117,6 +118,7 @@ def steer(
         revision: branch, tag or commit of a hub model.
         layout: `full`, `delta` for the edited tensors alone, or `lora` for their change as an adapter of PEFT.
         rank: of an adapter at most, in each layer; that of the edit by default.
+        keep_original: keep the original bytes of the edited tensors beside the model, for `revert`.
         link: `auto`, `copy`, `reflink`, `hard` or `symlink`, for shards that stay as they are.
         overwrite: replace an earlier output, if nothing else lies in it.
         force: replace the directory that stands there, whatever it holds.
@@ -144,7 +146,7 @@ def steer(
     options = SteerOptions(
         selection_text(layers), selection_text(heads, "heads"), suppression, compute_dtype, device, allow_text_only
     )
-    output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force, follow_links, rank)
+    output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force, follow_links, rank, keep_original)
     with using_architectures(architectures):
         plan = plan_for(str(model), options, revision, keep_plugins=keep_plugins)
     return run_plan(plan, output, progress)
@@ -268,9 +270,9 @@ def write_output(
             files.check_unchanged()
         refuse_without_room(staged.path, checkpoint, planned, output)
         with writer.writing(staged.path, edited) as written:
-            manifest = manifest_of(written)
+            manifest = manifest_of(written).with_generated({}, written.kept)
             generated = writer.generated(manifest)
-            manifest = manifest.with_generated(generated)
+            manifest = manifest.with_generated(generated, written.kept)
         for name, content in {MANIFEST_FILE: manifest.to_json(), **generated}.items():
             write_file(staged.path / name, content)
         with stopwatch("verification"):

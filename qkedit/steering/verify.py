@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from qkedit.checkpoint.contents import CONFIG_FILE, PLUGINS_FILE, is_hidden_file
+from qkedit.checkpoint.contents import CONFIG_FILE, ORIGINALS_FILE, PLUGINS_FILE, is_hidden_file
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.manifest_file import Manifest, TensorEdit
@@ -16,7 +16,7 @@ from qkedit.errors import CheckpointError, VerificationError, counted
 from qkedit.steering.adapters.verification import adapter_mismatches
 from qkedit.steering.base import chosen_base
 from qkedit.steering.diff import equal
-from qkedit.steering.engine.reading import piece_size, pieces, same_bytes, sha256_of, tensors_of
+from qkedit.steering.engine.reading import piece_size, pieces, same_bytes, sha256_of, tensors_of, whole_file
 from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, is_adapter, read_manifest
 from qkedit.steering.outputs.names import CARD_FILE, name_in_output
 
@@ -145,6 +145,7 @@ def compare_with_base(
             mismatches += [f"{name}: missing, as {shard} is" for name, shard in places.items() if shard not in sizes]
     else:
         mismatches += _wrong_hashes(files, entries, planned, "sha256_after", on_bytes)
+        mismatches += _wrong_originals(files, sizes, manifest, on_bytes)
         if edited is None:
             mismatches += [f"{name}: not in the manifest" for name in sorted(set(entries) - set(planned))]
         elif base is not None:
@@ -152,7 +153,7 @@ def compare_with_base(
             mismatches += _different_tensors(edited, base, sorted(others), on_bytes)
             mismatches += _different_headers(edited, base)
             names = _names_in_output(base)
-            mismatches += _different_files(edited, base, names, on_bytes)
+            mismatches += _different_files(edited, base, names, manifest.generated, on_bytes)
     return Verification(
         directory=str(directory),
         layout="delta" if delta else "full",
@@ -180,6 +181,18 @@ def _wrong_hashes(
             yield f"{whose}{name}: dtype or shape differs from the manifest"
         elif sha256_of(files, entry, on_bytes) != getattr(tensor, which):
             yield f"{whose}{name}: SHA-256 differs from the manifest"
+
+
+def _wrong_originals(
+    files: CheckpointFiles, sizes: dict[str, int], manifest: Manifest, on_bytes: Callable[[int], None]
+) -> Iterable[str]:
+    """What is wrong with the original bytes that an output keeps, if it keeps any."""
+    if ORIGINALS_FILE not in manifest.generated:
+        return
+    if ORIGINALS_FILE not in sizes:
+        yield f"{ORIGINALS_FILE}: missing"
+    elif sha256_of(files, whole_file(ORIGINALS_FILE, sizes), on_bytes) != manifest.generated[ORIGINALS_FILE]:
+        yield f"{ORIGINALS_FILE}: SHA-256 differs from the manifest"
 
 
 def _different_tensors(
@@ -217,7 +230,11 @@ def _names_in_output(base: Checkpoint) -> dict[str, str]:
 
 
 def _different_files(
-    edited: Checkpoint, base: Checkpoint, names: dict[str, str], on_bytes: Callable[[int], None]
+    edited: Checkpoint,
+    base: Checkpoint,
+    names: dict[str, str],
+    generated: Iterable[str],
+    on_bytes: Callable[[int], None],
 ) -> Iterable[str]:
     sizes, base_sizes = edited.files.sizes(), base.files.sizes()
     piece = piece_size(edited.files, base.files)
@@ -230,5 +247,11 @@ def _different_files(
         ):
             yield f"{name}: differs from the base"
     # A module that the config names, or weights in a format that an engine prefers, would be loaded from here.
-    unknown = {*edited.side_files, *edited.left_out} - {*names.values(), MANIFEST_FILE, CARD_FILE, PLUGINS_FILE}
+    unknown = {*edited.side_files, *edited.left_out} - {
+        *names.values(),
+        *generated,
+        MANIFEST_FILE,
+        CARD_FILE,
+        PLUGINS_FILE,
+    }
     yield from (f"{name}: not in the base" for name in sorted(unknown) if not is_hidden_file(name))

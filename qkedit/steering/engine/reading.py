@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from qkedit.checkpoint.io.header import TensorEntry, read_header
@@ -97,7 +97,14 @@ def tensors_of(files: CheckpointFiles, file: str) -> dict[str, TensorEntry]:
     return read_header(lambda start, end: files.read(file, start, end), size, file).tensors
 
 
-def sha256_of(files: CheckpointFiles, entry: TensorEntry, on_bytes: Callable[[int], None]) -> str:
+def whole_file(file: str, sizes: Mapping[str, int]) -> TensorEntry:
+    """Return a file's bytes as if they were one tensor, called like the file."""
+    return TensorEntry(file, file, "U8", (sizes[file],), 0, sizes[file])
+
+
+def sha256_of(
+    files: CheckpointFiles, entry: TensorEntry, on_bytes: Callable[[int], None] = lambda length: None
+) -> str:
     """Return the SHA-256 of one tensor's bytes; `on_bytes` is told how many were read."""
     digest = hashlib.sha256()
     for piece in tensor_pieces(files, entry, piece_size(files)):

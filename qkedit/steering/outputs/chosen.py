@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from qkedit.checkpoint.architecture.heads import AttentionLayer
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.io.copying import LinkMode
+from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.query_modules import query_modules
 from qkedit.steering.engine.progress import Progress
 from qkedit.steering.engine.stopwatch import Stopwatch
@@ -14,6 +15,7 @@ from qkedit.steering.options import OutputOptions
 from qkedit.steering.outputs.adapter import AdapterWriter
 from qkedit.steering.outputs.delta import DeltaWriter
 from qkedit.steering.outputs.full import FullWriter
+from qkedit.steering.outputs.originals import KeepingOriginals
 from qkedit.steering.outputs.writer import Writer
 
 
@@ -37,8 +39,20 @@ def writer_for(
     """
     planned = {layer.query.tensor.name: layer.query.tensor for layer in layers}
     if output.layout == "full":
-        return FullWriter(checkpoint, planned, LinkMode(output.link), stopwatch, progress)
+        return full_writer(checkpoint, planned, output, stopwatch, progress)
     if output.layout == "delta":
         return DeltaWriter(planned, stopwatch, progress)
     modules = query_modules(checkpoint, layers)
     return AdapterWriter(checkpoint, planned, modules, output.rank, stopwatch, progress)
+
+
+def full_writer(
+    checkpoint: Checkpoint,
+    planned: dict[str, TensorEntry],
+    output: OutputOptions,
+    stopwatch: Stopwatch,
+    progress: Progress,
+) -> Writer:
+    """Return what writes the whole checkpoint with the planned tensors replaced; see `writer_for`."""
+    writer = FullWriter(checkpoint, planned, LinkMode(output.link), stopwatch, progress)
+    return KeepingOriginals(writer) if output.keep_original else writer

@@ -31,8 +31,9 @@ def disk_needed(
     changed = sum(entry.nbytes for entry in planned.values())
     if output.layout != "full":  # the factors of an adapter take less, unless nearly all modes are suppressed
         return changed
+    kept = changed if output.keep_original else 0
     sizes = {name: shard.size for name, shard in checkpoint.shards.items()}
-    beside = checkpoint.kept_bytes - sum(sizes.values())
+    beside = checkpoint.kept_bytes - sum(sizes.values()) + kept
     link = LinkMode(output.link)
     if link in (LinkMode.HARD, LinkMode.SYMLINK):
         touched = {entry.shard for entry in planned.values()}

@@ -25,6 +25,11 @@ def name_in_output(checkpoint: Checkpoint, file: str) -> str | None:
     return name
 
 
+def files_giving_way(checkpoint: Checkpoint) -> list[str]:
+    """Return the files of a base whose names the output's own manifest and card take."""
+    return [file for file in (CARD_FILE, MANIFEST_FILE) if file in checkpoint.side_files]
+
+
 def files_of_output(checkpoint: Checkpoint) -> list[str]:
     """Return the name of every file of the full directory that is made from a base, in sorted order."""
     copied = (name_in_output(checkpoint, file) for file in checkpoint.kept_files)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from qkedit.checkpoint.io.file_errors import explained, open_descriptor
 from qkedit.checkpoint.io.header import TensorEntry
-from qkedit.checkpoint.io.source import LocalFiles
-from qkedit.errors import QkeditError
+from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
+from qkedit.errors import CheckpointError, QkeditError
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.edited_tensor import EditedTensor, EditedTensors
 from qkedit.steering.engine.progress import Progress
-from qkedit.steering.engine.reading import stands_at
+from qkedit.steering.engine.reading import piece_size, sha256_of, stands_at, tensor_pieces
 from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.outputs.checks import EDGE_BYTES, Edges, not_as_computed
 from qkedit.steering.outputs.writer import Written
@@ -50,7 +50,7 @@ def write_tensors(
     records: list[EditRecord] = []
     after: dict[str, str] = {}
     edges: list[Edges] = []
-    with _opened_for_writing(directory, {entry.shard for entry in places.values()}) as descriptors:
+    with opened_for_writing(directory, {entry.shard for entry in places.values()}) as descriptors:
         for edited in edits:
             from qkedit.steering.engine.layer_weights import stored_bytes  # the first edit has imported torch
 
@@ -60,16 +60,13 @@ def write_tensors(
             with stopwatch("hashing"):
                 after[name] = sha256_of_edit(edited)
             with stopwatch("writing"), explained("write", entry.shard):
-                data, position = content, entry.start
-                while data:
-                    written = os.pwrite(descriptors[entry.shard], data[:_WRITTEN_AT_ONCE], position)
-                    data, position = data[written:], position + written
+                _write_at(descriptors[entry.shard], content, entry.start)
             with stopwatch("checks"):
                 if not stands_at(files, entry, content):
                     raise not_as_computed(entry)
             records.append(record)
             edges.append((entry, bytes(content[:EDGE_BYTES]), bytes(content[-EDGE_BYTES:])))
-            del edited, content, data  # while the next one is edited
+            del edited, content  # while the next one is edited
             progress.layer_done()
             progress.bytes_done(entry.nbytes)
     missing = set(places) - set(after)
@@ -92,8 +89,50 @@ def sha256_of_edit(edited: EditedTensor) -> str:
     return after
 
 
+def copy_tensor(
+    source: CheckpointFiles,
+    entry: TensorEntry,
+    directory: Path,
+    place: TensorEntry,
+    descriptor: int,
+    progress: Progress,
+) -> str:
+    """Copy one tensor's bytes to another place, read them back, and return their SHA-256.
+
+    Args:
+        source: where they are read.
+        entry: where they stand there.
+        directory: where they are written.
+        place: where they shall stand there.
+        descriptor: of that file, open for writing.
+        progress: is told.
+
+    Raises:
+        QkeditError: they cannot be read or written, or are not on the disk as they were read.
+    """
+    digest, position = sha256(), place.start
+    for piece in tensor_pieces(source, entry, piece_size(source)):
+        digest.update(piece)
+        with explained("write", place.shard):
+            _write_at(descriptor, piece, position)
+        position += len(piece)
+        progress.bytes_done(len(piece))
+    if sha256_of(LocalFiles(directory), place) != digest.hexdigest():
+        raise CheckpointError("was not written as it was read", where=f"tensor {entry.name}", remedy="check the disk")
+    return digest.hexdigest()
+
+
+def _write_at(descriptor: int, content: memoryview | bytearray, position: int) -> None:
+    """Write bytes from a position on. Raises OSError."""
+    with memoryview(content) as data:
+        done = 0
+        while done < len(data):
+            done += os.pwrite(descriptor, data[done : done + _WRITTEN_AT_ONCE], position + done)
+
+
 @contextmanager
-def _opened_for_writing(staging: Path, files: Iterable[str]) -> Iterator[dict[str, int]]:
+def opened_for_writing(staging: Path, files: Iterable[str]) -> Iterator[dict[str, int]]:
+    """Open existing files of a directory, never through a link, and yield their descriptors by name."""
     with ExitStack() as stack:
         descriptors = {}
         for file in files:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -19,11 +19,15 @@ from qkedit.steering.engine.edited_tensor import EditedTensors
 
 @dataclass(frozen=True)
 class Written:
-    """What a writer made of a stream: a record per tensor, and the SHA-256 of its bytes after the edit, by name."""
+    """What a writer made of a stream: a record per tensor, and the SHA-256 of its bytes after the edit, by name.
+
+    `kept` has the SHA-256 of each file that the writer made beside the weights.
+    """
 
     records: tuple[EditRecord, ...]
     sha256_after: dict[str, str]
     adapter: tuple[AdapterLayer, ...] | None = None  # where factors were written instead of tensors
+    kept: Mapping[str, str] = field(default_factory=dict)
 
     def tensor_edits(self) -> tuple[TensorEdit, ...]:
         """Return what the manifest says of each tensor."""
