@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from qkedit.spectral.options import Suppression
     from qkedit.spectral.product import QKProduct
     from qkedit.steering.run import SteerReport, steer
+    from qkedit.steering.undo.revert import revert
 
 __all__ = [
     "DSCR",
@@ -58,6 +59,7 @@ __all__ = [
     "plan",
     "product_of",
     "push",
+    "revert",
     "score",
     "steer",
     "verify",
@@ -86,6 +88,7 @@ _HOMES = {
     "interpolate": "qkedit.api.editing",
     "verify": "qkedit.api.editing",
     "diff": "qkedit.api.editing",
+    "revert": "qkedit.steering.undo.revert",
     "push": "qkedit.api.publishing",
     "generate": "qkedit.api.running",
     "score": "qkedit.api.measuring",

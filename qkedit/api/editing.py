@@ -120,6 +120,7 @@ def apply(
     overwrite: bool = False,
     fsync: bool = True,
     verify: bool = False,
+    keep_original: bool = False,
 ) -> SteerReport:
     """Make the full checkpoint from a delta or an adapter and its base; or from several edits of one base.
 
@@ -135,6 +136,7 @@ def apply(
         overwrite: replace an earlier output.
         fsync: wait until the disk holds the output.
         verify: read everything back and compare it before the output is put in place.
+        keep_original: keep the original bytes of the edited tensors beside the model, for `revert`.
 
     Raises:
         QkeditError: the base is not the model that it was made from, it is damaged, or nothing may be
@@ -143,7 +145,7 @@ def apply(
     from qkedit.steering.apply import apply_edits
 
     edits = [delta] if isinstance(delta, str | Path) else list(delta)
-    output = OutputOptions(Path(out), "full", link, overwrite, fsync=fsync, verify=verify)
+    output = OutputOptions(Path(out), "full", link, overwrite, fsync=fsync, verify=verify, keep_original=keep_original)
     return apply_edits(edits, base=str(base), output=output, revision=revision)
 
 

@@ -17,6 +17,7 @@ PANELS = {
         "apply",
         "merge",
         "interpolate",
+        "revert",
         "export",
         "push",
         "models",

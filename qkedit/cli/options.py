@@ -203,6 +203,13 @@ RankOption = Annotated[
     int | None,
     flag("--rank", help="Of an adapter: the largest rank per layer; what that takes from the edit is reported."),
 ]
+KeepOriginalOption = Annotated[
+    bool,
+    flag(
+        "--keep-original",
+        help="Keep the original bytes of the edited tensors beside the model, so that revert needs no base.",
+    ),
+]
 BaseOption = Annotated[
     str | None,
     flag("--base", help="The model that was edited.", autocompletion=completion.models),

@@ -7,11 +7,12 @@ from typing import Any
 
 from qkedit.checkpoint.card_fields import LONGEST_BLOCK, card_fields
 from qkedit.checkpoint.checkpoint import Checkpoint
-from qkedit.checkpoint.contents import MANIFEST_FILE
+from qkedit.checkpoint.contents import MANIFEST_FILE, ORIGINALS_FILE
 from qkedit.checkpoint.manifest_file import Derivation, Manifest, RecordedOptions
 from qkedit.errors import counted
 from qkedit.selection import describe
 from qkedit.steering.adapters.peft_files import vllm_rank
+from qkedit.steering.base import recorded_base
 from qkedit.steering.outputs.names import BASE_CARD_FILE, CARD_FILE, name_in_output
 
 # What a derived model takes over from its base's card.
@@ -135,6 +136,16 @@ def _revision(manifest: Manifest) -> str:
     return f" (revision `{manifest.base.revision}`)" if manifest.base.revision else ""
 
 
+def _undo(manifest: Manifest) -> str:
+    """How the base comes back: from what is kept, or from the base, wherever that is."""
+    recorded = recorded_base(manifest)
+    if ORIGINALS_FILE in manifest.generated:
+        return f"`qkedit revert DIRECTORY` puts back\n  the original bytes, which `{ORIGINALS_FILE}` holds."
+    if recorded is not None:
+        return f"`qkedit revert DIRECTORY` puts back\n  the original bytes, which it takes from `{recorded.model}`."
+    return "`qkedit revert DIRECTORY --base BASE`\n  puts back the original bytes from the base; none are kept here."
+
+
 def _body(manifest: Manifest, checkpoint: Checkpoint) -> str:
     base = manifest.base
     earlier = (
@@ -154,8 +165,7 @@ This is `{base.model}`{_revision(manifest)} with edited query projections. No tr
 {_how_much(manifest)}
 * **Check**: `qkedit.json` names every changed tensor with its SHA-256 before and after;
   `qkedit verify DIRECTORY --base BASE` compares them and everything else.
-* **Undo**: the edit removes information and cannot be calculated back; use the base, or copy the tensors named in
-  `qkedit.json` from it.
+* **Undo**: the edit removes information and cannot be calculated back. {_undo(manifest)}
 {earlier}
 Written by qkedit {manifest.tool.version}.
 """

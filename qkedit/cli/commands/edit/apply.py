@@ -24,6 +24,7 @@ def apply(
     base: options.BaseOption = None,
     revision: options.RevisionOption = None,
     out: options.OutOption = None,
+    keep_original: options.KeepOriginalOption = False,
     link: options.LinkOption = "auto",
     overwrite: options.OverwriteOption = False,
     force: options.ForceOption = False,
@@ -48,7 +49,17 @@ def apply(
 
         if base is None:
             raise UsageError("no base is given", where="--base", remedy="name the base model")
-        target = OutputOptions(options.required_out(out), "full", link, overwrite, fsync, verify, force, follow_links)
+        target = OutputOptions(
+            options.required_out(out),
+            "full",
+            link,
+            overwrite,
+            fsync,
+            verify,
+            force,
+            follow_links,
+            keep_original=keep_original,
+        )
         with progress_bar(output) as progress:
             report = apply_edits(
                 edits, base=base, output=target, revision=revision, keep_plugins=keep_plugins, progress=progress

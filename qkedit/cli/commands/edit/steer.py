@@ -49,6 +49,7 @@ def steer(
         ),
     ] = "full",
     rank: options.RankOption = None,
+    keep_original: options.KeepOriginalOption = False,
     link: options.LinkOption = "auto",
     overwrite: options.OverwriteOption = False,
     force: options.ForceOption = False,
@@ -86,6 +87,7 @@ def steer(
             force,
             follow_links,
             rank,
+            keep_original,
         )
         request = options.steer_options(
             context,
