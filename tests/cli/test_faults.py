@@ -86,6 +86,29 @@ def test_a_run_killed_at_any_moment_leaves_nothing_or_all(
     assert os.listdir(tmp_path) == ["edited"]
 
 
+def test_a_revert_in_place_killed_at_any_moment_leaves_the_output_or_the_base(
+    children: Runs, demo: Path, finished: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    target = tmp_path / "edited"
+    base = contents(demo)
+    generator = random.Random(1)
+    killed = 0
+    for _ in range(8):
+        shutil.rmtree(target, ignore_errors=True)
+        _written(target, finished["edited"])
+        children.start("revert", target)
+        await_staging(target)
+        time.sleep(generator.uniform(0, 0.1))
+        children.signal(signal.SIGKILL)
+        killed += children.finish().code != 0
+        assert contents(target) in (finished["edited"], base)
+    assert killed
+    if contents(target) != base:
+        assert children("revert", target).code == 0
+    assert contents(target) == base
+    assert os.listdir(tmp_path) == ["edited"]
+
+
 def _written(directory: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ from qkedit.steering.diff import diff
 from qkedit.steering.options import OutputOptions
 from qkedit.steering.outputs import chosen
 from qkedit.steering.run import steer
+from qkedit.steering.undo.revert import revert
 from qkedit.steering.verify import verify
 from tests.steering.checkpoints import HEAD_SIZE, HEADS, contents, query_name, weights, write
 
@@ -118,7 +119,10 @@ def _patched(watched: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -
             setattr(module, attribute, real[name])
 
 
-JOBS = ("steer", "steer, linked", "steer, delta", "steer, adapter", "apply", "verify", "diff")
+JOBS = (
+    *("steer", "steer, linked", "steer, kept", "steer, delta", "steer, adapter"),
+    *("apply", "verify", "diff", "revert", "revert, beside"),
+)
 
 
 MODULES = {
@@ -132,6 +136,7 @@ def run_job(job: str, place: Path) -> None:
     if job.startswith("steer"):
         how: Any = {
             "steer, linked": {"link": "hard"},
+            "steer, kept": {"keep_original": True},
             "steer, delta": {"layout": "delta"},
             "steer, adapter": {"layout": "lora"},
         }.get(job, {})
@@ -140,6 +145,10 @@ def run_job(job: str, place: Path) -> None:
             steer(base, out=out, layers="1", k=2, overwrite=True, verify=True, **how)
     elif job == "apply":
         apply_edits([place / "delta"], base=str(base), output=OutputOptions(out, overwrite=True, verify=True))
+    elif job == "revert":
+        revert(out, base=base)
+    elif job == "revert, beside":
+        revert(place / "kept", out=out, overwrite=True)
     elif job == "verify":
         assert verify(place / "edited", base=str(base)).mismatches == ()
     else:
@@ -153,6 +162,7 @@ def place(tmp_path: Path) -> Path:
     place = Path(os.path.realpath(tmp_path)) / "place"
     base = write(place / "base", weights())
     steer(base, out=place / "edited", layers="1", k=2, fsync=False)
+    steer(base, out=place / "kept", layers="1", k=2, keep_original=True, fsync=False)
     steer(base, out=place / "delta", layers="1", k=2, layout="delta", fsync=False)
     return place
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.contents import MANIFEST_FILE
 
@@ -36,11 +34,3 @@ def files_of_output(checkpoint: Checkpoint) -> list[str]:
     """Return the name of every file of the full directory that is made from a base, in sorted order."""
     copied = (name_in_output(checkpoint, file) for file in checkpoint.kept_files)
     return sorted({MANIFEST_FILE, CARD_FILE, *(name for name in copied if name is not None)})
-
-
-def last_base_card(files: Iterable[str]) -> str | None:
-    """Return the last name of the series `README.base.md`, `README.base.base.md` … that is among these files."""
-    names, name, last = set(files), BASE_CARD_FILE, None
-    while name in names:
-        name, last = name.replace(".md", ".base.md"), name
-    return last

@@ -23,7 +23,7 @@ from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.steering.engine.edited_tensor import EditedTensors
 from qkedit.steering.engine.reading import sha256_of, whole_file
 from qkedit.steering.outputs.full import FullWriter
-from qkedit.steering.outputs.names import files_giving_way
+from qkedit.steering.outputs.names import files_giving_way, name_in_output
 from qkedit.steering.outputs.tensors import copy_tensor, write_file
 from qkedit.steering.outputs.writer import Written
 
@@ -63,10 +63,14 @@ class KeepingOriginals:
             yield replace(written, kept={ORIGINALS_FILE: digest})
 
     def _kept(self) -> list[TensorEntry]:
-        """What is kept, as it stands in the base."""
+        """What is kept, as it stands in the base; a file that is in the output goes by its name there."""
         checkpoint = self.writer.checkpoint
         sizes = checkpoint.files.sizes()
-        return [*self.planned.values(), *(whole_file(file, sizes) for file in files_giving_way(checkpoint))]
+        files = [
+            replace(whole_file(file, sizes), name=name_in_output(checkpoint, file) or file)
+            for file in files_giving_way(checkpoint)
+        ]
+        return [*self.planned.values(), *files]
 
     def _keep(self, staging: Path, before: Mapping[str, str]) -> str:
         """Write the originals, compare them with the hashes before the edit, and return the SHA-256 of the file."""

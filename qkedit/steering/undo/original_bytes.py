@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qkedit.checkpoint.checkpoint import Checkpoint
-from qkedit.checkpoint.contents import ORIGINALS_FILE
+from qkedit.checkpoint.contents import MANIFEST_FILE, ORIGINALS_FILE
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.manifest_file import Manifest, TensorEdit
@@ -14,7 +15,9 @@ from qkedit.errors import CheckpointError, UsageError
 from qkedit.steering.base import chosen_base
 from qkedit.steering.engine.reading import piece_size, tensor_pieces, tensors_of, whole_file
 from qkedit.steering.manifest import earlier_manifests
-from qkedit.steering.outputs.names import CARD_FILE, files_giving_way, last_base_card
+from qkedit.steering.outputs.names import CARD_FILE, files_giving_way, name_in_output
+
+_A_CARD = re.compile(r"README(\.base)*\.md")
 
 
 @dataclass(frozen=True)
@@ -23,24 +26,28 @@ class OriginalBytes:
 
     Attributes:
         files: hold the ranges.
-        ranges: of each tensor, and of each file of the base that gave way, by name.
+        tensors: the range of each tensor, by name.
+        gave_way: that of each file of the base whose name the output's own takes.
+        card: under which name the base's card stands in the output; None where it is not there.
         base: the base, where it is at hand and not only what was kept of it.
     """
 
     files: CheckpointFiles
-    ranges: Mapping[str, TensorEntry]
+    tensors: Mapping[str, TensorEntry]
+    gave_way: Mapping[str, TensorEntry]
+    card: str | None
     base: Checkpoint | None
 
     def of(self, tensor: TensorEdit) -> TensorEntry:
         """Return where an edited tensor stood. Raises CheckpointError where it is not, or of another form."""
-        entry = self.ranges.get(tensor.name)
+        entry = self.tensors.get(tensor.name)
         if entry is None or (entry.dtype, entry.shape) != (tensor.dtype, tensor.shape):
             raise self.not_the_original(tensor)
         return entry
 
     def file(self, name: str) -> bytes | None:
         """Return the content of a file that gave way; None where the base had none of that name."""
-        entry = self.ranges.get(name)
+        entry = self.gave_way.get(name)
         return b"".join(map(bytes, tensor_pieces(self.files, entry, piece_size(self.files)))) if entry else None
 
     def not_the_original(self, tensor: TensorEdit) -> CheckpointError:
@@ -75,7 +82,7 @@ def original_bytes(
             raise CheckpointError(
                 "is damaged", where=ORIGINALS_FILE, remedy="name the model that was edited with --base"
             )
-        return OriginalBytes(files, tensors_of(files, ORIGINALS_FILE), None)
+        return _kept_beside(files)
     found = chosen_base(manifest, base, revision)
     if found is None:
         raise UsageError(
@@ -90,17 +97,17 @@ def original_bytes(
             where=checkpoint.files.name,
             remedy="name the model as it was before the last edit, which alone is undone",
         )
-    sizes = checkpoint.files.sizes()
-    gave_way = {file: whole_file(file, sizes) for file in files_giving_way(checkpoint)}
-    return OriginalBytes(checkpoint.files, {**gave_way, **checkpoint.tensors}, checkpoint)
+    sizes, gave_way = checkpoint.files.sizes(), files_giving_way(checkpoint)
+    card = name_in_output(checkpoint, CARD_FILE) if CARD_FILE in gave_way else None
+    ranges = {file: whole_file(file, sizes) for file in gave_way}
+    return OriginalBytes(checkpoint.files, checkpoint.tensors, ranges, card, checkpoint)
 
 
-def card_of_base(manifest: Manifest, originals: OriginalBytes) -> str | None:
-    """Return under which name the base's card stands in an output; None where it is not there.
-
-    It was given the first name of its series that was free, so it has the last one that the manifest lists. Of a base
-    that was steered itself, the card is not in the output.
-    """
-    if manifest.history or CARD_FILE not in originals.ranges:
-        return None
-    return last_base_card(manifest.files)
+def _kept_beside(files: LocalFiles) -> OriginalBytes:
+    """What `KeepingOriginals` wrote, where a card that is in the output goes by its name there."""
+    kept = tensors_of(files, ORIGINALS_FILE)
+    named = next(filter(_A_CARD.fullmatch, kept), None)
+    gave_way = {} if named is None else {CARD_FILE: kept[named]}
+    if MANIFEST_FILE in kept:
+        gave_way[MANIFEST_FILE] = kept[MANIFEST_FILE]
+    return OriginalBytes(files, kept, gave_way, None if named == CARD_FILE else named, None)

@@ -31,7 +31,7 @@ from qkedit.steering.outputs.disk_space import refuse_without_room
 from qkedit.steering.outputs.names import CARD_FILE
 from qkedit.steering.outputs.tensors import copy_tensor, opened_for_writing, write_file
 from qkedit.steering.undo.mirror import copy_some, link_all, names_below
-from qkedit.steering.undo.original_bytes import OriginalBytes, card_of_base, original_bytes
+from qkedit.steering.undo.original_bytes import OriginalBytes, original_bytes
 
 _LINKED, _COPIED = "hard", "auto"
 
@@ -181,20 +181,15 @@ class _Undoing:
         return touched
 
     @cached_property
-    def card(self) -> str | None:
-        """Under which name the base's card stands in the output."""
-        return card_of_base(self.manifest, self.originals)
-
-    @cached_property
     def gone(self) -> set[str]:
         """The output's files that the base does not have under this name, or with this content."""
         kept = {ORIGINALS_FILE} & {*self.manifest.generated}
-        return {MANIFEST_FILE, CARD_FILE, *kept, *([self.card] if self.card else [])}
+        return {MANIFEST_FILE, CARD_FILE, *kept, *([self.originals.card] if self.originals.card else [])}
 
     def refuse_changes(self, changed: Iterable[str]) -> None:
         """Refuse to lose what somebody wrote into a card of the output, or into a tensor that was edited."""
         own = [name for name in changed if name != ORIGINALS_FILE]
-        card, files = self.card, self.files
+        card, files = self.originals.card, self.files
         base_card = files.read(card, 0, files.size(card)) if card is not None and card in files.sizes() else None
         if card is not None and base_card not in (None, self.originals.file(CARD_FILE)):
             own.append(card)
