@@ -185,11 +185,7 @@ LinkOption = Annotated[
 ]
 FsyncOption = Annotated[
     bool,
-    flag(
-        "--fsync/--no-fsync",
-        panel=MODE,
-        help="Wait until the output is on the disk.",
-    ),
+    flag("--fsync/--no-fsync", panel=MODE, help="Wait until the output is on the disk."),
 ]
 VerifyOption = Annotated[
     bool,
@@ -205,10 +201,7 @@ RankOption = Annotated[
 ]
 KeepOriginalOption = Annotated[
     bool,
-    flag(
-        "--keep-original",
-        help="Keep the original bytes of the edited tensors beside the model, so that revert needs no base.",
-    ),
+    flag("--keep-original", help="Keep the original bytes of the edited tensors beside the model, for revert."),
 ]
 BaseOption = Annotated[
     str | None,

@@ -48,7 +48,7 @@ BESIDE = st.dictionaries(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     beside=BESIDE,
     shards=st.integers(1, 4),
