@@ -25,6 +25,7 @@ ARGUMENTS = {
     "gate": ("a", "--require", "pope.f1>=0"),
     "score": ("pope", "--answers", "a", "--data", "d"),
     "push": ("edited", "org/name"),
+    "revert": ("edited",),
     "verify": ("edited",),
 }
 
