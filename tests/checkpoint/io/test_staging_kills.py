@@ -204,7 +204,7 @@ def test_never_two_runs_at_once_though_the_lock_file_comes_and_goes(target: Path
                 with StagedDirectory(target, overwrite=True) as staged:
                     if not inside.acquire(blocking=False):
                         mixed.append(generation)
-                    (staged.path / "qkedit.json").write_text('{"tool": {"name": "qkedit"}}')
+                    (staged.path / "qkedit.json").write_text('{"tool": {"name": "qkedit", "version": "1"}}')
                     entered.append(generation)
                     if generation % 3:
                         staged.commit(fsync=False)
