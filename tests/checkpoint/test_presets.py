@@ -134,7 +134,8 @@ class TestConfigurationFiles:
         if content is not None:
             (tmp_path / "x.yaml").write_bytes(content)
         monkeypatch.setattr(configuration_files, "configuration_directory", lambda: tmp_path)
-        with pytest.raises(QkeditError, match=r"x\.yaml: cannot be read \(.+\); correct the file") as error:
+        remedy = "install qkedit again" if content is None else "correct the file"
+        with pytest.raises(QkeditError, match=rf"x\.yaml: cannot be read \(.+\); {remedy}") as error:
             configuration_files.read_configuration("x.yaml")
         assert "\n" not in str(error.value)
 

@@ -295,9 +295,9 @@ def _record_fsync(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     asked: list[bool] = []
     run_plan = run.run_plan
 
-    def recorded(plan: Any, target: Any, progress: Any) -> Any:
+    def recorded(plan: Any, target: Any, *others: Any) -> Any:
         asked.append(target.fsync)
-        return run_plan(plan, target, progress)
+        return run_plan(plan, target, *others)
 
     monkeypatch.setattr(run, "run_plan", recorded)
     return asked

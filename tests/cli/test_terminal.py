@@ -284,6 +284,7 @@ def test_ctrl_c_before_the_command_begins_is_a_sentence_however_often(times: int
         "import os, signal, sys\n"
         "from qkedit.cli import app, output\n"
         f"def interrupted(*arguments): os.kill(os.getpid(), signal.SIGINT)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may be born deaf to it\n"
         "app._prepare_streams = interrupted\n"
         "class Again(output.Interrupted):\n"
         "    def __init__(self, remedy):\n"

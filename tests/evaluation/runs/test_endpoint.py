@@ -356,7 +356,9 @@ def test_a_run_ends_at_a_signal_while_its_server_is_silent(serve: Any, images: P
     for number in (signal.SIGINT, signal.SIGTERM):
         words = ["eval", "--endpoint", server.url, "-b", "custom", "--questions", str(tmp_path / "questions.jsonl")]
         words += ["--images", str(images), "--out", str(tmp_path / number.name)]
-        code = "from qkedit.cli.app import run; run()"
+        # A background job, as which these tests may run, is born deaf to SIGINT.
+        heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        code = f"{heard}; from qkedit.cli.app import run; run()"
         started.append((number, subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE)))
     assert all(asked.acquire(timeout=60) for _ in started)
     for number, process in started:
