@@ -116,9 +116,12 @@ class TensorEdit:
     heads: tuple[HeadEdit, ...]
 
     def __post_init__(self) -> None:
-        """Refuse a tensor in which nothing was edited."""
-        if not self.heads:
+        """Refuse a tensor in which nothing was edited, or heads that cannot be."""
+        numbers = [head.head for head in self.heads]
+        if not numbers:
             raise ValueError("lists no heads")
+        if min(numbers) < 0 or len(set(numbers)) < len(numbers):
+            raise ValueError("lists a head twice or of a negative number")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,10 @@ def is_adapter(files: CheckpointFiles, manifest: Manifest) -> bool:
 def read_manifest(directory: Path) -> Manifest:
     """Return the manifest of an output directory. Raises CheckpointError where there is none."""
     try:
-        content = (directory / MANIFEST_FILE).read_bytes()
+        path = directory / MANIFEST_FILE
+        if path.exists() and not path.is_file():  # a pipe or a device would be read without an end
+            raise OSError("not a regular file")
+        content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(
             f"there is no readable {MANIFEST_FILE}",

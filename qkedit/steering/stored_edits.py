@@ -80,6 +80,7 @@ def _pairs(
             after = read_tensor(files, entries[name]) if whole else None
         if after is None or sha256(after) != expected[name]:
             raise _damaged(name, record.tensor.shard if CONFIG_FILE in files.sizes() else DELTA_FILE)
+        refuse_non_finite(name, before, after)
         yield before, EditedTensor(name, after, record)
 
 
@@ -112,6 +113,7 @@ def merged_edits(
             left = read_factor(files, entries, left_name, found.sha256_b)
         with stopwatch("mathematics"):
             after, moved = merged(before, left, right, layers[name].query, record)
+            refuse_non_finite(name, before, after)
         heads = zip(record.heads, moved, strict=True)
         yield EditedTensor(
             name, after, replace(record, heads=tuple(replace(head, relative_change=share) for head, share in heads))
@@ -137,12 +139,22 @@ def read_factor(files: CheckpointFiles, entries: Mapping[str, TensorEntry], name
     from qkedit.steering.engine.layer_weights import read_tensor, sha256
 
     entry = entries.get(name)
-    if entry is None or entry.dtype != "F32" or len(entry.shape) != 2:
+    if entry is None or entry.dtype != "F32" or len(entry.shape) != 2 or 0 in entry.shape:
         raise _damaged(name, ADAPTER_FILE)
     tensor = read_tensor(files, entry)
     if sha256(tensor) != expected:
         raise _damaged(name, ADAPTER_FILE)
     return tensor
+
+
+def refuse_non_finite(name: str, before: Tensor, after: Tensor) -> None:
+    """Raise CheckpointError where an edit puts NaN or infinity in the place of a number."""
+    if (before.isfinite() & ~after.isfinite()).any():
+        raise CheckpointError(
+            "the weights after the edit hold NaN or infinity",
+            where=f"tensor {name}",
+            remedy="make or fetch the edit again",
+        )
 
 
 def _damaged(name: str, where: str) -> CheckpointError:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from qkedit.checkpoint.architecture.heads import HeadRows
 from qkedit.checkpoint.manifest_file import EditedChannel, TensorEdit
+from qkedit.errors import CheckpointError
 from qkedit.spectral.changes.combination import rounded
 from qkedit.spectral.changes.low_rank import nearest
 from qkedit.steering.edit_record import EditRecord
@@ -31,6 +32,8 @@ def factors_between(
     directions = 2 if channel is EditedChannel.ANTISYMMETRIC else 1
     edited = [head for head in record.heads if head.suppressed]
     numbers = tuple(head.head for head in edited)
+    if not edited or max(numbers) >= len(query.starts):
+        raise _not_of_the_base("no heads with modes, or heads that the base does not have")
     changes = head_rows(after, query, numbers).double() - head_rows(before, query, numbers).double()
     factors = {
         head.head: nearest(change, directions * len(head.suppressed))
@@ -54,8 +57,16 @@ def merged(
 
     Returns:
         The tensor with the edit, and by how much each head of the record moved: `‖W_q' − W_q‖ / ‖W_q‖`.
+
+    Raises:
+        CheckpointError: the factors or the heads do not fit the tensor.
     """
     after, moved, size = before.clone(), [], query.head_size
+    if max(head.head for head in record.heads) >= len(query.starts):
+        raise _not_of_the_base("heads that the base does not have")
+    fitting = (len(before), len(query.starts) * size)
+    if len(left) not in fitting or left.shape[1] != right.shape[0] or right.shape[1] != before.shape[1]:
+        raise _not_of_the_base("factors that do not fit the shape of the query weights")
     # A class that takes a fused tensor apart has the queries alone; see `QueryModule`.
     own_starts = query.starts if len(left) == len(before) else range(0, len(query.starts) * size, size)
     for head in record.heads:
@@ -68,3 +79,7 @@ def merged(
         norm = torch.linalg.vector_norm(old)
         moved.append(float(torch.linalg.vector_norm(after[rows].double() - old) / norm) if norm > 0 else 0.0)
     return after, moved
+
+
+def _not_of_the_base(what: str) -> CheckpointError:
+    return CheckpointError(f"the edit names {what}", remedy="make or fetch the edit again")

@@ -13,7 +13,7 @@ from qkedit.checkpoint.io.source import CheckpointFiles
 from qkedit.checkpoint.manifest_file import Manifest, TensorEdit
 from qkedit.steering.adapters.peft_files import factor_names
 from qkedit.steering.engine.reading import tensors_of
-from qkedit.steering.stored_edits import read_factor
+from qkedit.steering.stored_edits import read_factor, refuse_non_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,9 @@ class AdapterEdit:
         right_name, left_name = factor_names(layer.module)
         right = read_factor(self.files, self.entries, right_name, layer.sha256_a)
         left = read_factor(self.files, self.entries, left_name, layer.sha256_b)
-        return merged(before, left, right, query(), tensor)[0]
+        after, _ = merged(before, left, right, query(), tensor)
+        refuse_non_finite(tensor.name, before, after)
+        return after
 
 
 def adapter_edit(name: str, files: CheckpointFiles, manifest: Manifest) -> AdapterEdit:

@@ -14,6 +14,7 @@ from qkedit.checkpoint.io.source import CheckpointFiles
 from qkedit.checkpoint.manifest_file import Manifest, TensorEdit
 from qkedit.errors import CheckpointError
 from qkedit.steering.engine.reading import tensors_of
+from qkedit.steering.stored_edits import refuse_non_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +51,7 @@ class StoredEdit:
                 where=DELTA_FILE if self.kind == "delta" else self.name,
                 remedy=f"make or fetch the {self.kind} again",
             )
+        refuse_non_finite(tensor.name, before, content)
         return content
 
 

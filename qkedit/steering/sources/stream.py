@@ -166,7 +166,8 @@ def _refuse_lost(name: str, before: Tensor, edited: Tensor, after: Tensor, stren
 
     wanted = strength * (edited.double() - before.double())
     lost = torch.linalg.vector_norm(after.double() - before.double() - wanted)
-    if lost > _LARGEST_LOSS * torch.linalg.vector_norm(wanted):
+    # The norm of a change far below the dtype's smallest number is 0.
+    if torch.equal(after, before) or lost > _LARGEST_LOSS * torch.linalg.vector_norm(wanted):
         raise QkeditError(
             f"in strength {strength:g} the change is too small for {str(before.dtype).removeprefix('torch.')}: "
             "most of it would be lost in rounding",
