@@ -68,7 +68,7 @@ TENSORS = st.builds(
     shape=st.lists(st.integers(0, 9999), max_size=3).map(tuple),
     sha256_before=TEXT,
     sha256_after=TEXT,
-    heads=st.lists(HEADS, min_size=1, max_size=3).map(tuple),
+    heads=st.lists(HEADS, min_size=1, max_size=3, unique_by=lambda head: head.head).map(tuple),
 )
 OPTIONS = st.builds(
     RecordedOptions,
