@@ -97,7 +97,7 @@ def test_processes_are_started_with_ctrl_c_held_back(monkeypatch: pytest.MonkeyP
     previous = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(workers, "_follow_parent", lambda: None)
     try:
-        workers._start()
+        workers._start(None)
         assert not blocked()
     finally:
         signal.signal(signal.SIGINT, previous)
