@@ -10,11 +10,10 @@ from pathlib import Path
 
 from qkedit.errors import UsageError
 from qkedit.evaluation.benchmarks import pope
-from qkedit.evaluation.benchmarks.benchmark import Benchmark
-from qkedit.evaluation.benchmarks.yes_no import METRICS, judge, parser_named, score_of
+from qkedit.evaluation.benchmarks.yes_no import judge, parser_named, score_of
 from qkedit.evaluation.files.answer_files import join
 from qkedit.evaluation.files.data_files import find, required
-from qkedit.evaluation.files.records import Answer, Question, Score, YesNoItem
+from qkedit.evaluation.files.records import Answer, Question, Score
 
 SPLITS = ("random", "popular", "adversarial")
 _PLACES = ("repope", "annotations")
@@ -74,17 +73,14 @@ def _file(split: str) -> str:
     return f"coco_repope_{split}.json"
 
 
-class RePope(Benchmark):
-    """RePOPE (arXiv 2504.15707)."""
+class RePope(pope.Pope):
+    """RePOPE (arXiv 2504.15707): POPE with other labels and splits; answers are read as POPE's."""
 
     name = "repope"
     title = "RePOPE"
     paper = "2504.15707"
     rules = ("repope", "official", "vcd", "opera")
     splits = SPLITS
-    ids_restart_per_split = True
-    metrics = METRICS
-    item_kinds = (YesNoItem,)
 
     def read_questions(
         self, data: Path, split: str | None, rule: str | None, files: Mapping[str, Path]
@@ -107,7 +103,3 @@ class RePope(Benchmark):
     def splits_below(self, data: Path) -> tuple[str, ...]:
         """Return the splits whose questions are below `data`."""
         return splits_in(data)
-
-    def load_answers(self, file: Path) -> tuple[Answer, ...]:
-        """Return the answers of a file in POPE's own format or the common one."""
-        return load_answers(file)
