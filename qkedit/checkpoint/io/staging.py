@@ -30,6 +30,8 @@ from qkedit.checkpoint.io.rename import exchange, rename_to_absent, restore
 from qkedit.checkpoint.io.target import locate, made_parents, refuse_existing, refuse_misplaced
 from qkedit.errors import QkeditError
 
+_FSYNC = "bring it to the disk"
+
 
 class StagedDirectory:
     """A directory that appears at `target` finished, or not at all; a context manager.
@@ -125,7 +127,8 @@ class StagedDirectory:
                 else:
                     rename_to_absent(self.path, self._target)
             if fsync:
-                seconds += sum(map(_fsync, [self._target.parent, *(made.parent for made in self._made_parents)]))
+                places = (self._target.parent, *(made.parent for made in self._made_parents))
+                seconds += sum(_fsync(place, f"{_FSYNC}, though {self._target.name} is in place") for place in places)
             self._made_parents.clear()
             with explained("remove the replaced directory, though the new one is in place", self._workspace):
                 self._clear()
@@ -211,7 +214,7 @@ def _fsync_tree(directory: Path) -> float:
     def refuse(error: OSError) -> None:
         raise error
 
-    with explained("bring it to the disk", directory):
+    with explained(_FSYNC, directory):
         written = [
             Path(folder, name)
             for folder, _, names in os.walk(directory, onerror=refuse)
@@ -221,9 +224,9 @@ def _fsync_tree(directory: Path) -> float:
     return sum(map(_fsync, written))
 
 
-def _fsync(path: Path) -> float:
+def _fsync(path: Path, doing: str = _FSYNC) -> float:
     start = time.perf_counter()
-    with explained("bring it to the disk", path), open_descriptor(path, os.O_RDONLY) as descriptor:
+    with explained(doing, path), open_descriptor(path, os.O_RDONLY) as descriptor:
         try:
             os.fsync(descriptor)
         except OSError as error:

@@ -13,7 +13,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
 from typing import Any
 
+from h11 import LocalProtocolError
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+_Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 logger = logging.getLogger("uvicorn.error")
 # New connections that wait to be accepted, which may take a file each before the first of them is looked at.
@@ -54,7 +57,9 @@ class Connections:
                 return
             connection.begin()
             try:
-                await application(scope, receive, send)
+                if not connection.is_closing():
+                    await application(scope, receive, connection.unless_closing(send))
+                await connection.closed()
             finally:
                 connection.end()
 
@@ -79,6 +84,7 @@ class _Connection(asyncio.Protocol):
         self.begun = False  # headers that are not complete
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
+        self._lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -93,6 +99,10 @@ class _Connection(asyncio.Protocol):
         token = _current.set(self)
         try:
             self._served.data_received(data)
+        except LocalProtocolError:
+            # uvicorn answers bytes that are not HTTP with a status of 400, even while it sends another answer, which its
+            # parser forbids.
+            self.abort()
         finally:
             _current.reset(token)
 
@@ -112,6 +122,7 @@ class _Connection(asyncio.Protocol):
         self._has_been_read()
         self._connections.open.discard(self)
         self._served.connection_lost(exc)
+        self._lost.set()
 
     def begin(self) -> None:
         """Note a request whose headers are complete."""
@@ -124,6 +135,28 @@ class _Connection(asyncio.Protocol):
         self._requests -= 1
         if not self._requests:
             self._wait()
+
+    def is_closing(self) -> bool:
+        """Return whether the connection is closed or about to be, so that nothing can be sent any more.
+
+        uvicorn closes it when the rest of a request is no HTTP, and leaves the request's own task alone.
+        """
+        return self._transport.is_closing()
+
+    def unless_closing(self, send: _Send) -> _Send:
+        """Return a `send` that drops what comes once the connection is closing."""
+
+        async def sent(message: MutableMapping[str, Any]) -> None:
+            if not self.is_closing():
+                await send(message)
+
+        return sent
+
+    async def closed(self) -> None:
+        """Wait until a connection that is closing is closed: before, uvicorn takes a missing answer for a fault."""
+        if self.is_closing() and not self._lost.is_set():
+            self._abort_unless_read()
+            await self._lost.wait()
 
     def abort(self) -> None:
         """Close the connection at once; it counts as closed from here on."""

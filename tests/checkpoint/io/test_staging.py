@@ -147,6 +147,24 @@ def test_a_disk_that_fails_at_the_last_moment(old: Path, code: int, monkeypatch:
     assert beside(old) == ["edited"]
 
 
+@pytest.mark.parametrize("place", ["target", "old"])
+def test_a_disk_that_fails_once_the_directory_is_in_place(
+    place: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    target, real = request.getfixturevalue(place), os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if os.path.samestat(os.fstat(descriptor), os.stat(target.parent)):
+            raise fail(errno.EIO)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(QkeditError, match="though edited is in place"):
+        write_to(target)
+    assert read_generation(target) == 2
+    assert beside(target) == ["edited"]
+
+
 def test_a_directory_that_a_network_file_system_cannot_sync(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.fsync
 

@@ -145,6 +145,39 @@ def test_an_answer_that_is_read_slowly_is_whole() -> None:
     run(case, connections, bytes(32 << 20))
 
 
+@pytest.mark.parametrize("answering", [False, True], ids=["before the answer", "during the answer"])
+@pytest.mark.parametrize("together", [True, False], ids=["in one piece", "later"])
+def test_a_request_that_goes_on_as_no_http(together: bool, answering: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """The connection is closed, at best with a status of 400, and the log has no traceback."""
+    head = b"GET / HTTP/1.1\r\nHost: it\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def case(connect: Callable[[], Awaitable[Client]], may_answer: asyncio.Event) -> None:
+        if not answering:
+            may_answer.clear()
+        client = await connect()
+        client.writer.write(head + (b"no length" * 5 + b"\r\n" if together else b""))
+        if not together:
+            if answering:
+                await client.reader.readuntil(b"\r\n\r\n")
+            else:
+                while connections.waiting:
+                    await asyncio.sleep(0)
+            client.writer.write(b"no length\r\n")
+        answer = await client.rest()
+        assert not together or answer.startswith(b"HTTP/1.1 400")
+        may_answer.set()
+        while connections.open:
+            await asyncio.sleep(0)
+        new = await connect()
+        new.writer.write(WHOLE)
+        assert await asyncio.wait_for(new.reader.readuntil(b"\r\n\r\n"), 5)
+
+    connections = Connections(10, 600, 600)
+    # Larger than what the system holds of it, so that it is still being sent when the rest of the request comes.
+    run(case, connections, bytes(32 << 20) if answering else b"ok")
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 def test_one_connection_more_than_there_may_be(caplog: pytest.LogCaptureFixture) -> None:
     async def case(connect: Callable[[], Awaitable[Client]], may_answer: asyncio.Event) -> None:
         half = [await connect() for _ in range(3)]
