@@ -100,8 +100,8 @@ class _Connection(asyncio.Protocol):
         try:
             self._served.data_received(data)
         except LocalProtocolError:
-            # uvicorn answers bytes that are not HTTP with a status of 400, even while it sends another answer, which its
-            # parser forbids.
+            # uvicorn answers what is not HTTP with a status of 400, even in the middle of another answer. Its parser
+            # forbids that.
             self.abort()
         finally:
             _current.reset(token)
