@@ -1,4 +1,4 @@
-"""Two models of the same shape, head by head: singular values before and after, and how their dominant modes lie."""
+"""Compare two models of the same shape head by head: singular values, and the angles between dominant subspaces."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ from qkedit.steering.plan import SteerPlan
 class HeadComparison:
     """One head in both models.
 
-    The principal angles, in degrees and ascending, are those between the spans of the dominant modes: 0 means a
-    direction that both have, 90 one that the other lacks. The key side's are those of the directions keys are read by.
+    The principal angles between the spans of the dominant modes are in degrees, ascending: 0 means that both models
+    have the direction, 90 that one of them lacks it. The query side compares left singular vectors, the key side right
+    ones.
     """
 
     head: int
@@ -48,7 +49,7 @@ class HeadComparison:
 
 @dataclass(frozen=True)
 class LayerComparison:
-    """One layer's chosen heads in both models."""
+    """The selected heads of one layer, in both models."""
 
     layer: int
     heads: tuple[HeadComparison, ...]
@@ -66,7 +67,7 @@ class Comparison:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What would mislead a reader of the angles."""
+        """Return warnings about angles that could mislead a reader."""
         heads = [head for layer in self.layers for head in layer.heads]
         gaps = [
             [ratio for ratio in (head.gap_at_k_before, head.gap_at_k_after) if ratio is not None] for head in heads
@@ -83,9 +84,9 @@ def compare_spectra(before: SteerPlan, after: SteerPlan, progress: Progress | No
     """Compare the planned heads of two models.
 
     Args:
-        before: the base.
-        after: what was made of it, or any model of the same shape; planned with the same options.
-        progress: told how far it is.
+        before: the plan of the base model.
+        after: the plan of the edited model, or of any model of the same shape, made with the same options.
+        progress: called with the progress of the run.
 
     Raises:
         UsageError: the models do not have the same layers and heads.
@@ -107,13 +108,13 @@ def base_of(checkpoint: Checkpoint, base: str | None = None, revision: str | Non
 
     Args:
         checkpoint: the edited model.
-        base: the model the user names; None for the one in the manifest, on the hub or the demo.
-        revision: of the base, where the user wants another one than is recorded.
+        base: the model that the user named; None for the base in the manifest, on the hub or the demo.
+        revision: the revision of the base; None for the recorded one.
 
     Raises:
-        UsageError: nobody names a base and there is no manifest, or it names a local directory, which only its user
-            can find.
-        CheckpointError: the base or the manifest is broken, or the hub has no such model.
+        UsageError: no base was named and there is no manifest, or the manifest names a local directory, which may be
+            elsewhere on this machine.
+        CheckpointError: the base or the manifest is broken, or the hub does not have the model.
     """
     manifest = read_manifest_of(checkpoint)
     found = chosen_base(manifest, base, revision)
@@ -143,7 +144,7 @@ def _check_same_shape(before: SteerPlan, after: SteerPlan) -> None:
         shapes = [(plan.heads, plan.key_heads, plan.layer.head_size, _width(plan.layer)) for plan in (ours, theirs)]
         if shapes[0] != shapes[1]:
             raise UsageError(
-                f"layer {ours.layer.index} has another shape in the two models",
+                f"layer {ours.layer.index} does not have the same shape in both models",
                 where="compare",
                 remedy="compare models of the same shape",
             )

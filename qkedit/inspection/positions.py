@@ -1,8 +1,8 @@
-"""How a layer's heads are rotated by position, from its config and the decoder's record.
+"""Read the rotary positions of a layer's heads from the config and the decoder's record.
 
-Frequencies are those transformers gives the rotary types `default`, `linear`, `dynamic`, `llama3`, `yarn`, `longrope`
-and `proportional` within the length the model was trained for. The factor by which `yarn` and `longrope` scale every
-logit is left out, as is `1/√d_h`: it scales all singular values alike.
+The frequencies equal those of transformers for the rotary types `default`, `linear`, `dynamic`, `llama3`, `yarn`,
+`longrope` and `proportional`, within the length that the model was trained for. The factor by which `yarn` and
+`longrope` scale every logit is left out, as is `1/√d_h`: both scale all singular values alike.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.errors import CheckpointError, UnsupportedForm, UsageError
 from qkedit.spectral.rotary import RotaryPositions
 
-# The base that config classes take when none is given, as in the first rotary models.
+# The default base of the config classes, as in the first rotary models.
 DEFAULT_BASE = 10_000.0
-# No model reads so far; beyond it the angles would lose their digits.
+# No model has a longer context; beyond it the angles would lose their digits.
 MAX_OFFSET = 10_000_000
 
 
@@ -29,22 +29,22 @@ def rotary_positions(checkpoint: Checkpoint, decoder_name: str, layer: Attention
     """Return how `layer` rotates its heads; None for a layer without positions.
 
     Args:
-        checkpoint: whose config it is.
-        decoder_name: name of the language model's record (`AttentionStack.decoder`).
+        checkpoint: the checkpoint that has the config.
+        decoder_name: the name of the language model's record (`AttentionStack.decoder`).
         layer: one of its layers.
 
     Raises:
-        UnsupportedForm: no record says how the layer's positions rotate, or the rotary type is not known.
-        CheckpointError: the config's numbers do not fit the head.
+        UnsupportedForm: no record describes the layer's positions, or the rotary type is unknown.
+        CheckpointError: the numbers in the config do not fit the head.
     """
     if layer.rope is Rotation.NONE:
         return None
     decoder = architectures().decoders.get(decoder_name)
     if decoder is None or layer.rope is Rotation.UNKNOWN:
         raise UnsupportedForm(
-            "no record says how this model rotates positions",
+            "no record describes this model's rotary positions",
             where=checkpoint.files.name,
-            remedy="look at it without --offset, or say it in a record, as docs/adding-a-model.md shows",
+            remedy="inspect it without --offset, or describe them in a record, as docs/adding-a-model.md shows",
         )
     return _positions(decoder, checkpoint.text_config, layer)
 
@@ -56,9 +56,9 @@ def _positions(decoder: Decoder, text_config: dict[str, Any], layer: AttentionLa
     frequencies_of = _FREQUENCIES.get("default" if kind == "mrope" else kind)
     if frequencies_of is None:
         raise UnsupportedForm(
-            f"positions of the rotary type {kind!r} are not known",
+            f"the rotary type {kind!r} is unknown",
             where="config.json",
-            remedy="look at the model without --offset",
+            remedy="inspect the model without --offset",
         )
     try:
         frequencies = frequencies_of(parameters, values, layer.head_size)
@@ -66,7 +66,7 @@ def _positions(decoder: Decoder, text_config: dict[str, Any], layer: AttentionLa
         raise CheckpointError(
             f"the rotary settings of type {kind!r} cannot be read ({type(error).__name__}: {error})",
             where="config.json",
-            remedy="correct them, or look at the model without --offset",
+            remedy="correct them, or inspect the model without --offset",
         ) from error
     return RotaryPositions(
         layer.head_size,
@@ -77,14 +77,14 @@ def _positions(decoder: Decoder, text_config: dict[str, Any], layer: AttentionLa
 
 
 def _parameters(values: dict[str, Any], index: int) -> dict[str, Any]:
-    """Return the layer's rotary settings as one mapping, whichever way the config spells them."""
+    """Return the layer's rotary settings as one mapping, in whichever form the config has them."""
     found = values.get("rope_parameters") or values.get("rope_scaling") or {}
     parameters: dict[str, Any] = dict(found) if isinstance(found, dict) else {}
     kinds = values.get("layer_types")
     if isinstance(kinds, list) and index < len(kinds) and isinstance(parameters.get(kinds[index]), dict):
         parameters = dict(parameters[kinds[index]])
     elif values.get("rope_local_base_freq") is not None and _is_sliding(values, index):
-        # Gemma 3 as first published: sliding layers have a base of their own and no scaling.
+        # Gemma 3 as first published: sliding layers have their own base and no scaling.
         parameters = {"rope_theta": values["rope_local_base_freq"]}
     for name, default in (("rope_theta", DEFAULT_BASE), ("partial_rotary_factor", 1.0)):
         if parameters.get(name) is None:
@@ -100,7 +100,7 @@ def _is_sliding(values: dict[str, Any], index: int) -> bool:
 
 
 def _axes(parameters: dict[str, Any], values: dict[str, Any], pairs: int) -> tuple[int, ...]:
-    """Return which of time, row and column turns each pair."""
+    """Return for each pair the axis that turns it: time, row or column."""
 
     def setting(name: str) -> Any:
         return parameters[name] if name in parameters else values.get(name)
@@ -109,16 +109,16 @@ def _axes(parameters: dict[str, Any], values: dict[str, Any], pairs: int) -> tup
     well_formed = isinstance(sections, list | tuple) and all(isinstance(size, int) and size >= 0 for size in sections)
     if not well_formed or len(sections) < 3 or sum(sections) != pairs:
         raise CheckpointError(
-            f"mrope_section {sections!a} does not share out the {pairs} rotated pairs of a head",
+            f"mrope_section {sections!a} does not add up to the {pairs} rotated pairs of a head",
             where="config.json",
-            remedy="correct it, or look at the model without --offset",
+            remedy="correct it, or inspect the model without --offset",
         )
     if setting("mrope_rows_and_columns_first"):
-        # ERNIE-4.5-VL: row and column take turns, what is left turns with time; its sections count in that order.
+        # ERNIE-4.5-VL: row and column alternate, the remaining pairs are time; its sections are in that order.
         spatial = sections[0] + sections[1]
         return tuple(1 + pair % 2 if pair < spatial else 0 for pair in range(pairs))
     if setting("mrope_interleaved"):
-        # Qwen3-VL: time, row, column in turn, until a part has as many as its section says; the rest is time.
+        # Qwen3-VL: time, row, column in turn, until an axis has as many pairs as its section; the rest is time.
         return tuple(
             axis if (axis := pair % 3) and pair < 3 * sections[axis] else 0  # axis 0 is time either way
             for pair in range(pairs)
@@ -136,7 +136,7 @@ def _linear(parameters: dict[str, Any], values: dict[str, Any], head_size: int) 
 
 
 def _llama3(parameters: dict[str, Any], values: dict[str, Any], head_size: int) -> list[float]:
-    """Llama 3.1: long waves are stretched, short ones kept, those in between blended."""
+    """Llama 3.1: long waves are stretched, short waves are kept, and those in between are blended."""
     low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
     factor, length = parameters["factor"], parameters["original_max_position_embeddings"]
 
@@ -159,7 +159,7 @@ def _yarn(parameters: dict[str, Any], values: dict[str, Any], head_size: int) ->
     rotated, base = int(head_size * parameters["partial_rotary_factor"]), parameters["rope_theta"]
 
     def pair_of(turns: float) -> float:
-        """The (fractional) pair that makes so many turns within the trained length."""
+        """Return the (fractional) pair that makes this many turns within the trained length."""
         return rotated * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(base))
 
     first, last = pair_of(parameters.get("beta_fast") or 32), pair_of(parameters.get("beta_slow") or 1)
@@ -182,7 +182,7 @@ def _longrope(parameters: dict[str, Any], values: dict[str, Any], head_size: int
 
 
 def _proportional(parameters: dict[str, Any], values: dict[str, Any], head_size: int) -> list[float]:
-    """Gemma 4: the first share of the pairs rotates, the others are paired all the same and stand still."""
+    """Gemma 4: a first share of the pairs rotates; the other pairs have frequency 0."""
     turning = int(parameters["partial_rotary_factor"] * head_size // 2)
     base, factor = parameters["rope_theta"], parameters.get("factor") or 1.0
     return [base ** (-2 * pair / head_size) / factor if pair < turning else 0.0 for pair in range(head_size // 2)]
@@ -190,7 +190,7 @@ def _proportional(parameters: dict[str, Any], values: dict[str, Any], head_size:
 
 _FREQUENCIES: dict[str, Callable[[dict[str, Any], dict[str, Any], int], list[float]]] = {
     "default": _default,
-    "dynamic": _default,  # stretches only beyond the trained length
+    "dynamic": _default,  # it stretches only beyond the trained length
     "linear": _linear,
     "llama3": _llama3,
     "yarn": _yarn,
@@ -200,7 +200,11 @@ _FREQUENCIES: dict[str, Callable[[dict[str, Any], dict[str, Any], int], list[flo
 
 
 def parse_offset(text: str) -> tuple[int, int, int]:
-    """Return the offset that `5` (in every part) or `0,3,-2` (temporal, height, width) names. Raises UsageError."""
+    """Return the offset given as `5` (the same in every part) or `0,3,-2` (temporal, height, width).
+
+    Raises:
+        UsageError: the text is neither.
+    """
     parts = text.split(",")
     try:
         numbers = [int(part) for part in parts]
@@ -208,9 +212,9 @@ def parse_offset(text: str) -> tuple[int, int, int]:
         numbers = []
     if len(numbers) not in (1, 3) or any(abs(number) > MAX_OFFSET for number in numbers):
         raise UsageError(
-            f"{text!r} cannot be read",
+            f"{text!r} is not an offset",
             where="offset",
-            remedy="write 5, or 0,3,-2 for the temporal, height and width part",
+            remedy="write 5, or 0,3,-2 for the temporal, height and width parts",
         )
     temporal, height, width = numbers * (3 // len(numbers))
     return temporal, height, width

@@ -1,4 +1,4 @@
-"""Look at a checkpoint's query-key spectra: plan → read → spectra, a layer at a time, nothing written."""
+"""Compute a checkpoint's query-key spectra: plan → read → spectra, one layer at a time, without writing anything."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from qkedit.steering.engine.progress import Progress, Silent
 from qkedit.steering.engine.workers import Workers, workers
 from qkedit.steering.plan import SteerPlan
 
-Offset = tuple[int, int, int]  # temporal, height, width; all equal where there is but one position
+Offset = tuple[int, int, int]  # temporal, height, width; all equal where there is only one position
 NO_OFFSET: Offset = (0, 0, 0)
-# Below one part in a hundred of a logit's variance biases mislead nobody.
+# Below one percent of a logit's variance, biases do not mislead.
 NOTABLE_BIAS = 0.01
 
 
 @dataclass(frozen=True)
 class KeptShare:
-    """How much of a dominant subspace at offset 0 lies in that at another offset, 0–1; None where there is none."""
+    """The share (0–1) of a dominant subspace at offset 0 that is in the one at another offset; None if it is empty."""
 
     query_side: float | None
     key_side: float | None
@@ -47,26 +47,26 @@ class KeptShare:
 
 @dataclass(frozen=True)
 class HeadSpectrum:
-    """The spectrum of one query head with its key head. Shares are 0–1; None where a figure has no meaning."""
+    """The spectrum of one query head with its key head. Shares are 0–1, or None where they have no meaning."""
 
     head: int
     key_head: int
-    singular_values: tuple[float, ...]  # σ, descending; in the channels |λ| and, of each plane, ω
+    singular_values: tuple[float, ...]  # σ, descending; in the channels |λ|, or ω of each plane
     rank: int
-    k: int  # modes taken as dominant: never more than the rank
+    k: int  # modes counted as dominant: never more than the rank
     energy_top_k: float
     effective_rank: float
     symmetric_share: float | None
     gap_at_k: float | None  # σ_k / σ_{k+1}
-    unrealized_share: float | None = None  # channels: share of the dominant modes that queries cannot write
-    leak: float | None = None  # channels: share that would land in the other channel
-    bias_share: float | None = None  # of a logit's variance, for inputs of unit variance; None without any
-    kept: dict[str, KeptShare] | None = None  # at an offset: by the part of the position that moved
+    unrealized_share: float | None = None  # channels: share of the dominant modes that the queries cannot write
+    leak: float | None = None  # channels: share that would leak into the other channel
+    bias_share: float | None = None  # of a logit's variance, for inputs of unit variance; None without biases
+    kept: dict[str, KeptShare] | None = None  # at an offset: by the part of the position that changed
 
 
 @dataclass(frozen=True)
 class LayerSpectra:
-    """The spectra of one layer's chosen heads."""
+    """The spectra of the selected heads of one layer."""
 
     layer: int
     heads: tuple[HeadSpectrum, ...]
@@ -74,7 +74,7 @@ class LayerSpectra:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was seen."""
+    """The result of `inspect`."""
 
     model: str
     revision: str | None
@@ -87,7 +87,7 @@ class Inspection:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as `--json` prints them."""
         fields = asdict(self)
-        del fields["warnings"]  # the envelope has them
+        del fields["warnings"]  # the envelope of the JSON has them
         if len(set(self.offset)) == 1:
             fields["offset"] = self.offset[0]
         return fields
@@ -97,13 +97,13 @@ def inspect(plan: SteerPlan, offset: Offset = NO_OFFSET, progress: Progress | No
     """Return the spectra of every planned head.
 
     Args:
-        plan: which layers and heads; its suppression's `channel`, and its `k` or `energy` for what is dominant.
-        offset: query − key position that the rotation in between stands for.
-        progress: told how far it is.
+        plan: the layers and heads; its suppression gives the `channel`, and by `k` or `energy` the dominant modes.
+        offset: query position − key position.
+        progress: called with the progress of the run.
 
     Raises:
-        CheckpointError: a weight holds NaN or infinity, bytes cannot be read, or positions are not understood.
-        UsageError: the offset has parts that the model's positions do not have.
+        CheckpointError: a weight holds NaN or infinity, bytes cannot be read, or the positions are not supported.
+        UsageError: the offset has three parts, and the model's positions have only one.
     """
     layers = tuple(layer_spectra(plan, offset, progress))
     suppression = plan.options.suppression
@@ -121,7 +121,7 @@ def inspect(plan: SteerPlan, offset: Offset = NO_OFFSET, progress: Progress | No
 def layer_spectra(
     plan: SteerPlan, offset: Offset = NO_OFFSET, progress: Progress | None = None
 ) -> Iterator[LayerSpectra]:
-    """Yield the spectra layer by layer, the next layer being read meanwhile; see `inspect`."""
+    """Yield the spectra layer by layer, reading the next layer in the meantime; see `inspect`."""
     rotations = {planned.layer.index: _rotations(plan, planned.layer, offset) for planned in plan.layers}
     device = choose_device(plan.options.device)
     with workers(device) as pool:
@@ -133,7 +133,7 @@ def layer_spectra(
 def planned_weights(
     plan: SteerPlan, progress: Progress | None = None, *, query_bias: bool = False
 ) -> Iterator[LayerWeights]:
-    """Yield each planned layer's weights, with the bias of the queries if asked for, reading ahead.
+    """Yield the weights of each planned layer, optionally with the query bias, reading ahead.
 
     Raises:
         CheckpointError: bytes cannot be read.
@@ -155,14 +155,14 @@ def planned_weights(
 
 
 def split(weights: LayerWeights, pool: Workers) -> tuple[LayerWeights, ...]:
-    """Return the weights as the pool wants its work: one item a key head, or the whole layer for a GPU."""
+    """Split the weights into work items for the pool: one per key head, or the whole layer for a GPU."""
     parts = weights.planned.by_key_head() if pool.splits else (weights.planned,)
     return tuple(replace(weights, planned=part) for part in parts)
 
 
 @contextmanager
 def tensor_named(weights: LayerWeights) -> Iterator[None]:
-    """Turn the mathematics' complaint about a NaN into a CheckpointError that names the tensor."""
+    """Turn a NonFiniteWeightError into a CheckpointError that names the tensor."""
     try:
         yield
     except NonFiniteWeightError as error:
@@ -240,7 +240,7 @@ def _kept(
 
 
 def _rotations(plan: SteerPlan, layer: AttentionLayer, offset: Offset) -> dict[str, Tensor]:
-    """Return `R_n` for the whole offset ("all") and, of multimodal positions, for each part that moves alone."""
+    """Return `R_n` for the whole offset ("all") and, for multimodal positions, for each part of it alone."""
     if offset == NO_OFFSET:
         return {}
     positions = rotary_positions(plan.checkpoint, plan.stack.decoder, layer)
@@ -258,15 +258,15 @@ def _rotations(plan: SteerPlan, layer: AttentionLayer, offset: Offset) -> dict[s
 
 
 def near_equal_warning(near_equal: int, heads: int) -> str:
-    """Return what to say of so many heads whose cut falls between nearly equal singular values."""
+    """Return the warning about heads whose cut falls between nearly equal singular values."""
     return (
         f"in {near_equal} of {heads} heads the singular values on both sides of the cut differ by less than "
-        f"{NEAR_EQUAL - 1:.0%}: which modes are the dominant ones is arbitrary there"
+        f"{NEAR_EQUAL - 1:.0%}: which modes count as dominant is arbitrary there"
     )
 
 
 def _warnings(plan: SteerPlan, layers: tuple[LayerSpectra, ...], offset: Offset) -> Iterator[str]:
-    """Say what would mislead a reader of the numbers."""
+    """Yield warnings about numbers that could mislead a reader."""
     if plan.stack.understood_as:
         yield plan.stack.understood_as
     heads = [head for layer in layers for head in layer.heads]
@@ -275,7 +275,7 @@ def _warnings(plan: SteerPlan, layers: tuple[LayerSpectra, ...], offset: Offset)
         yield near_equal_warning(near_equal, len(heads))
     empty = sum(head.rank == 0 for head in heads)
     if empty:
-        yield f"{empty} of {len(heads)} heads have a product of zero"
+        yield f"the query-key product of {empty} of {len(heads)} heads is zero"
     normed = [planned.layer.index for planned in plan.layers if planned.layer.query_norm or planned.layer.key_norm]
     if normed:
         yield (
@@ -286,15 +286,15 @@ def _warnings(plan: SteerPlan, layers: tuple[LayerSpectra, ...], offset: Offset)
     if shares and max(shares) >= NOTABLE_BIAS:
         parts = "biases and shifts of norms" if normed else "biases"
         yield (
-            f"{parts} of queries and keys bring {median(shares):.0%} of a logit's variance in the median head and "
-            f"up to {max(shares):.0%} (inputs of unit variance): the product does not show that part"
+            f"{parts} of queries and keys contribute {median(shares):.0%} of a logit's variance in the median head, "
+            f"and up to {max(shares):.0%} (inputs of unit variance): the product does not show that part"
         )
     partial = [planned.layer for planned in plan.layers if planned.layer.rope.is_partial]
     if partial:
         yield (
-            f"layers {describe([layer.index for layer in partial])} rotate only a part of each head's dimensions: "
+            f"layers {describe([layer.index for layer in partial])} rotate only some of each head's dimensions: "
             "the rest of the product is the same at every offset"
         )
     unrotated = [planned.layer.index for planned in plan.layers if planned.layer.rope is Rotation.NONE]
     if unrotated and offset != NO_OFFSET:
-        yield f"layers {describe(unrotated)} have no positions: an offset changes nothing there"
+        yield f"layers {describe(unrotated)} have no rotary positions: an offset changes nothing there"

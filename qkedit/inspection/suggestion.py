@@ -1,4 +1,4 @@
-"""Propose layers and k from the spectra alone: a heuristic of ours, where to look first and no promise.
+"""Propose layers and k from the spectra alone. This is our own heuristic: a place to start, not a promise.
 
 A mode counts as outlying in its head when σ lies above the upper fence of the head's singular values,
 `Q3 + 1.5 (Q3 − Q1)` (Tukey). A layer scores the share of energy that outlying modes carry, on average over its heads.
@@ -28,7 +28,7 @@ LARGEST_K = 16
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What the spectra speak for; `layers` is empty where no layer stands out."""
+    """The layers and k that the spectra suggest; `layers` is empty where no layer stands out."""
 
     layers: tuple[int, ...]
     k: int
@@ -38,17 +38,18 @@ class Suggestion:
     command: str | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as `--json` prints them, labelled for what it is."""
+        """Return the fields as `--json` prints them, labelled as a heuristic."""
         return {"heuristic": True, **asdict(self)}
 
 
 def suggest(inspection: Inspection, options: SteerOptions | None = None, model: str | None = None) -> Suggestion:
-    """Return layers and k for `steer`, from what was inspected; layers that were left out are never proposed.
+    """Return layers and k for `steer`; only layers that were inspected are proposed.
 
     Args:
-        inspection: what was seen.
-        options: of the inspection; the command says of them what it needs.
-        model: as `steer` is to find it; None for the inspection's name, which of a directory is the last part alone.
+        inspection: the spectra.
+        options: the options of the inspection; the proposed command repeats those that it needs.
+        model: the model as `steer` finds it; None for the inspection's name, which for a directory is only its last
+            part.
     """
     outlying = {
         spectra.layer: [outlying_modes(head.singular_values[: head.rank]) for head in spectra.heads]
@@ -84,7 +85,7 @@ def suggest(inspection: Inspection, options: SteerOptions | None = None, model: 
 
 
 def outlying_modes(values: Sequence[float]) -> int:
-    """Return how many of the descending singular values lie above their upper fence."""
+    """Return the number of singular values above their upper fence. They must be descending."""
     if len(values) < 4:
         return 0
     low, _, high = quantiles(values, n=4, method="inclusive")

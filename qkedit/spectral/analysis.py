@@ -1,7 +1,7 @@
-"""The spectra of a layer's products: what there is to look at before and after an edit.
+"""The spectra of a layer's query-key products, for inspection before and after an edit.
 
-Everything is found from small factors, never from a `D × D` matrix. At a position offset n the keys are those the
-queries meet there, `R_nᵀ W_k` (see `qkedit.spectral.rotary`): a product like any other.
+Everything is computed from small factors, never from a `D × D` matrix. At a position offset n the keys are
+`R_nᵀ W_k` (see `qkedit.spectral.rotary`), which gives a product like any other.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from qkedit.spectral.suppression import mode_counts
 class Spectra:
     """One channel's spectrum of every head.
 
-    `unrealized_share` and `leak` say how much of suppressing the dominant modes the queries cannot write, and how much
-    of it lands in the other channel; both are absent in the full channel, where everything is realised.
+    `unrealized_share` is the share of the suppression that the queries cannot write, `leak` the share of it that lands
+    in the other channel. Both are absent in the full channel, where everything is realised.
     """
 
     values: Tensor  # [H, n] σ, |λ| or ω, descending
     ranks: Tensor  # [H]
-    counts: Tensor  # [H] modes taken as dominant
+    counts: Tensor  # [H] modes counted as dominant
     unrealized_share: Tensor | None = None  # [H]
     leak: Tensor | None = None  # [H]
 
 
 @dataclass(frozen=True)
 class DominantSubspaces:
-    """What the dominant modes span in the residual stream: orthonormal columns `[D, m]`, one tensor a head.
+    """The spans of the dominant modes in the residual stream: orthonormal columns `[D, m]`, one tensor per head.
 
     The query side holds U_k, the key side V_k; a channel has one subspace, which is then both.
     """
@@ -46,7 +46,7 @@ class DominantSubspaces:
 
 
 def spectra(product: QKProduct, suppression: Suppression) -> Spectra:
-    """Return the spectrum of every head; of `suppression` count its `channel` and its `k` or `energy`."""
+    """Return the spectrum of every head; only the `channel` and the `k` or `energy` of `suppression` are used."""
     if suppression.channel == "full":
         values = torch.linalg.svdvals(product.core)
         ranks = rank(values, product_floor(product.query_factor, product.key_factor))
@@ -59,7 +59,7 @@ def spectra(product: QKProduct, suppression: Suppression) -> Spectra:
 
 
 def dominant_subspaces(product: QKProduct, suppression: Suppression) -> DominantSubspaces:
-    """Return what every head's dominant modes span; two products are compared there, for their factors differ.
+    """Return the span of every head's dominant modes, in which two products can be compared: their factors differ.
 
     From `M V_k = U_k Σ_k`, `Mᵀ U_k = V_k Σ_k` and, in a channel, `(S or A) E = ±E Λ`: the spans follow without
     an inverse.
@@ -93,7 +93,7 @@ def symmetric_share(product: QKProduct, suppression: Suppression) -> Tensor:
     """Return `‖S‖² / ‖M‖²` per head, `[H]`: 1 for a symmetric product, 0 for an antisymmetric one, NaN for zero.
 
     With `‖S‖² = (‖M‖² + tr M²) / 2` and `tr (W_qᵀ W_k)² = tr (W_k W_qᵀ)²` it needs no `D × D` matrix.
-    `suppression` only tells which factors are at hand already.
+    `suppression` only tells which factors have been computed already.
     """
     if suppression.channel == "full":
         query_rows, key_rows = product.query_factor, product.key_factor
@@ -108,7 +108,7 @@ def symmetric_share(product: QKProduct, suppression: Suppression) -> Tensor:
 
 
 def bias_share(product: QKProduct, seen_by_keys: Tensor | None, key_bias: Tensor | None) -> Tensor:
-    """Return, per head `[H]`, the share of a logit's variance that its biases bring, for unit-variance inputs.
+    """Return, per head `[H]`, the share of a logit's variance that comes from biases, for inputs of unit variance.
 
     With norms folded in (`F` the map of a norm, `s` its shift, every normaliser taken as 1) the logit is
 
@@ -136,8 +136,8 @@ def bias_share(product: QKProduct, seen_by_keys: Tensor | None, key_bias: Tensor
 def principal_angles(first: Tensor, second: Tensor) -> Tensor:
     """Return the angles between the spans of two sets of orthonormal columns, radians, ascending.
 
-    There are as many as the smaller span has dimensions. Cosines tell large angles well and sines small ones, so
-    each angle is taken from the one that does (Björck and Golub, Math. Comp. 27, 1973).
+    There are as many as the smaller span has dimensions. Cosines are accurate for large angles and sines for small
+    ones, so each angle is taken from the accurate one (Björck and Golub, Math. Comp. 27, 1973).
     """
     if first.shape[-1] > second.shape[-1]:
         first, second = second, first
@@ -154,5 +154,5 @@ def kept_share(before: Tensor, after: Tensor) -> float | None:
 
 
 def _span(weights: Tensor, coefficients: Tensor) -> Tensor:
-    """Return an orthonormal basis of what the columns `Wᵀ c` `[D, m]` span."""
+    """Return an orthonormal basis of the span of the columns `Wᵀ c` `[D, m]`."""
     return torch.linalg.qr(weights.to(coefficients.device).double().mT @ coefficients).Q

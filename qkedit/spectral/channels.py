@@ -37,7 +37,7 @@ class ChannelModes:
     """One channel of every head's product.
 
     `values` `[H, n]`: |λ| of S (n = 2d_h) or ω of A's planes (n = d_h), descending.
-    `vectors` `[H, 2d_h, n·width]`: orthonormal columns in the coordinates of the stack's factor, `width` a mode.
+    `vectors` `[H, 2d_h, n·width]`: orthonormal columns in the coordinates of the stack's factor, `width` per mode.
     """
 
     stack_factor: Tensor  # L, [H, 2d_h, 2d_h]
@@ -51,7 +51,7 @@ class ChannelModes:
         """Return the vectors of some modes, `[H, 2d_h, m·width]`.
 
         Args:
-            counts: how many modes of each head, `[H]`; the columns beyond are zero.
+            counts: the number of modes of each head, `[H]`; the columns beyond are zero.
             chosen: their numbers, `[H, m]`; the dominant ones by default.
         """
         vectors = self.vectors.unflatten(-1, (-1, self.width))
@@ -89,7 +89,7 @@ def channel_modes(stack_factor: Tensor, channel: Channel) -> ChannelModes:
 
 
 def write_back_quality(modes: ChannelModes, basis: Tensor, key_inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the unrealized share and the leak `[H]` of suppressing the modes in `basis`; ρ does not matter to either.
+    """Return the unrealized share and the leak `[H]` of suppressing the modes in `basis`; neither depends on ρ.
 
     `key_inverse` is `L_kᵇ⁺` `[H, 2d_h, d_h]`.
     """
@@ -107,7 +107,7 @@ def write_back_quality(modes: ChannelModes, basis: Tensor, key_inverse: Tensor) 
 
 
 def suppress_channel(product: QKProduct, suppression: Suppression, draws: ModeDraws) -> QueryEdit:
-    """Return the query-only edit that comes closest to suppressing the channel's dominant modes, or random ones."""
+    """Return the closest query-only edit to suppressing the channel's dominant modes, or random ones of it."""
     modes = channel_modes(product.stack_factor, suppression.channel)
     counts = mode_counts(modes.values, modes.ranks, suppression)
     if suppression.control == "index":

@@ -1,14 +1,14 @@
-"""Matched random controls: is it *these* modes, or would any have done?
+"""Matched random controls: do *these* modes matter, or would any others have the same effect?
 
-Both are our definitions; the paper (arXiv 2606.20419) reports matched random-mode controls without saying how.
+Both definitions are ours; the paper (arXiv 2606.20419) reports matched random-mode controls without defining them.
 
-* *index-matched*: as many modes drawn uniformly from those the edit leaves (k+1 … rank), same ρ. The primary one; in a
-  channel they are modes of that channel. It needs `2k ≤ rank`: with fewer modes left it would be an easier edit and
-  match nothing, so that is an error.
+* *index-matched*, the primary control: k modes drawn uniformly from those the edit leaves (k+1 … rank), with the same
+  ρ; in a channel they are modes of that channel. It needs `2k ≤ rank`. With fewer modes left the control would be a
+  smaller edit and would not match, so that is an error.
 * *norm-matched*: a random orthonormal frame in the column space of `W_qᵀ`, scaled by c so that `‖ΔM‖_F` equals
-  that of the edit. A c of 2 to 6 pushes directions far past zero; it is recorded, and warned of above 2.
+  that of the edit. A c of 2 to 6 pushes directions far past zero: c is recorded, and above 2 there is a warning.
 
-Draws are keyed by (seed, layer, head) and made on the CPU: the same on every device, in any order of work.
+Draws depend on (seed, layer, head) alone and are made on the CPU: the same on every device, in any order of work.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class UnmatchedControlError(ValueError):
         self.head = head
         self.taken = taken
         self.left = left
-        super().__init__(f"head {head} has {left} modes beside the {taken} dominant ones")
+        super().__init__(f"head {head} has only {left} modes besides the {taken} dominant ones")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ModeDraws:
 
 
 def index_matched(counts: Tensor, ranks: Tensor, draws: ModeDraws) -> tuple[Tensor, Tensor]:
-    """Draw as many other modes of each head; returns how many, `[H]`, and their numbers, `[H, m]`.
+    """Draw as many other modes of each head as it has dominant ones: return their counts `[H]` and numbers `[H, m]`.
 
     Raises:
         UnmatchedControlError: a head has fewer other modes than dominant ones.

@@ -4,8 +4,8 @@ Suppressing the k dominant singular modes down to a share ρ asks for
 
     M' = M − (1−ρ) Σ_{i≤k} σ_i u_i v_iᵀ = (I − (1−ρ) U_k U_kᵀ) M,
 
-which the queries realise exactly, keys untouched (QK Product Steering, arXiv 2606.20419, states the closed-form
-query-only write-back; ρ, the projector reading for rank-deficient keys and the controls are choices of ours):
+which the queries realise exactly while the keys stay as they are (QK Product Steering, arXiv 2606.20419, states the
+closed-form query-only write-back; ρ, the projector for rank-deficient keys and the controls are our choices):
 
     W_q' = W_q (I − (1−ρ) U_k U_kᵀ) = W_q − (1−ρ) L_q Û_k Σ_k⁻¹ V̂_kᵀ L_kᵀ W_q.
 
@@ -32,8 +32,8 @@ def suppress(product: QKProduct, suppression: Suppression, draws: ModeDraws | No
     Args:
         product: the heads of one layer.
         suppression: what to suppress.
-        draws: where the controls' randomness comes from: seed, layer and the heads' numbers; the heads of
-            layer 0 under the suppression's seed when left out.
+        draws: the source of the controls' random numbers (seed, layer and the numbers of the heads); by default the
+            suppression's seed and layer 0.
 
     Raises:
         NonFiniteWeightError: a weight holds NaN or infinity.
@@ -84,7 +84,7 @@ def _suppress_random_frame(product: QKProduct, suppression: Suppression, draws: 
     frame, scale = norm_matched(product, counts, target, draws)
     left = product.query_factor @ frame
     used = torch.arange(frame.shape[-1], device=counts.device) < counts.unsqueeze(-1)
-    # What the frame takes out of the product, direction by direction: there are no singular values here.
+    # What the frame removes from the product, per direction: there are no singular values here.
     strength = torch.where(used, torch.linalg.vector_norm(frame.mT @ product.core, dim=-1), 0.0)
     share = (
         (1 - (1 - scale) ** 2)

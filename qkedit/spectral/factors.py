@@ -3,16 +3,16 @@
 A head's weight `W` is `[d_h, D]` with `D ≫ d_h`. Writing `W = L Qᵀ` with orthonormal `Q` (`[D, d_h]`), the
 singular values of `W_qᵀ W_k = Q_q (L_qᵀ L_k) Q_kᵀ` are those of the `d_h × d_h` core `L_qᵀ L_k`.
 
-Two routes lead to `L`, and each head takes the cheaper one that is true for it:
+There are two ways to compute `L`, and each head takes the cheaper one that is accurate for it:
 
-* **Gram**: `G = W Wᵀ` by one batched product, then Cholesky. It squares the condition number, so `G` is
-  accumulated and factored in float64, where heads up to a condition of about 8,000 lose nothing that matters
-  (the smallest singular values keep eight digits).
-* **QR**: `Wᵀ = Q R`, `L = Rᵀ`. Some ten times slower, true to the last singular value: for the heads whose
-  Cholesky pivots show that they are worse conditioned, rank-deficient or zero.
+* **Gram**: `G = W Wᵀ` by one batched product, then Cholesky. This squares the condition number, so `G` is
+  accumulated and factored in float64, where heads with a condition number up to about 8,000 lose nothing that
+  matters (the smallest singular values keep eight digits).
+* **QR**: `Wᵀ = Q R`, `L = Rᵀ`. About ten times slower, and accurate to the last singular value. It is used for the
+  heads whose Cholesky pivots show that they are worse conditioned, rank-deficient or zero.
 
 Both give the lower-triangular factor with a non-negative diagonal, which is unique for full rank: random
-draws expressed in its coordinates mean the same on every route and device.
+draws expressed in its coordinates mean the same with either method and on every device.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from torch.nn.functional import pad
 
 Projection = Literal["query", "key"]
 
-# Float64 copies of weights are made in pieces of about this size: on a CPU a piece then stays in the cache
-# between its conversion and its product. A GPU takes a whole layer at once.
+# Float64 copies of weights are made in pieces of about this size, so that on a CPU a piece stays in the cache
+# between its conversion and its product. On a GPU a whole layer is one piece.
 CPU_WORKING_BYTES = 8 << 20
 GPU_WORKING_BYTES = 2 << 30
 
-# Rounding leaves an error of some eps times the Frobenius norms in a factor or a core; this many of them is safe.
+# Rounding leaves an error of a few eps times the Frobenius norms in a factor or a core; this multiple is safe.
 ROUNDING = 16
 
 
-# Only float64 weights can hold the last of them.
+# Only float64 weights can exceed 1e150.
 NOT_TO_BE_SQUARED = "NaN, infinity or numbers beyond 1e150"
 
 
 class NonFiniteWeightError(ValueError):
-    """A weight's square is not a number; `head` is its position along the first axis of `projection`."""
+    """The square of a weight is not finite; `head` is its position along the first axis of `projection`."""
 
     def __init__(self, head: int, projection: Projection) -> None:
         self.head = head
@@ -49,41 +49,41 @@ class NonFiniteWeightError(ValueError):
 
 
 def product_dtype(device: torch.device) -> torch.dtype:
-    """Return the widest dtype `device` multiplies in: float64, but float32 on Apple's MPS, which has no other."""
+    """Return the widest dtype that `device` multiplies in: float64, but float32 on Apple's MPS."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def on_device(weights: Tensor, device: torch.device) -> Tensor:
-    """Return `weights` on `device`, or as they are where it has no such numbers."""
+    """Return `weights` on `device`, or unchanged where the device does not support their dtype."""
     return weights.to(device) if weights.dtype.itemsize <= product_dtype(device).itemsize else weights
 
 
 def with_float64(weights: Tensor) -> Tensor:
-    """Return `weights` where they can be multiplied in float64: on their device, or else on the CPU."""
+    """Return `weights` on a device that multiplies in float64: their own, or else the CPU."""
     return weights if product_dtype(weights.device) == torch.float64 else weights.cpu()
 
 
 def heads_per_piece(weights: Tensor, dtype: torch.dtype) -> int:
-    """Return how many leading entries of `weights` (`[H, …]`) to convert to `dtype` at once."""
+    """Return the number of leading entries of `weights` (`[H, …]`) to convert to `dtype` at once."""
     budget = CPU_WORKING_BYTES if weights.device.type == "cpu" else GPU_WORKING_BYTES
     return max(1, budget // max(1, weights[0].numel() * dtype.itemsize))
 
 
 def converted(piece: Tensor, buffer: Tensor) -> Tensor:
-    """Return `piece` in the dtype of `buffer`, in the first entries of its memory."""
+    """Convert `piece` to the dtype of `buffer`, into the first entries of its memory."""
     return buffer[: len(piece)].copy_(piece)
 
 
 def gram(left: Tensor, right: Tensor) -> Tensor:
     """Return `left @ rightᵀ` over the last axis, float64: `[H, m, D] × [H, n, D] → [H, m, n]`.
 
-    On the device of `left`, or on the CPU where that has no float64.
+    The result is on the device of `left`, or on the CPU if that device has no float64.
     """
     same = right is left
     left = with_float64(left)
     right = left if same else right.to(left.device)
     step = heads_per_piece(left, torch.float64)
-    # One piece of memory for all conversions: fresh memory costs more at its first touch than the conversion does.
+    # One buffer for all conversions: the first touch of fresh memory costs more than the conversion itself.
     buffers = [
         torch.empty(step, *weights.shape[1:], dtype=torch.float64, device=weights.device)
         for weights in ((left,) if same else (left, right))
@@ -100,7 +100,7 @@ def factor(weights: Tensor, projection: Projection) -> Tensor:
     """Return `L`, float64 `[H, d_h, d_h]`, lower-triangular with `L Lᵀ = W Wᵀ` for each `W` of `[H, d_h, D]`.
 
     Raises:
-        NonFiniteWeightError: a weight holds NaN or infinity; it names `projection`.
+        NonFiniteWeightError: a weight holds NaN or infinity; the message names `projection`.
     """
     products = gram(weights, weights)
     check_finite(products, projection)
@@ -121,7 +121,7 @@ def factor_of_gram(products: Tensor, weights_of: Callable[[Tensor], Tensor]) -> 
     largest = products.diagonal(dim1=-2, dim2=-1).amax(-1)
     numbers = torch.finfo(products.dtype)
     untrusted = (failed != 0) | ~(smallest_pivot > numbers.eps**0.5 * largest)
-    # Squares of float64 weights below 1e-146 lose digits towards the least number that there is.
+    # Squares of float64 weights below 1e-146 are subnormal and lose digits.
     untrusted |= largest < numbers.tiny / numbers.eps
     if untrusted.any():
         heads = untrusted.nonzero().flatten()
@@ -130,27 +130,27 @@ def factor_of_gram(products: Tensor, weights_of: Callable[[Tensor], Tensor]) -> 
 
 
 def pseudo_inverse(lower: Tensor) -> Tensor:
-    """Return `L⁺`, `[H, n, m]`, of `L` `[H, m, n]`; what is no more than rounding counts as zero."""
+    """Return `L⁺`, `[H, n, m]`, of `L` `[H, m, n]`; singular values within rounding count as zero."""
     size = torch.linalg.matrix_norm(lower)
     floor = ROUNDING * torch.finfo(lower.dtype).eps * size
     return torch.linalg.pinv(lower, atol=floor, rtol=torch.zeros_like(floor))
 
 
 def product_floor(left: Tensor, right: Tensor) -> Tensor:
-    """Return, `[H]`, the rounding in the entries of `leftᵀ right`: smaller singular values cannot be told from zero.
+    """Return the rounding error of `leftᵀ right`, `[H]`: smaller singular values cannot be told from zero.
 
-    It is measured by the factors and not by the product, because a product may cancel: heads whose queries and
-    keys use different parts of the head's space have one that is nothing but rounding.
+    It is measured by the factors and not by the product, because a product may cancel: where queries and keys use
+    different parts of the head's space, the product is nothing but rounding.
     """
     return ROUNDING * torch.finfo(left.dtype).eps * torch.linalg.matrix_norm(left) * torch.linalg.matrix_norm(right)
 
 
 def _qr_factor(weights: Tensor) -> Tensor:
     factors = []
-    # One at a time: the float64 copy and its reflectors are several times the weights.
+    # One head at a time: the float64 copy and its reflectors are several times the size of the weights.
     for head in with_float64(weights):
         upper = torch.linalg.qr(head.double().T, mode="r").R
         signs = torch.where(upper.diagonal() < 0, -1.0, 1.0).to(upper)
-        # A residual stream narrower than the rows gives a wide R; rows of zeros make it square again.
+        # A residual stream narrower than the number of rows gives a wide R; rows of zeros make it square again.
         factors.append(pad((signs.unsqueeze(-1) * upper).T, (0, len(head) - len(upper))))
     return torch.stack(factors)

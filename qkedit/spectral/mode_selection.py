@@ -1,4 +1,4 @@
-"""Numbers about spectra that every channel shares: energy, gaps, effective rank, how many modes to take."""
+"""Figures of a spectrum in any channel: energy, gaps, effective rank, the number of modes for a share of energy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def rank(values: Tensor, floor: Tensor) -> Tensor:
-    """Return, per head `[H]`, how many of `values` `[H, n]` exceed the head's `floor` `[H]`."""
+    """Return, per head `[H]`, the number of `values` `[H, n]` that exceed the head's `floor` `[H]`."""
     return (values > floor.unsqueeze(-1)).sum(-1)
 
 
@@ -18,14 +18,14 @@ def energy(values: Tensor) -> Tensor:
 
 
 def top_energy(values: Tensor, counts: Tensor) -> Tensor:
-    """Return the share of the energy that the `counts` `[H]` first modes carry, `[H]`."""
+    """Return the share of the energy that the first `counts` `[H]` modes carry, `[H]`."""
     first = torch.arange(values.shape[-1], device=values.device) < counts.unsqueeze(-1)
     return torch.where(first, energy(values), 0.0).sum(-1)
 
 
 def modes_for_energy(values: Tensor, share: float) -> Tensor:
     """Return, per head `[H]`, the smallest k whose top-k modes of `values` `[H, n]` carry `share` of the energy."""
-    # The sum of all shares is 1 up to rounding, so a request for all of it must not select one mode more.
+    # The shares add up to 1 only within rounding, so a request for all of the energy must not select one mode more.
     reached = energy(values).cumsum(-1) >= share - 1e-12
     return torch.where(reached.any(-1), reached.int().argmax(-1) + 1, values.shape[-1])
 
@@ -42,7 +42,7 @@ def gap(values: Tensor, counts: Tensor, ranks: Tensor) -> Tensor:
 
 
 def effective_rank(values: Tensor) -> Tensor:
-    """Return `exp(entropy(σ² / Σσ²))`, `[H]`: how many equal modes would be as spread out; 0 for a zero head."""
+    """Return `exp(entropy(σ² / Σσ²))`, `[H]`: the number of equal modes with that entropy; 0 for a zero head."""
     shares = energy(values)
     entropy = torch.special.entr(shares).sum(-1)
     return torch.where(values[..., 0] > 0, entropy.exp(), torch.zeros_like(entropy))

@@ -1,4 +1,4 @@
-"""What can be asked of an edit. Free of torch, so that a plan can be made and printed at once."""
+"""The options of an edit. This module does not import torch, so that a plan can be made and printed quickly."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from qkedit.renamed import renamed_argument, warn_renamed
 Channel = Literal["full", "symmetric", "antisymmetric"]
 Control = Literal["none", "index", "norm"]
 
-# Rounding to bfloat16 moves weights by up to 0.4 %: singular values closer than this could have changed places.
+# Rounding to bfloat16 moves weights by up to 0.4 %: singular values closer than this could have swapped order.
 NEAR_EQUAL = 1.01
 
 
-# The manifest keeps k and seed, and other programs read no longer number.
+# The manifest stores k and seed, and many JSON readers do not accept larger integers.
 LARGEST_NUMBER = 2**64 - 1
 
 
 @dataclass(frozen=True)
 class Suppression:
-    """What to suppress.
+    """The modes to suppress, and by how much.
 
     Attributes:
-        k: how many dominant modes a head (planes in the antisymmetric channel); ignored when `energy` is given.
-        energy: take as many modes as carry this share of the energy, in (0, 1].
-        retain: ρ, the share of each suppressed mode that stays, in [0, 1).
+        k: the number of dominant modes per head (planes in the antisymmetric channel); ignored if `energy` is given.
+        energy: the share of the energy, in (0, 1], that the suppressed modes are to carry.
+        retain: ρ, the share of each suppressed mode that is kept, in [0, 1).
         channel: the product itself, its symmetric part or its antisymmetric part.
-        control: `index` suppresses as many randomly drawn other modes of the channel instead, `norm` a random frame
-            that changes the product equally much, which only the full channel has.
-        seed: of the controls' draws.
+        control: `index` suppresses as many randomly drawn other modes of the channel instead; `norm` suppresses a
+            random frame that changes the product by the same amount (full channel only).
+        seed: the seed of the controls' draws.
 
     Raises:
-        UsageError: a value is outside its range, or a control is asked for in a channel that has none.
+        UsageError: a value is outside its range, or the channel does not have the control.
     """
 
     k: int = 4
@@ -54,7 +54,7 @@ class Suppression:
         if self.k < 1:
             raise UsageError(f"{self.k} modes cannot be suppressed", where="k", remedy="give 1 or more")
         if self.k > LARGEST_NUMBER:
-            raise UsageError("lies beyond 2**64 - 1", where="k", remedy="give fewer modes; heads have some hundred")
+            raise UsageError("is larger than 2**64 - 1", where="k", remedy="give fewer modes; a head has about 100")
         if self.energy is not None and not 0 < self.energy <= 1:
             raise UsageError(f"{self.energy:g} is not a share", where="energy", remedy="give more than 0, at most 1")
         if not 0 <= self.retain < 1:
@@ -64,7 +64,7 @@ class Suppression:
                 remedy="give 0 or more, below 1; 0 removes the modes",
             )
         if not 0 <= self.seed <= LARGEST_NUMBER:
-            raise UsageError("lies outside 0 to 2**64 - 1", where="seed", remedy="give a smaller number, 0 or more")
+            raise UsageError("is not between 0 and 2**64 - 1", where="seed", remedy="give a number in that range")
         if self.channel not in ("full", "symmetric", "antisymmetric"):
             raise UsageError(
                 f"there is no channel {self.channel!r}",
@@ -91,7 +91,7 @@ Suppression.__init__ = renamed_argument("residual", "retain")(Suppression.__init
 
 
 def mode_count(channel: Channel, head_size: int, width: int) -> int:
-    """Return how many modes a head of `head_size` rows of `width` numbers can have in a channel (planes, if those)."""
+    """Return the largest number of modes (or planes) in a channel of a head of shape `[head_size, width]`."""
     if channel == "full":
         return min(head_size, width)
     stacked = min(2 * head_size, width)
@@ -99,7 +99,7 @@ def mode_count(channel: Channel, head_size: int, width: int) -> int:
 
 
 def _whole(value: Any, name: str) -> int:
-    """Return a whole number as an `int`. Raises UsageError for anything else, truth values among it."""
+    """Return a whole number as an `int`. Raises UsageError for anything else, including booleans."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -109,7 +109,7 @@ def _whole(value: Any, name: str) -> int:
 
 
 def _real(value: Any, name: str) -> float:
-    """Return a number as a `float`. Raises UsageError for anything else, truth values among it."""
+    """Return a number as a `float`. Raises UsageError for anything else, including booleans."""
     try:
         if isinstance(value, bool | str):
             raise TypeError

@@ -7,7 +7,7 @@ attention logit of query token i and key token j before rotation, biases and the
     M = Q_q (L_qᵀ L_k) Q_kᵀ,        L_qᵀ L_k = Û Σ V̂ᵀ,        U = Q_q Û,   V = Q_k V̂.
 
 The left singular vectors `U` live on the query side: directions of the residual stream as the queries read it. `V`
-lives on the key side. They and `S` are named as the factors of a singular value decomposition are everywhere.
+lives on the key side. They and `S` have the usual names of the factors of a singular value decomposition.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class QKProduct:
 
     Args:
         query: `[H, d_h, D]`, any floating dtype: the rows of `q_proj` head by head.
-        key: `[H_kv, d_h, D]`, the same or float64, on the same device or on the CPU if that has no float64.
-        key_head: for each query head the key head it reads, `[H]`; grouped-query order `h // (H / H_kv)`
-            when left out. Several query heads may share one; it is then factored once.
+        key: `[H_kv, d_h, D]`, in the same dtype or float64, on the same device or on the CPU if that has no float64.
+        key_head: for each query head the key head it reads, `[H]`; by default the grouped-query order
+            `h // (H / H_kv)`. A key head that several query heads share is factored once.
 
     Example:
         >>> query, key = torch.randn(8, 32, 128), torch.randn(2, 32, 128)
@@ -68,7 +68,7 @@ class QKProduct:
     key_head: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
     def __post_init__(self) -> None:
-        """Check the shapes and fill in the grouped-query order."""
+        """Check the shapes, and fill in the grouped-query order by default."""
         if self.query.ndim != 3 or self.key.ndim != 3 or self.query.shape[1:] != self.key.shape[1:]:
             raise ValueError(
                 f"query [H, d_h, D] and key [H_kv, d_h, D] must agree in d_h and D, "
@@ -81,7 +81,7 @@ class QKProduct:
             object.__setattr__(self, "key_head", torch.arange(heads) // (heads // key_heads))
 
     def __repr__(self) -> str:
-        """Name the sizes, the dtype and the device, not the weights."""
+        """Show the sizes, the dtype and the device, not the weights."""
         return (
             f"QKProduct(heads={self.heads}, key_heads={len(self.key)}, head_size={self.head_size}, "
             f"width={self.query.shape[2]}, {self.query.dtype}, {self.query.device})"
@@ -92,7 +92,7 @@ class QKProduct:
         return self.heads
 
     def __getitem__(self, heads: int | slice | Sequence[int]) -> QKProduct:
-        """Return the product of one query head or of several; a single one keeps its dimension, H = 1."""
+        """Return the product of one query head or of several; a single head keeps its dimension, H = 1."""
         places = range(self.heads)
         chosen = (
             [places[heads]]
@@ -152,7 +152,7 @@ class QKProduct:
 
     @once
     def key_factor(self) -> Tensor:
-        """`L_k` of the key head that each query head reads, float64 `[H, d_h, d_h]`; factored once a key head."""
+        """`L_k` of the key head that each query head reads, float64 `[H, d_h, d_h]`; factored once per key head."""
         return factor(self.key, "key")[self.key_head]
 
     @once
@@ -162,7 +162,7 @@ class QKProduct:
 
     @once
     def core(self) -> Tensor:
-        """`L_qᵀ L_k`, float64 `[H, d_h, d_h]`: the product's singular values in a small matrix."""
+        """`L_qᵀ L_k`, float64 `[H, d_h, d_h]`: a small matrix with the product's singular values."""
         return self.query_factor.mT @ self.key_factor
 
     @once
@@ -185,6 +185,6 @@ class QKProduct:
         return factor_of_gram(products, lambda heads: torch.cat([query[heads], keys[heads]], dim=1))
 
     def dense(self, head: int) -> Tensor:
-        """Return `M` of one head, float64 `[D, D]` on the CPU. For small models only: it is D/d_h times larger."""
+        """Return `M` of one head, float64 `[D, D]` on the CPU. For small models only: M is D/d_h times larger."""
         query, key = self.query[head], self.key[int(self.key_head[head])]
         return query.cpu().double().mT @ key.cpu().double()

@@ -1,4 +1,4 @@
-"""The figures of an edit, and the number of modes to suppress in each head."""
+"""The result of an edit, and the number of modes to suppress in each head."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from qkedit.spectral.update import QueryUpdate
 
 @dataclass(frozen=True)
 class QueryEdit:
-    """An edit of every head of a product and what there is to say about it; all `[H, …]`, float64.
+    """An edit of every head of a product with its figures; all `[H, …]`, float64.
 
-    `suppressed` holds the singular values (channels: |λ|) of the modes acted on, padded with zeros beyond
-    `counts`. `gap` is NaN where it means nothing. `unrealized_share` and `leak` exist for channel edits, `scale` for
-    the norm-matched control.
+    `suppressed` holds the singular values (channels: |λ|) of the suppressed modes, padded with zeros beyond `counts`.
+    `gap` is NaN where no mode is cut or none remains. `unrealized_share` and `leak` exist for channel edits, `scale`
+    for the norm-matched control.
     """
 
     update: QueryUpdate
-    counts: Tensor  # [H] modes acted on
+    counts: Tensor  # [H] suppressed modes
     suppressed: Tensor  # [H, m]
     energy_removed: Tensor  # [H] share of the channel's energy
     gap: Tensor  # [H] σ_k / σ_{k+1}
@@ -32,7 +32,7 @@ class QueryEdit:
 
 
 def mode_counts(values: Tensor, ranks: Tensor, suppression: Suppression) -> Tensor:
-    """Return how many modes of each head to take, `[H]`: k or enough for the energy, never more than its rank."""
+    """Return the number of modes to take of each head, `[H]`: k, or enough for the energy, at most its rank."""
     if suppression.energy is None:
         wanted = torch.full_like(ranks, min(suppression.k, values.shape[-1]))
     else:

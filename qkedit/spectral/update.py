@@ -1,4 +1,4 @@
-"""The change of the query weights, kept as the low-rank product it is.
+"""The change of the query weights, kept as a low-rank product.
 
 Every edit of the query-key product that leaves the keys alone has the form
 
@@ -7,9 +7,9 @@ Every edit of the query-key product that leaves the keys alone has the form
 with `left` `[H, d_h, m]`, `right_q` and `right_k` `[H, m, d_h]`: the rows of the bracket are directions of the
 residual stream, `m` of them, so a head's change has rank ≤ m (before rounding, exactly a LoRA of that rank).
 
-Of queries and keys near 1e-22, `left` is near 1e22 and a direction near 1e-44, where float32 has lost its digits. So
-each direction is made of length about 1 by a power of two, which is exact, and `left` takes the other part of it;
-heads whose own scale is extreme are likewise brought near 1 before the arithmetic and back after it.
+For queries and keys near 1e-22, `left` is near 1e22 and a direction near 1e-44, where float32 has lost its digits. So
+each direction is scaled to a length of about 1 by a power of two, which is exact, and `left` is divided by it. Heads
+whose own scale is extreme are scaled to about 1 before the arithmetic and back after it in the same way.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from qkedit.spectral.factors import converted, heads_per_piece, product_dtype
 from qkedit.spectral.product import QKProduct
 
-# Weights of models have norms between 2⁻¹⁰ and 2¹⁰: no head of theirs is scaled.
+# Heads of real models have norms between 2⁻¹⁰ and 2¹⁰, so they are not scaled.
 _ORDINARY_EXPONENT = 40
 _LARGEST_EXPONENT = 120
 
@@ -40,7 +40,7 @@ class QueryUpdate:
         return self._directions(product, slice(None), product.query.to(product_dtype(product.query.device)), None)
 
     def _directions(self, product: QKProduct, heads: slice, query: Tensor, key_scale: Tensor | None) -> Tensor:
-        """The directions of `heads`, whose weights `query` are converted already, of keys times `key_scale`."""
+        """Return the directions of `heads`: `query` holds their converted weights, keys are scaled by `key_scale`."""
         rows = self.right_query[heads].to(query) @ query
         if self.right_key is not None:
             keys = product.key[product.key_head[heads]]
@@ -49,10 +49,10 @@ class QueryUpdate:
         return rows
 
     def apply(self, product: QKProduct, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """Return the edited query weights, `[H, d_h, D]` in their storage dtype, and how far each head moved.
+        """Return the edited query weights, `[H, d_h, D]` in their storage dtype, and the relative change of each head.
 
         The second value, `[H]`, is `‖W_q' − W_q‖ / ‖W_q‖` as realised *after* rounding to the storage dtype.
-        `dtype` is that of the arithmetic; weights stored wider are computed as wide as they are stored.
+        `dtype` is the dtype of the arithmetic; weights in a wider storage dtype are computed in that one.
         """
         query, (balanced, query_scale, key_scale) = product.query, self._balanced(product)
         dtype = torch.promote_types(dtype, query.dtype)
@@ -68,7 +68,7 @@ class QueryUpdate:
             if query_scale is not None:
                 scale = query_scale[heads].to(weights)
                 weights *= scale
-            # Two thin products: the d_h × d_h matrix between them would cost d_h / m times as much.
+            # Two thin products: forming the d_h × d_h matrix between them would cost d_h / m times as much.
             directions = balanced._directions(product, heads, weights, key_scale)
             torch.baddbmm(weights, balanced.left[heads].to(weights), directions, out=change)
             if query_scale is not None:
@@ -83,22 +83,22 @@ class QueryUpdate:
         return edited, torch.cat(moved).cpu().double()
 
     def requested(self, product: QKProduct) -> Tensor:
-        """Return `‖W_q' − W_q‖ / ‖W_q‖` per head, `[H]`, as asked for: before any rounding; 0 for a zero head."""
-        # The directions are their coordinates times orthonormal rows, which change no length.
+        """Return `‖W_q' − W_q‖ / ‖W_q‖` per head, `[H]`, before any rounding; 0 for a zero head."""
+        # The directions are coordinates times orthonormal rows, so the coordinates have the same lengths.
         size = torch.linalg.matrix_norm(product.query_factor)
         change = torch.linalg.matrix_norm(self.left @ self._coordinates(product))
         return torch.where(size > 0, change / torch.where(size > 0, size, 1.0), 0.0).cpu()
 
     def _coordinates(self, product: QKProduct) -> Tensor:
-        """The directions in the orthonormal rows of the factors, `[H, m, n]`: nothing D wide is touched."""
+        """Return the directions in the orthonormal basis of the factors, `[H, m, n]`, without reading D columns."""
         if self.right_key is None:
             return self.right_query @ product.query_factor
         return torch.cat([self.right_query, self.right_key], dim=-1) @ product.stack_factor
 
     def _balanced(self, product: QKProduct) -> tuple[QueryUpdate, Tensor | None, Tensor | None]:
-        """Return the same update with directions of length about 1, for queries and keys times the scales returned.
+        """Return the same update with directions of length about 1, and the scales of queries and keys it is for.
 
-        A scale is a power of two for each head, `[H, 1, 1]`; None where no head needs one.
+        A scale is a power of two per head, `[H, 1, 1]`; None where no head needs one.
         """
         query_scale, key_scale = _scale(product.query_factor), None
         if self.right_key is not None:
@@ -114,7 +114,7 @@ class QueryUpdate:
         return QueryUpdate(left, right_query, right_key), query_scale, key_scale
 
     def key_bias_effect(self, product: QKProduct, key_bias: Tensor) -> Tensor:
-        """Return `‖(W_q' − W_q)ᵀ b_k‖` per head, `[H]`: the most a unit input moves a logit through the key bias.
+        """Return `‖(W_q' − W_q)ᵀ b_k‖` per head, `[H]`: the largest effect of a unit input through the key bias.
 
         With biased keys the logit also changes by `x_iᵀ (W_q' − W_q)ᵀ b_k`, which no mode of the product shows.
         `key_bias` is `[H_kv, d_h]`.
@@ -125,12 +125,12 @@ class QueryUpdate:
 
 
 def _scale(factors: Tensor) -> Tensor | None:
-    """Return the power of two that brings each head near 1, `[H, 1, 1]`; None where all are within float32's middle.
+    """Return the power of two that scales each head to about 1, `[H, 1, 1]`; None where every norm is moderate.
 
-    There is room in float32 for squares and for sums of them.
+    Moderate means that float32 holds the squares of the numbers and their sums.
     """
     exponents = torch.frexp(torch.linalg.matrix_norm(factors)).exponent
     if int(exponents.abs().max()) <= _ORDINARY_EXPONENT:
         return None
-    # Beyond it the scale would be no number of float32; what is left over is harmless.
+    # Beyond it float32 could not hold the scale; the remaining factor is harmless.
     return torch.exp2(-exponents.clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT).double())[:, None, None]

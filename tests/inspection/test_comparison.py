@@ -89,7 +89,7 @@ def test_models_of_different_shapes_are_refused(tmp_path: Path) -> None:
     wider = {
         name: torch.cat([tensor, tensor], dim=1) if "_proj" in name else tensor for name, tensor in weights().items()
     }
-    with pytest.raises(UsageError, match="another shape"):
+    with pytest.raises(UsageError, match="the same shape"):
         compare_spectra(plan(base), plan(write(tmp_path / "wider", wider)))
     with pytest.raises(UsageError, match="same layers"):
         compare_spectra(plan(base), plan(base, layers="0-1"))

@@ -1,16 +1,16 @@
-"""Several edits of one weight together, and one edit in another strength.
+"""Combine several edits of one weight, or scale one edit to another strength.
 
 An edit of the full channel multiplies a head's queries from the right, `W_i = W (I − A_i)` with `A_i = (1−ρ) U Uᵀ`.
-Two edits that were made from the same W can be put together in two ways, `Δ_i = W_i − W`:
+Two edits made from the same W can be combined in two ways, with `Δ_i = W_i − W`:
 
     sum           W + Δ_1 + Δ_2           =  W (I − A_1 − A_2)
     composition   W (I − A_1)(I − A_2)    =  W + Δ_1 + Δ_2 + W A_1 A_2
 
-They are the same where the edits act on orthogonal directions. Elsewhere composition depends on the order, needs the
-rows of W to be independent, and means nothing for an edit that is not of this form: of a channel, a LoRA, somebody
-else's. So edits are summed here, as adapters are, and `interaction` says by how much composition would differ:
-`W A_1 A_2 = Δ_1 W⁺ Δ_2`, since the rows of `Δ_2` are combinations of those of W. That is what both edits remove and
-the sum removes twice: the sum of an edit with itself turns its modes around.
+The two are equal where the edits act on orthogonal directions. Elsewhere composition depends on the order and needs
+the rows of W to be independent. It has no meaning for an edit that does not have this form: an edit of a channel, a
+LoRA, another tool's edit. So edits are summed here, as adapters are, and `interaction` measures how far composition
+differs: `W A_1 A_2 = Δ_1 W⁺ Δ_2`, since the rows of `Δ_2` are combinations of those of W. This term is what both
+edits remove and the sum removes twice: the sum of an edit with itself reverses the sign of its modes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Float64 copies are made of so many numbers at a time.
+# Float64 copies are made of this many numbers at a time.
 _NUMBERS_AT_ONCE = 1 << 20
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def combined(base: Tensor, edits: Sequence[Tensor]) -> Tensor:
-    """Return `base + Σ (edit − base)`, rounded once; bit for bit the edit's where one edit alone changed a number.
+    """Return `base + Σ (edit − base)`, rounded once; a number that only one edit changed is bit for bit that edit's.
 
     The result does not depend on the order of the edits.
 
@@ -46,7 +46,7 @@ def combined(base: Tensor, edits: Sequence[Tensor]) -> Tensor:
 def _combined(base: Tensor, edits: Sequence[Tensor]) -> Tensor:
     changed = torch.stack([differs(base, edit) for edit in edits])
     wide = base.double()
-    # Sorted, so that the sum rounds alike in whatever order the edits come.
+    # Sorted, so that rounding does not depend on the order of the edits.
     changes = torch.stack([edit.double() - wide for edit in edits]).sort(dim=0).values
     total = changes[0]
     for change in changes[1:]:
@@ -59,7 +59,7 @@ def _combined(base: Tensor, edits: Sequence[Tensor]) -> Tensor:
 
 
 def scaled(base: Tensor, edited: Tensor, strength: float) -> Tensor:
-    """Return `base + strength (edited − base)`, rounded once; what the edit did not change keeps its bits.
+    """Return `base + strength (edited − base)`, rounded once; numbers that the edit did not change keep their bits.
 
     Args:
         base: `[rows, …]`.
@@ -77,15 +77,15 @@ def scaled(base: Tensor, edited: Tensor, strength: float) -> Tensor:
 
 
 def differs(one: Tensor, other: Tensor) -> Tensor:
-    """Return where the bits of two tensors of one dtype and shape differ: 0 and −0 do, equal NaNs do not."""
+    """Return a mask of the numbers whose bits differ: 0 and −0 do, equal NaNs do not. Same dtype and shape."""
     integers = _INTEGERS[one.element_size()]
     return one.contiguous().view(integers) != other.contiguous().view(integers)
 
 
 def rounded(numbers: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return float64 numbers in a narrower dtype, rounded once: to the nearest, ties to even.
+    """Convert float64 numbers to a narrower dtype, rounding once: to the nearest, ties to even.
 
-    PyTorch goes by way of float32 to 16 bits, and so rounds twice. Rounding to odd on the way keeps new ties away.
+    PyTorch converts to 16 bits by way of float32, and so rounds twice. Rounding to odd first avoids new ties.
     """
     if dtype.itemsize > 2:
         return numbers.to(dtype)
@@ -99,11 +99,11 @@ def rounded(numbers: Tensor, dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True)
 class Interaction:
-    """What the sum of two edits and their composition differ by, as shares of `‖Δ_1 + Δ_2‖`, per head `[H]`.
+    """The difference of the sum of two edits and their composition, as shares of `‖Δ_1 + Δ_2‖`, per head `[H]`.
 
     Attributes:
-        overlap: `‖Δ_1 W⁺ Δ_2‖`, or with the edits exchanged, whichever is larger: what is removed twice.
-        order: `‖Δ_1 W⁺ Δ_2 − Δ_2 W⁺ Δ_1‖`: by how much the two compositions differ.
+        overlap: `‖Δ_1 W⁺ Δ_2‖`, or with the edits exchanged, whichever is larger: the part that is removed twice.
+        order: `‖Δ_1 W⁺ Δ_2 − Δ_2 W⁺ Δ_1‖`: the difference of the two compositions.
     """
 
     overlap: Tensor
@@ -114,9 +114,9 @@ def interaction(query: Tensor, one: Tensor, other: Tensor) -> Interaction:
     """Return how far two edits of the same heads are from acting on orthogonal directions.
 
     Args:
-        query: the heads before, `[H, d_h, D]`.
-        one: after one edit.
-        other: after the other edit, which was made from `query` as well.
+        query: the heads before the edits, `[H, d_h, D]`.
+        one: the heads after one edit.
+        other: the heads after the other edit, which was made from `query` as well.
     """
     before = query.double()
     first, second = one.double() - before, other.double() - before
@@ -129,7 +129,7 @@ def interaction(query: Tensor, one: Tensor, other: Tensor) -> Interaction:
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """Return `part / whole`; infinite where edits cancel out, 0 where neither does anything."""
+    """Return `part / whole`: infinite where the edits cancel out, 0 where neither changes anything."""
     return torch.where(part > 0, part / whole, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""What can be said of a change of a head's weights from the weights alone: rank, row space, energy.
+"""Measure the change of a head's weights from the weights alone: rank, row space, energy.
 
 A stored change is the edit plus the rounding of the weights it was added to. Rounding has full rank, so the rank of a
 change is the number of singular values above what rounding can give. An error matrix with independent entries of
@@ -11,15 +11,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Share by which the largest singular value of an error matrix exceeds its typical size at most.
+# Upper bound of the share by which the largest singular value of an error matrix exceeds its typical size.
 _MARGIN = 1.25
 
 
 def rounding_noise(weights: Tensor) -> Tensor:
-    """Return about how large the largest singular value of the rounding of some heads is, `[H]`.
+    """Estimate the largest singular value of each head's rounding errors, `[H]`.
 
     Args:
-        weights: in the dtype that they are stored in, `[H, d_h, D]`.
+        weights: the heads in their storage dtype, `[H, d_h, D]`.
     """
     kind = torch.finfo(weights.dtype)
     _, exponents = torch.frexp(weights.double().abs().clamp_min(kind.tiny))
@@ -29,11 +29,11 @@ def rounding_noise(weights: Tensor) -> Tensor:
 
 
 def row_spaces(change: Tensor, noise: Tensor) -> list[Tensor]:
-    """Return an orthonormal basis of the row space of each head's change, its numerical rank of columns `[D, r]`.
+    """Return an orthonormal basis of the row space of each head's change, `[D, r]` with r its numerical rank.
 
     Args:
         change: float64 `[H, d_h, D]`.
-        noise: singular values up to this belong to rounding, `[H]`.
+        noise: singular values up to this size come from rounding, `[H]`.
     """
     # Through the triangle of a QR decomposition, since D is much larger than d_h.
     basis, triangle = torch.linalg.qr(change.mT)
@@ -47,9 +47,9 @@ def energy_removed(before: Tensor, after: Tensor, keys: Tensor) -> Tensor:
     """Return `1 − ‖W_q'ᵀ W_k‖² / ‖W_qᵀ W_k‖²` per head, `[H]`: negative where energy was added, 0 for a zero head.
 
     Args:
-        before: queries, `[H, d_h, D]`.
+        before: queries before the edit, `[H, d_h, D]`.
         after: queries after the edit.
-        keys: as each of these heads meets them, norms folded in, `[H, d_h, D]`.
+        keys: the keys that each head reads, with norms folded in, `[H, d_h, D]`.
     """
     keys = keys.double()
     inner = keys @ keys.mT

@@ -4,11 +4,11 @@ An edit changes head h by `left_h directions_h`, of rank ≤ k_h. So a layer's c
 
     W' − W = B A,     B [rows, r],  A [r, D],  r = Σ_h k_h,
 
-with a block-diagonal B: the rows of head h meet its own k_h columns alone, and the rows of other heads, of keys, of
-values or of gates are zero. Before rounding this is exact.
+with a block-diagonal B: the rows of head h use only its own k_h columns, and the rows of other heads, keys, values
+and gates are zero. Before rounding this is exact.
 
-Between the factors of a product any scale can move. Here each head's product is written as `(U √Σ)(√Σ Vᵀ)`, so that
-both factors have the same size and neither leaves the range of a 16-bit dtype before the other one does.
+The scale of a product can be divided between its factors in any way. Here each head's product is written as
+`(U √Σ)(√Σ Vᵀ)`: both factors have the same size, so neither leaves the range of a 16-bit dtype before the other.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class LowRankChange:
 
     @property
     def rank(self) -> int:
-        """R, the number of columns of `left`."""
+        """r, the number of columns of `left`."""
         return self.right.shape[0]
 
     def dense(self) -> Tensor:
@@ -39,7 +39,7 @@ class LowRankChange:
     def truncated(self, rank: int) -> tuple[LowRankChange, float]:
         """Return the best approximation of at most that rank, and its error `‖BA − B'A'‖ / ‖BA‖` (Frobenius).
 
-        The change itself, and 0, where its rank is not larger. The columns of the approximation mix heads.
+        Where the rank is not larger, these are the change itself and 0. The columns of the approximation mix heads.
         """
         if rank >= self.rank:
             return self, 0.0
@@ -54,11 +54,11 @@ def head_changes(left: Tensor, directions: Tensor) -> list[LowRankChange]:
     """Return the change of each head, balanced.
 
     Args:
-        left: `[H, d_h, m]`; a column of zeros belongs to a head with fewer than m modes, and adds nothing to its rank.
+        left: `[H, d_h, m]`; a head with fewer than m modes has columns of zeros, which do not count for its rank.
         directions: `[H, m, D]`.
     """
     left, directions = left.cpu().double(), directions.cpu().double()
-    # Of queries near 1e-22 the two sides are near 1e22 and 1e-44: brought together before anything is squared.
+    # For queries near 1e-22 the two factors are near 1e22 and 1e-44, so they are balanced before they are squared.
     lengths = torch.linalg.vector_norm(directions, dim=-1)
     left = left * lengths.unsqueeze(-2)
     directions = directions / torch.where(lengths > 0, lengths, 1.0).unsqueeze(-1)
@@ -71,7 +71,7 @@ def head_changes(left: Tensor, directions: Tensor) -> list[LowRankChange]:
 
 
 def nearest(change: Tensor, rank: int) -> LowRankChange:
-    """Return the product of at most that rank which is nearest to a dense change `[rows, D]`."""
+    """Return the nearest product of at most that rank to a dense change `[rows, D]`."""
     # The small triangle has the singular values and the left vectors; D is much larger than a head's rows.
     basis, triangle = torch.linalg.qr(change.cpu().double().mT)
     left, values, right = torch.linalg.svd(triangle.mT, full_matrices=False)
@@ -79,11 +79,11 @@ def nearest(change: Tensor, rank: int) -> LowRankChange:
 
 
 def stacked(parts: Sequence[tuple[int, LowRankChange]], rows: int) -> LowRankChange:
-    """Return the change of a whole weight from those of its heads: `left` block-diagonal, `right` one below another.
+    """Return the change of a whole weight from the changes of its heads: `left` block-diagonal, `right` concatenated.
 
     Args:
         parts: the first row of each head, and its change.
-        rows: of the weight; those of no part do not change.
+        rows: the number of rows of the weight; rows outside all parts do not change.
     """
     rank = sum(change.rank for _, change in parts)
     left = torch.zeros(rows, rank, dtype=torch.float64)
@@ -95,7 +95,7 @@ def stacked(parts: Sequence[tuple[int, LowRankChange]], rows: int) -> LowRankCha
 
 
 def _decomposed(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `U`, `σ` and `Vᵀ` of `left @ right`; nothing is formed that is as large as the product."""
+    """Return `U`, `σ` and `Vᵀ` of `left @ right` without forming the product."""
     left_basis, left_core = torch.linalg.qr(left)
     right_basis, right_core = torch.linalg.qr(right.mT)
     vectors, values, others = torch.linalg.svd(left_core @ right_core.mT, full_matrices=False)
