@@ -2,10 +2,10 @@
 
     lmms-eval --model qkedit --model_args pretrained=./edited,plugins=scr --tasks pope --batch_size 8
 
-Arguments are `pretrained`, `revision`, `dtype`, `trust_remote_code`, `chat_template` and `plugins`: names joined by
-"+", as `--plugin` takes them (`scr+dscr:blend=0.5`), in quotes where an option holds a comma; a settings file; or
-`none`. Without `plugins` those attached next to the weights are run. docs/harness.md tells what to mind when figures
-are compared.
+The arguments are `pretrained`, `revision`, `dtype`, `trust_remote_code`, `chat_template` and `plugins`. `plugins` is a
+list of names joined by "+", in the form of `--plugin` (`scr+dscr:blend=0.5`), quoted if an option contains a comma; or
+a settings file; or `none`. Without it, the plug-ins attached next to the weights run. docs/harness.md explains what
+to consider when figures are compared.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _logger = logging.getLogger(__name__)
 
 
 def manifest() -> ModelManifest:
-    """Return what lmms-eval's registry asks of the entry point."""
+    """Return the manifest of this model for lmms-eval's registry."""
     return ModelManifest(model_id="qkedit", chat_class_path=f"{__name__}.Qkedit")
 
 
 @dataclass(frozen=True)
 class _Request:
-    """One request of a task: its position, what is asked, and how it is to be answered."""
+    """One request of a task: its position, its prompt, and its generation settings."""
 
     place: int
     prompt: Prompt
@@ -54,18 +54,18 @@ class _Request:
 
 
 class Qkedit(lmms):
-    """A model of transformers with plug-ins, as lmms-eval's chat interface has it.
+    """A transformers model with plug-ins, behind lmms-eval's chat interface.
 
     Args:
         pretrained: a directory, a hub id, an alias or `demo`.
-        plugins: see the module; None for those attached next to the weights.
-        revision: of a model on the hub.
-        dtype: of the weights; `auto` for what is stored.
-        trust_remote_code: whether Python code of the checkpoint's own may run.
-        chat_template: a file in Jinja, or `none`, instead of the model's own template.
-        device: where it runs; by default what accelerate picks for this process.
-        batch_size: prompts answered side by side.
-        max_batch_size: understood for lmms-eval's sake.
+        plugins: see the module docstring; None for the plug-ins attached next to the weights.
+        revision: the revision of a model on the hub.
+        dtype: the dtype of the weights; `auto` for the stored one.
+        trust_remote_code: whether Python code from the checkpoint may run.
+        chat_template: a Jinja file, or `none`, to replace the model's own template.
+        device: the device to run on; by default the one that accelerate assigns to this process.
+        batch_size: the number of prompts in a batch.
+        max_batch_size: accepted for compatibility with lmms-eval, and ignored.
 
     Raises:
         QkeditError: the model cannot be loaded, or the plug-ins do not fit it.
@@ -109,19 +109,19 @@ class Qkedit(lmms):
         if plugins is None and settings:
             names = "+".join(plugin.name for plugin in settings)
             _logger.warning(
-                "%s runs with %s, as attached beside its weights; a cache of lmms-eval does not tell: "
-                "name them as plugins=… where --use_cache is given",
+                "%s runs with %s, which is attached next to its weights; lmms-eval's cache does not record plug-ins: "
+                "with --use_cache, name them as plugins=…",
                 pretrained,
                 names,
             )
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """Answer a task's requests, each by the settings that it brings."""
+        """Answer a task's requests, each with its own generation settings."""
         from tqdm import tqdm
 
         loaded = self.loaded
         if loaded is None:
-            raise QkeditError("the model has been given up", where="lmms-eval", remedy="load it again")
+            raise QkeditError("the model has been unloaded", where="lmms-eval", remedy="load it again")
         found: list[GenerationResult | None] = [None] * len(requests)
         with tqdm(total=len(requests), disable=self.rank != 0, desc="Model responding") as bar:
             for batch in self._batches(requests):
@@ -135,21 +135,21 @@ class Qkedit(lmms):
         return [result for result in found if result is not None]
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
-        """Not offered: lmms-eval asks for it only of models without a chat template."""
-        raise _not_offered("tasks of multiple choice by likelihood")
+        """Raise QkeditError: lmms-eval uses likelihoods only for models without a chat template."""
+        raise _not_offered("multiple-choice tasks that compare likelihoods")
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
-        """Not offered: plug-ins act on the images of one prompt."""
-        raise _not_offered("tasks of several rounds")
+        """Raise QkeditError: plug-ins act on the images of a single prompt."""
+        raise _not_offered("multi-round tasks")
 
     def clean(self) -> None:
-        """Detach the plug-ins and let the model go."""
+        """Detach the plug-ins and unload the model."""
         self._attached.close()
         self.loaded = None
         super().clean()
 
     def _batches(self, requests: Sequence[Instance]) -> Iterator[list[_Request]]:
-        """Yield requests in batches of one kind; images are opened batch by batch."""
+        """Yield batches of requests with equal generation settings; images are opened batch by batch."""
         settings = [generation_settings(request.args[2]) for request in requests]
         for _, alike in groupby(range(len(requests)), key=lambda place: settings[place]):
             places = list(alike)
@@ -168,11 +168,11 @@ class Qkedit(lmms):
 
 
 def conversation(loaded: LoadedModel, messages: Sequence[Mapping[str, Any]]) -> Prompt:
-    """Return lmms-eval's messages as a prompt in the model's chat template.
+    """Convert lmms-eval's messages to a prompt in the model's chat template.
 
     Raises:
-        UsageError: they hold videos or sound.
-        TemplateFault: the template does not take them.
+        UsageError: the messages hold video or audio.
+        TemplateFault: the template does not accept the messages.
     """
     turns, images = [], []
     for message in messages:
@@ -185,7 +185,7 @@ def conversation(loaded: LoadedModel, messages: Sequence[Mapping[str, Any]]) -> 
                 content.append({"type": "text", "text": part["text"]})
             else:
                 raise UsageError(
-                    f"a task shows {part['type']}, and qkedit runs images",
+                    f"the task has {part['type']}, and qkedit supports only images",
                     where="lmms-eval",
                     remedy="choose tasks with images",
                 )
@@ -194,10 +194,10 @@ def conversation(loaded: LoadedModel, messages: Sequence[Mapping[str, Any]]) -> 
 
 
 def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a task's generation settings as `generate` takes them, and `until`, the texts that end an answer.
+    """Convert a task's generation settings to those of `generate`, and keep `until`, the texts that end an answer.
 
-    A task samples if it gives a temperature that is not nearly zero, or none and `do_sample`; otherwise what only
-    sampling uses is left out.
+    A task samples if it gives a temperature that is not nearly zero, or gives no temperature and sets `do_sample`.
+    Otherwise the settings that only sampling uses are left out.
     """
     sampled = samples(given.get("temperature"), by_default=bool(given.get("do_sample")))
     names = ("num_beams", "repetition_penalty", *(("temperature", "top_p", "top_k") if sampled else ()))
@@ -211,22 +211,22 @@ def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plugins(text: str | None, model: str) -> tuple[PluginSettings, ...]:
-    """Return the plug-ins that are named, else those attached to the model."""
+    """Return the named plug-ins, or else those attached to the model."""
     if text is None:
         return with_paper_defaults(attached_to(Path(model).expanduser()), model)
-    # Quotes keep lmms-eval from splitting at commas, and stay.
+    # lmms-eval does not split at commas inside quotes, and does not remove the quotes.
     texts = text.strip("'\"").split("+")
     return with_paper_defaults(parse_plugins(texts) or (), model)
 
 
 def _image(image: Any) -> Image:
-    """Return what a task shows as a picture in RGB."""
+    """Convert a task's image to RGB."""
 
     return read_image(Path(image)) if isinstance(image, str) else as_rgb(image)
 
 
 def _until(text: str, stops: Sequence[str]) -> str:
-    """Return the text up to the first of the texts that end it."""
+    """Return the text before the first occurrence of any of `stops`."""
     return text[: min((place for stop in stops if stop and (place := text.find(stop)) >= 0), default=len(text))]
 
 
@@ -236,7 +236,7 @@ def _batch_size(given: int | str) -> int:
     except ValueError:
         size = 0
     if size < 1:
-        raise UsageError(f"{given!r} is not a number of prompts", where="--batch_size", remedy="give one, such as 8")
+        raise UsageError(f"{given!r} is not a batch size", where="--batch_size", remedy="give a number, such as 8")
     return size
 
 

@@ -1,4 +1,4 @@
-"""The model on the hub that an edit was made from: files to copy from, its licence, and what must be equal."""
+"""The base model on the hub: the files to copy from it, its licence, and the files that must equal its own."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from qkedit.errors import CheckpointError
 from qkedit.publishing.licences import Licence, is_licence_text
 from qkedit.steering.outputs.names import BASE_CARD_FILE, CARD_FILE
 
-# A licence is some kilobytes; more than this is something else.
+# A licence text is a few kilobytes long; a file larger than this is something else.
 _LONGEST_TEXT = 1_000_000
 
 
 @dataclass(frozen=True)
 class HubBase:
-    """The nearest model on the hub that an output goes back to, and the shards that were edited since."""
+    """The nearest model on the hub from which an output was made, and the shards that were edited since."""
 
     repository: Repository
     files: HubFiles
@@ -30,10 +30,10 @@ class HubBase:
 
     @classmethod
     def find(cls, manifest: Manifest, endpoint: str | None) -> HubBase | None:
-        """Return it; None where no manifest names a model on the hub.
+        """Find the base of an output; return None if no manifest names a model on the hub.
 
         Raises:
-            CheckpointError: the hub does not have the recorded model or revision (any more), or cannot be reached.
+            CheckpointError: the hub does not (or no longer) have the recorded model or revision, or is unreachable.
         """
         edited: set[str] = set()
         for edit in (manifest.as_dict(), *reversed(manifest.history)):
@@ -45,9 +45,9 @@ class HubBase:
             repository = find_repository(name, commit, endpoint=endpoint)
             if repository is None:
                 raise CheckpointError(
-                    "the hub has no such model (any more), or it is private",
+                    "the hub does not have this model, or no longer, or the model is private",
                     where=f"the base {name}",
-                    remedy="log in with `hf auth login`, with a token that may read it",
+                    remedy="run `hf auth login` with a token that can read it",
                 )
             sizes = {file.name: file.size for file in repository.files.values()}
             return cls(repository, HubFiles(name, commit, sizes, commit, endpoint), frozenset(edited))
@@ -55,26 +55,26 @@ class HubBase:
 
     @property
     def name(self) -> str:
-        """Its hub id."""
+        """The hub id of the base."""
         return self.repository.name
 
     def licence(self) -> Licence:
-        """Return the licence that its card names."""
+        """Return the licence in the base's model card."""
         return Licence.of(card_fields(self._text(CARD_FILE, LONGEST_BLOCK)))
 
     def licence_texts(self) -> list[str]:
-        """Return the names of the files that have to go with every copy: the licence and its notices."""
+        """Return the names of the files that must accompany every copy: the licence and its notices."""
         return [name for name, size in self.files.sizes().items() if is_licence_text(name) and size <= _LONGEST_TEXT]
 
     def content(self, name: str) -> Content:
-        """Return one of its files, read into memory."""
+        """Read one of the base's files into memory."""
         return Content(self.files.read(name, 0, self.files.sizes()[name]))
 
     def differing(self, files: dict[str, Content]) -> Iterator[str]:
-        """Yield the names of files that should be the base's and are not; reads all of them.
+        """Yield the names of files that should equal the base's and do not. Every file is read.
 
         Args:
-            files: of a full directory, by name, without those that the user vouches for.
+            files: the files of a full directory, by name, except those that the user included explicitly.
         """
         for name, content in files.items():
             remote = self.repository.files.get(name)
@@ -88,11 +88,11 @@ class HubBase:
 
 
 def licence_without_hub(manifest: Manifest, cards: dict[str, str]) -> Licence:
-    """Return the licence of a base that is not on the hub, from the cards that lie in the output.
+    """Return the licence of a base that is not on the hub, from the model cards in the output.
 
     Args:
-        manifest: of the edit.
-        cards: the output's cards by name.
+        manifest: the manifest of the edit.
+        cards: the output's cards, by file name.
     """
     if manifest.base.model == DEMO and not manifest.history:
         from qkedit.demo import demo_checkpoint

@@ -1,4 +1,4 @@
-"""The card that is sent: the output's own, or for an edit without the model a short one."""
+"""The model card to push: the output's own card, or a short one for an output of edited tensors only."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from qkedit.selection import describe
 
 
 def outgoing_card(card: str, licence: Licence, *, is_stated: bool) -> str:
-    """Return an output's card as it is sent: as it is, but for a licence that it lacks or that the user states.
+    """Return an output's card for the push, adding the licence if the card has none or the user stated one.
 
     Args:
         card: the card in the directory.
-        licence: the one to publish under.
-        is_stated: whether the user named it.
+        licence: the licence to publish under.
+        is_stated: whether the user stated the licence.
 
     Raises:
-        UsageError: the card names another licence than the base's, and the user does not say which one holds.
+        UsageError: the card's licence is not the base's, and the user did not state one.
     """
     own = Licence.of(card_fields(card))
     if own.identifiers and set(own.identifiers) == set(licence.identifiers):
         return card
     if own.identifiers and not is_stated:
         raise UsageError(
-            f"says {own}, and the base's licence is {licence}",
+            f"gives the licence {own}, and the base's licence is {licence}",
             where="README.md",
-            remedy="correct the card, or say under which licence you publish with --license",
+            remedy="correct the card, or name the licence to publish under with --license",
         )
     return with_fields(card, licence.as_fields())
 
 
 def delta_card(manifest: Manifest, repository: str, base_model: str | None, licence: Licence) -> str:
-    """Return the card of a repository that holds the edited tensors alone.
+    """Return the card of a repository that holds only the edited tensors.
 
     Args:
-        manifest: of the edit.
-        repository: where it is published, for the lines that fetch it.
-        base_model: hub id of the model that was edited, if it is on the hub.
-        licence: the one to publish under.
+        manifest: the manifest of the edit.
+        repository: the repository to publish to, for the download command.
+        base_model: the hub id of the model that was edited, if it is on the hub.
+        licence: the licence to publish under.
     """
     import yaml
 
@@ -58,8 +58,8 @@ def delta_card(manifest: Manifest, repository: str, base_model: str | None, lice
 # {base.model}, steered: the edited tensors
 
 This is an edit of `{base.model}`{revision}, without the model: the query projections of layers
-{describe([tensor.layer for tensor in manifest.tensors])} ({heads}), as they stand after the edit. `qkedit.json` holds
-what was done, and the SHA-256 of each tensor before and after. The base and these files make the edited model:
+{describe([tensor.layer for tensor in manifest.tensors])} ({heads}) after the edit. `qkedit.json` records the
+options of the edit, and the SHA-256 of each tensor before and after. The base and these files make the edited model:
 
     hf download {repository} --local-dir ./edit
     qkedit apply ./edit --base {base_model or "BASE"} --out ./edited

@@ -1,7 +1,7 @@
-"""Whether a base's licence lets an edit of it be published, by what the base's card says.
+"""Check, by the base's model card, whether its licence permits publishing an edit of it.
 
-A card names licences by the hub's identifiers (https://huggingface.co/docs/hub/repositories-licenses). This is a
-check against oversights: which conditions a licence makes is for the publisher to read.
+A card names licences by the hub's identifiers (https://huggingface.co/docs/hub/repositories-licenses). This check
+prevents oversights; the conditions of a licence are for the publisher to read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from qkedit.checkpoint.card_fields import texts
 from qkedit.errors import UsageError
 
-# Identifiers of licences that permit derivatives to be passed on, some of them on conditions.
+# Identifiers of licences that permit the distribution of derivatives, some of them under conditions.
 _PERMITTING = """
 afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0 bigscience-openrail-m bsd
 bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0
@@ -24,73 +24,73 @@ ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 gemma gpl gpl-2.0 gpl-3.0 i
 llama3.1 llama3.2 llama3.3 llama4 mit mpl-2.0 ms-pl ncsa openrail openrail++ osl-3.0 postgresql unlicense wtfpl zlib
 """
 PERMITTING = frozenset(_PERMITTING.split())
-# What Creative Commons calls "no derivatives", as a part of an identifier.
+# The part of an identifier by which Creative Commons marks "no derivatives".
 _NO_DERIVATIVES = "nd"
 _UNKNOWN = frozenset({"unknown", "none", ""})
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
-# Files that hold a licence's text or what it asks to be passed on with every copy.
+# Files that hold a licence's text, or notices that the licence requires with every copy.
 TEXT_PATTERNS = ("licen[sc]e*", "copying*", "notice*", "*use_policy*", "*use-policy*")
 
 
 @dataclass(frozen=True)
 class Licence:
-    """What a card says of a licence; `identifiers` is empty where it says nothing that can be used."""
+    """The licence in a model card; `identifiers` is empty if the card does not give a usable one."""
 
     identifiers: tuple[str, ...] = ()
-    name: str | None = None  # of one that is called "other"
+    name: str | None = None  # the name of a licence with the identifier "other"
     link: str | None = None
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Licence:
-        """Return what the fields of a card say."""
+        """Read the licence from the fields of a card."""
         identifiers = tuple(text.strip().lower() for text in texts(fields.get("license")))
         name, link = (next(iter(texts(fields.get(key))), None) for key in ("license_name", "license_link"))
         return cls(tuple(text for text in identifiers if text not in _UNKNOWN), name, link)
 
     def __str__(self) -> str:
-        """Return it for a sentence: `other (tongyi-qianwen)`."""
+        """Return the licence for use in a sentence: `other (tongyi-qianwen)`."""
         listed = ", ".join(self.identifiers)
         return f"{listed} ({self.name})" if self.name else listed
 
     def as_fields(self) -> dict[str, Any]:
-        """Return the fields of a card that says it, None for those that must not be there."""
+        """Return the licence as fields of a card; None marks fields that must be absent."""
         one = self.identifiers[0] if len(self.identifiers) == 1 else list(self.identifiers)
         return {"license": one, "license_name": self.name, "license_link": self.link}
 
 
 def stated(identifier: str, of_base: Licence) -> Licence:
-    """Return the licence that the user names. Raises UsageError where that is not an identifier of the hub's form."""
+    """Return the licence that the user stated. Raises UsageError unless it is an identifier in the hub's form."""
     if not _IDENTIFIER.fullmatch(identifier):
         raise UsageError(
             f"{identifier!a} is not the identifier of a licence",
             where="--license",
-            remedy="give one as the hub writes it, like apache-2.0, or other",
+            remedy="give one in the hub's form, such as apache-2.0, or other",
         )
     return of_base if identifier in of_base.identifiers else Licence((identifier,))
 
 
 def refuse_licence(base: str, licence: Licence, text_files: Iterable[str]) -> None:
-    """Refuse to publish an edit of a base under its own licence, unless that is known to permit it.
+    """Refuse to publish an edit under its base's licence unless the licence is known to permit it.
 
     Args:
-        base: the base's name, for the sentence.
-        licence: what its card says.
-        text_files: files of the base that hold the licence's text.
+        base: the base's name, for the message.
+        licence: the licence in the base's card.
+        text_files: the base's files that hold the licence's text.
 
     Raises:
-        UsageError: there is no licence, it forbids derivatives, or what it permits is not known.
+        UsageError: there is no licence, it forbids derivatives, or qkedit does not know what it permits.
     """
     named = "--license ID names the licence under which you may publish"
     found = sorted(text_files)
     read = f"read {found[0]} of the base" if found else "ask its publisher"
     if not licence.identifiers:
-        raise UsageError("the base's card names no licence", where=base, remedy=f"{read}; {named}")
+        raise UsageError("the base's card does not name a licence", where=base, remedy=f"{read}; {named}")
     for identifier in licence.identifiers:
         if _NO_DERIVATIVES in identifier.split("-"):
             raise UsageError(
                 f"the base's licence, {identifier}, forbids derivatives, and an edit is one",
                 where=base,
-                remedy=f"do not publish it, or ask the base's publisher; where they agree, {named}",
+                remedy=f"do not publish it, or ask the base's publisher; if they agree, {named}",
             )
     for identifier in licence.identifiers:
         if identifier not in PERMITTING:
@@ -99,10 +99,10 @@ def refuse_licence(base: str, licence: Licence, text_files: Iterable[str]) -> No
             raise UsageError(
                 f"the base's licence is {licence}{link}, and qkedit does not know whether it permits derivatives",
                 where=base,
-                remedy=f"read it; where it does, confirm it with --license {confirmed}",
+                remedy=f"read it; if it does, confirm with --license {confirmed}",
             )
 
 
 def is_licence_text(file: str) -> bool:
-    """Whether a file at the top of a repository holds its licence, or what is to be passed on with it."""
+    """Return whether a file at the top of a repository is its licence, or a notice that must accompany it."""
     return "/" not in file and any(fnmatchcase(file.lower(), pattern) for pattern in TEXT_PATTERNS)

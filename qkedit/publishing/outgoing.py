@@ -1,4 +1,4 @@
-"""Which files of an output directory are sent, and which stay where they are."""
+"""Choose the files of an output directory that a push sends."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from qkedit.steering.outputs.names import CARD_FILE
 
 @dataclass(frozen=True)
 class Outgoing:
-    """The files of a directory, by name, in sorted order."""
+    """The files of a directory by name, sorted."""
 
     files: dict[str, Content]
-    included: frozenset[str]  # those that qkedit did not write and the user named
-    left_here: tuple[str, ...]  # hidden ones, which are a tool's own, and those that the user left out
+    included: frozenset[str]  # files that qkedit did not write and the user included
+    left_here: tuple[str, ...]  # hidden files, which belong to some tool, and those that the user excluded
 
 
 def outgoing_files(
     directory: Path, manifest: Manifest, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> Outgoing:
-    """Return which files of a directory are sent: those that qkedit wrote, and what the user names besides.
+    """Return the files of a directory to send: those that qkedit wrote, and those that the user includes.
 
     Args:
         directory: an output in any layout.
-        manifest: its manifest.
-        include: patterns of further files, as in `*.md`.
-        exclude: patterns of files that qkedit did not write and that stay here.
+        manifest: the manifest of the output.
+        include: patterns of further files to send, such as `*.md`.
+        exclude: patterns of files that qkedit did not write and that are not sent.
 
     Raises:
-        UsageError: there are other files, or a pattern fits none.
-        CheckpointError: a file of the output is missing, or a link leads out of the directory.
+        UsageError: there are other files, or a pattern matches none.
+        CheckpointError: a file of the output is missing, or a link points outside the directory.
     """
     standing = files_standing_in(directory)
     own = (*standing.ours, *standing.changed)
     _refuse_missing(directory, manifest, own)
-    changed = sorted({*standing.changed} - {CARD_FILE})  # a card that its user went on writing goes as it is
+    changed = sorted({*standing.changed} - {CARD_FILE})  # a card that the user edited is sent as it is
     if changed:
         raise CheckpointError(
             f"files were changed since qkedit wrote them: {shown(changed)}",
@@ -54,9 +54,9 @@ def outgoing_files(
         for pattern in patterns:
             if not _matching(standing.others, [pattern]):
                 raise UsageError(
-                    f"{pattern!a} fits no file that qkedit did not write",
+                    f"{pattern!a} matches none of the files that qkedit did not write",
                     where=option,
-                    remedy="check the pattern; what qkedit wrote is always sent",
+                    remedy="check the pattern; files that qkedit wrote are always sent",
                 )
     left_out = _matching(standing.others, exclude)
     included = _matching(standing.others, include) - left_out
@@ -96,13 +96,13 @@ def _content(files: LocalFiles, name: str, included: Iterable[str]) -> Content:
         name.encode()
     except UnicodeEncodeError:
         raise UsageError(
-            "the name holds bytes that are not UTF-8, and a hub takes no such name", where=where, remedy="rename it"
+            "the name holds bytes that are not UTF-8, which the hub does not accept", where=where, remedy="rename it"
         ) from None
     path = files.local_path(name)
-    # Shards may be links to the base's (`--link symlink`); every other file of an output is a copy.
+    # Shards may be links to those of the base (`--link symlink`); every other file of an output is a copy.
     if files.leads_out(name) is not None and not name.endswith(".safetensors") and name not in included:
         raise CheckpointError(
-            f"is a link to {path}", where=where, remedy="put the file itself in its place, or write the output again"
+            f"is a link to {path}", where=where, remedy="replace it with the file itself, or write the output again"
         )
     if not path.is_file():
         raise CheckpointError("is not a file", where=where, remedy="leave it here with --exclude")

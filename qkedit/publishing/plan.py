@@ -1,4 +1,4 @@
-"""A push as data: where it goes, and what becomes of each file."""
+"""A push as data: its target, and the action for each file."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Action = Literal["upload", "copy", "unchanged", "delete"]
 
 @dataclass(frozen=True)
 class PushOptions:
-    """Where a push goes and what it may do.
+    """The options of a push.
 
     Attributes:
         repository: "org/name".
-        branch: the branch to commit to; the default branch where None. It is made if it is not there.
-        private: make a new repository private.
-        message: of the commit; None for one that says what was edited.
+        branch: the branch to commit to, created if missing; None for the default branch.
+        private: whether a new repository is private.
+        message: the commit message; None for one that names the edited model.
         include: patterns of files to send that qkedit did not write.
-        exclude: patterns of such files that stay behind.
-        license: identifier of the licence to publish under, where the base's does not say or not suffice.
-        force: replace a model that qkedit did not push.
-        copy: have the hub copy shards from the base; else they are uploaded.
+        exclude: patterns of such files not to send.
+        license: the identifier of the licence to publish under, if the base does not name one or it is not enough.
+        force: whether to replace a model that qkedit did not push.
+        copy: whether the hub copies shards from the base instead of an upload.
     """
 
     repository: str
@@ -42,31 +42,31 @@ class PushOptions:
     copy: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what is not a repository's name."""
+        """Raise UsageError unless `repository` is a repository's name."""
         if not HUB_ID.fullmatch(self.repository) or PATH_LIKE.match(self.repository):
             raise UsageError(
-                "is not a repository's name", where=self.repository or "REPO", remedy="give one like org/name"
+                "is not a repository's name", where=self.repository or "REPO", remedy="give one such as org/name"
             )
 
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """One file of the repository and what becomes of it."""
+    """One file of the repository, and the action for it."""
 
     name: str
     action: Action
     size: int  # bytes
-    content: Content | None  # None for one that is deleted
-    copied_from: RemoteFile | None = None  # the base's file
+    content: Content | None  # None for a file to be deleted
+    copied_from: RemoteFile | None = None  # the file of the base
 
 
 @dataclass(frozen=True)
 class PushPlan:
-    """A push before it begins."""
+    """A push that has not begun yet."""
 
     options: PushOptions
     files: tuple[PlannedFile, ...]
-    repository: Repository | None  # None: it is to be made
+    repository: Repository | None  # None: it will be created
     base: HubBase | None
     licence: Licence
     message: str
@@ -76,17 +76,17 @@ class PushPlan:
 
     @property
     def changes(self) -> tuple[PlannedFile, ...]:
-        """The files that a commit would change."""
+        """The files that the commit would change."""
         return tuple(file for file in self.files if file.action != "unchanged")
 
     @property
     def makes_branch(self) -> bool:
-        """Whether the branch is to be made."""
+        """Whether the branch will be created."""
         exists = self.repository.has_revision if self.repository is not None else False
         return self.options.branch is not None and not exists
 
     def bytes_of(self, action: Action) -> int:
-        """Bytes of all files of which this becomes."""
+        """Return the total size of the files with this action, in bytes."""
         return sum(file.size for file in self.files if file.action == action)
 
     def as_dict(self) -> dict[str, Any]:

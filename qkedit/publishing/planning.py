@@ -1,7 +1,7 @@
-"""Find out what a push would do, file by file; nothing is sent.
+"""Plan a push file by file, without sending anything.
 
-Files are told apart by their contents: a shard whose SHA-256 is that of the base's is copied from there by the hub
-itself, and what the repository holds already is not sent again.
+Files are compared by content. The hub itself copies a shard from the base if the SHA-256 is equal, and files that the
+repository already holds are not sent again.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def plan_push(
     endpoint: str | None = None,
     on_bytes: Callable[[int], None] = lambda length: None,
 ) -> PushPlan:
-    """Check an output, its licence and the repository, and return what a push would do.
+    """Check an output, its licence and the repository, and return the plan of the push.
 
     Args:
         directory: an output of `steer` or `apply`.
-        options: where it goes.
-        endpoint: another hub than HF_ENDPOINT.
-        on_bytes: told how many bytes of the output were checked against its manifest.
+        options: the options of the push.
+        endpoint: the URL of a hub, in place of HF_ENDPOINT.
+        on_bytes: called with the number of bytes of the output that were checked against its manifest.
 
     Raises:
-        UsageError: something must not be published, or not there.
-        VerificationError: the directory is not what its manifest says, or its files are not the base's.
-        CheckpointError: it is not an output, or the hub cannot be asked.
+        UsageError: something must not be published, or not to this repository.
+        VerificationError: the directory does not match its manifest, or its other files are not those of the base.
+        CheckpointError: the directory is not an output, or the hub is unreachable.
     """
     path = Path(directory)
     manifest = read_manifest(path)
@@ -54,7 +54,7 @@ def plan_push(
     base = HubBase.find(manifest, endpoint)
     licence, warnings = _licence(manifest, outgoing, base, options.license)
     contents = dict(outgoing.files)
-    if base is not None:  # an edit without the model lacks them
+    if base is not None:  # an output of edited tensors only does not hold them
         contents |= {name: base.content(name) for name in base.licence_texts() if name not in contents}
     contents = _with_card(manifest, contents, base, licence, options)
     _verify(path, manifest, outgoing, base if CONFIG_FILE in outgoing.files else None, on_bytes)
@@ -66,7 +66,7 @@ def plan_push(
         weights = [name for name in left_there if name.endswith(".safetensors") or reason_left_out(name)]
         _refuse_foreign(repository, planned, weights, options)
         if weights:
-            warnings += (f"{repository.name} holds other weights too, which loaders may read: {shown(weights)}",)
+            warnings += (f"{repository.name} also holds other weights, which loaders may read: {shown(weights)}",)
     else:
         left_there = []
     return PushPlan(
@@ -87,7 +87,7 @@ def _refuse_public(repository: Repository | None, options: PushOptions) -> None:
         raise UsageError(
             "exists and is public",
             where=repository.name,
-            remedy="make it private in its settings first, choose another name, or leave out --private",
+            remedy="first make it private in its settings, choose another name, or leave out --private",
         )
 
 
@@ -97,7 +97,7 @@ def _licence(
     base: HubBase | None,
     identifier: str | None,
 ) -> tuple[Licence, tuple[str, ...]]:
-    """The licence to publish under, and what to warn of."""
+    """Return the licence to publish under, and warnings about it."""
     if base is not None:
         name, of_base, texts = base.name, base.licence(), base.licence_texts()
     else:
@@ -120,7 +120,7 @@ def _with_card(
     licence: Licence,
     options: PushOptions,
 ) -> dict[str, Content]:
-    """The contents with the card in which it is said under which licence they are published."""
+    """Return the contents with the card that names the licence to publish under."""
     if CARD_FILE in contents:
         own = _text(contents[CARD_FILE])
         card = outgoing_card(own, licence, is_stated=options.license is not None)
@@ -139,11 +139,11 @@ def _verify(
     base: HubBase | None,
     on_bytes: Callable[[int], None],
 ) -> None:
-    """Refuse a directory that is not what its manifest says, or whose other files are not those of the base."""
+    """Refuse a directory that does not match its manifest, or whose other files are not those of the base."""
     result = compare_with_base(directory, manifest, None, on_bytes)
     if base is not None:
         own = {name: content for name, content in outgoing.files.items() if name not in outgoing.included}
-        differing = tuple(f"{name}: differs from that of {base.name}" for name in base.differing(own))
+        differing = tuple(f"{name}: differs from the file of {base.name}" for name in base.differing(own))
         result = replace(result, mismatches=(*result.mismatches, *differing))
     if result.mismatches:
         raise mismatched(result, directory, "write the output again; nothing was sent")
@@ -154,14 +154,14 @@ def _planned(name: str, content: Content, repository: Repository | None, base: H
     if standing is not None and content.equals(standing):
         return PlannedFile(name, "unchanged", content.size, content)
     source = base.repository.files.get(name) if base is not None else None
-    # The hub copies large files alone, by a hash that it does not have of very old ones.
+    # The hub copies only large files, by a hash that very old files do not have.
     if source is not None and source.sha256 and source.xet_hash and content.equals(source):
         return PlannedFile(name, "copy", content.size, content, copied_from=source)
     return PlannedFile(name, "upload", content.size, content)
 
 
 def _files_of_earlier_push(repository: Repository | None, endpoint: str | None) -> set[str]:
-    """The files of a repository that an earlier push sent there."""
+    """Return the files of a repository that an earlier push sent."""
     if repository is None or MANIFEST_FILE not in repository.files:
         return set()
     sizes = {file.name: file.size for file in repository.files.values()}
@@ -179,7 +179,7 @@ def _files_of_earlier_push(repository: Repository | None, endpoint: str | None) 
 def _refuse_foreign(
     repository: Repository, planned: Iterable[PlannedFile], weights: Iterable[str], options: PushOptions
 ) -> None:
-    """Refuse to replace a model that was not pushed by qkedit, or to lay an output over its weights."""
+    """Refuse to replace a model that qkedit did not push, or to mix an output with other weights."""
     if options.force or MANIFEST_FILE in repository.files:
         return
     replaced = [
@@ -195,7 +195,7 @@ def _refuse_foreign(
         raise UsageError(
             f"holds files that qkedit did not push: {shown(foreign)}",
             where=repository.name,
-            remedy="choose another repository or --branch, or push all the same with --force (history keeps them)",
+            remedy="choose another repository or --branch, or push anyway with --force (the history keeps them)",
         )
 
 

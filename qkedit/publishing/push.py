@@ -1,4 +1,4 @@
-"""Send what a plan says to the hub: all of it becomes one commit, or none of it is seen."""
+"""Send a planned push to the hub as one commit: readers see all of it or none of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PushReport:
-    """What a push did; `commit` and `url` are None where the repository held everything already, or in a dry run."""
+    """The result of a push; `commit` and `url` are None in a dry run, or if the repository held everything already."""
 
     plan: PushPlan
     commit: str | None = None
@@ -29,13 +29,13 @@ class PushReport:
 
 
 def refuse_without_hub(*, to_write: bool) -> None:
-    """Refuse a push before anything is read, where it cannot succeed.
+    """Refuse a push that cannot succeed, before anything is read.
 
     Args:
-        to_write: whether something will be sent, for which a token is needed.
+        to_write: whether the push will send something, which needs a token.
 
     Raises:
-        UsageError: HF_HUB_OFFLINE is set, or nobody is logged in.
+        UsageError: HF_HUB_OFFLINE is set, or there is no token.
     """
     from huggingface_hub import constants, get_token
 
@@ -45,19 +45,19 @@ def refuse_without_hub(*, to_write: bool) -> None:
         )
     if to_write and not get_token():
         raise UsageError(
-            "nobody is logged in to the hub", remedy="run `hf auth login` or set HF_TOKEN, with a token that may write"
+            "you are not logged in to the hub", remedy="run `hf auth login` or set HF_TOKEN, with a write token"
         )
 
 
 def push_plan(plan: PushPlan, *, endpoint: str | None = None) -> PushReport:
-    """Send what a plan says, as one commit on top of the one that the plan was made for.
+    """Send the files of a plan as one commit on top of the commit that the plan was made for.
 
-    Contents are uploaded first and the commit comes last, so a push that fails changes nothing that a reader sees. The
-    hub keeps what was uploaded, so the next run sends the rest.
+    The contents are uploaded first and the commit comes last, so a failed push changes nothing that a reader sees. The
+    hub keeps uploaded contents, so the next run sends only the rest.
 
     Raises:
-        PushFailed: the hub refuses, or the connection broke.
-        CheckpointError: a file was written to since the plan was made.
+        PushFailed: the hub refused the push, or the connection failed.
+        CheckpointError: a file was changed after the plan was made.
     """
     if not plan.changes:
         return PushReport(plan)
@@ -94,6 +94,6 @@ def _operation(file: PlannedFile, plan: PushPlan) -> CommitOperationAdd | Commit
     source = file.content.source
     if isinstance(source, Path) and (not source.is_file() or source.stat().st_size != file.size):
         raise CheckpointError(
-            "was written to meanwhile", where=str(source), remedy="run again when nothing writes there"
+            "was changed during the push", where=str(source), remedy="run again when nothing writes to it"
         )
     return CommitOperationAdd(file.name, source)

@@ -1,4 +1,4 @@
-"""Figures with their intervals as people read them: shares in percent, one decimal, a true minus sign."""
+"""Format figures with their intervals for people: shares in percent, one decimal, a true minus sign."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Spelling:
-    """How the figures of one measure are written.
+    """The format of the figures of one measure.
 
     Attributes:
-        measure: which one.
-        plain: whether only ASCII can be shown.
+        measure: the measure.
+        plain: whether the terminal can show only ASCII.
     """
 
     measure: Measure
@@ -37,7 +37,7 @@ class Spelling:
         return self._join(interval.value, interval.low, interval.high, signed=False)
 
     def difference(self, difference: Difference | None) -> str:
-        """`−3.2 [−5.1, −1.2]`; empty for the base, which differs from nothing."""
+        """`−3.2 [−5.1, −1.2]`; empty for the base itself."""
         if difference is None:
             return ""
         return self._join(difference.value, difference.low, difference.high, signed=True)
@@ -57,7 +57,7 @@ class Spelling:
             return "-" if self.plain else NOTHING
         scale = 100 if self.measure.is_share else 1
         numbers = [scale * number for number in (value, low, high) if number is not None]
-        # Three digits are all that a few hundred scenes can tell, and all that a column has room for.
+        # A few hundred scenes do not support more than three digits, and a column has no space for more.
         places = 0 if signed and any(abs(number) >= 9.95 for number in numbers) else 1
         texts = [f"{number:{'+' if signed else ''}.{places}f}" for number in numbers]
         texts = ["100" if text == "100.0" else text for text in texts]
@@ -67,9 +67,9 @@ class Spelling:
 
 
 def improves(measure: Measure, difference: Difference | None) -> bool | None:
-    """Return whether a difference is for the better or for the worse; None where that is not decided.
+    """Return whether a difference is an improvement; None where that is undecided.
 
-    Decided is what leaves zero outside its interval, for a measure that has a better side.
+    It is decided if the interval excludes zero and the measure has a better direction.
     """
     if difference is None or difference.low is None or difference.high is None or measure.better is Better.NEITHER:
         return None

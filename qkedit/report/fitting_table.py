@@ -1,4 +1,4 @@
-"""Tables that lose nothing where a terminal is narrow: a row becomes a sentence when its columns do not fit."""
+"""Tables that show everything on a narrow terminal: a row becomes a sentence if its columns do not fit."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from rich.text import Text
 
 from qkedit.report.terminal_text import on_one_line
 
-# A column that may break its cells keeps room for their longest word, or for so many of its letters.
+# A column whose cells may break is at least as wide as their longest word, or as this many letters.
 _NARROWEST_BREAKING = 24
 
 
 class FittingTable(Table):
-    """A table without lines; where it does not fit, each row is written as `title cell, title cell, …`.
+    """A table without rules; if it does not fit, each row is written as `title cell, title cell, …`.
 
-    A cell that is given as a str is on one line; a Text may hold several.
+    A cell given as a str is one line; a Text may have several.
 
     Args:
-        titles: of its columns.
-        right: those of them whose columns end at the right, as numbers do.
-        breaking: those of them whose cells may break over several lines.
-        gap: blanks between columns.
+        titles: the titles of the columns.
+        right: the titles of the columns that are aligned to the right, such as numbers.
+        breaking: the titles of the columns whose cells may break over several lines.
+        gap: the number of blanks between columns.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class FittingTable(Table):
         style: StyleType | None = None,
         end_section: bool = False,
     ) -> None:
-        """Add a row; control characters in a str are spelled."""
+        """Add a row; control characters in a str are escaped."""
         written = (Text(on_one_line(cell)) if isinstance(cell, str) else cell for cell in cells)
         super().add_row(*written, style=style, end_section=end_section)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Lay the rows out for the width at hand."""
+        """Lay out the rows for the available width."""
         needed, wished = self._widths(console, options)
         room = options.max_width - sum(needed) - self.padding[1] * (len(needed) - 1)
         if room >= 0:
@@ -71,7 +71,7 @@ class FittingTable(Table):
                 yield line
 
     def _widths(self, console: Console, options: ConsoleOptions) -> tuple[list[int], list[int]]:
-        """The width of each column that cuts no word, and the one that breaks no cell."""
+        """Return for each column the smallest width that cuts no word, and the one that breaks no cell."""
         unlimited = options.update(width=10_000)
         needed, wished = [], []
         for column in self.columns:
@@ -93,7 +93,7 @@ class FittingTable(Table):
         yield line
 
     def _entries(self, cells: list[Text]) -> list[Text]:
-        """Return `title cell,` for each cell that holds something; one without a title belongs to the one before."""
+        """Return `title cell,` for each non-empty cell; a cell without a title joins the one before it."""
         entries: list[Text] = []
         for column, cell in zip(self.columns, cells, strict=True):
             title = str(column.header)

@@ -1,6 +1,6 @@
-"""Keys over the image as a picture: what the request showed, and next to it the colours of its keys.
+"""Plot keys over the image: the request's image, and next to it the colours of its keys.
 
-matplotlib is an extra (`pip install 'qkedit[plot]'`), imported when a picture is asked for.
+matplotlib is an extra (`pip install 'qkedit[plot]'`), imported only when a plot is requested.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def keys_picture(panels: Sequence[tuple[str, Tensor]], image: Image, title: str, file_format: str) -> bytes:
-    """Return an image next to pictures of its keys, as `png`, `svg` or `pdf`; the same keys give the same bytes.
+    """Return an image next to plots of its keys, as `png`, `svg` or `pdf`; the same keys give the same bytes.
 
     Args:
-        panels: each picture's title and colours, `[rows, columns, 3]`.
-        image: what the request showed.
-        title: above all of it.
-        file_format: of the picture.
+        panels: the title and the colours `[rows, columns, 3]` of each panel.
+        image: the image of the request.
+        title: the title of the whole figure.
+        file_format: the format of the file.
 
     Raises:
         QkeditError: matplotlib is not installed.

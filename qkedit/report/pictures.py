@@ -1,6 +1,6 @@
-"""What every picture needs: matplotlib, a place to stand, and bytes that do not depend on when they were made.
+"""Common parts of every plot: matplotlib, a checked path, and bytes that do not depend on the time of writing.
 
-matplotlib is an extra (`pip install 'qkedit[plot]'`), imported when a picture is asked for.
+matplotlib is an extra (`pip install 'qkedit[plot]'`), imported only when a plot is requested.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 130
-# Each format a picture can have, with what leaves the date out of it.
+# The formats of a plot, each with the metadata that leaves the date out.
 _UNDATED: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 PICTURE_SUFFIXES = tuple(f".{file_format}" for file_format in _UNDATED)
 
 
 def require_matplotlib(option: str = "--plot") -> None:
-    """Raise QkeditError with the remedy, naming the option that asks for a picture, without matplotlib."""
+    """Raise QkeditError, naming the option that requests a plot, if matplotlib is not installed."""
     if find_spec("matplotlib") is None:
         raise QkeditError("matplotlib is not installed", where=option, remedy="run: pip install 'qkedit[plot]'")
 
 
 def check_picture(path: Path, option: str) -> None:
-    """Refuse a picture that could not be drawn or written, before any work is done.
+    """Refuse a plot that could not be drawn or written, before any work is done.
 
     Args:
-        path: where it is to stand.
-        option: which one names that place.
+        path: the path of the file.
+        option: the option that gave the path.
 
     Raises:
-        UsageError: nothing can be written there, or its suffix names no format of pictures.
+        UsageError: the path cannot be written to, or its suffix is not a supported format.
         QkeditError: matplotlib is not installed.
     """
     check_target(path, PICTURE_SUFFIXES, option)
@@ -44,12 +44,12 @@ def check_picture(path: Path, option: str) -> None:
 
 
 def picture_format(path: Path) -> str:
-    """Return the format that the suffix of a checked place names: `png`, `svg` or `pdf`."""
+    """Return the format given by the suffix of a checked path: `png`, `svg` or `pdf`."""
     return path.suffix.lower().removeprefix(".")
 
 
 def entitle(figure: Figure, title: str, font_size: float) -> None:
-    """Set the title of a figure; names in it are not mathematics, whatever dollars and underscores they hold."""
+    """Set the title of a figure. Dollars and underscores in it are not parsed as mathematics."""
     figure.suptitle(printable(title), fontsize=font_size, parse_math=False)
 
 

@@ -1,6 +1,6 @@
-"""Spell what would steer a terminal instead of being read.
+"""Escape control characters, which a terminal would execute instead of show.
 
-Names of files and tensors, answers of models and messages of templates are strangers' text.
+Names of files and tensors, answers of models and messages of templates are untrusted text.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.text import Text
 
-# Control characters but line break and tab, marks that turn the direction of writing, line separators, and the
-# surrogates that stand for bytes of a file name that are not UTF-8.
+# Control characters except line break and tab, marks that change the writing direction, line separators, and the
+# surrogates that represent bytes of a file name that are not UTF-8.
 _STEERING = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _INVISIBLE = re.compile(f"[{_STEERING}]")
 _NOT_ON_ONE_LINE = re.compile(f"[{_STEERING}\n\t]")
 
 
 def visible(text: str) -> str:
-    """Return text in which control characters are spelled as Python does (`\\x1b`); line breaks and tabs stay."""
+    """Escape control characters as Python does (`\\x1b`); line breaks and tabs are kept."""
     return _INVISIBLE.sub(_spelled, text)
 
 
 def on_one_line(text: str) -> str:
-    """Return text without a line break or a control character: they are spelled (`\\n`), so that no line is forged."""
+    """Escape line breaks and control characters (`\\n`), so that a text cannot forge a line of output."""
     return _NOT_ON_ONE_LINE.sub(_spelled, text)
 
 
@@ -34,14 +34,14 @@ def _spelled(match: re.Match[str]) -> str:
 
 
 class Visible:
-    """Anything that rich shows, with every control character in it spelled."""
+    """Anything that rich can show, with every control character in it escaped."""
 
     def __init__(self, shown: RenderableType) -> None:
-        # Text itself drops some of them without a word.
+        # Text itself silently drops some of them.
         self._shown = Text(visible(shown)) if isinstance(shown, str) else shown
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Render it, and spell what is left in its pieces."""
+        """Render the content, and escape what is left in its segments."""
         return self._pieces(console, options)
 
     def _pieces(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:

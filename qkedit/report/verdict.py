@@ -1,4 +1,4 @@
-"""What a demonstration shows in one paragraph, said no more surely than its intervals allow, and what to do next."""
+"""Summarise a demonstration in one paragraph, with no more certainty than its intervals allow, and a next step."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from dataclasses import dataclass
 from qkedit.evaluation.statistics.intervals import Difference
 from qkedit.laboratory.measures import Row
 
-_SWEEP = "other layers, fewer modes or a share that stays (--retain): qkedit sweep --out sweep.jsonl"
+_SWEEP = "other layers, fewer modes or a kept share (--retain): qkedit sweep --out sweep.jsonl"
 _MORE = "more scenes narrow the intervals (--scenes 2000); " + _SWEEP
 _OWN = "your own model on your own images: qkedit steer MODEL --out EDITED, then qkedit drift EDITED --images DIR"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came out, and the next step."""
+    """The outcome, and the next step."""
 
     text: str
     next_step: str
 
 
 def verdict(edited: Row, to_controls: Mapping[str, Difference]) -> Verdict | None:
-    """Return what an edit did to hallucination, with its cost and its controls.
+    """Describe the effect of an edit on hallucination, with its cost and its controls.
 
-    An effect is called clear where the interval of the difference on the same scenes leaves 0 out.
+    An effect is called clear if the interval of the difference on the same scenes excludes 0.
 
     Args:
-        edited: the edit's figures, each with its difference to the base.
+        edited: the edit's figures, each with its difference from the base.
         to_controls: by measure, the edit minus its random controls.
 
     Returns:
-        None where hallucination cannot be measured, as no caption mentions anything.
+        None if hallucination cannot be measured because no caption mentions an object.
     """
     change, recall = (edited.figures[name].difference for name in ("chair_s", "recall"))
     if change is None or change.value is None:
@@ -60,7 +60,7 @@ def verdict(edited: Row, to_controls: Mapping[str, Difference]) -> Verdict | Non
 
 
 def _side(difference: Difference) -> int:
-    """Return 1 or -1 where a difference is clearly above or below 0, else 0."""
+    """Return 1 or -1 if a difference is clearly above or below 0, else 0."""
     low, high = difference.low, difference.high
     if low is None or high is None:
         return 0
@@ -68,7 +68,7 @@ def _side(difference: Difference) -> int:
 
 
 def _points(name: str, difference: Difference) -> str:
-    """Return a difference of shares in percentage points: `CHAIR_s -3.2 points [-5.1, -1.2]`."""
+    """Format a difference of shares in percentage points: `CHAIR_s -3.2 points [-5.1, -1.2]`."""
     value, low, high = (
         None if one is None else 100 * one for one in (difference.value, difference.low, difference.high)
     )

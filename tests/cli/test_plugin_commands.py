@@ -261,7 +261,7 @@ def test_coherence_that_cannot_be_measured(
 @pytest.mark.parametrize(
     ("picture", "matplotlib", "code", "sentence"),
     [
-        ("keys.jpeg", True, 2, "'keys.jpeg' is of no known kind; end the name in .png or .svg or .pdf"),
+        ("keys.jpeg", True, 2, "'keys.jpeg' has an unknown ending; end the name in .png or .svg or .pdf"),
         ("missing/keys.png", True, 2, "there is no directory missing"),
         ("folder.png", True, 2, "folder.png is a directory"),
         ("keys.png", False, 1, "pip install 'qkedit[plot]'"),

@@ -262,7 +262,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
 def test_places_that_cannot_be_written_are_refused_beforehand(tmp_path: Path) -> None:
     for path, expected in (
-        (tmp_path / "spectra.txt", "no known kind"),
+        (tmp_path / "spectra.txt", "unknown ending"),
         (tmp_path / "missing" / "spectra.csv", "no directory"),
     ):
         with pytest.raises(UsageError, match=expected):

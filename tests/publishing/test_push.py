@@ -198,4 +198,4 @@ def test_a_model_that_qkedit_did_not_push_is_replaced_only_by_force(
     assert hub.writes() == []
     report = qkedit.push(edited("delta"), REPO, force=True)
     assert hub.writes()[-1] == f"commit {REPO}"
-    assert report.plan.warnings == (f"{REPO} holds other weights too, which loaders may read: model.safetensors",)
+    assert report.plan.warnings == (f"{REPO} also holds other weights, which loaders may read: model.safetensors",)

@@ -49,9 +49,9 @@ def base_with(hub: WritableHub, base: dict[str, bytes], card: str | None, **file
         ("license: [mit, cc-by-nd-4.0]", "cc-by-nd-4.0, forbids derivatives"),
         ("license: other\nlicense_name: tongyi\nlicense_link: LICENSE", "other (tongyi) (LICENSE)"),
         ("license: My Own", "does not know whether it permits derivatives"),
-        ("license: unknown", "the base's card names no licence"),
-        ("license: {a: b}", "the base's card names no licence"),
-        ("tags: [a]", "the base's card names no licence"),
+        ("license: unknown", "the base's card does not name a licence"),
+        ("license: {a: b}", "the base's card does not name a licence"),
+        ("tags: [a]", "the base's card does not name a licence"),
     ],
 )
 @pytest.mark.parametrize("layout", ["full", "delta"])
@@ -108,7 +108,7 @@ def test_a_card_that_contradicts_the_base_is_refused(hub: WritableHub, base: dic
     directory = edited()
     card = directory / "README.md"
     card.write_text(card.read_text().replace("apache-2.0", "mit", 1))
-    assert refused(hub, directory).what == "says mit, and the base's licence is apache-2.0"
+    assert refused(hub, directory).what == "gives the licence mit, and the base's licence is apache-2.0"
 
 
 def test_of_a_base_on_the_disk_the_cards_in_the_output_tell_the_licence(hub: WritableHub, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_files_that_qkedit_did_not_write_go_only_when_they_are_named(
     (directory / ".cache" / "token").write_text("secret")
     error = refused(hub, directory)
     assert "notes.txt, qkedit-plugins.json (qkedit-plugins.json would attach plug-ins" in error.what
-    assert "fits no file" in refused(hub, directory, include=("*.csv",)).what
+    assert "matches none of the files" in refused(hub, directory, include=("*.csv",)).what
     report = qkedit.push(directory, REPO, include=("qkedit-plugins.json",), exclude=("notes.*",))
     files = hub.repositories[REPO].files()
     assert "qkedit-plugins.json" in files
@@ -186,7 +186,7 @@ def test_a_file_that_should_be_the_bases_and_is_not_is_refused(
     error = refused(hub, directory)
     assert isinstance(error, VerificationError)
     assert error.mismatches == tuple(
-        f"{name}: differs from that of {BASE}" for name in (untouched.name, "tokenizer.json")
+        f"{name}: differs from the file of {BASE}" for name in (untouched.name, "tokenizer.json")
     )
 
 
@@ -257,7 +257,10 @@ def test_shards_that_the_hub_does_not_copy_can_be_uploaded(
 
 def test_a_base_that_the_hub_no_longer_has_is_named(hub: WritableHub, edited: Edited) -> None:
     error = refused(hub, edited())
-    assert (error.where, error.what) == (f"the base {BASE}", "the hub has no such model (any more), or it is private")
+    assert (error.where, error.what) == (
+        f"the base {BASE}",
+        "the hub does not have this model, or no longer, or the model is private",
+    )
 
 
 # --- the command line
@@ -320,7 +323,7 @@ def test_without_a_network_or_a_login_it_says_so_at_once(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    assert "nobody is logged in to the hub" in command(directory, REPO).sentence()
+    assert "you are not logged in to the hub" in command(directory, REPO).sentence()
     assert hub.log == []
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     result = command(directory, REPO, "--dry-run")

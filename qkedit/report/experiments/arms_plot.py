@@ -1,6 +1,6 @@
-"""Arms side by side as a picture: every value with its interval, seeds of controls as a bar, the base as a line.
+"""Plot arms side by side: every value with its interval, the seeds of controls as a bar, the base as a line.
 
-matplotlib is an extra (`pip install 'qkedit[plot]'`), imported when a picture is asked for.
+matplotlib is an extra (`pip install 'qkedit[plot]'`), imported only when a plot is requested.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN = ("chair_s", "chair_i", "recall", "mean_words", "hr_random", "hr_popular", "hr_adversarial", "f1_adversarial")
-# Told apart by readers who do not see red and green.
+# Distinguishable for readers who cannot tell red from green.
 COLOURS = {True: "#0072b2", False: "#d55e00", None: "#606060"}
 ARROWS = {Better.HIGHER: " ↑", Better.LOWER: " ↓", Better.NEITHER: ""}
 
 
 def arms_plot(rows: Sequence[Row], title: str, file_format: str) -> bytes:
-    """Return the picture as `png`, `svg` or `pdf`; the same rows, the base first, give the same bytes."""
+    """Return the plot as `png`, `svg` or `pdf`. The base is the first row; the same rows give the same bytes."""
     require_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ def arms_plot(rows: Sequence[Row], title: str, file_format: str) -> bytes:
 
 
 def _legend(figure: Figure) -> None:
-    """Say below the panels what colours, bars and lines mean."""
+    """Draw the legend of colours, bars and lines below the panels."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -72,7 +72,7 @@ def _draw(axes: Axes, rows: Sequence[Row], measure: Measure) -> None:
     if base is not None:
         axes.axvline(scale * base, color="black", linewidth=0.7, linestyle=":")
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
-    axes.use_sticky_edges = False  # bars would end the axis at their own end
+    axes.use_sticky_edges = False  # otherwise the axis would end where the bars end
     axes.margins(x=0.06)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     split = "" if measure.part == CAPTIONS else f", {measure.part}"

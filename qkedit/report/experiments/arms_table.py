@@ -1,4 +1,4 @@
-"""Arms side by side as tables for a terminal of 80 columns: one for captions, one for each split of the questions."""
+"""Tables of arms side by side for a terminal of 80 columns: one for captions, one per split of the questions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from qkedit.report.figures import Spelling, improves
 from qkedit.report.fitting_table import FittingTable
 
 STYLES = {True: "green", False: "red", None: "dim"}
-# Without an interval next to it where room is short: it describes, and nothing is concluded from it.
+# Shown without an interval where space is short: it is descriptive, and no conclusion rests on it.
 BARE = ("mean_words",)
 
 
 @dataclass(frozen=True)
 class ArmsTables:
-    """The rows of a comparison, each value with its interval and its difference to the base below it."""
+    """The rows of a comparison, each value with its interval and, below it, its difference from the base."""
 
     rows: Sequence[Row]
 
@@ -35,8 +35,8 @@ class ArmsTables:
         level = self.rows[0].figures[shown[0].name].interval.level
         yield Text(
             f"In brackets {level:.0%} intervals over scenes (bootstrap). "
-            f"{minus} base: difference to the base on the same scenes; coloured where its interval leaves 0 out. "
-            "Controls: mean of their seeds, and the lowest to the highest seed.",
+            f"{minus} base: difference from the base on the same scenes; coloured where its interval excludes 0. "
+            "Controls: mean over their seeds, and the range from the lowest to the highest seed.",
             style="dim",
         )
 

@@ -1,7 +1,7 @@
-"""A sweep as a heatmap: the objective minus the base's, layers by modes, a panel per channel and share that stays.
+"""Plot a sweep as a heat map: the objective minus the base's, layers by modes, a panel per channel and kept share.
 
-The controls stand below the edits, in the same colours, so that what random modes do as well can be seen at a glance.
-matplotlib is an extra (`pip install 'qkedit[plot]'`), imported when a picture is asked for.
+The controls are below the edits in the same colours, so that effects which random modes have as well are visible at a
+glance. matplotlib is an extra (`pip install 'qkedit[plot]'`), imported only when a plot is requested.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def sweep_plot(report: SweepReport, file_format: str) -> bytes:
-    """Return the picture as `png`, `svg` or `pdf`; the same report gives the same bytes."""
+    """Return the plot as `png`, `svg` or `pdf`; the same report gives the same bytes."""
     require_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure as Picture
@@ -73,7 +73,7 @@ def _heatmap(axes: Axes, report: SweepReport, channel: str, retain: float, *, co
         [_change(found[layers, k].controls if controls else found[layers, k].objective) for k in settings.ks]
         for layers in settings.layers
     ]
-    # Blue is better, whichever way the measure runs.
+    # Blue is better, whether the measure is to rise or to fall.
     colours = "RdBu" if measure.better is Better.HIGHER else "RdBu_r"
     image = axes.imshow(
         [[scale * value for value in row] for row in values],

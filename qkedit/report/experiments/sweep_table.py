@@ -1,4 +1,4 @@
-"""A sweep as tables for a terminal of 80 columns: cells ranked next to their random controls, and the confirmation."""
+"""Tables of a sweep for a terminal of 80 columns: ranked cells next to their random controls, and the confirmation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHANNELS = {"full": "full", "symmetric": "symm", "antisymmetric": "anti"}
 
 @dataclass(frozen=True)
 class SweepTables:
-    """What a sweep found; the best cells alone unless `every_cell`."""
+    """The result of a sweep: only the best cells unless `every_cell`."""
 
     report: SweepReport
     every_cell: bool = False
@@ -38,7 +38,7 @@ class SweepTables:
             yield Text(f"… and {len(report.ranked) - len(ranked)} more" if not plain else "...", style="dim")
         yield Text()
         if report.confirmation is None:
-            yield Text("Every cell breaks a guard: there is no winner, and nothing to confirm.", style="bold")
+            yield Text("Every cell violates a guard: there is no winner, and nothing to confirm.", style="bold")
         else:
             yield from self._confirmation(report.confirmation, plain)
         yield Text()
@@ -113,11 +113,11 @@ def _legend(report: SweepReport, plain: bool) -> str:
     minus = "-" if plain else "−"
     guards = " and ".join(f"{guard.measure} may be {guard.tolerance:g} worse" for guard in settings.guards)
     return (
-        f"In brackets 95% intervals over scenes. {minus} base: difference to the base on the same scenes, coloured "
-        f"where its interval leaves 0 out. Controls: {settings.seeds} {settings.control}-matched random edits of each "
-        f"cell, pooled. left: share of each mode that stays. Guard: {guards or 'none'} than the base's"
+        f"In brackets 95% intervals over scenes. {minus} base: difference from the base on the same scenes, coloured "
+        f"where its interval excludes 0. Controls: {settings.seeds} {settings.control}-matched random edits of each "
+        f"cell, pooled. left: share of each mode that is kept. Guard: {guards or 'none'} than the base's"
         + (
-            ". The best of many cells looks better than it is where it was chosen: believe the confirmation."
+            ". The best of many cells looks better than it is on the scenes it was chosen on: trust the confirmation."
             if report.confirmation is not None
             else "."
         )

@@ -1,4 +1,4 @@
-"""Two runs side by side as text: a table for a terminal or a pipe, and Markdown for a pull request."""
+"""Format the comparison of two runs: as a table for a terminal or a pipe, and as Markdown for a pull request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RunComparisonTable:
     comparison: RunComparison
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Lay one table a split out, the columns alike in all of them."""
+        """Lay out one table per split, with the same column widths in all of them."""
         names = [compared.difference.metric for split in self.comparison.splits for compared in split.metrics]
         yield Text(f"A: {self.comparison.a}\nB: {self.comparison.b}")
         for split in self.comparison.splits:
@@ -43,7 +43,7 @@ class RunComparisonTable:
 
 
 def run_comparison_markdown(comparison: RunComparison) -> str:
-    """Return the comparison as Markdown, one table a split, warnings as quotes."""
+    """Return the comparison as Markdown: one table per split, warnings as quotes."""
     return printable("\n".join(_markdown_lines(comparison)) + "\n")
 
 
@@ -78,7 +78,7 @@ def _titles(comparison: RunComparison) -> tuple[str, ...]:
 
 def _cells(compared: ComparedMetric) -> tuple[str, ...]:
     found = compared.difference
-    # Shares lie below 1; words, points and percentages need fewer decimals.
+    # Shares are below 1; words, points and percentages need fewer decimals.
     decimals = 3 if max(found.a or 0, found.b or 0) <= 1 else 1
     low, high = _signed(found.low, decimals), _signed(found.high, decimals)
     return (
@@ -104,7 +104,7 @@ def _p(p: float | None) -> str:
 def _legend(comparison: RunComparison) -> str:
     tests = {compared.difference.test for split in comparison.splits for compared in split.metrics}
     names = ["McNemar's exact test for accuracy"] if "mcnemar" in tests else []
-    names.append("paired bootstrap over groups" + (" for the rest" if names else ""))
+    names.append("paired bootstrap over groups" + (" for the other metrics" if names else ""))
     return (
         f"Intervals: paired bootstrap over groups. p: {', '.join(names)}. p Holm: corrected for all "
         f"{counted(comparison.tests, 'test')} here; better and worse mean that it is below {SIGNIFICANT:g}."

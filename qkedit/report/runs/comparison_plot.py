@@ -1,6 +1,6 @@
-"""Differences between two runs as a forest plot: one line a metric with its interval, zero in the middle.
+"""Plot the differences between two runs as a forest plot: one line per metric with its interval, and zero.
 
-matplotlib is an extra (`pip install 'qkedit[plot]'`), imported when a picture is asked for.
+matplotlib is an extra (`pip install 'qkedit[plot]'`), imported only when a plot is requested.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from qkedit.report.pictures import encoded, entitle, require_matplotlib
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Told apart by readers who do not see red and green.
+# Distinguishable for readers who cannot tell red from green.
 COLOURS = {"better": "#0072b2", "worse": "#d55e00", "": "#808080"}
 ARROWS = {Better.HIGHER: " ↑", Better.LOWER: " ↓", Better.NEITHER: ""}
 _ROW = 0.27  # inches
 
 
 def run_comparison_plot(comparison: RunComparison, file_format: str) -> bytes:
-    """Return the picture as `png`, `svg` or `pdf`; the same comparison gives the same bytes.
+    """Return the plot as `png`, `svg` or `pdf`; the same comparison gives the same bytes.
 
-    Shares are drawn in percentage points, words and points of a benchmark on an axis of their own.
+    Shares are drawn in percentage points; words and points of a benchmark have a separate axis.
     """
     require_matplotlib()
     import matplotlib
@@ -51,7 +51,7 @@ _Rows = list[tuple[ComparedSplit, ComparedMetric]]
 
 
 def _rows(comparison: RunComparison, units: Collection[Unit]) -> _Rows:
-    """Return what has a difference and is counted in one of these units."""
+    """Return the metrics in one of these units that have a difference."""
     return [
         (split, compared)
         for split in comparison.splits

@@ -1,4 +1,4 @@
-"""Scores as tables for people and as lines, one per answer, for tools."""
+"""Format scores: as tables for people, and as one line per answer for tools."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def score_tables(title: str, scores: Sequence[Score]) -> Iterator[RenderableType
     """Yield one table for each run of scores with the same metrics, one row per split.
 
     Args:
-        title: what the benchmark is called.
-        scores: of one benchmark.
+        title: the title of the benchmark.
+        scores: the scores of one benchmark.
     """
     for number, (metrics, group) in enumerate(groupby(scores, key=lambda score: tuple(score.metrics))):
         if number:
@@ -37,18 +37,18 @@ def score_tables(title: str, scores: Sequence[Score]) -> Iterator[RenderableType
 
 
 def figure(value: float | None) -> str:
-    """Return a metric for people: shares with four digits, points and words with two, a dash where there is none."""
+    """Format a metric for people: shares with four digits, points and words with two, a dash for None."""
     if value is None:
         return "–"
     return f"{value:.4f}" if abs(value) <= 1 else f"{value:.2f}"
 
 
 def items_as_lines(scores: Sequence[Score], without: Sequence[str] = ()) -> str:
-    """Return one JSON line per answer: its benchmark, its split and the fields of its item.
+    """Return one JSON line per answer, with its benchmark, its split and the fields of its item.
 
     Args:
-        scores: of any benchmarks.
-        without: splits to leave out, as their items are those of other splits.
+        scores: the scores of any benchmarks.
+        without: splits to leave out because other splits have the same items.
     """
     rows = (
         {"benchmark": score.benchmark, "split": score.split, **item_as_dict(item)}

@@ -1,4 +1,4 @@
-"""Charts as SVG with classes instead of colours, so that a page's style sheet decides how they look."""
+"""Charts in SVG with classes instead of colours, so that the page's style sheet sets their appearance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 16, 8, 34
 
 
 def heat_map(rows: Sequence[Sequence[float | None]], row_names: Sequence[int], column_names: Sequence[int]) -> str:
-    """Return shares 0–1 as cells, one row per layer and one column per head; None is an empty cell."""
+    """Draw shares (0–1) as cells, one row per layer and one column per head; None is an empty cell."""
     size = max(8, min(32, (940 - LEFT) // len(column_names), 560 // len(rows)))
     width, height = LEFT + size * len(column_names) + 70, TOP + size * len(rows) + BOTTOM
     parts = _scale(LEFT + size * len(column_names) + 16)
@@ -35,7 +35,7 @@ def heat_map(rows: Sequence[Sequence[float | None]], row_names: Sequence[int], c
 
 
 def _scale(x: float) -> list[str]:
-    """Return the key of a heat map: which colour is which share."""
+    """Draw the colour scale of a heat map."""
     parts = []
     for step in range(5):
         y, share = TOP + 16 * step, 1 - step / 4
@@ -45,7 +45,7 @@ def _scale(x: float) -> list[str]:
 
 
 def curves(series: Sequence[tuple[int, Sequence[float]]], lowest: float) -> str:
-    """Return one falling curve a layer on a logarithmic scale, values relative to the first."""
+    """Draw one falling curve per layer on a logarithmic scale, with values relative to the first."""
     height, plot_height, plot_width = 280, 280 - TOP - BOTTOM, WIDTH - LEFT - RIGHT
     decades = max(1, math.ceil(-math.log10(lowest)))
     longest = max(len(values) for _, values in series)
@@ -77,7 +77,7 @@ def curves(series: Sequence[tuple[int, Sequence[float]]], lowest: float) -> str:
 
 
 def share_bars(shares: Sequence[tuple[int, float | None]], names: tuple[str, str]) -> str:
-    """Return one bar a layer, a share 0–1 of the first name below and the rest of the second above."""
+    """Draw one bar per layer: the share (0–1) of the first name below, the rest for the second name above."""
     height, plot_height, plot_width = 280, 280 - TOP - BOTTOM, WIDTH - LEFT - RIGHT
     step = plot_width / len(shares)
     parts = []

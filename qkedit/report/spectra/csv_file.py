@@ -1,4 +1,4 @@
-"""Spectra as CSV, for whoever draws their own pictures."""
+"""Format spectra as CSV, for use in other tools."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OFFSET = re.compile(r"-?\d+(,-?\d+)*")
 
 
 def spectra_csv(inspection: Inspection) -> str:
-    """Return one line per head, the singular values last."""
+    """Return one line per head; the singular values come last."""
     heads = [(layer.layer, head) for layer in inspection.layers for head in layer.heads]
     longest = max(len(head.singular_values) for _, head in heads)
     parts = list(heads[0][1].kept or {})
@@ -47,7 +47,7 @@ def spectra_csv(inspection: Inspection) -> str:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """Return one line per head and mode number: σ in both models, and the principal angles where there are any."""
+    """Return one line per head and mode number, with σ in both models and the principal angles if there are any."""
     header = ["model", "other", "channel", "layer", "head", "key_head", "mode", "sigma_before", "sigma_after"]
     lines: list[list[object]] = [[*header, "query_side_angle", "key_side_angle"]]
     for layer in comparison.layers:
@@ -68,7 +68,7 @@ def _csv(lines: list[list[object]]) -> str:
 
 
 def _cell(value: object) -> object:
-    """Return what a cell holds: a name that a spreadsheet would calculate as a formula gets a quote before it."""
+    """Return the content of a cell; a quote precedes a name that a spreadsheet would evaluate as a formula."""
     if not isinstance(value, str):
         return value
     is_formula = value.startswith(("=", "+", "-", "@", "\t", "\r")) and not _OFFSET.fullmatch(value)

@@ -1,4 +1,4 @@
-"""Spectra as one self-contained page: charts, sortable tables, light and dark; nothing is fetched from elsewhere."""
+"""Format spectra as one self-contained HTML page with charts, sortable tables, and a light and a dark theme."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qkedit.report.spectra.summary import SpectrumRow, layer_row, offset_text, r
 from qkedit.report.spectra.table import inline_spectrum
 from qkedit.selection import describe
 
-# Below this share of σ₁ a curve ends: it is rounding, and the axis would show little else.
+# A curve ends below this share of σ₁: smaller values are rounding, and would dominate the axis.
 LOWEST_SHOWN = 1e-8
 VALUES_SHOWN = 4
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -34,7 +34,7 @@ def spectra_page(inspection: Inspection, suggestion: Suggestion | None = None) -
         *_suggested(suggestion),
         "<h2>Energy share of the dominant modes</h2>",
         _figure(
-            _energy(inspection), "The stronger the colour, the larger their share of Σσ²; point at a cell to read it."
+            _energy(inspection), "The stronger the colour, the larger the share of Σσ²; hover over a cell to read it."
         ),
         '<div class="charts"><section><h2>Spectra</h2>',
         _figure(_spectra(inspection), "Median σ of each layer's heads, from violet (first layer) to red (last)."),
@@ -49,7 +49,7 @@ def spectra_page(inspection: Inspection, suggestion: Suggestion | None = None) -
         "</section></div>",
         "<h2>Layers</h2>",
         '<p class="note">Each row holds the medians of a layer\'s heads; the gap is the smallest. '
-        "Press a heading to sort.</p>",
+        "Click a heading to sort.</p>",
         _table(rows_of(inspection, every_head=False), every_head=False),
         "<h2>Heads</h2>",
         _table(rows_of(inspection, every_head=True), every_head=True),

@@ -1,6 +1,6 @@
-"""Spectra as a picture: where the energy is, how the spectra fall, how symmetric the products are.
+"""Plot spectra: the energy of the dominant modes, the decay of the spectra, the symmetry of the products.
 
-matplotlib is an extra (`pip install 'qkedit[plot]'`), imported when a picture is asked for.
+matplotlib is an extra (`pip install 'qkedit[plot]'`), imported only when a plot is requested.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# A legend of more layers than this is a wall of names; a colour bar takes its place.
+# With more layers than this a legend is unreadable; a colour bar replaces it.
 LARGEST_LEGEND = 8
-# Below this share of σ₁ spectra are rounding, and the axis would show little else.
+# Below this share of σ₁ spectra are rounding, which would dominate the axis.
 LOWEST_SHOWN = 1e-8
 
 
 def spectra_plot(inspection: Inspection, file_format: str) -> bytes:
-    """Return the picture as `png`, `svg` or `pdf`; the same inspection gives the same bytes."""
+    """Return the plot as `png`, `svg` or `pdf`; the same inspection gives the same bytes."""
     require_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ def _spectra(figure: Figure, axes: Axes, inspection: Inspection) -> None:
         values = layer_row(layer).singular_values
         shares = [value / values[0] for value in values if value > LOWEST_SHOWN * values[0]]
         lowest = min([lowest, *shares])
-        # The palest tenth of the map cannot be seen on white.
+        # The palest tenth of the colour map is invisible on white.
         colour = colours(0.9 * scale(layer.layer))
         axes.plot(range(1, len(shares) + 1), shares, color=colour, linewidth=1.2, label=f"layer {layer.layer}")
     axes.set_yscale("log")

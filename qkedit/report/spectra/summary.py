@@ -1,4 +1,4 @@
-"""One row for each layer: the medians of its heads, which tables, pictures and pages show alike."""
+"""One row per layer with the medians of its heads, shared by tables, plots and pages."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from qkedit.inspection.spectra import HeadSpectrum, Inspection, LayerSpectra
 
 @dataclass(frozen=True)
 class SpectrumRow:
-    """A head's numbers, or the medians of a layer's heads; of gaps the smallest.
+    """The figures of one head, or the medians over a layer's heads (for gaps the smallest).
 
-    Shares are 0–1; None where a figure has no meaning.
+    Shares are 0–1, or None where they have no meaning.
     """
 
     layer: int
@@ -26,7 +26,7 @@ class SpectrumRow:
     gap_at_k: float | None
     unrealized_share: float | None
     leak: float | None
-    kept: dict[str, float]  # at an offset, by the part that moved: the mean of both sides
+    kept: dict[str, float]  # at an offset, by the part that changed: the mean of both sides
 
 
 def layer_row(layer: LayerSpectra) -> SpectrumRow:
@@ -73,13 +73,13 @@ def rows_of(inspection: Inspection, *, every_head: bool) -> list[SpectrumRow]:
 
 
 def median_known(numbers: Iterable[float | None]) -> float | None:
-    """Return the median of those numbers that have a meaning; None where none has."""
+    """Return the median of the numbers that are not None; None if all are."""
     known = [number for number in numbers if number is not None]
     return median(known) if known else None
 
 
 def offset_text(offset: tuple[int, int, int]) -> str:
-    """Return an offset as the user writes it: `5`, or `0,3,-2`."""
+    """Return an offset in the form of the option: `5`, or `0,3,-2`."""
     return str(offset[0]) if len(set(offset)) == 1 else ",".join(map(str, offset))
 
 

@@ -1,4 +1,4 @@
-"""Spectra as a table for a terminal: as many columns as fit, and no more than its encoding can spell."""
+"""Format spectra as a table for a terminal, with as many columns as fit, in characters that its encoding has."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qkedit.report.spectra.summary import SpectrumRow, offset_text, rows_of
 from qkedit.report.terminal_text import on_one_line
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-# Where the terminal's encoding has no blocks.
+# For terminals whose encoding has no block characters.
 PLAIN_BLOCKS = ".:-=+*%#"
 # The inline spectrum shows σ down to this share of σ₁, on a logarithmic scale.
 LOWEST_SHOWN = 1e-4
@@ -33,7 +33,7 @@ class SpectrumTable:
     every_head: bool
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Lay the table out for the width at hand."""
+        """Lay out the table for the available width."""
         plain = options.ascii_only
         rows = rows_of(self.inspection, every_head=self.every_head)
         columns = [(_title(name), [_cell(name, row) for row in rows]) for name in self._names(rows)]
@@ -78,10 +78,13 @@ class SpectrumTable:
             f"spectrum: {sigma} on a log scale down to {LOWEST_SHOWN:g} of the first",
         ]
         if inspection.channel != "full":
-            sentences.insert(4, "unreal, leak: shares of the dominant modes that queries cannot write, that go astray")
+            sentences.insert(
+                4,
+                "unreal, leak: shares of the dominant modes that queries cannot write, that go to the other channel",
+            )
         if inspection.offset != NO_OFFSET:
             parts = len(inspection.layers[0].heads[0].kept or {}) > 1
-            alone = "; t, h, w: where only that part of the position moves" if parts else ""
+            alone = "; t, h, w: where only that part of the position changes" if parts else ""
             sentences.insert(-1, f"kept: share of the dominant subspace at offset 0 that is still dominant{alone}")
         return ". ".join(sentences) + "."
 
@@ -94,7 +97,7 @@ class ComparisonTable:
     every_head: bool
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Lay the table out."""
+        """Lay out the table."""
         plain = options.ascii_only
         sigma, arrow = ("s1", "->") if plain else ("σ1", "→")
         titles = ["layer", *(["head"] if self.every_head else []), sigma, "", "", "top", "", ""]
@@ -124,7 +127,7 @@ class ComparisonTable:
 
 
 def inline_spectrum(values: tuple[float, ...], width: int, *, plain: bool = False) -> str:
-    """Return descending values as `width` blocks, the tallest σ₁, on a logarithmic scale."""
+    """Draw descending values as `width` blocks on a logarithmic scale; the tallest is σ₁."""
     blocks = PLAIN_BLOCKS if plain else BLOCKS
     width = min(width, len(values))
     if values[0] <= 0:
