@@ -32,7 +32,7 @@ def scores(eval_set: EvalSet, answers: EvalSetAnswers) -> dict[str, Score]:
     captions = [Answer(question.id, text) for question, text in zip(eval_set.captions, answers.captions, strict=True)]
     given = answers_by_split(eval_set, answers)
     return {
-        CAPTIONS: chair.score(eval_set.captions, captions, variant=VARIANT, read=lambda text: Reading(mentions(text))),
+        CAPTIONS: chair.score(eval_set.captions, captions, rule=VARIANT, read=lambda text: Reading(mentions(text))),
         **{split: pope.score(questions, given[split], split=split) for split, questions in eval_set.splits.items()},
     }
 

@@ -9,19 +9,18 @@ that the image does not show is a hallucination.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from qkedit.errors import UsageError
-from qkedit.evaluation.benchmarks.benchmark import Benchmark
 from qkedit.evaluation.benchmarks.chair import scoring as chair
 from qkedit.evaluation.benchmarks.chair.metrics import METRICS as CAPTION_METRICS
 from qkedit.evaluation.benchmarks.chair.words import Reading
-from qkedit.evaluation.benchmarks.yes_no import METRICS, judge, parser_named, score_of
-from qkedit.evaluation.files.answer_files import join
+from qkedit.evaluation.benchmarks.plain_functions import Answered, BenchmarkOfFunctions, Functions, Scorer
+from qkedit.evaluation.benchmarks.yes_no import METRICS, score_yes_no
 from qkedit.evaluation.files.json_rows import Row, read_rows
-from qkedit.evaluation.files.records import Answer, CaptionItem, Item, Question, Score, YesNoItem
+from qkedit.evaluation.files.records import CaptionItem, Item, Question, Score, YesNoItem
 from qkedit.evaluation.metric import Metric
 
 VARIANT = "words"
@@ -62,45 +61,34 @@ def _truth(row: Row) -> str | tuple[str, ...]:
     raise row.wrong("truth is neither 'yes' nor 'no' nor a list of objects")
 
 
-def score(
-    questions: Sequence[Question],
-    answers: Sequence[Answer],
-    *,
-    split: str | None = None,
-    parser: str | None = None,
-    allow_missing: bool = False,
-) -> Score:
+@Scorer
+def score(given: Answered) -> Score:
     """Return the score of answers to a user's own questions.
 
     Args:
-        questions: all with a truth of yes or no, or all with a list of objects.
-        answers: one to each question, in any order.
-        split: a name for the score.
-        parser: of yes and no, one of POPE's; official by default. None for captions.
-        allow_missing: leave out questions without an answer instead of refusing.
+        given: answers to questions that all have a truth of yes or no, or all a list of objects; the split is a name
+            for the score, and the rule one of POPE's parsers for yes and no (official by default), None for captions.
 
     Raises:
         QkeditError: answers and questions do not fit, or there is no such parser.
     """
-    if all(isinstance(question.truth, str) for question in questions):
-        name, parse = parser_named(parser, "official")
-        joined = join(questions, answers, allow_missing=allow_missing)
-        return score_of("custom", split, name, joined, judge(joined, parse))
-    if parser is not None:
+    if all(isinstance(question.truth, str) for question in given.questions):
+        return score_yes_no("custom", given, given.joined(), "official")
+    if given.rule is not None:
         raise UsageError(
             "captions are not parsed as yes or no", where="--parser", remedy="leave it out for lists of objects"
         )
-    mentions = mention_finder(entry for question in questions for entry in question.truth)
+    mentions = mention_finder(entry for question in given.questions for entry in question.truth)
     captions = chair.score(
-        questions,
-        answers,
+        given.questions,
+        given.answers,
         # CHAIR takes captions of any of its images, unless a split says that all are wanted.
-        split=split or "custom",
-        variant=VARIANT,
-        allow_missing=allow_missing,
+        split=given.split or "custom",
+        rule=VARIANT,
+        allow_missing=given.allow_missing,
         read=lambda caption: Reading(mentions(caption)),
     )
-    return replace(captions, benchmark="custom", split=split, printed={})
+    return replace(captions, benchmark="custom", split=given.split, printed={})
 
 
 def mention_finder(objects: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
@@ -137,7 +125,7 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-class CustomQuestions(Benchmark):
+class CustomQuestions(BenchmarkOfFunctions):
     """A user's own questions, with yes or no or a list of objects as their truth."""
 
     name = "custom"
@@ -145,26 +133,8 @@ class CustomQuestions(Benchmark):
     rules = ("official", "vcd", "opera", "repope")
     max_new_tokens = 512
     metrics = (*METRICS, *(metric for metric in CAPTION_METRICS if metric.name not in {one.name for one in METRICS}))
-
     item_kinds = (YesNoItem, CaptionItem)
-
-    def read_questions(
-        self, data: Path, split: str | None, rule: str | None, files: Mapping[str, Path]
-    ) -> tuple[Question, ...]:
-        """Return the questions of a file, or of `questions.jsonl` in a directory."""
-        return load_questions(data, split)
-
-    def judge(
-        self,
-        questions: Sequence[Question],
-        answers: Sequence[Answer],
-        *,
-        split: str | None,
-        rule: str | None,
-        allow_missing: bool,
-    ) -> Score:
-        """Return the score of one split; see `score`."""
-        return score(questions, answers, split=split, parser=rule, allow_missing=allow_missing)
+    functions = Functions(load_questions, score)
 
     def metrics_of(self, items: Sequence[Item]) -> tuple[Metric, ...]:
         """Return those of captions or those of yes and no."""

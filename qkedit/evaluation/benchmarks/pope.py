@@ -5,33 +5,28 @@ The files, their parsers and formats are described in docs/evaluation.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from qkedit.errors import UsageError
-from qkedit.evaluation.benchmarks.benchmark import Benchmark
-from qkedit.evaluation.benchmarks.yes_no import METRICS, judge, parser_named, score_of
-from qkedit.evaluation.files.answer_files import answer_in, join, read_answers
-from qkedit.evaluation.files.data_files import find, required
+from qkedit.evaluation.benchmarks.plain_functions import Answered, BenchmarkOfFunctions, Functions, Scorer
+from qkedit.evaluation.benchmarks.yes_no import METRICS, score_yes_no
+from qkedit.evaluation.files.answer_files import answer_in, read_answers
+from qkedit.evaluation.files.data_files import FilePerSplit
 from qkedit.evaluation.files.json_rows import read_rows
 from qkedit.evaluation.files.records import Answer, Question, Score, YesNoItem
 
 _NAMES = ("random", "popular", "adversarial")
 # Published under these names; the second is how other repositories and the demo call them.
-FILES = {
-    **{name: (f"coco_pope_{name}.json", f"pope_{name}.json") for name in _NAMES},
-    **{f"gqa-{name}": (f"gqa_pope_seem_{name}.json", f"gqa_pope_{name}.json") for name in _NAMES},
-    **{f"aokvqa-{name}": (f"aokvqa_pope_seem_{name}.json", f"aokvqa_pope_{name}.json") for name in _NAMES},
-}
-SPLITS = tuple(FILES)
-_PLACES = ("pope", "coco", "gqa", "aokvqa", "output/coco", "output/seem/gqa", "output/seem/aokvqa")
-_PUBLISHED = "github.com/AoiDragon/POPE (output/)"
+FILES = FilePerSplit(
+    {
+        **{name: (f"coco_pope_{name}.json", f"pope_{name}.json") for name in _NAMES},
+        **{f"gqa-{name}": (f"gqa_pope_seem_{name}.json", f"gqa_pope_{name}.json") for name in _NAMES},
+        **{f"aokvqa-{name}": (f"aokvqa_pope_seem_{name}.json", f"aokvqa_pope_{name}.json") for name in _NAMES},
+    },
+    ("pope", "coco", "gqa", "aokvqa", "output/coco", "output/seem/gqa", "output/seem/aokvqa"),
+    "github.com/AoiDragon/POPE (output/)",
+)
+SPLITS = tuple(FILES.names)
 _ID = "question_id"
-
-
-def splits_in(data: Path) -> tuple[str, ...]:
-    """Return the splits whose questions are below `data`."""
-    return tuple(split for split in SPLITS if find(data, FILES[split], _PLACES))
 
 
 def load_questions(data: Path, split: str | None) -> tuple[Question, ...]:
@@ -45,12 +40,7 @@ def load_questions(data: Path, split: str | None) -> tuple[Question, ...]:
         UsageError: there is no such split, or none is named.
         QkeditError: the file is not there, or a row of it is not a question.
     """
-    if data.is_file():
-        return read_questions(data)
-    if split not in FILES:
-        what = "no split is given" if split is None else f"there is no split {split!r}"
-        raise UsageError(what, where="--split", remedy=f"choose among {', '.join(SPLITS)}")
-    return read_questions(required(data, FILES[split], _PLACES, _PUBLISHED))
+    return read_questions(FILES.of(data, split))
 
 
 def read_questions(file: Path) -> tuple[Question, ...]:
@@ -86,32 +76,20 @@ def load_answers(file: Path) -> tuple[Answer, ...]:
     return read_answers(file, ids=(_ID,), texts=("text",), rows=rows)
 
 
-def score(
-    questions: Sequence[Question],
-    answers: Sequence[Answer],
-    *,
-    split: str | None = None,
-    parser: str | None = None,
-    allow_missing: bool = False,
-) -> Score:
+@Scorer
+def score(given: Answered) -> Score:
     """Return the score of one split.
 
     Args:
-        questions: of the split.
-        answers: one to each question, in any order.
-        split: its name, for the score.
-        parser: official, vcd, opera or repope; official by default.
-        allow_missing: leave out questions without an answer instead of refusing.
+        given: one answer to each question; the rule is official (so by default), vcd, opera or repope.
 
     Raises:
         QkeditError: answers and questions do not fit, or there is no such parser.
     """
-    name, parse = parser_named(parser, "official")
-    joined = join(questions, answers, allow_missing=allow_missing)
-    return score_of("pope", split, name, joined, judge(joined, parse))
+    return score_yes_no("pope", given, given.joined(), "official")
 
 
-class Pope(Benchmark):
+class Pope(BenchmarkOfFunctions):
     """POPE (arXiv 2305.10355)."""
 
     name = "pope"
@@ -122,29 +100,9 @@ class Pope(Benchmark):
     ids_restart_per_split = True
     metrics = METRICS
     item_kinds = (YesNoItem,)
-
-    def read_questions(
-        self, data: Path, split: str | None, rule: str | None, files: Mapping[str, Path]
-    ) -> tuple[Question, ...]:
-        """Return a split's questions; see `load_questions`."""
-        return load_questions(data, split)
-
-    def judge(
-        self,
-        questions: Sequence[Question],
-        answers: Sequence[Answer],
-        *,
-        split: str | None,
-        rule: str | None,
-        allow_missing: bool,
-    ) -> Score:
-        """Return the score of one split; see `score`."""
-        return score(questions, answers, split=split, parser=rule, allow_missing=allow_missing)
+    functions = Functions(load_questions, score, load_answers)
+    published = FILES
 
     def splits_below(self, data: Path) -> tuple[str, ...]:
         """Return the splits whose questions are below `data`."""
-        return splits_in(data)
-
-    def load_answers(self, file: Path) -> tuple[Answer, ...]:
-        """Return the answers of a file in POPE's own format or the common one."""
-        return load_answers(file)
+        return self.published.splits_in(data)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from qkedit.errors import UsageError
+from qkedit.evaluation.benchmarks.plain_functions import Answered
 from qkedit.evaluation.files.answer_files import Joined
 from qkedit.evaluation.files.records import Score, YesNoItem
 from qkedit.evaluation.metric import Better, Metric, Unit, ratio
@@ -74,7 +75,17 @@ def judge(joined: Joined, parse: Parser) -> tuple[YesNoItem, ...]:
     return tuple(items)
 
 
-def score_of(benchmark: str, split: str | None, parser: str, joined: Joined, items: Sequence[YesNoItem]) -> Score:
+def score_yes_no(benchmark: str, given: Answered, joined: Joined, default: str) -> Score:
+    """Return the score of these pairs by the parser that was chosen, else by the default.
+
+    Raises:
+        UsageError: there is no such parser.
+    """
+    name, parse = parser_named(given.rule, default)
+    return _score_of(benchmark, given.split, name, joined, judge(joined, parse))
+
+
+def _score_of(benchmark: str, split: str | None, parser: str, joined: Joined, items: Sequence[YesNoItem]) -> Score:
     """Return the score of judged answers, with the figures as POPE's script prints them."""
     counted = [item for item in items if item.counted]
     dropped = len(items) - len(counted)

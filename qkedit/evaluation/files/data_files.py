@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from qkedit.errors import QkeditError
+from qkedit.errors import QkeditError, UsageError
 
 
 def find(data: Path, names: Sequence[str], places: Sequence[str]) -> Path | None:
@@ -28,3 +29,36 @@ def required(data: Path, names: Sequence[str], places: Sequence[str], published:
         what = f"{names[0]} is not there" if data.is_dir() else "there is no such directory"
         raise QkeditError(what, where=str(data), remedy=f"take it from {published}")
     return file
+
+
+@dataclass(frozen=True)
+class FilePerSplit:
+    """The files of a benchmark that is published as one file per split.
+
+    Attributes:
+        names: the names that each split's file may have.
+        places: folders below the user's directory in which they may be.
+        published: where they can be had.
+    """
+
+    names: Mapping[str, Sequence[str]]
+    places: Sequence[str]
+    published: str
+
+    def splits_in(self, data: Path) -> tuple[str, ...]:
+        """Return the splits whose files are below `data`."""
+        return tuple(split for split, names in self.names.items() if find(data, names, self.places))
+
+    def of(self, data: Path, split: str | None) -> Path:
+        """Return the file of a split, or `data` itself where that is a file.
+
+        Raises:
+            UsageError: there is no such split, or none is named.
+            QkeditError: the file is not there; the error says where it is published.
+        """
+        if data.is_file():
+            return data
+        if split is None or split not in self.names:
+            what = "no split is given" if split is None else f"there is no split {split!r}"
+            raise UsageError(what, where="--split", remedy=f"choose among {', '.join(self.names)}")
+        return required(data, self.names[split], self.places, self.published)

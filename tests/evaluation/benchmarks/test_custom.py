@@ -34,7 +34,7 @@ def test_yes_and_no_are_scored_like_pope(tmp_path: Path) -> None:
     score = custom.score(questions, [Answer("a", "Yes, no doubt"), Answer("2", "NO")], split="mine")
     assert (score.benchmark, score.split, score.rule) == ("custom", "mine", "official")
     assert score.counts == {"tp": 0, "fp": 1, "tn": 0, "fn": 1}
-    assert custom.score(questions, [Answer("a", "Yes"), Answer("2", "NO")], parser="opera").counts["tn"] == 1
+    assert custom.score(questions, [Answer("a", "Yes"), Answer("2", "NO")], rule="opera").counts["tn"] == 1
 
 
 def test_objects_are_scored_like_captions() -> None:
@@ -51,7 +51,7 @@ def test_objects_are_scored_like_captions() -> None:
     assert score.metrics == {"chair_s": 2 / 3, "chair_i": 2 / 5, "recall": 2 / 3, "mean_words": 15 / 3}
     assert score.printed == {}
     with pytest.raises(UsageError, match="captions are not parsed as yes or no"):
-        custom.score(questions, [], parser="vcd")
+        custom.score(questions, [], rule="vcd")
     with pytest.raises(QkeditError, match="1 of 3 questions have no answer, the first is '2'"):
         custom.score(questions, [Answer("1", ""), Answer("3", "")])
     assert custom.score(questions, [Answer("1", ""), Answer("3", "")], allow_missing=True).counts["missing"] == 1

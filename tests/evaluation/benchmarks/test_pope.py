@@ -179,7 +179,7 @@ def test_answers_to_pope_are_scored_with_the_labels_of_repope() -> None:
 def test_an_unknown_parser_is_refused() -> None:
     for module in (pope, repope):
         with pytest.raises(UsageError, match="there is no parser 'strict'"):
-            module.score([question(1, "yes")], [Answer("1", "yes")], parser="strict")
+            module.score([question(1, "yes")], [Answer("1", "yes")], rule="strict")
 
 
 def write(file: Path, rows: list[dict[str, Any]]) -> Path:
@@ -197,7 +197,7 @@ def test_questions_are_read_from_lines_and_arrays(tmp_path: Path) -> None:
     write(tmp_path / "pope_popular.json", [ROW])
     assert pope.load_questions(tmp_path, "gqa-random") == expected
     assert pope.load_questions(tmp_path, "popular") == expected
-    assert pope.splits_in(tmp_path) == ("popular", "gqa-random")
+    assert pope.FILES.splits_in(tmp_path) == ("popular", "gqa-random")
 
 
 @pytest.mark.parametrize(

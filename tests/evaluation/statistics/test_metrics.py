@@ -70,7 +70,7 @@ def scores(seed: int) -> list[Score]:
         mme.score(one, answered(one, seed)),
         mme.score(several, answered(several, seed), split="perception"),
         mme.score(total, answered(total, seed), split="hallucination"),
-        hallusionbench.score(figures, answered(figures, seed), parser="string"),
+        hallusionbench.score(figures, answered(figures, seed), rule="string"),
         pope.score(questions, answered(questions, seed), split="random"),
         repope.score(questions, answered(questions, seed), split="random"),
     ]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from qkedit.evaluation.benchmarks.amber import scoring
-from qkedit.evaluation.benchmarks.benchmark import Benchmark
-from qkedit.evaluation.files.records import AmberAnswerItem, AmberCaptionItem, Answer, Item, Question, Score
+from qkedit.evaluation.benchmarks.plain_functions import BenchmarkOfFunctions, Functions
+from qkedit.evaluation.files.records import AmberAnswerItem, AmberCaptionItem, Answer, Item, Question
 from qkedit.evaluation.metric import Better, Metric, Unit, ratio
 
 
@@ -59,7 +58,7 @@ DESCRIPTION_METRICS = (
 )
 
 
-class Amber(Benchmark):
+class Amber(BenchmarkOfFunctions):
     """AMBER (arXiv 2311.07397)."""
 
     name = "amber"
@@ -72,28 +71,7 @@ class Amber(Benchmark):
     files = ("similarity",)
     metrics = (*ANSWER_METRICS, *DESCRIPTION_METRICS)
     item_kinds = (AmberAnswerItem, AmberCaptionItem)
-
-    def read_questions(
-        self, data: Path, split: str | None, rule: str | None, files: Mapping[str, Path]
-    ) -> tuple[Question, ...]:
-        """Return the questions of a split, or all; see `scoring.load_questions`."""
-        return scoring.load_questions(data, split, **files)
-
-    def judge(
-        self,
-        questions: Sequence[Question],
-        answers: Sequence[Answer],
-        *,
-        split: str | None,
-        rule: str | None,
-        allow_missing: bool,
-    ) -> Score:
-        """Return the score of one split; see `scoring.score`."""
-        return scoring.score(questions, answers, split=split, parser=rule, allow_missing=allow_missing)
-
-    def load_answers(self, file: Path) -> tuple[Answer, ...]:
-        """Return the answers of a file in AMBER's own format or the common one."""
-        return scoring.load_answers(file)
+    functions = Functions(scoring.load_questions, scoring.score, scoring.load_answers)
 
     def splits_answered(self, questions: Sequence[Question], answers: Sequence[Answer]) -> tuple[str | None, ...]:
         """Return the dimensions of which something is answered, and the aggregates of which every dimension is."""

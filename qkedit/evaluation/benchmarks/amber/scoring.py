@@ -19,8 +19,9 @@ from typing import Any
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.benchmarks.amber.descriptions import Words, counts_of, figures, item, noun_reader, percent
 from qkedit.evaluation.benchmarks.amber.similarity import EXACT, Similarity, build_similarity, read_similarity
+from qkedit.evaluation.benchmarks.plain_functions import Answered, Scorer
 from qkedit.evaluation.benchmarks.yes_no import undefined
-from qkedit.evaluation.files.answer_files import Joined, join, read_answers
+from qkedit.evaluation.files.answer_files import Joined, read_answers
 from qkedit.evaluation.files.data_files import find, required
 from qkedit.evaluation.files.json_rows import Row, read_object, read_rows, read_text
 from qkedit.evaluation.files.records import AmberAnswerItem, Answer, Question, Score
@@ -152,23 +153,14 @@ def answered_splits(questions: Sequence[Question], answers: Sequence[Answer]) ->
     return tuple(split for split in SPLITS if answered.issuperset(dimensions_of(split)))
 
 
-def score(
-    questions: Sequence[Question],
-    answers: Sequence[Answer],
-    *,
-    split: str | None = None,
-    parser: str | None = None,
-    allow_missing: bool = False,
-    similarity: Similarity | None = None,
-) -> Score:
+@Scorer
+def score(given: Answered, *, similarity: Similarity | None = None) -> Score:
     """Return the score of one split.
 
     Args:
-        questions: of the split; those of other dimensions, and answers to them, are left out.
-        answers: one to each question, in any order.
-        split: one of SPLITS; the dimension of the questions by default.
-        parser: official (so by default), or normalised, which differs for questions alone.
-        allow_missing: leave out questions without an answer instead of refusing.
+        given: answers to questions of the split (those of other dimensions are left out); the split is one of SPLITS,
+            the dimension of the questions by default, and the rule official, or normalised, which differs for
+            questions alone.
         similarity: which words are similar; by default the table of the questions' data, or what spaCy's model says
             where it is installed. Without any of them, the score is named so and warns.
 
@@ -176,20 +168,19 @@ def score(
         QkeditError: answers and questions do not fit, there is no such split or parser, or a description needs a
             language library that is missing.
     """
-    parser = parser or PARSERS[0]
+    parser = given.rule or PARSERS[0]
     if parser not in PARSERS:
         raise UsageError(
             f"there is no parser {parser!r}", where="--parser", remedy=f"choose among {', '.join(PARSERS)}"
         )
+    split = given.split
     if split is None:
-        dimensions = tuple(dict.fromkeys(question.fields["dimension"] for question in questions))
+        dimensions = dict.fromkeys(question.fields["dimension"] for question in given.questions)
         if len(dimensions) != 1:
             raise UsageError("no split is given", where="--split", remedy=f"choose among {', '.join(SPLITS)}")
-        split = dimensions[0]
+        (split,) = dimensions
     asked = dimensions_of(split)
-    chosen = [question for question in questions if question.fields["dimension"] in asked]
-    known = {question.id for question in questions}
-    joined = join(chosen, answers, allow_missing=allow_missing, known=known)
+    joined = given.joined_part(lambda question: question.fields["dimension"] in asked)
     return _generative(joined, similarity) if split == GENERATIVE else _discriminative(split, joined, parser)
 
 

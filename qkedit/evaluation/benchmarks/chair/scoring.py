@@ -21,8 +21,9 @@ from typing import Any
 from qkedit.errors import UsageError
 from qkedit.evaluation.benchmarks.chair.ground_truth import PLACES, load_truth, save_truth
 from qkedit.evaluation.benchmarks.chair.words import Reader, Synonyms, read_synonyms, reader
+from qkedit.evaluation.benchmarks.plain_functions import Answered, Scorer
 from qkedit.evaluation.benchmarks.yes_no import quotient, undefined
-from qkedit.evaluation.files.answer_files import join, read_answers
+from qkedit.evaluation.files.answer_files import read_answers
 from qkedit.evaluation.files.data_files import required
 from qkedit.evaluation.files.json_rows import read_rows
 from qkedit.evaluation.files.records import FINISH_REASON, Answer, CaptionItem, Question, Score
@@ -84,34 +85,25 @@ def _kept(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {FINISH_REASON: fields[FINISH_REASON]} if FINISH_REASON in fields else {}
 
 
-def score(
-    questions: Sequence[Question],
-    answers: Sequence[Answer],
-    *,
-    split: str | None = None,
-    variant: str | None = None,
-    allow_missing: bool = False,
-    read: Reader | None = None,
-) -> Score:
+@Scorer
+def score(given: Answered, *, read: Reader | None = None) -> Score:
     """Return the score of captions.
 
     Args:
-        questions: what is known of the images; their ids are those of the answers.
-        answers: one caption each.
-        split: every question of a split has to be answered; without one, the answers choose the images.
-        variant: `official` (so by default) or `wordnet`, or what the given `read` is called.
-        allow_missing: leave out questions of the split without an answer.
+        given: captions as answers to questions with the objects of their images, by the images' ids. Every question
+            of a split has to be answered; without a split, the answers choose the images. The rule is `official` (so
+            by default) or `wordnet`, or what the given `read` is called.
         read: what a caption mentions, where that is not for the variant to say.
 
     Raises:
         UsageError: the variant is unknown.
         QkeditError: answers and questions do not belong together, or a language library or its data are missing.
     """
-    variant = variant or "official"
+    questions, variant = given.questions, given.rule or "official"
     read = read or _own_reader(questions, variant)
-    answered = {answer.id for answer in answers}
-    asked = questions if split is not None else [question for question in questions if question.id in answered]
-    joined = join(asked or questions, answers, allow_missing=allow_missing)
+    answered = {answer.id for answer in given.answers}
+    asked = questions if given.split is not None else [question for question in questions if question.id in answered]
+    joined = given.joined(asked or questions)
     readings = [read(answer.text) for _, answer in joined.pairs]
     items = tuple(
         _item(question, answer, reading.objects)
@@ -142,7 +134,7 @@ def score(
         printed["Len"] = f"{0.01 * tokens / len(items) * 100:.1f}"
     return Score(
         benchmark="chair",
-        split=split,
+        split=given.split,
         rule=variant,
         rule_kind="variant",
         n=len(items),

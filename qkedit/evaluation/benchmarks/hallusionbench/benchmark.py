@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from qkedit.evaluation.benchmarks.benchmark import Benchmark
 from qkedit.evaluation.benchmarks.hallusionbench import scoring
-from qkedit.evaluation.files.records import Answer, HallusionBenchItem, Item, Question, Score, YesNoItem
+from qkedit.evaluation.benchmarks.plain_functions import BenchmarkOfFunctions, Functions
+from qkedit.evaluation.files.records import HallusionBenchItem, Item, YesNoItem
 from qkedit.evaluation.metric import Better, Metric, Unit
 
 
@@ -39,7 +38,7 @@ def _question_of(item: HallusionBenchItem) -> str:
     return f"{group}_{number}"
 
 
-class HallusionBench(Benchmark):
+class HallusionBench(BenchmarkOfFunctions):
     """HallusionBench (arXiv 2310.14566): groups are sets of questions and figures that belong together."""
 
     name = "hallusionbench"
@@ -54,30 +53,8 @@ class HallusionBench(Benchmark):
         Metric("easy_acc", Better.HIGHER, Unit.SHARE, _sums_all_right(_question_of, hard=False)),
         Metric("hard_acc", Better.HIGHER, Unit.SHARE, _sums_all_right(_question_of, hard=True)),
     )
-
     item_kinds = (YesNoItem,)
-
-    def read_questions(
-        self, data: Path, split: str | None, rule: str | None, files: Mapping[str, Path]
-    ) -> tuple[Question, ...]:
-        """Return all questions, or those of one category."""
-        return scoring.load_questions(data, split)
-
-    def judge(
-        self,
-        questions: Sequence[Question],
-        answers: Sequence[Answer],
-        *,
-        split: str | None,
-        rule: str | None,
-        allow_missing: bool,
-    ) -> Score:
-        """Return the score of one split; see `score`."""
-        return scoring.score(questions, answers, split=split, parser=rule, allow_missing=allow_missing)
-
-    def load_answers(self, file: Path) -> tuple[Answer, ...]:
-        """Return the answers of a file in HallusionBench's own format or the common one."""
-        return scoring.load_answers(file)
+    functions = Functions(scoring.load_questions, scoring.score, scoring.load_answers)
 
     def metrics_of(self, items: Sequence[Item]) -> tuple[Metric, ...]:
         """Return the metrics; result files of other makers may not say which questions are hard."""

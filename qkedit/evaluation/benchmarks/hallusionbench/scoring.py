@@ -24,8 +24,9 @@ from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 
 from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.benchmarks.plain_functions import Answered, Scorer
 from qkedit.evaluation.benchmarks.yes_no import quotient, undefined
-from qkedit.evaluation.files.answer_files import Joined, answer_in, join
+from qkedit.evaluation.files.answer_files import Joined, answer_in
 from qkedit.evaluation.files.data_files import required
 from qkedit.evaluation.files.json_rows import Row, read_rows
 from qkedit.evaluation.files.records import Answer, HallusionBenchItem, Question, Score
@@ -121,42 +122,31 @@ def _identifier(row: Row) -> str:
     return "_".join(row.identifier(key) for key in _KEYS)
 
 
-def score(
-    questions: Sequence[Question],
-    answers: Sequence[Answer],
-    *,
-    split: str | None = None,
-    parser: str | None = None,
-    allow_missing: bool = False,
-) -> Score:
+@Scorer
+def score(given: Answered) -> Score:
     """Return the score of all questions or of one category.
 
     Args:
-        questions: those of other categories, and answers to them, are left out.
-        answers: one to each question, in any order, with a judge's labels in their fields for the parser `judge`.
-        split: VD, VS or None.
-        parser: `judge` or `string`; by default `judge` where labels are given.
-        allow_missing: leave out questions without an answer instead of refusing; a figure is then right if what is
-            answered about it is, and so is a question.
+        given: answers, with a judge's labels in their fields for the rule `judge`; the split is VD, VS or None, and
+            the rule `judge` or `string`, by default `judge` where labels are given. Where answers may be missing, a
+            figure is right if what is answered about it is, and so is a question.
 
     Raises:
         QkeditError: answers and questions do not fit, a label is missing or none of 0, 1 and 2, or there is no such
             split or parser.
     """
-    _check_split(split)
-    if parser not in (None, *PARSERS):
+    _check_split(given.split)
+    if given.rule not in (None, *PARSERS):
         raise UsageError(
-            f"there is no parser {parser!r}", where="--parser", remedy=f"choose among {', '.join(PARSERS)}"
+            f"there is no parser {given.rule!r}", where="--parser", remedy=f"choose among {', '.join(PARSERS)}"
         )
-    chosen = [question for question in questions if split in (None, question.fields["category"])]
-    known = {question.id for question in questions}
-    joined = join(chosen, answers, allow_missing=allow_missing, known=known)
-    judged = parser == "judge" or (parser is None and any(_has_label(answer) for _, answer in joined.pairs))
+    joined = given.joined_part(lambda question: given.split in (None, question.fields["category"]))
+    judged = given.rule == "judge" or (given.rule is None and any(_has_label(answer) for _, answer in joined.pairs))
     items = tuple(
         (_judged if judged else _matched)(question, answer, allows_unclear=question.fields["figure"] is None)
         for question, answer in joined.pairs
     )
-    return _score(split, "judge" if judged else "string", joined, items)
+    return _score(given.split, "judge" if judged else "string", joined, items)
 
 
 def _judged(question: Question, answer: Answer, *, allows_unclear: bool) -> HallusionBenchItem:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from qkedit.evaluation.benchmarks.benchmark import Benchmark
 from qkedit.evaluation.benchmarks.mme import scoring
-from qkedit.evaluation.files.records import Answer, Item, Question, Score, YesNoItem
+from qkedit.evaluation.benchmarks.plain_functions import BenchmarkOfFunctions, Functions
+from qkedit.evaluation.files.records import Answer, Item, Question, YesNoItem
 from qkedit.evaluation.metric import Better, Metric, Unit
 
 
@@ -40,7 +39,7 @@ def _score_over(tasks: Sequence[str]) -> Callable[[Sequence[YesNoItem]], list[fl
     return sums
 
 
-class Mme(Benchmark):
+class Mme(BenchmarkOfFunctions):
     """MME (arXiv 2306.13394): groups are images with two questions each."""
 
     name = "mme"
@@ -53,30 +52,8 @@ class Mme(Benchmark):
         Metric("acc_plus", Better.HIGHER, Unit.SHARE, _image_right),
         Metric("score", Better.HIGHER, Unit.NUMBER, _score_over(scoring.TASKS)),
     )
-
     item_kinds = (YesNoItem,)
-
-    def read_questions(
-        self, data: Path, split: str | None, rule: str | None, files: Mapping[str, Path]
-    ) -> tuple[Question, ...]:
-        """Return the questions of a task, of an aggregate's tasks, or of every task that is there."""
-        return scoring.load_questions(data, split)
-
-    def judge(
-        self,
-        questions: Sequence[Question],
-        answers: Sequence[Answer],
-        *,
-        split: str | None,
-        rule: str | None,
-        allow_missing: bool,
-    ) -> Score:
-        """Return the score of one split; see `score`."""
-        return scoring.score(questions, answers, split=split, parser=rule, allow_missing=allow_missing)
-
-    def load_answers(self, file: Path) -> tuple[Answer, ...]:
-        """Return the answers of a file in MME's own format or the common one."""
-        return scoring.load_answers(file)
+    functions = Functions(scoring.load_questions, scoring.score, scoring.load_answers)
 
     def splits_answered(self, questions: Sequence[Question], answers: Sequence[Answer]) -> tuple[str | None, ...]:
         """Return the tasks of which something is answered, and the aggregates of which every task is."""

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.benchmarks.plain_functions import Answered, Scorer
 from qkedit.evaluation.benchmarks.yes_no import confusion, quotient, undefined
-from qkedit.evaluation.files.answer_files import Joined, join, read_answers
+from qkedit.evaluation.files.answer_files import Joined, read_answers
 from qkedit.evaluation.files.data_files import find, required
 from qkedit.evaluation.files.json_rows import LONGEST_TEXT, read_text
 from qkedit.evaluation.files.records import Answer, Question, Score, YesNoItem
@@ -86,43 +87,33 @@ def answered_splits(questions: Sequence[Question], answers: Sequence[Answer]) ->
     return tasks + tuple(total for total, parts in AGGREGATES.items() if answered.issuperset(parts))
 
 
-def score(
-    questions: Sequence[Question],
-    answers: Sequence[Answer],
-    *,
-    split: str | None = None,
-    parser: str | None = None,
-    allow_missing: bool = False,
-) -> Score:
+@Scorer
+def score(given: Answered) -> Score:
     """Return the score of one task or one total.
 
     Args:
-        questions: of the split; those of other tasks, and answers to them, are left out.
-        answers: one to each question, in any order.
-        split: one of SPLITS; the task of the questions by default.
-        parser: official.
-        allow_missing: leave out questions without an answer instead of refusing. An image of whose questions one is
-            answered is not right.
+        given: answers to questions of the split (those of other tasks are left out); the split is one of SPLITS, the
+            task of the questions by default. An image of whose questions one is answered is not right.
 
     Raises:
         QkeditError: answers and questions do not fit, or there is no such split or parser.
     """
-    if parser not in (None, "official"):
-        raise UsageError(f"there is no parser {parser!r}", where="--parser", remedy="MME has the official one alone")
+    if given.rule not in (None, "official"):
+        raise UsageError(
+            f"there is no parser {given.rule!r}", where="--parser", remedy="MME has the official one alone"
+        )
+    there = dict.fromkeys(question.fields["task"] for question in given.questions)
+    split = given.split
     if split is None:
-        tasks = tuple(dict.fromkeys(question.fields["task"] for question in questions))
-        if len(tasks) != 1:
+        if len(there) != 1:
             raise UsageError("no split is given", where="--split", remedy=f"choose among {', '.join(SPLITS)}")
-        split = tasks[0]
+        (split,) = there
     tasks = tasks_of(split)
-    there = {question.fields["task"] for question in questions}
     if absent := [task for task in tasks if task not in there]:
         raise QkeditError(
             f"there are no questions of {', '.join(absent)}", where=split, remedy=f"take them from {_PUBLISHED}"
         )
-    chosen = [question for question in questions if question.fields["task"] in tasks]
-    known = {question.id for question in questions}
-    joined = join(chosen, answers, allow_missing=allow_missing, known=known)
+    joined = given.joined_part(lambda question: question.fields["task"] in tasks)
     scores = [_task_score(task, joined) for task in tasks]
     return scores[0] if split in TASKS else _total(split, scores, joined)
 

@@ -157,7 +157,7 @@ def test_nothing_said_no_prints_zero_and_is_null() -> None:
 
 
 def test_normalised_answers_are_labelled() -> None:
-    score = score_of(("relation", "no", "No, it is not."), parser="normalised")
+    score = score_of(("relation", "no", "No, it is not."), rule="normalised")
     assert (score.rule, score.metrics["accuracy"]) == ("normalised", 99.9)
     assert "answers were normalised: not comparable with published figures" in score.warnings
     assert score_of(("relation", "no", "No, it is not.")).metrics["accuracy"] == 0.0
@@ -171,7 +171,7 @@ def test_splits_and_parsers_are_checked() -> None:
     with pytest.raises(UsageError, match="there is no split 'attributes'"):
         score_of(*rows, split="attributes")
     with pytest.raises(UsageError, match="there is no parser 'vcd'"):
-        score_of(*rows, split="state", parser="vcd")
+        score_of(*rows, split="state", rule="vcd")
     questions, answers = asked(rows)
     with pytest.raises(QkeditError, match="1 of 1 questions have no answer"):
         amber.score(questions, answers[:1], split="state")

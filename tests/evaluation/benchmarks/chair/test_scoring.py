@@ -68,7 +68,7 @@ def test_figures_are_those_of_the_official_script(captions: list[tuple[list[str]
         for number, (_, truth) in enumerate(captions)
     ]
     answers = [Answer(str(number), " a ".join(said)) for number, (said, _) in enumerate(captions)]
-    score = chair.score(questions, answers[::-1], variant="own words", read=read_words)
+    score = chair.score(questions, answers[::-1], rule="own words", read=read_words)
     expected = slow_script(captions)
     assert {name: score.metrics[name] for name in expected} == expected
     assert [name for name, value in expected.items() if value is None] == [
@@ -84,7 +84,7 @@ def test_figures_are_those_of_the_official_script(captions: list[tuple[list[str]
 
 def test_an_item_says_what_was_found_and_what_of_it_is_hallucinated() -> None:
     question = Question("7", "7.jpg", "", ("person", "cup"), group="7")
-    score = chair.score([question], [Answer("7", "dog cup dog cup .")], variant="own words", read=read_words)
+    score = chair.score([question], [Answer("7", "dog cup dog cup .")], rule="own words", read=read_words)
     (item,) = score.items
     assert (item.found, item.hallucinated, item.covered) == (("dog", "cup", "dog", "cup"), ("dog", "dog"), ("cup",))
     assert (item.truth, item.words, item.group) == (("person", "cup"), 5, "7")
@@ -370,7 +370,7 @@ def test_what_only_looks_packed_is_refused(tmp_path: Path) -> None:
 def test_the_published_example_comes_out_as_the_official_scripts_say(language: Path, variant: str, name: str) -> None:
     expected = json.loads(gzip.decompress(EXAMPLE.read_bytes()))["expected"][name]
     questions, answers = chair.load_questions(DATA), chair.load_answers(EXAMPLE)
-    score = chair.score(questions, answers, variant=variant)
+    score = chair.score(questions, answers, rule=variant)
     assert len(questions) == 123_287
     overall = expected["overall"]
     assert score.metrics["chair_s"] == overall["CHAIRs"]

@@ -127,11 +127,11 @@ def test_labels_are_there_for_all_or_for_none(data: Path) -> None:
     bare = [Answer(answer.id, answer.text) for answer in answers]
     for parser in (None, "judge"):
         with pytest.raises(QkeditError, match="the answer 'VD_chart_0_0_0' has no judge's label; give 0, 1 or 2"):
-            bench.score(questions, [bare[0], *answers[1:]], parser=parser)
+            bench.score(questions, [bare[0], *answers[1:]], rule=parser)
     assert bench.score(questions, bare).rule == "string"
-    assert bench.score(questions, answers, parser="string").rule == "string"
+    assert bench.score(questions, answers, rule="string").rule == "string"
     with pytest.raises(UsageError, match="there is no parser 'gpt'"):
-        bench.score(questions, answers, parser="gpt")
+        bench.score(questions, answers, rule="gpt")
     with pytest.raises(UsageError, match="there is no split 'vd'"):
         bench.score(questions, answers, split="vd")
 

@@ -196,7 +196,7 @@ def test_a_total_needs_the_questions_of_all_its_tasks(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no split 'exist'"):
         mme.load_questions(tmp_path, "exist")
     with pytest.raises(UsageError, match="there is no parser 'vcd'"):
-        mme.score(questions, [], parser="vcd")
+        mme.score(questions, [], rule="vcd")
 
 
 def test_the_common_format_has_the_task_in_its_ids(tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""A benchmark as plain functions: what reads its questions and answers, and what scores them.
+
+The benchmarks of this package are written so: pure functions over records, and a class that names them. A
+scoring function takes one value, `Answered`, and is a `Scorer`, which is called with what that holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from qkedit.evaluation.benchmarks.benchmark import Benchmark
+from qkedit.evaluation.files.answer_files import Joined, join, read_answers
+from qkedit.evaluation.files.records import Answer, Question, Score
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Answers to questions, and how they are to be scored.
+
+    Attributes:
+        questions: of the split, or of all of its benchmark's set.
+        answers: in any order.
+        split: its name, None where it is not named.
+        rule: a parser or variant; None for the default.
+        allow_missing: leave out questions without an answer instead of refusing.
+    """
+
+    questions: Sequence[Question]
+    answers: Sequence[Answer]
+    split: str | None = None
+    rule: str | None = None
+    allow_missing: bool = False
+
+    def joined(self, questions: Sequence[Question] | None = None, known: Container[str] = ()) -> Joined:
+        """Return the pairs of answers and questions, by default of all questions; see `join`. Raises QkeditError."""
+        chosen = self.questions if questions is None else questions
+        return join(chosen, self.answers, allow_missing=self.allow_missing, known=known)
+
+    def joined_part(self, is_asked: Callable[[Question], bool]) -> Joined:
+        """Return the pairs of those questions; answers to the other questions are left out. Raises QkeditError."""
+        asked = [question for question in self.questions if is_asked(question)]
+        return self.joined(asked, {question.id for question in self.questions})
+
+
+class Scorer:
+    """A function that scores an `Answered`, to be called with what that holds; its own keywords are handed on."""
+
+    def __init__(self, function: Callable[..., Score]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def __call__(
+        self,
+        questions: Sequence[Question],
+        answers: Sequence[Answer],
+        *,
+        split: str | None = None,
+        rule: str | None = None,
+        allow_missing: bool = False,
+        **own: Any,
+    ) -> Score:
+        """Return the score; see `Answered` for the arguments. Raises QkeditError if they do not fit."""
+        return self._function(Answered(questions, answers, split, rule, allow_missing), **own)
+
+
+@dataclass(frozen=True)
+class Functions:
+    """The functions of a benchmark.
+
+    Attributes:
+        load_questions: takes a path, a split or None, and the benchmark's `files` by their names.
+        score: the scoring function.
+        load_answers: takes a file; the reader of the common format by default.
+    """
+
+    load_questions: Callable[..., tuple[Question, ...]]
+    score: Scorer
+    load_answers: Callable[[Path], tuple[Answer, ...]] = read_answers
+
+
+class BenchmarkOfFunctions(Benchmark):
+    """A benchmark whose class names the functions that do its work.
+
+    Attributes:
+        functions: what reads and scores.
+    """
+
+    functions: ClassVar[Functions]
+
+    def read_questions(
+        self, data: Path, split: str | None, rule: str | None, files: Mapping[str, Path]
+    ) -> tuple[Question, ...]:
+        """Return a split's questions, or (None) all; the rule does not matter."""
+        return self.functions.load_questions(data, split, **files)
+
+    def judge(self, questions: Sequence[Question], answers: Sequence[Answer], **how: Any) -> Score:
+        """Return the score of one split, by the benchmark's scoring function."""
+        return self.functions.score(questions, answers, **how)
+
+    def load_answers(self, file: Path) -> tuple[Answer, ...]:
+        """Return the answers of a file in the benchmark's own format or the common one."""
+        return self.functions.load_answers(file)

@@ -1,0 +1,41 @@
+"""What the documents' Python imports from qkedit is there."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def imported(text: str) -> list[tuple[str, str]]:
+    """Every `from qkedit… import name`, as module and name."""
+    lines = re.findall(r"(?m)^from (qkedit[.\w]*) import (.+)$", text)
+    return [(module, name.split()[0]) for module, names in lines for name in names.split(",")]
+
+
+def has(module: str, name: str) -> bool:
+    """Whether `from module import name` works."""
+    if hasattr(import_module(module), name):
+        return True
+    try:
+        import_module(f"{module}.{name}")
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: str(file.name))
+def test_every_import_from_qkedit_works(file: Path) -> None:
+    pytest.importorskip("PIL")
+    assert [found for found in imported(file.read_text("utf-8")) if not has(*found)] == []
+
+
+def test_imports_are_found() -> None:
+    found = [found for file in DOCUMENTS for found in imported(file.read_text("utf-8"))]
+    assert ("qkedit.evaluation.benchmarks.benchmark", "Benchmark") in found
+    assert not has("qkedit.evaluation", "pope")
