@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from qkedit.version import __version__
 
 if TYPE_CHECKING:
-    from qkedit.api.editing import apply, diff, export, inspect, interpolate, merge, plan, verify
+    from qkedit.api.differences import diff, extract
+    from qkedit.api.editing import apply, export, inspect, interpolate, merge, plan, verify
     from qkedit.api.measuring import compare, drift, evaluate, score
     from qkedit.api.publishing import push
     from qkedit.api.running import generate
@@ -51,6 +52,7 @@ __all__ = [
     "edit",
     "evaluate",
     "export",
+    "extract",
     "generate",
     "inspect",
     "interpolate",
@@ -87,7 +89,8 @@ _HOMES = {
     "merge": "qkedit.api.editing",
     "interpolate": "qkedit.api.editing",
     "verify": "qkedit.api.editing",
-    "diff": "qkedit.api.editing",
+    "diff": "qkedit.api.differences",
+    "extract": "qkedit.api.differences",
     "revert": "qkedit.steering.undo.revert",
     "push": "qkedit.api.publishing",
     "generate": "qkedit.api.running",

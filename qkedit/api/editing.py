@@ -1,4 +1,4 @@
-"""Edit, look at and check checkpoints from Python: what `inspect`, `apply`, `export`, `verify` and `diff` do."""
+"""Edit, look at and check checkpoints from Python: what `inspect`, `apply`, `export` and `verify` do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from qkedit.steering.options import ComputeDtype, Layout, OutputOptions, SteerOp
 
 if TYPE_CHECKING:
     from qkedit.inspection.spectra import Inspection
-    from qkedit.steering.diff import TensorDifference
     from qkedit.steering.plan import SteerPlan
     from qkedit.steering.run import SteerReport
     from qkedit.steering.verify import Verification
@@ -264,18 +263,3 @@ def verify(directory: str | Path, *, base: str | Path | None = None, revision: s
     from qkedit.steering.verify import verify as verify_output
 
     return verify_output(directory, base=None if base is None else str(base), revision=revision)
-
-
-def diff(first: str | Path, second: str | Path) -> list[TensorDifference]:
-    """Return the tensors in which two checkpoints differ, by name, and by how much.
-
-    Args:
-        first: a directory, a hub id, an alias or `demo`.
-        second: likewise.
-
-    Raises:
-        QkeditError: one of them is not a sound checkpoint.
-    """
-    from qkedit.steering.diff import diff as diff_checkpoints
-
-    return diff_checkpoints(str(first), str(second))[0]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from qkedit.cli import completion
-from qkedit.cli.settings import read_configuration, unless_of_environment, variable_of
+from qkedit.cli.settings import on_command_line, read_configuration, unless_of_environment, variable_of
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -242,12 +242,6 @@ def global_flags(*, of_command: bool) -> list[Parameter]:
 
 # Where a value can come from, as Typer calls it, the strongest first.
 _SOURCES = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP", "DEFAULT")
-
-
-def on_command_line(context: typer.Context, name: str) -> bool:
-    """Whether a parameter was given there, and not in the environment or a file, which serve other commands too."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def one_model(context: typer.Context, argument: str | None, option: str | None) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qkedit.cli import completion
-from qkedit.cli.options import flag, on_command_line, utf8
+from qkedit.cli.options import flag, utf8
+from qkedit.cli.settings import on_command_line
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:

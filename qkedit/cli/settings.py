@@ -25,7 +25,7 @@ import typer
 from qkedit.cli.command_table import COMMANDS, GROUPS, command_name, global_flag
 from qkedit.cli.old_words import section_of
 from qkedit.cli.output import AHEAD
-from qkedit.errors import near_words
+from qkedit.errors import UsageError, near_words
 
 PREFIX = "QKEDIT_"
 # What is taken for true and false in the environment and in a file.
@@ -248,3 +248,25 @@ def _parameters(command: Any) -> dict[str, Any]:
         for flag in (*parameter.opts, *parameter.secondary_opts)
         if flag.startswith("--")
     }
+
+
+def on_command_line(context: typer.Context, name: str) -> bool:
+    """Whether a parameter was given there, and not in the environment or a file, which serve other commands too."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def refuse_without_effect(context: typer.Context, where: str, *names: str) -> None:
+    """Refuse flags of the command line that change nothing; those of the environment and of a file serve others, too.
+
+    Args:
+        context: of the command.
+        where: the circumstance, as a sentence ends: `with --layout lora`.
+        names: of the parameters that have no effect there.
+
+    Raises:
+        UsageError: one of them was given on the command line.
+    """
+    for name in names:
+        if on_command_line(context, name):
+            raise UsageError(f"has no effect {where}", where=f"--{name.replace('_', '-')}", remedy="leave it out")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from qkedit.checkpoint.checkpoint import open_checkpoint
+from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.source import CheckpointFiles
 from qkedit.checkpoint.resolve import resolve
@@ -43,6 +43,13 @@ def diff(
         on_bytes: told how many bytes were read.
     """
     one, other = (open_checkpoint(resolve(model, None)) for model in (first, second))
+    return differing_tensors(one, other, on_bytes)
+
+
+def differing_tensors(
+    one: Checkpoint, other: Checkpoint, on_bytes: Callable[[int], None] = lambda length: None
+) -> tuple[list[TensorDifference], int]:
+    """Return the tensors in which two checkpoints differ, by name, and how many were compared."""
     differences = []
     for name in sorted(set(one.tensors) | set(other.tensors)):
         ours, theirs = one.tensors.get(name), other.tensors.get(name)
@@ -63,20 +70,28 @@ def _difference(
     dtype = TORCH_DTYPES.get(one.dtype)
     if dtype is None:
         return TensorDifference(one.name, "changed")
-    squares, change_squares, largest, changed = 0.0, 0.0, 0.0, 0
     size = piece_size(first, second)
-    for ours, theirs in zip(tensor_pieces(first, one, size), tensor_pieces(second, other, size), strict=True):
+    pieces = zip(tensor_pieces(first, one, size), tensor_pieces(second, other, size), strict=True)
+    return tensor_difference(one.name, pieces, dtype)
+
+
+def tensor_difference(
+    name: str, pieces: Iterable[tuple[bytearray | memoryview, bytearray | memoryview]], dtype: torch.dtype
+) -> TensorDifference:
+    """Return how two tensors of one dtype and shape differ, from pieces of their bytes in both."""
+    squares, change_squares, largest, changed, elements = 0.0, 0.0, 0.0, 0, 0
+    for ours, theirs in pieces:
         figures = _figures(ours, theirs, dtype)
         squares += figures.squares
         change_squares += figures.change_squares
         largest = max(largest, figures.largest)
         changed += figures.changed
-    elements = one.nbytes // dtype.itemsize
+        elements += len(ours) // dtype.itemsize
     finite = math.isfinite(change_squares)
     # Of roots, since the ratio of squares leaves float64 long before that of norms does.
     relative = math.sqrt(change_squares) / math.sqrt(squares) if finite and 0 < squares < math.inf else math.inf
     return TensorDifference(
-        one.name,
+        name,
         "changed",
         relative_change=relative if math.isfinite(relative) else None,
         largest_change=largest if finite else None,
@@ -93,7 +108,7 @@ class _Figures(NamedTuple):
     changed: int
 
 
-def _figures(ours: bytearray, theirs: bytearray, dtype: torch.dtype) -> _Figures:
+def _figures(ours: bytearray | memoryview, theirs: bytearray | memoryview, dtype: torch.dtype) -> _Figures:
     """Compare two pieces; the tensors over them are gone when it returns, as `pieces` wants."""
     import torch
 

@@ -75,7 +75,7 @@ def test_outputs_are_looked_at_checked_and_compared(edited: Path, tmp_path: Path
     assert before != after
     qkedit.steer("demo", out=tmp_path / "delta", layers=range(2, 4), k=4, layout="delta", fsync=False)
     qkedit.apply(tmp_path / "delta", base="demo", out=tmp_path / "applied", fsync=False, verify=True)
-    assert qkedit.diff(edited, tmp_path / "applied") == []
+    assert list(qkedit.diff(edited, tmp_path / "applied")) == []
 
 
 def test_a_model_is_loaded_once_for_many_prompts(pictures: Path) -> None:

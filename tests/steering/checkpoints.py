@@ -13,6 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from qkedit.checkpoint.query_modules import QueryModule
+
 LAYERS, HEADS, KEY_HEADS, HEAD_SIZE, HIDDEN = 3, 4, 2, 8, 32
 CONFIG: dict[str, Any] = {
     "model_type": "llava",
@@ -35,6 +37,12 @@ def query_name(layer: int) -> str:
 
 def key_name(layer: int) -> str:
     return query_name(layer).replace("q_proj", "k_proj")
+
+
+# Where layer 1 would stand in a loaded model, for adapters; to build transformers' class takes half a second.
+MODULES = {
+    query_name(1): QueryModule("layers.1.q_proj", HEADS * HEAD_SIZE, tuple(range(0, HEADS * HEAD_SIZE, HEAD_SIZE)))
+}
 
 
 def weights(*, seed: int = 0, dtype: torch.dtype = torch.float32, biases: bool = False) -> dict[str, Tensor]:

@@ -24,7 +24,6 @@ import pytest
 
 import qkedit
 from qkedit.checkpoint.checkpoint import open_checkpoint
-from qkedit.checkpoint.query_modules import QueryModule
 from qkedit.checkpoint.resolve import resolve
 from qkedit.errors import QkeditError
 from qkedit.steering.apply import apply_edits
@@ -34,7 +33,7 @@ from qkedit.steering.outputs import chosen
 from qkedit.steering.run import steer
 from qkedit.steering.undo.revert import revert
 from qkedit.steering.verify import verify
-from tests.steering.checkpoints import HEAD_SIZE, HEADS, contents, query_name, weights, write
+from tests.steering.checkpoints import MODULES, contents, weights, write
 
 NUMBERS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EMFILE, errno.EROFS)
 CALLS: dict[str, tuple[Any, str]] = {
@@ -123,11 +122,6 @@ JOBS = (
     *("steer", "steer, linked", "steer, kept", "steer, delta", "steer, adapter"),
     *("apply", "verify", "diff", "revert", "revert, beside"),
 )
-
-
-MODULES = {
-    query_name(1): QueryModule("layers.1.q_proj", HEADS * HEAD_SIZE, tuple(range(0, HEADS * HEAD_SIZE, HEAD_SIZE)))
-}
 
 
 def run_job(job: str, place: Path) -> None:

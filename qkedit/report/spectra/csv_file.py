@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-
 from qkedit.inspection.comparison import Comparison
 from qkedit.inspection.spectra import Inspection
+from qkedit.report.csv_text import csv_text
 from qkedit.report.spectra.summary import offset_text
-from qkedit.report.terminal_text import on_one_line
-
-_OFFSET = re.compile(r"-?\d+(,-?\d+)*")
 
 
 def spectra_csv(inspection: Inspection) -> str:
@@ -43,7 +37,7 @@ def spectra_csv(inspection: Inspection) -> str:
             line += [head.kept[part].query_side, head.kept[part].key_side]
         line += [*head.singular_values, *[None] * (longest - len(head.singular_values))]
         lines.append(line)
-    return _csv(lines)
+    return csv_text(lines)
 
 
 def comparison_csv(comparison: Comparison) -> str:
@@ -58,18 +52,4 @@ def comparison_csv(comparison: Comparison) -> str:
                 ]
                 names = [comparison.model, comparison.other, comparison.channel]
                 lines.append([*names, layer.layer, head.head, head.key_head, mode + 1, before, after, *angles])
-    return _csv(lines)
-
-
-def _csv(lines: list[list[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([[_cell(value) for value in line] for line in lines])
-    return text.getvalue()
-
-
-def _cell(value: object) -> object:
-    """Return the content of a cell; a quote precedes a name that a spreadsheet would evaluate as a formula."""
-    if not isinstance(value, str):
-        return value
-    is_formula = value.startswith(("=", "+", "-", "@", "\t", "\r")) and not _OFFSET.fullmatch(value)
-    return on_one_line(f"'{value}" if is_formula else value)
+    return csv_text(lines)

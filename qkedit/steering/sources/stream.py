@@ -59,7 +59,7 @@ def stacked(
             (source, tensor) for source in sources for tensor in source.manifest.tensors if tensor.name == name
         ]
         with stopwatch("reading"):
-            before = _checked_base(checkpoint, entry, touching)
+            before = checked_base(checkpoint, entry, touching)
             edits = [source.edited(tensor, before, partial(_rows, layers, name)) for source, tensor in touching]
         with stopwatch("mathematics"):
             after = combined(before, edits)
@@ -90,7 +90,7 @@ def in_strength(
     known = {tensor.name: tensor for tensor in source.manifest.tensors}
     for name, entry in planned_tensors([source], checkpoint).items():
         with stopwatch("reading"):
-            before = _checked_base(checkpoint, entry, [(source, known[name])])
+            before = checked_base(checkpoint, entry, [(source, known[name])])
             edited = source.edited(known[name], before, partial(_rows, layers, name))
         with stopwatch("mathematics"):
             after = scaled(before, edited, strength)
@@ -110,7 +110,7 @@ def _record(tensor: TensorEdit, entry: TensorEntry, heads: tuple[HeadEdit, ...])
     return EditRecord(tensor.layer, tensor.form, tensor.norm, entry, tensor.sha256_before, heads)
 
 
-def _checked_base(
+def checked_base(
     checkpoint: Checkpoint, entry: TensorEntry, touching: Sequence[tuple[EditSource, TensorEdit]]
 ) -> Tensor:
     """Read a tensor of the base, and compare it with what each edit of it was made from."""

@@ -1,15 +1,17 @@
-"""`qkedit diff`: which tensors of two checkpoints differ, and by how much."""
+"""`qkedit diff`: in what two checkpoints or two edits differ, and by how much."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from qkedit.cli import completion, options
+from qkedit.cli.delivery import deliver
 from qkedit.cli.output import Output, command
+from qkedit.cli.settings import on_command_line, refuse_without_effect
+from qkedit.errors import UsageError
 
 
 def diff(
@@ -17,17 +19,30 @@ def diff(
     first: Annotated[
         str,
         typer.Argument(
-            metavar="A", help="A directory, a hub id, an alias or 'demo'.", autocompletion=completion.models
+            metavar="A",
+            help="A directory, a hub id, an alias or 'demo'; or an edit: a delta or an adapter.",
+            autocompletion=completion.models,
         ),
     ],
     second: Annotated[
         str,
         typer.Argument(
             metavar="B",
-            help="The other checkpoint.",
+            help="The other checkpoint or edit.",
             autocompletion=completion.models,
         ),
     ],
+    base: Annotated[
+        str | None,
+        options.flag(
+            "--base",
+            help="The model that A and B were made from; edits know one on the hub themselves.",
+            autocompletion=completion.models,
+        ),
+    ] = None,
+    revision: options.RevisionOption = None,
+    detail: Annotated[bool, options.flag("--detail", help="Print one row per head instead of one per layer.")] = False,
+    csv: Annotated[Path | None, options.flag("--csv", help="Write one line per head to this file.")] = None,
     extract: Annotated[
         Path | None,
         options.flag("--extract", help="Write the difference as a delta of A to this directory, for `qkedit apply`."),
@@ -36,41 +51,39 @@ def diff(
         bool,
         options.flag("--only-queries", help="With --extract: leave out what differs beside query projections."),
     ] = False,
-    overwrite: options.OverwriteOption = False,
+    overwrite: Annotated[bool, options.flag("--overwrite", help="With --extract: replace an earlier output.")] = False,
     architectures: options.ArchitecturesOption = None,
 ) -> None:
-    """Show which tensors of two checkpoints differ, and by how much.
+    """Show in what two checkpoints or edits differ: tensors, and the query-key product of each head.
 
-    With --extract, the difference becomes an edit: also one that somebody else
-    made.
+    Edits are compared by way of their base. With a base, the directions that A and
+    B change are compared as well. With --extract, the difference becomes an edit:
+    also one that somebody else made.
 
-    Example: qkedit diff ./Qwen2-VL-7B-Instruct ./edited
+    Example: qkedit diff ./delta-a ./delta-b --base ./Qwen2-VL-7B-Instruct --detail
     """
     with command(context, architectures) as output:
-        from rich.console import Group
-
         from qkedit.cli.progress import reading_bar
-        from qkedit.report.fitting_table import FittingTable
-        from qkedit.steering.diff import diff as compare
+        from qkedit.report.differences import DifferenceTables, difference_csv
+        from qkedit.report.files import check_target, write_file
+        from qkedit.steering.differences.difference import difference_between
+        from qkedit.steering.differences.sides import is_edit
 
         if extract is not None:
+            refuse_without_effect(context, "with --extract", "base", "revision", "detail", "csv")
             _extract(output, first, second, extract, only_queries=only_queries, overwrite=overwrite)
             return
+        refuse_without_effect(context, "without --extract", "only_queries", "overwrite")
+        if csv is not None:
+            check_target(csv, (".csv",), "--csv")
+        if not (is_edit(first) or is_edit(second) or on_command_line(context, "base")):
+            base = None  # what is set for verify and apply asks for no comparison by way of it
+        if base is None and on_command_line(context, "revision") and not is_edit(first) and not is_edit(second):
+            raise UsageError("is that of a base", where="--revision", remedy="name the --base, or leave it out")
         with reading_bar(output) as on_bytes:
-            differences, compared = compare(first, second, on_bytes=on_bytes)
-        figures = ("change", "largest", "elements")
-        table = FittingTable("tensor", *figures, right=figures, breaking=("tensor",))
-        for difference in differences:
-            relative, largest = difference.relative_change, difference.largest_change
-            table.add_row(
-                difference.name,
-                difference.what if relative is None else _change(relative),
-                "" if largest is None else f"{largest:.2g}",
-                "" if difference.elements_changed is None else f"{difference.elements_changed:.1%}",
-            )
-        closing = f"{len(differences)} of {compared} tensors differ."
-        fields = {"compared": compared, "differences": [asdict(difference) for difference in differences]}
-        output.result(fields, Group(table, closing) if differences else closing)
+            found = difference_between(first, second, base=base, revision=revision, on_bytes=on_bytes)
+        writing = {} if csv is None else {csv: lambda: write_file(csv, difference_csv(found).encode())}
+        deliver(output, found.as_dict(), DifferenceTables(found, every_head=detail), writing)
 
 
 def _extract(output: Output, base: str, edited: str, out: Path, *, only_queries: bool, overwrite: bool) -> None:
@@ -83,7 +96,3 @@ def _extract(output: Output, base: str, edited: str, out: Path, *, only_queries:
     with progress_bar(output) as progress:
         report = extract(base, edited, output=target, only_queries=only_queries, progress=progress)
     print_report(output, report, ("extracted", f"{edited} minus {base}"))
-
-
-def _change(relative: float) -> str:
-    return f"{relative:.2%}" if relative < 1000 else f"{relative:.2g} times"

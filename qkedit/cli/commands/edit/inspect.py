@@ -13,6 +13,7 @@ from qkedit.cli import options
 from qkedit.cli.bases import split_revision
 from qkedit.cli.delivery import deliver
 from qkedit.cli.output import Output, command
+from qkedit.cli.settings import on_command_line
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def inspect(
             allow_text_only=allow_text_only,
         )
         name, place = options.one_model(context, argument, model), parse_offset(offset)
-        if compare != BASE and not options.on_command_line(context, "base"):
+        if compare != BASE and not on_command_line(context, "base"):
             base = None  # what is set for verify and apply asks for no comparison
         if compare is not None or base is not None:
             if compare not in (None, BASE) and base is not None:

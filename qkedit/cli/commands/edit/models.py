@@ -8,6 +8,7 @@ import typer
 
 from qkedit.cli import options
 from qkedit.cli.output import Output, aligned, command
+from qkedit.cli.settings import on_command_line
 from qkedit.errors import UsageError
 
 
@@ -37,7 +38,7 @@ def models(
 
 def _refuse_what_only_a_check_takes(context: typer.Context) -> None:
     for name in ("revision", "allow_text_only"):
-        if options.on_command_line(context, name):
+        if on_command_line(context, name):
             raise UsageError(
                 "no model is given",
                 where=f"--{name.replace('_', '-')}",
