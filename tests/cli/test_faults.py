@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import threading
@@ -334,7 +335,8 @@ def test_a_shard_that_shrinks_after_its_header_was_read(
     monkeypatch.setattr(module, "stored_layers", shrink)
     result = qkedit("steer", changing, "--layers", "1", "--out", tmp_path / "edited")
     assert result.code == 1
-    assert "ends" in result.sentence()
+    # Which of two parts of the run meets the end of the file first is left to chance.
+    assert re.search("ends|was changed while it was read", result.sentence())
     assert sorted(os.listdir(tmp_path)) == ["base", "changing"]
 
 

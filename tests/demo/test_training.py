@@ -19,8 +19,8 @@ from qkedit.demo import demo_checkpoint
 from qkedit.demo.scenes import make_scenes
 from tests.scripts.loading import SCRIPTS, load_script
 
-TINY = ["--scenes", "96", "--vision-steps", "4", "--vision-batch", "32", "--language-steps", "4"]
-TINY += ["--language-batch", "32", "--held-out", "8", "--threads", "1"]
+TINY = ["--scenes", "8", "--vision-steps", "4", "--vision-batch", "4", "--language-steps", "4"]
+TINY += ["--language-batch", "2", "--held-out", "1", "--threads", "1"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -132,7 +132,8 @@ def test_the_model_sees_and_hallucinates(record: dict[str, Any]) -> None:
     """On scenes of its own the model is where its record says, within what 60 scenes can tell."""
     from transformers import LlavaForConditionalGeneration
 
-    model = LlavaForConditionalGeneration.from_pretrained(demo_checkpoint())
+    # In float32, which takes a quarter of the time of bfloat16 on processors without arithmetic for the latter.
+    model = LlavaForConditionalGeneration.from_pretrained(demo_checkpoint(), dtype=torch.float32)
     measured = part("heldout").measure(model, 60, seed=77)
     recorded = record["held_out"]
     assert measured["recall"] > 0.5

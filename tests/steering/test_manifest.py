@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qkedit
@@ -97,6 +97,7 @@ MANIFESTS = st.builds(
 )
 
 
+@settings(max_examples=40)
 @given(MANIFESTS)
 def test_what_is_written_is_what_is_read(manifest: Manifest) -> None:
     content = manifest.to_json()
@@ -105,6 +106,7 @@ def test_what_is_written_is_what_is_read(manifest: Manifest) -> None:
     assert Manifest.from_json(content, "here").to_json() == content
 
 
+@settings(max_examples=40)
 @given(MANIFESTS)
 def test_every_head_has_a_line_of_its_own(manifest: Manifest) -> None:
     lines = [line.strip().rstrip(",") for line in manifest.to_json().decode().split("\n")]
@@ -113,6 +115,7 @@ def test_every_head_has_a_line_of_its_own(manifest: Manifest) -> None:
             assert json.dumps(head, ensure_ascii=False) in lines
 
 
+@settings(max_examples=40)
 @given(manifest=MANIFESTS, key=st.text(min_size=1).map("later {}".format), value=VALUES, data=st.data())
 def test_keys_of_a_later_version_are_passed_over(
     manifest: Manifest, key: str, value: Any, data: st.DataObject

@@ -58,13 +58,14 @@ def test_several_processes_write_the_bytes_of_one(processes: Runs, tmp_path: Pat
     arguments = ("steer", "demo", *EDITS[edit], "--device", "cpu", "--no-fsync")
     assert qkedit(*arguments, "--out", tmp_path / "one").code == 0
     expected = contents(tmp_path / "one")
-    for size in (2, 4):
+    sizes = (2, 4) if edit == "full" else (2,)
+    for size in sizes:
         first, *others = together(processes, size, *arguments, "--out", tmp_path / str(size))
         assert first.code == 0, first.stderr
         assert "steered" in first.stdout
         assert silent(others, 0)
         assert contents(tmp_path / str(size)) == expected
-    assert sorted(os.listdir(tmp_path)) == ["2", "4", "one"]
+    assert sorted(os.listdir(tmp_path)) == [*map(str, sizes), "one"]
 
 
 def test_more_processes_than_layers(processes: Runs, tmp_path: Path) -> None:
