@@ -50,4 +50,6 @@ def deliver(
     if output.as_json:
         output.result(fields | {"written": written}, human)
     elif written:
-        output.result({}, f"\nWritten: {', '.join(written)}")
+        from qkedit.report.terminal_text import lines
+
+        output.result({}, lines("", f"Written: {', '.join(written)}"))

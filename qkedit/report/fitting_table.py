@@ -34,7 +34,7 @@ class FittingTable(Table):
         super().__init__(box=None, header_style="bold", pad_edge=False, padding=(0, gap, 0, 0))
         for title in titles:
             self.add_column(
-                title,
+                on_one_line(title),
                 justify="right" if title in right else "left",
                 no_wrap=title not in breaking,
                 overflow="fold",

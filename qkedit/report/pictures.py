@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qkedit.errors import QkeditError
-from qkedit.report.files import check_target, printable
+from qkedit.report.files import check_target
+from qkedit.report.terminal_text import on_one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +51,7 @@ def picture_format(path: Path) -> str:
 
 def entitle(figure: Figure, title: str, font_size: float) -> None:
     """Set the title of a figure. Dollars and underscores in it are not parsed as mathematics."""
-    figure.suptitle(printable(title), fontsize=font_size, parse_math=False)
+    figure.suptitle(on_one_line(title), fontsize=font_size, parse_math=False)
 
 
 def encoded(figure: Figure, file_format: str) -> bytes:

@@ -29,6 +29,11 @@ def on_one_line(text: str) -> str:
     return _NOT_ON_ONE_LINE.sub(_spelled, text)
 
 
+def lines(*texts: str) -> str:
+    """Return texts one below the other, each on one line: names in them forge none."""
+    return "\n".join(map(on_one_line, texts))
+
+
 def _spelled(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode()
 

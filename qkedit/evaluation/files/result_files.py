@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
@@ -10,7 +11,7 @@ from typing import Any
 from qkedit.errors import QkeditError
 from qkedit.evaluation.files.json_rows import read_object
 from qkedit.evaluation.files.records import RULE_KINDS, Score
-from qkedit.evaluation.files.score_json import score_from_dict
+from qkedit.evaluation.files.score_json import check_number, score_from_dict
 
 # What a run leaves in its output directory.
 RESULT_FILE = "result.json"
@@ -29,6 +30,7 @@ class Measured:
         rule: the parser or variant that scored it; None where there is none.
         n: how many answers it was measured on; None where the file does not say it.
         ids: of what was asked, sorted; None where the file has no items.
+        truths: what is true of each of these items, as JSON; None where the file does not say it.
         questions: SHA-256 of what was asked, as the record of a run has it; None without such a record.
     """
 
@@ -38,6 +40,7 @@ class Measured:
     rule: str | None = None
     n: int | None = None
     ids: tuple[str, ...] | None = None
+    truths: tuple[str, ...] | None = None
     questions: str | None = None
 
     @property
@@ -110,19 +113,19 @@ def _measured(row: Any, run: Any, where: str) -> Measured:
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 0):
         raise _wrong(f"{where}: n", "is not a whole number from 0 on")
     rule = next((str(row[kind]) for kind in RULE_KINDS if kind in row), None)
-    found = Measured(benchmark, split, metrics, rule, n, _ids(row.get("items")))
+    found = Measured(benchmark, split, metrics, rule, n)
+    if isinstance(items := row.get("items"), list):
+        check_number(n, items, where)
+        asked = sorted(map(_asked, (item for item in items if isinstance(item, dict))))
+        found = replace(found, ids=tuple(name for name, _ in asked), truths=tuple(truth for _, truth in asked))
     return replace(found, questions=_questions(run, found))
 
 
-def _ids(items: Any) -> tuple[str, ...] | None:
-    """Return what a result's items are about: ids of questions, or for drift the names of pictures."""
-    if not isinstance(items, list):
-        return None
+def _asked(item: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what an item is about, the id of a question or for drift the name of a picture, and what is true of it."""
     # Directories differ from machine to machine.
-    names = [
-        item.get("id") or PureWindowsPath(str(item.get("image"))).name for item in items if isinstance(item, dict)
-    ]
-    return tuple(sorted(map(str, names)))
+    name = item.get("id") or PureWindowsPath(str(item.get("image"))).name
+    return str(name), json.dumps(item.get("truth"))
 
 
 def _questions(run: Any, measured: Measured) -> str | None:

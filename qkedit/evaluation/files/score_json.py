@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from qkedit.errors import QkeditError
+from qkedit.errors import QkeditError, counted
 from qkedit.evaluation.files.records import (
     RULE_KINDS,
     AmberAnswerItem,
@@ -72,7 +72,14 @@ def score_from_dict(row: Any, where: str = "score") -> Score:
         "items": _items,
     }
     values = _fields(row, readers, where)
+    check_number(values["n"], values["items"], where)
     return Score(rule=values.pop(kinds[0]), rule_kind=kinds[0], **values)
+
+
+def check_number(n: int | None, items: Sequence[Any], where: str) -> None:
+    """Raise QkeditError for a result of more answers than it has items; some rules drop answers, so fewer can count."""
+    if n is not None and n > len(items):
+        raise _wrong(f"{where}: n", f"is {n}, and there are {counted(len(items), 'item')}")
 
 
 # Turns a value from a JSON document into a field's value, or raises an error that begins with the place it is told.

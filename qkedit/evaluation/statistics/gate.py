@@ -196,6 +196,8 @@ def _check_questions(before: Measured, measured: Measured, path: str) -> None:
         # Without items, how many answers counted is all there is.
         what, differ = f"{before.n} and {measured.n} answers", None not in (before.n, measured.n)
         differ = differ and before.n != measured.n
+    if not differ and None not in (before.truths, measured.truths):
+        what, differ = "of some items, other things are true", before.truths != measured.truths
     if not differ and None not in (before.questions, measured.questions):
         what, differ = "other words, or other images", before.questions != measured.questions
     if differ:

@@ -12,7 +12,7 @@ from qkedit.errors import counted
 from qkedit.evaluation.statistics.comparison import SIGNIFICANT, ComparedMetric, ComparedSplit, RunComparison
 from qkedit.report.files import printable
 from qkedit.report.fitting_table import FittingTable
-from qkedit.report.terminal_text import on_one_line
+from qkedit.report.terminal_text import lines, on_one_line
 
 SMALLEST_P_SHOWN = 0.001
 _STYLES = {"better": "green", "worse": "red", "": ""}
@@ -27,7 +27,7 @@ class RunComparisonTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Lay out one table per split, with the same column widths in all of them."""
         names = [compared.difference.metric for split in self.comparison.splits for compared in split.metrics]
-        yield Text(f"A: {self.comparison.a}\nB: {self.comparison.b}")
+        yield Text(lines(f"A: {self.comparison.a}", f"B: {self.comparison.b}"))
         for split in self.comparison.splits:
             yield Text(f"\n{_heading(split)}", style="bold")
             figures = _titles(self.comparison)
@@ -37,7 +37,7 @@ class RunComparisonTable:
                 column.min_width = width
             for compared in split.metrics:
                 cells = _cells(compared)
-                table.add_row(*map(Text, cells), Text(compared.verdict, style=_STYLES[compared.verdict]))
+                table.add_row(*cells, Text(compared.verdict, style=_STYLES[compared.verdict]))
             yield table
         yield Text(f"\n{_legend(self.comparison)}", style="dim")
 
@@ -56,9 +56,9 @@ def _markdown_lines(comparison: RunComparison) -> Iterator[str]:
         for compared in split.metrics:
             name, *figures = _cells(compared)
             verdict = f"**{compared.verdict}**" if compared.verdict else ""
-            yield f"| `{name}` | {' | '.join(figures)} | {verdict} |"
+            yield f"| {_code(name)} | {' | '.join(figures)} | {verdict} |"
         for sentence in split.warnings:
-            yield f"\n> **Warning**: {sentence}."
+            yield f"\n> **Warning**: {on_one_line(sentence)}."
     yield f"\n{_legend(comparison)}"
 
 
@@ -69,7 +69,7 @@ def _code(name: str) -> str:
 def _heading(split: ComparedSplit) -> str:
     groups = "" if split.groups == split.n else f" in {counted(split.groups, 'group')}"
     left_out = f"; left out: {split.left_out[0]} of A, {split.left_out[1]} of B" if any(split.left_out) else ""
-    return f"{split.name} ({split.rule_kind} {split.rule}): {counted(split.n, 'item')}{groups}{left_out}"
+    return f"{on_one_line(split.name)} ({split.rule_kind} {split.rule}): {counted(split.n, 'item')}{groups}{left_out}"
 
 
 def _titles(comparison: RunComparison) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -33,7 +33,7 @@ scores = st.builds(
     items=st.lists(items, max_size=3).map(tuple),
     warnings=words,
     rule_kind=st.sampled_from(["parser", "variant"]),
-)
+).map(lambda score: replace(score, n=min(score.n, len(score.items))))
 
 
 @given(scores)
@@ -59,6 +59,7 @@ def sound() -> dict[str, Any]:
         ("split", [], "r.json: split: is not text"),
         ("n", True, "r.json: n: is not a whole number from 0 on"),
         ("n", -1, "r.json: n: is not a whole number from 0 on"),
+        ("n", 3, "r.json: n: is 3, and there are 2 items"),
         ("counts", [1], "r.json: counts: is not a JSON object"),
         ("counts.tp", 1.5, "r.json: counts: tp: is not a whole number from 0 on"),
         ("metrics.f1", "0.5", "r.json: metrics: f1: is neither a number nor null"),

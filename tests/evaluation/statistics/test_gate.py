@@ -172,8 +172,8 @@ def test_what_has_no_worse_direction_or_no_like_baseline_is_refused() -> None:
         gate(RESULT, no_worse=[NoWorse("chair_s", 0.1)], baseline=other_rule)
 
 
-def asked(*ids: str, n: int | None = None, questions: str | None = None) -> Measured:
-    return Measured("pope", "random", {"f1": 0.9}, "official", n, ids or None, questions)
+def asked(*ids: str, n: int | None = None, truths: str = "", questions: str | None = None) -> Measured:
+    return Measured("pope", "random", {"f1": 0.9}, "official", n, ids or None, tuple(truths) or None, questions)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +185,7 @@ def asked(*ids: str, n: int | None = None, questions: str | None = None) -> Meas
         (asked("1", n=1), asked(n=2), "1 and 2 answers"),
         (asked("1", questions="a"), asked("1", questions="b"), "other words, or other images"),
         (asked(questions="a"), asked(questions="b"), "other words, or other images"),
+        (asked("1", "2", truths="yn"), asked("1", "2", truths="yy"), "of some items, other things are true"),
     ],
 )
 def test_a_baseline_of_other_questions_is_refused(baseline: Measured, result: Measured, words: str) -> None:
@@ -204,6 +205,35 @@ def test_a_baseline_of_other_questions_is_refused(baseline: Measured, result: Me
 def test_a_baseline_of_the_same_questions_is_taken(baseline: Measured, result: Measured) -> None:
     (found,) = gate([result], no_worse=[NoWorse("f1", 0)], baseline=[baseline])
     assert found.passed
+
+
+def result_file(directory: Path, name: str, truth: str, n: int) -> Path:
+    """Write a result about two items, of which the second is truly yes."""
+    items = [
+        {"id": str(number), "parsed": "yes", "truth": truth, "right": True, "group": "", "counted": True}
+        for number, truth in enumerate((truth, "yes"))
+    ]
+    score = {"benchmark": "pope", "split": "random", "parser": "official", "n": n, "metrics": {"f1": 0.5}}
+    file = directory / name
+    file.write_text(json.dumps({"results": [{**score, "counts": {}, "printed": {}, "warnings": [], "items": items}]}))
+    return file
+
+
+def test_files_with_the_same_ids_and_other_truths_are_not_of_the_same_questions(tmp_path: Path) -> None:
+    one, other = (result_file(tmp_path, name, truth, 2) for name, truth in (("a", "yes"), ("b", "no")))
+    assert qkedit("gate", one, "--baseline", one, "--no-worse", "f1:0.1").code == 0
+    refused = qkedit("gate", one, "--baseline", other, "--no-worse", "f1:0.1")
+    assert refused.code == 2
+    assert "of some items, other things are true" in refused.sentence()
+
+
+def test_a_file_of_more_answers_than_items_is_refused(tmp_path: Path) -> None:
+    sound, lying = result_file(tmp_path, "a", "yes", 1), result_file(tmp_path, "b", "yes", 3)
+    assert qkedit("gate", sound, "--require", "f1>=0").code == 0  # a rule that drops answers counts fewer
+    for arguments in (("gate", lying, "--require", "f1>=0"), ("compare", lying, lying)):
+        refused = qkedit(*arguments)
+        assert refused.code == 1
+        assert "results: 0: n: is 3, and there are 2 items; score the answers again" in refused.sentence()
 
 
 def test_a_figure_of_no_answers_meets_nothing() -> None:

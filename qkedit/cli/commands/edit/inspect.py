@@ -257,6 +257,8 @@ def _title(inspection: Inspection) -> str:
 def _described(suggestion: Suggestion | None) -> list[RenderableType]:
     from rich.text import Text
 
+    from qkedit.report.terminal_text import on_one_line
+
     if suggestion is None:
         return []
     reason = suggestion.reason[0].upper() + suggestion.reason[1:]
@@ -265,8 +267,10 @@ def _described(suggestion: Suggestion | None) -> list[RenderableType]:
         Text("Suggestion (a heuristic, not a promise)", style="bold"),
         Text(f"{reason}."),
     ]
-    # On one line of its own, however narrow the terminal: it is there to be copied.
-    return [*lines, *([Text(suggestion.command, no_wrap=True, overflow="ignore")] if suggestion.command else [])]
+    if suggestion.command:
+        # On one line of its own, however narrow the terminal: it is there to be copied.
+        lines.append(Text(on_one_line(suggestion.command), no_wrap=True, overflow="ignore"))
+    return lines
 
 
 def _print_csv(output: Output, fields: dict[str, object], text: str) -> None:

@@ -97,6 +97,7 @@ def _print(output: Output, report: PushReport, *, dry_run: bool) -> None:
 
     from qkedit.cli.commands.edit.steer import size
     from qkedit.report.fitting_table import FittingTable
+    from qkedit.report.terminal_text import on_one_line
 
     plan = report.plan
     table = FittingTable("file", "size", "what", right=("size",), breaking=("file",))
@@ -120,7 +121,7 @@ def _print(output: Output, report: PushReport, *, dry_run: bool) -> None:
         closing = f"{plan.options.repository} holds all of this already; there was nothing to commit."
     else:
         closing = f"Pushed {counted(len(plan.changes), 'file')} in commit {report.commit}: {report.url}"
-    human = Group(table, "", Text(aligned(facts)), "", Text(closing))
+    human = Group(table, "", Text(aligned(facts)), "", Text(on_one_line(closing)))
     output.result(report.as_dict() | {"dry_run": dry_run}, human, summary=not dry_run)
 
 

@@ -26,6 +26,7 @@ def verify(
     """
     with command(context, architectures) as output:
         from qkedit.cli.progress import reading_bar
+        from qkedit.report.terminal_text import lines
         from qkedit.steering.verify import mismatched
         from qkedit.steering.verify import verify as check
 
@@ -33,7 +34,7 @@ def verify(
             result = check(directory, base=base, revision=revision, on_bytes=on_bytes)
         if result.mismatches:
             error = mismatched(result, directory, result.remedy)
-            output.mismatch(result.as_dict(), "\n".join(result.mismatches), error)
+            output.mismatch(result.as_dict(), lines(*result.mismatches), error)
         if result.compared_with_base is None:
             output.warn("no base was given: tensors and files that were not edited have not been compared")
-        output.result(result.as_dict(), f"{result.sentence()}.", summary=True)
+        output.result(result.as_dict(), lines(f"{result.sentence()}."), summary=True)

@@ -103,6 +103,7 @@ def _print(output: Output, result: Demonstration, plot: Path | None, save: Path 
     from qkedit.report.files import write_file
     from qkedit.report.pictures import picture_format
     from qkedit.report.strength import strength
+    from qkedit.report.terminal_text import on_one_line
     from qkedit.report.verdict import verdict
     from qkedit.selection import describe
 
@@ -125,4 +126,4 @@ def _print(output: Output, result: Demonstration, plot: Path | None, save: Path 
     if save is not None:
         files[save] = lambda: result.save(save)
     fields = result.as_dict() | {"verdict": None if found is None else asdict(found)}
-    deliver(output, fields, Group(title, "", ArmsTables(result.rows), "", *closing), files)
+    deliver(output, fields, Group(on_one_line(title), "", ArmsTables(result.rows), "", *closing), files)

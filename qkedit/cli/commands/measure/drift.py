@@ -69,6 +69,7 @@ def drift(
         from qkedit.cli.progress import counting_bar
         from qkedit.evaluation.drift import drift as measure
         from qkedit.evaluation.drift import pictures_in
+        from qkedit.report.terminal_text import on_one_line
         from qkedit.steering.engine.device import choose_device
 
         name = options.one_model(context, argument, model)
@@ -107,7 +108,7 @@ def drift(
             "results": [found.result()],
         }
         title = f"{name}{f' with {joined(plugins)}' if plugins else ''} against {before}"
-        output.result(fields, f"{title}, {len(pictures)} of {there} images\n\n{_described(found)}")
+        output.result(fields, f"{on_one_line(title)}, {len(pictures)} of {there} images\n\n{_described(found)}")
 
 
 def _before(

@@ -43,6 +43,7 @@ def gate(
         from qkedit.evaluation.files.result_files import read_metrics
         from qkedit.evaluation.statistics.gate import gate as check
         from qkedit.evaluation.statistics.gate import parse_no_worse, parse_requirement
+        from qkedit.report.terminal_text import lines
 
         requirements = [parse_requirement(text) for text in require or ()]
         tolerances = [parse_no_worse(text) for text in no_worse or ()]
@@ -59,7 +60,7 @@ def gate(
             () if baseline is None else read_metrics(baseline),
         )
         fields = {"passed": all(found.passed for found in checks), "checks": [asdict(found) for found in checks]}
-        human = "\n".join(map(str, checks))
+        human = lines(*map(str, checks))
         failed = tuple(found.requirement for found in checks if not found.passed)
         if failed:
             error = VerificationError(

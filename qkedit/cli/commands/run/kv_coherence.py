@@ -137,6 +137,7 @@ def _print(
     from rich.console import Group
 
     from qkedit.report.fitting_table import FittingTable
+    from qkedit.report.terminal_text import on_one_line
 
     titles = ["layer", "coherence", "entropy", *([] if after is None else ["coherence after", "entropy after"])]
     table = FittingTable(*titles, right=titles)
@@ -163,7 +164,7 @@ def _print(
             "plot": next(map(str, files), None),
             "picture": next(map(str, files), None),  # its old name
         },
-        Group(table, "", *lines),
+        Group(table, "", *map(on_one_line, lines)),
         files,
     )
 

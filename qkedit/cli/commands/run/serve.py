@@ -207,6 +207,8 @@ def _url(host: str, listening: socket.socket) -> str:
 
 
 def _say_ready(output: Output, url: str, served: ServedModel, plugins: Sequence[PluginSettings]) -> None:
+    from qkedit.report.terminal_text import lines
+
     output.result(
         {
             "url": url,
@@ -214,6 +216,6 @@ def _say_ready(output: Output, url: str, served: ServedModel, plugins: Sequence[
             "plugins": [plugin.as_dict() for plugin in plugins],
             "chat_template": served.loaded.template_record,
         },
-        f"serving {served.name} at {url}, plug-ins: {joined(plugins)}",
+        lines(f"serving {served.name} at {url}, plug-ins: {joined(plugins)}"),
         summary=True,
     )

@@ -1,0 +1,97 @@
+"""A name with a line break in it, of a model, a file or a benchmark, forges no line of any command's report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from qkedit.cli.commands.laboratory import demo
+from qkedit.cli.output import Output
+from qkedit.evaluation import drift
+from qkedit.evaluation.drift import Drift, ImageDrift
+from qkedit.report.experiments.arms_table import ArmsTables
+from tests.cli.command import Result, qkedit
+from tests.steering.checkpoints import weights, write
+
+FORGED = "FORGED: all is well"
+NAME = f"m\n{FORGED}"
+STEER = ("--layers", "all", "--k", "1")
+
+
+def as_it_is(result: Result) -> str:
+    """Return what was printed, after looking for a line that a name made."""
+    printed = result.stdout + result.stderr
+    assert rf"m\n{FORGED}" in printed
+    assert not any(line.lstrip().startswith(FORGED) for line in printed.splitlines())
+    return printed
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write(tmp_path / NAME, weights())
+
+
+def test_of_a_model(model: Path, tmp_path: Path) -> None:
+    edited = tmp_path / "edited"
+    for arguments in (
+        ("inspect", model),
+        ("inspect", model, "--suggest"),
+        ("inspect", model, "--compare", model),
+        ("inspect", model, "--csv", tmp_path / f"{NAME}.csv"),
+        ("steer", model, *STEER, "--out", edited, "--dry-run"),
+        ("steer", model, *STEER, "--out", edited),
+        ("verify", edited, "--base", model),
+    ):
+        result = qkedit(*arguments)
+        assert result.code == 0
+        as_it_is(result)
+
+
+def test_of_a_file_that_differs(model: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(model, base)
+    qkedit("steer", base, *STEER, "--out", tmp_path / "edited")
+    (tmp_path / "edited" / f"{NAME}.txt").write_text("new")
+    result = qkedit("verify", tmp_path / "edited", "--base", base)
+    assert result.code == 3
+    as_it_is(result)
+
+
+def test_of_a_benchmark(tmp_path: Path) -> None:
+    row: dict[str, Any] = {"benchmark": "made", "split": NAME, "parser": "p", "n": 1, "metrics": {"sure": 0.5}}
+    row |= {"counts": {}, "printed": {}, "warnings": []}
+    row["items"] = [
+        {"id": "1", "parsed": "yes", "truth": "yes", "right": True, "group": "", "counted": True},
+    ]
+    file = tmp_path / NAME
+    file.write_text(json.dumps({"results": [row]}))
+    as_it_is(qkedit("gate", file, "--require", "sure>=0.1"))
+    as_it_is(qkedit("gate", file, "--require", "sure>=0.9"))
+    markdown = tmp_path / "compared.md"
+    as_it_is(qkedit("compare", file, file, "--markdown", markdown))
+    assert not any(line.startswith(FORGED) for line in markdown.read_text().splitlines())
+
+
+def test_of_a_demonstrations_model(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    result: Any = SimpleNamespace(
+        warnings=(), model_spec=SimpleNamespace(model=NAME), layers=(1,), scenes=SimpleNamespace(count=1)
+    )
+    result.edited, result.rows, result.as_dict = None, (), dict
+    monkeypatch.setattr(ArmsTables, "__rich_console__", lambda *rest: iter(()))
+    demo._print(Output("demo"), result, None, None)
+    as_it_is(Result(0, *capsys.readouterr()))
+
+
+def test_of_a_model_that_has_drifted(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (8, 8)).save(images / f"{NAME}.png")
+    moved = ImageDrift(str(images / f"{NAME}.png"), (0.5,), (True,), "one", f"two\n{FORGED}")
+    monkeypatch.setattr(drift, "drift", lambda *arguments, **options: Drift((moved,)))
+    as_it_is(qkedit("drift", model, "--base", model, "--images", images))
