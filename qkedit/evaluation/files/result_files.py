@@ -122,7 +122,7 @@ def _measured(row: Any, run: Any, where: str) -> Measured:
 
 
 def _asked(item: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what an item is about, the id of a question or for drift the name of a picture, and what is true of it."""
+    """Return what an item is about (the id of a question, for drift the name of a picture) and what is true of it."""
     # Directories differ from machine to machine.
     name = item.get("id") or PureWindowsPath(str(item.get("image"))).name
     return str(name), json.dumps(item.get("truth"))

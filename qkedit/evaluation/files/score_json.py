@@ -77,7 +77,7 @@ def score_from_dict(row: Any, where: str = "score") -> Score:
 
 
 def check_number(n: int | None, items: Sequence[Any], where: str) -> None:
-    """Raise QkeditError for a result of more answers than it has items; some rules drop answers, so fewer can count."""
+    """Raise QkeditError for a result of more answers than items; some rules drop answers, so fewer can count."""
     if n is not None and n > len(items):
         raise _wrong(f"{where}: n", f"is {n}, and there are {counted(len(items), 'item')}")
 
