@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qkedit.errors import QkeditError
+from qkedit.strict_text import MAX_YAML_DEPTH
 
 if TYPE_CHECKING:
     import yaml
 
 MAX_LENGTH = 100_000  # bytes of a file from elsewhere; a record has some hundred
-_DEEPEST = 20  # mappings and lists within one another, of which a record has three
 
 
 @cache
@@ -70,7 +70,7 @@ def _check_depth(content: bytes, where: str) -> None:
     try:
         for event in yaml.parse(content.decode("utf-8"), Loader=_record_loader()):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST:
+            if depth > MAX_YAML_DEPTH:
                 raise QkeditError("nests too deep", where=where, remedy="correct the record")
     except (yaml.YAMLError, ValueError) as error:
         raise _unreadable(error, where, "correct the file") from error

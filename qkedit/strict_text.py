@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import yaml
 
-# Of YAML. Its reader takes about a second for this much; cards and settings are some kilobytes.
+# Of YAML. Its reader takes up to three seconds for this much; cards and settings are some kilobytes.
 MAX_YAML_LENGTH = 100_000
-# Levels of lists and objects. Files hold up to ten; Python's own limit is that of its stack, so what is read at one
-# place could be too deep for the code that walks through it at another.
+MAX_YAML_DEPTH = 20  # levels of lists and mappings; cards have up to seven, and each costs the reader time
+# Levels of lists and objects of JSON. Files hold up to ten. Python's own limit is that of its stack: what is read at
+# one place could be too deep for the code that walks through it at another.
 MAX_DEPTH = 100
 # A float holds whole numbers of up to 309 digits; ids of 64 and 128 bits have fewer than 40. Who needs less checks it.
 MOST_DIGITS = 300
@@ -102,13 +103,9 @@ def parse_yaml(text: str) -> Any:
     if len(text) > MAX_YAML_LENGTH:
         raise ValueError(f"it is longer than {MAX_YAML_LENGTH} characters")
     try:
-        value = yaml.load(text, Loader=_plain_loader())
-    except RecursionError as error:
-        raise ValueError("it nests too deep") from error
+        return yaml.load(text, Loader=_plain_loader())
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
-    refuse_deep(value)
-    return value
 
 
 @cache
@@ -118,10 +115,18 @@ def _plain_loader() -> type[yaml.BaseLoader]:
     class PlainLoader(yaml.BaseLoader):
         """Knows neither aliases nor types; made here, since importing yaml takes as long as `--help`."""
 
+        depth = 0
+
         def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
             if self.check_event(yaml.AliasEvent):
                 raise yaml.MarkedYAMLError(problem="aliases are not taken", problem_mark=self.peek_event().start_mark)
-            return super().compose_node(parent, index)
+            # Counted while it is read, as what is read takes time by its length and its depth.
+            self.depth += 1
+            if self.depth > MAX_YAML_DEPTH and not self.check_event(yaml.ScalarEvent):
+                raise ValueError("it nests too deep")
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
 
         def construct_scalar(self, node: yaml.ScalarNode) -> Any:
             return None if node.style is None and node.value in _NULLS else super().construct_scalar(node)

@@ -11,7 +11,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkedit.strict_text import DECODER, MAX_DEPTH, MAX_YAML_LENGTH, json_lines, json_text, parse_json, parse_yaml
+from qkedit.strict_text import (
+    DECODER,
+    MAX_DEPTH,
+    MAX_YAML_DEPTH,
+    MAX_YAML_LENGTH,
+    json_lines,
+    json_text,
+    parse_json,
+    parse_yaml,
+)
 
 values = st.recursive(
     st.none()
@@ -135,14 +144,19 @@ def test_any_text_is_a_value_or_a_value_error(text: str) -> None:
             parse(text)
 
 
-@pytest.mark.parametrize("read", [parse_json, parse_yaml])
-def test_as_deep_as_code_can_walk_and_no_deeper(read: Any) -> None:
+@pytest.mark.parametrize(("read", "most"), [(parse_json, MAX_DEPTH), (parse_yaml, MAX_YAML_DEPTH)])
+def test_as_deep_as_code_can_walk_and_no_deeper(read: Any, most: int) -> None:
     def nested(levels: int) -> str:
         return '[{"a": ' * (levels // 2) + "[]" * (levels % 2) + "0" * (1 - levels % 2) + "}]" * (levels // 2)
 
-    assert read(nested(MAX_DEPTH))
+    assert read(nested(most))
     with pytest.raises(ValueError, match="nests too deep"):
-        read(nested(MAX_DEPTH + 1))
+        read(nested(most + 1))
+
+
+def test_yaml_that_nests_too_deep_is_not_read_to_its_end() -> None:
+    with pytest.raises(ValueError, match="nests too deep"):
+        parse_yaml("- " * (MAX_YAML_DEPTH + 2) + "\n}")
 
 
 @given(values, st.sampled_from([None, 1, 2]), st.booleans())

@@ -16,7 +16,7 @@ try:
     import typer
 
     from qkedit.cli.application import application
-    from qkedit.cli.command_table import COMMANDS, called, command_name
+    from qkedit.cli.command_table import COMMANDS, called, command_name, origin
     from qkedit.cli.interruptions import EXIT_CODE, comes_of_interrupt
     from qkedit.cli.old_words import in_todays_words
     from qkedit.cli.output import AHEAD
@@ -127,6 +127,8 @@ def _exit_code() -> int:
         # Typer exports no class for its usage errors; they are known by how they describe themselves.
         if not hasattr(error, "format_message"):
             raise
+        if getattr(error, "param_hint", "") is None:
+            error.param_hint = origin(error.ctx, error.param) or None
         # A bare `qkedit` has printed its help by then and has no message left.
         message = error.format_message()
         return _usage_failure(error, message) if message else 2

@@ -1,9 +1,11 @@
-"""Every command by name and panel, and how a command line or a context names one; imports no command."""
+"""Every command by name and panel, and what a command line or a context says about it; imports no command."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from qkedit.errors import QkeditError
 
 if TYPE_CHECKING:
     import typer
@@ -69,3 +71,29 @@ def command_name(context: typer.Context) -> str:
 def global_flag(context: Any, name: str) -> Any:
     """Return what a global flag was set to at the command, else before its name; None or False if nowhere."""
     return None if context is None else context.params.get(name) or global_flag(context.parent, name)
+
+
+def origin(context: Any, parameter: Any) -> str:
+    """Return `QKEDIT_K`, or `'k' in settings.yaml`; empty for a value of the command line, or one that is not given.
+
+    Args:
+        context: of the command, as Typer makes it.
+        parameter: of the command.
+    """
+    source = None if context is None or parameter is None else context.get_parameter_source(str(parameter.name))
+    if source is None:
+        return ""
+    if source.name == "ENVIRONMENT":
+        return str(parameter.envvar)
+    if source.name == "DEFAULT_MAP":
+        flag = next(name for name in parameter.opts if name.startswith("--"))
+        return f"{flag.removeprefix('--')!r} in {global_flag(context, 'config')}"
+    return ""
+
+
+def as_given(context: Any, error: QkeditError) -> QkeditError:
+    """Return an error about one option with the place where that option's value was given."""
+    # `k: 0 modes …` is what Python is told, too, where there are no flags.
+    about = [parameter for parameter in context.command.params if error.where in (*parameter.opts, parameter.name)]
+    error.where = (origin(context, about[0]) if about else "") or error.where
+    return error

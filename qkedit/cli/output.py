@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TextIO
 
 import typer
 
-from qkedit.cli.command_table import command_name, global_flag
+from qkedit.cli.command_table import as_given, command_name, global_flag
 from qkedit.cli.interruptions import EXIT_CODE, comes_of_interrupt, interruptible
 from qkedit.errors import QkeditError, UsageError, VerificationError, memory_that_ran_out
 
@@ -213,7 +213,7 @@ def command(context: typer.Context, architectures: Sequence[Path] | None = None)
         except QkeditError as error:
             if debug:
                 _print_traceback()
-            output.failure(error)
+            output.failure(as_given(context, error))
         except typer.Exit:
             raise
         except KeyboardInterrupt:

@@ -118,13 +118,13 @@ def test_k_and_energy_replace_each_other(base: Path, tmp_path: Path, monkeypatch
         ("confg: other.yaml\n", "no option 'confg'; this command has allow-text-only,"),
         ("something: 1\n", "no option 'something'"),
         ("date: 2024-02-30\n", "no option 'date'"),
-        ("k: true\n", "Invalid value for '--k' / '-k'"),
-        ("energy: yes\n", "Invalid value for '--energy'"),
-        ("fsync: 3\n", "Invalid value for '--fsync'"),
-        ("no_fsync: 3\n", "Invalid value for '--fsync'"),
+        ("k: true\n", "Invalid value for 'k' in "),
+        ("energy: yes\n", "Invalid value for 'energy' in "),
+        ("fsync: 3\n", "Invalid value for 'fsync' in "),
+        ("no_fsync: 3\n", "Invalid value for 'fsync' in "),
         ("layers: [1, 2]\n", "'layers' takes one value, not a list"),
-        ("k: many\n", "'--k'"),
-        ("retain: 2\n", "retain: 2 would not suppress anything"),
+        ("k: many\n", "'k' in "),
+        ("retain: 2\n", "'retain' in "),
         ("- layers\n", "must hold a mapping"),
         ("layers: [1\n", "is not valid YAML: "),
         ("a: &a [*a]\n", "is not valid YAML: aliases are not taken"),
@@ -327,7 +327,33 @@ def test_a_bad_value_in_the_environment_is_refused(base: Path, monkeypatch: pyte
     monkeypatch.setenv("QKEDIT_K", "many")
     result = qkedit("steer", base, "--dry-run")
     assert result.code == 2
-    assert "'--k'" in result.sentence()
+    assert result.sentence().startswith("Invalid value for QKEDIT_K: ")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("QKEDIT_CONFIG", "no such file", "Invalid value for QKEDIT_CONFIG: no such file cannot be read: "),
+        ("QKEDIT_K", "0", "QKEDIT_K: 0 modes cannot be suppressed; "),
+        ("QKEDIT_LAYERS", "9", "QKEDIT_LAYERS: '9' goes beyond the model"),
+    ],
+)
+def test_an_error_names_the_variable_that_was_set(
+    base: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    for name in {"QKEDIT_K", "QKEDIT_LAYERS"} - {variable}:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv(variable, value)
+    assert qkedit("steer", base, "--dry-run").sentence().startswith(said)
+
+
+def test_an_error_names_the_key_that_was_set(base: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("k: 0\nlayers: all\n")
+    refused = qkedit("steer", base, "--dry-run", "--config", settings)
+    assert refused.sentence().startswith(f"'k' in {settings}: 0 modes cannot be suppressed; ")
+    typed = qkedit("steer", base, "--dry-run", "--config", settings, "--k", "-1")
+    assert typed.sentence().startswith("k: -1 modes")
 
 
 def test_the_python_call_and_the_command_do_the_same(base: Path, tmp_path: Path) -> None:
