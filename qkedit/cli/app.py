@@ -127,11 +127,8 @@ def _exit_code() -> int:
         # Typer exports no class for its usage errors; they are known by how they describe themselves.
         if not hasattr(error, "format_message"):
             raise
-        if getattr(error, "param_hint", "") is None:
-            error.param_hint = origin(error.ctx, error.param) or None
         # A bare `qkedit` has printed its help by then and has no message left.
-        message = error.format_message()
-        return _usage_failure(error, message) if message else 2
+        return _usage_failure(error) if _message(error) else 2
     if code == EXIT_CODE:
         from qkedit.cli.output import Interrupted
 
@@ -140,9 +137,17 @@ def _exit_code() -> int:
     return code
 
 
-def _usage_failure(error: Any, message: str) -> int:
+def _message(error: Any) -> str:
+    """Return what one of Typer's errors says, with the place where the value was given that it is about."""
+    if getattr(error, "param_hint", "") is None:
+        error.param_hint = origin(error.ctx, error.param) or None
+    return str(error.format_message())
+
+
+def _usage_failure(error: Any) -> int:
     from qkedit.errors import UsageError
 
+    message = _message(error)
     context: typer.Context | None = getattr(error, "ctx", None)
     name = called(sys.argv[1:])  # some of Typer's errors do not say where they are from
     command = command_name(context) if context is not None else name if name in COMMANDS else ""
