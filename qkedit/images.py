@@ -19,11 +19,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qkedit.errors import UsageError, first_line
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image as Picture
 
 # Formats that browsers show. Pillow knows many more, some of which start other programs.
@@ -39,8 +40,9 @@ _FORMATS_OF_SIXTEEN_BITS = ("PNG", "PPM")
 _TO_EIGHT_BITS: dict[str, Callable[[int], int]] = {
     "L;2": lambda value: value * 85,
     "L;4": lambda value: value * 17,
-    "RGB;16B": lambda value: value >> 8,
 }
+# Of a colour of 16 bits, Pillow reads the upper byte of each value; by the other name it is the lower one.
+_UPPER_BYTES, _LOWER_BYTES = "RGB;16B", "RGB;16L"
 
 
 class TooManyPixels(UsageError):
@@ -148,12 +150,33 @@ def _check_sides(image: Picture, where: str) -> None:
 
 
 def _fit_transparent_colour(image: Picture) -> None:
-    """Give an image that is not decoded yet the transparent colour that its pixels will have."""
-    tiles = getattr(image, "tile", ())
-    fit = _TO_EIGHT_BITS.get(str(tiles[0][3])) if image.format == "PNG" and tiles else None
-    colour = image.info.get("transparency")
-    if fit is not None and colour is not None:
-        image.info["transparency"] = tuple(map(fit, colour)) if isinstance(colour, tuple) else fit(colour)
+    """Give an image that is not decoded yet the transparent colour that its pixels will have, or its transparency."""
+    colour, tiles = image.info.get("transparency"), getattr(image, "tile", ())
+    if colour is None or image.format != "PNG" or not tiles:
+        return
+    stored_as = str(tiles[0][3])
+    if stored_as == _UPPER_BYTES:
+        _make_transparent(image, colour)
+    elif fit := _TO_EIGHT_BITS.get(stored_as):
+        image.info["transparency"] = fit(colour)
+
+
+def _make_transparent(image: Picture, colour: tuple[int, int, int]) -> None:
+    """Give an image of three times 16 bits, which is not decoded yet, an alpha that is 0 where it has this colour."""
+    import numpy as np
+    from PIL import Image
+
+    file: Any = getattr(image, "fp")  # noqa: B009
+    begun = file.tell()
+    file.seek(0)
+    # Not closed, as the file is that of the first image.
+    lower: Any = Image.open(file, formats=("PNG",))
+    lower.tile = [(*tile[:3], _LOWER_BYTES) for tile in lower.tile]
+    values = np.asarray(lower).astype(np.uint16)
+    file.seek(begun)
+    values += np.asarray(image).astype(np.uint16) << 8
+    del image.info["transparency"]
+    image.putalpha(Image.fromarray(np.where((values == colour).all(axis=-1), 0, 255).astype(np.uint8)))
 
 
 def _eight_bits(image: Picture, kind: str | None, where: str) -> Picture:
@@ -163,9 +186,7 @@ def _eight_bits(image: Picture, kind: str | None, where: str) -> Picture:
 
     values = np.asarray(image)
     if image.mode in _SIXTEEN_BITS:
-        greys = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        greys[values == image.info.get("transparency", -1)] = 255
-        return Image.fromarray(greys)
+        return _grey(image, values, ((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     least, most = float(values.min()), float(values.max())
     ranges = (65535,) if kind in _FORMATS_OF_SIXTEEN_BITS else (1, 255, 65535) if image.mode == "F" else (255, 65535)
     white = next((white for white in ranges if least >= 0 and most <= white), None)
@@ -175,4 +196,12 @@ def _eight_bits(image: Picture, kind: str | None, where: str) -> Picture:
             where=where,
             remedy="save it with 8 or 16 bits",
         )
-    return Image.fromarray((values * (255 / white) + 0.5).astype(np.uint8))
+    return _grey(image, values, (values * (255 / white) + 0.5).astype(np.uint8))
+
+
+def _grey(image: Picture, values: np.ndarray, greys: np.ndarray) -> Picture:
+    """Return greys as an image, white where the values are those that are transparent."""
+    from PIL import Image
+
+    greys[values == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(greys)

@@ -113,6 +113,7 @@ def test_modes_that_no_file_has(mode: str) -> None:
         (16, 1, 1000, 1001, 4),
         (8, 3, 9, 8, 8),
         (16, 3, 1000, 30000, 117),
+        (16, 3, 1000, 1001, 3),
     ],
 )
 def test_a_transparent_colour_of_any_depth_is_white(
