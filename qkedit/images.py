@@ -182,7 +182,6 @@ def _make_transparent(image: Picture, colour: tuple[int, int, int]) -> None:
 def _eight_bits(image: Picture, kind: str | None, where: str) -> Picture:
     """Return an image of 16 or 32 bits or of floats as one of 8 bits in grey."""
     import numpy as np
-    from PIL import Image
 
     values = np.asarray(image)
     if image.mode in _SIXTEEN_BITS:
