@@ -38,6 +38,8 @@ WITHOUT_TEMPLATE = ("paligemma", "chameleon")
 NONE = "none"
 # Real templates take milliseconds.
 RENDER_SECONDS = 10.0
+# Characters. A conversation that fills a million tokens has half of that; to tokenize much more takes minutes.
+MOST_RENDERED = 10_000_000
 
 # Which turns are text: told by a turn's role and whether it has images.
 _IS_TEXT: dict[str, Callable[[str, bool], bool]] = {
@@ -152,8 +154,28 @@ _forms: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
 def _form_of(processor: Any, text: str, where: str) -> str:
     known = _forms.setdefault(processor, {})
     if text not in known:
+        _refuse_powers(text, where)
         known[text] = _probed(processor, text, where)
     return known[text]
+
+
+def _refuse_powers(text: str, where: str) -> None:
+    """Raise TemplateFault for a template with powers: 10**10**8 is one step, which nothing can break off."""
+    from jinja2 import Environment, TemplateSyntaxError
+
+    before = ""
+    try:
+        for _, kind, word in Environment().lex(text):
+            # What follows one of these is `**arguments` of a call.
+            if kind == "operator" and word == "**" and before not in ("(", ","):
+                raise TemplateFault(
+                    "its chat template raises to a power, which no conversation needs",
+                    where=where,
+                    remedy="give another: --chat-template FILE",
+                )
+            before = before if kind == "whitespace" else word
+    except TemplateSyntaxError:
+        return  # rendering will say so
 
 
 def _probed(processor: Any, text: str, where: str) -> str:
@@ -217,15 +239,17 @@ def _text_of(turn: Turn) -> str:
 def _rendered(processor: Any, text: str, turns: list[dict[str, Any]], where: str) -> str:
     try:
         with _time_limit(RENDER_SECONDS):
-            rendered = processor.apply_chat_template(
-                turns, chat_template=text, add_generation_prompt=True, tokenize=False
+            rendered = str(
+                processor.apply_chat_template(turns, chat_template=text, add_generation_prompt=True, tokenize=False)
             )
     except _OutOfTime:
         said = f"runs for more than {RENDER_SECONDS:g} seconds"
     except Exception as error:  # a program of a stranger's, which may raise anything
         said = f"does not take the conversation ({type(error).__name__}: {first_line(error)[:_MESSAGE_LENGTH]})"
     else:
-        return str(rendered)
+        if len(rendered) <= MOST_RENDERED:
+            return rendered
+        said = f"makes a text of {len(rendered)} characters"
     raise TemplateFault(
         f"its chat template {said}", where=where, remedy="change the conversation, or give --chat-template FILE"
     )

@@ -107,9 +107,12 @@ def test_turns_have_the_form_that_a_template_takes(
         ("{{ messages.__class__.__base__.__subclasses__() }}", "Security|Undefined"),
         ("{{ 'x'.format_map.__globals__.os.system('true') }}", "Security|Undefined"),
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
-        ("{{ range(10 ** 9) | list }}", "OverflowError"),
+        ("{{ range(1000000000) | list }}", "OverflowError"),
+        ("{{ 10**10**8 }}", "raises to a power"),
+        ("{% set n = 9 %}{{ f(**{}) }}{{ (n)\n ** n }}", "raises to a power"),
+        ("{{ 'a' * 20000000 }}", "makes a text of 20000000 characters"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "RecursionError"),
-        ("{{ 'a' * 10 ** 15 }}", "MemoryError"),
+        ("{{ 'a' * 1000000000000000 }}", "MemoryError"),
         ("{{ nothing.at.all }}", "UndefinedError"),
         ("{% include '/etc/passwd' %}", "TypeError|Template"),
         ("{{ raise_exception('\x1b[31mred') }}", "TemplateError"),
@@ -123,6 +126,14 @@ def test_a_template_that_fails_is_one_sentence(demo: LoadedModel, template: str,
     assert caught.value.where == "demo"
     assert "--chat-template" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_stars_that_are_no_power_change_nothing(demo: LoadedModel) -> None:
+    template = (
+        "{# 2**2 #}** {{ '2**2' }} {% macro m() %}{{ kwargs.a ~ kwargs.b }}{% endmacro %}"
+        "{{ m(**{'a': '1', 'b': '2'}) }}{{ m(a='1', **{'b': '2'}) }}" + PARTS
+    )
+    assert rendered(demo, template, [user_turn("is it red", 1)]).startswith("** 2**2 1212user: <image> is it red")
 
 
 ENDLESS = "{% for a in range(90000) %}{% for b in range(90000) %}{% set c = a + b %}{% endfor %}{% endfor %}"
