@@ -11,7 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 from qkedit.cli.command_table import COMMANDS, FOLDERS, GROUPS, PANELS
-from qkedit.cli.options import global_flags
+from qkedit.cli.flags.global_flags import global_flags
+from qkedit.cli.flags.groups import flags_of, value_of
 from qkedit.version import __version__
 
 _NAME = "qkedit"
@@ -84,7 +85,10 @@ class _LazyGroup(TyperGroup):
 
 
 def _taking_global_flags(function: Callable[..., None], *, of_command: bool) -> Callable[..., None]:
-    """Return a function that declares the global flags as well; who wants their values asks the context for them."""
+    """Return a function that declares the flags of its groups one by one, and the global flags as well.
+
+    Who wants the values of global flags asks the context for them.
+    """
     flags = global_flags(of_command=of_command)
     hints = get_type_hints(function, include_extras=True)
     own = [
@@ -93,11 +97,12 @@ def _taking_global_flags(function: Callable[..., None], *, of_command: bool) -> 
     ]
 
     def taking_flags(**values: Any) -> None:
-        function(**{parameter.name: values[parameter.name] for parameter in own})
+        function(**{parameter.name: value_of(parameter, values) for parameter in own})
 
+    parameters = [*(flag for parameter in own for flag in flags_of(parameter)), *flags]
     declared: Any = taking_flags
-    declared.__signature__ = inspect.Signature([*own, *flags])
-    declared.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *flags)}
+    declared.__signature__ = inspect.Signature(parameters)
+    declared.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return taking_flags
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from qkedit.cli.application import made_command
 from qkedit.cli.command_table import COMMANDS, GLOBAL_FLAGS, called
-from qkedit.cli.options import global_flags
+from qkedit.cli.flags.global_flags import global_flags
 from tests.cli.command import qkedit
 
 DRY = ["steer", "demo", "--dry-run"]

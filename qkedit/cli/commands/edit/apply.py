@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from qkedit.cli import options
+from qkedit.cli.flags.model import BaseOption, RevisionOption
+from qkedit.cli.flags.output import FullOutputFlags, KeepOriginalOption, KeepPluginsOption, OutOption, required_out
 from qkedit.cli.output import command
 from qkedit.errors import UsageError
 
 
 def apply(
     context: typer.Context,
+    *,
     edits: Annotated[
         list[Path],
         typer.Argument(
@@ -21,18 +23,12 @@ def apply(
             help="A directory written with `steer --layout delta` or `lora`; several of one base are put together.",
         ),
     ],
-    base: options.BaseOption = None,
-    revision: options.RevisionOption = None,
-    out: options.OutOption = None,
-    keep_original: options.KeepOriginalOption = False,
-    link: options.LinkOption = "auto",
-    overwrite: options.OverwriteOption = False,
-    force: options.ForceOption = False,
-    follow_links: options.FollowLinksOption = False,
-    keep_plugins: options.KeepPluginsOption = False,
-    fsync: options.FsyncOption = True,
-    verify: options.VerifyOption = False,
-    architectures: options.ArchitecturesOption = None,
+    base: BaseOption = None,
+    revision: RevisionOption = None,
+    out: OutOption = None,
+    keep_original: KeepOriginalOption = False,
+    keep_plugins: KeepPluginsOption = False,
+    writing: FullOutputFlags,
 ) -> None:
     """Make the full checkpoint from a delta or an adapter and its base.
 
@@ -41,25 +37,14 @@ def apply(
 
     Example: qkedit apply ./delta --base qwen2-vl --out ./edited
     """
-    with command(context, architectures) as output:
+    with command(context, writing.architectures) as output:
         from qkedit.cli.commands.edit.steer import print_report
         from qkedit.cli.progress import progress_bar
         from qkedit.steering.apply import apply_edits
-        from qkedit.steering.options import OutputOptions
 
         if base is None:
             raise UsageError("no base is given", where="--base", remedy="name the base model")
-        target = OutputOptions(
-            options.required_out(out),
-            "full",
-            link,
-            overwrite,
-            fsync,
-            verify,
-            force,
-            follow_links,
-            keep_original=keep_original,
-        )
+        target = writing.options(required_out(out), "full", keep_original=keep_original)
         with progress_bar(output) as progress:
             report = apply_edits(
                 edits, base=base, output=target, revision=revision, keep_plugins=keep_plugins, progress=progress

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from qkedit.cli import completion, options
+from qkedit.cli import completion
 from qkedit.cli.delivery import deliver
+from qkedit.cli.flags.flag import flag
+from qkedit.cli.flags.model import ArchitecturesOption, RevisionOption
 from qkedit.cli.output import Output, command
 from qkedit.cli.settings import on_command_line, refuse_without_effect
 from qkedit.errors import UsageError
@@ -34,25 +36,25 @@ def diff(
     ],
     base: Annotated[
         str | None,
-        options.flag(
+        flag(
             "--base",
             help="The model that A and B were made from; edits know one on the hub themselves.",
             autocompletion=completion.models,
         ),
     ] = None,
-    revision: options.RevisionOption = None,
-    detail: Annotated[bool, options.flag("--detail", help="Print one row per head instead of one per layer.")] = False,
-    csv: Annotated[Path | None, options.flag("--csv", help="Write one line per head to this file.")] = None,
+    revision: RevisionOption = None,
+    detail: Annotated[bool, flag("--detail", help="Print one row per head instead of one per layer.")] = False,
+    csv: Annotated[Path | None, flag("--csv", help="Write one line per head to this file.")] = None,
     extract: Annotated[
         Path | None,
-        options.flag("--extract", help="Write the difference as a delta of A to this directory, for `qkedit apply`."),
+        flag("--extract", help="Write the difference as a delta of A to this directory, for `qkedit apply`."),
     ] = None,
     only_queries: Annotated[
         bool,
-        options.flag("--only-queries", help="With --extract: leave out what differs beside query projections."),
+        flag("--only-queries", help="With --extract: leave out what differs beside query projections."),
     ] = False,
-    overwrite: Annotated[bool, options.flag("--overwrite", help="With --extract: replace an earlier output.")] = False,
-    architectures: options.ArchitecturesOption = None,
+    overwrite: Annotated[bool, flag("--overwrite", help="With --extract: replace an earlier output.")] = False,
+    architectures: ArchitecturesOption = None,
 ) -> None:
     """Show in what two checkpoints or edits differ: tensors, and the query-key product of each head.
 

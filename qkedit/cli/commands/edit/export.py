@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from qkedit.cli import options
+from qkedit.cli.flags.flag import flag
+from qkedit.cli.flags.model import BaseOption, RevisionOption
+from qkedit.cli.flags.output import OutOption, OutputFlags, RankOption, required_out
 from qkedit.cli.output import command
 
 
@@ -20,17 +22,14 @@ class Format(StrEnum):
 
 def export(
     context: typer.Context,
+    *,
     edit: Annotated[Path, typer.Argument(help="A full directory or a delta that qkedit wrote.")],
-    base: options.BaseOption = None,
-    revision: options.RevisionOption = None,
-    out: options.OutOption = None,
-    form: Annotated[Format, options.flag("--format", help="What to write: lora, an adapter for PEFT.")] = Format.LORA,
-    rank: options.RankOption = None,
-    overwrite: options.OverwriteOption = False,
-    force: options.ForceOption = False,
-    fsync: options.FsyncOption = True,
-    verify: options.VerifyOption = False,
-    architectures: options.ArchitecturesOption = None,
+    base: BaseOption = None,
+    revision: RevisionOption = None,
+    out: OutOption = None,
+    form: Annotated[Format, flag("--format", help="What to write: lora, an adapter for PEFT.")] = Format.LORA,
+    rank: RankOption = None,
+    writing: OutputFlags,
 ) -> None:
     """Write an edit as an adapter for PEFT and vLLM.
 
@@ -39,21 +38,12 @@ def export(
 
     Example: qkedit export ./edited --format lora --out ./adapter
     """
-    with command(context, architectures) as output:
+    with command(context, writing.architectures) as output:
         from qkedit.cli.commands.edit.steer import print_report
         from qkedit.cli.progress import progress_bar
         from qkedit.steering.export import export as write_adapter
-        from qkedit.steering.options import OutputOptions
 
-        target = OutputOptions(
-            options.required_out(out),
-            form.value,
-            overwrite=overwrite,
-            fsync=fsync,
-            verify=verify,
-            force=force,
-            rank=rank,
-        )
+        target = writing.options(required_out(out), form.value, rank=rank)
         with progress_bar(output) as progress:
             report = write_adapter(edit, output=target, base=base, revision=revision, progress=progress)
         print_report(output, report, ("exported", f"{edit} as an adapter"))

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkedit.cli import options
 from qkedit.cli.bases import split_revision
 from qkedit.cli.delivery import deliver
+from qkedit.cli.flags.edit import ChannelOption, EditFlags, HeadsOption, LayersOption
+from qkedit.cli.flags.flag import flag
+from qkedit.cli.flags.model import ArchitecturesOption, DeviceOption, ModelFlags, TextOnlyOption
 from qkedit.cli.output import Output, command
 from qkedit.cli.settings import on_command_line
 from qkedit.errors import UsageError
@@ -30,51 +32,42 @@ BASE = "base"
 
 def inspect(
     context: typer.Context,
-    argument: options.ModelArgument = None,
-    model: options.ModelOption = None,
-    revision: options.RevisionOption = None,
-    layers: options.LayersOption = "all",
-    heads: options.HeadsOption = "all",
-    k: Annotated[
-        int | None, options.flag("--k", "-k", panel=VIEW, help="Modes that count as dominant.  [default: 4]")
-    ] = None,
+    *,
+    model: ModelFlags,
+    layers: LayersOption = "all",
+    heads: HeadsOption = "all",
+    k: Annotated[int | None, flag("--k", "-k", panel=VIEW, help="Modes that count as dominant.  [default: 4]")] = None,
     energy: Annotated[
         float | None,
-        options.flag("--energy", panel=VIEW, help="Instead of --k: as many modes as carry this share of the energy."),
+        flag("--energy", panel=VIEW, help="Instead of --k: as many modes as carry this share of the energy."),
     ] = None,
-    channel: options.ChannelOption = "full",
+    channel: ChannelOption = "full",
     offset: Annotated[
         str,
-        options.flag(
-            "--offset", panel=VIEW, help="Positions between query and key: 5, or 0,3,-2 (temporal, height, width)."
-        ),
+        flag("--offset", panel=VIEW, help="Positions between query and key: 5, or 0,3,-2 (temporal, height, width)."),
     ] = "0",
     detail: Annotated[
-        bool, options.flag("--detail", panel=VIEW, help="Print one row per head instead of one per layer.")
+        bool, flag("--detail", panel=VIEW, help="Print one row per head instead of one per layer.")
     ] = False,
     compare: Annotated[
         str | None,
-        options.flag(
-            "--compare", panel=VIEW, help="Another model of the same shape, or base for the model that was edited."
-        ),
+        flag("--compare", panel=VIEW, help="Another model of the same shape, or base for the model that was edited."),
     ] = None,
     base: Annotated[
-        str | None, options.flag("--base", panel=VIEW, help="Compare this base with MODEL, its edited copy.")
+        str | None, flag("--base", panel=VIEW, help="Compare this base with MODEL, its edited copy.")
     ] = None,
     suggest: Annotated[
-        bool, options.flag("--suggest", panel=VIEW, help="Propose layers and k for steer (a heuristic).")
+        bool, flag("--suggest", panel=VIEW, help="Propose layers and k for steer (a heuristic).")
     ] = False,
     csv: Annotated[
         Path | None,
-        options.flag("--csv", panel=VIEW, help="Write one line per head to this file; - for standard output."),
+        flag("--csv", panel=VIEW, help="Write one line per head to this file; - for standard output."),
     ] = None,
-    plot: Annotated[
-        Path | None, options.flag("--plot", panel=VIEW, help="Write a picture: .png, .svg or .pdf.")
-    ] = None,
-    html: Annotated[Path | None, options.flag("--html", panel=VIEW, help="Write one self-contained page.")] = None,
-    allow_text_only: options.TextOnlyOption = False,
-    device: options.DeviceOption = "auto",
-    architectures: options.ArchitecturesOption = None,
+    plot: Annotated[Path | None, flag("--plot", panel=VIEW, help="Write a picture: .png, .svg or .pdf.")] = None,
+    html: Annotated[Path | None, flag("--html", panel=VIEW, help="Write one self-contained page.")] = None,
+    allow_text_only: TextOnlyOption = False,
+    device: DeviceOption = "auto",
+    architectures: ArchitecturesOption = None,
 ) -> None:
     """Show the singular spectra of a model's query-key products, before or after an edit.
 
@@ -89,21 +82,9 @@ def inspect(
 
         files = _Files(csv, plot, html)
         files.check(as_json=output.as_json)
-        request = options.steer_options(
-            context,
-            layers=layers,
-            heads=heads,
-            k=k,
-            energy=energy,
-            retain=0.0,
-            channel=channel,
-            control="none",
-            seed=0,
-            device=device,
-            compute_dtype="float32",
-            allow_text_only=allow_text_only,
-        )
-        name, place = options.one_model(context, argument, model), parse_offset(offset)
+        edit = EditFlags(layers, heads, k, energy, channel=channel)
+        request = edit.request(context, output, device=device, allow_text_only=allow_text_only)
+        name, revision, place = model.name(context), model.revision, parse_offset(offset)
         if compare != BASE and not on_command_line(context, "base"):
             base = None  # what is set for verify and apply asks for no comparison
         if compare is not None or base is not None:

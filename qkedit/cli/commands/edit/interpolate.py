@@ -7,35 +7,33 @@ from typing import Annotated
 
 import typer
 
-from qkedit.cli import completion, options
+from qkedit.cli import completion
+from qkedit.cli.flags.flag import flag
+from qkedit.cli.flags.model import BaseOption, RevisionOption
+from qkedit.cli.flags.output import FullOutputFlags, OutOption, required_out
 from qkedit.cli.output import command
 
 
 def interpolate(
     context: typer.Context,
+    *,
     edit: Annotated[Path, typer.Argument(help="A directory that qkedit wrote: a delta or a full output.")],
     strength: Annotated[
         float,
-        options.flag("--strength", help="Factor of the change, above 0 and at most 2; 1 is the edit as it is."),
+        flag("--strength", help="Factor of the change, above 0 and at most 2; 1 is the edit as it is."),
     ],
-    base: options.BaseOption = None,
-    revision: options.RevisionOption = None,
-    out: options.OutOption = None,
+    base: BaseOption = None,
+    revision: RevisionOption = None,
+    out: OutOption = None,
     layout: Annotated[
         str,
-        options.flag(
+        flag(
             "--layout",
             help="What to write: the full checkpoint, or a delta (only the edited tensors).",
             autocompletion=completion.layouts,
         ),
     ] = "full",
-    link: options.LinkOption = "auto",
-    overwrite: options.OverwriteOption = False,
-    force: options.ForceOption = False,
-    follow_links: options.FollowLinksOption = False,
-    fsync: options.FsyncOption = True,
-    verify: options.VerifyOption = False,
-    architectures: options.ArchitecturesOption = None,
+    writing: FullOutputFlags,
 ) -> None:
     """Write an edit in another strength: W + strength (W' - W), rounded once.
 
@@ -43,22 +41,12 @@ def interpolate(
 
     Example: qkedit interpolate ./delta --strength 0.5 --base ./Qwen2-VL-7B-Instruct --out ./half
     """
-    with command(context, architectures) as output:
+    with command(context, writing.architectures) as output:
         from qkedit.cli.commands.edit.steer import print_report
         from qkedit.cli.progress import progress_bar
         from qkedit.steering.apply import interpolate_edit
-        from qkedit.steering.options import OutputOptions
 
-        target = OutputOptions(
-            options.required_out(out),
-            layout,  # type: ignore[arg-type]  # checks the name
-            link,
-            overwrite,
-            fsync,
-            verify,
-            force,
-            follow_links,
-        )
+        target = writing.options(required_out(out), layout)
         with progress_bar(output) as progress:
             report = interpolate_edit(edit, strength, output=target, base=base, revision=revision, progress=progress)
         print_report(output, report, ("interpolated", f"{edit} in strength {strength:g}"))

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from qkedit.cli import options
+from qkedit.cli.flags.flag import flag
+from qkedit.cli.flags.model import ArchitecturesOption, RevisionOption, TextOnlyOption
 from qkedit.cli.output import Output, aligned, command
 from qkedit.cli.settings import on_command_line
 from qkedit.errors import UsageError
@@ -16,11 +17,11 @@ def models(
     context: typer.Context,
     check: Annotated[
         str | None,
-        options.flag("--check", help="Show how this model (directory, hub id, alias) is read, instead of the list."),
+        flag("--check", help="Show how this model (directory, hub id, alias) is read, instead of the list."),
     ] = None,
-    revision: options.RevisionOption = None,
-    allow_text_only: options.TextOnlyOption = False,
-    architectures: options.ArchitecturesOption = None,
+    revision: RevisionOption = None,
+    allow_text_only: TextOnlyOption = False,
+    architectures: ArchitecturesOption = None,
 ) -> None:
     """List known families and aliases, or show how a checkpoint is understood.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkedit.cli import options
+from qkedit.cli.flags.flag import flag
 from qkedit.cli.output import Output, aligned, command
 from qkedit.errors import counted
 
@@ -22,17 +22,13 @@ def push(
     context: typer.Context,
     directory: Annotated[Path, typer.Argument(help="A directory that qkedit wrote.")],
     repository: Annotated[str, typer.Argument(metavar="REPO", help="A repository on the hub, org/name.")],
-    branch: Annotated[
-        str | None, options.flag("--branch", help="The branch to commit to; made if it is not there.")
-    ] = None,
-    private: Annotated[bool, options.flag("--private", help="Make a new repository private.")] = False,
-    message: Annotated[str | None, options.flag("--message", help="Message of the commit.")] = None,
-    dry_run: Annotated[
-        bool, options.flag("--dry-run", help="Show what would become of each file; nothing is sent.")
-    ] = False,
+    branch: Annotated[str | None, flag("--branch", help="The branch to commit to; made if it is not there.")] = None,
+    private: Annotated[bool, flag("--private", help="Make a new repository private.")] = False,
+    message: Annotated[str | None, flag("--message", help="Message of the commit.")] = None,
+    dry_run: Annotated[bool, flag("--dry-run", help="Show what would become of each file; nothing is sent.")] = False,
     license: Annotated[
         str | None,
-        options.flag(
+        flag(
             "--license",
             panel=_PANEL,
             help="Licence to publish under, as the hub spells it; needed where the base's does not settle it.",
@@ -40,19 +36,19 @@ def push(
     ] = None,
     include: Annotated[
         list[str] | None,
-        options.flag("--include", panel=_PANEL, help="Send files that qkedit did not write, too; may be repeated."),
+        flag("--include", panel=_PANEL, help="Send files that qkedit did not write, too; may be repeated."),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        options.flag("--exclude", panel=_PANEL, help="Leave such files where they are; may be repeated."),
+        flag("--exclude", panel=_PANEL, help="Leave such files where they are; may be repeated."),
     ] = None,
     force: Annotated[
         bool,
-        options.flag("--force", panel=_PANEL, help="Replace a model in the repository that qkedit did not push."),
+        flag("--force", panel=_PANEL, help="Replace a model in the repository that qkedit did not push."),
     ] = False,
     copy: Annotated[
         bool,
-        options.flag(
+        flag(
             "--copy/--no-copy",
             panel=_PANEL,
             help="Have the hub copy unchanged shards from the base, or upload them.",

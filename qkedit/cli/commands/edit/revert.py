@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from qkedit.cli import options
+from qkedit.cli.flags.flag import flag
+from qkedit.cli.flags.model import BaseOption, RevisionOption
+from qkedit.cli.flags.output import FsyncOption, OverwriteOption
 from qkedit.cli.output import aligned, command
 from qkedit.errors import counted
 
@@ -15,18 +17,18 @@ from qkedit.errors import counted
 def revert(
     context: typer.Context,
     directory: Annotated[Path, typer.Argument(help="A full checkpoint that qkedit wrote.")],
-    base: options.BaseOption = None,
-    revision: options.RevisionOption = None,
+    base: BaseOption = None,
+    revision: RevisionOption = None,
     out: Annotated[
         Path | None,
-        options.flag("--out", help="Write the restored model here; by default it takes the directory's place."),
+        flag("--out", help="Write the restored model here; by default it takes the directory's place."),
     ] = None,
-    overwrite: options.OverwriteOption = False,
+    overwrite: OverwriteOption = False,
     force: Annotated[
         bool,
-        options.flag("--force", help="Go on though files were changed since; replace --out, whatever it holds."),
+        flag("--force", help="Go on though files were changed since; replace --out, whatever it holds."),
     ] = False,
-    fsync: options.FsyncOption = True,
+    fsync: FsyncOption = True,
 ) -> None:
     """Undo the last edit: restore the model from before it, byte for byte.
 

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkedit.cli import completion, options
+from qkedit.cli import completion
+from qkedit.cli.flags.edit import ComputeDtypeOption, ControlOption, EditFlags, SeedOption
+from qkedit.cli.flags.flag import flag
+from qkedit.cli.flags.model import DeviceOption, ModelFlags, TextOnlyOption
+from qkedit.cli.flags.output import (
+    FullOutputFlags,
+    KeepOriginalOption,
+    KeepPluginsOption,
+    OutOption,
+    RankOption,
+    required_out,
+)
 from qkedit.cli.output import Output, aligned, command
 from qkedit.errors import counted
 from qkedit.steering.processes.launch import launched
@@ -27,43 +38,30 @@ _TITLES = ("layer", "form", "heads", "d_h", "edited", "size", "tensor")
 
 def steer(
     context: typer.Context,
-    argument: options.ModelArgument = None,
-    model: options.ModelOption = None,
-    revision: options.RevisionOption = None,
-    out: options.OutOption = None,
-    layers: options.LayersOption = "mid",
-    heads: options.HeadsOption = "all",
-    k: options.ModesOption = None,
-    energy: options.EnergyOption = None,
-    retain: options.RetainOption = 0.0,
-    residual: options.OldRetainOption = None,
-    channel: options.ChannelOption = "full",
-    control: options.ControlOption = "none",
-    seed: options.SeedOption = 0,
+    *,
+    model: ModelFlags,
+    out: OutOption = None,
+    edit: EditFlags,
+    control: ControlOption = "none",
+    seed: SeedOption = 0,
     layout: Annotated[
         str,
-        options.flag(
+        flag(
             "--layout",
             help="What to write: the full checkpoint, a delta (the edited tensors alone), or an adapter (lora).",
             autocompletion=completion.layouts,
         ),
     ] = "full",
-    rank: options.RankOption = None,
-    keep_original: options.KeepOriginalOption = False,
-    link: options.LinkOption = "auto",
-    overwrite: options.OverwriteOption = False,
-    force: options.ForceOption = False,
-    follow_links: options.FollowLinksOption = False,
-    keep_plugins: options.KeepPluginsOption = False,
+    rank: RankOption = None,
+    keep_original: KeepOriginalOption = False,
+    keep_plugins: KeepPluginsOption = False,
     dry_run: Annotated[
-        bool, options.flag("--dry-run", help="Show what would be done; reads headers and config only.")
+        bool, flag("--dry-run", help="Show what would be done; reads headers and config only.")
     ] = False,
-    allow_text_only: options.TextOnlyOption = False,
-    device: options.DeviceOption = "auto",
-    compute_dtype: options.ComputeDtypeOption = "float32",
-    fsync: options.FsyncOption = True,
-    verify: options.VerifyOption = False,
-    architectures: options.ArchitecturesOption = None,
+    allow_text_only: TextOnlyOption = False,
+    device: DeviceOption = "auto",
+    compute_dtype: ComputeDtypeOption = "float32",
+    writing: FullOutputFlags,
 ) -> None:
     """Suppress the dominant query-key modes of a checkpoint and write the result.
 
@@ -71,40 +69,22 @@ def steer(
 
     Example: qkedit steer qwen2-vl --layers 10-20 --k 4 --out ./edited
     """
-    with command(context, architectures) as output:
-        from qkedit.steering.options import OutputOptions
+    with command(context, writing.architectures) as output:
         from qkedit.steering.plan import plan_for
         from qkedit.steering.run import assist, check_plan
 
-        directory = out or Path() if dry_run else options.required_out(out)
-        target = OutputOptions(
-            directory,
-            layout,  # type: ignore[arg-type]  # checks the name
-            link,
-            overwrite,
-            fsync,
-            verify,
-            force,
-            follow_links,
-            rank,
-            keep_original,
-        )
-        request = options.steer_options(
+        directory = out or Path() if dry_run else required_out(out)
+        target = writing.options(directory, layout, rank=rank, keep_original=keep_original)
+        request = edit.request(
             context,
-            layers=layers,
-            heads=heads,
-            k=k,
-            energy=energy,
-            retain=options.share_that_stays(context, output, retain, residual),
-            channel=channel,
+            output,
             control=control,
             seed=seed,
             device=device,
             compute_dtype=compute_dtype,
             allow_text_only=allow_text_only,
         )
-        name = options.one_model(context, argument, model)
-        plan_of = partial(plan_for, name, request, revision, keep_plugins=keep_plugins)
+        plan_of = partial(plan_for, model.name(context), request, model.revision, keep_plugins=keep_plugins)
         launch = launched()
         if launch and launch.rank:
             if not dry_run:

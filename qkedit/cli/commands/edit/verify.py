@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-from qkedit.cli import options
+from qkedit.cli.flags.model import ArchitecturesOption, BaseOption, RevisionOption
 from qkedit.cli.output import command
 
 
 def verify(
     context: typer.Context,
     directory: Annotated[Path, typer.Argument(help="A directory that qkedit wrote.")],
-    base: options.BaseOption = None,
-    revision: options.RevisionOption = None,
-    architectures: options.ArchitecturesOption = None,
+    base: BaseOption = None,
+    revision: RevisionOption = None,
+    architectures: ArchitecturesOption = None,
 ) -> None:
     """Check an output against its manifest and its base.
 

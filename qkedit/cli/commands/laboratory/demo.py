@@ -9,16 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkedit.cli import options
 from qkedit.cli.delivery import deliver
-from qkedit.cli.laboratory_options import (
-    DtypeOption,
-    SceneSeedOption,
-    ScenesOption,
-    SeedsOption,
-    WorkersOption,
-    model_and_workers,
-)
+from qkedit.cli.flags.edit import EditFlags
+from qkedit.cli.flags.flag import flag
+from qkedit.cli.flags.laboratory import ExperimentFlags
+from qkedit.cli.flags.model import ModelFlags
 from qkedit.cli.output import Output, command
 from qkedit.errors import counted
 
@@ -28,27 +23,15 @@ if TYPE_CHECKING:
 
 def demo(
     context: typer.Context,
-    argument: options.ModelArgument = None,
-    model: options.ModelOption = None,
-    revision: options.RevisionOption = None,
-    layers: options.LayersOption = "mid",
-    heads: options.HeadsOption = "all",
-    k: options.ModesOption = None,
-    energy: options.EnergyOption = None,
-    retain: options.RetainOption = 0.0,
-    residual: options.OldRetainOption = None,
-    channel: options.ChannelOption = "full",
-    scenes: ScenesOption = 500,
-    scene_seed: SceneSeedOption = 2_000_000,
-    seeds: SeedsOption = 5,
-    plot: Annotated[Path | None, options.flag("--plot", help="Write a picture: .png, .svg or .pdf.")] = None,
+    *,
+    model: ModelFlags,
+    edit: EditFlags,
+    experiment: ExperimentFlags,
+    plot: Annotated[Path | None, flag("--plot", help="Write a picture: .png, .svg or .pdf.")] = None,
     save: Annotated[
         Path | None,
-        options.flag("--save", help="Write scenes, questions, answers and scores into this new directory."),
+        flag("--save", help="Write scenes, questions, answers and scores into this new directory."),
     ] = None,
-    device: options.DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
-    workers: WorkersOption = None,
 ) -> None:
     """See what steering, SCR and DSCR do to hallucination, compared with random controls, on synthetic scenes.
 
@@ -70,26 +53,14 @@ def demo(
             check_picture(plot, "--plot")
         if save is not None:
             check_place(save)
-        model_spec, processes = model_and_workers(context, argument, model, revision, device, dtype, workers)
-        steer = options.steer_options(
-            context,
-            layers=layers,
-            heads=heads,
-            k=k,
-            energy=energy,
-            retain=options.share_that_stays(context, output, retain, residual),
-            channel=channel,
-            control="none",
-            seed=0,
-            device="cpu",  # the same edit everywhere; it takes little time compared with the answers
-            compute_dtype="float32",
-            allow_text_only=False,
-        )
+        model_spec, processes = experiment.model_and_workers(context, model)
+        # On a CPU, for the same edit everywhere; it takes little time compared with the answers.
+        steer = edit.request(context, output, device="cpu")
         with counting_bar(output, "arms") as watch:
             result = demonstrate(
                 model_spec,
-                demonstration_arms(steer, seeds),
-                SceneRange(scenes, scene_seed),
+                demonstration_arms(steer, experiment.seeds),
+                SceneRange(experiment.scenes, experiment.scene_seed),
                 processes,
                 watch=watch,
             )

@@ -9,16 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkedit.cli import options
 from qkedit.cli.delivery import deliver
-from qkedit.cli.laboratory_options import (
-    DtypeOption,
-    SceneSeedOption,
-    ScenesOption,
-    SeedsOption,
-    WorkersOption,
-    model_and_workers,
-)
+from qkedit.cli.flags.edit import share_that_stays
+from qkedit.cli.flags.flag import flag
+from qkedit.cli.flags.laboratory import ExperimentFlags
+from qkedit.cli.flags.model import ArchitecturesOption, ModelFlags
 from qkedit.cli.output import GO_ON, Output, command
 
 if TYPE_CHECKING:
@@ -30,37 +25,34 @@ CHOICE = "What to choose by"
 
 def sweep(
     context: typer.Context,
-    argument: options.ModelArgument = None,
-    model: options.ModelOption = None,
-    revision: options.RevisionOption = None,
+    *,
+    model: ModelFlags,
     layers: Annotated[
         str,
-        options.flag(
+        flag(
             "--layers", panel=GRID, help="Alternatives, separated by ; and each written as for steer: '0-1;2-3;mid'."
         ),
     ] = "0.0-0.25;0.25-0.5;0.5-0.75;0.75-1.0",
-    k: Annotated[str, options.flag("--k", "-k", panel=GRID, help="Numbers of modes per head: 1,2,4,8.")] = "1,2,4,8",
+    k: Annotated[str, flag("--k", "-k", panel=GRID, help="Numbers of modes per head: 1,2,4,8.")] = "1,2,4,8",
     channel: Annotated[
-        str, options.flag("--channel", panel=GRID, help="Parts of the product: full,symmetric,antisymmetric.")
+        str, flag("--channel", panel=GRID, help="Parts of the product: full,symmetric,antisymmetric.")
     ] = "full",
     retain: Annotated[
-        str, options.flag("--retain", panel=GRID, help="Shares of each suppressed mode that stay: 0,0.5.")
+        str, flag("--retain", panel=GRID, help="Shares of each suppressed mode that stay: 0,0.5.")
     ] = "0",
     residual: Annotated[
-        str | None, options.flag("--residual", help="The same as --retain, by its old name.", hidden=True)
+        str | None, flag("--residual", help="The same as --retain, by its old name.", hidden=True)
     ] = None,
     control: Annotated[
-        str, options.flag("--control", panel=GRID, help="Kind of the random controls: index or norm.")
+        str, flag("--control", panel=GRID, help="Kind of the random controls: index or norm.")
     ] = "index",
-    seeds: SeedsOption = 5,
-    scenes: ScenesOption = 500,
-    scene_seed: SceneSeedOption = 2_000_000,
+    experiment: ExperimentFlags,
     objective: Annotated[
-        str, options.flag("--objective", panel=CHOICE, help="The measure to improve, such as f1_adversarial.")
+        str, flag("--objective", panel=CHOICE, help="The measure to improve, such as f1_adversarial.")
     ] = "chair_s",
     no_worse: Annotated[
         str,
-        options.flag(
+        flag(
             "--no-worse",
             panel=CHOICE,
             help="How much other measures may get worse: MEASURE:TOLERANCE, separated by commas, or none.",
@@ -68,16 +60,11 @@ def sweep(
     ] = "recall:0.02",
     out: Annotated[
         Path | None,
-        options.flag(
-            "--out", "-o", help="Keep results in this file (JSON lines); an interrupted sweep resumes from it."
-        ),
+        flag("--out", "-o", help="Keep results in this file (JSON lines); an interrupted sweep resumes from it."),
     ] = None,
-    plot: Annotated[Path | None, options.flag("--plot", help="Write a heatmap: .png, .svg or .pdf.")] = None,
-    detail: Annotated[bool, options.flag("--detail", help="Show every cell, not only the best.")] = False,
-    device: options.DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
-    workers: WorkersOption = None,
-    architectures: options.ArchitecturesOption = None,
+    plot: Annotated[Path | None, flag("--plot", help="Write a heatmap: .png, .svg or .pdf.")] = None,
+    detail: Annotated[bool, flag("--detail", help="Show every cell, not only the best.")] = False,
+    architectures: ArchitecturesOption = None,
 ) -> None:
     """Try a grid of edits on synthetic scenes, each against random controls, and confirm the best.
 
@@ -104,18 +91,18 @@ def sweep(
             check_picture(plot, "--plot")
         if out is not None:
             check_target(out, (".jsonl",), "--out")
-        model_spec, processes = model_and_workers(context, argument, model, revision, device, dtype, workers)
+        model_spec, processes = experiment.model_and_workers(context, model)
         settings = prepare(
             model_spec,
             layers=alternatives(layers),
             ks=whole_numbers(k, "--k"),
             channels=names(channel, "--channel"),  # type: ignore[arg-type]  # the names are checked where they are used
-            retains=shares(options.share_that_stays(context, output, retain, residual), "--retain"),
+            retains=shares(share_that_stays(context, output, retain, residual), "--retain"),
             control=control,  # type: ignore[arg-type]
-            seeds=seeds,
+            seeds=experiment.seeds,
             objective=objective,
             guards=guards(no_worse),
-            scenes=SceneRange(scenes, scene_seed),
+            scenes=SceneRange(experiment.scenes, experiment.scene_seed),
         )
         if out is not None:
             output.after_interruption = f"{GO_ON} from what {out} holds"

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from qkedit.cli import options
 from qkedit.cli.delivery import deliver
+from qkedit.cli.flags.flag import flag
 from qkedit.cli.output import command
 
 
@@ -17,8 +17,8 @@ def compare(
     context: typer.Context,
     a: Annotated[Path, typer.Argument(metavar="A", help="A result file, or the directory of a run: before.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="A second result of the same benchmarks: after.")],
-    markdown: Annotated[Path | None, options.flag("--markdown", help="Write tables for a pull request: .md.")] = None,
-    plot: Annotated[Path | None, options.flag("--plot", help="Write a picture: .png, .svg or .pdf.")] = None,
+    markdown: Annotated[Path | None, flag("--markdown", help="Write tables for a pull request: .md.")] = None,
+    plot: Annotated[Path | None, flag("--plot", help="Write a picture: .png, .svg or .pdf.")] = None,
 ) -> None:
     """Compare two runs item by item: differences, intervals and paired tests.
 

@@ -7,22 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkedit.cli import options
 from qkedit.cli.bases import base_for, is_edited
+from qkedit.cli.flags.flag import flag
+from qkedit.cli.flags.loading import LoadingFlags
+from qkedit.cli.flags.model import BaseOption, ModelFlags
+from qkedit.cli.flags.plugins import PluginsOption, PromptOption, chosen_plugins, joined
 from qkedit.cli.output import aligned, command
-from qkedit.cli.plugin_options import (
-    AttentionOption,
-    ChatTemplateOption,
-    DeviceMapOption,
-    DtypeOption,
-    PluginsOption,
-    PromptOption,
-    QuantizationOption,
-    TrustOption,
-    chosen_placement,
-    chosen_plugins,
-    joined,
-)
 from qkedit.errors import UsageError
 from qkedit.prompts import CAPTION_PROMPT
 
@@ -35,27 +25,15 @@ WORST_SHOWN = 3
 
 def drift(
     context: typer.Context,
-    argument: options.ModelArgument = None,
-    model: options.ModelOption = None,
-    revision: options.RevisionOption = None,
-    base: options.BaseOption = None,
-    images: Annotated[Path | None, options.flag("--images", help="A directory with pictures.")] = None,
+    *,
+    model: ModelFlags,
+    base: BaseOption = None,
+    images: Annotated[Path | None, flag("--images", help="A directory with pictures.")] = None,
     prompt: PromptOption = CAPTION_PROMPT,
     plugin: PluginsOption = None,
-    limit: Annotated[
-        int, options.flag("--limit", help="Largest number of images, in the order of their names.", min=1)
-    ] = 100,
-    max_new_tokens: Annotated[
-        int, options.flag("--max-new-tokens", help="Largest number of tokens per answer.", min=1)
-    ] = 64,
-    device: options.DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    trust_remote_code: TrustOption = False,
-    chat_template: ChatTemplateOption = None,
-    device_map: DeviceMapOption = None,
-    attn_implementation: AttentionOption = None,
-    quantization: QuantizationOption = None,
-    architectures: options.ArchitecturesOption = None,
+    limit: Annotated[int, flag("--limit", help="Largest number of images, in the order of their names.", min=1)] = 100,
+    max_new_tokens: Annotated[int, flag("--max-new-tokens", help="Largest number of tokens per answer.", min=1)] = 64,
+    loading: LoadingFlags,
 ) -> None:
     """Measure how far an edit or plug-ins move a model on your own images.
 
@@ -65,18 +43,17 @@ def drift(
 
     Example: qkedit drift ./edited --base ./Qwen2-VL-7B-Instruct --images ./photos
     """
-    with command(context, architectures) as output:
+    with command(context, loading.architectures) as output:
         from qkedit.cli.progress import counting_bar
         from qkedit.evaluation.drift import drift as measure
         from qkedit.evaluation.drift import pictures_in
         from qkedit.report.terminal_text import on_one_line
-        from qkedit.steering.engine.device import choose_device
 
-        name = options.one_model(context, argument, model)
+        name = model.name(context)
         plugins = chosen_plugins(plugin, name)
         if images is None:
             raise UsageError("no images are given", where="--images", remedy="name a directory with pictures")
-        before, base_revision = _before(name, revision, base, plugins)
+        before, base_revision = _before(name, model.revision, base, plugins)
         pictures, there = pictures_in(images, limit)
         with counting_bar(output, "answers") as on_image:
             found = measure(
@@ -86,13 +63,9 @@ def drift(
                 prompt=prompt,
                 plugins=plugins,
                 base_revision=base_revision,
-                revision=revision,
+                revision=model.revision,
                 max_new_tokens=max_new_tokens,
-                device=str(choose_device(device)),
-                dtype=dtype,
-                trust_remote_code=trust_remote_code,
-                chat_template=chat_template,
-                **chosen_placement(context, device_map, attn_implementation, quantization),
+                **loading.arguments(context),
                 on_image=on_image,
             )
         if found.template != found.base_template:

@@ -9,22 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkedit.cli import completion, options
+from qkedit.cli import completion
 from qkedit.cli.delivery import deliver
-from qkedit.cli.evaluation_options import DataOption, QuestionsOption, required_data, warn_of_scores
+from qkedit.cli.flags.evaluation import DataOption, QuestionsOption, required_data, warn_of_scores
+from qkedit.cli.flags.flag import flag, utf8
+from qkedit.cli.flags.loading import LoadingFlags
+from qkedit.cli.flags.model import ModelFlags
+from qkedit.cli.flags.output import OutOption, required_out
+from qkedit.cli.flags.plugins import EditsOption, PluginsOption, chosen_plugins
 from qkedit.cli.output import GO_ON, command
-from qkedit.cli.plugin_options import (
-    AttentionOption,
-    ChatTemplateOption,
-    DeviceMapOption,
-    DtypeOption,
-    EditsOption,
-    PluginsOption,
-    QuantizationOption,
-    TrustOption,
-    chosen_placement,
-    chosen_plugins,
-)
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,12 +32,11 @@ ENDPOINT = "A model behind an endpoint"
 
 def evaluate(
     context: typer.Context,
-    argument: options.ModelArgument = None,
-    model: options.ModelOption = None,
-    revision: options.RevisionOption = None,
+    *,
+    model: ModelFlags,
     benchmark: Annotated[
         list[str] | None,
-        options.flag(
+        flag(
             "--benchmark",
             "-b",
             autocompletion=completion.benchmarks,
@@ -54,38 +46,30 @@ def evaluate(
     ] = None,
     split: Annotated[
         list[str] | None,
-        options.flag("--split", help="A split of the benchmark; may be given several times. By default all."),
+        flag("--split", help="A split of the benchmark; may be given several times. By default all."),
     ] = None,
     data: DataOption = None,
     questions: QuestionsOption = None,
-    images: Annotated[Path | None, options.flag("--images", help="The directory of the images.")] = None,
+    images: Annotated[Path | None, flag("--images", help="The directory of the images.")] = None,
     plugin: PluginsOption = None,
     edit: EditsOption = None,
-    limit: Annotated[
-        int | None, options.flag("--limit", help="Only the first questions of each split.", min=1)
-    ] = None,
+    limit: Annotated[int | None, flag("--limit", help="Only the first questions of each split.", min=1)] = None,
     prompt: Annotated[
         str | None,
-        options.flag(
+        flag(
             "--prompt",
             help="Prompt instead of the benchmark's; {question} stands for the benchmark's own.",
-            callback=options.utf8,
+            callback=utf8,
         ),
     ] = None,
     max_new_tokens: Annotated[
         int | None,
-        options.flag(
-            "--max-new-tokens", help="Largest number of tokens per answer; by default the benchmark's.", min=1
-        ),
+        flag("--max-new-tokens", help="Largest number of tokens per answer; by default the benchmark's.", min=1),
     ] = None,
-    batch_size: Annotated[int, options.flag("--batch-size", help="Number of questions per batch.", min=1)] = 8,
-    device: options.DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    trust_remote_code: TrustOption = False,
-    chat_template: ChatTemplateOption = None,
+    batch_size: Annotated[int, flag("--batch-size", help="Number of questions per batch.", min=1)] = 8,
     endpoint: Annotated[
         str | None,
-        options.flag(
+        flag(
             "--endpoint",
             panel=ENDPOINT,
             help="URL of an OpenAI-compatible server, instead of a model. The key is read from QKEDIT_API_KEY.",
@@ -93,17 +77,14 @@ def evaluate(
     ] = None,
     endpoint_model: Annotated[
         str | None,
-        options.flag("--endpoint-model", panel=ENDPOINT, help="Name of the model on the server, if it has several."),
+        flag("--endpoint-model", panel=ENDPOINT, help="Name of the model on the server, if it has several."),
     ] = None,
     concurrency: Annotated[
-        int, options.flag("--concurrency", panel=ENDPOINT, help="Largest number of requests in progress.", min=1)
+        int, flag("--concurrency", panel=ENDPOINT, help="Largest number of requests in progress.", min=1)
     ] = 8,
-    out: options.OutOption = None,
-    overwrite: Annotated[bool, options.flag("--overwrite", help="Begin anew where another run's files are.")] = False,
-    device_map: DeviceMapOption = None,
-    attn_implementation: AttentionOption = None,
-    quantization: QuantizationOption = None,
-    architectures: options.ArchitecturesOption = None,
+    out: OutOption = None,
+    overwrite: Annotated[bool, flag("--overwrite", help="Begin anew where another run's files are.")] = False,
+    loading: LoadingFlags,
 ) -> None:
     """Let a model answer benchmarks' questions, and score the answers.
 
@@ -112,35 +93,33 @@ def evaluate(
 
     Example: qkedit eval ./edited --benchmark pope --data ./POPE --images ./val2014 --out ./pope-edited
     """
-    with command(context, architectures) as output:
+    with command(context, loading.architectures) as output:
         from rich.console import Group
 
         from qkedit.cli.progress import counting_bar
         from qkedit.evaluation.runs.evaluate import evaluate as run
         from qkedit.evaluation.runs.local_model import LocalModel
-        from qkedit.runtime.load_options import Placement
-        from qkedit.steering.engine.device import choose_device
 
-        target = options.required_out(out)
+        target = required_out(out)
         if images is None:
             raise UsageError("no directory of images is given", where="--images", remedy="name their directory")
         backend: Backend
         if endpoint is not None:
             if edit:
                 raise UsageError("an endpoint has its own weights", where="--edit", remedy="serve the edited model")
-            backend = _endpoint(endpoint, endpoint_model, concurrency, argument or model, plugin, target)
+            backend = _endpoint(endpoint, endpoint_model, concurrency, model.argument or model.model, plugin, target)
         else:
-            name = options.one_model(context, argument, model)
+            name = model.name(context)
             backend = LocalModel(
                 name,
-                revision,
+                model.revision,
                 chosen_plugins(plugin, name),
-                str(choose_device(device)),
-                dtype,
+                loading.chosen_device(),
+                loading.dtype,
                 batch_size,
-                trust_remote_code,
-                chat_template,
-                Placement(**chosen_placement(context, device_map, attn_implementation, quantization)),
+                loading.trust_remote_code,
+                loading.chat_template,
+                loading.placement(context),
                 tuple(str(place) for place in edit or ()),
             )
         tasks = _tasks(benchmark or (), split or (), required_data(data, questions), max_new_tokens)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from qkedit.cli import options
+from qkedit.cli.flags.flag import flag
 from qkedit.cli.output import command
 from qkedit.errors import UsageError, VerificationError, counted
 
@@ -18,16 +18,14 @@ def gate(
     result: Annotated[Path, typer.Argument(metavar="RESULT", help="A result file, or the directory of a run.")],
     require: Annotated[
         list[str] | None,
-        options.flag(
+        flag(
             "--require", help="A requirement such as 'chair_s<=0.40' or 'pope.adversarial.f1>=0.80'; may be repeated."
         ),
     ] = None,
-    baseline: Annotated[
-        Path | None, options.flag("--baseline", help="The result file that --no-worse compares with.")
-    ] = None,
+    baseline: Annotated[Path | None, flag("--baseline", help="The result file that --no-worse compares with.")] = None,
     no_worse: Annotated[
         list[str] | None,
-        options.flag("--no-worse", help="A metric and how much it may lose, such as 'recall:0.02'; may be repeated."),
+        flag("--no-worse", help="A metric and how much it may lose, such as 'recall:0.02'; may be repeated."),
     ] = None,
 ) -> None:
     """Check a result against requirements: exit code 3 when one is not met.

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from qkedit.cli import completion, options
+from qkedit.cli import completion
 from qkedit.cli.delivery import deliver
-from qkedit.cli.evaluation_options import (
+from qkedit.cli.flags.evaluation import (
     AllowMissingOption,
     CacheGroundTruthOption,
     DataOption,
@@ -25,6 +25,7 @@ from qkedit.cli.evaluation_options import (
     required_data,
     warn_of_scores,
 )
+from qkedit.cli.flags.flag import flag
 from qkedit.cli.output import command
 from qkedit.errors import UsageError
 
@@ -40,7 +41,7 @@ def score(
         ),
     ],
     answers: Annotated[
-        Path, options.flag("--answers", "-a", help="The answers, a directory with several files, or that of a run.")
+        Path, flag("--answers", "-a", help="The answers, a directory with several files, or that of a run.")
     ],
     data: DataOption = None,
     questions: QuestionsOption = None,
@@ -53,7 +54,7 @@ def score(
     write_truth: WriteTruthOption = None,
     allow_missing: AllowMissingOption = False,
     per_item: Annotated[
-        Path | None, options.flag("--per-item", help="Write one JSON line per answer, with how it was scored.")
+        Path | None, flag("--per-item", help="Write one JSON line per answer, with how it was scored.")
     ] = None,
 ) -> None:
     """Score answers by a benchmark's own rules; no model is needed.

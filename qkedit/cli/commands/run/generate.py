@@ -9,24 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qkedit.cli import options
 from qkedit.cli.bases import base_for, is_edited
+from qkedit.cli.flags.flag import flag
+from qkedit.cli.flags.loading import LoadingFlags
+from qkedit.cli.flags.model import BaseOption, ModelFlags
+from qkedit.cli.flags.plugins import EditsOption, ImagesOption, PluginsOption, PromptOption, chosen_plugins, joined
 from qkedit.cli.output import Output, command
-from qkedit.cli.plugin_options import (
-    AttentionOption,
-    ChatTemplateOption,
-    DeviceMapOption,
-    DtypeOption,
-    EditsOption,
-    ImagesOption,
-    PluginsOption,
-    PromptOption,
-    QuantizationOption,
-    TrustOption,
-    chosen_placement,
-    chosen_plugins,
-    joined,
-)
 from qkedit.errors import UsageError
 from qkedit.images import read_image
 from qkedit.prompts import CAPTION_PROMPT
@@ -40,28 +28,18 @@ if TYPE_CHECKING:
 
 def generate(
     context: typer.Context,
-    argument: options.ModelArgument = None,
-    model: options.ModelOption = None,
-    revision: options.RevisionOption = None,
+    *,
+    model: ModelFlags,
     image: ImagesOption = None,
     prompt: PromptOption = CAPTION_PROMPT,
     plugin: PluginsOption = None,
     edit: EditsOption = None,
     compare: Annotated[
-        bool, options.flag("--compare", help="Show the answers of base, edited model and plug-ins side by side.")
+        bool, flag("--compare", help="Show the answers of base, edited model and plug-ins side by side.")
     ] = False,
-    base: options.BaseOption = None,
-    max_new_tokens: Annotated[
-        int, options.flag("--max-new-tokens", help="Largest number of tokens per answer.", min=1)
-    ] = 128,
-    device: options.DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    trust_remote_code: TrustOption = False,
-    chat_template: ChatTemplateOption = None,
-    device_map: DeviceMapOption = None,
-    attn_implementation: AttentionOption = None,
-    quantization: QuantizationOption = None,
-    architectures: options.ArchitecturesOption = None,
+    base: BaseOption = None,
+    max_new_tokens: Annotated[int, flag("--max-new-tokens", help="Largest number of tokens per answer.", min=1)] = 128,
+    loading: LoadingFlags,
 ) -> None:
     """Run one request, with the plug-ins that are attached to the model or named.
 
@@ -69,30 +47,23 @@ def generate(
 
     Example: qkedit generate ./llava-1.5-7b-hf --image street.jpg --prompt "What is on the table?" --plugin scr
     """
-    with command(context, architectures) as output:
-        from qkedit.steering.engine.device import choose_device
-
-        name = options.one_model(context, argument, model)
+    with command(context, loading.architectures) as output:
+        name = model.name(context)
         plugins = chosen_plugins(plugin, name)
         pictures = [read_image(file) for file in image or ()]
         if not pictures:
             if prompt == CAPTION_PROMPT:
                 raise UsageError("there is no image to describe", where="--image", remedy="give one, or a --prompt")
             output.warn("no image is given, so the model answers from the text alone")
-        loading = {
-            "device": str(choose_device(device)),
-            "dtype": dtype,
-            "trust_remote_code": trust_remote_code,
-            "chat_template": chat_template,
-            **chosen_placement(context, device_map, attn_implementation, quantization),
-        }
-        run = _Runs(pictures, prompt, max_new_tokens, loading, tuple(str(place) for place in edit or ()))
+        run = _Runs(
+            pictures, prompt, max_new_tokens, loading.arguments(context), tuple(str(place) for place in edit or ())
+        )
         if compare and edit:
             raise UsageError("shows models as they are stored", where="--compare", remedy="leave --edit out")
         if compare:
-            _compare(output, run, name, revision, base, plugins)
+            _compare(output, run, name, model.revision, base, plugins)
             return
-        answer = run(name, revision, [plugins])[0]
+        answer = run(name, model.revision, [plugins])[0]
         _warn(output, answer)
         fields = {"model": name, "edits": list(run.edits), "prompt": prompt, **_fields(answer, plugins)}
         output.result(fields, answer.text)

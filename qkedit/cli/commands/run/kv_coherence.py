@@ -10,23 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qkedit.cli import options
 from qkedit.cli.delivery import deliver
+from qkedit.cli.flags.flag import flag
+from qkedit.cli.flags.loading import LoadingFlags
+from qkedit.cli.flags.model import ModelFlags
+from qkedit.cli.flags.plugins import ImagesOption, PluginsOption, PromptOption, chosen_plugins, joined
 from qkedit.cli.output import Output, command
-from qkedit.cli.plugin_options import (
-    AttentionOption,
-    ChatTemplateOption,
-    DeviceMapOption,
-    DtypeOption,
-    ImagesOption,
-    PluginsOption,
-    PromptOption,
-    QuantizationOption,
-    TrustOption,
-    chosen_placement,
-    chosen_plugins,
-    joined,
-)
 from qkedit.errors import UsageError
 from qkedit.images import read_image
 from qkedit.prompts import CAPTION_PROMPT
@@ -50,29 +39,17 @@ class _Measured:
 
 def kv_coherence(
     context: typer.Context,
-    argument: options.ModelArgument = None,
-    model: options.ModelOption = None,
-    revision: options.RevisionOption = None,
+    *,
+    model: ModelFlags,
     image: ImagesOption = None,
     prompt: PromptOption = CAPTION_PROMPT,
     plugin: PluginsOption = None,
-    plot: Annotated[
-        Path | None, options.flag("--plot", help="Write keys over the image to this .png, .svg or .pdf.")
-    ] = None,
+    plot: Annotated[Path | None, flag("--plot", help="Write keys over the image to this .png, .svg or .pdf.")] = None,
     picture: Annotated[
-        Path | None, options.flag("--picture", help="The same as --plot, by its old name.", hidden=True)
+        Path | None, flag("--picture", help="The same as --plot, by its old name.", hidden=True)
     ] = None,
-    layer: Annotated[
-        int | None, options.flag("--layer", help="Layer to draw; by default the middle one.", min=0)
-    ] = None,
-    device: options.DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    trust_remote_code: TrustOption = False,
-    chat_template: ChatTemplateOption = None,
-    device_map: DeviceMapOption = None,
-    attn_implementation: AttentionOption = None,
-    quantization: QuantizationOption = None,
-    architectures: options.ArchitecturesOption = None,
+    layer: Annotated[int | None, flag("--layer", help="Layer to draw; by default the middle one.", min=0)] = None,
+    loading: LoadingFlags,
 ) -> None:
     """Measure how much a model's keys form a picture of the image, before and after plug-ins.
 
@@ -81,12 +58,11 @@ def kv_coherence(
 
     Example: qkedit kv-coherence ./llava-1.5-7b-hf --image street.jpg --plugin dscr --plot keys.png
     """
-    with command(context, architectures) as output:
+    with command(context, loading.architectures) as output:
         from qkedit.report.pictures import check_picture
         from qkedit.runtime.generation import load
-        from qkedit.steering.engine.device import choose_device
 
-        name = options.one_model(context, argument, model)
+        name = model.name(context)
         plugins = chosen_plugins(plugin, name)
         if not image:
             raise UsageError("no image is given", where="--image", remedy="give a picture")
@@ -96,15 +72,7 @@ def kv_coherence(
         if plot is not None:
             check_picture(plot, "--plot")
         pictures = [read_image(file) for file in image]
-        loaded = load(
-            name,
-            revision=revision,
-            device=str(choose_device(device)),
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            chat_template=chat_template,
-            **chosen_placement(context, device_map, attn_implementation, quantization),
-        )
+        loaded = load(name, revision=model.revision, **loading.arguments(context))
         before = _measured(loaded, pictures, prompt, ())
         after = _measured(loaded, pictures, prompt, plugins) if plugins else None
         files = {} if plot is None else {plot: _keys_plot(plot, layer, before, after, pictures[0], name, plugins)}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qkedit.cli import completion
+from qkedit.cli.flags.plugins import DirectoryOption, spelled
 from qkedit.cli.output import aligned, command
-from qkedit.cli.plugin_options import DirectoryOption, spelled
 from qkedit.errors import UsageError, first_line
 
 if TYPE_CHECKING:

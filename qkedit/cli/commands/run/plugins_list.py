@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from qkedit.cli import options
+from qkedit.cli.flags.model import NamedModel
+from qkedit.cli.flags.plugins import spelled
 from qkedit.cli.output import aligned, command
-from qkedit.cli.plugin_options import spelled
 
 
 def plugins_list(
     context: typer.Context,
-    argument: options.ModelArgument = None,
-    model: options.ModelOption = None,
+    *,
+    model: NamedModel,
 ) -> None:
     """List the plug-ins and their options, or those attached to a model.
 
@@ -26,8 +26,8 @@ def plugins_list(
         from qkedit.plugins.registry import plugin_names, plugin_options
         from qkedit.report.fitting_table import FittingTable
 
-        if argument is not None or model is not None:
-            directory = Path(options.one_model(context, argument, model)).expanduser()
+        if model.is_named:
+            directory = Path(model.name(context)).expanduser()
             if not directory.is_dir():
                 raise UsageError(
                     "is not a directory, and plug-ins are attached to directories alone",

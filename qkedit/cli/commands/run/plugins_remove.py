@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from qkedit.cli.flags.plugins import DirectoryOption
 from qkedit.cli.output import command
-from qkedit.cli.plugin_options import DirectoryOption
 from qkedit.errors import UsageError
 
 

@@ -10,20 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkedit.cli import options
+from qkedit.cli.flags.flag import flag
+from qkedit.cli.flags.loading import LoadingFlags
+from qkedit.cli.flags.model import ModelFlags
+from qkedit.cli.flags.plugins import PluginsOption, chosen_plugins, joined
 from qkedit.cli.output import Output, command
-from qkedit.cli.plugin_options import (
-    AttentionOption,
-    ChatTemplateOption,
-    DeviceMapOption,
-    DtypeOption,
-    PluginsOption,
-    QuantizationOption,
-    TrustOption,
-    chosen_placement,
-    chosen_plugins,
-    joined,
-)
 from qkedit.errors import QkeditError, UsageError
 
 if TYPE_CHECKING:
@@ -37,24 +28,23 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 def serve(
     context: typer.Context,
-    argument: options.ModelArgument = None,
-    model: options.ModelOption = None,
-    revision: options.RevisionOption = None,
+    *,
+    model: ModelFlags,
     plugin: PluginsOption = None,
     plugin_config: Annotated[
         Path | None,
-        options.flag("--plugin-config", help="A file with the plug-ins' options; --plugin names some of them."),
+        flag("--plugin-config", help="A file with the plug-ins' options; --plugin names some of them."),
     ] = None,
-    host: Annotated[str, options.flag("--host", panel=SERVER, help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, flag("--host", panel=SERVER, help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int, options.flag("--port", panel=SERVER, help="Port to listen on; 0 for a free one.", min=0, max=65535)
+        int, flag("--port", panel=SERVER, help="Port to listen on; 0 for a free one.", min=0, max=65535)
     ] = 8000,
     served_name: Annotated[
-        str | None, options.flag("--served-name", panel=SERVER, help="Name of the model in requests.")
+        str | None, flag("--served-name", panel=SERVER, help="Name of the model in requests.")
     ] = None,
     api_key: Annotated[
         str | None,
-        options.flag(
+        flag(
             "--api-key",
             panel=SERVER,
             help="Key that clients must send. Set it as QKEDIT_API_KEY instead: a command line is visible to others.",
@@ -62,31 +52,20 @@ def serve(
     ] = None,
     allow_image_hosts: Annotated[
         str | None,
-        options.flag("--allow-image-hosts", panel=SERVER, help="Hosts to fetch images from: HOST[:PORT],…"),
+        flag("--allow-image-hosts", panel=SERVER, help="Hosts to fetch images from: HOST[:PORT],…"),
     ] = None,
-    max_body: Annotated[
-        int, options.flag("--max-body", panel=LIMITS, help="Largest size of a request, in MiB.", min=1)
-    ] = 32,
+    max_body: Annotated[int, flag("--max-body", panel=LIMITS, help="Largest size of a request, in MiB.", min=1)] = 32,
     max_images: Annotated[
-        int, options.flag("--max-images", panel=LIMITS, help="Largest number of images per request.", min=1)
+        int, flag("--max-images", panel=LIMITS, help="Largest number of images per request.", min=1)
     ] = 16,
     max_pixels: Annotated[
         int,
-        options.flag(
-            "--max-pixels", panel=LIMITS, help="Largest number of pixels per request, over all images.", min=1
-        ),
+        flag("--max-pixels", panel=LIMITS, help="Largest number of pixels per request, over all images.", min=1),
     ] = 64_000_000,
     max_waiting: Annotated[
-        int, options.flag("--max-waiting", panel=LIMITS, help="Largest number of requests in progress.", min=1)
+        int, flag("--max-waiting", panel=LIMITS, help="Largest number of requests in progress.", min=1)
     ] = 64,
-    device: options.DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    trust_remote_code: TrustOption = False,
-    chat_template: ChatTemplateOption = None,
-    device_map: DeviceMapOption = None,
-    attn_implementation: AttentionOption = None,
-    quantization: QuantizationOption = None,
-    architectures: options.ArchitecturesOption = None,
+    loading: LoadingFlags,
 ) -> None:
     r"""Serve the model behind an OpenAI-compatible endpoint, with the plug-ins that are attached to it or named.
 
@@ -94,11 +73,11 @@ def serve(
 
     Example: qkedit serve ./edited --plugin scr --port 8000
     """
-    with command(context, architectures) as output:
+    with command(context, loading.architectures) as output:
         from qkedit.serving.serving_packages import check_serving_packages
 
         check_serving_packages()
-        name = options.one_model(context, argument, model)
+        name = model.name(context)
         plugins = _plugins(plugin, plugin_config, name)
         if api_key is not None and not api_key.strip():
             raise UsageError("the key is empty", where="--api-key", remedy="give one, or leave it out")
@@ -113,21 +92,12 @@ def serve(
         from qkedit.serving.plugin_switch import PluginSwitch
         from qkedit.serving.requests.image_policy import ImagePolicy
         from qkedit.serving.served_model import ServedModel, try_out
-        from qkedit.steering.engine.device import choose_device
 
         limits = Limits(max_body * MIB, max_images, max_pixels, max_waiting)
         policy = ImagePolicy(limits, _hosts(allow_image_hosts))
         # Before the model is loaded: a port that is taken is to be known at once.
         with _bound(host, port) as listening:
-            loaded = load(
-                name,
-                revision=revision,
-                device=str(choose_device(device)),
-                dtype=dtype,
-                trust_remote_code=trust_remote_code,
-                chat_template=chat_template,
-                **chosen_placement(context, device_map, attn_implementation, quantization),
-            )
+            loaded = load(name, revision=model.revision, **loading.arguments(context))
             served = ServedModel(served_name or _plain(name), loaded, PluginSwitch(loaded.model, plugins))
             try_out(served)
             names = LOCAL_NAMES if api_key is None and host in LOOPBACK else None

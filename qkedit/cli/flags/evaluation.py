@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from qkedit.cli.options import flag
+from qkedit.cli.flags.flag import flag
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:

@@ -7,12 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from qkedit.cli import completion
-from qkedit.cli.options import flag, utf8
-from qkedit.cli.settings import on_command_line
-from qkedit.errors import UsageError
+from qkedit.cli.flags.flag import flag, utf8
 
 if TYPE_CHECKING:
     from qkedit.plugins.settings import PluginSettings
@@ -40,60 +36,6 @@ ImagesOption = Annotated[
     flag("--image", help="An image file; may be repeated."),
 ]
 PromptOption = Annotated[str, flag("--prompt", help="The question about the image.", callback=utf8)]
-TrustOption = Annotated[
-    bool,
-    flag("--trust-remote-code", help="Run the checkpoint's own Python code; for a hub model give its commit too."),
-]
-ChatTemplateOption = Annotated[
-    str | None,
-    flag("--chat-template", help="A Jinja file that replaces the model's chat template, or none for the bare prompt."),
-]
-DtypeOption = Annotated[
-    str,
-    flag(
-        "--dtype",
-        help="Data type of the weights: auto (as stored), float32, bfloat16 or float16.",
-        autocompletion=completion.dtypes,
-    ),
-]
-
-LOADING = "How to load the model"
-DeviceMapOption = Annotated[
-    str | None,
-    flag(
-        "--device-map",
-        panel=LOADING,
-        autocompletion=completion.device_maps,
-        help="Spread the model over devices: auto, balanced, balanced_low_0, sequential or a JSON file.",
-    ),
-]
-AttentionOption = Annotated[
-    str | None,
-    flag(
-        "--attn-implementation",
-        panel=LOADING,
-        autocompletion=completion.attention,
-        help="Attention: eager, sdpa, flex_attention, flash_attention_2 or flash_attention_3.",
-    ),
-]
-QuantizationOption = Annotated[
-    str | None,
-    flag(
-        "--quantization",
-        panel=LOADING,
-        autocompletion=completion.quantizations,
-        help="Quantise the weights in memory: bnb-4bit, bnb-8bit, torchao-int8 or a JSON file of settings.",
-    ),
-]
-
-
-def chosen_placement(
-    context: typer.Context, device_map: str | None, attn_implementation: str | None, quantization: str | None
-) -> dict[str, Any]:
-    """Return these arguments of `load`. Raises UsageError where a device and a map of devices are given."""
-    if device_map is not None and on_command_line(context, "device") and on_command_line(context, "device_map"):
-        raise UsageError("both say where the model runs", where="--device and --device-map", remedy="give one of them")
-    return {"device_map": device_map, "attn_implementation": attn_implementation, "quantization": quantization}
 
 
 def chosen_plugins(texts: Sequence[str] | None, model: str) -> tuple[PluginSettings, ...]:

@@ -1,0 +1,157 @@
+"""Which edit is asked for: layers, heads, modes and what becomes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from qkedit.cli import completion
+from qkedit.cli.flags.flag import MODE, flag, rank_of_source
+from qkedit.cli.flags.groups import FlagGroup
+from qkedit.errors import UsageError
+
+if TYPE_CHECKING:
+    from qkedit.cli.output import Output
+    from qkedit.steering.options import SteerOptions
+
+Share = TypeVar("Share", float, str)
+
+EDIT = "Layers, heads and modes"
+
+LayersOption = Annotated[
+    str,
+    flag(
+        "--layers",
+        autocompletion=completion.layers,
+        panel=EDIT,
+        help="Layers: 10-20, 3,5,8-12, all, mid or 0.35-0.7; both ends included.",
+    ),
+]
+HeadsOption = Annotated[
+    str,
+    flag("--heads", panel=EDIT, help="Query heads: all or 0,3,8-12.", autocompletion=completion.heads),
+]
+ModesOption = Annotated[
+    int | None,
+    flag(
+        "--k",
+        "-k",
+        panel=EDIT,
+        help="Number of dominant modes to suppress per head; 4 by default.",
+    ),
+]
+EnergyOption = Annotated[
+    float | None,
+    flag(
+        "--energy",
+        panel=EDIT,
+        help="Instead of --k: suppress as many modes as carry this share of the energy.",
+    ),
+]
+RetainOption = Annotated[
+    float,
+    flag(
+        "--retain",
+        panel=EDIT,
+        help="Share of each suppressed mode that stays, 0 to below 1.",
+    ),
+]
+OldRetainOption = Annotated[
+    float | None, flag("--residual", help="The same as --retain, by its old name.", hidden=True)
+]
+ChannelOption = Annotated[
+    str,
+    flag(
+        "--channel",
+        autocompletion=completion.channels,
+        panel=EDIT,
+        help="Part of the product to edit: full, symmetric or antisymmetric.",
+    ),
+]
+ControlOption = Annotated[
+    str,
+    flag(
+        "--control",
+        autocompletion=completion.controls,
+        panel=EDIT,
+        help="A random control instead of the edit: none, index or norm.",
+    ),
+]
+SeedOption = Annotated[
+    int,
+    flag("--seed", panel=EDIT, help="Seed of the control's random draws."),
+]
+ComputeDtypeOption = Annotated[
+    str,
+    flag(
+        "--compute-dtype",
+        autocompletion=completion.compute_dtypes,
+        panel=MODE,
+        help="Arithmetic: float32 or float64. The small cores are always float64.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class EditFlags(FlagGroup):
+    """The edit."""
+
+    layers: LayersOption = "mid"
+    heads: HeadsOption = "all"
+    k: ModesOption = None
+    energy: EnergyOption = None
+    retain: RetainOption = 0.0
+    residual: OldRetainOption = None
+    channel: ChannelOption = "full"
+
+    def request(
+        self,
+        context: typer.Context,
+        output: Output,
+        *,
+        control: str = "none",
+        seed: int = 0,
+        device: str = "cpu",
+        compute_dtype: str = "float32",
+        allow_text_only: bool = False,
+    ) -> SteerOptions:
+        """Return the request that these flags and the others make. Raises UsageError if they do not fit together."""
+        from qkedit.spectral.options import Suppression
+        from qkedit.steering.options import SteerOptions
+
+        k, energy = self._modes(context)
+        suppression = Suppression(
+            Suppression.k if k is None else k,
+            energy,
+            share_that_stays(context, output, self.retain, self.residual),
+            self.channel,  # type: ignore[arg-type]  # checks the name itself
+            control,  # type: ignore[arg-type]
+            seed,
+        )
+        return SteerOptions(self.layers, self.heads, suppression, compute_dtype, device, allow_text_only)  # type: ignore[arg-type]
+
+    def _modes(self, context: typer.Context) -> tuple[int | None, float | None]:
+        """Return k and the energy, one of them None: what was said nearer to the run replaces the other."""
+        if self.k is None or self.energy is None:
+            return self.k, self.energy
+        rank_of_k, rank_of_energy = rank_of_source(context, "k"), rank_of_source(context, "energy")
+        if rank_of_k == rank_of_energy:
+            raise UsageError("both say how many modes to take", where="--k and --energy", remedy="give one of them")
+        return (self.k, None) if rank_of_k < rank_of_energy else (None, self.energy)
+
+
+def share_that_stays(context: typer.Context, output: Output, retain: Share, residual: Share | None) -> Share:
+    """Return what --retain says, or --residual, its old name, where that was said nearer to the run; with a warning.
+
+    Raises:
+        UsageError: both were said in one place.
+    """
+    if residual is None:
+        return retain
+    output.warn("--residual is now --retain; the old name works until version 1.0")
+    rank_of_retain, rank_of_residual = rank_of_source(context, "retain"), rank_of_source(context, "residual")
+    if rank_of_retain == rank_of_residual:
+        raise UsageError("both say which share stays", where="--retain and --residual", remedy="give --retain alone")
+    return retain if rank_of_retain < rank_of_residual else residual

@@ -1,0 +1,79 @@
+"""What the laboratory's commands have in common: their flags, and which model on which device they use."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from qkedit.checkpoint.presets import DEMO
+from qkedit.cli import completion
+from qkedit.cli.flags.flag import MODE, flag
+from qkedit.cli.flags.groups import FlagGroup
+from qkedit.cli.flags.model import DeviceOption, ModelFlags
+from qkedit.errors import UsageError
+
+if TYPE_CHECKING:
+    import typer
+
+    from qkedit.laboratory.worker import ModelSpec
+
+SCENES = "Scenes and controls"
+
+ScenesOption = Annotated[int, flag("--scenes", panel=SCENES, help="How many synthetic scenes.")]
+SceneSeedOption = Annotated[
+    int,
+    flag(
+        "--scene-seed",
+        panel=SCENES,
+        help="Seed of the scenes; the demo model was not trained on those of the default.",
+    ),
+]
+SeedsOption = Annotated[int, flag("--seeds", panel=SCENES, help="Random controls per edit, one for each seed from 0.")]
+DtypeOption = Annotated[
+    str,
+    flag(
+        "--dtype",
+        panel=MODE,
+        help="Data type of the weights in memory: float32, bfloat16, float16 or auto (as stored).",
+        autocompletion=completion.dtypes,
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    flag(
+        "--workers",
+        panel=MODE,
+        help="Processes, each with a copy of the model. By default one per CPU core, or one per GPU.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ExperimentFlags(FlagGroup):
+    """The scenes and controls of an experiment, and how its model is run."""
+
+    scenes: ScenesOption = 500
+    scene_seed: SceneSeedOption = 2_000_000
+    seeds: SeedsOption = 5
+    device: DeviceOption = "auto"
+    dtype: DtypeOption = "float32"
+    workers: WorkersOption = None
+
+    def model_and_workers(self, context: typer.Context, model: ModelFlags) -> tuple[ModelSpec, int]:
+        """Return the model to experiment on, the demo's when none is named, and how many processes share the work.
+
+        Raises:
+            UsageError: the model is named twice, there is no such device, or the number of workers is not positive.
+        """
+        from qkedit.laboratory.worker import ModelSpec
+        from qkedit.steering.engine.device import choose_device
+
+        name = model.name(context) if model.is_named else DEMO
+        device = choose_device(self.device)
+        workers = self.workers
+        if workers is None:
+            workers = len(os.sched_getaffinity(0)) if device.type == "cpu" else 1
+        if workers < 1:
+            raise UsageError(f"{workers} workers do nothing", where="--workers", remedy="give 1 or more")
+        return ModelSpec(name, model.revision, self.dtype, str(device)), workers
