@@ -34,15 +34,17 @@ def application() -> Any:
     return typer.main.get_command(app)
 
 
-def made_command(name: str) -> Any:
-    """Return the command of that name, of one word or two."""
+def made_command(name: str, *, to_run: bool = True) -> Any:
+    """Return the command of that name, of one word or two; without its flags where it is listed and not run."""
     panel = next(panel for panel, names in PANELS.items() if name in names)
     function = _function(name, FOLDERS[panel])
     settings: dict[str, Any] = {} if " " in name else {"rich_help_panel": panel}
     if name in _WITH_FURTHER_OPTIONS:
         settings["context_settings"] = {"allow_extra_args": True, "ignore_unknown_options": True}
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(name.split()[-1], help=_help(function), **settings)(_taking_global_flags(function, of_command=True))
+    app.command(name.split()[-1], help=_help(function), **settings)(
+        _taking_global_flags(function, of_command=True) if to_run else _nothing
+    )
     return typer.main.get_command(app)
 
 
@@ -54,16 +56,22 @@ def _made_group(name: str) -> Any:
 
 
 class _Commands(Mapping[str, Any]):
-    """The commands below a group by their last word, each made when it is first looked up: all of them take 0.1 s."""
+    """The commands below a group by their last word, each made when it is first looked up.
 
-    def __init__(self, group: str) -> None:
+    To make all of them with their flags takes 0.1 s, which a list of them does without.
+    """
+
+    def __init__(self, group: str, *, to_run: bool = True) -> None:
         below = [name.removeprefix(group).split() for name in COMMANDS if name.startswith(group)]
-        self._group = group
+        self.group = group
         self._made: dict[str, Any] = dict.fromkeys(words[0] for words in below)
+        self._to_run = to_run
 
     def __getitem__(self, word: str) -> Any:
         if self._made[word] is None:
-            self._made[word] = _made_group(word) if word in GROUPS else made_command(self._group + word)
+            self._made[word] = (
+                _made_group(word) if word in GROUPS else made_command(self.group + word, to_run=self._to_run)
+            )
         return self._made[word]
 
     def __iter__(self) -> Iterator[str]:
@@ -78,6 +86,16 @@ class _LazyGroup(TyperGroup):
         super().__init__(name=name, **settings)
         commands: Any = _Commands("" if name == _NAME else f"{name} ")
         self.commands = commands
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help, which names the commands and what they do."""
+        commands: Any = self.commands
+        listed: Any = _Commands(commands.group, to_run=False)
+        self.commands = listed
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self.commands = commands
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of this group's commands as the table orders them; Typer itself would make them all."""

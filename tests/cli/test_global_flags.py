@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qkedit.cli.application import made_command
+from qkedit.cli.application import application, made_command
 from qkedit.cli.command_table import COMMANDS, GLOBAL_FLAGS, called
 from qkedit.cli.flags.global_flags import global_flags
 from tests.cli.command import qkedit
@@ -84,3 +84,9 @@ def test_a_file_before_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert qkedit("--config", first, *DRY).document["options"]["layers"] == "2"
     monkeypatch.setenv("QKEDIT_JSON", "0")
     assert qkedit("--json", *DRY).document["options"]["layers"] == "3"
+
+
+def test_a_list_of_commands_leaves_them_their_flags() -> None:
+    group = application()
+    group.get_help(group.make_context("qkedit", [], resilient_parsing=True))
+    assert [name for name, command in group.commands.items() if not command.params] == []

@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from qkedit.checkpoint.presets import DEMO
 from qkedit.cli import completion
 from qkedit.cli.flags.flag import MODE, flag
 from qkedit.cli.flags.groups import FlagGroup
@@ -66,6 +65,7 @@ class ExperimentFlags(FlagGroup):
         Raises:
             UsageError: the model is named twice, there is no such device, or the number of workers is not positive.
         """
+        from qkedit.checkpoint.presets import DEMO
         from qkedit.laboratory.worker import ModelSpec
         from qkedit.steering.engine.device import choose_device
 
