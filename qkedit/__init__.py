@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from qkedit.runtime.editing import ModelEdit, edit
     from qkedit.runtime.loading import load
     from qkedit.runtime.products import product_of
-    from qkedit.spectral.options import Suppression
     from qkedit.spectral.product import QKProduct
+    from qkedit.spectral.suppression import Suppression
     from qkedit.steering.run import SteerReport, steer
     from qkedit.steering.undo.revert import revert
 
@@ -78,7 +78,7 @@ _HOMES = {
     "product_of": "qkedit.runtime.products",
     "load": "qkedit.runtime.loading",
     "QKProduct": "qkedit.spectral.product",
-    "Suppression": "qkedit.spectral.options",
+    "Suppression": "qkedit.spectral.suppression",
     "SteerReport": "qkedit.steering.run",
     "steer": "qkedit.steering.run",
     "QkeditError": "qkedit.errors",

@@ -1,4 +1,4 @@
-"""Seconds by name, for reports: of stations that run side by side, so that they may add up to more than the whole."""
+"""Seconds by name, for reports: of stages that run side by side, so that they may add up to more than the whole."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 
 import qkedit
 from qkedit.renamed import renamed_argument
-from qkedit.spectral.options import Suppression
+from qkedit.spectral.suppression import Suppression
 
 
 @renamed_argument("old", "new")

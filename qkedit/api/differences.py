@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qkedit.checkpoint.architecture.library import Directories, using_architectures
-from qkedit.steering.options import OutputOptions
+from qkedit.steering.steer_options import OutputOptions
 
 if TYPE_CHECKING:
     from qkedit.steering.differences.difference import ModelDifference

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from qkedit.checkpoint.architecture.library import Directories, using_architectures
 from qkedit.selection import Selection, selection_text
-from qkedit.spectral.options import Suppression
-from qkedit.steering.options import ComputeDtype, Layout, OutputOptions, SteerOptions
+from qkedit.spectral.suppression import Suppression
+from qkedit.steering.steer_options import ComputeDtype, Layout, OutputOptions, SteerOptions
 
 if TYPE_CHECKING:
     from qkedit.inspection.spectra import Inspection

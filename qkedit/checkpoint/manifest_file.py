@@ -17,7 +17,7 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Any, Self, TypeVar
 
-from qkedit.checkpoint.records import MACHINE_WRITTEN, RecordError, as_plain, quoted, read_record
+from qkedit.checkpoint.record_reader import MACHINE_WRITTEN, RecordError, as_plain, quoted, read_record
 from qkedit.errors import CheckpointError
 from qkedit.strict_text import parse_json
 

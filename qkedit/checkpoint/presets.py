@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from qkedit.checkpoint.records import keyed, read_records, wrong
+from qkedit.checkpoint.record_reader import keyed, read_records, wrong
 from qkedit.configuration_files import configuration_files, read_configuration
 from qkedit.errors import near_words
 

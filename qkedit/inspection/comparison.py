@@ -16,7 +16,7 @@ from qkedit.errors import UsageError
 from qkedit.inspection.spectra import near_equal_warning, numbers, planned_weights, split, tensor_named
 from qkedit.spectral.analysis import DominantSubspaces, dominant_subspaces, principal_angles, spectra
 from qkedit.spectral.mode_selection import gap, top_energy
-from qkedit.spectral.options import NEAR_EQUAL, Suppression
+from qkedit.spectral.suppression import NEAR_EQUAL, Suppression
 from qkedit.steering.base import chosen_base
 from qkedit.steering.engine.device import choose_device
 from qkedit.steering.engine.layer_weights import LayerWeights

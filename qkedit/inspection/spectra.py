@@ -20,9 +20,9 @@ from qkedit.selection import describe
 from qkedit.spectral.analysis import bias_share, dominant_subspaces, kept_share, spectra, symmetric_share
 from qkedit.spectral.factors import NonFiniteWeightError
 from qkedit.spectral.mode_selection import effective_rank, gap, top_energy
-from qkedit.spectral.options import NEAR_EQUAL, Suppression
 from qkedit.spectral.product import QKProduct
 from qkedit.spectral.rotary import AXES
+from qkedit.spectral.suppression import NEAR_EQUAL, Suppression
 from qkedit.steering.engine.device import choose_device
 from qkedit.steering.engine.edited_weights import non_finite_weights
 from qkedit.steering.engine.layer_weights import LayerWeights

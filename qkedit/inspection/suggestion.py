@@ -17,7 +17,7 @@ from typing import Any
 
 from qkedit.inspection.spectra import HeadSpectrum, Inspection
 from qkedit.selection import describe
-from qkedit.steering.options import SteerOptions
+from qkedit.steering.steer_options import SteerOptions
 
 FENCE = 1.5
 DEVIATION = 1.4826

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qkedit.checkpoint.records import as_plain
+from qkedit.checkpoint.record_reader import as_plain
 from qkedit.errors import UsageError
 from qkedit.plugins.settings import PluginSettings
-from qkedit.spectral.options import Control
-from qkedit.steering.options import SteerOptions
+from qkedit.spectral.suppression import Control
+from qkedit.steering.steer_options import SteerOptions
 
 BASE, EDITED, CONTROL = "base", "edited", "control, index"
 

@@ -14,8 +14,8 @@ from qkedit.evaluation.metric import Better
 from qkedit.laboratory.arms import BASE, Arm, controls
 from qkedit.laboratory.eval_set import SceneRange
 from qkedit.laboratory.measures import Measure, measure_named
-from qkedit.spectral.options import Channel, Control, Suppression
-from qkedit.steering.options import SteerOptions
+from qkedit.spectral.suppression import Channel, Control, Suppression
+from qkedit.steering.steer_options import SteerOptions
 
 Value = TypeVar("Value")
 

@@ -11,7 +11,7 @@ from qkedit.laboratory.worker import ModelSpec
 from qkedit.runtime.fingerprint import fingerprint
 from qkedit.runtime.generation import directory_of
 from qkedit.selection import describe, select_layers
-from qkedit.spectral.options import Channel, Control
+from qkedit.spectral.suppression import Channel, Control
 from qkedit.steering.plan import make_plan
 
 

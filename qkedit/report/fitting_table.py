@@ -52,10 +52,10 @@ class FittingTable(Table):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Lay out the rows for the available width."""
-        needed, wished = self._widths(console, options)
+        needed, preferred = self._widths(console, options)
         room = options.max_width - sum(needed) - self.padding[1] * (len(needed) - 1)
         if room >= 0:
-            for column, least, most in zip(self.columns, needed, wished, strict=True):
+            for column, least, most in zip(self.columns, needed, preferred, strict=True):
                 if column.ratio is None:
                     column.width = min(most, least + room)
                     room -= column.width - least
@@ -73,13 +73,13 @@ class FittingTable(Table):
     def _widths(self, console: Console, options: ConsoleOptions) -> tuple[list[int], list[int]]:
         """Return for each column the smallest width that cuts no word, and the one that breaks no cell."""
         unlimited = options.update(width=10_000)
-        needed, wished = [], []
+        needed, preferred = [], []
         for column in self.columns:
             cells = [Measurement.get(console, unlimited, cell) for cell in (column.header, *column.cells)]
-            wished.append(max(column.min_width or 0, *(cell.maximum for cell in cells)))
+            preferred.append(max(column.min_width or 0, *(cell.maximum for cell in cells)))
             longest_word = min(_NARROWEST_BREAKING, max(cell.minimum for cell in cells))
-            needed.append(wished[-1] if column.no_wrap else longest_word)
-        return needed, wished
+            needed.append(preferred[-1] if column.no_wrap else longest_word)
+        return needed, preferred
 
     def _stacked(self, cells: list[Text], options: ConsoleOptions) -> Iterator[Text]:
         line = Text(overflow="fold")

@@ -30,16 +30,16 @@ from qkedit.runtime.edited_parameters import Change, EditedParameter
 from qkedit.runtime.loaded_files import checkpoint_of
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.changes.combination import combined
-from qkedit.spectral.options import Channel, Control, Suppression
+from qkedit.spectral.suppression import Channel, Control, Suppression
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.device import choose_device
 from qkedit.steering.engine.edited_tensor import EditedTensors
 from qkedit.steering.engine.edited_weights import edited_weights
 from qkedit.steering.engine.layer_weights import TORCH_DTYPES, sha256
 from qkedit.steering.engine.reading import stored_layers
-from qkedit.steering.options import ComputeDtype, SteerOptions
 from qkedit.steering.plan import SteerPlan, make_plan
 from qkedit.steering.sources.edit_source import EditSource, open_edits
+from qkedit.steering.steer_options import ComputeDtype, SteerOptions
 
 Edits = str | Path | Sequence[str | Path]
 """Directories of edits that exist already."""

@@ -9,8 +9,8 @@ import torch
 from qkedit.runtime.loaded_files import checkpoint_of
 from qkedit.spectral.product import QKProduct
 from qkedit.steering.engine.layer_weights import LayerWeights
-from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import make_plan
+from qkedit.steering.steer_options import SteerOptions
 
 
 def product_of(model: Any, layer: int, *, heads: str = "all", device: str = "cpu") -> QKProduct:

@@ -14,9 +14,9 @@ from torch import Tensor
 from qkedit.spectral.channels import channel_modes, write_back_quality
 from qkedit.spectral.factors import gram, product_floor, pseudo_inverse
 from qkedit.spectral.mode_selection import rank
-from qkedit.spectral.options import Suppression
 from qkedit.spectral.product import QKProduct
-from qkedit.spectral.suppression import mode_counts
+from qkedit.spectral.query_edit import mode_counts
+from qkedit.spectral.suppression import Suppression
 
 
 @dataclass(frozen=True)

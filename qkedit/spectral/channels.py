@@ -26,9 +26,9 @@ from torch import Tensor
 from qkedit.spectral.controls import ModeDraws, index_matched
 from qkedit.spectral.factors import product_floor, pseudo_inverse
 from qkedit.spectral.mode_selection import energy, gap, rank
-from qkedit.spectral.options import Channel, Suppression
 from qkedit.spectral.product import QKProduct
-from qkedit.spectral.suppression import QueryEdit, mode_counts
+from qkedit.spectral.query_edit import QueryEdit, mode_counts
+from qkedit.spectral.suppression import Channel, Suppression
 from qkedit.spectral.update import QueryUpdate
 
 

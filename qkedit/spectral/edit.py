@@ -20,9 +20,9 @@ from torch import Tensor
 from qkedit.spectral.channels import suppress_channel
 from qkedit.spectral.controls import ModeDraws, index_matched, norm_matched
 from qkedit.spectral.mode_selection import energy, gap
-from qkedit.spectral.options import Suppression
 from qkedit.spectral.product import QKProduct
-from qkedit.spectral.suppression import QueryEdit, mode_counts
+from qkedit.spectral.query_edit import QueryEdit, mode_counts
+from qkedit.spectral.suppression import Suppression
 from qkedit.spectral.update import QueryUpdate
 
 

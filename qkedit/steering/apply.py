@@ -12,9 +12,7 @@ from qkedit.errors import UsageError
 from qkedit.steering.base import chosen_base
 from qkedit.steering.engine.pace import pace_for
 from qkedit.steering.engine.progress import Progress, Silent
-from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.manifest import derived_manifest
-from qkedit.steering.options import OutputOptions
 from qkedit.steering.outputs.chosen import full_writer
 from qkedit.steering.outputs.delta import DeltaWriter
 from qkedit.steering.outputs.names import files_of_output
@@ -23,7 +21,9 @@ from qkedit.steering.run import SteerReport, write_output
 from qkedit.steering.sources.adapter_edit import AdapterEdit
 from qkedit.steering.sources.edit_source import EditSource, open_edits
 from qkedit.steering.sources.stream import in_strength, planned_tensors, stacked
+from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.stored_edits import merged_edits
+from qkedit.stopwatch import Stopwatch
 
 LARGEST_STRENGTH = 2.0
 

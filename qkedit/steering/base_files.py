@@ -9,8 +9,8 @@ from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.contents import ADAPTER, ORIGINALS_FILE
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import CheckpointError
-from qkedit.steering.options import OutputOptions
 from qkedit.steering.outputs.names import files_of_output
+from qkedit.steering.steer_options import OutputOptions
 
 _LINKS_SHOWN = 3
 

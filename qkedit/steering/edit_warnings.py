@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.errors import counted
 from qkedit.selection import describe
-from qkedit.spectral.options import NEAR_EQUAL
+from qkedit.spectral.suppression import NEAR_EQUAL
 from qkedit.steering.base_files import adapter_warning
 
 # What two edits both remove, as a share of their sum; rounding to 16 bits alone gives some thousandths.

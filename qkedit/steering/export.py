@@ -10,12 +10,12 @@ from qkedit.errors import UsageError
 from qkedit.steering.base import chosen_base
 from qkedit.steering.engine.pace import pace_for
 from qkedit.steering.engine.progress import Progress, Silent
-from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.manifest import is_adapter, read_manifest
-from qkedit.steering.options import OutputOptions
 from qkedit.steering.outputs.chosen import writer_for
 from qkedit.steering.run import SteerReport, write_output
+from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.stored_edits import factored_edits, layers_of
+from qkedit.stopwatch import Stopwatch
 
 
 def export(

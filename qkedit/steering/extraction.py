@@ -15,13 +15,13 @@ from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.edited_tensor import EditedTensor
 from qkedit.steering.engine.pace import pace_for
 from qkedit.steering.engine.progress import Progress, Silent
-from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.manifest import derived_manifest, read_manifest_of
-from qkedit.steering.options import OutputOptions
 from qkedit.steering.outputs.delta import DeltaWriter
 from qkedit.steering.outputs.writer import Written
 from qkedit.steering.plan import PlannedLayer
 from qkedit.steering.run import SteerReport, write_output
+from qkedit.steering.steer_options import OutputOptions
+from qkedit.stopwatch import Stopwatch
 
 _NAMED = 3
 

@@ -9,12 +9,12 @@ from qkedit.checkpoint.architecture.heads import AttentionLayer, AttentionStack
 from qkedit.checkpoint.architecture.layers import attention_stack
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.io.header import TensorEntry
-from qkedit.checkpoint.records import as_plain
+from qkedit.checkpoint.record_reader import as_plain
 from qkedit.checkpoint.resolve import resolve
 from qkedit.errors import UsageError
 from qkedit.selection import select_heads, select_layers
-from qkedit.spectral.options import mode_count
-from qkedit.steering.options import SteerOptions
+from qkedit.spectral.suppression import mode_count
+from qkedit.steering.steer_options import SteerOptions
 
 
 @dataclass(frozen=True)

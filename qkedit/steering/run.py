@@ -19,7 +19,7 @@ from qkedit.checkpoint.io.target import locate, refuse_existing, refuse_misplace
 from qkedit.checkpoint.manifest_file import HeadEdit, Manifest
 from qkedit.renamed import renamed_argument
 from qkedit.selection import Selection, selection_text
-from qkedit.spectral.options import Channel, Control, Suppression
+from qkedit.spectral.suppression import Channel, Control, Suppression
 from qkedit.steering.base_files import refuse_base_files
 from qkedit.steering.edit_warnings import warnings_of
 from qkedit.steering.engine.device import choose_device, choose_devices, recorded_device
@@ -28,9 +28,7 @@ from qkedit.steering.engine.pace import pace_of
 from qkedit.steering.engine.prefetch import prefetch
 from qkedit.steering.engine.progress import Progress, Silent
 from qkedit.steering.engine.reading import stored_layers
-from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.manifest import MANIFEST_FILE, earlier_manifests, make_manifest
-from qkedit.steering.options import ComputeDtype, Layout, OutputOptions, SteerOptions
 from qkedit.steering.outputs.chosen import writer_for
 from qkedit.steering.outputs.disk_space import refuse_without_room
 from qkedit.steering.outputs.tensors import write_file
@@ -38,14 +36,16 @@ from qkedit.steering.outputs.writer import Writer, Written
 from qkedit.steering.plan import SteerPlan, plan_for
 from qkedit.steering.processes.launch import Launch
 from qkedit.steering.processes.sharing import hand_over_edits, shared_edits
+from qkedit.steering.steer_options import ComputeDtype, Layout, OutputOptions, SteerOptions
 from qkedit.steering.verify import Verification, compare_with_base, mismatched
+from qkedit.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
 class SteerReport:
     """What a finished run did.
 
-    `left_out` holds the base's files that are not in the output, with the reasons. `seconds` are per station; stations
+    `left_out` holds the base's files that are not in the output, with the reasons. `seconds` are per stage; stages
     overlap, so they add up to more than `total`. `warnings` are what a reader should know before trusting the edit.
     `verification` is None where none was asked for.
     """
@@ -250,7 +250,7 @@ def write_output(
         manifest_of: makes the manifest of what was written, without what is generated afterwards.
         output: where and how to write.
         sources: directories and files that are read, which no output may replace.
-        stopwatch, progress: told of every station.
+        stopwatch, progress: told of every stage.
 
     Raises:
         QkeditError: nothing was put in place.

@@ -18,8 +18,8 @@ from qkedit.steering.adapters.peft_files import factor_names
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.edited_tensor import EditedTensor
 from qkedit.steering.engine.reading import tensors_of
-from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.manifest import records_of
+from qkedit.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure `qkedit steer` on a checkpoint: against `cp -r`, against the floor of each of its stations, in one run.
+"""Measure `qkedit steer` on a checkpoint: against `cp -r`, against the floor of each of its stages, in one run.
 
     python scripts/make_checkpoint.py --shape qwen2-vl-7b --out ./qwen2-vl-7b-shaped
     python scripts/benchmarks/benchmark.py ./qwen2-vl-7b-shaped --layers 10-20 --json b.json --markdown b.md
@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarking import commands, mathematics, stations
+from benchmarking import commands, mathematics, stages
 from benchmarking.commands import Request
 from benchmarking.disk import CacheState
 from benchmarking.machine import describe_machine
@@ -45,9 +45,9 @@ from benchmarking.results import Benchmark, Command, CommandRun
 from benchmarking.timing import in_turns
 
 from qkedit.errors import QkeditError
-from qkedit.spectral.options import Suppression
-from qkedit.steering.options import SteerOptions
+from qkedit.spectral.suppression import Suppression
 from qkedit.steering.plan import SteerPlan, plan_for
+from qkedit.steering.steer_options import SteerOptions
 
 
 def measure(plan: SteerPlan, request: Request, options: argparse.Namespace) -> Benchmark:
@@ -57,18 +57,18 @@ def measure(plan: SteerPlan, request: Request, options: argparse.Namespace) -> B
     machine = describe_machine(request.work, request.device)
     torch.set_num_threads(request.threads)
     # Small things first: what follows them fills the page cache with other files.
-    mathematics_station, floor = mathematics.measure_mathematics(plan, options.repeats)
+    mathematics_stage, floor = mathematics.measure_mathematics(plan, options.repeats)
     routes = [*mathematics.measure_routes(plan, options.repeats)]
     if options.dense:
         routes += mathematics.measure_dense_route(plan)
-    reading = stations.measure_reading(plan, request, options.repeats)
-    writing = stations.measure_writing(plan, request, options.repeats)
-    copying = stations.measure_copying(plan, request, options.repeats)
+    reading = stages.measure_reading(plan, request, options.repeats)
+    writing = stages.measure_writing(plan, request, options.repeats)
+    copying = stages.measure_copying(plan, request, options.repeats)
     return Benchmark(
         machine,
         settings(plan, request, options.repeats),
         measure_commands(request, options.repeats, rewrite),
-        {"reading": reading, "mathematics": mathematics_station, "copying": copying} | writing,
+        {"reading": reading, "mathematics": mathematics_stage, "copying": copying} | writing,
         floor,
         tuple(routes),
     )
@@ -126,7 +126,7 @@ def _refuse_full_disk(work: Path, plan: SteerPlan) -> None:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Measure qkedit steer against cp -r and the floor of each station.")
+    parser = argparse.ArgumentParser(description="Measure qkedit steer against cp -r and the floor of each stage.")
     parser.add_argument("argument", metavar="MODEL", nargs="?", type=Path, help="a checkpoint's directory")
     parser.add_argument("--model", type=Path, help="the same as MODEL")
     parser.add_argument("--layers", default="10-20", help="layers to edit (default: %(default)s)")

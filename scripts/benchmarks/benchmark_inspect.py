@@ -18,15 +18,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from benchmarking import mathematics, stations
+from benchmarking import mathematics, stages
 from benchmarking.commands import CommandFailedError, Request, import_torch, qkedit
 from benchmarking.machine import describe_machine
-from benchmarking.results import Command, CommandRun, Station
+from benchmarking.results import Command, CommandRun, Stage
 from benchmarking.timing import Timing, in_turns
 
 from qkedit.errors import QkeditError
-from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import SteerPlan, plan_for
+from qkedit.steering.steer_options import SteerOptions
 
 VIEWS = {
     "inspect": [],
@@ -50,7 +50,7 @@ def measure_views(request: Request, repeats: int, multimodal: bool) -> dict[str,
     return {name: Command(tuple(runs)) for name, runs in taken.items()}
 
 
-def markdown(plan: SteerPlan, request: Request, commands: dict[str, Command], parts: dict[str, Station]) -> str:
+def markdown(plan: SteerPlan, request: Request, commands: dict[str, Command], parts: dict[str, Stage]) -> str:
     """Return the findings as a Markdown document."""
     machine = describe_machine(request.work, request.device)
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
@@ -75,7 +75,7 @@ def markdown(plan: SteerPlan, request: Request, commands: dict[str, Command], pa
     )
 
 
-def _rows(commands: dict[str, Command], parts: dict[str, Station]) -> Iterator[str]:
+def _rows(commands: dict[str, Command], parts: dict[str, Stage]) -> Iterator[str]:
     for name, command in commands.items():
         peak = f"{(command.peak_bytes or 0) / 1e6:.0f} MB"
         yield f"| `{name}`, whole process | {_seconds(command.process)} | {peak} |"
@@ -103,7 +103,7 @@ def main() -> None:
         request = Request(model, model.parent, options.layers, 4, options.device, options.threads, "warm")
         torch.set_num_threads(options.threads)
         parts = {
-            "reading the same bytes": stations.measure_reading(plan, request, options.repeats),
+            "reading the same bytes": stages.measure_reading(plan, request, options.repeats),
             "mathematics of `steer`": mathematics.measure_mathematics(plan, options.repeats)[0],
         }
         multimodal = "multimodal" in plan.layers[0].layer.rope

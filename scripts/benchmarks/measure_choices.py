@@ -27,8 +27,8 @@ import torch
 
 from qkedit.spectral import factors
 from qkedit.spectral.edit import suppress
-from qkedit.spectral.options import Suppression
 from qkedit.spectral.product import QKProduct
+from qkedit.spectral.suppression import Suppression
 from qkedit.steering.engine.layer_weights import stored_bytes
 from qkedit.steering.engine.workers import Workers, workers
 

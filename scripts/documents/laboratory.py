@@ -37,7 +37,7 @@ from qkedit.report.experiments.sweep_plot import sweep_plot
 from qkedit.runtime.fingerprint import fingerprint
 from qkedit.runtime.generation import directory_of
 from qkedit.selection import describe
-from qkedit.steering.options import SteerOptions
+from qkedit.steering.steer_options import SteerOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts" / "benchmarks"))

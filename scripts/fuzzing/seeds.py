@@ -10,10 +10,10 @@ from pathlib import Path
 import make_checkpoint
 
 from qkedit.demo import demo_checkpoint
-from qkedit.spectral.options import Suppression
-from qkedit.steering.options import OutputOptions, SteerOptions
+from qkedit.spectral.suppression import Suppression
 from qkedit.steering.plan import plan_for
 from qkedit.steering.run import run_plan
+from qkedit.steering.steer_options import OutputOptions, SteerOptions
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"

@@ -13,9 +13,9 @@ from fuzzing import seeds
 from fuzzing.judging import attempt
 from fuzzing.sandbox import Sandbox
 from fuzzing.target import Finding, Outcome, Target
-from qkedit.steering.options import OutputOptions
 from qkedit.steering.plan import plan_for
 from qkedit.steering.run import run_plan
+from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.verify import verify
 
 

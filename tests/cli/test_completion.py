@@ -11,8 +11,8 @@ import pytest
 from qkedit.checkpoint.io.copying import LinkMode
 from qkedit.cli import completion
 from qkedit.evaluation.benchmarks.registry import benchmark_names
-from qkedit.spectral.options import Channel, Control
-from qkedit.steering.options import ComputeDtype, Layout
+from qkedit.spectral.suppression import Channel, Control
+from qkedit.steering.steer_options import ComputeDtype, Layout
 from tests.cli.command import ROOT
 from tests.cli.test_terminal import WITHOUT_TORCH, environment
 

@@ -12,8 +12,8 @@ import qkedit
 from qkedit.checkpoint.architecture.heads import AttentionLayer, HeadNorm, HeadRows
 from qkedit.checkpoint.query_modules import query_modules
 from qkedit.inspection.spectra import inspect
-from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import plan_for
+from qkedit.steering.steer_options import SteerOptions
 from qkedit.steering.verify import verify
 from tests import tiny_configs
 from tests.checkpoint.written import opened

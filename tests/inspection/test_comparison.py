@@ -13,9 +13,9 @@ from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import UsageError
 from qkedit.inspection.comparison import base_of, compare_spectra
-from qkedit.spectral.options import Channel, Suppression
-from qkedit.steering.options import SteerOptions
+from qkedit.spectral.suppression import Channel, Suppression
 from qkedit.steering.plan import SteerPlan, make_plan
+from qkedit.steering.steer_options import SteerOptions
 from tests.spectral import oracle
 from tests.steering.checkpoints import HEADS, KEY_HEADS, heads_of, key_name, query_name, weights, write
 

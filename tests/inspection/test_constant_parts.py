@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from qkedit.inspection.spectra import inspect
-from qkedit.steering.options import OutputOptions, SteerOptions
 from qkedit.steering.plan import plan_for
 from qkedit.steering.run import run_plan
+from qkedit.steering.steer_options import OutputOptions, SteerOptions
 from tests.steering.checkpoints import (
     CONFIG,
     HEAD_SIZE,

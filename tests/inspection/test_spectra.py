@@ -14,9 +14,9 @@ from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import CheckpointError, UsageError
 from qkedit.inspection.positions import parse_offset, rotary_positions
 from qkedit.inspection.spectra import inspect
-from qkedit.spectral.options import Channel, Suppression
-from qkedit.steering.options import SteerOptions
+from qkedit.spectral.suppression import Channel, Suppression
 from qkedit.steering.plan import SteerPlan, make_plan
+from qkedit.steering.steer_options import SteerOptions
 from tests import tiny_models
 from tests.families.module_oracle import Projections, attention_modules, projections
 from tests.spectral import oracle

@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from qkedit.inspection.suggestion import outlying_modes, suggest
-from qkedit.steering.options import SteerOptions
+from qkedit.steering.steer_options import SteerOptions
 from tests.inspection.inspections import inspection, spiked
 
 

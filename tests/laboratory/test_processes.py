@@ -17,8 +17,8 @@ from qkedit.laboratory.eval_set import SceneRange
 from qkedit.laboratory.processes import run_jobs
 from qkedit.laboratory.worker import Job, ModelSpec
 from qkedit.plugins.settings import PluginSettings
-from qkedit.spectral.options import Suppression
-from qkedit.steering.options import SteerOptions
+from qkedit.spectral.suppression import Suppression
+from qkedit.steering.steer_options import SteerOptions
 
 FEW = SceneRange(2)
 EDIT = SteerOptions("2-3", suppression=Suppression(k=8), device="cpu")

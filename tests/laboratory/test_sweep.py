@@ -34,8 +34,8 @@ from qkedit.laboratory.sweep_grid import (
 )
 from qkedit.laboratory.sweep_setup import prepare
 from qkedit.laboratory.worker import Job, JobResult, ModelSpec
-from qkedit.spectral.options import Suppression
-from qkedit.steering.options import SteerOptions
+from qkedit.spectral.suppression import Suppression
+from qkedit.steering.steer_options import SteerOptions
 from tests.paths import ROOT
 
 SCENES = SceneRange(40, seed=3)

@@ -10,8 +10,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from qkedit.steering.options import Layout
 from qkedit.steering.run import steer
+from qkedit.steering.steer_options import Layout
 from tests.fake_writable_hub import WritableHub, serve_writable_hub
 from tests.steering.checkpoints import contents, weights, write
 

@@ -14,9 +14,9 @@ from qkedit.errors import CheckpointError, QkeditError, UnsupportedForm
 from qkedit.runtime.editing import edit_as_stored as edited
 from qkedit.runtime.editing import parameter_of
 from qkedit.runtime.generation import load
-from qkedit.spectral.options import Suppression
-from qkedit.steering.options import SteerOptions
+from qkedit.spectral.suppression import Suppression
 from qkedit.steering.plan import SteerPlan, plan_for
+from qkedit.steering.steer_options import SteerOptions
 from tests import tiny_models
 from tests.laboratory.small_eval_sets import demo_model, differing, weights_of
 

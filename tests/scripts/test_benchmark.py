@@ -32,7 +32,7 @@ COMMANDS = {
     "qkedit --help",
     "import torch",
 }
-STATIONS = {"reading", "mathematics", "copying", "writing", "hashing", "checks"}
+STAGES = {"reading", "mathematics", "copying", "writing", "hashing", "checks"}
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def timings(value: Any) -> Iterator[dict[str, Any]]:
 def test_everything_promised_is_in_the_document(run: Run) -> None:
     document = run.document
     assert document["commands"].keys() == COMMANDS
-    assert document["stations"].keys() == STATIONS
+    assert document["stages"].keys() == STAGES
     assert len(document["mathematics_floor"]) == 4
     assert [route["name"].split(",")[0] for route in document["routes"]] == [
         "Gram and Cholesky",
@@ -136,9 +136,9 @@ def test_every_figure_is_the_median_of_its_repetitions(run: Run) -> None:
 
 
 def test_ratios_are_the_quotients_of_figures_in_the_same_document(run: Run) -> None:
-    commands, stations = run.document["commands"], run.document["stations"]
+    commands, stages = run.document["commands"], run.document["stages"]
     ratios = {ratio["name"]: ratio for ratio in run.document["ratios"]}
-    parts = [stations[name] for name in ("reading", "mathematics", "writing")]
+    parts = [stages[name] for name in ("reading", "mathematics", "writing")]
     expected = {
         "steer, whole process / cp -r": (
             commands["steer"]["process"]["median"],
@@ -165,8 +165,8 @@ def test_ratios_are_the_quotients_of_figures_in_the_same_document(run: Run) -> N
             sum(part["floor"]["median"] for part in parts),
         ),
         **{
-            f"{name} / its floor": (station["ours"]["median"], station["floor"]["median"])
-            for name, station in stations.items()
+            f"{name} / its floor": (stage["ours"]["median"], stage["floor"]["median"])
+            for name, stage in stages.items()
         },
         "peak memory of steer / 800 MB": (commands["steer"]["peak_bytes"], 800e6),
         "peak memory of steer delta / 800 MB": (commands["steer delta"]["peak_bytes"], 800e6),
@@ -174,7 +174,7 @@ def test_ratios_are_the_quotients_of_figures_in_the_same_document(run: Run) -> N
     assert ratios.keys() == expected.keys()
     for name, (numerator, denominator) in expected.items():
         assert ratios[name]["ratio"] == pytest.approx(numerator / denominator), name
-    assert all(station["ratio"] == ratios[f"{name} / its floor"]["ratio"] for name, station in stations.items())
+    assert all(stage["ratio"] == ratios[f"{name} / its floor"]["ratio"] for name, stage in stages.items())
 
 
 def test_the_parts_of_a_figure_fit_into_it(run: Run) -> None:
@@ -184,9 +184,9 @@ def test_the_parts_of_a_figure_fit_into_it(run: Run) -> None:
         assert command["with_fsync"]["median"] == pytest.approx(whole)
     for name in ("steer", "steer delta", "apply"):
         assert 0 < commands[name]["inside"]["median"] < commands[name]["process"]["median"]
-        assert commands[name]["stations"]["fsync"] == commands[name]["fsync"]["median"]
+        assert commands[name]["stages"]["fsync"] == commands[name]["fsync"]["median"]
     floor = sum(part["median"] for part in run.document["mathematics_floor"].values())
-    assert run.document["stations"]["mathematics"]["floor"]["median"] == pytest.approx(floor)
+    assert run.document["stages"]["mathematics"]["floor"]["median"] == pytest.approx(floor)
     for route in run.document["routes"]:
         assert route["times"] == (LAYERS * HEADS if "dense" in route["name"] else LAYERS)
         assert route["extrapolated"] == pytest.approx(route["times"] * route["seconds"]["median"])
@@ -200,7 +200,7 @@ def test_bytes_are_those_of_the_files(run: Run, checkpoint: Path) -> None:
     for command, tensors in (("steer", size), ("steer delta", settings["bytes_to_write"])):
         # With the manifest of every head, and the card.
         assert tensors < commands[command]["bytes_written"] < tensors + 20_000
-    assert run.document["stations"]["copying"]["bytes"] == size
+    assert run.document["stages"]["copying"]["bytes"] == size
     # Twice the model's own 64 × 64 queries and 32 × 64 keys with 32 biases, in bfloat16.
     assert settings["bytes_to_read"] == LAYERS * 2 * (64 * 64 + 32 * 64 + 32)
 
@@ -219,7 +219,7 @@ def test_the_markdown_says_the_same(run: Run) -> None:
     for ratio in run.document["ratios"]:
         assert quotients[ratio["name"]] == f"{ratio['ratio']:.2f}"
     first_columns = {row[0].strip("`") for row in rows}
-    assert COMMANDS | STATIONS | {route["name"] for route in run.document["routes"]} <= first_columns
+    assert COMMANDS | STAGES | {route["name"] for route in run.document["routes"]} <= first_columns
     for version in run.document["machine"]["libraries"].values():
         assert version in run.markdown
 

@@ -8,8 +8,8 @@ import torch
 
 from qkedit.spectral.controls import ModeDraws, UnmatchedControlError
 from qkedit.spectral.edit import suppress
-from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.spectral.product import QKProduct
+from qkedit.spectral.suppression import Channel, Control, Suppression
 from tests.pretended_devices import PretendedDevices
 from tests.spectral import oracle
 from tests.spectral.weights import KINDS, SOUND_KINDS, as_product, layer, on_mps

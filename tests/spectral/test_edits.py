@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkedit.spectral.edit import suppress
-from qkedit.spectral.options import Channel, Suppression
 from qkedit.spectral.product import QKProduct
-from qkedit.spectral.suppression import QueryEdit
+from qkedit.spectral.query_edit import QueryEdit
+from qkedit.spectral.suppression import Channel, Suppression
 from tests.pretended_devices import PretendedDevices
 from tests.spectral import oracle
 from tests.spectral.weights import KINDS, SOUND_KINDS, as_product, layer, layers, on_mps

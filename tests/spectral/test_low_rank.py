@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from qkedit.spectral.changes.low_rank import LowRankChange, head_changes, nearest, stacked
 from qkedit.spectral.edit import suppress
-from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.spectral.product import QKProduct
+from qkedit.spectral.suppression import Channel, Control, Suppression
 from tests.spectral.weights import SOUND_KINDS, as_product, layer, layers
 
 EDITS: tuple[tuple[Channel, Control], ...] = (

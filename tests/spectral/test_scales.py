@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from qkedit.spectral.edit import suppress
 from qkedit.spectral.factors import NonFiniteWeightError, factor
-from qkedit.spectral.options import Channel, Control, Suppression
 from qkedit.spectral.product import QKProduct
+from qkedit.spectral.suppression import Channel, Control, Suppression
 from tests.spectral import oracle
 
 HEADS, KEY_HEADS, HEAD_SIZE, HIDDEN = 4, 2, 8, 32

@@ -18,9 +18,9 @@ from qkedit.spectral.analysis import (
     spectra,
     symmetric_share,
 )
-from qkedit.spectral.options import Channel, Suppression
 from qkedit.spectral.product import QKProduct
 from qkedit.spectral.rotary import RotaryPositions
+from qkedit.spectral.suppression import Channel, Suppression
 from tests.spectral import oracle
 from tests.spectral.oracle import Matrix
 from tests.spectral.weights import KINDS, as_product, layer, layers

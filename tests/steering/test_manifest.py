@@ -26,11 +26,11 @@ from qkedit.checkpoint.manifest_file import (
     Tool,
 )
 from qkedit.errors import CheckpointError
-from qkedit.spectral.options import Channel, Control
+from qkedit.spectral.suppression import Channel, Control
 from qkedit.steering.manifest import read_manifest
-from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import plan_for
 from qkedit.steering.run import check_plan, steer
+from qkedit.steering.steer_options import SteerOptions
 from tests.steering.checkpoints import contents, query_name, tensors_of
 from tests.steering.manifests import SMALL, small_file
 

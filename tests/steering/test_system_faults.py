@@ -28,9 +28,9 @@ from qkedit.checkpoint.resolve import resolve
 from qkedit.errors import QkeditError
 from qkedit.steering.apply import apply_edits
 from qkedit.steering.diff import diff
-from qkedit.steering.options import OutputOptions
 from qkedit.steering.outputs import chosen
 from qkedit.steering.run import steer
+from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.undo.revert import revert
 from qkedit.steering.verify import verify
 from tests.steering.checkpoints import MODULES, contents, weights, write

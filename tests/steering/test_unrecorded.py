@@ -14,9 +14,9 @@ from torch import Tensor
 
 from qkedit.errors import UnsupportedForm
 from qkedit.inspection.spectra import inspect
-from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import plan_for
 from qkedit.steering.run import steer
+from qkedit.steering.steer_options import SteerOptions
 from qkedit.steering.verify import verify
 from tests import tiny_models
 from tests.steering.checkpoints import CONFIG, HEAD_SIZE, HIDDEN, query_name, tensors_of, weights, write

@@ -28,7 +28,7 @@ from qkedit.checkpoint.architecture.sources import (
     read_source,
     shipped_source,
 )
-from qkedit.checkpoint.records import closest, wrong
+from qkedit.checkpoint.record_reader import closest, wrong
 
 VARIABLE = "QKEDIT_ARCHITECTURES"
 Directories = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]

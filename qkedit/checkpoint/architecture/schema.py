@@ -18,7 +18,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from qkedit.checkpoint.records import closest
+from qkedit.checkpoint.record_reader import closest
 
 
 class Rotation(StrEnum):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from qkedit.checkpoint.architecture.schema import Decoder, Explanation, Family, ProjectionLayout, Refusal
-from qkedit.checkpoint.records import closest, read_record, read_records, wrong
+from qkedit.checkpoint.record_reader import closest, read_record, read_records, wrong
 from qkedit.configuration_files import MAX_LENGTH, configuration_directory, parse_configuration, parse_foreign
 from qkedit.errors import QkeditError, first_line
 from qkedit.other_packages import all_points_of_other_packages, package_of

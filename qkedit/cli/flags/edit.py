@@ -14,7 +14,7 @@ from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
     from qkedit.cli.output import Output
-    from qkedit.steering.options import SteerOptions
+    from qkedit.steering.steer_options import SteerOptions
 
 Share = TypeVar("Share", float, str)
 
@@ -118,8 +118,8 @@ class EditFlags(FlagGroup):
         allow_text_only: bool = False,
     ) -> SteerOptions:
         """Return the request that these flags and the others make. Raises UsageError if they do not fit together."""
-        from qkedit.spectral.options import Suppression
-        from qkedit.steering.options import SteerOptions
+        from qkedit.spectral.suppression import Suppression
+        from qkedit.steering.steer_options import SteerOptions
 
         k, energy = self._modes(context)
         suppression = Suppression(

@@ -13,7 +13,7 @@ from qkedit.cli.flags.model import ArchitecturesOption
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
-    from qkedit.steering.options import OutputOptions
+    from qkedit.steering.steer_options import OutputOptions
 
 OutOption = Annotated[
     Path | None,
@@ -78,7 +78,7 @@ class OutputFlags(FlagGroup):
 
     def options(self, out: Path, layout: str, **more: Any) -> OutputOptions:
         """Return the options of an output of this layout; `more` are those that this command alone has."""
-        from qkedit.steering.options import OutputOptions
+        from qkedit.steering.steer_options import OutputOptions
 
         return OutputOptions(
             out,

@@ -69,7 +69,7 @@ def run_prefill(prefill: DecoderPrefill, edits: Mapping[str, RequestEdit], stopw
     """
     cuts = _cuts(prefill, edits)
     if not cuts:
-        with _stations(prefill, edits, Span(0, prefill.length), stopwatch):
+        with _stage(prefill, edits, Span(0, prefill.length), stopwatch):
             output = prefill.decode(**prefill.arguments)
         _finish(prefill, edits, output.past_key_values, stopwatch)
         return output
@@ -100,7 +100,7 @@ def _run_last_again(
 ) -> Any:
     """Prompts whose tokens look ahead (PaliGemma) run whole; then the last token runs again over the edited cache."""
     cache = _cache(prefill)
-    with _stations(prefill, edits, Span(0, prefill.length), stopwatch):
+    with _stage(prefill, edits, Span(0, prefill.length), stopwatch):
         output = prefill.decode(**{**prefill.arguments, "past_key_values": cache, "use_cache": True})
     states = output.last_hidden_state
     for name, rows in cuts[prefill.length - 1].items():
@@ -125,7 +125,7 @@ def _run_span(
 ) -> Any:
     arguments = span_arguments(prefill.arguments, span, cache, prefill.layer_types)
     arguments["use_cache"] = True
-    with _stations(prefill, edits, span, stopwatch):
+    with _stage(prefill, edits, span, stopwatch):
         return prefill.decode(**arguments)
 
 
@@ -136,7 +136,7 @@ def _finish(prefill: DecoderPrefill, edits: Mapping[str, RequestEdit], cache: An
 
 
 @contextmanager
-def _stations(
+def _stage(
     prefill: DecoderPrefill, edits: Mapping[str, RequestEdit], span: Span, stopwatch: Stopwatch
 ) -> Iterator[None]:
     """Call the plug-ins around their layers; every layer that is asked for has to come by exactly once."""

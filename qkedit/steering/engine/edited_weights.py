@@ -27,9 +27,9 @@ from qkedit.steering.engine.head_edits import head_edits
 from qkedit.steering.engine.layer_weights import LayerWeights
 from qkedit.steering.engine.pace import pace_of
 from qkedit.steering.engine.reading import StoredLayer
-from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.engine.workers import Workers, workers
 from qkedit.steering.plan import PlannedLayer, SteerPlan, unmatched_control
+from qkedit.stopwatch import Stopwatch
 
 # How far the change that rounding leaves may be from the one asked for, as a share of that.
 _LARGEST_LOSS = 0.5

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from qkedit.checkpoint.manifest_file import HeadEdit
-from qkedit.spectral.suppression import QueryEdit
+from qkedit.spectral.query_edit import QueryEdit
 from qkedit.steering.plan import PlannedLayer
 
 

@@ -1,4 +1,4 @@
-"""How far the stations of a run may work ahead of one another, so that memory stays bounded at any width of model."""
+"""How far the stages of a run may work ahead of one another, so that memory stays bounded at any width of model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_READ = 6
 
 @dataclass(frozen=True)
 class Pace:
-    """Layers that wait at each hand-over; with 0, one station rests while the next one works.
+    """Layers that wait at each hand-over; with 0, one stage rests while the next one works.
 
     Attributes:
         read: read, and waiting for the mathematics.
@@ -29,7 +29,7 @@ class Pace:
     def bytes_in_flight(self, layer_bytes: int, tensor_bytes: int) -> int:
         """Return what all of this takes, for layers of that many bytes read and written each.
 
-        A station that works in a thread of its own holds one layer besides those that wait. The mathematics edits a
+        A stage that works in a thread of its own holds one layer besides those that wait. The mathematics edits a
         layer in place, so that what is worked on is held once.
         """
         read = 1 + self.begun + (self.read + 1 if self.read else 0)

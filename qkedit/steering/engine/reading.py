@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from qkedit.checkpoint.io.header import TensorEntry, read_header
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.errors import CheckpointError
-from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.plan import PlannedLayer, SteerPlan
+from qkedit.stopwatch import Stopwatch
 
 # Bytes to look at at once: memory does not depend on the largest tensor, and they stay in a processor's cache.
 _PIECE = 1 << 20

@@ -22,11 +22,11 @@ from qkedit.steering.card import make_adapter_card
 from qkedit.steering.engine.edited_tensor import EditedTensor, EditedTensors
 from qkedit.steering.engine.progress import Progress
 from qkedit.steering.engine.reading import stands_at
-from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.outputs.checks import not_as_computed
 from qkedit.steering.outputs.names import CARD_FILE
 from qkedit.steering.outputs.tensors import sha256_of_edit
 from qkedit.steering.outputs.writer import Written
+from qkedit.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class AdapterWriter:
         planned: the tensors that are edited, by name.
         modules: where a loaded model has them.
         rank: of each layer at most; None for that of the edit.
-        stopwatch, progress: told of every station.
+        stopwatch, progress: told of every stage.
     """
 
     checkpoint: Checkpoint

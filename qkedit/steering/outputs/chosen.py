@@ -10,13 +10,13 @@ from qkedit.checkpoint.io.copying import LinkMode
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.query_modules import query_modules
 from qkedit.steering.engine.progress import Progress
-from qkedit.steering.engine.stopwatch import Stopwatch
-from qkedit.steering.options import OutputOptions
 from qkedit.steering.outputs.adapter import AdapterWriter
 from qkedit.steering.outputs.delta import DeltaWriter
 from qkedit.steering.outputs.full import FullWriter
 from qkedit.steering.outputs.originals import KeepingOriginals
 from qkedit.steering.outputs.writer import Writer
+from qkedit.steering.steer_options import OutputOptions
+from qkedit.stopwatch import Stopwatch
 
 
 def writer_for(
@@ -32,7 +32,7 @@ def writer_for(
         checkpoint: the base.
         layers: those that are edited.
         output: where and how.
-        stopwatch, progress: told of every station.
+        stopwatch, progress: told of every stage.
 
     Raises:
         UnsupportedForm: an adapter is asked for, and none can hold an edit of these layers.

@@ -13,9 +13,9 @@ from qkedit.checkpoint.io.tensor_file import lay_out
 from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.steering.engine.edited_tensor import EditedTensors
 from qkedit.steering.engine.progress import Progress
-from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.outputs.tensors import write_file, write_tensors
 from qkedit.steering.outputs.writer import Written
+from qkedit.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from qkedit.checkpoint.io.file_errors import explained
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import QkeditError
-from qkedit.steering.options import OutputOptions
+from qkedit.steering.steer_options import OutputOptions
 
 
 def disk_needed(

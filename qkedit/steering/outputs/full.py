@@ -24,11 +24,11 @@ from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.steering.card import make_card
 from qkedit.steering.engine.edited_tensor import EditedTensors
 from qkedit.steering.engine.progress import Progress
-from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.outputs.checks import check_edges, check_headers
 from qkedit.steering.outputs.names import CARD_FILE, name_in_output
 from qkedit.steering.outputs.tensors import write_tensors
 from qkedit.steering.outputs.writer import Written
+from qkedit.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.edited_tensor import EditedTensor, EditedTensors
 from qkedit.steering.engine.progress import Progress
 from qkedit.steering.engine.reading import piece_size, sha256_of, stands_at, tensor_pieces
-from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.outputs.checks import EDGE_BYTES, Edges, not_as_computed
 from qkedit.steering.outputs.writer import Written
+from qkedit.stopwatch import Stopwatch
 
 # For more at once Linux takes larger pages, which a virtual machine may have to get back from its host first: a tensor
 # of 26 MB then took up to 81 ms instead of at most 18 (docs/benchmarks.md).

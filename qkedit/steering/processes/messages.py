@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from qkedit.checkpoint.manifest_file import HeadEdit
-from qkedit.checkpoint.records import MACHINE_WRITTEN, as_plain, read_record
+from qkedit.checkpoint.record_reader import MACHINE_WRITTEN, as_plain, read_record
 from qkedit.errors import QkeditError, memory_that_ran_out
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.edited_tensor import EditedTensor, FactoredEdit

@@ -13,8 +13,8 @@ from qkedit.errors import CheckpointError
 from qkedit.spectral.changes.combination import differs
 from qkedit.spectral.changes.figures import energy_removed
 from qkedit.steering.engine.layer_weights import LayerWeights, head_rows
-from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import PlannedLayer, make_plan
+from qkedit.steering.steer_options import SteerOptions
 
 
 def layers_by_tensor(checkpoint: Checkpoint) -> dict[str, PlannedLayer]:

@@ -16,10 +16,10 @@ from qkedit.checkpoint.manifest_file import HeadEdit, TensorEdit
 from qkedit.errors import CheckpointError, QkeditError
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.edited_tensor import EditedTensor
-from qkedit.steering.engine.stopwatch import Stopwatch
 from qkedit.steering.manifest import records_of
 from qkedit.steering.plan import PlannedLayer
 from qkedit.steering.sources.edit_source import EditSource
+from qkedit.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -25,11 +25,11 @@ from qkedit.errors import CheckpointError, UsageError, VerificationError, counte
 from qkedit.steering.engine.progress import Progress, Silent
 from qkedit.steering.engine.reading import piece_size, pieces, same_bytes, sha256_of
 from qkedit.steering.manifest import read_manifest, records_of
-from qkedit.steering.options import OutputOptions
 from qkedit.steering.outputs.checks import check_headers
 from qkedit.steering.outputs.disk_space import refuse_without_room
 from qkedit.steering.outputs.names import CARD_FILE
 from qkedit.steering.outputs.tensors import copy_tensor, opened_for_writing, write_file
+from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.undo.mirror import copy_some, link_all, names_below
 from qkedit.steering.undo.original_bytes import OriginalBytes, original_bytes
 

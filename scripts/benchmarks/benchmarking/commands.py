@@ -81,7 +81,7 @@ def qkedit(arguments: list[str], threads: int) -> CommandRun:
 
 
 def qkedit_writing(arguments: list[str], threads: int) -> CommandRun:
-    """Run `steer` or `apply`, which report the seconds of their stations."""
+    """Run `steer` or `apply`, which report the seconds of their stages."""
     run, printed = run_function("qkedit.cli.app:run", [*arguments, "--json"], threads)
     report = json.loads(printed)
     inside = report["seconds"]

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarking.results import Route, Station
+from benchmarking.results import Route, Stage
 from benchmarking.timing import Timing, in_turns, seconds_of
 from qkedit.spectral.factors import factor
 from qkedit.spectral.product import QKProduct
@@ -25,7 +25,7 @@ from qkedit.steering.engine.workers import workers
 from qkedit.steering.plan import SteerPlan
 
 
-def measure_mathematics(plan: SteerPlan, repeats: int) -> tuple[Station, dict[str, Timing]]:
+def measure_mathematics(plan: SteerPlan, repeats: int) -> tuple[Stage, dict[str, Timing]]:
     """Return our time and the floor, for all planned layers, and what the floor consists of."""
     device = choose_device(plan.options.device)
     weights = _read(plan)
@@ -41,7 +41,7 @@ def measure_mathematics(plan: SteerPlan, repeats: int) -> tuple[Station, dict[st
     floors = taken["mathematics, floor"]
     parts = {name: Timing(tuple(floor[name] for floor in floors)) for name in floors[0]}
     ours = Timing(tuple(seconds["all"] for seconds in taken["mathematics"]))
-    return Station(None, ours, Timing(tuple(sum(floor.values()) for floor in floors))), parts
+    return Stage(None, ours, Timing(tuple(sum(floor.values()) for floor in floors))), parts
 
 
 def measure_routes(plan: SteerPlan, repeats: int) -> Iterator[Route]:

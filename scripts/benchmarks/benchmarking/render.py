@@ -13,9 +13,9 @@ the two medians beside it. Every command ran as a process of its own. Waiting fo
 `cp` does not wait, `steer` and `apply` do, and their seconds here leave it out unless they say otherwise. \
 "Without start-up" is what the command reports itself: everything but the interpreter and its imports. A full output \
 imports torch while it copies, so that import is inside; a delta's is left out, and with it what is done meanwhile: \
-its first layers are read and hashed. Stations run \
+its first layers are read and hashed. Stages run \
 side by side inside a command, so they add up to more than its whole; there, `hashing` is the SHA-256 of the original \
-tensors, too. The floor of a station is a plain loop over the same bytes, that of the mathematics its own matrix \
+tensors, too. The floor of a stage is a plain loop over the same bytes, that of the mathematics its own matrix \
 products and batched small decompositions on operands that lie ready. Peak memory is the kernel's record of resident \
 memory, file pages that a process maps included."""
 
@@ -37,9 +37,9 @@ def markdown(benchmark: Benchmark) -> str:
                 _command_rows(benchmark),
             ),
             *_section(
-                "Stations",
+                "Stages",
                 (
-                    "station",
+                    "stage",
                     "bytes",
                     "ours alone",
                     "floor",
@@ -47,7 +47,7 @@ def markdown(benchmark: Benchmark) -> str:
                     "in `steer`",
                     "in `steer` to a delta",
                 ),
-                _station_rows(benchmark),
+                _stage_rows(benchmark),
             ),
             *_section(
                 "The floor of the mathematics",
@@ -130,15 +130,15 @@ def _command_rows(benchmark: Benchmark) -> Iterator[list[str]]:
         ]
 
 
-def _station_rows(benchmark: Benchmark) -> Iterator[list[str]]:
-    full, delta = (benchmark.commands[name].stations for name in ("steer", "steer delta"))
-    for name, station in benchmark.stations.items():
+def _stage_rows(benchmark: Benchmark) -> Iterator[list[str]]:
+    full, delta = (benchmark.commands[name].stages for name in ("steer", "steer delta"))
+    for name, stage in benchmark.stages.items():
         yield [
             name,
-            "" if station.nbytes is None else _bytes(station.nbytes),
-            _timing(station.ours),
-            _timing(station.floor),
-            f"{station.ours.median / station.floor.median:.2f}",
+            "" if stage.nbytes is None else _bytes(stage.nbytes),
+            _timing(stage.ours),
+            _timing(stage.floor),
+            f"{stage.ours.median / stage.floor.median:.2f}",
             _s(full[name]) if name in full else "",
             _s(delta[name]) if name in delta else "",
         ]

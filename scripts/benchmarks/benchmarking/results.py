@@ -19,7 +19,7 @@ class CommandRun:
     Attributes:
         seconds: from its start to its end, interpreter and imports included.
         fsync: the part of them spent in waiting until the disk holds the output.
-        inside: the seconds the command itself reports, by station; `total` leaves the start-up out.
+        inside: the seconds the command itself reports, by stage; `total` leaves the start-up out.
         peak_bytes: its peak resident memory, where it was measured.
         bytes_written: the size of what it wrote.
     """
@@ -66,8 +66,8 @@ class Command:
         return Timing(totals) if totals else None
 
     @property
-    def stations(self) -> dict[str, float]:
-        """The median seconds of each station inside; they run side by side."""
+    def stages(self) -> dict[str, float]:
+        """The median seconds of each stage inside; they run side by side."""
         inside = [run.inside for run in self.runs if run.inside is not None]
         return {name: statistics.median(seconds[name] for seconds in inside) for name in (inside[0] if inside else ())}
 
@@ -83,14 +83,14 @@ class Command:
             "fsync": self.fsync.as_dict(),
             "with_fsync": self.with_fsync.as_dict(),
             "inside": self.inside.as_dict() if self.inside else None,
-            "stations": self.stations,
+            "stages": self.stages,
             "peak_bytes": self.peak_bytes,
             "bytes_written": self.runs[0].bytes_written,
         }
 
 
 @dataclass(frozen=True)
-class Station:
+class Stage:
     """One kind of work of `steer`, done alone, compared with the least that the same work can take."""
 
     nbytes: int | None
@@ -145,7 +145,7 @@ class Benchmark:
     machine: dict[str, Any]
     settings: dict[str, Any]
     commands: dict[str, Command]
-    stations: dict[str, Station]
+    stages: dict[str, Stage]
     mathematics_floor: dict[str, Timing]
     routes: tuple[Route, ...]
 
@@ -162,14 +162,14 @@ class Benchmark:
             "settings": self.settings,
             "ratios": [ratio.as_dict() for ratio in self.ratios],
             "commands": {name: command.as_dict() for name, command in self.commands.items()},
-            "stations": {
+            "stages": {
                 name: {
-                    "bytes": station.nbytes,
-                    "ours": station.ours.as_dict(),
-                    "floor": station.floor.as_dict(),
-                    "ratio": station.ours.median / station.floor.median,
+                    "bytes": stage.nbytes,
+                    "ours": stage.ours.as_dict(),
+                    "floor": stage.floor.as_dict(),
+                    "ratio": stage.ours.median / stage.floor.median,
                 }
-                for name, station in self.stations.items()
+                for name, stage in self.stages.items()
             },
             "mathematics_floor": {name: timing.as_dict() for name, timing in self.mathematics_floor.items()},
             "routes": [
@@ -192,14 +192,14 @@ class Benchmark:
         yield Ratio("steer, without start-up / cp -r", full_inside.median, cp, "s", FULL_GOAL)
         yield Ratio("steer with fsync / cp -r with fsync", full.with_fsync.median, copy.with_fsync.median, "s")
         yield Ratio("apply, without start-up / cp -r", apply_inside.median, cp, "s")
-        parts = [self.stations[name] for name in ("reading", "mathematics", "writing")]
+        parts = [self.stages[name] for name in ("reading", "mathematics", "writing")]
         alone, floor = sum(part.ours.median for part in parts), sum(part.floor.median for part in parts)
         sum_of_parts = "reading + mathematics + writing"
         yield Ratio(f"steer delta, without start-up / {sum_of_parts}", delta_inside.median, alone, "s", DELTA_GOAL)
         yield Ratio(f"steer delta, without start-up / floors of {sum_of_parts}", delta_inside.median, floor, "s")
-        for name, station in self.stations.items():
+        for name, stage in self.stages.items():
             goal = MATHEMATICS_GOAL if name == "mathematics" else None
-            yield Ratio(f"{name} / its floor", station.ours.median, station.floor.median, "s", goal)
+            yield Ratio(f"{name} / its floor", stage.ours.median, stage.floor.median, "s", goal)
         if "mergekit" in self.commands:
             yield Ratio("steer / mergekit", full.process.median, self.commands["mergekit"].process.median, "s", 1.0)
 

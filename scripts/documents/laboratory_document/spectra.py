@@ -14,9 +14,9 @@ from qkedit.inspection.spectra import inspect
 from qkedit.report.pictures import encoded
 from qkedit.report.spectra.summary import SpectrumRow, layer_row
 from qkedit.runtime.generation import directory_of
-from qkedit.spectral.options import Suppression
-from qkedit.steering.options import SteerOptions
+from qkedit.spectral.suppression import Suppression
 from qkedit.steering.plan import plan_for
+from qkedit.steering.steer_options import SteerOptions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

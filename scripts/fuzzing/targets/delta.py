@@ -15,7 +15,7 @@ from fuzzing.steered import check_output
 from fuzzing.target import Finding, Outcome, Target
 from qkedit.steering.apply import apply_edits
 from qkedit.steering.manifest import DELTA_FILE
-from qkedit.steering.options import OutputOptions
+from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.verify import verify
 
 

@@ -17,9 +17,9 @@ from fuzzing.steered import check_output
 from fuzzing.target import Finding, Outcome, Target
 from qkedit.steering.apply import apply_edits
 from qkedit.steering.manifest import MANIFEST_FILE
-from qkedit.steering.options import OutputOptions
 from qkedit.steering.plan import plan_for
 from qkedit.steering.run import run_plan
+from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.verify import verify
 
 

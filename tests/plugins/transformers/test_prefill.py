@@ -99,7 +99,7 @@ def test_what_is_read_after_the_edit_reads_the_edited_cache(family, refine):
         assert not changed[:first].any()
 
 
-def test_stations_are_passed_in_order():
+def test_stages_are_passed_in_order():
     given = request("qwen2-vl", two_prompts("qwen2-vl")[:1])
     length = given.ids.shape[1]
     probe = Probe(refine="end", layers=(0, 2), preview=1)

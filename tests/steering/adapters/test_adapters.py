@@ -16,8 +16,8 @@ from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.errors import QkeditError
 from qkedit.steering.apply import apply_edits
 from qkedit.steering.export import export
-from qkedit.steering.options import OutputOptions
 from qkedit.steering.run import steer
+from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.verify import verify
 from tests.families.published import PUBLISHED, written
 from tests.steering.checkpoints import HEAD_SIZE, HEADS, contents, query_name, same_bits, tensors_of, weights, write

@@ -15,8 +15,8 @@ from torch import Tensor
 from qkedit.errors import QkeditError
 from qkedit.steering.apply import apply_edits, interpolate_edit, merge_edits
 from qkedit.steering.export import export
-from qkedit.steering.options import OutputOptions
 from qkedit.steering.run import steer
+from qkedit.steering.steer_options import OutputOptions
 from tests.steering.checkpoints import weights, write
 
 FACTORS = "adapter_model.safetensors"

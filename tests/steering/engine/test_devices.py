@@ -15,15 +15,15 @@ from torch import Tensor
 from qkedit.inspection import comparison, spectra
 from qkedit.inspection.comparison import compare_spectra
 from qkedit.inspection.spectra import inspect
-from qkedit.spectral.options import Channel, Suppression
+from qkedit.spectral.suppression import Channel, Suppression
 from qkedit.steering.engine import edited_weights as engine
 from qkedit.steering.engine.device import choose_devices, recorded_device
 from qkedit.steering.engine.edited_tensor import EditedTensor
 from qkedit.steering.engine.edited_weights import edited_weights
 from qkedit.steering.engine.reading import stored_layers
-from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import SteerPlan, plan_for
 from qkedit.steering.run import steer
+from qkedit.steering.steer_options import SteerOptions
 from tests import tiny_models
 from tests.pretended_devices import PretendedDevices
 

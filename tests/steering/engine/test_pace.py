@@ -1,4 +1,4 @@
-"""Stations work ahead of one another as far as memory allows, and no farther."""
+"""Stages work ahead of one another as far as memory allows, and no farther."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkedit.spectral.changes.low_rank import LowRankChange
-from qkedit.spectral.options import Suppression
+from qkedit.spectral.suppression import Suppression
 from qkedit.steering.engine import edited_weights as stream
 from qkedit.steering.engine.pace import IN_FLIGHT_BYTES, Pace, pace_for
 from qkedit.steering.engine.reading import StoredLayer, stored_layers
 from qkedit.steering.engine.workers import Workers, workers
-from qkedit.steering.options import SteerOptions
 from qkedit.steering.plan import plan_for
+from qkedit.steering.steer_options import SteerOptions
 
 MEBIBYTE = 1 << 20
 CPU = torch.device("cpu")

@@ -14,9 +14,9 @@ from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import QkeditError
 from qkedit.steering.apply import apply_edits
-from qkedit.steering.options import OutputOptions
 from qkedit.steering.outputs import disk_space
 from qkedit.steering.run import steer
+from qkedit.steering.steer_options import OutputOptions
 from tests.steering.checkpoints import HEAD_SIZE, HEADS, HIDDEN, contents, query_name
 
 EDITED_BYTES = HEADS * HEAD_SIZE * HIDDEN * 4

@@ -19,7 +19,6 @@ from qkedit.errors import QkeditError, UsageError
 from qkedit.steering.engine.edited_tensor import EditedTensor
 from qkedit.steering.engine.edited_weights import edited_weights
 from qkedit.steering.engine.reading import stored_layers
-from qkedit.steering.options import OutputOptions, SteerOptions
 from qkedit.steering.plan import SteerPlan, plan_for
 from qkedit.steering.processes import connection as connections
 from qkedit.steering.processes.connection import first_of, others_of
@@ -27,6 +26,7 @@ from qkedit.steering.processes.launch import Launch, launched
 from qkedit.steering.processes.messages import fingerprint
 from qkedit.steering.processes.sharing import hand_over_edits, shared_edits
 from qkedit.steering.run import run_plan
+from qkedit.steering.steer_options import OutputOptions, SteerOptions
 
 FIRST, SECOND = Launch(0, 2, 0), Launch(1, 2, 1)
 

@@ -16,8 +16,8 @@ from qkedit.checkpoint.manifest_file import Derivation
 from qkedit.errors import CheckpointError, QkeditError, UsageError
 from qkedit.spectral.changes.combination import rounded
 from qkedit.steering.apply import apply_edits, interpolate_edit, merge_edits
-from qkedit.steering.options import OutputOptions
 from qkedit.steering.run import SteerReport, steer
+from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.verify import verify
 from tests.cli.command import qkedit
 from tests.steering.checkpoints import contents, query_name, same_bits, tensors_of, weights, write

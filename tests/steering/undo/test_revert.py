@@ -20,7 +20,7 @@ from qkedit.checkpoint.io.staging import StagedDirectory
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import CheckpointError, QkeditError, UsageError, VerificationError
 from qkedit.steering.apply import apply_edits
-from qkedit.steering.options import OutputOptions
+from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.verify import verify
 from tests.fake_hub import serve_hub
 from tests.steering.checkpoints import contents, query_name, weights, write

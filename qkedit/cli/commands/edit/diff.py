@@ -92,7 +92,7 @@ def _extract(output: Output, base: str, edited: str, out: Path, *, only_queries:
     from qkedit.cli.commands.edit.steer import print_report
     from qkedit.cli.progress import progress_bar
     from qkedit.steering.extraction import extract
-    from qkedit.steering.options import OutputOptions
+    from qkedit.steering.steer_options import OutputOptions
 
     target = OutputOptions(out, "delta", overwrite=overwrite)
     with progress_bar(output) as progress:

@@ -8,8 +8,8 @@ from qkedit.errors import counted
 from qkedit.selection import describe
 
 if TYPE_CHECKING:
-    from qkedit.steering.options import OutputOptions
     from qkedit.steering.plan import SteerPlan
+    from qkedit.steering.steer_options import OutputOptions
 
 
 _KINDS: dict[str, str] = {

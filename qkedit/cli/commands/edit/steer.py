@@ -28,10 +28,10 @@ from qkedit.steering.processes.launch import launched
 if TYPE_CHECKING:
     from qkedit.checkpoint.io.ownership import Replaced
     from qkedit.checkpoint.manifest_file import TensorEdit
-    from qkedit.steering.options import OutputOptions
     from qkedit.steering.plan import PlannedLayer, SteerPlan
     from qkedit.steering.processes.launch import Launch
     from qkedit.steering.run import SteerReport
+    from qkedit.steering.steer_options import OutputOptions
 
 _TITLES = ("layer", "form", "heads", "d_h", "edited", "size", "tensor")
 
@@ -118,7 +118,7 @@ def print_report(output: Output, report: SteerReport, done: tuple[str, str]) -> 
     energy = [head.energy_removed for head in heads]
     moved = [head.relative_change for head in heads]
     seconds = report.seconds
-    stations = ", ".join(
+    stages = ", ".join(
         f"{name} {seconds[name]:.1f}"
         for name in ("start-up", "reading", "mathematics", "copying", "writing", "checks", "verification", "fsync")
         if seconds.get(name, 0) >= 0.05
@@ -144,7 +144,7 @@ def print_report(output: Output, report: SteerReport, done: tuple[str, str]) -> 
         facts.append(("left out", _left_out(report.left_out)))
     if report.verification is not None:
         facts.append(("verified", report.verification.sentence()))
-    facts.append(("time", f"{seconds['total']:.1f} s" + (f" ({stations}; steps overlap)" if stations else "")))
+    facts.append(("time", f"{seconds['total']:.1f} s" + (f" ({stages}; steps overlap)" if stages else "")))
     facts.append(("written", f"{report.out} ({size(report.bytes_in_output)})"))
     output.result(report.as_dict(), aligned(facts), summary=True)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from benchmarking.commands import Request
 from benchmarking.disk import ByteRange, copy_plainly, pieces, read_plainly, settle, write_plainly
-from benchmarking.results import Station
+from benchmarking.results import Stage
 from benchmarking.timing import Timing, in_turns, seconds_of
 from qkedit.checkpoint.io.copying import LinkMode, copy_file
 from qkedit.steering.engine.device import choose_device
@@ -27,7 +27,7 @@ from qkedit.stopwatch import Stopwatch
 Edits = list[EditedTensor]
 
 
-def measure_reading(plan: SteerPlan, request: Request, repeats: int) -> Station:
+def measure_reading(plan: SteerPlan, request: Request, repeats: int) -> Stage:
     """Reading the tensors that the mathematics needs into memory, one after another."""
     needed = {entry.name: entry for planned in plan.layers for entry in planned.needed_tensors}
     ranges = [(request.model / entry.shard, entry.start, entry.end) for entry in needed.values()]
@@ -43,7 +43,7 @@ def measure_reading(plan: SteerPlan, request: Request, repeats: int) -> Station:
             read_plainly(ranges)
         return seconds_of(action)
 
-    return _station(
+    return _stage(
         "reading",
         plan.bytes_to_read,
         repeats,
@@ -52,7 +52,7 @@ def measure_reading(plan: SteerPlan, request: Request, repeats: int) -> Station:
     )
 
 
-def measure_copying(plan: SteerPlan, request: Request, repeats: int) -> Station:
+def measure_copying(plan: SteerPlan, request: Request, repeats: int) -> Stage:
     """Copying every file of the checkpoint."""
     files = plan.checkpoint.files
     sizes = files.sizes()
@@ -69,7 +69,7 @@ def measure_copying(plan: SteerPlan, request: Request, repeats: int) -> Station:
         shutil.rmtree(request.output)
         return seconds
 
-    return _station(
+    return _stage(
         "copying",
         plan.checkpoint.kept_bytes,
         repeats,
@@ -78,7 +78,7 @@ def measure_copying(plan: SteerPlan, request: Request, repeats: int) -> Station:
     )
 
 
-def measure_writing(plan: SteerPlan, request: Request, repeats: int) -> dict[str, Station]:
+def measure_writing(plan: SteerPlan, request: Request, repeats: int) -> dict[str, Stage]:
     """Writing, hashing and checking the edited tensors, which lie ready in memory, as a delta."""
     edits: Edits = list(edited_weights(stored_layers(plan), plan, choose_device(plan.options.device)))
     contents = [stored_bytes(edited.tensor) for edited in edits]
@@ -91,7 +91,7 @@ def measure_writing(plan: SteerPlan, request: Request, repeats: int) -> dict[str
     )
     ours, floors = taken.values()
     return {
-        name: Station(
+        name: Stage(
             plan.bytes_to_write,
             Timing(tuple(seconds[name] for seconds in ours)),
             Timing(tuple(seconds[name] for seconds in floors)),
@@ -100,13 +100,13 @@ def measure_writing(plan: SteerPlan, request: Request, repeats: int) -> dict[str
     }
 
 
-def _station(name: str, nbytes: int, repeats: int, ours: Callable[[], float], floor: Callable[[], float]) -> Station:
+def _stage(name: str, nbytes: int, repeats: int, ours: Callable[[], float], floor: Callable[[], float]) -> Stage:
     taken = in_turns(repeats, {name: ours, f"{name}, floor": floor})
-    return Station(nbytes, *(Timing(tuple(seconds)) for seconds in taken.values()))
+    return Stage(nbytes, *(Timing(tuple(seconds)) for seconds in taken.values()))
 
 
 def _ours_written(plan: SteerPlan, request: Request, edits: Edits) -> dict[str, float]:
-    """Seconds by station of writing a delta, whose stream of tensors waits for nothing."""
+    """Seconds by stage of writing a delta, whose stream of tensors waits for nothing."""
     os.sync()
     stopwatch = Stopwatch()
     request.delta.mkdir()
@@ -117,7 +117,7 @@ def _ours_written(plan: SteerPlan, request: Request, edits: Edits) -> dict[str, 
 
 
 def _plainly_written(request: Request, contents: list[memoryview]) -> dict[str, float]:
-    """Seconds of the same stations: the same bytes written, hashed, and read again and hashed."""
+    """Seconds of the same stages: the same bytes written, hashed, and read again and hashed."""
     os.sync()
     request.delta.mkdir()
     path = request.delta / DELTA_FILE

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from qkedit.checkpoint.io.copying import LinkMode
 from qkedit.checkpoint.manifest_file import EditControl, EditedChannel, RecordedOptions
 from qkedit.errors import UsageError
-from qkedit.spectral.options import Suppression
+from qkedit.spectral.suppression import Suppression
 
 ComputeDtype = Literal["float32", "float64"]
 Layout = Literal["full", "delta", "lora"]

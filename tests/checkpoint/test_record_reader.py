@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from qkedit.checkpoint.architecture.schema import Decoder, Explanation, Family, ProjectionLayout, Refusal
 from qkedit.checkpoint.presets import Preset
-from qkedit.checkpoint.records import RecordError, read_record, read_records
+from qkedit.checkpoint.record_reader import RecordError, read_record, read_records
 from qkedit.configuration_files import configuration_directory, parse_configuration
 from qkedit.errors import QkeditError
 
