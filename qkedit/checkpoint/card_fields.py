@@ -8,15 +8,15 @@ from typing import Any
 
 from qkedit.strict_text import MAX_YAML_LENGTH, parse_yaml
 
-# Bytes that hold the longest block that is read, whose letters may take four bytes each, and a little more.
+# Enough bytes for the longest block that is read: a character may take four bytes.
 LONGEST_BLOCK = 5 * MAX_YAML_LENGTH
 
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
-_MARK = "\ufeff"  # which some editors put at the start of a file
+_MARK = "\ufeff"  # some editors put it at the start of a file
 
 
 def card_fields(card: str) -> dict[str, Any]:
-    """Return the fields of a card's metadata block; empty where there is none that can be read."""
+    """Return the fields of a card's metadata block; empty if there is no readable block."""
     front_matter = _FRONT_MATTER.match(card.removeprefix(_MARK))
     if front_matter is None:
         return {}
@@ -28,11 +28,11 @@ def card_fields(card: str) -> dict[str, Any]:
 
 
 def with_fields(card: str, changes: dict[str, Any]) -> str:
-    """Return a card whose metadata block says this too; everything else in it stays as it is written.
+    """Return a card with these fields changed in its metadata block; everything else stays byte for byte.
 
     Args:
-        card: the card; one without a metadata block that can be read gets one.
-        changes: new values by the field's name; None takes a field out.
+        card: the card; without a readable metadata block, it gets one.
+        changes: new values by field name; None removes a field.
     """
     import yaml
 
@@ -48,10 +48,10 @@ def with_fields(card: str, changes: dict[str, Any]) -> str:
     wanted = {name: value for name, value in (fields | changes).items() if value is not None or name not in changes}
     kept = block
     for name in changes:
-        # A key at the margin, with the lines that belong to it: indented ones, items of a list and empty ones.
+        # A key at the margin with its lines: indented ones, items of a list, and empty ones.
         kept = re.sub(rf"^{re.escape(name)}[ \t]*:.*(?:\n(?:[ \t-].*|[ \t]*$))*\n?", "", kept, flags=re.MULTILINE)
     result = _card(added + kept, body)
-    if card_fields(result) != wanted:  # it is written in an unusual way
+    if card_fields(result) != wanted:  # the block has an unusual form
         result = _card(yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True, width=math.inf), body)
     return result
 
@@ -61,6 +61,6 @@ def _card(block: str, body: str) -> str:
 
 
 def texts(value: Any) -> tuple[str, ...]:
-    """Return what a field says that may be a text or a list of texts; nothing else counts."""
+    """Return the texts of a field that may be a text or a list of texts; anything else is ignored."""
     values = value if isinstance(value, list) else [value]
     return tuple(item for item in values if isinstance(item, str) and item)

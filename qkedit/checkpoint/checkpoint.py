@@ -1,9 +1,9 @@
-"""A checkpoint as headers and config tell it: every tensor's place, and what becomes of every other file.
+"""A checkpoint according to its headers and config: the place of every tensor, and the role of every other file.
 
-Loaders (transformers, accelerate) take the index only as a list of files and then read every key of every
-file named; where a tensor occurs twice, the last file wins, whatever the index says, while disk offload follows
-the index. One directory can thus load as two different models. So a checkpoint is accepted only when every
-tensor stands exactly once and index and headers say the same.
+Loaders (transformers, accelerate) use the index only as a list of files and then read every key of every
+listed file. If a tensor occurs twice, the last file wins, whatever the index says, while disk offload follows
+the index. One directory can thus load as two different models. So a checkpoint is accepted only if every tensor
+occurs exactly once and index and headers agree.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from qkedit.checkpoint.io.source import CheckpointFiles
 from qkedit.checkpoint.other_kinds import no_weights, refuse_other_kind, refuse_pointers
 from qkedit.errors import CheckpointError
 
-# A config is some kilobytes and the largest published index a few megabytes.
+# A config has a few kilobytes, and the largest published index a few megabytes.
 MAX_JSON_BYTES = 100_000_000
 _LONGEST_MODEL_TYPE = 100
 _BROKEN_WEIGHTS = "not a readable safetensors file, and not one of the shards"
-# Where families keep the language model's settings; the first that is there counts, else the config itself.
+# The keys under which families keep the language model's settings; the first that exists is used, else the config.
 TEXT_CONFIG_KEYS = (
     ("text_config",),
     ("llm_config",),  # OpenGVLab InternVL
@@ -52,14 +52,14 @@ TEXT_CONFIG_KEYS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is known of a checkpoint before any tensor data is read."""
+    """A checkpoint before any tensor data is read."""
 
     files: CheckpointFiles
     config: dict[str, Any]
     shards: dict[str, ShardHeader]  # by file name, in sorted order
     index: str | None  # name of the *.safetensors.index.json, None for a single file
-    side_files: tuple[str, ...]  # copied byte-identical
-    left_out: dict[str, str]  # by name, with the reason: other weights, broken links, what no loader reads
+    side_files: tuple[str, ...]  # copied byte for byte
+    left_out: dict[str, str]  # by name, with the reason: other weights, broken links, files that no loader reads
 
     @cached_property
     def tensors(self) -> dict[str, TensorEntry]:
@@ -67,7 +67,7 @@ class Checkpoint:
         return {name: entry for shard in self.shards.values() for name, entry in shard.tensors.items()}
 
     def with_plugins(self) -> Checkpoint:
-        """Return it with the plug-ins that are attached to it among the files of the model, if there are any."""
+        """Return the checkpoint with its file of attached plug-ins, if it has one, among the files of the model."""
         if self.left_out.get(PLUGINS_FILE) != ATTACHED:
             return self
         left_out = {file: reason for file, reason in self.left_out.items() if file != PLUGINS_FILE}
@@ -75,18 +75,18 @@ class Checkpoint:
 
     @property
     def kept_files(self) -> tuple[str, ...]:
-        """Every file that belongs to the model: shards, index and side files."""
+        """All files that belong to the model: shards, index and side files."""
         return (*self.shards, *((self.index,) if self.index else ()), *self.side_files)
 
     @cached_property
     def kept_bytes(self) -> int:
-        """Size of all of them."""
+        """The total size of `kept_files` in bytes."""
         sizes = self.files.sizes()
         return sum(sizes[file] for file in self.kept_files)
 
     @cached_property
     def text_config(self) -> dict[str, Any]:
-        """The language model's part of the config; the config itself where it is flat."""
+        """The language model's part of the config, or the config itself if it is flat."""
         for keys in TEXT_CONFIG_KEYS:
             found: Any = self.config
             for key in keys:
@@ -97,19 +97,19 @@ class Checkpoint:
 
     @property
     def model_type(self) -> str:
-        """`model_type` of the config as a text that can be printed and stored, "" where there is none."""
+        """`model_type` of the config as a text that can be printed and stored, or ""."""
         model_type = self.config.get("model_type")
         if not isinstance(model_type, str):
             return ""
-        # A stranger's config may hold half characters and megabytes; names of families are short.
+        # An untrusted config may hold lone surrogates or megabytes; names of families are short.
         return model_type[:_LONGEST_MODEL_TYPE].encode(errors="backslashreplace").decode()
 
 
 def open_checkpoint(files: CheckpointFiles) -> Checkpoint:
-    """Read and check config, index and headers; tensor data is not read.
+    """Read and check config, index and headers, without reading tensor data.
 
     Raises:
-        CheckpointError: a file is missing or broken, a tensor occurs twice, or there are no safetensors at all.
+        CheckpointError: a file is missing or broken, a tensor occurs twice, or there are no safetensors weights.
     """
     sizes = {file: size for file, size in files.sizes().items() if not (is_hidden(file) or is_litter(file))}
     refuse_other_kind(files, sizes)
@@ -118,7 +118,7 @@ def open_checkpoint(files: CheckpointFiles) -> Checkpoint:
     weight_map = _read_weight_map(files, sizes)
     if SINGLE_FILE in sizes:
         shard_names = [SINGLE_FILE]
-        # An index of that one file is kept; any other one is ignored by loaders and lists older weights.
+        # An index of this single file is kept; loaders ignore any other index, which lists older weights.
         superseded = set(weight_map.values()) - {SINGLE_FILE}
         indexed = bool(weight_map) and not superseded
         superseded = {INDEX_FILE, *superseded} if superseded else superseded
@@ -163,7 +163,7 @@ def _read_config(files: CheckpointFiles, sizes: dict[str, int]) -> dict[str, Any
             remedy="name the directory or repository that holds the model's config and shards",
         )
     try:
-        # Loaders read the config with Python's json, which admits NaN and repeated keys; so it is here.
+        # Loaders read the config with Python's json, which permits NaN and repeated keys, so we do the same.
         config = json.loads(_read_whole(files, sizes, CONFIG_FILE).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
@@ -175,7 +175,7 @@ def _read_config(files: CheckpointFiles, sizes: dict[str, int]) -> dict[str, Any
 
 
 def _read_weight_map(files: CheckpointFiles, sizes: dict[str, int]) -> dict[str, str]:
-    """Return the index's tensor → shard map, {} without an index; every shard named is there and inside."""
+    """Return the index's tensor → shard map, or {} without an index; every named shard exists in the checkpoint."""
     if INDEX_FILE not in sizes:
         return {}
     index = parse_json_object(_read_whole(files, sizes, INDEX_FILE), INDEX_FILE)
@@ -193,11 +193,11 @@ def _read_weight_map(files: CheckpointFiles, sizes: dict[str, int]) -> dict[str,
     for tensor, file in weight_map.items():
         if not _is_plain_shard_name(file):
             raise CheckpointError(
-                f"places the tensor in {file!a}, which is not a safetensors file inside the checkpoint",
+                f"maps the tensor to {file!a}, which is not a safetensors file inside the checkpoint",
                 where=f"{INDEX_FILE}, tensor {tensor}",
-                remedy="do not use this checkpoint unless you know who made it",
+                remedy="do not use this checkpoint unless you trust its publisher",
             )
-    # With a single file loaders do not look at the index, so what it names may be absent.
+    # With a single file loaders do not read the index, so the shards it names may be absent.
     missing = sorted(set(weight_map.values()) - set(sizes)) if SINGLE_FILE not in sizes else []
     if missing:
         reason = files.passed_over().get(missing[0])
@@ -211,7 +211,7 @@ def _read_weight_map(files: CheckpointFiles, sizes: dict[str, int]) -> dict[str,
 
 
 def _is_plain_shard_name(file: str) -> bool:
-    """Whether the name stays inside the checkpoint's directory on every system and is spelled in one way only."""
+    """Return whether the name is inside the checkpoint's directory on every system, in its only spelling."""
     path = PurePosixPath(file)
     return (
         file.endswith(".safetensors")
@@ -228,7 +228,7 @@ def _check_each_tensor_once(shards: Iterable[ShardHeader]) -> None:
         for tensor in shard.tensors:
             if tensor in first:
                 raise CheckpointError(
-                    f"stands twice, in {first[tensor]} and in {shard.file}, so it depends on the loader which counts",
+                    f"occurs twice, in {first[tensor]} and in {shard.file}, so which one loads depends on the loader",
                     where=f"tensor {tensor}",
                     remedy="save the checkpoint again with each tensor once",
                 )
@@ -239,7 +239,7 @@ def _check_index_agrees(weight_map: dict[str, str], shards: dict[str, ShardHeade
     for tensor, file in weight_map.items():
         if tensor not in shards[file].tensors:
             raise CheckpointError(
-                f"{INDEX_FILE} places the tensor in {file}, which does not hold it",
+                f"{INDEX_FILE} maps the tensor to {file}, which does not hold it",
                 where=f"tensor {tensor}",
                 remedy="download the index and the shards again, from the same revision",
             )
@@ -254,8 +254,8 @@ def _check_index_agrees(weight_map: dict[str, str], shards: dict[str, ShardHeade
 
 
 def _reason_against_weights(files: CheckpointFiles, file: str, size: int, tensor_names: set[str]) -> str:
-    """Return why a safetensors file next to the shards is left out; "" for one that a model may read (an adapter)."""
-    # Read before it is judged: what cannot be read at all (a disk, a network) stops the run.
+    """Return the reason to leave out a safetensors file next to the shards; "" if a model may read it (an adapter)."""
+    # The file is read before it is judged: a failing disk or network stops the run.
     length = int.from_bytes(files.read(file, 0, min(size, LENGTH_BYTES)), "little") + LENGTH_BYTES
     if length > min(size, MAX_HEADER_BYTES):
         return _BROKEN_WEIGHTS
@@ -270,7 +270,7 @@ def _reason_against_weights(files: CheckpointFiles, file: str, size: int, tensor
 def _read_whole(files: CheckpointFiles, sizes: dict[str, int], file: str) -> bytes:
     if sizes[file] > MAX_JSON_BYTES:
         raise CheckpointError(
-            f"has {sizes[file]} bytes, far more than such a file can need",
+            f"has {sizes[file]} bytes, far more than a file of its kind needs",
             where=file,
             remedy="download or save the file again",
         )

@@ -1,11 +1,11 @@
-"""`qkedit.json` as a value: what was done to a checkpoint, to which tensors, and how each can be checked.
+"""`qkedit.json` as a value: the edit of a checkpoint, the edited tensors, and the hashes that verify them.
 
-It lists every file of the full directory, so that a later run knows which ones it may replace, and holds nothing that
-differs between two runs on the same inputs (no times, no paths), so an output is reproducible to the byte. The
+It lists every file of the full directory, so that a later run knows which ones it may replace. It contains nothing
+that differs between two runs on the same inputs (no times, no paths), so an output is reproducible to the byte. The
 manifests of earlier edits are under `history`, oldest first, as they were written.
 
-A key that this version does not know is passed over: a later one may add facts. What changes the meaning of a key gets
-another schema, and a later schema is refused. Schema 1, which qkedit 0.1 began with, is read as schema 2.
+Unknown keys are ignored, since a later version may add facts. A change in the meaning of a key gets a new schema, and
+a later schema is refused. Schema 1, with which qkedit 0.1 began, is read as schema 2.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Part = TypeVar("Part")
 
 
 class EditedChannel(StrEnum):
-    """Which part of the product was edited."""
+    """The part of the product that was edited."""
 
     FULL = "full"
     SYMMETRIC = "symmetric"
@@ -35,7 +35,7 @@ class EditedChannel(StrEnum):
 
 
 class EditControl(StrEnum):
-    """Which random control took the place of the edit."""
+    """The random control that replaced the edit."""
 
     NONE = "none"
     INDEX = "index"
@@ -43,7 +43,7 @@ class EditControl(StrEnum):
 
 
 class Derivation(StrEnum):
-    """How an edit came about that was not steered: from others, or from two checkpoints."""
+    """The origin of an edit that was not made by `steer`: other edits, or two checkpoints."""
 
     STACKED = "stacked"
     SCALED = "scaled"
@@ -60,7 +60,7 @@ class Tool:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedBase:
-    """The model that was edited: a hub id and its commit, `demo`, or the name alone of a directory."""
+    """The model that was edited: a hub id and its commit, `demo`, or only the name of a directory."""
 
     model: str
     revision: str | None
@@ -68,7 +68,7 @@ class RecordedBase:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedOptions:
-    """All that decides the bytes of an edit; see `SteerOptions` and `Suppression`."""
+    """All options that affect the bytes of an edit; see `SteerOptions` and `Suppression`."""
 
     layers: str
     heads: str
@@ -84,31 +84,31 @@ class RecordedOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadEdit:
-    """What happened to one query head. Shares are 0–1; `None` where a figure has no meaning."""
+    """The edit of one query head. Shares are 0–1, or `None` where they have no meaning."""
 
     head: int
     key_head: int
-    suppressed: tuple[float, ...]  # σ (channels: |λ|; norm control: direction strengths) of the modes acted on
+    suppressed: tuple[float, ...]  # σ (channels: |λ|; norm control: direction strengths) of the suppressed modes
     energy_removed: float  # of the channel's energy, requested
     gap: float | None  # σ_k / σ_{k+1} at the cut
     relative_change: float  # ‖W_q' − W_q‖ / ‖W_q‖ after rounding to the storage dtype
-    unrealized_share: float | None = None  # channels: share of the wanted change that queries cannot write
-    leak: float | None = None  # channels: share of the wanted change that lands in the other channel
+    unrealized_share: float | None = None  # channels: share of the requested change that queries cannot write
+    leak: float | None = None  # channels: share of the requested change that lands in the other channel
     scale: float | None = None  # norm control: c
     key_bias_effect: float | None = None  # ‖(W_q' − W_q)ᵀ b_k‖
-    overlap: float | None = None  # several edits: what two of them both remove, as a share of their sum
-    order: float | None = None  # several edits: by how much their order would matter if they were composed, likewise
+    overlap: float | None = None  # several edits: the part that two of them both remove, as a share of their sum
+    order: float | None = None  # several edits: the effect of their order if they were composed, also as a share
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorEdit:
-    """One edited query tensor: where it is, its hashes, and what happened to its chosen heads."""
+    """One edited query tensor: its place, its hashes, and the edits of its selected heads."""
 
     name: str
     shard: str
     layer: int
-    form: str = ""  # how its heads are in the tensor
-    norm: str | None = None  # kind of norm behind the queries, folded into the product
+    form: str = ""  # the layout of heads in the tensor
+    norm: str | None = None  # the kind of norm after the query projection, folded into the product
     dtype: str
     shape: tuple[int, ...]
     sha256_before: str
@@ -116,12 +116,12 @@ class TensorEdit:
     heads: tuple[HeadEdit, ...]
 
     def __post_init__(self) -> None:
-        """Refuse a tensor in which nothing was edited, or heads that cannot be."""
+        """Refuse a tensor without edited heads, or with impossible ones."""
         numbers = [head.head for head in self.heads]
         if not numbers:
             raise ValueError("lists no heads")
         if min(numbers) < 0 or len(set(numbers)) < len(numbers):
-            raise ValueError("lists a head twice or of a negative number")
+            raise ValueError("lists a head twice, or a negative head number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +130,11 @@ class AdapterLayer:
 
     Attributes:
         tensor: the name of the edited tensor in the base.
-        module: the path of the module that holds it in a loaded model.
-        rank: of the product.
-        error: `‖BA − Δ‖ / ‖Δ‖` (Frobenius): what truncation, and rounding before the factors were found, took from the
-            change Δ. The factors' own rounding to float32 is not counted.
-        sha256_a, sha256_b: of the factors' bytes.
+        module: the path of its module in a loaded model.
+        rank: the rank of the product.
+        error: `‖BA − Δ‖ / ‖Δ‖` (Frobenius): the loss of the change Δ by truncation, and by rounding before the
+            factors were computed. The factors' own rounding to float32 is not included.
+        sha256_a, sha256_b: the SHA-256 of the factors' bytes.
     """
 
     tensor: str
@@ -150,18 +150,18 @@ class Manifest:
     """One edit of a checkpoint.
 
     Attributes:
-        tool: what wrote it.
-        libraries: names and versions of the libraries that calculated.
+        tool: the program that wrote the manifest.
+        libraries: names and versions of the libraries used for the computation.
         base: the model that was edited.
-        understood_as: how a model without a record of its own was understood.
-        options: what was asked for; None where no one edit was.
-        derivation: how the edit came about if it was not steered.
-        made_of: the manifests of the edits that it was made of, without their history.
-        strength: by which the change of an edit was multiplied.
-        tensors: what changed.
+        understood_as: the interpretation of a model without its own record.
+        options: the options of the edit; None if it was not made by a single `steer`.
+        derivation: the origin of an edit that was not made by `steer`.
+        made_of: the manifests of the edits that were combined, without their history.
+        strength: the factor by which the change of an edit was multiplied.
+        tensors: the edited tensors.
         files: every file of the full output, sorted.
-        generated: SHA-256 of each file of this output that qkedit made anew, next to weights and manifest, by name.
-        adapter: the layers of an adapter, which a model that was made from one keeps; None elsewhere.
+        generated: the SHA-256 of each file that qkedit generated next to weights and manifest, by name.
+        adapter: the layers of an adapter, also kept in a model that was made from it; otherwise None.
         history: manifests of earlier edits as they were written, each with its own schema, oldest first.
     """
 
@@ -180,7 +180,7 @@ class Manifest:
     history: tuple[dict[str, Any], ...]
 
     def __post_init__(self) -> None:
-        """Check what no key says alone."""
+        """Check conditions that involve several keys."""
         names = [tensor.name for tensor in self.tensors]
         if not names:
             raise ValueError("lists no tensors")
@@ -207,7 +207,7 @@ class Manifest:
 
         Args:
             files: their contents.
-            kept: the SHA-256 of each that a writer made beside the weights.
+            kept: the SHA-256 of each file that a writer generated next to the weights.
         """
         hashes = {name: sha256(content).hexdigest() for name, content in files.items()}
         return replace(self, files=tuple(sorted({*self.files, *kept})), generated={**hashes, **kept})
@@ -217,11 +217,11 @@ class Manifest:
         """Read a manifest of schema 1 or 2.
 
         Args:
-            content: of the file.
-            where: the file, for messages.
+            content: the content of the file.
+            where: the name of the file, for messages.
 
         Raises:
-            CheckpointError: it is not JSON, of a later schema, or lacks what every manifest has.
+            CheckpointError: the content is not JSON, has a later schema, or lacks a required key.
         """
         try:
             return read_record(cls, _as_schema_2(content, where), where, MACHINE_WRITTEN)
@@ -229,18 +229,18 @@ class Manifest:
             raise CheckpointError(error.what, where=error.where, remedy=_WRITE_AGAIN) from error
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what the file holds; keys without a value are left out."""
+        """Return the content of the file; keys without a value are left out."""
         return {"schema": SCHEMA, **as_plain(self)}
 
     def to_json(self) -> bytes:
-        """Return the file: one line per head, so that it can be read and compared with `diff`."""
-        # A directory's name may hold bytes that are not UTF-8; backslashreplace spells them as JSON escapes.
+        """Return the bytes of the file, with one line per head, so that it can be read and compared with `diff`."""
+        # A directory's name may hold bytes that are not UTF-8; backslashreplace writes them as JSON escapes.
         return (_dump(self.as_dict(), "") + "\n").encode(errors="backslashreplace")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ownership:
-    """The part of a manifest, of whatever schema, that says which files are qkedit's."""
+    """The part of a manifest of any schema that lists qkedit's files."""
 
     tool: Tool
     files: tuple[str, ...] = ()
@@ -256,14 +256,14 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
-    """The part of a manifest, of whatever schema, that names the models on the way to an output."""
+    """The part of a manifest of any schema that names the models from which an output was made."""
 
     base: RecordedBase
     history: tuple[Step, ...] = ()
 
 
 def part_of(content: bytes, kind: type[Part]) -> Part | None:
-    """Return a part of a manifest, such as `Ownership`, whatever becomes of the rest; None where it is not there."""
+    """Return a part of a manifest, such as `Ownership`, whether or not the rest is valid; None if it is missing."""
     try:
         return read_record(kind, parse_json(content, file_names=True), "", MACHINE_WRITTEN)
     except (ValueError, RecordError):
@@ -284,9 +284,9 @@ def _as_schema_2(content: bytes, where: str) -> Any:
 
 
 def _migrated(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest of schema 1 as schema 2 says it; what is not of its form stays, for the reader to refuse.
+    """Convert a manifest of schema 1 to schema 2; malformed parts are kept for the reader to refuse.
 
-    Schema 1 called both the share that stays and the share that queries cannot write `residual`, and hashed no files.
+    Schema 1 called both the kept share and the share that queries cannot write `residual`, and did not hash files.
     """
     options, tensors = manifest.get("options"), manifest.get("tensors")
     changed = {"options": _renamed(options, "residual", "retain")}
@@ -307,7 +307,7 @@ def _renamed(value: Any, old: str, new: str) -> Any:
 
 
 def _dump(value: Any, indent: str) -> str:
-    """Return JSON in which whatever holds no further object is on one line."""
+    """Return JSON in which each value without nested objects is on one line."""
     if not _holds_objects(value):
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     deeper = indent + "  "

@@ -1,4 +1,4 @@
-"""Recognise what a directory is that is not a checkpoint in safetensors, and say what makes one of it."""
+"""Recognise directories that are not safetensors checkpoints, and explain how to get one."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from qkedit.checkpoint.contents import (
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.errors import CheckpointError
 
-# Quantised weights are refused with this: docs/deploying.md shows the order for each format.
+# The remedy for quantised weights; docs/deploying.md shows the order of steps for each format.
 EDIT_FIRST = (
     "edit the unquantised checkpoint (BF16 or F16) first, then quantise or convert the edited directory "
     "(docs/deploying.md)"
 )
-# What git-lfs puts in the place of a large file: three lines, the first of which is this.
+# The first of the three lines that git-lfs writes in place of a large file.
 _POINTER = b"version https://git-lfs.github.com/spec/v1\n"
 _LARGEST_POINTER = 1024
-# Side files that loaders read; a pointer in the place of a figure harms nobody.
+# Side files that loaders read; a pointer in place of a figure is harmless.
 _READ_BY_LOADERS = (".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken")
 
 
 def refuse_pointers(files: CheckpointFiles, sizes: Mapping[str, int], names: Iterable[str]) -> None:
-    """Raise CheckpointError if one of the named files that loaders read is a pointer of git-lfs.
+    """Raise CheckpointError if one of the named files that loaders read is a git-lfs pointer.
 
-    A hub sends no pointers, so that nothing is asked of it.
+    A hub never sends pointers, so it gets no requests.
     """
     if not isinstance(files, LocalFiles):
         return
@@ -41,14 +41,14 @@ def refuse_pointers(files: CheckpointFiles, sizes: Mapping[str, int], names: Ite
         small = len(_POINTER) < sizes[name] <= _LARGEST_POINTER
         if small and name.endswith(_READ_BY_LOADERS) and files.read(name, 0, len(_POINTER)) == _POINTER:
             raise CheckpointError(
-                "is a git-lfs pointer in the place of the file itself",
+                "is a git-lfs pointer instead of the file itself",
                 where=f"{files.name}/{name}",
                 remedy="run `git lfs pull` in the checkpoint's directory",
             )
 
 
 def refuse_other_kind(files: CheckpointFiles, sizes: Mapping[str, int]) -> None:
-    """Raise CheckpointError if the files are known to be something else than a checkpoint in safetensors."""
+    """Raise CheckpointError if the files are recognised as something other than a safetensors checkpoint."""
     has_weights = SINGLE_FILE in sizes or INDEX_FILE in sizes
     if has_weights and CONFIG_FILE in sizes:
         return
@@ -58,7 +58,7 @@ def refuse_other_kind(files: CheckpointFiles, sizes: Mapping[str, int]) -> None:
 
     if DELTA_FILE in sizes and MANIFEST_FILE in sizes:
         raise refusal(
-            "is a delta, which holds the edited tensors alone",
+            "is a delta, which holds only the edited tensors",
             "make the full directory with `qkedit apply DELTA --base MODEL --out DIRECTORY` and name that",
         )
     if ADAPTER_CONFIG in sizes and not has_weights:
@@ -71,13 +71,13 @@ def refuse_other_kind(files: CheckpointFiles, sizes: Mapping[str, int]) -> None:
     parts = sorted({PurePosixPath(name).parts[0] for name in sizes if name.endswith(f"/{CONFIG_FILE}")})
     if "llm" in parts:
         raise refusal(
-            f"keeps its parts in directories of their own ({', '.join(parts)}), as VILA does",
-            "name its directory llm with --allow-text-only, and put the edited one in the place of llm in a copy",
+            f"has its parts in separate directories ({', '.join(parts)}), as VILA does",
+            "edit its directory llm with --allow-text-only, and replace llm by the edited directory in a copy",
         )
     of_mistral = [name for name in sizes if PurePosixPath(name).name.startswith("consolidated")]
     if of_mistral and not any(is_pickled_weights(name) for name in of_mistral):
         raise refusal(
-            f"the weights are in Mistral's own format alone ({min(of_mistral)})",
+            f"the weights are only in Mistral's own format ({min(of_mistral)})",
             "name a repository that has the model's weights for transformers (config.json and model*.safetensors)",
         )
     quantised = sorted(name for name in sizes if name.endswith(".gguf"))
@@ -89,7 +89,7 @@ def refuse_other_kind(files: CheckpointFiles, sizes: Mapping[str, int]) -> None:
 
 
 def no_weights(files: CheckpointFiles, sizes: Mapping[str, int]) -> CheckpointError:
-    """Return the error for a directory without weights that could be read; it says what there is instead."""
+    """Return the error for a directory without readable weights; it names the files that are there instead."""
     reason = files.passed_over().get(SINGLE_FILE)
     if reason:
         return CheckpointError(

@@ -5,9 +5,9 @@
       layers: 28
       scr: {layers: [0, 15], diagnosis: [8, 16]}
 
-A record holds what cannot be computed: the hub id, the number of language-model layers, and, for the models that a
-paper names, its SCR layers (arXiv 2602.22469). The middle layers follow from the number of layers, and the settings
-of DSCR (OpenReview FHTt9ipAra) are the same for all models, so neither is in a record.
+A record holds facts that cannot be computed: the hub id, the number of language-model layers, and, for the models in
+the SCR paper (arXiv 2602.22469), their SCR layers. The middle layers follow from the number of layers, and the
+settings of DSCR (OpenReview FHTt9ipAra) are the same for all models, so neither is in a record.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from qkedit.checkpoint.record_reader import keyed, read_records, wrong
 from qkedit.configuration_files import configuration_files, read_configuration
 from qkedit.errors import near_words
 
-DEMO = "demo"  # the embedded checkpoint, which no alias may be called like
+DEMO = "demo"  # the embedded checkpoint; no alias may have this name
 ALIAS = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-LayerRange = tuple[int, int]  # first and last layer, 0-based, both included
+LayerRange = tuple[int, int]  # first and last layer, 0-based, both inclusive
 
 
 @dataclass(frozen=True)
 class ScrLayers:
-    """Where SCR was published to act in one model."""
+    """The published layers of SCR for one model."""
 
     layers: LayerRange  # redistribution
     diagnosis: LayerRange  # attention scores
@@ -40,16 +40,16 @@ class Preset:
 
     aliases: tuple[str, ...]
     hub_id: str = keyed("hub")
-    layer_count: int = keyed("layers")  # of the language model
+    layer_count: int = keyed("layers")  # layers of the language model
     scr: ScrLayers | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for names that cannot be told from others, and layers that the model does not have."""
+        """Raise ValueError for ambiguous names, and for layers that the model does not have."""
         for alias in self.aliases:
             if not ALIAS.fullmatch(alias) or alias == DEMO:
                 raise ValueError(f"aliases must be lower-case names other than {DEMO!r}, not {alias!a}")
         if not HUB_ID.fullmatch(self.hub_id):
-            raise ValueError(f"hub must be an id like org/name, not {self.hub_id!a}")
+            raise ValueError(f"hub must be an id such as org/name, not {self.hub_id!a}")
         if self.layer_count < 1:
             raise ValueError(f"layers must be a positive whole number, not {self.layer_count}")
         for name in ("layers", "diagnosis") if self.scr is not None else ():
@@ -60,7 +60,7 @@ class Preset:
 
 @cache
 def presets() -> tuple[Preset, ...]:
-    """Every preset, by file and in the files' order. Raises QkeditError for a record that is wrong."""
+    """Return every preset in the order of the files. Raises QkeditError for an invalid record."""
     return tuple(
         preset
         for file in configuration_files("presets")
@@ -70,7 +70,7 @@ def presets() -> tuple[Preset, ...]:
 
 @cache
 def presets_by_alias() -> dict[str, Preset]:
-    """Every preset by each of its aliases. Raises QkeditError for an alias that is given twice."""
+    """Return every preset by each of its aliases. Raises QkeditError for an alias that occurs twice."""
     found: dict[str, Preset] = {}
     for preset in presets():
         for alias in preset.aliases:
@@ -82,7 +82,7 @@ def presets_by_alias() -> dict[str, Preset]:
 
 
 def similar_aliases(name: str) -> tuple[str, ...]:
-    """At most three aliases (or "demo") that look like `name`, the nearest first."""
+    """Return at most three aliases (or "demo") that resemble `name`, the nearest first."""
     return near_words(name.lower(), [DEMO, *presets_by_alias()], most=3)
 
 
@@ -91,9 +91,9 @@ def parse_presets(records: object, file: str) -> tuple[Preset, ...]:
 
     Args:
         records: the parsed YAML, a list of mappings.
-        file: its name, for messages.
+        file: the file's name, for messages.
 
     Raises:
-        QkeditError: a key is missing or unknown, or a value is not of its kind.
+        QkeditError: a key is missing or unknown, or a value has the wrong type.
     """
     return read_records(Preset, records, f"configs/presets/{file}")

@@ -1,8 +1,8 @@
-"""Load a config, a processor or a model with transformers: the one place that calls `from_pretrained`.
+"""Load a config, a processor or a model with transformers: the only module that calls `from_pretrained`.
 
-A checkpoint may bring Python code of its own (`auto_map` in its JSON files). Left to itself, transformers asks on the
-terminal whether to run it, so that a piped `y` runs a stranger's code, and a job without a terminal waits. Here nobody
-is asked: the code runs if the caller says so, and otherwise one sentence says what is missing.
+A checkpoint may contain its own Python code (`auto_map` in its JSON files). By default, transformers asks on the
+terminal whether to run it, so a piped `y` runs untrusted code, and a job without a terminal waits. Here there is no
+question: the code runs if the caller permits it, and otherwise the error explains what is missing.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ TRUST_REMEDY = (
     "read that code and pass --trust-remote-code if you trust it (for a model on the hub together with "
     "--revision COMMIT)"
 )
-# How many missing weights an error lists.
+# The number of missing weights that an error lists.
 _NAMES_SHOWN = 3
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# How torchvision says that its compiled operators were built for another torch: where it is imported, where that
-# import is tried once more, and where an operator is called.
+# The messages of torchvision if its compiled operators were built for another torch: at its import, at a second
+# attempt of the import, and at the call of an operator.
 _TORCHVISION_MISMATCH = re.compile(
     r"operator torchvision::\w+ does not exist"
     r"|module 'torchvision' has no attribute 'extension'"
@@ -38,18 +38,18 @@ _TORCHVISION_MISMATCH = re.compile(
 def from_pretrained(
     kind: Any, directory: Path | str, *, where: str = "", trust_remote_code: bool | None = None, **settings: Any
 ) -> Any:
-    """Return what `kind.from_pretrained` loads, without a question on the terminal or a byte on standard output.
+    """Call `kind.from_pretrained` without questions on the terminal or output on stdout.
 
     Args:
         kind: one of transformers' `Auto…` classes.
         directory: the checkpoint.
-        where: what the user calls the checkpoint; by default the directory.
-        trust_remote_code: whether the checkpoint's own code may run; None where users cannot allow it.
+        where: the user's name for the checkpoint; by default the directory.
+        trust_remote_code: whether the checkpoint's own code may run; None if users cannot permit it.
         settings: further arguments.
 
     Raises:
-        QkeditError: it needs code of its own and may not run it, or torchvision was built for another torch.
-        Exception: whatever else transformers raises.
+        QkeditError: the checkpoint needs its own code and may not run it, or torchvision was built for another torch.
+        Exception: other errors of transformers.
     """
     try:
         with redirect_stdout(sys.stderr):
@@ -57,9 +57,9 @@ def from_pretrained(
     except (ImportError, ValueError, RuntimeError, AttributeError, OSError) as error:
         if not trust_remote_code and "trust_remote_code" in str(error):
             raise QkeditError(
-                "it can be loaded only with Python code of its own, which is not run unasked",
+                "it can be loaded only with its own Python code, which does not run without permission",
                 where=where or str(directory),
-                remedy="name a model that transformers knows" if trust_remote_code is None else TRUST_REMEDY,
+                remedy="name a model that transformers supports" if trust_remote_code is None else TRUST_REMEDY,
             ) from error
         check_torchvision(error, where or str(directory))
         raise
@@ -68,22 +68,22 @@ def from_pretrained(
 def pretrained_weights(
     kind: Any, directory: Path | str, *, where: str = "", trust_remote_code: bool | None = None, **settings: Any
 ) -> Any:
-    """Return the model that `from_pretrained` loads, if the checkpoint holds all of its weights.
+    """Load a model with `from_pretrained`, and refuse it if the checkpoint lacks some of its weights.
 
-    transformers fills a missing weight with random numbers and only logs it: the answers would mean nothing.
+    transformers fills a missing weight with random numbers and only logs it; the answers would be meaningless.
 
     Args:
         kind: one of transformers' `AutoModel…` classes.
         directory: the checkpoint.
-        where: what the user calls the checkpoint; by default the directory.
-        trust_remote_code: whether the checkpoint's own code may run; None where users cannot allow it.
+        where: the user's name for the checkpoint; by default the directory.
+        trust_remote_code: whether the checkpoint's own code may run; None if users cannot permit it.
         settings: further arguments.
 
     Raises:
-        QkeditError: weights are missing, or what `from_pretrained` raises.
-        Exception: whatever else transformers raises.
+        QkeditError: weights are missing, or for the reasons of `from_pretrained`.
+        Exception: other errors of transformers.
     """
-    with _only_errors_logged():  # its table of missing weights becomes our sentence
+    with _only_errors_logged():  # our error replaces its table of missing weights
         model, report = from_pretrained(
             kind,
             directory,
@@ -117,7 +117,7 @@ def _only_errors_logged() -> Iterator[None]:
 
 
 def check_torchvision(error: BaseException, where: str) -> None:
-    """Raise QkeditError if a failure says that torchvision's compiled part does not fit torch."""
+    """Raise QkeditError if a failure shows that torchvision's compiled part does not match torch."""
     seen: BaseException | None = error
     while seen is not None:
         if found := _TORCHVISION_MISMATCH.search(str(seen)):
@@ -132,41 +132,41 @@ def check_torchvision(error: BaseException, where: str) -> None:
 
 
 def torchvision_for(torch: str) -> str:
-    """Return which torchvision was built for a version of torch: 0.28.* for 2.13, as counted since 0.15 for 2.0."""
+    """Return the version of torchvision for a version of torch: 0.28.* for 2.13, counting from 0.15 for 2.0."""
     found = re.match(r"2\.(\d+)", torch)
     return f"0.{int(found[1]) + 15}.*" if found else "…"
 
 
 def check_trusted_code(model: str, revision: str | None) -> None:
-    """Check that code which shall run is pinned: a directory's is at hand, a hub model's needs a commit.
+    """Check that code to be run is pinned: a directory's code is local, a hub model's code needs a commit.
 
     Args:
         model: a directory or a hub id.
-        revision: of a model on the hub.
+        revision: the revision of a model on the hub.
 
     Raises:
-        UsageError: the revision is a branch or a tag, whose code may change between reading and running it.
+        UsageError: the revision is a branch or a tag, whose code may change after the user has read it.
     """
     if not Path(model).is_dir() and not _COMMIT.fullmatch(revision or ""):
         raise UsageError(
-            "the code of a model on the hub runs from one commit alone",
+            "the code of a model on the hub runs only from a fixed commit",
             where="--trust-remote-code",
             remedy="give --revision with the 40 digits of the commit whose code you have read",
         )
 
 
 def check_own_code(directory: Path) -> None:
-    """Check that a checkpoint names no code in another repository, which no revision of its own pins.
+    """Check that a checkpoint does not use code from another repository, which its revision does not pin.
 
     Raises:
-        QkeditError: it does.
+        QkeditError: the checkpoint uses such code.
     """
     for file, reference in _code_references(directory):
         if "--" in reference:
             raise QkeditError(
-                f"its code stands in another repository ({reference})",
+                f"its code is in another repository ({reference})",
                 where=str(file),
-                remedy="download that code into a copy of the checkpoint and name it there without the repository",
+                remedy="download that code into a copy of the checkpoint and refer to it there without the repository",
             )
 
 

@@ -1,7 +1,7 @@
-"""The modules of a loaded model that hold the queries: what adapters name, and checkpoints often call otherwise.
+"""Find the modules of a loaded model that hold the queries. Adapters name modules, and checkpoints name tensors.
 
-Libraries rename what is before the layers when they load a checkpoint; the name within a layer stays. So a module
-is found from its layer, in a model of the checkpoint's class that holds no weights.
+When libraries load a checkpoint they rename the path before the layers and keep the name within a layer. So a module
+is found from its layer, in a model of the checkpoint's class without weights.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class QueryModule:
     """A linear module of a loaded model.
 
     Attributes:
-        path: as `model.get_submodule` takes it.
-        rows: of its weight.
-        starts: the row at which each query head begins.
+        path: the path for `model.get_submodule`.
+        rows: the number of rows of its weight.
+        starts: the first row of each query head.
     """
 
     path: str
@@ -39,10 +39,10 @@ class QueryModule:
 
 
 def query_modules(checkpoint: Checkpoint, layers: Iterable[AttentionLayer]) -> dict[str, QueryModule]:
-    """Return the module that holds the queries of each layer, by the name of the tensor on the disk.
+    """Return the module with the queries of each layer, by the name of the tensor on disk.
 
-    A class of the checkpoint's own Python code is not built, since that code would run: it loads a checkpoint under
-    the names that it saved, so the modules are called as the tensors are.
+    A class from the checkpoint's own Python code is not built, since that would run the code. Such a class loads a
+    checkpoint under the names that it saved, so the modules have the names of the tensors.
 
     Raises:
         UnsupportedForm: transformers has no class for the checkpoint, or the class has no linear module for a tensor.
@@ -52,15 +52,15 @@ def query_modules(checkpoint: Checkpoint, layers: Iterable[AttentionLayer]) -> d
 
 
 def parameter_place(model: Any, layer: int, name: str) -> tuple[str, Any] | None:
-    """Return where in a model the parameter stands that a checkpoint stores under `name`, and the parameter.
+    """Return the name and value of a model's parameter, given the tensor name in the checkpoint.
 
     Args:
-        model: of transformers, with weights or without.
-        layer: of the decoder.
-        name: on the disk.
+        model: a model of transformers, with weights or without.
+        layer: the index of the decoder layer.
+        name: the name of the tensor on disk.
 
     Returns:
-        Its full name in the model and itself; None where the layer has no such parameter.
+        The parameter's full name in the model and the parameter; None if the layer does not have it.
     """
     decoder = _decoder_layer(model, layer)
     if decoder is not None:
@@ -97,7 +97,7 @@ def _module_of(model: Any | None, layer: AttentionLayer) -> QueryModule:
 
 
 def _queries_alone(model: Any, layer: AttentionLayer, rows: HeadRows) -> QueryModule:
-    """The module of a class that takes a fused tensor apart as it loads it; its heads follow one another."""
+    """Return the query module of a class that splits a fused tensor on loading; its heads are in a row."""
     decoder = _decoder_layer(model, layer.index)
     attention = rows.tensor.name.split(".")[-3]  # "…layers.3.self_attn.att_proj.weight"
     module = getattr(getattr(decoder, attention, None), _QUERIES_ALONE, None)
@@ -123,16 +123,16 @@ def _not_linear(name: str, layer: AttentionLayer) -> UnsupportedForm:
 
 
 def _empty_model(checkpoint: Checkpoint) -> Any | None:
-    """Build the checkpoint's model without weights; None where that would run code of its own."""
+    """Build the checkpoint's model without weights; return None if that would run the checkpoint's own code."""
     import torch
     import transformers as library
 
     name = checkpoint.files.name
     if checkpoint.config.get("auto_map") and not _is_known(checkpoint.model_type):
         return None
-    reason = "none takes its config"
+    reason = "none accepts its config"
     try:
-        # A directory of its own: in a cache of the hub a file lies under the name of its hash.
+        # In a separate directory: in a hub cache the file's name would be its hash.
         with TemporaryDirectory() as directory:
             (Path(directory) / CONFIG_FILE).write_text(json.dumps(checkpoint.config))
             config = from_pretrained(library.AutoConfig, directory, where=name)
@@ -145,10 +145,10 @@ def _empty_model(checkpoint: Checkpoint) -> Any | None:
                     return kind.from_config(config, attn_implementation="eager")
     except QkeditError:
         raise
-    except Exception as error:  # a config fails in transformers in many ways, and each of them means the same
+    except Exception as error:  # transformers fails on a config in many ways, which all mean the same
         reason = first_line(error)
     raise UnsupportedForm(
-        f"transformers has no model class for it, from which an adapter could take its names ({reason})",
+        f"transformers has no model class for it that would give the module names of an adapter ({reason})",
         where=name,
         remedy=_REMEDY,
     )

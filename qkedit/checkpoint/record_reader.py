@@ -1,8 +1,10 @@
-"""Read records of YAML or JSON into frozen dataclasses, and say in one sentence which file and key is wrong.
+"""Read records in YAML or JSON into frozen dataclasses; errors name the file and the key in one sentence.
 
 A record's keys and their types are the fields of its dataclass and their hints. `keyed` gives a field another name in
-the file; `__post_init__` raises ValueError for what types cannot tell. Nothing is converted: `layers: "12"` is text.
-What a person wrote is read strictly, since an unknown key is a slip; in what a program wrote it is a later version's.
+the file; `__post_init__` raises ValueError for conditions beyond types. Values are not converted: `layers: "12"` is
+text.
+Hand-written files are read strictly, since an unknown key is a mistake there. In files written by a program an unknown
+key comes from a later version.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ _SCALARS = {str: "text", int: "a whole number", float: "a number", bool: "true o
 
 @dataclass(frozen=True)
 class Strictness:
-    """What is refused in records next to missing keys and wrong types."""
+    """What is refused in records, besides missing keys and wrong types."""
 
-    unknown_keys: bool  # keys that no field has; else they are passed over
+    unknown_keys: bool  # keys without a field; otherwise they are ignored
     empty: bool  # empty lists and texts
 
 
@@ -35,41 +37,41 @@ MACHINE_WRITTEN = Strictness(unknown_keys=False, empty=False)
 
 
 class RecordError(QkeditError):
-    """A record is wrong; the sentence names the file and the key."""
+    """A record is invalid; the message names the file and the key."""
 
 
 def wrong(what: str, where: str, remedy: str = "correct the record") -> RecordError:
-    """Return the error of a record: what is wrong, in which file and key."""
+    """Return the error for a record: the fault, and its file and key."""
     return RecordError(what, where=where, remedy=remedy)
 
 
 def keyed(key: str, **settings: Any) -> Any:
-    """Return a dataclass field that is called `key` in the file."""
+    """Return a dataclass field with the name `key` in the file."""
     return field(metadata={"key": key}, **settings)
 
 
 def quoted(value: object) -> str:
-    """Return a value as a sentence quotes it: in short, in ASCII."""
+    """Return a value for a message, shortened and in ASCII."""
     return reprlib.repr(value).encode("ascii", "backslashreplace").decode()
 
 
 def closest(word: object, known: Iterable[str]) -> str:
-    """Return the remedy for a word that is not known: the nearest known one, else all of them."""
-    # Spelling out a list could fill the memory, where aliases of YAML made it.
+    """Return the remedy for an unknown word: the nearest known one, else all of them."""
+    # The text of a list made of YAML aliases could fill the memory.
     return did_you_mean(word if isinstance(word, str) else "", sorted(known), "known are")
 
 
 def read_record(kind: type[Record], value: object, where: str, refused: Strictness = HAND_WRITTEN) -> Record:
-    """Return the record that a mapping holds.
+    """Convert a mapping to a record.
 
     Args:
         kind: a dataclass.
         value: the parsed YAML or JSON.
-        where: the file, and within it the place, for messages.
-        refused: what is not accepted in addition to wrong types.
+        where: the file and the place in it, for messages.
+        refused: what to refuse in addition to wrong types.
 
     Raises:
-        RecordError: a key is missing or unknown, or a value is not of its type.
+        RecordError: a key is missing or unknown, or a value has the wrong type.
     """
     keys: dict[str, Field[Any]] = _keys(kind)  # type: ignore[arg-type]  # a class is hashable
     if not isinstance(value, dict):
@@ -93,16 +95,16 @@ def read_record(kind: type[Record], value: object, where: str, refused: Strictne
 
 
 def read_records(kind: type[Record], value: object, where: str) -> tuple[Record, ...]:
-    """Return the records of a file that lists several. Raises RecordError as `read_record` does."""
+    """Convert a list of mappings to records. Raises RecordError as `read_record` does."""
     if not isinstance(value, list) or not value:
         raise wrong("is not a list of records", where)
     return tuple(read_record(kind, item, f"{where}, record {number}") for number, item in enumerate(value, start=1))
 
 
 def as_plain(value: Any) -> Any:
-    """Return a record, or what is in one, as JSON holds it: what `read_record` reads as an equal one.
+    """Convert a record, or a value in one, to plain JSON that `read_record` reads as an equal one.
 
-    A field that need not be there is left out where it is None.
+    An optional field that is None is left out.
     """
     if is_dataclass(value) and not isinstance(value, type):
         keys = _keys(type(value)).items()
@@ -147,7 +149,7 @@ def _value(hint: Any, value: object, where: str, refused: Strictness) -> Any:
 
 
 def _alternative(arguments: tuple[Any, ...], value: object, where: str, refused: Strictness) -> Any:
-    """Take the one alternative that is not a plain type, or the plain type that the value is of."""
+    """Read the value as the only alternative that is not a plain type, or as the plain type that it has."""
     if any(_is_scalar(argument, value, refused) for argument in arguments):
         return value
     structured = [argument for argument in arguments if argument not in _SCALARS]
@@ -158,7 +160,7 @@ def _alternative(arguments: tuple[Any, ...], value: object, where: str, refused:
 
 
 def _is_scalar(hint: Any, value: object, refused: Strictness) -> bool:
-    """Whether a value is of a plain type; true is not a number, and empty text says nothing."""
+    """Return whether a value has a plain type; true is not a number, and empty text can be refused."""
     if hint is float:
         return type(value) in (int, float)
     return hint in _SCALARS and type(value) is hint and not (refused.empty and value == "")

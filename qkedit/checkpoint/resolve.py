@@ -1,12 +1,11 @@
-"""From the name that the user gives a model to its files.
+"""Resolve the user's name for a model to its files.
 
-In this order:
+A name is tried in this order:
 
-1. `demo` and the aliases of `configs/presets/` (upper and lower case alike). Where a directory of that very name
-   exists in the working directory the name is refused, so that neither quietly stands for the other; `./NAME` is
-   the directory.
-2. A directory that exists. It wins over a hub id of the same spelling, as in `from_pretrained`.
-3. A hub id, `org/name`. What looks like a path (`./…`, `/…`, `~/…`, several slashes) is never asked of the hub.
+1. `demo` and the aliases of `configs/presets/`, in upper or lower case. If the working directory contains a directory
+   of the same name, the name is refused as ambiguous; `./NAME` is the directory.
+2. An existing directory. It takes precedence over a hub id of the same spelling, as in `from_pretrained`.
+3. A hub id, `org/name`. Names that look like paths (`./…`, `/…`, `~/…`, several slashes) are never sent to the hub.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ def resolve(model: str, revision: str | None = None) -> CheckpointFiles:
         revision: branch, tag or commit; only for a model on the hub.
 
     Raises:
-        UsageError: nothing of that name is known, or `revision` is given for a directory.
-        CheckpointError: the hub refuses or cannot be reached.
+        UsageError: the name is unknown, or `revision` is given for a directory.
+        CheckpointError: the hub refuses or is unreachable.
     """
     path = os.path.expanduser(model)
     is_directory = os.path.isdir(path)
@@ -41,7 +40,7 @@ def resolve(model: str, revision: str | None = None) -> CheckpointFiles:
     preset = presets_by_alias().get(model.lower())
     if is_directory and (is_demo or preset):
         raise UsageError(
-            "the name stands for a known model and for a directory here",
+            "the name means both a known model and a directory here",
             where=model,
             remedy=f"write ./{model} for the directory" + (f", or {preset.hub_id} for the model" if preset else ""),
         )
@@ -53,9 +52,9 @@ def resolve(model: str, revision: str | None = None) -> CheckpointFiles:
                 "only a model on the hub has revisions", where=model, remedy="leave out --revision, or give a hub id"
             )
         if is_demo:
-            return LocalFiles(demo_checkpoint(), name=DEMO, follows_links=True)  # installers link packages
+            return LocalFiles(demo_checkpoint(), name=DEMO, follows_links=True)  # installers may link package files
         files = LocalFiles(path)
-        # A manifest that says "demo" means the one that ships with the package.
+        # In a manifest, "demo" means the model that is part of the package.
         return LocalFiles(path, name=f"./{DEMO}") if files.name == DEMO else files
     if HUB_ID.fullmatch(model) and not PATH_LIKE.match(model) and not os.path.exists(path):
         return HubFiles.open(model, revision)
@@ -70,12 +69,12 @@ def _nothing_of_that_name(model: str, path: str) -> UsageError:
             return UsageError("is a GGUF file", where=model, remedy=EDIT_FIRST)
         return UsageError("is a file", where=model, remedy="give the directory that holds the checkpoint")
     if model.startswith(("http://", "https://")):
-        return UsageError("is an address", where=model, remedy="give the model's hub id, like org/name")
+        return UsageError("is a URL", where=model, remedy="give the model's hub id, such as org/name")
     if PATH_LIKE.match(model):
         return UsageError("there is no such directory", where=model, remedy="check the path")
     similar = " or ".join(similar_aliases(model))
     return UsageError(
         "there is no directory or alias of this name",
         where=model,
-        remedy=f"did you mean {similar}" if similar else "give a directory, a hub id like org/name, or demo",
+        remedy=f"did you mean {similar}" if similar else "give a directory, a hub id such as org/name, or demo",
     )

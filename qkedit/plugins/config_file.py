@@ -1,7 +1,7 @@
-"""`qkedit-plugins.json`: the plug-ins a model is run with, in a file next to its weights.
+"""`qkedit-plugins.json`: the plug-ins to run a model with, in a file next to its weights.
 
-The weights stay as they are, and other tools ignore the file. It is written only into directories that belong to the
-user: never into a hub cache, whose files are shared by every program that loads the model.
+The weights are not changed, and other tools ignore the file. It is written only into directories that belong to the
+user, never into a hub cache, whose files are shared by all programs that load the model.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ CONFIG_FILE = "config.json"
 
 
 def attached_to(directory: Path) -> tuple[PluginSettings, ...]:
-    """Return what is attached to a model, nothing where there is no file.
+    """Return the plug-ins attached to a model; empty if there is no file.
 
     Raises:
-        QkeditError: the file is there, but wrong.
+        QkeditError: the file exists, but is invalid.
     """
     file = directory / PLUGINS_FILE
     if not os.path.lexists(file):
@@ -38,10 +38,10 @@ def attached_to(directory: Path) -> tuple[PluginSettings, ...]:
 
 
 def attach_to(directory: Path, plugins: Sequence[PluginSettings]) -> tuple[PluginSettings, ...]:
-    """Attach plug-ins to a model, each in the place of an earlier one of its name, else as the last ones.
+    """Attach plug-ins to a model: each replaces an earlier one of its name, or is appended.
 
     Returns:
-        All that is attached now, in order.
+        All attached plug-ins, in order.
     """
     named = {plugin.name: plugin for plugin in attached_to(directory)} | {plugin.name: plugin for plugin in plugins}
     write_whole(directory / PLUGINS_FILE, dump_plugins(tuple(named.values())))
@@ -49,9 +49,9 @@ def attach_to(directory: Path, plugins: Sequence[PluginSettings]) -> tuple[Plugi
 
 
 def detach_from(directory: Path, names: Sequence[str] = ()) -> tuple[str, ...]:
-    """Detach plug-ins by name, all of them where none is named; the last one takes the file along.
+    """Detach plug-ins by name, or all of them by default; without any left, the file is removed.
 
-    A file that is wrong can be removed this way too, as a whole.
+    An invalid file can be removed this way too, as a whole.
 
     Returns:
         The names that are no longer attached.
@@ -80,11 +80,11 @@ def detach_from(directory: Path, names: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def users_directory(model: str) -> Path:
-    """Return the directory of a model that a file may be written into.
+    """Return the directory of a model if a file may be written into it.
 
     Raises:
-        UsageError: the name stands for a model on the hub or in a cache, for the demo, for no model's directory, or
-            the directory is a symbolic link.
+        UsageError: the name means a model on the hub or in a cache, the demo, a symbolic link, or a directory that
+            does not hold a model.
     """
     path = Path(os.path.expanduser(model))
     # A trailing slash would make the system follow the link.
@@ -94,7 +94,7 @@ def users_directory(model: str) -> Path:
         )
     if not path.is_dir():
         raise UsageError(
-            "is not a directory, and plug-ins are attached to directories alone",
+            "is not a directory, and plug-ins can be attached only to directories",
             where=model,
             remedy="download the model with `hf download ORG/NAME --local-dir DIR` and name that directory",
         )
@@ -104,12 +104,12 @@ def users_directory(model: str) -> Path:
     config = path / CONFIG_FILE
     if any(part.startswith("models--") for part in real.parts) or config.is_symlink():
         raise UsageError(
-            "is a cache, which other programs read too",
+            "is in a cache, which other programs read too",
             where=model,
             remedy="download the model with `hf download ORG/NAME --local-dir DIR` and name that directory",
         )
     if not config.is_file():
-        raise UsageError(f"holds no {CONFIG_FILE}", where=model, remedy="name the directory of a model")
+        raise UsageError(f"does not hold {CONFIG_FILE}", where=model, remedy="name the directory of a model")
     return path
 
 

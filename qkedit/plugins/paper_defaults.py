@@ -1,6 +1,6 @@
-"""Settings that a paper gives for one model, from `configs/presets`, as defaults for what nobody has set.
+"""Settings published for one model, from `configs/presets`, as defaults for options that are not set.
 
-So the order is: what a request says, flags, the file next to the weights, the preset, the plug-in's own defaults.
+The order of precedence is: the request, flags, the file next to the weights, the preset, the plug-in's own defaults.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from qkedit.plugins.settings import PluginSettings
 
 
 def with_paper_defaults(plugins: Sequence[PluginSettings], model: str) -> tuple[PluginSettings, ...]:
-    """Return the plug-ins with the published settings of this model for the options that are not set.
+    """Fill in the published settings of this model for the options that are not set.
 
     Args:
-        plugins: as they were named.
-        model: an alias, a hub id, or a directory that is called like the model or was made from it by qkedit.
+        plugins: the plug-ins with the options that were set.
+        model: an alias, a hub id, or a directory that has the model's name or was made from it by qkedit.
     """
     preset = preset_of(model)
     return tuple(_filled(plugin, preset) for plugin in plugins) if preset else tuple(plugins)
 
 
 def preset_of(model: str) -> Preset | None:
-    """Return the preset of a model by its name, None for a model that no preset knows."""
+    """Return the preset of a model by its name, or None."""
     if preset := presets_by_alias().get(model.lower()):
         return preset
     names = {model, os.path.basename(os.path.abspath(model)), *_made_from(Path(model))}
@@ -36,10 +36,10 @@ def preset_of(model: str) -> Preset | None:
 
 
 def _made_from(directory: Path) -> tuple[str, ...]:
-    """Names of the models an edited directory was made from; nothing for a manifest that cannot be read."""
+    """Return the names of the models that an edited directory was made from; empty without a readable manifest."""
     try:
         lineage = part_of((directory / MANIFEST_FILE).read_bytes(), Lineage)
-    except (OSError, ValueError):  # a name that is not one of a file
+    except (OSError, ValueError):  # the name cannot be that of a file
         return ()
     if lineage is None:
         return ()

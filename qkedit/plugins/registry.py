@@ -1,11 +1,11 @@
-"""Which plug-ins there are: those of this package, and those of installed packages that name them by an entry point.
+"""The registry of plug-ins: those of this package, and those that installed packages provide by an entry point.
 
 A package adds a plug-in with an entry point of the group `qkedit.plugins` (docs/architecture.md):
 
     [project.entry-points."qkedit.plugins"]
     sharpen = "my_package.sharpen:Sharpen"
 
-Classes are imported when they are named, since they bring torch along.
+Classes are imported when they are used, since they import torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from qkedit.errors import QkeditError, UsageError, did_you_mean
 from qkedit.other_packages import load_entry_point, package_of, points_of_other_packages
 
-# The entry-point group in which other packages name theirs.
+# The entry-point group for the plug-ins of other packages.
 ENTRY_POINTS = "qkedit.plugins"
 PLUGINS = {"scr": "qkedit.plugins.scr.plugin:SCR", "dscr": "qkedit.plugins.dscr.plugin:DSCR"}
 
@@ -33,7 +33,7 @@ class PluginOption:
 
 
 def plugin_names() -> tuple[str, ...]:
-    """Return the names of all plug-ins: those of this package, then those of installed packages in order."""
+    """Return the names of all plug-ins: first those of this package, then those of installed packages, sorted."""
     return (*PLUGINS, *sorted(points_of_other_packages(ENTRY_POINTS).keys() - PLUGINS.keys()))
 
 
@@ -68,7 +68,7 @@ def _loaded(point: EntryPoint) -> type[Any]:
 
 
 def plugin_options(name: str) -> tuple[PluginOption, ...]:
-    """Every option of a plug-in that can be written down, with its default."""
+    """Return every option of a plug-in that can be given as text, with its default."""
     hints = get_type_hints(plugin_class(name))
     return tuple(
         PluginOption(option.name, described(hints[option.name]), option.default)
@@ -78,7 +78,7 @@ def plugin_options(name: str) -> tuple[PluginOption, ...]:
 
 
 def kinds_of(hint: Any) -> tuple[Any, ...]:
-    """Return the alternatives of an option's kind; values of a `Literal` are alternatives of their own."""
+    """Return the alternatives in an option's type; each value of a `Literal` is an alternative."""
     if get_origin(hint) is Literal:
         return get_args(hint)
     if get_args(hint) and get_origin(hint) not in (list, tuple, dict):
@@ -87,7 +87,7 @@ def kinds_of(hint: Any) -> tuple[Any, ...]:
 
 
 def described(hint: Any) -> str:
-    """Return what an option takes, in words; empty where it cannot be written down."""
+    """Describe the values of an option in words; "" if they cannot be given as text."""
     spelled = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "none"}
     return ", ".join(
         kind if isinstance(kind, str) else spelled[kind]

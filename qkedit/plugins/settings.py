@@ -1,14 +1,14 @@
-"""How plug-ins are named: on the command line, in a file of one's own, in the file next to a model's weights.
+"""Parse plug-ins and their options, from the command line, a settings file, or the file next to a model's weights.
 
-    --plugin scr                                   with the options it has by default
-    --plugin dscr:depth=street.npy,blend=0.5       some options set; a piece without "=" belongs to the one before,
+    --plugin scr                                   with its default options
+    --plugin dscr:depth=street.npy,blend=0.5       with some options; a piece without "=" belongs to the one before,
     --plugin scr:layers=0,3,5-8,sources=16         so that a value may hold commas
     --plugin both.json                             a file
-    --plugin none                                  no plug-in, whatever is attached next to the weights
+    --plugin none                                  no plug-ins, even if some are attached next to the weights
 
     {"schema": 1, "plugins": [{"name": "scr", "options": {"layers": "0-11"}}]}
 
-The order is that in which plug-ins are attached. Options are checked against the fields of the plug-in's own class.
+Plug-ins are attached in the order given. Options are checked against the fields of the plug-in's class.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class PluginSettings:
-    """One plug-in and the options that were set for it; the others keep their defaults."""
+    """One plug-in and the options set for it; other options keep their defaults."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what is in a settings file."""
+        """Return the entry of a settings file."""
         return {"name": self.name, "options": dict(self.options)}
 
 
 def parse_plugins(texts: Sequence[str]) -> tuple[PluginSettings, ...] | None:
-    """Return what every `--plugin` names, in order; None where there is no `--plugin` at all.
+    """Return the plug-ins of all `--plugin` options in order; None without any `--plugin`.
 
     Raises:
-        UsageError: a plug-in, an option or a value is not known, `none` is not alone, or a plug-in is named
-            twice.
+        UsageError: a plug-in, an option or a value is unknown, `none` is combined with others, or a plug-in
+            occurs twice.
     """
     if not texts:
         return None
     if NONE in texts:
         if len(texts) > 1:
-            raise UsageError("none stands beside other plug-ins", where="--plugin", remedy="give one or the other")
+            raise UsageError("none is combined with other plug-ins", where="--plugin", remedy="give one or the other")
         return ()
     parsed: list[PluginSettings] = []
     for text in texts:
@@ -61,7 +61,7 @@ def parse_plugins(texts: Sequence[str]) -> tuple[PluginSettings, ...] | None:
 
 
 def parse_options(name: str, texts: Mapping[str, str], where: str) -> PluginSettings:
-    """Return a plug-in's settings from option texts. Raises UsageError for an unknown option or a wrong value."""
+    """Parse a plug-in's options. Raises UsageError for an unknown option or an invalid value."""
     hints = _hints(name, texts, where)
     return PluginSettings(
         name, {key: _from_text(text, hints[key], f"{where} {key}={text}") for key, text in texts.items()}
@@ -69,7 +69,7 @@ def parse_options(name: str, texts: Mapping[str, str], where: str) -> PluginSett
 
 
 def read_plugins(file: Path) -> tuple[PluginSettings, ...]:
-    """Read a settings file. Raises UsageError for one that is missing or wrong."""
+    """Read a settings file. Raises UsageError if it is missing or invalid."""
     try:
         document = parse_json(file.read_bytes(), file_names=True)
     except OSError as error:
@@ -83,7 +83,7 @@ def parse_document(document: object, where: str) -> tuple[PluginSettings, ...]:
     """Check a settings document: `{"schema": 1, "plugins": [{"name": …, "options": {…}}]}`.
 
     Raises:
-        UsageError: it is of a later schema, or not of this form.
+        UsageError: the document has a later schema, or another form.
     """
     if isinstance(document, dict) and isinstance(document.get("schema"), int) and document["schema"] > SCHEMA:
         raise UsageError(
@@ -102,12 +102,12 @@ def parse_document(document: object, where: str) -> tuple[PluginSettings, ...]:
 def dump_plugins(plugins: Sequence[PluginSettings]) -> bytes:
     """Return the bytes of a settings file."""
     document = {"schema": SCHEMA, "plugins": [plugin.as_dict() for plugin in plugins]}
-    # A path may hold bytes that are not UTF-8; backslashreplace spells them as JSON escapes.
+    # A path may hold bytes that are not UTF-8; backslashreplace writes them as JSON escapes.
     return json_text(document, indent=2, ascii_only=False).encode(errors="backslashreplace")
 
 
 def with_absolute_paths(plugin: PluginSettings) -> PluginSettings:
-    """Return the settings with files and directories named from the root, so that they hold from anywhere."""
+    """Return the settings with absolute paths, so that they are valid in any working directory."""
     hints = get_type_hints(plugin_class(plugin.name))
     options = {
         key: os.path.abspath(value) if Path in kinds_of(hints[key]) and os.path.exists(value) else value
@@ -117,17 +117,17 @@ def with_absolute_paths(plugin: PluginSettings) -> PluginSettings:
 
 
 def make_plugins(settings: Sequence[PluginSettings]) -> list[Any]:
-    """Return the plug-ins themselves, ready to be attached. Raises UsageError for options that do not fit."""
+    """Create the plug-ins, ready to be attached. Raises UsageError for invalid options."""
     return [plugin_class(plugin.name)(**plugin.options) for plugin in settings]
 
 
 def parse_words(words: Sequence[str]) -> tuple[PluginSettings, ...]:
-    """Return what a command's words name: plug-ins, each with its options as flags behind it if there are any.
+    """Parse the words of a command: plug-ins, each optionally followed by its options as flags.
 
         scr --layers 0-11 dscr:blend=0.5 --depth street.npy
 
     Raises:
-        UsageError: as for `parse_plugins`; a flag lacks its value, or no plug-in is before it.
+        UsageError: as in `parse_plugins`, or a flag has no value or no plug-in before it.
     """
     texts: list[str] = []
     rest = iter(words)
@@ -138,7 +138,7 @@ def parse_words(words: Sequence[str]) -> tuple[PluginSettings, ...]:
         key, equals, value = word.removeprefix("--").partition("=")
         if not texts:
             known = " or ".join(plugin_names())
-            raise UsageError("no plug-in stands before the option", where=word, remedy=f"name {known}")
+            raise UsageError("there is no plug-in before the option", where=word, remedy=f"name {known}")
         if not equals and (value := next(rest, "--")).startswith("--"):
             raise UsageError("the option has no value", where=f"--{key}", remedy=f"write --{key} VALUE")
         texts[-1] += f"{',' if ':' in texts[-1] else ':'}{key}={value}"
@@ -178,7 +178,7 @@ def _from_record(record: object, where: str) -> PluginSettings:
 
 
 def _hints(name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the kinds of a plug-in's options. Raises UsageError if it lacks one of `options`."""
+    """Return the types of a plug-in's options. Raises UsageError if it does not have one of `options`."""
     known = [option.name for option in plugin_options(name)]
     for key in options:
         if key not in known:

@@ -29,7 +29,7 @@ KINDS: dict[str, tuple[dict[str, str], str, str]] = {
     ),
     "Mistral's format": (
         {"params.json": "{}", "consolidated.safetensors": "x", "tekken.json": "{}"},
-        r"Mistral's own format alone \(consolidated\.safetensors\)",
+        r"only in Mistral's own format \(consolidated\.safetensors\)",
         "config.json",
     ),
 }
@@ -84,12 +84,12 @@ def test_foreign_files_block_no_model(tmp_path: Path) -> None:
         "model.safetensors.index.fp16.json": "an index of other weights",
         "pytorch_model.bin.index.fp16.json": "an index of other weights",
         "model-00002-of-00002.safetensors.incomplete": "an unfinished download",
-        "checkpoint-500/config.json": "a checkpoint of a training",
-        "checkpoint-500/optimizer.pt": "a checkpoint of a training",
+        "checkpoint-500/config.json": "a training checkpoint",
+        "checkpoint-500/optimizer.pt": "a training checkpoint",
         "stray.safetensors": "not a readable safetensors file, and not one of the shards",
         "empty.safetensors": "not a readable safetensors file, and not one of the shards",
-        "adapter_config.json": "an adapter, which loaders would lay over the edited weights",
-        "adapter_model.safetensors": "an adapter, which loaders would lay over the edited weights",
+        "adapter_config.json": "an adapter, which loaders would apply to the edited weights",
+        "adapter_model.safetensors": "an adapter, which loaders would apply to the edited weights",
     }
     litter = ["._model.safetensors", "._config.json", ".DS_Store", "Thumbs.db"]
     place(tmp_path, {name: "{}" for name in (*kept, *left_out, *litter)})
@@ -99,7 +99,7 @@ def test_foreign_files_block_no_model(tmp_path: Path) -> None:
     (tmp_path / "dangling.txt").symlink_to("nowhere")
     write_shard(tmp_path / "speech-lora" / "adapter_model.safetensors", {"a.lora_A": (1,)})
     checkpoint = opened(tmp_path)
-    assert checkpoint.left_out == left_out | {"dangling.txt": "a link that leads nowhere"}
+    assert checkpoint.left_out == left_out | {"dangling.txt": "a broken link"}
     assert set(checkpoint.side_files) == {*kept, "speech-lora/adapter_model.safetensors"}
 
 
@@ -111,7 +111,7 @@ def test_a_link_to_nowhere_is_the_reason_that_is_told(tmp_path: Path, missing: s
         write_single(tmp_path, {"a": (1,)})
     (tmp_path / missing).unlink()
     (tmp_path / missing).symlink_to("blobs/gone")
-    with pytest.raises(CheckpointError, match=f"{missing} .*a link that leads nowhere"):
+    with pytest.raises(CheckpointError, match=f"{missing} .*a broken link"):
         opened(tmp_path)
 
 

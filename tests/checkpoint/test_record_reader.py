@@ -117,7 +117,7 @@ def test_no_value_is_more_than_a_sentence(value: Any) -> None:
          "did you mean 'layer norm'?"),
         ({"norm": {"kind": "rms"}}, "norm: rms needs query and key"),
         ({"norm": {"kind": "l2", "query": "q", "key": "k"}}, "norm: l2 has no gains"),
-        ({"norm": NORM | {"mlx": "rms"}}, "norm: mlx is for one-plus rms alone"),
+        ({"norm": NORM | {"mlx": "rms"}}, "norm: mlx is only for one-plus rms"),
         ({"defaults": {"num_atention_heads": 4}}, "did you mean 'num_attention_heads'"),
         ({"defaults": {"num_attention_heads": True}}, "defaults.num_attention_heads is True, not a count"),
         ({"defaults": {"hidden_size": "4096"}}, "defaults.hidden_size is '4096', not a count"),

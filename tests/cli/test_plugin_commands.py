@@ -107,7 +107,7 @@ def test_published_layers_are_written_down(model: Path, tmp_path: Path) -> None:
         (("scr", "--layers"), "no value"),
         (("dscr", "--blend", "2"), "0 to 1"),
         (("dscr", "--blend", "much"), "a number"),
-        (("--layers", "3", "scr"), "no plug-in stands before"),
+        (("--layers", "3", "scr"), "there is no plug-in before"),
         (("none.json",), "cannot be read"),
         (("dscr", "--depth", "gone.npy"), "cannot be read as a depth map"),
     ],
@@ -130,7 +130,7 @@ def test_only_directories_of_the_users(name: str) -> None:
 def test_models_without_a_grid_are_refused(tmp_path: Path) -> None:
     from tests import tiny_models
 
-    for family, code, words in (("mllama", 1, "cross-attention layers"), ("llama", 1, "not known")):
+    for family, code, words in (("mllama", 1, "cross-attention layers"), ("llama", 1, "is unknown")):
         directory = tmp_path / family
         tiny_models.config(family).save_pretrained(directory)
         result = qkedit("plugins", "add", "scr", "--model", directory)

@@ -34,7 +34,7 @@ class StrangerConfig(LlavaConfig):
 class StrangerModel(LlavaForConditionalGeneration):
     config_class = StrangerConfig
 """
-ASKED = "which is not run unasked; read that code and pass --trust-remote-code"
+ASKED = "which does not run without permission; read that code and pass --trust-remote-code"
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_no_command_runs_it_or_asks(stranger: Path, proof: Path, image: Path, tm
         run = qkedit(*command, "--device", "cpu")
         assert (run.code, ASKED in run.sentence()) == (1, True), run.stderr
     attached = qkedit("plugins", "add", "scr", "--model", stranger)
-    assert (attached.code, "Python code of its own" in attached.sentence()) == (1, True)
+    assert (attached.code, "its own Python code" in attached.sentence()) == (1, True)
     assert "--trust-remote-code" not in attached.stderr  # which that command does not have
     assert not proof.exists()
     assert sys.stdin.tell() == 0  # nobody read the assent
@@ -115,7 +115,7 @@ def test_nor_that_of_a_processor(stranger: Path, proof: Path, image: Path, file:
     adapt(stranger / file, auto_map=code)
     qkedit("generate", stranger, "--image", image, "--device", "cpu")  # may well answer: the classes are known
     adapt(stranger / "preprocessor_config.json", auto_map=code, image_processor_type="Strange")
-    with pytest.raises(QkeditError, match="Python code of its own"):
+    with pytest.raises(QkeditError, match="its own Python code"):
         DepthModel(str(stranger)).estimate(Image.new("RGB", (8, 8)))
     assert not proof.exists()
     assert sys.stdin.tell() == 0

@@ -74,7 +74,7 @@ def test_text(text: str, options: dict[str, Any]) -> None:
         (["scr:11"], "is not an option"),
         (["scr:=3"], "is not an option"),
         (["scr", "scr:layers=2"], "named twice"),
-        (["none", "scr"], "none stands beside"),
+        (["none", "scr"], "none is combined with"),
         (["dscr:processor=x"], "no option 'processor'"),
         (["no/such/file.json"], "No such file"),
     ],

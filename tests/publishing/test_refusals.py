@@ -235,7 +235,7 @@ def test_a_commit_that_came_between_is_not_overwritten(
     hub.add(REPO, {".gitattributes": b"x"})
     branch = hub.repositories[REPO].branches["main"]
     hub.faults.before_commit = lambda: branch.commits.append(("f" * 40, {"other": b""}))
-    with pytest.raises(PushFailed, match="somebody else committed there meanwhile"):
+    with pytest.raises(PushFailed, match="somebody else committed to it in the meantime"):
         qkedit.push(edited(), REPO)
     assert branch.head == "f" * 40
 
@@ -292,10 +292,10 @@ def test_the_command_says_file_by_file_what_would_go(hub: WritableHub, base: dic
 @pytest.mark.parametrize(
     ("status", "message", "said"),
     [
-        (401, "Invalid username or password", "`hf auth login`, with a token that may write for me"),
+        (401, "Invalid username or password", "`hf auth login` with a token that can write for me"),
         (403, "storage limit reached", "the hub refuses to create the repository (403: storage limit reached)"),
         (429, "", "wait some minutes"),
-        (400, f"bad https://s3/x?X-Amz-Signature=y {TOKEN}", "asked to create the repository (400: bad …"),
+        (400, f"bad https://s3/x?X-Amz-Signature=y {TOKEN}", "request to create the repository (400: bad …"),
     ],
 )
 def test_what_the_hub_refuses_is_one_sentence(

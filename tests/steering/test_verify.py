@@ -175,7 +175,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a tensor gone": (_drop_a_tensor, f"{OTHER}: missing"),
     "a tensor more": (lambda at: _add_a_tensor(at, indexed=True), "extra.weight: not in the base"),
     "a tensor more, not in the index": (lambda at: _add_a_tensor(at, indexed=False), "tensor extra.weight: "),
-    "a tensor twice": (_double_a_tensor, f"tensor {OTHER}: stands twice"),
+    "a tensor twice": (_double_a_tensor, f"tensor {OTHER}: occurs twice"),
     "a tensor elsewhere": (_move_a_tensor, "header differs from the base"),
     "an index entry": (
         lambda at: rewrite_index(at, lambda index: index["weight_map"].pop(OTHER)),

@@ -1,4 +1,4 @@
-"""How a checkpoint is understood, and what is known without one, as plain data for tables and JSON."""
+"""Describe a checkpoint's language model, and the known families, as plain data for tables and JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qkedit.checkpoint.architecture.library import architectures
 def describe_stack(stack: AttentionStack) -> dict[str, Any]:
     """Return a checkpoint's language model layer by layer: tensors, rows, heads, groups, form, norm, bias, positions.
 
-    Layers with a product and skipped ones are in separate lists; every value is plain JSON.
+    Layers with a product and skipped layers are in separate lists; every value is plain JSON.
     """
     return {
         "family": stack.family,
@@ -26,13 +26,13 @@ def describe_stack(stack: AttentionStack) -> dict[str, Any]:
 def known_families() -> list[dict[str, Any]]:
     """Return every recorded vision-language family, by name: its model types, decoder, layouts, norm and positions.
 
-    Many families are built on decoders of others; the one named here is that of a config which names none.
+    Many families can use several decoders; the one here is used if the config does not name a decoder.
     """
     known = architectures()
     rows = []
     for family in sorted(known.families.values(), key=lambda family: family.name.casefold()):
         decoder = known.decoder_of(family.decoder)
-        assert decoder is not None  # the library has checked it
+        assert decoder is not None  # checked by the library
         origin = known.origin(family)
         rows.append(
             {
@@ -79,7 +79,7 @@ def _describe_rows(rows: HeadRows) -> dict[str, Any]:
 
 
 def _ranges(rows: HeadRows) -> list[list[int]]:
-    """Return the rows of all heads as `[first, end)` pairs, neighbours joined."""
+    """Return the rows of all heads as `[first, end)` pairs, with adjacent ranges joined."""
     ranges: list[list[int]] = []
     for start in rows.starts:
         if ranges and ranges[-1][1] == start:

@@ -1,4 +1,4 @@
-"""The language model of a checkpoint as the edit sees it: layers, heads, and the rows where they stand."""
+"""The language model of a checkpoint for an edit: its layers, their heads, and the rows of each head."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qkedit.checkpoint.io.header import TensorEntry
 
 @dataclass(frozen=True)
 class HeadRows:
-    """Where the heads of one projection stand: head i is rows [starts[i], starts[i] + head_size).
+    """The rows of the heads in one projection: head i is rows [starts[i], starts[i] + head_size).
 
     The tensor of norm gains may have any shape; its "rows" are then its elements in storage order.
     """
@@ -22,7 +22,7 @@ class HeadRows:
 
 @dataclass(frozen=True)
 class HeadNorm:
-    """The norm between a projection and the logit, whose gains belong to the query-key product.
+    """The norm between a projection and the logit; its gains are part of the query-key product.
 
     With y one head of the projection (d_h numbers), n its normaliser, g the gains and s the shift:
 
@@ -35,11 +35,11 @@ class HeadNorm:
     kind: NormKind
     gain: HeadRows | None = None
     shift: HeadRows | None = None
-    across_heads: bool = False  # n is taken over all heads together, so editing one head rescales the others
+    across_heads: bool = False  # n is computed over all heads together, so an edit of one head rescales the others
 
     @property
     def name(self) -> str:
-        """What reports call it: its kind, and over what n is taken where that is more than one head."""
+        """The name in reports: the kind, and whether n is computed over all heads."""
         return f"{self.kind} over all heads" if self.across_heads else self.kind.value
 
 
@@ -85,7 +85,7 @@ class AttentionLayer:
 
 @dataclass(frozen=True)
 class SkippedLayer:
-    """A layer of the language model without a query-key product to edit, and why."""
+    """A layer of the language model without a query-key product to edit, and the reason."""
 
     index: int
     reason: str
@@ -100,4 +100,4 @@ class AttentionStack:
     layer_count: int  # all layers, with and without attention
     layers: tuple[AttentionLayer, ...]
     skipped: tuple[SkippedLayer, ...]
-    understood_as: str | None = None  # where no record names the model, or not one of ours: a sentence for reports
+    understood_as: str | None = None  # a sentence for reports if none of our own records names the model

@@ -1,8 +1,8 @@
-"""Which rows of which tensor are query head h and key head g, from headers, config and records alone.
+"""Find the rows of each query head and key head from headers, config and records alone.
 
-Works in on-disk names, so a model whose code is remote or not yet written is understood too. Head counts come
-from the config (or the defaults that its config class fills in) and are then checked by shape; a disagreement
-is an error, never a guess.
+It uses the names on disk, so models with remote code, or without code yet, are supported too. Head counts come
+from the config (or the defaults of its config class) and are then checked against the shapes; a disagreement is an
+error, never a guess.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.errors import CheckpointError, UnsupportedForm
 
-# What a model without a record is taken for; its names and shapes must bear that out.
+# The decoder assumed for a model without a record; its names and shapes must confirm it.
 UNKNOWN_DECODER = Decoder(name="unknown", layouts=("separate",), rope=Rotation.UNKNOWN, model_types=())
-# Modules that are in every layer and say nothing of why it has no self-attention.
+# Modules that are in every layer, so they do not explain why a layer has no self-attention.
 COMMON_MODULE = re.compile(r"norm|mlp|feed_forward|experts|router")
 
 
 @dataclass(frozen=True)
 class _Module:
-    """The attention module of one layer: its path on disk and its tensors by their names within."""
+    """The attention module of one layer: its path on disk, and its tensors by their names in the module."""
 
     path: str
     tensors: dict[str, TensorEntry]
 
 
 def attention_layers(checkpoint: Checkpoint, *, allow_text_only: bool = False) -> tuple[AttentionLayer, ...]:
-    """Every text self-attention layer that can be edited, by index.
+    """Return every text self-attention layer that can be edited, by index.
 
     Raises:
         UnsupportedForm: with the reason; for text-only checkpoints too, unless `allow_text_only`.
@@ -51,7 +51,7 @@ def attention_layers(checkpoint: Checkpoint, *, allow_text_only: bool = False) -
 
 
 def attention_stack(checkpoint: Checkpoint, *, allow_text_only: bool = False) -> AttentionStack:
-    """Understand a checkpoint's language model: its layers with a query-key product, and the others.
+    """Return a checkpoint's language model: its layers with a query-key product, and the others.
 
     Raises:
         UnsupportedForm: with the reason; for text-only checkpoints too, unless `allow_text_only`.
@@ -69,7 +69,7 @@ def attention_stack(checkpoint: Checkpoint, *, allow_text_only: bool = False) ->
     _refuse_norms_beside(contents, modules)
     by_mlx = stored_by_mlx(checkpoint)
     layers, skipped = [], []
-    # Heads for multi-token prediction may be stored as layers past the last one; loaders leave them out.
+    # Heads for multi-token prediction may be stored as layers after the last one; loaders ignore them.
     for index in range(layer_count):
         if index not in modules:
             skipped.append(SkippedLayer(index, _why_no_attention(contents[index])))
@@ -102,14 +102,14 @@ def _family(checkpoint: Checkpoint) -> Family | None:
 
 
 def _decoder_type(checkpoint: Checkpoint, family: Family | None) -> str:
-    """Return the language model's `model_type`; a flat config has only the family's."""
+    """Return the language model's `model_type`; a flat config has only that of the family."""
     nested = checkpoint.text_config is not checkpoint.config
     named = checkpoint.text_config.get("model_type") if nested else None
     return str(named or (family.decoder if family else checkpoint.model_type))
 
 
 def _attention_modules(checkpoint: Checkpoint, decoder: Decoder) -> tuple[ProjectionLayout, dict[int, _Module]]:
-    """Return the first layout of the decoder that the headers bear out, and each layer's module with queries."""
+    """Return the decoder's first layout that matches the headers, and the module with queries of each layer."""
     for name in decoder.layouts:
         layout = architectures().layouts[name]
         modules = _modules_of(checkpoint, layout)
@@ -129,7 +129,7 @@ def _modules_of(checkpoint: Checkpoint, layout: ProjectionLayout) -> dict[int, _
         module = modules.setdefault(index, _Module(match["module"], {}))
         if module.path != match["module"]:
             raise UnsupportedForm(
-                f"layer {index} of the language model stands twice, as {module.path} and {match['module']}",
+                f"layer {index} of the language model occurs twice, as {module.path} and {match['module']}",
                 where=checkpoint.files.name,
                 remedy=ADD_A_RECORD,
             )
@@ -139,7 +139,7 @@ def _modules_of(checkpoint: Checkpoint, layout: ProjectionLayout) -> dict[int, _
 
 
 def _layer_contents(checkpoint: Checkpoint, modules: dict[int, _Module]) -> dict[int, set[str]]:
-    """Return the names of the modules that each layer of the language model holds."""
+    """Return the names of the modules in each layer of the language model."""
     index, module = next(iter(modules.items()))
     # "model.layers.3.self_attn" → "model.layers."
     path = module.path.rpartition(f".{index}.")[0] + "."
@@ -157,7 +157,7 @@ def _refuse_norms_beside(contents: dict[int, set[str]], modules: dict[int, _Modu
         for name in sorted(contents[index]):
             if QUERY_OR_KEY_NORM.match(f"{name}."):
                 raise UnsupportedForm(
-                    f"{name} stands beside the attention block, and no record says how it normalises queries or keys",
+                    f"{name} is next to the attention block, and no record says how it normalises queries or keys",
                     where=f"layer {index}, {module.path}",
                     remedy=ADD_A_RECORD,
                 )
@@ -168,7 +168,7 @@ def _checked_layer_count(settings: TextConfig, contents: dict[int, set[str]]) ->
     missing = next((index for index in range(layer_count) if index not in contents), None)
     if missing is not None:
         raise CheckpointError(
-            f"num_hidden_layers is {layer_count}, but the shards hold no layer {missing}",
+            f"num_hidden_layers is {layer_count}, but the shards do not hold layer {missing}",
             where="config.json",
             remedy="download the config and the shards again, from the same revision",
         )
@@ -182,7 +182,7 @@ def _by_foreign_records(
     layout: ProjectionLayout,
     modules: dict[int, _Module],
 ) -> str | None:
-    """Return which records of users or packages say how the model is read; None where qkedit's own say it."""
+    """Return the sentence about records of users or packages that were used; None if only qkedit's own were."""
     known = architectures()
     tensors = {name for module in modules.values() for name in module.tensors}
     explanations = [one for one in known.explanations if any(one.tensor.fullmatch(name) for name in tensors)]
@@ -197,11 +197,11 @@ def _by_foreign_records(
 def _without_record(
     checkpoint: Checkpoint, family: Family | None, decoder: Decoder, layers: list[AttentionLayer]
 ) -> str | None:
-    """Return what to say of a model that no record names; None for one that a record does."""
+    """Return the sentence about a model that no record names; None for a model that a record names."""
     known_decoder = decoder is not UNKNOWN_DECODER
     if known_decoder and (family is not None or architectures().decoder_of(checkpoint.model_type)):
         return None
-    # Without a record a norm is refused, so there is none to speak of.
+    # Without a record a norm is refused, so there is none to mention.
     norm = layers[0].norm_kind if layers else None
     taken_for = f"{decoder.name} ({norm or 'no'} norm)" if known_decoder else "plain projections without norms"
     return (

@@ -1,12 +1,12 @@
-"""Every record of a model family that is known, by its name, and which file it came from.
+"""All known records of model families, by name, with the file of each.
 
-Besides those in `configs/`, without a change to the package, there are the records of
+Without a change to the package, these records are added to those in `configs/`:
 
-* installed packages that name a package of records by an entry point of the group `qkedit.architectures`, and
-* the directories of `using_architectures` (`--architectures` on the command line), else those that the environment
-  variable QKEDIT_ARCHITECTURES lists, separated as in PATH.
+* those of installed packages that name a package of records by an entry point of the group `qkedit.architectures`;
+* those in the directories of `using_architectures` (`--architectures` on the command line), or else in the
+  directories of the environment variable QKEDIT_ARCHITECTURES, separated as in PATH.
 
-They are added in this order. A record with an earlier one's name or model type must say `replaces: that name`.
+They are added in this order. A record with the name or model type of an earlier one needs `replaces: that name`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from qkedit.checkpoint.record_reader import closest, wrong
 VARIABLE = "QKEDIT_ARCHITECTURES"
 Directories = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Named = TypeVar("Named", ProjectionLayout, Decoder, Family)
-# None: those of the environment.
+# None: the directories of the environment variable.
 _chosen: ContextVar[tuple[Path, ...] | None] = ContextVar("architectures", default=None)
 
 
 @dataclass(frozen=True)
 class Architectures:
-    """All records together; every name and every model type occurs once."""
+    """All records; every name and every model type occurs once."""
 
     layouts: dict[str, ProjectionLayout] = field(default_factory=dict)
     decoders: dict[str, Decoder] = field(default_factory=dict)  # by name
@@ -49,23 +49,23 @@ class Architectures:
     origins: dict[tuple[str, str], File] = field(default_factory=dict)  # by (kind, name)
 
     def origin(self, record: ProjectionLayout | Decoder | Family | Explanation) -> File | None:
-        """Return the file that a record came from; None for one that no file holds."""
+        """Return the file of a record; None for a record that is not from a file."""
         return self.origins.get(_identity(record))
 
     def decoder_of(self, model_type: str) -> Decoder | None:
-        """Return the decoder with this model type; None without one."""
+        """Return the decoder with this model type, or None."""
         return next((decoder for decoder in self.decoders.values() if model_type in decoder.model_types), None)
 
 
 @contextmanager
 def using_architectures(directories: Directories | None) -> Iterator[None]:
-    """Know the records of these directories within the block, in place of those of QKEDIT_ARCHITECTURES.
+    """Use the records of these directories within the block, in place of those of QKEDIT_ARCHITECTURES.
 
     Args:
-        directories: one or several, each of the form of `configs/` (docs/adding-a-model.md); None changes nothing.
+        directories: one or several, each in the form of `configs/` (docs/adding-a-model.md); None changes nothing.
 
     Raises:
-        QkeditError: a directory cannot be read or holds no records, or a record is wrong or clashes with another.
+        QkeditError: a directory cannot be read or has no records, or a record is invalid or clashes with another.
     """
     if directories is None:
         yield
@@ -73,7 +73,7 @@ def using_architectures(directories: Directories | None) -> Iterator[None]:
     several = [directories] if isinstance(directories, str | os.PathLike) else directories
     token = _chosen.set(_distinct(several))
     try:
-        _known.cache_clear()  # a record may have been corrected since
+        _known.cache_clear()  # a record may have been corrected in the meantime
         architectures()
         yield
     finally:
@@ -81,12 +81,12 @@ def using_architectures(directories: Directories | None) -> Iterator[None]:
 
 
 def chosen_directories() -> tuple[Path, ...] | None:
-    """Return the directories of `using_architectures` that are in force, for another process; None for none."""
+    """Return the active directories of `using_architectures`, to pass to another process, or None."""
     return _chosen.get()
 
 
 def architectures() -> Architectures:
-    """Return all records. Raises QkeditError naming the file and key of a wrong one."""
+    """Return all records. Raises QkeditError, naming file and key, if one is invalid."""
     chosen = _chosen.get()
     if chosen is None:
         chosen = _distinct(part for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part)
@@ -94,7 +94,7 @@ def architectures() -> Architectures:
 
 
 def _distinct(directories: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
-    """Return each directory once, where it was named first."""
+    """Return the directories without repetitions, in the order of their first occurrence."""
     by_place = {os.path.realpath(path): path for path in reversed([Path(one).expanduser() for one in directories])}
     return tuple(reversed(by_place.values()))
 
@@ -119,7 +119,7 @@ def _shipped() -> Architectures:
 
 
 def _added(known: Architectures, source: Source) -> Architectures:
-    """Return the records with those of one more source."""
+    """Return the known records together with those of one more source."""
     origins = dict(known.origins)
     tables: dict[str, dict[str, Any]] = {
         "layouts": dict(known.layouts),
@@ -161,7 +161,7 @@ def _add(table: dict[str, Named], record: Named, file: File, origins: dict[tuple
 
 
 def _names(record: ProjectionLayout | Decoder | Family) -> set[str]:
-    """Return what must be one record's alone: its name, and its model types (with those of the vision config)."""
+    """Return the identifiers that must be unique: the record's name and model types (with that of the vision)."""
     if isinstance(record, ProjectionLayout):
         return {f"the name {record.name!a}"}
     vision = f" with the vision of {record.vision!a}" if isinstance(record, Family) and record.vision else ""
@@ -177,7 +177,7 @@ def _identity(record: Any) -> tuple[str, str]:
 
 
 def _check_references(known: Architectures) -> None:
-    """Raise QkeditError for a decoder of a layout, or a family of a decoder, that is not there."""
+    """Raise QkeditError if a decoder names an unknown layout, or a family an unknown decoder."""
     for decoder in known.decoders.values():
         for name in decoder.layouts:
             if name not in known.layouts:

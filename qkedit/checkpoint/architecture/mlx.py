@@ -1,8 +1,8 @@
-"""Tell a checkpoint that was converted for MLX: its convolutions are in another order, and gains may have moved.
+"""Recognise a checkpoint that was converted for MLX: convolutions have another axis order, gains may be shifted by 1.
 
 mlx-lm and mlx-vlm swap the last two axes of a `conv1d.weight` when they convert a model, `[C, 1, K]` to `[C, K, 1]`,
 and write `{"format": "mlx"}` into the shards. For some families (Qwen3.5) they add 1 to the gains of norms in the same
-step, and their loaders add it wherever the convolutions still are in the first order.
+step, and their loaders add it if the convolutions still have the original order.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from qkedit.errors import UnsupportedForm
 
 
 def stored_by_mlx(checkpoint: Checkpoint) -> bool:
-    """Return whether the tensors stand as MLX stores them.
+    """Return whether the tensors are in MLX's form.
 
     Raises:
-        UnsupportedForm: the shards say that they are MLX's, and their convolutions say that they were not converted.
+        UnsupportedForm: the shards are marked as MLX's, and their convolutions have not been converted.
     """
     declared = any(shard.metadata.get("format") == "mlx" for shard in checkpoint.shards.values())
     convolutions = [

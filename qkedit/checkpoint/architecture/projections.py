@@ -1,4 +1,4 @@
-"""The query and key projections of one layer: which head counts its shapes bear out, and where each head is."""
+"""The query and key projections of one layer: the head counts that match the shapes, and the rows of each head."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ CHECK_COUNTS = f"check the head counts in config.json, or {ADD_A_RECORD}"
 
 @dataclass(frozen=True)
 class Projections:
-    """One attention module as it was found: its layout, its tensors by their names within, its settings.
+    """One attention module of a checkpoint: its layout, its tensors by their names in the module, its settings.
 
-    `stored_by_mlx` says whether the checkpoint was converted for MLX, which may add 1 to the gains of norms.
+    `stored_by_mlx` tells whether the checkpoint was converted for MLX, which may add 1 to the gains of norms.
     """
 
     index: int
@@ -38,13 +38,13 @@ class Projections:
 
 
 def understand_layer(found: Projections) -> AttentionLayer:
-    """Return where each head of the layer is. Raises UnsupportedForm or CheckpointError naming the tensor."""
+    """Return the rows of each head of the layer. Raises UnsupportedForm or CheckpointError, naming the tensor."""
     layout = found.layout
     query = _matrix(found, layout.query)
     key = _matrix(found, layout.key)
     if query.shape[1] != key.shape[1]:
         raise CheckpointError(
-            f"queries read {query.shape[1]} dimensions, keys {key.shape[1]}",
+            f"queries read {query.shape[1]} dimensions, but keys read {key.shape[1]}",
             where=f"tensor {query.name}",
             remedy="download or save the checkpoint again",
         )
@@ -80,7 +80,7 @@ def _matrix(found: Projections, rows: RowOrder) -> TensorEntry:
     _check_float(tensor)
     if len(tensor.shape) != 2:
         raise UnsupportedForm(
-            f"the shape is {list(tensor.shape)}, not that of a matrix",
+            f"the shape is {list(tensor.shape)}, which is not that of a matrix",
             where=f"tensor {tensor.name}",
             remedy=ADD_A_RECORD,
         )
@@ -90,14 +90,14 @@ def _matrix(found: Projections, rows: RowOrder) -> TensorEntry:
 def _check_float(tensor: TensorEntry) -> None:
     if tensor.dtype not in FLOAT_DTYPES:
         raise UnsupportedForm(
-            f"the weights are {tensor.dtype}, so quantised, and not one of {', '.join(FLOAT_DTYPES)}",
+            f"the weights are {tensor.dtype}, so quantised, not one of {', '.join(FLOAT_DTYPES)}",
             where=f"tensor {tensor.name}",
             remedy=EDIT_FIRST,
         )
 
 
 def _counts(found: Projections, query: TensorEntry, key: TensorEntry) -> HeadCounts:
-    """Return the head counts of the config that both shapes bear out."""
+    """Return the head counts of the config that match both shapes."""
     candidates = found.settings.head_counts()
     for counts in candidates:
         if query.shape[0] == row_count(found.layout.query, counts) and key.shape[0] == row_count(
@@ -133,7 +133,7 @@ def _bias(found: Projections, rows: RowOrder, kind: HeadKind, counts: HeadCounts
 
 
 def _norms(found: Projections, counts: HeadCounts) -> tuple[HeadNorm | None, HeadNorm | None]:
-    """Return the norms of queries and keys; a norm that no record describes is refused."""
+    """Return the norms of queries and keys. Raises UnsupportedForm for a norm that no record describes."""
     record = found.settings.decoder.norm
     if record is not None and record.when and not found.settings.values.get(record.when):
         record = None
@@ -157,7 +157,7 @@ def _norms(found: Projections, counts: HeadCounts) -> tuple[HeadNorm | None, Hea
 
 
 def _refuse_unexplained(found: Projections, norm: NormRecord | None) -> None:
-    """Raise UnsupportedForm for a tensor of the attention block of which nothing says that the product stays."""
+    """Raise UnsupportedForm for a tensor of the attention block that may change the product, for all we know."""
     known = {found.layout.query.tensor, found.layout.key.tensor, *((norm.query, norm.key) if norm else ())}
     for name, tensor in found.tensors.items():
         module, _, part = name.rpartition(".")
@@ -189,7 +189,7 @@ def _norm(found: Projections, kind: NormKind, name: str | None, heads: int, head
 
 
 def _gains(tensor: TensorEntry, heads: int, head_size: int) -> HeadRows:
-    """Return where each head's gains are: one set shared by all heads, or one per head."""
+    """Return the elements of each head's gains: one set shared by all heads, or one per head."""
     _check_float(tensor)
     elements = math.prod(tensor.shape)
     if tensor.shape == (head_size,):

@@ -1,4 +1,4 @@
-"""Where heads are in a projection: the arithmetic behind a layout record, on counts alone."""
+"""Compute the rows of heads in a projection from a layout record and head counts."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class HeadCounts:
     head_size: int
 
     def of(self, kind: HeadKind) -> int:
-        """How many heads of a kind a layer has: "query" and its "gate", "key" and its "value"."""
+        """Return the number of heads of a kind in a layer: "query" and its "gate", "key" and its "value"."""
         return self.query_heads if kind in (HeadKind.QUERY, HeadKind.GATE) else self.key_heads
 
     def __str__(self) -> str:
-        """Return the counts as a reader says them."""
+        """Return the counts in words."""
         return f"{self.query_heads} query heads on {self.key_heads} key heads of size {self.head_size}"
 
 
 def row_count(rows: RowOrder, counts: HeadCounts) -> int:
-    """All rows of the projection."""
+    """Return the number of rows of the projection."""
     return counts.head_size * sum(counts.of(kind) for kind in rows.rows)
 
 
 def head_starts(rows: RowOrder, kind: HeadKind, counts: HeadCounts) -> tuple[int, ...]:
-    """First row of each head of one kind, in the order of heads."""
+    """Return the first row of each head of one kind, in the order of heads."""
     repeats = {
         RowScope.LAYER: 1,
         RowScope.KEY_HEAD: counts.key_heads,

@@ -1,14 +1,14 @@
-"""The form of the records in `configs/` that say of model families what headers and config cannot tell.
+"""The schema of the records in `configs/`: the facts about model families that headers and config do not contain.
 
-* `layouts/` – a form in which query and key rows are in tensors: tensor names and the order of rows.
+* `layouts/` – a form of the query and key projections: tensor names and the order of rows.
 * `decoders/` – a language model by the `model_type` of its config: its layouts, its norm, its positions, and the
-  settings that its config class fills in where a config leaves them out.
-* `families/` – a vision-language model by its `model_type`: its name, and its decoder where the config is flat.
-* `refusals.yaml` – tensors that mean a form which is not edited.
-* `explained.yaml` – tensors in an attention block that do not matter to the product.
+  defaults of its config class for settings that a config leaves out.
+* `families/` – a vision-language model by its `model_type`: its name, and its decoder for a flat config.
+* `refusals.yaml` – tensors that indicate a form which cannot be edited.
+* `explained.yaml` – tensors in an attention block that do not affect the product.
 
-A new model is a new record; no code knows one model from another. `docs/adding-a-model.md` explains each field.
-Users' own directories have the same form. `replaces` names the record of an earlier source that goes for this one.
+A new model is a new record; no code depends on the model. `docs/adding-a-model.md` explains each field. Users'
+directories have the same form. `replaces` names the record of an earlier source that this record replaces.
 `library.py` holds the records.
 """
 
@@ -24,8 +24,8 @@ from qkedit.checkpoint.record_reader import closest
 class Rotation(StrEnum):
     """How positions rotate the heads of a layer.
 
-    *partial*: only the first numbers of a head turn; *interleaved*: neighbouring numbers make a pair, else those half
-    a head apart; *multimodal*: time, row and column share the pairs.
+    *partial*: only the first dimensions of a head rotate; *interleaved*: pairs are neighbouring dimensions, otherwise
+    dimensions half a head apart; *multimodal*: each pair belongs to time, row or column.
     """
 
     ROTARY = "rotary"
@@ -36,22 +36,22 @@ class Rotation(StrEnum):
     PARTIAL_INTERLEAVED = "partial interleaved rotary"
     PARTIAL_MULTIMODAL = "partial multimodal rotary"
     PARTIAL_INTERLEAVED_MULTIMODAL = "partial interleaved multimodal rotary"
-    NONE = "none"  # the logit of a layer knows no positions
-    UNKNOWN = "unknown"  # nobody has read it off the model's code
+    NONE = "none"  # the logit does not depend on positions
+    UNKNOWN = "unknown"  # not yet determined from the model's code
 
     @property
     def is_partial(self) -> bool:
-        """Whether only a part of each head turns."""
+        """Whether only a part of each head rotates."""
         return "partial" in self.value.split()
 
     @property
     def is_interleaved(self) -> bool:
-        """Whether a pair is two neighbouring numbers of a head."""
+        """Whether a pair is two neighbouring dimensions of a head."""
         return "interleaved" in self.value.split()
 
     @property
     def is_multimodal(self) -> bool:
-        """Whether time, row and column share the pairs."""
+        """Whether each pair belongs to time, row or column."""
         return "multimodal" in self.value.split()
 
 
@@ -65,7 +65,7 @@ class NormKind(StrEnum):
 
 
 class RowScope(StrEnum):
-    """What the rows of a projection repeat for."""
+    """The unit over which the rows of a projection repeat."""
 
     LAYER = "layer"
     KEY_HEAD = "key head"
@@ -73,10 +73,10 @@ class RowScope(StrEnum):
 
 
 class HeadKind(StrEnum):
-    """What one head's rows of a projection are."""
+    """The role of one head's rows in a projection."""
 
     QUERY = "query"
-    GATE = "gate"  # of a query head's output
+    GATE = "gate"  # the gate of a query head's output
     KEY = "key"
     VALUE = "value"
 
@@ -85,8 +85,8 @@ class HeadKind(StrEnum):
 class RowOrder:
     """The order of rows in one projection: `rows` repeats once per `per`.
 
-    In the scope of a query head each of `rows` is one head; in that of a key head "query" stands for the query
-    heads of its group; in that of a layer each stands for all heads of its kind.
+    In the scope of a query head each of `rows` is one head; in that of a key head "query" means the query heads of
+    its group; in that of a layer each means all heads of its kind.
     """
 
     tensor: str
@@ -94,16 +94,16 @@ class RowOrder:
     rows: tuple[HeadKind, ...]
 
     def __post_init__(self) -> None:
-        """Raise ValueError for rows that cannot be told apart, or are not there once a query head."""
+        """Raise ValueError for rows with a repeated kind, or without one of each per query head."""
         if len(set(self.rows)) < len(self.rows):
             raise ValueError(f"rows names one kind twice: {', '.join(self.rows)}")
         if self.per is RowScope.QUERY_HEAD and (shared := {HeadKind.KEY, HeadKind.VALUE} & {*self.rows}):
-            raise ValueError(f"there is not one {min(shared)} per query head, where query heads share keys")
+            raise ValueError(f"there is not one {min(shared)} per query head where query heads share keys")
 
 
 @dataclass(frozen=True)
 class ProjectionLayout:
-    """A form of the projections; `attention` matches the path of an attention module, with its `layer`."""
+    """A form of the projections; `attention` matches the path of an attention module and its group `layer`."""
 
     name: str
     attention: re.Pattern[str]
@@ -112,7 +112,7 @@ class ProjectionLayout:
     replaces: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a pattern without its group, or rows without their kind."""
+        """Raise ValueError for a pattern without its group, or rows that lack their own kind."""
         if {*self.attention.groupindex} != {"layer"}:
             raise ValueError(r"attention must name one group, (?P<layer>\d+)")
         for kind, order in ((HeadKind.QUERY, self.query), (HeadKind.KEY, self.key)):
@@ -122,30 +122,30 @@ class ProjectionLayout:
 
 @dataclass(frozen=True)
 class NormRecord:
-    """The norm of queries and keys: its kind as in `HeadNorm`, the tensors of its gains, and when it is there."""
+    """The norm of queries and keys: its kind as in `HeadNorm`, the tensors of its gains, and its condition."""
 
     kind: NormKind
     query: str | None = None
     key: str | None = None
-    when: str | None = None  # a setting of the config that switches it
-    mlx: NormKind | None = None  # the kind where the tensors stand as MLX stores them, if that may differ
+    when: str | None = None  # the setting of the config that switches the norm on
+    mlx: NormKind | None = None  # the kind for tensors in MLX's form, if it may differ
 
     def __post_init__(self) -> None:
-        """Raise ValueError for tensors that the kind does not have, or lacks."""
+        """Raise ValueError for tensors that do not belong to the kind, or are missing."""
         if self.kind is NormKind.L2 and (self.query or self.key):
-            raise ValueError("l2 has no gains, so it names no tensors")
+            raise ValueError("l2 has no gains, so it must not name tensors")
         if self.kind is not NormKind.L2 and not (self.query and self.key):
             raise ValueError(f"{self.kind} needs query and key, the names of the tensors of its gains")
         if self.mlx is not None and self.kind is not NormKind.ONE_PLUS_RMS:
-            raise ValueError("mlx is for one-plus rms alone, whose gains MLX may store in another way")
+            raise ValueError("mlx is only for one-plus rms, whose gains MLX may store in another form")
 
 
 @dataclass(frozen=True)
 class Unrotated:
     """The layers without rotary positions.
 
-    Layer i is one where `layers[i] == value` in the config's list; where the config has no list, each
-    `period`-th layer is. If `unless_null` names a setting that is null, no layer is.
+    Layer i is one of them if `layers[i] == value` in the config's list; without a list, each `period`-th layer is.
+    If `unless_null` names a setting that is null, no layer is.
     """
 
     layers: str
@@ -159,8 +159,8 @@ _COUNT: tuple[type, ...] = (int,)
 _NUMBER: tuple[type, ...] = (int, float)
 _FLAG: tuple[type, ...] = (bool,)
 _LIST: tuple[type, ...] = (tuple,)
-# Settings of config classes that are read, with their types; a decoder's `defaults` may name these and those that its
-# record names. A default of null says that the class has the setting, and that it is off.
+# The settings of config classes that are used, with their types; a decoder's `defaults` may name these and those that
+# its record names. A default of null means that the class has the setting, and that it is off.
 _SETTINGS: dict[str, tuple[type, ...]] = {
     "hidden_size": _COUNT,
     "num_hidden_layers": _COUNT,
@@ -180,7 +180,7 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
 }
 _TYPE_NAMES: dict[tuple[type, ...], str] = {
     _COUNT: "a count",
-    _NUMBER: "a number from 0",
+    _NUMBER: "a number of 0 or more",
     _FLAG: "true or false",
     _LIST: "a list",
 }
@@ -188,23 +188,23 @@ _TYPE_NAMES: dict[tuple[type, ...], str] = {
 
 @dataclass(frozen=True)
 class Decoder:
-    """A language model, known by the `model_type` of its config."""
+    """A language model, identified by the `model_type` of its config."""
 
     name: str
-    layouts: tuple[str, ...]  # the first whose query tensor is there counts
+    layouts: tuple[str, ...]  # the first whose query tensor exists is used
     rope: Rotation
     model_types: tuple[str, ...]
     norm: NormRecord | None = None
     unrotated: Unrotated | None = None
-    # Settings that give these numbers; where a model has several, the shape of each layer tells which holds.
+    # Names of the settings with these numbers; where a model has several, the shape of each layer decides.
     key_heads: tuple[str, ...] = ("num_key_value_heads",)
     head_size: tuple[str, ...] = ("head_dim",)
-    shared_keys: str | None = None  # setting: how many of the last layers read the keys of earlier ones
+    shared_keys: str | None = None  # the setting with the number of last layers that read the keys of earlier ones
     defaults: dict[str, DefaultValue] = field(default_factory=dict)
     replaces: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for defaults that nothing reads, or that are not of their setting's type."""
+        """Raise ValueError for defaults of unused settings, or of the wrong type."""
         known = dict(_SETTINGS)
         known |= dict.fromkeys((*self.key_heads, *self.head_size), _COUNT)
         if self.shared_keys:
@@ -217,7 +217,7 @@ class Decoder:
                 known.setdefault(self.unrotated.unless_null, _COUNT)
         for name, value in self.defaults.items():
             if name not in known:
-                raise ValueError(f"defaults has {name!a}, a setting that nothing reads; {closest(name, known)}")
+                raise ValueError(f"defaults has {name!a}, which is not a setting in use; {closest(name, known)}")
             negative = isinstance(value, int | float) and value < 0
             if value is not None and (type(value) not in known[name] or negative):
                 raise ValueError(f"defaults.{name} is {value!a}, not {_TYPE_NAMES[known[name]]}")
@@ -225,18 +225,18 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Family:
-    """A vision-language model, known by the `model_type` of its config and, if given, of its vision config."""
+    """A vision-language model, identified by the `model_type` of its config and, if given, of its vision config."""
 
     name: str
     model_types: tuple[str, ...]
-    decoder: str  # the text `model_type` where the config names none
+    decoder: str  # the text `model_type` if the config does not have one
     vision: str | None = None
     replaces: str | None = None
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A form that is not edited, told by a tensor's name after `layers.N.`."""
+    """A form that cannot be edited, recognised by a tensor's name after `layers.N.`."""
 
     name: str
     tensor: re.Pattern[str]
@@ -246,7 +246,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Tensors within an attention block, by their names there, that do not matter to the query-key product."""
+    """Tensors of an attention block, by their names in it, that do not affect the query-key product."""
 
     tensor: re.Pattern[str]
     reason: str

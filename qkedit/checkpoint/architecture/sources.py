@@ -1,4 +1,4 @@
-"""Read one directory of records: the shipped one, that of an installed package, or a user's."""
+"""Read one directory of records: qkedit's own, an installed package's, or a user's."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class File:
 
     Attributes:
         source: `qkedit`, `package NAME` or `user`.
-        directory: as messages show it.
-        name: within the directory, such as `decoders/llama.yaml`.
-        sha256: of its bytes.
+        directory: the directory, as messages show it.
+        name: the name within the directory, such as `decoders/llama.yaml`.
+        sha256: the SHA-256 of its bytes.
     """
 
     source: str
@@ -54,14 +54,14 @@ class File:
 
     @property
     def identity(self) -> str:
-        """Return what a manifest says of it: no directory, so that the same record gives the same bytes."""
+        """Return the file for a manifest: without its directory, so that the same record gives the same bytes."""
         source = "" if self.source == OF_USER else f" of the {self.source}"
         return f"{self.name}{source} (SHA-256 {self.sha256[:16]}…)"
 
 
 @dataclass(frozen=True)
 class Read(Generic[Item]):
-    """One record and the file it stood in."""
+    """One record, and the file it was read from."""
 
     record: Item
     file: File
@@ -82,16 +82,16 @@ def shipped_source() -> Source:
 
 
 def read_source(directory: Path, source: str = OF_USER) -> Source:
-    """Return the records of a directory that is not ours.
+    """Return the records of a directory outside qkedit.
 
     Raises:
-        QkeditError: there is no such directory, it cannot be read, it holds no records or a file that is not one of
-            records, or a record is wrong.
+        QkeditError: the directory does not exist, cannot be read, or has no records or other files, or a record is
+            invalid.
     """
     known = (*DIRECTORIES, EXPLAINED, REFUSALS)
     for path in _listed(directory):
         if path.name not in known and (path.is_dir() or path.suffix in (".yaml", ".yml")):
-            raise wrong("is not a place for records", _shown(path), closest(path.name, known))
+            raise wrong("is not a folder or file of records", _shown(path), closest(path.name, known))
     found = _read(directory, _shown(directory), source)
     if not (found.records or found.explanations or found.refusals):
         raise QkeditError(
@@ -109,12 +109,12 @@ def installed_sources() -> tuple[Source, ...]:
 
 
 def _directory_of(point: EntryPoint) -> Path:
-    """Return where the package that an entry point names lies, which is imported no further than its parents."""
+    """Return the directory of the package that an entry point names, importing only its parents."""
     from importlib.util import find_spec
 
     try:
         spec = find_spec(point.value)
-    except Exception as error:  # whatever the parents raise while they are imported
+    except Exception as error:  # importing the parents may raise anything
         raise _not_found(point, first_line(error)) from error
     locations = [] if spec is None else list(spec.submodule_search_locations or ())
     if not locations:
@@ -158,7 +158,7 @@ def _record_files(directory: Path) -> Iterator[Path]:
 
 
 def _listed(directory: Path) -> list[Path]:
-    """Return what a directory holds, by name, but for hidden files and what Python leaves in packages."""
+    """Return the entries of a directory by name, except hidden files and Python's own (`__init__.py` …)."""
     try:
         return sorted(path for path in directory.iterdir() if not path.name.startswith((".", "__")))
     except FileNotFoundError:
@@ -171,7 +171,7 @@ def _listed(directory: Path) -> list[Path]:
 
 def _parsed(path: Path, file: File) -> tuple[object, File]:
     try:
-        if not path.is_file():  # reading a pipe would wait for ever
+        if not path.is_file():  # reading a pipe could block forever
             raise _unreadable(path, "it is not a file")
         with path.open("rb") as opened:
             content = opened.read(MAX_LENGTH + 1)
@@ -187,5 +187,5 @@ def _unreadable(path: Path, reason: str | None) -> QkeditError:
 
 
 def _shown(path: Path) -> str:
-    """Return a path as messages show it: a name may hold bytes that are not UTF-8."""
+    """Return a path for a message; the name may hold bytes that are not UTF-8."""
     return str(path).encode(errors="backslashreplace").decode()

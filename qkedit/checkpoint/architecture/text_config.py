@@ -1,6 +1,6 @@
-"""The numbers of a language model's config: checked before use, filled in as its config class would.
+"""The numbers of a language model's config, checked before use, with the defaults of its config class.
 
-Configs saved by transformers leave out what equals a class's default (LLaVA-1.5 says of its language model
+Configs saved by transformers leave out values that equal the class's defaults (for its language model, LLaVA-1.5 says
 little more than "llama"), so the decoder's record holds those defaults.
 """
 
@@ -17,18 +17,18 @@ from qkedit.errors import CheckpointError
 
 @dataclass(frozen=True)
 class TextConfig:
-    """A language model's config over its class's defaults; a value that is null counts as absent where it may."""
+    """A language model's config over its class's defaults; null counts as absent where the class permits it."""
 
     decoder: Decoder
     values: dict[str, Any]
 
     @classmethod
     def of(cls, decoder: Decoder, text_config: dict[str, Any]) -> TextConfig:
-        """Take the config's values, else the defaults."""
+        """Return the config's values over the defaults."""
         return cls(decoder, {**decoder.defaults, **text_config})
 
     def for_layer(self, index: int) -> TextConfig:
-        """Return the settings of one layer; Gemma 4's config as transformers saves it overrides some."""
+        """Return the settings of one layer; Gemma 4's config, as saved by transformers, overrides some per layer."""
         overrides = self.values.get("per_layer_config")
         override = overrides.get(str(index)) if isinstance(overrides, dict) else None
         if not isinstance(override, dict):
@@ -36,11 +36,11 @@ class TextConfig:
         return TextConfig(self.decoder, {**self.values, **override})
 
     def count(self, name: str) -> int:
-        """Return a number that must be there, at least 1. Raises CheckpointError."""
+        """Return a required number of at least 1. Raises CheckpointError if it is missing or invalid."""
         value = self.values.get(name)
         if value is None:
             raise CheckpointError(
-                f"does not say {name}, and no record knows its default", where="config.json", remedy=ADD_A_RECORD
+                f"does not have {name}, and no record has its default", where="config.json", remedy=ADD_A_RECORD
             )
         if type(value) is not int or value < 1:
             raise CheckpointError(
@@ -51,9 +51,9 @@ class TextConfig:
         return value
 
     def head_counts(self) -> tuple[HeadCounts, ...]:
-        """Return the head counts a layer may have, the likeliest first; its shapes tell which. At least one."""
+        """Return the possible head counts of a layer (at least one), the likeliest first; its shapes decide."""
         heads = self.count("num_attention_heads")
-        # Config classes read an absent or null number of key heads as multi-head attention.
+        # For config classes an absent or null number of key heads means multi-head attention.
         key_heads = self._present(self.decoder.key_heads) or [heads]
         head_sizes = self._present(self.decoder.head_size) or [self.count("hidden_size") // heads]
         fitting = [HeadCounts(heads, keys, size) for size in head_sizes for keys in key_heads if heads % keys == 0]
@@ -87,6 +87,6 @@ class TextConfig:
         if isinstance(kinds, list) and index < len(kinds):
             return bool(kinds[index] == unrotated.value)
         period = self.values.get(unrotated.period)
-        # EXAONE spells its period out: "LLLG" is three local layers and a global one.
+        # EXAONE writes out one period: "LLLG" is three local layers and a global one.
         length = len(period) if isinstance(period, str) and period else self.count(unrotated.period)
         return (index + 1) % length == 0

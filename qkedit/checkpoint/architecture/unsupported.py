@@ -1,4 +1,4 @@
-"""Say why a checkpoint's query-key product cannot be edited, before anything is guessed about it."""
+"""Refuse checkpoints whose query-key product cannot be edited, with the reason, instead of guessing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from qkedit.checkpoint.other_kinds import EDIT_FIRST
 from qkedit.errors import UnsupportedForm
 
 ADD_A_RECORD = "add a record for the model, as docs/adding-a-model.md shows"
-# Modules that see pixels; a checkpoint without one is a text model.
+# Modules that process pixels; a checkpoint without one is a text model.
 VISION_TENSOR = re.compile(r"(?:^|[._])(?:vision|visual|vit|vpm|vq|vqmodel|image|img|pixel|mm)(?:[._]|$)")
 LAYER_PATH = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.\d+\.(?P<rest>.+)$")
 ATTENTION_WORD = re.compile(r"attn|attention|[qkv]_proj|qkv|query|key", re.IGNORECASE)
-# How many kinds of tensors an error message lists.
+# The number of kinds of tensors that an error message lists.
 NAMES_SHOWN = 8
 
 
@@ -25,9 +25,9 @@ def refuse_text_only(checkpoint: Checkpoint) -> None:
     """Raise UnsupportedForm for a checkpoint without vision weights."""
     if not any(VISION_TENSOR.search(name) for name in checkpoint.tensors):
         raise UnsupportedForm(
-            "the checkpoint holds no vision weights, so it is a text model",
+            "the checkpoint does not hold vision weights, so it is a text model",
             where=checkpoint.files.name,
-            remedy="pass --allow-text-only if that is meant; the edit is as valid there",
+            remedy="pass --allow-text-only if this is intended; the edit is equally valid for text models",
         )
 
 
@@ -42,7 +42,7 @@ def refuse_encoder_decoder(checkpoint: Checkpoint) -> None:
 
 
 def refuse_recorded_forms(checkpoint: Checkpoint) -> None:
-    """Raise UnsupportedForm if a text layer holds a tensor of a form that is recorded as not editable."""
+    """Raise UnsupportedForm if a tensor of a text layer indicates a form that is recorded as not editable."""
     for name in checkpoint.tensors:
         in_layer = LAYER_PATH.search(name)
         if in_layer is None or VISION_TENSOR.search(name):
@@ -55,10 +55,10 @@ def refuse_recorded_forms(checkpoint: Checkpoint) -> None:
 
 
 def unknown_layout(checkpoint: Checkpoint) -> UnsupportedForm:
-    """Return the error for projections that no layout record describes; it shows what the headers hold."""
+    """Return the error for projections that no layout record describes, listing the tensors in the headers."""
     if checkpoint.config.get("quantization_config"):
         return UnsupportedForm(
-            f"{CONFIG_FILE} says that the weights are quantised, and no projections of queries are stored as floats",
+            f"{CONFIG_FILE} says that the weights are quantised, and no query projections are stored as floats",
             where=checkpoint.files.name,
             remedy=EDIT_FIRST,
         )
@@ -72,7 +72,7 @@ def unknown_layout(checkpoint: Checkpoint) -> UnsupportedForm:
 
 
 def _kinds(entries: Iterable[TensorEntry]) -> str:
-    """Names with their numbers replaced by N, each once with a shape."""
+    """Return the names with numbers replaced by N, each once with a shape."""
     kinds: dict[str, str] = {}
     for entry in entries:
         kinds.setdefault(re.sub(r"\d+", "N", entry.name), str(list(entry.shape)))

@@ -1,9 +1,9 @@
-"""A checkpoint on the hub, read by byte ranges instead of being downloaded.
+"""A checkpoint on the hub, read by byte ranges instead of downloaded.
 
-A dry run needs some kilobytes of headers and a delta some hundred megabytes of q and k out of 16 GB, so files are
-fetched only where `local_path` asks for a whole one. Everything goes through `huggingface_hub`'s public API: its
-session, token, endpoint, proxies and cache are the user's, and a file that is in the cache is never fetched again.
-The library is imported inside functions, so that `--help` does not wait for it.
+A dry run needs some kilobytes of headers, and a delta some hundred megabytes of q and k out of 16 GB, so a whole file
+is downloaded only if `local_path` asks for it. Everything goes through `huggingface_hub`'s public API with the user's
+session, token, endpoint, proxies and cache, and a file in the cache is never downloaded again. The library is imported
+inside functions, so that `--help` does not wait for it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from qkedit.checkpoint.io.stamps import FileStamps
 from qkedit.errors import CheckpointError
 from qkedit.version import __version__
 
-# Further attempts after a connection that broke, and the seconds before the first of them (then doubled).
+# The number of retries after a broken connection, and the seconds before the first retry (then doubled).
 RETRIES = 3
 RETRY_WAIT = 1.0
 
@@ -32,19 +32,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class HubFiles:
-    """The files of one commit of a model repository; make one with `HubFiles.open`.
+    """The files of one commit of a model repository; created by `HubFiles.open`.
 
-    Reads come from the cache where a file is there, else from the hub as a range request that is exactly as long as
-    what was asked for.
+    A file in the cache is read from there; otherwise the hub gets a range request for exactly the requested bytes.
     """
 
     name: str  # "org/name"
-    revision: str  # the commit, so that all files belong together even if the branch moves meanwhile
+    revision: str  # the commit, so that all files belong together even if the branch moves during the run
     listing: Mapping[str, int]  # size in bytes by file name
     requested_revision: str = "main"  # the branch, tag or commit that `revision` was resolved from
     endpoint: str | None = None  # None: HF_ENDPOINT or the public hub
     cache_dir: Path | None = None  # None: HF_HUB_CACHE or the default cache
-    bytes_fetched: int = field(default=0, init=False)  # of file contents, over the network, by this object
+    bytes_fetched: int = field(default=0, init=False)  # bytes of file contents that this object downloaded
     _stamps: FileStamps = field(default_factory=FileStamps, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
@@ -57,19 +56,20 @@ class HubFiles:
         endpoint: str | None = None,
         cache_dir: Path | None = None,
     ) -> HubFiles:
-        """Resolve the revision and list its files: one request, no file is fetched.
+        """Resolve the revision and list its files with one request, without downloading a file.
 
-        Without network (or with HF_HUB_OFFLINE) the commit that the cache knows under this revision is used, with
-        the files of it that were downloaded.
+        Without a network (or with HF_HUB_OFFLINE) the commit in the cache for this revision is used, with those of its
+        files that were downloaded.
 
         Args:
             repo_id: "org/name".
-            revision: branch, tag or commit; the default branch where None.
-            endpoint: another hub than HF_ENDPOINT.
-            cache_dir: another cache than HF_HUB_CACHE.
+            revision: branch, tag or commit; None for the default branch.
+            endpoint: the URL of a hub, in place of HF_ENDPOINT.
+            cache_dir: the cache directory, in place of HF_HUB_CACHE.
 
         Raises:
-            CheckpointError: no such repository or revision, no access to it, or neither network nor cache.
+            CheckpointError: the repository or revision does not exist or is not accessible, or there is neither
+                a network nor a cached commit.
         """
         from huggingface_hub import HfApi, constants
 
@@ -87,12 +87,12 @@ class HubFiles:
                 if snapshot is None:
                     raise
                 if not constants.HF_HUB_OFFLINE:
-                    logger.warning("%s: the hub cannot be reached, so the files in the cache are used", repo_id)
+                    logger.warning("%s: the hub is unreachable, so the files in the cache are used", repo_id)
                 listing, commit = dict(LocalFiles(snapshot).sizes()), snapshot.name
         sizes = {file: size for file, size in sorted(listing.items()) if size is not None}
         if not commit or len(sizes) < len(listing):
             raise CheckpointError(
-                "the hub's answer lacks the commit or the sizes of files",
+                "the hub's response lacks the commit or the sizes of files",
                 where=repo_id,
                 remedy="check HF_ENDPOINT, or download the model and give its directory",
             )
@@ -105,18 +105,18 @@ class HubFiles:
         return dict(self.listing)
 
     def passed_over(self) -> dict[str, str]:
-        """Nothing: a repository holds files alone."""
+        """Empty: a repository holds only files."""
         return {}
 
     def read(self, file: str, start: int, end: int) -> bytes:
-        """Exactly bytes [start, end) of one file."""
+        """Return exactly bytes [start, end) of one file."""
         self._check_range(file, start, end)
         buffer = bytearray(end - start)
         self.read_into(file, start, buffer)
         return bytes(buffer)
 
     def read_into(self, file: str, start: int, buffer: bytearray | memoryview) -> None:
-        """Fill `buffer` with the bytes of one file from `start` on."""
+        """Fill `buffer` with the bytes of one file, beginning at `start`."""
         view = memoryview(buffer).cast("B")
         self._check_range(file, start, start + len(view))
         cached = self._cached(file)
@@ -127,10 +127,10 @@ class HubFiles:
                 self._fetch_into(file, start, view)
 
     def local_path(self, file: str) -> Path:
-        """The file in the hub's cache, symlinks resolved; downloads it if it is not there.
+        """Return the path of the file in the hub's cache with symlinks resolved, downloading it if necessary.
 
-        A connection that breaks is resumed where it broke. A run that was killed starts the file it was at again;
-        finished files are kept.
+        A broken connection is resumed at the same byte. After a killed run, the unfinished file starts again; finished
+        files are kept.
         """
         self._check_range(file, 0, 0)
         with explained(self.name, self.requested_revision, file):
@@ -144,9 +144,9 @@ class HubFiles:
             return real
 
     def check_unchanged(self) -> None:
-        """Raise CheckpointError if a file that `local_path` gave was written to or replaced since.
+        """Raise CheckpointError if a file that `local_path` returned was written to or replaced since.
 
-        The hub itself answers for one commit, which does not change.
+        Files on the hub belong to one commit, which does not change.
         """
         with explained(self.name, self.requested_revision):
             self._stamps.check(os.stat)
@@ -173,16 +173,16 @@ class HubFiles:
         )
 
     def _remember_requested_revision(self) -> None:
-        """Have the cache note which commit the requested branch is, so that the same request works offline.
+        """Make the cache remember the commit of the requested branch, so that the same request works offline.
 
-        The library notes it when a file is asked for by branch, not by commit; the config is the smallest such file.
+        The library does so when a file is requested by branch, not by commit; the config is the smallest such file.
         """
         known = _cached_snapshot(self.name, self.requested_revision, self.cache_dir)
         if CONFIG_FILE in self.listing and (known is None or known.name != self.revision):
             self._download(CONFIG_FILE, self.requested_revision)
 
     def _fetch_into(self, file: str, start: int, view: memoryview) -> None:
-        """Fetch one range, going on where a connection broke."""
+        """Fetch one range, resuming after a broken connection."""
         filled = 0
         failure: Exception | None = None
         for attempt in range(1 + RETRIES):
@@ -200,22 +200,22 @@ class HubFiles:
             if filled == len(view):
                 return
         raise CheckpointError(
-            f"the download broke off {1 + RETRIES} times",
+            f"the download failed {1 + RETRIES} times",
             where=f"{self.name}/{file}",
             remedy="check the network and try again",
         ) from failure
 
     def _chunks(self, file: str, start: int, end: int) -> Iterator[bytes]:
-        """Bytes [start, end) as they arrive, or fewer where the server stops early."""
+        """Yield bytes [start, end) as they arrive, or fewer if the server stops early."""
         from huggingface_hub import constants, hf_hub_url
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
         url = hf_hub_url(self.name, file, revision=self.revision, endpoint=self.endpoint)
         headers = build_hf_headers(library_name="qkedit", library_version=__version__)
         headers["Range"] = f"bytes={start}-{end - 1}"
-        headers["Accept-Encoding"] = "identity"  # a range of a compressed stream would be of no use
-        # The session drops the token where the hub redirects to another host. Answers like 429 and 503 are retried
-        # here; broken connections by the caller, who knows how much has arrived.
+        headers["Accept-Encoding"] = "identity"  # a range of a compressed stream would be useless
+        # The session drops the token when the hub redirects to another host. Responses like 429 and 503 are retried
+        # here, broken connections by the caller, which knows how much has arrived.
         with http_stream_backoff(
             "GET",
             url,
@@ -228,10 +228,10 @@ class HubFiles:
             hf_raise_for_status(response)
             partial = response.status_code == 206
             first = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
-            # A whole file in answer is usable where it starts with what is wanted; the rest is never received.
+            # A response with the whole file is usable if the range begins at 0; the rest is not received.
             if (partial and first != str(start)) or (not partial and start > 0):
                 raise CheckpointError(
-                    "the server does not honour range requests",
+                    "the server does not support range requests",
                     where=f"{self.name}/{file}",
                     remedy=f"download the model with `hf download {self.name}` and run again",
                 )
@@ -245,7 +245,7 @@ class HubFiles:
     def _check_range(self, file: str, start: int, end: int) -> None:
         if file not in self.listing:
             raise CheckpointError(
-                "the repository has no such file",
+                "the repository does not have this file",
                 where=f"{self.name}/{file}",
                 remedy="check the model or the revision",
             )
@@ -253,7 +253,7 @@ class HubFiles:
             raise CheckpointError(
                 f"the file ends before byte {end}",
                 where=f"{self.name}/{file}",
-                remedy="choose another revision, this one is broken",
+                remedy="choose another revision: this one is broken",
             )
 
     def _count(self, byte_count: int) -> None:
@@ -262,7 +262,7 @@ class HubFiles:
 
 
 def _cached_snapshot(repo_id: str, revision: str, cache_dir: Path | None) -> Path | None:
-    """Directory of the commit that the cache knows under this revision; its name is the commit."""
+    """Return the directory of the cached commit for this revision; its name is the commit."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(repo_id, CONFIG_FILE, cache_dir=cache_dir, revision=revision)

@@ -1,4 +1,4 @@
-"""What a model repository on the hub holds: the names, sizes and hashes of its files, without their contents."""
+"""The files of a model repository on the hub: names, sizes and hashes, without contents."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class RemoteFile:
 
     name: str
     size: int  # bytes
-    git_sha1: str  # of the blob; that of the pointer where the file is a large one
-    sha256: str | None  # of the contents of a large file, which the hub keeps next to the git repository; else None
-    xet_hash: str | None  # by which the hub can copy a large file to another repository
+    git_sha1: str  # hash of the blob, or for a large file of its pointer
+    sha256: str | None  # hash of the contents of a large file, which is stored outside the git repository; else None
+    xet_hash: str | None  # hash by which the hub can copy a large file to another repository
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Repository:
     name: str  # "org/name"
     commit: str
     private: bool
-    has_revision: bool  # False: the revision that was asked for is not there, and this is the default branch
+    has_revision: bool  # False: the requested revision does not exist, and this is the default branch
     files: dict[str, RemoteFile]
 
 
 class Content:
-    """A file to be sent, from the disk or from memory, with the hashes by which a hub knows it."""
+    """A file to send, on disk or in memory, with the hashes that a hub uses."""
 
     def __init__(self, source: Path | bytes) -> None:
         self.source = source
@@ -50,7 +50,7 @@ class Content:
             self.size = len(source) if isinstance(source, bytes) else source.stat().st_size
 
     def equals(self, remote: RemoteFile) -> bool:
-        """Whether a file of a repository holds the same bytes; reads all of this one where the sizes are equal."""
+        """Return whether a file of a repository holds the same bytes; if the sizes are equal, this one is read."""
         if self.size != remote.size:
             return False
         if remote.sha256 is not None:
@@ -66,7 +66,7 @@ class Content:
         return self._sha256
 
     def git_sha1(self) -> str:
-        """What git calls these contents."""
+        """The git blob hash of the contents."""
         digest = sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
         self._feed(digest.update)
         return digest.hexdigest()
@@ -81,7 +81,7 @@ class Content:
 
 
 def hub_api(endpoint: str | None = None) -> HfApi:
-    """Return the hub library's interface, which names qkedit to the hub; None is the user's own endpoint."""
+    """Return the hub library's API object with qkedit's user agent; None means the user's own endpoint."""
     from huggingface_hub import HfApi
 
     return HfApi(endpoint=endpoint, library_name="qkedit", library_version=__version__)
@@ -90,16 +90,16 @@ def hub_api(endpoint: str | None = None) -> HfApi:
 def find_repository(
     name: str, revision: str | None = None, *, or_default: bool = False, endpoint: str | None = None
 ) -> Repository | None:
-    """Return what a repository holds; None where there is none of that name that this user may see.
+    """Return the files of a repository; None if it does not exist or this user has no access to it.
 
     Args:
         name: "org/name".
-        revision: branch, tag or commit; the default branch where None.
-        or_default: take the default branch where there is no such revision.
-        endpoint: another hub than HF_ENDPOINT.
+        revision: branch, tag or commit; None for the default branch.
+        or_default: use the default branch if the revision does not exist.
+        endpoint: the URL of a hub, in place of HF_ENDPOINT.
 
     Raises:
-        CheckpointError: there is no such revision, no access, or no network.
+        CheckpointError: the revision does not exist, or there is no access or no network.
     """
     from huggingface_hub import RepoFile, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -110,7 +110,7 @@ def find_repository(
     with explained(name, revision or constants.DEFAULT_REVISION):
         try:
             info = api.model_info(name, revision=revision, timeout=timeout)
-        except GatedRepoError:  # a kind of the next one
+        except GatedRepoError:  # a subclass of the next one
             raise
         except RepositoryNotFoundError:
             return None

@@ -1,4 +1,4 @@
-"""Bring a model from the hub onto the disk as far as loading it needs, in the cache that every program shares."""
+"""Download the files of a hub model that loading needs, into the cache that all programs share."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.checkpoint.other_kinds import refuse_other_kind, refuse_pointers
 from qkedit.errors import UsageError
 
-# Weights as safetensors, configs, tokenizers and templates: no pickle and no code comes along.
+# Weights as safetensors, configs, tokenizers and templates; neither pickles nor code.
 LOADED_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-# The same weights in another format, under names of their own.
+# The same weights in another format, under other names.
 REPEATED_PATTERNS = ["consolidated*", "original/*", "onnx/*"]
-# What comes along where a checkpoint's own code may run.
+# Files that are also downloaded if the checkpoint's own code may run.
 CODE_PATTERNS = ["*.py"]
 
 
 def model_directory(model: str, revision: str | None = None, *, with_code: bool = False) -> Path:
-    """Return a model's directory: the one of that name, or its snapshot in the hub's cache, downloaded if need be.
+    """Return a model's directory: the named one, or its snapshot in the hub's cache, downloaded if necessary.
 
     Args:
         model: a directory or a hub id.
         revision: branch, tag or commit of a model on the hub.
-        with_code: download its Python code too.
+        with_code: whether to download its Python code too.
 
     Raises:
-        UsageError: the directory's name cannot be opened by the libraries that load it.
-        CheckpointError: the directory holds an adapter, a delta, GGUF or pointers of git-lfs; or there is no such
-            directory, and the hub has no such model or cannot be reached.
+        UsageError: the loading libraries cannot open the directory's name.
+        CheckpointError: the directory holds an adapter, a delta, GGUF or git-lfs pointers; or it does not exist, and
+            the hub does not have the model or is unreachable.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -49,12 +49,12 @@ def model_directory(model: str, revision: str | None = None, *, with_code: bool 
 
 
 def _refuse_other_bytes(path: Path) -> None:
-    """Refuse a name that is not UTF-8: the readers of weights and tokenizers, written in Rust, open no such file."""
+    """Refuse a name that is not UTF-8: the Rust readers of weights and tokenizers cannot open it."""
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError:
         raise UsageError(
-            "holds bytes that are not UTF-8, and tokenizers and safetensors open no such path",
+            "holds bytes that are not UTF-8, and tokenizers and safetensors cannot open such a path",
             where=str(path),
             remedy="rename the directory, or give a link to it with another name",
         ) from None

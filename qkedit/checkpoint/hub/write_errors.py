@@ -1,4 +1,4 @@
-"""What goes wrong when something is written to the hub, as one sentence with a remedy, without tokens or addresses."""
+"""Explain failures of writing to the hub in one sentence with a remedy, without tokens or URLs."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from qkedit.errors import QkeditError, first_line
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
-_GO_ON = "run the same command again: what the hub has already is not sent twice"
-# Addresses to which files are uploaded are signed: whoever has one may write there.
+_GO_ON = "run the same command again: contents that the hub already has are not sent twice"
+# Upload URLs are signed: whoever has one may write there.
 _ADDRESS = re.compile(r"https?://\S+")
 _TOKEN = re.compile(r"hf_\w+")
 
 
 class PushFailed(QkeditError):
-    """The hub did not take what was sent; the repository is as it was, or has all of it."""
+    """The hub did not accept a push; the repository is unchanged, or has all of it."""
 
 
 @contextmanager
 def write_explained(repository: str, doing: str) -> Iterator[None]:
-    """Turn every failure of the hub library in the body into a PushFailed.
+    """Turn every failure of the hub library in the block into a PushFailed.
 
     Args:
-        repository: the repository that the body writes to.
-        doing: what it does, as an infinitive: "commit".
+        repository: the repository that the block writes to.
+        doing: the action of the block, as an infinitive: "commit".
     """
     try:
         yield
     except QkeditError:
         raise
-    except Exception as error:  # the library's dependencies raise classes of their own that nobody lists
+    except Exception as error:  # the library's dependencies raise undocumented classes of their own
         what, remedy = _explain(error, repository, doing)
-        # Without its cause, whose text holds addresses: --debug prints where it came from all the same.
+        # Without its cause, whose text holds URLs; --debug still prints where it came from.
         raise PushFailed(what, where=repository, remedy=remedy) from error
 
 
@@ -52,7 +52,7 @@ def _explain(error: Exception, repository: str, doing: str) -> tuple[str, str]:
     if isinstance(error, errors.HfHubHTTPError):
         return _explain_answer(error, repository, doing)
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
-        return _explain(error.__cause__, repository, doing)  # it says of which file, and its cause what was the matter
+        return _explain(error.__cause__, repository, doing)  # the error names the file, its cause the failure
     if is_transport_error(error):
         return f"the connection to the hub failed ({_plain(first_line(error))})", f"check the network and {_GO_ON}"
     return f"the hub library could not {doing} ({_plain(first_line(error))})", _GO_ON
@@ -70,15 +70,15 @@ def _explain_answer(error: HfHubHTTPError, repository: str, doing: str) -> tuple
         owner = repository.partition("/")[0]
         return (
             f"the hub refuses to {doing} ({status}{said})",
-            f"log in with `hf auth login`, with a token that may write for {owner}",
+            f"run `hf auth login` with a token that can write for {owner}",
         )
     if status == 412:
-        return "somebody else committed there meanwhile", _GO_ON
+        return "somebody else committed to it in the meantime", _GO_ON
     if status == 429:
-        return "the hub takes no more requests for now (429)", f"wait some minutes and {_GO_ON}"
-    return f"the hub answered with an error when asked to {doing} ({status}{said})", _GO_ON
+        return "the hub's rate limit is reached (429)", f"wait some minutes and {_GO_ON}"
+    return f"the hub responded with an error to the request to {doing} ({status}{said})", _GO_ON
 
 
 def _plain(text: str) -> str:
-    """Return another program's sentence to be quoted: without addresses, tokens and a full stop."""
+    """Return another program's message for quoting, without URLs, tokens and a full stop."""
     return _TOKEN.sub("…", _ADDRESS.sub("…", text)).rstrip(" .")[:300]

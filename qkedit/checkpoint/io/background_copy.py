@@ -11,16 +11,16 @@ from typing import Self
 
 from qkedit.checkpoint.io.copying import OnBytes
 
-# A copy takes a whole core, on which the system moves some 2 GB/s: on 2 idle cores two copies took 0.85 of the time
-# that one took, and during other work they get a larger share. More would only fill a disk's queue.
+# A copy occupies one core, at about 2 GB/s: on 2 idle cores two copies took 0.85 of the time of one, and during other
+# work they get a larger share. More copies would only fill a disk's queue.
 COPIES_AT_ONCE = 2
 
 CopyJob = Callable[[OnBytes], object]
-"""One copy, ready to run, as `functools.partial(copy_file, source, destination, size, link)` makes it."""
+"""One copy, ready to run: `functools.partial(copy_file, source, destination, size, link)`."""
 
 
 class BackgroundCopy:
-    """Copies that run in threads of their own, from the moment this object is made.
+    """Copies that run in their own threads, from the creation of this object.
 
         with BackgroundCopy(jobs, on_bytes) as copying:
             …
@@ -28,13 +28,13 @@ class BackgroundCopy:
             …
         # here every job is done; or the block raised, and the threads have stopped
 
-    The system calls of a copy release Python's lock, so the copies take other cores where there are some. After the
-    first that fails, none is begun.
+    The system calls of a copy release Python's lock, so the copies can use other cores. After the first failure, no
+    further copy begins.
 
     Args:
-        jobs: the copies by the name of what they make; they are begun in this order.
+        jobs: the copies, by the name of the file they write, in the order in which they begin.
         on_bytes: called from the copying threads.
-        threads: how many copies run at once.
+        threads: the number of concurrent copies.
     """
 
     def __init__(self, jobs: Mapping[str, CopyJob], on_bytes: OnBytes, threads: int = COPIES_AT_ONCE) -> None:
@@ -46,13 +46,13 @@ class BackgroundCopy:
         executor.shutdown(wait=False)
 
     def __enter__(self) -> Self:
-        """Return self; the copies are under way."""
+        """Return self; the copies are already running."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for the copies, or stop them if the block or the waiting was broken off."""
+        """Wait for the copies, or stop them if the block or the wait was interrupted."""
         try:
             if error is None:
                 self.join()
@@ -60,15 +60,15 @@ class BackgroundCopy:
             self.cancel()
 
     def check(self) -> None:
-        """Raise the error of a copy that has failed already, as `wait_for` does; otherwise return at once."""
+        """Raise the error of a copy that has failed, as `wait_for` does; otherwise return immediately."""
         if self._stopped.is_set():
             self.join()
 
     def wait_for(self, name: str) -> None:
-        """Wait for what is called `name`; a name without a job is there already.
+        """Wait for the file `name`; return immediately if it has no job.
 
         Raises:
-            QkeditError: what stopped the copies.
+            QkeditError: the failure that stopped the copies.
             concurrent.futures.CancelledError: `cancel` stopped them.
         """
         if name in self._copies:
@@ -76,21 +76,21 @@ class BackgroundCopy:
             self.check()
 
     def join(self) -> float:
-        """Wait for the last copy, and return the seconds from the first's start; raises as `wait_for` does."""
+        """Wait for the last copy, and return the seconds since the start of the first; raises as `wait_for` does."""
         wait(self._copies.values())
         failures = [error for copy in self._copies.values() if (error := copy.exception()) is not None]
-        # A copy that was not begun, or was stopped midway, says no more than that another failed.
+        # A copy that did not begin, or was stopped, only means that another one failed.
         for error in sorted(failures, key=lambda error: isinstance(error, CancelledError)):
             raise error
         return max((copy.result() for copy in self._copies.values()), default=self._started) - self._started
 
     def cancel(self) -> None:
-        """Stop within one chunk, and return when no more bytes are written."""
+        """Stop within one chunk, and return when no more bytes will be written."""
         self._stopped.set()
         wait(self._copies.values())
 
     def _run(self, job: CopyJob) -> float:
-        """Run one copy and return when it ended."""
+        """Run one copy and return the time of its end."""
         try:
             self._count(0)
             job(self._count)

@@ -1,11 +1,11 @@
 """Copy files and byte ranges as fast as the system can, during other work, and never through a link.
 
-A shard some ranges of which are to be replaced is made in two steps that share no byte, so that the copying and
-the mathematics wait for each other nowhere:
+A shard in which some ranges will be replaced is made in two steps that share no byte, so that the copy and the
+computation never wait for each other:
 
     if not clone_or_reserve(source, shard, size, link):                  # blocks shared, or a file of holes
         jobs[name] = partial(copy_ranges, source, shard, complement(planned, size))
-    …                                                                    # pwrite of the planned ranges, at any time
+    …                                                                    # pwrite the planned ranges at any time
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ from qkedit.checkpoint.io.holes import stretches
 from qkedit.checkpoint.io.stamps import changed_meanwhile
 from qkedit.errors import CheckpointError, QkeditError
 
-# linux/fs.h: _IOW(0x94, 9, int). Where a system or architecture numbers it otherwise, the call fails and we copy.
+# linux/fs.h: _IOW(0x94, 9, int). If a system or architecture has another number, the call fails and we copy.
 _FICLONE = 0x40049409
 
-# Bytes of one copy_file_range. From 1 MiB to 2 GiB a call, 2 GB took as long as `cp` within the scatter (0.77 to
-# 0.82 s). A call can be neither cut off nor counted while it runs, and holds off other writes to the file: at
-# 16 MiB for 6 ms, on a slow disk for a sixth of a second.
+# Bytes per copy_file_range. From 1 MiB to 2 GiB per call, 2 GB took as long as `cp` within the scatter (0.77 to
+# 0.82 s). A running call can be neither interrupted nor counted, and it blocks other writes to the file: at 16 MiB
+# for 6 ms, on a slow disk for a sixth of a second.
 _CHUNK = 16 << 20
 
-# Bytes read at once where the system cannot copy by itself: 2 GB took 0.92 to 0.99 s at 128 KiB to 1 MiB, 1.06 s
-# at 8 MiB, which no longer fits a processor's cache.
+# Bytes per read where the system cannot copy by itself: 2 GB took 0.92 to 0.99 s at 128 KiB to 1 MiB, and 1.06 s at
+# 8 MiB, which no longer fits a processor's cache.
 _BUFFER = 256 << 10
 
 OnBytes = Callable[[int], None]
-"""Called with the bytes finished since the last call; what it raises stops the copy."""
+"""Called with the number of bytes finished since the last call; an exception from it stops the copy."""
 
 Ranges = tuple[tuple[int, int], ...]
 """Byte ranges [start, end) of a file."""
 
 
 class LinkMode(StrEnum):
-    """How a file that stays as it is comes into the output."""
+    """The way an unchanged file is put into the output."""
 
-    AUTO = "auto"  # reflink where the file system can, copy elsewhere
-    COPY = "copy"  # the system copies the bytes; some file systems share blocks even so
+    AUTO = "auto"  # reflink if the file system supports it, otherwise copy
+    COPY = "copy"  # the system copies the bytes; some file systems still share blocks
     REFLINK = "reflink"  # blocks shared until either file is written to
     HARD = "hard"  # the same file under a second name: writing to either changes both
-    SYMLINK = "symlink"  # a reference to the source's place
+    SYMLINK = "symlink"  # a reference to the source's path
 
 
 def complement(ranges: Iterable[tuple[int, int]], size: int) -> Ranges:
     """Return the gaps between `ranges` in a file of `size` bytes, in order.
 
     Raises:
-        ValueError: ranges overlap, run backwards or leave the file.
+        ValueError: ranges overlap, are reversed or exceed the file.
     """
     gaps = []
     position = 0
@@ -77,15 +77,15 @@ def clone_or_reserve(source: Path, destination: Path, size: int, link: LinkMode)
     Args:
         source: the file to clone; symbolic links are followed.
         destination: a path at which nothing exists.
-        size: the bytes that `source` has according to the plan; another program may have changed it since.
+        size: the size of `source` according to the plan; another program may have changed it since.
         link: AUTO, COPY or REFLINK; HARD and SYMLINK count as AUTO, since such a file would be the source itself.
 
     Returns:
-        True if it holds the bytes of `source` already, False if it is a file of zeros.
+        True if it already holds the bytes of `source`, False if it is a file of zeros.
 
     Raises:
         CheckpointError: the clone has another size.
-        QkeditError: the system refused, or a reflink was asked for and is impossible.
+        QkeditError: the system refused, or a requested reflink is impossible.
     """
     with _opened(source) as reader, _created(destination) as writer:
         if link is not LinkMode.COPY and _clone(reader, writer):
@@ -106,10 +106,10 @@ def clone_or_reserve(source: Path, destination: Path, size: int, link: LinkMode)
 
 
 def can_share_blocks(source: Path, directory: Path) -> bool:
-    """Whether a file in `directory` can share its blocks with `source`; tried with a file that is removed again.
+    """Return whether a file in `directory` can share blocks with `source`, tested with a temporary file.
 
     Raises:
-        QkeditError: the system refused to make such a file.
+        QkeditError: the system refused to create the temporary file.
     """
     trial = directory / "shares-blocks"
     with _opened(source) as reader, _created(trial) as writer:
@@ -122,7 +122,7 @@ def can_share_blocks(source: Path, directory: Path) -> bool:
 def copy_ranges(source: Path, destination: Path, ranges: Iterable[tuple[int, int]], on_bytes: OnBytes) -> int:
     """Copy exactly these byte ranges of `source` to the same offsets of the existing file `destination`.
 
-    Holes are not written out: `destination` holds zeros in these ranges, as `clone_or_reserve` makes it.
+    Holes are not written: `destination` already holds zeros in these ranges, as `clone_or_reserve` made it.
 
     Returns:
         The bytes copied.
@@ -146,7 +146,7 @@ def copy_ranges(source: Path, destination: Path, ranges: Iterable[tuple[int, int
                         block = os.pread(reader, min(_BUFFER, end - position), position)
                     if not block:
                         raise CheckpointError(
-                            f"ends at byte {position}, where bytes up to {end} were expected",
+                            f"ends at byte {position}, but bytes up to {end} were expected",
                             where=str(source),
                             remedy="the file is incomplete or was changed; download it again",
                         )
@@ -159,18 +159,18 @@ def copy_ranges(source: Path, destination: Path, ranges: Iterable[tuple[int, int
 
 
 def copy_file(source: Path, destination: Path, size: int, link: LinkMode, on_bytes: OnBytes) -> None:
-    """Bring one unchanged file into the output; links on the way to `source` are resolved first.
+    """Put one unchanged file into the output; links in the path of `source` are resolved first.
 
     Args:
         source: the file itself, or a link into a blob store.
         destination: a path at which nothing exists.
-        size: the bytes that `source` has according to the plan; exactly these are copied.
-        link: how. Every way but HARD makes a file (or link) with the default permissions of a new one.
-        on_bytes: told of every byte of the file, linked ones too.
+        size: the size of `source` according to the plan; exactly this many bytes are copied.
+        link: the mode. Every mode except HARD makes a file (or link) with the default permissions of a new one.
+        on_bytes: called for every byte of the file, including linked ones.
 
     Raises:
-        CheckpointError: `source` has become another size.
-        QkeditError: the system refused, or the kind of link asked for is impossible.
+        CheckpointError: the size of `source` has changed.
+        QkeditError: the system refused, or the requested kind of link is impossible.
     """
     if link in (LinkMode.HARD, LinkMode.SYMLINK):
         with _opened(source) as reader, explained("read its size", source):
@@ -197,8 +197,8 @@ def _stretches(reader: int, source: Path, ranges: Iterable[tuple[int, int]]) -> 
 
 @contextmanager
 def _opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """The descriptor of an existing regular file."""
-    # Without O_NONBLOCK, a named pipe in a model directory would hold the run for ever.
+    """Open an existing regular file and yield its descriptor."""
+    # Without O_NONBLOCK, a named pipe in a model directory would block the run forever.
     with open_descriptor(path, flags | os.O_NONBLOCK) as descriptor:
         with explained("look at", path):
             status = os.fstat(descriptor)
@@ -209,7 +209,7 @@ def _opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
 
 @contextmanager
 def _created(path: Path) -> Iterator[int]:
-    """The descriptor of a new file with default permissions; O_EXCL, so never something a link points to."""
+    """Create a file with default permissions and yield its descriptor; with O_EXCL, so never through a link."""
     with open_descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, doing="create") as descriptor:
         yield descriptor
 
@@ -217,15 +217,15 @@ def _created(path: Path) -> Iterator[int]:
 def _clone(reader: int, writer: int) -> bool:
     try:
         ioctl(writer, _FICLONE, reader)
-    except OSError:  # not this system, file system or pair; if the cause is another, copying will meet and name it
+    except OSError:  # not supported for this system or pair; the copy will report any other cause
         return False
     return True
 
 
 def _copy_in_kernel(reader: int, writer: int, offset: int, length: int) -> int:
-    """Bytes that the system copied by itself; 0 where it cannot, for whatever reason.
+    """Return the number of bytes that the system copied by itself; 0 if it cannot, for whatever reason.
 
-    No reason is looked at, as reading and writing the same bytes either works or says which of the two failed.
+    The reason does not matter: reading and writing the same bytes either works or tells which of the two failed.
     """
     if not hasattr(os, "copy_file_range"):  # not Linux
         return 0

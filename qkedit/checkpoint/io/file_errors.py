@@ -1,4 +1,4 @@
-"""Say in one sentence what the operating system refused, of which file, and what helps."""
+"""Explain in one sentence what the operating system refused, for which file, and the remedy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _REMEDIES = {
 
 
 def remedy_for(error: OSError) -> str:
-    """Return what helps against the error by its number; empty where that says nothing."""
+    """Return the remedy for the error by its number, or "" if there is none."""
     return _REMEDIES.get(error.errno or 0, "")
 
 
@@ -43,9 +43,9 @@ def explained(doing: str, where: str | PathLike[str], *, remedy: str = "") -> It
     """Turn an OSError of the block into a QkeditError.
 
     Args:
-        doing: what was tried, as an infinitive: "read", "create".
-        where: the file or directory it was tried on.
-        remedy: what helps, if that does not follow from the system's error number.
+        doing: the attempted action, as an infinitive: "read", "create".
+        where: the file or directory.
+        remedy: the remedy, if it does not follow from the system's error number.
 
     Raises:
         QkeditError: "where: cannot {doing}: no space left on device; free some space …."
@@ -57,7 +57,7 @@ def explained(doing: str, where: str | PathLike[str], *, remedy: str = "") -> It
 
 
 def refusal(error: OSError, doing: str, where: str | PathLike[str], *, remedy: str = "") -> QkeditError:
-    """Return the sentence about what the system refused; for the arguments see `explained`."""
+    """Return the error for a refusal of the system; see `explained` for the arguments."""
     reason = error.strerror or str(error) or "the system refused"
     return QkeditError(
         f"cannot {doing}: {reason[0].lower()}{reason[1:]}", where=str(where), remedy=remedy or remedy_for(error)
@@ -66,15 +66,15 @@ def refusal(error: OSError, doing: str, where: str | PathLike[str], *, remedy: s
 
 @contextmanager
 def open_descriptor(path: str | PathLike[str], flags: int, mode: int = 0o666, *, doing: str = "open") -> Iterator[int]:
-    """Open a file for the block, and close it so that what the system says only then is heard.
+    """Open a file for the block, and report errors of closing it.
 
-    A network file system may say as late as at `close` that a write failed.
+    A network file system may report a failed write only at `close`.
 
     Args:
         path: the file.
-        flags: of `os.open`.
-        mode: permissions of a new file.
-        doing: what opening it means, as an infinitive: "create".
+        flags: the flags of `os.open`.
+        mode: the permissions of a new file.
+        doing: the purpose of opening it, as an infinitive: "create".
 
     Raises:
         QkeditError: the file could not be opened or closed.

@@ -4,10 +4,10 @@ A safetensors file is an 8-byte little-endian header length, a JSON header of th
 
     {"__metadata__": {"format": "pt"}, "name": {"dtype": "BF16", "shape": [4, 8], "data_offsets": [0, 64]}}
 
-Offsets count from the end of the header. A file is sound when its tensors tile the buffer: each range is as
-long as dtype and shape say, none overlaps another, none is missing, and the last one ends where the file
-ends. Byte ranges of a checked header may be read and overwritten blindly, so everything is checked here,
-once; nothing is used before it is checked. What is wrong is a CheckpointError naming the file and the tensor.
+Offsets count from the end of the header. A file is valid if its tensors tile the buffer: each range is as long as
+dtype and shape require, none overlaps another, there are no gaps, and the last one ends where the file ends. Byte
+ranges of a checked header may be read and overwritten without further checks, so everything is checked here, once,
+before it is used. A fault is a CheckpointError that names the file and the tensor.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from qkedit.errors import CheckpointError, first_line
 from qkedit.strict_text import parse_json
 
 LENGTH_BYTES = 8
-# The limit of the safetensors library itself: longer headers do not load anywhere.
+# The limit of the safetensors library: no loader reads longer headers.
 MAX_HEADER_BYTES = 100_000_000
-MAX_INTEGER = 2**64 - 1  # of a size or an offset
+MAX_INTEGER = 2**64 - 1  # the largest size or offset
 METADATA_KEY = "__metadata__"
 _ENTRY = ("dtype", "shape", "data_offsets")
-# No tensor library has more (numpy's limit; torch's is the same).
+# No tensor library supports more (numpy's limit; torch's is the same).
 MAX_DIMENSIONS = 64
 
 DTYPE_BITS = {
@@ -53,7 +53,7 @@ DTYPE_BITS = {
     "U64": 64,
 }
 
-# Characters of a value or name in a message.
+# The number of characters of a value or name that a message shows.
 _SHOWN = 300
 
 DOWNLOAD_AGAIN = "download or save the file again"
@@ -61,7 +61,7 @@ DOWNLOAD_AGAIN = "download or save the file again"
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor as its shard's header describes it; offsets are absolute in the file."""
+    """One tensor according to its shard's header; offsets are absolute in the file."""
 
     name: str
     shard: str  # file name relative to the checkpoint directory, with "/" separators
@@ -96,13 +96,13 @@ def read_header(read: Callable[[int, int], bytes], size: int, file: str) -> Shar
         file: the shard's name, for the entries and the errors.
 
     Raises:
-        CheckpointError: the file is not a sound safetensors file; says what is wrong with which tensor.
+        CheckpointError: the file is not a valid safetensors file; the message names the fault and the tensor.
     """
     if size < LENGTH_BYTES:
         raise _broken(file, f"the file has {size} bytes, too few for a safetensors header")
     length = int.from_bytes(_read_exactly(read, 0, LENGTH_BYTES, file), "little")
     if length > MAX_HEADER_BYTES:
-        raise _broken(file, f"the header claims {length} bytes, more than the {MAX_HEADER_BYTES} safetensors allows")
+        raise _broken(file, f"the header claims {length} bytes, more than safetensors' limit of {MAX_HEADER_BYTES}")
     data_start = LENGTH_BYTES + length
     if data_start > size:
         raise _broken(file, f"the header claims {length} bytes, but the file has only {size}")
@@ -114,7 +114,7 @@ def read_header(read: Callable[[int, int], bytes], size: int, file: str) -> Shar
 
 
 def parse_json_object(text: bytes, file: str) -> dict[str, Any]:
-    """Parse a JSON object, as strict as `parse_json` is. Raises CheckpointError."""
+    """Parse a JSON object as strictly as `parse_json` does. Raises CheckpointError."""
     try:
         value = parse_json(text)
     except ValueError as error:
@@ -147,18 +147,16 @@ def _checked_entry(name: str, value: Any, data_start: int, file: str) -> TensorE
         if key not in value:
             raise _broken(where, f"the header entry has no {key!r}")
     for key, more in value.items():
-        # The format has no such key. Loaders pass over it, but only as deep as their readers go.
+        # The format does not have this key. Loaders ignore it, but their parsers limit its depth.
         if key not in _ENTRY and isinstance(more, dict | list):
-            raise _broken(where, f"the header entry holds something of its own under {key[:100]!a}")
+            raise _broken(where, f"the header entry has a nested value under the foreign key {key[:100]!a}")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise _broken(where, f"unknown dtype {_short(dtype)}")
     if not isinstance(shape, list) or not all(_is_count(dimension) for dimension in shape):
         raise _broken(where, f"the shape {_short(shape)} is not a list of sizes")
     if len(shape) > MAX_DIMENSIONS:
-        raise _broken(
-            where, f"the shape has {len(shape)} dimensions, more than the {MAX_DIMENSIONS} a tensor can have"
-        )
+        raise _broken(where, f"the shape has {len(shape)} dimensions, more than the limit of {MAX_DIMENSIONS}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(offset) for offset in offsets):
         raise _broken(where, f"data_offsets {_short(offsets)} is not a pair of positions")
     start, end = offsets
@@ -172,7 +170,7 @@ def _checked_entry(name: str, value: Any, data_start: int, file: str) -> TensorE
 
 
 def _check_tiling(entries: Iterable[TensorEntry], data_start: int, size: int, file: str) -> None:
-    """Check that the entries cover [data_start, size) with neither overlap nor hole."""
+    """Check that the entries cover [data_start, size) without overlaps and gaps."""
     position, previous = data_start, None
     for entry in sorted(entries, key=lambda entry: (entry.start, entry.end)):
         if entry.start < position:
@@ -199,7 +197,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    """What a file says, spelled in ASCII and cut off: it may be a hundred megabytes."""
+    """Return a value from a file in ASCII, truncated: it may have a hundred megabytes."""
     text = ascii(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 

@@ -1,4 +1,4 @@
-"""Where a file has holes: ranges of zeros that take no room on the disk."""
+"""Find the holes of a file: ranges of zeros that take no space on the disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 def stretches(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
     """Split [start, end) of an open file into stretches of data and of holes.
 
-    Where the system does not tell holes, and beyond the file's end, all is data.
+    If the system does not report holes, and beyond the file's end, everything counts as data.
 
     Yields:
         Start and end of each stretch, in order, and whether it is a hole.
@@ -18,7 +18,7 @@ def stretches(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int,
     position = start
     while position < end:
         data = _next(descriptor, position, os.SEEK_DATA) if hasattr(os, "SEEK_DATA") else position
-        if data is None:  # no data follows: a hole as far as the file goes
+        if data is None:  # no data follows: a hole up to the end of the file
             data = max(position, min(end, os.fstat(descriptor).st_size))
             if data == position:
                 yield position, end, False
@@ -28,14 +28,14 @@ def stretches(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int,
             position = data
             continue
         hole = _next(descriptor, position, os.SEEK_HOLE) if hasattr(os, "SEEK_HOLE") else end
-        # Between two questions another program may have cut the file off; the copy will meet its end.
+        # Another program may have truncated the file between two calls; the copy will find the end.
         hole = end if hole is None or hole <= position else min(hole, end)
         yield position, hole, False
         position = hole
 
 
 def _next(descriptor: int, position: int, whence: int) -> int | None:
-    """The next position of data or a hole, None where none follows; `position` itself where the system cannot say."""
+    """Return the next position of data or a hole, None if none follows, `position` if the system cannot tell."""
     try:
         return os.lseek(descriptor, position, whence)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Let lines that must not be cut in two end before Ctrl-C, SIGTERM or SIGHUP takes effect."""
+"""Defer Ctrl-C, SIGTERM and SIGHUP to the end of a block that must not be interrupted."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# How a person, a scheduler and a terminal that closes ask a process to end.
+# The signals by which a person, a scheduler and a closing terminal ask a process to end.
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Hold interrupts back until the block has ended; then the first that came takes effect.
+    """Defer interrupts until the block has ended; then the first one takes effect.
 
-    Python handles signals in the main thread, so in other threads there is nothing to hold back.
+    Python handles signals in the main thread, so in other threads there is nothing to defer.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    # An ignored one stays ignored; None is a handler that was not set by Python.
+    # An ignored signal stays ignored; None is a handler that was not set by Python.
     previous = {
         number: handler for number in INTERRUPTS if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)
     }

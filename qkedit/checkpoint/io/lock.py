@@ -1,4 +1,4 @@
-"""The one lock among runs of qkedit: advisory, on an open file, and gone with the process."""
+"""The lock between runs of qkedit: advisory, on an open file, released when the process ends."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import fcntl
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file against other processes, for as long as it is open; never waits.
+    """Lock an open file against other processes for as long as it is open, without waiting.
 
     Returns:
         False if another process holds the lock.
 
     Raises:
-        OSError: the file system has no locks.
+        OSError: the file system does not support locks.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
-"""Put a finished directory in its place by one rename, or exchange it with the one that is there.
+"""Rename a finished directory to its target, or exchange it with an existing one.
 
-Linux has both as flags of `renameat2(2)`. Elsewhere, and on file systems that know no flags, the exchange takes
-three renames with a fixed spare name, so that `restore` can tell at any later moment how far it came.
+Linux supports both as flags of `renameat2(2)`. Elsewhere, and on file systems without these flags, the exchange takes
+three renames with a fixed spare name, so that `restore` can tell at any later time how far it got.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
-# The system call is missing, forbidden in a sandbox, or the file system does not know the flag.
+# The system call is missing or forbidden in a sandbox, or the file system does not support the flag.
 _CANNOT = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 
 
 def _renameat2(source: Path, target: Path, flags: int) -> bool:
-    """Rename with `flags`; False, with nothing done, where the system or the file system cannot."""
+    """Rename with `flags`; return False, with nothing changed, if the system or file system does not support it."""
     library = ctypes.CDLL(None, use_errno=True)
     if not hasattr(library, "renameat2"):  # not Linux, or a C library older than the call
         return False
@@ -35,19 +35,19 @@ def _renameat2(source: Path, target: Path, flags: int) -> bool:
 
 
 def rename_to_absent(source: Path, target: Path) -> None:
-    """Rename the directory `source` to `target`, where nothing may stand. Raises OSError."""
+    """Rename the directory `source` to `target`, which must not exist. Raises OSError."""
     if not _renameat2(source, target, RENAME_NOREPLACE):
-        # A plain rename of a directory replaces nothing but an empty directory, so nothing can be lost.
+        # A plain rename of a directory can replace only an empty directory, so nothing can be lost.
         os.rename(source, target)
 
 
 def exchange(fresh: Path, target: Path, spare: Path) -> None:
-    """Exchange two directories; atomic where the system can. Raises OSError.
+    """Exchange two directories, atomically if the system supports it. Raises OSError.
 
     Args:
-        fresh: the finished directory; holds the former `target` afterwards.
+        fresh: the finished directory; afterwards it holds the former `target`.
         target: the directory to replace.
-        spare: a free name on the same file system. While it exists, an exchange is half done.
+        spare: an unused name on the same file system. While it exists, an exchange is half done.
     """
     if not _renameat2(fresh, target, RENAME_EXCHANGE):
         os.rename(target, spare)
@@ -56,6 +56,6 @@ def exchange(fresh: Path, target: Path, spare: Path) -> None:
 
 
 def restore(target: Path, spare: Path) -> None:
-    """Undo an exchange that was cut off after its first rename, the only moment when `target` is absent."""
+    """Undo an exchange that was interrupted after its first rename, the only moment when `target` is absent."""
     if os.path.lexists(spare) and not os.path.lexists(target):
         os.rename(spare, target)

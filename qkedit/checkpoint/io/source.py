@@ -1,7 +1,7 @@
-"""Where a checkpoint's bytes come from: one protocol, and the directory on disk that implements it.
+"""The source of a checkpoint's bytes: a protocol, and its implementation for a directory on disk.
 
-A source knows names, sizes and byte ranges, nothing of what is inside. `qkedit.checkpoint.hub.files` has the other
-implementation, which fetches ranges of a repository on the hub.
+A source has names, sizes and byte ranges, and does not interpret contents. `qkedit.checkpoint.hub.files` has the
+other implementation, which fetches ranges from a repository on the hub.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 class CheckpointFiles(Protocol):
     """The files of one checkpoint, wherever they are; names are relative, with "/" separators.
 
-    Every method may be called from several threads. What goes wrong is a QkeditError, never an OSError.
+    Every method may be called from several threads. Failures are QkeditErrors, never OSErrors.
     """
 
     @property
     def name(self) -> str:
-        """What the user called it: a directory's name, "org/name" or "demo"."""
+        """The name that the user gave: a directory's name, "org/name" or "demo"."""
         ...
 
     @property
@@ -36,48 +36,48 @@ class CheckpointFiles(Protocol):
         ...
 
     def sizes(self) -> dict[str, int]:
-        """Every file's size in bytes, by name, in sorted order."""
+        """The size of every file in bytes, by name, sorted."""
         ...
 
     def passed_over(self) -> dict[str, str]:
-        """What is not in `sizes` though it has a name, and why: broken links, directories that may not be read …"""
+        """Entries that are not in `sizes`, with the reason: broken links, unreadable directories …"""
         ...
 
     def read(self, file: str, start: int, end: int) -> bytes:
-        """Exactly bytes [start, end) of one file: for headers and configs; tensors use `read_into`."""
+        """Return exactly bytes [start, end) of one file: for headers and configs; tensors use `read_into`."""
         ...
 
     def read_into(self, file: str, start: int, buffer: bytearray | memoryview) -> None:
-        """Fill the whole of `buffer` with the bytes of one file from `start` on, without a copy in between.
+        """Fill the whole `buffer` with the bytes of one file, beginning at `start`, without an intermediate copy.
 
         Args:
             file: a name from `sizes`.
-            start: the first byte wanted, absolute in the file.
-            buffer: writable and contiguous, of any item type; its length in bytes says how much is read.
+            start: the first byte, absolute in the file.
+            buffer: writable and contiguous, of any item type; its length in bytes is the number of bytes read.
         """
         ...
 
     def local_path(self, file: str) -> Path:
-        """A real path (symlinks resolved) that holds the file; downloads it where it is not local yet."""
+        """Return a real path (symlinks resolved) of the file, downloading it if it is not local yet."""
         ...
 
     def check_unchanged(self) -> None:
-        """Raise CheckpointError if a file was written to or replaced since it was first looked at."""
+        """Raise CheckpointError if a file was written to or replaced since it was first read."""
         ...
 
 
 class LocalFiles:
-    """The checkpoint in a directory.
+    """A checkpoint in a directory.
 
-    A hub cache's snapshot is such a directory too, known by its id and commit: its symlinks to blobs are followed for
-    reading and resolved in `local_path`, so that nobody writes through them. Symlinks to directories are not followed,
-    and hidden directories (`.git/`, `.cache/`) are not looked into: they are a tool's own records.
+    A snapshot in a hub cache is such a directory too, identified by its id and commit. Its symlinks to blobs are
+    followed for reading and resolved in `local_path`, so that nobody writes through them. Symlinks to directories are
+    not followed, and hidden directories (`.git/`, `.cache/`) are ignored, because they belong to tools.
 
     Args:
-        directory: where the files are.
-        name: what reports and manifests call it; by default the hub id of a snapshot, else the directory's own name,
-            so that the manifest does not depend on where the directory lies.
-        follows_links: whether its links may lead anywhere, see `leads_out`.
+        directory: the directory of the files.
+        name: the name in reports and manifests; by default the hub id of a snapshot, else the directory's own name,
+            so that the manifest does not depend on the location of the directory.
+        follows_links: whether its links may point anywhere, see `leads_out`.
     """
 
     def __init__(
@@ -89,38 +89,38 @@ class LocalFiles:
         self.name = name or repository
         self.revision = commit if name is None else None
         self._follows_links = follows_links
-        # Not resolved: a link in the place of the blobs may lead anywhere.
+        # Not resolved: a link in place of the blobs may point anywhere.
         self._roots = (real, *((real.parent.parent / "blobs",) if commit else ()))
         self._stamps = FileStamps()
 
     def __repr__(self) -> str:
-        """Name the directory."""
+        """Show the directory."""
         return f"LocalFiles({str(self.directory)!r})"
 
     def sizes(self) -> dict[str, int]:
-        """Every regular file's size in bytes, by name."""
+        """The size of every regular file in bytes, by name."""
         return {name: found for name, found in self._entries() if isinstance(found, int)}
 
     def passed_over(self) -> dict[str, str]:
-        """What is not in `sizes` though it has a name, and why."""
+        """Entries that are not in `sizes`, with the reason."""
         return {name: found for name, found in self._entries() if isinstance(found, str)}
 
     def leads_out(self, file: str) -> Path | None:
-        """Return where a file really is, if a link leads out of the checkpoint and its cache's blobs; else None.
+        """Return the real path of a file if a link points outside the checkpoint and its cache's blobs, else None.
 
-        A stranger's checkpoint may hold a link to a private file, which must not come into an output unasked.
+        An untrusted checkpoint may hold a link to a private file, which must not get into an output.
         """
         real = self.local_path(file)
         inside = self._follows_links or any(real.is_relative_to(root) for root in self._roots)
         return None if inside else real
 
     def size(self, file: str) -> int:
-        """One file's size in bytes. Raises CheckpointError if there is none."""
+        """Return the size of one file in bytes. Raises CheckpointError if it does not exist."""
         return self._status(file).st_size
 
     def read(self, file: str, start: int, end: int) -> bytes:
-        """Exactly bytes [start, end) of one file. Raises CheckpointError if the file ends before."""
-        # The size is asked first: a header that lies about its length must not make us allocate what it says.
+        """Return exactly bytes [start, end) of one file. Raises CheckpointError if the file ends before."""
+        # The size is checked first: a header with a false length must not make us allocate that much memory.
         if not 0 <= start <= end <= self._status(file).st_size:
             raise _too_short(self.directory / file, end)
         buffer = bytearray(end - start)
@@ -128,22 +128,22 @@ class LocalFiles:
         return bytes(buffer)
 
     def read_into(self, file: str, start: int, buffer: bytearray | memoryview) -> None:
-        """Fill `buffer` from `start` on. Raises CheckpointError if the file ends before."""
+        """Fill `buffer`, beginning at `start`. Raises CheckpointError if the file ends before."""
         read_range_into(self._path(file), start, buffer)
 
     def local_path(self, file: str) -> Path:
-        """The file's real path. Raises CheckpointError if there is none."""
+        """Return the file's real path. Raises CheckpointError if it does not exist."""
         try:
             return Path(os.path.realpath(self._path(file), strict=True))
         except (OSError, ValueError) as error:
             raise _unreadable(self.directory / file, error) from error
 
     def check_unchanged(self) -> None:
-        """Raise CheckpointError if a file was written to, replaced or removed since it was first looked at."""
+        """Raise CheckpointError if a file was written to, replaced or removed since it was first read."""
         self._stamps.check(self._stat)
 
     def _entries(self) -> list[tuple[str, int | str]]:
-        """The name of every file with its size, and of what is none with the reason, sorted by name."""
+        """Return the name of every file with its size, and of every other entry with a reason, sorted by name."""
         closed: list[str] = []
 
         def note(error: OSError) -> None:
@@ -160,14 +160,14 @@ class LocalFiles:
                 if name in files or path.is_symlink():
                     file = path.relative_to(self.directory).as_posix()
                     found.append((file, self._size_or_reason(file)))
-        return sorted(found + [(name, "a directory that may not be read") for name in closed])
+        return sorted(found + [(name, "an unreadable directory") for name in closed])
 
     def _size_or_reason(self, file: str) -> int | str:
         try:
             status = self._status(file)
         except CheckpointError:
             if (self.directory / file).is_symlink():
-                return "a link that leads nowhere"
+                return "a broken link"
             raise
         if stat.S_ISREG(status.st_mode):
             return status.st_size
@@ -175,7 +175,7 @@ class LocalFiles:
 
     def _status(self, file: str) -> os.stat_result:
         status = self._stat(file)
-        # What is in a directory that a link leads to is not read, so it may change.
+        # The contents of a linked directory are not read, so they may change.
         if stat.S_ISREG(status.st_mode):
             self._stamps.note(file, status)
         return status
@@ -187,7 +187,7 @@ class LocalFiles:
         except FileNotFoundError as error:
             if path.is_symlink():
                 raise CheckpointError(
-                    "the symlink leads nowhere", where=str(path), remedy="download the checkpoint again"
+                    "the symlink is broken", where=str(path), remedy="download the checkpoint again"
                 ) from error
             raise _unreadable(path, error) from error
         except (OSError, ValueError) as error:
@@ -199,14 +199,14 @@ class LocalFiles:
 
 
 def read_range_into(path: Path, start: int, buffer: bytearray | memoryview) -> None:
-    """Fill `buffer` with the bytes of the file at `path` from `start` on. Raises CheckpointError if it ends before."""
-    # Plain reads, no memory map: mapped pages would count as resident memory of this process.
+    """Fill `buffer` with the bytes of a file, beginning at `start`. Raises CheckpointError if the file ends before."""
+    # Plain reads instead of a memory map: mapped pages would count as resident memory of this process.
     view = memoryview(buffer).cast("B")
     filled = 0
     try:
         with open(path, "rb", buffering=0) as file:
             file.seek(start)
-            # One call suffices but for tensors over 2 GiB, the most one read system call gives.
+            # One call suffices except for tensors over 2 GiB, the limit of one read system call.
             while filled < len(view):
                 count = file.readinto(view[filled:])
                 if not count:
@@ -217,7 +217,7 @@ def read_range_into(path: Path, start: int, buffer: bytearray | memoryview) -> N
 
 
 def snapshot_of(directory: Path) -> tuple[str, str] | None:
-    """Return id and commit of a snapshot in a hub's cache, `models--org--name/snapshots/COMMIT`; else None."""
+    """Return id and commit if the directory is a snapshot in a hub cache, `models--org--name/snapshots/COMMIT`."""
     repository = directory.parent.parent.name
     if not (_COMMIT.fullmatch(directory.name) and directory.parent.name == "snapshots"):
         return None
@@ -228,12 +228,12 @@ def snapshot_of(directory: Path) -> tuple[str, str] | None:
 
 def check_name(file: str, where: str) -> None:
     """Raise CheckpointError unless `file` is a plain relative name that stays inside the checkpoint."""
-    # Names come from indexes and listings that others wrote, and end up in paths that we read and write. The native
-    # Path also knows the drives and backslashes of the system that it would be a path on.
+    # Names come from untrusted indexes and listings, and end up in paths that we read and write. The native Path also
+    # handles the drives and backslashes of the system.
     path = Path(file)
     if path.anchor or ".." in path.parts or not path.parts:
         raise CheckpointError(
-            f"the file name {file!r} leads out of the checkpoint",
+            f"the file name {file!r} points outside the checkpoint",
             where=where,
             remedy="do not use this checkpoint; get it from its publisher",
         )
@@ -241,7 +241,7 @@ def check_name(file: str, where: str) -> None:
 
 def _too_short(path: Path, end: int) -> CheckpointError:
     return CheckpointError(
-        f"the file ends before byte {end}", where=str(path), remedy="download it again, it is truncated"
+        f"the file ends before byte {end}", where=str(path), remedy="download it again: it is truncated"
     )
 
 
@@ -249,5 +249,5 @@ def _unreadable(path: Path, error: OSError | ValueError) -> CheckpointError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     remedy = remedy_for(error) if isinstance(error, OSError) else ""
     return CheckpointError(
-        f"cannot be read ({reason})", where=str(path), remedy=remedy or "check that it exists and may be read"
+        f"cannot be read ({reason})", where=str(path), remedy=remedy or "check that it exists and is readable"
     )

@@ -1,12 +1,12 @@
-"""Write a directory completely or not at all: staged next to its target, put in place by one rename.
+"""Write a directory completely or not at all: it is staged next to its target and put in place by one rename.
 
-All that a run leaves next to the target `edited` while it works is one hidden directory:
+While a run works on the target `edited`, there is one hidden directory next to it:
 
     .edited.qkedit/lock   locked while a run is alive, so a killed run never blocks the next
     .edited.qkedit/new    the output being written; after an exchange, the directory it replaced
     .edited.qkedit/old    the replaced directory in the middle of an exchange that is not atomic
 
-It is gone when the run ends; after a kill, the next run to the same target takes the lock and clears it.
+It is removed when the run ends; after a kill, the next run to the same target takes the lock and clears it.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from qkedit.checkpoint.io.rename import exchange, rename_to_absent, restore
 from qkedit.checkpoint.io.target import locate, made_parents, refuse_existing, refuse_misplaced
 from qkedit.errors import QkeditError
 
-_FSYNC = "bring it to the disk"
+_FSYNC = "flush it to the disk"
 
 
 class StagedDirectory:
-    """A directory that appears at `target` finished, or not at all; a context manager.
+    """A context manager for a directory that appears at `target` finished or not at all.
 
         with StagedDirectory(Path("edited"), overwrite=False) as staged:
             (staged.path / "config.json").write_text("{}")
             staged.commit()
 
-    Leaving the block without `commit`, by whatever exception, removes what was staged and leaves the target as it
-    was. Readers of `target` never see a part of it. A process killed at any moment leaves the target absent, old or
-    new, and nothing that the next run does not clear.
+    Leaving the block without `commit`, by any exception, removes the staged files and leaves the target unchanged.
+    Readers of `target` never see a partial output. A process killed at any moment leaves the target absent, old or
+    new, and nothing else that the next run does not clear.
 
     Args:
-        target: where the directory shall appear; missing directories above it are created, and stay only if it does.
-        overwrite: replace an earlier output that is there, if nothing else lies in it.
-        force: replace a directory that is there, whatever it holds.
-        sources: directories the run reads from; the target may neither be, hold nor lie in one of them.
+        target: the path of the directory; missing parents are created, and removed again without a commit.
+        overwrite: whether to replace an earlier output, if it holds nothing else.
+        force: whether to replace an existing directory, whatever it holds.
+        sources: the directories that the run reads; the target must not be, contain or be inside one of them.
 
     Raises:
-        UsageError: the target is unsuitable: it holds something, is not a directory, holds a source …
-        QkeditError: another run is writing to this target, or the place cannot be written to.
+        UsageError: the target is unsuitable: it is not empty, is not a directory, contains a source …
+        QkeditError: another run is writing to this target, or the target cannot be written to.
     """
 
     def __init__(self, target: Path, *, overwrite: bool, force: bool = False, sources: Sequence[Path] = ()) -> None:
-        # Absolute from here on, so that a change of the working directory cannot move it.
+        # Made absolute, so that a change of the working directory does not affect it.
         self._target = locate(target)
         self._overwrite = overwrite
         self._force = force
@@ -68,11 +68,11 @@ class StagedDirectory:
 
     @property
     def path(self) -> Path:
-        """The staging directory, on the target's file system; write here until `commit`."""
+        """The staging directory on the target's file system, to write to until `commit`."""
         return self._workspace / "new"
 
     def __enter__(self) -> Self:
-        """Take the lock, clear what a killed run left, and create the empty staging directory."""
+        """Take the lock, clear the remains of a killed run, and create the empty staging directory."""
         refuse_misplaced(self._target, self._sources)
         try:
             with interrupts_deferred():
@@ -87,35 +87,35 @@ class StagedDirectory:
             self._made_parents = stack.enter_context(made_parents(self._target))
             stack.enter_context(_exclusive(self._workspace, self._target))
             stack.push(self._leave)
-            with explained("clear what an interrupted run left", self._workspace):
+            with explained("clear the remains of an interrupted run", self._workspace):
                 self._clear()
             refuse_existing(self._target, overwrite=self._overwrite, force=self._force)
             with explained("create a directory", self._target.parent):
                 self.path.mkdir()
             self._cleanup = stack.pop_all()
-        # An interrupt between this and the block, or between the block and `__exit__`, skips the latter.
+        # An interrupt between this point and the block, or between the block and `__exit__`, skips `__exit__`.
         atexit.register(self.__exit__, None, None, None)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove what was not committed and release the lock."""
+        """Remove the staged files unless they were committed, and release the lock."""
         with interrupts_deferred():
             self._cleanup.__exit__(kind, error, trace)
             atexit.unregister(self.__exit__)
 
     def commit(self, *, fsync: bool = True) -> float:
-        """Put the staged directory in its place and remove the one it replaced.
+        """Put the staged directory in place and remove the directory that it replaces.
 
         Args:
-            fsync: wait until the disk holds the output, so that a power failure cannot leave a hollow one.
+            fsync: whether to wait until the output is on the disk, so that a power failure cannot leave it incomplete.
 
         Returns:
             The seconds spent in fsync.
 
         Raises:
-            UsageError: something unsuitable came to stand at the target in the meantime.
-            QkeditError: the system refused; the target is as it was, unless the message says otherwise.
+            UsageError: the target became unsuitable in the meantime.
+            QkeditError: the system refused; the target is unchanged unless the message says otherwise.
         """
         seconds = _fsync_tree(self.path) if fsync else 0.0
         refuse_misplaced(self._target, self._sources)
@@ -135,12 +135,12 @@ class StagedDirectory:
         return seconds
 
     def _clear(self) -> None:
-        """Bring the workspace from any state a run can leave back to empty. Raises OSError."""
+        """Empty the workspace from any state that a run can leave. Raises OSError."""
         restore(self._target, spare=self._old)
         _remove_tree(self.path)
         if os.path.lexists(self._old):
-            # The target exists, so this one is replaced. Renamed before its files go: a kill on the way must never
-            # leave a part of it under the name that `restore` trusts.
+            # The target exists, so this is the replaced directory. It is renamed before its files are removed: a kill
+            # must never leave a part of it under the name that `restore` trusts.
             os.rename(self._old, self.path)
             _remove_tree(self.path)
 
@@ -157,30 +157,30 @@ class StagedDirectory:
 
 @contextmanager
 def _exclusive(workspace: Path, target: Path) -> Iterator[None]:
-    """Hold the only right to write to `target`; the workspace exists meanwhile and goes with the lock."""
+    """Hold the exclusive lock on writing to `target`; the workspace exists as long as the lock."""
     descriptor = _acquire(workspace, target)
     try:
         yield
     finally:
-        # Removed before it is released: whoever opened the file meanwhile finds in `_acquire` that it has no name
-        # any more. A run that starts between these lines makes its own lock file, and so keeps the workspace.
+        # Removed before it is released: another run that opened the file finds in `_acquire` that it was unlinked.
+        # A run that starts between these lines makes its own lock file, and so keeps the workspace.
         with suppress(OSError):
             (workspace / "lock").unlink()
             workspace.rmdir()
-        with suppress(OSError):  # the lock holds no bytes that could be lost
+        with suppress(OSError):  # the lock file holds no data
             os.close(descriptor)
 
 
 def _acquire(workspace: Path, target: Path) -> int:
-    """Create and lock the lock file, and return its descriptor. Never waits for another run."""
+    """Create and lock the lock file, and return its descriptor, without waiting for another run."""
     lock = workspace / "lock"
     with explained("look at", workspace):
         is_link = workspace.is_symlink()
     if is_link:
-        raise QkeditError("is a symbolic link in the place of a directory", where=str(workspace), remedy="remove it")
+        raise QkeditError("is a symbolic link instead of a directory", where=str(workspace), remedy="remove it")
     while True:
         with explained("create a directory", target.parent), suppress(FileExistsError):
-            # For this user alone: nobody else reads or touches an output before it is finished.
+            # Only for this user: nobody else can read or change an output before it is finished.
             workspace.mkdir(mode=0o700)
         with explained("lock the directory against other runs", lock), ExitStack() as stack:
             try:
@@ -197,7 +197,7 @@ def _acquire(workspace: Path, target: Path) -> int:
                     return descriptor
             except FileNotFoundError:
                 pass
-        # Another run ended just now and took the file along, so that a lock on it guards nothing: once more.
+        # Another run has just ended and removed the file, so a lock on it protects nothing: try again.
 
 
 def _remove_tree(path: Path) -> None:
@@ -206,9 +206,9 @@ def _remove_tree(path: Path) -> None:
 
 
 def _fsync_tree(directory: Path) -> float:
-    """Seconds to bring every file and directory below `directory` to the disk.
+    """Flush every file and directory below `directory` to the disk, and return the seconds it took.
 
-    One after the other: four files at once were not faster, the disk is the limit either way.
+    One at a time: four files at once were not faster, since the disk is the limit.
     """
 
     def refuse(error: OSError) -> None:
@@ -218,8 +218,8 @@ def _fsync_tree(directory: Path) -> float:
         written = [
             Path(folder, name)
             for folder, _, names in os.walk(directory, onerror=refuse)
-            for name in (*names, "")  # the folder itself comes after its files
-            if not os.path.islink(os.path.join(folder, name))  # what a link points to was not written here
+            for name in (*names, "")  # the folder itself after its files
+            if not os.path.islink(os.path.join(folder, name))  # the target of a link was not written here
         ]
     return sum(map(_fsync, written))
 
@@ -230,7 +230,7 @@ def _fsync(path: Path, doing: str = _FSYNC) -> float:
         try:
             os.fsync(descriptor)
         except OSError as error:
-            # Some network file systems cannot do it for a directory: nothing to wait for there.
+            # Some network file systems do not support this for a directory, so there is nothing to wait for.
             if error.errno != errno.EINVAL or not path.is_dir():
                 raise
     return time.perf_counter() - start

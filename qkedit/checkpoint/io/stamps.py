@@ -1,7 +1,7 @@
-"""Notice that another program wrote to a file, or put another one in its place, while it was read.
+"""Detect that another program wrote to a file, or replaced it, while it was read.
 
-No lock keeps other programs from a model's directory, and reading it twice would take the time of a second copy. So
-what the system says about each file is noted before it is read, and asked again when everything was read.
+No lock protects a model's directory from other programs, and reading it twice would take as long as a second copy. So
+the status of each file is recorded before it is read, and compared when everything has been read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qkedit.errors import CheckpointError
 
 @dataclass(frozen=True)
 class FileStamp:
-    """What changes when a file is written to or replaced."""
+    """The status fields that change when a file is written to or replaced."""
 
     size: int
     modified: int  # nanoseconds
@@ -25,14 +25,14 @@ class FileStamp:
 
     @classmethod
     def of(cls, status: os.stat_result) -> Self:
-        """Take what `stat` said about a file."""
+        """Take the stamp from the result of `stat`."""
         return cls(status.st_size, status.st_mtime_ns, (status.st_dev, status.st_ino), status.st_ctime_ns)
 
     def is_still(self, now: FileStamp) -> bool:
-        """Whether the file has not been written to or replaced since.
+        """Return whether the file has not been written to or replaced since.
 
-        Inode numbers alone are not proof: some network and user-space file systems number a file anew each time. Nor
-        is the time of the status, which a hard link to the file changes.
+        A changed inode alone is not proof: some network and user-space file systems number a file anew each time.
+        Nor is a changed status time, which a hard link to the file also changes.
         """
         return (self.size, self.modified) == (now.size, now.modified) and (
             self.identity == now.identity or self.status_changed == now.status_changed
@@ -40,20 +40,20 @@ class FileStamp:
 
 
 class FileStamps:
-    """The stamps of files when each was first seen; may be used from several threads."""
+    """The stamps of files at their first use; safe to use from several threads."""
 
     def __init__(self) -> None:
         self._stamps: dict[str, FileStamp] = {}
 
     def note(self, file: str, status: os.stat_result) -> None:
-        """Note the stamp of a file, unless one is known already."""
+        """Record the stamp of a file, unless it has one already."""
         self._stamps.setdefault(file, FileStamp.of(status))
 
     def check(self, status_of: Callable[[str], os.stat_result]) -> None:
-        """Compare every stamp with what `status_of` says of the file now.
+        """Compare every stamp with the file's present status from `status_of`.
 
         Raises:
-            CheckpointError: a file was written to or replaced; or whatever `status_of` raises.
+            CheckpointError: a file was written to or replaced. Errors of `status_of` are passed on.
         """
         for file, stamp in list(self._stamps.items()):
             if not stamp.is_still(FileStamp.of(status_of(file))):
@@ -65,5 +65,5 @@ def changed_meanwhile(file: str | os.PathLike[str]) -> CheckpointError:
     return CheckpointError(
         "was changed while it was read",
         where=os.fspath(file),
-        remedy="run again when no other program writes to the model",
+        remedy="run again when no other program is writing to the model",
     )

@@ -1,4 +1,4 @@
-"""Where an output directory may be written, and what may be replaced by it."""
+"""Check where an output directory may be written, and what it may replace."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _CHOOSE_ANOTHER = "choose another --out"
 
 
 def locate(target: Path) -> Path:
-    """Return the absolute path of `target`; its last components may be missing, and only the last one may be a link.
+    """Return the absolute path of `target`; its last components need not exist, and only the last may be a link.
 
     Raises:
-        UsageError: it leads through a file or a link to nowhere, or is out of reach.
+        UsageError: the path leads through a file or a broken link, or is not accessible.
     """
     if "\0" in str(target):
-        raise UsageError("a path cannot hold a null byte", where=repr(str(target)), remedy=_CHOOSE_ANOTHER)
+        raise UsageError("a path cannot contain a null byte", where=repr(str(target)), remedy=_CHOOSE_ANOTHER)
     target = Path(os.path.expanduser(target))
-    # "/", "." and ".." are directories that exist under another name.
+    # "/", "." and ".." are existing directories with another name.
     names_itself = target.name not in ("", "..")
     parent = target.parent if names_itself else target
     standing = next(place for place in (parent, *parent.parents) if os.path.lexists(place) or place == place.parent)
@@ -37,7 +37,7 @@ def locate(target: Path) -> Path:
             remedy=f"create it first or {_CHOOSE_ANOTHER}",
         ) from error
     except OSError as error:
-        raise UsageError(f"{standing} is out of reach", where=str(target), remedy=_CHOOSE_ANOTHER) from error
+        raise UsageError(f"{standing} is not accessible", where=str(target), remedy=_CHOOSE_ANOTHER) from error
     with explained("look at", real):
         is_directory = real.is_dir()
     if not is_directory:
@@ -49,17 +49,17 @@ def locate(target: Path) -> Path:
 
 @contextmanager
 def made_parents(target: Path) -> Iterator[list[Path]]:
-    """Create the missing directories above `target`, and remove those that still are in the list in the end.
+    """Create the missing directories above `target`, and at the end remove those that are still in the list.
 
     Yields:
-        The directories that were made, outermost first; a block that wants to keep them clears the list.
+        The created directories, outermost first; a block that wants to keep them clears the list.
 
     Raises:
         QkeditError: the system refuses.
     """
     made: list[Path] = []
     try:
-        with explained("look at the directories above", target):
+        with explained("check the directories above", target):
             missing = [parent for parent in target.parents if not parent.is_dir()]
         for directory in reversed(missing):
             with explained("create a directory", directory), suppress(FileExistsError):
@@ -67,13 +67,13 @@ def made_parents(target: Path) -> Iterator[list[Path]]:
                 made.append(directory)
         yield made
     finally:
-        with suppress(OSError):  # somebody else works in them by now
+        with suppress(OSError):  # another program uses them by now
             for directory in reversed(made):
                 directory.rmdir()
 
 
 def refuse_misplaced(target: Path, sources: Sequence[Path]) -> None:
-    """Refuse a target where no directory may be written, whatever it holds; `target` as from `locate`.
+    """Refuse a target where no directory may be written, whatever it holds; `target` comes from `locate`.
 
     Raises:
         UsageError: a symbolic link, a file, a mount point, the working directory, a source …
@@ -90,29 +90,29 @@ def refuse_misplaced(target: Path, sources: Sequence[Path]) -> None:
             raise UsageError("is a mount point, which cannot be replaced", where=where, remedy=_CHOOSE_ANOTHER)
         for name, directory in _indispensable():
             if directory.is_relative_to(target):
-                raise UsageError(f"is or holds the {name} directory", where=where, remedy=_CHOOSE_ANOTHER)
+                raise UsageError(f"is or contains the {name} directory", where=where, remedy=_CHOOSE_ANOTHER)
     for source in sources:
         real = Path(os.path.realpath(source))
         if real.is_relative_to(target) or target.is_relative_to(real):
-            raise UsageError(f"is, holds or lies in {source}, which is read", where=where, remedy=_CHOOSE_ANOTHER)
+            raise UsageError(f"is, contains or is inside the input {source}", where=where, remedy=_CHOOSE_ANOTHER)
 
 
 def refuse_existing(target: Path, *, overwrite: bool, force: bool = False) -> Replaced:
-    """Refuse an existing target, unless it is empty, or may be overwritten and holds an earlier output alone.
+    """Refuse an existing target unless it is empty, or may be overwritten and holds only an earlier output.
 
     Args:
-        target: as from `locate`.
-        overwrite: what an earlier run wrote may be replaced.
-        force: whatever is there may be replaced.
+        target: a path from `locate`.
+        overwrite: whether files of an earlier run may be replaced.
+        force: whether any files may be replaced.
 
     Returns:
-        The files that a run will take the place of.
+        The files that a run will replace.
 
     Raises:
-        UsageError: something there must stay.
-        QkeditError: the target cannot be looked into.
+        UsageError: the target holds files that must be kept.
+        QkeditError: the target cannot be read.
     """
-    with explained("look into the directory", target):
+    with explained("read the directory", target):
         if not target.exists():
             return Replaced()
         is_empty = not os.listdir(target)
@@ -125,13 +125,13 @@ def refuse_existing(target: Path, *, overwrite: bool, force: bool = False) -> Re
         raise UsageError(
             f"holds {standing.strangers}, so it is not replaced",
             where=str(target),
-            remedy=f"move them away, {_CHOOSE_ANOTHER}, or remove them too with --force",
+            remedy=f"move them, {_CHOOSE_ANOTHER}, or also remove them with --force",
         )
     return standing
 
 
 def _indispensable() -> Iterator[tuple[str, Path]]:
-    """Directories that no output may take the place of, nor of one above them."""
+    """Yield directories that an output must neither replace nor contain."""
     yield "home", Path(os.path.realpath(os.path.expanduser("~")))
-    with suppress(FileNotFoundError):  # a working directory that has been removed is in nobody's way
+    with suppress(FileNotFoundError):  # a removed working directory does not matter
         yield "working", Path(os.path.realpath(os.path.curdir))

@@ -1,7 +1,7 @@
-"""Write a new safetensors file while its tensors come, so that no more than one of them is held in memory.
+"""Write a new safetensors file tensor by tensor, with at most one of them in memory.
 
-The format: the header's length as 8 little-endian bytes, a JSON header padded with spaces, then the tensors one after
-another; offsets in the header count from its end.
+The format: the header's length as 8 little-endian bytes, a JSON header padded with spaces, then the tensors in a row;
+offsets in the header count from its end.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from qkedit.checkpoint.io.file_errors import explained, open_descriptor
 from qkedit.checkpoint.io.header import LENGTH_BYTES, TensorEntry
 
 _ALIGNMENT = 8
-# The longest that two dimensions and two offsets can be, with a dtype and the words around them.
+# The maximum length of two dimensions and two offsets, with a dtype and the keys.
 _LONGEST_ENTRY = 160
 
 
 def lay_out(entries: Iterable[TensorEntry], file: str) -> tuple[bytes, dict[str, TensorEntry]]:
-    """Return the first bytes of a file that will hold tensors like `entries`, and where each will be in it."""
+    """Return the header bytes of a file with tensors like `entries`, and the entry of each in that file."""
     position, relative = 0, {}
     for entry in entries:
         relative[entry.name] = replace(entry, shard=file, start=position, end=position + entry.nbytes)
@@ -33,7 +33,7 @@ def lay_out(entries: Iterable[TensorEntry], file: str) -> tuple[bytes, dict[str,
 
 
 class GrowingTensorFile:
-    """A safetensors file whose tensors' shapes are not known when it is begun; see `growing`."""
+    """A safetensors file whose tensor shapes are unknown when it is begun; see `growing`."""
 
     def __init__(self, descriptor: int, file: str, header_bytes: int) -> None:
         self._descriptor, self._file, self._header_bytes = descriptor, file, header_bytes
@@ -41,7 +41,7 @@ class GrowingTensorFile:
         self._end = 0
 
     def append(self, name: str, dtype: str, shape: tuple[int, ...], content: memoryview) -> TensorEntry:
-        """Write one more tensor, and return where it is. Raises QkeditError where the system refuses."""
+        """Append a tensor and return its entry. Raises QkeditError if the system refuses."""
         entry = TensorEntry(name, self._file, dtype, shape, self._end, self._end + len(content))
         with explained("write", self._file):
             self._write(content, LENGTH_BYTES + self._header_bytes + self._end)
@@ -50,7 +50,7 @@ class GrowingTensorFile:
         return _moved(entry, LENGTH_BYTES + self._header_bytes)
 
     def finish(self) -> None:
-        """Write the header: without it the file is not a safetensors file."""
+        """Write the header, without which the file is not a safetensors file."""
         text = _header_text(self._entries)
         with explained("write", self._file):
             self._write(memoryview(_with_length(text + b" " * (self._header_bytes - len(text)))), 0)
@@ -63,7 +63,7 @@ class GrowingTensorFile:
 
 @contextmanager
 def growing(directory: Path, file: str, names: Iterable[str]) -> Iterator[GrowingTensorFile]:
-    """Begin a file of tensors, two-dimensional at most, that are called `names`; its header is written at the end.
+    """Begin a file of tensors `names` with at most two dimensions; the header is written at the end.
 
     Raises:
         QkeditError: the system refuses.
@@ -77,7 +77,7 @@ def growing(directory: Path, file: str, names: Iterable[str]) -> Iterator[Growin
 
 
 def _header_text(entries: Iterable[TensorEntry]) -> bytes:
-    """The JSON of a header, for entries whose places count from its end."""
+    """Return the JSON of a header for entries whose offsets count from its end."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     for entry in entries:
         header[entry.name] = {

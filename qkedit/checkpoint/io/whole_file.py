@@ -1,4 +1,4 @@
-"""Write one file whole or not at all: a reader sees the earlier file or the new one."""
+"""Write one file atomically: a reader sees the earlier file or the new one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from qkedit.checkpoint.io.file_errors import explained
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Put the content in the file's place in one step, with the permissions of any new file.
+    """Replace the file's content atomically, with the permissions of a new file.
 
     Raises:
-        QkeditError: the system refuses; an earlier file of that name stays, and nothing else is left.
+        QkeditError: the system refuses; an earlier file of that name is kept, and no other file is left.
     """
-    # A name of its own, so that neither a long name nor another process gets into its way.
+    # A separate short name, so that neither a long name nor another process interferes.
     unfinished = file.with_name(f".{secrets.token_hex(8)}.part")
     with explained("write the file", file):
         try:
@@ -33,11 +33,11 @@ def write_whole(file: Path, content: bytes) -> None:
 
 
 def check_writable(directory: Path, where: Path) -> None:
-    """Make a file without a name in a directory, to learn before any work whether that can be done.
+    """Check before any work that files can be written to a directory, by creating an unnamed one.
 
     Args:
-        directory: which one; it must exist.
-        where: what is to be written there, for the error.
+        directory: an existing directory.
+        where: the path of the file to be written, for the error.
 
     Raises:
         QkeditError: the system refuses.

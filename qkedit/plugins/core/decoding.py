@@ -1,4 +1,4 @@
-"""A call of `generate`, as plug-ins that act on decoding see it, and what they may add to it."""
+"""A call of `generate` for plug-ins that act on decoding, and what they may add to it."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class Generation:
 
 
 class DecodingEdit:
-    """What one plug-in does while one call of `generate` decodes; subclasses override what they need.
+    """One plug-in's actions during one call of `generate`; subclasses override what they need.
 
-    The state of a request belongs here, not to the plug-in: several requests may be under way.
+    The state of a request belongs here, not in the plug-in, since several requests may run concurrently.
     """
 
     def logits_processors(self) -> Sequence[Any]:
-        """Return transformers' logits processors, which run before those of the caller, so that
-        a constraint of the caller's holds."""
+        """Return logits processors of transformers. They run before those of the caller, so that the
+        caller's constraints hold."""
         return ()
 
     def arguments(self) -> Mapping[str, Any]:
-        """Return further arguments of `generate`, such as `custom_generate`; none that the caller sets."""
+        """Return further arguments of `generate`, such as `custom_generate`, which the caller must not have set."""
         return {}
 
     def report(self) -> PluginReport:
-        """Return what was done; called when the answer is complete."""
+        """Return a report on this call, when the answer is complete."""
         return PluginReport()

@@ -1,10 +1,10 @@
-"""Where a prompt's image tokens are in the image: which column of which batch row is which cell of which grid.
+"""Map a prompt's image tokens to the image: the prompt column and batch row of each cell of each grid.
 
 A processor turns an image into one or more rectangles of cells (the whole image, a tile, a thumbnail), and the prompt
 holds one placeholder token per cell, plus tokens that are not cells (a newline at the end of a row). A `Grid` is one
-such rectangle. `grid_layouts` holds the layout of every model family; this module only defines a grid, and lays the
-layouts of the images over the placeholders of the prompts. The number of placeholders always has to come out exactly:
-a grid that is shifted by one token would make neighbours of cells that are none.
+such rectangle. `grid_layouts` holds the layout of every model family. This module defines a grid, and matches the
+layouts of the images with the placeholders of the prompts. The number of placeholders must match exactly: in a grid
+shifted by one token, cells would have the wrong neighbours.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Grid:
 
     Attributes:
         row: batch row of the prompt.
-        image: number of the image among those the request brought, in the order in which its processor had them.
+        image: the number of the image in the request, in the order of the processor.
         kind, tile: as in `Part`.
-        positions: `[rows, columns]` int64 on the CPU, the prompt column (padding counted) of each cell.
+        positions: `[rows, columns]` int64 on the CPU, the prompt column (including padding) of each cell.
     """
 
     row: int
@@ -51,7 +51,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class ImageExtent:
-    """From which to which prompt column (both included) an image reaches, with whatever is between its tokens."""
+    """The first and last prompt column (inclusive) of an image, including anything between its tokens."""
 
     row: int
     image: int
@@ -64,9 +64,9 @@ class ImageGrids:
     """All grids of a batch of prompts.
 
     Attributes:
-        batch, length: shape of the prompts, padding included.
-        grids: by row, image and part, in the order of the prompt.
-        extents: one for each image of each row, in the same order.
+        batch, length: the shape of the prompts, including padding.
+        grids: sorted by row, image and part, in the order of the prompt.
+        extents: one per image of each row, in the same order.
         placeholders: `[batch, length]` bool on the CPU: image tokens, whether they are cells or not.
     """
 
@@ -82,7 +82,7 @@ class ImageGrids:
 
     @cached_property
     def cell_rows(self) -> Tensor:
-        """`[cells]` int64 on the CPU, the batch row of every cell of every grid; goes with `cell_columns`."""
+        """`[cells]` int64 on the CPU, the batch row of every cell of every grid, parallel to `cell_columns`."""
         return torch.cat([torch.full((grid.cells.numel(),), grid.row) for grid in self.grids])
 
     @cached_property
@@ -95,14 +95,14 @@ def image_grids(config: Any, input_ids: Tensor, inputs: Mapping[str, Any]) -> Im
     """Find every cell of every image of a batch of prompts.
 
     Args:
-        config: the model's config, of the whole model.
+        config: the config of the whole model.
         input_ids: `[batch, length]`, with one placeholder for each image token.
-        inputs: what the image encoder was given, by argument name (`pixel_values`, `image_grid_thw`, `image_sizes` …).
+        inputs: the inputs of the image encoder by argument name (`pixel_values`, `image_grid_thw`, `image_sizes` …).
             Prompts that `generate` repeats for beams or several answers share the images of the first of them.
 
     Raises:
-        UnsupportedForm: the model's image tokens are not a grid, or its family is not known.
-        GridMismatch: the prompts' placeholders are not what the images need.
+        UnsupportedForm: the model's image tokens do not form a grid, or its family is unknown.
+        GridMismatch: the placeholders of the prompts do not match the images.
     """
     layout = layout_of(config)
     ids = input_ids.detach().cpu()
@@ -122,7 +122,7 @@ def image_grids(config: Any, input_ids: Tensor, inputs: Mapping[str, Any]) -> Im
 
 
 def _repetitions(ids: Tensor) -> Iterator[int]:
-    """How often each prompt may occur in the batch: 1, and every number that the rows' equality allows."""
+    """Yield the possible numbers of repetitions of each prompt: 1, and all that the equality of rows permits."""
     batch = ids.shape[0]
     for repeats in range(1, batch + 1):
         if batch % repeats == 0 and torch.equal(ids[::repeats].repeat_interleave(repeats, dim=0), ids):
@@ -144,7 +144,7 @@ def _runs(ids: Tensor, placeholders: Tensor) -> Iterator[Run]:
 
 
 def _place(layouts: Sequence[ImageLayout], placeholders: Tensor) -> tuple[tuple[Grid, ...], tuple[ImageExtent, ...]]:
-    """Lay the images, in order, over the placeholders, row by row."""
+    """Match the images, in order, with the placeholders, row by row."""
     grids: list[Grid] = []
     extents: list[ImageExtent] = []
     remaining = list(enumerate(layouts))
@@ -167,7 +167,7 @@ def _place(layouts: Sequence[ImageLayout], placeholders: Tensor) -> tuple[tuple[
 def _repeated(
     placed: tuple[tuple[Grid, ...], tuple[ImageExtent, ...]], repeats: int, placeholders: Tensor
 ) -> ImageGrids:
-    """Give every repetition of a prompt the grids of its first."""
+    """Copy the grids of the first occurrence of a prompt to its repetitions."""
     batch, length = placeholders.shape
     grids, extents = placed
     rows = range(batch)
@@ -194,7 +194,7 @@ def _does_not_add_up(layouts: Sequence[ImageLayout], placeholders: Tensor) -> Gr
     needed = [layout.tokens for layout in layouts]
     found = placeholders.sum(dim=1).tolist()
     return GridMismatch(
-        f"the images need {needed} image tokens, the prompts hold {found}",
+        f"the images need {needed} image tokens, but the prompts hold {found}",
         where="image tokens",
-        remedy="give the model what its own processor returns for these prompts and images",
+        remedy="pass what the model's own processor returns for these prompts and images",
     )

@@ -1,7 +1,7 @@
-"""What each model family makes of an image: its rectangles of cells and the tokens that are not cells.
+"""The layout of an image's tokens in each model family: its rectangles of cells and the tokens that are not cells.
 
-A layout is a function from the encoded images to one `ImageLayout` an image; a family is one entry of `LAYOUTS`. All
-numbers are computed as the family's modules in transformers compute them.
+A layout is a function from the encoded images to one `ImageLayout` per image; a family is one entry of `LAYOUTS`. All
+numbers are computed in the same way as in the family's modules of transformers.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Part:
     """One rectangle of cells within the placeholders of one image.
 
     Attributes:
-        kind: "image" (the whole of it), "base" (likewise, coarsely), "fine" (likewise, finely), "tile", "thumbnail".
-        tile: which of the image's tiles in `pixel_values` it shows; None where it spans several ("fine").
-        offsets: `[rows, columns]` int64, each cell's place among the image's placeholders.
+        kind: "image" (the whole image), "base" (the same, coarse), "fine" (the same, fine), "tile", "thumbnail".
+        tile: the number of the image's tile in `pixel_values`; None if the rectangle spans several tiles ("fine").
+        offsets: `[rows, columns]` int64, the position of each cell among the image's placeholders.
     """
 
     kind: str
@@ -38,7 +38,7 @@ class Part:
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """What the placeholders of one image are: `tokens` of them, cells of `parts` or none of any."""
+    """The placeholders of one image: `tokens` in number, some of which are cells of `parts`."""
 
     tokens: int
     parts: tuple[Part, ...]
@@ -46,7 +46,7 @@ class ImageLayout:
 
 @dataclass(frozen=True)
 class Run:
-    """Placeholders that follow each other without a gap: `length` of them from column `first` of prompt `row`."""
+    """Placeholders without a gap: `length` of them, beginning at column `first` of prompt `row`."""
 
     row: int
     first: int
@@ -56,7 +56,7 @@ class Run:
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """What a layout may look at: the model's config, what was given to its image encoder, and the prompts."""
+    """The input of a layout: the model's config, the inputs of its image encoder, and the prompts."""
 
     config: Any
     inputs: Mapping[str, Any]
@@ -64,7 +64,7 @@ class EncodedImages:
 
     @property
     def tokens(self) -> int:
-        """How many placeholders the prompts hold."""
+        """The number of placeholders in the prompts."""
         return sum(run.length for run in self.runs)
 
     def tensor(self, name: str) -> Tensor:
@@ -72,7 +72,7 @@ class EncodedImages:
         value = self.inputs.get(name)
         if value is None:
             raise GridMismatch(
-                f"{name} was not given with the images",
+                f"{name} was not passed with the images",
                 where=str(self.config.model_type),
                 remedy="pass everything the model's processor returns",
             )
@@ -83,7 +83,7 @@ Layout = Callable[[EncodedImages], list[ImageLayout]]
 
 
 def layout_of(config: Any) -> Layout:
-    """Return how a model lays images out. Raises UnsupportedForm if it does so in no known grid."""
+    """Return the layout of a model's images. Raises UnsupportedForm if it is not a known grid."""
     model_type = str(config.model_type)
     if model_type in NO_GRID:
         raise no_grid(model_type, NO_GRID[model_type])
@@ -92,7 +92,7 @@ def layout_of(config: Any) -> Layout:
         return _rows_of_any_length
     if model_type not in LAYOUTS:
         raise UnsupportedForm(
-            "how its image tokens lie in the image is not known",
+            "the position of its image tokens in the image is unknown",
             where=f"model type {model_type}",
             remedy="run it without plug-ins, or add its layout to qkedit/plugins/core/grid_layouts.py",
         )
@@ -100,7 +100,7 @@ def layout_of(config: Any) -> Layout:
 
 
 def image_token(config: Any) -> int:
-    """Return the id that stands for one image token in a prompt."""
+    """Return the id of the placeholder of an image token in a prompt."""
     return int(config.image_token_id)
 
 
@@ -109,7 +109,7 @@ def _whole(rows: int, columns: int) -> ImageLayout:
 
 
 def _cells(first: int, rows: int, columns: int, stride: int | None = None) -> Tensor:
-    """Offsets of a rectangle whose rows begin `stride` tokens apart (by default without a gap)."""
+    """Return the offsets of a rectangle whose rows begin `stride` tokens apart (by default without a gap)."""
     starts = first + torch.arange(rows) * (columns if stride is None else stride)
     return starts[:, None] + torch.arange(columns)
 
@@ -126,12 +126,12 @@ def _side(tokens: int, what: str) -> int:
 
 
 def _square(images: EncodedImages) -> list[ImageLayout]:
-    """Every image has the same number of tokens, a square."""
+    """Every image has the same number of tokens, which is a square."""
     count = images.tensor("pixel_values").shape[0]
     tokens, rest = divmod(images.tokens, count)
     if rest:
         raise GridMismatch(
-            f"{images.tokens} image tokens cannot be shared out among {count} images",
+            f"{images.tokens} image tokens cannot be divided evenly among {count} images",
             where="image tokens",
             remedy="give the model what its own processor returns for these prompts and images",
         )
@@ -140,7 +140,7 @@ def _square(images: EncodedImages) -> list[ImageLayout]:
 
 
 def _patches(images: EncodedImages) -> list[ImageLayout]:
-    """As many rows and columns of patches as `image_grid_thw` says, merged `spatial_merge_size` at a time."""
+    """The rows and columns of patches in `image_grid_thw`, merged `spatial_merge_size` at a time."""
     merge = images.config.vision_config.spatial_merge_size
     return [
         _whole(height // merge, width // merge)
@@ -150,22 +150,22 @@ def _patches(images: EncodedImages) -> list[ImageLayout]:
 
 
 def _rows_of_any_length(images: EncodedImages) -> list[ImageLayout]:
-    """Pixtral, Mistral 3: rows of patches, each ended by a token of another id, so that all placeholders are cells."""
+    """Pixtral, Mistral 3: rows of patches, each ended by a token with another id, so all placeholders are cells."""
     patch = images.config.vision_config.patch_size * getattr(images.config, "spatial_merge_size", 1)
     return [_whole(height // patch, width // patch) for height, width in images.tensor("image_sizes").tolist()]
 
 
 def _tiles(images: EncodedImages) -> list[ImageLayout]:
-    """InternVL: tiles row by row, then a thumbnail if there are several; each image is between markers."""
+    """InternVL: tiles row by row, then a thumbnail if there are several tiles; each image is between markers."""
     tiles = images.tensor("pixel_values").shape[0]
     side = _tile_side(images, tiles)
     return [_tiled(run.length // side**2, side, last="thumbnail") for run in _whole_tiles(images.runs, side)]
 
 
 def _labelled_tiles(images: EncodedImages) -> list[ImageLayout]:
-    """Idefics 3, SmolVLM: each tile is after a label of its place, the thumbnail comes last after its own label.
+    """Idefics 3, SmolVLM: each tile follows a label with its position; the thumbnail is last, after its own label.
 
-    Tiles that are all zero only fill the batch up, and have no tokens.
+    All-zero tiles are padding of the batch, and have no tokens.
     """
     pixels = images.tensor("pixel_values")
     tiles = int(pixels.flatten(2).any(dim=-1).sum())
@@ -175,7 +175,7 @@ def _labelled_tiles(images: EncodedImages) -> list[ImageLayout]:
     count = 0
     for run in runs:
         count += 1
-        # The prompt's last tile is a thumbnail, so its label is the thumbnails' label.
+        # The last tile of a prompt is a thumbnail, so its label is that of thumbnails.
         if run.label == runs[-1].label:
             layouts.append(_tiled(count, side, last="thumbnail"))
             count = 0
@@ -186,7 +186,7 @@ def _tile_side(images: EncodedImages, tiles: int) -> int:
     tokens, rest = divmod(images.tokens, tiles) if tiles else (0, 0)
     if rest:
         raise GridMismatch(
-            f"{images.tokens} image tokens cannot be shared out among {tiles} tiles",
+            f"{images.tokens} image tokens cannot be divided evenly among {tiles} tiles",
             where="image tokens",
             remedy="give the model what its own processor returns for these prompts and images",
         )
@@ -205,7 +205,7 @@ def _whole_tiles(runs: Iterable[Run], side: int) -> Iterable[Run]:
 
 
 def _tiled(count: int, side: int, last: str) -> ImageLayout:
-    """`count` squares one after another; the only one is the image itself, the last of several is `last`."""
+    """Return `count` squares in a row: a single one is the image itself, and the last of several is a `last`."""
     kinds = ["image"] if count == 1 else ["tile"] * (count - 1) + [last]
     return ImageLayout(
         count * side**2,
@@ -214,7 +214,7 @@ def _tiled(count: int, side: int, last: str) -> ImageLayout:
 
 
 def _any_resolution(images: EncodedImages) -> list[ImageLayout]:
-    """LLaVA-NeXT, LLaVA-OneVision: a base grid, then the tiles put together, cropped to the image, a newline a row.
+    """LLaVA-NeXT, LLaVA-OneVision: a base grid, then the joined tiles, cropped to the image, with a newline per row.
 
     An image that is not tiled (one of several in a LLaVA-OneVision prompt) is its base grid and one newline.
     """
@@ -236,10 +236,10 @@ def _any_resolution(images: EncodedImages) -> list[ImageLayout]:
 
 
 def _unpadded(config: Any, side: int, height: int, width: int, aspect_ratio: str | None) -> tuple[int, int]:
-    """Rows and columns of the tiles' cells that show the image and no padding."""
+    """Return the number of rows and columns of the tiles' cells that show the image without padding."""
     from transformers.image_processing_utils import select_best_resolution
 
-    # As in the modules, rounded as they round it.
+    # Computed and rounded as in the modules.
     best_height, best_width = select_best_resolution((height, width), config.image_grid_pinpoints)
     rows = best_height // config.vision_config.image_size * side
     columns = best_width // config.vision_config.image_size * side
@@ -249,7 +249,7 @@ def _unpadded(config: Any, side: int, height: int, width: int, aspect_ratio: str
         columns -= 2 * ((columns - int(round(width * (rows / height), 7))) // 2)
     ratio_name = aspect_ratio or getattr(config, "vision_aspect_ratio", None)
     if ratio_name is not None:
-        # LLaVA-OneVision scales what is more than so many tiles down.
+        # LLaVA-OneVision scales down images of more than this many tiles.
         most = int(ratio_name.removeprefix("anyres_max_"))
         ratio = math.sqrt(rows * columns / (most * side**2))
         if ratio > 1.1:
@@ -268,7 +268,7 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 NO_GRID: dict[str, str] = {
-    "mllama": "images stand in cross-attention layers, not among the prompt's tokens",
+    "mllama": "images are in cross-attention layers, not among the prompt's tokens",
     "idefics2": "a resampler gathers the whole image into a fixed number of tokens",
     "instructblip": "a query transformer gathers the whole image into a fixed number of tokens",
     "blip-2": "a query transformer gathers the whole image into a fixed number of tokens",
@@ -276,9 +276,9 @@ NO_GRID: dict[str, str] = {
 
 
 def no_grid(model_type: str, reason: str) -> UnsupportedForm:
-    """Return the error for a model whose image tokens have no place in the image."""
+    """Return the error for a model whose image tokens have no position in the image."""
     return UnsupportedForm(
-        f"its image tokens form no grid: {reason}",
+        f"its image tokens do not form a grid: {reason}",
         where=f"model type {model_type}",
-        remedy="use a model whose image tokens are patches of the image; `qkedit steer` edits this one all the same",
+        remedy="use a model whose image tokens are patches of the image; `qkedit steer` can still edit this one",
     )

@@ -1,4 +1,4 @@
-"""A loaded vision-language model as plug-ins see it."""
+"""The modules of a loaded vision-language model, for plug-ins."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import nn
 
 @dataclass(frozen=True)
 class VLMModules:
-    """A vision-language model as plug-ins see it.
+    """The modules of a vision-language model that plug-ins use.
 
     Attributes:
-        model: as it was given, whose `generate` is called.
-        base: the part that turns images into features and merges them into the prompt.
+        model: the whole model, whose `generate` is called.
+        base: the part that encodes images and merges their features into the prompt.
         decoder: the language model without its head; the same module as `base` in Chameleon.
-        layers: the decoder's layers.
-        attention_layers: indices of those that compute attention (the others are linear attention or convolutions).
+        layers: the layers of the decoder.
+        attention_layers: the indices of layers with attention (others are linear attention or convolutions).
     """
 
     model: nn.Module
@@ -28,10 +28,10 @@ class VLMModules:
 
     @property
     def config(self) -> Any:
-        """Config of the whole model."""
+        """The config of the whole model."""
         return self.model.config
 
     @property
     def text_config(self) -> Any:
-        """Config of the decoder."""
+        """The config of the decoder."""
         return self.decoder.config

@@ -1,4 +1,4 @@
-"""How evenly image tokens share the length of their states (SCR, arXiv 2602.22469): an analysis, never a gate."""
+"""The entropy of the norms of image tokens' states (SCR, arXiv 2602.22469), used only for analysis."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from torch import Tensor
 
 def norm_entropy(norms: Tensor) -> Tensor:
     """Return `−Σ p log p` with `p = c / Σc`, in nats, of norms `c = ‖h_i‖`, `[…, N]`; float64 on the CPU."""
-    lengths = norms.cpu().double()  # not every device has float64
+    lengths = norms.cpu().double()  # not every device supports float64
     shares = lengths / lengths.sum(-1, keepdim=True)
     return -torch.special.xlogy(shares, shares).sum(-1)

@@ -1,4 +1,4 @@
-"""A prefill that brings images, as plug-ins see it before it runs; an engine's adapter knows how to run it."""
+"""A prefill with images, before it runs, for plug-ins. An adapter for the engine runs it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from qkedit.plugins.core.modules import VLMModules
 
 @dataclass(frozen=True)
 class Span:
-    """The prompt columns `first … end − 1` of every row, which run through the decoder together."""
+    """The prompt columns `first … end − 1` of every row, which pass through the decoder together."""
 
     first: int
     end: int
 
 
 class StopForward(Exception):
-    """Raised inside a preview to end it once it has what it needs."""
+    """Raised inside a preview to end it early."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Prefill(ABC):
     """A prefill before it runs.
 
     Attributes:
-        parts: the model's parts.
-        grids: where the image tokens stand.
+        parts: the model's modules.
+        grids: the positions of the image tokens.
         input_ids: `[batch, length]`.
         real: `[batch, length]` bool on the CPU, False for padding.
-        inputs: what the image encoder was given, by name.
-        arguments: the decoder's keyword arguments; `inputs_embeds`, `[batch, length, D]`, has the vision features.
+        inputs: the inputs of the image encoder, by name.
+        arguments: the decoder's keyword arguments; `inputs_embeds`, `[batch, length, D]`, includes vision features.
     """
 
     parts: VLMModules
@@ -47,21 +47,21 @@ class Prefill(ABC):
 
     @property
     def length(self) -> int:
-        """Prompt columns, padding included."""
+        """The number of prompt columns, including padding."""
         return self.grids.length
 
     @property
     def layer_types(self) -> list[str]:
-        """Kind of each decoder layer."""
+        """The kind of each decoder layer."""
         return list(getattr(self.parts.text_config, "layer_types", None) or [])
 
     @abstractmethod
     def preview(self, last_layer: int, observe: Callable[[int, Tensor], None] | None = None) -> None:
-        """Run the unedited decoder up to `last_layer` (included), without a cache and without gradients.
+        """Run the unedited decoder up to and including `last_layer`, without a cache and without gradients.
 
         Args:
-            last_layer: where to stop.
-            observe: called with every layer's index and the state after it, `[batch, length, D]`.
+            last_layer: the layer to stop after.
+            observe: called with the index of every layer and the state after it, `[batch, length, D]`.
 
-        Whatever watches the run may end it sooner by raising `StopForward`.
+        An observer may end the run earlier by raising `StopForward`.
         """

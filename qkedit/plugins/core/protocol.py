@@ -1,17 +1,16 @@
-"""What a plug-in is: settings, bound to a model, that act on a request while it is prefilled or decoded.
+"""The plug-in interface: settings, bound to a model, that act on a request during its prefill or decoding.
 
-A prefill that brings images runs like this; a plug-in may do nothing at any of these points:
+A prefill with images has these steps, each optional for a plug-in:
 
-    start          the decoder's inputs are known (vision features merged in), nothing has run; `Prefill.preview` runs
-                   the unedited decoder as far as needed, without a cache, so nothing of it remains
+    start          the decoder's inputs are known (with vision features merged in), and nothing has run yet;
+                   `Prefill.preview` runs the unedited decoder as far as needed, without a cache and without traces
     edit_layer     after decoder layer l, for the layers in `edited_layers`
-    enter_layer    before decoder layer l, for the layers in `entered_layers`: look at its arguments
-    edit_cache     when the first `refine_after[row]` columns of a row are in the cache and nothing behind them has run
+    enter_layer    before decoder layer l, for the layers in `entered_layers`: read its arguments
+    edit_cache     when the first `refine_after[row]` columns of a row are in the cache, and no later ones
     finish         after the last column, with the finished cache
 
-A plug-in that acts on decoding has `start_decoding` instead, or too: it is called once for each call of `generate`
-and may add logits processors and arguments (`DecodingEdit`). One file a plug-in says which of the two it does: nothing
-is called that it does not have.
+A plug-in that acts on decoding has `start_decoding` instead, or in addition. It is called once per call of `generate`
+and may add logits processors and arguments (`DecodingEdit`). Only the methods that a plug-in has are called.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from qkedit.plugins.core.report import PluginReport
 
 
 class RequestEdit:
-    """What one plug-in does to one prefill; subclasses override what they need.
+    """One plug-in's edit of one prefill; subclasses override what they need.
 
     Attributes:
-        edited_layers: after which decoder layers `edit_layer` is called.
-        entered_layers: before which decoder layers `enter_layer` is called.
-        refine_after: None, or for each batch row how many columns (padding included) have to be in the cache when
-            it is edited; None for a row that is not. Every image of the row lies before.
+        edited_layers: the decoder layers after which `edit_layer` is called.
+        entered_layers: the decoder layers before which `enter_layer` is called.
+        refine_after: None, or for each batch row the number of columns (including padding) in the cache when it is
+            edited, None for a row that is not edited. All images of the row must be before that column.
     """
 
     edited_layers: frozenset[int] = frozenset()
@@ -42,20 +41,20 @@ class RequestEdit:
     refine_after: tuple[int | None, ...] | None = None
 
     def enter_layer(self, layer: int, arguments: Mapping[str, Any], span: Span) -> None:
-        """Look at a layer's keyword arguments (`position_embeddings`, …) for the columns of `span`; change nothing."""
+        """Read a layer's keyword arguments (`position_embeddings`, …) for the columns of `span`, without changes."""
 
     def edit_layer(self, layer: int, hidden: Tensor, span: Span) -> Tensor:
-        """Return the state after `layer`, `[batch, span, D]`, edited; `hidden` itself must stay as it is."""
+        """Return the edited state after `layer`, `[batch, span, D]`, without changing `hidden` itself."""
         return hidden
 
     def edit_cache(self, cache: Any, rows: tuple[int, ...], length: int) -> None:
         """Edit `cache.layers[i].keys` and `.values` of `rows` in place; the cache holds the first `length` columns."""
 
     def finish(self, cache: Any, length: int) -> None:
-        """Look at the cache (None without one) after the whole prefill of `length` columns."""
+        """Read the cache (or None) after the whole prefill of `length` columns."""
 
     def report(self) -> PluginReport:
-        """Return what was done; called any time after `finish`."""
+        """Return a report on this prefill; called at any time after `finish`."""
         return PluginReport()
 
 
@@ -70,7 +69,7 @@ class PrefillPlugin(Protocol):
 
 @runtime_checkable
 class DecodingPlugin(Protocol):
-    """A plug-in bound to one model that acts on decoding, with images and without."""
+    """A plug-in bound to one model that acts on decoding, with or without images."""
 
     def start_decoding(self, generation: Generation) -> DecodingEdit:
         """Begin one call of `generate`."""
@@ -78,7 +77,7 @@ class DecodingPlugin(Protocol):
 
 
 BoundPlugin = PrefillPlugin | DecodingPlugin
-"""A plug-in whose settings have been checked against one model; it may be both kinds at once."""
+"""A plug-in with settings checked against one model; it may be of both kinds."""
 
 
 @runtime_checkable
@@ -87,9 +86,9 @@ class Plugin(Protocol):
 
     @property
     def name(self) -> str:
-        """The name users know it by."""
+        """The name of the plug-in for users."""
         ...
 
     def bind(self, parts: VLMModules) -> BoundPlugin:
-        """Check the settings against a model, fill in what depends on it. Raises QkeditError; changes nothing."""
+        """Check the settings against a model and fill in its defaults, without changing it. Raises QkeditError."""
         ...

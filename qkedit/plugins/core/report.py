@@ -1,4 +1,4 @@
-"""What plug-ins say of one request, as values that JSON, a server and a library caller take alike."""
+"""Reports of plug-ins on one request, as values for JSON, a server or a library caller."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class PluginReport:
-    """What one plug-in did to one request; a plug-in's own report is a subclass with its figures.
+    """One plug-in's report on one request; a plug-in's own report is a subclass with its figures.
 
     Attributes:
-        warnings: sentences that the reader should know before trusting the answer.
+        warnings: sentences to read before trusting the answer.
     """
 
     warnings: tuple[str, ...] = ()
@@ -20,15 +20,15 @@ class PluginReport:
 
 @dataclass(frozen=True)
 class RequestReport:
-    """What the plug-ins did to one request.
+    """The report of all plug-ins on one request.
 
     Attributes:
-        prompts: rows of the batch (beams and several answers to one prompt count each).
-        images: images in these rows.
-        image_tokens: placeholders, including those that are not cells.
-        cells: image tokens that are cells of a grid.
-        plugins: each plug-in's own report, by its name.
-        seconds: host time spent in each plug-in, by its name.
+        prompts: the number of rows in the batch (beams and several answers to one prompt count each).
+        images: the number of images in these rows.
+        image_tokens: the number of placeholders, including those that are not cells.
+        cells: the number of image tokens that are cells of a grid.
+        plugins: the report of each plug-in, by its name.
+        seconds: the host time spent in each plug-in, by its name.
     """
 
     prompts: int
@@ -44,5 +44,5 @@ class RequestReport:
         return tuple(sentence for report in self.plugins.values() for sentence in report.warnings)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as JSON takes it."""
+        """Return the report as plain JSON values."""
         return asdict(self)

@@ -1,7 +1,7 @@
-"""Where depth comes from: a depth model, a file, or a tensor that is at hand. A map is float32 `[height, width]`.
+"""The sources of depth: a depth model, a file, or a tensor. A map is float32 `[height, width]`.
 
-Depth models return relative depth or its inverse, in units of their own. DSCR looks at differences of standardized
-depth alone, so neither unit nor sign matters.
+Depth models return relative depth or its inverse, in their own units. DSCR uses only differences of standardized
+depth, so neither unit nor sign matters.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ DEPTH_FILE_ENDINGS = (".npy", ".png")
 
 @dataclass(frozen=True)
 class DepthModel:
-    """A monocular depth model of transformers (Depth-Anything, DPT, MiDaS …), loaded when it is first asked.
+    """A monocular depth model of transformers (Depth-Anything, DPT, MiDaS …), loaded at its first use.
 
     Args:
         name: a hub id, or a directory that holds the model and its image processor.
-        device: where it runs.
+        device: the device to run it on.
     """
 
     name: str = DEFAULT_DEPTH_MODEL
     device: str | torch.device = field(default="cpu", compare=False)
 
     def estimate(self, image: Image) -> Tensor:
-        """Return the depth of every pixel of an image. Raises QkeditError for a model that cannot be used."""
+        """Return the depth of every pixel of an image. Raises QkeditError if the model is not usable."""
         processor, model = self._loaded
         size = [(image.height, image.width)]
         finish = processor.post_process_depth_estimation
-        # ZoeDepth alone has to know the original size too, to cut its padding off.
+        # Only ZoeDepth also needs the original size, to remove its padding.
         known = inspect.signature(finish).parameters
         sizes = {name: size for name in ("target_sizes", "source_sizes") if name in known}
         try:
@@ -54,7 +54,7 @@ class DepthModel:
         except (
             ImportError,
             NameError,
-        ) as error:  # what was not found is missed by its name
+        ) as error:  # the message names what was not found
             raise _lacks_package(self.name, error) from error
         except (ValueError, RuntimeError) as error:
             check_torchvision(error, self.name)
@@ -80,7 +80,7 @@ class DepthModel:
             raise QkeditError(
                 f"cannot be loaded as a depth model ({first_line(error)})",
                 where=self.name,
-                remedy="give the directory of a depth model that transformers knows, or a depth map as .npy or .png",
+                remedy="give the directory of a depth model of transformers, or a depth map as .npy or .png",
             ) from error
         return processor, model.eval().to(self.device)
 
@@ -92,7 +92,7 @@ def read_depth(file: str | Path) -> Tensor:
         file: `.npy`, a two-dimensional array of numbers; or `.png`, one channel of 8 or 16 bits.
 
     Raises:
-        UsageError: there is no such file, or it holds no depth map.
+        UsageError: the file does not exist, or does not hold a depth map.
     """
     import numpy as np
     from PIL import Image
@@ -105,12 +105,12 @@ def read_depth(file: str | Path) -> Tensor:
             with Image.open(path, formats=("PNG",)) as image:
                 if image.mode not in ("L", "I;16", "I;16B", "I"):
                     raise UsageError(
-                        "a depth map has one channel, and this picture has colours",
+                        "a depth map has one channel, but this image has colours",
                         where=str(path),
-                        remedy="give the depth itself, as 16-bit PNG or .npy, not its picture",
+                        remedy="give the depth itself, as 16-bit PNG or .npy, not a colour rendering of it",
                     )
                 values = np.asarray(image)
-        # Booleans and text are not depth; complex numbers have no order.
+        # Booleans and text are not depth, and complex numbers have no order.
         if values.dtype.kind not in "iuf":
             raise ValueError(f"numbers of type {values.dtype}")
         depth = torch.from_numpy(values.astype(np.float32))
@@ -131,7 +131,7 @@ def checked_depth(depth: Tensor, where: str = "depth") -> Tensor:
         )
     depth = depth.detach().float()
     if not depth.isfinite().all():
-        raise UsageError("holds values that are not finite numbers", where=where, remedy="fill the holes of the map")
+        raise UsageError("holds values that are not finite numbers", where=where, remedy="fill the gaps of the map")
     return depth
 
 

@@ -1,8 +1,7 @@
-"""What the grids of an image see of it, so that a depth map can be brought to them.
+"""The part of an image that each of its grids shows, so that a depth map can be resampled to them.
 
-A `View` is one picture of a whole image as its processor made it: resized, cropped or padded, and put back together
-from patches where the model takes patches. Every grid of the image is a part of its view: the tiles are, the other
-kinds show all of it.
+A `View` is one picture of a whole image after its processor: resized, cropped or padded, and reassembled from patches
+if the model uses patches. Every grid of the image shows its view, as a whole or (a tile) in part.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from qkedit.plugins.dscr.depth_grid import WHOLE, Region, area_average
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Families whose processors, as published, show the model less or more than the image: a centre crop or a square pad.
+# Families whose published processors show the model less or more than the image: a centre crop or a square pad.
 CROPPED_OR_PADDED = ("llava", "vipllava", "chameleon", "deepseek_vl")
 
 
 @dataclass(frozen=True)
 class View:
-    """One image as the model is shown it.
+    """One image as the model sees it.
 
     Attributes:
-        pixels: `[3, height, width]`, normalised as the model expects it.
-        tiles: rows and columns of the tiles it was cut into; (1, 1) where there are none.
+        pixels: `[3, height, width]`, normalised as the model expects them.
+        tiles: the rows and columns of its tiles; (1, 1) without tiles.
         fine: the part of the image that its grid of kind "fine" covers.
     """
 
@@ -45,9 +44,9 @@ def views(config: Any, inputs: Mapping[str, Any], grids: Sequence[Grid]) -> list
     """Return the view of every image of a request, in order.
 
     Args:
-        config: of the whole model.
-        inputs: what the image encoder was given, by argument name.
-        grids: of all its images; beams and other repetitions of a prompt may name an image several times.
+        config: the config of the whole model.
+        inputs: the inputs of the image encoder, by argument name.
+        grids: the grids of all images; beams and other repetitions of a prompt may list an image several times.
     """
     pixels, sizes = torch.as_tensor(inputs["pixel_values"]), inputs.get("image_sizes")
     if inputs.get("image_grid_thw") is not None:
@@ -62,7 +61,7 @@ def views(config: Any, inputs: Mapping[str, Any], grids: Sequence[Grid]) -> list
             View(own[0], fine=_fine_region(config, height, width))
             for own, (height, width) in zip(pixels, torch.as_tensor(sizes).tolist(), strict=True)
         ]
-    # Pixtral, Mistral 3: padded to the largest of the batch
+    # Pixtral, Mistral 3: padded to the largest image of the batch
     return [
         View(own[:, :height, :width])
         for own, (height, width) in zip(pixels, torch.as_tensor(sizes).tolist(), strict=True)
@@ -70,7 +69,7 @@ def views(config: Any, inputs: Mapping[str, Any], grids: Sequence[Grid]) -> list
 
 
 def _from_patches(config: Any, pixels: Tensor, sizes: Any) -> list[Tensor]:
-    """Put the patches of the Qwen-VL line back into pictures; they come in blocks of merge × merge."""
+    """Reassemble pictures from the patches of the Qwen-VL line, which are in blocks of merge × merge."""
     vision = config.vision_config
     patch, merge = vision.patch_size, vision.spatial_merge_size
     pictures = []
@@ -88,11 +87,11 @@ def _from_patches(config: Any, pixels: Tensor, sizes: Any) -> list[Tensor]:
 
 
 def _from_tiles(pixels: Tensor, counts: Sequence[int]) -> list[View]:
-    """Take each image's last tile for its view: its thumbnail, or the only tile it has.
+    """Return each image's last tile as its view: the thumbnail, or the only tile.
 
     Args:
-        pixels: `[tiles, 3, side, side]`, or `[batch, tiles, 3, side, side]` where zeros fill the batch up.
-        counts: how many tiles each image has, the thumbnail included.
+        pixels: `[tiles, 3, side, side]`, or `[batch, tiles, 3, side, side]` padded with zeros.
+        counts: the number of tiles of each image, including the thumbnail.
     """
     if pixels.ndim == 5:
         pixels = pixels.flatten(0, 1)
@@ -104,10 +103,10 @@ def _from_tiles(pixels: Tensor, counts: Sequence[int]) -> list[View]:
 
 
 def arrangement(tiles: Tensor, thumbnail: Tensor) -> tuple[int, int]:
-    """Return in how many rows and columns the tiles lie: as they look most like the thumbnail.
+    """Return the number of rows and columns of the tiles: the arrangement most similar to the thumbnail.
 
-    Processors do not hand on what they decided. A picture that looks the same in several arrangements is flat, and
-    then so is its depth.
+    Processors do not return the arrangement. A picture that looks the same in several arrangements is flat, and so is
+    its depth.
 
     Args:
         tiles: `[tiles, 3, side, side]`, row by row.
@@ -128,7 +127,7 @@ def arrangement(tiles: Tensor, thumbnail: Tensor) -> tuple[int, int]:
 
 
 def _fine_region(config: Any, height: int, width: int) -> Region:
-    """Return what part of an image LLaVA-NeXT's tiles show once their padding is cut off, whole cells at a time."""
+    """Return the part of an image that LLaVA-NeXT's tiles show without their padding, in whole cells."""
     from transformers.image_processing_utils import select_best_resolution
 
     vision = config.vision_config
@@ -137,7 +136,7 @@ def _fine_region(config: Any, height: int, width: int) -> Region:
         canvas // vision.image_size * (vision.image_size // vision.patch_size)
         for canvas in (canvas_height, canvas_width)
     )
-    # Rounded as its processor and its modules round.
+    # Rounded as in its processor and its modules.
     if canvas_width / width < canvas_height / height:
         shown_height, shown_width = min(math.ceil(height * canvas_width / width), canvas_height), canvas_width
     else:
@@ -158,7 +157,7 @@ def _fine_region(config: Any, height: int, width: int) -> Region:
 
 
 def as_picture(view: View, image_processor: Any) -> Image:
-    """Return a view as the picture it was before it was normalised."""
+    """Return a view as the picture before normalisation."""
     from PIL import Image
 
     pixels = view.pixels.detach().float().cpu()
@@ -173,7 +172,7 @@ def as_picture(view: View, image_processor: Any) -> Image:
 
 
 def region_of_view(image_processor: Any, height: int, width: int) -> Region:
-    """Return which part of an image of this size its view shows: a centre crop, a square around it, or all."""
+    """Return the part of an image of this size that its view shows: a centre crop, a square around it, or all."""
     if getattr(image_processor, "do_pad", False) and hasattr(image_processor, "pad_to_square"):
         side = max(height, width)
         top, left = (side - height) // 2, (side - width) // 2
@@ -202,9 +201,9 @@ def _resized(image_processor: Any, height: int, width: int) -> tuple[int, int]:
     if size.get("height") and size.get("width"):
         return size["height"], size["width"]
     raise QkeditError(
-        f"how the processor resizes images to {dict(size)} is not known",
+        f"it is unknown how the processor resizes images to {dict(size)}",
         where="depth",
-        remedy="let a depth model look at the picture instead of giving a depth map",
+        remedy="use a depth model instead of a depth map",
     )
 
 
@@ -212,9 +211,9 @@ def depth_on_grid(depth: Tensor, grid: Grid, view: View, region: Region = WHOLE)
     """Return the mean depth of each cell of a grid, float32 `[rows, columns]`.
 
     Args:
-        depth: of every pixel of an image, `[height, width]`.
-        grid: one of the image's.
-        view: the image's.
+        depth: the depth of every pixel of an image, `[height, width]`.
+        grid: a grid of the image.
+        view: the view of the image.
         region: the part of the image that the view shows.
     """
     rows, columns = grid.shape

@@ -1,4 +1,4 @@
-"""The mathematics of DSCR on one grid of image tokens: weights from depth and place, and the mix they make.
+"""The mathematics of DSCR on one grid of image tokens: weights from depth and place, and the weighted mix.
 
 For image tokens i, j of one grid with depth d and place s = (row, column), and exponents α, β (DSCR, OpenReview
 FHTt9ipAra):
@@ -18,17 +18,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Stands for all smaller values of a kernel. It is negligible, and numbers that underflow would
-# take a processor fifty times as long.
+# The lower bound of a kernel's values. It is negligible, and subnormal numbers would take a processor
+# fifty times as long.
 LEAST = 1e-34
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """How fast the weights fall with depth and with distance; the published numbers by default.
+    """The decay of the weights with depth and with distance; by default the published numbers.
 
     Attributes:
-        depth_sigma: σ_d, in the unit of the depths.
+        depth_sigma: σ_d, in the unit of depth.
         place_sigma: σ_s, in cells.
         depth_exponent: α.
         place_exponent: β.
@@ -41,10 +41,10 @@ class Kernel:
 
 
 def standardized(depth: Tensor) -> Tensor:
-    """Return z-scores of a grid's depths `[N]`: their mean is 0 and their population deviation 1; flat depth gives 0.
+    """Return z-scores of a grid's depths `[N]`, with mean 0 and population deviation 1; flat depth gives 0.
 
-    Depth models return values in units of their own. In [0, 1] the published σ_d sees hardly any difference between
-    near and far, and the mix becomes the average of the image.
+    Depth models return values in their own units. In [0, 1] the published σ_d hardly distinguishes near from far, and
+    the mix becomes the average of the image.
     """
     centred = depth.float() - depth.float().mean()
     deviation = centred.square().mean().sqrt()
@@ -54,14 +54,14 @@ def standardized(depth: Tensor) -> Tensor:
 
 
 def mixing_weights(depth: Tensor, places: Tensor, kernel: Kernel) -> Tensor:
-    """Return w of one grid, float32 `[N, N]`: column j holds the shares of every token i in token j.
+    """Return w of one grid, float32 `[N, N]`: column j holds the share of every token i in token j.
 
     Args:
-        depth: of each token, `[N]`.
-        places: row and column of each token, `[N, 2]`.
-        kernel: how fast the weights fall.
+        depth: the depth of each token, `[N]`.
+        places: the row and column of each token, `[N, 2]`.
+        kernel: the decay of the weights.
 
-    A grid of one token has nothing to mix: its only weight is 1, on itself.
+    In a grid of one token, the token keeps itself with weight 1.
     """
     if len(depth) == 1:
         return torch.ones(1, 1, device=depth.device)
@@ -71,7 +71,7 @@ def mixing_weights(depth: Tensor, places: Tensor, kernel: Kernel) -> Tensor:
 
 
 def without_lost(weights: Tensor, kept: Tensor) -> Tensor:
-    """Return the weights among the tokens that are still there, each column summing to 1 again.
+    """Return the weights among the tokens that are left, normalised again so that each column sums to 1.
 
     Args:
         weights: w of a whole grid, `[N, N]`.
@@ -81,14 +81,14 @@ def without_lost(weights: Tensor, kept: Tensor) -> Tensor:
 
 
 def _falling(points: Tensor, sigma: float, exponent: float) -> Tensor:
-    """Return `exp(−exponent ‖p_i − p_j‖² / 2σ²)` of points `[N, axes]`, no less than `LEAST`."""
-    # From products of the points, as it is done by default, distances of near neighbours would lose their digits.
+    """Return `exp(−exponent ‖p_i − p_j‖² / 2σ²)` of points `[N, axes]`, at least `LEAST`."""
+    # The default way, by products of the points, would lose the digits of small distances.
     distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
     return distances.square_().mul_(-exponent / (2 * sigma**2)).clamp_(min=math.log(LEAST)).exp_()
 
 
 def _shares(weights: Tensor) -> Tensor:
-    """Scale each column to sum to 1; a token so far from all others that no weight is left keeps itself."""
+    """Scale each column to sum to 1; a token too far from all others for any weight keeps itself."""
     totals = weights.sum(0)
     alone = totals <= len(weights) * 2 * LEAST
     weights.diagonal().masked_fill_(alone, 1)
@@ -99,19 +99,19 @@ def mixed(weights: Tensor, states: Tensor) -> Tensor:
     """Return `Σ_i w_ij x_i` for every token j, float32, in one product for all heads of all grids.
 
     Args:
-        weights: of each grid, `[G, N, N]`.
+        weights: w of each grid, `[G, N, N]`.
         states: keys or values of each token, `[G, N, H, d]`.
     """
     return (weights.mT @ states.float().flatten(2)).reshape(states.shape)
 
 
 def effective_tokens(weights: Tensor) -> Tensor:
-    """Return how many tokens one token is mixed of: the mean over j of `1 / Σ_i w_ij²`. Takes w as `[…, N, N]`."""
+    """Return the effective number of tokens in a mix: the mean over j of `1 / Σ_i w_ij²`, for w `[…, N, N]`."""
     return weights.square().sum(-2).reciprocal().mean(-1)
 
 
 def variance(states: Tensor) -> Tensor:
-    """Return how far the tokens of a grid are from their mean: `Σ ‖x_j − mean‖²` over tokens and heads.
+    """Return the variance of the tokens of a grid: `Σ ‖x_j − mean‖²` over tokens and heads.
 
     Args:
         states: `[…, N, H, d]`.

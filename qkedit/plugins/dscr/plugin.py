@@ -1,15 +1,16 @@
 """DSCR: refine the cached keys of image tokens by depth and place (Depth- and Spatial-aware Cache Refinement,
 ICLR 2026, OpenReview FHTt9ipAra).
 
-Once per request, after the prompt is in the key-value cache and before the first answer token, the key of every image
-token becomes a weighted mean of the keys of the other tokens of its grid, near ones in depth and in the plane first:
+Once per request, when the prompt is in the key-value cache and before the first answer token, the key of every image
+token becomes a weighted mean of the keys of the other tokens in its grid, with larger weights for those that are near
+in depth and in the plane:
 
     k̂_j = Σ_i w_ij k_i,        w from `qkedit.plugins.dscr.mixing`, the same for all heads and layers.
 
-What the paper leaves open is an option here, with these defaults: grids (tiles, images) are never mixed with each
-other; the layers are the last three quarters; keys alone are refined, as its ablation recommends; they are mixed as
-they are in the cache; and the prompt's last token runs once more, so that the first answer token reads the refined
-cache already.
+Choices that the paper leaves open are options here, with these defaults: grids (tiles, images) are never mixed with
+each other; the layers are the last three quarters; only keys are refined, as its ablation recommends; they are mixed
+in the form they have in the cache; and the prompt's last token runs once more, so that even the first answer token
+reads the refined cache.
 """
 
 from __future__ import annotations
@@ -38,25 +39,25 @@ if TYPE_CHECKING:
     from qkedit.plugins.core.modules import VLMModules
     from qkedit.plugins.core.prefill import Prefill
 
-# Depth of this many pictures is remembered, so that several questions about one image cost one estimate.
+# The depth of this many pictures is cached, so that several questions about one image need one estimate.
 DEPTHS_KEPT = 32
 
 
 @dataclass(frozen=True)
 class DSCR:
-    """Settings of DSCR.
+    """The settings of DSCR.
 
     Attributes:
-        depth: name or directory of a depth model, which looks at the picture as the processor made it; a depth file
-            (`.npy`, 16-bit `.png`) of the request's only image; or a map `[height, width]` for each of its images.
-        layers: of the decoder, such as 10-39; None for ⌊L/4⌋ … L−1.
+        depth: the name or directory of a depth model, which gets the picture after the processor; a depth file
+            (`.npy`, 16-bit `.png`) of the request's only image; or a map `[height, width]` per image.
+        layers: layers of the decoder, such as 10-39; None for ⌊L/4⌋ … L−1.
         refine: keys, values or both.
-        space: mix keys as the cache has them, or turned back to before their positions rotated them.
-        blend: γ, the share of the mix in the refined key; 0 leaves the cache as it is.
+        space: whether to mix keys in the form of the cache, or before their rotation by position.
+        blend: γ, the share of the mix in the refined key; 0 leaves the cache unchanged.
         when: after the prompt, whose last token then runs again; or after the prompt's last image token, so that the
-            question is read over the refined cache.
-        lost_cells: what to do in a sliding layer that holds only a part of a grid: mix what remains, or skip it.
-        standardize: take depth in standard deviations of its grid; False takes it as it comes.
+            question reads the refined cache.
+        lost_cells: for a sliding layer that holds only a part of a grid: mix the remaining cells, or skip the grid.
+        standardize: whether depth is measured in standard deviations of its grid; False uses raw values.
         depth_sigma, place_sigma, depth_exponent, place_exponent: σ_d, σ_s, α and β.
         processor: the model's processor; None loads the one next to the model's weights when it is needed.
     """
@@ -77,11 +78,11 @@ class DSCR:
     name: ClassVar[str] = "dscr"
 
     def __post_init__(self) -> None:
-        """Check what can be checked without a model. Raises UsageError."""
+        """Check the settings that do not depend on a model. Raises UsageError."""
         for option, hint in get_type_hints(type(self)).items():
             if get_origin(hint) is Literal and getattr(self, option) not in get_args(hint):
                 raise UsageError(
-                    f"{getattr(self, option)!r} is not known",
+                    f"{getattr(self, option)!r} is unknown",
                     where=f"dscr {option}",
                     remedy=f"give {' or '.join(get_args(hint))}",
                 )
@@ -91,14 +92,14 @@ class DSCR:
             raise UsageError(f"{self.blend} is not a share", where="dscr blend", remedy="give a number from 0 to 1")
         for option in ("depth_sigma", "place_sigma"):
             if not (value := getattr(self, option)) > 0 or math.isinf(value):
-                raise UsageError(f"{value} is not positive", where=f"dscr {option}", remedy="give 0.6, say")
+                raise UsageError(f"{value} is not positive", where=f"dscr {option}", remedy="give a value such as 0.6")
         for option in ("depth_exponent", "place_exponent"):
             if not (value := getattr(self, option)) >= 0 or math.isinf(value):
-                raise UsageError(f"{value} is negative", where=f"dscr {option}", remedy="give 0.6, say")
+                raise UsageError(f"{value} is negative", where=f"dscr {option}", remedy="give a value such as 0.6")
 
     @property
     def kernel(self) -> Kernel:
-        """How fast weights fall."""
+        """The decay of the weights."""
         return Kernel(self.depth_sigma, self.place_sigma, self.depth_exponent, self.place_exponent)
 
     def bind(self, parts: VLMModules) -> BoundDSCR:
@@ -117,13 +118,13 @@ class BoundDSCR:
             settings.layers or f"{count // 4}-{count - 1}", count, parts.attention_layers, "dscr layers"
         )
         self._estimates: OrderedDict[bytes, Tensor] = OrderedDict()
-        # Read once and at once: a missing file is to be known before a request comes.
+        # Read once and immediately, so that a missing file is reported before the first request.
         self._maps = _maps_at_hand(settings.depth)
         self._model: DepthModel | None = None
         self._processor: Any = None
 
     def start(self, prefill: Prefill) -> CacheRefinement:
-        """Find the weights of every grid of the request."""
+        """Compute the weights of every grid of the request."""
         settings = self._settings
         grids = prefill.grids.grids
         depth = self._depth_of_grids(prefill)
@@ -164,9 +165,9 @@ class BoundDSCR:
         maps = self._maps
         if maps is not None and len(maps) != len(shown):
             raise UsageError(
-                f"{len(maps)} depth maps were given, and the request has {len(shown)} images",
+                f"{len(maps)} depth maps were given, but the request has {len(shown)} images",
                 where="dscr depth",
-                remedy="give one map an image, or the name of a depth model",
+                remedy="give one map per image, or the name of a depth model",
             )
         found = {}
         for image, view in enumerate(shown):
@@ -182,9 +183,9 @@ class BoundDSCR:
         return found
 
     def _estimate(self, view: View, device: torch.device) -> Tensor:
-        """Return the depth of a picture, remembered from an earlier request if it is the same to the bit."""
+        """Return the depth of a picture, from the cache if an earlier request had the identical picture."""
         if self._model is None:
-            # The request's device: weights that accelerate brings when they are needed are on none before.
+            # The request's device: weights that accelerate loads on demand have no device before.
             self._model = DepthModel(str(self._settings.depth), device)
         picture = as_picture(view, self._image_processor())
         digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
@@ -203,7 +204,7 @@ class BoundDSCR:
 
 
 def _maps_at_hand(depth: str | Path | Tensor | Sequence[Tensor]) -> list[Tensor] | None:
-    """Return the depth maps that were given, None where a depth model was."""
+    """Return the given depth maps; None if a depth model was given."""
     if isinstance(depth, str | Path):
         return [read_depth(depth)] if Path(depth).suffix.lower() in DEPTH_FILE_ENDINGS else None
     given = [depth] if isinstance(depth, Tensor) and depth.ndim == 2 else list(depth)
@@ -217,7 +218,7 @@ def _processor_beside(model: Any) -> Any:
         return from_pretrained(AutoImageProcessor, model.name_or_path)
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(
-            f"its image processor cannot be loaded from {model.name_or_path!r}, and it alone knows how pictures are "
+            f"its image processor cannot be loaded from {model.name_or_path!r}, and only it knows how pictures are "
             "prepared",
             where="dscr",
             remedy="give DSCR(processor=…), or `pip install 'qkedit[runtime]'` if torchvision is missing",

@@ -1,4 +1,4 @@
-"""Replace the cached keys or values of image tokens by a mix of their grid's, and report on it."""
+"""Replace the cached keys or values of image tokens by a mix of those of their grid, and report on it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Refinement:
-    """What to do to the cache; the options of `DSCR` in plain form."""
+    """The changes to make to the cache: the options of `DSCR` in plain form."""
 
     layers: tuple[int, ...]
     keys: bool
@@ -35,11 +35,11 @@ class Refinement:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Grids with as many tokens each, so that one product serves all of them.
+    """Grids with equally many tokens, so that one product covers all of them.
 
     Attributes:
-        rows: batch row of each grid, `[G]`.
-        columns: prompt column of each token, `[G, N]`.
+        rows: the batch row of each grid, `[G]`.
+        columns: the prompt column of each token, `[G, N]`.
         weights: w of each grid, `[G, N, N]`.
     """
 
@@ -52,13 +52,13 @@ class _Batch:
 
 
 class CacheRefinement(RequestEdit):
-    """One request's refinement.
+    """The refinement of one request.
 
     Args:
-        refinement: what to do.
-        parts: the model's parts.
-        grids: of the request.
-        weights: of each grid, `[N, N]`.
+        refinement: the changes to make.
+        parts: the model's modules.
+        grids: the grids of the request.
+        weights: w of each grid, `[N, N]`.
         refine_after: see `RequestEdit`.
     """
 
@@ -79,11 +79,11 @@ class CacheRefinement(RequestEdit):
         self._batches: dict[tuple[tuple[int, ...], int, torch.device], list[_Batch]] = {}
         if refinement.before_rotation and refinement.keys:
             for layer in refinement.layers:
-                rotary_function(parts.layers[layer].self_attn)  # refused before anything runs
+                rotary_function(parts.layers[layer].self_attn)  # refuse before anything runs
             self.entered_layers = frozenset(refinement.layers)
 
     def enter_layer(self, layer: int, arguments: Mapping[str, Any], span: Span) -> None:
-        """Remember by which angles the layer rotates the columns of `span`."""
+        """Record the angles by which the layer rotates the columns of `span`."""
         self._rotations.see(layer, arguments["position_embeddings"])
 
     @torch.no_grad()
@@ -104,21 +104,21 @@ class CacheRefinement(RequestEdit):
                 self._figures.add(index, *(kept if self._refinement.keys else of_values))
 
     def report(self) -> DSCRReport:
-        """Return layers, effective mixed tokens, the variance that was kept, and warnings."""
+        """Return layers, effective mixed tokens, the share of variance kept, and warnings."""
         return self._figures.summary()
 
     def _refine(self, states: Tensor, batch: _Batch, first: int, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
         """Refine `[B, H, S, d]`, whose first slot is prompt column `first`: `x_j ← (1−γ) x_j + γ Σ_i w_ij x_i`.
 
         Returns:
-            Each grid's variance after and before, in the space where it was mixed.
+            The variance of each grid after and before, in the space in which it was mixed.
         """
         where = (batch.rows[:, None], slice(None), batch.columns - first)  # gives [G, N, H, d]
         before = states[where].float()
         unrotated = before if rotation is None else rotation.back(before)
         mix = mixed(batch.weights, unrotated)
         kept = variance(unrotated.lerp(mix, self._refinement.blend)), variance(unrotated)
-        # Blended where the cache is, so that γ = 0 gives back its very bytes.
+        # Blended in the space of the cache, so that γ = 0 returns its bytes unchanged.
         rotated = mix if rotation is None else rotation.forth(mix)
         states[where] = before.lerp(rotated, self._refinement.blend).to(states.dtype)
         return kept
@@ -152,9 +152,9 @@ class CacheRefinement(RequestEdit):
 
 
 def _columns_held(layer: Any, length: int) -> tuple[int, int]:
-    """Return the prompt column of a cache layer's first slot, and the first column that the next token still reads.
+    """Return the prompt column of a cache layer's first slot, and the first column that the next token reads.
 
-    A sliding layer holds the last columns alone; a static one has a slot more than the next token's window leaves.
+    A sliding layer holds only the last columns; a static one has one slot more than the next token's window.
     """
     from transformers.cache_utils import StaticLayer
 
@@ -164,10 +164,10 @@ def _columns_held(layer: Any, length: int) -> tuple[int, int]:
 
 
 def _cache_layer(cache: Any, index: int) -> Any:
-    """Return one layer of a cache that can be edited.
+    """Return one layer of the cache if it can be edited.
 
     Raises:
-        UsageError: the cache keeps its keys in another form.
+        UsageError: the cache stores its keys in another form.
     """
     from transformers.cache_utils import DynamicLayer, QuantizedLayer, StaticLayer
 
@@ -181,6 +181,6 @@ def _cache_layer(cache: Any, index: int) -> Any:
         )
     if not layer.is_initialized:
         raise UnsupportedForm(
-            f"layer {index} has no keys of its own in the cache", where="dscr layers", remedy="choose other layers"
+            f"layer {index} does not have its own keys in the cache", where="dscr layers", remedy="choose other layers"
         )
     return layer

@@ -1,9 +1,9 @@
-"""What DSCR did to the keys of one request, and when that is hardly more than averaging them.
+"""The report of DSCR on one request, with warnings if it did little more than average the keys.
 
-The thresholds lie between what z-scored depth and depth in [0, 1] gave on the demo model with the true depth of its
-scenes, and on tiny models of five architectures with random weights and four depth maps (`docs/plugins.md` has the
-table). With z-scores a token was mixed of 57 to 69 % of the others and 0.9 to 18 % of the variance among keys was
-kept; with depth in [0, 1] of 94 to 99 %, and at most 0.6 %.
+The thresholds separate z-scored depth from depth in [0, 1], as measured on the demo model with the true depth of its
+scenes, and on tiny models of five architectures with random weights and four depth maps (see the table in
+`docs/plugins.md`). With z-scores a token was a mix of 57 to 69 % of the others, and 0.9 to 18 % of the variance among
+keys was kept; with depth in [0, 1] it was a mix of 94 to 99 %, and at most 0.6 % was kept.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from qkedit.plugins.dscr.mixing import effective_tokens
 
 LARGEST_SHARE_MIXED = 0.8
 SMALLEST_VARIANCE_KEPT = 0.005
-# In a grid of a few cells every mix is one of nearly all others.
+# In a small grid every mix contains nearly all other cells.
 SMALLEST_GRID_JUDGED = 9
 
 
 @dataclass(frozen=True, kw_only=True)
 class DSCRReport(PluginReport):
-    """What DSCR did to the keys of one request.
+    """The report of DSCR on one request.
 
     Attributes:
-        layers: that were refined.
-        grids: of all images.
-        effective_tokens: of how many others a token was mixed, `1 / Σ_i w_ij²`, mean over tokens and grids.
-        share_mixed: the same as a share of the others, over grids large enough to judge.
-        variance_kept: share of the variance among keys that is left, mean over layers.
-        variance_kept_by_layer: the same by layer; None where there was no variance.
-        lost_cells_by_layer: cells that a sliding layer no longer held, or that were left out for it.
+        layers: the refined layers.
+        grids: the number of grids of all images.
+        effective_tokens: the effective number of tokens in a mix, `1 / Σ_i w_ij²`, mean over tokens and grids.
+        share_mixed: the same as a share of the other tokens, over grids that are large enough.
+        variance_kept: the share of the variance among keys that is left, mean over layers.
+        variance_kept_by_layer: the same by layer; None if there was no variance.
+        lost_cells_by_layer: the number of cells that a sliding layer no longer held, or that were skipped with them.
     """
 
     layers: tuple[int, ...]
@@ -46,11 +46,11 @@ class DSCRReport(PluginReport):
 
 
 class RefinementFigures:
-    """Gathers what is done layer by layer; figures stay on their device until they are asked for.
+    """Collects figures layer by layer; they stay on their device until the summary.
 
     Args:
-        layers: that are refined.
-        weights: of each grid, `[N, N]`.
+        layers: the refined layers.
+        weights: w of each grid, `[N, N]`.
     """
 
     def __init__(self, layers: Sequence[int], weights: Sequence[Tensor]) -> None:
@@ -64,12 +64,12 @@ class RefinementFigures:
         self._variances.setdefault(layer, []).append((after.sum(), before.sum()))
 
     def lose(self, layer: int, cells: int) -> None:
-        """Add cells that a sliding layer no longer held, or that were left out for it."""
+        """Add cells that a sliding layer no longer held, or that were skipped with them."""
         if cells:
             self._lost[layer] = self._lost.get(layer, 0) + cells
 
     def summary(self) -> DSCRReport:
-        """Return the report on all that was added."""
+        """Return the report on all added figures."""
         kept = {
             layer: _share(sum(float(after) for after, _ in sums), sum(float(before) for _, before in sums))
             for layer, sums in self._variances.items()
@@ -98,11 +98,11 @@ def _warnings(share_mixed: float | None, variance_kept: float | None) -> list[st
     found = []
     if share_mixed is not None and share_mixed > LARGEST_SHARE_MIXED:
         found.append(
-            f"dscr mixed each image token of {share_mixed:.0%} of the others, which is nearly the image's average: "
+            f"dscr mixed each image token from {share_mixed:.0%} of the others, which is nearly the image's average: "
             "depth is flat or not standardized"
         )
     if variance_kept is not None and variance_kept < SMALLEST_VARIANCE_KEPT:
-        found.append(f"dscr left {variance_kept:.1%} of the variance among image tokens: they are nearly all alike")
+        found.append(f"dscr left {variance_kept:.1%} of the variance among image tokens: they are nearly all equal")
     return found
 
 

@@ -1,8 +1,8 @@
-"""How much the keys of an image form a picture: KV-coherence, and the spread of the image tokens' norms.
+"""Measure how far the keys of an image form a picture: KV-coherence, and the entropy of the image tokens' norms.
 
-KV-coherence of one head is the mean cosine between keys of cells side by side (4-neighbours) minus the mean cosine
-between all pairs of cells of the grid, before positions rotate the keys: 0 where place says nothing about keys. DSCR's
-paper (OpenReview FHTt9ipAra) shows pictures and no number; this one is ours.
+KV-coherence of a head is the mean cosine between keys of adjacent cells (4-neighbours) minus the mean cosine between
+all pairs of cells of the grid, before the rotation by position. It is 0 if keys do not depend on place. DSCR's paper
+(OpenReview FHTt9ipAra) shows pictures without a number; this measure is ours.
 
 The entropy is SCR's (arXiv 2602.22469): `c_i = ‖h_i‖` over the image tokens after a layer, `H = −Σ p log p` with
 `p = c / Σ c`, in nats; log N where all tokens are equally long.
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 def coherence(keys: Tensor) -> Tensor:
-    """Return each head's KV-coherence, `[H]`; None cannot be: a grid of one cell has none and gives NaN.
+    """Return the KV-coherence of each head, `[H]`; NaN for a grid of one cell.
 
     Args:
-        keys: of the cells of one grid, `[H, rows, columns, d]`.
+        keys: the keys of the cells of one grid, `[H, rows, columns, d]`.
     """
     unit = torch.nn.functional.normalize(keys.float(), dim=-1)
     beside = (unit[:, :, 1:] * unit[:, :, :-1]).sum(-1).flatten(1)
@@ -47,13 +47,13 @@ def coherence(keys: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LayerCoherence:
-    """One layer of one request.
+    """The measures of one layer in one request.
 
     Attributes:
-        layer: its index.
-        by_head: KV-coherence of each key head, the mean over the request's grids; None where the layer has no keys or
+        layer: the index of the layer.
+        by_head: the KV-coherence of each key head, mean over the request's grids; None if the layer has no keys or
             has lost a part of every grid.
-        entropy: of the norms after the layer, the mean over the grids.
+        entropy: the entropy of the norms after the layer, mean over the grids.
     """
 
     layer: int
@@ -62,16 +62,16 @@ class LayerCoherence:
 
     @property
     def coherence(self) -> float | None:
-        """Mean over heads."""
+        """The mean over heads."""
         return None if self.by_head is None else sum(self.by_head) / len(self.by_head)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CoherenceReport(PluginReport):
-    """What was measured of one request.
+    """The measures of one request.
 
     Attributes:
-        layers: in order.
+        layers: the measures of each layer, in order.
         keys: by layer, the keys of the first grid before their rotation, `[H, rows, columns, d]` on the CPU.
     """
 
@@ -80,12 +80,12 @@ class CoherenceReport(PluginReport):
 
 
 class KeyCoherence:
-    """A plug-in that changes nothing: it measures what the others have made of the keys. Attach it as the last one."""
+    """A plug-in that only measures the keys after the other plug-ins; attach it as the last one."""
 
     name: ClassVar[str] = "coherence"
 
     def bind(self, parts: VLMModules) -> KeyCoherence:
-        """Take any model."""
+        """Accept any model."""
         return self
 
     def start(self, prefill: Prefill) -> _Measurement:
@@ -105,11 +105,11 @@ class _Measurement(RequestEdit):
         self.edited_layers = frozenset(range(len(self._parts.layers)))
 
     def enter_layer(self, layer: int, arguments: Mapping[str, Any], span: Span) -> None:
-        """Remember by which angles the layer rotates."""
+        """Record the angles by which the layer rotates."""
         self._rotations.see(layer, arguments["position_embeddings"])
 
     def edit_layer(self, layer: int, hidden: Tensor, span: Span) -> Tensor:
-        """Look at the norms after a layer."""
+        """Measure the norms after a layer."""
         self._lengths.setdefault(layer, []).append(hidden.norm(dim=-1))
         return hidden
 
@@ -117,7 +117,7 @@ class _Measurement(RequestEdit):
     def finish(self, cache: Any, length: int) -> None:
         """Measure the keys of the finished cache."""
         if cache is None:
-            raise UsageError("there is no cache to look at", where="use_cache", remedy="run the model with its cache")
+            raise UsageError("there is no cache to measure", where="use_cache", remedy="run the model with its cache")
         for layer in range(len(self._parts.layers)):
             keys = [
                 self._unrotated(layer, cache.layers[layer].keys, grid, length)
@@ -133,11 +133,11 @@ class _Measurement(RequestEdit):
                 self._keys[layer] = keys[0].cpu()
 
     def report(self) -> CoherenceReport:
-        """Return what was measured of every layer."""
+        """Return the measures of every layer."""
         return CoherenceReport(layers=tuple(self._layers), keys=self._keys)
 
     def _whole(self, layer: int, cache: Any, length: int) -> list[Grid]:
-        """Return the grids of which a layer's cache holds every cell."""
+        """Return the grids that are entirely in a layer's cache."""
         if layer not in self._parts.attention_layers:
             return []
         first = max(0, length - cache.layers[layer].keys.shape[2])

@@ -1,4 +1,4 @@
-"""What SCR finds out before a prefill runs: attention scores, from them the sources, and norms to compare with."""
+"""The diagnosis of SCR before a prefill: attention scores, the sources that follow from them, and reference norms."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from qkedit.plugins.scr.sources import Choice, choose
 from qkedit.plugins.transformers.attention import AttentionRecorder, Reading, recording
 from qkedit.selection import describe
 
-ImageChoices = tuple[Choice, ...]  # one for each grid of an image
+ImageChoices = tuple[Choice, ...]  # one per grid of an image
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the pass over the unedited prompt found.
+    """The result of the pass over the unedited prompt.
 
     Attributes:
-        choices: sources and neighbours, for each image of each prompt.
+        choices: the sources and neighbours of each image of each prompt.
         cell_norms: by layer, `[cells]` float32, `‖h_i‖` of every cell; only for edited layers that the pass reached.
-        remembered: how many images' sources were known before.
+        remembered: the number of images with known sources.
     """
 
     choices: list[ImageChoices]
@@ -44,25 +44,25 @@ def diagnose(
     known: Sequence[ImageChoices | None],
     generator: torch.Generator,
 ) -> Diagnosis:
-    """Find the sources of every image, with one unedited pass if that is needed.
+    """Find the sources of every image, with one unedited pass if necessary.
 
     Args:
         prefill: the request.
-        settings: SCR's.
-        edited: layers whose states will be redistributed.
-        scored: layers whose attention is averaged.
-        known: for each image of each prompt its sources, if they are remembered.
-        generator: of random draws.
+        settings: the settings of SCR.
+        edited: the layers in which states will be redistributed.
+        scored: the layers whose attention is averaged.
+        known: for each image of each prompt its sources, if they are known from an earlier request.
+        generator: the generator of random draws.
 
     Raises:
-        UsageError: no text stands behind an image.
+        UsageError: there is no text after an image.
     """
     grids = prefill.grids
     by_attention = settings.selection == "attention" and not all(known)
     scores_of, states_of = scored if by_attention else (), edited if settings.measure else ()
     last_layer = max((*scores_of, *states_of), default=None)
     readings = [_reading(prefill, extent, settings.queries) for extent in grids.extents] if by_attention else []
-    # Of the last scored layer its queries and keys are enough.
+    # For the last scored layer its queries and keys are enough.
     leave_after = None if last_layer in states_of else last_layer
     recorder = AttentionRecorder(frozenset(scored), readings, leave_after)
     norms: dict[int, Tensor] = {}
@@ -81,7 +81,7 @@ def diagnose(
     if by_attention and recorder.scores.keys() != recorder.layers:
         missing = sorted(recorder.layers - recorder.scores.keys())
         raise UsageError(
-            f"layers {describe(missing)} showed no attention", where="scr diagnosis", remedy="leave them out"
+            f"layers {describe(missing)} did not compute attention", where="scr diagnosis", remedy="leave them out"
         )
     scores = recorder.mean()
     draws: dict[int, ImageChoices] = {}
@@ -93,7 +93,7 @@ def diagnose(
         elif by_attention:
             choices.append(_choices(_split(scores[index], own), settings))
         else:
-            # Beams and further answers to a prompt have its sources.
+            # Beams and further answers to a prompt share its sources.
             if extent.image not in draws:
                 random = [torch.rand(grid.shape, generator=generator, dtype=torch.float64) for grid in own]
                 draws[extent.image] = _choices(random, settings)
@@ -105,7 +105,7 @@ def query_columns(prefill: Prefill, extent: ImageExtent, queries: str) -> Tensor
     """Return the columns of a prompt whose attention to an image is scored, int64 on the CPU.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are no such columns.
     """
     columns = prefill.real[extent.row].clone()
     columns[: extent.last + 1] = False
@@ -129,7 +129,7 @@ def _reading(prefill: Prefill, extent: ImageExtent, queries: str) -> Reading:
 
 
 def image_keys(prefill: Prefill) -> list[bytes]:
-    """Return for each image of each prompt a digest of its content: its features and the shape of its grids."""
+    """Return a digest of the content of each image of each prompt: its features and the shapes of its grids."""
     embeddings = prefill.arguments["inputs_embeds"]
     keys = []
     for extent in prefill.grids.extents:
@@ -149,7 +149,7 @@ class CellNorms:
         self._rows, self._columns = prefill.grids.cell_rows.to(device), prefill.grids.cell_columns.to(device)
 
     def __call__(self, hidden: Tensor, span: Span | None = None) -> Tensor:
-        """Norms of the states of `span`, `[batch, span, D]`; without one, of whole prompts."""
+        """Return the norms of the states of `span`, `[batch, span, D]`, or of whole prompts."""
         rows, columns = self._rows.to(hidden.device), self._columns.to(hidden.device)
         if span is None:
             return hidden[rows, columns].detach().float().norm(dim=-1)
@@ -169,6 +169,6 @@ def _cells(grids: Sequence[Grid]) -> Tensor:
 
 
 def _split(scores: Tensor, grids: Sequence[Grid]) -> list[Tensor]:
-    """The scores of an image's cells, by grid."""
+    """Split the scores of an image's cells by grid."""
     parts = scores.split([grid.positions.numel() for grid in grids])
     return [part.view(grid.shape) for part, grid in zip(parts, grids, strict=True)]

@@ -1,13 +1,13 @@
-"""SCR, Spatial Credit Redistribution (arXiv 2602.22469): image tokens that draw attention share with their neighbours.
+"""SCR, Spatial Credit Redistribution (arXiv 2602.22469): image tokens with high attention share with their neighbours.
 
-An unedited pass over the prompt finds, for every image, how much the text behind it attends to each cell, averaged
+An unedited pass over the prompt measures, for every image, how much the text after it attends to each cell, averaged
 over heads and some middle layers. The K cells with the highest scores are sources, the up to eight cells around each
 its neighbours. Then the prompt runs with, after every layer of an early range, from the states before the update,
 
     h_n ← h_n + (λ − 1) h_s    for each neighbour n of source s,        h_s ← h_s / λ.
 
-The states are changed in float32 and cast back. Decoding needs nothing: image tokens exist in the prefill alone.
-What the paper leaves open is an option here, with the default that this package takes.
+The states are changed in float32 and cast back. Decoding is not affected: image tokens occur only in the prefill.
+Choices that the paper leaves open are options here, with our defaults.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from qkedit.plugins.scr.redistribution import Redistribution
 from qkedit.plugins.scr.settings import SCRSettings
 from qkedit.selection import select_layers
 
-# Images whose sources are remembered, where that is switched on.
+# The number of images whose sources are remembered, if that is enabled.
 REMEMBERED = 1000
 
 
 @dataclass(frozen=True)
 class SCR(SCRSettings):
-    """SCR with these settings; see `SCRSettings` for what each of them means."""
+    """SCR with these settings; see `SCRSettings` for their meaning."""
 
     def bind(self, parts: VLMModules) -> BoundSCR:
         """Fill in the layers that depend on the model.
 
         Raises:
-            UsageError: a layer is beyond the model, or no layer of the diagnosis computes attention.
+            UsageError: the model does not have a layer, or no layer of the diagnosis computes attention.
         """
         count = len(parts.layers)
         quarter, half = math.floor(count / 4 + 0.5), math.floor(count / 2 + 0.5)
@@ -48,7 +48,7 @@ class SCR(SCRSettings):
 
 
 class BoundSCR:
-    """SCR on one model; remembers sources between requests if it is asked to."""
+    """SCR on one model; optionally it remembers sources between requests."""
 
     def __init__(self, settings: SCRSettings, edited: tuple[int, ...], scored: tuple[int, ...]) -> None:
         self.settings = settings

@@ -1,4 +1,4 @@
-"""What SCR does while a prefill runs: after each of its layers, sources give to their neighbours."""
+"""The redistribution of SCR during a prefill: after each of its layers, sources give to their neighbours."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from qkedit.selection import describe
 
 @dataclass(frozen=True, kw_only=True)
 class SCRReport(PluginReport):
-    """What SCR did to one request.
+    """The report of SCR on one request.
 
     Attributes:
-        sources, neighbours: how many there were in all grids.
-        grids: of all images.
-        grids_without_sources: those in which no cell gave anything.
-        layers, diagnosis: the layers that were edited and scored; no diagnosis where sources were drawn at random.
-        images_remembered: whose sources an earlier request had found.
-        norm_ratio: by layer `Σ‖h_i‖` over all cells with SCR divided by that without.
-        entropy: of the norms over an image's cells in nats, mean over images, after the last edited layer.
-        entropy_unedited: the same without SCR; None where it was not measured.
+        sources, neighbours: their numbers in all grids.
+        grids: the number of grids of all images.
+        grids_without_sources: the number of grids without a source.
+        layers, diagnosis: the edited and the scored layers; no diagnosis if sources were drawn at random.
+        images_remembered: the number of images whose sources were known from an earlier request.
+        norm_ratio: by layer, `Σ‖h_i‖` over all cells with SCR divided by the same without.
+        entropy: the entropy of the norms of an image's cells in nats, mean over images, after the last edited layer.
+        entropy_unedited: the same without SCR; None if it was not measured.
     """
 
     sources: int
@@ -76,12 +76,12 @@ class Redistribution(RequestEdit):
         receivers = hidden[pairs.neighbour_rows, pairs.neighbour_columns].float()
         edited[pairs.neighbour_rows, pairs.neighbour_columns] = (receivers + (factor - 1) * givers).to(hidden.dtype)
         edited[pairs.source_rows, pairs.source_columns] = (sources / factor).to(hidden.dtype)
-        if layer in self._diagnosis.cell_norms or layer == self._edited[-1]:  # no other norms are reported
+        if layer in self._diagnosis.cell_norms or layer == self._edited[-1]:  # other norms are not reported
             self._add_norms(layer, edited, span)
         return edited
 
     def report(self) -> SCRReport:
-        """Return what was chosen, and how norms changed."""
+        """Return the chosen sources and the change of norms."""
         before, after = self._diagnosis.cell_norms, self._norms
         last = self._edited[-1]
         every = [choice for choices in self._diagnosis.choices for choice in choices]
@@ -112,7 +112,7 @@ class Redistribution(RequestEdit):
         self._norms[layer] = norms if layer not in self._norms else self._norms[layer] + norms
 
     def _entropy(self, cell_norms: Tensor) -> float:
-        """Mean over images of `norm_entropy`."""
+        """Return the mean of `norm_entropy` over images."""
         entropies = []
         start = 0
         for extent in self._grids.extents:
@@ -124,7 +124,7 @@ class Redistribution(RequestEdit):
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Sources and neighbours of all prompts as places in the batch; int64, neighbours and owners in step."""
+    """The sources and neighbours of all prompts as positions in the batch; int64, neighbours parallel to owners."""
 
     source_rows: Tensor
     source_columns: Tensor
@@ -133,7 +133,7 @@ class _Pairs:
     owner_columns: Tensor
 
     def within(self, span: Span) -> _Pairs:
-        """Those in a span, columns counted from its beginning; an image is never cut."""
+        """Return the pairs in a span, with columns counted from its beginning; an image is never cut."""
         sources = (self.source_columns >= span.first) & (self.source_columns < span.end)
         neighbours = (self.neighbour_columns >= span.first) & (self.neighbour_columns < span.end)
         return _Pairs(
@@ -145,7 +145,7 @@ class _Pairs:
         )
 
     def to(self, device: torch.device) -> _Pairs:
-        """The same on a device."""
+        """Return the same pairs on a device."""
         return _Pairs(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 

@@ -1,4 +1,4 @@
-"""The settings of SCR, checked in themselves; `plugin` says what the method does with them."""
+"""The settings of SCR with their checks; `plugin` describes the method."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from qkedit.selection import check_layers
 
 @dataclass(frozen=True)
 class SCRSettings:
-    """Settings of SCR.
+    """The settings of SCR.
 
     Attributes:
-        layers: after which decoder layers states are redistributed, such as "0-15" or "mid"; by default the first
+        layers: the decoder layers after which states are redistributed, such as "0-15" or "mid"; by default the first
             half, 0 … ⌊L/2 + ½⌋ − 1 of L layers, which is not the published range of every model (see the presets).
-        diagnosis: in which layers attention is scored; by default ⌊L/4 + ½⌋ … ⌊L/2 + ½⌋, 8-16 of 32.
-        sources: how many cells are candidates, K.
-        per: whether K is counted for each grid (a tile, a thumbnail, a coarse and a fine grid are one each) or for all
-            grids of an image together.
+        diagnosis: the layers in which attention is scored; by default ⌊L/4 + ½⌋ … ⌊L/2 + ½⌋, 8-16 of 32.
+        sources: K, the number of candidate cells.
+        per: whether K counts per grid (a tile, a thumbnail, a coarse and a fine grid are one each) or for all grids of
+            an image together.
         factor: λ, at least 1; 1 changes nothing.
         selection: "attention", or "uniform": sources drawn at random, which the paper calls Uniform-Smooth.
-        seed: of the draw.
-        queries: whose attention is scored: all text behind the image that belongs to no other image ("text-after"), or
+        seed: the seed of the draw.
+        queries: the tokens whose attention is scored: all text after the image except other images ("text-after"), or
             the last token of the prompt ("last-token").
-        claim: whether a candidate that is a stronger source's neighbour is passed over ("greedy") or remains a source
+        claim: whether a candidate that is a stronger source's neighbour is skipped ("greedy") or remains a source
             ("fixed").
-        alone: whether a source without neighbours is divided by λ ("divide") or left as it is ("keep").
-        remember: reuse an image's sources for later prompts with the same image. Scores depend on the question, so
-            this is an approximation; it saves the diagnostic pass.
-        measure: run the unedited pass through all edited layers, so that every layer's norm ratio is reported.
+        alone: whether a source without neighbours is divided by λ ("divide") or kept unchanged ("keep").
+        remember: whether to reuse an image's sources for later prompts with the same image. Scores depend on the
+            question, so this is an approximation; it saves the diagnostic pass.
+        measure: whether the unedited pass runs through all edited layers, to report the norm ratio of every layer.
     """
 
     name: ClassVar[str] = "scr"
@@ -51,22 +51,22 @@ class SCRSettings:
     measure: bool = False
 
     def __post_init__(self) -> None:
-        """Check the settings in themselves. Raises UsageError."""
+        """Check the settings that do not depend on a model. Raises UsageError."""
         for option in ("layers", "diagnosis"):
             if getattr(self, option) is not None:
                 check_layers(getattr(self, option), f"scr {option}")
         if self.sources < 1:
-            raise UsageError(f"{self.sources} sources share nothing", where="scr sources", remedy="give 1 or more")
+            raise UsageError(f"{self.sources} is not a positive number", where="scr sources", remedy="give 1 or more")
         if not (math.isfinite(self.factor) and self.factor >= 1):
             raise UsageError(
                 f"{self.factor} is not a factor", where="scr factor", remedy="give 1 or more, such as 1.1"
             )
         if not -(2**63) <= self.seed < 2**64:
-            raise UsageError(f"{self.seed} is beyond 64 bits", where="scr seed", remedy="give one from 0 to 2**64 - 1")
+            raise UsageError(f"{self.seed} exceeds 64 bits", where="scr seed", remedy="give one from 0 to 2**64 - 1")
         for option, hint in get_type_hints(type(self)).items():
             if get_origin(hint) is Literal and getattr(self, option) not in get_args(hint):
                 raise UsageError(
-                    f"{getattr(self, option)!r} is not known",
+                    f"{getattr(self, option)!r} is unknown",
                     where=f"scr {option}",
                     remedy=f"give {' or '.join(get_args(hint))}",
                 )

@@ -1,8 +1,8 @@
-"""Which cells of a grid give (sources) and which receive (their neighbours), by the cells' scores.
+"""Choose the cells of a grid that give (sources) and those that receive (their neighbours), by the cells' scores.
 
-Sources are the highest scores among cells that are not on the border, ties going to the lower cell; neighbours are the
-up to eight cells around a source. Strong sources choose first, so that a cell with two claims belongs to the stronger
-one, and no cell is both.
+Sources are the cells with the highest scores that are not on the border, with ties going to the lower cell; neighbours
+are the up to eight cells around a source. Strong sources choose first, so a cell between two sources belongs to the
+stronger one, and no cell is both.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Claim = Literal["greedy", "fixed"]
 
 @dataclass(frozen=True)
 class Choice:
-    """Sources and neighbours in one grid, as numbers of cells, row by row.
+    """The sources and neighbours in one grid, as numbers of cells, counted row by row.
 
     Attributes:
-        sources: from the strongest to the weakest.
-        neighbours: each cell that receives, once.
-        owners: for each neighbour the source it receives from.
+        sources: the giving cells, from the strongest to the weakest.
+        neighbours: the receiving cells, each once.
+        owners: for each neighbour the source from which it receives.
     """
 
     sources: tuple[int, ...]
@@ -32,13 +32,13 @@ class Choice:
 
 
 def choose(scores: Sequence[Tensor], count: int, claim: Claim) -> list[Choice]:
-    """Choose at most `count` sources among all cells of some grids, and their neighbours.
+    """Choose at most `count` sources among all cells of the grids, and their neighbours.
 
     Args:
-        scores: for each grid `[rows, columns]`.
-        count: how many cells are candidates, K.
-        claim: "greedy": a candidate that an earlier source has made its neighbour is not a source, and none takes its
-            place. "fixed": every candidate is a source.
+        scores: the scores of each grid, `[rows, columns]`.
+        count: K, the number of candidate cells.
+        claim: "greedy": a candidate that is a neighbour of an earlier source is not a source, and is not replaced.
+            "fixed": every candidate is a source.
     """
     candidates = _strongest(scores, count)
     chosen: list[Choice] = []
@@ -50,12 +50,12 @@ def choose(scores: Sequence[Tensor], count: int, claim: Claim) -> list[Choice]:
 
 
 def interior(rows: int, columns: int) -> list[int]:
-    """Cells that are not in the first or last row or column; none in a grid with a side under 3."""
+    """Return the cells that are not in the first or last row or column; empty for a grid with a side under 3."""
     return [row * columns + column for row in range(1, rows - 1) for column in range(1, columns - 1)]
 
 
 def _strongest(scores: Sequence[Tensor], count: int) -> list[tuple[int, int]]:
-    """Grid and cell of the `count` highest scores, the highest first, ties to the lower grid and cell."""
+    """Return grid and cell of the `count` highest scores, descending, with ties to the lower grid and cell."""
     ranked = []
     for grid, grid_scores in enumerate(scores):
         values = grid_scores.flatten().tolist()

@@ -1,15 +1,15 @@
-"""Attach plug-ins to a loaded model, so that every prefill that brings images passes through them.
+"""Attach plug-ins to a loaded model, so that every prefill with images passes through them.
 
     with attach(model, SCR()) as attached:
         model.generate(**inputs)
         attached.report()
 
 A few methods of the model are replaced on this instance: its forward, and that of the part that merges images into the
-prompt, where a request is recognised; its image encoder, to know which images a request brings (`generate` encodes
-them ahead and hands on features alone); and the forward of the decoder, where the plug-ins act. So `generate`, servers
-and harnesses get the plug-ins alike, whatever they do around it, and prompts without images and decoding steps run as
-they were. Plug-ins that act on decoding get `generate` itself, to which they add logits processors and arguments. No
-weight changes, and detaching restores the very attributes there were.
+prompt, to recognise a request; its image encoder, to know the images of a request (`generate` encodes them first and
+passes on only features); and the forward of the decoder, where the plug-ins act. So plug-ins act in the same way under
+`generate`, servers and harnesses, and prompts without images and decoding steps run unchanged. Plug-ins that act on
+decoding wrap `generate` itself, to which they add logits processors and arguments. Weights do not change, and
+detaching restores the original attributes.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ from qkedit.plugins.transformers.request import (
 from qkedit.plugins.transformers.spans import real_tokens
 from qkedit.stopwatch import Stopwatch
 
-# Reports of earlier requests are dropped, so that a server does not grow.
+# Reports of earlier requests are dropped, so that a server's memory does not grow.
 REPORTS_KEPT = 1000
 _attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def attach(model: Any, *plugins: Plugin) -> Attachment:
-    """Attach plug-ins to a model; use it in a `with` statement or call `detach()` at the end.
+    """Attach plug-ins to a model, for use in a `with` statement or with `detach()` at the end.
 
     Args:
-        model: a vision-language model of transformers, as `AutoModelForImageTextToText` loads it.
+        model: a vision-language model of transformers, as loaded by `AutoModelForImageTextToText`.
         plugins: settings such as `SCR()`; several act in one prefill, in this order.
 
     Raises:
-        UsageError: no plug-in or one twice, a model that is compiled or has plug-ins attached, settings that do not
-            fit the model.
-        UnsupportedForm: a model whose image tokens form no grid, or whose parts are not where they are known to be.
+        UsageError: there is no plug-in, or one twice; the model is compiled or already has plug-ins; or the settings
+            do not fit the model.
+        UnsupportedForm: the model's image tokens do not form a grid, or its modules have an unknown structure.
     """
     attachment = Attachment(model, *plugins)
     attachment.attach()
@@ -74,10 +74,10 @@ class Attachment:
 
     def __init__(self, model: Any, *plugins: Plugin) -> None:
         if not plugins:
-            raise UsageError("no plug-in is given", where="attach", remedy="name one, such as SCR()")
+            raise UsageError("no plug-in is given", where="attach", remedy="give one, such as SCR()")
         names = [plugin.name for plugin in plugins]
         if len(set(names)) < len(names):
-            raise UsageError(f"plug-ins {names} are not different", where="attach", remedy="name each one once")
+            raise UsageError(f"plug-ins {names} are not distinct", where="attach", remedy="give each one once")
         self._parts = vlm_modules(model)
         bound_plugins: dict[str, BoundPlugin] = {plugin.name: plugin.bind(self._parts) for plugin in plugins}
         self._prefill = {name: bound for name, bound in bound_plugins.items() if isinstance(bound, PrefillPlugin)}
@@ -88,7 +88,7 @@ class Attachment:
         self._thread = threading.local()
 
     def __enter__(self) -> Self:
-        """Attach if that has not been done."""
+        """Attach the plug-ins unless they are attached already."""
         if not self._replaced:
             self.attach()
         return self
@@ -100,11 +100,11 @@ class Attachment:
         self.detach()
 
     def attach(self) -> None:
-        """Begin to act. Raises UsageError if plug-ins are attached to the model already."""
+        """Attach the plug-ins. Raises UsageError if the model already has plug-ins."""
         model, base, decoder = self._parts.model, self._parts.base, self._parts.decoder
         if decoder in _attached:
             raise UsageError(
-                "plug-ins are attached to the model already",
+                "plug-ins are already attached to the model",
                 where="attach",
                 remedy="detach them first, or attach all of them in one call",
             )
@@ -121,7 +121,7 @@ class Attachment:
         self._replace(model, "_get_candidate_generator", self._guess)
 
     def detach(self) -> None:
-        """Restore the model as it was; does nothing if nothing is attached."""
+        """Restore the original model; without attached plug-ins, do nothing."""
         while self._replaced:
             module, name, before = self._replaced.pop()
             if before is None:
@@ -136,15 +136,15 @@ class Attachment:
         return not self._decoding
 
     def report(self) -> tuple[RequestReport, ...]:
-        """Return what was done to each request, the oldest first, the last 1000 at most.
+        """Return the reports on the last 1000 requests, the oldest first.
 
-        A request is a prefill that brings images, or a call of `generate` where a plug-in acts on decoding.
+        A request is a prefill with images, or a call of `generate` if a plug-in acts on decoding.
         """
         return tuple(self._reports)
 
     def _replace(self, module: nn.Module, name: str, replacement: Callable[..., Any]) -> None:
         original = getattr(module, name)
-        before = vars(module).get(name)  # set where another library has replaced the method before
+        before = vars(module).get(name)  # set if another library has replaced the method
 
         @functools.wraps(original)
         def replaced(*args: Any, **kwargs: Any) -> Any:
@@ -154,20 +154,20 @@ class Attachment:
         setattr(module, name, replaced)
 
     def _encode(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
-        """The image encoder, remembering on the features what they were made from."""
+        """Run the image encoder, and store its inputs with the features."""
         features = original(*args, **kwargs)
         remember_inputs(features, bound(original, args, kwargs))
         return features
 
     def _model_forward(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
-        """The whole model: recognise a prefill with images."""
+        """Run the whole model, recognising a prefill with images."""
         given = bound(original, args, kwargs) if args else kwargs
         if not has_images(given):
             return original(*args, **kwargs)
         return self._edited_forward(original, given)
 
     def _base_forward(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
-        """What merges images and prompt: part of the whole model's forward, or called by itself."""
+        """Run the part that merges images and prompt, inside the whole model's forward or by itself."""
         given = bound(original, args, kwargs) if args else kwargs
         if not has_images(given):
             return original(*args, **kwargs)
@@ -178,7 +178,7 @@ class Attachment:
             return self._run(request, original, merged(self._parts, original, given))
         return original(*args, **kwargs)
 
-    # Recognised by its images, a prefill runs outside any compilation of the model.
+    # A prefill with images runs outside any compilation of the model.
     @torch.compiler.disable
     def _edited_forward(self, original: Forward, given: Mapping[str, Any]) -> Any:
         check_request(given)
@@ -188,16 +188,16 @@ class Attachment:
             output = original(**given)
             if not request.done:
                 raise QkeditError(
-                    "the plug-ins did not act: the model passed its decoder by",
+                    "the plug-ins did not act: the model did not call its decoder",
                     where=type(self._parts.model).__name__,
-                    remedy="detach and attach again if a part of the model was replaced, else report it with its name",
+                    remedy="detach and attach again if a part of the model was replaced, else report the model's name",
                 )
         return output
 
     def _generate(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
-        """The whole of `generate`, with what plug-ins add to its decoding."""
+        """Run `generate` with the additions of plug-ins to its decoding."""
         given = bound(original, args, kwargs)
-        if given.get("inputs") is not None:  # another name that `generate` has for them
+        if given.get("inputs") is not None:  # another name of `generate` for them
             given["input_ids"] = given.pop("inputs")
         before = len(self._reports) and self._reports[-1]
         edits = {
@@ -205,7 +205,7 @@ class Attachment:
         }
         output = original(**with_decoding(given, edits))
         of_decoding = {name: edit.report() for name, edit in edits.items()}
-        # A prefill with images has reported already; the request is one all the same.
+        # A prefill with images has already reported; together they are one request.
         last = self._reports[-1] if self._reports and self._reports[-1] is not before else None
         if last is not None:
             self._reports[-1] = replace(last, plugins={**last.plugins, **of_decoding})
@@ -214,18 +214,18 @@ class Attachment:
         return output
 
     def _guess(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
-        """What makes assisted generation guess tokens, which would be in the prefill as if they were the prompt."""
+        """Refuse assisted generation: guessed tokens would be in the prefill like a part of the prompt."""
         if has_images(bound(original, args, kwargs).get("model_kwargs", {})):
             raise UsageError(
-                "guessed tokens would be taken for the question",
+                "guessed tokens would be mistaken for the question",
                 where="assisted generation",
                 remedy="generate without an assistant and without prompt_lookup_num_tokens",
             )
         return original(*args, **kwargs)
 
     def _decode(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
-        """The decoder: run the edited prefill if a request is waiting for it."""
-        # A compiled step is a decoding step; what it looked at in the thread would make it be compiled again.
+        """Run the decoder, with the edited prefill if a request is waiting for it."""
+        # A compiled step is a decoding step; reading thread-local state would cause its recompilation.
         if torch.compiler.is_compiling():
             return original(*args, **kwargs)
         request = self._waiting()
@@ -239,7 +239,7 @@ class Attachment:
         grids = image_grids(self._parts.config, input_ids, inputs)
         real = real_tokens(given.get("attention_mask"), *input_ids.shape)
         prefill = DecoderPrefill(self._parts, grids, input_ids, real, inputs, arguments, decode)
-        request.done = True  # from here on the decoder is called by the plug-ins
+        request.done = True  # from here on the plug-ins call the decoder
         stopwatch = Stopwatch()
         edits = {}
         for name, plugin in self._prefill.items():
@@ -259,20 +259,20 @@ class Attachment:
         return output
 
     def _waiting(self) -> Request | None:
-        """The prefill of this thread that is under way."""
+        """The running prefill of this thread."""
         return getattr(self._thread, "request", None)
 
     def _layers_uncompiled(self) -> AbstractContextManager[Any]:
-        """Let layers that were compiled by themselves run as they are written, or each request compiled them anew.
+        """Run individually compiled layers uncompiled, since each request would compile them again.
 
-        Only where there are any: flex attention is compiled too, and slow without.
+        Only if there are such layers: flex attention is compiled too, and slow otherwise.
         """
         compiled = any(is_compiled(layer) for layer in self._parts.layers)
         return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
     @contextmanager
     def _request(self, given: Mapping[str, Any]) -> Iterator[Request]:
-        """Let the decoder know, in this thread, that a prefill is on its way."""
+        """Announce a prefill to the decoder in this thread."""
         self._thread.request = Request(given)
         try:
             yield self._thread.request

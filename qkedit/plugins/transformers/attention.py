@@ -1,12 +1,12 @@
-"""Record how much chosen prompt columns attend to image tokens, while the model runs with its usual attention.
+"""Record the attention of chosen prompt columns to image tokens while the model runs with its usual attention.
 
 For each layer and each `Reading` (some query columns of a prompt, some key columns):
 
     score_j = mean over query heads h and queries i of  softmax_k(q_i^h · k^h / scale)_j      with k over all keys
 
-Only the rows asked for are ever computed, in float32, a bounded number at a time. The layer itself runs the attention
-it is configured with (sdpa, flash attention, eager), on the very same queries and keys: transformers calls a function
-it finds by name, and ours hands the call on.
+Only the requested rows are computed, in float32, a bounded number at a time. The layer itself runs its configured
+attention (sdpa, flash attention, eager) on the same queries and keys: transformers looks up a function by name, and
+ours passes the call on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from qkedit.plugins.core.prefill import StopForward
 
-# Attention weights held at once: heads × queries × keys. 64 MB in float32.
+# The number of attention weights in memory at once: heads × queries × keys. 64 MB in float32.
 BLOCK = 2**24
 
 _recorders = threading.local()
@@ -33,7 +33,7 @@ _recorders = threading.local()
 
 @dataclass(frozen=True)
 class Reading:
-    """Which attention to average: from columns `queries` to columns `keys` of prompt `row`, int64."""
+    """The attention to average: from columns `queries` to columns `keys` of prompt `row`, int64."""
 
     row: int
     queries: Tensor
@@ -45,10 +45,10 @@ class AttentionRecorder:
     """The attention recorded for `readings` in `layers`.
 
     Attributes:
-        layers: whose attention to record.
-        readings: what to record of each.
-        leave_after: the layer whose attention is all that is still wanted of the run: once it is recorded,
-            `StopForward` is raised. None lets the run go on.
+        layers: the layers to record.
+        readings: the attention to record in each layer.
+        leave_after: the last layer that is needed: once it is recorded, `StopForward` is raised. None lets the run
+            continue.
         scores: by layer, for each reading `[keys]` float32, on the layer's device.
     """
 
@@ -58,7 +58,7 @@ class AttentionRecorder:
     scores: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def mean(self) -> list[Tensor]:
-        """Return for each reading `[keys]` float32 on the CPU, averaged over the layers."""
+        """Return the average over the layers, for each reading `[keys]` float32 on the CPU."""
         return [
             torch.stack([self.scores[layer][index].cpu() for layer in sorted(self.scores)]).mean(dim=0)
             for index in range(len(self.readings))
@@ -67,12 +67,12 @@ class AttentionRecorder:
 
 @contextmanager
 def recording(text_config: Any, recorder: AttentionRecorder) -> Iterator[None]:
-    """Let the decoder with `text_config` record into `recorder` whatever it attends in this thread.
+    """Record the attention of the decoder with `text_config` in this thread into `recorder`.
 
-    The prompts have to run whole and without a cache, so that query and key columns are prompt columns.
+    The prompts must run whole and without a cache, so that query and key columns are prompt columns.
     """
     usual = text_config._attn_implementation
-    # As a mapping, the name goes to the decoder's own config and not to those of its parts.
+    # Passed as a mapping, the name applies to the decoder's own config and not to those of its parts.
     text_config._attn_implementation = {"": _registered(usual)}
     _recorders.active = recorder
     try:
@@ -83,7 +83,7 @@ def recording(text_config: Any, recorder: AttentionRecorder) -> Iterator[None]:
 
 
 def _registered(usual: str) -> str:
-    """Make a recording version of attention implementation `usual` known to transformers, and return its name."""
+    """Register a recording version of the attention implementation `usual` with transformers, and return its name."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -108,9 +108,9 @@ def _registered(usual: str) -> str:
 
 
 class _AsConfigured:
-    """An attention module whose config names its usual implementation, by which flash attention finds its kernel.
+    """An attention module whose config names its usual implementation, which flash attention needs for its kernel.
 
-    The module's own config is shared with other threads, so it is left as it is.
+    The module's own config is shared with other threads, so it is not changed.
     """
 
     def __init__(self, module: nn.Module, usual: str) -> None:
@@ -125,7 +125,7 @@ class _AsConfigured:
 def _usual_attention(module: nn.Module, usual: str) -> Callable[..., Any]:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    # Eager attention is registered nowhere; every modeling file has its own.
+    # Eager attention is not registered; every modeling file has its own.
     eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     function: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(usual, eager)
     return function
@@ -134,7 +134,7 @@ def _usual_attention(module: nn.Module, usual: str) -> Callable[..., Any]:
 def _scores(
     readings: Sequence[Reading], query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]
 ) -> list[Tensor]:
-    """Average the attention of every reading; query `[B, H, S, d]`, key `[B, H_kv, S, d]` unrepeated."""
+    """Average the attention of every reading; query `[B, H, S, d]`, key `[B, H_kv, S, d]` without repetition."""
     heads, size = query.shape[1], query.shape[-1]
     groups, length = key.shape[1], key.shape[2]
     scaling = kwargs.get("scaling") or size**-0.5
@@ -156,15 +156,15 @@ def _scores(
 
 
 def _masked(logits: Tensor, mask: Any, row: int, rows: Tensor, window: int | None) -> Tensor:
-    """Apply what the layer's own attention applies to `[…, rows, keys]` logits.
+    """Apply the layer's own masks to `[…, rows, keys]` logits.
 
     Args:
-        logits: of some rows.
-        mask: as the layer was given it: `[B or 1, 1, S, S]`, boolean or added to logits; a block mask, as flex
-            attention takes it; `[B, S]` of padding alone or None, as flash attention takes it.
-        row: of the batch.
-        rows: columns of the prompt whose logits these are.
-        window: how many columns a sliding layer sees.
+        logits: the logits of some rows.
+        mask: the layer's mask: `[B or 1, 1, S, S]`, boolean or additive; a block mask for flex attention; or `[B, S]`
+            for padding only, or None, for flash attention.
+        row: the batch row.
+        rows: the prompt columns of the logits.
+        window: the number of columns that a sliding layer sees.
     """
     columns = torch.arange(logits.shape[-1], device=logits.device)
     if isinstance(mask, BlockMask):

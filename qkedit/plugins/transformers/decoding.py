@@ -1,4 +1,4 @@
-"""Add to a call of `generate` what plug-ins that act on decoding ask for."""
+"""Add the logits processors and arguments of plug-ins to a call of `generate`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def with_decoding(given: Mapping[str, Any], edits: Mapping[str, DecodingEdit]) -
 
     Args:
         given: the caller's arguments, by name.
-        edits: by the plug-in's name, in the order in which their processors run, before the caller's.
+        edits: the edits by the plug-in's name, in the order in which their processors run, before the caller's.
 
     Raises:
         UsageError: a plug-in sets an argument that the caller or another plug-in has set.
@@ -40,6 +40,6 @@ def with_decoding(given: Mapping[str, Any], edits: Mapping[str, DecodingEdit]) -
 
 
 def prompts_in(given: Mapping[str, Any]) -> int:
-    """Return how many prompts a call of `generate` brings: rows of `input_ids` or of `inputs_embeds`."""
+    """Return the number of prompts in a call of `generate`: the rows of `input_ids` or of `inputs_embeds`."""
     rows = given.get("input_ids") if given.get("input_ids") is not None else given.get("inputs_embeds")
     return 1 if rows is None else len(rows)

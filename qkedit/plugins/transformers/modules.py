@@ -1,4 +1,4 @@
-"""Find the modules of a loaded model that plug-ins act on, or say in one sentence why they cannot."""
+"""Find the modules of a loaded model that plug-ins act on, or explain why they cannot act on it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.plugins.core.grid_layouts import layout_of
 from qkedit.plugins.core.modules import VLMModules
 
-# Kinds of decoder layers (`layer_types`) that compute attention, so that there is something to record and to cache.
+# The kinds of decoder layers (`layer_types`) that compute attention, which can be recorded and cached.
 ATTENDING = ("full_attention", "sliding_attention", "chunked_attention")
 
 
 def vlm_modules(model: Any) -> VLMModules:
-    """Find the parts of a model.
+    """Find the modules of a model.
 
     Raises:
-        UsageError: it is compiled, wrapped or no vision-language model of transformers.
-        UnsupportedForm: its image tokens form no grid, or it is built in an unknown way.
+        UsageError: the model is compiled, wrapped or not a vision-language model of transformers.
+        UnsupportedForm: its image tokens do not form a grid, or its structure is unknown.
     """
     from transformers import PreTrainedModel
 
@@ -29,16 +29,16 @@ def vlm_modules(model: Any) -> VLMModules:
         raise UsageError(
             f"{type(model).__name__} is not a model of transformers",
             where="model",
-            remedy="give what AutoModelForImageTextToText.from_pretrained returns; merge adapters first",
+            remedy="pass the model that AutoModelForImageTextToText.from_pretrained returns; merge adapters first",
         )
     layout_of(model.config)
     base, decoder = model.base_model, model.get_decoder()
     layers = getattr(decoder, "layers", None)
     if base is model or not hasattr(base, "get_image_features") or not isinstance(layers, nn.ModuleList):
         raise UnsupportedForm(
-            f"{type(model).__name__} is not built of an image encoder and a decoder with layers",
+            f"{type(model).__name__} does not consist of an image encoder and a decoder with layers",
             where="model",
-            remedy="give what AutoModelForImageTextToText.from_pretrained returns",
+            remedy="pass the model that AutoModelForImageTextToText.from_pretrained returns",
         )
     if is_compiled(base) or is_compiled(decoder):
         raise _compiled()
@@ -48,7 +48,7 @@ def vlm_modules(model: Any) -> VLMModules:
 
 
 def is_compiled(module: Any) -> bool:
-    """Whether calling a module runs what torch.compile has made of it, which would pass replaced methods by."""
+    """Return whether a module was compiled by torch.compile, which would bypass replaced methods."""
     return (
         hasattr(module, "_orig_mod")
         or getattr(module, "_compiled_call_impl", None) is not None

@@ -20,7 +20,7 @@ from qkedit.plugins.transformers.spans import is_bidirectional, span_arguments
 from qkedit.stopwatch import Stopwatch
 
 Forward = Callable[..., Any]
-Cuts = dict[int, dict[str, tuple[int, ...]]]  # after which column which plug-in edits the cache of which rows
+Cuts = dict[int, dict[str, tuple[int, ...]]]  # column → plug-in → the rows whose cache it edits after that column
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class DecoderPrefill(Prefill):
     decode: Forward = field(repr=False)
 
     def preview(self, last_layer: int, observe: Callable[[int, Tensor], None] | None = None) -> None:
-        """Run the unedited decoder; see `Prefill.preview`. Raises UnsupportedForm where `last_layer` does not run."""
+        """Run the unedited decoder; see `Prefill.preview`. Raises UnsupportedForm if `last_layer` does not run."""
         arguments = span_arguments(self.arguments, Span(0, self.length), None, self.layer_types)
         arguments["use_cache"] = False
 
@@ -60,12 +60,12 @@ class DecoderPrefill(Prefill):
 
 
 def run_prefill(prefill: DecoderPrefill, edits: Mapping[str, RequestEdit], stopwatch: Stopwatch) -> Any:
-    """Run the decoder over the whole prompt with every plug-in's edits, and return its output.
+    """Run the decoder over the whole prompt with the edits of all plug-ins, and return its output.
 
     Args:
-        prefill: what to run.
-        edits: by the plug-in's name.
-        stopwatch: where to add each plug-in's time.
+        prefill: the prefill to run.
+        edits: the edits by the plug-in's name.
+        stopwatch: adds up the time of each plug-in.
     """
     cuts = _cuts(prefill, edits)
     if not cuts:
@@ -75,7 +75,7 @@ def run_prefill(prefill: DecoderPrefill, edits: Mapping[str, RequestEdit], stopw
         return output
     _check_cuttable(prefill, edits, cuts)
     if is_bidirectional(prefill.arguments.get("attention_mask"), prefill.length - 1):
-        # No other cut is left here.
+        # No other cuts are left here.
         return _run_last_again(prefill, edits, cuts, stopwatch)
     cache = _cache(prefill)
     states: list[Tensor] = []
@@ -98,7 +98,7 @@ def _run_last_again(
     cuts: Cuts,
     stopwatch: Stopwatch,
 ) -> Any:
-    """Prompts whose tokens look ahead (PaliGemma) run whole; then the last token runs again over the edited cache."""
+    """Run bidirectional prompts (PaliGemma) whole, and then the last token again over the edited cache."""
     cache = _cache(prefill)
     with _stage(prefill, edits, Span(0, prefill.length), stopwatch):
         output = prefill.decode(**{**prefill.arguments, "past_key_values": cache, "use_cache": True})
@@ -110,7 +110,7 @@ def _run_last_again(
         cache.crop(-1)
     except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
         raise UnsupportedForm(
-            f"its cache cannot give the last token back ({type(error).__name__})",
+            f"its cache cannot drop the last token ({type(error).__name__})",
             where="cache",
             remedy="generate with the default cache, or with a prompt shorter than the sliding window",
         ) from error
@@ -139,7 +139,7 @@ def _finish(prefill: DecoderPrefill, edits: Mapping[str, RequestEdit], cache: An
 def _stage(
     prefill: DecoderPrefill, edits: Mapping[str, RequestEdit], span: Span, stopwatch: Stopwatch
 ) -> Iterator[None]:
-    """Call the plug-ins around their layers; every layer that is asked for has to come by exactly once."""
+    """Call the plug-ins around their layers; every requested layer must run exactly once."""
     passed: Counter[tuple[str, int]] = Counter()
 
     def before(name: str, index: int) -> Callable[..., None]:
@@ -171,14 +171,14 @@ def _stage(
         for index in sorted(edit.edited_layers):
             if passed[name, index] != 1:
                 raise QkeditError(
-                    f"layer {index} ran {passed[name, index]} times where once was expected",
+                    f"layer {index} ran {passed[name, index]} times instead of once",
                     where=name,
-                    remedy="report it with the model's name",
+                    remedy="report the model's name",
                 )
 
 
 def _in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a hook answer only to the thread that set it, so that another thread's decoding passes by untouched."""
+    """Restrict a hook to the thread that set it, so that decoding in other threads is not affected."""
     owner = threading.get_ident()
 
     def guarded(*arguments: Any) -> Any:
@@ -188,12 +188,12 @@ def _in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _state(output: Any) -> Tensor:
-    """Decoder layers return their state, a few in a tuple."""
+    """Return the state from the output of a decoder layer, which is a tuple in a few models."""
     return output if isinstance(output, Tensor) else output[0]
 
 
 def _cuts(prefill: DecoderPrefill, edits: Mapping[str, RequestEdit]) -> Cuts:
-    """After which column which plug-in edits the cache of which rows."""
+    """Return the columns after which plug-ins edit the cache, with the rows."""
     cuts: Cuts = {}
     for name, edit in edits.items():
         for row, column in enumerate(edit.refine_after or ()):
@@ -212,7 +212,7 @@ def _cuts(prefill: DecoderPrefill, edits: Mapping[str, RequestEdit]) -> Cuts:
 
 
 def _check_cuttable(prefill: DecoderPrefill, edits: Mapping[str, RequestEdit], cuts: Cuts) -> None:
-    """Refuse what running in parts would get wrong."""
+    """Refuse prefills that would give wrong results when run in parts."""
     if not prefill.real[:, -1].all():
         raise UsageError(
             "prompts are padded on the right", where="input_ids", remedy='pad on the left (padding_side="left")'
@@ -223,13 +223,13 @@ def _check_cuttable(prefill: DecoderPrefill, edits: Mapping[str, RequestEdit], c
         given = prefill.arguments.get(extra)
         if given if given is not None else getattr(prefill.parts.text_config, extra, False):
             raise UsageError(
-                f"{extra} cannot be had while a plug-in edits the cache", where=extra, remedy="switch it off"
+                f"{extra} is not available while a plug-in edits the cache", where=extra, remedy="switch it off"
             )
     masks = prefill.arguments.get("attention_mask")
     edits_states = any(edit.edited_layers for edit in edits.values())
     for column in cuts:
         cuts_image = any(extent.first < column <= extent.last for extent in prefill.grids.extents)
-        # Gemma 3's images are read in both directions, PaliGemma's whole prompts.
+        # Attention is bidirectional over images in Gemma 3, over whole prompts in PaliGemma.
         ahead = column < prefill.length - 1 and is_bidirectional(masks, column)
         if cuts_image and (edits_states or ahead):
             raise UsageError(
@@ -239,7 +239,7 @@ def _check_cuttable(prefill: DecoderPrefill, edits: Mapping[str, RequestEdit], c
             )
         if ahead:
             raise UsageError(
-                "its prompts are read in both directions, so the question cannot be read after the cache is edited",
+                "its prompts have bidirectional attention, so the question cannot be read after the cache is edited",
                 where="model",
                 remedy="edit the cache after the prompt",
             )

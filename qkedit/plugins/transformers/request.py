@@ -1,4 +1,4 @@
-"""Recognise a prefill with images, know what its images are, and refuse what plug-ins would get wrong."""
+"""Recognise a prefill with images, find its images, and refuse prefills that plug-ins cannot handle."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from qkedit.errors import QkeditError, UsageError
 from qkedit.plugins.core.modules import VLMModules
 from qkedit.plugins.transformers.prefill import Forward
 
-# What is noted on image features: the encoder's inputs, and the length of the prompt they were first used for.
+# Attributes set on image features: the encoder's inputs, and the length of the prompt they were first used for.
 _INPUTS = "_qkedit_inputs"
 _LENGTH = "_qkedit_prompt_length"
 
 
 class Request:
-    """A prefill with images that has been recognised; `done` once the plug-ins have taken it up."""
+    """A recognised prefill with images; `done` once the plug-ins have begun to run it."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.given = given
@@ -26,7 +26,7 @@ class Request:
 
 
 def bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call by name, those in `**kwargs` among the others."""
+    """Return the arguments of a call by name, including those in `**kwargs`."""
     signature = inspect.signature(function)
     bound = dict(signature.bind_partial(*args, **kwargs).arguments)
     for name, parameter in signature.parameters.items():
@@ -36,9 +36,9 @@ def bound(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[s
 
 
 def remember_inputs(features: Any, inputs: Mapping[str, Any]) -> None:
-    """Note on image features what the image encoder made them from.
+    """Store the inputs of the image encoder with the image features.
 
-    Only outputs of transformers can be handed on to a prefill (`mm_encoder_outputs`); plain tuples are left alone.
+    Only outputs of transformers can be passed on to a prefill (`mm_encoder_outputs`); plain tuples are left alone.
     """
     from transformers.utils import ModelOutput
 
@@ -52,7 +52,7 @@ def _encoded(given: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def has_images(given: Mapping[str, Any]) -> bool:
-    """Whether a call brings images or videos, as pixels or encoded."""
+    """Return whether a call has images or videos, as pixels or as features."""
     encoded = _encoded(given)
     return any(
         value is not None
@@ -66,7 +66,7 @@ def has_images(given: Mapping[str, Any]) -> bool:
 
 
 def check_request(given: Mapping[str, Any]) -> None:
-    """Refuse prefills that the plug-ins would get wrong."""
+    """Refuse prefills that plug-ins cannot handle."""
     if given.get("pixel_values_videos") is not None or _encoded(given).get("video") is not None:
         raise UsageError(
             "plug-ins act on images, not on videos", where="pixel_values_videos", remedy="pass frames as images"
@@ -78,28 +78,28 @@ def check_request(given: Mapping[str, Any]) -> None:
     cache = given.get("past_key_values")
     if cache is not None and int(cache.get_seq_length()) > 0:
         raise UsageError(
-            "images come on top of a conversation that is in the cache already",
+            "images are added to a conversation that is already in the cache",
             where="past_key_values",
             remedy="begin with an empty cache and the whole conversation, without prefill_chunk_size",
         )
     features, length = _encoded(given).get("image"), given["input_ids"].shape[1]
     if features is not None:
-        # Without a cache, `generate` begins anew for every token, with the same features.
+        # Without a cache, `generate` starts again for every token, with the same features.
         if length > getattr(features, _LENGTH, length):
             raise UsageError(
-                "the answer so far would be taken for the question", where="use_cache", remedy="generate with a cache"
+                "the answer so far would be mistaken for the question", where="use_cache", remedy="use a cache"
             )
         object.__setattr__(features, _LENGTH, length)
 
 
 def image_inputs(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the image encoder was given, whether the model runs it now or it ran before."""
+    """Return the inputs of the image encoder, whether it runs now or ran before."""
     if given.get("pixel_values") is not None:
         return given
     inputs = getattr(_encoded(given)["image"], _INPUTS, None)
     if inputs is None:
         raise UsageError(
-            "the image features were made before the plug-ins were attached, or have been taken apart",
+            "the image features were made before the plug-ins were attached, or have been split",
             where="mm_encoder_outputs",
             remedy="attach first and generate without prefill_chunk_size, or pass pixel_values",
         )
@@ -107,14 +107,14 @@ def image_inputs(given: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 class _Merged(Exception):
-    """Leaves the model once image features and prompt are merged."""
+    """Raised to leave the model once image features and prompt are merged."""
 
     def __init__(self, state: Tensor) -> None:
         self.state = state
 
 
 def merged(parts: VLMModules, forward: Forward, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments for a model that is its own decoder (Chameleon): images and prompt merged into `inputs_embeds`."""
+    """Return the arguments for a model that is its own decoder (Chameleon), with images merged in `inputs_embeds`."""
 
     def stop(module: nn.Module, args: tuple[Any, ...]) -> None:
         raise _Merged(args[0])

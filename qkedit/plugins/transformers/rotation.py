@@ -1,7 +1,7 @@
-"""Turn cached keys back to where their positions had not rotated them yet, and forth again.
+"""Undo the rotation of cached keys by position, and apply it again.
 
-The model's own `apply_rotary_pos_emb` does both: with the angle's sine negated it turns back. So whichever pairs of
-dimensions a family rotates, and if only a part of them, nothing here has to know it.
+The model's own `apply_rotary_pos_emb` does both: with a negated sine it undoes the rotation. So this module does not
+depend on which pairs of dimensions a family rotates.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from qkedit.errors import UnsupportedForm
 
 @dataclass(frozen=True)
 class Rotation:
-    """How the tokens of some grids are rotated in one layer.
+    """The rotation of the tokens of some grids in one layer.
 
     Attributes:
         apply: the family's function, `(q, k, cos, sin, unsqueeze_dim) → (q, k)`.
-        cosine, sine: of each token's angles, float32 `[G, N, rotated dimensions]`.
+        cosine, sine: cosine and sine of each token's angles, float32 `[G, N, rotated dimensions]`.
     """
 
     apply: Callable[..., tuple[Tensor, Tensor]]
@@ -37,33 +37,33 @@ class Rotation:
     def back(self, states: Tensor) -> Tensor:
         """Undo `forth`."""
         turned = self.apply(states, states, self.cosine, -self.sine, unsqueeze_dim=2)[1]
-        # Some models scale what they rotate, and rounded cosines and sines lie off the circle.
+        # Some models also scale, and rounded cosines and sines are not exactly on the unit circle.
         scale = (self.cosine.square() + self.sine.square())[:, :, None]
         rotated = scale.shape[-1]
         return torch.cat([turned[..., :rotated] / scale, turned[..., rotated:]], dim=-1)
 
 
 class SeenRotations:
-    """The angles of a prompt's columns, gathered layer by layer while its parts run through the decoder."""
+    """The angles of a prompt's columns, collected layer by layer while its parts run through the decoder."""
 
     def __init__(self) -> None:
         self._seen: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     def see(self, layer: int, position_embeddings: tuple[Tensor, Tensor]) -> None:
-        """Remember what a layer was given for the next columns: cosines and sines, `[1 or B, columns, rotated]`."""
+        """Record a layer's cosines and sines for the next columns, `[1 or B, columns, rotated]`."""
         self._seen.setdefault(layer, []).append(position_embeddings)
 
     def of(self, layer: int, attention: Any, rows: Tensor, columns: Tensor) -> Rotation:
         """Return the rotation of chosen tokens in one layer.
 
         Args:
-            layer: its index.
-            attention: its attention module.
-            rows: batch row of each grid, `[G]`.
-            columns: prompt column of each token, `[G, N]`.
+            layer: the index of the layer.
+            attention: the attention module of the layer.
+            rows: the batch row of each grid, `[G]`.
+            columns: the prompt column of each token, `[G, N]`.
 
         Raises:
-            UnsupportedForm: the family rotates in a way of its own.
+            UnsupportedForm: the family does not use the usual function.
         """
         cosines, sines = zip(*self._seen[layer], strict=True)
 
@@ -77,17 +77,17 @@ class SeenRotations:
 
 
 def rotary_function(attention: Any) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Return the function with which an attention module rotates queries and keys.
+    """Return the function by which an attention module rotates queries and keys.
 
     Raises:
-        UnsupportedForm: its family has none of the usual form.
+        UnsupportedForm: its family does not have one of the usual form.
     """
     function = getattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None)
     if function is None:
         raise UnsupportedForm(
-            "how it rotates keys by position is not known",
+            "it is unknown how it rotates keys by position",
             where=type(attention).__name__,
-            remedy="mix the keys as they are in the cache (space=cache)",
+            remedy="mix the keys in the form of the cache (space=cache)",
         )
     rotary: Callable[..., tuple[Tensor, Tensor]] = function
     return rotary

@@ -1,7 +1,7 @@
-"""Cut a decoder's arguments for a whole prompt down to a span of its columns.
+"""Restrict a decoder's arguments for a whole prompt to a span of its columns.
 
-Running the spans one after another into the same cache is the same computation as running the prompt at once, as long
-as no column looks at one behind it across a cut.
+Running the spans in turn into the same cache is the same computation as running the prompt at once, as long as no
+column attends to a later one across a cut.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from qkedit.errors import UnsupportedForm
 from qkedit.plugins.core.prefill import Span
 
-# Which dimension of a decoder's argument counts prompt columns.
+# The dimension of each decoder argument that indexes prompt columns.
 COLUMN_DIMENSION = {
     "input_ids": 1,
     "inputs_embeds": 1,
@@ -33,12 +33,12 @@ def span_arguments(arguments: Mapping[str, Any], span: Span, cache: Any, layer_t
 
     Args:
         arguments: the decoder's keyword arguments for the whole prompt, with `inputs_embeds`.
-        span: which columns.
-        cache: what holds the columns before the span; None runs the span without a cache.
-        layer_types: kind of each layer, as in the config.
+        span: the columns.
+        cache: the cache with the columns before the span; None runs the span without a cache.
+        layer_types: the kind of each layer, as in the config.
 
     Raises:
-        UnsupportedForm: an argument is a tensor nobody knows how to cut, or a block mask.
+        UnsupportedForm: an argument is an unknown tensor that may need cutting, or a block mask.
     """
     embeddings = arguments["inputs_embeds"]
     cut: dict[str, Any] = {}
@@ -51,13 +51,13 @@ def span_arguments(arguments: Mapping[str, Any], span: Span, cache: Any, layer_t
             cut[name] = _cut_deepstack(value, arguments["visual_pos_masks"], span)
         elif isinstance(value, Tensor) and name in COLUMN_DIMENSION:
             dimension = COLUMN_DIMENSION[name]
-            # A single position stands for a whole batch, never for a whole prompt.
+            # A single position applies to a whole batch, never to a whole prompt.
             cut[name] = value.narrow(dimension, span.first, span.end - span.first)
         elif isinstance(value, Tensor):
             raise UnsupportedForm(
-                f"its decoder takes {name}, which cannot be cut into parts of a prompt",
+                f"its decoder has the argument {name}, which cannot be cut into parts of a prompt",
                 where="model",
-                remedy="use plug-ins that leave the cache alone",
+                remedy="use plug-ins that do not edit the cache",
             )
         else:
             cut[name] = value
@@ -65,21 +65,21 @@ def span_arguments(arguments: Mapping[str, Any], span: Span, cache: Any, layer_t
 
 
 def is_bidirectional(masks: Any, column: int) -> bool:
-    """Whether a column before `column` attends to one from `column` on, by the masks the decoder was given."""
+    """Return whether, by the decoder's masks, a column before `column` attends to `column` or a later one."""
     if isinstance(masks, Mapping):
         return any(is_bidirectional(mask, column) for mask in masks.values())
     if not isinstance(masks, Tensor) or masks.ndim != 4:
-        return False  # no mask, or one of padding alone: the decoder makes it causal itself
+        return False  # no mask, or only padding: the decoder makes it causal itself
     return bool(_allowed(masks[..., :column, column:]).any())
 
 
 def real_tokens(masks: Any, batch: int, length: int) -> Tensor:
-    """Return `[batch, length]` bool on the CPU: which columns are tokens and which are padding.
+    """Return `[batch, length]` bool on the CPU: True for tokens, False for padding.
 
     Args:
-        masks: the attention mask that the model was given: None, of padding `[batch, length]`, or one or several
-            complete ones `[batch, 1, length, keys]`, as `generate` makes them for static caches.
-        batch: number of prompts.
+        masks: the model's attention mask: None, a padding mask `[batch, length]`, or one or several complete ones
+            `[batch, 1, length, keys]`, as `generate` makes them for static caches.
+        batch: the number of prompts.
         length: their length with padding.
     """
     if isinstance(masks, Mapping):
@@ -94,7 +94,7 @@ def real_tokens(masks: Any, batch: int, length: int) -> Tensor:
 
 
 def _allowed(mask: Tensor) -> Tensor:
-    """Complete masks are boolean, or added to the logits."""
+    """Convert a complete mask, boolean or additive, to a boolean one."""
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
@@ -114,7 +114,7 @@ def _cut_mask(mask: Any, span: Span, embeddings: Tensor, cache: Any, layer: int,
     if mask is None:
         if made_by_decoder or span.first == 0 or columns == 1:
             return None
-        # The model left out a mask that would say no more than "causal", which holds for a whole prompt alone.
+        # The model left out a purely causal mask, which is valid only for a whole prompt.
         seen = torch.ones(span.end, span.end, dtype=torch.bool, device=embeddings.device).tril()
         return seen[None, None, span.first :]
     if not isinstance(mask, Tensor):
@@ -123,7 +123,7 @@ def _cut_mask(mask: Any, span: Span, embeddings: Tensor, cache: Any, layer: int,
         raise UnsupportedForm(
             f"its masks are a {type(mask).__name__}, which cannot be cut into parts of a prompt",
             where="flex_attention",
-            remedy="load the model with attn_implementation='sdpa', or use plug-ins that leave the cache alone",
+            remedy="load the model with attn_implementation='sdpa', or use plug-ins that do not edit the cache",
         )
     if mask.ndim == 2:
         return mask[:, : span.end]
@@ -132,13 +132,13 @@ def _cut_mask(mask: Any, span: Span, embeddings: Tensor, cache: Any, layer: int,
     missing = keys - cut.shape[-1]
     if missing <= 0:
         return cut
-    # Slots of the cache behind the prompt, not written yet.
+    # Slots of the cache after the prompt, not written yet.
     closed = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
     return torch.nn.functional.pad(cut, (0, missing), value=closed)
 
 
 def _cut_deepstack(features: list[Tensor], positions: Tensor, span: Span) -> list[Tensor]:
-    """Features of the vision tokens in the span; they are in the order of the prompts' vision tokens."""
+    """Return the features of the vision tokens in the span, in the order of the prompts' vision tokens."""
     inside = torch.zeros_like(positions)
     inside[:, span.first : span.end] = True
     chosen = inside[positions]

@@ -52,7 +52,7 @@ REFUSED: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
         "query_key_value.weight [64, 32]",
     ),
     "no attention at all": ({"model.layers.0.mixer.in_proj.weight": (64, 32)}, "mixer.in_proj.weight [64, 32]"),
-    "different widths": ({**projections("model.layers.0"), f"{ATTENTION}.k_proj.weight": (16, 8)}, "keys 8"),
+    "different widths": ({**projections("model.layers.0"), f"{ATTENTION}.k_proj.weight": (16, 8)}, "keys read 8"),
     "encoder-decoder": (
         {
             **projections("model.language_model.decoder.layers.0"),

@@ -147,7 +147,7 @@ def test_a_connection_that_keeps_breaking_is_an_error(hub: FakeHub, cache: Path)
     hub.faults.drop_after = 10
     with pytest.raises(CheckpointError) as error:
         files.read(SHARD, 0, 5000)
-    assert sentence(error).startswith(f"org/model/{SHARD}: the download broke off 4 times; check the network")
+    assert sentence(error).startswith(f"org/model/{SHARD}: the download failed 4 times; check the network")
 
 
 def test_answers_that_ask_for_patience_are_retried(hub: FakeHub, cache: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_server_without_ranges_is_an_error(hub: FakeHub, cache: Path, faults: 
     hub.faults = faults
     with pytest.raises(CheckpointError) as error:
         files.read(SHARD, 8, 16)
-    assert "the server does not honour range requests; download the model with `hf download" in sentence(error)
+    assert "the server does not support range requests; download the model with `hf download" in sentence(error)
 
 
 def test_files_and_ranges_that_are_not_listed_are_refused_without_a_request(hub: FakeHub, cache: Path) -> None:
@@ -191,7 +191,7 @@ def test_files_and_ranges_that_are_not_listed_are_refused_without_a_request(hub:
 @pytest.mark.parametrize("name", ["../evil", "/etc/cron.d/evil"])
 def test_names_that_lead_out_of_the_repository_are_refused(hub: FakeHub, cache: Path, name: str) -> None:
     hub.faults.extra_siblings = [{"rfilename": name, "size": 3}]
-    with pytest.raises(CheckpointError, match="leads out of the checkpoint"):
+    with pytest.raises(CheckpointError, match="points outside the checkpoint"):
         opened(hub, cache)
 
 
@@ -261,14 +261,14 @@ class TestCache:
         opened(hub, cache).local_path(SHARD)
         hub.faults.status = status
         assert opened(hub, cache).read(SHARD, 5, 50) == WEIGHTS[5:50]
-        assert "org/model: the hub cannot be reached, so the files in the cache are used" in caplog.text
+        assert "org/model: the hub is unreachable, so the files in the cache are used" in caplog.text
 
     def test_a_refusal_is_not_papered_over_by_the_cache(self, hub: FakeHub, cache: Path) -> None:
         opened(hub, cache).local_path(SHARD)
         hub.faults.status = 403
         with pytest.raises(CheckpointError) as error:
             opened(hub, cache)
-        assert "the hub refuses access (403); log in with `hf auth login`" in sentence(error)
+        assert "the hub refuses access (403); run `hf auth login`" in sentence(error)
 
     def test_a_full_disk_is_an_error(self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object, **__: object) -> str:
@@ -286,20 +286,20 @@ class TestCache:
         cache.mkdir(mode=0o500)
         with pytest.raises(CheckpointError) as error:
             opened(hub, cache).local_path(SHARD)
-        assert "cannot be brought into the download cache" in sentence(error)
+        assert "cannot be written to the download cache" in sentence(error)
 
     def test_a_cache_whose_place_is_taken_by_a_file_is_an_error(self, hub: FakeHub, cache: Path) -> None:
         cache.write_text("in the way")
         with pytest.raises(CheckpointError) as error:
             opened(hub, cache).local_path(SHARD)
-        assert "cannot be brought into the download cache" in sentence(error)
+        assert "cannot be written to the download cache" in sentence(error)
 
 
 class TestRefusals:
     def test_unknown_repository(self, hub: FakeHub, cache: Path) -> None:
         with pytest.raises(CheckpointError) as error:
             HubFiles.open("org/other", endpoint=hub.endpoint, cache_dir=cache)
-        assert "the hub has no such model, or it is private; check the spelling" in sentence(error)
+        assert "the hub does not have this model, or it is private; check the spelling" in sentence(error)
         assert "directory" in sentence(error)
 
     def test_unknown_revision(self, hub: FakeHub, cache: Path) -> None:
@@ -340,21 +340,21 @@ class TestRefusals:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         with pytest.raises(CheckpointError) as error:
             opened(hub, cache)
-        assert "HF_HUB_OFFLINE forbids to fetch it; unset HF_HUB_OFFLINE" in sentence(error)
+        assert "HF_HUB_OFFLINE forbids the download; unset HF_HUB_OFFLINE" in sentence(error)
         assert hub.requests == []
 
     @pytest.mark.parametrize("repo_id", ["org/a b", "org/mo--del", "org/..", "org/model."])
     def test_ids_that_cannot_be(self, cache: Path, repo_id: str) -> None:
         with pytest.raises(CheckpointError) as error:
             HubFiles.open(repo_id, endpoint="http://127.0.0.1:9", cache_dir=cache)
-        assert "is not a valid hub id; give one like org/name" in sentence(error)
+        assert "is not a valid hub id; give one such as org/name" in sentence(error)
 
     def test_something_that_is_no_hub_at_all(self, hub: FakeHub, cache: Path) -> None:
         (hub.directory / "page.html").write_text("<html>please log in to this network</html>")
         wall = f"{hub.endpoint}/org/model/resolve/main/page.html?"
         with pytest.raises(CheckpointError) as error:
             HubFiles.open("org/model", endpoint=wall, cache_dir=cache)
-        assert "the hub's answer cannot be used" in sentence(error)
+        assert "the hub's response is not usable" in sentence(error)
 
 
 def test_the_environment_s_hub_and_cache_are_used(hub: FakeHub, tmp_path: Path) -> None:

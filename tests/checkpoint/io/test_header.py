@@ -144,11 +144,11 @@ LIES: dict[str, tuple[bytes, str]] = {
         shard({"a": entry(offsets=[0, 3])}, b"x" * 3),
         "cover 3 bytes, but U8 of shape [4] takes 4",
     ),
-    "nested deep": (shard({"a": entry() | {"more": [[1]]}}, b"x" * 4), "something of its own under 'more'"),
+    "nested deep": (shard({"a": entry() | {"more": [[1]]}}, b"x" * 4), "a nested value under the foreign key 'more'"),
     "half a byte": (shard({"a": entry("F4", [3], [0, 2])}, b"xx"), "takes 1.5"),
     "a hundred dimensions": (
         shard({"a": entry(shape=[1] * 65, offsets=[0, 1])}, b"x"),
-        "65 dimensions, more than the 64",
+        "65 dimensions, more than the limit of 64",
     ),
     "a product beyond float64": (
         shard({"a": entry(shape=[2**64 - 1] * 64, offsets=[0, 4])}, b"x" * 4),

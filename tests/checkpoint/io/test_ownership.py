@@ -156,7 +156,7 @@ def test_a_directory_that_may_not_be_looked_into_stays(old: Path, monkeypatch: p
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", forbidden)
-    with pytest.raises(QkeditError, match="look into the directory: permission denied"):
+    with pytest.raises(QkeditError, match="read the directory: permission denied"):
         files_standing_in(old)
 
 

@@ -101,7 +101,7 @@ def test_directories_that_may_not_be_read_are_passed_over(directory: Path, monke
 
     monkeypatch.setattr(os, "scandir", forbidden)
     closed = {str(directory / "lost+found")}
-    assert LocalFiles(directory).passed_over() == {"lost+found": "a directory that may not be read"}
+    assert LocalFiles(directory).passed_over() == {"lost+found": "an unreadable directory"}
     closed = {str(directory)}
     with pytest.raises(CheckpointError, match="Permission denied"):
         LocalFiles(directory).sizes()
@@ -174,9 +174,9 @@ def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
 def test_a_broken_symlink_is_passed_over_and_an_error_when_it_is_read(directory: Path) -> None:
     (directory / "tokenizer.json").symlink_to("nowhere")
     files = LocalFiles(directory)
-    assert files.passed_over() == {"tokenizer.json": "a link that leads nowhere"}
+    assert files.passed_over() == {"tokenizer.json": "a broken link"}
     assert "tokenizer.json" not in files.sizes()
-    with pytest.raises(CheckpointError, match=r"tokenizer.json: the symlink leads nowhere; download"):
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: the symlink is broken; download"):
         files.read("tokenizer.json", 0, 1)
 
 
@@ -192,9 +192,9 @@ def test_symlinks_in_a_circle_are_passed_over_and_an_error_when_they_are_read(di
 
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/../../b", "", ".", "..", "a/.."])
 def test_names_that_lead_out_are_refused(directory: Path, name: str) -> None:
-    with pytest.raises(CheckpointError, match="leads out of the checkpoint"):
+    with pytest.raises(CheckpointError, match="points outside the checkpoint"):
         check_name(name, where="index")
-    with pytest.raises(CheckpointError, match="leads out of the checkpoint"):
+    with pytest.raises(CheckpointError, match="points outside the checkpoint"):
         LocalFiles(directory).read(name, 0, 1)
 
 

@@ -84,16 +84,16 @@ def test_images_may_not_reach_into_the_next_prompt():
 
 def test_missing_sizes_are_named():
     given = request("llava-next", two_prompts("llava-next")[:1])
-    with pytest.raises(GridMismatch, match="image_sizes was not given"):
+    with pytest.raises(GridMismatch, match="image_sizes was not passed"):
         image_grids(model("llava-next").config, given.ids, {"pixel_values": given.inputs["pixel_values"]})
 
 
 @pytest.mark.parametrize("family", ["mllama", "idefics2"])
 def test_models_without_a_grid_are_refused_with_the_reason(family):
-    with pytest.raises(UnsupportedForm, match=r"form no grid: .*(cross-attention|resampler)"):
+    with pytest.raises(UnsupportedForm, match=r"do not form a grid: .*(cross-attention|resampler)"):
         image_grids(tiny_models.config(family), torch.tensor([[5]]), {})
 
 
 def test_unknown_families_are_refused():
-    with pytest.raises(UnsupportedForm, match=r"ovis2.*not known"):
+    with pytest.raises(UnsupportedForm, match=r"ovis2.*is unknown"):
         image_grids(tiny_models.config("ovis2"), torch.tensor([[5]]), {})

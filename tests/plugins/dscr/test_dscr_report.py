@@ -67,8 +67,8 @@ def test_the_report_says_how_much_was_mixed() -> None:
     ("options", "warned"),
     [
         ({}, []),
-        ({"standardize": False}, ["nearly the image's average", "nearly all alike"]),
-        ({"depth": torch.ones(8, 8)}, ["nearly the image's average", "nearly all alike"]),
+        ({"standardize": False}, ["nearly the image's average", "nearly all equal"]),
+        ({"depth": torch.ones(8, 8)}, ["nearly the image's average", "nearly all equal"]),
         ({"standardize": False, "blend": 0.5}, ["nearly the image's average"]),
     ],
 )

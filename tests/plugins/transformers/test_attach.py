@@ -100,14 +100,14 @@ def test_reports_are_kept_by_request_and_not_forever(monkeypatch):
 
 def test_two_attachments_to_one_model_are_refused():
     with qkedit.attach(model("llava"), SCR()):
-        with pytest.raises(UsageError, match="attached to the model already"):
+        with pytest.raises(UsageError, match="already attached to the model"):
             qkedit.attach(model("llava"), Probe())
         with qkedit.attach(model("qwen2-vl"), Probe()):
             pass
     qkedit.attach(model("llava"), Probe()).detach()
 
 
-@pytest.mark.parametrize(("plugins", "message"), [((), "no plug-in"), ((Probe(), Probe()), "not different")])
+@pytest.mark.parametrize(("plugins", "message"), [((), "no plug-in"), ((Probe(), Probe()), "not distinct")])
 def test_plugins_are_named_once_and_at_all(plugins, message):
     with pytest.raises(UsageError, match=message):
         qkedit.attach(model("llava"), *plugins)
@@ -202,8 +202,8 @@ def test_a_model_that_passes_its_decoder_by_is_an_error(monkeypatch):
     [
         (lambda: torch.nn.Linear(2, 2), UsageError, "Linear is not a model of transformers"),
         (lambda: tiny_models.model("llama", "float32"), UnsupportedForm, "not known"),
-        (lambda: tiny_models.model("mllama", "float32"), UnsupportedForm, "form no grid"),
-        (lambda: model("llava").model, UnsupportedForm, "not built of"),
+        (lambda: tiny_models.model("mllama", "float32"), UnsupportedForm, "do not form a grid"),
+        (lambda: model("llava").model, UnsupportedForm, "does not consist of"),
     ],
 )
 def test_models_that_take_no_plugins(build, error, message):

@@ -158,7 +158,7 @@ def test_prefills_in_chunks_are_refused():
 
 def test_generating_without_a_cache_is_refused():
     given = request("llava", two_prompts("llava")[:1])
-    with qkedit.attach(model("llava"), SCR()), pytest.raises(UsageError, match="generate with a cache"):
+    with qkedit.attach(model("llava"), SCR()), pytest.raises(UsageError, match="use a cache"):
         model("llava").generate(**given.inputs, use_cache=False, max_new_tokens=3)
 
 

@@ -139,7 +139,7 @@ def test_an_image_may_not_be_cut_under_an_edit_of_states():
     ("inputs", "message"),
     [
         ({"use_cache": False}, "no cache to edit"),
-        ({"output_hidden_states": True}, "output_hidden_states cannot be had"),
+        ({"output_hidden_states": True}, "output_hidden_states is not available"),
         ({"padding": "right"}, "padded on the right"),
     ],
 )
@@ -151,7 +151,7 @@ def test_what_cannot_be_cut_is_refused(inputs, message):
 
 def test_prompts_read_in_both_directions_are_not_cut_behind_the_image():
     given = request("paligemma", two_prompts("paligemma"))
-    with pytest.raises(QkeditError, match="both directions"):
+    with pytest.raises(QkeditError, match="bidirectional attention"):
         generated("paligemma", given.inputs, Probe(refine="image"))
 
 

@@ -214,7 +214,7 @@ def test_what_cannot_be_undone_is_refused_in_a_sentence(base: Path, tmp_path: Pa
         (twice, {"base": base}, CheckpointError, "carries other edits than the manifest lists"),
         (delta, {"base": base}, CheckpointError, "is not a full checkpoint"),
         (base, {}, CheckpointError, "there is no readable qkedit.json"),
-        (kept, {"out": kept}, UsageError, "which is read"),
+        (kept, {"out": kept}, UsageError, "inside the input"),
         (kept, {"out": other}, UsageError, "already exists"),
         (kept, {"out": other, "overwrite": True}, UsageError, "holds files that qkedit did not write"),
     ]
