@@ -10,20 +10,25 @@ a later schema is refused. Schema 1, with which qkedit 0.1 began, is read as sch
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any, Self, TypeVar
 
-from qkedit.checkpoint.record_reader import MACHINE_WRITTEN, RecordError, as_plain, quoted, read_record
+from qkedit.checkpoint.manifest_text import SCHEMA as SCHEMA
+from qkedit.checkpoint.manifest_text import WRITE_AGAIN, as_schema_2, dumped
+from qkedit.checkpoint.record_reader import MACHINE_WRITTEN, RecordError, as_plain, read_record
 from qkedit.errors import CheckpointError
 from qkedit.strict_text import parse_json
 
-SCHEMA = 2
-_WRITE_AGAIN = "write the output again"
 Part = TypeVar("Part")
+# The file keeps k and seed, and other programs read no longer number.
+LARGEST_NUMBER = 2**64 - 1
+# An edit is scaled by so much at most.
+LARGEST_STRENGTH = 2.0
+# By so much float64 may leave a share's range.
+_ROUNDING = 1e-6
 
 
 class EditedChannel(StrEnum):
@@ -81,6 +86,13 @@ class RecordedOptions:
     compute_dtype: str
     device: str
 
+    def __post_init__(self) -> None:
+        """Refuse what nobody can have asked for."""
+        if not 1 <= self.k <= LARGEST_NUMBER or not 0 <= self.seed <= LARGEST_NUMBER:
+            raise ValueError("has a k or a seed that no edit has")
+        if not 0 <= self.retain < 1 or (self.energy is not None and not 0 < self.energy <= 1):
+            raise ValueError("has a share to retain or an energy outside 0 to 1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadEdit:
@@ -98,6 +110,13 @@ class HeadEdit:
     key_bias_effect: float | None = None  # ‖(W_q' − W_q)ᵀ b_k‖
     overlap: float | None = None  # several edits: the part that two of them both remove, as a share of their sum
     order: float | None = None  # several edits: the effect of their order if they were composed, also as a share
+
+    def __post_init__(self) -> None:
+        """Refuse figures that no edit has; the file's reader has refused NaN and infinity."""
+        if min(self.suppressed, default=0) < 0 or min(self.head, self.key_head) < 0 or self.relative_change < 0:
+            raise ValueError("has a negative head, mode or relative_change")
+        if self.energy_removed > 1 + _ROUNDING:
+            raise ValueError("removes more energy than there is")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +139,10 @@ class TensorEdit:
         numbers = [head.head for head in self.heads]
         if not numbers:
             raise ValueError("lists no heads")
-        if min(numbers) < 0 or len(set(numbers)) < len(numbers):
-            raise ValueError("lists a head twice, or a negative head number")
+        if len(set(numbers)) < len(numbers):
+            raise ValueError("lists a head twice")
+        if self.layer < 0 or min(self.shape, default=0) < 0:
+            raise ValueError("has a layer or a size below 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +164,11 @@ class AdapterLayer:
     error: float
     sha256_a: str
     sha256_b: str
+
+    def __post_init__(self) -> None:
+        """Refuse a rank or an error that no adapter has."""
+        if self.rank < 1 or not 0 <= self.error <= 1 + _ROUNDING:
+            raise ValueError("has a rank below 1 or an error outside 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +216,8 @@ class Manifest:
             raise ValueError("lists other tensors than its adapter has layers")
         if (self.options is None) == (self.derivation is None):
             raise ValueError("needs either options or a derivation")
+        if self.strength is not None and not 0 < self.strength <= LARGEST_STRENGTH:
+            raise ValueError(f"has a strength that is not above 0 and at most {LARGEST_STRENGTH:g}")
         if (
             self.options is not None
             and self.options.channel is not EditedChannel.FULL
@@ -224,9 +252,9 @@ class Manifest:
             CheckpointError: the content is not JSON, has a later schema, or lacks a required key.
         """
         try:
-            return read_record(cls, _as_schema_2(content, where), where, MACHINE_WRITTEN)
+            return read_record(cls, as_schema_2(content, where), where, MACHINE_WRITTEN)
         except RecordError as error:
-            raise CheckpointError(error.what, where=error.where, remedy=_WRITE_AGAIN) from error
+            raise CheckpointError(error.what, where=error.where, remedy=WRITE_AGAIN) from error
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of the file; keys without a value are left out."""
@@ -235,7 +263,7 @@ class Manifest:
     def to_json(self) -> bytes:
         """Return the bytes of the file, with one line per head, so that it can be read and compared with `diff`."""
         # A directory's name may hold bytes that are not UTF-8; backslashreplace writes them as JSON escapes.
-        return (_dump(self.as_dict(), "") + "\n").encode(errors="backslashreplace")
+        return (dumped(self.as_dict(), "") + "\n").encode(errors="backslashreplace")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,57 +296,3 @@ def part_of(content: bytes, kind: type[Part]) -> Part | None:
         return read_record(kind, parse_json(content, file_names=True), "", MACHINE_WRITTEN)
     except (ValueError, RecordError):
         return None
-
-
-def _as_schema_2(content: bytes, where: str) -> Any:
-    try:
-        found = parse_json(content, file_names=True)
-    except ValueError as error:
-        raise CheckpointError(f"is not a manifest ({error})", where=where, remedy=_WRITE_AGAIN) from error
-    schema = found.get("schema") if isinstance(found, dict) else None
-    if type(schema) is not int or schema < 1:
-        raise CheckpointError(f"is not a manifest (its schema is {quoted(schema)})", where=where, remedy=_WRITE_AGAIN)
-    if schema > SCHEMA:
-        raise CheckpointError(f"was written by a later qkedit (schema {schema})", where=where, remedy="update qkedit")
-    return _migrated(found) if schema == 1 else found
-
-
-def _migrated(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Convert a manifest of schema 1 to schema 2; malformed parts are kept for the reader to refuse.
-
-    Schema 1 called both the kept share and the share that queries cannot write `residual`, and did not hash files.
-    """
-    options, tensors = manifest.get("options"), manifest.get("tensors")
-    changed = {"options": _renamed(options, "residual", "retain")}
-    if isinstance(tensors, list):
-        changed["tensors"] = [
-            {**tensor, "heads": [_renamed(head, "residual", "unrealized_share") for head in tensor["heads"]]}
-            if isinstance(tensor, dict) and isinstance(tensor.get("heads"), list)
-            else tensor
-            for tensor in tensors
-        ]
-    return {**manifest, **changed, "generated": {}}
-
-
-def _renamed(value: Any, old: str, new: str) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {new if key == old else key: item for key, item in value.items() if key != new}
-
-
-def _dump(value: Any, indent: str) -> str:
-    """Return JSON in which each value without nested objects is on one line."""
-    if not _holds_objects(value):
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    deeper = indent + "  "
-    if isinstance(value, dict):
-        items = [f"{json.dumps(name, ensure_ascii=False)}: {_dump(item, deeper)}" for name, item in value.items()]
-    else:
-        items = [_dump(item, deeper) for item in value]
-    first, last = "{}" if isinstance(value, dict) else "[]"
-    return f"{first}\n{deeper}" + f",\n{deeper}".join(items) + f"\n{indent}{last}"
-
-
-def _holds_objects(value: Any) -> bool:
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(isinstance(child, dict) or _holds_objects(child) for child in children)

@@ -154,6 +154,11 @@ def _usage_failure(error: Any) -> int:
     remedy = f"see `{f'qkedit {command}'.strip()} --help`"
     if near := getattr(error, "possibilities", None):  # of an option
         message, remedy = error.message, f"did you mean {near[0]}"
+    elif message.startswith("Missing argument '"):
+        word = message.split("'")[1].rstrip(".")
+        message = f"no {word.lower()} is named" if len(word) > 1 else f"{word} is not named"
+    elif message.startswith("Missing option '"):
+        message = message.split("'")[1].partition(" ")[0] + " is not given"
     elif ". Did you mean " in message:  # of a command
         message, _, near = message.rstrip("?").partition(". Did you mean ")
         remedy = f"did you mean {near.split(', ')[0]}"

@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from torch import nn
 
-from qkedit.checkpoint.architecture.heads import HeadRows
+from qkedit.checkpoint.architecture.heads import AttentionLayer
 from qkedit.checkpoint.architecture.layers import attention_stack
 from qkedit.checkpoint.architecture.library import Directories, using_architectures
 from qkedit.checkpoint.io.header import TensorEntry
@@ -39,6 +38,7 @@ from qkedit.steering.engine.layer_weights import TORCH_DTYPES, sha256
 from qkedit.steering.engine.reading import stored_layers
 from qkedit.steering.plan import SteerPlan, make_plan
 from qkedit.steering.sources.edit_source import EditSource, open_edits
+from qkedit.steering.sources.fitting import refuse_misfits
 from qkedit.steering.steer_options import ComputeDtype, SteerOptions
 
 Edits = str | Path | Sequence[str | Path]
@@ -189,22 +189,31 @@ def _on_base(model: Any, edits: EditedTensors) -> _Changes:
 
 def _from_sources(model: Any, sources: Sequence[EditSource]) -> _Changes:
     """Yield the changes that edits make which exist already, one for each tensor."""
-    stack = cache(lambda: attention_stack(checkpoint_of(model), allow_text_only=True))
-
-    def rows(layer: int) -> HeadRows:
-        return next(found.query for found in stack().layers if found.index == layer)
-
+    by_name = _layers_by_stored_name(model, [tensor for source in sources for tensor in source.manifest.tensors])
+    for source in sources:
+        refuse_misfits(source.manifest, by_name, type(model).__name__)
     known = [(source, tensor) for source in sources for tensor in source.manifest.tensors]
     for name in dict.fromkeys(tensor.name for _, tensor in known):
         touching = [(source, tensor) for source, tensor in known if tensor.name == name]
         records = [_record(tensor) for _, tensor in touching]
         *_, parameter = (_base_parameter(model, record) for record in records)
         before = parameter.original.to("cpu", TORCH_DTYPES[records[0].tensor.dtype]).contiguous()
-        after = combined(
-            before, [source.edited(tensor, before, partial(rows, tensor.layer)) for source, tensor in touching]
-        )
+        after = combined(before, [source.edited(tensor, before, by_name[name].query) for source, tensor in touching])
         heads = tuple(head for record in records for head in record.heads)
         yield parameter, Change(parameter.original, after), replace(records[0], heads=heads)
+
+
+def _layers_by_stored_name(model: Any, tensors: Sequence[TensorEdit]) -> dict[str, AttentionLayer]:
+    """Return the layers whose queries stand in the parameters that manifests mean, by the names that these use.
+
+    Raises:
+        UnsupportedForm: the model has no such parameter.
+    """
+    parameters = dict(model.named_parameters())
+    stack = attention_stack(checkpoint_of(model), allow_text_only=True)
+    layers = {id(parameters[layer.query.tensor.name]): layer for layer in stack.layers}
+    meant = {tensor.name: id(parameter_of(model, tensor.name, tensor.layer)) for tensor in tensors}
+    return {name: layers[parameter] for name, parameter in meant.items() if parameter in layers}
 
 
 def _record(tensor: TensorEdit) -> EditRecord:

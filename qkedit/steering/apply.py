@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from qkedit.checkpoint.checkpoint import Checkpoint
-from qkedit.checkpoint.manifest_file import Derivation, Manifest
+from qkedit.checkpoint.manifest_file import LARGEST_STRENGTH, Derivation, Manifest
 from qkedit.errors import UsageError
 from qkedit.steering.base import chosen_base
 from qkedit.steering.engine.pace import pace_for
@@ -25,7 +26,8 @@ from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.stored_edits import merged_edits
 from qkedit.stopwatch import Stopwatch
 
-LARGEST_STRENGTH = 2.0
+# The product of two strengths in float64 may exceed the limit by so much.
+_ROUNDING = 1 + 1e-12
 
 
 def apply_edits(
@@ -103,7 +105,8 @@ def interpolate_edit(
 
     Args:
         edit: a directory that qkedit wrote, in any layout.
-        strength: in (0, 2]; 1 gives what `apply_edits` gives, to the byte.
+        strength: in (0, 2]; 1 gives what `apply_edits` gives, to the byte. Of an edit in another strength already,
+            both together are at most 2.
         output: where and how to write.
         base: the model it was made from; the recorded one by default.
         revision: of a hub base.
@@ -123,7 +126,21 @@ def interpolate_edit(
     if output.layout == "lora":
         raise UsageError("is not written as an adapter", where="--layout", remedy="take full or delta")
     sources = open_edits([edit])
+    earlier = _strength_of(sources[0].manifest.as_dict())
+    if strength * earlier > LARGEST_STRENGTH * _ROUNDING:
+        raise UsageError(
+            f"{edit} is in strength {earlier:g} already, and {strength:g} times that is above {LARGEST_STRENGTH:g}",
+            where="--strength",
+            remedy=f"give at most {LARGEST_STRENGTH / earlier:g}",
+        )
     return _written(sources, _base_of(sources, base, revision), strength, output, progress)
+
+
+def _strength_of(manifest: Mapping[str, Any]) -> float:
+    """Return the strength that an edit has in all, where it was made of others in other strengths: the largest."""
+    own, parts = manifest.get("strength"), manifest.get("made_of")
+    known = [part for part in parts if isinstance(part, dict)] if isinstance(parts, list | tuple) else []
+    return (own if isinstance(own, int | float) else 1) * max(map(_strength_of, known), default=1)
 
 
 def _written(

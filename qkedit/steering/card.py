@@ -128,7 +128,8 @@ def _how_much(manifest: Manifest) -> str:
     error = max((layer.error for layer in manifest.adapter or ()), default=0.0)
     lacking = f"\n  Of each layer's change the adapter lacks up to {error:.2g} (Frobenius)." if error else ""
     removed, moved = mean(head.energy_removed for head in heads), mean(head.relative_change for head in heads)
-    return f"""* **How much**: {removed:.1%} of {energy_of} on average; the
+    share = f"{removed:.1%} of {energy_of}" if removed >= 0 else f"{-removed:.1%} of {energy_of} was added"
+    return f"""* **How much**: {share} on average; the
   query weights of a head moved by {moved:.1%} of their norm on average.{lacking}"""
 
 

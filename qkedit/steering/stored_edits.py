@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qkedit.checkpoint.architecture.heads import AttentionLayer
-from qkedit.checkpoint.architecture.layers import attention_stack
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.contents import ADAPTER_FILE, CONFIG_FILE, DELTA_FILE
 from qkedit.checkpoint.io.header import TensorEntry
@@ -19,6 +18,7 @@ from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.edited_tensor import EditedTensor
 from qkedit.steering.engine.reading import tensors_of
 from qkedit.steering.manifest import records_of
+from qkedit.steering.sources.fitting import query_layers, refuse_misfits, refuse_non_finite, refuse_other_changes
 from qkedit.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def factored_edits(
     layers = layers_of(manifest, base)
     full = CONFIG_FILE in files.sizes()
     entries = open_checkpoint(files).tensors if full else tensors_of(files, DELTA_FILE)
-    for before, edited in _pairs(files, entries, manifest, base, stopwatch):
+    for before, edited in _pairs(files, entries, manifest, base, layers, stopwatch):
         from qkedit.steering.adapters.factors import factors_between
 
         with stopwatch("mathematics"):
@@ -46,17 +46,14 @@ def factored_edits(
 
 
 def layers_of(manifest: Manifest, base: Checkpoint) -> dict[str, AttentionLayer]:
-    """Return the layers that were edited, by the name of their query tensor."""
-    names = [tensor.name for tensor in manifest.tensors]
-    found = {layer.query.tensor.name: layer for layer in attention_stack(base, allow_text_only=True).layers}
-    missing = next((name for name in names if name not in found), None)
-    if missing is not None:
-        raise CheckpointError(
-            f"tensor {missing} holds the queries of no layer",
-            where=base.files.name,
-            remedy="give the model that the edit was made from",
-        )
-    return {name: found[name] for name in names}
+    """Return the layers that were edited, by the name of their query tensor.
+
+    Raises:
+        CheckpointError: the manifest cannot be that of an edit of this base.
+    """
+    found = query_layers(base)
+    refuse_misfits(manifest, found, base.files.name)
+    return {tensor.name: found[tensor.name] for tensor in manifest.tensors}
 
 
 def _pairs(
@@ -64,13 +61,14 @@ def _pairs(
     entries: Mapping[str, TensorEntry],
     manifest: Manifest,
     base: Checkpoint,
+    layers: Mapping[str, AttentionLayer],
     stopwatch: Stopwatch,
 ) -> Iterator[tuple[Tensor, EditedTensor]]:
     """Each tensor of the base and what became of it."""
     with stopwatch("start-up"):
         from qkedit.steering.engine.layer_weights import read_tensor, sha256
 
-    expected = {tensor.name: tensor.sha256_after for tensor in manifest.tensors}
+    expected = {tensor.name: tensor for tensor in manifest.tensors}
     for record in records_of(manifest, base.tensors):
         name = record.tensor.name
         entry = entries.get(name)
@@ -78,9 +76,9 @@ def _pairs(
         with stopwatch("reading"):
             before = _original(base, record)
             after = read_tensor(files, entries[name]) if whole else None
-        if after is None or sha256(after) != expected[name]:
+        if after is None or sha256(after) != expected[name].sha256_after:
             raise _damaged(name, record.tensor.shard if CONFIG_FILE in files.sizes() else DELTA_FILE)
-        refuse_non_finite(name, before, after)
+        refuse_other_changes(expected[name], before, after, layers[name].query)
         yield before, EditedTensor(name, after, record)
 
 
@@ -145,16 +143,6 @@ def read_factor(files: CheckpointFiles, entries: Mapping[str, TensorEntry], name
     if sha256(tensor) != expected:
         raise _damaged(name, ADAPTER_FILE)
     return tensor
-
-
-def refuse_non_finite(name: str, before: Tensor, after: Tensor) -> None:
-    """Raise CheckpointError where an edit puts NaN or infinity in the place of a number."""
-    if (before.isfinite() & ~after.isfinite()).any():
-        raise CheckpointError(
-            "the weights after the edit hold NaN or infinity",
-            where=f"tensor {name}",
-            remedy="make or fetch the edit again",
-        )
 
 
 def _damaged(name: str, where: str) -> CheckpointError:

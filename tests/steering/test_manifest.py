@@ -75,8 +75,8 @@ OPTIONS = st.builds(
     layers=TEXT,
     heads=TEXT,
     k=st.integers(1, 99),
-    energy=st.none() | SHARES,
-    retain=SHARES,
+    energy=st.none() | st.floats(0, 1, exclude_min=True),
+    retain=st.floats(0, 1, exclude_max=True),
     channel=st.sampled_from(EditedChannel),
     control=st.sampled_from(EditControl),
     seed=st.integers(0, 2**64 - 1),
@@ -303,4 +303,4 @@ def test_a_base_with_a_broken_manifest_is_refused_before_anything_is_written(bas
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_json_cannot_hold_is_never_written(value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        replace(SMALL, options=replace(SMALL.options, retain=value)).to_json()
+        replace(SMALL, made_of=({"strength": value},)).to_json()

@@ -69,6 +69,17 @@ def merged(
         raise _not_of_the_base("factors that do not fit the shape of the query weights")
     # A class that takes a fused tensor apart has the queries alone; see `QueryModule`.
     own_starts = query.starts if len(left) == len(before) else range(0, len(query.starts) * size, size)
+    edited = torch.zeros(len(left), dtype=torch.bool)
+    for head in record.heads:
+        if head.suppressed:
+            edited[own_starts[head.head] : own_starts[head.head] + size] = True
+    # An engine adds the whole product, whatever the manifest says.
+    if bool(left[~edited].any()):
+        raise CheckpointError(
+            "the adapter changes rows beside the heads that the manifest lists",
+            where=f"tensor {record.tensor.name if isinstance(record, EditRecord) else record.name}",
+            remedy="make or fetch the adapter again",
+        )
     for head in record.heads:
         start, own_start = query.starts[head.head], own_starts[head.head]
         rows = slice(start, start + size)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qkedit.strict_text import json_text
+from qkedit.strict_text import json_text, parse_json
 
 # What both put before the path of a module.
 _PREFIX = "base_model.model."
+# Without these PEFT falls back on values of its own.
+_NEEDED = ("peft_type", "r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern")
 # What vLLM takes as `--max-lora-rank`; it makes room for this rank once, and an adapter may have any smaller one.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -24,7 +26,12 @@ def vllm_rank(rank: int) -> int | None:
 
 
 def adapter_config(model: str, revision: str | None, ranks: Mapping[str, int]) -> bytes:
-    """Return `adapter_config.json`.
+    """Return `adapter_config.json`; the arguments are those of `config_fields`."""
+    return json_text(config_fields(model, revision, ranks), indent=2).encode()
+
+
+def config_fields(model: str, revision: str | None, ranks: Mapping[str, int]) -> dict[str, Any]:
+    """Return what `adapter_config.json` holds.
 
     The scaling `lora_alpha / r` is 1 in every layer, so that `B A` is the change itself. A layer of a smaller rank
     stands in `rank_pattern` and `alpha_pattern`. vLLM reads neither: it takes the rank from the tensors, and the
@@ -37,7 +44,7 @@ def adapter_config(model: str, revision: str | None, ranks: Mapping[str, int]) -
     """
     rank = max(ranks.values())
     smaller = {module: own for module, own in ranks.items() if own < rank}
-    config: dict[str, Any] = {
+    return {
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": model,
@@ -58,4 +65,30 @@ def adapter_config(model: str, revision: str | None, ranks: Mapping[str, int]) -
         "use_dora": False,
         "use_rslora": False,
     }
-    return json_text(config, indent=2).encode()
+
+
+def strange_settings(content: bytes, expected: Mapping[str, Any]) -> list[str]:
+    """Return the settings of an adapter's config by which PEFT would add another change than `B A`.
+
+    A setting that is not there, or that a later PEFT wrote and that is off, changes nothing.
+
+    Args:
+        content: of `adapter_config.json`.
+        expected: what it should hold; see `config_fields`.
+
+    Raises:
+        ValueError: it is not JSON, or not an object.
+    """
+    found = parse_json(content)
+    if not isinstance(found, dict):
+        raise ValueError("not an object")
+    strange = []
+    for name in sorted(expected.keys() | found.keys()):
+        value, wanted = found.get(name), expected.get(name)
+        if isinstance(value, list) and isinstance(wanted, list):
+            value, wanted = sorted(map(str, value)), sorted(wanted)
+        optional = name not in _NEEDED and (name not in found or not (value or wanted))
+        # 1 is true in Python, and in no config.
+        if (value != wanted or type(value) is not type(wanted)) and not optional:
+            strange.append(name)
+    return strange

@@ -64,7 +64,7 @@ class Side:
         for entry in PlannedLayer(found, ()).needed_tensors:
             if self.edit is not None and record is not None and entry.name == record.name:
                 before = checked_base(self.checkpoint, entry, [(self.edit, record)])
-                tensors[entry.name] = self.edit.edited(record, before, lambda: found.query)
+                tensors[entry.name] = self.edit.edited(record, before, found.query)
             else:
                 tensors[entry.name] = read_tensor(self.checkpoint.files, entry)
         return tensors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,8 @@ from qkedit.checkpoint.io.source import CheckpointFiles
 from qkedit.checkpoint.manifest_file import Manifest, TensorEdit
 from qkedit.steering.adapters.peft_files import factor_names
 from qkedit.steering.engine.reading import tensors_of
-from qkedit.steering.stored_edits import read_factor, refuse_non_finite
+from qkedit.steering.sources.fitting import refuse_non_finite
+from qkedit.steering.stored_edits import read_factor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ class AdapterEdit:
     manifest: Manifest
     entries: dict[str, TensorEntry]
 
-    def edited(self, tensor: TensorEdit, before: Tensor, query: Callable[[], HeadRows]) -> Tensor:
+    def edited(self, tensor: TensorEdit, before: Tensor, query: HeadRows) -> Tensor:
         """Add the factors' product to the tensor, in float64 with one rounding."""
         from qkedit.steering.adapters.factors import merged
 
@@ -43,7 +43,7 @@ class AdapterEdit:
         right_name, left_name = factor_names(layer.module)
         right = read_factor(self.files, self.entries, right_name, layer.sha256_a)
         left = read_factor(self.files, self.entries, left_name, layer.sha256_b)
-        after, _ = merged(before, left, right, query(), tensor)
+        after, _ = merged(before, left, right, query, tensor)
         refuse_non_finite(tensor.name, before, after)
         return after
 

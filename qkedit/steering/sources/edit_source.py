@@ -6,7 +6,7 @@ and edits of loaded models work on sources alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -39,16 +39,16 @@ class EditSource(Protocol):
         """What it changes: `tensors` says which, and what they were before."""
         ...
 
-    def edited(self, tensor: TensorEdit, before: Tensor, query: Callable[[], HeadRows]) -> Tensor:
+    def edited(self, tensor: TensorEdit, before: Tensor, query: HeadRows) -> Tensor:
         """Return the whole tensor after the edit, on the CPU in its storage dtype.
 
         Args:
             tensor: one of the manifest's.
             before: the tensor of the base, already compared with the manifest.
-            query: tells where the query heads stand in it.
+            query: where the query heads stand in it.
 
         Raises:
-            CheckpointError: the edit is damaged.
+            CheckpointError: the edit is damaged, or changes more than the heads it lists.
         """
         ...
 

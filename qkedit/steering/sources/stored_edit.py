@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from qkedit.checkpoint.io.source import CheckpointFiles
 from qkedit.checkpoint.manifest_file import Manifest, TensorEdit
 from qkedit.errors import CheckpointError
 from qkedit.steering.engine.reading import tensors_of
-from qkedit.steering.stored_edits import refuse_non_finite
+from qkedit.steering.sources.fitting import refuse_other_changes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +37,7 @@ class StoredEdit:
     entries: dict[str, TensorEntry]
     kind: str
 
-    def edited(self, tensor: TensorEdit, before: Tensor, query: Callable[[], HeadRows]) -> Tensor:
+    def edited(self, tensor: TensorEdit, before: Tensor, query: HeadRows) -> Tensor:
         """Read the tensor, and compare it with the manifest."""
         from qkedit.steering.engine.layer_weights import read_tensor, sha256
 
@@ -51,7 +50,7 @@ class StoredEdit:
                 where=DELTA_FILE if self.kind == "delta" else self.name,
                 remedy=f"make or fetch the {self.kind} again",
             )
-        refuse_non_finite(tensor.name, before, content)
+        refuse_other_changes(tensor, before, content, query)
         return content
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING
 
-from qkedit.checkpoint.architecture.heads import HeadRows
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.manifest_file import HeadEdit, TensorEdit
@@ -19,6 +18,7 @@ from qkedit.steering.engine.edited_tensor import EditedTensor
 from qkedit.steering.manifest import records_of
 from qkedit.steering.plan import PlannedLayer
 from qkedit.steering.sources.edit_source import EditSource
+from qkedit.steering.sources.fitting import query_layers, refuse_misfits
 from qkedit.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -34,9 +34,12 @@ def planned_tensors(sources: Sequence[EditSource], checkpoint: Checkpoint) -> di
     """Return the tensors of the base that sources change, by name, in the order of the layers.
 
     Raises:
-        CheckpointError: the base has none of that name, dtype and shape.
+        CheckpointError: the base has none of that name, dtype and shape, or none that holds such queries.
     """
     records = [record for source in sources for record in records_of(source.manifest, checkpoint.tensors)]
+    layers = query_layers(checkpoint)
+    for source in sources:
+        refuse_misfits(source.manifest, layers, checkpoint.files.name)
     return {record.tensor.name: record.tensor for record in sorted(records, key=lambda record: record.layer)}
 
 
@@ -53,14 +56,14 @@ def stacked(
         from qkedit.spectral.changes.combination import combined
         from qkedit.steering.sources.head_edits import layer_of, layers_by_tensor
 
-    layers = cache(lambda: layers_by_tensor(checkpoint))
+    queries, layers = query_layers(checkpoint), cache(lambda: layers_by_tensor(checkpoint))
     for name, entry in planned_tensors(sources, checkpoint).items():
         touching = [
             (source, tensor) for source in sources for tensor in source.manifest.tensors if tensor.name == name
         ]
         with stopwatch("reading"):
             before = checked_base(checkpoint, entry, touching)
-            edits = [source.edited(tensor, before, partial(_rows, layers, name)) for source, tensor in touching]
+            edits = [source.edited(tensor, before, queries[name].query) for source, tensor in touching]
         with stopwatch("mathematics"):
             after = combined(before, edits)
             records = [tensor for _, tensor in touching]
@@ -86,24 +89,18 @@ def in_strength(
         from qkedit.spectral.changes.combination import scaled
         from qkedit.steering.sources.head_edits import layer_of, layers_by_tensor, measured_heads
 
-    layers = cache(lambda: layers_by_tensor(checkpoint))
+    queries, layers = query_layers(checkpoint), cache(lambda: layers_by_tensor(checkpoint))
     known = {tensor.name: tensor for tensor in source.manifest.tensors}
     for name, entry in planned_tensors([source], checkpoint).items():
         with stopwatch("reading"):
             before = checked_base(checkpoint, entry, [(source, known[name])])
-            edited = source.edited(known[name], before, partial(_rows, layers, name))
+            edited = source.edited(known[name], before, queries[name].query)
         with stopwatch("mathematics"):
             after = scaled(before, edited, strength)
             _refuse_lost(name, before, edited, after, strength)
             chosen = [head.head for head in known[name].heads]
             heads = measured_heads(checkpoint, layer_of(layers(), name), before, after, chosen)
         yield EditedTensor(name, after, _record(known[name], entry, heads))
-
-
-def _rows(layers: Callable[[], dict[str, PlannedLayer]], name: str) -> HeadRows:
-    from qkedit.steering.sources.head_edits import layer_of
-
-    return layer_of(layers(), name).layer.query
 
 
 def _record(tensor: TensorEdit, entry: TensorEntry, heads: tuple[HeadEdit, ...]) -> EditRecord:

@@ -19,7 +19,7 @@ def apply(
     edits: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DELTA...",
+            metavar="EDIT...",
             help="A directory written with `steer --layout delta` or `lora`; several of one base are put together.",
         ),
     ],

@@ -12,6 +12,7 @@ from qkedit.cli.flags.flag import flag
 from qkedit.cli.flags.model import BaseOption, RevisionOption
 from qkedit.cli.flags.output import FullOutputFlags, OutOption, required_out
 from qkedit.cli.output import command
+from qkedit.cli.settings import refuse_without_effect
 
 
 def interpolate(
@@ -46,6 +47,8 @@ def interpolate(
         from qkedit.cli.progress import progress_bar
         from qkedit.steering.apply import interpolate_edit
 
+        if layout != "full":
+            refuse_without_effect(context, f"with --layout {layout}", "link")
         target = writing.options(required_out(out), layout)
         with progress_bar(output) as progress:
             report = interpolate_edit(edit, strength, output=target, base=base, revision=revision, progress=progress)

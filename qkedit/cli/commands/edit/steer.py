@@ -22,6 +22,7 @@ from qkedit.cli.flags.output import (
     required_out,
 )
 from qkedit.cli.output import Output, aligned, command
+from qkedit.cli.settings import refuse_without_effect
 from qkedit.errors import counted
 from qkedit.steering.processes.launch import launched
 
@@ -73,6 +74,10 @@ def steer(
         from qkedit.steering.plan import plan_for
         from qkedit.steering.run import assist, check_plan
 
+        if layout != "full":
+            refuse_without_effect(context, f"with --layout {layout}", "link", "keep_plugins")
+        if control == "none":
+            refuse_without_effect(context, "without --control", "seed")
         directory = out or Path() if dry_run else required_out(out)
         target = writing.options(directory, layout, rank=rank, keep_original=keep_original)
         request = edit.request(
@@ -108,14 +113,13 @@ def _run(output: Output, plan: SteerPlan, target: OutputOptions, launch: Launch 
 
 def print_report(output: Output, report: SteerReport, done: tuple[str, str]) -> None:
     """Print what a run of `steer`, `apply` or `export` did; `done` is the first line, a verb and its object."""
-    from qkedit.report.strength import strength
+    from qkedit.report.strength import energy_sentence
     from qkedit.selection import describe
 
     for sentence in report.warnings:
         output.warn(sentence)
     heads = report.heads
     tensors = report.manifest.tensors
-    energy = [head.energy_removed for head in heads]
     moved = [head.relative_change for head in heads]
     seconds = report.seconds
     stages = ", ".join(
@@ -125,13 +129,10 @@ def print_report(output: Output, report: SteerReport, done: tuple[str, str]) -> 
     )
     options = report.manifest.options
     channel = options.channel if options else "full"
-    # Of a part of the products no share of the whole is known here.
-    proportion = f": {strength(sum(energy) / len(energy))}" if channel == "full" else ""
-    part = "the query-key products" if channel == "full" else f"their {channel} part asked to be"
     facts = [
         done,
         ("layers", f"{describe([tensor.layer for tensor in tensors])} ({counted(len(heads), 'head')})"),
-        ("energy", f"{_mean(energy)} of {part} removed ({_range(energy)}){proportion}"),
+        ("energy", energy_sentence([head.energy_removed for head in heads], channel)),
         ("weights", f"moved by {_mean(moved)} of their norm ({_range(moved)})"),
         ("changed", f"{_kind_of(tensors)}, {size(report.bytes_changed)}; nothing else"),
     ]

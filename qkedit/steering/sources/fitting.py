@@ -1,0 +1,120 @@
+"""Whether an edit fits its base: its tensors hold queries, and it changes the heads it lists alone.
+
+A manifest comes from wherever the edit does, and whoever can write it can write its hashes, too. So every way from an
+edit to weights passes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from qkedit.checkpoint.architecture.heads import AttentionLayer, HeadRows
+from qkedit.checkpoint.architecture.layers import attention_stack
+from qkedit.checkpoint.checkpoint import Checkpoint
+from qkedit.checkpoint.manifest_file import EditedChannel, Manifest, TensorEdit
+from qkedit.errors import CheckpointError
+from qkedit.spectral.suppression import mode_count
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_AGAIN = "make or fetch the edit again"
+
+
+def query_layers(checkpoint: Checkpoint) -> dict[str, AttentionLayer]:
+    """Return every attention layer by the name of the tensor that holds its queries.
+
+    Raises:
+        UnsupportedForm: the checkpoint has no query-key product.
+    """
+    return {layer.query.tensor.name: layer for layer in attention_stack(checkpoint, allow_text_only=True).layers}
+
+
+def misfits(manifest: Manifest, layers: Mapping[str, AttentionLayer]) -> Iterator[str]:
+    """Yield what a manifest says that cannot be true of its base.
+
+    Args:
+        manifest: of the edit.
+        layers: of the base, by the name that the manifest gives the tensor of their queries.
+    """
+    for tensor in manifest.tensors:
+        layer = layers.get(tensor.name)
+        if layer is None:
+            yield f"tensor {tensor.name} holds the queries of no layer"
+        elif layer.index != tensor.layer:
+            yield f"tensor {tensor.name} holds the queries of layer {layer.index}, not of {tensor.layer}"
+        else:
+            yield from _strange_heads(manifest, tensor, layer)
+
+
+def refuse_misfits(manifest: Manifest, layers: Mapping[str, AttentionLayer], base: str) -> None:
+    """Raise CheckpointError where a manifest cannot be that of an edit of this base.
+
+    Args:
+        manifest: of the edit.
+        layers: as for `misfits`.
+        base: what the base is called.
+    """
+    for sentence in misfits(manifest, layers):
+        raise CheckpointError(sentence, where=base, remedy=f"give the model that the edit was made from, or {_AGAIN}")
+
+
+def refuse_other_changes(tensor: TensorEdit, before: Tensor, after: Tensor, query: HeadRows) -> None:
+    """Refuse an edited tensor that differs from the base's beside the heads that the manifest lists, or is not finite.
+
+    Args:
+        tensor: what the manifest says of it.
+        before: the tensor of the base.
+        after: and with the edit, of the same dtype and shape.
+        query: where the heads stand in it.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    from qkedit.spectral.changes.combination import differs
+
+    refuse_non_finite(tensor.name, before, after)
+    for rows in unlisted_rows(tensor, query):
+        if bool(differs(before[rows.start : rows.stop], after[rows.start : rows.stop]).any()):
+            raise CheckpointError(OTHER_CHANGES, where=f"tensor {tensor.name}", remedy=_AGAIN)
+
+
+OTHER_CHANGES = "differs from the base beside the heads that the manifest lists"
+
+
+def refuse_non_finite(name: str, before: Tensor, after: Tensor) -> None:
+    """Raise CheckpointError where an edit puts NaN or infinity in the place of a number."""
+    if (before.isfinite() & ~after.isfinite()).any():
+        raise CheckpointError("the weights after the edit hold NaN or infinity", where=f"tensor {name}", remedy=_AGAIN)
+
+
+def unlisted_rows(tensor: TensorEdit, query: HeadRows) -> list[range]:
+    """Return the rows of a tensor that belong to no head of the manifest, ascending, as ranges that do not touch.
+
+    Raises:
+        CheckpointError: the manifest lists a head that the tensor does not have.
+    """
+    numbers = sorted(head.head for head in tensor.heads)
+    if numbers[-1] >= len(query.starts):
+        raise CheckpointError(
+            "the edit names heads that the base does not have", where=f"tensor {tensor.name}", remedy=_AGAIN
+        )
+    others, row = [], 0
+    for start in sorted(query.starts[head] for head in numbers):
+        others.append(range(row, start))
+        row = start + query.head_size
+    return [rows for rows in (*others, range(row, query.tensor.shape[0])) if rows]
+
+
+def _strange_heads(manifest: Manifest, tensor: TensorEdit, layer: AttentionLayer) -> Iterator[str]:
+    channel = manifest.options.channel if manifest.options is not None else EditedChannel.FULL
+    most = mode_count(channel.value, layer.head_size, layer.query.tensor.shape[1])
+    for head in tensor.heads:
+        where = f"tensor {tensor.name}, head {head.head}"
+        if head.head >= layer.query_heads:
+            yield f"{where}: the base has {layer.query_heads} query heads there"
+        elif head.key_head != head.head // layer.group_size:
+            yield f"{where}: reads key head {head.head // layer.group_size}, not {head.key_head}"
+        elif len(head.suppressed) > most:
+            yield f"{where}: lists {len(head.suppressed)} modes, and a head there has {most} at most"
