@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 
 from qkedit.checkpoint.hub.files import HubFiles
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
@@ -21,6 +22,51 @@ from qkedit.demo import demo_checkpoint
 from qkedit.errors import UsageError
 
 PATH_LIKE = re.compile(r"[.~]?[/\\]|\.\.|~|[A-Za-z]:|.*[\\]|.*/.*/|.*/$")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model is: in a directory or in a repository on the hub.
+
+    Attributes:
+        directory: its path; None on the hub.
+        hub_id: `org/name`; None for a directory.
+        is_demo: whether it is the model that comes with the package.
+    """
+
+    directory: str | None = None
+    hub_id: str | None = None
+    is_demo: bool = False
+
+
+def place_of(model: str) -> Place:
+    """Return where a model is; the hub is not asked.
+
+    Args:
+        model: `demo`, an alias, a directory or a hub id.
+
+    Raises:
+        UsageError: the name is unknown, or means both a directory and another model.
+    """
+    path = os.path.expanduser(model)
+    is_directory = os.path.isdir(path)
+    is_demo = model.lower() == DEMO
+    preset = presets_by_alias().get(model.lower())
+    if is_directory and (is_demo or preset):
+        raise UsageError(
+            "the name means both a known model and a directory here",
+            where=model,
+            remedy=f"write ./{model} for the directory" + (f", or {preset.hub_id} for the model" if preset else ""),
+        )
+    if preset:
+        return Place(hub_id=preset.hub_id)
+    if is_demo:
+        return Place(str(demo_checkpoint()), is_demo=True)
+    if is_directory:
+        return Place(path)
+    if HUB_ID.fullmatch(model) and not PATH_LIKE.match(model) and not os.path.exists(path):
+        return Place(hub_id=model)
+    raise _nothing_of_that_name(model, path)
 
 
 def resolve(model: str, revision: str | None = None) -> CheckpointFiles:
@@ -34,31 +80,18 @@ def resolve(model: str, revision: str | None = None) -> CheckpointFiles:
         UsageError: the name is unknown, or `revision` is given for a directory.
         CheckpointError: the hub refuses or is unreachable.
     """
-    path = os.path.expanduser(model)
-    is_directory = os.path.isdir(path)
-    is_demo = model.lower() == DEMO
-    preset = presets_by_alias().get(model.lower())
-    if is_directory and (is_demo or preset):
+    place = place_of(model)
+    if place.directory is None:
+        return HubFiles.open(str(place.hub_id), revision)
+    if revision is not None:
         raise UsageError(
-            "the name means both a known model and a directory here",
-            where=model,
-            remedy=f"write ./{model} for the directory" + (f", or {preset.hub_id} for the model" if preset else ""),
+            "only a model on the hub has revisions", where=model, remedy="leave out --revision, or give a hub id"
         )
-    if preset:
-        return HubFiles.open(preset.hub_id, revision)
-    if is_demo or is_directory:
-        if revision is not None:
-            raise UsageError(
-                "only a model on the hub has revisions", where=model, remedy="leave out --revision, or give a hub id"
-            )
-        if is_demo:
-            return LocalFiles(demo_checkpoint(), name=DEMO, follows_links=True)  # installers may link package files
-        files = LocalFiles(path)
-        # In a manifest, "demo" means the model that is part of the package.
-        return LocalFiles(path, name=f"./{DEMO}") if files.name == DEMO else files
-    if HUB_ID.fullmatch(model) and not PATH_LIKE.match(model) and not os.path.exists(path):
-        return HubFiles.open(model, revision)
-    raise _nothing_of_that_name(model, path)
+    if place.is_demo:
+        return LocalFiles(place.directory, name=DEMO, follows_links=True)  # installers may link package files
+    files = LocalFiles(place.directory)
+    # In a manifest, "demo" means the model that is part of the package.
+    return LocalFiles(place.directory, name=f"./{DEMO}") if files.name == DEMO else files
 
 
 def _nothing_of_that_name(model: str, path: str) -> UsageError:

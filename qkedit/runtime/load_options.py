@@ -99,6 +99,17 @@ class Placement:
         return {name: value for name, value in chosen.items() if value is not None}
 
 
+def recorded_loading(device: str, dtype: str, placement: Placement) -> dict[str, Any]:
+    """Return what a record of a run says of how its model was loaded.
+
+    Args:
+        device: as PyTorch names it; which of several equal ones does not matter.
+        dtype: of the weights; `auto` for what is stored.
+        placement: the other choices.
+    """
+    return {"dtype": dtype, "device": device.partition(":")[0], **placement.recorded()}
+
+
 def _device_map(chosen: str | Mapping[str, Any]) -> Any:
     if not isinstance(chosen, str):
         return dict(chosen)

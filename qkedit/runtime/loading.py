@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from qkedit.checkpoint.hub.snapshot import model_directory
-from qkedit.checkpoint.presets import DEMO, presets_by_alias
 from qkedit.checkpoint.pretrained import (
     check_own_code,
     check_torchvision,
@@ -16,7 +15,7 @@ from qkedit.checkpoint.pretrained import (
     from_pretrained,
     pretrained_weights,
 )
-from qkedit.demo import demo_checkpoint
+from qkedit.checkpoint.resolve import place_of
 from qkedit.errors import QkeditError, UsageError, first_line
 from qkedit.runtime.chat_template import NONE, ChatTemplate, Turn, render, template_of
 from qkedit.runtime.generation_settings import check_generation_settings
@@ -187,33 +186,15 @@ def directory_of(model: str, revision: str | None = None, *, trust_remote_code: 
         trust_remote_code: whether its own Python code is to run, and so is downloaded too.
 
     Raises:
-        UsageError: an alias is also the name of a directory here, or code is to run from a branch or a tag.
-        CheckpointError: there is no such model, or the hub cannot be reached.
+        UsageError: nothing of that name is known, or code is to run from a branch or a tag.
+        CheckpointError: the hub has no such model, or cannot be reached.
         QkeditError: code is to run that is in another repository.
     """
-    place = _place(model)
+    found = place_of(model)
+    place = found.directory or str(found.hub_id)
     if not trust_remote_code:
         return model_directory(place, revision)
     check_trusted_code(place, revision)
     directory = model_directory(place, revision, with_code=True)
     check_own_code(directory)
     return directory
-
-
-def _place(model: str) -> str:
-    """Return which model a name stands for: a path, or the hub id of an alias.
-
-    Raises:
-        UsageError: an alias is also the name of a directory here.
-    """
-    path, preset = Path(model).expanduser(), presets_by_alias().get(model.lower())
-    is_demo = model.lower() == DEMO
-    if path.is_dir() and (is_demo or preset):
-        raise UsageError(
-            "the name stands for a known model and for a directory here",
-            where=model,
-            remedy=f"write ./{model} for the directory" + (f", or {preset.hub_id} for the model" if preset else ""),
-        )
-    if is_demo:
-        return str(demo_checkpoint())
-    return preset.hub_id if preset else str(path)

@@ -1,4 +1,4 @@
-"""Every run says which chat template it asked in; and a model for images is not asked about none."""
+"""Every run says which chat template it asked in and how its model was loaded; no image is not asked about."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def test_every_run_records_it(image: Path, tmp_path: Path) -> None:
     questions = tmp_path / "questions.jsonl"
     questions.write_text(json.dumps({"id": 1, "image": image.name, "question": "Is it red?", "truth": "yes"}) + "\n")
     ask = ["--benchmark", "custom", "--questions", questions, "--images", tmp_path, "--out", tmp_path / "run"]
-    common = ["--device", "cpu", "--json", "--plugin", "scr:layers=0-1"]
+    loading = ["--device", "cpu", "--dtype", "float32", "--attn-implementation", "eager"]
+    loaded = {"dtype": "float32", "device": "cpu", "attn_implementation": "eager"}
+    common = [*loading, "--json", "--plugin", "scr:layers=0-1"]
     short = ["--max-new-tokens", "2"]
     for command in (
         ["generate", "demo", "--image", image, *short],
@@ -41,6 +43,8 @@ def test_every_run_records_it(image: Path, tmp_path: Path) -> None:
         assert run.code == 0, run.stderr
         document = run.document
         assert document.get("run", document)["chat_template"] == OWN
+        said = document["run"] if command[0] == "eval" else document["loading"]
+        assert {name: said.get(name) for name in loaded} == loaded
     bare = qkedit("generate", "demo", "--image", image, "--chat-template", "none", *short, *common)
     assert bare.document["chat_template"] is None
     again = qkedit("eval", "demo", *ask, *short, *common, "--chat-template", "none")

@@ -93,6 +93,12 @@ class LoadingFlags(FlagGroup):
 
         return str(choose_device(self.device))
 
+    def recorded(self, context: typer.Context) -> dict[str, Any]:
+        """Return what a command's JSON says of these choices, as `eval` records them."""
+        from qkedit.runtime.load_options import recorded_loading
+
+        return recorded_loading(self.chosen_device(), self.dtype, self.placement(context))
+
     def placement(self, context: typer.Context) -> Placement:
         """Return the placement. Raises UsageError where a device and a map of devices are given."""
         from qkedit.runtime.load_options import Placement

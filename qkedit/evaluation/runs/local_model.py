@@ -16,7 +16,7 @@ from qkedit.evaluation.runs.backend import EvalRequest, Reply, versions
 from qkedit.images import read_image
 from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.runtime.fingerprint import fingerprint
-from qkedit.runtime.load_options import Placement
+from qkedit.runtime.load_options import Placement, recorded_loading
 from qkedit.steering.sources.edit_source import edits_identity, open_edits
 
 if TYPE_CHECKING:
@@ -67,11 +67,9 @@ class LocalModel:
         return {
             **fingerprint(directory, with_code=trusted),
             "plugins": [plugin.as_dict() for plugin in self.plugins],
-            "dtype": self.dtype,
-            "device": self.device.partition(":")[0],  # which of several equal ones does not matter
+            **recorded_loading(self.device, self.dtype, self.placement),
             "libraries": versions("torch", "transformers"),
             **self._chosen_template(),
-            **self.placement.recorded(),
             **({"edits": edits_identity(open_edits(self.edits))} if self.edits else {}),
         }
 

@@ -74,6 +74,7 @@ def drift(
             "model": name,
             "base": before,
             "plugins": [one.as_dict() for one in plugins],
+            "loading": loading.recorded(context),
             "prompt": prompt,
             "max_new_tokens": max_new_tokens,
             "chat_template": found.template,

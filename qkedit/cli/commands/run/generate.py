@@ -55,9 +55,8 @@ def generate(
             if prompt == CAPTION_PROMPT:
                 raise UsageError("there is no image to describe", where="--image", remedy="give one, or a --prompt")
             output.warn("no image is given, so the model answers from the text alone")
-        run = _Runs(
-            pictures, prompt, max_new_tokens, loading.arguments(context), tuple(str(place) for place in edit or ())
-        )
+        edits = tuple(str(place) for place in edit or ())
+        run = _Runs(pictures, prompt, max_new_tokens, loading.arguments(context), loading.recorded(context), edits)
         if compare and edit:
             raise UsageError("shows models as they are stored", where="--compare", remedy="leave --edit out")
         if compare:
@@ -65,8 +64,8 @@ def generate(
             return
         answer = run(name, model.revision, [plugins])[0]
         _warn(output, answer)
-        fields = {"model": name, "edits": list(run.edits), "prompt": prompt, **_fields(answer, plugins)}
-        output.result(fields, answer.text)
+        fields = {"model": name, "edits": list(run.edits), "loading": run.recorded, "prompt": prompt}
+        output.result(fields | _fields(answer, plugins), answer.text)
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,7 @@ class _Runs:
     prompt: str
     max_new_tokens: int
     loading: Mapping[str, Any]  # arguments of `load`
+    recorded: Mapping[str, Any]  # what the result says of them
     edits: tuple[str, ...] = ()  # directories of edits, put into the loaded weights
 
     def __call__(self, model: str, revision: str | None, variants: Sequence[Sequence[PluginSettings]]) -> list[Answer]:
@@ -128,9 +128,10 @@ def _compare(
     table.add_row(*(Text(answer.text) for _, _, answer, _ in columns))
     output.result(
         {
+            "loading": run.recorded,
             "answers": [
                 {"column": title, "model": name, **_fields(answer, used)} for title, name, answer, used in columns
-            ]
+            ],
         },
         table,
     )

@@ -76,7 +76,8 @@ def kv_coherence(
         before = _measured(loaded, pictures, prompt, ())
         after = _measured(loaded, pictures, prompt, plugins) if plugins else None
         files = {} if plot is None else {plot: _keys_plot(plot, layer, before, after, pictures[0], name, plugins)}
-        _print(output, name, plugins, before, after, files)
+        run = {"model": name, "plugins": [one.as_dict() for one in plugins], "loading": loading.recorded(context)}
+        _print(output, run, plugins, before, after, files)
 
 
 def _measured(
@@ -96,7 +97,7 @@ def _measured(
 
 def _print(
     output: Output,
-    model: str,
+    run: Mapping[str, Any],
     plugins: tuple[PluginSettings, ...],
     before: _Measured,
     after: _Measured | None,
@@ -124,8 +125,7 @@ def _print(
     deliver(
         output,
         {
-            "model": model,
-            "plugins": [plugin.as_dict() for plugin in plugins],
+            **run,
             "image_tokens": before.cells,
             "chat_template": before.chat_template,
             "layers": rows,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -107,7 +107,7 @@ def serve(
             run_server(
                 application,
                 listening,
-                ready=lambda: _say_ready(output, url, served, plugins),
+                ready=lambda: _say_ready(output, url, served, plugins, loading.recorded(context)),
                 log=not output.quiet,
                 limits=limits,
             )
@@ -176,7 +176,9 @@ def _url(host: str, listening: socket.socket) -> str:
     return f"http://{shown}:{listening.getsockname()[1]}/v1"
 
 
-def _say_ready(output: Output, url: str, served: ServedModel, plugins: Sequence[PluginSettings]) -> None:
+def _say_ready(
+    output: Output, url: str, served: ServedModel, plugins: Sequence[PluginSettings], loading: Mapping[str, Any]
+) -> None:
     from qkedit.report.terminal_text import lines
 
     output.result(
@@ -184,6 +186,7 @@ def _say_ready(output: Output, url: str, served: ServedModel, plugins: Sequence[
             "url": url,
             "model": served.name,
             "plugins": [plugin.as_dict() for plugin in plugins],
+            "loading": loading,
             "chat_template": served.loaded.template_record,
         },
         lines(f"serving {served.name} at {url}, plug-ins: {joined(plugins)}"),
