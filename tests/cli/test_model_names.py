@@ -47,9 +47,9 @@ CALLS = [
 DIRECTORY_ALONE = {"plugins add", "plugins remove", "plugins list"}
 UNKNOWN = "there is no directory or alias of this name"
 NAMES = {
-    "no words": f"no words: {UNKNOWN}; give a directory, a hub id like org/name, or demo.",
+    "no words": f"no words: {UNKNOWN}; give a directory, a hub id such as org/name, or demo.",
     "llava-1.5-77b": f"llava-1.5-77b: {UNKNOWN}; did you mean llava-1.5-7b or llava-1.5-13b or llava-1.5",
-    "demo": "demo: the name stands for a known model and for a directory here; write ./demo for the directory.",
+    "demo": "demo: the name means both a known model and a directory here; write ./demo for the directory.",
     "./nowhere": "./nowhere: there is no such directory; check the path.",
 }
 
