@@ -20,7 +20,14 @@ from qkedit.other_packages import load_entry_point, package_of, points_of_other_
 
 # The entry-point group for the plug-ins of other packages.
 ENTRY_POINTS = "qkedit.plugins"
-PLUGINS = {"scr": "qkedit.plugins.scr.plugin:SCR", "dscr": "qkedit.plugins.dscr.plugin:DSCR"}
+PLUGINS = {
+    "scr": "qkedit.plugins.scr.plugin:SCR",
+    "dscr": "qkedit.plugins.dscr.plugin:DSCR",
+    "vcd": "qkedit.plugins.contrast.settings:VCD",
+    "icd": "qkedit.plugins.contrast.settings:ICD",
+    "m3id": "qkedit.plugins.contrast.settings:M3ID",
+    "pai-contrast": "qkedit.plugins.contrast.settings:PAIContrast",
+}
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def mute(tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("mute")
 def test_it_is_listed_and_takes_options_as_ours_do() -> None:
-    assert registry.plugin_names() == ("scr", "dscr", "broken", "mute", "nothing")
+    assert registry.plugin_names() == (*registry.PLUGINS, "broken", "mute", "nothing")
     assert [option.name for option in registry.plugin_options("mute")] == ["token"]
     (named,) = settings.parse_plugins(["mute:token=7"]) or ()
     (plugin,) = settings.make_plugins([named])

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from qkedit.plugins.core.modules import VLMModules
 from qkedit.plugins.core.report import PluginReport
+
+
+class Branch(Protocol):
+    """The same model on changed inputs, decoded in step with an answer."""
+
+    def logits(self, tokens: Tensor | None) -> Tensor:
+        """Return the branch's logits of the next token, `[batch, vocabulary]` float32.
+
+        Args:
+            tokens: `[batch]`, the tokens that the answer went on with; None for the first ones of the answer.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the branch. Does nothing if it has ended."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -17,17 +35,50 @@ class Generation:
     Attributes:
         modules: the model's modules.
         inputs: the call's arguments by name: `input_ids` `[batch, length]`, `pixel_values`, `max_new_tokens`, …
+        start_branch: run the model on other model inputs beside the answer (`input_ids`, `attention_mask`,
+            `pixel_values`, …; no settings of `generate`). Prefill plug-ins act there too, decoding plug-ins do not.
     """
 
     modules: VLMModules
     inputs: Mapping[str, Any]
+    start_branch: Callable[[Mapping[str, Any]], Branch]
+
+    def setting(self, name: str) -> Any:
+        """Return a setting of `generate`: the call's own, that of its `generation_config`, or the model's."""
+        own, defaults = self.inputs.get("generation_config"), getattr(self.modules.model, "generation_config", None)
+        for value in (self.inputs.get(name), getattr(own, name, None), getattr(defaults, name, None)):
+            if value is not None:
+                return value
+        return None
 
 
 class DecodingEdit:
     """One plug-in's actions during one call of `generate`; subclasses override what they need.
 
     The state of a request belongs here, not in the plug-in, since several requests may run concurrently.
+
+    Attributes:
+        observed_layers: after which decoder layers `observe_layer` is called.
     """
+
+    observed_layers: frozenset[int] = frozenset()
+
+    def observe_layer(self, layer: int, hidden: Tensor) -> None:
+        """Look at the state of the last token after a decoder layer, `[batch, D]`; change nothing.
+
+        It is called in every forward pass, before `edit_logits` of the same pass.
+        """
+
+    def edit_logits(self, logits: Tensor, tokens: Tensor | None) -> Tensor:
+        """Return the model's logits of the next token, edited; `logits` itself must stay as it is.
+
+        They are edited before everything that `generate` does to them: penalties, temperature, constraints.
+
+        Args:
+            logits: `[batch, vocabulary]` float32.
+            tokens: `[batch]`, the tokens that the answer went on with; None in the prefill.
+        """
+        return logits
 
     def logits_processors(self) -> Sequence[Any]:
         """Return logits processors of transformers. They run before those of the caller, so that the
@@ -37,6 +88,9 @@ class DecodingEdit:
     def arguments(self) -> Mapping[str, Any]:
         """Return further arguments of `generate`, such as `custom_generate`, which the caller must not have set."""
         return {}
+
+    def close(self) -> None:
+        """Release what the request holds. Called at its end, also after an error."""
 
     def report(self) -> PluginReport:
         """Return a report on this call, when the answer is complete."""

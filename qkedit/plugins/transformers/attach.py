@@ -8,8 +8,8 @@ A few methods of the model are replaced on this instance: its forward, and that 
 prompt, to recognise a request; its image encoder, to know the images of a request (`generate` encodes them first and
 passes on only features); and the forward of the decoder, where the plug-ins act. So plug-ins act in the same way under
 `generate`, servers and harnesses, and prompts without images and decoding steps run unchanged. Plug-ins that act on
-decoding wrap `generate` itself, to which they add logits processors and arguments. Weights do not change, and
-detaching restores the original attributes.
+decoding wrap `generate` itself, to which they add logits processors and arguments, and see the logits of each of its
+forward passes. Weights do not change, and detaching restores the original attributes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -28,11 +28,18 @@ import torch
 from torch import nn
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.plugins.core.decoding import Generation
+from qkedit.plugins.core.decoding import DecodingEdit, Generation
 from qkedit.plugins.core.grid import image_grids
 from qkedit.plugins.core.protocol import BoundPlugin, DecodingPlugin, Plugin, PrefillPlugin
 from qkedit.plugins.core.report import RequestReport
-from qkedit.plugins.transformers.decoding import prompts_in, with_decoding
+from qkedit.plugins.transformers.branch import LockstepBranch
+from qkedit.plugins.transformers.decoding import (
+    BranchStations,
+    ForwardStations,
+    observing,
+    prompts_in,
+    with_decoding,
+)
 from qkedit.plugins.transformers.modules import is_compiled, vlm_modules
 from qkedit.plugins.transformers.prefill import DecoderPrefill, Forward, run_prefill
 from qkedit.plugins.transformers.request import (
@@ -109,16 +116,17 @@ class Attachment:
                 remedy="detach them first, or attach all of them in one call",
             )
         _attached.add(decoder)
+        if self._prefill:
+            self._replace(base, "get_image_features", self._encode)
+            self._replace(model, "forward", self._model_forward)
+            self._replace(base, "forward", self._base_forward)
+            if decoder is not base:
+                self._replace(decoder, "forward", self._decode)
+            self._replace(model, "_get_candidate_generator", self._guess)
         if self._decoding:
+            # Around the other one: a branch of the model has a prefill too, and waits until this one's has ended.
+            self._replace(model, "forward", self._decoding_forward)
             self._replace(model, "generate", self._generate)
-        if not self._prefill:
-            return
-        self._replace(base, "get_image_features", self._encode)
-        self._replace(model, "forward", self._model_forward)
-        self._replace(base, "forward", self._base_forward)
-        if decoder is not base:
-            self._replace(decoder, "forward", self._decode)
-        self._replace(model, "_get_candidate_generator", self._guess)
 
     def detach(self) -> None:
         """Restore the original model; without attached plug-ins, do nothing."""
@@ -194,16 +202,29 @@ class Attachment:
                 )
         return output
 
+    def _decoding_forward(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
+        """The whole model in a call of `generate` on which plug-ins act: they see its logits."""
+        output = original(*args, **kwargs)
+        stations: ForwardStations | BranchStations | None = getattr(self._thread, "stations", None)
+        if stations is None or torch.compiler.is_compiling():
+            return output
+        return stations.after(output, bound(original, args, kwargs) if args else kwargs)
+
     def _generate(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
         """Run `generate` with the additions of plug-ins to its decoding."""
         given = bound(original, args, kwargs)
         if given.get("inputs") is not None:  # another name of `generate` for them
             given["input_ids"] = given.pop("inputs")
+        generation = Generation(self._parts, given, functools.partial(self._start_branch, original))
+        edits: dict[str, DecodingEdit] = {}
         before = len(self._reports) and self._reports[-1]
-        edits = {
-            name: plugin.start_decoding(Generation(self._parts, given)) for name, plugin in self._decoding.items()
-        }
-        output = original(**with_decoding(given, edits))
+        with ExitStack() as ends:
+            for name, plugin in self._decoding.items():
+                edits[name] = plugin.start_decoding(generation)
+                ends.callback(edits[name].close)
+            ends.enter_context(self._stations(ForwardStations(list(edits.values()))))
+            ends.enter_context(observing(self._parts.layers, list(edits.values())))
+            output = original(**with_decoding(given, edits))
         of_decoding = {name: edit.report() for name, edit in edits.items()}
         # A prefill with images has already reported; together they are one request.
         last = self._reports[-1] if self._reports and self._reports[-1] is not before else None
@@ -212,6 +233,25 @@ class Attachment:
         else:
             self._reports.append(RequestReport(prompts=prompts_in(given), plugins=of_decoding))
         return output
+
+    def _start_branch(self, original: Forward, inputs: Mapping[str, Any]) -> LockstepBranch:
+        """Return a branch: the unwrapped `generate`, in whose thread plug-ins edit prefills and nothing reports."""
+
+        def generate(**arguments: Any) -> Any:
+            with self._stations(BranchStations(branch.forwarded)):
+                return original(**arguments)
+
+        branch = LockstepBranch(self._parts.model, generate, inputs)
+        return branch
+
+    @contextmanager
+    def _stations(self, stations: ForwardStations | BranchStations) -> Iterator[None]:
+        """Let the forward passes of this thread go through stations."""
+        self._thread.stations = stations
+        try:
+            yield
+        finally:
+            self._thread.stations = None
 
     def _guess(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
         """Refuse assisted generation: guessed tokens would be in the prefill like a part of the prompt."""
@@ -246,6 +286,8 @@ class Attachment:
             with stopwatch(name):
                 edits[name] = plugin.start(prefill)
         output = run_prefill(prefill, edits, stopwatch)
+        if isinstance(getattr(self._thread, "stations", None), BranchStations):
+            return output  # the request is that of the answer
         self._reports.append(
             RequestReport(
                 prompts=grids.batch,

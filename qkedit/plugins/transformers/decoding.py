@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
+
+from torch import Tensor, nn
 
 from qkedit.errors import UsageError
 from qkedit.plugins.core.decoding import DecodingEdit
+from qkedit.plugins.transformers.hooks import in_this_thread, state_of
 
 
 def with_decoding(given: Mapping[str, Any], edits: Mapping[str, DecodingEdit]) -> dict[str, Any]:
@@ -37,6 +41,54 @@ def with_decoding(given: Mapping[str, Any], edits: Mapping[str, DecodingEdit]) -
         processors += given.get("logits_processor") or ()
         arguments["logits_processor"] = LogitsProcessorList(processors)
     return arguments
+
+
+class ForwardStations:
+    """What happens after every forward pass of one call of `generate`: the edits of its logits."""
+
+    def __init__(self, edits: Sequence[DecodingEdit]) -> None:
+        self._edits = [edit for edit in edits if type(edit).edit_logits is not DecodingEdit.edit_logits]
+        self._is_prefill = True
+
+    def after(self, output: Any, given: Mapping[str, Any]) -> Any:
+        """Return the output of a forward pass with edited logits of its last column."""
+        tokens = None if self._is_prefill else given["input_ids"][:, -1]
+        self._is_prefill = False
+        if not self._edits:
+            return output
+        logits = output.logits[:, -1].float()
+        for edit in self._edits:
+            logits = edit.edit_logits(logits, tokens)
+        output.logits = logits[:, None]
+        return output
+
+
+class BranchStations:
+    """What happens after every forward pass of a branch: its logits are handed over as they are."""
+
+    def __init__(self, forwarded: Callable[[Tensor], None]) -> None:
+        self._forwarded = forwarded
+
+    def after(self, output: Any, given: Mapping[str, Any]) -> Any:
+        """Return the output, whose logits have been seen."""
+        self._forwarded(output.logits[:, -1].float())
+        return output
+
+
+@contextmanager
+def observing(layers: nn.ModuleList, edits: Sequence[DecodingEdit]) -> Iterator[None]:
+    """Show each edit the states of the last token after the layers that it observes, in this thread alone."""
+
+    def after(edit: DecodingEdit, index: int) -> Callable[..., None]:
+        return in_this_thread(
+            lambda module, arguments, output: edit.observe_layer(index, state_of(output)[:, -1].detach())
+        )
+
+    with ExitStack() as hooks:
+        for edit in edits:
+            for index in sorted(edit.observed_layers):
+                hooks.callback(layers[index].register_forward_hook(after(edit, index)).remove)
+        yield
 
 
 def prompts_in(given: Mapping[str, Any]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from qkedit.errors import QkeditError, UnsupportedForm, UsageError
 from qkedit.plugins.core.prefill import Prefill, Span, StopForward
 from qkedit.plugins.core.protocol import RequestEdit
+from qkedit.plugins.transformers.hooks import in_this_thread, state_of
 from qkedit.plugins.transformers.spans import is_bidirectional, span_arguments
 from qkedit.stopwatch import Stopwatch
 
@@ -41,11 +41,11 @@ class DecoderPrefill(Prefill):
         def after(index: int) -> Callable[..., None]:
             def hook(module: nn.Module, args: Any, output: Any) -> None:
                 if observe is not None:
-                    observe(index, _state(output))
+                    observe(index, state_of(output))
                 if index == last_layer:
                     raise StopForward
 
-            return _in_this_thread(hook)
+            return in_this_thread(hook)
 
         with ExitStack() as hooks, torch.no_grad():
             for index, layer in enumerate(self.parts.layers[: last_layer + 1]):
@@ -147,16 +147,16 @@ def _stage(
             with stopwatch(name):
                 edits[name].enter_layer(index, arguments, span)
 
-        return _in_this_thread(hook)
+        return in_this_thread(hook)
 
     def after(name: str, index: int) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             passed[name, index] += 1
             with stopwatch(name):
-                edited = edits[name].edit_layer(index, _state(output), span)
+                edited = edits[name].edit_layer(index, state_of(output), span)
             return edited if isinstance(output, Tensor) else (edited, *output[1:])
 
-        return _in_this_thread(hook)
+        return in_this_thread(hook)
 
     with ExitStack() as hooks:
         for name, edit in edits.items():
@@ -175,21 +175,6 @@ def _stage(
                     where=name,
                     remedy="report the model's name",
                 )
-
-
-def _in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Restrict a hook to the thread that set it, so that decoding in other threads is not affected."""
-    owner = threading.get_ident()
-
-    def guarded(*arguments: Any) -> Any:
-        return hook(*arguments) if threading.get_ident() == owner else None
-
-    return guarded
-
-
-def _state(output: Any) -> Tensor:
-    """Return the state from the output of a decoder layer, which is a tuple in a few models."""
-    return output if isinstance(output, Tensor) else output[0]
 
 
 def _cuts(prefill: DecoderPrefill, edits: Mapping[str, RequestEdit]) -> Cuts:

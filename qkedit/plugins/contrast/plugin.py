@@ -1,0 +1,165 @@
+"""Contrastive decoding: weigh the model's logits against those of a branch that was given less."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qkedit.checkpoint.pretrained import from_pretrained
+from qkedit.errors import UsageError
+from qkedit.plugins.contrast.noise import signal_shares, with_noise
+from qkedit.plugins.contrast.prompts import PER_TOKEN, with_sentence, without_images
+from qkedit.plugins.core.decoding import Branch, DecodingEdit, Generation
+from qkedit.plugins.core.grid import image_grids
+from qkedit.plugins.core.report import PluginReport
+
+# What else belongs to a prompt among the arguments of `generate`; what is of images goes with them.
+_OF_IMAGES = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes", "image_position_ids")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastReport(PluginReport):
+    """What a contrast did to one answer.
+
+    Attributes:
+        steps: decoding steps that had a branch; 0 without images, or where it weighs nothing.
+        likeliest_changed: share of the steps, over all prompts, whose likeliest token is another one than the model's.
+        signal_share: ᾱ of the noise, the share of the image's variance that the branch sees; None without noise.
+    """
+
+    steps: int
+    likeliest_changed: float
+    signal_share: float | None = None
+
+
+@dataclass(frozen=True)
+class BoundContrast:
+    """A contrast on one model.
+
+    Attributes:
+        name: of the method.
+        weight: α of the t-th token, counted from 0; None for 0 always.
+        beta: of the plausibility cut.
+        noise: step and seed of the noise on the branch's image; None for none.
+        sentence: tokens behind the branch's image; None for none. Without both, the branch has no image at all.
+    """
+
+    name: str
+    weight: Callable[[int], float] | None
+    beta: float
+    noise: tuple[int, int] | None = None
+    sentence: tuple[int, ...] | None = None
+
+    def start_decoding(self, generation: Generation) -> Contrast:
+        """Begin one call of `generate`. Raises UsageError for settings under which there can be no branch."""
+        if generation.inputs.get("pixel_values") is None:
+            return Contrast(self, None, has_images=False)
+        if self.weight is None:
+            return Contrast(self, None, has_images=True)
+        _check(generation, self.name)
+        return Contrast(self, generation.start_branch(self._branch_inputs(generation)), has_images=True)
+
+    def _branch_inputs(self, generation: Generation) -> dict[str, Any]:
+        given, config = generation.inputs, generation.modules.config
+        images = {name: given[name] for name in _OF_IMAGES if given.get(name) is not None}
+        if self.noise is not None:
+            prompt = {name: given[name] for name in PER_TOKEN if given.get(name) is not None}
+            return {**prompt, **images, "pixel_values": with_noise(images, config, *self.noise)}
+        grids = image_grids(config, given["input_ids"], given)
+        if self.sentence is not None:
+            return {**with_sentence(given, grids, self.sentence), **images}
+        return without_images(given, grids)
+
+
+class Contrast(DecodingEdit):
+    """What happens to one request."""
+
+    def __init__(self, plugin: BoundContrast, branch: Branch | None, *, has_images: bool) -> None:
+        self._plugin = plugin
+        self._branch = branch
+        self._has_images = has_images
+        self._steps = self._choices = self._changed = 0
+
+    def edit_logits(self, logits: Tensor, tokens: Tensor | None) -> Tensor:
+        """Return `(1 + α) l − α l′` where l is plausible, −∞ elsewhere."""
+        if not self._has_images:
+            return logits
+        edited = logits
+        if self._branch is not None and self._plugin.weight is not None:
+            # The branch's cache needs every token, also where its logits have no weight yet.
+            other = self._branch.logits(tokens).to(logits.device)
+            alpha = self._plugin.weight(self._steps)
+            edited = (1 + alpha) * logits - alpha * other
+            self._steps += 1
+        if self._plugin.beta > 0:
+            plausible = logits >= logits.max(dim=-1, keepdim=True).values + math.log(self._plugin.beta)
+            edited = edited.masked_fill(~plausible, -torch.inf)
+        self._choices += len(logits)
+        self._changed += int((edited.argmax(dim=-1) != logits.argmax(dim=-1)).sum())
+        return edited
+
+    def close(self) -> None:
+        """End the branch."""
+        if self._branch is not None:
+            self._branch.close()
+
+    def report(self) -> ContrastReport:
+        """Return what was done."""
+        noise = self._plugin.noise
+        return ContrastReport(
+            steps=self._steps,
+            likeliest_changed=self._changed / max(1, self._choices),
+            signal_share=None if noise is None else signal_shares()[noise[0]],
+            warnings=() if self._has_images else ("there is no image, so nothing is contrasted",),
+        )
+
+
+def sentence_tokens(sentence: str, tokenizer: Any, model: Any) -> tuple[int, ...]:
+    """Return the tokens of a sentence, without those that begin or end a text.
+
+    Args:
+        sentence: the text.
+        tokenizer: None loads the one beside the model's weights.
+        model: the model.
+
+    Raises:
+        UsageError: there is no tokenizer beside the weights.
+    """
+    from transformers import AutoTokenizer
+
+    if tokenizer is None:
+        try:
+            tokenizer = from_pretrained(AutoTokenizer, model.name_or_path)
+        except (OSError, ValueError, ImportError) as error:
+            raise UsageError(
+                f"the tokenizer, which knows the sentence's tokens, cannot be loaded from {model.name_or_path!r}",
+                where="icd",
+                remedy="give ICD(tokenizer=…)",
+            ) from error
+    return tuple(tokenizer(sentence, add_special_tokens=False)["input_ids"])
+
+
+def _check(generation: Generation, name: str) -> None:
+    """Refuse what a branch cannot follow."""
+    refused = {
+        "num_beams": (lambda value: value > 1, "beams change places, which its branch does not"),
+        "num_return_sequences": (lambda value: value > 1, "its branch follows one answer per prompt"),
+        "prefill_chunk_size": (bool, "its branch needs the whole prompt at once"),
+        "cache_implementation": (lambda value: "static" in str(value), "its branch cannot follow compiled steps"),
+        "assistant_model": (lambda value: value is not None, "guessed tokens may be taken back"),
+        "prompt_lookup_num_tokens": (bool, "guessed tokens may be taken back"),
+        "past_key_values": (lambda value: value is not None, "its branch does not know what the cache holds"),
+        "inputs_embeds": (lambda value: value is not None, "it needs the prompt's tokens"),
+        "custom_generate": (lambda value: value is not None, "a loop of one's own may take tokens back"),
+    }
+    for option, (is_refused, reason) in refused.items():
+        value = generation.setting(option)
+        if value is not None and is_refused(value):
+            raise UsageError(f"{name} cannot act: {reason}", where=option, remedy="leave this setting out")
+    if generation.setting("use_cache") is False:
+        raise UsageError(f"{name} needs a cache", where="use_cache", remedy="generate with use_cache=True")

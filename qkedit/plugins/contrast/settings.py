@@ -1,0 +1,150 @@
+"""The published contrastive methods as settings: what the branch is given, and how much it weighs.
+
+Each of them replaces the logits l of the next token by
+
+    (1 + α_t) l − α_t l′      where  l ≥ log β + max l,  else −∞
+
+with l′ those of a branch that was given less: a noisy image (VCD), a disturbing sentence (ICD), no image (M3ID, PAI).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from qkedit.errors import UsageError
+from qkedit.plugins.contrast.noise import STEPS
+from qkedit.plugins.contrast.plugin import BoundContrast, sentence_tokens
+from qkedit.plugins.core.modules import VLMModules
+
+DISTURBING_SENTENCE = "You are a confused object detector."
+
+
+@dataclass(frozen=True)
+class VCD:
+    """Settings of VCD (Visual Contrastive Decoding, arXiv 2311.16922): the branch sees the image with noise.
+
+    Attributes:
+        alpha: α, how much the branch weighs. With 0 there is no branch, and only the plausibility cut is left: the
+            control of every contrast, which does not change greedy search.
+        beta: β, the plausibility cut: tokens less likely than β times the likeliest one are left out; 0 for none.
+        step: of the noise, of 1000; 500 is published for questions and captions.
+        seed: of the noise.
+    """
+
+    name: ClassVar[str] = "vcd"
+
+    alpha: float = 1.0
+    beta: float = 0.1
+    step: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings. Raises UsageError."""
+        _check(self.name, alpha=self.alpha, beta=self.beta)
+        if not 0 <= self.step < STEPS:
+            raise UsageError(f"{self.step} is not a step", where="vcd step", remedy=f"give 0 to {STEPS - 1}")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(
+                f"{self.seed} is not a seed", where="vcd seed", remedy="give a number from 0 to 2**63 - 1"
+            )
+
+    def bind(self, modules: VLMModules) -> BoundContrast:
+        """Take a model whose images are a grid."""
+        return BoundContrast(self.name, _constant(self.alpha), self.beta, noise=(self.step, self.seed))
+
+
+@dataclass(frozen=True)
+class ICD:
+    """Settings of ICD (Instruction Contrastive Decoding, arXiv 2403.18715): the branch is disturbed by a sentence.
+
+    Attributes:
+        alpha, beta: as in VCD.
+        sentence: what is put right behind the image.
+        tokenizer: the model's; None loads the one beside the model's weights.
+    """
+
+    name: ClassVar[str] = "icd"
+
+    alpha: float = 1.0
+    beta: float = 0.1
+    sentence: str = DISTURBING_SENTENCE
+    tokenizer: Any = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check the settings. Raises UsageError."""
+        _check(self.name, alpha=self.alpha, beta=self.beta)
+        if not self.sentence.strip():
+            raise UsageError("there is no sentence", where="icd sentence", remedy="give one")
+
+    def bind(self, modules: VLMModules) -> BoundContrast:
+        """Find the sentence's tokens. Raises UsageError where the tokenizer cannot be loaded."""
+        sentence = sentence_tokens(self.sentence, self.tokenizer, modules.model)
+        return BoundContrast(self.name, _constant(self.alpha), self.beta, sentence=sentence)
+
+
+@dataclass(frozen=True)
+class M3ID:
+    """Settings of M3ID (arXiv 2403.14003): the branch sees no image and weighs more with every token.
+
+    Attributes:
+        decay: λ of the weight α_t = (1 − e^(−λt)) / e^(−λt) at the t-th token, counted from 0: the first token, and so
+            the answer to most yes-or-no questions, is the model's own.
+        beta: as in VCD.
+    """
+
+    name: ClassVar[str] = "m3id"
+
+    decay: float = 0.02
+    beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the settings. Raises UsageError."""
+        _check(self.name, decay=self.decay, beta=self.beta)
+
+    def bind(self, modules: VLMModules) -> BoundContrast:
+        """Take a model whose images are a grid."""
+        # Bounded, so that the weight of a very late token is still a number.
+        weight = (lambda step: math.expm1(min(self.decay * step, 80.0))) if self.decay > 0 else None
+        return BoundContrast(self.name, weight, self.beta)
+
+
+@dataclass(frozen=True)
+class PAIContrast:
+    """Settings of the contrast of PAI (arXiv 2407.21771, equation 9): γ log p + (1 − γ) log p′, p′ without the image.
+
+    Attributes:
+        gamma: γ, at least 1, which is the model itself. In the terms of the other methods, α = γ − 1.
+        beta: as in VCD.
+    """
+
+    name: ClassVar[str] = "pai-contrast"
+
+    gamma: float = 1.1
+    beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the settings. Raises UsageError."""
+        if not (math.isfinite(self.gamma) and self.gamma >= 1):
+            raise UsageError(
+                f"{self.gamma} is below 1", where="pai-contrast gamma", remedy="give 1 or more, such as 1.1"
+            )
+        _check(self.name, beta=self.beta)
+
+    def bind(self, modules: VLMModules) -> BoundContrast:
+        """Take a model whose images are a grid."""
+        return BoundContrast(self.name, _constant(self.gamma - 1), self.beta)
+
+
+def _constant(alpha: float) -> Callable[[int], float] | None:
+    return (lambda step: alpha) if alpha > 0 else None
+
+
+def _check(name: str, **options: float) -> None:
+    for option, value in options.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise UsageError(f"{value} is negative", where=f"{name} {option}", remedy="give 0 or more")
+        if option == "beta" and value > 1:
+            raise UsageError(f"{value} is not a share", where=f"{name} beta", remedy="give a number from 0 to 1")

@@ -1,0 +1,280 @@
+"""VCD, ICD, M3ID and PAI's contrast equal their formulas, alone, in padded batches, and beside other plug-ins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import qkedit
+from qkedit import SCR
+from qkedit.errors import UsageError
+from qkedit.plugins.contrast.noise import signal_shares, with_noise
+from qkedit.plugins.contrast.settings import ICD, M3ID, VCD, PAIContrast
+from tests.plugins.contrast.contrast_oracle import contrasted
+from tests.plugins.tiny_requests import IMAGE, Prompt, model, request, two_prompts
+
+FAMILIES = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "llava", "llava-next", "internvl", "gemma3", "mistral3", "idefics3")
+STEPS = 5
+SENTENCE = (60, 61, 62)
+
+
+class Words:
+    """A tokenizer that knows one sentence."""
+
+    def __call__(self, sentence: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        assert sentence == "be confused"
+        assert not add_special_tokens
+        return {"input_ids": list(SENTENCE)}
+
+
+def text_of(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """One unpadded prompt without what is from the first to the last token of each of its images."""
+    ids = inputs["input_ids"][0].tolist()
+    columns = [column for column, token in enumerate(ids) if token == IMAGE]
+    inside = set(range(columns[0], columns[-1] + 1))
+    return {"input_ids": torch.tensor([[token for column, token in enumerate(ids) if column not in inside]])}
+
+
+def disturbed(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """One unpadded prompt with the sentence behind the first token after its image."""
+    place = max(column for column, token in enumerate(inputs["input_ids"][0].tolist()) if token == IMAGE) + 2
+    changed = dict(inputs)
+    for name in ("input_ids", "token_type_ids", "mm_token_type_ids"):
+        if name in inputs:
+            new = torch.tensor([SENTENCE]) if name == "input_ids" else torch.zeros(1, len(SENTENCE))
+            old = inputs[name]
+            changed[name] = torch.cat([old[:, :place], new.to(old.dtype), old[:, place:]], dim=1)
+    return changed
+
+
+def noisy(family: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {**inputs, "pixel_values": with_noise(inputs, model(family).config, 700, 3)}
+
+
+METHODS: dict[str, tuple[Any, Any, Any, float]] = {
+    "vcd": (VCD(alpha=1.0, beta=0.2, step=700, seed=3), noisy, lambda step: 1.0, 0.2),
+    "icd": (
+        ICD(alpha=0.5, sentence="be confused", tokenizer=Words()),
+        lambda family, inputs: disturbed(inputs),
+        lambda step: 0.5,
+        0.1,
+    ),
+    "m3id": (
+        M3ID(decay=0.3),
+        lambda family, inputs: text_of(inputs),
+        lambda step: (1 - math.exp(-0.3 * step)) / math.exp(-0.3 * step),
+        0.1,
+    ),
+    "pai-contrast": (PAIContrast(gamma=1.5), lambda family, inputs: text_of(inputs), lambda step: 0.5, 0.1),
+}
+
+
+def one_image_each(family: str) -> list[Prompt]:
+    """Prompts of different length with an image each."""
+    first, second = two_prompts(family)
+    return [first, Prompt((first.items[0], first.items[1], 9), seed=5) if len(second.items) > 3 else second]
+
+
+def generated(family: str, inputs: Mapping[str, Any], **settings: Any) -> tuple[Tensor, list[Tensor]]:
+    """The answers, and the logits of every step before `generate` changes them."""
+    output = model(family).generate(
+        **inputs,
+        **{"max_new_tokens": STEPS, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0, **settings},
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    return output.sequences[:, inputs["input_ids"].shape[1] :], list(output.logits)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padded_batch_equals_the_formulas(family: str, method: str) -> None:
+    plugin, branch_of, weight, beta = METHODS[method]
+    prompts = one_image_each(family)
+    with qkedit.attach(model(family), plugin) as attached:
+        answers, logits = generated(family, request(family, prompts).inputs)
+    report = attached.report()
+    assert len(report) == 1
+    assert report[0].plugins[method].steps == STEPS
+    for row, prompt in enumerate(prompts):
+        alone = request(family, [prompt]).inputs
+        answer, expected = contrasted(model(family), alone, branch_of(family, alone), weight, beta, STEPS)
+        for step in range(STEPS):
+            finite = expected[step].isfinite()
+            assert torch.equal(logits[step][row].isfinite(), finite)
+            torch.testing.assert_close(logits[step][row][finite], expected[step][finite], atol=1e-5, rtol=1e-5)
+        assert answers[row].tolist() == answer
+
+
+@pytest.mark.parametrize("plugin", [VCD(alpha=0), PAIContrast(gamma=1), M3ID(decay=0)], ids=lambda plugin: plugin.name)
+def test_without_weight_greedy_search_is_the_models_own(plugin: Any) -> None:
+    given = request("llava", two_prompts("llava")).inputs
+    own, _ = generated("llava", given)
+    with qkedit.attach(model("llava"), plugin):
+        answers, _ = generated("llava", given)
+    assert torch.equal(answers, own)
+
+
+def test_the_stream_of_random_numbers_is_left_alone() -> None:
+    """A cut that cuts nothing and a weight too small to matter draw what the model draws."""
+    given = request("qwen2-vl", two_prompts("qwen2-vl")).inputs
+    model("qwen2-vl")  # made before, as that draws too
+    torch.manual_seed(1)
+    own, _ = generated("qwen2-vl", given, do_sample=True, top_k=0)
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    with qkedit.attach(model("qwen2-vl"), VCD(alpha=1e-12, beta=0)):
+        answers, _ = generated("qwen2-vl", given, do_sample=True, top_k=0)
+    assert torch.equal(answers, own)
+    assert torch.equal(torch.rand(1), after)
+
+
+def test_positions_of_an_answer_survive_its_branch_and_a_question_without_images() -> None:
+    """Qwen keeps the offset of an image's positions on a module, which the branch without image overwrites."""
+    vlm = model("qwen2-vl")
+    given = request("qwen2-vl", one_image_each("qwen2-vl")).inputs
+    text = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    own, _ = generated("qwen2-vl", given)
+    plain, _ = generated("qwen2-vl", text)
+    with qkedit.attach(vlm, M3ID(decay=1e-9, beta=0)) as attached:
+        assert torch.equal(generated("qwen2-vl", given)[0], own)
+        assert torch.equal(generated("qwen2-vl", text)[0], plain)
+        assert torch.equal(generated("qwen2-vl", given)[0], own)
+    assert [len(report.warnings) for report in attached.report()] == [0, 1, 0]
+
+
+def test_prefill_plugins_act_in_the_branch_too() -> None:
+    given = request("llava", one_image_each("llava")[:1]).inputs
+    scr = SCR(layers="0-2", diagnosis="1,3", sources=5, factor=1.3)
+    with qkedit.attach(model("llava"), scr, VCD()) as attached:
+        answers, _ = generated("llava", given)
+    (report,) = attached.report()
+    assert set(report.plugins) == {"scr", "vcd"}
+    assert report.images == 1
+    noised = noised_with_seed(given)
+    with qkedit.attach(model("llava"), scr):
+        answer: list[int] = []
+        for _ in range(STEPS):
+            so_far = torch.tensor([answer], dtype=torch.long)
+            rows = []
+            for inputs in (given, noised):
+                forced = model("llava").generate(
+                    **inputs,
+                    max_new_tokens=len(answer) + 1,
+                    do_sample=False,
+                    eos_token_id=-1,
+                    return_dict_in_generate=True,
+                    output_logits=True,
+                    logits_processor=[forcing(so_far, inputs["input_ids"].shape[1])],
+                )
+                rows.append(forced.logits[-1][0])
+            own, other = rows
+            edited = 2 * own - other
+            edited[own < own.max() + math.log(0.1)] = -torch.inf
+            answer.append(int(edited.argmax()))
+    assert answers[0].tolist() == answer
+
+
+def noised_with_seed(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {**inputs, "pixel_values": with_noise(inputs, model("llava").config, 500, 0)}
+
+
+def forcing(answer: Tensor, length: int) -> Any:
+    """A logits processor that lets an answer be said first."""
+
+    def force(input_ids: Tensor, scores: Tensor) -> Tensor:
+        said = input_ids.shape[1] - length
+        if said >= answer.shape[1]:
+            return scores
+        return torch.full_like(scores, -torch.inf).scatter_(1, answer[:, said : said + 1], 0.0)
+
+    return force
+
+
+def test_an_answer_that_ends_early_or_breaks_ends_its_branch() -> None:
+    import threading
+
+    given = request("llava", two_prompts("llava")[:1]).inputs
+
+    def broken(input_ids: Tensor, scores: Tensor) -> Tensor:
+        if input_ids.shape[1] > given["input_ids"].shape[1] + 1:
+            raise KeyError("broken")
+        return scores
+
+    with qkedit.attach(model("llava"), VCD()):
+        generated("llava", given, max_new_tokens=1)
+        with pytest.raises(KeyError, match="broken"):
+            generated("llava", given, logits_processor=[broken])
+    assert not [thread for thread in threading.enumerate() if thread.name == "qkedit branch"]
+    assert "forward" not in vars(model("llava"))
+
+
+def test_a_branch_that_breaks_is_heard() -> None:
+    given = dict(request("llava", two_prompts("llava")[:1]).inputs)
+    with qkedit.attach(model("llava"), VCD()) as attached:
+        attached._start_branch, start = lambda original, inputs: start(fail, inputs), attached._start_branch
+        with pytest.raises(ZeroDivisionError):
+            generated("llava", given)
+
+
+def fail(**inputs: Any) -> None:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("num_beams", 2), ("use_cache", False), ("cache_implementation", "static"), ("prompt_lookup_num_tokens", 3)],
+)
+def test_what_a_branch_cannot_follow(setting: str, value: Any) -> None:
+    given = request("llava", two_prompts("llava")[:1]).inputs
+    with qkedit.attach(model("llava"), VCD()), pytest.raises(UsageError, match="vcd"):
+        generated("llava", given, **{setting: value})
+
+
+def test_the_published_schedule() -> None:
+    """At step 500 the noise has about half of the amplitude; at 999 there is little else (the factors of x and ε)."""
+    for step, signal, noise in ((500, 0.863, 0.505), (999, 0.285, 0.959)):
+        share = signal_shares()[step]
+        assert math.sqrt(share) == pytest.approx(signal, abs=2e-3)
+        assert math.sqrt(1 - share) == pytest.approx(noise, abs=2e-3)
+
+
+@pytest.mark.parametrize("family", ["qwen2-vl", "llava-next", "mistral3", "internvl", "idefics3"])
+def test_noise_is_that_of_the_image_alone(family: str) -> None:
+    config, prompts = model(family).config, one_image_each(family)
+    together = request(family, prompts).inputs
+    noised = with_noise(together, config, 500, 1)
+    assert not torch.equal(noised, together["pixel_values"])
+    first = request(family, prompts[:1]).inputs
+    alone = with_noise(first, config, 500, 1)
+    if family == "qwen2-vl":
+        assert torch.equal(noised[: len(alone)], alone)
+        noise = alone - signal_shares()[500] ** 0.5 * first["pixel_values"]
+        frames = noise.view(len(alone), 3, 2, -1)
+        torch.testing.assert_close(frames[:, :, 0], frames[:, :, 1], atol=1e-5, rtol=0)
+        return
+    pixels = together["pixel_values"]
+    padding = (pixels == 0).all(dim=-3, keepdim=True).expand(pixels.shape)
+    assert torch.equal(noised[padding], pixels[padding])
+    places = tuple(slice(0, size) for size in alone.shape)
+    assert torch.equal(noised[places], alone)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"alpha": -1.0}, "vcd alpha"),
+        ({"beta": 1.5}, "vcd beta"),
+        ({"beta": math.nan}, "vcd beta"),
+        ({"step": 1000}, "vcd step"),
+        ({"seed": -1}, "vcd seed"),
+    ],
+)
+def test_wrong_settings(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        VCD(**settings)
