@@ -27,6 +27,9 @@ PLUGINS = {
     "icd": "qkedit.plugins.contrast.settings:ICD",
     "m3id": "qkedit.plugins.contrast.settings:M3ID",
     "pai-contrast": "qkedit.plugins.contrast.settings:PAIContrast",
+    "vaf": "qkedit.plugins.vaf.plugin:VAF",
+    "dola": "qkedit.plugins.early_exit.dola:DoLa",
+    "deco": "qkedit.plugins.early_exit.deco:DeCo",
 }
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.plugins.core.grid import Grid
 from qkedit.plugins.core.prefill import Span
 from qkedit.plugins.core.protocol import RequestEdit
 from qkedit.plugins.dscr.mixing import mixed, variance, without_lost
 from qkedit.plugins.dscr.report import DSCRReport, RefinementFigures
+from qkedit.plugins.transformers.cache import cache_layer, columns_held
 from qkedit.plugins.transformers.rotation import Rotation, SeenRotations, rotary_function
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ class CacheRefinement(RequestEdit):
     def edit_cache(self, cache: Any, rows: tuple[int, ...], length: int) -> None:
         """Refine the image tokens of `rows` in every selected layer."""
         for index in self._refinement.layers:
-            layer = _cache_layer(cache, index)
-            first, lost = _columns_held(layer, length)
+            layer = cache_layer(cache, index, "dscr")
+            first, lost = columns_held(layer, length)
             for batch in self._batches_without(rows, lost, index, layer.keys.device):
                 rotation = None
                 if self.entered_layers:
@@ -149,38 +149,3 @@ class CacheRefinement(RequestEdit):
             )
             for grids in by_size.values()
         ]
-
-
-def _columns_held(layer: Any, length: int) -> tuple[int, int]:
-    """Return the prompt column of a cache layer's first slot, and the first column that the next token reads.
-
-    A sliding layer holds only the last columns; a static one has one slot more than the next token's window.
-    """
-    from transformers.cache_utils import StaticLayer
-
-    slots = layer.keys.shape[2]
-    first = max(0, length - slots)
-    return first, max(0, length - slots + 1) if layer.is_sliding and isinstance(layer, StaticLayer) else first
-
-
-def _cache_layer(cache: Any, index: int) -> Any:
-    """Return one layer of the cache if it can be edited.
-
-    Raises:
-        UsageError: the cache stores its keys in another form.
-    """
-    from transformers.cache_utils import DynamicLayer, QuantizedLayer, StaticLayer
-
-    layers = getattr(cache, "layers", ())
-    layer = layers[index] if index < len(layers) else None
-    if isinstance(layer, QuantizedLayer) or not isinstance(layer, DynamicLayer | StaticLayer):
-        raise UsageError(
-            f"keys in a {type(layer or cache).__name__} cannot be refined",
-            where="cache",
-            remedy="generate with the default cache or cache_implementation='static'",
-        )
-    if not layer.is_initialized:
-        raise UnsupportedForm(
-            f"layer {index} does not have its own keys in the cache", where="dscr layers", remedy="choose other layers"
-        )
-    return layer

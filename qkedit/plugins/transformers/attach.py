@@ -34,8 +34,8 @@ from qkedit.plugins.core.protocol import BoundPlugin, DecodingPlugin, Plugin, Pr
 from qkedit.plugins.core.report import RequestReport
 from qkedit.plugins.transformers.branch import LockstepBranch
 from qkedit.plugins.transformers.decoding import (
-    BranchStations,
-    ForwardStations,
+    ReportedLogits,
+    EditedLogits,
     observing,
     prompts_in,
     with_decoding,
@@ -205,10 +205,10 @@ class Attachment:
     def _decoding_forward(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
         """The whole model in a call of `generate` on which plug-ins act: they see its logits."""
         output = original(*args, **kwargs)
-        stations: ForwardStations | BranchStations | None = getattr(self._thread, "stations", None)
-        if stations is None or torch.compiler.is_compiling():
+        stage: EditedLogits | ReportedLogits | None = getattr(self._thread, "logits", None)
+        if stage is None or torch.compiler.is_compiling():
             return output
-        return stations.after(output, bound(original, args, kwargs) if args else kwargs)
+        return stage.after(output, bound(original, args, kwargs) if args else kwargs)
 
     def _generate(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
         """Run `generate` with the additions of plug-ins to its decoding."""
@@ -222,7 +222,7 @@ class Attachment:
             for name, plugin in self._decoding.items():
                 edits[name] = plugin.start_decoding(generation)
                 ends.callback(edits[name].close)
-            ends.enter_context(self._stations(ForwardStations(list(edits.values()))))
+            ends.enter_context(self._logits_through(EditedLogits(list(edits.values()))))
             ends.enter_context(observing(self._parts.layers, list(edits.values())))
             output = original(**with_decoding(given, edits))
         of_decoding = {name: edit.report() for name, edit in edits.items()}
@@ -238,20 +238,20 @@ class Attachment:
         """Return a branch: the unwrapped `generate`, in whose thread plug-ins edit prefills and nothing reports."""
 
         def generate(**arguments: Any) -> Any:
-            with self._stations(BranchStations(branch.forwarded)):
+            with self._logits_through(ReportedLogits(branch.forwarded)):
                 return original(**arguments)
 
         branch = LockstepBranch(self._parts.model, generate, inputs)
         return branch
 
     @contextmanager
-    def _stations(self, stations: ForwardStations | BranchStations) -> Iterator[None]:
-        """Let the forward passes of this thread go through stations."""
-        self._thread.stations = stations
+    def _logits_through(self, stage: EditedLogits | ReportedLogits) -> Iterator[None]:
+        """Let the forward passes of this thread go through a stage."""
+        self._thread.logits = stage
         try:
             yield
         finally:
-            self._thread.stations = None
+            self._thread.logits = None
 
     def _guess(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
         """Refuse assisted generation: guessed tokens would be in the prefill like a part of the prompt."""
@@ -286,7 +286,7 @@ class Attachment:
             with stopwatch(name):
                 edits[name] = plugin.start(prefill)
         output = run_prefill(prefill, edits, stopwatch)
-        if isinstance(getattr(self._thread, "stations", None), BranchStations):
+        if isinstance(getattr(self._thread, "logits", None), ReportedLogits):
             return output  # the request is that of the answer
         self._reports.append(
             RequestReport(

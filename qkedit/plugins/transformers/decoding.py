@@ -43,7 +43,7 @@ def with_decoding(given: Mapping[str, Any], edits: Mapping[str, DecodingEdit]) -
     return arguments
 
 
-class ForwardStations:
+class EditedLogits:
     """What happens after every forward pass of one call of `generate`: the edits of its logits."""
 
     def __init__(self, edits: Sequence[DecodingEdit]) -> None:
@@ -63,7 +63,7 @@ class ForwardStations:
         return output
 
 
-class BranchStations:
+class ReportedLogits:
     """What happens after every forward pass of a branch: its logits are handed over as they are."""
 
     def __init__(self, forwarded: Callable[[Tensor], None]) -> None:

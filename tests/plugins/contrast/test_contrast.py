@@ -16,10 +16,10 @@ from qkedit.errors import UsageError
 from qkedit.plugins.contrast.noise import signal_shares, with_noise
 from qkedit.plugins.contrast.settings import ICD, M3ID, VCD, PAIContrast
 from tests.plugins.contrast.contrast_oracle import contrasted
-from tests.plugins.tiny_requests import IMAGE, Prompt, model, request, two_prompts
+from tests.plugins.greedy import STEPS, generated, one_image_each
+from tests.plugins.tiny_requests import IMAGE, model, request, two_prompts
 
 FAMILIES = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "llava", "llava-next", "internvl", "gemma3", "mistral3", "idefics3")
-STEPS = 5
 SENTENCE = (60, 61, 62)
 
 
@@ -72,23 +72,6 @@ METHODS: dict[str, tuple[Any, Any, Any, float]] = {
     ),
     "pai-contrast": (PAIContrast(gamma=1.5), lambda family, inputs: text_of(inputs), lambda step: 0.5, 0.1),
 }
-
-
-def one_image_each(family: str) -> list[Prompt]:
-    """Prompts of different length with an image each."""
-    first, second = two_prompts(family)
-    return [first, Prompt((first.items[0], first.items[1], 9), seed=5) if len(second.items) > 3 else second]
-
-
-def generated(family: str, inputs: Mapping[str, Any], **settings: Any) -> tuple[Tensor, list[Tensor]]:
-    """The answers, and the logits of every step before `generate` changes them."""
-    output = model(family).generate(
-        **inputs,
-        **{"max_new_tokens": STEPS, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0, **settings},
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
-    return output.sequences[:, inputs["input_ids"].shape[1] :], list(output.logits)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,0 +1,142 @@
+"""DeCo (arXiv 2410.11779): let the layer that is surest of a plausible token before the last one have a say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from qkedit.errors import UsageError
+from qkedit.plugins.core.decoding import DecodingEdit, Generation
+from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.report import PluginReport
+from qkedit.plugins.early_exit.layer_logits import LayerLogits
+from qkedit.selection import check_layers, select_layers
+
+# Layers 20 to 28 of 32, as shares.
+_FIRST, _LAST = 0.625, 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeCoReport(PluginReport):
+    """What DeCo did to one answer.
+
+    Attributes:
+        steps: decoding steps.
+        chosen: how often each layer was the one that was listened to, over all prompts.
+        likeliest_changed: share of the steps, over all prompts, whose likeliest token is another one than the model's.
+    """
+
+    steps: int
+    chosen: dict[int, int]
+    likeliest_changed: float
+
+
+@dataclass(frozen=True)
+class DeCo:
+    """Settings of DeCo.
+
+    Attributes:
+        alpha: α, the weight of the earlier layer's logits, beside its own certainty.
+        layers: the candidates, such as 20-28; None for 0.625 to 0.9 of the depth.
+        top_p, top_k: which tokens are plausible: the likeliest that make up `top_p`, `top_k` at most.
+    """
+
+    name: ClassVar[str] = "deco"
+
+    alpha: float = 0.6
+    layers: str | None = None
+    top_p: float = 0.9
+    top_k: int = 20
+
+    def __post_init__(self) -> None:
+        """Check the settings in themselves. Raises UsageError."""
+        if self.layers is not None:
+            check_layers(self.layers, "deco layers")
+        if not (math.isfinite(self.alpha) and self.alpha >= 0):
+            raise UsageError(f"{self.alpha} is negative", where="deco alpha", remedy="give 0.6, say")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"{self.top_p} is not a share", where="deco top_p", remedy="give 0.9, say")
+        if self.top_k < 1:
+            raise UsageError(f"{self.top_k} tokens are none", where="deco top_k", remedy="give 1 or more")
+
+    def bind(self, modules: VLMModules) -> BoundDeCo:
+        """Check the settings against a model. Raises UsageError for layers that it does not have."""
+        count = len(modules.layers)
+        last = min(count - 2, math.floor(_LAST * count))
+        chosen = self.layers or f"{min(last, math.floor(_FIRST * count))}-{last}"
+        LayerLogits(modules, self.name)
+        return BoundDeCo(self, modules, tuple(select_layers(chosen, count, where="deco layers")))
+
+
+@dataclass(frozen=True)
+class BoundDeCo:
+    """DeCo on one model."""
+
+    settings: DeCo
+    modules: VLMModules
+    layers: tuple[int, ...]
+
+    def start_decoding(self, generation: Generation) -> LayerCorrection:
+        """Begin one call of `generate`. Raises UsageError for beams, whose scores the correction would mix up."""
+        if (generation.setting("num_beams") or 1) > 1:
+            raise UsageError(
+                "deco cannot act on beams: corrected logits of different beams are not on one scale",
+                where="num_beams",
+                remedy="leave this setting out",
+            )
+        return LayerCorrection(self)
+
+
+class LayerCorrection(DecodingEdit):
+    """What happens to one request."""
+
+    def __init__(self, plugin: BoundDeCo) -> None:
+        self._plugin = plugin
+        self._logits = LayerLogits(plugin.modules, DeCo.name)
+        self.observed_layers = frozenset((*plugin.layers, len(plugin.modules.layers) - 1))
+        self._steps = self._choices = self._changed = 0
+        self._chosen: dict[int, int] = dict.fromkeys(plugin.layers, 0)
+
+    def observe_layer(self, layer: int, hidden: Tensor) -> None:
+        """Keep the state."""
+        self._logits.see(layer, hidden)
+
+    def edit_logits(self, logits: Tensor, tokens: Tensor | None) -> Tensor:
+        """Return `l + α p* l_layer` on the plausible tokens, −∞ elsewhere, row by row."""
+        settings = self._plugin.settings
+        early = self._logits.of(self._plugin.layers, logits).to(logits.device)  # [layers, batch, vocabulary]
+        plausible = plausible_tokens(logits, settings.top_p, settings.top_k)
+        certainty = early.softmax(dim=-1).masked_fill(~plausible, 0).amax(dim=-1)  # [layers, batch]
+        surest, choice = certainty.max(dim=0)
+        rows = torch.arange(len(logits), device=logits.device)
+        edited = logits + settings.alpha * surest[:, None] * early[choice, rows]
+        edited = edited.masked_fill(~plausible, -torch.inf)
+        self._steps += 1
+        for index in choice.tolist():
+            self._chosen[self._plugin.layers[index]] += 1
+        self._choices += len(logits)
+        self._changed += int((edited.argmax(dim=-1) != logits.argmax(dim=-1)).sum())
+        return edited
+
+    def report(self) -> DeCoReport:
+        """Return what was done."""
+        return DeCoReport(
+            steps=self._steps,
+            chosen={layer: count for layer, count in self._chosen.items() if count},
+            likeliest_changed=self._changed / max(1, self._choices),
+        )
+
+
+def plausible_tokens(logits: Tensor, top_p: float, top_k: int) -> Tensor:
+    """Return which tokens are plausible, `[batch, vocabulary]` bool.
+
+    They are the likeliest ones, as many as it takes to make up `top_p` of the probability, and `top_k` at most.
+    """
+    probabilities, tokens = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+    before = probabilities.cumsum(dim=-1) - probabilities  # what the likelier ones make up
+    kept = (before < top_p) & (torch.arange(logits.shape[-1], device=logits.device) < top_k)
+    return torch.zeros_like(kept).scatter(1, tokens, kept)

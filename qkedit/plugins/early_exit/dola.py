@@ -1,0 +1,134 @@
+"""DoLa (Decoding by Contrasting Layers, arXiv 2309.03883): what the last layer says more than an early one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from qkedit.errors import UsageError
+from qkedit.plugins.core.decoding import DecodingEdit, Generation
+from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.report import PluginReport
+from qkedit.plugins.early_exit.layer_logits import LayerLogits
+from qkedit.selection import check_layers, select_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoLaReport(PluginReport):
+    """What DoLa did to one answer.
+
+    Attributes:
+        steps: decoding steps.
+        chosen: how often each layer was the one that was contrasted, over all prompts.
+    """
+
+    steps: int
+    chosen: dict[int, int]
+
+
+@dataclass(frozen=True)
+class DoLa:
+    """Settings of DoLa.
+
+    Attributes:
+        layers: the candidates: every second layer of the first half ("low", published for long answers) or of the
+            second half ("high", for short ones), or layers by their numbers. The embeddings are not among them.
+        beta: tokens less likely than this share of the likeliest are left out.
+        norm: apply the final norm to the early state ("final"), or not, as the published code ("published").
+    """
+
+    name: ClassVar[str] = "dola"
+
+    layers: str = "low"
+    beta: float = 0.1
+    norm: Literal["published", "final"] = "final"
+
+    def __post_init__(self) -> None:
+        """Check the settings in themselves. Raises UsageError."""
+        if self.layers not in ("low", "high"):
+            check_layers(self.layers, "dola layers")
+        if not 0 <= self.beta <= 1:
+            raise UsageError(f"{self.beta} is not a share", where="dola beta", remedy="give a number from 0 to 1")
+        if self.norm not in ("published", "final"):
+            raise UsageError(f"{self.norm!r} is not known", where="dola norm", remedy="give published or final")
+
+    def bind(self, modules: VLMModules) -> BoundDoLa:
+        """Check the settings against a model. Raises UsageError for layers that it does not have."""
+        count = len(modules.layers)
+        if self.layers in ("low", "high"):
+            # State number n of the published code is the one behind layer n − 1.
+            first, end = (2, count // 2 + 1) if self.layers == "low" else (max(2, count // 2), count)
+            layers = tuple(number - 1 for number in range(first, end, 2)) or (0,)
+        else:
+            layers = select_layers(self.layers, count, where="dola layers")
+        LayerLogits(modules, self.name)
+        return BoundDoLa(
+            modules, tuple(layer for layer in layers if layer < count - 1), self.beta, self.norm == "final"
+        )
+
+
+@dataclass(frozen=True)
+class BoundDoLa:
+    """DoLa on one model."""
+
+    modules: VLMModules
+    layers: tuple[int, ...]
+    beta: float
+    normed: bool
+
+    def start_decoding(self, generation: Generation) -> LayerContrast:
+        """Begin one call of `generate`."""
+        return LayerContrast(self)
+
+
+class LayerContrast(DecodingEdit):
+    """What happens to one request."""
+
+    def __init__(self, plugin: BoundDoLa) -> None:
+        self._plugin = plugin
+        self._logits = LayerLogits(plugin.modules, DoLa.name)
+        self.observed_layers = frozenset((*plugin.layers, len(plugin.modules.layers) - 1))
+        self._steps = 0
+        self._chosen: dict[int, int] = dict.fromkeys(plugin.layers, 0)
+
+    def observe_layer(self, layer: int, hidden: Tensor) -> None:
+        """Keep the state."""
+        self._logits.see(layer, hidden)
+
+    def edit_logits(self, logits: Tensor, tokens: Tensor | None) -> Tensor:
+        """Return `log p − log q` where p is plausible, −∞ elsewhere; q is each row's candidate furthest from p."""
+        early = self._logits.of(self._plugin.layers, logits, normed=self._plugin.normed).to(logits.device)
+        final, candidates = logits.log_softmax(dim=-1), early.log_softmax(dim=-1)
+        choice = divergence(final, candidates).argmax(dim=0)  # [batch]
+        edited = final - candidates[choice, torch.arange(len(final), device=final.device)]
+        self._steps += 1
+        for index in choice.tolist():
+            self._chosen[self._plugin.layers[index]] += 1
+        if self._plugin.beta == 0:
+            return edited
+        return edited.masked_fill(
+            final < final.max(dim=-1, keepdim=True).values + math.log(self._plugin.beta), -torch.inf
+        )
+
+    def report(self) -> DoLaReport:
+        """Return what was done."""
+        return DoLaReport(steps=self._steps, chosen={layer: n for layer, n in self._chosen.items() if n})
+
+
+def divergence(final: Tensor, candidates: Tensor) -> Tensor:
+    """Return how far each candidate is from the final distribution, `[layers, batch]`.
+
+    ½ (KL(m ‖ p) + KL(m ‖ q)) with m = (p + q) / 2: the published code's form of the Jensen–Shannon divergence, which
+    has the arguments of KL the other way round.
+
+    Args:
+        final: log p, `[batch, vocabulary]`.
+        candidates: log q of each layer, `[layers, batch, vocabulary]`.
+    """
+    mean = (final.exp() + candidates.exp()) / 2
+    both = 2 * torch.xlogy(mean, mean) - mean * (final + candidates)
+    return both.sum(dim=-1) / 2

@@ -1,0 +1,76 @@
+"""Logits that the model's head gives the states of earlier layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qkedit.errors import UnsupportedForm
+from qkedit.plugins.core.modules import VLMModules
+
+# Between the head's own logits and ours, relative to their largest: 16-bit arithmetic in another order.
+_TOLERANCE = 2e-2
+
+
+class LayerLogits:
+    """The states of one forward pass behind some layers, and what the head makes of them.
+
+    Args:
+        modules: the model's modules.
+        name: of the plug-in, for messages.
+
+    Raises:
+        UnsupportedForm: the model has no final norm or no head where they are known to be.
+    """
+
+    def __init__(self, modules: VLMModules, name: str) -> None:
+        model: Any = modules.model
+        self._norm: Any = getattr(modules.decoder, "norm", None)
+        self._head: Any = model.get_output_embeddings()
+        self._name = name
+        self._last = len(modules.layers) - 1
+        self._states: dict[int, Tensor] = {}
+        self._checked = False
+        if self._norm is None or self._head is None:
+            raise UnsupportedForm(
+                "its final norm and its head are not where they are known to be",
+                where=name,
+                remedy="use another method",
+            )
+
+    def see(self, layer: int, hidden: Tensor) -> None:
+        """Take the state of the last token behind a layer, `[batch, D]`."""
+        self._states[layer] = hidden
+
+    def of(self, layers: tuple[int, ...], logits: Tensor, *, normed: bool = True) -> Tensor:
+        """Return the logits behind some layers, `[layers, batch, vocabulary]` float32.
+
+        Args:
+            layers: that have been seen, beside the last one.
+            logits: the model's own, `[batch, vocabulary]`.
+            normed: apply the final norm before the head.
+
+        Raises:
+            UnsupportedForm: the head of the last layer's state does not give the model's own logits.
+        """
+        if not self._checked:
+            self._check(logits)
+            self._checked = True
+        return torch.stack([self._logits(self._states[layer], normed) for layer in layers])
+
+    @torch.no_grad()
+    def _logits(self, state: Tensor, normed: bool) -> Tensor:
+        states = self._norm(state) if normed else state
+        logits: Tensor = self._head(states.to(self._head.weight.device))
+        return logits.float()
+
+    def _check(self, logits: Tensor) -> None:
+        own = self._logits(self._states[self._last], True).to(logits.device)
+        if (own - logits).abs().max() > _TOLERANCE * logits.abs().max():
+            raise UnsupportedForm(
+                "the logits are not those of the head: the model caps or scales them, or another plug-in has edited them",
+                where=self._name,
+                remedy="name this plug-in before others that edit logits, or use another method",
+            )

@@ -1,0 +1,127 @@
+"""VAF (Visual Amplification Fusion, of ClearSight, arXiv 2503.13107): let what follows the image attend to it more.
+
+In some middle layers, the attention scores of every token behind the image are scaled before the softmax: those of
+image tokens by `image`, those of the tokens before the image by `before`. A score is a product with a key, and only
+tokens behind the image read the cache, so its keys are scaled once, when the last image token is in it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from qkedit.errors import UnsupportedForm, UsageError
+from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.prefill import Prefill
+from qkedit.plugins.core.protocol import RequestEdit
+from qkedit.plugins.core.report import PluginReport
+from qkedit.plugins.transformers.cache import cache_layer, columns_held
+from qkedit.selection import check_layers, select_layers
+
+# Layers 9 to 14 of 32, as shares.
+_FIRST, _LAST = 9 / 32, 14 / 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAFReport(PluginReport):
+    """What VAF did to one request.
+
+    Attributes:
+        layers: in which layers keys were scaled.
+        image_tokens: how many keys of image tokens were scaled in each, over all prompts.
+        tokens_before: how many keys before the first image.
+    """
+
+    layers: tuple[int, ...]
+    image_tokens: int
+    tokens_before: int
+
+
+@dataclass(frozen=True)
+class VAF:
+    """Settings of VAF.
+
+    Attributes:
+        layers: of the decoder, such as 9-14; None for the same shares of other depths.
+        image: factor of the scores of image tokens (β in the paper).
+        before: factor of the scores of the tokens before the first image (α in the paper).
+    """
+
+    name: ClassVar[str] = "vaf"
+
+    layers: str | None = None
+    image: float = 1.15
+    before: float = 0.95
+
+    def __post_init__(self) -> None:
+        """Check the settings in themselves. Raises UsageError."""
+        if self.layers is not None:
+            check_layers(self.layers, "vaf layers")
+        for option in ("image", "before"):
+            if not (math.isfinite(value := getattr(self, option)) and value > 0):
+                raise UsageError(f"{value} is not a factor", where=f"vaf {option}", remedy="give 1.15, say")
+
+    def bind(self, modules: VLMModules) -> BoundVAF:
+        """Check the settings against a model.
+
+        Raises:
+            UsageError: it does not have these layers.
+            UnsupportedForm: it caps its attention scores, so that scaling keys does not scale them.
+        """
+        if getattr(modules.text_config, "attn_logit_softcapping", None):
+            raise UnsupportedForm(
+                "its attention scores are capped, so a scaled key does not scale them", where="vaf", remedy="use SCR"
+            )
+        count = len(modules.layers)
+        chosen = self.layers or f"{round(_FIRST * count)}-{round(_LAST * count)}"
+        layers = select_layers(chosen, count, modules.attention_layers, "vaf layers")
+        return BoundVAF(layers, self.image, self.before)
+
+
+@dataclass(frozen=True)
+class BoundVAF:
+    """VAF on one model."""
+
+    layers: tuple[int, ...]
+    image: float
+    before: float
+
+    def start(self, prefill: Prefill) -> ScaledKeys:
+        """Begin one prefill."""
+        return ScaledKeys(self, prefill)
+
+
+class ScaledKeys(RequestEdit):
+    """What happens to one request."""
+
+    def __init__(self, plugin: BoundVAF, prefill: Prefill) -> None:
+        self._plugin = plugin
+        self._image = prefill.grids.placeholders
+        extents = prefill.grids.extents
+        rows = range(prefill.grids.batch)
+        self._first = [min((extent.first for extent in extents if extent.row == row), default=0) for row in rows]
+        last = [max((extent.last for extent in extents if extent.row == row), default=None) for row in rows]
+        self.refine_after = tuple(None if column is None else column + 1 for column in last)
+        real = prefill.real
+        self._before = sum(int(real[row, : self._first[row]].sum()) for row in rows)
+
+    @torch.no_grad()
+    def edit_cache(self, cache: Any, rows: tuple[int, ...], length: int) -> None:
+        """Scale the keys of `rows` in every chosen layer."""
+        for index in self._plugin.layers:
+            layer = cache_layer(cache, index, VAF.name)
+            first, _ = columns_held(layer, length)
+            for row in rows:
+                factors = torch.ones(length)
+                factors[: self._first[row]] = self._plugin.before
+                factors[self._image[row, :length]] = self._plugin.image
+                held = factors[first:].to(layer.keys.device)
+                keys = layer.keys[row, :, : len(held)]
+                keys.copy_((keys.float() * held[:, None]).to(keys.dtype))
+
+    def report(self) -> VAFReport:
+        """Return what was scaled."""
+        return VAFReport(layers=self._plugin.layers, image_tokens=int(self._image.sum()), tokens_before=self._before)

@@ -1,0 +1,156 @@
+"""DoLa and DeCo equal their formulas, written out from the hidden states that transformers returns."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import qkedit
+from qkedit.errors import UnsupportedForm, UsageError
+from qkedit.plugins.early_exit.deco import DeCo
+from qkedit.plugins.early_exit.dola import DoLa
+from tests.plugins.greedy import STEPS, generated, one_image_each
+from tests.plugins.tiny_requests import model, request
+from tests.plugins.whole_text import whole_text
+
+FAMILIES = ("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3")
+Formula = Callable[[Tensor, list[Tensor]], Tensor]
+
+
+def distributions(vlm: Any, output: Any, layers: list[int], normed: bool) -> list[Tensor]:
+    """The head's logits `[vocabulary]` behind each layer, in float64."""
+    decoder = vlm.get_decoder()
+    logits = []
+    for layer in layers:
+        state = output.hidden_states[layer + 1][0, -1]
+        with torch.no_grad():
+            logits.append(vlm.get_output_embeddings()(decoder.norm(state) if normed else state).double())
+    return logits
+
+
+def dola(final: Tensor, early: list[Tensor], beta: float = 0.1) -> Tensor:
+    p = final.double().softmax(dim=-1).tolist()
+    best, chosen = -math.inf, early[0]
+    for logits in early:
+        q = logits.softmax(dim=-1).tolist()
+        distance = 0.0
+        for one, other in zip(p, q, strict=True):
+            mean = (one + other) / 2
+            distance += 0.5 * mean * (math.log(mean / one) + math.log(mean / other))
+        if distance > best:
+            best, chosen = distance, logits
+    edited = final.double().log_softmax(dim=-1) - chosen.log_softmax(dim=-1)
+    for token, probability in enumerate(p):
+        if probability < beta * max(p):
+            edited[token] = -math.inf
+    return edited
+
+
+def deco(final: Tensor, early: list[Tensor], alpha: float = 0.6, top_p: float = 0.9, top_k: int = 20) -> Tensor:
+    p = final.double().softmax(dim=-1).tolist()
+    plausible: list[int] = []
+    for token in sorted(range(len(p)), key=lambda token: -p[token]):
+        if len(plausible) == top_k or sum(p[kept] for kept in plausible) >= top_p:
+            break
+        plausible.append(token)
+    surest, chosen = max(
+        ((max(logits.softmax(dim=-1).tolist()[token] for token in plausible), logits) for logits in early),
+        key=lambda pair: pair[0],
+    )
+    edited = torch.full_like(final.double(), -math.inf)
+    for token in plausible:
+        edited[token] = final.double()[token] + alpha * surest * chosen[token]
+    return edited
+
+
+METHODS: dict[str, tuple[Any, list[int], bool, Formula]] = {
+    "dola, normed": (DoLa(layers="0-2"), [0, 1, 2], True, dola),
+    "dola, published": (DoLa(layers="0,1", norm="published", beta=0.2), [0, 1], False, lambda p, q: dola(p, q, 0.2)),
+    "deco": (DeCo(layers="1-2"), [1, 2], True, deco),
+    "deco, few": (DeCo(layers="0-2", top_k=3, alpha=2.0), [0, 1, 2], True, lambda p, q: deco(p, q, 2.0, top_k=3)),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padded_batch_equals_the_formulas(family: str, method: str) -> None:
+    plugin, layers, normed, formula = METHODS[method]
+    prompts, vlm = one_image_each(family), model(family)
+    with qkedit.attach(vlm, plugin) as attached:
+        answers, logits = generated(family, request(family, prompts).inputs)
+    report = attached.report()[0].plugins[plugin.name]
+    assert report.steps == STEPS
+    assert sum(report.chosen.values()) == STEPS * len(prompts)
+    assert set(report.chosen) <= set(layers)
+    for row, prompt in enumerate(prompts):
+        alone, answer = request(family, [prompt]).inputs, []
+        for step in range(STEPS):
+            output = whole_text(vlm, alone, answer, output_hidden_states=True)
+            expected = formula(output.logits[0, -1], distributions(vlm, output, layers, normed))
+            finite = expected.isfinite()
+            assert torch.equal(logits[step][row].isfinite(), finite)
+            torch.testing.assert_close(logits[step][row][finite].double(), expected[finite], atol=2e-5, rtol=1e-5)
+            answer.append(int(expected.argmax()))
+        assert answers[row].tolist() == answer
+
+
+def test_without_weight_deco_leaves_greedy_search() -> None:
+    given = request("llava", one_image_each("llava")).inputs
+    own, _ = generated("llava", given)
+    with qkedit.attach(model("llava"), DeCo(alpha=0)) as attached:
+        assert torch.equal(generated("llava", given)[0], own)
+    assert attached.report()[0].plugins["deco"].likeliest_changed == 0
+
+
+def test_default_layers() -> None:
+    """Of four layers: 0.625 to 0.9 are layer 2 alone; the first half has the state behind layer 1."""
+    from qkedit.plugins.transformers.modules import vlm_modules
+
+    modules = vlm_modules(model("llava"))
+    assert DeCo().bind(modules).layers == (2,)
+    assert DoLa().bind(modules).layers == (1,)
+    assert DoLa(layers="high").bind(modules).layers == (1,)
+
+
+def test_logits_that_are_more_than_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Cohere's models, which scale them."""
+    vlm = model("llava")
+    given = request("llava", one_image_each("llava")).inputs
+    forward = vlm.forward
+
+    @functools.wraps(forward)
+    def scaled(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        output.logits = output.logits * 0.5
+        return output
+
+    monkeypatch.setattr(vlm, "forward", scaled)
+    with qkedit.attach(vlm, DeCo()), pytest.raises(UnsupportedForm, match="caps or scales"):
+        generated("llava", given)
+
+
+def test_beams() -> None:
+    given = request("llava", one_image_each("llava")).inputs
+    with qkedit.attach(model("llava"), DeCo()), pytest.raises(UsageError, match="beams"):
+        generated("llava", given, num_beams=2)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: DoLa(layers="lower"), "dola layers"),
+        (lambda: DoLa(beta=2), "dola beta"),
+        (lambda: DeCo(alpha=-1), "deco alpha"),
+        (lambda: DeCo(top_p=0), "deco top_p"),
+        (lambda: DeCo(top_k=0), "deco top_k"),
+    ],
+)
+def test_wrong_settings(make: Callable[[], Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        make()

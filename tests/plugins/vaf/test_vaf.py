@@ -1,0 +1,107 @@
+"""VAF equals attention whose scores are scaled, computed over the whole text with every matrix written out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qkedit
+from qkedit.errors import UnsupportedForm, UsageError
+from qkedit.plugins.transformers.modules import vlm_modules
+from qkedit.plugins.vaf.plugin import VAF
+from tests.plugins.greedy import STEPS, generated, one_image_each
+from tests.plugins.tiny_requests import IMAGE, model, request
+from tests.plugins.whole_text import whole_text
+
+FAMILIES = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "llava", "llava-next", "internvl", "gemma3", "mistral3", "idefics3")
+LAYERS, IMAGE_FACTOR, BEFORE_FACTOR = (1, 2), 1.4, 0.7
+
+
+@contextmanager
+def scaled_scores(family: str, ids: list[int]) -> Iterator[None]:
+    """Let the decoder compute attention by matrices, with scaled scores in the rows behind the image."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    columns = [column for column, token in enumerate(ids) if token == IMAGE]
+
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
+    ) -> tuple[Tensor, None]:
+        groups = query.shape[1] // key.shape[1]
+        key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
+        scores = query @ key.transpose(-1, -2) * settings["scaling"]
+        if module.layer_idx in LAYERS:
+            for row in range(columns[-1] + 1, scores.shape[-2]):
+                scores[..., row, : columns[0]] *= BEFORE_FACTOR
+                scores[..., row, columns] *= IMAGE_FACTOR
+        if mask is None:
+            mask = torch.full(scores.shape[-2:], -torch.inf).triu(1)
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        return (scores.softmax(dim=-1) @ value).transpose(1, 2).contiguous(), None
+
+    AttentionInterface.register("scaled_scores", attend)
+    AttentionMaskInterface.register("scaled_scores", ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+    config = model(family).get_decoder().config
+    usual = config._attn_implementation
+    config._attn_implementation = {"": "scaled_scores"}
+    try:
+        yield
+    finally:
+        config._attn_implementation = {"": usual}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padded_batch_equals_scaled_scores(family: str) -> None:
+    prompts, vlm = one_image_each(family), model(family)
+    if family == "gemma3":  # an image that is read in both directions cannot be cut where another one ends
+        with qkedit.attach(vlm, VAF()), pytest.raises(UsageError, match="one by one"):
+            generated(family, request(family, prompts).inputs)
+        prompts = prompts[:1]
+    vaf = VAF(layers="1-2", image=IMAGE_FACTOR, before=BEFORE_FACTOR)
+    together = request(family, prompts).inputs
+    plain, _ = generated(family, together)
+    with qkedit.attach(vlm, vaf) as attached:
+        answers, logits = generated(family, together)
+    report = attached.report()[0].plugins["vaf"]
+    assert report.layers == LAYERS
+    assert report.image_tokens == int((together["input_ids"] == IMAGE).sum())
+    for row, prompt in enumerate(prompts):
+        alone, answer = request(family, [prompt]).inputs, []
+        with scaled_scores(family, alone["input_ids"][0].tolist()):
+            for step in range(STEPS):
+                expected = whole_text(vlm, alone, answer).logits[0, -1]
+                torch.testing.assert_close(logits[step][row], expected, atol=1e-5, rtol=1e-5)
+                answer.append(int(expected.argmax()))
+        assert answers[row].tolist() == answer
+        assert (logits[0][row] - whole_text(vlm, alone, []).logits[0, -1]).abs().max() > 1e-3
+    assert torch.equal(generated(family, together)[0], plain)
+
+
+def test_factors_of_one_change_nothing() -> None:
+    given = request("llava", one_image_each("llava")).inputs
+    _, own = generated("llava", given)
+    with qkedit.attach(model("llava"), VAF(image=1.0, before=1.0)):
+        _, logits = generated("llava", given)
+    # The prompt runs in two parts, so that sums are rounded otherwise.
+    for one, other in zip(own, logits, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_default_layers_and_capped_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = vlm_modules(model("llava"))
+    assert VAF().bind(modules).layers == (1, 2)
+    monkeypatch.setattr(modules.text_config, "attn_logit_softcapping", 50.0, raising=False)
+    with pytest.raises(UnsupportedForm, match="capped"):
+        VAF().bind(modules)
+
+
+@pytest.mark.parametrize("settings", [{"image": 0.0}, {"before": float("nan")}, {"layers": "x"}])
+def test_wrong_settings(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="vaf"):
+        VAF(**settings)

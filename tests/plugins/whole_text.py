@@ -1,0 +1,23 @@
+"""The model over the whole text so far, without a cache: slow, and nothing to get wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+TYPES = ("token_type_ids", "mm_token_type_ids")
+
+
+def whole_text(model: Any, inputs: Mapping[str, Any], answer: list[int], **settings: Any) -> Any:
+    """The model's output over one prompt and the answer so far."""
+    given = dict(inputs)
+    new = torch.tensor([answer], dtype=torch.long)
+    given["input_ids"] = torch.cat([inputs["input_ids"], new], dim=1)
+    given["attention_mask"] = torch.ones_like(given["input_ids"])
+    for name in TYPES:
+        if name in given:
+            given[name] = torch.cat([inputs[name], torch.zeros_like(new).to(inputs[name].dtype)], dim=1)
+    with torch.no_grad():
+        return model(**given, use_cache=False, **settings)
