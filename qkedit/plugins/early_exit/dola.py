@@ -130,5 +130,5 @@ def divergence(final: Tensor, candidates: Tensor) -> Tensor:
         candidates: log q of each layer, `[layers, batch, vocabulary]`.
     """
     mean = (final.exp() + candidates.exp()) / 2
-    both = 2 * torch.xlogy(mean, mean) - mean * (final + candidates)
+    both = -2 * torch.special.entr(mean) - mean * (final + candidates)
     return both.sum(dim=-1) / 2

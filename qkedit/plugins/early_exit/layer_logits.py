@@ -70,7 +70,7 @@ class LayerLogits:
         own = self._logits(self._states[self._last], True).to(logits.device)
         if (own - logits).abs().max() > _TOLERANCE * logits.abs().max():
             raise UnsupportedForm(
-                "the logits are not those of the head: the model caps or scales them, or another plug-in has edited them",
+                "the logits are not those of its head: it caps or scales them, or another plug-in has edited them",
                 where=self._name,
                 remedy="name this plug-in before others that edit logits, or use another method",
             )
