@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from qkedit.demo import demo_checkpoint
+from qkedit.plugins.registry import PLUGINS
 from tests.cli.command import qkedit
 
 SHORT = ("--max-new-tokens", "6", "--device", "cpu", "--dtype", "float32")
@@ -141,7 +142,7 @@ def test_models_without_a_grid_are_refused(tmp_path: Path) -> None:
 
 def test_what_there_is() -> None:
     listed = qkedit("plugins", "list", "--json").document["plugins"]
-    assert [plugin["name"] for plugin in listed] == ["scr", "dscr"]
+    assert [plugin["name"] for plugin in listed] == list(PLUGINS)
     assert {"name": "blend", "values": "a number", "default": 1.0} in listed[1]["options"]
     assert "lost_cells" in qkedit("plugins", "list").stdout
 

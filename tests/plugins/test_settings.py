@@ -100,7 +100,7 @@ def test_words_of_a_command() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--layers", "3"], "no plug-in stands before"),
+        (["--layers", "3"], "there is no plug-in before"),
         (["scr", "--layers"], "no value"),
         (["scr", "--layers", "--factor=2"], "no value"),
         (["scr", "--no-such", "3"], "no option 'no_such'"),
@@ -307,7 +307,7 @@ def test_directories_that_are_not_the_users(model: Path, tmp_path: Path) -> None
         f"{link}/": "symbolic link",
         str(snapshot): "a cache",
         str(blobs): "a cache",
-        str(tmp_path): "holds no config.json",
+        str(tmp_path): "does not hold config.json",
         str(model / "config.json"): "is not a directory",
     }.items():
         with pytest.raises(UsageError, match=words):

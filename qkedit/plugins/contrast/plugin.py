@@ -15,6 +15,7 @@ from qkedit.errors import UsageError
 from qkedit.plugins.contrast.noise import signal_shares, with_noise
 from qkedit.plugins.contrast.prompts import PER_TOKEN, with_sentence, without_images
 from qkedit.plugins.core.decoding import Branch, DecodingEdit, Generation
+from qkedit.plugins.core.generation_limits import OF_A_BRANCH, refuse_settings
 from qkedit.plugins.core.grid import image_grids
 from qkedit.plugins.core.report import PluginReport
 
@@ -61,7 +62,7 @@ class BoundContrast:
             return Contrast(self, None, has_images=False)
         if self.weight is None:
             return Contrast(self, None, has_images=True)
-        _check(generation, self.name)
+        refuse_settings(generation, OF_A_BRANCH, self.name)
         return Contrast(self, generation.start_branch(self._branch_inputs(generation)), has_images=True)
 
     def _branch_inputs(self, generation: Generation) -> dict[str, Any]:
@@ -142,24 +143,3 @@ def sentence_tokens(sentence: str, tokenizer: Any, model: Any) -> tuple[int, ...
                 remedy="give ICD(tokenizer=…)",
             ) from error
     return tuple(tokenizer(sentence, add_special_tokens=False)["input_ids"])
-
-
-def _check(generation: Generation, name: str) -> None:
-    """Refuse what a branch cannot follow."""
-    refused = {
-        "num_beams": (lambda value: value > 1, "beams change places, which its branch does not"),
-        "num_return_sequences": (lambda value: value > 1, "its branch follows one answer per prompt"),
-        "prefill_chunk_size": (bool, "its branch needs the whole prompt at once"),
-        "cache_implementation": (lambda value: "static" in str(value), "its branch cannot follow compiled steps"),
-        "assistant_model": (lambda value: value is not None, "guessed tokens may be taken back"),
-        "prompt_lookup_num_tokens": (bool, "guessed tokens may be taken back"),
-        "past_key_values": (lambda value: value is not None, "its branch does not know what the cache holds"),
-        "inputs_embeds": (lambda value: value is not None, "it needs the prompt's tokens"),
-        "custom_generate": (lambda value: value is not None, "a loop of one's own may take tokens back"),
-    }
-    for option, (is_refused, reason) in refused.items():
-        value = generation.setting(option)
-        if value is not None and is_refused(value):
-            raise UsageError(f"{name} cannot act: {reason}", where=option, remedy="leave this setting out")
-    if generation.setting("use_cache") is False:
-        raise UsageError(f"{name} needs a cache", where="use_cache", remedy="generate with use_cache=True")

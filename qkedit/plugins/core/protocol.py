@@ -10,7 +10,8 @@ A prefill with images has these steps, each optional for a plug-in:
     finish         after the last column, with the finished cache
 
 A plug-in that acts on decoding has `start_decoding` instead, or in addition. It is called once per call of `generate`
-and may add logits processors and arguments (`DecodingEdit`). Only the methods that a plug-in has are called.
+and may edit the logits of every forward pass, look at the states behind layers, run the model on other inputs beside
+the answer, and add logits processors and arguments (`DecodingEdit`). Only the methods that a plug-in has are called.
 """
 
 from __future__ import annotations

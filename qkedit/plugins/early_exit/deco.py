@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qkedit.errors import UsageError
 from qkedit.plugins.core.decoding import DecodingEdit, Generation
+from qkedit.plugins.core.generation_limits import OF_EVERY_STEP, refuse_settings
 from qkedit.plugins.core.modules import VLMModules
 from qkedit.plugins.core.report import PluginReport
 from qkedit.plugins.early_exit.layer_logits import LayerLogits
@@ -81,13 +82,11 @@ class BoundDeCo:
     layers: tuple[int, ...]
 
     def start_decoding(self, generation: Generation) -> LayerCorrection:
-        """Begin one call of `generate`. Raises UsageError for beams, whose scores the correction would mix up."""
-        if (generation.setting("num_beams") or 1) > 1:
-            raise UsageError(
-                "deco cannot act on beams: corrected logits of different beams are not on one scale",
-                where="num_beams",
-                remedy="leave this setting out",
-            )
+        """Begin one call of `generate`. Raises UsageError for settings that it cannot follow, beams among them.
+
+        Corrected logits of different beams are not on one scale.
+        """
+        refuse_settings(generation, (*OF_EVERY_STEP, "num_beams"), DeCo.name)
         return LayerCorrection(self)
 
 

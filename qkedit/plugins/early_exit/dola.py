@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qkedit.errors import UsageError
 from qkedit.plugins.core.decoding import DecodingEdit, Generation
+from qkedit.plugins.core.generation_limits import OF_EVERY_STEP, refuse_settings
 from qkedit.plugins.core.modules import VLMModules
 from qkedit.plugins.core.report import PluginReport
 from qkedit.plugins.early_exit.layer_logits import LayerLogits
@@ -81,7 +82,8 @@ class BoundDoLa:
     normed: bool
 
     def start_decoding(self, generation: Generation) -> LayerContrast:
-        """Begin one call of `generate`."""
+        """Begin one call of `generate`. Raises UsageError for settings that it cannot follow."""
+        refuse_settings(generation, OF_EVERY_STEP, DoLa.name)
         return LayerContrast(self)
 
 

@@ -34,8 +34,8 @@ from qkedit.plugins.core.protocol import BoundPlugin, DecodingPlugin, Plugin, Pr
 from qkedit.plugins.core.report import RequestReport
 from qkedit.plugins.transformers.branch import LockstepBranch
 from qkedit.plugins.transformers.decoding import (
-    ReportedLogits,
     EditedLogits,
+    ReportedLogits,
     observing,
     prompts_in,
     with_decoding,

@@ -135,10 +135,33 @@ def test_logits_that_are_more_than_the_head(monkeypatch: pytest.MonkeyPatch) -> 
         generated("llava", given)
 
 
-def test_beams() -> None:
+def test_beams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DoLa's are those of a model that edits its own logits; DeCo's would not be on one scale."""
+    vlm = model("llava")
     given = request("llava", one_image_each("llava")).inputs
-    with qkedit.attach(model("llava"), DeCo()), pytest.raises(UsageError, match="beams"):
+    with qkedit.attach(vlm, DeCo()), pytest.raises(UsageError, match="beams"):
         generated("llava", given, num_beams=2)
+    with qkedit.attach(vlm, DoLa(layers="1")):
+        answers, _ = generated("llava", given, num_beams=3)
+    forward = vlm.forward
+
+    @functools.wraps(forward)
+    def edited(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **{**kwargs, "output_hidden_states": True})
+        early = vlm.get_output_embeddings()(vlm.get_decoder().norm(output.hidden_states[2][:, -1])).double()
+        rows = [dola(logits, [own]) for logits, own in zip(output.logits[:, -1], early, strict=True)]
+        output.logits = torch.stack(rows)[:, None].float()
+        return output
+
+    monkeypatch.setattr(vlm, "forward", edited)
+    assert torch.equal(answers, generated("llava", given, num_beams=3)[0])
+
+
+@pytest.mark.parametrize("plugin", [DoLa(), DeCo()], ids=lambda plugin: plugin.name)
+def test_what_hides_a_step(plugin: Any) -> None:
+    given = request("llava", one_image_each("llava")).inputs
+    with qkedit.attach(model("llava"), plugin), pytest.raises(UsageError, match="compiled"):
+        generated("llava", given, cache_implementation="static")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def plugins_add(
         list[str] | None,
         typer.Argument(
             metavar="PLUGIN [--OPTION VALUE]",
-            help="scr, dscr, NAME:key=value,… or FILE.json.",
+            help="scr, dscr, another name, NAME:key=value,… or FILE.json.",
             autocompletion=completion.plugins,
         ),
     ] = None,
@@ -42,7 +42,7 @@ def plugins_add(
         from qkedit.plugins.settings import parse_words, with_absolute_paths
 
         if not words:
-            raise UsageError("no plug-in is named", remedy="name scr or dscr first")
+            raise UsageError("no plug-in is named", remedy="name one; `qkedit plugins list` lists them")
         if model is None:
             raise UsageError("no model is named", where="--model", remedy="give its directory")
         named = parse_words(words)

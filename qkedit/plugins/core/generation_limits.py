@@ -1,0 +1,42 @@
+"""Settings of `generate` that plug-ins on its decoding cannot follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from qkedit.errors import UsageError
+from qkedit.plugins.core.decoding import Generation
+
+# When a setting is refused, and why.
+_LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "num_beams": (lambda value: value > 1, "beams change places"),
+    "num_return_sequences": (lambda value: value > 1, "it follows one answer per prompt"),
+    "prefill_chunk_size": (bool, "it needs the whole prompt at once"),
+    "cache_implementation": (lambda value: "static" in str(value), "it does not see compiled steps"),
+    "assistant_model": (lambda value: value is not None, "guessed tokens may be taken back"),
+    "prompt_lookup_num_tokens": (bool, "guessed tokens may be taken back"),
+    "custom_generate": (lambda value: value is not None, "another loop may take tokens back"),
+    "past_key_values": (lambda value: value is not None, "it does not know the tokens in the cache"),
+    "inputs_embeds": (lambda value: value is not None, "it needs the prompt's tokens"),
+    "use_cache": (lambda value: value is False, "it needs a cache"),
+}
+# What changes which tokens a forward pass is about, or hides the pass.
+OF_EVERY_STEP = (
+    "prefill_chunk_size", "cache_implementation", "assistant_model", "prompt_lookup_num_tokens", "custom_generate",
+)  # fmt: skip
+# What a second answer in step cannot follow either.
+OF_A_BRANCH = (*OF_EVERY_STEP, "num_beams", "num_return_sequences", "past_key_values", "inputs_embeds", "use_cache")
+
+
+def refuse_settings(generation: Generation, settings: Iterable[str], plugin: str) -> None:
+    """Refuse a call of `generate` that uses one of these settings.
+
+    Raises:
+        UsageError: it does; the message names the setting and the plug-in.
+    """
+    for name in settings:
+        is_refused, reason = _LIMITS[name]
+        value = generation.setting(name)
+        if value is not None and is_refused(value):
+            raise UsageError(f"{plugin} cannot act: {reason}", where=name, remedy="leave this setting out")
