@@ -45,8 +45,8 @@ class Joined:
             f"{self.missing} of {found + self.missing} questions have no answer and are left out": self.missing,
             f"{self._empty} of {found} answers are empty, and the rule scores them as it scores any text (as yes, as "
             "wrong, or as a caption without hallucinations)": self._empty,
-            f"{self._cut} of {found} answers were cut off and are scored as far as they go (a longer --max-new-tokens "
-            "would show the rest)": self._cut,
+            f"{self._cut} of {found} answers were cut off and are scored as far as they go (where the reason is the "
+            "length, a longer --max-new-tokens would show the rest)": self._cut,
         }
         return tuple(sentence for sentence, count in sentences.items() if count)
 

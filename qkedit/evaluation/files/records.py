@@ -18,7 +18,8 @@ RULE_KINDS = ("parser", "variant")
 # Why an answer ends, under the key and in the words of OpenAI's protocol: the model ended it, or something else did.
 FINISH_REASON = "finish_reason"
 STOP, LENGTH = "stop", "length"
-_CUT = (LENGTH, "max_tokens", "content_filter", "abort")
+# How servers say that the model ended its answer; there is no end of other reasons: a limit, a filter, a failure.
+_ENDED = (STOP, "eos", "eos_token", "end_turn", "stop_sequence", "complete", "tool_calls", "function_call")
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,9 @@ class Answer:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the answer was cut off, as far as its file tells."""
-        return self.fields.get(FINISH_REASON) in _CUT
+        """Whether something else than the model ended the answer, as far as its file tells."""
+        reason = self.fields.get(FINISH_REASON)
+        return reason not in (None, "") and str(reason).lower() not in _ENDED
 
     @property
     def where(self) -> str:

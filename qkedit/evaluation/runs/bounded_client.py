@@ -5,12 +5,16 @@ Needs the package openai.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import openai
 
+from qkedit.errors import QkeditError, first_line
+
 # The longest answers of models have some hundred thousand characters, and a token's fields take some hundred bytes.
 LARGEST_RESPONSE = 16 * 2**20
+_MOST_REDIRECTS = 5
 _OF_THE_WAY = ("content-encoding", "content-length", "transfer-encoding")
 
 
@@ -18,16 +22,59 @@ class TooLongError(openai.OpenAIError):
     """A server sent more than a response may have."""
 
 
+class TooSlowError(openai.OpenAIError):
+    """A server has sent a little now and then, and no whole response in time."""
+
+
+def bounded_client(base_url: str, key: str, *, retries: int, timeout: float) -> openai.OpenAI:
+    """Return a client of a server.
+
+    Args:
+        base_url: its address.
+        key: for it.
+        retries: how often a request is sent again.
+        timeout: seconds until a request counts as failed.
+
+    Raises:
+        QkeditError: the environment names a proxy or certificates that cannot be used.
+    """
+    try:
+        http_client = BoundedHttpClient(timeout)
+    except Exception as error:  # an address of a proxy that is none has a class of its own
+        raise QkeditError(
+            f"the connection cannot be prepared ({first_line(error)})",
+            where="--endpoint",
+            remedy="correct the variables of proxies and certificates (HTTP_PROXY, ALL_PROXY, SSL_CERT_FILE)",
+        ) from error
+    return openai.OpenAI(base_url=base_url, api_key=key, max_retries=retries, timeout=timeout, http_client=http_client)
+
+
 class BoundedHttpClient(openai.DefaultHttpxClient):
-    """The HTTP client that openai brings, whichever library it is built on, with a bound on what it reads."""
+    """The HTTP client that openai brings, whichever library it is built on, with bounds on what it reads.
+
+    Args:
+        seconds: in which a whole response must be there.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
 
     def send(self, request: Any, *, stream: bool = False, **settings: Any) -> Any:
         """Send a request and read the response as far as it may go.
 
         Raises:
             TooLongError: there is more, after any unpacking.
+            TooSlowError: it is not there in time.
         """
-        response = super().send(request, stream=True, **settings)
+        deadline = time.monotonic() + self._seconds
+        # What leads elsewhere has a body, too, which the library itself would read to its end.
+        response = super().send(request, **{**settings, "stream": True, "follow_redirects": False})
+        for _ in range(_MOST_REDIRECTS):
+            if response.next_request is None:
+                break
+            response.close()
+            response = super().send(response.next_request, **{**settings, "stream": True, "follow_redirects": False})
         if stream:
             return response
         content = bytearray()
@@ -36,6 +83,8 @@ class BoundedHttpClient(openai.DefaultHttpxClient):
                 content += piece
                 if len(content) > LARGEST_RESPONSE:
                     raise TooLongError
+                if time.monotonic() > deadline:
+                    raise TooSlowError
         finally:
             response.close()
         # How the body was packed on its way is no longer true of it.

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -74,12 +75,20 @@ class Endpoint:
         Raises:
             UsageError: it is not an address of the web, or holds a password, which would end up in result files.
         """
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(self.url)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or True)
+        except ValueError:
+            is_address = False
+        if not is_address or not self.url.isprintable():
             raise UsageError("is not a web address", where=f"--endpoint {self.url}", remedy="give http://HOST:PORT/v1")
         if parts.username or parts.password:
             raise UsageError(
                 "holds a name and a password", where="--endpoint", remedy=f"set {KEY_VARIABLE} to the key instead"
+            )
+        if parts.query or parts.fragment:
+            raise UsageError(
+                "has more behind its path", where="--endpoint", remedy=f"leave out what follows {parts.path or '/v1'}"
             )
         return self.url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
 
@@ -154,41 +163,36 @@ class Endpoint:
         return Reply(text, reason if isinstance(reason, str) else STOP)
 
     def _client(self) -> OpenAI:
-        try:
-            from openai import OpenAI
-
-            from qkedit.evaluation.runs.bounded_client import BoundedHttpClient
-        except ImportError as error:
+        if find_spec("openai") is None:
             raise QkeditError(
                 "the package openai is not installed",
                 where="--endpoint",
                 remedy="run: pip install 'qkedit[endpoint]'",
-            ) from error
-        return OpenAI(
-            base_url=self.base_url,
-            api_key=os.environ.get(KEY_VARIABLE) or "none",  # a server without keys takes any
-            max_retries=self.retries,
-            timeout=self.timeout,
-            http_client=BoundedHttpClient(),
-        )
+            )
+        from qkedit.evaluation.runs.bounded_client import bounded_client
+
+        return bounded_client(self.base_url, _key(), retries=self.retries, timeout=self.timeout)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Turn what the client raises into one sentence."""
         import openai
 
-        from qkedit.evaluation.runs.bounded_client import LARGEST_RESPONSE, TooLongError
+        from qkedit.evaluation.runs.bounded_client import LARGEST_RESPONSE, TooLongError, TooSlowError
 
         too_long = f"sends more than {LARGEST_RESPONSE >> 20} MB in one response", "check that it is the right address"
+        too_slow = f"did not answer within {self.timeout:g} s", "ask fewer questions at a time"
         try:
             yield
         except TooLongError as error:
             raise self._failed(*too_long) from error
-        except openai.APITimeoutError as error:
-            raise self._failed(f"did not answer within {self.timeout:g} s", "ask fewer questions at a time") from error
+        except (openai.APITimeoutError, TooSlowError) as error:
+            raise self._failed(*too_slow) from error
         except openai.APIConnectionError as error:
             if isinstance(error.__cause__, TooLongError):
                 raise self._failed(*too_long) from error
+            if isinstance(error.__cause__, TooSlowError):
+                raise self._failed(*too_slow) from error
             reason = first_line(error.__cause__ or error)
             raise Unreachable(
                 f"cannot be reached ({reason})", where=self.base_url, remedy="start the server or check the address"
@@ -251,6 +255,18 @@ class _EndpointSession:
             done.put((request, self.endpoint.answer(self.client, request)))
         except Exception as error:  # whatever it is, the main thread must not wait for ever
             done.put((request, error))
+
+
+def _key() -> str:
+    """Return the key for the server. Raises UsageError for one that no header can hold, without showing it."""
+    key = os.environ.get(KEY_VARIABLE) or "none"  # a server without keys takes any
+    if not (key.isascii() and key.isprintable() and key == key.strip()):
+        raise UsageError(
+            "holds a blank at its end, a line break or a sign that no key has",
+            where=KEY_VARIABLE,
+            remedy="set it to the key alone",
+        )
+    return key
 
 
 def _next(done: SimpleQueue[tuple[EvalRequest, Reply | Exception]]) -> tuple[EvalRequest, Reply | Exception]:

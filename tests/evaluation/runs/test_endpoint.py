@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.files.records import Answer
 from qkedit.evaluation.runs.backend import EvalRequest, Reply
 from qkedit.evaluation.runs.endpoint import Endpoint, data_url
 from qkedit.evaluation.runs.evaluate import evaluate
@@ -39,6 +40,7 @@ class Server:
         self.headers: list[dict[str, str]] = []
         self.models = ["edited"]
         self.packs = False
+        self.sends: dict[str, str] = {}
         self.most_at_once = 0
         self._at_once = 0
         self._lock = threading.Lock()
@@ -75,6 +77,8 @@ class Server:
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(content)))
                 self.send_header("retry-after-ms", "1")
+                for name, value in server.sends.items():
+                    self.send_header(name, value)
                 if server.packs:
                     self.send_header("Content-Encoding", "gzip")
                 self.end_headers()
@@ -300,6 +304,45 @@ def test_empty_and_cut_answers_are_counted_and_said(serve: Any, images: Path, tm
         assert score.warnings[1].startswith("2 of 6 answers were cut off")
 
 
+@pytest.mark.parametrize(
+    ("reason", "is_cut"),
+    [
+        *((reason, False) for reason in ("stop", "STOP", "eos_token", "end_turn", "tool_calls", None, "")),
+        *(
+            (reason, True)
+            for reason in ("length", "content_filter", "error", "SAFETY", "insufficient_system_resource")
+        ),
+        ({"type": "length", "length": 16}, True),
+    ],
+)
+def test_every_end_that_is_not_the_models_counts_as_cut(reason: Any, is_cut: bool) -> None:
+    assert Answer("1", "Yes", fields={"finish_reason": reason}).is_cut == is_cut
+    assert not Answer("1", "Yes").is_cut
+
+
+def test_a_server_that_drips_is_not_waited_for(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that come now and then keep the library's own timeout from passing."""
+    from qkedit.evaluation.runs import bounded_client
+
+    clock = iter(range(0, 10_000, 400))
+    monkeypatch.setattr(bounded_client.time, "monotonic", lambda: next(clock))
+    server = serve(lambda body, number: said("a" * 2**18))
+    with pytest.raises(QkeditError, match="did not answer within 600 s"):
+        answer_of(Endpoint(server.url, model="edited", retries=0), ask())
+
+
+def test_a_redirect_is_followed_and_its_body_is_not_read(serve: Any) -> None:
+    """Servers behind another address answer so; a hostile one would fill the memory by the redirect's body."""
+    there = serve(lambda body, number: said("Yes."))
+    here = serve(lambda body, number: (307, "a" * 2**20))
+    here.sends = {"Location": f"{there.url}/v1/chat/completions"}
+    assert answer_of(Endpoint(here.url, model="edited"), ask()) == "Yes."
+    here.sends = {"Location": f"{here.url}/v1/chat/completions"}
+    with pytest.raises(QkeditError, match=r"refuses \(307"):
+        answer_of(Endpoint(here.url, model="edited"), ask())
+    assert len(here.bodies) == 1 + 6
+
+
 @pytest.mark.parametrize("status", [200, 400])
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_response_without_end_is_not_read_to_its_end(
@@ -403,10 +446,46 @@ def test_which_model(serve: Any) -> None:
     assert answer_of(Endpoint(server.url, model="edited"), ask()) == "x"
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://", "", "file:///etc"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("localhost:8000", "ftp://host/v1", "http://", "", "file:///etc"),
+        *("http://[::1", "http://host:abc/v1", "http://host:99999/v1", "http://host\n/v1", "http://host/\x1b"),
+    ],
+)
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(UsageError, match="is not a web address"):
         answer_of(Endpoint(url), ask())
+
+
+@pytest.mark.parametrize("url", ["http://host/v1?key=secret", "http://host/v1#secret"])
+def test_an_address_ends_with_its_path(url: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"--endpoint: has more behind its path; leave out what follows /v1\."
+    ) as caught:
+        answer_of(Endpoint(url), ask())
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["secret\n", "sec\nret", " secret", "sécret", "\x1bsecret"])
+def test_a_key_that_no_header_holds_is_refused_unsaid(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QKEDIT_API_KEY", key)
+    with pytest.raises(UsageError, match="QKEDIT_API_KEY: holds a blank at its end, a line break or") as caught:
+        answer_of(Endpoint("http://127.0.0.1:9"), ask())
+    assert "ret" not in str(caught.value).partition("; ")[0]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ALL_PROXY", "foo://host"), ("HTTP_PROXY", "http://[::1"), ("SSL_CERT_FILE", "no such file")],
+)
+def test_a_connection_that_the_environment_prevents(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (variable, variable.lower()):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(QkeditError, match=r"cannot be prepared \(.+\); correct the variables of proxies"):
+        answer_of(Endpoint("http://192.0.2.1:9", model="edited"), ask())
 
 
 def test_a_password_in_the_address_is_refused_unsaid() -> None:
