@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qkedit.checkpoint.io.header import read_header
+from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import QkeditError
 
 # Bytes a parameter takes at the least, in any quantisation that is loaded: two bits.
 _FEWEST_BYTES = 0.25
+_REMEDY = "fetch config.json and the weights again, from the same place"
+# How configs count what becomes modules, each with a tensor of its own at the least.
+_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "depth", "num_experts", "num_local_experts")
 
 
 def refuse_much_larger(config: Any, directory: Path, *, where: str, trust_remote_code: bool = False) -> None:
@@ -24,11 +32,19 @@ def refuse_much_larger(config: Any, directory: Path, *, where: str, trust_remote
         trust_remote_code: whether Python code of the model's own may run.
 
     Raises:
-        QkeditError: the weights are too few bytes for such a model.
+        QkeditError: the weights are too few bytes for such a model, or too few tensors for its layers.
     """
     import torch
     from transformers import AutoModelForImageTextToText
 
+    # First of all: to build a million layers, even without memory for them, takes hours.
+    most, tensors = max(_counts(config.to_dict()), default=0), _tensors_in(directory)
+    if most > tensors:
+        raise QkeditError(
+            f"config.json describes {most:,} layers or experts, and the weights have {tensors:,} tensors",
+            where=where,
+            remedy=_REMEDY,
+        )
     stored = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
     try:
         with torch.device("meta"):
@@ -40,5 +56,24 @@ def refuse_much_larger(config: Any, directory: Path, *, where: str, trust_remote
         raise QkeditError(
             f"config.json describes {described:.2g} parameters, and the weights have {stored:,} bytes",
             where=where,
-            remedy="fetch config.json and the weights again, from the same place",
+            remedy=_REMEDY,
         )
+
+
+def _counts(config: Any) -> Iterator[int]:
+    """Yield every count of layers or experts in a config and its parts."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _counts(value)
+        elif key in _COUNTS and isinstance(value, int):
+            yield value
+
+
+def _tensors_in(directory: Path) -> int:
+    """Return how many tensors the weights have; a file that cannot be read has none."""
+    files, count = LocalFiles(directory, follows_links=True), 0
+    for file, size in files.sizes().items():
+        if file.endswith(".safetensors"):
+            with suppress(QkeditError):  # loading says what is wrong with it
+                count += len(read_header(partial(files.read, file), size, file).tensors)
+    return count

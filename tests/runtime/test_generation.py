@@ -148,3 +148,12 @@ def test_a_config_of_a_far_larger_model_is_refused_before_it_is_built(tmp_path: 
     (directory / "config.json").write_text(json.dumps(config))
     with pytest.raises(QkeditError, match=r"describes 6\.\d+e\+09 parameters, and the weights have"):
         load(str(directory))
+
+
+def test_a_config_of_more_layers_than_tensors_is_refused_before_they_are_made(tmp_path: Path) -> None:
+    directory = shutil.copytree(demo_checkpoint(), tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = 1_000_008
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(QkeditError, match="1,000,008 layers or experts, and the weights have 134 tensors"):
+        load(str(directory))
