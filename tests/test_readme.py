@@ -87,3 +87,17 @@ def test_every_extra_and_every_linked_file_is_there() -> None:
 def test_the_extra_all_is_all_but_the_tests() -> None:
     extras = PROJECT["optional-dependencies"]
     assert set(extras["all"][0].removeprefix("qkedit[").removesuffix("]").split(",")) == set(extras) - {"all", "test"}
+
+
+def test_what_is_installed_is_this_checkout() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    blocks = [
+        block
+        for page in pages
+        for block in re.findall(r"```(?:sh|dockerfile)\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    ]
+    installs = [line for block in blocks for line in block.splitlines() if "pip install" in line]
+    assert any(line.startswith("pip install -c constraints.txt .") for line in installs)
+    # The package has no public address, and what PyPI has under its name is not ours.
+    assert [line for line in installs if re.search(r"install [^&]*[ ']qkedit\b", line)] == []
+    assert not any("git clone" in block for block in blocks)
