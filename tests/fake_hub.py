@@ -93,12 +93,18 @@ class FakeHub:
 def serve_hub(directory: Path, repo_id: str = "org/model", commit: str = COMMIT) -> Iterator[FakeHub]:
     """Serve the directory's files, as they are at the time of each request, as one commit on branch `main`."""
     hub = FakeHub(directory, repo_id, commit)
-    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    with serving(type("Handler", (_Handler,), {"hub": hub})) as hub.endpoint:
+        yield hub
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve requests in a thread, and yield the address."""
+    server = _Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield hub
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

@@ -155,14 +155,8 @@ def drift(
     base_revision: str | None = None,
     revision: str | None = None,
     max_new_tokens: int = 64,
-    device: str = "cpu",
-    dtype: str = "auto",
-    trust_remote_code: bool | None = None,
-    chat_template: str | None = None,
-    device_map: str | Mapping[str, Any] | None = None,
-    attn_implementation: str | None = None,
-    quantization: str | None = None,
     on_image: Callable[[int, int], None] = lambda done, total: None,
+    **loading: Any,
 ) -> Drift:
     """Measure how far an edited model, or one with plug-ins, is from its base.
 
@@ -175,14 +169,8 @@ def drift(
         base_revision: of a base on the hub.
         revision: of an edited model on the hub.
         max_new_tokens: of an answer.
-        device: where the models run, as PyTorch names it.
-        dtype: of their weights; `auto` for what is stored.
-        trust_remote_code: whether Python code of their own may run; None where users cannot allow it.
-        chat_template: a file with a template in Jinja, or `none`, instead of the models' own.
-        device_map: as for `load`, and so are the next two; of both models.
-        attn_implementation: how attention is computed.
-        quantization: how the weights are quantised in memory.
         on_image: told how many answers of how many are done, in both models.
+        loading: `device`, `dtype` and the other arguments of `load`, for both models.
 
     Raises:
         UsageError: there are no images, one is not a picture, or the models have different vocabularies.
@@ -198,16 +186,7 @@ def drift(
     for image in images:
         read_image(image)  # what is not a picture is said before the models are loaded
     total = 2 * len(images)
-    how: dict[str, Any] = {
-        "device": device,
-        "dtype": dtype,
-        "trust_remote_code": trust_remote_code,
-        "chat_template": chat_template,
-        "device_map": device_map,
-        "attn_implementation": attn_implementation,
-        "quantization": quantization,
-    }
-    loaded = load(base, revision=base_revision, **how)
+    loaded = load(base, revision=base_revision, **loading)
     base_template = loaded.template_record
     answers = []
     for number, image in enumerate(images):
@@ -219,7 +198,7 @@ def drift(
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        loaded = load(edited, revision=revision, **how)
+        loaded = load(edited, revision=revision, **loading)
     drifts = []
     made = make_plugins(plugins)
     with attach(loaded.model, *made) if made else nullcontext():

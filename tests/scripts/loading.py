@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+from pathlib import Path
 from types import ModuleType
 
 from tests.paths import ROOT
@@ -20,3 +22,16 @@ def load_script(name: str) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
     return module
+
+
+def with_command_on_path(directory: Path) -> dict[str, str]:
+    """Return an environment whose path has a `qkedit` in `directory`, and none of its settings."""
+    command = directory / "bin" / "qkedit"
+    command.parent.mkdir(exist_ok=True)
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from qkedit.cli.app import run; run()" "$@"\n')
+    command.chmod(0o755)
+    return {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_")} | {
+        "PATH": f"{command.parent}:{os.environ['PATH']}",
+        "PYTHON": sys.executable,
+        "PYTHONPATH": str(ROOT),
+    }

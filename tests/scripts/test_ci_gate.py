@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
-from tests.cli.command import ROOT, qkedit
-from tests.scripts.loading import SCRIPTS
+from tests.cli.command import qkedit
+from tests.scripts.loading import SCRIPTS, with_command_on_path
 
 
 def test_the_loop_leaves_what_a_pipeline_needs(tmp_path: Path) -> None:
-    command = tmp_path / "bin" / "qkedit"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from qkedit.cli.app import run; run()" "$@"\n')
-    command.chmod(0o755)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_")} | {
-        "PATH": f"{command.parent}:{os.environ['PATH']}",
-        "PYTHON": sys.executable,
-        "PYTHONPATH": str(ROOT),
+    environment = with_command_on_path(tmp_path) | {
         "SCENES": "3",
         "BENCHMARKS": "pope.adversarial custom",
         "REQUIRE": "yes_ratio<=1 pope.accuracy>=0",

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cli.command import ROOT
-from tests.scripts.loading import SCRIPTS
+from tests.scripts.loading import SCRIPTS, with_command_on_path
 
 
 def smoke(directory: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run it with `qkedit` on the path."""
-    command = directory / "bin" / "qkedit"
-    command.parent.mkdir(exist_ok=True)
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from qkedit.cli.app import run; run()" "$@"\n')
-    command.chmod(0o755)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_")} | {
-        "PATH": f"{command.parent}:{os.environ['PATH']}",
-        "PYTHON": sys.executable,
-        "PYTHONPATH": str(ROOT),
+    environment = with_command_on_path(directory) | {
         "OMP_NUM_THREADS": "1",
         **settings,
     }

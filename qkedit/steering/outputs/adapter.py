@@ -25,13 +25,15 @@ from qkedit.steering.engine.reading import stands_at
 from qkedit.steering.outputs.checks import not_as_computed
 from qkedit.steering.outputs.names import CARD_FILE
 from qkedit.steering.outputs.tensors import sha256_of_edit
-from qkedit.steering.outputs.writer import Written
+from qkedit.steering.outputs.writer import WritesEditsAlone, Written
 from qkedit.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
-class AdapterWriter:
+class AdapterWriter(WritesEditsAlone):
     """Writes the factors in float32, of the edit's own rank or of `rank` at most.
+
+    The bytes to write are those of the edited tensors, since those of the factors are known at the end.
 
     Attributes:
         checkpoint: the base.
@@ -47,16 +49,6 @@ class AdapterWriter:
     rank: int | None
     stopwatch: Stopwatch
     progress: Progress
-
-    @property
-    def bytes_to_write(self) -> int:
-        """Return the bytes of the tensors whose change is written: those of the factors are known at the end."""
-        return sum(entry.nbytes for entry in self.planned.values())
-
-    @property
-    def left_out(self) -> dict[str, str]:
-        """Return nothing: no file of the base is expected in an adapter."""
-        return {}
 
     def generated(self, manifest: Manifest) -> dict[str, bytes]:
         """Return the adapter's config and its card."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,27 +14,17 @@ from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.steering.engine.edited_tensor import EditedTensors
 from qkedit.steering.engine.progress import Progress
 from qkedit.steering.outputs.tensors import write_file, write_tensors
-from qkedit.steering.outputs.writer import Written
+from qkedit.steering.outputs.writer import WritesEditsAlone, Written
 from qkedit.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
-class DeltaWriter:
+class DeltaWriter(WritesEditsAlone):
     """Writes the planned tensors alone."""
 
-    planned: dict[str, TensorEntry]
+    planned: Mapping[str, TensorEntry]
     stopwatch: Stopwatch
     progress: Progress
-
-    @property
-    def bytes_to_write(self) -> int:
-        """Return the bytes of the planned tensors."""
-        return sum(entry.nbytes for entry in self.planned.values())
-
-    @property
-    def left_out(self) -> dict[str, str]:
-        """Return nothing: no file of the base is expected in a delta."""
-        return {}
 
     def generated(self, manifest: Manifest) -> dict[str, bytes]:
         """Return nothing: a delta is not a model, `apply` makes one of it."""

@@ -34,6 +34,22 @@ class Written:
         return tuple(record.with_hash(self.sha256_after[record.tensor.name]) for record in self.records)
 
 
+class WritesEditsAlone:
+    """What writers have in common whose outputs hold no file of the base."""
+
+    planned: Mapping[str, TensorEntry]
+
+    @property
+    def bytes_to_write(self) -> int:
+        """Return the bytes of the planned tensors."""
+        return sum(entry.nbytes for entry in self.planned.values())
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Return nothing: no file of the base is expected in such an output."""
+        return {}
+
+
 class Writer(Protocol):
     """Writes a stream of edits in one way, once."""
 

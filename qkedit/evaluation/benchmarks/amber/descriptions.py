@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qkedit.evaluation.benchmarks.captions import language as caption_language
+from qkedit.evaluation.benchmarks.captions.counts import caption_counts
 from qkedit.evaluation.files.records import AmberCaptionItem, Answer, Question
 
 Similar = Callable[[str, str], bool]
@@ -146,15 +147,9 @@ def item(
 def counts_of(items: Sequence[AmberCaptionItem]) -> dict[str, int]:
     """Return the whole numbers that the figures come from."""
     return {
-        "captions": len(items),
-        "hallucinated_captions": sum(bool(item.hallucinated) for item in items),
-        "mentions": sum(len(item.found) for item in items),
-        "hallucinated_mentions": sum(len(item.hallucinated) for item in items),
-        "true_objects": sum(len(item.truth) for item in items),
-        "covered_objects": sum(len(item.covered) for item in items),
+        **caption_counts(items),
         "likely_objects": sum(len(item.likely) for item in items),
         "fallen_for_objects": sum(len(item.fallen_for) for item in items),
-        "words": sum(item.words for item in items),
     }
 
 

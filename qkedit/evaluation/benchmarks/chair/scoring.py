@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from qkedit.errors import UsageError
+from qkedit.evaluation.benchmarks.captions.counts import caption_counts
 from qkedit.evaluation.benchmarks.chair.ground_truth import PLACES, load_truth, save_truth
 from qkedit.evaluation.benchmarks.chair.words import Reader, Synonyms, read_synonyms, reader
 from qkedit.evaluation.benchmarks.plain_functions import Answered, Scorer
@@ -109,15 +110,7 @@ def score(given: Answered, *, read: Reader | None = None) -> Score:
         _item(question, answer, reading.objects)
         for (question, answer), reading in zip(joined.pairs, readings, strict=True)
     )
-    counts = {
-        "captions": len(items),
-        "hallucinated_captions": sum(bool(item.hallucinated) for item in items),
-        "mentions": sum(len(item.found) for item in items),
-        "hallucinated_mentions": sum(len(item.hallucinated) for item in items),
-        "true_objects": sum(len(item.truth) for item in items),
-        "covered_objects": sum(len(item.covered) for item in items),
-        "words": sum(item.words for item in items),
-    }
+    counts = caption_counts(items)
     metrics = {
         "chair_s": quotient(counts["hallucinated_captions"], counts["captions"]),
         "chair_i": quotient(counts["hallucinated_mentions"], counts["mentions"]),
