@@ -5,8 +5,8 @@
     >>> with qkedit.edit(model, layers="10-20", k=4) as edit: ...        # the same on a loaded model
     >>> qkedit.QKProduct(query, key).S                                   # W_qᵀ W_k of every head, kept factored
 
-What a command does, a function of its name does here (docs/api.md). Names are imported when they are first used, so
-that importing qkedit costs nothing.
+Every command has a function of the same name here (docs/api.md). Names are imported at their first use, so that
+importing qkedit is fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Find and read YAML records: those in `configs/`, which ship with the package, and others of their form."""
+"""Find and read YAML records: those in `configs/`, which are part of the package, and others of the same form."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from qkedit.strict_text import MAX_YAML_DEPTH
 if TYPE_CHECKING:
     import yaml
 
-MAX_LENGTH = 100_000  # bytes of a file from elsewhere; a record has some hundred
+MAX_LENGTH = 100_000  # bytes of a foreign file; a record has some hundred
 
 
 @cache
 def configuration_directory() -> Path:
-    """`qkedit/configs` in an installed wheel, `configs` next to the package in a source checkout."""
+    """Return `qkedit/configs` in an installed wheel, or `configs` next to the package in a source checkout."""
     package = Path(__file__).resolve().parent
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
@@ -34,25 +34,25 @@ def read_configuration(*parts: str) -> Any:
 
 
 def parse_configuration(content: bytes, where: str, remedy: str = "correct the file or install qkedit again") -> Any:
-    """Return what a YAML file of records holds; `remedy` is that of the error.
+    """Parse a YAML file of records; `remedy` is the remedy of the error.
 
     Raises:
-        QkeditError: it is not UTF-8 or not YAML, or gives a key twice.
+        QkeditError: the content is not UTF-8 or not YAML, or has a key twice.
     """
     import yaml
 
     try:
         return yaml.load(content.decode("utf-8"), Loader=_record_loader())
-    # PyYAML's constructors raise what Python raises, for a tag that does not fit its value.
+    # PyYAML's constructors raise Python's own errors for a tag that does not fit its value.
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise _unreadable(error, where, remedy) from error
 
 
 def parse_foreign(content: bytes, where: str) -> Any:
-    """Return what a YAML file of records from elsewhere holds, as `parse_configuration` does.
+    """Parse a foreign YAML file of records as `parse_configuration` does.
 
     Raises:
-        QkeditError: it is longer than `MAX_LENGTH`, nests too deep, or what `parse_configuration` raises for.
+        QkeditError: the content is longer than `MAX_LENGTH`, too deeply nested, or invalid for `parse_configuration`.
     """
     if len(content) > MAX_LENGTH:
         raise QkeditError(
@@ -63,7 +63,7 @@ def parse_foreign(content: bytes, where: str) -> Any:
 
 
 def _check_depth(content: bytes, where: str) -> None:
-    """Raise QkeditError for YAML that nests too deep: libyaml's reader would end the process."""
+    """Raise QkeditError for too deeply nested YAML, which would crash libyaml's reader."""
     import yaml
 
     depth = 0
@@ -77,7 +77,7 @@ def _check_depth(content: bytes, where: str) -> None:
 
 
 def configuration_files(directory: str) -> tuple[str, ...]:
-    """Names of the YAML files in one directory of `configs/`, sorted."""
+    """Return the names of the YAML files in one directory of `configs/`, sorted."""
     return tuple(sorted(path.name for path in (configuration_directory() / directory).glob("*.yaml")))
 
 
@@ -90,18 +90,18 @@ def _unreadable(error: Exception, where: str, remedy: str) -> QkeditError:
 def _record_loader() -> type[yaml.SafeLoader]:
     import yaml
 
-    # libyaml, where PyYAML was built with it, takes a tenth of the time.
+    # libyaml, if PyYAML was built with it, takes a tenth of the time.
     fastest: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
     class RecordLoader(fastest):
-        """A safe loader to which a key that is given twice is an error; to YAML's own, the last one counts."""
+        """A safe loader for which a repeated key is an error; for PyYAML's own, the last one counts."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             keys: set[str] = set()
             for key, _ in node.value:
                 if isinstance(key, yaml.ScalarNode):
                     if key.value in keys or key.value == "<<":
-                        problem = "merging is not taken" if key.value == "<<" else f"{key.value!r} stands there twice"
+                        problem = "merging is not supported" if key.value == "<<" else f"{key.value!r} occurs twice"
                         raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
                     keys.add(key.value)
             made: dict[Any, Any] = super().construct_mapping(node, deep=deep)

@@ -1,4 +1,4 @@
-"""Every failure a user can cause is one of these: one sentence of what, where and what to do.
+"""The errors for every failure that a user can cause: one sentence with what, where and what to do.
 
 The command line prints the sentence and exits with `exit_code`; a library caller catches `QkeditError`.
 """
@@ -9,24 +9,24 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-# Characters. A path may have 4,096, and lists of names are of use to the reader; more than that nobody reads.
+# In characters. A path may have 4,096, and lists of names are useful; nobody reads more than that.
 LONGEST_PART = 5_000
 _KEPT_AT_EACH_END = 2_000
-_LONGEST_SLIP = 100  # characters; a longer word is not a slip, and to compare it takes long
-# What torch, its libraries for GPUs and Apple's say in a plain RuntimeError.
+_LONGEST_SLIP = 100  # characters; a longer word is not a typing error, and slow to compare
+# The messages of torch, its GPU libraries and Apple's in a plain RuntimeError.
 _CPU_FULL = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
 _DEVICE_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "MPS backend out of memory")
 
 
 class QkeditError(Exception):
-    """Something could not be done; `what` happened, at `where`, and `remedy` says what to do about it.
+    """A failure: `what` happened at `where`, and `remedy` is the advice.
 
     Args:
         what: the fact, without a full stop: "the header is longer than the file".
         where: the file, tensor, option or layer it concerns; may be empty.
         remedy: what the reader can do now, as an imperative: "download the shard again".
 
-    Each may quote what a file or a request holds; of one that is longer than `LONGEST_PART` the middle is left out.
+    Each part may quote a file or a request; the middle of a part longer than `LONGEST_PART` is left out.
     """
 
     exit_code = 1
@@ -36,11 +36,11 @@ class QkeditError(Exception):
         super().__init__(self.what, self.where, self.remedy)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let an error pass from one process to another, whose unpickling knows no keyword arguments."""
+        """Support pickling between processes, which does not handle keyword arguments."""
         return partial(type(self), self.what, where=self.where, remedy=self.remedy), (), self.__dict__
 
     def __str__(self) -> str:
-        """Return `where: what; remedy.` without the parts that are empty; a guess is a question."""
+        """Return `where: what; remedy.` without empty parts; a guess is a question."""
         sentence = f"{self.where}: {self.what}" if self.where else self.what
         if not self.remedy:
             return f"{sentence}."
@@ -48,7 +48,7 @@ class QkeditError(Exception):
 
 
 class UsageError(QkeditError):
-    """The request itself is wrong: an unknown layer, two options that exclude each other."""
+    """The request itself is invalid: an unknown layer, two options that exclude each other."""
 
     exit_code = 2
 
@@ -58,7 +58,7 @@ class CheckpointError(QkeditError):
 
 
 class UnsupportedForm(CheckpointError):
-    """The checkpoint is sound, but its query-key product is of a form qkedit does not edit."""
+    """The checkpoint is valid, but its query-key product has a form that qkedit does not edit."""
 
 
 class VerificationError(QkeditError):
@@ -84,35 +84,35 @@ def counted(number: int, one: str, several: str = "") -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what another library's error says in its first line, to be quoted within a sentence."""
+    """Return the first line of another library's error message, for quoting in a sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def near_words(word: str, known: Iterable[str], most: int = 1, likeness: float = 0.6) -> tuple[str, ...]:
-    """Return the known words that a word may be a slip of, the nearest first.
+    """Return the known words that a misspelled word may mean, the nearest first.
 
     Args:
-        word: what was given.
-        known: what could be meant.
-        most: the largest number of words.
-        likeness: the least ratio of difflib between the two, from 0 to 1.
+        word: the given word.
+        known: the possible words.
+        most: the maximum number of words to return.
+        likeness: the minimum similarity by difflib, from 0 to 1.
     """
-    import difflib  # here, since a failure alone needs it
+    import difflib  # here, since only failures need it
 
     return tuple(difflib.get_close_matches(word, list(known), most, likeness)) if len(word) <= _LONGEST_SLIP else ()
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "choose among") -> str:
-    """Return the remedy for a word that is not known: the nearest known one, else all of them after `otherwise`."""
+    """Return the remedy for an unknown word: the nearest known one, else all of them after `otherwise`."""
     known = tuple(known)
     near = near_words(word, known)
     return f"did you mean {near[0]!r}" if near else f"{otherwise} {', '.join(known)}"
 
 
 def memory_that_ran_out(error: BaseException) -> str:
-    """Return whose memory an error says is all taken, `memory` or `the device's memory`; empty for another error.
+    """Return which memory is full according to an error, `memory` or `the device's memory`, or "".
 
-    torch has a class for a GPU's alone, and to import torch for its name would take a second of every failure.
+    torch has an error class only for GPUs, and importing torch for it would delay every failure by a second.
     """
     said = str(error) if isinstance(error, RuntimeError) else ""
     if type(error).__name__ == "OutOfMemoryError" or any(words in said for words in _DEVICE_FULL):

@@ -1,6 +1,6 @@
-"""Read an image as a model sees it: its first frame, upright, eight bits in RGB, on white where it is transparent.
+"""Read an image in the form for a model: its first frame, upright, eight bits in RGB, transparency over white.
 
-Every room reads images here, so that a file means the same on the command line, in a request and in an evaluation.
+All packages read images here, so that a file means the same on the command line, in a request and in an evaluation.
 
 | stored as | read as |
 |---|---|
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image as Picture
 
-# Formats that browsers show. Pillow knows many more, some of which start other programs.
+# The formats of browsers. Pillow supports many more, some of which start other programs.
 SHOWN_BY_BROWSERS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 FORMATS = (*SHOWN_BY_BROWSERS, "TIFF", "PPM", "JPEG2000")
-# Longer side by shorter side. Processors scale the shorter side up: of 40,000 × 1 pixels, which is a PNG of 118 bytes,
-# they would make gigabytes.
+# Longer side by shorter side. Processors enlarge the shorter side: from 40,000 × 1 pixels, a PNG of 118 bytes, they
+# would make gigabytes.
 MAX_RATIO = 200
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 _FORMATS_OF_SIXTEEN_BITS = ("PNG", "PPM")
-# How Pillow brings a PNG's values to eight bits, by its name of how they are stored. It leaves the transparent colour
-# as the file has it, which then is not a colour of the image.
+# How Pillow converts a PNG's values to eight bits, by the name of their storage. It does not convert the transparent
+# colour, which then is not a colour of the image.
 _TO_EIGHT_BITS: dict[str, Callable[[int], int]] = {
     "L;2": lambda value: value * 85,
     "L;4": lambda value: value * 17,
@@ -46,32 +46,32 @@ _UPPER_BYTES, _LOWER_BYTES = "RGB;16B", "RGB;16L"
 
 
 class TooManyPixels(UsageError):
-    """The image has more pixels than are taken; nothing of it was decoded."""
+    """The image has more pixels than the limit; none of it was decoded."""
 
 
 def read_image(file: Path) -> Picture:
-    """Return the image of a file, in RGB. Raises UsageError for a file that holds none."""
+    """Return the image in a file, in RGB. Raises UsageError if the file is not an image."""
     with opened(file, str(file), FORMATS) as image:
         return as_rgb(image, str(file))
 
 
 def decode_image(content: bytes, where: str, pixels: int) -> Picture:
-    """Return the image of a file's bytes, in RGB.
+    """Return the image in a file's bytes, in RGB.
 
     Args:
-        content: the file, of a format that browsers show.
-        where: what an error calls it.
-        pixels: the most that it may have.
+        content: the file, in a format of browsers.
+        where: the name of the image in an error.
+        pixels: the maximum number of pixels.
 
     Raises:
-        TooManyPixels: it has more.
-        UsageError: it is not such a file.
+        TooManyPixels: the image has more pixels.
+        UsageError: the file is not such an image.
     """
     with opened(content, where, SHOWN_BY_BROWSERS) as image:
-        # Known from the header: nothing is decoded that would not fit.
+        # Known from the header, so an image that is too large is not decoded.
         if image.width * image.height > pixels:
             raise TooManyPixels(
-                f"has {image.width} × {image.height} pixels, more than are taken",
+                f"has {image.width} × {image.height} pixels, which is more than the limit",
                 where=where,
                 remedy="make it smaller",
             )
@@ -79,7 +79,7 @@ def decode_image(content: bytes, where: str, pixels: int) -> Picture:
 
 
 def as_rgb(image: Picture, where: str = "image") -> Picture:
-    """Return an image as a model sees it, see the module. Raises UsageError for sides or values it cannot show."""
+    """Convert an image as described in the module. Raises UsageError for unsupported sides or values."""
     from PIL import Image, ImageOps
 
     _check_sides(image, where)
@@ -89,17 +89,17 @@ def as_rgb(image: Picture, where: str = "image") -> Picture:
     if image.mode in (*_SIXTEEN_BITS, "I", "F"):
         return _eight_bits(image, kind, where).convert("RGB")
     if image.has_transparency_data:
-        # Pillow has no way from La to RGBA.
+        # Pillow cannot convert La to RGBA.
         colours = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
     return image.convert("RGB")
 
 
 def is_plain(content: bytes, where: str = "image") -> bool:
-    """Return whether every reader sees a file's bytes as `as_rgb` does: 8 bits, opaque, upright, and one frame.
+    """Return whether all readers decode a file as `as_rgb` does: 8 bits, opaque, upright, and one frame.
 
     Raises:
-        UsageError: it is not an image, or of a shape that no model should be shown.
+        UsageError: the content is not an image, or has an extreme shape.
     """
     with opened(content, where, SHOWN_BY_BROWSERS) as image:
         _check_sides(image, where)
@@ -110,21 +110,21 @@ def is_plain(content: bytes, where: str = "image") -> bool:
 
 @contextmanager
 def opened(source: Path | bytes, where: str, formats: tuple[str, ...]) -> Iterator[Picture]:
-    """Open an image whose pixels are not decoded yet, and tell in one way all that goes wrong until it is closed.
+    """Open an image without decoding its pixels, and convert all errors until it is closed.
 
     Args:
         source: a file, or its bytes.
-        where: what an error calls it.
-        formats: by Pillow's names.
+        where: the name of the image in an error.
+        formats: the permitted formats, by Pillow's names.
 
     Raises:
-        UsageError: it is not an image of these formats, or is broken.
+        UsageError: the source is not an image of these formats, or is broken.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            # Of broken EXIF data, say, which change nothing here; printed, they would look like a fault of ours.
+            # Warnings about broken EXIF data, for example, do not matter here, and would look like a fault of ours.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
                 yield image
@@ -133,8 +133,8 @@ def opened(source: Path | bytes, where: str, formats: tuple[str, ...]) -> Iterat
     except UnidentifiedImageError as error:
         raise UsageError("is not an image", where=where, remedy="give a PNG, JPEG or WebP file") from error
     except Image.DecompressionBombError as error:
-        raise TooManyPixels("has far more pixels than are taken", where=where, remedy="make it smaller") from error
-    # Pillow's decoders fail in many ways on bytes that somebody has made up, and each of them means the same.
+        raise TooManyPixels("has far more pixels than the limit", where=where, remedy="make it smaller") from error
+    # Pillow's decoders fail in many ways on crafted bytes, which all mean the same.
     except Exception as error:
         raise UsageError(f"cannot be read ({first_line(error)})", where=where, remedy="check the file") from error
 
@@ -145,7 +145,7 @@ def _check_sides(image: Picture, where: str) -> None:
         raise UsageError(
             f"has {image.width} × {image.height} pixels, one side more than {MAX_RATIO} times the other",
             where=where,
-            remedy="cut it to a shape that a model can see",
+            remedy="crop it to a less extreme shape",
         )
 
 
@@ -180,7 +180,7 @@ def _make_transparent(image: Picture, colour: tuple[int, int, int]) -> None:
 
 
 def _eight_bits(image: Picture, kind: str | None, where: str) -> Picture:
-    """Return an image of 16 or 32 bits or of floats as one of 8 bits in grey."""
+    """Convert an image of 16 or 32 bits or of floats to 8-bit grey."""
     import numpy as np
 
     values = np.asarray(image)
@@ -191,7 +191,7 @@ def _eight_bits(image: Picture, kind: str | None, where: str) -> Picture:
     white = next((white for white in ranges if least >= 0 and most <= white), None)
     if white is None:
         raise UsageError(
-            f"holds values from {least:g} to {most:g}, of which nobody says how bright they are",
+            f"holds values from {least:g} to {most:g}, whose brightness is not defined",
             where=where,
             remedy="save it with 8 or 16 bits",
         )

@@ -1,4 +1,4 @@
-"""What installed packages add to qkedit by entry points; whatever a stranger's module does is one sentence."""
+"""Load the entry points by which installed packages extend qkedit; any failure of theirs is one sentence."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from qkedit.errors import QkeditError, first_line
 
 
 def all_points_of_other_packages(group: str) -> tuple[EntryPoint, ...]:
-    """Return the entry points of a group by name; several packages may give one name."""
+    """Return the entry points of a group by name; several packages may use one name."""
     return tuple(sorted(entry_points(group=group), key=lambda point: (point.name, point.value)))
 
 
 @cache
 def points_of_other_packages(group: str) -> Mapping[str, EntryPoint]:
-    """Return one entry point of each name in a group."""
+    """Return one entry point for each name in a group."""
     return {point.name: point for point in entry_points(group=group)}
 
 
 def package_of(point: EntryPoint) -> str:
-    """Return the package that an entry point comes from, as messages name it."""
+    """Return the package of an entry point, for messages."""
     return point.dist.name if point.dist is not None else point.value
 
 
 def load_entry_point(point: EntryPoint, noun: str, where: str) -> Any:
-    """Return what an entry point names.
+    """Import the object that an entry point names.
 
     Args:
         point: the entry point.
-        noun: what it stands for, such as `plug-in`.
+        noun: the kind of the object, such as `plug-in`.
         where: the option that named it.
 
     Raises:
@@ -39,7 +39,7 @@ def load_entry_point(point: EntryPoint, noun: str, where: str) -> Any:
     """
     try:
         return point.load()
-    except Exception as error:  # whatever a stranger's module raises while it is imported
+    except Exception as error:  # importing a foreign module may raise anything
         raise QkeditError(
             f"the {noun} {point.name} of the package {package_of(point)} cannot be imported ({first_line(error)})",
             where=where,

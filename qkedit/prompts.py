@@ -1,6 +1,6 @@
-"""Words that are asked in more than one place; nothing is imported here, so that a command line may."""
+"""Prompts used in more than one place; without imports, so that the command line can import it quickly."""
 
 from __future__ import annotations
 
 CAPTION_PROMPT = "Please describe this image in detail."
-"""The prompt of the CHAIR protocol (arXiv 1809.02156 as later papers run it), which the demo model was taught."""
+"""The prompt of the CHAIR protocol (arXiv 1809.02156, as run by later papers), on which the demo model was trained."""

@@ -1,4 +1,4 @@
-"""Names that arguments of the Python API had before: they still work, with a warning that says the new one."""
+"""Former argument names of the Python API: they still work, with a warning that names the new one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def renamed_argument(old: str, new: str) -> Callable[[Function], Function]:
-    """Return a decorator that lets a function take the keyword argument `new` by the name `old`, too."""
+    """Return a decorator by which a function also accepts the keyword argument `new` under the name `old`."""
 
     def decorate(function: Function) -> Function:
         @wraps(function)
@@ -19,7 +19,7 @@ def renamed_argument(old: str, new: str) -> Callable[[Function], Function]:
             if old in named:
                 warn_renamed(f"{old}=", f"{new}=")
                 if new in named:
-                    raise TypeError(f"{new}= and {old}=, its old name, are both given")
+                    raise TypeError(f"{new}= and its old name {old}= are both given")
                 named[new] = named.pop(old)
             return function(*args, **named)
 
@@ -29,6 +29,6 @@ def renamed_argument(old: str, new: str) -> Callable[[Function], Function]:
 
 
 def warn_renamed(old: str, new: str) -> None:
-    """Warn whoever called the caller that a name has changed."""
+    """Warn the caller's caller that a name has changed."""
     message = f"{old} is now {new}; the old name works until version 1.0"
     warnings.warn(message, DeprecationWarning, stacklevel=3)

@@ -3,8 +3,8 @@
     layers   10-20 · 3,5,8-12 · all · mid · 0.35-0.7        both ends belong to a range
     heads    all · 0,3,8-12
 
-`mid` is the middle third, `⌊L/3⌋ … ⌈2L/3⌉`; a fraction a-b of L layers is `⌊aL⌋ … ⌈bL⌉−1`. Both are choices of
-ours: the paper (arXiv 2606.20419) says "selected middle layers" and no more.
+`mid` is the middle third, `⌊L/3⌋ … ⌈2L/3⌉`; a fraction a-b of L layers is `⌊aL⌋ … ⌈bL⌉−1`. Both are our choices:
+the paper (arXiv 2606.20419) says only "selected middle layers".
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from operator import index
 
 from qkedit.errors import UsageError
 
-# Bounded, since Python refuses to convert numbers of thousands of digits.
+# Limited, since Python refuses to convert numbers of thousands of digits.
 _NUMBERS = re.compile(r"([0-9]{1,18})(?:\s*-\s*([0-9]{1,18}))?")
 _FRACTION = r"([0-9]{0,18}\.[0-9]{1,18}|[0-9]{1,18}\.?)"
 _FRACTIONS = re.compile(rf"{_FRACTION}\s*-\s*{_FRACTION}")
 
-# What one part of a text names, once the model's number of layers is known.
+# The numbers in one part of a text, given the model's number of layers.
 Part = Callable[[int], range]
 
 
 Selection = str | int | Iterable[int]
-"""Layers or heads as Python code names them: a text of the grammar, a number, a range or numbers."""
+"""Layers or heads in Python code: a text of the grammar, a number, a range or numbers."""
 
 
 def selection_text(chosen: Selection, where: str = "layers") -> str:
-    """Return a selection as the grammar spells it: texts as they are, numbers such as `3,5-8`.
+    """Return a selection in the grammar: texts are unchanged, numbers become text such as `3,5-8`.
 
     Raises:
-        UsageError: it is not a text, a number or numbers, or there are none.
+        UsageError: the selection is not a text, a number or numbers, or it is empty.
     """
     if isinstance(chosen, str):
         return chosen
@@ -43,27 +43,25 @@ def selection_text(chosen: Selection, where: str = "layers") -> str:
     except TypeError:
         numbers = []
     if not numbers or numbers[0] < 0 or isinstance(chosen, bool):
-        raise UsageError(
-            f"{chosen!r} names none", where=where, remedy="give a text such as '3,5-8', or numbers from 0"
-        )
+        raise UsageError(f"{chosen!r} is empty", where=where, remedy="give a text such as '3,5-8', or numbers from 0")
     return describe(numbers)
 
 
 def middle_layers(count: int) -> range:
-    """Return the middle third of `count` layers, both ends included and never beyond the last layer."""
+    """Return the middle third of `count` layers, both ends inclusive and never beyond the last layer."""
     return range(count // 3, min(math.ceil(Fraction(2 * count, 3)), count - 1) + 1)
 
 
 def select_layers(
     text: str, count: int, available: Sequence[int] | None = None, where: str = "layers"
 ) -> tuple[int, ...]:
-    """Return the layers that `text` names, ascending, of a model with `count` layers.
+    """Return the layers in `text`, ascending, for a model with `count` layers.
 
     Args:
         text: see the grammar above.
         count: the model's number of layers, L.
-        available: the layers that have a query-key product, if others in a range are to be left out.
-        where: the option the text comes from.
+        available: the layers with a query-key product, to skip other layers in a range.
+        where: the option with the text.
 
     Raises:
         UsageError: the text does not parse, names a layer outside 0 … L−1, or holds no available layer.
@@ -80,12 +78,12 @@ def select_layers(
 
 
 def check_layers(text: str, where: str = "layers") -> None:
-    """Raise UsageError for a text that names no layers of any model, before there is one."""
+    """Raise UsageError for a text that is invalid for every model, before the model is known."""
     _layer_parts(text, where, "")
 
 
 def select_heads(text: str, count: int) -> tuple[int, ...]:
-    """Return the query heads that `text` names, ascending, of a layer with `count` query heads.
+    """Return the query heads in `text`, ascending, for a layer with `count` query heads.
 
     Raises:
         UsageError: the text does not parse or names a head outside 0 … count−1.

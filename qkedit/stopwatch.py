@@ -1,4 +1,4 @@
-"""Seconds by name, for reports: of stages that run side by side, so that they may add up to more than the whole."""
+"""Seconds by name, for reports. Concurrent stages may add up to more than the whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Adds up seconds by name, from any thread, as the CPU sees them: work that a GPU does later is not waited for."""
+    """Adds up seconds of host time by name, from any thread, without waiting for asynchronous GPU work."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -17,7 +17,7 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Count the time inside the `with` block towards `name`."""
+        """Add the time of the `with` block to `name`."""
         started = time.perf_counter()
         try:
             yield
@@ -25,6 +25,6 @@ class Stopwatch:
             self.add(name, time.perf_counter() - started)
 
     def add(self, name: str, seconds: float) -> None:
-        """Count seconds that were taken elsewhere."""
+        """Add seconds that were measured elsewhere."""
         with self._lock:
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds

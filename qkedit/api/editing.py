@@ -1,4 +1,4 @@
-"""Edit, look at and check checkpoints from Python: what `inspect`, `apply`, `export` and `verify` do."""
+"""Edit, inspect and check checkpoints from Python: the commands `inspect`, `apply`, `export` and `verify`."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def plan(
     allow_text_only: bool = False,
     architectures: Directories | None = None,
 ) -> SteerPlan:
-    """Return what an edit would read, change and write, from headers and config alone.
+    """Return the plan of an edit, with what it would read, change and write, from headers and config alone.
 
     Args:
         model: a directory, a hub id, an alias or `demo`.
-        layers: `"10-20"`, a number, a range or numbers; both ends of a text's range are included.
-        heads: query heads, likewise.
+        layers: the layers to edit: text such as `"10-20"` (both ends inclusive), a number, a range or numbers.
+        heads: the query heads to edit, in the same forms.
         suppression: what to suppress; by default the four dominant modes.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        compute_dtype: `float32` or `float64` arithmetic of the write-back.
+        compute_dtype: the arithmetic of the write-back, `float32` or `float64`.
         revision: branch, tag or commit of a model on the hub.
-        allow_text_only: take a checkpoint without vision too.
-        architectures: directories of records that are known in addition to qkedit's own (docs/adding-a-model.md).
+        allow_text_only: whether to accept a checkpoint without vision too.
+        architectures: directories of records in addition to qkedit's own (docs/adding-a-model.md).
 
     Raises:
-        QkeditError: there is no such model, layer or head, or its projections cannot be edited.
+        QkeditError: the model, a layer or a head does not exist, or its projections cannot be edited.
 
     Example:
         >>> qkedit.plan("demo", layers=range(2, 6)).bytes_to_write
@@ -75,20 +75,20 @@ def inspect(
     revision: str | None = None,
     architectures: Directories | None = None,
 ) -> Inspection:
-    """Return the spectra of a checkpoint's query-key products; nothing is written.
+    """Return the spectra of a checkpoint's query-key products, without writing anything.
 
     Args:
         model: a directory, a hub id, an alias or `demo`.
         layers: as for `plan`.
         heads: as for `plan`.
-        suppression: its channel, and its `k` or `energy` for what counts as dominant.
-        offset: query − key position that the rotation in between stands for; three numbers for time, height and width.
+        suppression: gives the channel, and by `k` or `energy` the dominant modes.
+        offset: query position − key position; three numbers for time, height and width.
         device: as for `plan`.
-        revision: of a model on the hub.
+        revision: branch, tag or commit of a model on the hub.
         architectures: as for `plan`.
 
     Raises:
-        QkeditError: as for `plan`; or a weight holds NaN or infinity, or positions are not understood.
+        QkeditError: as for `plan`; or a weight holds NaN or infinity, or the positions are not supported.
 
     Example:
         >>> qkedit.inspect("demo", layers=3).layers[0].heads[0].head
@@ -121,25 +121,25 @@ def apply(
     verify: bool = False,
     keep_original: bool = False,
 ) -> SteerReport:
-    """Make the full checkpoint from a delta or an adapter and its base; or from several edits of one base.
+    """Make the full checkpoint from a delta or an adapter and its base, or from several edits of one base.
 
     From a delta it is byte-equal to steering directly. An adapter is added to the base in float64 and rounded once.
 
     Args:
-        delta: a directory written with `layout="delta"` or `layout="lora"`, or a full output; or several of the same
-            base, whose changes are added up where they meet.
+        delta: a directory written with `layout="delta"` or `layout="lora"`, or a full output; or several edits of the
+            same base, whose overlapping changes are added.
         base: the model that was steered: a directory, a hub id, an alias or `demo`.
         out: the directory to write; it appears finished or not at all.
-        revision: of a base on the hub; the one in its manifest by default.
-        link: how unchanged shards come into the output: `auto`, `copy`, `reflink`, `hard` or `symlink`.
-        overwrite: replace an earlier output.
-        fsync: wait until the disk holds the output.
-        verify: read everything back and compare it before the output is put in place.
-        keep_original: keep the original bytes of the edited tensors beside the model, for `revert`.
+        revision: the revision of a base on the hub; by default the one in its manifest.
+        link: the way unchanged shards are put into the output: `auto`, `copy`, `reflink`, `hard` or `symlink`.
+        overwrite: whether to replace an earlier output.
+        fsync: whether to wait until the output is on the disk.
+        verify: whether to read everything back and compare it before the output is put in place.
+        keep_original: whether to keep the original bytes of the edited tensors next to the model, for `revert`.
 
     Raises:
-        QkeditError: the base is not the model that it was made from, it is damaged, or nothing may be
-            written there; nothing was written then.
+        QkeditError: the base is not the model that the edit was made from, the edit is damaged, or the output may not
+            be written; then nothing is written.
     """
     from qkedit.steering.apply import apply_edits
 
@@ -157,15 +157,15 @@ def merge(
     overwrite: bool = False,
     fsync: bool = True,
 ) -> SteerReport:
-    """Make one delta of several edits of one base; where they meet, their changes are added up.
+    """Merge several edits of one base into one delta; overlapping changes are added.
 
     Args:
-        edits: outputs of qkedit, in either layout.
+        edits: outputs of qkedit, in any layout.
         out: the directory to write; it appears finished or not at all.
-        base: the model they were made from; the one in the first manifest by default, if it is on the hub or the demo.
-        revision: of a base on the hub.
-        overwrite: replace an earlier output.
-        fsync: wait until the disk holds the output.
+        base: the model they were made from; by default the one in the first manifest, if it is on the hub or the demo.
+        revision: the revision of a base on the hub.
+        overwrite: whether to replace an earlier output.
+        fsync: whether to wait until the output is on the disk.
 
     Raises:
         QkeditError: as for `apply`.
@@ -187,20 +187,20 @@ def interpolate(
     overwrite: bool = False,
     fsync: bool = True,
 ) -> SteerReport:
-    """Write an edit in another strength, `W + strength (W' − W)`, rounded once.
+    """Write an edit with another strength, `W + strength (W' − W)`, rounded once.
 
     Args:
-        edit: an output of qkedit, in either layout.
-        strength: above 0, at most 2; 1 gives what `apply` gives, to the byte.
+        edit: an output of qkedit, in any layout.
+        strength: above 0, at most 2; 1 gives the same bytes as `apply`.
         out: the directory to write; it appears finished or not at all.
         base: as for `merge`.
-        revision: of a base on the hub.
-        layout: `full`, or `delta` for the edited tensors alone.
-        overwrite: replace an earlier output.
-        fsync: wait until the disk holds the output.
+        revision: the revision of a base on the hub.
+        layout: `full`, or `delta` for only the edited tensors.
+        overwrite: whether to replace an earlier output.
+        fsync: whether to wait until the output is on the disk.
 
     Raises:
-        QkeditError: as for `apply`; or the storage dtype cannot hold so small a change.
+        QkeditError: as for `apply`; or the storage dtype cannot represent such a small change.
     """
     from qkedit.steering.apply import interpolate_edit
 
@@ -222,23 +222,23 @@ def export(
 ) -> SteerReport:
     """Write an edit as an adapter for PEFT and vLLM.
 
-    The factors are found in the difference between the edited tensors and the base, which were rounded to the storage
-    dtype. `report.manifest.adapter` has the rank and the error of each layer. `steer(…, layout="lora")` writes the
-    edit before any rounding.
+    The factors are computed from the difference of the edited tensors and the base, both rounded to the storage dtype.
+    `report.manifest.adapter` has the rank and the error of each layer. `steer(…, layout="lora")` writes the edit
+    before any rounding.
 
     Args:
         edit: a full directory or a delta that `steer` wrote.
         out: the directory to write; it appears finished or not at all.
-        base: the model that was edited; one on the hub is found by the manifest's id and revision.
-        revision: of a base on the hub that is given with `base`.
-        rank: the largest rank per layer; that of the edit by default.
-        overwrite: replace an earlier output.
-        fsync: wait until the disk holds the output.
-        verify: read everything back and compare it before the output is put in place.
+        base: the model that was edited; a base on the hub is found by the manifest's id and revision.
+        revision: the revision of a base on the hub that is given with `base`.
+        rank: the maximum rank per layer; by default that of the edit.
+        overwrite: whether to replace an earlier output.
+        fsync: whether to wait until the output is on the disk.
+        verify: whether to read everything back and compare it before the output is put in place.
 
     Raises:
-        QkeditError: the base is not the model that was edited, the edit is damaged, no adapter can hold it, or nothing
-            may be written there; nothing was written then.
+        QkeditError: the base is not the model that was edited, the edit is damaged, no adapter can represent it, or
+            the output may not be written; then nothing is written.
     """
     from qkedit.steering.export import export as export_edit
 
@@ -247,7 +247,7 @@ def export(
 
 
 def verify(directory: str | Path, *, base: str | Path | None = None, revision: str | None = None) -> Verification:
-    """Check that a directory is what its manifest says and, but for the planned tensors, what its base is.
+    """Check a directory against its manifest and, except for the edited tensors, against its base.
 
     Args:
         directory: an output of `steer`, `apply` or `export`, in any layout.
@@ -255,10 +255,10 @@ def verify(directory: str | Path, *, base: str | Path | None = None, revision: s
         revision: of a base on the hub that is given with `base`.
 
     Returns:
-        What was compared, and the mismatches: a wrong output is an answer here, not an error.
+        What was compared, and the mismatches: an invalid output is a result here, not an error.
 
     Raises:
-        CheckpointError: the directory carries no manifest, or the base is not a sound checkpoint.
+        CheckpointError: the directory has no manifest, or the base is not a valid checkpoint.
     """
     from qkedit.steering.verify import verify as verify_output
 

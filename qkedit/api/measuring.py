@@ -1,4 +1,4 @@
-"""Measure models from Python: what `score`, `eval`, `compare` and `drift` do."""
+"""Measure models from Python: the commands `score`, `eval`, `compare` and `drift`."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def score(
     rule: str | None = None,
     allow_missing: bool = False,
 ) -> tuple[Score, ...]:
-    """Score answers by a benchmark's own rules, one score for each split; no model is needed.
+    """Score answers by a benchmark's own rules, without a model; return one score per split.
 
     Args:
-        benchmark: its name, such as `pope`.
+        benchmark: the name of the benchmark, such as `pope`.
         answers: a file of answers, a directory of such files, or the directory of a run.
         data: the directory with the benchmark's published files, or one file of questions.
-        split: the one split to score; by default all that are answered.
-        rule: a parser or variant; the benchmark's default if None.
-        allow_missing: leave out questions without an answer instead of refusing.
+        split: the only split to score; by default all splits with answers.
+        rule: a parser or variant; None for the benchmark's default.
+        allow_missing: whether to leave out questions without an answer instead of refusing.
 
     Raises:
-        QkeditError: nothing can be scored, or not all of it.
+        QkeditError: the answers cannot be scored, or are incomplete.
 
     Example:
         >>> for scored in qkedit.score("pope", "answers.jsonl", "./POPE"):
@@ -72,27 +72,27 @@ def evaluate(
     attn_implementation: str | None = None,
     quantization: str | None = None,
 ) -> Finished:
-    """Let a model answer a benchmark's questions, and score the answers; an interrupted run goes on where it stopped.
+    """Let a model answer a benchmark's questions, and score the answers; an interrupted run is resumed.
 
     Args:
         model: a directory, a hub id, an alias or `demo`.
-        benchmark: its name, such as `pope`.
+        benchmark: the name of the benchmark, such as `pope`.
         data: the directory with the benchmark's published files, or one file of questions.
         images: the directory of the images.
         out: the directory of the run.
-        splits: those to ask; by default all that are in `data`.
-        plugins: as `--plugin` takes them, such as `scr` or `dscr:blend=0.5`; none by default, whatever is attached to
-            the model's directory.
-        revision: of a model on the hub.
-        device: where the model runs, as PyTorch names it.
-        dtype: of its weights; `auto` for what is stored.
-        batch_size: prompts that are answered side by side.
-        prompt: what is asked instead, with `{question}` where the benchmark's own question is.
-        limit: ask the first so many questions of each split.
-        overwrite: begin anew where another run's files are.
+        splits: the splits to run; by default all in `data`.
+        plugins: plug-ins in the form of `--plugin`, such as `scr` or `dscr:blend=0.5`; by default none, even if some
+            are attached to the model's directory.
+        revision: branch, tag or commit of a model on the hub.
+        device: the device to run on, by its PyTorch name.
+        dtype: the dtype of the weights; `auto` for the stored one.
+        batch_size: the number of prompts per batch.
+        prompt: a prompt to use instead, with `{question}` in place of the benchmark's own question.
+        limit: the number of questions to ask of each split, from the first.
+        overwrite: whether to start again if another run's files exist.
         device_map: as for `load`, and so are the next two; the run records them.
-        attn_implementation: how attention is computed.
-        quantization: how the weights are quantised in memory.
+        attn_implementation: the implementation of attention.
+        quantization: the quantisation of the weights in memory.
 
     Raises:
         QkeditError: an image is missing, the model cannot answer, or a file cannot be read or written.
@@ -114,17 +114,17 @@ def evaluate(
 def compare(
     first: str | Path, second: str | Path, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> RunComparison:
-    """Compare two runs on the items they share, with paired tests: each difference is the second's minus the first's.
+    """Compare two runs on their common items with paired tests; each difference is the second minus the first.
 
     Args:
         first: a result file, or the directory of a run.
-        second: likewise.
-        level: coverage of the intervals.
-        resamples: of the bootstrap.
-        seed: of the bootstrap; the same seed gives the same figures.
+        second: the same.
+        level: the coverage of the intervals.
+        resamples: the number of resamples of the bootstrap.
+        seed: the seed of the bootstrap; the same seed gives the same figures.
 
     Raises:
-        QkeditError: a file is not sound, the runs share nothing, or scipy is not installed.
+        QkeditError: a file is invalid, the runs have no common items, or scipy is not installed.
     """
     from qkedit.evaluation.files.result_files import read_scores
     from qkedit.evaluation.statistics.comparison import compare as compare_runs
@@ -144,21 +144,21 @@ def drift(
     dtype: str = "auto",
     **loading: Any,
 ) -> Drift:
-    """Measure how far an edited model, or one with plug-ins, is from its base on your own images.
+    """Measure the drift of an edited model, or one with plug-ins, from its base on your own images.
 
     Args:
-        edited: the model after; the same as `base` where plug-ins alone make the difference.
-        images: picture files, or a directory of them.
-        base: the model before: a directory, a hub id, an alias or `demo`.
-        plugins: of the edited model, as `--plugin` takes them.
-        max_new_tokens: of an answer.
-        device: where the models run, as PyTorch names it.
-        dtype: of their weights; `auto` for what is stored.
+        edited: the edited model; the same as `base` if only plug-ins make the difference.
+        images: image files, or a directory of them.
+        base: the base model: a directory, a hub id, an alias or `demo`.
+        plugins: the plug-ins of the edited model, in the form of `--plugin`.
+        max_new_tokens: the maximum length of an answer.
+        device: the device to run on, by its PyTorch name.
+        dtype: the dtype of the weights; `auto` for the stored one.
         loading: `prompt`, `base_revision`, `revision`, `trust_remote_code`, `chat_template`, and
             `device_map`, `attn_implementation` and `quantization` as for `load`.
 
     Raises:
-        QkeditError: there are no images, one is not a picture, or the models have different vocabularies.
+        QkeditError: there are no images, a file is not an image, or the models have different vocabularies.
     """
     from qkedit.evaluation.drift import drift as measure
     from qkedit.evaluation.drift import pictures_in

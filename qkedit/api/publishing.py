@@ -1,4 +1,4 @@
-"""Publish an output from Python: what `push` does."""
+"""Publish an output from Python: the command `push`."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ def push(
 ) -> PushReport:
     """Publish an output in a model repository on the hub, in one commit.
 
-    Shards that are the base's are copied there by the hub itself, and what the repository holds already is not sent.
-    The token is that of `hf auth login` or `HF_TOKEN`.
+    The hub itself copies shards that equal the base's, and files that the repository already holds are not sent. The
+    token is that of `hf auth login` or `HF_TOKEN`.
 
     Args:
         directory: an output of `steer`, `apply` or `export`, in any layout.
-        repository: `org/name`; it is made if it is not there.
-        branch: the branch to commit to, made if it is not there; the default branch where None.
-        private: make a new repository private; one that is public is refused.
-        message: of the commit.
+        repository: `org/name`, created if missing.
+        branch: the branch to commit to, created if missing; None for the default branch.
+        private: whether a new repository is private; an existing public one is refused.
+        message: the commit message.
         include: patterns of files to send that qkedit did not write.
-        exclude: patterns of such files that stay behind.
-        license: identifier of the licence to publish under, where the base's card names none, one that forbids
-            derivatives, or one that qkedit does not know.
-        force: replace a model in the repository that qkedit did not push.
-        copy: have the hub copy the base's shards; else they are uploaded.
-        dry_run: send nothing.
+        exclude: patterns of such files not to send.
+        license: the identifier of the licence to publish under, if the base's card does not name one, or names one
+            that forbids derivatives or that qkedit does not know.
+        force: whether to replace a model in the repository that qkedit did not push.
+        copy: whether the hub copies the base's shards instead of an upload.
+        dry_run: whether to send nothing.
 
     Returns:
-        What became of each file, and the commit, if one was needed.
+        The action for each file, and the commit, if one was needed.
 
     Raises:
-        QkeditError: something must not be published, the directory is not what its manifest says, or the hub refuses;
-            the repository is then as it was.
+        QkeditError: something must not be published, the directory does not match its manifest, or the hub refuses;
+            then the repository is unchanged.
     """
     from qkedit.publishing.plan import PushOptions
     from qkedit.publishing.planning import plan_push

@@ -1,4 +1,4 @@
-"""Run a model from Python: what `generate` does, with plug-ins and edits in memory."""
+"""Run a model from Python: the command `generate`, with plug-ins and edits in memory."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def generate(
     """Answer one prompt about images by greedy search.
 
     Args:
-        model: a directory, a hub id, an alias or `demo`; or what `load` returned, to load once for many prompts.
-        images: picture files, or pictures of Pillow.
+        model: a directory, a hub id, an alias or `demo`; or the result of `load`, to load once for many prompts.
+        images: image files, or images of Pillow.
         prompt: the question, without a chat template.
-        plugins: attached for as long as it takes, such as `qkedit.SCR()`; those attached to the directory on the
-            command line do not act here.
-        max_new_tokens: longest answer.
-        loading: `revision`, `device`, `dtype` and what else `load` takes, where a model is named.
+        plugins: the plug-ins to attach during the call, such as `qkedit.SCR()`; plug-ins attached to the directory on
+            the command line do not act here.
+        max_new_tokens: the maximum length of the answer.
+        loading: `revision`, `device`, `dtype` and other arguments of `load`, if `model` is a name.
 
     Returns:
-        The answer, with what the plug-ins did in `report`.
+        The answer; its `report` is that of the plug-ins.
 
     Raises:
         QkeditError: the model cannot be loaded, an image cannot be read, or the plug-ins do not fit the model.

@@ -1,6 +1,6 @@
-"""The arms of an experiment: the base model, an edit of it, plug-ins on it, and the controls that go with them.
+"""The arms of an experiment: the base model, an edit of it, plug-ins on it, and their controls.
 
-Free of torch, so that a command can list what it will do at once.
+This module does not import torch, so that a command can list its work quickly.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ BASE, EDITED, CONTROL = "base", "edited", "control, index"
 
 @dataclass(frozen=True)
 class Arm:
-    """One variant of a model that answers what all the others answer.
+    """One variant of a model; all arms answer the same prompts.
 
     Attributes:
-        name: for people, unique in an experiment.
-        steer: the edit of its weights; None leaves them as they are.
-        plugins: attached while it answers, in this order. A `dscr` without a depth reads the scenes' true one.
-        group: what repetitions under other seeds are summarised as; the name of an arm that has none.
+        name: the name for people, unique in an experiment.
+        steer: the edit of its weights; None for the original weights.
+        plugins: the plug-ins attached while it answers, in this order. A `dscr` without a depth uses the true depth.
+        group: the common name of repetitions with other seeds; for an arm without repetitions its own name.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Arm:
     group: str = ""
 
     def __post_init__(self) -> None:
-        """An arm without repetitions is a group by itself."""
+        """Make an arm without repetitions a group of its own."""
         if not self.group:
             object.__setattr__(self, "group", self.name)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the arm as results keep it."""
+        """Return the arm in the form of a results file."""
         return {
             "name": self.name,
             "group": self.group,
@@ -49,13 +49,13 @@ class Arm:
 
 
 def controls(options: SteerOptions, kind: Control, seeds: int, group: str) -> tuple[Arm, ...]:
-    """Return the matched random controls of an edit, one a seed from 0.
+    """Return the matched random controls of an edit, one per seed from 0.
 
     Args:
-        options: of the edit that is to be controlled.
+        options: the options of the edit.
         kind: `index` or `norm`.
-        seeds: how many.
-        group: their common name.
+        seeds: the number of controls.
+        group: the common name of the controls.
     """
     return tuple(
         Arm(
@@ -68,12 +68,12 @@ def controls(options: SteerOptions, kind: Control, seeds: int, group: str) -> tu
 
 
 def demonstration_arms(options: SteerOptions, seeds: int) -> tuple[Arm, ...]:
-    """Return what is compared: base, edit, its controls, the plug-ins, and plug-ins on the edited model.
+    """Return the arms to compare: base, edit, its controls, the plug-ins, and plug-ins on the edited model.
 
-    Channels have no norm-matched control.
+    Channels do not have a norm-matched control.
 
     Raises:
-        UsageError: without a seed the edit has no control.
+        UsageError: there are no seeds, so the edit would have no control.
     """
     if seeds < 1:
         raise UsageError("the edit would have no control", where="--seeds", remedy="give 1 or more, such as 5")

@@ -21,18 +21,18 @@ from qkedit.steering.plan import plan_for
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What came out.
+    """The result of a demonstration.
 
     Attributes:
         model_spec: the model.
-        layers: that were edited.
-        scenes: that were shown.
-        rows: the base first.
-        seconds: of work by arm, over all processes.
-        eval_set: what was asked.
-        answered: every arm's scores and what it said.
-        to_controls: by measure, the edit minus its random controls, all seeds pooled; empty without one of them.
-        warnings: what to know before trusting the figures.
+        layers: the edited layers.
+        scenes: the scenes of the evaluation.
+        rows: the rows of the comparison, the base first.
+        seconds: the seconds of work by arm, over all processes.
+        eval_set: the evaluation set.
+        answered: the scores and answers of every arm.
+        to_controls: by measure, the edit minus its random controls, all seeds pooled; empty without either.
+        warnings: sentences to read before trusting the figures.
     """
 
     model_spec: ModelSpec
@@ -47,11 +47,11 @@ class Demonstration:
 
     @property
     def edited(self) -> Row | None:
-        """The edit's row; None where no arm is one."""
+        """The row of the edit; None without an edited arm."""
         return next((row for row in self.rows if row.name == EDITED), None)
 
     def save(self, directory: Path) -> None:
-        """Keep everything in a new directory; see `qkedit.laboratory.saved_files`. Raises QkeditError."""
+        """Write everything to a new directory; see `qkedit.laboratory.saved_files`. Raises QkeditError."""
         save(directory, self.eval_set, self.answered)
 
     def as_dict(self) -> dict[str, Any]:
@@ -77,15 +77,15 @@ def demonstrate(
     file: ResultsFile | None = None,
     watch: Watch | None = None,
 ) -> Demonstration:
-    """Let every arm of a demonstration answer, and compare.
+    """Run every arm of a demonstration, and compare them.
 
     Args:
         model_spec: the model.
-        arms: the base among them; see `demonstration_arms`.
-        scenes: to ask about.
-        workers: processes.
-        file: where results are kept meanwhile, so that a broken run goes on.
-        watch: told how many of the arms are done.
+        arms: the arms, including the base; see `demonstration_arms`.
+        scenes: the scenes of the evaluation.
+        workers: the number of processes.
+        file: the file for intermediate results, so that an interrupted run can be resumed.
+        watch: called with the number of finished arms.
 
     Raises:
         QkeditError: the edit or a plug-in does not fit the model, or a result cannot be written.

@@ -1,7 +1,7 @@
-"""What every arm is asked: captions of the demo's scenes, and yes/no questions as POPE draws them.
+"""The evaluation set of all arms: captions of the demo's scenes, and yes/no questions sampled as in POPE.
 
-A question that several splits share is asked once. Scenes are made from their seed and numbers, so that a process
-that is to answer needs no more than an `SceneRange`.
+A question that several splits share is asked once. Scenes are generated from their seed and numbers, so a worker
+process needs only a `SceneRange`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from qkedit.demo.scenes import CAPTION_PROMPT, Scene, make_scenes
 from qkedit.errors import UsageError, counted
 from qkedit.evaluation.files.records import Question
 
-# Scenes that the demo model has seen neither in training nor in validation.
+# Scenes that are neither in the training nor in the validation set of the demo model.
 HELD_OUT_SEED = 2_000_000
 
 
 @dataclass(frozen=True)
 class SceneRange:
-    """Which scenes: `count` of `seed`, from number `first`."""
+    """A range of scenes: `count` scenes of `seed`, beginning with number `first`."""
 
     count: int
     seed: int = HELD_OUT_SEED
@@ -40,7 +40,7 @@ class SceneRange:
             raise UsageError(f"{self.seed} is negative", where="--scene-seed", remedy="give 0 or more")
 
     def halves(self) -> tuple[SceneRange, SceneRange]:
-        """Return the first half, to choose on, and the second, to confirm on."""
+        """Return the first half, for the choice, and the second half, for the confirmation."""
         half = self.count // 2
         return (
             SceneRange(half, self.seed, self.first),
@@ -50,11 +50,11 @@ class SceneRange:
 
 @dataclass(frozen=True, eq=False)
 class EvalSet:
-    """Scenes and all that is asked about them.
+    """Scenes with their questions.
 
     Attributes:
-        scenes: what is shown.
-        captions: one question a scene, whose truth are the kinds it shows.
+        scenes: the scenes.
+        captions: one question per scene; its ground truth is the kinds of objects in the scene.
         splits: POPE's questions, by split.
         asked: the distinct yes/no questions of all splits: the scene's position and the prompt, scene by scene.
     """
@@ -65,7 +65,7 @@ class EvalSet:
     asked: tuple[tuple[int, str], ...]
 
     def digest(self) -> str:
-        """Return a SHA-256 of all pictures, questions and truths: equal evaluation sets ask the same."""
+        """Return a SHA-256 of all pictures, questions and ground truths: equal evaluation sets have equal digests."""
         digest = hashlib.sha256()
         for scene in self.scenes:
             digest.update(scene.image.tobytes() + scene.depth.tobytes())
@@ -75,7 +75,7 @@ class EvalSet:
 
 
 def make_eval_set(scenes: SceneRange) -> EvalSet:
-    """Return the evaluation set about these scenes; what is popular or adversarial is counted over them alone."""
+    """Return the evaluation set for these scenes; popular and adversarial objects are counted only over them."""
     shown = tuple(make_scenes(scenes.count, scenes.seed, scenes.first))
     splits = {
         split: tuple(

@@ -1,4 +1,4 @@
-"""Do the jobs that are not done yet, and keep what comes of them."""
+"""Run the jobs that are not done yet, and store their results."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.scoring import scored
 from qkedit.laboratory.worker import Job, JobResult, ModelSpec
 
-# So many arms are named in a warning.
+# The number of arms that a warning names.
 _NAMED = 3
-# Told how many of the jobs are done.
+# Called with the number of finished jobs.
 Watch = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class ExperimentResults:
-    """Results by arm and scenes; scored when they are asked for, since scored items take far more memory.
+    """Results by arm and scenes. They are scored on demand, since scored items take far more memory.
 
     Attributes:
-        results: by the arm's name and the scenes.
-        resumed: how many an earlier run had left.
+        results: the results, by the arm's name and the scenes.
+        resumed: the number of results of an earlier run.
     """
 
     results: Mapping[tuple[str, SceneRange], JobResult]
@@ -33,13 +33,13 @@ class ExperimentResults:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to know before trusting the scores: which arms said nothing, and how that is scored."""
+        """Warnings about the scores: the arms with empty answers, and how these are scored."""
         captions = {f"{arm} ({len(r.answers.captions)})": r.answers.captions for (arm, _), r in self.results.items()}
         answers = {f"{arm} ({len(r.answers.yes_no)})": r.answers.yes_no for (arm, _), r in self.results.items()}
         return (*_empty("captions", captions, "contain no hallucination"), *_empty("answers", answers, "count as yes"))
 
     def outcome(self, arm: Arm, eval_set: EvalSet, scenes: SceneRange) -> Outcome:
-        """Return an arm's scores on the evaluation set about these scenes."""
+        """Return an arm's scores on the evaluation set for these scenes."""
         return scored(arm, eval_set, self.results[arm.name, scenes])
 
 
@@ -57,14 +57,14 @@ def run_experiment(
     file: ResultsFile | None = None,
     watch: Watch | None = None,
 ) -> ExperimentResults:
-    """Return the results of all jobs, of which only those are run that the file does not hold.
+    """Return the results of all jobs, running only those that are not in the file.
 
     Args:
         model_spec: the model.
-        jobs: what to do.
-        workers: processes.
-        file: where results are kept; None keeps them in memory alone.
-        watch: told how many are done.
+        jobs: the jobs.
+        workers: the number of processes.
+        file: the results file; None keeps results only in memory.
+        watch: called with the number of finished jobs.
 
     Raises:
         QkeditError: an arm does not fit the model, or the file cannot be written.

@@ -1,9 +1,9 @@
-"""Let a loaded model answer an evaluation set: greedy answers in batches, as `generate` gives them one by one.
+"""Answer an evaluation set with a loaded model: greedy answers in batches, equal to those of single `generate` calls.
 
-Everything asked about a scene begins with the same picture, and a decoder that reads from left to right computes the
-same states for it whatever comes after. Where that is known of a model, its pictures are read once and every question
-continues from a copy of their key-value cache; that is four to five times as fast. Plug-ins act on whole prompts, so
-with plug-ins each prompt is read in full.
+All prompts about a scene begin with the same picture, and a causal decoder computes the same states for it whatever
+follows. For models known to be causal, each picture is prefilled once, and every question continues from a copy of its
+key-value cache; that is four to five times as fast. Plug-ins act on whole prompts, so with plug-ins each prompt is
+prefilled in full.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from qkedit.laboratory.eval_set import EvalSet
 from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.runtime.generation import LoadedModel, Prompt, batch_inputs, prompt_text, respond_batch
 
-# Pictures are before the text, and nothing looks ahead.
+# Models with pictures before the text, and with causal attention.
 SHARES_PICTURES = ("llava", "vipllava")
 CAPTION_TOKENS = 64
 ANSWER_TOKENS = 16
-# Small batches leave a core waiting for Python, large ones spill its cache.
+# Small batches leave a core waiting for Python, large ones exceed its cache.
 SCENES_AT_ONCE = 32
 PROMPTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class EvalSetAnswers:
-    """What one arm said.
+    """The answers of one arm.
 
     Attributes:
         captions: one per scene.
-        yes_no: one for each of the evaluation set's `asked`.
+        yes_no: one per question in the evaluation set's `asked`.
     """
 
     captions: tuple[str, ...]
@@ -60,13 +60,13 @@ def run_eval_set(
     *,
     share_pictures: bool | None = None,
 ) -> EvalSetAnswers:
-    """Return the model's answers to everything that is asked.
+    """Return the model's answers to an evaluation set.
 
     Args:
-        loaded: the model; its weights as they shall be.
-        eval_set: what is asked.
-        plugins: attached meanwhile; a `dscr` without a depth reads the scenes' true one.
-        share_pictures: read each picture once for all its questions; by default where that is known to be right.
+        loaded: the model, with its weights already edited.
+        eval_set: the evaluation set.
+        plugins: the plug-ins to attach; a `dscr` without a depth uses the true depth of the scenes.
+        share_pictures: whether to prefill each picture once for all its questions; by default for causal models.
 
     Raises:
         UsageError: the plug-ins do not fit the model.
@@ -88,7 +88,7 @@ Said = Iterator[tuple[Request, str]]
 
 @dataclass
 class _WholePrompts:
-    """Every prompt with its picture; works with any model and any plug-in."""
+    """Prefills every prompt with its picture; works with any model and any plug-in."""
 
     loaded: LoadedModel
     eval_set: EvalSet
@@ -96,7 +96,7 @@ class _WholePrompts:
     done: int = 0  # batches
 
     def batches(self, requests: Sequence[Request]) -> Iterator[Batch]:
-        # Prompts alike stand together, so that hardly any padding is needed.
+        # Similar prompts are adjacent, so that little padding is needed.
         ordered = sorted(requests, key=lambda request: (request.max_new_tokens, request.prompt))
         for alike in _grouped(ordered, lambda request: request.max_new_tokens):
             for start in range(0, len(alike), PROMPTS_AT_ONCE):
@@ -115,14 +115,14 @@ class _WholePrompts:
                 depths = [torch.from_numpy(self.eval_set.scenes[request.scene].depth) for request in batch]
                 plugins[place] = replace(plugin, depth=depths, processor=self.loaded.processor)
             elif settings.name == "scr" and plugin.selection == "uniform":
-                # Attaching begins the draws anew; other batches are to have other ones.
+                # Attaching restarts the random draws, but different batches need different draws.
                 plugins[place] = replace(plugin, seed=plugin.seed + self.done)
         return plugins
 
 
 @dataclass
 class _SharedPictures:
-    """Read the pictures of a few scenes once, then continue from copies of the cache with all that is asked."""
+    """Prefills the pictures of a few scenes once, then continues from copies of the cache with all questions."""
 
     loaded: LoadedModel
     eval_set: EvalSet
@@ -158,7 +158,7 @@ class _SharedPictures:
             yield from zip(group, (text.strip() for text in texts), strict=True)
 
     def _ids(self, request: Request) -> Tensor:
-        """The tokens of a prompt, which are the same for all scenes, since their pictures are of one size."""
+        """Return the tokens of a prompt, which are the same for all scenes, since their pictures have one size."""
         if request.prompt not in self.ids:
             inputs = batch_inputs(self.loaded, [_prompt(self.loaded, self.eval_set, request)])
             self.ids[request.prompt] = inputs["input_ids"][0].cpu()

@@ -1,4 +1,4 @@
-"""What is measured of an arm, and how sure it is: every figure with its interval, and its difference to the base."""
+"""The measures of an arm: every figure with its interval, and its difference from the base."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from qkedit.evaluation.statistics.metrics import meaning_of, metrics_of
 from qkedit.laboratory.arms import Arm
 
 CAPTIONS = "captions"
-# Of each interval; more would not change the two or three digits that are shown.
+# Resamples per interval; more would not change the two or three digits shown.
 RESAMPLES = 2_000
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure of an arm.
+    """One measure of an arm.
 
     Attributes:
-        name: such as `chair_s` or `f1_adversarial`.
-        part: of the evaluation set: `captions`, or a split of the questions.
+        name: the name, such as `chair_s` or `f1_adversarial`.
+        part: the part of the evaluation set: `captions`, or a split of the questions.
         metric: its name among the metrics of the part's items.
-        title: as people write it.
-        is_share: a ratio from 0 to 1, to be shown in percent.
+        title: the title for people.
+        is_share: whether it is a ratio from 0 to 1, to be shown in percent.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Measure:
 
     @property
     def better(self) -> Better:
-        """Which direction is better."""
+        """The better direction."""
         return meaning_of("custom", self.metric).better
 
 
@@ -60,15 +60,15 @@ MEASURES: dict[str, Measure] = {
 
 
 def measure_named(name: str, where: str) -> Measure:
-    """Return a measure by its name. Raises UsageError for one that is not known."""
+    """Return a measure by its name. Raises UsageError for an unknown name."""
     if name not in MEASURES:
-        raise UsageError(f"{name!r} is not measured", where=where, remedy=f"choose among {', '.join(MEASURES)}")
+        raise UsageError(f"{name!r} is not a measure", where=where, remedy=f"choose among {', '.join(MEASURES)}")
     return MEASURES[name]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One arm's scores, by part of the evaluation set, and what its edit and its answers cost."""
+    """One arm's scores, by part of the evaluation set, and the cost of its edit and its answers."""
 
     arm: Arm
     scores: Mapping[str, Score]
@@ -77,9 +77,9 @@ class Outcome:
     relative_change: float | None = None
 
     def value(self, measure: Measure) -> float | None:
-        """Return a figure; None where its denominator is zero.
+        """Return the value of a measure; None if its denominator is zero.
 
-        From the items, as intervals are: F1 is 2tp / (2tp + fp + fn), which has a value where nothing is called true.
+        It is computed from the items, like intervals: F1 is 2tp / (2tp + fp + fn), which is defined without positives.
         """
         items = self.scores[measure.part].items
         return metrics_of(items)[measure.metric].value_of(items)
@@ -87,14 +87,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Figure:
-    """One measure of an arm, or of the repetitions of an arm taken together.
+    """One measure of an arm, or of all repetitions of an arm.
 
     Attributes:
         interval: the value and its interval; repetitions are pooled, scene by scene.
-        least: the lowest value of a repetition; None of an arm without repetitions.
-        most: the highest.
-        difference: to the base on the same scenes, this arm minus the base; None for the base itself.
-        p_holm: its p, corrected for the number of arms that are compared with the base by this measure.
+        least: the lowest value of a repetition; None for an arm without repetitions.
+        most: the highest value of a repetition.
+        difference: this arm minus the base on the same scenes; None for the base itself.
+        p_holm: the p value, corrected for the number of arms compared with the base by this measure.
     """
 
     interval: Interval
@@ -106,7 +106,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a comparison: an arm, or a control's repetitions under several seeds."""
+    """One row of a comparison: an arm, or a control's repetitions with several seeds."""
 
     name: str
     arms: tuple[Arm, ...]
@@ -126,12 +126,12 @@ class Row:
 
 
 def compare(outcomes: Sequence[Outcome], base: Outcome, measures: Sequence[Measure] | None = None) -> tuple[Row, ...]:
-    """Return one row a group of arms, in the order of their first appearance, each held against the base.
+    """Return one row per group of arms, in the order of their first appearance, compared with the base.
 
     Args:
-        outcomes: of all arms; the base may be among them.
-        base: what to compare with.
-        measures: what to show; everything by default.
+        outcomes: the outcomes of all arms, with or without the base.
+        base: the outcome of the base.
+        measures: the measures to include; by default all.
     """
     groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -156,12 +156,12 @@ def compare(outcomes: Sequence[Outcome], base: Outcome, measures: Sequence[Measu
 
 
 def figure(group: Sequence[Outcome], base: Outcome, measure: Measure) -> Figure:
-    """Return a measure of an arm's repetitions, pooled, and its difference to the base."""
+    """Return a measure of an arm's pooled repetitions, and its difference from the base."""
     values = [value for outcome in group if (value := outcome.value(measure)) is not None]
     repeated = len(group) > 1 and values
     own = pooled(group, measure.part)
     return Figure(
-        # The bootstrap throughout: it treats pooled seeds and shares alike, and needs nothing beyond numpy.
+        # Always the bootstrap: it handles pooled seeds and shares in the same way, and needs only numpy.
         interval(own, measure.metric, method="bootstrap", resamples=RESAMPLES),
         min(values) if repeated else None,
         max(values) if repeated else None,
@@ -170,19 +170,19 @@ def figure(group: Sequence[Outcome], base: Outcome, measure: Measure) -> Figure:
 
 
 def against(outcome: Outcome, controls: Sequence[Outcome], measure: Measure) -> Difference:
-    """Return how an arm differs from its controls, all their seeds pooled: the arm minus the controls."""
+    """Return the difference of an arm from its controls, with all seeds pooled: the arm minus the controls."""
     return contrast(controls, [outcome] * len(controls), measure)
 
 
 def contrast(before: Sequence[Outcome], after: Sequence[Outcome], measure: Measure) -> Difference:
-    """Return how some arms differ from as many others on the same scenes, each side pooled: after minus before."""
+    """Return the difference of two equally large groups of arms on the same scenes, pooled: after minus before."""
     return paired(pooled(before, measure.part), pooled(after, measure.part), measure.metric, resamples=RESAMPLES)
 
 
 def pooled(outcomes: Sequence[Outcome], part: str) -> list[Item]:
-    """Return the items of several arms as those of one, so that a scene brings what all of them said about it.
+    """Pool the items of several arms, so that each scene contributes the items of all of them.
 
-    Resampling draws scenes and keeps the seeds: how much these differ is for `least` and `most` to say.
+    Resampling draws scenes and keeps the seeds; `least` and `most` show the variation between seeds.
     """
     return [
         replace(item, id=f"{number}/{item.id}")

@@ -1,6 +1,6 @@
-"""Spread jobs over processes, one core each, with the results of one process.
+"""Run jobs in several processes, one core each; the results equal those of a single process.
 
-Processes rather than threads: Python is busy between the small steps of a small model. They are spawned, which is
+Processes instead of threads, since Python is busy between the small steps of a small model. They are spawned, which is
 safe whatever the caller has imported or started; a script that calls this needs `if __name__ == "__main__":`.
 """
 
@@ -25,12 +25,12 @@ from qkedit.laboratory.worker import Job, JobResult, ModelSpec, Worker
 
 
 def run_jobs(model_spec: ModelSpec, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:
-    """Yield each job with its result, in the order in which they are done.
+    """Yield each job with its result, in the order of completion.
 
     Args:
         model_spec: the model; every worker loads it once.
-        jobs: what to do.
-        workers: how many processes; with 1 this process does it all.
+        jobs: the jobs.
+        workers: the number of processes; with 1 this process runs all jobs.
 
     Raises:
         QkeditError: a job failed, or a worker was killed; the other workers are stopped.
@@ -53,18 +53,18 @@ def run_jobs(model_spec: ModelSpec, jobs: Sequence[Job], workers: int) -> Iterat
         raise QkeditError(
             "a worker process ended before its work was done",
             where="--workers",
-            remedy="free some memory, or give fewer workers",
+            remedy="free some memory, or use fewer workers",
         ) from error
     finally:
-        # Whoever leaves early, by Ctrl-C or an error, does not wait for work that nobody wants any more.
+        # After Ctrl-C or an error, do not wait for unneeded work.
         if futures:
             for process in set(multiprocessing.active_children()) - before:
                 process.terminate()
         pool.shutdown(cancel_futures=True)
 
 
-_worker = cache(Worker)  # of this worker
-_of_worker = ExitStack()  # closed at its end
+_worker = cache(Worker)  # the worker of this process
+_of_worker = ExitStack()  # closed at the end of the worker process
 
 
 def _run(model_spec: ModelSpec, job: Job) -> JobResult:
@@ -73,11 +73,11 @@ def _run(model_spec: ModelSpec, job: Job) -> JobResult:
 
 @contextmanager
 def _ctrl_c_held_back() -> Iterator[None]:
-    """Start processes that take Ctrl-C only when they can end without a traceback, which an import would print.
+    """Start processes with Ctrl-C blocked until they can end without a traceback, which an import would print.
 
-    A process takes over which signals are held back from the thread that starts it. In this one it comes afterwards.
+    A process inherits the blocked signals of the thread that starts it. This process gets Ctrl-C afterwards.
     """
-    resource_tracker.ensure_running()  # starting it lets Ctrl-C through again
+    resource_tracker.ensure_running()  # starting it later would unblock Ctrl-C
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -86,7 +86,7 @@ def _ctrl_c_held_back() -> Iterator[None]:
 
 
 def _start(architectures: tuple[Path, ...] | None) -> None:
-    """Make a worker end at Ctrl-C without a word, and with its parent, however that ends; and know its records."""
+    """Make a worker end silently at Ctrl-C and together with its parent, and use the parent's records."""
     _of_worker.enter_context(using_architectures(architectures))
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -1,8 +1,8 @@
-"""The file that an experiment writes as it goes, so that a broken one goes on where it stopped.
+"""The results file of an experiment, from which an interrupted experiment is resumed.
 
-JSON lines: the experiment's settings first, then one line a result, with the answers themselves, so that all can be
-scored again. One process writes, and every line is on the disk before the next; what a kill leaves of a last line is
-cut off and done again. A file of other settings is refused, never mixed.
+JSON lines: first the experiment's settings, then one line per result, including the answers, so that all can be scored
+again. Only one process writes, and every line is on the disk before the next; a partial last line after a kill is
+removed and its job is run again. A file with other settings is refused, never mixed.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from qkedit.strict_text import json_text
 
 SCHEMA = 1
 KIND = "qkedit laboratory"
-# What sweeps called the share of a mode that stays, and today: files begun under the old name go on.
+# The old and the present name of the kept share of a mode: files begun under the old name can be resumed.
 _OLD_NAME, _NAME = "residual", "retain"
 
 
 class ResultsFile:
-    """Results of one experiment on disk; a context manager that holds the file alone.
+    """The results of one experiment on disk; a context manager that locks the file.
 
     Args:
-        path: the file; made if there is none.
-        settings: of the experiment, as JSON can hold them.
+        path: the file, created if missing.
+        settings: the settings of the experiment, as JSON values.
 
     Raises:
         UsageError: the file is not an experiment's, or that of another one.
@@ -45,7 +45,7 @@ class ResultsFile:
         self._results: dict[str, JobResult] = {}
 
     def __enter__(self) -> Self:
-        """Take the file and read what is in it."""
+        """Lock the file and read its results."""
         try:
             self._file = open(self._path, "a+b")
             locked = try_lock(self._file.fileno())
@@ -66,15 +66,15 @@ class ResultsFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let the file go."""
+        """Unlock the file."""
         self._close()
 
     def result(self, job: Job) -> JobResult | None:
-        """Return what an earlier run found, None if it has to be done."""
+        """Return the result of an earlier run, or None."""
         return self._results.get(_key(job))
 
     def add(self, job: Job, result: JobResult) -> None:
-        """Append a result; it is on the disk when this returns. Raises QkeditError if it cannot be written."""
+        """Append a result and flush it to the disk. Raises QkeditError if it cannot be written."""
         self._results[_key(job)] = result
         self._append(
             {
@@ -100,7 +100,7 @@ class ResultsFile:
             self._append(header)
             return
         lines = whole.splitlines()
-        # Whatever is not an experiment's file is left as it is.
+        # A file that is not an experiment's is not changed.
         self._check_header(_parsed(lines[0]) if lines else {})
         self._file.truncate(len(whole))
         for number, line in enumerate(lines[1:], start=2):
@@ -116,7 +116,7 @@ class ResultsFile:
                 raise QkeditError(
                     "is not a result of an experiment",
                     where=f"{self._path}, line {number}",
-                    remedy="remove the line, and its arm is done again",
+                    remedy="remove the line, and its arm will run again",
                 ) from error
 
     def _check_header(self, header: dict[str, Any]) -> None:
@@ -166,7 +166,7 @@ def _line(record: dict[str, Any]) -> bytes:
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
-    """A line's object; an empty one for what is none."""
+    """Return the object in a line; empty if it is not an object."""
     try:
         record = json.loads(line)
     except ValueError:

@@ -1,10 +1,10 @@
-"""Keep an experiment as files that other tools read: scenes, questions, answers and scores in their usual formats.
+"""Write an experiment as files that other tools read: scenes, questions, answers and scores in their usual formats.
 
 scenes/                     as `qkedit.demo.files` writes them: pictures, depth, COCO's and POPE's formats
 base/result.json            the arm's scores, as `qkedit score --json` prints them and `qkedit compare` reads them
 base/captions.json          its captions, as COCO's result format has them
 base/pope_random.jsonl …    its answers, with POPE's question ids
-edited/ …                   and so on, one directory an arm
+edited/ …                   and so on, one directory per arm
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ SCHEMA = 1
 
 
 def check_place(directory: Path) -> None:
-    """Refuse a place where nothing could be saved, before any work is done.
+    """Refuse a path that could not be saved to, before any work is done.
 
     Raises:
-        UsageError: something is there, or nothing can be made there.
-        QkeditError: the system lets nothing be written there.
+        UsageError: the path exists, or cannot be created.
+        QkeditError: the system does not permit writing there.
     """
     target = locate(directory)
     if os.path.lexists(target):

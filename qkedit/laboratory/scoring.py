@@ -1,6 +1,6 @@
-"""Turn what an arm said into scores, by the benchmarks' own rules: CHAIR for captions, POPE for questions.
+"""Score the answers of an arm by the benchmarks' own rules: CHAIR for captions, POPE for questions.
 
-CHAIR's words are here the sixteen kinds of the demo's world, which need no synonyms and no language library.
+CHAIR's vocabulary is the sixteen kinds of the demo's world, which need no synonyms and no language library.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.measures import CAPTIONS, Outcome
 from qkedit.laboratory.worker import JobResult
 
-# What CHAIR's rule is called with these words.
+# The name of CHAIR's rule with this vocabulary.
 VARIANT = "demo"
 
 
@@ -28,7 +28,7 @@ def scored(arm: Arm, eval_set: EvalSet, result: JobResult) -> Outcome:
 
 
 def scores(eval_set: EvalSet, answers: EvalSetAnswers) -> dict[str, Score]:
-    """Return the score of the captions and of each split of the questions, by part of the evaluation set."""
+    """Return the scores of the captions and of each split of the questions, by part of the evaluation set."""
     captions = [Answer(question.id, text) for question, text in zip(eval_set.captions, answers.captions, strict=True)]
     given = answers_by_split(eval_set, answers)
     return {
@@ -38,7 +38,7 @@ def scores(eval_set: EvalSet, answers: EvalSetAnswers) -> dict[str, Score]:
 
 
 def answers_by_split(eval_set: EvalSet, answers: EvalSetAnswers) -> dict[str, tuple[Answer, ...]]:
-    """Return the answers to each split's questions, each distinct question having been asked once."""
+    """Return the answers to the questions of each split; each distinct question was asked once."""
     said = dict(zip(eval_set.asked, answers.yes_no, strict=True))
     place = {question.image: scene for scene, question in enumerate(eval_set.captions)}
     return {

@@ -1,7 +1,7 @@
-"""Run a sweep: every cell of a grid and its random controls on one half of the scenes, the winner on the other.
+"""Run a sweep: every cell of a grid and its random controls on one half of the scenes, the winner on the other half.
 
-The first half is there to choose on. The best of many cells looks better there than it is, so the winner, its
-controls and the base then answer about the second half, which nothing else ever sees.
+The first half is for the choice. The best of many cells looks better there than it is, so the winner, its controls and
+the base then run on the second half, which is used for nothing else.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from qkedit.laboratory.worker import Job, ModelSpec
 
 @dataclass(frozen=True)
 class CellResult:
-    """What one cell did on the first half of the scenes.
+    """The result of one cell on the first half of the scenes.
 
     Attributes:
         cell: the edit.
-        values: of the objective and the guarded measures.
-        objective: of the edit, with its difference to the base.
-        controls: the same of its random controls, pooled.
-        broken: guards that it breaks, by name.
+        values: the values of the objective and the guarded measures.
+        objective: the objective of the edit, with its difference from the base.
+        controls: the objective of its random controls, pooled.
+        broken: the names of the violated guards.
     """
 
     cell: Cell
@@ -52,7 +52,7 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The winner on scenes that did not choose it.
+    """The winner on scenes that were not used to choose it.
 
     Attributes:
         rows: base, winner and its controls, by every measure.
@@ -75,12 +75,12 @@ class SweepReport:
     """A finished sweep.
 
     Attributes:
-        settings: that it ran with.
-        base: of the objective and the guarded measures, on the first half.
-        ranked: every cell, the best first; those that break a guard last.
-        confirmation: of the first of them; None when every cell breaks a guard.
-        resumed: results that an earlier run had left.
-        warnings: what to know before trusting the figures.
+        settings: the settings of the sweep.
+        base: the base's values of the objective and the guarded measures, on the first half.
+        ranked: every cell, the best first; those that violate a guard last.
+        confirmation: the confirmation of the winner; None if every cell violates a guard.
+        resumed: the number of results of an earlier run.
+        warnings: sentences to read before trusting the figures.
     """
 
     settings: SweepSettings
@@ -92,7 +92,7 @@ class SweepReport:
 
     @property
     def winner(self) -> CellResult | None:
-        """Return the best cell that breaks no guard."""
+        """Return the best cell that does not violate a guard."""
         return self.ranked[0] if self.ranked and not self.ranked[0].broken else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -110,14 +110,14 @@ class SweepReport:
 def run_sweep(
     model_spec: ModelSpec, settings: SweepSettings, file: ResultsFile | None, workers: int, watch: Watch | None = None
 ) -> SweepReport:
-    """Run what is not in the file yet, choose, and confirm.
+    """Run the jobs that are not in the file yet, choose the winner, and confirm it.
 
     Args:
         model_spec: the model.
         settings: the grid, see `SweepSettings`.
-        file: where results are kept; None keeps them in memory alone.
-        workers: processes.
-        watch: told how far the first half is.
+        file: the results file; None keeps results only in memory.
+        workers: the number of processes.
+        watch: called with the progress of the first half.
 
     Raises:
         QkeditError: a cell does not fit the model, or the file cannot be written.
@@ -153,14 +153,14 @@ def _controls(
 def rank(
     settings: SweepSettings, base: Outcome, cells: Iterable[tuple[Cell, Outcome, Sequence[Outcome]]]
 ) -> tuple[CellResult, ...]:
-    """Return the cells, the best by the objective first, those that break a guard behind all others.
+    """Rank the cells by the objective, the best first; those that violate a guard come after all others.
 
-    Of equal ones the mildest comes first, as the grid has them in order.
+    Among equal cells the mildest comes first, in the order of the grid.
 
     Args:
-        settings: objective and guards.
-        base: on the same scenes.
-        cells: each with its outcome and those of its controls.
+        settings: the objective and the guards.
+        base: the outcome of the base on the same scenes.
+        cells: each cell with its outcome and those of its controls.
     """
     objective = MEASURES[settings.objective]
     results = []
@@ -185,7 +185,7 @@ def _values(settings: SweepSettings, outcome: Outcome) -> dict[str, float | None
 
 
 def _is_kept(measure: Measure, value: float | None, base: Outcome, tolerance: float) -> bool:
-    """Whether a guarded measure is at most `tolerance` worse than the base's; without a value it is not."""
+    """Return whether a guarded measure is at most `tolerance` worse than the base's; False without a value."""
     reference = base.value(measure)
     if value is None or reference is None:
         return False
@@ -194,7 +194,7 @@ def _is_kept(measure: Measure, value: float | None, base: Outcome, tolerance: fl
 
 
 def _cost(measure: Measure, values: Mapping[str, float | None]) -> float:
-    """What to minimise; a cell without a value (one that mentions nothing, say) comes last."""
+    """Return the value to minimise; a cell without a value (for example without mentions) comes last."""
     value = values[measure.name]
     if value is None:
         return float("inf")

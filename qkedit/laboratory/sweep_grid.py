@@ -1,6 +1,6 @@
-"""The grid of a sweep: which edits, the random controls that match each of them, and what is aimed at.
+"""The grid of a sweep: the edits, their matched random controls, and the objective.
 
-Free of torch, so that a command can refuse a wrong request at once.
+This module does not import torch, so that a command can refuse an invalid request quickly.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Return the cell as people read it."""
+        """Return the name of the cell for people."""
         return f"layers {self.layers}, k {self.k}, {self.channel}, retain {self.retain:g}"
 
     def arm(self) -> Arm:
@@ -39,7 +39,7 @@ class Cell:
         return Arm(self.name, self._options())
 
     def controls(self, kind: Control, seeds: int) -> tuple[Arm, ...]:
-        """Return as many random edits that match it: of the same layers, channel, modes and share that stays."""
+        """Return `seeds` matched random edits: with the same layers, channel, number of modes and kept share."""
         return controls(self._options(), kind, seeds, f"{self.name}, {kind} control")
 
     def _options(self) -> SteerOptions:
@@ -51,35 +51,35 @@ class Cell:
 
 @dataclass(frozen=True)
 class Guard:
-    """What a winner may not pay with: a measure that may be worse than the base's by so much and no more."""
+    """A guard of the winner: a measure that must not be worse than the base's by more than a tolerance."""
 
     measure: str
     tolerance: float
 
     def __str__(self) -> str:
-        """Return it as it is written."""
+        """Return the guard in the form of the option."""
         return f"{self.measure}:{self.tolerance:g}"
 
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """Everything that decides a sweep's results, and so what a file of results belongs to.
+    """All settings that affect a sweep's results, and so identify its results file.
 
     Attributes:
-        model: as it was named.
-        weights: digest of its weights.
-        dtype: of its weights in memory.
-        device: kind of device it runs on.
-        layers: alternatives, each as `--layers` writes one, without repeats.
-        ks: numbers of modes.
-        channels: of the product.
-        retains: shares that stay.
-        control: kind of the random controls.
-        seeds: controls a cell.
-        objective: name of the measure to improve.
-        guards: what that may not cost.
-        scenes: the first half to choose on, the second to confirm on.
-        eval_set: digest of what is asked about all of them.
+        model: the model as the user named it.
+        weights: the digest of its weights.
+        dtype: the dtype of its weights in memory.
+        device: the kind of device it runs on.
+        layers: the alternatives, each in the form of `--layers`, without repetitions.
+        ks: the numbers of modes.
+        channels: the channels of the product.
+        retains: the kept shares.
+        control: the kind of the random controls.
+        seeds: the number of controls per cell.
+        objective: the name of the measure to improve.
+        guards: the measures that must not get worse.
+        scenes: the first half for the choice, the second for the confirmation.
+        eval_set: the digest of the evaluation set for all of them.
     """
 
     model: str
@@ -98,9 +98,9 @@ class SweepSettings:
     eval_set: str
 
     def __post_init__(self) -> None:
-        """Refuse what could not be ranked. Raises UsageError."""
+        """Refuse settings that could not be ranked. Raises UsageError."""
         if measure_named(self.objective, "--objective").better is Better.NEITHER:
-            raise UsageError(f"{self.objective} has no better side", where="--objective", remedy="aim at another")
+            raise UsageError(f"{self.objective} has no better direction", where="--objective", remedy="choose another")
         if self.scenes.count < 4:
             raise UsageError("each half needs two scenes", where="--scenes", remedy="give 4 or more, such as 500")
         if self.seeds < 1:
@@ -108,10 +108,10 @@ class SweepSettings:
         if self.control == "none":
             raise UsageError("no cell would have a control", where="--control", remedy="take index or norm")
         for cell in self.cells():
-            cell.controls(self.control, 1)  # refuses a control that the channel has not
+            cell.controls(self.control, 1)  # refuses a control that the channel does not have
 
     def cells(self) -> tuple[Cell, ...]:
-        """Return the grid, the mildest edits of the same layers first."""
+        """Return the grid, with the mildest edits of the same layers first."""
         return tuple(
             Cell(layers, k, channel, retain)
             for layers in self.layers
@@ -121,16 +121,16 @@ class SweepSettings:
         )
 
     def arms(self) -> tuple[Arm, ...]:
-        """Return everything that the first half of the scenes is asked of: base, cells and their controls."""
+        """Return all arms that run on the first half of the scenes: base, cells and their controls."""
         arms = [Arm(BASE)]
         for cell in self.cells():
             arms += [cell.arm(), *cell.controls(self.control, self.seeds)]
         return tuple(arms)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the settings as a file keeps them."""
+        """Return the settings in the form of the results file."""
         settings = asdict(self)
-        settings["exam"] = settings.pop("eval_set")  # its name in every file so far
+        settings["exam"] = settings.pop("eval_set")  # the name in all existing files
         return settings
 
 
@@ -140,17 +140,17 @@ def alternatives(text: str) -> tuple[str, ...]:
 
 
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:
-    """Return `1,2,4` as numbers. Raises UsageError if one is none."""
+    """Parse numbers such as `1,2,4`. Raises UsageError for anything else."""
     return _separated(text, ",", int, option, "give whole numbers such as 1,2,4,8")
 
 
 def shares(text: str, option: str) -> tuple[float, ...]:
-    """Return `0,0.5` as numbers. Raises UsageError if one is none."""
+    """Parse shares such as `0,0.5`. Raises UsageError for anything else."""
     return _separated(text, ",", float, option, "give shares such as 0,0.5")
 
 
 def names(text: str, option: str) -> tuple[str, ...]:
-    """Return `full,symmetric` as words. Raises UsageError if one is empty."""
+    """Parse words such as `full,symmetric`. Raises UsageError if one is empty."""
     return _separated(text, ",", str, option, "separate names by commas")
 
 
@@ -158,7 +158,7 @@ def guards(text: str) -> tuple[Guard, ...]:
     """Return the guards of `--no-worse`: `recall:0.02,f1_random:0.01`, or `none`.
 
     Raises:
-        UsageError: one is not of this form, or its measure is not known or has no better side.
+        UsageError: a guard does not have this form, or its measure is unknown or has no better direction.
     """
     if text.strip() == "none":
         return ()
@@ -169,7 +169,7 @@ def _guard(text: str) -> Guard:
     name, _, tolerance = text.partition(":")
     measure: Measure = measure_named(name.strip(), "--no-worse")
     if measure.better is Better.NEITHER:
-        raise UsageError(f"{measure.name} has no worse side", where="--no-worse", remedy="guard another")
+        raise UsageError(f"{measure.name} has no worse direction", where="--no-worse", remedy="guard another")
     guard = Guard(measure.name, float(tolerance))
     if not guard.tolerance >= 0:
         raise UsageError(f"{tolerance} is not a tolerance", where="--no-worse", remedy="give 0 or more")
@@ -177,7 +177,7 @@ def _guard(text: str) -> Guard:
 
 
 def _separated(text: str, separator: str, read: Callable[[str], Value], where: str, remedy: str) -> tuple[Value, ...]:
-    """Read the parts of a list, each once, in order."""
+    """Parse the parts of a list in order, without repetitions."""
     parts = [part.strip() for part in text.split(separator)]
     try:
         if not all(parts):

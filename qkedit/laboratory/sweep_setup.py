@@ -1,4 +1,4 @@
-"""From what was asked for to the settings of a sweep: layers as the model has them, and what its results belong to."""
+"""Prepare the settings of a sweep for a model: its layers, and the identity of its results."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def prepare(
     guards: tuple[Guard, ...],
     scenes: SceneRange,
 ) -> SweepSettings:
-    """Return the settings of a sweep of `model_spec`; alternatives that mean the same layers become one.
+    """Return the settings of a sweep of `model_spec`; alternatives for the same layers are merged.
 
     Raises:
-        UsageError: the model has no such layers, or the request contradicts itself.
+        UsageError: the model does not have the layers, or options contradict each other.
         CheckpointError: the model cannot be read.
     """
     checkpoint = open_checkpoint(resolve(model_spec.model, model_spec.revision))
@@ -57,5 +57,5 @@ def prepare(
     for cell in settings.cells():
         for arm in cell.controls(control, 1):
             if arm.steer is not None:
-                make_plan(checkpoint, arm.steer)  # refuses an edit that no control can match, before any run
+                make_plan(checkpoint, arm.steer)  # before any run, refuse an edit that no control can match
     return settings

@@ -1,4 +1,4 @@
-"""One process's share of an experiment: a loaded model, the evaluation sets it answers, and one arm after another."""
+"""The worker of an experiment: it loads a model once, and runs one arm after another on evaluation sets."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from qkedit.steering.plan import make_plan
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The model that is experimented on.
+    """The model of an experiment.
 
     Attributes:
         model: a directory, a hub id, an alias or `demo`.
-        revision: of a hub model.
-        dtype: of its weights in memory.
-        device: where it runs, as PyTorch names it.
+        revision: the revision of a hub model.
+        dtype: the dtype of its weights in memory.
+        device: the device to run on, by its PyTorch name.
     """
 
     model: str = "demo"
@@ -48,11 +48,11 @@ class Job:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What came of a job.
+    """The result of a job.
 
     Attributes:
-        answers: to all that was asked.
-        seconds: that it took.
+        answers: the answers to the evaluation set.
+        seconds: the time it took.
         energy_removed: share of the query-key products' energy, mean over edited heads; None without an edit.
         relative_change: `‖W_q' − W_q‖ / ‖W_q‖` after rounding, mean over edited heads; None without an edit.
     """
@@ -64,7 +64,7 @@ class JobResult:
 
 
 class Worker:
-    """A loaded model that answers evaluation sets; its weights are the base's whenever no job runs."""
+    """A loaded model that answers evaluation sets; between jobs it has the weights of the base."""
 
     def __init__(self, model_spec: ModelSpec) -> None:
         self._loaded: LoadedModel = load(
@@ -74,7 +74,7 @@ class Worker:
         self._eval_set = cache(make_eval_set)
 
     def eval_set(self, scenes: SceneRange) -> EvalSet:
-        """Return the evaluation set about these scenes, made once."""
+        """Return the evaluation set for these scenes, generated once."""
         return self._eval_set(scenes)
 
     def run(self, job: Job) -> JobResult:
@@ -99,9 +99,9 @@ class Worker:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch calculate on one thread, so that results do not depend on the number of cores.
+    """Restrict torch to one thread, so that results do not depend on the number of cores.
 
-    How a sum is split over threads decides its last bits, and they now and then decide a word.
+    The split of a sum over threads affects its last bits, which now and then change a word.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

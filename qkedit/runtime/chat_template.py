@@ -1,18 +1,18 @@
-"""A model's chat template: where it is, which form of turns it takes, and rendering it without trusting it.
+"""A model's chat template: find it, determine the form of turns it accepts, and render it without trusting it.
 
-A template is a program in Jinja that a stranger wrote. transformers runs it in a sandbox, which keeps it from files
-and code, but not from failing in any way or from running on for hours; here it fails in one sentence.
+A template is an untrusted program in Jinja. transformers runs it in a sandbox, which prevents access to files and
+code, but not arbitrary failures or endless loops; here it fails with one sentence.
 
-Templates of vision-language models take a turn as a list of parts (`{"type": "image"}`, `{"type": "text", …}`). Others
-were written for language models: they put content behind the role, which fails for a list, or print the list as
-Python does, silently. So a probe is rendered once for each template, and the first form is taken that shows all words
-as they are, and the image:
+Templates of vision-language models accept a turn as a list of parts (`{"type": "image"}`, `{"type": "text", …}`).
+Others were written for language models: they append the content to the role, which fails for a list, or silently
+print the list as Python does. So a probe is rendered once for each template, and the first form is used that shows
+all words unchanged, and the image:
 
     parts          every turn as parts
     text-system    the system turn as text, the others as parts
     text-but-user  all but the user's turns as text
     text-turns     turns without images as text, the others as parts
-    text           every turn as text, with the processor's placeholder where an image stands
+    text           every turn as text, with the processor's placeholder for an image
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from weakref import WeakKeyDictionary
 
 from qkedit.errors import CheckpointError, first_line
 
-# A turn as transformers has it: its role, and a list of parts.
+# A turn of transformers: its role, and a list of parts.
 Turn = Mapping[str, Any]
-# Families that are asked with the bare prompt, by `model_type`. PaliGemma was trained on tasks such as "caption en"
-# (its processor adds the rest); Chameleon's processor ends a user's turn itself.
+# Families that get the bare prompt, by `model_type`. PaliGemma was trained on tasks such as "caption en" (its
+# processor adds the rest); Chameleon's processor ends a user's turn itself.
 WITHOUT_TEMPLATE = ("paligemma", "chameleon")
-# What `--chat-template` says for the bare prompt.
+# The value of `--chat-template` for the bare prompt.
 NONE = "none"
 # Real templates take milliseconds.
 RENDER_SECONDS = 10.0
 # Characters. A conversation that fills a million tokens has half of that; to tokenize much more takes minutes.
 MOST_RENDERED = 10_000_000
 
-# Which turns are text: told by a turn's role and whether it has images.
+# For each form, whether a turn is text, by its role and whether it has images.
 _IS_TEXT: dict[str, Callable[[str, bool], bool]] = {
     "parts": lambda role, images: False,
     "text-system": lambda role, images: role == "system" and not images,
@@ -61,11 +61,11 @@ class TemplateFault(CheckpointError):
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template, and how it is to be used.
+    """A template and its form.
 
     Attributes:
-        text: in Jinja.
-        source: `processor`, `tokenizer` or `option`, wherever it stood.
+        text: the template in Jinja.
+        source: its origin: `processor`, `tokenizer` or `option`.
         form: one of FORMS.
     """
 
@@ -74,7 +74,7 @@ class ChatTemplate:
     form: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what a record of a run says."""
+        """Return the entry for the record of a run."""
         return {
             "source": self.source,
             "sha256": hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest(),
@@ -83,16 +83,16 @@ class ChatTemplate:
 
 
 def template_of(processor: Any, family: str, *, where: str, chosen: str | None = None) -> ChatTemplate | None:
-    """Return the template of a model; None for one that is asked with the bare prompt.
+    """Return the template of a model; None for a model that gets the bare prompt.
 
     Args:
-        processor: the model's.
-        family: its `model_type`.
-        where: what the user calls the model.
+        processor: the model's processor.
+        family: the `model_type` of the model.
+        where: the user's name for the model.
         chosen: a template in Jinja instead of the model's own, or `none`.
 
     Raises:
-        TemplateFault: there is none, and the family is not known to have none; or it cannot be rendered.
+        TemplateFault: there is no template, and the family needs one; or it cannot be rendered.
     """
     if chosen == NONE:
         return None
@@ -109,39 +109,39 @@ def template_of(processor: Any, family: str, *, where: str, chosen: str | None =
 
 
 def render(processor: Any, template: ChatTemplate | None, turns: Sequence[Turn], *, where: str) -> str:
-    """Return a conversation as the text that the processor takes, with a placeholder for each image.
+    """Render a conversation as text for the processor, with a placeholder for each image.
 
     Args:
-        processor: the model's.
-        template: its template; None for the bare prompt.
-        turns: as transformers has them, every content a list of parts.
-        where: what the user calls the model.
+        processor: the model's processor.
+        template: the model's template; None for the bare prompt.
+        turns: turns of transformers, with every content a list of parts.
+        where: the user's name for the model.
 
     Raises:
-        TemplateFault: the template does not take the conversation, or there is none for several turns.
+        TemplateFault: the template does not accept the conversation, or there is no template for several turns.
     """
     if template is not None:
         return _rendered(processor, template.text, _in_form(processor, template.form, turns), where)
     if len(turns) > 1:
-        raise TemplateFault("it has no chat template for several turns", where=where, remedy="send one turn alone")
+        raise TemplateFault("it has no chat template for several turns", where=where, remedy="send a single turn")
     images = [part for part in turns[0]["content"] if part["type"] == "image"]
     return _placeholder(processor) * len(images) + _text_of(turns[0])
 
 
 def user_turn(prompt: str, images: int) -> Turn:
-    """Return a question about so many images as a turn."""
+    """Return a question about this number of images as a turn."""
     return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": prompt}]}
 
 
 def _stored(processor: Any, family: str) -> tuple[str, str] | None:
-    """Return where a template is, and the template."""
+    """Return the origin of the stored template, and the template."""
     # A tokenizer may have been made for the language model that a family without a template was built on.
     holders = {"processor": processor} | (
         {} if family in WITHOUT_TEMPLATE else {"tokenizer": getattr(processor, "tokenizer", None)}
     )
     for source, holder in holders.items():
         template = getattr(holder, "chat_template", None)
-        if isinstance(template, Mapping):  # several by their names
+        if isinstance(template, Mapping):  # several templates by name
             template = template.get("default")
         if isinstance(template, str) and template.strip():
             return source, template
@@ -179,7 +179,7 @@ def _refuse_powers(text: str, where: str) -> None:
 
 
 def _probed(processor: Any, text: str, where: str) -> str:
-    """Return the form of turns that a template takes, by rendering probes. Raises TemplateFault if none fits."""
+    """Return the form of turns that a template accepts, by rendering probes. Raises TemplateFault if none fits."""
     system, first, answer, last = (
         {"role": role, "content": [{"type": "text", "text": word}]}
         for role, word in zip(("system", "user", "assistant", "user"), _WORDS, strict=True)
@@ -188,7 +188,7 @@ def _probed(processor: Any, text: str, where: str) -> str:
     faults: dict[str, TemplateFault] = {}
 
     def shown(form: str, *turns: Turn) -> str | None:
-        """Return a conversation if all its words can be read in it."""
+        """Return the rendered conversation if it shows all words."""
         try:
             rendered = _rendered(processor, text, _in_form(processor, form, turns), where)
         except TemplateFault as fault:
@@ -200,11 +200,11 @@ def _probed(processor: Any, text: str, where: str) -> str:
 
     told = [form for form in FORMS if shown(form, asked) is not None]
     if isinstance(getattr(processor, "image_token", None), str):
-        # Without a name for an image, the processor puts images in by itself.
-        # In all forms but one a turn with an image is parts.
+        # Without a placeholder for an image, the processor inserts images itself.
+        # In all forms but one a turn with an image is a list of parts.
         whole = {form: form if form == "text" else "parts" for form in told}
         told = [form for form in told if shown(whole[form], asked) != shown(whole[form], last)]
-    # Not every template takes a system turn, or more than one turn.
+    # Not every template accepts a system turn, or more than one turn.
     for turns in ((system, first, answer, asked), (first, answer, asked), (asked,)):
         for form in told:
             if shown(form, *turns) is not None:
@@ -244,8 +244,8 @@ def _rendered(processor: Any, text: str, turns: list[dict[str, Any]], where: str
             )
     except _OutOfTime:
         said = f"runs for more than {RENDER_SECONDS:g} seconds"
-    except Exception as error:  # a program of a stranger's, which may raise anything
-        said = f"does not take the conversation ({type(error).__name__}: {first_line(error)[:_MESSAGE_LENGTH]})"
+    except Exception as error:  # an untrusted program may raise anything
+        said = f"does not accept the conversation ({type(error).__name__}: {first_line(error)[:_MESSAGE_LENGTH]})"
     else:
         if len(rendered) <= MOST_RENDERED:
             return rendered
@@ -256,15 +256,15 @@ def _rendered(processor: Any, text: str, turns: list[dict[str, Any]], where: str
 
 
 class _OutOfTime(BaseException):
-    """Not an Exception, so that no filter of Jinja's takes it for a failure of its own."""
+    """Raised at the time limit. Not an Exception, so that filters of Jinja do not catch it."""
 
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """End what runs in this thread after so long.
+    """End the block in this thread after this time.
 
-    Python calls a trace function at every line, in any thread, where a signal would reach the main thread alone.
-    Lines of templates and of Jinja are watched, and calls of everything else.
+    A trace function works in any thread, while a signal would reach only the main thread. Lines of templates and of
+    Jinja are traced, and calls of everything else.
     """
     deadline = time.monotonic() + seconds
 

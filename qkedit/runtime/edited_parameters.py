@@ -1,10 +1,9 @@
-"""Parameters of a loaded model with the edits that are in effect on them.
+"""Track the edits of a loaded model's parameters.
 
-A parameter keeps the weights that it had before any edit, and the changes that were made to it, each with the weights
-before and after it. What is in the model follows from which changes are in effect alone, not from the order in
-which they were switched: the original weights without any, and else those weights with the changes in effect, in the
-order in which they were made. A change gives its own bits wherever it meets the weights that it was made from, and is
-added elsewhere.
+A parameter keeps the weights that it had before any edit, and its changes, each with the weights before and after it.
+The weights in the model depend only on which changes are active, not on the order in which they were switched: they
+are the original weights with the active changes applied in the order in which they were made. A change reproduces its
+own bits where it meets the weights that it was made from, and is added elsewhere.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ class Change:
 
 
 class EditedParameter:
-    """One parameter, the weights it had before all edits, and the changes in effect; see `of`."""
+    """One parameter, its weights before all edits, and the active changes; see `of`."""
 
     def __init__(self, parameter: nn.Parameter) -> None:
         self._parameter = parameter
         self.original = parameter.detach().clone()
-        self._changes: list[tuple[Change, bool]] = []  # in the order they were made, with whether they are in effect
+        self._changes: list[tuple[Change, bool]] = []  # in the order they were made, with whether they are active
 
     @classmethod
     def of(cls, parameter: nn.Parameter) -> EditedParameter:
-        """Return the record of a parameter, a new one where no edit of it is known."""
-        # The record holds the parameter, so no other one can have its identity meanwhile.
+        """Return the record of a parameter, creating it at the first edit."""
+        # The record holds the parameter, so no other object can get its identity in the meantime.
         found = _known.get(id(parameter))
         if found is None:
             found = _known[id(parameter)] = cls(parameter)
@@ -45,21 +44,21 @@ class EditedParameter:
 
     @property
     def current(self) -> Tensor:
-        """A copy of the weights that are in the model."""
+        """Return a copy of the weights in the model."""
         return self._parameter.detach().clone()
 
     def add(self, change: Change) -> None:
-        """Take in a change, and put it into effect."""
+        """Add a change and activate it."""
         self._changes.append((change, True))
         self._write()
 
     def set(self, change: Change, *, enabled: bool) -> None:
-        """Put a change into effect, or take it out."""
+        """Activate or deactivate a change."""
         self._changes = [(known, enabled if known is change else was) for known, was in self._changes]
         self._write()
 
     def forget(self, change: Change) -> None:
-        """Take a change out for good."""
+        """Remove a change for good."""
         self._changes = [(known, enabled) for known, enabled in self._changes if known is not change]
         self._write()
 
@@ -74,7 +73,7 @@ class EditedParameter:
             return changes[0].after
         weights = self.original.cpu()
         for number, change in enumerate(changes, start=1):
-            # Edits that are rounded as they are stored stay so together. Not every device has float64.
+            # Edits rounded to the storage dtype are combined in it as well. Not every device supports float64.
             dtypes = {change.after.dtype for change in changes[:number]}
             dtype = dtypes.pop() if len(dtypes) == 1 else self.original.dtype
             now, before, after = (part.cpu().double() for part in (weights, change.before, change.after))
@@ -83,5 +82,5 @@ class EditedParameter:
         return weights
 
 
-# While somebody holds an edit of a parameter, all edits of it share one record of what was there before.
+# As long as an edit of a parameter exists, all its edits share one record of the original weights.
 _known: WeakValueDictionary[int, EditedParameter] = WeakValueDictionary()

@@ -1,4 +1,4 @@
-"""Edit a loaded model in memory, and take the edit back: the same stream that a checkpoint is written from.
+"""Edit a loaded model in memory, reversibly, by the same engine that writes checkpoints.
 
 with qkedit.edit(model, layers="10-20", k=4) as edit:  # or qkedit.edit(model, "./delta")
     model.generate(**inputs)
@@ -42,19 +42,19 @@ from qkedit.steering.sources.fitting import refuse_misfits
 from qkedit.steering.steer_options import ComputeDtype, SteerOptions
 
 Edits = str | Path | Sequence[str | Path]
-"""Directories of edits that exist already."""
+"""Directories of existing edits."""
 
 _Changes = Iterator[tuple[EditedParameter, Change, EditRecord]]
 
 
 class ModelEdit:
-    """An edit of a loaded model that can be switched off and on; a context manager that takes it back at its end.
+    """An edit of a loaded model that can be switched off and on; as a context manager it is undone at the end.
 
-    Several edits of one model may be switched in any order: the weights depend on which of them are on alone, and are
-    those of the model as it was, to the bit, when none is.
+    Several edits of one model may be switched in any order: the weights depend only on which of them are enabled, and
+    are bit-identical to the original ones when none is.
 
     Attributes:
-        records: what happened to each edited tensor, head by head.
+        records: the edit of each tensor, head by head.
     """
 
     def __init__(self, changes: Sequence[tuple[EditedParameter, Change]], records: Sequence[EditRecord]) -> None:
@@ -63,31 +63,31 @@ class ModelEdit:
         self._enabled = True
 
     def __enter__(self) -> Self:
-        """Return self; the edit is in place."""
+        """Return self; the edit is already active."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Restore the weights that were there, to the bit."""
+        """Restore the original weights, bit for bit."""
         self.disable()
 
     @property
     def enabled(self) -> bool:
-        """Whether the edit is in the model."""
+        """Whether the edit is active."""
         return self._enabled
 
     def enable(self) -> None:
-        """Put the edit into the model."""
+        """Apply the edit to the model."""
         self._switch(enabled=True)
 
     def disable(self) -> None:
-        """Take the edit out of the model: without another edit its weights are those from before, to the bit."""
+        """Remove the edit from the model; without other edits the original weights are restored bit for bit."""
         self._switch(enabled=False)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Run the block without the edit; afterwards the edit is as it was."""
+        """Run the block without the edit; afterwards the edit is as before."""
         was_enabled = self._enabled
         self.disable()
         try:
@@ -119,28 +119,28 @@ def edit(
     allow_text_only: bool = False,
     architectures: Directories | None = None,
 ) -> ModelEdit:
-    """Suppress the dominant query-key modes of a loaded model, in memory; or put edits into it that exist already.
+    """Suppress the dominant query-key modes of a loaded model in memory, or apply existing edits to it.
 
-    Without `edits`, the options are those of `qkedit.steer`. The weights are then edited in the dtype they have in
-    memory: a model that was loaded in its stored dtype is the one that `steer` would write, and one that was widened
-    is rounded nowhere.
+    Without `edits`, the options are those of `qkedit.steer`, and the weights are edited in the dtype they have in
+    memory: a model loaded in its stored dtype becomes the one that `steer` would write, and a widened one is not
+    rounded.
 
     Args:
         model: a model of transformers, such as `AutoModelForImageTextToText.from_pretrained` returns.
-        edits: instead of all that follows, an output of qkedit (a delta, an adapter, a full directory), or several,
-            put together as `qkedit.apply` does; they are rounded as they are stored.
-        layers, heads: which heads of which layers; as for `steer`, and so is all that follows.
+        edits: instead of all other options, one or several outputs of qkedit (a delta, an adapter, a full directory),
+            combined as by `qkedit.apply` and rounded to the storage dtype.
+        layers, heads: the layers and heads to edit, as for `steer`; so are the following options.
         k, energy, retain, channel, control, seed: what to suppress in them.
-        device, compute_dtype: where and in what precision to calculate.
-        allow_text_only: edit a model without vision too.
-        architectures: directories of records that are known in addition to qkedit's own (docs/adding-a-model.md).
+        device, compute_dtype: the device and precision of the computation.
+        allow_text_only: whether to edit a model without vision too.
+        architectures: directories of records in addition to qkedit's own (docs/adding-a-model.md).
 
     Returns:
-        The edit, in place: use it in a `with` statement, or call `disable()` to take it back.
+        The active edit, for use in a `with` statement; `disable()` removes it.
 
     Raises:
         QkeditError: the model's query-key product cannot be edited, a selection does not fit it, or it is not the base
-            of the edits; it is unchanged.
+            of the edits. The model is unchanged.
     """
     suppression = Suppression(k, energy, retain, channel, control, seed)
     options = SteerOptions(
@@ -148,7 +148,7 @@ def edit(
     )
     if edits is not None:
         if options != SteerOptions(device=device):
-            raise UsageError("edits that exist already take no options", where="edits", remedy="name one or the other")
+            raise UsageError("existing edits do not accept options", where="edits", remedy="give one or the other")
         with using_architectures(architectures):
             return _made(_from_sources(model, open_edits([edits] if isinstance(edits, str | Path) else edits)))
     with using_architectures(architectures):
@@ -157,23 +157,23 @@ def edit(
 
 
 def edit_as_stored(model: Any, plan: SteerPlan) -> ModelEdit:
-    """Edit a loaded model by a plan of the checkpoint it was loaded from.
+    """Edit a loaded model by a plan for the checkpoint it was loaded from.
 
-    The edited weights are rounded as they are stored, so that the model is the one that `steer` would write.
+    The edited weights are rounded to the storage dtype, so the model becomes the one that `steer` would write.
 
     Args:
-        model: loaded from the checkpoint of the plan, in its stored dtype or a wider one.
-        plan: what to edit.
+        model: the model, loaded from the plan's checkpoint in its stored dtype or a wider one.
+        plan: the plan of the edit.
 
     Raises:
         CheckpointError: the model does not hold the weights of the plan's checkpoint.
-        UnsupportedForm: the model has no parameter of the name that the checkpoint gives a tensor.
+        UnsupportedForm: the model does not have a parameter for a tensor of the checkpoint.
     """
     return _made(_on_base(model, edited_weights(stored_layers(plan), plan, choose_device(plan.options.device))))
 
 
 def _as_loaded(model: Any, edits: EditedTensors) -> _Changes:
-    """Yield the changes that edits of a loaded model make, other edits of it included."""
+    """Yield the changes by edits of the loaded model, on top of its other edits."""
     parameters = dict(model.named_parameters())
     for edited in edits:
         parameter = EditedParameter.of(parameters[edited.name])
@@ -181,14 +181,14 @@ def _as_loaded(model: Any, edits: EditedTensors) -> _Changes:
 
 
 def _on_base(model: Any, edits: EditedTensors) -> _Changes:
-    """Yield the changes that edits of a checkpoint make to the model that was loaded from it."""
+    """Yield the changes by edits of a checkpoint to the model that was loaded from it."""
     for edited in edits:
         parameter = _base_parameter(model, edited.record)
         yield parameter, Change(parameter.original, edited.tensor), edited.record
 
 
 def _from_sources(model: Any, sources: Sequence[EditSource]) -> _Changes:
-    """Yield the changes that edits make which exist already, one for each tensor."""
+    """Yield the changes by existing edits, one per tensor."""
     by_name = _layers_by_stored_name(model, [tensor for source in sources for tensor in source.manifest.tensors])
     for source in sources:
         refuse_misfits(source.manifest, by_name, type(model).__name__)
@@ -217,13 +217,13 @@ def _layers_by_stored_name(model: Any, tensors: Sequence[TensorEdit]) -> dict[st
 
 
 def _record(tensor: TensorEdit) -> EditRecord:
-    """Return what a manifest says of a tensor, without its place: it is in memory."""
+    """Return the manifest's record of a tensor, without its place on disk."""
     entry = TensorEntry(tensor.name, tensor.shard, tensor.dtype, tensor.shape, 0, 0)
     return EditRecord(tensor.layer, tensor.form, tensor.norm, entry, tensor.sha256_before, tensor.heads)
 
 
 def _made(changes: _Changes) -> ModelEdit:
-    """Put changes into effect one after another; what fails on the way leaves the model as it was."""
+    """Apply the changes one by one; on a failure the model is restored."""
     made: list[tuple[EditedParameter, Change]] = []
     records = []
     try:
@@ -242,7 +242,7 @@ def parameter_of(model: Any, name: str, layer: int) -> nn.Parameter:
     """Return the parameter of a decoder layer that a checkpoint stores under `name`.
 
     Raises:
-        UnsupportedForm: there is none.
+        UnsupportedForm: there is no such parameter.
     """
     place = parameter_place(model, layer, name)
     if place is None:
@@ -255,10 +255,10 @@ def parameter_of(model: Any, name: str, layer: int) -> nn.Parameter:
 
 
 def _base_parameter(model: Any, record: EditRecord) -> EditedParameter:
-    """Return the parameter that an edit of a checkpoint is for, other edits of it aside.
+    """Return the parameter for an edit of a checkpoint, disregarding its other edits.
 
     Raises:
-        CheckpointError: it holds other weights: rounded to the dtype of storage, they are not the stored ones.
+        CheckpointError: the parameter's weights, rounded to the storage dtype, are not the stored ones.
         UnsupportedForm: there is no such parameter.
     """
     parameter = EditedParameter.of(parameter_of(model, record.tensor.name, record.layer))

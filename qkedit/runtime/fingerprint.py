@@ -1,4 +1,4 @@
-"""Know a model by its content: a SHA-256 of its weights, and one of the files that say how it is run."""
+"""Identify a model by its content: a SHA-256 of its weights, and one of its settings files."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from qkedit.checkpoint.hub.snapshot import CODE_PATTERNS, LOADED_PATTERNS, REPEA
 from qkedit.checkpoint.io.file_errors import explained
 from qkedit.errors import QkeditError
 
-# Neither changes what the weights answer: one tells how they were made, the other is what a run says of plug-ins.
+# Neither affects the answers of the weights: one records their origin, and the run itself records its plug-ins.
 _OURS = (MANIFEST_FILE, PLUGINS_FILE)
 
 
 def fingerprint(directory: Path, *, with_code: bool = False) -> dict[str, str]:
-    """Return `weights_sha256` and `settings_sha256` of a model, and `code_sha256` where its own code runs.
+    """Return `weights_sha256` and `settings_sha256` of a model, and `code_sha256` if its own code runs.
 
-    Both are the SHA-256 of what `sha256sum` prints for the files in the order of their names, so that a shell can
-    check them: `sha256sum *.safetensors | sha256sum`. Settings are configs, tokenizer and chat template, code the
+    Each is the SHA-256 of the output of `sha256sum` for the files in the order of their names, so that a shell can
+    check it: `sha256sum *.safetensors | sha256sum`. Settings are configs, tokenizer and chat template; code is the
     Python files.
 
     Raises:
@@ -50,7 +50,7 @@ def fingerprint(directory: Path, *, with_code: bool = False) -> dict[str, str]:
 
 def _sha256_of_all(files: Iterable[Path]) -> str:
     ordered = sorted(files, key=lambda path: path.name.encode())
-    # Hashing leaves the interpreter's lock to others, so that shards are hashed side by side.
+    # Hashing releases the interpreter's lock, so shards are hashed concurrently.
     with ThreadPoolExecutor() as pool:
         digests = pool.map(_sha256, ordered)
         lines = [f"{digest}  {path.name}\n" for path, digest in zip(ordered, digests, strict=True)]

@@ -1,4 +1,4 @@
-"""Run requests on transformers: answer prompts about images, alone or in batches."""
+"""Generate answers with transformers to prompts about images, singly or in batches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a processor takes: text with a placeholder for each image, and the images."""
+    """The input of a processor: text with a placeholder for each image, and the images."""
 
     text: str
     images: tuple[Image, ...] = ()
@@ -35,15 +35,15 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said.
+    """The answer of a model.
 
     Attributes:
         text: the answer without the prompt.
-        tokens: how many it has, its end included.
-        seconds: from the prepared inputs to the whole answer, or to the last one of its batch.
-        report: what plug-ins did to the prefill, which all prompts of a batch share; None without plug-ins.
-        is_cut: whether it was cut off at the longest length instead of ended by the model.
-        chat_template: the model's, as records of runs have it; None for one that is asked with the bare prompt.
+        tokens: the number of its tokens, including its end.
+        seconds: the time from the prepared inputs to the whole answer, or to the last answer of its batch.
+        report: the report of plug-ins on the prefill, which all prompts of a batch share; None without plug-ins.
+        is_cut: whether it was truncated at the maximum length instead of ended by the model.
+        chat_template: the model's template in the form of a run's record; None if it gets the bare prompt.
     """
 
     text: str
@@ -55,32 +55,32 @@ class Answer:
 
 
 class ProcessorFault(QkeditError):
-    """A processor does not take what it is given."""
+    """A processor does not accept its input."""
 
 
 def prompt_text(loaded: LoadedModel, prompt: str, images: int) -> str:
-    """Return the text that the processor takes for a question about so many images, in the model's chat template."""
+    """Return the processor's text for a question about this number of images, in the model's chat template."""
     return loaded.text([user_turn(prompt, images)])
 
 
 def request_inputs(loaded: LoadedModel, images: Sequence[Image], prompt: str) -> Mapping[str, Any]:
-    """Return the model's inputs for a question about some images, in its chat template."""
+    """Return the model's inputs for a question about images, in its chat template."""
     return batch_inputs(loaded, [Prompt(prompt_text(loaded, prompt, len(images)), tuple(images))])
 
 
 def batch_inputs(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Mapping[str, Any]:
-    """Return the model's inputs for prompts side by side, the shorter ones padded on their left.
+    """Return the model's inputs for a batch of prompts, padded on the left.
 
-    On the left, since generation goes on from the last column.
+    The padding is on the left because generation continues from the last column.
 
     Raises:
-        ProcessorFault: the processor does not take them.
+        ProcessorFault: the processor does not accept them.
     """
     processor = loaded.processor
     settings: dict[str, Any] = {"padding": True, "padding_side": "left"} if len(prompts) > 1 else {}
     if any(prompt.images for prompt in prompts):
         settings["images"] = [list(prompt.images) for prompt in prompts]
-    # A chat template that begins with the token that begins a text has written it already.
+    # A chat template may already have written the beginning-of-text token.
     begin = getattr(getattr(processor, "tokenizer", None), "bos_token", None)
     if begin and all(prompt.text.startswith(begin) for prompt in prompts):
         settings["add_special_tokens"] = False
@@ -90,7 +90,7 @@ def batch_inputs(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Mapping[str,
         check_torchvision(error, loaded.name)
         images = [image for prompt in prompts for image in prompt.images]
         raise ProcessorFault(
-            f"its processor does not take {refused(processor, images, error)}",
+            f"its processor does not accept {refused(processor, images, error)}",
             where=loaded.name,
             remedy="change them, or update the processor's files if an older version of transformers saved them",
         ) from error
@@ -106,10 +106,10 @@ def respond(
     *,
     max_new_tokens: int = 128,
 ) -> Answer:
-    """Answer one prompt by greedy search, with plug-ins attached for as long as it takes.
+    """Answer one prompt by greedy search, with plug-ins attached during the call.
 
     Raises:
-        UsageError: the plug-ins do not fit the model, or act on images and there is none.
+        UsageError: the plug-ins do not fit the model, or act on images and the prompt has none.
     """
     asked = Prompt(prompt_text(loaded, prompt, len(images)), tuple(images))
     return respond_batch(loaded, [asked], plugins, max_new_tokens=max_new_tokens)[0]
@@ -123,20 +123,20 @@ def respond_batch(
     max_new_tokens: int = 128,
     **generation: Any,
 ) -> tuple[Answer, ...]:
-    """Answer prompts side by side, by greedy search unless `generation` says otherwise.
+    """Answer a batch of prompts, by greedy search unless `generation` says otherwise.
 
-    A prompt's answer is the one it gets alone, but for the rounding of 16-bit arithmetic. Where a processor cannot
-    take prompts together, they are answered one by one.
+    Except for the rounding of 16-bit arithmetic, each answer is the same as without a batch. If a processor does not
+    accept batches, the prompts are answered one by one.
 
     Args:
         loaded: the model.
-        prompts: either all with images or all without.
-        plugins: attached for as long as it takes; none where they are attached already.
-        max_new_tokens: longest answer.
+        prompts: the prompts, either all with images or all without.
+        plugins: the plug-ins to attach during the call; empty if they are already attached.
+        max_new_tokens: the maximum length of an answer.
         generation: further arguments of `generate`, such as `num_beams`.
 
     Raises:
-        UsageError: the plug-ins do not fit the model, or act on images and there is none.
+        UsageError: the plug-ins do not fit the model, or act on images and the prompts have none.
     """
     settings = {"do_sample": False, **generation, "max_new_tokens": max_new_tokens}
     answers: list[Answer] = []
@@ -156,14 +156,14 @@ def respond_batch(
 
 
 def _prepared(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Iterator[Mapping[str, Any]]:
-    """Yield the inputs of all prompts, together if the processor takes them so, else one by one."""
+    """Yield the inputs of all prompts as a batch, or one by one if the processor does not accept batches."""
     try:
         together = batch_inputs(loaded, prompts)
     except ProcessorFault as error:
         if len(prompts) == 1:
             raise
-        # Whatever a processor says of a batch, it may take the prompts one by one, or say then what is wrong.
-        _logger.info("the processor takes no batches (%s)", first_line(error))
+        # Whatever the error for the batch, the prompts may be accepted one by one, or their own errors are clearer.
+        _logger.info("the processor does not accept batches (%s)", first_line(error))
         yield from (batch_inputs(loaded, [prompt]) for prompt in prompts)
         return
     yield together
@@ -172,7 +172,7 @@ def _prepared(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Iterator[Mappin
 def _generated(
     loaded: LoadedModel, inputs: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> tuple[list[list[int]], float]:
-    """Return the tokens of each answer, up to its end and with it, and how long they took, in seconds."""
+    """Return the tokens of each answer up to and including its end, and the time in seconds."""
     import torch
 
     start = time.perf_counter()
@@ -186,7 +186,7 @@ def _generated(
             remedy="check generation_config.json and the prompt",
         ) from error
     seconds = time.perf_counter() - start
-    # What follows an end fills the row while others are still answered.
+    # Tokens after an end are padding while other rows are still being generated.
     ends = _ends(loaded.model)
     return [_until_end(new, ends) for new in output[:, inputs["input_ids"].shape[1] :].tolist()], seconds
 
@@ -198,5 +198,5 @@ def _ends(model: Any) -> frozenset[int]:
 
 
 def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
-    """Return the tokens up to the first end and with it."""
+    """Return the tokens up to and including the first end."""
     return next((tokens[: place + 1] for place, token in enumerate(tokens) if token in ends), tokens)

@@ -1,4 +1,4 @@
-"""How a model is spread over devices, computes attention and is quantised: what the options of `load` stand for."""
+"""The options of `load` for devices, attention and quantisation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qkedit.errors import UsageError, first_line
 from qkedit.strict_text import parse_json
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-# By name, the package that an implementation needs. Without it transformers would fetch compiled code from the hub.
+# The package that each implementation needs. Without it transformers would download compiled code from the hub.
 ATTENTION = {
     "eager": None,
     "sdpa": None,
@@ -38,26 +38,26 @@ def _torchao_int8() -> Any:
     return TorchAoConfig(Int8WeightOnlyConfig())
 
 
-# By name, the package it needs and what makes the settings.
+# For each name, the package it needs and the function that makes the settings.
 QUANTIZATIONS: dict[str, tuple[str, Callable[[], Any]]] = {
     "bnb-4bit": ("bitsandbytes", _bits(4)),
     "bnb-8bit": ("bitsandbytes", _bits(8)),
     "torchao-int8": ("torchao", _torchao_int8),
 }
-# Packages by the `quant_method` of settings in a file.
+# The package for each `quant_method` in a settings file.
 _PACKAGES = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "quanto": "optimum", "hqq": "hqq"}
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How a model is loaded, as transformers takes it; None leaves a choice to transformers.
+    """The options of loading a model in the form of transformers; None leaves a choice to transformers.
 
     Attributes:
-        device_map: `auto`, `balanced`, `balanced_low_0`, `sequential`, or devices by the names of modules; a JSON
-            file with such a mapping.
+        device_map: `auto`, `balanced`, `balanced_low_0`, `sequential`, a mapping of modules to devices, or a JSON file
+            with such a mapping.
         attn_implementation: `eager`, `sdpa`, `flex_attention`, `flash_attention_2` or `flash_attention_3`.
-        quantization: `bnb-4bit`, `bnb-8bit` or `torchao-int8`, or a JSON file with what transformers calls a
-            `quantization_config`.
+        quantization: `bnb-4bit`, `bnb-8bit` or `torchao-int8`, or a JSON file with a `quantization_config` of
+            transformers.
     """
 
     device_map: str | Mapping[str, Any] | None = None
@@ -68,12 +68,12 @@ class Placement:
         """Return the arguments of `from_pretrained` other than the device.
 
         Args:
-            config: of the model.
-            where: what the user calls the model.
+            config: the config of the model.
+            where: the user's name for the model.
 
         Raises:
-            UsageError: an option is not known, needs a package that is not installed, or a file cannot be read; or
-                the model is stored quantised.
+            UsageError: an option is unknown or needs a package that is not installed, a file cannot be read, or the
+                model is stored quantised.
         """
         found: dict[str, Any] = {}
         if self.device_map is not None:
@@ -88,7 +88,7 @@ class Placement:
         return found
 
     def recorded(self) -> dict[str, Any]:
-        """Return what a record of a run says of the choices that were made: contents of files, not their names."""
+        """Return the chosen options for the record of a run, with the contents of files instead of their names."""
         chosen = {
             "device_map": None if self.device_map is None else _device_map(self.device_map),
             "attn_implementation": self.attn_implementation,
@@ -145,7 +145,7 @@ def _quantization(name: str) -> Any:
         return AutoQuantizationConfig.from_dict(settings)
     except (ValueError, TypeError, KeyError, ImportError) as error:
         raise UsageError(
-            f"{name} does not hold settings that transformers takes ({first_line(error)})",
+            f"{name} does not hold settings that transformers accepts ({first_line(error)})",
             where="--quantization",
             remedy='write a quantization_config such as {"quant_method": "bitsandbytes", "load_in_4bit": true}',
         ) from error
@@ -154,7 +154,7 @@ def _quantization(name: str) -> Any:
 def _settings_of(file: str, option: str, remedy: str) -> dict[str, Any]:
     path = Path(file).expanduser()
     if not path.is_file():
-        raise UsageError(f"{file!a} is not known", where=option, remedy=remedy)
+        raise UsageError(f"{file!a} is unknown", where=option, remedy=remedy)
     try:
         settings = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:

@@ -30,10 +30,10 @@ class LoadedModel:
     """A model and its processor, ready to answer.
 
     Attributes:
-        name: what the user calls it.
-        model: of transformers.
-        processor: of transformers.
-        chat_template: in Jinja, or `none`, instead of the model's own.
+        name: the user's name for the model.
+        model: the model of transformers.
+        processor: the processor of transformers.
+        chat_template: a template in Jinja, or `none`, instead of the model's own.
     """
 
     name: str
@@ -43,18 +43,18 @@ class LoadedModel:
 
     @property
     def template(self) -> ChatTemplate | None:
-        """Its chat template, None for the bare prompt. Raises TemplateFault if it has none, or a broken one."""
+        """Return the chat template; None for the bare prompt. Raises TemplateFault if it is missing or broken."""
         family = self.model.config.model_type
         return template_of(self.processor, family, where=self.name, chosen=self.chat_template)
 
     @property
     def template_record(self) -> dict[str, Any] | None:
-        """What a record of a run says of its chat template."""
+        """Return the chat template for the record of a run."""
         template = self.template
         return None if template is None else template.as_dict()
 
     def text(self, turns: Sequence[Turn]) -> str:
-        """Return a conversation as the text that its processor takes; see `chat_template.render`."""
+        """Render a conversation as text for the processor; see `chat_template.render`."""
         return render(self.processor, self.template, turns, where=self.name)
 
 
@@ -74,22 +74,22 @@ def load(
 
     Args:
         model: a directory, a hub id, an alias or `demo`.
-        revision: of a model on the hub.
-        device: where it runs, as PyTorch names it.
-        dtype: of its weights; `auto` for what is stored.
-        trust_remote_code: whether Python code of the checkpoint's own may run; None where users cannot allow it.
+        revision: the revision of a model on the hub.
+        device: the device to run on, by its PyTorch name.
+        dtype: the dtype of the weights; `auto` for the stored one.
+        trust_remote_code: whether the checkpoint's own Python code may run; None if users cannot permit it.
         chat_template: a file with a template in Jinja, or `none` for the bare prompt, instead of the model's own.
-        device_map: spread the model over devices, in place of `device`: `auto`, `balanced`, `balanced_low_0`,
-            `sequential`, devices by the names of modules, or a JSON file of those.
+        device_map: the distribution over devices, in place of `device`: `auto`, `balanced`, `balanced_low_0`,
+            `sequential`, a mapping of modules to devices, or a JSON file with one.
         attn_implementation: `eager`, `sdpa`, `flex_attention`, `flash_attention_2` or `flash_attention_3`; by default
-            what transformers chooses.
-        quantization: load the weights quantised, to evaluate a model that is too large otherwise: `bnb-4bit`,
+            the choice of transformers.
+        quantization: the quantisation of the weights, to evaluate a model that is otherwise too large: `bnb-4bit`,
             `bnb-8bit`, `torchao-int8`, or a JSON file with a `quantization_config` of transformers.
 
     Raises:
-        UsageError: an option is not known or needs a package that is not installed, the template's file cannot be
-            read, or code on the hub is to run from a revision that is not a commit.
-        QkeditError: transformers cannot load the model or its processor, or not without code of their own; weights are
+        UsageError: an option is unknown or needs a package that is not installed, the template's file cannot be read,
+            or code on the hub would run from a revision that is not a commit.
+        QkeditError: transformers cannot load the model or its processor, or not without their own code; weights are
             missing; or the chat template or the generation settings are broken.
     """
     import torch
@@ -127,7 +127,7 @@ def load(
             where=model,
             remedy="install it with `pip install 'qkedit[runtime]'`",
         ) from error
-    # What a file holds fails in transformers and its tokenizers in many ways, and each of them means the same.
+    # transformers and its tokenizers fail on invalid files in many ways, which all mean the same.
     except Exception as error:
         raise QkeditError(
             f"transformers cannot load it ({first_line(error)})",
@@ -139,7 +139,7 @@ def load(
 
 
 def read_template(chosen: str | None) -> str | None:
-    """Return the template of a file; `none` and nothing stay what they are. Raises UsageError for no such file."""
+    """Read the template from a file; `none` and None are returned as they are. Raises UsageError."""
     if chosen is None or chosen == NONE:
         return chosen
     try:
@@ -156,18 +156,18 @@ def read_template(chosen: str | None) -> str | None:
 
 
 def _completed(processor: Any, config: Any, model: str) -> Any:
-    """Return a processor with what older versions did not save, which its model's config tells.
+    """Complete a processor from its model's config with settings that older versions did not save.
 
     Raises:
-        QkeditError: it is a tokenizer alone, which transformers falls back on.
+        QkeditError: the processor is only a tokenizer, to which transformers falls back.
     """
     if not hasattr(processor, "image_processor"):
         raise QkeditError(
-            "its processor's files are missing or of another version: nothing in them prepares images",
+            "its processor's files are missing or of another version: they do not contain an image processor",
             where=model,
             remedy="put preprocessor_config.json and processor_config.json of the model's page beside its weights",
         )
-    # Before 2024-05 the model itself made room for LLaVA's image tokens, so the processor did not know how many.
+    # Before 2024-05 the model itself inserted LLaVA's image tokens, so the processor did not know their number.
     if getattr(processor, "patch_size", 0) is None and hasattr(processor, "vision_feature_select_strategy"):
         vision = config.vision_config
         processor.patch_size = vision.patch_size
@@ -178,17 +178,17 @@ def _completed(processor: Any, config: Any, model: str) -> Any:
 
 
 def directory_of(model: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Path:
-    """Return where a model's files are, downloaded if need be.
+    """Return the directory of a model's files, downloading them if necessary.
 
     Args:
         model: a directory, a hub id, an alias or `demo`.
         revision: of a model on the hub.
-        trust_remote_code: whether its own Python code is to run, and so is downloaded too.
+        trust_remote_code: whether its own Python code will run, and so must be downloaded too.
 
     Raises:
-        UsageError: nothing of that name is known, or code is to run from a branch or a tag.
-        CheckpointError: the hub has no such model, or cannot be reached.
-        QkeditError: code is to run that is in another repository.
+        UsageError: the name is unknown, or code would run from a branch or a tag.
+        CheckpointError: the hub does not have the model or is unreachable.
+        QkeditError: code from another repository would run.
     """
     found = place_of(model)
     place = found.directory or str(found.hub_id)

@@ -1,4 +1,4 @@
-"""Which image a model's processor does not take, and by which of its settings."""
+"""Find the image that a model's processor does not accept, and its settings."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from qkedit.errors import first_line
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# What image processors bound or scale images by, as preprocessor_config.json names it.
+# The settings by which image processors limit or scale images, as named in preprocessor_config.json.
 _SETTINGS = ("size", "min_pixels", "max_pixels", "patch_size", "merge_size")
 
 
 def refused(processor: Any, images: Sequence[Image], error: Exception) -> str:
-    """Return what a processor does not take: the first image that it refuses alone, or all of it together.
+    """Describe the input that a processor refuses: the first image that it refuses alone, or the whole input.
 
     Args:
-        processor: the model's.
-        images: that it was given.
-        error: what it said, which seldom names an image.
+        processor: the model's processor.
+        images: the images passed to it.
+        error: the processor's error, which seldom names an image.
     """
     take: Any = getattr(processor, "image_processor", None)
     for number, image in enumerate(images if take is not None else (), start=1):
         try:
             take(images=[image], return_tensors="pt")
-        # A processor may fail in any way, and each of them means the same here.
+        # A processor may fail in any way, and all failures mean the same here.
         except Exception as own:
             size = f"{image.width} × {image.height} pixels"
             return f"image {number} of {size} with {_settings(take)} ({type(own).__name__}: {first_line(own)})"
@@ -40,7 +40,7 @@ def _settings(take: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Return a setting in a few words; sizes are mappings most of whose entries are unset."""
+    """Return a setting in short form; sizes are mappings with many unset entries."""
     entries = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
     if not isinstance(entries, Mapping):
         return str(entries)

@@ -1,4 +1,4 @@
-"""The query-key product of a loaded model's layer, for whoever looks into one in Python."""
+"""The query-key product of a loaded model's layer, for analysis in Python."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from qkedit.steering.steer_options import SteerOptions
 
 
 def product_of(model: Any, layer: int, *, heads: str = "all", device: str = "cpu") -> QKProduct:
-    """Return the query-key product of one layer of a loaded model, as an edit sees it: norms folded in.
+    """Return the query-key product of one layer of a loaded model, with norms folded in, as an edit uses it.
 
     Args:
         model: a model of transformers, with vision or without.
-        layer: of its decoder, from 0.
-        heads: query heads, such as "0,3,8-12".
-        device: where the product is calculated.
+        layer: the index of the decoder layer, from 0.
+        heads: the query heads, such as "0,3,8-12".
+        device: the device of the computation.
 
     Raises:
-        UsageError: the model has no such layer or head.
-        UnsupportedForm: the model's projections are of a form that has no query-key product.
+        UsageError: the model does not have the layer or the heads.
+        UnsupportedForm: the model's projections have a form without a query-key product.
 
     Example:
         >>> product = qkedit.product_of(model, 12)

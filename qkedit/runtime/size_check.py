@@ -1,4 +1,4 @@
-"""Compare what a config describes with what is stored, before a model of the wrong size fills the memory."""
+"""Compare a config with the stored weights, before a model of the wrong size fills the memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qkedit.checkpoint.io.header import read_header
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import QkeditError
 
-# Bytes a parameter takes at the least, in any quantisation that is loaded: two bits.
+# The minimum number of bytes per parameter in any supported quantisation: two bits.
 _FEWEST_BYTES = 0.25
 _REMEDY = "fetch config.json and the weights again, from the same place"
 # How configs count what becomes modules, each with a tensor of its own at the least.
@@ -22,17 +22,17 @@ _COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "depth", "n
 def refuse_much_larger(config: Any, directory: Path, *, where: str, trust_remote_code: bool = False) -> None:
     """Refuse a config that describes far more parameters than the weights can hold.
 
-    transformers fills what is missing with random numbers: a config that lost its `text_config` describes a language
-    model of seven billion parameters by default, whatever lies next to it.
+    transformers fills missing weights with random numbers: a config without its `text_config` describes by default a
+    language model of seven billion parameters, whatever the weights.
 
     Args:
-        config: as `AutoConfig` loads it.
-        directory: the model's files.
-        where: what to call the model in an error.
-        trust_remote_code: whether Python code of the model's own may run.
+        config: the config from `AutoConfig`.
+        directory: the directory of the model's files.
+        where: the name of the model in an error.
+        trust_remote_code: whether the model's own Python code may run.
 
     Raises:
-        QkeditError: the weights are too few bytes for such a model, or too few tensors for its layers.
+        QkeditError: the weights have too few bytes for the model, or too few tensors for its layers.
     """
     import torch
     from transformers import AutoModelForImageTextToText
@@ -49,7 +49,7 @@ def refuse_much_larger(config: Any, directory: Path, *, where: str, trust_remote
     try:
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
-    except Exception:  # whatever is wrong with the config, loading it says so
+    except Exception:  # loading the config will report any fault in it
         return
     described = sum(parameter.numel() for parameter in model.parameters())
     if stored < described * _FEWEST_BYTES:

@@ -1,4 +1,4 @@
-"""An answer as clients get it, whole or in pieces: as `generate` says it, cut before the first stop text."""
+"""An answer for clients, whole or in pieces: the output of `generate`, cut before the first stop text."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 
 class StopText:
-    """Gives out an answer piece by piece, without the stop text that ends it and what comes behind.
+    """Releases an answer piece by piece, without the stop text that ends it and anything after it.
 
-    Decoding stops as soon as one of the stop texts is complete, so the one that is complete first counts, and of
-    those that end at the same place the longest. What may be the beginning of a stop text is held back.
+    Decoding ends as soon as a stop text is complete, so the first complete one counts, and the longest of those that
+    end at the same position. Text that may be the beginning of a stop text is held back.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
-        self.stopped = False  # by one of them
+        self.stopped = False  # by a stop text
 
     def feed(self, piece: str) -> str:
-        """Take the next piece of the answer and return what may be given out now."""
+        """Take the next piece of the answer and return the text that can be released."""
         if self.stopped:
             return ""
         text = self._held + piece
@@ -31,21 +31,21 @@ class StopText:
         return text[: len(text) - kept]
 
     def end(self) -> str:
-        """Return what was held back, now that nothing follows."""
+        """Return the text that was held back, at the end of the answer."""
         held, self._held = self._held, ""
         return held
 
 
 class AnswerText:
-    """Gives out an answer piece by piece, up to its stop text and without blanks at its ends.
+    """Releases an answer piece by piece, up to its stop text and without blanks at its ends.
 
-    Where the pieces are put together, they are what `generate` says.
+    The joined pieces equal the output of `generate`.
     """
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
         self._cut = StopText(stops)
         self._begun = False
-        self._blanks = ""  # which stay if something follows
+        self._blanks = ""  # released if something follows
 
     def feed(self, piece: str) -> str:
         """Take the next piece of the answer and return what may be given out now."""
@@ -70,5 +70,5 @@ def answer_text(text: str, stops: Sequence[str] = ()) -> str:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Return how many characters at the end of `text` are the beginning of `stop`."""
+    """Return the number of characters at the end of `text` that begin `stop`."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

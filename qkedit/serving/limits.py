@@ -1,4 +1,4 @@
-"""How much one request, and all of them together, may ask of the server."""
+"""The limits of one request, and of all requests together."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may bring.
+    """The limits of a server.
 
     Attributes:
-        body: bytes of a request's body, and of its images that are fetched.
-        images: images in a request, those of earlier turns included.
-        pixels: pixels of all of them together. One pixel takes 3 bytes once it is decoded, whatever it took before.
-        waiting: requests that are under way at the same time, waiting ones included.
-        seconds: for a body to arrive, for all images of a request to be fetched, and for a client to read on.
-        connections: that are open at the same time, if the system has files for them.
-        header_seconds: for the headers of a request to arrive.
+        body: bytes of a request's body, and of its fetched images.
+        images: images in a request, including those of earlier turns.
+        pixels: pixels of all images of a request. A decoded pixel takes 3 bytes, however it was encoded.
+        waiting: concurrent requests, including waiting ones.
+        seconds: the deadline for a body to arrive, for fetching all images of a request, and for a client to read.
+        connections: open connections, if the system permits that many files.
+        header_seconds: the deadline for the headers of a request.
     """
 
     body: int = 32 * MIB
@@ -32,7 +32,7 @@ class Limits:
     header_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a limit that lets nothing pass."""
+        """Raise UsageError for a limit that is not positive."""
         for limit in fields(self):
             if getattr(self, limit.name) <= 0:
-                raise UsageError("the limit lets nothing pass", where=limit.name, remedy="give a positive number")
+                raise UsageError("the limit is not positive", where=limit.name, remedy="give a positive number")

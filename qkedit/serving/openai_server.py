@@ -2,13 +2,13 @@
 
     client ── RequestGuard ── transformers' application ── ChatRoute ── transformers' handler ── RequestModel ── model
 
-The application, the handler that puts answers into OpenAI's words, its streaming and the thread that all answers run
-on are transformers'. What is added: bodies and images are checked before anything is done with them (`chat_request`,
-`image_policy`), plug-ins act for one answer at a time (`RequestModel`), and every route but those named here is taken
-away, among them the ones that load and unload models.
+The application, the handler that puts answers into OpenAI's format, its streaming and the thread for all answers are
+transformers'. In addition, bodies and images are checked before they are used (`chat_request`, `image_policy`),
+plug-ins act for one answer at a time (`RequestModel`), and all routes except those named here are removed, including
+those that load and unload models.
 
-This file alone knows those classes. They are not documented interface: `serving_packages` checks the version, and
-`tests/serving/test_transformers_classes.py` what is relied on here.
+Only this file uses those classes. They are not a documented interface: `serving_packages` checks the version, and
+`tests/serving/test_transformers_classes.py` checks the parts used here.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def build_application(
     """Return the ASGI application that serves a model.
 
     Args:
-        served: the model, loaded.
-        policy: which images requests may bring, and how much of everything.
-        api_key: what clients have to know; None for everybody.
-        names: what clients may call the server; None for anything.
+        served: the loaded model.
+        policy: the images that requests may have, and all limits.
+        api_key: the key that clients must send; None admits everybody.
+        names: the permitted names of the server; None for any.
     """
     metrics, state, manager = Metrics(), GenerationState(), _OneModel(served.name)
     chat: Any = ChatRoute(served, policy, metrics, manager, state)
-    nobody: Any = None  # answers the routes that are taken away
+    nobody: Any = None  # the handler of removed routes
     application = build_server(manager, chat, nobody, nobody, nobody, nobody, state)
     application.router.routes[:] = [
         route for route in application.router.routes if getattr(route, "path", None) in (CHAT, MODELS, HEALTH)
@@ -77,16 +77,16 @@ def run_server(
     log: bool,
     limits: Limits,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish what is being answered. Has to be called on the main thread.
+    """Serve until SIGTERM or Ctrl-C, then finish the answers in progress. Must be called on the main thread.
 
     Args:
-        application: from `build_application`.
-        listening: bound to an address, and not listening yet.
-        ready: called once requests are taken.
-        log: write a line for every request.
-        limits: of connections.
+        application: the result of `build_application`.
+        listening: a socket that is bound to an address, but not listening yet.
+        ready: called when requests are accepted.
+        log: whether to write a line for every request.
+        limits: the limits of connections.
     """
-    # Its own log configuration would put requests on standard output, among the results.
+    # uvicorn's own log configuration would write requests to standard output, among the results.
     connections = Connections(most_connections(limits.connections), limits.header_seconds, limits.seconds)
     protocol: Any = connections.protocol
     config = uvicorn.Config(
@@ -98,19 +98,19 @@ def run_server(
         server_header=False,
         backlog=BACKLOG,
     )
-    # Having stopped as it was told to, uvicorn raises the signal once more.
+    # After the requested stop, uvicorn raises the signal once more.
     with suppress(KeyboardInterrupt):
         _Server(config, ready).run(sockets=[listening])
 
 
 class ChatRoute:
-    """Answers `/v1/chat/completions`; transformers' application calls it its chat handler.
+    """Answers `/v1/chat/completions`; the chat handler of transformers' application.
 
     Args:
         served: the model.
-        policy: which images are taken.
-        metrics: where answers are counted.
-        manager, state: what transformers' handlers share.
+        policy: the images that are accepted.
+        metrics: the counters of answers.
+        manager, state: the shared objects of transformers' handlers.
     """
 
     def __init__(
@@ -134,8 +134,8 @@ class ChatRoute:
 
 
 class _Handler(ChatCompletionHandler):
-    """Puts one answer into OpenAI's words: transformers' handler, with the text as `generate` says it and plug-ins
-    reported."""
+    """Puts one answer into OpenAI's format: transformers' handler, with the exact text of `generate` and a report of
+    plug-ins."""
 
     def __init__(
         self,
@@ -150,17 +150,17 @@ class _Handler(ChatCompletionHandler):
         self._text = AnswerText(stops)
         self._request_model = model
         self._done = done
-        self._streamed = ""  # as it was decoded, stop texts and blanks included
+        self._streamed = ""  # the decoded text, including stop texts and blanks
 
     async def answer(
         self, request_id: str, served: ServedModel, inputs: Mapping[str, Any], settings: Any, *, stream: bool
     ) -> Response:
-        """Answer, in pieces or in one."""
+        """Answer, streamed or whole."""
         model: Any = self._request_model
         words: Any = _Words(served.loaded.processor)
         self._decode = words.decode
         arguments = (request_id, model, words, served.name, dict(inputs), settings)
-        # The same for all requests, so that they take turns on its one thread.
+        # The same for all requests, so that they take turns on its single thread.
         manager = self.generation_state.get_manager(served.name)
         if not stream:
             return await self._non_streaming(*arguments, manager)
@@ -172,7 +172,7 @@ class _Handler(ChatCompletionHandler):
         async for piece in pieces:
             if (failure := self._request_model.failure) is not None:
                 self._done()
-                # As transformers writes it, a sentence with a quotation mark would be no JSON.
+                # As transformers writes it, a sentence with a quotation mark would not be JSON.
                 yield self.chunk_to_sse(json.dumps(error_document(status_of(failure), str(failure))))
                 return
             yield piece
@@ -200,7 +200,7 @@ class _Handler(ChatCompletionHandler):
         return before + super()._build_chunk_sse(request_id, content, *args, **kwargs)
 
     def _never_streamed(self) -> str:
-        """Return what the whole answer has behind the streamed pieces: the half of a character that it ends in."""
+        """Return the end of the whole answer that was not streamed: the partial character at its end."""
         if self._request_model.tokens is None:
             return ""
         whole: str = self._decode(self._request_model.tokens, skip_special_tokens=True)
@@ -208,10 +208,10 @@ class _Handler(ChatCompletionHandler):
 
 
 class _Words:
-    """All that transformers' handler needs of a processor, without the template that some tokenizers bring along.
+    """The parts of a processor that transformers' handler needs, without the template that some tokenizers have.
 
-    See `RequestModel.config`; there, the handler streamed the prompt where a conversation does not look as its
-    template says.
+    See `RequestModel.config`. With the template, the handler would stream the prompt of a conversation that does not
+    match it.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -221,7 +221,7 @@ class _Words:
 
 
 class _OneModel(ModelManager):
-    """What transformers' application asks for models: there is one, and it is not loaded by name."""
+    """The models of transformers' application: there is only one, and it is not loaded by name."""
 
     def __init__(self, name: str) -> None:
         super().__init__(device="cpu")
@@ -230,11 +230,11 @@ class _OneModel(ModelManager):
     def get_gen_models(  # type: ignore[override]  # theirs is cached
         self, cache_dir: str | None = None
     ) -> list[dict[str, Any]]:
-        """Return what `/v1/models` lists."""
+        """Return the list for `/v1/models`."""
         return [self._entry]
 
     def one_model(self, name: str) -> dict[str, Any]:
-        """Return what `/v1/models/NAME` says. Raises RequestError for another name."""
+        """Return the document for `/v1/models/NAME`. Raises RequestError for another name."""
         if name != self._entry["id"]:
             raise RequestError(f"there is no model {name!r}", where="model", status=404, code="model_not_found")
         return self._entry

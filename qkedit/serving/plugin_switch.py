@@ -1,4 +1,4 @@
-"""Attach a server's plug-ins for one answer at a time, in any selection, bound to the model only once."""
+"""Attach a selection of a server's plug-ins for one answer at a time; they are bound to the model only once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _BoundOnce:
-    """A plug-in that has been bound already, so that what it has loaded and remembers serves every selection."""
+    """A plug-in that is already bound, so that its loaded models and caches serve every selection."""
 
     name: str
     bound: BoundPlugin
@@ -46,17 +46,17 @@ class PluginSwitch:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The plug-ins by name, in order."""
+        """The names of the plug-ins, in order."""
         return tuple(self.settings)
 
     @contextmanager
     def on(self, names: Sequence[str]) -> Iterator[Callable[[], RequestReport | None]]:
-        """Attach the plug-ins of these names for as long as the block takes, in this order.
+        """Attach the named plug-ins during the block, in this order.
 
         Only one thread may do so at a time.
 
         Yields:
-            What reports on the last prefill of the block; None before one with images has run.
+            A function that returns the report on the block's last prefill; None before a prefill with images.
         """
         if not names:
             yield lambda: None

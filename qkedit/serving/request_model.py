@@ -1,4 +1,4 @@
-"""The model while it answers one request: with that request's plug-ins and seed, until its client hangs up."""
+"""The model for one request: with that request's plug-ins and seed, until its client disconnects."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from qkedit.serving.requests.request_errors import HUNG_UP, RequestError
 if TYPE_CHECKING:
     from qkedit.plugins.core.report import RequestReport
 
-logger = logging.getLogger("uvicorn.error")  # where the server's own failures are written
+logger = logging.getLogger("uvicorn.error")  # the log of the server's own failures
 
 
 class RequestModel:
-    """The object on which a server calls `model.generate`, made for one answer.
+    """The object on which a server calls `model.generate` for one answer.
 
-    `generate` has to be called on one thread for all requests to a model: plug-ins are attached to the model itself,
-    and the multimodal rotary embeddings of some families keep the last prompt's offset there.
+    `generate` must be called on one thread for all requests to a model: plug-ins are attached to the model itself,
+    and the multimodal rotary embeddings of some families store the last prompt's offset there.
 
     Args:
         loaded: the model and its processor.
-        switch: its plug-ins.
-        plugins: names of those that act.
-        stops: texts that end the answer.
-        seed: of sampling; None for whatever the generators are at.
-        gone: set once nobody waits for the answer any more.
-        metrics: where the answer is counted.
+        switch: the plug-ins of the server.
+        plugins: the names of the plug-ins for this request.
+        stops: the texts that end the answer.
+        seed: the seed of sampling; None for the present state of the generators.
+        gone: set when nobody waits for the answer any more.
+        metrics: the counters of answers.
     """
 
-    # By this, transformers' handler would know a template to take reasoning and tool calls out of the answer by.
-    # Clients get what `generate` says, all of it.
+    # With a config, transformers' handler would choose a template to remove reasoning and tool calls from the answer.
+    # Clients get the whole output of `generate`.
     config = SimpleNamespace(model_type=None)
 
     def __init__(
@@ -58,7 +58,7 @@ class RequestModel:
         self.plugins = tuple(plugins)
         self.report: RequestReport | None = None
         self.failure: QkeditError | None = None
-        self.tokens: Any = None  # of the answer, once it is complete
+        self.tokens: Any = None  # the tokens of the complete answer
         self._loaded = loaded
         self._switch = switch
         self._stops = tuple(stops)
@@ -70,7 +70,7 @@ class RequestModel:
         """Return the tokens of prompt and answer, `[1, length]`, as `generate` of transformers does.
 
         Raises:
-            QkeditError: it failed; kept as `failure`, since a server that streams tells it only as text.
+            QkeditError: generation failed; also stored as `failure`, since a streaming server reports it only as text.
         """
         if self._gone.is_set():
             raise RequestError("the client has hung up", status=HUNG_UP)
@@ -80,11 +80,11 @@ class RequestModel:
         except QkeditError as error:
             self.failure = error
         except Exception as error:
-            # As text: a record with the error itself would keep all that the answer held wherever records are kept.
+            # As text: a record with the error itself would keep the answer's objects alive in every stored record.
             logger.error("an answer failed\n%s", traceback.format_exc().rstrip())
             self.failure = _failure(error)
         if self.failure is not None:
-            # Raised anew: the frames that the first one passed hold the answer's tensors, on the GPU.
+            # A new error: the traceback of the first one holds the answer's tensors, on the GPU.
             self.failure.__cause__ = self.failure.__context__ = None
             raise self.failure.with_traceback(None)
         prompt = arguments["input_ids"].shape[1]
@@ -97,7 +97,7 @@ class RequestModel:
         return tokens
 
     def reported(self) -> dict[str, Any]:
-        """Return what a client is told: the chat template, the plug-ins that were on, and what they did to images."""
+        """Return the report for the client: the chat template, the active plug-ins, and their reports on images."""
         return {
             "chat_template": self._loaded.template_record,
             "plugins": [self._switch.settings[name].as_dict() for name in self.plugins],
@@ -132,10 +132,10 @@ class RequestModel:
 
 
 class _Said:
-    """Ends an answer once it holds a stop text.
+    """Ends an answer when it contains a stop text.
 
-    transformers' own criterion looks stop texts up in the vocabulary, which takes seconds for a text that is new to
-    it, and fails on some tokenizers. Here the text itself is looked at, as clients get it.
+    transformers' own criterion matches stop texts with the vocabulary, which takes seconds for a new text and fails on
+    some tokenizers. This one checks the text that clients get.
     """
 
     def __init__(self, stops: Sequence[str], tokenizer: Any) -> None:
@@ -151,9 +151,9 @@ class _Said:
 
 
 class _Tokens:
-    """Hands tokens on to a streamer as long as somebody waits for them; not their end, whose report is still to come.
+    """Passes tokens on to a streamer as long as somebody waits for them, but not their end, since the report follows.
 
-    What nobody waits for ends as an answer does. Put into a stream that was cancelled, it would end as a failure.
+    An abandoned answer ends like any other. In a cancelled stream it would end as a failure.
     """
 
     def __init__(self, streamer: Any, gone: threading.Event) -> None:
@@ -170,7 +170,7 @@ class _Tokens:
 
 
 def _failure(error: Exception) -> QkeditError:
-    """Return what a client is told of a failure that is not its own."""
+    """Return the error that a client gets for a failure of the server."""
     if whose := memory_that_ran_out(error):
         return RequestError(
             f"{whose} does not hold the answer",
@@ -188,7 +188,7 @@ def _for_each_row(input_ids: Any, done: bool) -> Any:
 
 @contextmanager
 def _seeded(device: Any, seed: int | None) -> Iterator[None]:
-    """Draw from generators with this seed, and leave them to the next answer as they were."""
+    """Seed the generators for the block, and restore their state afterwards."""
     import torch
 
     if seed is None:

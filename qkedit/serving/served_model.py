@@ -1,4 +1,4 @@
-"""A model as a server has it: under a name, with its plug-ins, proven to answer before the first request comes."""
+"""A model of a server: its name, its plug-ins, and a test answer before the first request."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What is served.
+    """The served model.
 
     Attributes:
-        name: what clients call it.
+        name: the name for clients.
         loaded: the model and its processor.
-        switch: its plug-ins.
+        switch: the plug-ins of the model.
     """
 
     name: str
@@ -37,7 +37,7 @@ class ServedModel:
 
     @property
     def context(self) -> int:
-        """Tokens that a prompt and its answer may have together."""
+        """The maximum number of tokens of a prompt and its answer together."""
         return int(self.loaded.model.config.get_text_config().max_position_embeddings)
 
     @cached_property
@@ -46,10 +46,10 @@ class ServedModel:
         return max(map(len, getattr(processor, "tokenizer", processor).get_vocab()))
 
     def prepared(self, request: ChatRequest, images: Sequence[Image]) -> tuple[Mapping[str, Any], Any]:
-        """Return the model's inputs for a request, and transformers' settings of how to decode.
+        """Return the model's inputs for a request, and the decoding settings of transformers.
 
         Raises:
-            RequestError: the model cannot read it, or it is too long.
+            RequestError: the model does not accept the request, or it is too long.
         """
         check_text_length(request.texts, self.context, self._longest_token)
         inputs = conversation_inputs(self.loaded, request.messages, images)
@@ -57,7 +57,7 @@ class ServedModel:
         return inputs, generation_config(self.loaded.model.generation_config, request.decoding, length)
 
     def request_model(self, request: ChatRequest, gone: threading.Event, metrics: Metrics) -> RequestModel:
-        """Return what answers a request; see `RequestModel`."""
+        """Return the object that answers a request; see `RequestModel`."""
         decoding = request.decoding
         return RequestModel(
             self.loaded,
@@ -71,12 +71,12 @@ class ServedModel:
 
 
 def generation_config(own: Any, decoding: Decoding, length: int) -> Any:
-    """Return the model's own settings with what a request says.
+    """Return the model's own settings, overridden by those of a request.
 
     Args:
-        own: the model's, which stay as they are.
-        decoding: what the request says.
-        length: tokens the answer may have.
+        own: the model's settings, which are not changed.
+        decoding: the settings of the request.
+        length: the maximum number of tokens of the answer.
     """
     config = copy.deepcopy(own)
     config.max_new_tokens = length
@@ -87,12 +87,12 @@ def generation_config(own: Any, decoding: Decoding, length: int) -> Any:
     elif asked:
         config.do_sample, config.temperature = True, temperature
         config.top_p = own.top_p if decoding.top_p is None else decoding.top_p
-    config.num_beams = 1  # beams cannot be streamed, and an answer is not to depend on whether it is
+    config.num_beams = 1  # beams cannot be streamed, and an answer must not depend on whether it is streamed
     return config
 
 
 def try_out(served: ServedModel) -> None:
-    """Answer one request with every plug-in on, so that what would fail the first client fails the start.
+    """Answer one request with all plug-ins, so that a failure occurs at the start and not at the first client.
 
     Raises:
         QkeditError: the model, its processor or a plug-in does not work.

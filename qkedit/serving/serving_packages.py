@@ -1,7 +1,7 @@
-"""What `qkedit serve` needs to be installed, and which versions of transformers its adapter is known to fit.
+"""The packages that `qkedit serve` needs, and the versions of transformers that its adapter supports.
 
 The classes behind `transformers serve` are not documented as an interface, so their version is checked before they
-are imported, and `tests/serving/test_transformers_classes.py` holds them to what the adapter relies on.
+are imported, and `tests/serving/test_transformers_classes.py` checks the parts that the adapter uses.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from importlib.metadata import version
 
 from qkedit.errors import QkeditError
 
-# Minor versions of transformers whose server classes the tests have passed with, both included.
+# The oldest and the latest minor version of transformers with which the tests of the server classes have passed.
 OLDEST, LATEST = (5, 20), (5, 23)
 PACKAGES = ("fastapi", "uvicorn", "pydantic", "openai", "prometheus_client", "h11")
 INSTALL = "install it with `pip install 'qkedit[serve]'`"
 
 
 def check_serving_packages() -> None:
-    """Raise QkeditError unless everything that serving needs is there, in a version that fits."""
+    """Raise QkeditError unless all packages for serving are installed in supported versions."""
     for package in PACKAGES:
         try:
             import_module(package)
@@ -30,7 +30,7 @@ def check_serving_packages() -> None:
 
 
 def check_transformers_version(installed: str) -> None:
-    """Raise QkeditError for a version of transformers whose server classes are not known to fit."""
+    """Raise QkeditError for a version of transformers whose server classes are not supported."""
     minor = tuple(int(part) for part in installed.split(".")[:2])
     if not OLDEST <= minor <= LATEST:
         raise QkeditError(

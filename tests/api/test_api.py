@@ -56,7 +56,7 @@ def test_layers_are_named_as_python_names_them(chosen: object, text: str) -> Non
 
 @pytest.mark.parametrize("chosen", [[], range(0), -1, [1, -2], 1.5, True, None, [None]])
 def test_what_names_no_layer_is_refused(chosen: object) -> None:
-    with pytest.raises(qkedit.QkeditError, match="names none"):
+    with pytest.raises(qkedit.QkeditError, match="is empty"):
         selection_text(chosen)  # type: ignore[arg-type]
 
 

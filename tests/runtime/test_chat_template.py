@@ -258,7 +258,7 @@ def test_a_processor_without_images_is_named(tmp_path: Path) -> None:
 
 
 def test_what_the_processor_refuses_is_one_sentence(demo: LoadedModel) -> None:
-    with pytest.raises(QkeditError, match="its processor does not take the prompt and the images"):
+    with pytest.raises(QkeditError, match="its processor does not accept the prompt and the images"):
         # One placeholder more than there are images.
         request_inputs(replace(demo, chat_template="none"), [Image.new("RGB", (8, 8))] * 2, "<image>")
 

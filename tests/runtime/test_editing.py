@@ -204,6 +204,6 @@ def test_an_edit_of_another_base_is_refused_and_leaves_the_model_alone(tmp_path:
     before = weights_of(model)
     with pytest.raises(CheckpointError, match="not the stored ones"):
         qkedit.edit(model, tmp_path / "delta")
-    with pytest.raises(QkeditError, match="take no options"):
+    with pytest.raises(QkeditError, match="do not accept options"):
         qkedit.edit(model, tmp_path / "delta", k=2)
     assert differing(before, model) == set()

@@ -62,8 +62,8 @@ def test_a_map_of_devices_is_taken(chosen: Any, picture: Image.Image, tmp_path: 
     [
         ({"attn_implementation": "sdpaa"}, "--attn-implementation: 'sdpaa' is not an implementation of attention;"),
         ({"attn_implementation": "org/kernel"}, "--attn-implementation: 'org/kernel' is not an implementation"),
-        ({"device_map": "everywhere"}, "--device-map: 'everywhere' is not known; give auto, balanced,"),
-        ({"quantization": "int3"}, "--quantization: 'int3' is not known; give bnb-4bit, bnb-8bit, torchao-int8, or"),
+        ({"device_map": "everywhere"}, "--device-map: 'everywhere' is unknown; give auto, balanced,"),
+        ({"quantization": "int3"}, "--quantization: 'int3' is unknown; give bnb-4bit, bnb-8bit, torchao-int8, or"),
     ],
 )
 def test_a_wrong_choice_is_a_sentence(options: dict[str, Any], sentence: str) -> None:
@@ -93,8 +93,8 @@ def test_a_package_that_is_absent_is_named(
     [
         ("[]", "does not hold a JSON object"),
         ("{", "cannot be read"),
-        ('{"quant_method": "magic"}', "does not hold settings that transformers takes"),
-        ('{"load_in_3bit": true}', "does not hold settings that transformers takes"),
+        ('{"quant_method": "magic"}', "does not hold settings that transformers accepts"),
+        ('{"load_in_3bit": true}', "does not hold settings that transformers accepts"),
     ],
 )
 def test_a_file_of_settings_that_means_nothing_is_named(tmp_path: Path, content: str, sentence: str) -> None:

@@ -1,8 +1,8 @@
-"""Keep connections few and quick: a bound on how many are open, and deadlines for a request's headers and for reading.
+"""Limit connections: the number of open ones, and deadlines for a request's headers and for reading the answer.
 
-uvicorn has none of them. With some hundred connections open whose headers never end, it runs out of files, and then it
-tries, and logs, two thousand times a second; for a client that does not read its answer it waits without end. Bodies
-have their deadline in `gate`.
+uvicorn has none of these limits. With some hundred open connections whose headers never end, it runs out of files, and
+then retries and logs two thousand times a second; for a client that does not read its answer it waits forever. The
+deadline of bodies is in `middleware`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 logger = logging.getLogger("uvicorn.error")
-# New connections that wait to be accepted, which may take a file each before the first of them is looked at.
+# New connections that wait to be accepted; each may take a file before the first of them is handled.
 BACKLOG = 128
-# What the model, the log and the event loop have open, generously.
+# An upper bound of the files that the model, the log and the event loop have open.
 _OTHER_FILES = 128
 _TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _current: ContextVar[_Connection | None] = ContextVar("connection", default=None)
@@ -31,9 +31,9 @@ class Connections:
     """The open connections of a server.
 
     Args:
-        most: that are open at a time. For one more, the one that has waited longest for its request is closed.
-        seconds: in which the headers of a request have to arrive, counted from the connection or the last answer.
-        unread: seconds in which a client has to read on, once the system holds as much of its answer as it will.
+        most: the maximum number of open connections. For one more, the one idle for longest is closed.
+        seconds: the deadline for the headers of a request, counted from the connection or the last answer.
+        unread: the deadline for a client to continue reading once the system's buffer is full.
     """
 
     def __init__(self, most: int, seconds: float, unread: float) -> None:
@@ -41,14 +41,14 @@ class Connections:
         self.seconds = seconds
         self.unread = unread
         self.open: set[_Connection] = set()
-        self.waiting: dict[_Connection, None] = {}  # for a request, the longest first
+        self.waiting: dict[_Connection, None] = {}  # connections without a request, the longest idle first
 
     def protocol(self, **given: Any) -> asyncio.Protocol:
-        """Return what uvicorn is to speak on a new connection; to be given to it as `http`."""
+        """Return the protocol for a new connection, to be passed to uvicorn as `http`."""
         return _Connection(self, AutoHTTPProtocol(**given))
 
     def noting(self, application: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-        """Return an application that tells its connections when the headers of a request were complete."""
+        """Return an application that notifies its connections of complete request headers."""
 
         async def noted(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
             connection = _current.get() if scope["type"] == "http" else None
@@ -66,7 +66,7 @@ class Connections:
         return noted
 
     def add(self, connection: _Connection) -> None:
-        """Take a new connection; close another one, or this one, if there are too many."""
+        """Add a new connection, closing another one, or this one, if there are too many."""
         self.open.add(connection)
         if len(self.open) <= self._most:
             return
@@ -75,13 +75,13 @@ class Connections:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, which uvicorn's own protocol serves."""
+    """One connection, served by uvicorn's own protocol."""
 
     def __init__(self, connections: Connections, served: asyncio.Protocol) -> None:
         self._connections = connections
         self._served = served
         self._requests = 0
-        self.begun = False  # headers that are not complete
+        self.begun = False  # whether incomplete headers have arrived
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._lost = asyncio.Event()
@@ -95,13 +95,13 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.begun = True
-        # What uvicorn starts for a request inherits it.
+        # The tasks that uvicorn starts for a request inherit it.
         token = _current.set(self)
         try:
             self._served.data_received(data)
         except LocalProtocolError:
-            # uvicorn answers what is not HTTP with a status of 400, even in the middle of another answer. Its parser
-            # forbids that.
+            # uvicorn answers bytes that are not HTTP with status 400, even in the middle of another answer, which its
+            # parser forbids.
             self.abort()
         finally:
             _current.reset(token)
@@ -125,26 +125,26 @@ class _Connection(asyncio.Protocol):
         self._lost.set()
 
     def begin(self) -> None:
-        """Note a request whose headers are complete."""
+        """Record that the headers of a request are complete."""
         self._requests += 1
         self.begun = False
         self._stop_waiting()
 
     def end(self) -> None:
-        """Note an answer that is complete."""
+        """Record that an answer is complete."""
         self._requests -= 1
         if not self._requests:
             self._wait()
 
     def is_closing(self) -> bool:
-        """Return whether the connection is closed or about to be, so that nothing can be sent any more.
+        """Return whether the connection is closed or closing, so that nothing more can be sent.
 
-        uvicorn closes it when the rest of a request is no HTTP, and leaves the request's own task alone.
+        uvicorn closes it if the rest of a request is not HTTP, without ending the request's own task.
         """
         return self._transport.is_closing()
 
     def unless_closing(self, send: _Send) -> _Send:
-        """Return a `send` that drops what comes once the connection is closing."""
+        """Return a `send` that drops messages once the connection is closing."""
 
         async def sent(message: MutableMapping[str, Any]) -> None:
             if not self.is_closing():
@@ -153,22 +153,22 @@ class _Connection(asyncio.Protocol):
         return sent
 
     async def closed(self) -> None:
-        """Wait until a connection that is closing is closed: before, uvicorn takes a missing answer for a fault."""
+        """Wait until a closing connection is closed: before that, uvicorn treats a missing answer as a fault."""
         if self.is_closing() and not self._lost.is_set():
             self._abort_unless_read()
             await self._lost.wait()
 
     def abort(self) -> None:
-        """Close the connection at once; it counts as closed from here on."""
+        """Close the connection immediately; it counts as closed from now on."""
         self._stop_waiting()
         self._connections.open.discard(self)
         self._transport.abort()
 
     def too_late(self) -> None:
-        """Close the connection, as its request has not come in time."""
+        """Close the connection because its request is too late."""
         if self.begun:
             self._transport.write(_TOO_LATE)
-        # It closes once the client has what was written to it, which may be never.
+        # A plain close waits until the client has read its data, which may be never.
         self._abort_unless_read()
         self._transport.close()
 
@@ -195,13 +195,13 @@ class _Connection(asyncio.Protocol):
 
 
 def most_connections(wanted: int) -> int:
-    """Return how many connections may be open, at most as many as are wanted and the system has files for.
+    """Return the maximum number of open connections, limited by the files that the system permits.
 
-    The process's own limit is raised first, as far as it may be.
+    The process's own limit is raised first as far as possible.
     """
     try:
         import resource
-    except ImportError:  # not on Windows, which has no such limit
+    except ImportError:  # Windows, which does not have this limit
         return wanted
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + BACKLOG + _OTHER_FILES

@@ -1,4 +1,4 @@
-"""Let an application tell every failure as OpenAI's clients expect it: a status, and a document with one sentence."""
+"""Report every failure in the form that OpenAI's clients expect: a status, and a document with one sentence."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from starlette.exceptions import HTTPException
 from qkedit.errors import QkeditError
 from qkedit.serving.requests.request_errors import RequestError, error_document, status_of
 
-_SAID = {404: "there is no such path", 405: "the path does not know this method"}
+_SAID = {404: "there is no such path", 405: "the path does not support this method"}
 
 
 def answer_errors(application: FastAPI) -> None:
-    """Put handlers for every kind of failure into an application."""
+    """Add handlers for every kind of failure to an application."""
     application.add_exception_handler(RequestError, _refused)
     application.add_exception_handler(RequestValidationError, _no_object)
     application.add_exception_handler(HTTPException, _by_status)
@@ -38,6 +38,6 @@ def _by_status(request: Request, error: Exception) -> Response:
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    # What another library says about its failure may hold anything of the request or the machine.
+    # Another library's error message may contain parts of the request or facts about the machine.
     said = str(error) if isinstance(error, QkeditError) else "the server failed; its log has the reason."
     return JSONResponse(error_document(status_of(error), said), status_of(error))

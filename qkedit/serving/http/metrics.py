@@ -12,7 +12,7 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)
 
 
 class Metrics:
-    """Counters of one server, in a registry of their own; safe to use from any thread."""
+    """The counters of one server, in a separate registry; safe to use from any thread."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -46,12 +46,12 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     def request(self, path: str, status: int, seconds: float) -> None:
-        """Count one request by its path, which has to be one of a few, and how it ended."""
+        """Count one request by its path, which must be one of a fixed set, and its status."""
         self._requests.labels(path, status).inc()
         self._request_seconds.labels(path).observe(seconds)
 
     def answer(self, prompt_tokens: int, answer_tokens: int, seconds: float, plugins: Mapping[str, float]) -> None:
-        """Count one answer; `plugins` are the seconds spent in each that acted."""
+        """Count one answer; `plugins` are the seconds spent in each active plug-in."""
         self._prompt_tokens.inc(prompt_tokens)
         self._answer_tokens.inc(answer_tokens)
         self._generation_seconds.observe(seconds)
@@ -60,5 +60,5 @@ class Metrics:
             self._plugin_seconds.labels(name).inc(own)
 
     def text(self) -> bytes:
-        """Return all of it."""
+        """Return all metrics."""
         return generate_latest(self._registry)

@@ -1,6 +1,6 @@
-"""What every request passes before the application sees it: its key, its size, and a watch on its client.
+"""Check every request before the application: its key, its size, and whether its client is still connected.
 
-This is plain ASGI around the application, so that a body is refused while it arrives and not when it is in memory.
+This is plain ASGI around the application, so that a body is refused while it arrives, not when it is in memory.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 HEALTH = "/health"
-# A client reads the answer once it has sent all it wanted to, so a body that is somewhat too long is read, not kept.
+# A client reads the answer only after it has sent its body, so a slightly too long body is read and discarded.
 _READ_ON = 4
-# Set once the client of the request that is being handled has gone; there is one event a request.
+# Set when the client of the current request has disconnected; one event per request.
 hung_up: ContextVar[threading.Event] = ContextVar("hung_up")
-# To be called once the answer to the request is made, before the last of it is sent: its place is another's then.
+# Called when the answer to the request is made, before its last part is sent: this frees the request's slot.
 answered: ContextVar[Callable[[], None]] = ContextVar("answered")
-# What a browser calls this machine. A page whose own name is made to lead here ("DNS rebinding") has another.
+# The names of this machine for a browser. A page whose name was made to resolve to it ("DNS rebinding") has another.
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 class RequestGuard:
-    """An application behind its checks.
+    """The middleware with the checks of an application.
 
     Args:
-        application: what answers.
-        api_key: what clients have to know, except for `/health`; None lets everybody in.
-        limits: what a request may bring.
-        metrics: where requests are counted.
-        paths: what they are counted by; every other path counts as "other".
-        names: what clients may call this server in their `Host` header; None for anything.
+        application: the application.
+        api_key: the key that clients must send, except for `/health`; None admits everybody.
+        limits: the limits of a request.
+        metrics: the counters of requests.
+        paths: the paths to count by; all others count as "other".
+        names: the permitted names of this server in the `Host` header; None for any.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class RequestGuard:
             return
         if self._under_way >= self._limits.waiting:
             raise RequestError(
-                f"{self._under_way} requests are under way, and this server takes no more at a time",
-                remedy="ask again later",
+                f"{self._under_way} requests are in progress, which is the limit of this server",
+                remedy="try again later",
                 status=503,
             )
         free = self._taken_place()
@@ -111,7 +111,7 @@ class RequestGuard:
             free()
 
     def _taken_place(self) -> Callable[[], None]:
-        """Count a request as under way, and return what frees its place, at the first call."""
+        """Count a request as in progress, and return a function whose first call frees its slot."""
         self._under_way += 1
         self._metrics.waiting.inc()
         taken = True
@@ -132,9 +132,9 @@ class RequestGuard:
         host, colon, port = named.rpartition(":")
         if (host if colon and port.isdigit() else named).rstrip(".") not in self._names:
             raise RequestError(
-                f"a server of this machine alone is not called {cut(named)!r}",
+                f"a server for this machine only does not have the name {cut(named)!r}",
                 where="Host",
-                remedy="ask it as localhost, or start it with an API key",
+                remedy="address it as localhost, or start it with an API key",
                 status=403,
             )
 
@@ -142,7 +142,7 @@ class RequestGuard:
         if self._api_key is None:
             return
         kind, _, key = header.partition(b" ")
-        # Compared in a time that does not tell how far the key was right.
+        # The time of the comparison does not reveal how much of the key is right.
         if kind.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._api_key.encode()):
             return
         raise RequestError(
@@ -153,7 +153,7 @@ class RequestGuard:
         )
 
     async def _body(self, announced: bytes, receive: Receive) -> bytes | None:
-        """Return the whole body, None if the client hangs up before it is there."""
+        """Return the whole body, or None if the client disconnects before it has arrived."""
         most, size = self._limits.body, 0
         if announced.isdigit() and int(announced) > _READ_ON * most:
             raise self._too_long()
@@ -184,16 +184,16 @@ class RequestGuard:
 
     def _too_long(self) -> RequestError:
         return RequestError(
-            f"the body is longer than the {self._limits.body} bytes that this server takes",
+            f"the body is longer than this server's limit of {self._limits.body} bytes",
             remedy="send smaller or fewer images",
             status=413,
         )
 
     async def _with_body(self, body: bytes, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Let the application answer, and watch meanwhile whether the client hangs up."""
+        """Run the application, watching for a disconnect of the client."""
         gone, left = threading.Event(), asyncio.Event()
         bodies = [body]
-        del body  # not needed any more once the application has read it
+        del body  # not needed once the application has read it
 
         async def watch() -> None:
             while (await receive())["type"] != "http.disconnect":
@@ -217,7 +217,7 @@ class RequestGuard:
 
 
 def _before_the_end(send: Send, free: Callable[[], None]) -> Send:
-    """Return a way to send that calls `free` before the client can have the whole answer."""
+    """Return a `send` that calls `free` before the client can have the whole answer."""
     left: float = float("inf")
 
     async def sent(message: Message) -> None:
@@ -242,7 +242,7 @@ async def _refuse(error: RequestError, send: Send) -> None:
     if error.status == 503:
         headers.append((b"retry-after", b"1"))
     if error.status in (408, 413):
-        # What is left of the body is not read, so the connection is of no more use.
+        # The rest of the body is not read, so the connection cannot be reused.
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": content})

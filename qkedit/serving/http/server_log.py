@@ -1,4 +1,4 @@
-"""The server's log on standard error: requests in a line each, and every kind of trouble once a minute."""
+"""The server's log on standard error: one line per request, and each kind of problem at most once a minute."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-# asyncio's own says that connections cannot be accepted.
+# asyncio's own logger reports connections that cannot be accepted.
 _LOGGERS = ("uvicorn", "asyncio")
 _SECONDS = 60.0
 
 
 def log_to(stream: TextIO, *, requests: bool) -> None:
-    """Let the server write its log to a stream.
+    """Write the server's log to a stream.
 
     Args:
-        stream: usually standard error.
+        stream: the stream, usually standard error.
         requests: whether to write a line for every request.
     """
     handler = logging.StreamHandler(stream)
@@ -29,13 +29,13 @@ def log_to(stream: TextIO, *, requests: bool) -> None:
 
 
 class SeldomWarnings(logging.Filter):
-    """Lets a warning or error of each kind through once a minute, with how many like it were left out since.
+    """Passes a warning or error of each kind once a minute, with the number of similar ones omitted since.
 
-    Whoever can cause one can cause thousands, and a log that fills the disk is a failure of its own. A kind is a
-    logger, a message before its values are put in, and the type of the exception.
+    A client that can cause one can cause thousands, and a log that fills the disk is a failure too. A kind is a
+    logger, a message without its values, and the type of the exception.
 
     Args:
-        clock: seconds that have passed, by any beginning.
+        clock: returns seconds since an arbitrary start.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

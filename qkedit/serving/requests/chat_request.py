@@ -1,11 +1,11 @@
-"""Read the body of a chat completion request, and refuse in one sentence what the server would get wrong.
+"""Parse the body of a chat completion request, and refuse in one sentence what the server does not support.
 
     {"model": "edited", "messages": [{"role": "user", "content": [
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}, {"type": "text", "text": "…"}]}],
      "max_tokens": 64, "temperature": 0, "seed": 1, "stop": ["\\n"], "stream": true, "qkedit": {"plugins": ["scr"]}}
 
-This is OpenAI's form, with the field `qkedit` next to it. A field that is known but not served is let pass where its
-value asks for nothing, since clients send such fields unasked.
+This is OpenAI's format with the additional field `qkedit`. A field that is known but not supported is accepted with a
+value that has no effect, since clients send such fields by default.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Any
 from qkedit.serving.requests.request_errors import RequestError
 from qkedit.serving.requests.request_fields import check_fields, cut, shown
 
-# OpenAI calls the system's role "developer" in newer models; chat templates know it by the older name.
+# OpenAI calls the system role "developer" in newer models; chat templates use the older name.
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 STOPS, STOP_LENGTH = 4, 100
 
 
 @dataclass(frozen=True)
 class ImageUrl:
-    """An image by its address, which may hold the image itself (`data:`)."""
+    """An image by its URL, which may contain the image itself (`data:`)."""
 
     url: str
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn: who speaks, and texts and images in order."""
+    """One turn: its role, and its texts and images in order."""
 
     role: str
     content: tuple[str | ImageUrl, ...]
@@ -39,14 +39,14 @@ class Message:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How the answer is to be decoded; None leaves it to the model's own settings.
+    """The decoding settings of an answer; None means the model's own setting.
 
     Attributes:
-        max_tokens: longest answer.
+        max_tokens: the maximum length of the answer.
         temperature: 0 for greedy search, more for sampling.
         top_p: sample among the likeliest tokens with this share of the probability.
-        seed: of the sampling.
-        stop: texts that end the answer.
+        seed: the seed of sampling.
+        stop: the texts that end the answer.
     """
 
     max_tokens: int | None = None
@@ -58,13 +58,13 @@ class Decoding:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A request that can be served as far as its body says; images are not looked at yet.
+    """A request with a valid body, before its images are checked.
 
     Attributes:
         messages: the turns.
-        decoding: how to answer.
-        stream: in pieces.
-        plugins: names of the plug-ins to answer with, in order.
+        decoding: the decoding settings.
+        stream: whether to stream the answer.
+        plugins: the names of the plug-ins to use, in order.
     """
 
     messages: tuple[Message, ...]
@@ -86,17 +86,17 @@ class ChatRequest:
 def parse_chat_request(
     body: Mapping[str, Any], *, model: str, plugins: Sequence[str], images: int, placeholders: Sequence[str] = ()
 ) -> ChatRequest:
-    """Check a request's body.
+    """Check and parse a request's body.
 
     Args:
         body: the JSON object.
-        model: the name that is served.
-        plugins: names of the plug-ins the server has, in order; all of them are on unless the request names some.
-        images: how many images a request may bring.
-        placeholders: texts that stand for an image to the model's processor, so that no text may hold them.
+        model: the name of the served model.
+        plugins: the names of the server's plug-ins, in order; all are used unless the request names some.
+        images: the maximum number of images in a request.
+        placeholders: the processor's placeholders for an image, which texts must not contain.
 
     Raises:
-        RequestError: it cannot be served as it is.
+        RequestError: the request cannot be served.
     """
     check_fields(body)
     if body.get("model", model) != model:
@@ -115,16 +115,16 @@ def parse_chat_request(
     )
     if len(request.images) > images:
         raise RequestError(
-            f"{len(request.images)} images are more than the {images} that this server takes",
+            f"{len(request.images)} images are more than this server's limit of {images}",
             where="messages",
             remedy="send fewer",
         )
     for placeholder in placeholders:
         if any(placeholder in text for text in request.texts):
             raise RequestError(
-                f"a text holds {placeholder!r}, which stands for an image to this model",
+                f"a text contains {placeholder!r}, which is this model's placeholder for an image",
                 where="messages",
-                remedy="take it out; images are sent as image_url parts",
+                remedy="remove it; send images as image_url parts",
             )
     return request
 
@@ -145,9 +145,9 @@ def _message(given: Any, where: str) -> Message:
     if not isinstance(role, str) or role not in ROLES:
         raise RequestError(f"{shown(role)} is not a role", where=f"{where}.role", remedy=f"give {', '.join(ROLES)}")
     for key, value in given.items():
-        # A turn of the assistant's comes back as the client got it, with fields that are empty.
+        # Clients send a turn of the assistant back as they got it, with empty fields.
         if key not in ("role", "content", "name") and value not in (None, [], ""):
-            raise RequestError("the field is not served", where=f"{where}.{cut(key)}", remedy="leave it out")
+            raise RequestError("the field is not supported", where=f"{where}.{cut(key)}", remedy="leave it out")
     content = given.get("content")
     if isinstance(content, str):
         return Message(ROLES[role], (content,))
@@ -169,7 +169,7 @@ def _part(given: Any, where: str) -> str | ImageUrl:
         if isinstance(url, str):
             return ImageUrl(url)
     raise RequestError(
-        "is not a part that this server takes",
+        "is not a supported part",
         where=where,
         remedy='write {"type": "text", "text": "…"} or {"type": "image_url", "image_url": {"url": "data:…"}}',
     )
@@ -182,7 +182,7 @@ def _decoding(body: Mapping[str, Any]) -> Decoding:
         temperature=_number(body.get("temperature"), "temperature", 0, 2),
         # 0 would leave no token to sample.
         top_p=_number(body.get("top_p"), "top_p", 1e-6, 1),
-        # What PyTorch's generators take.
+        # The range of PyTorch's generators.
         seed=_whole(body.get("seed"), "seed", -(1 << 63), (1 << 64) - 1),
         stop=_stops(body.get("stop")),
     )
@@ -197,7 +197,7 @@ def _whole(given: Any, where: str, least: int, most: int) -> int | None:
 def _number(given: Any, where: str, least: float, most: float) -> float | None:
     if given is None:
         return None
-    # What is not a number lies between no two.
+    # NaN is not between any two numbers.
     if type(given) in (int, float) and least <= given <= most:
         return float(given)
     raise RequestError(f"is not a number from {least:g} to {most:g}", where=where, remedy="correct it")

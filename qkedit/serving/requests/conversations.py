@@ -1,4 +1,4 @@
-"""A conversation with images as a model's inputs."""
+"""Convert a conversation with images to a model's inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-# Tokens of an answer whose length nobody has said, where there is place; what transformers' own server gives.
+# The default length of an answer in tokens, if the context permits; the same as in transformers' own server.
 DEFAULT_ANSWER = 1024
 
 
@@ -26,10 +26,10 @@ def conversation_inputs(
     Args:
         loaded: the model and its processor.
         messages: the turns.
-        images: for every `ImageUrl` in them, in order.
+        images: the images of all `ImageUrl`s in them, in order.
 
     Raises:
-        RequestError: the template or the processor refuses it.
+        RequestError: the template or the processor refuses the conversation.
     """
     try:
         return batch_inputs(loaded, [Prompt(loaded.text([_turn(message) for message in messages]), tuple(images))])
@@ -38,7 +38,7 @@ def conversation_inputs(
 
 
 def _turn(message: Message) -> Turn:
-    """Return a message as transformers has turns."""
+    """Convert a message to a turn of transformers."""
     parts = [
         {"type": "image"} if isinstance(part, ImageUrl) else {"type": "text", "text": part} for part in message.content
     ]
@@ -46,17 +46,17 @@ def _turn(message: Message) -> Turn:
 
 
 def placeholders(processor: Any) -> tuple[str, ...]:
-    """Return the texts that stand for an image or a video to a processor."""
+    """Return a processor's placeholders for an image or a video."""
     names = (getattr(processor, name, None) for name in ("image_token", "video_token"))
     return tuple(name for name in names if isinstance(name, str))
 
 
 def check_text_length(texts: Sequence[str], context: int, longest_token: int) -> None:
-    """Raise RequestError for texts that cannot fit, before anybody takes the time to split them into tokens."""
+    """Raise RequestError for texts that cannot fit into the context, before tokenizing them."""
     characters = sum(map(len, texts))
     if characters > context * longest_token:
         raise RequestError(
-            f"{characters} characters are more than the {context} tokens that the model reads",
+            f"{characters} characters are more than the model's context of {context} tokens",
             where="messages",
             remedy="send less",
             code="context_length_exceeded",
@@ -64,12 +64,12 @@ def check_text_length(texts: Sequence[str], context: int, longest_token: int) ->
 
 
 def check_length(prompt: int, asked: int | None, context: int) -> int:
-    """Return how many tokens an answer may have.
+    """Return the maximum number of tokens of an answer.
 
     Args:
-        prompt: tokens of the prompt.
-        asked: the longest answer that was asked for; None for as many as are usual, or as there is place.
-        context: tokens that prompt and answer may have together.
+        prompt: the number of tokens of the prompt.
+        asked: the requested maximum; None for the default, or the rest of the context.
+        context: the maximum number of tokens of prompt and answer together.
 
     Raises:
         RequestError: they do not fit.
@@ -77,7 +77,7 @@ def check_length(prompt: int, asked: int | None, context: int) -> int:
     if prompt >= context or prompt + (asked or 1) > context:
         answer = f" and {asked} of the answer" if asked and prompt < context else ""
         raise RequestError(
-            f"{prompt} tokens of the prompt{answer} are more than the {context} that the model reads",
+            f"{prompt} tokens of the prompt{answer} are more than the model's context of {context}",
             where="messages",
             remedy="ask for less" if answer else "send less",
             code="context_length_exceeded",

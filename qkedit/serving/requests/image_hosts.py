@@ -1,6 +1,6 @@
-"""Fetch images from hosts that are allowed, all of a request's within one deadline.
+"""Fetch images from permitted hosts, with one deadline for all images of a request.
 
-Nothing here waits on a thread, so a host that is slow, or sends a byte now and then, holds up its own request alone.
+Fetching does not block a thread, so a host that is slow, or sends a byte now and then, delays only its own request.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _WHERE = "image_url"
 
 
 class ImageHosts:
-    """Hosts that images are fetched from.
+    """The hosts from which images are fetched.
 
     Args:
-        hosts: as `name` (ports 80 and 443) or `name:port`.
-        limits: how many bytes and seconds the images of one request may take; a quarter of the requests that are taken
-            at a time may be fetching.
+        hosts: the hosts as `name` (ports 80 and 443) or `name:port`.
+        limits: the limits in bytes and seconds for the images of one request; at most a quarter of the concurrent
+            requests may be fetching.
     """
 
     def __init__(self, hosts: frozenset[str], limits: Limits) -> None:
@@ -35,19 +35,19 @@ class ImageHosts:
         self._fetching = 0
 
     async def files(self, urls: Iterable[str]) -> dict[str, bytes]:
-        """Return the files at some addresses; each is fetched once.
+        """Return the files at the URLs; each is fetched once.
 
         Raises:
-            RequestError: an address is wrong or not allowed, or nothing comes from it in time.
+            RequestError: a URL is invalid or not permitted, or does not respond in time.
         """
         requests = {url: self._request(url) for url in dict.fromkeys(urls)}
         if not requests:
             return {}
         if self._fetching >= max(1, self._limits.waiting // 4):
             raise RequestError(
-                f"{self._fetching} requests are waiting for their images' hosts, and this server lets no more wait",
+                f"{self._fetching} requests are waiting for their images' hosts, which is the limit of this server",
                 where=_WHERE,
-                remedy="ask again later, or send the image itself as a data URL",
+                remedy="try again later, or send the image itself as a data URL",
                 status=503,
             )
         self._fetching += 1
@@ -60,7 +60,7 @@ class ImageHosts:
             failure = "the image cannot be fetched"
         finally:
             self._fetching -= 1
-        raise RequestError(failure, where=_WHERE, remedy="check the address")
+        raise RequestError(failure, where=_WHERE, remedy="check the URL")
 
     async def _all(self, requests: dict[str, _Request]) -> dict[str, bytes]:
         left, found = self._limits.body, {}
@@ -74,24 +74,24 @@ class ImageHosts:
         return ssl.create_default_context()
 
     def _request(self, url: str) -> _Request:
-        """Return what to ask for an address. Raises RequestError for one that is wrong or not allowed."""
+        """Return the HTTP request for a URL. Raises RequestError if it is invalid or not permitted."""
         try:
             parts = urlsplit(url)
             host, port = parts.hostname or "", parts.port
         except ValueError:
-            raise RequestError("is not an address", where=_WHERE, remedy="send a data URL") from None
+            raise RequestError("is not a URL", where=_WHERE, remedy="send a data URL") from None
         if parts.scheme not in ("http", "https"):
-            raise RequestError("is neither a data URL nor an address", where=_WHERE, remedy="send a data URL")
+            raise RequestError("is neither a data URL nor an HTTP URL", where=_WHERE, remedy="send a data URL")
         asked = host if port is None else f"{host}:{port}"
         if asked not in self._hosts or parts.username is not None:
             raise RequestError(
-                f"images are not fetched from {asked[:80]!r}" if self._hosts else "this server fetches no images",
+                f"images are not fetched from {asked[:80]!r}" if self._hosts else "this server does not fetch images",
                 where=_WHERE,
                 remedy="send the image itself as a data URL",
             )
         path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
         query = quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
-        # Asked of the very name that was looked up, whatever else a reader of addresses might see in them.
+        # The request uses the exact name that was checked, since other parsers may read a URL differently.
         return _Request(parts.scheme == "https", host, port, asked, f"{path}?{query}" if query else path)
 
 
@@ -103,7 +103,7 @@ class _Request:
         self._target = target
 
     async def answer(self, most: int, tls: ssl.SSLContext | None) -> bytes:
-        """Return what the host sends, of at most so many bytes. Raises RequestError, OSError or h11's errors."""
+        """Return the response of the host, limited in bytes. Raises RequestError, OSError or h11's errors."""
         reader, writer = await asyncio.open_connection(*self._address, ssl=tls)
         try:
             connection = h11.Connection(h11.CLIENT)
@@ -125,9 +125,9 @@ class _Request:
                     content += event.data
                     if len(content) > most:
                         raise RequestError(
-                            f"the images are larger than the {most} bytes that this server takes",
+                            f"the images are larger than this server's limit of {most} bytes",
                             where=_WHERE,
-                            remedy="give smaller ones",
+                            remedy="send smaller ones",
                             status=413,
                         )
             return bytes(content)
@@ -136,10 +136,10 @@ class _Request:
 
 
 def _check_status(status: int) -> None:
-    # Redirects are not followed: they could lead anywhere, into the server's own network too.
+    # Redirects are not followed: they could point anywhere, including the server's own network.
     if status != 200:
         raise RequestError(
-            f"its host answers with status {status}",
+            f"its host responds with status {status}",
             where=_WHERE,
-            remedy="give the address of the image itself, without redirects",
+            remedy="give the URL of the image itself, without redirects",
         )

@@ -1,6 +1,6 @@
-"""Which images a request may bring, and reading them out of it.
+"""The images that a request may have, and their decoding.
 
-Images are decoded here and nowhere else, so that no address reaches code that would open files or follow redirects.
+Images are decoded only here, so that no URL reaches code that would open files or follow redirects.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from qkedit.serving.requests.request_errors import RequestError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# The other alphabet of base64, that data URLs use.
+# The URL-safe alphabet of base64.
 _URL_SAFE = str.maketrans("-_", "+/")
 
 
 @dataclass(frozen=True)
 class ImagePolicy:
-    """Which images are taken.
+    """The images that are accepted.
 
     Attributes:
-        limits: how large they may be.
-        hosts: from where images are fetched, as `name` (ports 80 and 443) or `name:port`; by default from nowhere.
+        limits: the limits of their size.
+        hosts: the hosts to fetch images from, as `name` (ports 80 and 443) or `name:port`; by default none.
     """
 
     limits: Limits = field(default_factory=Limits)
     hosts: frozenset[str] = frozenset()
 
     def decoded(self, files: Sequence[bytes]) -> list[Image]:
-        """Return the images in RGB and upright. Raises RequestError for what is none, or too many pixels."""
+        """Return the images in RGB and upright. Raises RequestError for invalid images or too many pixels."""
         images: list[Image] = []
         left = self.limits.pixels
         for number, file in enumerate(files, start=1):
@@ -46,7 +46,7 @@ class ImagePolicy:
                 images.append(decode_image(file, where, left))
             except TooManyPixels as error:
                 raise RequestError(
-                    f"with it the request has more than the {self.limits.pixels} pixels that this server takes",
+                    f"with it the request exceeds this server's limit of {self.limits.pixels} pixels",
                     where=where,
                     remedy="send smaller images",
                     status=413,
@@ -58,18 +58,18 @@ class ImagePolicy:
 
 
 def is_data_url(url: str) -> bool:
-    """Return whether an address holds what it stands for."""
+    """Return whether a URL contains its content."""
     return url.lstrip()[:5].lower() == "data:"
 
 
 def from_data_url(url: str) -> bytes:
-    """Return what a data URL holds, in any of the forms that clients write.
+    """Return the content of a data URL in any of the forms that clients use.
 
-    The kind and its parameters in any case; base64 in either alphabet, with or without padding, broken into lines,
-    with its signs percent-encoded.
+    The media type and its parameters may be in any case; base64 may use either alphabet, have padding or not, have
+    line breaks, and have percent-encoded characters.
 
     Raises:
-        RequestError: it holds no image in base64.
+        RequestError: the URL does not contain an image in base64.
     """
     head, comma, content = url.strip().partition(",")
     kind, *parameters = (part.strip() for part in head[5:].lower().split(";"))

@@ -1,4 +1,4 @@
-"""Turn a request's body into a model's inputs, and every way this can fail into a refusal that keeps nothing alive."""
+"""Convert a request's body to a model's inputs, and every failure to a refusal that does not keep the body alive."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from qkedit.serving.served_model import ServedModel
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-logger = logging.getLogger("uvicorn.error")  # where the server's own failures are written
+logger = logging.getLogger("uvicorn.error")  # the log of the server's own failures
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request that can be answered.
+    """A request that is ready to be answered.
 
     Attributes:
-        request: what was asked, without its messages.
-        inputs: the model's.
-        settings: transformers' settings of how to decode.
+        request: the request, without its messages.
+        inputs: the model's inputs.
+        settings: the decoding settings of transformers.
     """
 
     request: ChatRequest
@@ -44,7 +44,7 @@ class Preparation:
 
     Args:
         served: the model.
-        policy: which images are taken.
+        policy: the images that are accepted.
     """
 
     def __init__(self, served: ServedModel, policy: ImagePolicy) -> None:
@@ -52,19 +52,19 @@ class Preparation:
         self._policy = policy
         self._hosts = ImageHosts(policy.hosts, policy.limits)
         self._placeholders = placeholders(served.loaded.processor)
-        # One at a time: decoded images are large, and tokenizers are not made for several threads.
+        # One at a time: decoded images are large, and tokenizers are not thread-safe.
         self._thread = ThreadPoolExecutor(1, "preparing")
 
     async def prepared(self, body: dict[str, Any]) -> Prepared:
-        """Return a request that can be answered, and empty its body, which may be large.
+        """Prepare a request for its answer, and empty its body, which may be large.
 
         Raises:
-            RequestError: it cannot be served.
+            RequestError: the request cannot be served.
         """
         try:
             return await self._read(body)
         except QkeditError as error:
-            # The frames it passed hold the request's images, so it is raised anew, out of their sight.
+            # Its traceback holds the request's images, so a new error is raised outside those frames.
             failure = error
         finally:
             body.clear()
@@ -83,20 +83,20 @@ class Preparation:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._inputs, request, fetched)
 
     def _inputs(self, request: ChatRequest, fetched: Mapping[str, bytes]) -> Prepared:
-        """Return a request with its inputs. Raises RequestError for one that does not become any."""
+        """Return a request with its inputs. Raises RequestError if that fails."""
         images: list[Image] = []
         try:
             urls = [image.url for image in request.images]
             images = self._policy.decoded([from_data_url(url) if is_data_url(url) else fetched[url] for url in urls])
-            # It may have to wait for others, and what its images came in is large.
+            # The request may have to wait, and the encoded images are large.
             return Prepared(replace(request, messages=()), *self._served.prepared(request, images))
         except QkeditError:
             raise
-        # A processor or a template may fail in any way on what clients send, and it is theirs to change it.
+        # A processor or a template may fail in any way on a client's input, which the client can change.
         except Exception as error:
             if whose := memory_that_ran_out(error):
                 raise RequestError(f"{whose} does not hold the request", remedy="send less", status=413) from error
-            # As text: a record with the error itself would keep the images alive wherever records are kept.
+            # As text: a record with the error itself would keep the images alive in every stored record.
             logger.warning("a request could not be prepared\n%s", traceback.format_exc().rstrip())
             raise RequestError(
                 f"the model's processor fails on them ({type(error).__name__}: {first_line(error)})",

@@ -1,4 +1,4 @@
-"""The fields of a chat completion request, and the checks that concern all of them alike."""
+"""The fields of a chat completion request, and the checks common to all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SERVED = (
     "stream",
     "qkedit",
 )
-# What changes nothing about the answer here; usage is reported with and without being asked for.
+# Fields without an effect on the answer here; usage is always reported.
 LET_PASS = (
     "user",
     "metadata",
@@ -34,7 +34,7 @@ LET_PASS = (
     "stream_options",
     "parallel_tool_calls",
 )
-# Known to OpenAI and not served, with the value that asks for nothing.
+# OpenAI's fields that are not supported, each with the value that has no effect.
 NOT_SERVED: dict[str, Any] = {
     "n": 1,
     "logprobs": False,
@@ -57,41 +57,41 @@ _SHOWN = 60
 
 
 def check_fields(body: Mapping[str, Any]) -> None:
-    """Raise RequestError for a field that is not known, or asks for what is not served, or holds broken text."""
+    """Raise RequestError for a field that is unknown or not supported, or that contains broken text."""
     _check_text(body)
     for key, value in body.items():
         if key in SERVED or key in LET_PASS:
             continue
         if key not in NOT_SERVED:
             raise RequestError(
-                "the field is not known", where=cut(key), remedy=f"this server knows {', '.join(SERVED)}"
+                "the field is unknown", where=cut(key), remedy=f"this server supports {', '.join(SERVED)}"
             )
         asks = value is not None and value != NOT_SERVED[key] and value != [] and not (key == "tool_choice" == value)
         # Without tools there is nothing to choose from.
         if asks and not (key in ("tool_choice", "function_call") and value == "auto"):
-            raise RequestError("the field is not served", where=key, remedy="leave it out")
+            raise RequestError("the field is not supported", where=key, remedy="leave it out")
 
 
 def shown(value: Any) -> str:
-    """Return what a client has sent as an error quotes it: in one line that is not long."""
+    """Return a client's value for an error message, on one line and shortened."""
     return cut(repr(value))
 
 
 def cut(text: str) -> str:
-    """Return a text of a client's as a part of a sentence, which is not long."""
+    """Return a client's text for an error message, shortened."""
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 def _check_text(body: Mapping[str, Any]) -> None:
-    """Raise RequestError for half a surrogate pair, which JSON can write (`"\\ud83d"`) and no text can hold.
+    """Raise RequestError for a lone surrogate, which JSON can write (`"\\ud83d"`) and no encoded text can contain.
 
-    Tokenizers, and the answer that would quote it, fail on it.
+    Tokenizers, and an answer that quotes it, fail on it.
     """
     left: list[tuple[str, Any]] = [("body", dict(body))]
     while left:
         where, value = left.pop()
         if isinstance(value, str):
-            # A quick way to ask: almost all texts are sound, and one may be an image of many megabytes.
+            # A quick check first: almost all texts are valid, and one may be an image of many megabytes.
             try:
                 value.encode()
             except UnicodeEncodeError as error:

@@ -129,7 +129,7 @@ def test_ours_are_replaced_only_where_that_is_said(tmp_path: Path) -> None:
         ({"decoders_mine": DECODER + "replaces: Lama\n"}, "did you mean 'Llama'"),
         ({"decoder_mine": DECODER}, "did you mean 'decoders'"),
         ({"decoders_mine": DECODER.replace("rotary", "rotari")}, "decoders/mine.yaml, rope: is 'rotari'"),
-        ({"decoders_mine": DECODER + "rope: none\n"}, "'rope' stands there twice"),
+        ({"decoders_mine": DECODER + "rope: none\n"}, "'rope' occurs twice"),
         ({"decoders_mine": "[" * 90_000}, "decoders/mine.yaml: nests too deep"),
         ({"decoders_mine": "&a [*a]"}, "decoders/mine.yaml: is [[[[[[[...]]]]]]], not a mapping"),
         ({"decoders_mine": "a: " + "x" * 100_000}, "decoders/mine.yaml: is longer than 100000 bytes"),

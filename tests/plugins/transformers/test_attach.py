@@ -201,7 +201,7 @@ def test_a_model_that_passes_its_decoder_by_is_an_error(monkeypatch):
     ("build", "error", "message"),
     [
         (lambda: torch.nn.Linear(2, 2), UsageError, "Linear is not a model of transformers"),
-        (lambda: tiny_models.model("llama", "float32"), UnsupportedForm, "not known"),
+        (lambda: tiny_models.model("llama", "float32"), UnsupportedForm, "is unknown"),
         (lambda: tiny_models.model("mllama", "float32"), UnsupportedForm, "do not form a grid"),
         (lambda: model("llava").model, UnsupportedForm, "does not consist of"),
     ],

@@ -162,7 +162,7 @@ def test_the_image_that_a_processor_does_not_take_is_named(
     monkeypatch.setattr(pictures, "preprocess", narrow_minded)
     messages = question("it", picture(1), picture(2, width=61))
     assert (
-        "its processor does not take image 2 of 61 × 48 pixels with size shortest_edge=48 "
+        "its processor does not accept image 2 of 61 × 48 pixels with size shortest_edge=48 "
         "(ValueError: the image is too wide)"
     ) in answered(client, {**BODY, "messages": messages})[1]["error"]["message"]
 

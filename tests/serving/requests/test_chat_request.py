@@ -83,25 +83,33 @@ def test_what_is_left_out() -> None:
         ({"messages": [{"role": ["user"], "content": "a"}]}, "messages[0].role", "is not a role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "neither text nor a list"),
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "neither text nor a list"),
-        ({"messages": [{"role": "user", "content": ["a"]}]}, "messages[0].content[0]", "not a part"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0]", "not a part"),
+        ({"messages": [{"role": "user", "content": ["a"]}]}, "messages[0].content[0]", "not a supported part"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "messages[0].content[0]",
+            "not a supported part",
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": 3}}]}]},
             "messages[0].content[0]",
-            "not a part",
+            "not a supported part",
         ),
-        ({"messages": [{"role": "user", "content": [{"type": "video_url"}]}]}, "messages[0].content[0]", "not a part"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "video_url"}]}]},
+            "messages[0].content[0]",
+            "not a supported part",
+        ),
         ({"messages": [*HELLO, {"role": "assistant", "content": "a"}]}, "messages", "the last turn"),
         (
             {"messages": [{"role": "assistant", "content": "a", "tool_calls": [{}]}, *HELLO]},
             "messages[0].tool_calls",
-            "not served",
+            "not supported",
         ),
         ({"messages": [{"role": "user", "content": "an <image> here"}]}, "messages", "'<image>'"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:"}] * 3}]},
             "messages",
-            "3 images are more than the 2",
+            "3 images are more than this server's limit of 2",
         ),
         ({"max_tokens": 0}, "max_tokens", "not a whole number from 1"),
         ({"max_tokens": 2.5}, "max_tokens", "not a whole number"),
@@ -118,11 +126,11 @@ def test_what_is_left_out() -> None:
         ({"stop": ["a"] * 5}, "stop", "neither a text"),
         ({"stop": {"a": 1}}, "stop", "neither a text"),
         ({"stream": "yes"}, "stream", "neither true nor false"),
-        ({"n": 2}, "n", "not served"),
-        ({"tools": [{"type": "function"}]}, "tools", "not served"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "not served"),
-        ({"generation_config": "{}"}, "generation_config", "not known"),
-        ({"chat_template_kwargs": {}}, "chat_template_kwargs", "not known"),
+        ({"n": 2}, "n", "not supported"),
+        ({"tools": [{"type": "function"}]}, "tools", "not supported"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        ({"generation_config": "{}"}, "generation_config", "unknown"),
+        ({"chat_template_kwargs": {}}, "chat_template_kwargs", "unknown"),
         ({"qkedit": ["scr"]}, "qkedit", "not of the form"),
         ({"qkedit": {"plugin": []}}, "qkedit", "not of the form"),
         ({"qkedit": {"plugins": "scr"}}, "qkedit.plugins", "not a list of names"),
@@ -232,8 +240,8 @@ def test_what_fits_the_context() -> None:
     assert check_length(10, None, 5000) == 1024
     assert check_length(10, 90, 100) == 90
     for prompt, asked, words in [
-        (10, 91, "10 tokens of the prompt and 91 of the answer are more than the 100"),
-        (100, None, "100 tokens of the prompt are more than the 100"),
+        (10, 91, "10 tokens of the prompt and 91 of the answer are more than the model's context of 100"),
+        (100, None, "100 tokens of the prompt are more than the model's context of 100"),
         (200, 1, "200 tokens of the prompt are more"),
     ]:
         with pytest.raises(RequestError, match=words):

@@ -76,14 +76,14 @@ def test_data_urls_in_every_form_that_clients_write(head: str, written: Callable
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("", "neither a data URL nor an address"),
-        ("/etc/passwd", "neither a data URL nor an address"),
-        ("file:///etc/passwd", "neither a data URL nor an address"),
-        ("iVBORw0KGgo=", "neither a data URL nor an address"),
-        ("ftp://127.0.0.1/a.png", "neither a data URL nor an address"),
-        ("http://[", "is not an address"),
-        ("http://a:99999999/", "is not an address"),
-        ("http://169.254.169.254/latest/meta-data", "this server fetches no images"),
+        ("", "neither a data URL nor an HTTP URL"),
+        ("/etc/passwd", "neither a data URL nor an HTTP URL"),
+        ("file:///etc/passwd", "neither a data URL nor an HTTP URL"),
+        ("iVBORw0KGgo=", "neither a data URL nor an HTTP URL"),
+        ("ftp://127.0.0.1/a.png", "neither a data URL nor an HTTP URL"),
+        ("http://[", "is not a URL"),
+        ("http://a:99999999/", "is not a URL"),
+        ("http://169.254.169.254/latest/meta-data", "this server does not fetch images"),
     ],
 )
 def test_addresses_that_are_refused(url: str, words: str) -> None:
@@ -109,7 +109,7 @@ def test_data_urls_that_are_refused(url: str, words: str) -> None:
 
 def test_pixels_are_counted_over_all_images_before_they_are_decoded() -> None:
     assert len(POLICY.decoded([file(picture(1, 100, 50)), file(picture(1, 50, 100))])) == 2
-    with pytest.raises(RequestError, match=r"image 3: .* more than the 10000 pixels") as caught:
+    with pytest.raises(RequestError, match=r"image 3: .* limit of 10000 pixels") as caught:
         POLICY.decoded([file(picture(1, 100, 50)), file(picture(1, 50, 90)), file(picture(1, 24, 21))])
     assert caught.value.status == 413
 
@@ -185,9 +185,9 @@ def test_images_from_a_host_that_is_allowed(host: str) -> None:
         assert fetched(f"http://{host}{path}", host) == file(picture(2)) + path.encode()
     assert fetched(f"HTTP://{host}/ü?ö", host) == file(picture(2)) + b"/%C3%BC?%C3%B6"
     for path, words in {
-        "/moved": "status 302; give the address of the image itself",
+        "/moved": "status 302; give the URL of the image itself",
         "/missing": "status 404",
-        "/large": "larger than the 100000 bytes",
+        "/large": "limit of 100000 bytes",
         "/slow": "did not arrive within 1 seconds",
     }.items():
         refused(f"http://{host}{path}", words, host)
@@ -236,7 +236,7 @@ def test_images_of_one_request_share_the_limit_of_a_body(host: str) -> None:
         if taken:
             assert set(asyncio.run(hosts.files(urls))) == set(urls)
             continue
-        with pytest.raises(RequestError, match=f"larger than the {size - 1} bytes") as caught:
+        with pytest.raises(RequestError, match=f"limit of {size - 1} bytes") as caught:
             asyncio.run(hosts.files(urls))
         assert caught.value.status == 413
 
@@ -255,6 +255,6 @@ def test_other_hosts_and_what_looks_like_a_host(host: str) -> None:
         "http://images.invalid./image",
         "http:///image",
     ):
-        refused(url, "images are not fetched from|is not an address", *allowed)
+        refused(url, "images are not fetched from|is not a URL", *allowed)
     refused("https://images.invalid/image", "cannot be fetched", *allowed)  # allowed, and not there
     refused(f"https://{host}/image", "cannot be fetched", *allowed)  # speaks no TLS
