@@ -1,4 +1,4 @@
-"""The command line: run the command that is called, and leave with its exit code."""
+"""The command line: run the called command, and exit with its exit code."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ _TIME_TO_SPEAK = 2
 
 
 def run() -> None:
-    """Run the command line and leave with its exit code.
+    """Run the command line and exit with its exit code.
 
-    What Typer itself cannot parse is said as qkedit says everything else: one sentence, or the JSON envelope.
+    Typer's own parsing errors have the same form as all others: one sentence, or the JSON envelope.
     """
     try:
         code = _share()
-    except KeyboardInterrupt:  # before the command itself could take it
+    except KeyboardInterrupt:  # before the command itself could handle it
         code = _interrupted()
     sys.exit(code)
 
 
 def _share() -> int:
-    """Do all of the command, or the share of one of several processes that were launched together.
+    """Run the whole command, or this process's share if several processes were launched together.
 
-    The first one speaks, and does alone what is not shared.
+    The first process prints, and does the work that is not shared.
     """
     _prepare_streams()
     _take_old_words()
@@ -74,7 +74,7 @@ def _run() -> int:
 
 
 def _interrupted() -> int:
-    """Say that the start was interrupted; who presses Ctrl-C twice must not cut the sentence off."""
+    """Report an interrupted start; a second Ctrl-C must not cut the sentence off."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from qkedit.cli.output import Interrupted
 
@@ -82,7 +82,7 @@ def _interrupted() -> int:
 
 
 def _take_old_words() -> None:
-    """Put the command line into today's words once, before anything reads it."""
+    """Replace old names in the command line, before anything reads it."""
     AHEAD.clear()  # of a command that did not begin
     sys.argv[1:], warning = in_todays_words(sys.argv[1:])
     if warning:
@@ -138,7 +138,7 @@ def _exit_code() -> int:
 
 
 def _message(error: Any) -> str:
-    """Return what one of Typer's errors says, with the place where the value was given that it is about."""
+    """Return the message of one of Typer's errors, with the place where the value was given."""
     if getattr(error, "param_hint", "") is None:
         error.param_hint = origin(error.ctx, error.param) or None
     return str(error.format_message())
@@ -179,7 +179,7 @@ def _failure(command: str, error: QkeditError) -> int:
 
 
 def _json_is_wanted() -> bool:
-    """Look for --json in all its places, for the parser gave up before it came to that option."""
+    """Return whether --json is set anywhere; the parser may have failed before it reached that option."""
     from qkedit.cli.settings import YES, wants_json
 
     words = sys.argv[1:]

@@ -1,4 +1,4 @@
-"""The commands as Typer knows them: a group that imports and describes a command when it is asked for that one."""
+"""The commands for Typer: a group that imports a command only when it is needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qkedit.cli.flags.groups import flags_of, value_of
 from qkedit.version import __version__
 
 _NAME = "qkedit"
-# These take the options of the named plug-in in addition to their own.
+# These accept the options of the named plug-in in addition to their own.
 _WITH_FURTHER_OPTIONS = ("plugins add",)
 
 
@@ -35,7 +35,7 @@ def application() -> Any:
 
 
 def made_command(name: str, *, to_run: bool = True) -> Any:
-    """Return the command of that name, of one word or two; without its flags where it is listed and not run."""
+    """Return the command of this name, of one word or two; without its flags if it is only listed."""
     panel = next(panel for panel, names in PANELS.items() if name in names)
     function = _function(name, FOLDERS[panel])
     settings: dict[str, Any] = {} if " " in name else {"rich_help_panel": panel}
@@ -56,9 +56,9 @@ def _made_group(name: str) -> Any:
 
 
 class _Commands(Mapping[str, Any]):
-    """The commands below a group by their last word, each made when it is first looked up.
+    """The commands of a group by their last word, each created at its first use.
 
-    To make all of them with their flags takes 0.1 s, which a list of them does without.
+    Creating all of them with their flags takes 0.1 s, which a list does not need.
     """
 
     def __init__(self, group: str, *, to_run: bool = True) -> None:
@@ -88,7 +88,7 @@ class _LazyGroup(TyperGroup):
         self.commands = commands
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help, which names the commands and what they do."""
+        """Write the help with the commands and their summaries."""
         commands: Any = self.commands
         listed: Any = _Commands(commands.group, to_run=False)
         self.commands = listed
@@ -98,14 +98,14 @@ class _LazyGroup(TyperGroup):
             self.commands = commands
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names of this group's commands as the table orders them; Typer itself would make them all."""
+        """Return the names of this group's commands in the order of the table, without creating them."""
         return list(self.commands)
 
 
 def _taking_global_flags(function: Callable[..., None], *, of_command: bool) -> Callable[..., None]:
-    """Return a function that declares the flags of its groups one by one, and the global flags as well.
+    """Return a function that declares the flags of its groups one by one, and also the global flags.
 
-    Who wants the values of global flags asks the context for them.
+    The values of global flags are in the context.
     """
     flags = global_flags(of_command=of_command)
     hints = get_type_hints(function, include_extras=True)

@@ -1,4 +1,4 @@
-"""What a model is compared with: the base that `--base` names, or the one that an edited model's manifest does."""
+"""Find the model to compare with: the one named by `--base`, or the base in an edited model's manifest."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 def is_edited(model: str) -> bool:
-    """Whether a model is a directory that qkedit wrote."""
+    """Return whether a model is a directory that qkedit wrote."""
     return (Path(model).expanduser() / MANIFEST_FILE).is_file()
 
 
 def base_for(model: str, base: str | None, revision: str | None) -> Base | None:
-    """Return what a model is compared with; None where neither `--base` nor a manifest says which model it is.
+    """Return the model to compare with; None if neither `--base` nor a manifest names one.
 
     Args:
         model: the model, edited or not.
-        base: what `--base` says.
-        revision: what `--revision` says.
+        base: the value of `--base`.
+        revision: the value of `--revision`.
 
     Raises:
         CheckpointError: the model's manifest cannot be read.
@@ -35,5 +35,5 @@ def base_for(model: str, base: str | None, revision: str | None) -> Base | None:
 
 
 def split_revision(model: str, revision: str | None) -> tuple[str | None, str | None]:
-    """Return what `--revision` says of a model and of its base: a directory has none, so there it is the base's."""
+    """Return the revisions of a model and of its base: a directory has none, so `--revision` is then the base's."""
     return (None, revision) if Path(model).expanduser().is_dir() else (revision, None)

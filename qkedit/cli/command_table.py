@@ -1,4 +1,4 @@
-"""Every command by name and panel, and what a command line or a context says about it; imports no command."""
+"""The table of commands by name and panel, and look-ups in command lines and contexts, without importing commands."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ COMMANDS = tuple(name for names in PANELS.values() for name in names)
 # Commands of two words, by the first.
 GROUPS = {"plugins": "Attach plug-ins to a model, remove them, or list them."}
 FOLDERS = dict(zip(PANELS, ("edit", "run", "measure", "laboratory"), strict=True))
-# The flags that may come before a command as well as after it, and of how many words each consists.
+# The flags that may come before or after a command, with their number of words.
 GLOBAL_FLAGS = {"--config": 2, "--json": 1, "--quiet": 1, "-q": 1, "--debug": 1}
 
 
 def called(words: Sequence[str]) -> str | None:
-    """Return the command that a command line calls, as it is spelled there, in one word or two; None for none."""
+    """Return the command in a command line, as spelled there, in one word or two, or None."""
     place = place_of_command(words)
     if place is None:
         return None
@@ -49,7 +49,7 @@ def called(words: Sequence[str]) -> str | None:
 
 
 def place_of_command(words: Sequence[str], start: int = 0) -> int | None:
-    """Return where the first word from `start` on stands that belongs to no global flag; None if that is an option."""
+    """Return the position of the first word, from `start`, outside global flags; None if that word is an option."""
     place = start
     while place < len(words):
         word = words[place]
@@ -63,18 +63,18 @@ def place_of_command(words: Sequence[str], start: int = 0) -> int | None:
 
 
 def command_name(context: typer.Context) -> str:
-    """Return the name of the command that a context is of, in one word or two; empty for that of `qkedit` itself."""
+    """Return the name of a context's command, in one word or two; empty for `qkedit` itself."""
     parent: Any = context.parent
     return "" if parent is None else f"{command_name(parent)} {context.info_name}".lstrip()
 
 
 def global_flag(context: Any, name: str) -> Any:
-    """Return what a global flag was set to at the command, else before its name; None or False if nowhere."""
+    """Return the value of a global flag after the command, else before it; None or False if it is not set."""
     return None if context is None else context.params.get(name) or global_flag(context.parent, name)
 
 
 def origin(context: Any, parameter: Any) -> str:
-    """Return `QKEDIT_K`, or `'k' in settings.yaml`; empty for a value of the command line, or one that is not given.
+    """Return `QKEDIT_K`, or `'k' in settings.yaml`; empty for a value from the command line, or without a value.
 
     Args:
         context: of the command, as Typer makes it.
@@ -92,7 +92,7 @@ def origin(context: Any, parameter: Any) -> str:
 
 
 def as_given(context: Any, error: QkeditError) -> QkeditError:
-    """Return an error about one option with the place where that option's value was given."""
+    """Add to an error about one option the place where its value was given."""
     # `k: 0 modes …` is what Python is told, too, where there are no flags.
     about = [parameter for parameter in context.command.params if error.where in (*parameter.opts, parameter.name)]
     error.where = (origin(context, about[0]) if about else "") or error.where

@@ -1,4 +1,4 @@
-"""Values that a shell completes: what an option can hold, without importing torch."""
+"""Shell completion of option values, without importing torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Print a result and write the files that go with it, so that a file that cannot be written loses no result."""
+"""Print a result and write its files, without losing the result if a file cannot be written."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def deliver(
     files: Mapping[Path, Callable[[], object]],
     done: Sequence[Path | None] = (),
 ) -> None:
-    """Print a result, then write its files and say which were written.
+    """Print a result, then write its files and list them.
 
-    People see the result first. A JSON document says what was written, so it comes last; when a file fails, it is a
-    failed one that holds the result all the same.
+    The text for people comes first. The JSON document lists the written files, so it comes last; if a file fails, the
+    document reports the failure and still holds the result.
 
     Args:
-        output: where it is said.
+        output: the output to print to.
         fields: the result for `--json`.
         human: the result for people.
-        files: each with what writes it.
-        done: files that are written already; None is one that was not asked for.
+        files: the files, each with its writer.
+        done: files that are already written; None for a file that was not requested.
 
     Raises:
         QkeditError: a file cannot be written.

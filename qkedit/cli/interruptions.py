@@ -1,4 +1,4 @@
-"""What a command does when it is asked to end."""
+"""Handle requests to end a command."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from qkedit.checkpoint.io.interrupts import INTERRUPTS
 
 EXIT_CODE = 130
-# Seconds after the first request in which more of them change nothing. Clearing up takes less; a command that still
-# hangs, at a file system that does not answer, can then be ended.
+# Seconds after the first request in which further ones are ignored. Cleaning up takes less; a command that still
+# hangs, for example on an unresponsive file system, can then be ended.
 PATIENCE = 15
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise one KeyboardInterrupt in the block at Ctrl-C, SIGTERM or SIGHUP, so that it clears up and leaves.
+    """Raise one KeyboardInterrupt in the block at Ctrl-C, SIGTERM or SIGHUP, so that it cleans up and ends.
 
-    Who presses Ctrl-C twice, or a scheduler that signals every process of a group, must not cut the clearing off. A
-    signal that was ignored from the start, as `nohup` and shells in the background have it, stays ignored.
+    A second Ctrl-C, or a scheduler that signals every process of a group, must not interrupt the clean-up. A signal
+    that was ignored from the start, as under `nohup` and in background shells, stays ignored.
     """
     first: list[float] = []
 
@@ -45,7 +45,7 @@ def interruptible() -> Iterator[None]:
 
 
 def comes_of_interrupt(error: BaseException | None) -> bool:
-    """Return whether an error is what became of a KeyboardInterrupt: Python wraps one that falls into an import."""
+    """Return whether an error comes from a KeyboardInterrupt: Python wraps one that occurs during an import."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True

@@ -1,4 +1,4 @@
-"""Names that commands had before: they still work, with a warning that says the new one."""
+"""Former names of commands: they still work, with a warning that names the new one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from qkedit.cli.command_table import COMMANDS, GROUPS, called, place_of_command
 
 RENAMED = {"attach": "plugins add", "detach": "plugins remove", "coherence": "kv-coherence"}
-# What a group alone stands for: `qkedit plugins ./model` lists.
+# The command that a group alone means: `qkedit plugins ./model` lists.
 BY_DEFAULT = {"plugins": "list"}
 
 
 def in_todays_words(words: Sequence[str]) -> tuple[list[str], str | None]:
-    """Return a command line with today's name of its command, and a warning where it had an old one."""
+    """Return a command line with the present name of its command, and a warning if it had an old one."""
     place = place_of_command(words)
     if place is None:
         return list(words), None
@@ -26,7 +26,7 @@ def in_todays_words(words: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def section_of(key: str) -> str | None:
-    """Return the command that a section of a settings file is for, by its name of today or of before."""
+    """Return the command for a section of a settings file, by its present or former name."""
     name = key.replace(" ", "-")
     if name in BY_DEFAULT:
         return f"{name} {BY_DEFAULT[name]}"

@@ -1,4 +1,4 @@
-"""One place where everything a command says comes out.
+"""The single output of a command.
 
 Results go to standard output, everything else to standard error. With `--json` standard output holds exactly one
 document, on success and on failure alike:
@@ -34,20 +34,20 @@ SCHEMA = 1
 _LONG = 100
 _FEW_WORDS = 20  # characters
 _COMPACT = json.JSONEncoder(allow_nan=False)
-# Warnings about the settings: they are read before the command that will say them has begun.
+# Warnings about settings, which are read before the command that will print them begins.
 AHEAD: list[str] = []
 
 
 class Output:
-    """What one run of a command says: human, quiet or JSON.
+    """The output of one run of a command: for people, quiet or JSON.
 
     Args:
-        command: its name, for the envelope.
+        command: the name of the command, for the envelope.
         as_json: print one JSON document instead of text.
         quiet: no progress, no warnings and no closing summary.
 
     Attributes:
-        after_interruption: what a user can do when the run was interrupted; a command that keeps results says so.
+        after_interruption: the advice after an interruption; a command that keeps results sets its own.
     """
 
     def __init__(self, command: str, *, as_json: bool = False, quiet: bool = False) -> None:
@@ -63,13 +63,13 @@ class Output:
         return not (self.as_json or self.quiet) and sys.stderr.isatty()
 
     def warn(self, sentence: str) -> None:
-        """Say something the reader should know before trusting the result; kept in the JSON envelope."""
+        """Print a warning to read before trusting the result; it is also in the JSON envelope."""
         self.warnings.append(sentence)
         if not (self.as_json or self.quiet):
             self._say("warning", sentence)
 
     def progress(self, line: str) -> None:
-        """Say on standard error how far a long run is, unless --quiet or --json asks for silence."""
+        """Print the progress of a long run to standard error, unless --quiet or --json is set."""
         if not (self.as_json or self.quiet):
             self._print(line, stderr=True)
 
@@ -78,14 +78,14 @@ class Output:
         self._finish("done", fields, human if not (summary and self.quiet) else None)
 
     def mismatch(self, fields: dict[str, Any], human: RenderableType, error: QkeditError) -> NoReturn:
-        """Print a result that is not all that was asked for, and the sentence, and leave with the exit code for it."""
+        """Print a result with a mismatch, and the sentence about it, and exit with its exit code."""
         self._finish("failed", fields | {"error": _described(error)}, human)
         if not self.as_json:
             self._say("error", error)
         raise typer.Exit(error.exit_code)
 
     def failure(self, error: QkeditError) -> NoReturn:
-        """Print one sentence and leave with the error's exit code."""
+        """Print one sentence and exit with the error's exit code."""
         Interrupted.was_said |= isinstance(error, Interrupted)
         if self.as_json:
             self._finish("failed", {"error": _described(error)}, None)
@@ -94,7 +94,7 @@ class Output:
         raise typer.Exit(error.exit_code)
 
     def not_printed(self, error: OSError) -> int:
-        """Say that standard output takes nothing, as a full disk does; returns the exit code for it."""
+        """Report that standard output could not be written, for example on a full disk; return the exit code."""
         _discard(sys.stdout)
         sentence = QkeditError(
             f"the result could not be printed ({error.strerror})",
@@ -129,7 +129,7 @@ class Output:
         # Names of tensors and files are not markup, whatever brackets they hold.
         console = Console(file=stream, width=width, soft_wrap=wide, markup=False, highlight=False, emoji=False)
         with self._as_far_as_it_is_read(stream):
-            # rich itself would end the process at a pipe that is closed.
+            # rich itself would end the process at a closed pipe.
             with console.capture() as captured:
                 console.print(Visible(text), style=style)
             stream.write(captured.get())
@@ -140,21 +140,21 @@ class Output:
             yield
             stream.flush()
         except BrokenPipeError:
-            # A reader that closes the pipe (`| head`) has seen what it wanted; that changes nothing about the command.
+            # A reader that closes the pipe (`| head`) has seen enough; the command itself has not failed.
             _discard(stream)
         except OSError as error:
             if stream is sys.stdout:
                 raise typer.Exit(self.not_printed(error)) from None
-            _discard(stream)  # there is nowhere to say it
+            _discard(stream)  # there is no stream left to report it
 
 
 def _discard(stream: TextIO) -> None:
-    """Let what a stream still holds go nowhere: Python flushes it once more at exit, which must not fail again."""
+    """Discard the buffer of a stream: Python flushes it once more at exit, which must not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def aligned(facts: Iterable[tuple[str, str]]) -> str:
-    """Return one line per fact, names and values in two columns; in a terminal, long values keep to their column."""
+    """Return one line per fact, with names and values in two columns; long values wrap in their column."""
     from qkedit.report.terminal_text import on_one_line
 
     rows = [(name, on_one_line(value)) for name, value in facts]
@@ -164,7 +164,7 @@ def aligned(facts: Iterable[tuple[str, str]]) -> str:
 
 
 def _wrapped(value: str, start: int, room: int) -> str:
-    """Return a value whose further lines begin in its own column; whole, where the room is less than a few words."""
+    """Wrap a value within its own column; leave it whole if there is space for only a few words."""
     if room < _FEW_WORDS:
         return value
     lines = textwrap.wrap(value, room, break_long_words=False, break_on_hyphens=False)
@@ -172,7 +172,7 @@ def _wrapped(value: str, start: int, room: int) -> str:
 
 
 def _document(value: Any, margin: str = "\n") -> str:
-    """Return JSON that people can read, and of long lists one entry per line: unfolding them takes seconds."""
+    """Return indented JSON, with long lists one entry per line: full indentation of them takes seconds."""
     deeper = margin + "  "
     if isinstance(value, dict) and value:
         entries = [f"{json.dumps(str(key))}: {_document(entry, deeper)}" for key, entry in value.items()]
@@ -192,10 +192,10 @@ def _described(error: QkeditError) -> dict[str, Any]:
 
 @contextmanager
 def command(context: typer.Context, architectures: Sequence[Path] | None = None) -> Iterator[Output]:
-    """Run a command's body, as the global flags say: every error it raises becomes one sentence and an exit code.
+    """Run a command's body with the global flags: every error it raises becomes one sentence and an exit code.
 
-    SIGTERM and SIGHUP unwind like Ctrl-C, so that a cancelled pipeline leaves no staging behind. With `--debug` the
-    traceback is printed as well. The records in the directories of `architectures` are known.
+    SIGTERM and SIGHUP unwind like Ctrl-C, so that a cancelled pipeline leaves no staging directory behind. With
+    `--debug` the traceback is printed as well. The records in the directories of `architectures` are used.
     """
     as_json, quiet, debug = (bool(global_flag(context, name)) for name in ("json", "quiet", "debug"))
     output = Output(command_name(context), as_json=as_json, quiet=quiet)
@@ -256,7 +256,7 @@ def _known_records(directories: Sequence[Path] | None) -> AbstractContextManager
 
 
 def _check_working_directory() -> None:
-    """Refuse to work where the working directory was removed: libraries that torch loads end the process there."""
+    """Refuse to run in a removed working directory: libraries that torch loads would end the process."""
     try:
         os.getcwd()
     except OSError:
@@ -266,7 +266,7 @@ def _check_working_directory() -> None:
 
 
 class _Warnings(logging.Handler):
-    """What library code logs as a warning is a warning of the command."""
+    """Turns warnings logged by library code into warnings of the command."""
 
     def __init__(self, output: Output) -> None:
         super().__init__(logging.WARNING)
@@ -276,12 +276,12 @@ class _Warnings(logging.Handler):
         self._output.warn(record.getMessage())
 
 
-# What holds of every command that keeps what it did; see `Output.after_interruption`.
+# The advice of every command that keeps its results; see `Output.after_interruption`.
 GO_ON = "run the same command to go on"
 
 
 class Interrupted(QkeditError):
-    """Somebody pressed Ctrl-C, or the system asked the process to end."""
+    """The user pressed Ctrl-C, or the system requested the end of the process."""
 
     exit_code = EXIT_CODE
     # Whether one was printed in this process. Typer leaves with the same code, and without a word, for one that comes

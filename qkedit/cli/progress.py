@@ -1,4 +1,4 @@
-"""Progress bars on a terminal; elsewhere a line now and then of what is counted."""
+"""Progress bars on a terminal; elsewhere, a line of progress now and then."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from qkedit.steering.engine.progress import Progress, Silent
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
-# Seconds until the first line, so that a short run says nothing, and between two of them.
+# Seconds until the first line, so that a short run prints none, and between two lines.
 FIRST, BETWEEN = 10.0, 60.0
 
 
 @contextmanager
 def progress_bar(output: Output) -> Iterator[Progress]:
-    """Show how far a run is on standard error, if a person is watching."""
+    """Show the progress of a run on standard error, if it is a terminal."""
     if not output.shows_progress:
         yield Silent()
         return
@@ -35,7 +35,7 @@ def progress_bar(output: Output) -> Iterator[Progress]:
 
 @contextmanager
 def reading_bar(output: Output) -> Iterator[Callable[[int], None]]:
-    """Show how many bytes were read and how fast, where their number is not known beforehand."""
+    """Show the number of bytes read and the speed, if the total is unknown."""
     if not output.shows_progress:
         yield lambda length: None
         return
@@ -51,7 +51,7 @@ def reading_bar(output: Output) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def counting_bar(output: Output, what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how many of a known number are done and how long the rest will take."""
+    """Show the progress of a known number of items, and the remaining time."""
     if not output.shows_progress:
         yield ProgressLines(what, output.progress)
         return
@@ -86,12 +86,12 @@ class _Bar:
 
 
 class ProgressLines:
-    """Says how many of a known number are done, and about how long the rest will take, where nobody is watching.
+    """Prints the progress of a known number of items, and about how long the rest will take, without a terminal.
 
     Args:
-        what: is counted: "answers".
-        write: takes a line.
-        clock: tells the time in seconds.
+        what: the items that are counted: "answers".
+        write: writes a line.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, what: str, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
@@ -102,7 +102,7 @@ class ProgressLines:
         self._next = 0.0
 
     def __call__(self, done: int, total: int) -> None:
-        """Take notice of how many are done; the first call says how many were done before this run."""
+        """Report the number of finished items; the first call gives the number from before this run."""
         now = self._clock()
         if self._start is None:
             self._start, self._next = (now, done), now + FIRST
@@ -117,7 +117,7 @@ class ProgressLines:
 
 
 def in_words(seconds: float) -> str:
-    """Return a length of time as people say it: `40 s`, `12 min`, `3 h 20 min`."""
+    """Format a length of time: `40 s`, `12 min`, `3 h 20 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

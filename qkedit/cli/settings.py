@@ -1,6 +1,6 @@
-"""Settings from the environment and from the YAML file of `--config`, and what becomes of those nobody reads.
+"""Settings from the environment and from the YAML file of `--config`, and reports of unused ones.
 
-A file may serve every command: keys at the top are for all that have such an option, a section is for one command.
+A file may serve all commands: keys at the top are for all commands with that option, a section is for one command.
 
     model: ./Qwen2-VL-7B-Instruct
     steer:
@@ -9,8 +9,8 @@ A file may serve every command: keys at the top are for all that have such an op
     eval:
       benchmark: pope
 
-A setting that the command does not use must not be lost in silence: one that looks like a slip is an error, others are
-named in a warning.
+An unused setting must not be ignored silently: one that looks like a typing error is an error, others are named in a
+warning.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from qkedit.cli.output import AHEAD
 from qkedit.errors import UsageError, near_words
 
 PREFIX = "QKEDIT_"
-# What is taken for true and false in the environment and in a file.
+# The values for true and false in the environment and in a file.
 YES = ("1", "true", "t", "yes", "y", "on")
 NO = ("0", "false", "f", "no", "n", "off")
 # Variables that need no option: a server's key, which no file and no command line may hold, a script's, and
@@ -54,9 +54,9 @@ def unless_of_environment(
 
 
 def read_settings(file: Path) -> dict[Any, Any]:
-    """Return what a YAML file sets: each value as the text that is written there, or None for null.
+    """Return the settings in a YAML file: each value as its literal text, or None for null.
 
-    The options read the text as they read the command line's. To YAML itself 007 would be 7, and 1.10 would be 1.1.
+    Options parse the text like that of the command line. In YAML itself 007 would be 7, and 1.10 would be 1.1.
 
     Raises:
         typer.BadParameter: the file cannot be read or is not a mapping in YAML.
@@ -75,12 +75,12 @@ def read_settings(file: Path) -> dict[Any, Any]:
     for mapping in (settings, *(section for section in settings.values() if isinstance(section, dict))):
         names = [_name(key) for key in mapping]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise typer.BadParameter(f"{file}: {twice!r} stands there twice, in two spellings.")
+            raise typer.BadParameter(f"{file}: {twice!r} occurs twice, in two spellings.")
     return settings
 
 
 def wants_json(file: Path, command: str) -> bool:
-    """Whether a file asks for `json`, at the top or in the command's section; False for one that cannot be read."""
+    """Return whether a file sets `json`, at the top or in the command's section; False if it cannot be read."""
     try:
         settings = read_settings(file)
     except typer.BadParameter:
@@ -95,7 +95,7 @@ def read_configuration(context: typer.Context, file: Path | None) -> Path | None
     """Take defaults of the command's options from a YAML file, and check the environment; the callback of `--config`.
 
     Raises:
-        typer.BadParameter: a setting is a slip of the pen, or has a value that no option takes.
+        typer.BadParameter: a setting looks like a typing error, or has an invalid value.
     """
     if context.resilient_parsing:
         return file
@@ -175,7 +175,7 @@ def _parts(context: typer.Context, file: Path, parameters: Mapping[str, Any]) ->
 
 
 def _section(file: Path, settings: Mapping[Any, Any], command: str) -> dict[Any, Any]:
-    """Return what the section of a command sets, nothing where a file has none."""
+    """Return the settings in the section of a command; empty without one."""
     found: dict[str, dict[Any, Any]] = {}
     for key, value in settings.items():
         if not isinstance(value, dict):
@@ -214,7 +214,7 @@ def _default(file: Path, key: object, value: Any, parameter: Any) -> tuple[Any, 
 
 
 def _slip(name: str, own: Iterable[str], given: Collection[str]) -> str | None:
-    """Return the option that `name` is a slip of, None if there is none or that option is given itself, too."""
+    """Return the option that `name` misspells; None if there is none, or if that option is also given."""
     near = near_words(name, own, likeness=_SLIP)
     return near[0] if near and near[0] not in given else None
 
@@ -228,7 +228,7 @@ def _name(key: object) -> str:
 
 
 def _options_of_all_commands(context: typer.Context) -> set[str]:
-    """The long flags that any command has."""
+    """Return the long flags of all commands."""
     return set(_options_below(context.find_root().command))
 
 
@@ -241,7 +241,7 @@ def _options_below(command: Any) -> Iterator[str]:
 
 
 def _parameters(command: Any) -> dict[str, Any]:
-    """The parameter of each long flag of a command; a pair such as --fsync and --no-fsync has one."""
+    """Return the parameter of each long flag of a command; a pair such as --fsync and --no-fsync has one."""
     return {
         flag.removeprefix("--"): parameter
         for parameter in command.params
@@ -251,18 +251,18 @@ def _parameters(command: Any) -> dict[str, Any]:
 
 
 def on_command_line(context: typer.Context, name: str) -> bool:
-    """Whether a parameter was given there, and not in the environment or a file, which serve other commands too."""
+    """Return whether a parameter was given on the command line, not in the environment or a file."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
 def refuse_without_effect(context: typer.Context, where: str, *names: str) -> None:
-    """Refuse flags of the command line that change nothing; those of the environment and of a file serve others, too.
+    """Refuse flags of the command line without effect; the environment and a file also serve other commands.
 
     Args:
-        context: of the command.
-        where: the circumstance, as a sentence ends: `with --layout lora`.
-        names: of the parameters that have no effect there.
+        context: the context of the command.
+        where: the circumstance, as the end of a sentence: `with --layout lora`.
+        names: the names of the parameters without effect.
 
     Raises:
         UsageError: one of them was given on the command line.

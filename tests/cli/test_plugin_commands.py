@@ -62,7 +62,7 @@ def test_attached_plugins_are_run_and_named_ones_replace_them(model: Path, image
     both = qkedit(*request).document
     assert both["plugins"] == expected
     names = f"scr:layers=0-2,sources=4 + dscr:depth={depth},layers=4-7"
-    assert both["warnings"] == [f"{names} acts as attached to the model; --plugin none leaves it out"]
+    assert both["warnings"] == [f"{names} is attached to the model and acts; --plugin none leaves it out"]
     assert set(both["report"]["plugins"]) == {"scr", "dscr"}
     assert both["report"]["plugins"]["dscr"]["layers"] == [4, 5, 6, 7]
     assert both["report"]["cells"] == 64

@@ -1,4 +1,4 @@
-"""Which edit is asked for: layers, heads, modes and what becomes of them."""
+"""The flags of an edit: layers, heads and modes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LayersOption = Annotated[
         "--layers",
         autocompletion=completion.layers,
         panel=EDIT,
-        help="Layers: 10-20, 3,5,8-12, all, mid or 0.35-0.7; both ends included.",
+        help="Layers: 10-20, 3,5,8-12, all, mid or 0.35-0.7; both ends inclusive.",
     ),
 ]
 HeadsOption = Annotated[
@@ -55,7 +55,7 @@ RetainOption = Annotated[
     flag(
         "--retain",
         panel=EDIT,
-        help="Share of each suppressed mode that stays, 0 to below 1.",
+        help="Share of each suppressed mode to keep, 0 to below 1.",
     ),
 ]
 OldRetainOption = Annotated[
@@ -117,7 +117,7 @@ class EditFlags(FlagGroup):
         compute_dtype: str = "float32",
         allow_text_only: bool = False,
     ) -> SteerOptions:
-        """Return the request that these flags and the others make. Raises UsageError if they do not fit together."""
+        """Return the request from these and the other flags. Raises UsageError if they contradict each other."""
         from qkedit.spectral.suppression import Suppression
         from qkedit.steering.steer_options import SteerOptions
 
@@ -133,7 +133,7 @@ class EditFlags(FlagGroup):
         return SteerOptions(self.layers, self.heads, suppression, compute_dtype, device, allow_text_only)  # type: ignore[arg-type]
 
     def _modes(self, context: typer.Context) -> tuple[int | None, float | None]:
-        """Return k and the energy, one of them None: what was said nearer to the run replaces the other."""
+        """Return k and the energy, one of them None: the one with the higher precedence replaces the other."""
         if self.k is None or self.energy is None:
             return self.k, self.energy
         rank_of_k, rank_of_energy = rank_of_source(context, "k"), rank_of_source(context, "energy")
@@ -143,10 +143,10 @@ class EditFlags(FlagGroup):
 
 
 def share_that_stays(context: typer.Context, output: Output, retain: Share, residual: Share | None) -> Share:
-    """Return what --retain says, or --residual, its old name, where that was said nearer to the run; with a warning.
+    """Return the value of --retain, or with a warning that of its old name --residual if it has precedence.
 
     Raises:
-        UsageError: both were said in one place.
+        UsageError: both were given in one place.
     """
     if residual is None:
         return retain

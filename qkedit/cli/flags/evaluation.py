@@ -1,4 +1,4 @@
-"""What commands about benchmarks share: their options, what these ask for, and what is warned of."""
+"""The options of commands about benchmarks, their checks, and common warnings."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ DataOption = Annotated[
     Path | None, flag("--data", help="The directory with the benchmark's published files; see docs/evaluation.md.")
 ]
 QuestionsOption = Annotated[Path | None, flag("--questions", help="Instead of --data: one file of questions.")]
-SplitOption = Annotated[str | None, flag("--split", help="One split alone: random, existence, VD, …")]
+SplitOption = Annotated[str | None, flag("--split", help="Only this split: random, existence, VD, …")]
 ParserOption = Annotated[
     str | None,
     flag("--parser", help="Another rule for yes and no: official, vcd, opera, repope; judge or string; normalised."),
 ]
 VariantOption = Annotated[str | None, flag("--variant", help="Another rule for captions: official or wordnet.")]
 AllowMissingOption = Annotated[
-    bool, flag("--allow-missing", help="Score what is answered, and say how many questions are not.")
+    bool, flag("--allow-missing", help="Score the answers there are, and report the number of missing ones.")
 ]
 SimilarityOption = Annotated[
     Path | None, flag("--similarity", help="AMBER: a table of similar words, where spaCy's model is not installed.")
@@ -36,7 +36,7 @@ NormaliseOption = Annotated[
 ]
 CacheGroundTruthOption = Annotated[
     Path | None,
-    flag("--cache-ground-truth", help="CHAIR: keep what COCO's annotations say, as NAME_gt_objects.json.gz."),
+    flag("--cache-ground-truth", help="CHAIR: write the objects in COCO's annotations to NAME_gt_objects.json.gz."),
 ]
 WriteTruthOption = Annotated[
     Path | None, flag("--write-truth", help="The same as --cache-ground-truth, by its old name.", hidden=True)
@@ -44,7 +44,7 @@ WriteTruthOption = Annotated[
 
 
 def required_data(data: Path | None, questions: Path | None) -> Path:
-    """Return where the questions are. Raises UsageError if no option names them."""
+    """Return the path of the questions. Raises UsageError if no option gives it."""
     if questions is not None:
         if not questions.is_file():
             raise UsageError(f"{questions} is not a file", where="--questions", remedy="name a file of questions")
@@ -55,7 +55,7 @@ def required_data(data: Path | None, questions: Path | None) -> Path:
 
 
 def chosen_rule(benchmark: Benchmark, parser: str | None, variant: str | None, normalise: bool = False) -> str | None:
-    """Return the parser or variant that was named. Raises UsageError if the benchmark has none of that kind."""
+    """Return the named parser or variant. Raises UsageError if the benchmark does not have it."""
     if normalise:
         if parser not in (None, "normalised"):
             raise UsageError(
@@ -74,7 +74,7 @@ def chosen_rule(benchmark: Benchmark, parser: str | None, variant: str | None, n
 
 
 def warn_of_scores(output: Output, scores: Sequence[Score]) -> None:
-    """Say what the reader should know of each score, and of which split."""
+    """Print the warnings of each score, with its split."""
     for score in scores:
         for sentence in score.warnings:
             output.warn(sentence if score.split is None else f"{score.split}: {sentence}")

@@ -11,7 +11,7 @@ import typer
 from qkedit.cli.flags.flag import MODE, flag
 from qkedit.cli.settings import read_configuration
 
-# The flags of every command, which may come before its name, too: name, type, default, how it is written, help.
+# The flags of every command, which may also come before its name: name, type, default, spellings, help.
 _GLOBAL: tuple[tuple[str, Any, Any, tuple[str, ...], str], ...] = (
     (
         "config",
@@ -27,9 +27,9 @@ _GLOBAL: tuple[tuple[str, Any, Any, tuple[str, ...], str], ...] = (
 
 
 def global_flags(*, of_command: bool) -> list[Parameter]:
-    """Return the parameters that declare the global flags, of a command or of the group before it.
+    """Return the parameters that declare the global flags, for a command or for the group before it.
 
-    The environment and the file of `--config` are read for the command alone, once it is known which one that is.
+    The environment and the file of `--config` are read only for the command, once it is known.
     """
     parameters = []
     for name, kind, default, words, text in _GLOBAL:

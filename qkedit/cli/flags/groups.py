@@ -1,7 +1,7 @@
-"""Groups of flags that several commands have.
+"""Groups of flags that several commands share.
 
-A group is a frozen dataclass whose fields are declared as flags are. A command takes one as a parameter; Typer is told
-of its fields in that place, and the command is handed the group.
+A group is a frozen dataclass whose fields are declared like flags. A command has one as a parameter; Typer sees its
+fields instead, and the command gets the group.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, get_type_hints
 
 
 class FlagGroup:
-    """What a parameter's type is derived from where it stands for several flags."""
+    """The base class of groups of flags."""
 
 
 def flags_of(parameter: Parameter) -> list[Parameter]:
-    """Return the parameters that Typer is told of: those of a group, or the parameter itself."""
+    """Return the parameters for Typer: those of a group, or the parameter itself."""
     group = _group(parameter)
     if group is None:
         return [parameter.replace(kind=Parameter.KEYWORD_ONLY)]
@@ -29,7 +29,7 @@ def flags_of(parameter: Parameter) -> list[Parameter]:
 
 
 def value_of(parameter: Parameter, values: Mapping[str, Any]) -> Any:
-    """Return what a command is handed for a parameter, from the values of all flags."""
+    """Return the argument of a command for a parameter, from the values of all flags."""
     group = _group(parameter)
     if group is None:
         return values[parameter.name]

@@ -1,4 +1,4 @@
-"""What the laboratory's commands have in common: their flags, and which model on which device they use."""
+"""The common flags of the laboratory's commands, and their model and device."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 SCENES = "Scenes and controls"
 
-ScenesOption = Annotated[int, flag("--scenes", panel=SCENES, help="How many synthetic scenes.")]
+ScenesOption = Annotated[int, flag("--scenes", panel=SCENES, help="Number of synthetic scenes.")]
 SceneSeedOption = Annotated[
     int,
     flag(
         "--scene-seed",
         panel=SCENES,
-        help="Seed of the scenes; the demo model was not trained on those of the default.",
+        help="Seed of the scenes; the demo model was not trained on those of the default seed.",
     ),
 ]
 SeedsOption = Annotated[int, flag("--seeds", panel=SCENES, help="Random controls per edit, one for each seed from 0.")]
@@ -43,7 +43,7 @@ WorkersOption = Annotated[
     flag(
         "--workers",
         panel=MODE,
-        help="Processes, each with a copy of the model. By default one per CPU core, or one per GPU.",
+        help="Number of processes, each with a copy of the model. By default one per CPU core, or one per GPU.",
     ),
 ]
 
@@ -60,10 +60,10 @@ class ExperimentFlags(FlagGroup):
     workers: WorkersOption = None
 
     def model_and_workers(self, context: typer.Context, model: ModelFlags) -> tuple[ModelSpec, int]:
-        """Return the model to experiment on, the demo's when none is named, and how many processes share the work.
+        """Return the model of the experiment, by default the demo's, and the number of processes.
 
         Raises:
-            UsageError: the model is named twice, there is no such device, or the number of workers is not positive.
+            UsageError: the model is named twice, the device does not exist, or the number of workers is not positive.
         """
         from qkedit.checkpoint.presets import DEMO
         from qkedit.laboratory.worker import ModelSpec
@@ -75,5 +75,5 @@ class ExperimentFlags(FlagGroup):
         if workers is None:
             workers = len(os.sched_getaffinity(0)) if device.type == "cpu" else 1
         if workers < 1:
-            raise UsageError(f"{workers} workers do nothing", where="--workers", remedy="give 1 or more")
+            raise UsageError(f"{workers} is not positive", where="--workers", remedy="give 1 or more")
         return ModelSpec(name, model.revision, self.dtype, str(device)), workers

@@ -1,4 +1,4 @@
-"""How a model is loaded that is run: where, in which precision, with whose code."""
+"""The flags of loading a model to run it: device, precision, remote code."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ QuantizationOption = Annotated[
 
 @dataclass(frozen=True)
 class LoadingFlags(FlagGroup):
-    """How a model is loaded."""
+    """The flags of loading a model."""
 
     device: DeviceOption = "auto"
     dtype: DtypeOption = "auto"
@@ -78,7 +78,7 @@ class LoadingFlags(FlagGroup):
     architectures: ArchitecturesOption = None
 
     def arguments(self, context: typer.Context) -> dict[str, Any]:
-        """Return the arguments of `load` other than the model. Raises UsageError if they do not fit together."""
+        """Return the arguments of `load` other than the model. Raises UsageError if they contradict each other."""
         return {
             "device": self.chosen_device(),
             "dtype": self.dtype,
@@ -88,7 +88,7 @@ class LoadingFlags(FlagGroup):
         }
 
     def chosen_device(self) -> str:
-        """Return the device as PyTorch names it. Raises UsageError if there is no such device."""
+        """Return the device by its PyTorch name. Raises UsageError if it does not exist."""
         from qkedit.steering.engine.device import choose_device
 
         return str(choose_device(self.device))
@@ -100,12 +100,12 @@ class LoadingFlags(FlagGroup):
         return recorded_loading(self.chosen_device(), self.dtype, self.placement(context))
 
     def placement(self, context: typer.Context) -> Placement:
-        """Return the placement. Raises UsageError where a device and a map of devices are given."""
+        """Return the placement. Raises UsageError if both a device and a device map are given."""
         from qkedit.runtime.load_options import Placement
 
         named = [name for name in ("device", "device_map") if on_command_line(context, name)]
         if self.device_map is not None and len(named) == 2:
             raise UsageError(
-                "both say where the model runs", where="--device and --device-map", remedy="give one of them"
+                "both set the device of the model", where="--device and --device-map", remedy="give one of them"
             )
         return Placement(self.device_map, self.attn_implementation, self.quantization)

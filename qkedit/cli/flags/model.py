@@ -1,4 +1,4 @@
-"""Which model a command takes: a directory, a hub id, an alias or `demo`, and its revision."""
+"""The model of a command: a directory, a hub id, an alias or `demo`, and its revision."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ TextOnlyOption = Annotated[
     bool,
     flag(
         "--allow-text-only",
-        help="Accept a checkpoint without vision, too.",
+        help="Also accept a checkpoint without vision.",
     ),
 ]
 DeviceOption = Annotated[
@@ -70,14 +70,14 @@ class NamedModel(FlagGroup):
 
     @property
     def is_named(self) -> bool:
-        """Whether a model is named at all."""
+        """Return whether a model is named."""
         return self.argument is not None or self.model is not None
 
     def name(self, context: typer.Context) -> str:
-        """Return the model that was named once.
+        """Return the named model.
 
         Raises:
-            UsageError: it was named twice on the command line, or not at all.
+            UsageError: the model is named twice on the command line, or not at all.
         """
         if self.argument is not None and self.model is not None and on_command_line(context, "model"):
             raise UsageError("the model is named twice", where="--model", remedy="give it once")

@@ -1,4 +1,4 @@
-"""What becomes of a command's output: where it goes, what it replaces, how it is copied and checked."""
+"""The flags of a command's output: its path, what it replaces, and how it is copied and checked."""
 
 from __future__ import annotations
 
@@ -50,25 +50,25 @@ LinkOption = Annotated[
 ]
 FollowLinksOption = Annotated[
     bool,
-    flag("--follow-links", panel=MODE, help="Copy files outside the model's directory that its links lead to."),
+    flag("--follow-links", panel=MODE, help="Copy files outside the model's directory that its links point to."),
 ]
 KeepPluginsOption = Annotated[
     bool,
-    flag("--keep-plugins", panel=MODE, help="Copy the plug-ins that are attached to the model, too."),
+    flag("--keep-plugins", panel=MODE, help="Also copy the plug-ins that are attached to the model."),
 ]
 RankOption = Annotated[
     int | None,
-    flag("--rank", help="Of an adapter: the largest rank per layer; what that takes from the edit is reported."),
+    flag("--rank", help="Maximum rank per layer of an adapter; the error of the truncation is reported."),
 ]
 KeepOriginalOption = Annotated[
     bool,
-    flag("--keep-original", help="Keep the original bytes of the edited tensors beside the model, for revert."),
+    flag("--keep-original", help="Keep the original bytes of the edited tensors next to the model, for revert."),
 ]
 
 
 @dataclass(frozen=True)
 class OutputFlags(FlagGroup):
-    """How an output is written."""
+    """The flags of an output."""
 
     overwrite: OverwriteOption = False
     force: ForceOption = False
@@ -77,7 +77,7 @@ class OutputFlags(FlagGroup):
     architectures: ArchitecturesOption = None
 
     def options(self, out: Path, layout: str, **more: Any) -> OutputOptions:
-        """Return the options of an output of this layout; `more` are those that this command alone has."""
+        """Return the options of an output with this layout; `more` are options that only this command has."""
         from qkedit.steering.steer_options import OutputOptions
 
         return OutputOptions(
@@ -93,7 +93,7 @@ class OutputFlags(FlagGroup):
 
 @dataclass(frozen=True)
 class FullOutputFlags(OutputFlags):
-    """How an output is written that can hold all files of the base."""
+    """The flags of an output that can hold all files of the base."""
 
     link: LinkOption = "auto"
     follow_links: FollowLinksOption = False

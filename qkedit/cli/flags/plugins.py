@@ -1,4 +1,4 @@
-"""What commands that run or attach plug-ins have in common: their flags, and which plug-ins a request gets."""
+"""The common flags of commands that run or attach plug-ins, and the plug-ins of a request."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ PromptOption = Annotated[str, flag("--prompt", help="The question about the imag
 def chosen_plugins(texts: Sequence[str] | None, model: str) -> tuple[PluginSettings, ...]:
     """Return the plug-ins of a request: those that are named, else those attached to the model.
 
-    What is published for the model fills in what they leave open.
+    Published settings for the model are the defaults of their options.
 
     Raises:
-        QkeditError: one is wrong, on the command line or in the file next to the weights.
+        QkeditError: a plug-in is invalid, on the command line or in the file next to the weights.
     """
     from qkedit.plugins.config_file import attached_to
     from qkedit.plugins.paper_defaults import with_paper_defaults
@@ -55,12 +55,12 @@ def chosen_plugins(texts: Sequence[str] | None, model: str) -> tuple[PluginSetti
         return with_paper_defaults(named, model)
     plugins = with_paper_defaults(attached_to(Path(model).expanduser()), model)
     if plugins:
-        _logger.warning("%s acts as attached to the model; --plugin none leaves it out", joined(plugins))
+        _logger.warning("%s is attached to the model and acts; --plugin none leaves it out", joined(plugins))
     return plugins
 
 
 def spelled(plugin: PluginSettings) -> str:
-    """Return a plug-in with its options as `--plugin` takes it."""
+    """Return a plug-in with its options in the form of `--plugin`."""
     options = ",".join(f"{key}={_text(value)}" for key, value in plugin.options.items())
     return f"{plugin.name}:{options}" if options else plugin.name
 

@@ -1,4 +1,4 @@
-"""`qkedit inspect`: look at a model's query-key spectra."""
+"""`qkedit inspect`: show a model's query-key spectra."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from qkedit.steering.plan import SteerPlan
 
 VIEW = "What to show"
-# What `--compare` takes for the base that an edited model's manifest names.
+# The value of `--compare` for the base in an edited model's manifest.
 BASE = "base"
 
 
@@ -72,7 +72,7 @@ def inspect(
     """Show the singular spectra of a model's query-key products, before or after an edit.
 
     The model comes first or as --model. Only query and key projections are
-    read, and nothing is written but the files you name.
+    read, and only the files you name are written.
 
     Example: qkedit inspect qwen2-vl --layers 10-20 --suggest
     """
@@ -108,7 +108,7 @@ def inspect(
 
 @dataclass(frozen=True)
 class _Files:
-    """The files to write beside what is printed."""
+    """The files to write in addition to the printed result."""
 
     csv: Path | None
     plot: Path | None
@@ -119,7 +119,7 @@ class _Files:
         return self.csv == Path("-")
 
     def check(self, *, as_json: bool) -> None:
-        """Refuse what could not be written, before any work is done."""
+        """Refuse files that could not be written, before any work is done."""
         from qkedit.report.files import check_target
         from qkedit.report.pictures import check_picture
 
@@ -133,7 +133,7 @@ class _Files:
             check_target(self.html, (".html", ".htm"), "--html")
 
     def writing(self, **contents: Callable[[], bytes]) -> dict[Path, Callable[[], object]]:
-        """Return what writes each file that is asked for, from what makes its content."""
+        """Return a writer for each requested file, given the functions that make the contents."""
         from qkedit.report.files import write_file
 
         places = {"csv": None if self.csv_on_stdout else self.csv, "plot": self.plot, "html": self.html}

@@ -1,4 +1,4 @@
-"""`qkedit interpolate`: write an edit in another strength."""
+"""`qkedit interpolate`: write an edit with another strength."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def interpolate(
     ] = "full",
     writing: FullOutputFlags,
 ) -> None:
-    """Write an edit in another strength: W + strength (W' - W), rounded once.
+    """Write an edit with another strength: W + strength (W' - W), rounded once.
 
-    Strength 1 gives what `apply` gives, byte for byte.
+    Strength 1 gives the same bytes as `apply`.
 
     Example: qkedit interpolate ./delta --strength 0.5 --base ./Qwen2-VL-7B-Instruct --out ./half
     """

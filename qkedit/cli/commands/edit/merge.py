@@ -1,4 +1,4 @@
-"""`qkedit merge`: make one delta of several edits."""
+"""`qkedit merge`: merge several edits into one delta."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def merge(
     out: OutOption = None,
     writing: OutputFlags,
 ) -> None:
-    """Make one delta of several edits of one base.
+    """Merge several edits of one base into one delta.
 
     Where edits change the same numbers, their changes are added up; `apply` of
     the result is `apply` of all of them.

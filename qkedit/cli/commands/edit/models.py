@@ -25,7 +25,7 @@ def models(
 ) -> None:
     """List known families and aliases, or show how a checkpoint is understood.
 
-    A family that is not listed is taken as one with separate projections, if its tensors bear that out.
+    A family that is not listed is read as one with separate projections, if its tensors match.
 
     Example: qkedit models --check ./Qwen2-VL-7B-Instruct
     """
@@ -95,7 +95,7 @@ def _list(output: Output) -> None:
 
 
 def _record(family: dict[str, Any]) -> str:
-    """Where a family's record stands, with the package that brought it."""
+    """Return the file of a family's record, with its package."""
     source, record = family["source"], family["record"]
     return f"{record} ({source})" if source.startswith("package ") else record
 

@@ -1,4 +1,4 @@
-"""A plan of `steer` as a sentence: what the run would do, with the defaults that nobody typed."""
+"""Describe a plan of `steer` in a sentence, including default values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KINDS: dict[str, str] = {
 
 
 def plan_in_words(plan: SteerPlan, target: OutputOptions | None) -> str:
-    """Return the plan in one sentence; `target` is None where no --out was given."""
+    """Return the plan in one sentence; `target` is None without --out."""
     wanted = plan.options.suppression
     modes = (
         f"the {counted(wanted.k, 'dominant mode')}"

@@ -22,25 +22,25 @@ def push(
     context: typer.Context,
     directory: Annotated[Path, typer.Argument(help="A directory that qkedit wrote.")],
     repository: Annotated[str, typer.Argument(metavar="REPO", help="A repository on the hub, org/name.")],
-    branch: Annotated[str | None, flag("--branch", help="The branch to commit to; made if it is not there.")] = None,
+    branch: Annotated[str | None, flag("--branch", help="The branch to commit to; created if missing.")] = None,
     private: Annotated[bool, flag("--private", help="Make a new repository private.")] = False,
-    message: Annotated[str | None, flag("--message", help="Message of the commit.")] = None,
-    dry_run: Annotated[bool, flag("--dry-run", help="Show what would become of each file; nothing is sent.")] = False,
+    message: Annotated[str | None, flag("--message", help="The commit message.")] = None,
+    dry_run: Annotated[bool, flag("--dry-run", help="Show the action for each file; nothing is sent.")] = False,
     license: Annotated[
         str | None,
         flag(
             "--license",
             panel=_PANEL,
-            help="Licence to publish under, as the hub spells it; needed where the base's does not settle it.",
+            help="Identifier of the licence to publish under; needed if the base's licence is missing or unknown.",
         ),
     ] = None,
     include: Annotated[
         list[str] | None,
-        flag("--include", panel=_PANEL, help="Send files that qkedit did not write, too; may be repeated."),
+        flag("--include", panel=_PANEL, help="Also send these files that qkedit did not write; may be repeated."),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        flag("--exclude", panel=_PANEL, help="Leave such files where they are; may be repeated."),
+        flag("--exclude", panel=_PANEL, help="Do not send these files that qkedit did not write; may be repeated."),
     ] = None,
     force: Annotated[
         bool,

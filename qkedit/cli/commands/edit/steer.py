@@ -49,7 +49,7 @@ def steer(
         str,
         flag(
             "--layout",
-            help="What to write: the full checkpoint, a delta (the edited tensors alone), or an adapter (lora).",
+            help="What to write: the full checkpoint, a delta (only the edited tensors), or an adapter (lora).",
             autocompletion=completion.layouts,
         ),
     ] = "full",
@@ -112,7 +112,7 @@ def _run(output: Output, plan: SteerPlan, target: OutputOptions, launch: Launch 
 
 
 def print_report(output: Output, report: SteerReport, done: tuple[str, str]) -> None:
-    """Print what a run of `steer`, `apply` or `export` did; `done` is the first line, a verb and its object."""
+    """Print the report of `steer`, `apply` or `export`; `done` is the first line, a verb and its object."""
     from qkedit.report.strength import energy_sentence
     from qkedit.selection import describe
 
@@ -151,7 +151,7 @@ def print_report(output: Output, report: SteerReport, done: tuple[str, str]) -> 
 
 
 def _adapter_facts(report: SteerReport) -> list[tuple[str, str]]:
-    """The ranks of an adapter, what of vLLM holds it, and what it lacks."""
+    """Return the ranks of an adapter, the vLLM option it needs, and its error."""
     from qkedit.steering.adapters.peft_files import VLLM_RANKS, vllm_rank
 
     layers = report.manifest.adapter or ()
@@ -166,7 +166,7 @@ def _adapter_facts(report: SteerReport) -> list[tuple[str, str]]:
 
 
 def _left_out(files: Mapping[str, str]) -> str:
-    """The files that an output does not hold, those of one reason together."""
+    """Return the files that are left out of an output, grouped by reason."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in files.items():
         by_reason.setdefault(reason, []).append(name)

@@ -20,7 +20,7 @@ def verify(
 ) -> None:
     """Check an output against its manifest and its base.
 
-    A hub base is found by itself, a local one is given with --base. Exit code 3 when something does not match.
+    A base on the hub is found automatically, a local one is given with --base. The exit code is 3 on a mismatch.
 
     Example: qkedit verify ./edited --base ./Qwen2-VL-7B-Instruct
     """

@@ -1,4 +1,4 @@
-"""`qkedit demo`: the three methods and their controls on scenes whose truth is known."""
+"""`qkedit demo`: the three methods and their controls on scenes with known ground truth."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def demo(
     plot: Annotated[Path | None, flag("--plot", help="Write a picture: .png, .svg or .pdf.")] = None,
     save: Annotated[
         Path | None,
-        flag("--save", help="Write scenes, questions, answers and scores into this new directory."),
+        flag("--save", help="Write scenes, questions, answers and scores to this new directory."),
     ] = None,
 ) -> None:
-    """See what steering, SCR and DSCR do to hallucination, compared with random controls, on synthetic scenes.
+    """Show the effect of steering, SCR and DSCR on hallucination, compared with random controls, on synthetic scenes.
 
-    Without MODEL the embedded miniature model, which was trained on such scenes; another vision-language model
-    is asked the same, in words it was not trained for. Captions are scored by CHAIR, questions by POPE, and every
-    figure has its interval and its difference to the unedited model. Nothing is written but what you name.
+    Without MODEL, the embedded miniature model is used, which was trained on such scenes. Another vision-language
+    model gets the same prompts, for which it was not trained. Captions are scored by CHAIR, questions by POPE, and
+    every figure has its interval and its difference from the unedited model. Only the files you name are written.
 
     Example: qkedit demo --layers 2-5 --k 4 --plot demo.png
     """

@@ -1,4 +1,4 @@
-"""`qkedit sweep`: a grid of edits against their controls, chosen on one half of the scenes, confirmed on the other."""
+"""`qkedit sweep`: try a grid of edits with controls on one half of the scenes, and confirm the best on the other."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def sweep(
         flag(
             "--no-worse",
             panel=CHOICE,
-            help="How much other measures may get worse: MEASURE:TOLERANCE, separated by commas, or none.",
+            help="Limits on how much other measures may get worse: MEASURE:TOLERANCE,… or none.",
         ),
     ] = "recall:0.02",
     out: Annotated[
         Path | None,
-        flag("--out", "-o", help="Keep results in this file (JSON lines); an interrupted sweep resumes from it."),
+        flag("--out", "-o", help="Write results to this file (JSON lines); an interrupted sweep resumes from it."),
     ] = None,
     plot: Annotated[Path | None, flag("--plot", help="Write a heatmap: .png, .svg or .pdf.")] = None,
     detail: Annotated[bool, flag("--detail", help="Show every cell, not only the best.")] = False,
@@ -68,10 +68,10 @@ def sweep(
 ) -> None:
     """Try a grid of edits on synthetic scenes, each against random controls, and confirm the best.
 
-    Edits are made in memory. Cells are ranked on the first half of the scenes; the second half is shown to the
-    winner, its controls and the base alone. A caption that says little hallucinates little, so by default recall may
-    not fall by more than 0.02. Without MODEL the embedded miniature model; any vision-language model that can be
-    steered and takes pictures in prompts is asked the same about the same scenes.
+    Edits are made in memory. Cells are ranked on the first half of the scenes; the second half is only for the
+    winner, its controls and the base. A short caption hallucinates little, so by default recall must not fall by more
+    than 0.02. Without MODEL, the embedded miniature model is used; any vision-language model that can be steered and
+    accepts images in prompts gets the same prompts about the same scenes.
 
     Measures: chair_s, chair_i, recall, mean_words, and accuracy, f1, hr with _random, _popular, _adversarial.
 

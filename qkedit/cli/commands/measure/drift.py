@@ -1,4 +1,4 @@
-"""`qkedit drift`: how far an edit moves a model on the user's own images."""
+"""`qkedit drift`: measure how far an edit moves a model on the user's own images."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def drift(
 def _before(
     name: str, revision: str | None, base: str | None, plugins: tuple[PluginSettings, ...]
 ) -> tuple[str, str | None]:
-    """Return what the model is compared with, and its revision. Raises UsageError if nothing says so."""
+    """Return the model to compare with, and its revision. Raises UsageError if there is none."""
     found = base_for(name, base, revision)
     if found is not None:
         return found.model, found.revision

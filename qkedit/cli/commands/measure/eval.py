@@ -88,8 +88,8 @@ def evaluate(
 ) -> None:
     """Let a model answer benchmarks' questions, and score the answers.
 
-    Answers are made by greedy search and written down as they come: the same
-    command again asks what is left. OUT/result.json holds scores and settings.
+    Answers are made by greedy search and written as they come: the same command
+    again resumes the run. OUT/result.json holds scores and settings.
 
     Example: qkedit eval ./edited --benchmark pope --data ./POPE --images ./val2014 --out ./pope-edited
     """
@@ -149,7 +149,7 @@ def _endpoint(
 
 
 def _tasks(benchmarks: Sequence[str], splits: Sequence[str], data: Path, max_new_tokens: int | None) -> list[Task]:
-    """Return what is asked. Raises UsageError for a benchmark or a split that there is not, or one named twice."""
+    """Return the tasks. Raises UsageError for an unknown or repeated benchmark or split."""
     from qkedit.evaluation.benchmarks.registry import benchmark_named
     from qkedit.evaluation.runs.tasks import tasks_of
 

@@ -1,4 +1,4 @@
-"""`qkedit score`: score answers that were given before, by a benchmark's own rules."""
+"""`qkedit score`: score existing answers by a benchmark's own rules."""
 
 from __future__ import annotations
 
@@ -103,6 +103,6 @@ def score(
 
 
 def _refuse_input(target: Path, inputs: Sequence[Path]) -> None:
-    """Refuse to write over what is read."""
+    """Refuse to overwrite an input."""
     if any(target.exists() and read.exists() and target.samefile(read) for read in inputs):
         raise UsageError(f"{target} is read", where="--per-item", remedy="name another file")

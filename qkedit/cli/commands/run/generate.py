@@ -1,4 +1,4 @@
-"""`qkedit generate`: run one request, with the plug-ins that are attached or named."""
+"""`qkedit generate`: run one request, with attached or named plug-ins."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def generate(
 
 @dataclass(frozen=True)
 class _Runs:
-    """Answers one request with one model after another, so that one of them is in memory at a time."""
+    """Answers one request with several models in turn, so that only one of them is in memory at a time."""
 
     pictures: Sequence[Image]
     prompt: str

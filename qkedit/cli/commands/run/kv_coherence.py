@@ -1,4 +1,4 @@
-"""`qkedit kv-coherence`: how much a model's keys form a picture, before and after plug-ins."""
+"""`qkedit kv-coherence`: measure how far a model's keys form a picture, before and after plug-ins."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def kv_coherence(
     layer: Annotated[int | None, flag("--layer", help="Layer to draw; by default the middle one.", min=0)] = None,
     loading: LoadingFlags,
 ) -> None:
-    """Measure how much a model's keys form a picture of the image, before and after plug-ins.
+    """Measure how far a model's keys form a picture of the image, before and after plug-ins.
 
-    KV-coherence is the mean cosine of keys side by side minus that of all pairs; entropy is that of the norms of image
-    tokens, in nats.
+    KV-coherence is the mean cosine of adjacent keys minus that of all pairs; entropy is the entropy of the norms of
+    image tokens, in nats.
 
     Example: qkedit kv-coherence ./llava-1.5-7b-hf --image street.jpg --plugin dscr --plot keys.png
     """
@@ -83,7 +83,7 @@ def kv_coherence(
 def _measured(
     loaded: LoadedModel, pictures: list[Image], prompt: str, plugins: tuple[PluginSettings, ...]
 ) -> _Measured:
-    """Run the prompt once, with the plug-ins and the measurement behind them."""
+    """Run the prompt once, with the plug-ins and then the measurement."""
     from qkedit.plugins.measures.kv_coherence import CoherenceReport, KeyCoherence
     from qkedit.plugins.settings import make_plugins
     from qkedit.runtime.generation import respond
@@ -158,7 +158,7 @@ def _keys_plot(
     model: str,
     plugins: tuple[PluginSettings, ...],
 ) -> Callable[[], object]:
-    """Return what writes keys of the first grid in one layer. Raises UsageError for a layer without keys."""
+    """Return a writer of the plot of the first grid's keys in one layer. Raises UsageError for one without keys."""
     from qkedit.plugins.measures.key_colours import principal_colours
     from qkedit.report.files import write_file
     from qkedit.report.keys_picture import keys_picture

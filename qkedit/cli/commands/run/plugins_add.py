@@ -1,4 +1,4 @@
-"""`qkedit plugins add`: write which plug-ins a model is run with next to its weights."""
+"""`qkedit plugins add`: attach plug-ins to a model by a file next to its weights."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def plugins_add(
     ] = None,
     model: DirectoryOption = None,
 ) -> None:
-    """Write which plug-ins a model is run with next to its weights.
+    """Attach plug-ins to a model by a file next to its weights.
 
-    The weights stay untouched and other tools ignore the file, qkedit-plugins.json. A plug-in that is attached
-    already gets the new options. `qkedit plugins list` lists all options.
+    The weights are not changed, and other tools ignore the file, qkedit-plugins.json. A plug-in that is already
+    attached gets the new options. `qkedit plugins list` lists all options.
 
     Example: qkedit plugins add scr --layers 0-11 --model ./llava-1.5-7b-hf
     """

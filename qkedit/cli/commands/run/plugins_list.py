@@ -1,4 +1,4 @@
-"""`qkedit plugins list`: which plug-ins there are, and which are attached to a model."""
+"""`qkedit plugins list`: list all plug-ins, or those attached to a model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def plugins_list(
             directory = Path(model.name(context)).expanduser()
             if not directory.is_dir():
                 raise UsageError(
-                    "is not a directory, and plug-ins are attached to directories alone",
+                    "is not a directory, and plug-ins can be attached only to directories",
                     where=str(directory),
                     remedy="name a model's directory",
                 )

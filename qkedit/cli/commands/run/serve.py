@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qkedit.serving.served_model import ServedModel
 
 SERVER = "The server"
-LIMITS = "What one request may bring"
+LIMITS = "Limits of a request"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -67,7 +67,7 @@ def serve(
     ] = 64,
     loading: LoadingFlags,
 ) -> None:
-    r"""Serve the model behind an OpenAI-compatible endpoint, with the plug-ins that are attached to it or named.
+    r"""Serve a model behind an OpenAI-compatible endpoint, with attached or named plug-ins.
 
     The port opens when the model is loaded. SIGTERM lets running answers finish. Needs `pip install 'qkedit\[serve]'`.
 
@@ -95,7 +95,7 @@ def serve(
 
         limits = Limits(max_body * MIB, max_images, max_pixels, max_waiting)
         policy = ImagePolicy(limits, _hosts(allow_image_hosts))
-        # Before the model is loaded: a port that is taken is to be known at once.
+        # Before the model is loaded, so that a port in use is reported immediately.
         with _bound(host, port) as listening:
             loaded = load(name, revision=model.revision, **loading.arguments(context))
             served = ServedModel(served_name or _plain(name), loaded, PluginSwitch(loaded.model, plugins))
@@ -114,7 +114,7 @@ def serve(
 
 
 def _plugins(texts: Sequence[str] | None, file: Path | None, model: str) -> tuple[PluginSettings, ...]:
-    """Return the plug-ins to serve with: those named, else those of the file, else those attached to the model."""
+    """Return the plug-ins to serve with: those named, else those in the file, else those attached to the model."""
     from qkedit.plugins.paper_defaults import with_paper_defaults
     from qkedit.plugins.settings import PluginSettings, parse_plugins, read_plugins
 
@@ -144,13 +144,13 @@ def _hosts(text: str | None) -> frozenset[str]:
 
 
 def _plain(model: str) -> str:
-    """Return what a model is called if nobody says: a directory's own name, else the name it was given."""
+    """Return the default name of a model: a directory's own name, else the name it was given."""
     path = Path(model).expanduser()
     return path.resolve().name if path.is_dir() else model
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """Return a socket that has the address, and does not listen yet: clients are to see when the model is loaded."""
+    """Return a socket bound to the address but not listening, so that clients notice when the model is loaded."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
