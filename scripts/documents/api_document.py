@@ -28,7 +28,7 @@ Written by `scripts/documents/api_document.py` from the docstrings; do not edit.
 """
 CHAPTERS = {
     "Edit checkpoints": ("steer", "plan", "verify", "Suppression", "SteerReport"),
-    "Work with edits": ("apply", "merge", "interpolate", "revert", "diff", "export", "push"),
+    "Work with edits": ("apply", "merge", "interpolate", "revert", "diff", "extract", "export", "push"),
     "Edit and run loaded models": ("load", "edit", "ModelEdit", "generate", "attach", "SCR", "DSCR", "Plugin"),
     "Look at query-key products": ("inspect", "QKProduct", "product_of"),
     "Measure": ("score", "evaluate", "compare", "drift"),

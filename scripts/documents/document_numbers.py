@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +37,17 @@ def numbers() -> dict[str, str]:
         "grid-families": str(len({family_of.get(name, name) for name in LAYOUTS})),
         "presets": str(len(presets())),
         "benchmarks": str(len(benchmark_names())),
+        **_sizes(Path(qkedit.__file__).parent),
+    }
+
+
+def _sizes(package: Path) -> dict[str, str]:
+    """Return how many modules the largest folder has, and how many lines the longest module."""
+    files = [file for file in package.rglob("*.py") if file.name != "__init__.py"]
+    folders = Counter(file.parent for file in files)
+    return {
+        "largest-folder": str(max(folders.values())),
+        "longest-file": str(max(len(file.read_text("utf-8").splitlines()) for file in files)),
     }
 
 
