@@ -27,6 +27,8 @@ PLUGINS = {
     "icd": "qkedit.plugins.contrast.settings:ICD",
     "m3id": "qkedit.plugins.contrast.settings:M3ID",
     "pai-contrast": "qkedit.plugins.contrast.settings:PAIContrast",
+    "pai-attention": "qkedit.plugins.amplified.plugin:PAIAttention",
+    "middle-layer": "qkedit.plugins.amplified.plugin:MiddleLayer",
     "vaf": "qkedit.plugins.vaf.plugin:VAF",
     "dola": "qkedit.plugins.early_exit.dola:DoLa",
     "deco": "qkedit.plugins.early_exit.deco:DeCo",

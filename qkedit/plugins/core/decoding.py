@@ -59,9 +59,21 @@ class DecodingEdit:
 
     Attributes:
         observed_layers: after which decoder layers `observe_layer` is called.
+        scored_layers: in which decoder layers `edit_scores` is called; only layers that attend to every column.
     """
 
     observed_layers: frozenset[int] = frozenset()
+    scored_layers: frozenset[int] = frozenset()
+
+    def edit_scores(self, layer: int, scores: Tensor) -> Tensor:
+        """Return the attention scores of the last token of the prompt, or of a token of the answer, edited.
+
+        Args:
+            layer: the decoder layer.
+            scores: `[batch, heads, columns]` float32 before mask and softmax. The first columns are the prompt's,
+                padding included.
+        """
+        return scores
 
     def observe_layer(self, layer: int, hidden: Tensor) -> None:
         """Look at the state of the last token after a decoder layer, `[batch, D]`; change nothing.

@@ -32,6 +32,7 @@ from qkedit.plugins.core.decoding import DecodingEdit, Generation
 from qkedit.plugins.core.grid import image_grids
 from qkedit.plugins.core.protocol import BoundPlugin, DecodingPlugin, Plugin, PrefillPlugin
 from qkedit.plugins.core.report import RequestReport
+from qkedit.plugins.transformers.attention_scores import edited_scores
 from qkedit.plugins.transformers.branch import LockstepBranch
 from qkedit.plugins.transformers.decoding import (
     EditedLogits,
@@ -224,6 +225,7 @@ class Attachment:
                 ends.callback(edits[name].close)
             ends.enter_context(self._logits_through(EditedLogits(list(edits.values()))))
             ends.enter_context(observing(self._parts.layers, list(edits.values())))
+            ends.enter_context(edited_scores(self._parts.text_config, given, list(edits.values())))
             output = original(**with_decoding(given, edits))
         of_decoding = {name: edit.report() for name, edit in edits.items()}
         # A prefill with images has already reported; together they are one request.

@@ -11,11 +11,9 @@ ours passes the call on.
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from qkedit.plugins.core.prefill import StopForward
+from qkedit.plugins.transformers.attention_functions import registered, usual_attention
 
 # The number of attention weights in memory at once: heads × queries × keys. 64 MB in float32.
 BLOCK = 2**24
@@ -73,7 +72,7 @@ def recording(text_config: Any, recorder: AttentionRecorder) -> Iterator[None]:
     """
     usual = text_config._attn_implementation
     # Passed as a mapping, the name applies to the decoder's own config and not to those of its parts.
-    text_config._attn_implementation = {"": _registered(usual)}
+    text_config._attn_implementation = {"": registered(usual, "recorded", _attend)}
     _recorders.active = recorder
     try:
         yield
@@ -82,53 +81,14 @@ def recording(text_config: Any, recorder: AttentionRecorder) -> Iterator[None]:
         text_config._attn_implementation = {"": usual}
 
 
-def _registered(usual: str) -> str:
-    """Register a recording version of the attention implementation `usual` with transformers, and return its name."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    name = f"{usual}_recorded"
-    if name not in ALL_ATTENTION_FUNCTIONS:
-
-        def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
-            recorder: AttentionRecorder | None = getattr(_recorders, "active", None)
-            layer: Any = module.layer_idx
-            if recorder is not None and layer in recorder.layers:
-                recorder.scores[layer] = _scores(recorder.readings, query, key, mask, kwargs)
-                if layer == recorder.leave_after:
-                    raise StopForward
-            shown = module if usual in ("sdpa", "eager") else _AsConfigured(module, usual)
-            return _usual_attention(module, usual)(shown, query, key, value, mask, **kwargs)
-
-        AttentionInterface.register(name, attend)
-        if usual in ALL_MASK_ATTENTION_FUNCTIONS:
-            AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[usual])
-    return name
-
-
-class _AsConfigured:
-    """An attention module whose config names its usual implementation, which flash attention needs for its kernel.
-
-    The module's own config is shared with other threads, so it is not changed.
-    """
-
-    def __init__(self, module: nn.Module, usual: str) -> None:
-        config: Any = copy(module.config)
-        config._attn_implementation = {"": usual}
-        self._module, self.config = module, config
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
-
-def _usual_attention(module: nn.Module, usual: str) -> Callable[..., Any]:
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    # Eager attention is not registered; every modeling file has its own.
-    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    function: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(usual, eager)
-    return function
+def _attend(usual: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
+    recorder: AttentionRecorder | None = getattr(_recorders, "active", None)
+    layer: Any = module.layer_idx
+    if recorder is not None and layer in recorder.layers:
+        recorder.scores[layer] = _scores(recorder.readings, query, key, mask, kwargs)
+        if layer == recorder.leave_after:
+            raise StopForward
+    return usual_attention(usual, module, query, key, value, mask, **kwargs)
 
 
 def _scores(

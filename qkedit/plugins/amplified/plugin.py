@@ -1,0 +1,153 @@
+"""Let every token of the answer attend to the image more, by its own scores: PAI's attention, and the middle layers'.
+
+In some layers, the attention scores a of the prompt's last token and of every token of the answer are raised at image
+tokens before the softmax:
+
+    PAI (arXiv 2407.21771, equation 5)       a + α |a|
+    MiddleLayer (arXiv 2411.16724)           a + α · mean over heads |a|
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from qkedit.errors import UnsupportedForm, UsageError
+from qkedit.plugins.core.decoding import DecodingEdit, Generation
+from qkedit.plugins.core.generation_limits import OF_EVERY_STEP, refuse_settings
+from qkedit.plugins.core.grid_layouts import image_token
+from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.report import PluginReport
+from qkedit.selection import check_layers, select_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmplifiedReport(PluginReport):
+    """What was done to one answer.
+
+    Attributes:
+        layers: in which layers scores were raised.
+        image_tokens: at how many columns, over all prompts.
+    """
+
+    layers: tuple[int, ...]
+    image_tokens: int
+
+
+@dataclass(frozen=True)
+class PAIAttention:
+    """Settings of PAI's attention.
+
+    Attributes:
+        alpha: α, the strength.
+        layers: of the decoder; None for all from the third on. Sliding layers are left out.
+    """
+
+    name: ClassVar[str] = "pai-attention"
+
+    alpha: float = 0.2
+    layers: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings in themselves. Raises UsageError."""
+        _check(self.name, self.alpha, self.layers)
+
+    def bind(self, modules: VLMModules) -> BoundAmplifier:
+        """Check the settings against a model. Raises UsageError or UnsupportedForm."""
+        count = len(modules.layers)
+        layers = _layers(self.name, self.layers or f"{min(2, count - 1)}-{count - 1}", modules)
+        return BoundAmplifier(self.name, layers, self.alpha, over_heads=False)
+
+
+@dataclass(frozen=True)
+class MiddleLayer:
+    """Settings of MiddleLayer.
+
+    Attributes:
+        alpha: α, the strength. The paper chooses it by the model; this default is ours.
+        layers: of the decoder; None for 5 to 17 of 32, and the same shares of other depths. Sliding ones are left out.
+    """
+
+    name: ClassVar[str] = "middle-layer"
+
+    alpha: float = 0.5
+    layers: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings in themselves. Raises UsageError."""
+        _check(self.name, self.alpha, self.layers)
+
+    def bind(self, modules: VLMModules) -> BoundAmplifier:
+        """Check the settings against a model. Raises UsageError or UnsupportedForm."""
+        count = len(modules.layers)
+        layers = _layers(self.name, self.layers or f"{round(5 * count / 32)}-{round(17 * count / 32)}", modules)
+        return BoundAmplifier(self.name, layers, self.alpha, over_heads=True)
+
+
+@dataclass(frozen=True)
+class BoundAmplifier:
+    """One of the two methods on one model."""
+
+    name: str
+    layers: tuple[int, ...]
+    alpha: float
+    over_heads: bool
+
+    def start_decoding(self, generation: Generation) -> RaisedScores:
+        """Begin one call of `generate`. Raises UsageError for settings that it cannot follow."""
+        refuse_settings(generation, (*OF_EVERY_STEP, "past_key_values", "inputs_embeds", "use_cache"), self.name)
+        return RaisedScores(self, generation)
+
+
+class RaisedScores(DecodingEdit):
+    """What happens to one request."""
+
+    def __init__(self, plugin: BoundAmplifier, generation: Generation) -> None:
+        self._plugin = plugin
+        ids = generation.inputs["input_ids"]
+        self._image = ids == image_token(generation.modules.config)
+        self._tokens = int(self._image.sum())
+        self.scored_layers = frozenset(plugin.layers if self._tokens else ())
+
+    def edit_scores(self, layer: int, scores: Tensor) -> Tensor:
+        """Return the scores, raised at image tokens."""
+        size = scores.abs()
+        raised = size.mean(dim=1, keepdim=True) if self._plugin.over_heads else size
+        # Beams and several answers have the image of their prompt.
+        image = self._image.repeat_interleave(len(scores) // len(self._image), dim=0).to(scores.device)
+        edited = scores.clone()
+        prompt = edited[..., : image.shape[1]]
+        prompt += self._plugin.alpha * (raised.expand_as(scores)[..., : image.shape[1]] * image[:, None])
+        return edited
+
+    def report(self) -> AmplifiedReport:
+        """Return what was done."""
+        return AmplifiedReport(
+            layers=tuple(sorted(self.scored_layers)),
+            image_tokens=self._tokens,
+            warnings=() if self._tokens else ("there is no image, so nothing is raised",),
+        )
+
+
+def _layers(name: str, chosen: str, modules: VLMModules) -> tuple[int, ...]:
+    """Return the chosen layers that attend to every column.
+
+    Raises:
+        UsageError: there is no such layer among them.
+        UnsupportedForm: the model caps its attention scores.
+    """
+    if getattr(modules.text_config, "attn_logit_softcapping", None):
+        raise UnsupportedForm("its attention scores are capped", where=name, remedy="use another method")
+    kinds = getattr(modules.text_config, "layer_types", None) or ["full_attention"] * len(modules.layers)
+    full = [layer for layer in modules.attention_layers if kinds[layer] == "full_attention"]
+    return select_layers(chosen, len(modules.layers), full, f"{name} layers")
+
+
+def _check(name: str, alpha: float, layers: str | None) -> None:
+    if not (math.isfinite(alpha) and alpha >= 0):
+        raise UsageError(f"{alpha} is negative", where=f"{name} alpha", remedy="give 0.2, say")
+    if layers is not None:
+        check_layers(layers, f"{name} layers")

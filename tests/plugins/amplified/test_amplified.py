@@ -1,0 +1,128 @@
+"""PAI's attention and MiddleLayer equal attention whose matrices are written out over the whole text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qkedit
+from qkedit import SCR
+from qkedit.errors import UnsupportedForm, UsageError
+from qkedit.plugins.amplified.plugin import MiddleLayer, PAIAttention
+from qkedit.plugins.transformers.modules import vlm_modules
+from tests.plugins.greedy import STEPS, generated, one_image_each
+from tests.plugins.tiny_requests import IMAGE, model, request
+from tests.plugins.whole_text import whole_text
+
+FAMILIES = ("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3", "mistral3", "idefics3")
+METHODS = {
+    "pai-attention": PAIAttention(alpha=0.7, layers="1-3"),
+    "middle-layer": MiddleLayer(alpha=0.9, layers="1-3"),
+}
+
+
+def full_layers(family: str) -> list[int]:
+    kinds = getattr(model(family).get_decoder().config, "layer_types", None) or ["full_attention"] * 4
+    return [layer for layer in (1, 2, 3) if kinds[layer] == "full_attention"]
+
+
+@contextmanager
+def raised_scores(family: str, ids: list[int], plugin: Any) -> Iterator[None]:
+    """Let the decoder compute attention by matrices, with raised scores in the rows from the prompt's last on."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    columns, layers = [column for column, token in enumerate(ids) if token == IMAGE], full_layers(family)
+
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
+    ) -> tuple[Tensor, None]:
+        groups = query.shape[1] // key.shape[1]
+        key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
+        scores = query @ key.transpose(-1, -2) * settings["scaling"]
+        if module.layer_idx in layers:
+            for row in range(len(ids) - 1, scores.shape[-2]):
+                for column in columns:
+                    size = scores[0, :, row, column].abs()
+                    mean = sum(size.tolist()) / len(size)
+                    scores[0, :, row, column] += plugin.alpha * (mean if plugin.name == "middle-layer" else size)
+        if mask is None:
+            mask = torch.full(scores.shape[-2:], -torch.inf).triu(1)
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        return (scores.softmax(dim=-1) @ value).transpose(1, 2).contiguous(), None
+
+    AttentionInterface.register("raised_scores", attend)
+    AttentionMaskInterface.register("raised_scores", ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+    config = model(family).get_decoder().config
+    usual = config._attn_implementation
+    config._attn_implementation = {"": "raised_scores"}
+    try:
+        yield
+    finally:
+        config._attn_implementation = {"": usual}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padded_batch_equals_raised_scores(family: str, method: str) -> None:
+    prompts, vlm, plugin = one_image_each(family), model(family), METHODS[method]
+    together = request(family, prompts).inputs
+    plain, own = generated(family, together)
+    with qkedit.attach(vlm, plugin) as attached:
+        answers, logits = generated(family, together)
+    report = attached.report()[0].plugins[method]
+    assert list(report.layers) == full_layers(family)
+    for row, prompt in enumerate(prompts):
+        alone, answer = request(family, [prompt]).inputs, []
+        with raised_scores(family, alone["input_ids"][0].tolist(), plugin):
+            for step in range(STEPS):
+                expected = whole_text(vlm, alone, answer).logits[0, -1]
+                torch.testing.assert_close(logits[step][row], expected, atol=1e-5, rtol=1e-5)
+                answer.append(int(expected.argmax()))
+        assert answers[row].tolist() == answer
+        assert (logits[0][row] - own[0][row]).abs().max() > 1e-4
+    assert torch.equal(generated(family, together)[0], plain)
+
+
+def test_beside_another_plug_in_and_without_images() -> None:
+    """SCR records attention itself, through the raised one; a request without images is the model's own."""
+    given = request("llava", one_image_each("llava")).inputs
+    text = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    plain, _ = generated("llava", text)
+    scr = SCR(layers="0-2", diagnosis="1,3", sources=5, factor=1.3)
+    with qkedit.attach(model("llava"), scr, PAIAttention()) as attached:
+        generated("llava", given)
+        assert torch.equal(generated("llava", text)[0], plain)
+    first, second = attached.report()
+    assert set(first.plugins) == {"scr", "pai-attention"}
+    assert second.plugins["pai-attention"].warnings == ("there is no image, so nothing is raised",)
+
+
+def test_beams_have_the_image_of_their_prompt() -> None:
+    """The beams of a padded batch are those of each prompt alone, whose image is elsewhere."""
+    prompts = one_image_each("llava")
+    with qkedit.attach(model("llava"), METHODS["pai-attention"]):
+        together, _ = generated("llava", request("llava", prompts).inputs, num_beams=3)
+        for row, prompt in enumerate(prompts):
+            alone, _ = generated("llava", request("llava", [prompt]).inputs, num_beams=3)
+            assert torch.equal(together[row], alone[0])
+
+
+def test_default_layers_and_capped_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = vlm_modules(model("llava"))
+    assert PAIAttention().bind(modules).layers == (2, 3)
+    assert MiddleLayer().bind(modules).layers == (1, 2)
+    monkeypatch.setattr(modules.text_config, "attn_logit_softcapping", 50.0, raising=False)
+    with pytest.raises(UnsupportedForm, match="capped"):
+        PAIAttention().bind(modules)
+
+
+@pytest.mark.parametrize("make", [lambda: PAIAttention(alpha=-1), lambda: MiddleLayer(layers="x")])
+def test_wrong_settings(make: Any) -> None:
+    with pytest.raises(UsageError, match=r"pai-attention alpha|middle-layer layers"):
+        make()
