@@ -61,6 +61,7 @@ def evaluate(
     out: str | Path,
     splits: Sequence[str] = (),
     plugins: Sequence[str] = (),
+    edits: Sequence[str | Path] = (),
     revision: str | None = None,
     device: str = "cpu",
     dtype: str = "auto",
@@ -83,6 +84,7 @@ def evaluate(
         splits: the splits to run; by default all in `data`.
         plugins: plug-ins in the form of `--plugin`, such as `scr` or `dscr:blend=0.5`; by default none, even if some
             are attached to the model's directory.
+        edits: directories of edits of the model (deltas, adapters, full outputs), applied to the loaded weights.
         revision: branch, tag or commit of a model on the hub.
         device: the device to run on, by its PyTorch name.
         dtype: the dtype of the weights; `auto` for the stored one.
@@ -106,7 +108,8 @@ def evaluate(
 
     chosen = parse_plugins(list(plugins)) or ()
     placement = Placement(device_map, attn_implementation, quantization)
-    local = LocalModel(str(model), revision, chosen, device, dtype, batch_size, placement=placement)
+    places = tuple(map(str, edits))
+    local = LocalModel(str(model), revision, chosen, device, dtype, batch_size, placement=placement, edits=places)
     tasks = tasks_of(benchmark_named(benchmark), Path(data), splits)
     return run(local, tasks, Path(images), Path(out), prompt=prompt, limit=limit, overwrite=overwrite)
 
@@ -139,6 +142,7 @@ def drift(
     *,
     base: str | Path,
     plugins: Sequence[str] = (),
+    edits: Sequence[str | Path] = (),
     max_new_tokens: int = 64,
     device: str = "cpu",
     dtype: str = "auto",
@@ -147,10 +151,11 @@ def drift(
     """Measure the drift of an edited model, or one with plug-ins, from its base on your own images.
 
     Args:
-        edited: the edited model; the same as `base` if only plug-ins make the difference.
+        edited: the edited model; the same as `base` if only plug-ins or edits make the difference.
         images: image files, or a directory of them.
         base: the base model: a directory, a hub id, an alias or `demo`.
         plugins: the plug-ins of the edited model, in the form of `--plugin`.
+        edits: directories of edits, applied to the loaded weights of the edited model.
         max_new_tokens: the maximum length of an answer.
         device: the device to run on, by its PyTorch name.
         dtype: the dtype of the weights; `auto` for the stored one.
@@ -167,4 +172,4 @@ def drift(
     pictures = pictures_in(Path(images))[0] if isinstance(images, str | Path) else [Path(image) for image in images]
     chosen = parse_plugins(list(plugins)) or ()
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "device": device, "dtype": dtype, **loading}
-    return measure(str(base), str(edited), pictures, plugins=chosen, **settings)
+    return measure(str(base), str(edited), pictures, plugins=chosen, edits=[*map(str, edits)], **settings)

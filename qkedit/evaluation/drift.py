@@ -19,8 +19,6 @@ tokens, 20 MB per image for 64 tokens of 152,000.
 from __future__ import annotations
 
 import gc
-import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ import numpy as np
 
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.drift_metrics import DRIFT
+from qkedit.evaluation.drift_metrics import word_f1 as word_f1
 from qkedit.evaluation.metric import sum_of_ratios
 from qkedit.evaluation.statistics.intervals import LEVEL, RESAMPLES, SEED
 from qkedit.evaluation.statistics.resampling import percentiles, resampled
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from qkedit.runtime.generation import LoadedModel
 
 PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
-_WORDS = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
 @dataclass(frozen=True)
@@ -152,6 +150,7 @@ def drift(
     *,
     prompt: str = CAPTION_PROMPT,
     plugins: Sequence[PluginSettings] = (),
+    edits: Sequence[str] = (),
     base_revision: str | None = None,
     revision: str | None = None,
     max_new_tokens: int = 64,
@@ -162,10 +161,11 @@ def drift(
 
     Args:
         base: the model before: a directory, a hub id, an alias or `demo`.
-        edited: the model after; the same as `base` where plug-ins alone make the difference.
+        edited: the model after; the same as `base` where plug-ins or `edits` alone make the difference.
         images: picture files.
         prompt: what both are asked about each.
         plugins: attached to the edited model.
+        edits: directories of edits of the edited model, which are put into its loaded weights together.
         base_revision: of a base on the hub.
         revision: of an edited model on the hub.
         max_new_tokens: of an answer.
@@ -179,8 +179,12 @@ def drift(
     import torch
 
     from qkedit.plugins.transformers.attach import attach
+    from qkedit.runtime.editing import edit
     from qkedit.runtime.generation import load
+    from qkedit.steering.sources.edit_source import open_edits
 
+    if edits:
+        open_edits(edits)  # what is not an edit is said before the models are loaded
     if not images:
         raise UsageError("there are no images", where="--images", remedy="name a directory with pictures")
     for image in images:
@@ -201,7 +205,10 @@ def drift(
         loaded = load(edited, revision=revision, **loading)
     drifts = []
     made = make_plugins(plugins)
-    with attach(loaded.model, *made) if made else nullcontext():
+    with (
+        edit(loaded.model, edits) if edits else nullcontext(),
+        attach(loaded.model, *made) if made else nullcontext(),
+    ):
         for number, (image, answer) in enumerate(zip(images, answers, strict=True)):
             drifts.append(_drift_of(loaded, image, prompt, answer, max_new_tokens))
             on_image(len(images) + number + 1, total)
@@ -222,14 +229,6 @@ def pictures_in(place: Path, limit: int | None = None) -> tuple[tuple[Path, ...]
     if not files:
         raise UsageError("holds no pictures", where=str(place), remedy="name a directory with PNG or JPEG files")
     return tuple(files[:limit]), len(files)
-
-
-def word_f1(one: str, other: str) -> float:
-    """Return the F1 of the words that two texts have in common, repeats counted, case not; 1 for two empty ones."""
-    first, second = (Counter(_WORDS.findall(text.lower())) for text in (one, other))
-    if not first and not second:
-        return 1.0
-    return 2 * (first & second).total() / (first.total() + second.total())
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+
 from qkedit.evaluation.metric import Better, Meaning, Unit
 
 DRIFT = "drift"
@@ -14,3 +17,13 @@ DRIFT_METRICS = (
     Meaning("overlap", Better.HIGHER, Unit.SHARE),
     Meaning("identical", Better.HIGHER, Unit.SHARE),
 )
+
+_WORDS = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+
+
+def word_f1(one: str, other: str) -> float:
+    """Return the F1 of the words that two texts have in common, repeats counted, case not; 1 for two empty ones."""
+    first, second = (Counter(_WORDS.findall(text.lower())) for text in (one, other))
+    if not first and not second:
+        return 1.0
+    return 2 * (first & second).total() / (first.total() + second.total())

@@ -41,8 +41,12 @@ class PluginSettings:
         return {"name": self.name, "options": dict(self.options)}
 
 
-def parse_plugins(texts: Sequence[str]) -> tuple[PluginSettings, ...] | None:
+def parse_plugins(texts: Sequence[str], *, repeated: bool = False) -> tuple[PluginSettings, ...] | None:
     """Return the plug-ins of all `--plugin` options in order; None without any `--plugin`.
+
+    Args:
+        texts: the values of the options.
+        repeated: whether a plug-in may occur twice, because the plug-ins do not act together.
 
     Raises:
         UsageError: a plug-in, an option or a value is unknown, `none` is combined with others, or a plug-in
@@ -57,7 +61,7 @@ def parse_plugins(texts: Sequence[str]) -> tuple[PluginSettings, ...] | None:
     parsed: list[PluginSettings] = []
     for text in texts:
         parsed += read_plugins(Path(text)) if text.lower().endswith(".json") and ":" not in text else [_parsed(text)]
-    return _each_once(parsed, "--plugin")
+    return tuple(parsed) if repeated else _each_once(parsed, "--plugin")
 
 
 def parse_options(name: str, texts: Mapping[str, str], where: str) -> PluginSettings:

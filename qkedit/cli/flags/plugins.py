@@ -38,10 +38,10 @@ ImagesOption = Annotated[
 PromptOption = Annotated[str, flag("--prompt", help="The question about the image.", callback=utf8)]
 
 
-def chosen_plugins(texts: Sequence[str] | None, model: str) -> tuple[PluginSettings, ...]:
+def chosen_plugins(texts: Sequence[str] | None, model: str, *, repeated: bool = False) -> tuple[PluginSettings, ...]:
     """Return the plug-ins of a request: those that are named, else those attached to the model.
 
-    Published settings for the model are the defaults of their options.
+    Published settings for the model are the defaults of their options. `repeated` allows a plug-in to be named twice.
 
     Raises:
         QkeditError: a plug-in is invalid, on the command line or in the file next to the weights.
@@ -50,7 +50,7 @@ def chosen_plugins(texts: Sequence[str] | None, model: str) -> tuple[PluginSetti
     from qkedit.plugins.paper_defaults import with_paper_defaults
     from qkedit.plugins.settings import parse_plugins
 
-    named = parse_plugins(texts or ())
+    named = parse_plugins(texts or (), repeated=repeated)
     if named is not None:
         return with_paper_defaults(named, model)
     plugins = with_paper_defaults(attached_to(Path(model).expanduser()), model)

@@ -79,12 +79,7 @@ def evaluate(
         UsageError: the prompt asks the same of different questions, or `out` holds something else.
         QkeditError: an image is missing, the model cannot answer, or a file cannot be read or written.
     """
-    tasks = [cut(task, images, limit) for task in tasks]
-    requests = [request for task in tasks for request in build_requests(task, images, prompt)]
-    check_images(requests)
-    for task in tasks:
-        check_scoring(task)
-    identity = _identity(backend, tasks, requests, prompt, limit)
+    tasks, requests, identity = _prepared(backend, tasks, images, prompt, limit)
     with RunFiles(out, identity, overwrite=overwrite) as files:
         answered = {task.name: files.answers(task.name) for task in tasks}
         left = [request for request in requests if request.id not in answered[request.task]]
@@ -102,6 +97,34 @@ def evaluate(
         finished = Finished(out, scores, run, tuple(warnings), len(left))
         envelope = {"schema": 1, "command": "eval", "status": "done", "warnings": list(warnings)}
         return replace(finished, file=files.write_result(envelope | finished.as_dict()))
+
+
+def check_run(
+    backend: Backend,
+    tasks: Sequence[Task],
+    images: Path,
+    out: Path,
+    *,
+    prompt: str | None = None,
+    limit: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Raise what `evaluate` would raise of these arguments before it makes a model ready; write nothing."""
+    _, _, identity = _prepared(backend, tasks, images, prompt, limit)
+    with RunFiles(out, identity, overwrite=overwrite):
+        pass
+
+
+def _prepared(
+    backend: Backend, tasks: Sequence[Task], images: Path, prompt: str | None, limit: int | None
+) -> tuple[list[Task], list[EvalRequest], dict[str, Any]]:
+    """Return the tasks as far as they are asked, the requests, and the identity of the run; all checked."""
+    tasks = [cut(task, images, limit) for task in tasks]
+    requests = [request for task in tasks for request in build_requests(task, images, prompt)]
+    check_images(requests)
+    for task in tasks:
+        check_scoring(task)
+    return tasks, requests, _identity(backend, tasks, requests, prompt, limit)
 
 
 def _identity(

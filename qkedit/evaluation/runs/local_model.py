@@ -8,8 +8,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qkedit.checkpoint.checkpoint import open_checkpoint
+from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import QkeditError, memory_that_ran_out
 from qkedit.evaluation.files.records import LENGTH, STOP
 from qkedit.evaluation.runs.backend import EvalRequest, Reply, versions
@@ -18,11 +21,20 @@ from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.runtime.fingerprint import fingerprint
 from qkedit.runtime.load_options import Placement, recorded_loading
 from qkedit.steering.sources.edit_source import edits_identity, open_edits
+from qkedit.steering.sources.stream import refuse_other_base
 
 if TYPE_CHECKING:
     from qkedit.plugins.core.report import RequestReport
     from qkedit.plugins.transformers.attach import Attachment
     from qkedit.runtime.generation import LoadedModel
+
+
+@dataclass
+class Shared:
+    """What several runs of one model have in common: its weights in memory, and their SHA-256."""
+
+    loaded: LoadedModel | None = None
+    fingerprint: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,7 @@ class LocalModel:
         chat_template: a file with a template in Jinja, or `none`, instead of the model's own.
         placement: over devices, how attention is computed, and how weights are quantised.
         edits: directories of edits of this model, which are put into the loaded weights together.
+        shared: what runs of the same model share that differ in edits and plug-ins alone; None for one run by itself.
     """
 
     name: str
@@ -52,6 +65,7 @@ class LocalModel:
     chat_template: str | None = None
     placement: Placement = field(default_factory=Placement)
     edits: tuple[str, ...] = ()
+    shared: Shared | None = field(default=None, compare=False, repr=False)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -65,13 +79,45 @@ class LocalModel:
         trusted = bool(self.trust_remote_code)
         directory = directory_of(self.name, self.revision, trust_remote_code=trusted)
         return {
-            **fingerprint(directory, with_code=trusted),
+            **self._fingerprint(directory, with_code=trusted),
             "plugins": [plugin.as_dict() for plugin in self.plugins],
             **recorded_loading(self.device, self.dtype, self.placement),
             "libraries": versions("torch", "transformers"),
             **self._chosen_template(),
-            **({"edits": edits_identity(open_edits(self.edits))} if self.edits else {}),
+            **self._checked_edits(directory),
         }
+
+    def _checked_edits(self, directory: Path) -> dict[str, Any]:
+        """Return what tells the edits from others, after a comparison of the stored weights with their base."""
+        if not self.edits:
+            return {}
+        sources = open_edits(self.edits)
+        refuse_other_base(sources, open_checkpoint(LocalFiles(directory, follows_links=True)))
+        return {"edits": edits_identity(sources)}
+
+    def _fingerprint(self, directory: Path, *, with_code: bool) -> dict[str, str]:
+        shared = self.shared or Shared()
+        if shared.fingerprint is None:
+            shared.fingerprint = fingerprint(directory, with_code=with_code)
+        return shared.fingerprint
+
+    def _load(self) -> LoadedModel:
+        from qkedit.runtime.generation import load
+
+        shared = self.shared or Shared()
+        if shared.loaded is None:
+            shared.loaded = load(
+                self.name,
+                revision=self.revision,
+                device=self.device,
+                dtype=self.dtype,
+                trust_remote_code=self.trust_remote_code,
+                chat_template=self.chat_template,
+                device_map=self.placement.device_map,
+                attn_implementation=self.placement.attn_implementation,
+                quantization=self.placement.quantization,
+            )
+        return shared.loaded
 
     def _chosen_template(self) -> dict[str, str]:
         """The chat template used instead of the model's own, which `settings_sha256` covers."""
@@ -87,20 +133,9 @@ class LocalModel:
         """See `Backend`."""
         from qkedit.plugins.transformers.attach import attach
         from qkedit.runtime.editing import edit
-        from qkedit.runtime.generation import load
 
         plugins = make_plugins(self.plugins)
-        loaded = load(
-            self.name,
-            revision=self.revision,
-            device=self.device,
-            dtype=self.dtype,
-            trust_remote_code=self.trust_remote_code,
-            chat_template=self.chat_template,
-            device_map=self.placement.device_map,
-            attn_implementation=self.placement.attn_implementation,
-            quantization=self.placement.quantization,
-        )
+        loaded = self._load()
         with (
             edit(loaded.model, self.edits) if self.edits else nullcontext(),
             attach(loaded.model, *plugins) if plugins else nullcontext() as attached,

@@ -167,7 +167,7 @@ def compare(
             remedy="compare runs of the same benchmark",
         )
     splits = [_compared(scores_a[name], scores_b[name], level, resamples, seed) for name in shared]
-    splits, tests = _corrected(splits)
+    splits, tests = corrected_together(splits)
     unmatched = tuple(_text(name) for name in [*scores_a, *scores_b] if name not in scores_a or name not in scores_b)
     warnings = _doubts(a.document.get("run"), b.document.get("run"))
     warnings += [f"{name} is in one of the runs alone and was not compared" for name in unmatched]
@@ -299,7 +299,7 @@ def _values(found: Difference) -> str:
     return f"{found.a:.3g} to {found.b:.3g}"
 
 
-def _corrected(splits: Sequence[ComparedSplit]) -> tuple[list[ComparedSplit], int]:
+def corrected_together(splits: Sequence[ComparedSplit]) -> tuple[list[ComparedSplit], int]:
     """Correct the p-values of all metrics with a better direction together."""
     p_values = [
         compared.difference.p if compared.better is not Better.NEITHER else None

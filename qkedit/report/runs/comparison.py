@@ -15,7 +15,7 @@ from qkedit.report.fitting_table import FittingTable
 from qkedit.report.terminal_text import lines, on_one_line
 
 SMALLEST_P_SHOWN = 0.001
-_STYLES = {"better": "green", "worse": "red", "": ""}
+VERDICT_STYLES = {"better": "green", "worse": "red", "": ""}
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,17 @@ class RunComparisonTable:
         names = [compared.difference.metric for split in self.comparison.splits for compared in split.metrics]
         yield Text(lines(f"A: {self.comparison.a}", f"B: {self.comparison.b}"))
         for split in self.comparison.splits:
-            yield Text(f"\n{_heading(split)}", style="bold")
+            yield Text(f"\n{heading(split)}", style="bold")
             figures = _titles(self.comparison)
             table = FittingTable("metric", *figures, "", right=figures, gap=1)
             widths = (max(map(len, names)), 6, 6, 7, 16, 6, 6, 0)
             for column, width in zip(table.columns, widths, strict=True):
                 column.min_width = width
             for compared in split.metrics:
-                cells = _cells(compared)
-                table.add_row(*cells, Text(compared.verdict, style=_STYLES[compared.verdict]))
+                cells = metric_cells(compared)
+                table.add_row(*cells, Text(compared.verdict, style=VERDICT_STYLES[compared.verdict]))
             yield table
-        yield Text(f"\n{_legend(self.comparison)}", style="dim")
+        yield Text(f"\n{legend(self.comparison)}", style="dim")
 
 
 def run_comparison_markdown(comparison: RunComparison) -> str:
@@ -50,23 +50,24 @@ def run_comparison_markdown(comparison: RunComparison) -> str:
 def _markdown_lines(comparison: RunComparison) -> Iterator[str]:
     yield f"**A**: {_code(comparison.a)}  \n**B**: {_code(comparison.b)}"
     for split in comparison.splits:
-        yield f"\n### {_heading(split)}\n"
+        yield f"\n### {heading(split)}\n"
         yield f"| metric | {' | '.join(_titles(comparison))} | |"
         yield "|:--|" + "--:|" * 6 + ":--|"
         for compared in split.metrics:
-            name, *figures = _cells(compared)
+            name, *figures = metric_cells(compared)
             verdict = f"**{compared.verdict}**" if compared.verdict else ""
             yield f"| {_code(name)} | {' | '.join(figures)} | {verdict} |"
         for sentence in split.warnings:
             yield f"\n> **Warning**: {on_one_line(sentence)}."
-    yield f"\n{_legend(comparison)}"
+    yield f"\n{legend(comparison)}"
 
 
 def _code(name: str) -> str:
     return f"`{on_one_line(name).replace('`', chr(39))}`"
 
 
-def _heading(split: ComparedSplit) -> str:
+def heading(split: ComparedSplit) -> str:
+    """Return the title of the table of a split."""
     groups = "" if split.groups == split.n else f" in {counted(split.groups, 'group')}"
     left_out = f"; left out: {split.left_out[0]} of A, {split.left_out[1]} of B" if any(split.left_out) else ""
     return f"{on_one_line(split.name)} ({split.rule_kind} {split.rule}): {counted(split.n, 'item')}{groups}{left_out}"
@@ -76,7 +77,8 @@ def _titles(comparison: RunComparison) -> tuple[str, ...]:
     return ("A", "B", "B - A", f"{comparison.level:.0%} interval", "p", "p Holm")
 
 
-def _cells(compared: ComparedMetric) -> tuple[str, ...]:
+def metric_cells(compared: ComparedMetric) -> tuple[str, ...]:
+    """Return the name of a metric, both values, the difference, its interval, p, and the corrected p."""
     found = compared.difference
     # Shares are below 1; words, points and percentages need fewer decimals.
     decimals = 3 if max(found.a or 0, found.b or 0) <= 1 else 1
@@ -101,7 +103,8 @@ def _p(p: float | None) -> str:
     return f"<{SMALLEST_P_SHOWN:.3f}" if p < SMALLEST_P_SHOWN else f"{p:.3f}"
 
 
-def _legend(comparison: RunComparison) -> str:
+def legend(comparison: RunComparison) -> str:
+    """Return how intervals and p-values were calculated, and what the verdicts mean."""
     tests = {compared.difference.test for split in comparison.splits for compared in split.metrics}
     names = ["McNemar's exact test for accuracy"] if "mcnemar" in tests else []
     names.append("paired bootstrap over groups" + (" for the other metrics" if names else ""))

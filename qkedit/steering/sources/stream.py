@@ -43,6 +43,15 @@ def planned_tensors(sources: Sequence[EditSource], checkpoint: Checkpoint) -> di
     return {record.tensor.name: record.tensor for record in sorted(records, key=lambda record: record.layer)}
 
 
+def refuse_other_base(sources: Sequence[EditSource], checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError where a checkpoint is not the model that the edits were made from."""
+    for name, entry in planned_tensors(sources, checkpoint).items():
+        touching = [
+            (source, tensor) for source in sources for tensor in source.manifest.tensors if tensor.name == name
+        ]
+        checked_base(checkpoint, entry, touching)
+
+
 def stacked(
     sources: Sequence[EditSource], checkpoint: Checkpoint, stopwatch: Stopwatch | None = None
 ) -> Iterator[EditedTensor]:

@@ -11,14 +11,13 @@ from qkedit.cli.bases import base_for, is_edited
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.flags.loading import LoadingFlags
 from qkedit.cli.flags.model import BaseOption, ModelFlags
-from qkedit.cli.flags.plugins import PluginsOption, PromptOption, chosen_plugins, joined
+from qkedit.cli.flags.plugins import EditsOption, PluginsOption, PromptOption, chosen_plugins, joined
 from qkedit.cli.output import aligned, command
 from qkedit.errors import UsageError
 from qkedit.prompts import CAPTION_PROMPT
 
 if TYPE_CHECKING:
     from qkedit.evaluation.drift import Drift
-    from qkedit.plugins.settings import PluginSettings
 
 WORST_SHOWN = 3
 
@@ -31,6 +30,7 @@ def drift(
     images: Annotated[Path | None, flag("--images", help="A directory with pictures.")] = None,
     prompt: PromptOption = CAPTION_PROMPT,
     plugin: PluginsOption = None,
+    edit: EditsOption = None,
     limit: Annotated[int, flag("--limit", help="Largest number of images, in the order of their names.", min=1)] = 100,
     max_new_tokens: Annotated[int, flag("--max-new-tokens", help="Largest number of tokens per answer.", min=1)] = 64,
     loading: LoadingFlags,
@@ -38,8 +38,8 @@ def drift(
     """Measure how far an edit or plug-ins move a model on your own images.
 
     Without --base, an edited model is compared with the base in its manifest,
-    and one with plug-ins with itself without them. Both models are loaded one
-    after the other.
+    and one with plug-ins or an --edit with itself without them, in one load.
+    Two models are loaded one after the other.
 
     Example: qkedit drift ./edited --base ./Qwen2-VL-7B-Instruct --images ./photos
     """
@@ -50,10 +50,10 @@ def drift(
         from qkedit.report.terminal_text import on_one_line
 
         name = model.name(context)
-        plugins = chosen_plugins(plugin, name)
+        plugins, edits = chosen_plugins(plugin, name), [str(place) for place in edit or ()]
         if images is None:
             raise UsageError("no images are given", where="--images", remedy="name a directory with pictures")
-        before, base_revision = _before(name, model.revision, base, plugins)
+        before, base_revision = _before(name, model.revision, base, alone=bool(plugins or edits))
         pictures, there = pictures_in(images, limit)
         with counting_bar(output, "answers") as on_image:
             found = measure(
@@ -62,6 +62,7 @@ def drift(
                 pictures,
                 prompt=prompt,
                 plugins=plugins,
+                edits=edits,
                 base_revision=base_revision,
                 revision=model.revision,
                 max_new_tokens=max_new_tokens,
@@ -73,6 +74,7 @@ def drift(
         fields = {
             "model": name,
             "base": before,
+            "edits": edits,
             "plugins": [one.as_dict() for one in plugins],
             "loading": loading.recorded(context),
             "prompt": prompt,
@@ -81,14 +83,17 @@ def drift(
             "images": {"measured": len(pictures), "there": there},
             "results": [found.result()],
         }
-        title = f"{name}{f' with {joined(plugins)}' if plugins else ''} against {before}"
+        added = " + ".join([*edits, *([joined(plugins)] if plugins else [])])
+        title = f"{name}{f' with {added}' if added else ''} against {before}"
         output.result(fields, f"{on_one_line(title)}, {len(pictures)} of {there} images\n\n{_described(found)}")
 
 
-def _before(
-    name: str, revision: str | None, base: str | None, plugins: tuple[PluginSettings, ...]
-) -> tuple[str, str | None]:
-    """Return the model to compare with, and its revision. Raises UsageError if there is none."""
+def _before(name: str, revision: str | None, base: str | None, *, alone: bool) -> tuple[str, str | None]:
+    """Return the model to compare with, and its revision; the model itself where `alone` allows that.
+
+    Raises:
+        UsageError: there is none.
+    """
     found = base_for(name, base, revision)
     if found is not None:
         return found.model, found.revision
@@ -98,8 +103,10 @@ def _before(
             where="--base",
             remedy="name the base it was made from",
         )
-    if not plugins:
-        raise UsageError("there is nothing to compare with", where="--base", remedy="name a base, or a --plugin")
+    if not alone:
+        raise UsageError(
+            "there is nothing to compare with", where="--base", remedy="name a base, an --edit or a --plugin"
+        )
     return name, revision
 
 

@@ -53,6 +53,10 @@ def evaluate(
     images: Annotated[Path | None, flag("--images", help="The directory of the images.")] = None,
     plugin: PluginsOption = None,
     edit: EditsOption = None,
+    each: Annotated[
+        bool,
+        flag("--each", help="Evaluate the model and each --edit and --plugin by itself, in one load and one table."),
+    ] = False,
     limit: Annotated[int | None, flag("--limit", help="Only the first questions of each split.", min=1)] = None,
     prompt: Annotated[
         str | None,
@@ -90,12 +94,15 @@ def evaluate(
 
     Answers are made by greedy search and written as they come: the same command
     again resumes the run. OUT/result.json holds scores and settings.
+    With --each, each edit and plug-in is a run of its own below OUT, compared with
+    the model itself.
 
     Example: qkedit eval ./edited --benchmark pope --data ./POPE --images ./val2014 --out ./pope-edited
     """
     with command(context, loading.architectures) as output:
         from rich.console import Group
 
+        from qkedit.cli.commands.measure.eval_arms import run_each
         from qkedit.cli.progress import counting_bar
         from qkedit.evaluation.runs.evaluate import evaluate as run
         from qkedit.evaluation.runs.local_model import LocalModel
@@ -105,6 +112,10 @@ def evaluate(
             raise UsageError("no directory of images is given", where="--images", remedy="name their directory")
         backend: Backend
         if endpoint is not None:
+            if each:
+                raise UsageError(
+                    "an endpoint is one arm", where="--each", remedy="evaluate each served model by itself"
+                )
             if edit:
                 raise UsageError("an endpoint has its own weights", where="--edit", remedy="serve the edited model")
             backend = _endpoint(endpoint, endpoint_model, concurrency, model.argument or model.model, plugin, target)
@@ -113,7 +124,7 @@ def evaluate(
             backend = LocalModel(
                 name,
                 model.revision,
-                chosen_plugins(plugin, name),
+                chosen_plugins(plugin, name, repeated=each),
                 loading.chosen_device(),
                 loading.dtype,
                 batch_size,
@@ -124,6 +135,19 @@ def evaluate(
             )
         tasks = _tasks(benchmark or (), split or (), required_data(data, questions), max_new_tokens)
         output.after_interruption = f"{GO_ON}; what was answered stays"
+        if each and isinstance(backend, LocalModel):
+            run_each(
+                output,
+                backend,
+                tasks,
+                images,
+                target,
+                plugins_named=bool(plugin),
+                prompt=prompt,
+                limit=limit,
+                overwrite=overwrite,
+            )
+            return
         with counting_bar(output, "answers") as watch:
             finished = run(
                 backend, tasks, images, target, prompt=prompt, limit=limit, overwrite=overwrite, watch=watch

@@ -57,15 +57,21 @@ def generate(
             output.warn("no image is given, so the model answers from the text alone")
         edits = tuple(str(place) for place in edit or ())
         run = _Runs(pictures, prompt, max_new_tokens, loading.arguments(context), loading.recorded(context), edits)
-        if compare and edit:
-            raise UsageError("shows models as they are stored", where="--compare", remedy="leave --edit out")
         if compare:
             _compare(output, run, name, model.revision, base, plugins)
             return
-        answer = run(name, model.revision, [plugins])[0]
+        answer = run(name, model.revision, [_Variant(plugins, bool(run.edits))])[0]
         _warn(output, answer)
         fields = {"model": name, "edits": list(run.edits), "loading": run.recorded, "prompt": prompt}
         output.result(fields | _fields(answer, plugins), answer.text)
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """What is added to a loaded model for one answer: plug-ins, and whether the edits."""
+
+    plugins: Sequence[PluginSettings] = ()
+    edited: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,18 +85,21 @@ class _Runs:
     recorded: Mapping[str, Any]  # what the result says of them
     edits: tuple[str, ...] = ()  # directories of edits, put into the loaded weights
 
-    def __call__(self, model: str, revision: str | None, variants: Sequence[Sequence[PluginSettings]]) -> list[Answer]:
-        """Return a model's answers, one for each list of plug-ins."""
+    def __call__(self, model: str, revision: str | None, variants: Sequence[_Variant]) -> list[Answer]:
+        """Return a model's answers, one per variant."""
         from qkedit.plugins.settings import make_plugins
         from qkedit.runtime.editing import edit
         from qkedit.runtime.generation import load, respond
 
         loaded = load(model, revision=revision, **self.loading)
-        with edit(loaded.model, self.edits) if self.edits else nullcontext():
-            return [
-                respond(loaded, self.pictures, self.prompt, make_plugins(plugins), max_new_tokens=self.max_new_tokens)
-                for plugins in variants
-            ]
+        answers = []
+        for variant in variants:
+            plugins = make_plugins(variant.plugins)
+            with edit(loaded.model, self.edits) if variant.edited else nullcontext():
+                answers.append(
+                    respond(loaded, self.pictures, self.prompt, plugins, max_new_tokens=self.max_new_tokens)
+                )
+        return answers
 
 
 def _compare(
@@ -101,27 +110,34 @@ def _compare(
     base: str | None,
     plugins: tuple[PluginSettings, ...],
 ) -> None:
-    """Print the answers of the base (if the model was edited), the model, and the model with plug-ins."""
+    """Print the answers of the base (if the model was edited), the model, and the model with edits and plug-ins."""
     from rich.text import Text
 
     from qkedit.report.fitting_table import FittingTable
 
     edited = is_edited(model)
-    columns: list[tuple[str, str, Answer, tuple[PluginSettings, ...]]] = []
+    columns: list[tuple[str, str, Answer, _Variant]] = []
     found = base_for(model, base, revision)
     if found is not None:
-        columns.append(("base", found.model, run(found.model, found.revision, [()])[0], ()))
+        columns.append(("base", found.model, run(found.model, found.revision, [_Variant()])[0], _Variant()))
     elif edited:
         output.warn("the model was made from a directory that is not recorded; name it with --base to compare")
-    own = run(model, revision, [(), plugins] if plugins else [()])
-    columns.append(("edited" if edited else "model", model, own[0], ()))
+    variants = {"edited" if edited else "model": _Variant()}
+    if run.edits:
+        variants[" + ".join(run.edits)] = _Variant(edited=True)
     if plugins:
-        columns.append(("with plug-ins", model, own[1], plugins))
-    elif len(columns) == 1:
-        raise UsageError("there is nothing to compare with", where="--compare", remedy="name a --plugin or a --base")
+        title = " + ".join([*run.edits, joined(plugins)]) if run.edits else "with plug-ins"
+        variants[title] = _Variant(plugins, bool(run.edits))
+    if len(columns) + len(variants) == 1:
+        raise UsageError(
+            "there is nothing to compare with", where="--compare", remedy="name an --edit, a --plugin or a --base"
+        )
+    answers = run(model, revision, list(variants.values()))
+    for (title, variant), answer in zip(variants.items(), answers, strict=True):
+        columns.append((title, model, answer, variant))
     for _, _, answer, _ in columns:
         _warn(output, answer)
-    titles = [joined(used) if used else title for title, _, _, used in columns]
+    titles = [joined(used.plugins) if used.plugins and not used.edited else title for title, _, _, used in columns]
     table = FittingTable(*titles, breaking=titles)
     for column in table.columns:
         column.ratio = 1
@@ -130,7 +146,13 @@ def _compare(
         {
             "loading": run.recorded,
             "answers": [
-                {"column": title, "model": name, **_fields(answer, used)} for title, name, answer, used in columns
+                {
+                    "column": title,
+                    "model": name,
+                    "edits": list(run.edits) if used.edited else [],
+                    **_fields(answer, used.plugins),
+                }
+                for title, name, answer, used in columns
             ],
         },
         table,

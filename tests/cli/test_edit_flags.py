@@ -1,0 +1,173 @@
+"""`--edit` of the commands that run a model, and `eval --each`: on the demo and its scenes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+import qkedit
+from qkedit.demo.files import write_scenes
+from qkedit.demo.scenes import make_scenes
+from qkedit.errors import UsageError
+from qkedit.evaluation.files.result_files import read_scores
+from qkedit.evaluation.runs.arms import arms_of
+from qkedit.evaluation.statistics.arms import compare_with_base
+from qkedit.evaluation.statistics.comparison import compare
+from qkedit.evaluation.statistics.intervals import holm
+from qkedit.plugins.settings import parse_plugins
+from qkedit.prompts import CAPTION_PROMPT
+from qkedit.report.runs.arms import RunArmsTable
+from qkedit.runtime import generation
+from qkedit.steering.run import steer
+from tests.cli.command import qkedit as run
+from tests.cli.test_eval import contents
+
+HOW = ("--device", "cpu", "--dtype", "float32", "--max-new-tokens", "3")
+SCR = "scr:layers=0-1,sources=4"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes, two deltas of the demo, and the checkpoints that both and the first one alone make."""
+    place = tmp_path_factory.mktemp("edits")
+    write_scenes(list(make_scenes(3, seed=1)), place / "scenes")
+    for name, layers, k in (("a", "2-3", 4), ("b", "3-5", 2)):
+        steer("demo", out=place / name, layers=layers, k=k, layout="delta", device="cpu", fsync=False)
+    qkedit.apply(place / "a", base="demo", out=place / "a full", fsync=False)
+    qkedit.apply([place / "a", place / "b"], base="demo", out=place / "both", fsync=False)
+    return place
+
+
+@pytest.fixture
+def picture(place: Path) -> Path:
+    return place / "scenes" / "images" / "scene_000000.png"
+
+
+def asked(place: Path, *more: str | Path, model: str | Path = "demo") -> tuple[str | Path, ...]:
+    scenes = place / "scenes"
+    return ("eval", model, "-b", "pope.random", "--data", scenes, "--images", scenes / "images", *HOW, *more)
+
+
+def test_generate_compares_in_one_load(place: Path, picture: Path) -> None:
+    edits = ("--edit", place / "a", "--edit", place / "b")
+    with patch.object(generation, "load", wraps=generation.load) as load:
+        found = run("generate", "demo", *edits, "--compare", "--plugin", SCR, "--image", picture, *HOW, "--json")
+    assert load.call_count == 1
+    both = [str(place / name) for name in ("a", "b")]
+    answers = found.document["answers"]
+    assert [one["edits"] for one in answers] == [[], both, both]
+    assert [one["column"] for one in answers] == ["model", " + ".join(both), " + ".join([*both, SCR])]
+    how: Any = {"max_new_tokens": 3}
+    with Image.open(picture) as image:
+        for answer, model, plugins in zip(
+            answers,
+            ("demo", place / "both", place / "both"),
+            ([], [], [qkedit.SCR(layers="0-1", sources=4)]),
+            strict=True,
+        ):
+            loaded = qkedit.load(str(model), dtype="float32")
+            assert answer["text"] == qkedit.generate(loaded, [image], CAPTION_PROMPT, plugins=plugins, **how).text
+
+
+def test_drift_of_an_edit_is_that_of_the_edited_checkpoint(place: Path, picture: Path) -> None:
+    with patch.object(generation, "load", wraps=generation.load) as load:
+        found = run("drift", "demo", "--edit", place / "a", "--images", picture, *HOW, "--json").document
+        assert load.call_count == 1
+    stored = qkedit.drift(place / "a full", picture, base="demo", max_new_tokens=3, dtype="float32").result()
+    assert found["results"] == [json.loads(json.dumps(stored))]
+    assert found["edits"] == [str(place / "a")]
+    typed = qkedit.drift("demo", picture, base="demo", edits=[place / "a"], max_new_tokens=3, dtype="float32")
+    assert typed.result() == stored
+
+
+def test_evaluating_an_edit_is_evaluating_the_edited_checkpoint(place: Path, tmp_path: Path) -> None:
+    how: Any = {"data": place / "scenes", "images": place / "scenes" / "images", "splits": ["random"], "limit": 2}
+    found, stored = (
+        qkedit.evaluate(model, "pope", out=tmp_path / name, edits=edits, **how)
+        for model, name, edits in (("demo", "edit", [place / "a"]), (place / "a full", "stored", []))
+    )
+    assert [score.items for score in found.scores] == [score.items for score in stored.scores]
+    with pytest.raises(UsageError, match="edits was"):
+        qkedit.evaluate("demo", "pope", out=tmp_path / "edit", edits=[place / "b"], **how)
+
+
+def test_each_arm_is_a_run_of_its_own_in_one_load(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "arms"
+    arms: tuple[str | Path, ...] = ("--edit", place / "a", "--edit", place / "b", "--plugin", SCR, "--limit", "2")
+    with patch.object(generation, "load", wraps=generation.load) as load:
+        done = run(*asked(place, *arms, "--each", "--out", out), "--json")
+        assert load.call_count == 1
+    assert done.code == 0, done.stderr
+    names = ["base", "a", "b", "scr"]
+    assert [arm["name"] for arm in done.document["arms"]] == names
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    for name, flags in {"a": arms[:2], "scr": arms[4:6]}.items():
+        run(*asked(place, *flags, "--limit", "2", "--out", tmp_path / name))
+        assert contents(tmp_path / name) == contents(out / name)
+    before = contents(out)
+    with patch.object(generation, "load", side_effect=AssertionError):
+        again = run(*asked(place, *arms, "--each", "--out", out), "--json").document
+    assert [arm["asked"] for arm in again["arms"]] == [0] * 4
+    assert contents(out) == before
+
+    # Each arm's differences are those of `compare`, and all p-values are corrected together.
+    runs = {name: read_scores(out / name) for name in names}
+    against = compare_with_base("base", runs)
+    singly = {name: compare(runs["base"], runs[name]) for name in names[1:]}
+    tested = []
+    for name, comparison in singly.items():
+        for one, other in zip(comparison.splits[0].metrics, against.arms[name].splits[0].metrics, strict=True):
+            assert one.difference == other.difference
+            tested.append((one.difference.p if other.better.value != "neither" else None, other.p_corrected))
+    assert [corrected for _, corrected in tested] == list(holm([p for p, _ in tested]))
+    assert done.document["against_base"] == json.loads(json.dumps(against.as_dict()))
+
+    with (console := Console(width=80)).capture() as captured:
+        console.print(RunArmsTable(against))
+    table = captured.get().splitlines()
+    row = next(number for number, line in enumerate(table) if line.startswith("accuracy"))
+    assert [line.removeprefix("accuracy").split()[0] for line in table[row : row + 4]] == names
+
+
+def test_an_arm_that_does_not_fit_stops_all_before_the_first_question(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "arms"
+    steer(place / "a full", out=tmp_path / "foreign", layers="2", k=1, layout="delta", device="cpu", fsync=False)
+    for edit, words in ((tmp_path / "nothing", "no readable"), (tmp_path / "foreign", "not the one that was edited")):
+        result = run(*asked(place, "--edit", edit, "--each", "--out", out, "--limit", "2"))
+        assert result.code == 1
+        assert words in result.sentence()
+    (tmp_path / "other" / "a").mkdir(parents=True)
+    (tmp_path / "other" / "a" / "mine").touch()
+    result = run(*asked(place, "--edit", place / "a", "--each", "--out", tmp_path / "other", "--limit", "2"))
+    assert result.code == 2
+    assert "holds files, but no run" in result.sentence()
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--each",), "--each: there is one arm alone"),
+        (("--each", "--plugin", "none"), "--each: there is one arm alone"),
+        (("--each", "--edit", "nowhere"), "no readable"),
+    ],
+)
+def test_what_each_needs(place: Path, tmp_path: Path, more: tuple[str, ...], words: str) -> None:
+    result = run(*asked(place, *more, "--out", tmp_path / "out"))
+    assert result.code in (1, 2)
+    assert words in result.sentence()
+    assert not (tmp_path / "out").exists()
+
+
+def test_arms_have_names_of_their_own() -> None:
+    plugins = parse_plugins(["scr", "scr:layers=0-1", "dscr"], repeated=True) or ()
+    arms = arms_of(["x/base", "y/delta", "z/delta"], plugins[:2], plugins[2:])
+    assert [arm.name for arm in arms] == ["base", "base-2", "delta", "delta-2", "scr", "scr-2"]
+    assert [len(arm.plugins) for arm in arms] == [1, 1, 1, 1, 2, 2]
+    assert [arm.edits for arm in arms[:2]] == [(), ("x/base",)]
