@@ -17,7 +17,7 @@ from qkedit.runtime.chat_template import user_turn
 from qkedit.runtime.loading import LoadedModel
 from qkedit.runtime.loading import directory_of as directory_of
 from qkedit.runtime.loading import load as load
-from qkedit.runtime.processor_errors import refused
+from qkedit.runtime.processor_errors import refuse_placeholders, refused
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,7 +59,12 @@ class ProcessorFault(QkeditError):
 
 
 def prompt_text(loaded: LoadedModel, prompt: str, images: int) -> str:
-    """Return the processor's text for a question about this number of images, in the model's chat template."""
+    """Return the processor's text for a question about this number of images, in the model's chat template.
+
+    Raises:
+        UsageError: the question holds a text that stands for an image.
+    """
+    refuse_placeholders(loaded.processor, prompt, loaded.name)
     return loaded.text([user_turn(prompt, images)])
 
 

@@ -1,4 +1,4 @@
-"""Find the image that a model's processor does not accept, and its settings."""
+"""Find the image or the prompt that a model's processor does not accept, and its settings."""
 
 from __future__ import annotations
 
@@ -6,13 +6,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from qkedit.errors import first_line
+from qkedit.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 # The settings by which image processors limit or scale images, as named in preprocessor_config.json.
 _SETTINGS = ("size", "min_pixels", "max_pixels", "patch_size", "merge_size")
+
+
+def placeholders(processor: Any) -> tuple[str, ...]:
+    """Return a processor's placeholders for an image or a video."""
+    names = (getattr(processor, name, None) for name in ("image_token", "video_token"))
+    return tuple(name for name in names if isinstance(name, str))
+
+
+def refuse_placeholders(processor: Any, prompt: str, where: str) -> None:
+    """Refuse a prompt that names an image itself, of which the processor would find one too many.
+
+    Args:
+        processor: the model's.
+        prompt: what is asked.
+        where: what the prompt is called in the error.
+
+    Raises:
+        UsageError: the prompt holds such a text, as data sets for one family have it.
+    """
+    for placeholder in placeholders(processor):
+        if placeholder in prompt:
+            raise UsageError(
+                f"the prompt holds {placeholder!r}, which stands for an image to this model",
+                where=where,
+                remedy="take it out; images are given beside the prompt",
+            )
 
 
 def refused(processor: Any, images: Sequence[Image], error: Exception) -> str:

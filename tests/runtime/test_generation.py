@@ -51,6 +51,13 @@ def test_the_question_stands_in_the_chat_template(demo: LoadedModel, image: Imag
     assert "pixel_values" not in request_inputs(demo, [], "what is there")
 
 
+def test_a_prompt_with_the_placeholder_of_an_image_is_refused(demo: LoadedModel, image: Image.Image) -> None:
+    for images in ([image], []):
+        with pytest.raises(UsageError, match="holds '<image>', which stands for an image") as caught:
+            respond(demo, images, "<image>\nwhat is it")
+        assert str(caught.value).endswith("take it out; images are given beside the prompt.")
+
+
 def test_the_bare_prompt(demo: LoadedModel, image: Image.Image) -> None:
     inputs = request_inputs(replace(demo, chat_template="none"), [image], "what is there")
     text = demo.processor.decode(inputs["input_ids"][0], skip_special_tokens=False)

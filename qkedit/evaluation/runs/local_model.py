@@ -171,6 +171,11 @@ class _LocalSession:
         ]
 
     def answers(self, requests: Sequence[EvalRequest]) -> Iterator[tuple[EvalRequest, Reply]]:
+        from qkedit.runtime.processor_errors import refuse_placeholders
+
+        for request in requests:  # all of them first, since a run may take hours to reach the last
+            where = f"{request.task}, question {request.id}"
+            refuse_placeholders(self.loaded.processor, request.prompt, where)
         for batch in batches(requests, self.batch_size):
             yield from zip(batch, self._answered(batch), strict=True)
 

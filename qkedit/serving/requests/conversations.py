@@ -45,12 +45,6 @@ def _turn(message: Message) -> Turn:
     return {"role": message.role, "content": parts}
 
 
-def placeholders(processor: Any) -> tuple[str, ...]:
-    """Return a processor's placeholders for an image or a video."""
-    names = (getattr(processor, name, None) for name in ("image_token", "video_token"))
-    return tuple(name for name in names if isinstance(name, str))
-
-
 def check_text_length(texts: Sequence[str], context: int, longest_token: int) -> None:
     """Raise RequestError for texts that cannot fit into the context, before tokenizing them."""
     characters = sum(map(len, texts))

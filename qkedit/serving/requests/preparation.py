@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qkedit.errors import QkeditError, first_line, memory_that_ran_out
+from qkedit.runtime.processor_errors import placeholders
 from qkedit.serving.requests.chat_request import ChatRequest, parse_chat_request
-from qkedit.serving.requests.conversations import placeholders
 from qkedit.serving.requests.image_hosts import ImageHosts
 from qkedit.serving.requests.image_policy import ImagePolicy, from_data_url, is_data_url
 from qkedit.serving.requests.request_errors import RequestError

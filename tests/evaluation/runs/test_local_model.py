@@ -131,6 +131,15 @@ def test_too_much_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             list(session.answers([ask(0, images / "0.png"), ask(1, images / "0.png")]))
 
 
+def test_a_question_with_the_placeholder_of_an_image_is_named_before_the_first_answer() -> None:
+    held = replace(ask(7), prompt="<image>\nwhat is it")
+    with (
+        pytest.raises(UsageError, match=r"^pope\.random, question 7: the prompt holds '<image>'"),
+        LocalModel("demo").session() as session,
+    ):
+        next(session.answers([ask(0), held]))
+
+
 def test_plugins_that_do_not_fit_are_told_before_the_first_question() -> None:
     with (
         pytest.raises(UsageError, match="layers"),
