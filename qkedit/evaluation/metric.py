@@ -34,6 +34,7 @@ class Unit(Enum):
 
     SHARE = "share"  # from 0 to 1
     PERCENT = "percent"  # a share from 0 to 100, as some benchmarks print them
+    HUNDREDTHS = "hundredths"  # any number, of which papers print the hundredfold, as CIDEr's 1.05 for 105
     NUMBER = "number"
 
 

@@ -27,6 +27,13 @@ VariantOption = Annotated[str | None, flag("--variant", help="Another rule for c
 AllowMissingOption = Annotated[
     bool, flag("--allow-missing", help="Score the answers there are, and report the number of missing ones.")
 ]
+AlsoOption = Annotated[
+    list[str] | None,
+    flag(
+        "--also",
+        help="COCO captions: another metric, meteor or spice, which take Java, memory and time; may be given twice.",
+    ),
+]
 SimilarityOption = Annotated[
     Path | None, flag("--similarity", help="AMBER: a table of similar words, where spaCy's model is not installed.")
 ]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from qkedit.errors import QkeditError, UsageError, did_you_mean
 from qkedit.evaluation.files.answer_files import read_answers
@@ -34,6 +35,8 @@ class Benchmark(ABC):
         files: further files that `read_questions` takes, by names that become options of `score`.
         metrics: every metric that a score can have, with its direction and unit.
         item_kinds: the kinds of items that its scores have and its metrics take.
+        optional_metrics: those of the metrics that `judge` takes only where a user asks for them, as they take long.
+        also: which of them are asked for; see `with_metrics`.
     """
 
     name: ClassVar[str]
@@ -48,6 +51,8 @@ class Benchmark(ABC):
     files: ClassVar[tuple[str, ...]] = ()
     metrics: ClassVar[tuple[Metric, ...]] = ()
     item_kinds: ClassVar[tuple[type[Item], ...]] = (YesNoItem, CaptionItem, MeasuredItem)
+    optional_metrics: ClassVar[tuple[str, ...]] = ()
+    also: tuple[str, ...] = ()
 
     @abstractmethod
     def read_questions(
@@ -187,6 +192,16 @@ class Benchmark(ABC):
             self.score(questions, answers, split=part, rule=rule, allow_missing=allow_missing)
             for part in self.answered_splits(questions, answers, split)
         )
+
+    def with_metrics(self, names: Sequence[str]) -> Self:
+        """Return this benchmark with some of its optional metrics as well. Raises UsageError for any other name."""
+        for name in names:
+            if name not in self.optional_metrics:
+                remedy = did_you_mean(name.lower(), self.optional_metrics) if self.optional_metrics else "leave it out"
+                raise UsageError(f"{self.title} has no further metric {name!r}", where="--also", remedy=remedy)
+        asked = copy(self)
+        asked.also = tuple(dict.fromkeys(names))
+        return asked
 
     def check_rule(self, rule: str | None) -> None:
         """Raise UsageError when there is no such parser or variant."""

@@ -39,6 +39,12 @@ class Answered:
         chosen = self.questions if questions is None else questions
         return join(chosen, self.answers, allow_missing=self.allow_missing, known=known)
 
+    def joined_answered(self) -> Joined:
+        """Return the pairs of a split's questions, or, without a split, of those that are answered. Raises QkeditError."""
+        answered = {answer.id for answer in self.answers}
+        asked = [question for question in self.questions if self.split is not None or question.id in answered]
+        return self.joined(asked or self.questions)
+
     def joined_part(self, is_asked: Callable[[Question], bool]) -> Joined:
         """Return the pairs of those questions; answers to the other questions are left out. Raises QkeditError."""
         asked = [question for question in self.questions if is_asked(question)]

@@ -27,6 +27,7 @@ _BUILT_IN = {
     "mme": "mme.benchmark:Mme",
     "amber": "amber.benchmark:Amber",
     "hallusionbench": "hallusionbench.benchmark:HallusionBench",
+    "coco-caption": "coco_caption.benchmark:CocoCaption",
     "custom": "custom:CustomQuestions",
 }
 

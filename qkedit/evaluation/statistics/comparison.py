@@ -206,7 +206,8 @@ def _compared(a: Score, b: Score, level: float, resamples: int, seed: int) -> Co
         )
     items_a, items_b = _shared_items(a, b, where)
     metrics = []
-    for metric in metrics_of(items_a, a.benchmark).values():
+    # Those that both have: some are measured only where they are asked for.
+    for metric in metrics_of([*items_a, *items_b], a.benchmark).values():
         difference = paired(items_a, items_b, metric, level=level, resamples=resamples, seed=seed)
         if metric.is_share_right and difference.value is not None:
             difference = replace(difference, p=mcnemar(items_a, items_b).p, test="mcnemar")

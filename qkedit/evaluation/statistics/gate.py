@@ -24,6 +24,8 @@ from qkedit.evaluation.statistics.metrics import meaning_of
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {"<=": le, ">=": ge, "<": lt, ">": gt}
 # A loss of exactly the tolerance is allowed, although 0.80 − 0.78 is a little more than 0.02 in binary.
 _ROUNDING = 1e-9
+# CIDEr is never above 10, and who allows a loss of more than 0.1 has written points.
+_LARGEST_HUNDREDTHS, _LARGEST_LOSS = 10, 0.1
 _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _REQUIREMENT = re.compile(rf"\s*([^\s<>=:]+)\s*(<=|>=|<|>)\s*({_NUMBER})\s*")
 _NO_WORSE = re.compile(rf"\s*([^\s<>=:]+)\s*:\s*({_NUMBER})\s*")
@@ -212,10 +214,19 @@ def _check_unit(
     measured: Measured, metric: str, limit: float, requirement: str, *, is_difference: bool = False
 ) -> None:
     """Refuse a percentage for a share, and a share for a percentage: it would always be met, or never."""
-    meaning = meaning_of(measured.benchmark, metric)
-    if meaning.unit is Unit.SHARE and limit > 1:
+    # A comparison's metrics are differences of a metric, and their ends: `recall_difference_low`.
+    of, difference, _ = metric.partition("_difference")
+    meaning = meaning_of(measured.benchmark, of)
+    is_difference = is_difference or bool(difference)
+    if meaning.unit is Unit.HUNDREDTHS and abs(limit) > (_LARGEST_LOSS if is_difference else _LARGEST_HUNDREDTHS):
         raise UsageError(
-            f"{metric} is a share from 0 to 1",
+            f"{of} is a hundredth of what papers print, such as 1.05 for 105",
+            where=requirement,
+            remedy=f"write {limit / 100:g} for {limit:g} points",
+        )
+    if meaning.unit is Unit.SHARE and abs(limit) > 1:
+        raise UsageError(
+            f"{of} is a share from 0 to 1",
             where=requirement,
             remedy=f"write {limit / 100:g} for {limit:g} percent",
         )

@@ -32,7 +32,10 @@ def run_comparison_plot(comparison: RunComparison, file_format: str) -> bytes:
 
     panels = [
         (title, rows)
-        for title, units in (("percentage points", (Unit.SHARE, Unit.PERCENT)), ("words or points", (Unit.NUMBER,)))
+        for title, units in (
+            ("percentage points", (Unit.SHARE, Unit.PERCENT)),
+            ("words or points", (Unit.NUMBER, Unit.HUNDREDTHS)),
+        )
         if (rows := _rows(comparison, units))
     ]
     heights = [len(rows) + 1.5 for _, rows in panels]
@@ -64,7 +67,7 @@ def _forest(axes: Axes, rows: _Rows, unit: str) -> None:
     axes.axvline(0, color="#404040", linewidth=0.8)
     for place, (_, compared) in enumerate(rows):
         found, colour = compared.difference, COLOURS[compared.verdict]
-        scale = 100 if compared.metric.unit is Unit.SHARE else 1
+        scale = 100 if compared.metric.unit in (Unit.SHARE, Unit.HUNDREDTHS) else 1
         assert found.value is not None
         if found.low is not None and found.high is not None:
             axes.plot([scale * found.low, scale * found.high], [place, place], color=colour, linewidth=1.6)

@@ -11,7 +11,7 @@ import typer
 
 from qkedit.cli import completion
 from qkedit.cli.delivery import deliver
-from qkedit.cli.flags.evaluation import DataOption, QuestionsOption, required_data, warn_of_scores
+from qkedit.cli.flags.evaluation import AlsoOption, DataOption, QuestionsOption, required_data, warn_of_scores
 from qkedit.cli.flags.flag import flag, utf8
 from qkedit.cli.flags.loading import LoadingFlags
 from qkedit.cli.flags.model import ModelFlags
@@ -40,8 +40,8 @@ def evaluate(
             "--benchmark",
             "-b",
             autocompletion=completion.benchmarks,
-            help="pope, repope, chair, mme, amber, hallusionbench or custom, or one split such as pope.adversarial; "
-            "may be given several times.",
+            help="pope, repope, chair, mme, amber, hallusionbench, coco-caption or custom, or one split such as "
+            "pope.adversarial; may be given several times.",
         ),
     ] = None,
     split: Annotated[
@@ -50,6 +50,7 @@ def evaluate(
     ] = None,
     data: DataOption = None,
     questions: QuestionsOption = None,
+    also: AlsoOption = None,
     images: Annotated[Path | None, flag("--images", help="The directory of the images.")] = None,
     plugin: PluginsOption = None,
     edit: EditsOption = None,
@@ -133,7 +134,7 @@ def evaluate(
                 loading.placement(context),
                 tuple(str(place) for place in edit or ()),
             )
-        tasks = _tasks(benchmark or (), split or (), required_data(data, questions), max_new_tokens)
+        tasks = _tasks(benchmark or (), split or (), required_data(data, questions), max_new_tokens, also or ())
         output.after_interruption = f"{GO_ON}; what was answered stays"
         if each and isinstance(backend, LocalModel):
             run_each(
@@ -172,8 +173,13 @@ def _endpoint(
     return Endpoint(url, model, concurrency).or_as_recorded(recorded_identity(target))
 
 
-def _tasks(benchmarks: Sequence[str], splits: Sequence[str], data: Path, max_new_tokens: int | None) -> list[Task]:
-    """Return the tasks. Raises UsageError for an unknown or repeated benchmark or split."""
+def _tasks(
+    benchmarks: Sequence[str], splits: Sequence[str], data: Path, max_new_tokens: int | None, also: Sequence[str]
+) -> list[Task]:
+    """Return the tasks. Raises UsageError for an unknown or repeated benchmark or split.
+
+    Each benchmark takes those further metrics that it has; one that none of them has is refused.
+    """
     from qkedit.evaluation.benchmarks.registry import benchmark_named
     from qkedit.evaluation.runs.tasks import tasks_of
 
@@ -186,10 +192,14 @@ def _tasks(benchmarks: Sequence[str], splits: Sequence[str], data: Path, max_new
             remedy="write --benchmark pope.adversarial and so on",
         )
     tasks: list[Task] = []
-    for text in benchmarks:
-        name, _, own = text.partition(".")
+    chosen = [benchmark_named(text.partition(".")[0]) for text in benchmarks]
+    offered = {name for one in chosen for name in one.optional_metrics}
+    chosen[0].with_metrics([name for name in also if name not in offered])
+    for text, one in zip(benchmarks, chosen, strict=True):
+        own = text.partition(".")[2]
         wanted = [own] if own else list(dict.fromkeys(splits))
-        tasks += tasks_of(benchmark_named(name), data, wanted, max_new_tokens=max_new_tokens)
+        asked = one.with_metrics([name for name in also if name in one.optional_metrics])
+        tasks += tasks_of(asked, data, wanted, max_new_tokens=max_new_tokens)
     names = [task.name for task in tasks]
     for name in names:
         if names.count(name) > 1:

@@ -15,14 +15,19 @@ from qkedit.errors import UsageError, VerificationError, counted
 
 def gate(
     context: typer.Context,
-    result: Annotated[Path, typer.Argument(metavar="RESULT", help="A result file, or the directory of a run.")],
+    result: Annotated[
+        list[Path], typer.Argument(metavar="RESULT", help="Result files, or the directories of runs: one or several.")
+    ],
     require: Annotated[
         list[str] | None,
         flag(
             "--require", help="A requirement such as 'chair_s<=0.40' or 'pope.adversarial.f1>=0.80'; may be repeated."
         ),
     ] = None,
-    baseline: Annotated[Path | None, flag("--baseline", help="The result file that --no-worse compares with.")] = None,
+    baseline: Annotated[
+        list[Path] | None,
+        flag("--baseline", help="The result file that --no-worse compares with; may be repeated."),
+    ] = None,
     no_worse: Annotated[
         list[str] | None,
         flag("--no-worse", help="A metric and how much it may lose, such as 'recall:0.02'; may be repeated."),
@@ -33,7 +38,8 @@ def gate(
     RESULT is what `qkedit score --json`, `eval`, `drift` or `compare --json`
     wrote. A metric is named f1, random.f1, pope.f1 or pope.random.f1, whichever
     means one figure. Shares are from 0 to 1. A metric without a value meets no
-    requirement.
+    requirement. Several files, such as CHAIR's and the caption scores of the
+    same answers, are held to their requirements together.
 
     Example: qkedit gate edited/result.json --require 'pope.adversarial.f1>=0.80' --require 'chair_s<=0.40'
     """
@@ -47,15 +53,15 @@ def gate(
         tolerances = [parse_no_worse(text) for text in no_worse or ()]
         if not requirements and not tolerances:
             raise UsageError("nothing is required", where="--require", remedy="give a limit such as 'chair_s<=0.40'")
-        if bool(tolerances) != (baseline is not None):
+        if bool(tolerances) != bool(baseline):
             raise UsageError(
                 "one of them is given alone", where="--baseline and --no-worse", remedy="give both, or --require"
             )
         checks = check(
-            read_metrics(result),
+            [measured for file in result for measured in read_metrics(file)],
             requirements,
             tolerances,
-            () if baseline is None else read_metrics(baseline),
+            [measured for file in baseline or () for measured in read_metrics(file)],
         )
         fields = {"passed": all(found.passed for found in checks), "checks": [asdict(found) for found in checks]}
         human = lines(*map(str, checks))
@@ -63,7 +69,7 @@ def gate(
         if failed:
             error = VerificationError(
                 f"{len(failed)} of {counted(len(checks), 'requirement')} not met: " + ", ".join(failed),
-                where=str(result),
+                where=", ".join(map(str, result)),
                 remedy="do not ship this model, or ask for less",
                 mismatches=failed,
             )

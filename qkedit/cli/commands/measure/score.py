@@ -12,6 +12,7 @@ from qkedit.cli import completion
 from qkedit.cli.delivery import deliver
 from qkedit.cli.flags.evaluation import (
     AllowMissingOption,
+    AlsoOption,
     CacheGroundTruthOption,
     DataOption,
     NormaliseOption,
@@ -36,7 +37,7 @@ def score(
         str,
         typer.Argument(
             metavar="BENCHMARK",
-            help="pope, repope, chair, mme, amber, hallusionbench or custom.",
+            help="pope, repope, chair, mme, amber, hallusionbench, coco-caption or custom.",
             autocompletion=completion.benchmarks,
         ),
     ],
@@ -49,6 +50,7 @@ def score(
     parser: ParserOption = None,
     variant: VariantOption = None,
     normalise: NormaliseOption = False,
+    also: AlsoOption = None,
     similarity: SimilarityOption = None,
     cache_ground_truth: CacheGroundTruthOption = None,
     write_truth: WriteTruthOption = None,
@@ -73,7 +75,7 @@ def score(
         from qkedit.report.files import check_target, write_file
         from qkedit.report.runs.scores import items_as_lines, score_tables
 
-        chosen = benchmark_named(benchmark)
+        chosen = benchmark_named(benchmark).with_metrics(also or ())
         rule = chosen_rule(chosen, parser, variant, normalise)
         source = required_data(data, questions)
         if per_item is not None:

@@ -17,11 +17,12 @@ from typing import Any
 
 from qkedit.checkpoint.io.whole_file import write_whole
 from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.benchmarks.captions.coco import ANNOTATION_PLACES
 from qkedit.evaluation.benchmarks.chair.words import Reader, Synonyms
 from qkedit.evaluation.files.json_rows import read_object
 
 # Beneath the user's directory: as it is, a folder by the benchmark's name, and as COCO's archive unpacks.
-PLACES = ("chair", "annotations", "coco", "coco/annotations")
+PLACES = ("chair", *ANNOTATION_PLACES)
 TRUTH_ENDINGS = ("_gt_objects.json", "_gt_objects.json.gz")
 # What is used of COCO's annotation files; outlines of instances are most of their bytes.
 _USED_KEYS = frozenset(

@@ -11,29 +11,22 @@ the truth of COCO is known for all of its images.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from qkedit.errors import UsageError
+from qkedit.evaluation.benchmarks.captions.coco import load_answers as load_answers
 from qkedit.evaluation.benchmarks.captions.counts import caption_counts
 from qkedit.evaluation.benchmarks.chair.ground_truth import PLACES, load_truth, save_truth
 from qkedit.evaluation.benchmarks.chair.words import Reader, Synonyms, read_synonyms, reader
 from qkedit.evaluation.benchmarks.plain_functions import Answered, Scorer
 from qkedit.evaluation.benchmarks.yes_no import quotient, undefined
-from qkedit.evaluation.files.answer_files import read_answers
 from qkedit.evaluation.files.data_files import required
-from qkedit.evaluation.files.json_rows import read_rows
-from qkedit.evaluation.files.records import FINISH_REASON, Answer, CaptionItem, Question, Score
+from qkedit.evaluation.files.records import Answer, CaptionItem, Question, Score
 from qkedit.prompts import CAPTION_PROMPT
 
 _PUBLISHED = "github.com/LisaAnne/Hallucination (data/synonyms.txt)"
-# Under which keys a document may hold its captions: those of published examples, and the official script's output.
-_CAPTION_LISTS = ("captions", "sentences")
-_COCO_NAME = re.compile(r"(?:COCO_(?:train|val)2014_)?0*(\d+)(?:\.jpg)?")
 
 
 def load_questions(
@@ -68,24 +61,6 @@ def load_synonyms(data: Path) -> Synonyms:
     return read_synonyms(required(data, ("synonyms.txt",), PLACES, _PUBLISHED))
 
 
-def load_answers(file: Path) -> tuple[Answer, ...]:
-    """Return captions in CHAIR's own format, rows of `image_id` and `caption`, or in the common one.
-
-    An id may also be the name of COCO's image. Whatever a row says of the prompt is passed over, as CHAIR is published
-    with several.
-
-    Raises:
-        QkeditError: the file cannot be read or a row is broken; file and line are named.
-    """
-    rows = read_rows(file, within=_CAPTION_LISTS)
-    answers = read_answers(file, ids=("image_id",), texts=("caption",), rows=rows)
-    return tuple(replace(answer, id=_image_id(answer.id), fields=_kept(answer.fields)) for answer in answers)
-
-
-def _kept(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {FINISH_REASON: fields[FINISH_REASON]} if FINISH_REASON in fields else {}
-
-
 @Scorer
 def score(given: Answered, *, read: Reader | None = None) -> Score:
     """Return the score of captions.
@@ -102,9 +77,7 @@ def score(given: Answered, *, read: Reader | None = None) -> Score:
     """
     questions, variant = given.questions, given.rule or "official"
     read = read or _own_reader(questions, variant)
-    answered = {answer.id for answer in given.answers}
-    asked = questions if given.split is not None else [question for question in questions if question.id in answered]
-    joined = given.joined(asked or questions)
+    joined = given.joined_answered()
     readings = [read(answer.text) for _, answer in joined.pairs]
     items = tuple(
         _item(question, answer, reading.objects)
@@ -164,9 +137,3 @@ def _item(question: Question, answer: Answer, objects: tuple[str, ...]) -> Capti
         words=len(answer.text.split()),
         group=question.group,
     )
-
-
-def _image_id(name: str) -> str:
-    """Return the number in the name of one of COCO's images; any other name stands for itself."""
-    coco = _COCO_NAME.fullmatch(name)
-    return coco[1] if coco else name

@@ -1,0 +1,39 @@
+"""Reference captions as a benchmark: how much of an answer's quality an edit leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from qkedit.evaluation.benchmarks.captions.coco import load_answers
+from qkedit.evaluation.benchmarks.coco_caption import scoring
+from qkedit.evaluation.benchmarks.plain_functions import BenchmarkOfFunctions, Functions
+from qkedit.evaluation.files.records import Answer, Item, MeasuredItem, Question, Score
+from qkedit.evaluation.metric import Metric
+
+
+class CocoCaption(BenchmarkOfFunctions):
+    """COCO's caption scores (arXiv 1504.00325), as pycocoevalcap has them."""
+
+    name = scoring.NAME
+    title = "COCO captions"
+    paper = "1504.00325"
+    rules = tuple(scoring.TOKENIZERS)
+    rule_kind = "variant"
+    max_new_tokens = 64
+    optional_metrics = ("meteor", "spice")
+    metrics = scoring.METRICS
+    item_kinds = (MeasuredItem,)
+    functions = Functions(scoring.load_questions, scoring.score, load_answers)
+
+    def judge(self, questions: Sequence[Question], answers: Sequence[Answer], **how: Any) -> Score:
+        """Return the score of captions, with METEOR and SPICE where they are asked for."""
+        return scoring.score(questions, answers, **how, also=self.also)
+
+    def metrics_of(self, items: Sequence[Item]) -> tuple[Metric, ...]:
+        """Return those that all items have; see `scoring.metrics_of`."""
+        return scoring.metrics_of([item for item in items if isinstance(item, MeasuredItem)])
+
+    def takes_shown_images(self, split: str | None) -> bool:
+        """Without a split, the references are those of all of COCO."""
+        return split is None

@@ -1,0 +1,75 @@
+"""SPICE (Anderson et al., arXiv 1607.08822): F of the scene graphs that its program reads from captions.
+
+The program is pycocoevalcap's; the language models it needs are Stanford CoreNLP's, which are no part of it. They are
+looked for and never downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from qkedit.errors import QkeditError
+from qkedit.evaluation.benchmarks.coco_caption.java import WHERE, program, run_java
+
+_JAR = "spice/spice-1.0.jar"
+CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+# Below the user's data directory: as they are, and as Stanford's archive unpacks.
+PLACES = ("", "spice", "stanford-corenlp-full-2015-12-09")
+# Its store of Java objects reaches into the runtime, which Java 16 and later refuse. The variable is for Java 9 and
+# later; the option itself would stop Java 8.
+_OPENED = {"JDK_JAVA_OPTIONS": "--add-opens=java.base/java.lang=ALL-UNNAMED"}
+
+
+def spice(captions: Sequence[str], references: Sequence[Sequence[str]], data: Path) -> list[float]:
+    """Return SPICE of each caption, from 0 to 1.
+
+    Args:
+        captions: their tokens.
+        references: the tokens of those of the same images.
+        data: the directory in which, or below which, CoreNLP's two files are.
+
+    Raises:
+        QkeditError: Java, pycocoevalcap or CoreNLP is missing, or the program failed.
+    """
+    jar = program(_JAR)
+    models = corenlp(data)
+    asked = [
+        {"image_id": place, "test": caption, "refs": list(of_image)}
+        for place, (caption, of_image) in enumerate(zip(captions, references, strict=True))
+    ]
+    classes = os.pathsep.join([str(jar), str(jar.parent / "lib" / "*"), *map(str, models)])
+    with TemporaryDirectory(prefix="qkedit-spice-") as directory:
+        given, found = Path(directory, "captions.json"), Path(directory, "scores.json")
+        given.write_text(json.dumps(asked), "utf-8")
+        arguments = ["-Xmx8G", "-cp", classes, "edu.anu.spice.SpiceScorer", str(given), "-out", str(found), "-silent"]
+        run_java(arguments, "", "SPICE's scene graphs", _OPENED)
+        try:
+            rows = {row["image_id"]: float(row["scores"]["All"]["f"]) for row in json.loads(found.read_text("utf-8"))}
+            scores = [rows[place] for place in range(len(asked))]
+        except (OSError, ValueError, KeyError, TypeError):
+            scores = [math.nan]
+    if not all(map(math.isfinite, scores)):
+        raise QkeditError(
+            f"SPICE's program did not give {len(asked)} captions a number each",
+            where=WHERE,
+            remedy="install pycocoevalcap 1.2 and CoreNLP 3.6.0 again",
+        )
+    return scores
+
+
+def corenlp(data: Path) -> list[Path]:
+    """Return the files of CoreNLP below a data directory. Raises QkeditError if they are not there."""
+    for place in PLACES:
+        files = [data / place / name for name in CORENLP]
+        if all(file.is_file() for file in files):
+            return files
+    raise QkeditError(
+        f"SPICE needs {CORENLP[0]} and its -models.jar",
+        where=str(data),
+        remedy="put them there, from nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip (384 MB)",
+    )

@@ -1,0 +1,53 @@
+"""Tokens of captions: the official ones, which Java makes, and plain words, which are ours.
+
+Tokens are text with single spaces between them, as the official scorers take them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from qkedit.errors import QkeditError
+from qkedit.evaluation.benchmarks.coco_caption.java import WHERE, program, run_java
+
+# Captions → the tokens of each, in the same order.
+Tokenizer = Callable[[Sequence[str]], list[str]]
+
+_JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
+# What the official script drops. The tokenizer writes brackets in lower case, `-lrb-`, which so stay, there and here.
+_PUNCTUATION = frozenset(
+    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
+)
+_WORD = re.compile(r"\w+")
+
+
+def words(captions: Sequence[str]) -> list[str]:
+    """Return the runs of letters and digits of each caption, in lower case; no Java is needed.
+
+    Example:
+        >>> words(["A dog's ball."])
+        ['a dog s ball']
+    """
+    return [" ".join(_WORD.findall(caption.lower())) for caption in captions]
+
+
+def ptb(captions: Sequence[str]) -> list[str]:
+    """Return the tokens of the Penn Treebank, in lower case and without punctuation, as pycocoevalcap has them.
+
+    Raises:
+        QkeditError: Java or pycocoevalcap is missing, or what came back are not as many captions as went.
+    """
+    # A line each, whatever ends a line for Java or Python: one more would shift all later captions to other images.
+    lines = [" ".join(caption.splitlines()) for caption in captions]
+    if not lines:
+        return []
+    arguments = ["-cp", str(program(_JAR)), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    found = run_java(arguments, "\n".join(lines), "the official tokens").split("\n")
+    if len(found) != len(lines):
+        raise QkeditError(
+            f"the tokenizer made {len(found)} lines of {len(lines)} captions, so that they are not told apart",
+            where=WHERE,
+            remedy="leave out the captions with unusual characters, or take --variant words",
+        )
+    return [" ".join(token for token in line.rstrip().split(" ") if token not in _PUNCTUATION) for line in found]
