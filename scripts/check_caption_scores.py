@@ -23,20 +23,20 @@ from typing import Any
 
 import numpy as np
 
-from qkedit.evaluation.benchmarks.coco_caption import scoring, tokens
+from qkedit.evaluation.benchmarks.coco_caption import meteor, scoring, tokens
 from qkedit.evaluation.files.records import Answer, Question
 
 CLOSE = 1e-12
 JAVA = "openjdk-17-jre-headless"
-PLAIN = """
+PLAIN = str.split("""
     a the two cat dog man woman horse bus street field grass red brown large small on in with next to riding sits
     sitting plays runs standing table pizza and of is are near his her ball frisbee water boat while
-""".split()
-ODD = """
+""")
+ODD = str.split("""
     it's don't can't gonna U.S. Inc. etc. Mr. Dr. e.g. 1/2 3.5 1,000 $5 £3 €4 50% #tag @you a_b well-known (red) [blue]
     {green} "quoted" “curly” ‘single’ … ... -- — – - . ! ? , ; : '' `` ||| & &amp; <p> </p> < > http://a.b/c?d=e café
     naïve Ünïcode 日本語 мир 😀 👩‍👩‍👧 A.B.C. O'Neil \\ / * + = ~ ^ ` ´
-""".split()
+""")
 # They separate words or are nothing, and end no line for the official tokenizer.
 ODD += ["1 1/2", "a\tb", "a\xa0b", "a\u3000b", "a\u200bb", "\ufeffa", "a\x1cb", "a\x85b", "a\x00b", "a\x7fb", "a\nb"]
 # They end one, so that the official script gives all later captions to other images.
@@ -147,8 +147,10 @@ def main() -> int:
     print(f"tokens of {len(captions)} captions: {'equal' if alike else 'NOT EQUAL'}")
     print(f"separators within captions: {'shift nothing' if apart else 'SHIFT CAPTIONS'}")
     if options.write:
+        aligned = meteor.alignments(list(expected["captions"].values()), list(expected["references"].values()))
+        expected["meteor_alignments"] = [list(row) for row in aligned]
         made = {"made": {"references": references, "captions": captions}, "official": expected}
-        options.write.write_text(json.dumps(made, indent=1) + "\n", "utf-8")
+        options.write.write_text(json.dumps(made) + "\n", "utf-8")
     return 0 if alike and apart and max(far.values()) <= CLOSE else 1
 
 

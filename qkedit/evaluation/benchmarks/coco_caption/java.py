@@ -42,7 +42,7 @@ def run_java(arguments: Sequence[str], given: str, what: str, environment: Mappi
         raise QkeditError(
             f"{what} need Java, and there is no java on PATH",
             where=WHERE,
-            remedy="install a Java runtime, such as openjdk-17-jre-headless, or take --variant words",
+            remedy="install one, such as openjdk-17-jre-headless; `qkedit score --variant words` does without",
         )
     # A lone half of a surrogate pair, as JSON may hold, has no bytes.
     text = given.encode("utf-8", "replace")

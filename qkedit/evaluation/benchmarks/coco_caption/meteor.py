@@ -27,7 +27,12 @@ _PRINTED = 4 + 4 * len(_STAGE_WEIGHTS) + 3
 
 
 def meteor_counts(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[tuple[float, ...]]:
-    """Return what each caption adds to the totals that `meteor` takes.
+    """Return what each caption adds to the totals that `meteor` takes; see `alignments`."""
+    return [counts_of(row) for row in alignments(captions, references)]
+
+
+def alignments(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[tuple[float, ...]]:
+    """Return what the program prints of each caption: lengths, function words, matches by stage, chunks, matches.
 
     Args:
         captions: their tokens.
@@ -50,11 +55,14 @@ def meteor_counts(captions: Sequence[str], references: Sequence[Sequence[str]]) 
             where=WHERE,
             remedy="install pycocoevalcap 1.2 again",
         )
-    return [counts_of(row) for row in numbers]
+    return numbers
 
 
 def counts_of(printed: Sequence[float]) -> tuple[float, ...]:
-    """Return weighted matches and weighted words, of the caption and of the reference; chunks; and matched words."""
+    """Return the six numbers that one of `alignments` adds to the totals.
+
+    Weighted matches and weighted words of the caption, the same of the reference, chunks, and matched words.
+    """
     length, other_length, function_words, other_function_words = printed[:4]
     stages = [printed[start : start + 4] for start in range(4, _PRINTED - 3, 4)]
     chunks, matched, other_matched = printed[-3:]
