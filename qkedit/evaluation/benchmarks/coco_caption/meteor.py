@@ -17,7 +17,7 @@ from qkedit.errors import QkeditError
 from qkedit.evaluation.benchmarks.coco_caption.java import WHERE, program, run_java
 
 if TYPE_CHECKING:
-    from qkedit.evaluation.statistics.resampling import Array
+    from qkedit.evaluation.metric import Array
 
 _JAR = "meteor/meteor-1.5.jar"
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qkedit.evaluation.statistics.resampling import Array
+    from qkedit.evaluation.metric import Array
 
 LONGEST = 4
 BETA = 1.2
