@@ -64,6 +64,16 @@ QUESTIONS: dict[str, dict[str, Any]] = {
         "safe_words.txt": "orange\nline\n",
     },
     "hallusionbench": {"HallusionBench.json": _HALLUSION},
+    "coco-caption": {
+        "captions_own.json": {
+            "images": [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "2.jpg"}],
+            "annotations": [
+                {"id": 1, "image_id": 1, "caption": "A man with his dog."},
+                {"id": 2, "image_id": 1, "caption": "a dog beside a man"},
+                {"id": 3, "image_id": 2, "caption": "Two cars on a street."},
+            ],
+        }
+    },
     "custom": {
         "questions.jsonl": [
             {"id": "a", "image": "a.jpg", "question": "Is there a bus?", "truth": "no"},
@@ -81,6 +91,10 @@ ANSWERS: dict[str, Any] = {
     "pope": _YES_NO,
     "repope": _YES_NO,
     "chair": [{"image_id": 1, "caption": "A man with his dog."}, {"image_id": 2, "caption": "Two cars at a table."}],
+    "coco-caption": [
+        {"image_id": 1, "caption": "A man with his dog."},
+        {"image_id": 2, "caption": "two cars at a table"},
+    ],
     "mme": "".join("\t".join((*row, answer)) + "\n" for row, answer in zip(_MME, ("yes", "No."), strict=True)),
     "amber": [
         {"id": 1, "response": "A man under the sky."},

@@ -53,6 +53,7 @@ _ALL: tuple[type[Target], ...] = (
     benchmarks.Amber,
     benchmarks.AmberYesNo,
     benchmarks.Hallusionbench,
+    benchmarks.CocoCaption,
     benchmarks.Custom,
     Results,
     Requirements,

@@ -38,7 +38,7 @@ SLOW = {
 }
 NAMES = (
     *SLOW, "header", "plugins-file", "layers", "plugin-words", "pope", "repope", "chair", "mme", "amber",
-    "amber-yes-no", "hallusionbench", "custom", "requirements", "images", "data-urls", "chat-request",
+    "amber-yes-no", "hallusionbench", "coco-caption", "custom", "requirements", "images", "data-urls", "chat-request",
 )  # fmt: skip
 
 
@@ -96,7 +96,9 @@ def test_what_is_one_sentence(printed: str, kind: str | None) -> None:
         fuzzing("judging").check_sentence(printed)
 
 
-@pytest.mark.parametrize("name", ["pope", "repope", "chair", "mme", "amber", "hallusionbench", "custom"])
+@pytest.mark.parametrize(
+    "name", ["pope", "repope", "chair", "mme", "amber", "hallusionbench", "coco-caption", "custom"]
+)
 def test_what_the_benchmarks_targets_start_from_is_accepted(name: str, tmp_path: Path) -> None:
     """Else a change of it would be refused for another reason, and the scoring never be reached."""
     module, seeds = fuzzing("targets.benchmarks"), fuzzing("benchmark_seeds")

@@ -40,7 +40,7 @@ class Answered:
         return join(chosen, self.answers, allow_missing=self.allow_missing, known=known)
 
     def joined_answered(self) -> Joined:
-        """Return the pairs of a split's questions, or without a split of those that are answered. Raises QkeditError."""
+        """Return the pairs of all questions of a split, or without one of those answered. Raises QkeditError."""
         answered = {answer.id for answer in self.answers}
         asked = [question for question in self.questions if self.split is not None or question.id in answered]
         return self.joined(asked or self.questions)

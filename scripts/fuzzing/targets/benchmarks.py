@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 from fuzzing.benchmark_seeds import ANSWER_FILE, ANSWERS, QUESTIONS
 from fuzzing.byte_strings import mutated
@@ -14,6 +15,7 @@ from fuzzing.judging import attempt
 from fuzzing.language import plain_where_missing
 from fuzzing.sandbox import Sandbox
 from fuzzing.target import Finding, Outcome, Target
+from qkedit.evaluation.benchmarks.coco_caption import scoring as coco_caption
 from qkedit.evaluation.benchmarks.registry import benchmark_named
 from qkedit.evaluation.files.score_json import score_as_dict, score_from_dict
 from qkedit.evaluation.runs.scoring import score_files
@@ -157,6 +159,22 @@ class Hallusionbench(BenchmarkFiles):
 
     name = benchmark = "hallusionbench"
     subject = "questions, answers and a judge's labels of HallusionBench"
+
+
+class CocoCaption(BenchmarkFiles):
+    """Captions of COCO's images, by plain words: a Java program started for every case would take most of the time."""
+
+    name = benchmark = "coco-caption"
+    subject = "reference captions and answers of COCO's format"
+
+    def prepare(self) -> None:
+        """Take words for the official tokens."""
+        self._words = patch.dict(coco_caption.TOKENIZERS, official=coco_caption.TOKENIZERS["words"])
+        self._words.start()
+
+    def close(self) -> None:
+        """Put them back."""
+        self._words.stop()
 
 
 class Custom(BenchmarkFiles):

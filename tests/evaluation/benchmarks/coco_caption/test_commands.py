@@ -1,0 +1,129 @@
+"""Caption scores on the command line: one gate over hallucination and quality, comparisons, a model's answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qkedit.demo.files import write_scenes
+from qkedit.demo.scenes import make_scenes
+from tests.cli.command import qkedit
+from tests.evaluation.benchmarks.coco_caption.conftest import Programs
+
+SCENES = list(make_scenes(6, seed=1))
+WORDS = ("coco-caption", "--variant", "words")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("scenes")
+    write_scenes(SCENES, directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def results(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two files a run: its captions by the objects they mention, and by the scenes' own captions."""
+    directory = tmp_path_factory.mktemp("results")
+    # What scenes show, and one thing more that most do not.
+    said = {
+        "base": [f"{scene.caption} A bench." for scene in SCENES],
+        "edited": [scene.caption for scene in SCENES],
+        "fewer": [scene.caption for scene in SCENES[:-1]],
+    }
+    files = {}
+    for run, captions in said.items():
+        answers = directory / f"{run}.jsonl"
+        answers.write_text("".join(json.dumps({"id": n, "answer": text}) + "\n" for n, text in enumerate(captions)))
+        for name, benchmark in (("objects", ("custom",)), ("quality", WORDS)):
+            done = qkedit("score", *benchmark, "--allow-missing", "-a", answers, "--data", data, "--json")
+            assert done.code == 0, done.stderr
+            files[f"{run} {name}"] = directory / f"{run}-{name}.json"
+            files[f"{run} {name}"].write_text(done.stdout)
+    return files
+
+
+def gated(results: dict[str, Path], *requirements: str) -> tuple[int, str]:
+    files = [results["edited objects"], results["edited quality"]]
+    baselines = ("--baseline", results["base objects"], "--baseline", results["base quality"])
+    done = qkedit("gate", *files, *requirements, *(baselines if "--no-worse" in requirements else ()))
+    return done.code, done.stdout + done.stderr
+
+
+def test_one_gate_holds_hallucination_and_quality(results: dict[str, Path]) -> None:
+    wanted = ("--no-worse", "chair_s:0", "--no-worse", "cider:0.008", "--no-worse", "custom.recall:0.02")
+    code, text = gated(results, *wanted, "--require", "bleu_4>=0.9")
+    assert (code, text.count("ok ")) == (0, 4), text
+    assert "coco-caption.cider is 10" in text
+    code, text = gated(results, "--require", "cider<5")
+    assert code == 3
+    assert "FAILED" in text
+
+
+@pytest.mark.parametrize(
+    ("requirement", "sentence"),
+    [
+        (("--no-worse", "cider:0.8"), "write 0.008 for 0.8 points"),
+        (("--require", "cider>=105"), "write 1.05 for 105 points"),
+    ],
+)
+def test_points_of_cider_are_not_taken_for_its_own_figure(
+    results: dict[str, Path], requirement: tuple[str, ...], sentence: str
+) -> None:
+    code, text = gated(results, *requirement)
+    assert code == 2
+    assert sentence in text
+
+
+def test_a_comparison_is_gated_at_the_end_of_its_interval(results: dict[str, Path], tmp_path: Path) -> None:
+    picture = tmp_path / "differences.svg"
+    done = qkedit("compare", results["base quality"], results["edited quality"], "--plot", picture, "--json")
+    assert done.code == 0, done.stderr
+    assert picture.stat().st_size
+    (split,) = done.document["results"]
+    figures = {one["metric"]: one for one in split["differences"]}
+    assert figures["cider"]["verdict"] in ("better", "")
+    assert 0 < figures["cider"]["low"] <= figures["cider"]["value"] <= figures["cider"]["high"]
+    file = tmp_path / "comparison.json"
+    file.write_text(done.stdout)
+    assert qkedit("gate", file, "--require", "cider_difference_low>=-0.008").code == 0
+    refused = qkedit("gate", file, "--require", "cider_difference_low>=-0.8")
+    assert (refused.code, "write -0.008 for -0.8 points" in refused.sentence()) == (2, True)
+
+
+def test_runs_on_other_images_are_not_compared(results: dict[str, Path]) -> None:
+    # The weights of words are those of the images that are scored together.
+    refused = qkedit("compare", results["base quality"], results["fewer quality"])
+    assert refused.code == 2
+    assert "do not agree about what is true" in refused.sentence()
+
+
+def test_what_one_run_alone_has_is_not_compared(results: dict[str, Path], tmp_path: Path) -> None:
+    document = json.loads(results["edited quality"].read_bytes())
+    for item in document["results"][0]["items"]:
+        item["sums"]["meteor"] = [1, 2, 1, 2, 1, 1]
+    more = tmp_path / "more.json"
+    more.write_text(json.dumps(document))
+    for pair in ((results["base quality"], more), (more, results["base quality"])):
+        done = qkedit("compare", *pair, "--json")
+        assert done.code == 0, done.stderr
+        assert "meteor" not in {one["metric"] for one in done.document["results"][0]["differences"]}
+
+
+def test_a_model_is_asked_for_captions(data: Path, tmp_path: Path, programs: Programs) -> None:
+    programs(meteor="print(' '.join(['2'] * 23 + [chr(10)]) * given.count(chr(10)), end='')")
+    benchmarks = ("-b", "coco-caption", "-b", "custom", "--also", "meteor", "--limit", "2", "--max-new-tokens", "4")
+    common = ("eval", "demo", *benchmarks, "--data", data, "--images", data / "images", "--out", tmp_path / "out")
+    done = qkedit(*common, "--device", "cpu", "--json")
+    assert done.code == 0, done.stderr
+    captions, objects = done.document["results"]
+    assert (captions["benchmark"], captions["variant"], captions["n"]) == ("coco-caption", "official", 2)
+    assert captions["metrics"]["meteor"] is not None
+    assert objects["benchmark"] == "custom"
+    wrong = qkedit("eval", "demo", "-b", "custom", "--also", "meteor", "--data", data, "--images", data, "--out", "x")
+    assert (wrong.code, wrong.sentence()) == (
+        2,
+        "--also: custom questions has no further metric 'meteor'; leave it out.",
+    )

@@ -1,0 +1,214 @@
+"""The benchmark: pycocoevalcap's own figures, what is read and refused, and what two runs need to be compared."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.benchmarks.coco_caption import scoring
+from qkedit.evaluation.benchmarks.registry import benchmark_named
+from qkedit.evaluation.files.records import Answer, MeasuredItem, Question, Score
+from qkedit.evaluation.files.score_json import score_as_dict, score_from_dict
+from qkedit.evaluation.runs.scoring import score_files
+from qkedit.evaluation.statistics.intervals import interval, paired
+from tests.evaluation.benchmarks.coco_caption.conftest import Programs
+
+# Made by `scripts/check_caption_scores.py --images 16 --seed 7 --write`: captions, and what pycocoevalcap 1.2 makes of
+# them with Java 17.
+OFFICIAL = Path(__file__).with_name("official_captions.json")
+REFERENCES = {
+    "1": ("A man rides a horse.", "the man is riding a brown horse"),
+    "2": ("A cat on a mat",),
+    "3": ("Two dogs play.", "dogs are playing with a ball"),
+}
+
+
+def questions(references: dict[str, tuple[str, ...]] = REFERENCES) -> list[Question]:
+    return [Question(image, f"{image}.jpg", "", texts, group=image) for image, texts in references.items()]
+
+
+def said(*captions: str) -> list[Answer]:
+    return [Answer(image, text) for image, text in zip(REFERENCES, captions, strict=False)]
+
+
+def by_words(*captions: str, split: str | None = None) -> Score:
+    return scoring.score(questions(), said(*captions), split=split, rule="words")
+
+
+def annotations(**changes: Any) -> dict[str, Any]:
+    return {
+        "images": [{"id": int(image), "file_name": f"{image}.jpg"} for image in reversed(REFERENCES)],
+        "annotations": [
+            {"id": number, "image_id": int(image), "caption": text}
+            for number, (image, texts) in enumerate(REFERENCES.items())
+            for text in texts
+        ],
+    } | changes
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "captions_val2014.json").write_text(json.dumps(annotations()))
+    return tmp_path
+
+
+def test_the_figures_are_those_of_pycocoevalcap(programs: Programs) -> None:
+    made, official = (json.loads(OFFICIAL.read_bytes())[key] for key in ("made", "official"))
+    raw = [*(text for texts in made["references"].values() for text in texts), *made["captions"].values()]
+    cut = [*(text for texts in official["references"].values() for text in texts), *official["captions"].values()]
+    known = {" ".join(text.splitlines()): tokens for text, tokens in zip(raw, cut, strict=True)}
+    aligned = "".join(" ".join(map(str, row)) + "\n" for row in official["meteor_alignments"])
+    programs(
+        f"known = {known!r}; print('\\n'.join(known[line] for line in given.split('\\n')), end='')",
+        meteor=f"print({aligned!r}, end='')",
+    )
+    benchmark = benchmark_named("coco-caption").with_metrics(["meteor"])
+    shown = questions({image: tuple(texts) for image, texts in made["references"].items()})
+    score = benchmark.score(shown, [Answer(*caption) for caption in made["captions"].items()])
+    assert len(official["figures"]) == 7
+    for name, figures in official["figures"].items():
+        metric = next(metric for metric in scoring.METRICS if metric.name == name)
+        each = [metric.value_of([item]) for item in score.items]
+        np.testing.assert_allclose(each, figures["each"], rtol=0, atol=1e-12, err_msg=name)
+        assert score.metrics[name] == pytest.approx(figures["all"], abs=1e-12)
+        assert score.printed[scoring._PRINTED[name]] == f"{figures['all']:.3f}"
+
+
+def test_spice_is_asked_for_what_was_said(programs: Programs, tmp_path: Path) -> None:
+    package = tmp_path / "site" / "pycocoevalcap"
+    before = sorted(package.rglob("*"))
+    answer = (
+        "rows = json.loads(Path(next(a for a in arguments if a.endswith('captions.json'))).read_text()); "
+        "scores = [{'image_id': r['image_id'], 'scores': {'All': {'f': len(r['refs']) / 10}}} for r in rows[::-1]]; "
+        "Path(arguments[arguments.index('-out') + 1]).write_text(json.dumps(scores))"
+    )
+    log = programs(spice=answer)
+    for name in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
+        (tmp_path / "spice").mkdir(exist_ok=True)
+        (tmp_path / "spice" / name).touch()
+    shown = [replace(question, fields={"data": tmp_path}) for question in questions()]
+    score = scoring.score(shown, said("a man", "a cat", "dogs"), also=["spice"])
+    assert [item.sums["spice"] for item in score.items] == [(0.2, 1.0), (0.1, 1.0), (0.2, 1.0)]
+    assert score.metrics["spice"] == pytest.approx(0.5 / 3)
+    asked, _ = json.loads(log.read_text().splitlines()[-1])
+    assert not any(argument.startswith(str(package)) and argument.endswith(".json") for argument in asked)
+    assert sorted(package.rglob("*")) == before, "nothing is written beside the library"
+
+
+def test_spice_without_its_models_says_where_they_are_from(programs: Programs, tmp_path: Path) -> None:
+    programs()
+    shown = [replace(question, fields={"data": tmp_path}) for question in questions()]
+    with pytest.raises(QkeditError, match=r"put them there, from nlp\.stanford\.edu"):
+        scoring.score(shown, said("a"), also=["spice"])
+
+
+@pytest.mark.parametrize("printed", ["", "1.0 2.0", "Error", "nan " * 22])
+def test_a_meteor_that_says_something_else_is_refused(programs: Programs, printed: str) -> None:
+    programs(meteor=f"print({printed!r})")
+    with pytest.raises(QkeditError, match="did not answer 1 captions"):
+        scoring.score(questions(), said("a"), also=["meteor"])
+
+
+def test_an_unknown_further_metric_is_refused() -> None:
+    with pytest.raises(UsageError, match="did you mean 'meteor'"):
+        benchmark_named("coco-caption").with_metrics(["meteors"])
+    with pytest.raises(UsageError, match="POPE has no further metric"):
+        benchmark_named("pope").with_metrics(["meteor"])
+    assert benchmark_named("coco-caption").also == (), "asking changes nothing for others"
+
+
+def test_words_are_named_as_what_they_are() -> None:
+    score = by_words("a man rides", "a cat", "dogs")
+    assert score.rule == "words"
+    assert all(name.endswith(" (words, not PTB tokens)") for name in score.printed)
+    assert score.warnings == ("the tokens are words, not PTB tokens: figures are not comparable with published ones",)
+    assert list(score.metrics) == ["bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider", "mean_words"]
+
+
+def test_one_image_alone_has_no_cider() -> None:
+    score = by_words("A man rides a horse")
+    assert (score.n, score.metrics["cider"]) == (1, 0)
+    assert score.metrics["bleu_4"] == pytest.approx(1, abs=1e-8)
+    assert any("CIDEr of one image is 0" in sentence for sentence in score.warnings)
+
+
+def test_a_score_is_read_back_as_it_was() -> None:
+    score = by_words("a man rides", "a cat", "")
+    assert score_from_dict(json.loads(json.dumps(score_as_dict(score)))) == score
+    assert score.counts == {"captions": 3, "references": 5, "tokens": 5, "reference_tokens": 13, "empty": 1}
+
+
+def test_intervals_and_paired_tests_take_every_metric() -> None:
+    better = by_words("A man rides a horse.", "A cat on a mat", "Two dogs play.")
+    worse = by_words("A man", "a cat on the mat", "Two dogs sleep.")
+    for metric in scoring.metrics_of([item for item in better.items if isinstance(item, MeasuredItem)]):
+        found = interval(better.items, metric, resamples=200)
+        assert found.value == pytest.approx(better.metrics[metric.name])
+        assert found.low is not None
+        difference = paired(worse.items, better.items, metric, resamples=200)
+        assert difference.value == pytest.approx(better.metrics[metric.name] - worse.metrics[metric.name])
+
+
+def test_a_bootstrap_of_the_corpus_is_one_of_its_images() -> None:
+    # Drawn anew, BLEU of a corpus is that of the drawn captions together, not a mean over captions.
+    items = by_words("A man rides", "A cat on a mat", "dogs play").items
+    bleu_2 = next(metric for metric in scoring.METRICS if metric.name == "bleu_2")
+    drawn = [items[0], items[1], items[1]]
+    totals = np.sum([bleu_2.sums([item]) for item in drawn], axis=0)[None]
+    again = scoring.score(
+        questions({"1": REFERENCES["1"], "2": REFERENCES["2"], "2 again": REFERENCES["2"]}),
+        [Answer("1", "A man rides"), Answer("2", "A cat on a mat"), Answer("2 again", "A cat on a mat")],
+        rule="words",
+    )
+    assert bleu_2.value(totals)[0] == pytest.approx(again.metrics["bleu_2"])
+
+
+def test_cocos_files_are_read_and_the_answers_choose_the_images(data: Path, tmp_path: Path) -> None:
+    answers = tmp_path / "answers.json"
+    rows = [{"image_id": 3, "caption": "dogs"}, {"image_id": "COCO_val2014_000000000001.jpg", "caption": "a man"}]
+    answers.write_text(json.dumps(rows))
+    benchmark = benchmark_named("coco-caption")
+    (score,) = score_files(benchmark, answers=answers, data=data, rule="words")
+    assert [item.id for item in score.items] == ["3", "1"], "the order is the file's, as in the official script"
+    with pytest.raises(QkeditError, match="1 of 3 questions have no answer, the first is '2'"):
+        score_files(benchmark, answers=answers, data=data, rule="words", split="val2014")
+    with pytest.raises(UsageError, match="choose one of val2014"):
+        benchmark.load_questions(data, "test2014")
+    with pytest.raises(QkeditError, match=r"captions_val2014\.json"):
+        benchmark.load_questions(tmp_path / "annotations" / "nothing")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"images": None},
+        {"images": [{"id": 1}]},
+        {"images": [{"id": True, "file_name": "a"}]},
+        {"images": [{"id": 1, "file_name": 2}]},
+        {"annotations": 7},
+        {"annotations": [[]]},
+        {"annotations": [{"image_id": 1, "caption": None}]},
+        {"annotations": [{"image_id": {}, "caption": "a"}]},
+        {"annotations": []},
+    ],
+)
+def test_broken_annotations_are_refused_by_their_file(broken: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "captions_own.json"
+    file.write_text(json.dumps(annotations(**broken)))
+    with pytest.raises(QkeditError, match=r"captions_own\.json: (is not a COCO annotation file|has no caption)"):
+        benchmark_named("coco-caption").load_questions(tmp_path)
+
+
+def test_two_files_that_disagree_are_told(data: Path) -> None:
+    (data / "annotations" / "captions_zzz.json").write_text(
+        json.dumps(annotations(annotations=[{"image_id": 1, "caption": "something else"}]))
+    )
+    with pytest.raises(QkeditError, match="other captions of the image '1'"):
+        benchmark_named("coco-caption").load_questions(data)
