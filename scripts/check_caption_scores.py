@@ -1,6 +1,6 @@
 """Hold the caption scores to pycocoevalcap itself: made captions, odd ones too, go through both.
 
-    pip install 'qkedit[coco-caption]' && python scripts/check_caption_scores.py            # 3,000 images
+    pip install '.[coco-caption]' && python scripts/check_caption_scores.py            # 3,000 images
     python scripts/check_caption_scores.py --images 24 --seed 7 --write official_captions.json
 
 Tokens, BLEU-1 to 4, ROUGE-L, CIDEr-D and METEOR of each image and of all of them must be equal to 1e-12 (SPICE is not

@@ -21,6 +21,7 @@ def score(
     split: str | None = None,
     rule: str | None = None,
     allow_missing: bool = False,
+    also: Sequence[str] = (),
 ) -> tuple[Score, ...]:
     """Score answers by a benchmark's own rules, without a model; return one score per split.
 
@@ -31,6 +32,7 @@ def score(
         split: the only split to score; by default all splits with answers.
         rule: a parser or variant; None for the benchmark's default.
         allow_missing: whether to leave out questions without an answer instead of refusing.
+        also: metrics that take long: `meteor` and `spice` of `coco-caption`.
 
     Raises:
         QkeditError: the answers cannot be scored, or are incomplete.
@@ -43,7 +45,7 @@ def score(
     from qkedit.evaluation.runs.scoring import score_files
 
     return score_files(
-        benchmark_named(benchmark),
+        benchmark_named(benchmark).with_metrics(also),
         answers=Path(answers),
         data=Path(data),
         split=split,

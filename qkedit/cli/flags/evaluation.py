@@ -23,7 +23,7 @@ ParserOption = Annotated[
     str | None,
     flag("--parser", help="Another rule for yes and no: official, vcd, opera, repope; judge or string; normalised."),
 ]
-VariantOption = Annotated[str | None, flag("--variant", help="Another rule for captions: official or wordnet.")]
+VariantOption = Annotated[str | None, flag("--variant", help="Another rule for captions: official, wordnet or words.")]
 AllowMissingOption = Annotated[
     bool, flag("--allow-missing", help="Score the answers there are, and report the number of missing ones.")
 ]
