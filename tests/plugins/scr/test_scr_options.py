@@ -60,7 +60,7 @@ def test_default_layers_are_the_first_half_and_the_second_quarter(count, edited,
     [
         ({"layers": "3-1"}, "runs backwards; write 1-3"),
         ({"diagnosis": "first"}, "cannot be read"),
-        ({"sources": 0}, "0 sources"),
+        ({"sources": 0}, "0 is not a positive number"),
         ({"seed": 2**64}, "18446744073709551616 exceeds 64 bits"),
         ({"seed": -(2**63) - 1}, "exceeds 64 bits"),
         ({"factor": 0.9}, "0.9 is not a factor"),
