@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -12,8 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from qkedit.cli.commands.laboratory.demo import demo
-from qkedit.cli.commands.laboratory.sweep import sweep
+from qkedit.cli.application import made_command
 from qkedit.demo.scenes import with_article
 from qkedit.laboratory import experiment, measures
 from qkedit.laboratory.eval_set import HELD_OUT_SEED, make_eval_set
@@ -193,8 +191,9 @@ def test_wrong_requests_are_one_sentence_before_any_work(wrong: tuple[str, ...],
 
 
 def test_both_show_scenes_that_the_model_was_not_trained_on() -> None:
-    for command in (demo, sweep):
-        assert inspect.signature(command).parameters["scene_seed"].default == HELD_OUT_SEED
+    for name in ("demo", "sweep"):
+        flags = {parameter.name: parameter.default for parameter in made_command(name).params}
+        assert flags["scene_seed"] == HELD_OUT_SEED
 
 
 def test_a_configuration_file_serves_both(pretended: None, tmp_path: Path) -> None:
