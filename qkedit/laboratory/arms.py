@@ -67,6 +67,19 @@ def controls(options: SteerOptions, kind: Control, seeds: int, group: str) -> tu
     )
 
 
+def rival_arms() -> tuple[Arm, ...]:
+    """Return the base and the other methods on it, each with its published settings, and the contrasts' own control.
+
+    Under greedy search, the plausibility cut alone must not change anything.
+    """
+    names = ("vcd", "icd", "m3id", "pai-contrast", "pai-attention", "middle-layer", "vaf", "dola", "deco")
+    return (
+        Arm(BASE),
+        Arm("plausibility cut alone", plugins=(PluginSettings("vcd", {"alpha": 0.0}),)),
+        *(Arm(name, plugins=(PluginSettings(name),)) for name in names),
+    )
+
+
 def demonstration_arms(options: SteerOptions, seeds: int) -> tuple[Arm, ...]:
     """Return the arms to compare: base, edit, its controls, the plug-ins, and plug-ins on the edited model.
 

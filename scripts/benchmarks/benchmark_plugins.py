@@ -3,6 +3,7 @@
 
     python scripts/benchmarks/benchmark_plugins.py --shape small
     python scripts/benchmarks/benchmark_plugins.py --shape 7b --device cuda --dtype bfloat16 --cells 24x24 36x36
+    python scripts/benchmarks/benchmark_plugins.py --shape small --rivals
 
 The model is a Qwen2-VL of the given shape with random weights, since weights do not change times. Per image size and
 plug-in, in turns so that a drift of the machine hits both sides of a ratio:
@@ -12,6 +13,9 @@ plug-in, in turns so that a drift of the machine hits both sides of a ratio:
 * "pass to layer n": the unedited pass that SCR's scores need, and nothing else, which SCR's own cost is to be held
   against. Of layer n SCR itself needs queries and keys alone;
 * "none, again": no plug-in a second time in the same round; what it seems to cost is the noise.
+
+With `--rivals`, the methods of docs/rivals.md take the place of SCR and DSCR. They act on `generate`, so `generate` is
+timed: for one token (the prefill, image features included), and for each token more.
 
 Ratios are medians over the rounds of those within a round, with the least and the most, followed by the fastest
 of all rounds, which other work on the machine can only make slower. A quiet machine is wanted all the same. DSCR is
@@ -39,6 +43,7 @@ from qkedit.plugins.core.modules import VLMModules
 from qkedit.plugins.core.prefill import Prefill
 from qkedit.plugins.core.protocol import RequestEdit
 from qkedit.plugins.dscr.plugin import DSCR
+from qkedit.plugins.registry import PLUGINS, plugin_class
 from qkedit.plugins.scr.plugin import SCR
 from qkedit.plugins.transformers.modules import vlm_modules
 
@@ -170,6 +175,29 @@ def cost(model: Any, request: Request, plugins: tuple[Any, ...]) -> Cost:
     return Cost(prefilled, decoded / request.tokens)
 
 
+@torch.no_grad()
+def cost_of_generate(model: Any, request: Request, plugins: tuple[Any, ...]) -> Cost:
+    """Time `generate` with the plug-ins for one token, and for several more."""
+    finish = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
+
+    def answer(tokens: int) -> None:
+        model.generate(**request.inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0)
+
+    with qkedit.attach(model, *plugins) if plugins else nullcontext():
+        answer(1)
+        first = seconds_of(lambda: answer(1), finish)
+        whole = seconds_of(lambda: answer(1 + request.tokens), finish)
+    return Cost(first, (whole - first) / request.tokens)
+
+
+def rivals(model: Any, request: Request) -> dict[str, tuple[Any, ...]]:
+    """The other methods with their defaults, by name."""
+    named = {
+        name: (plugin_class(name)(),) for name in PLUGINS if name not in ("scr", "dscr", "icd")
+    }  # the sentence of icd needs a tokenizer
+    return {"none": (), "none, again": (), **named}
+
+
 def variants(model: Any, request: Request) -> dict[str, tuple[Any, ...]]:
     """What is compared, by name."""
     depth = torch.linspace(0, 1, request.rows * request.columns).view(request.rows, request.columns)
@@ -188,11 +216,11 @@ def variants(model: Any, request: Request) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def measure(model: Any, request: Request, repeats: int) -> dict[str, dict[str, Timing]]:
+def measure(model: Any, request: Request, repeats: int, *, of_rivals: bool) -> dict[str, dict[str, Timing]]:
     """Prefill and step of every variant."""
+    choose, take = (rivals, cost_of_generate) if of_rivals else (variants, cost)
     measurements: dict[str, Callable[[], Cost]] = {
-        name: lambda plugins=plugins: cost(model, request, plugins)
-        for name, plugins in variants(model, request).items()
+        name: lambda plugins=plugins: take(model, request, plugins) for name, plugins in choose(model, request).items()
     }
     return {
         name: {
@@ -249,6 +277,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--text", type=int, default=64, help="tokens of the question")
     parser.add_argument("--tokens", type=int, default=16, help="decoding steps")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rivals", action="store_true", help="measure the methods of docs/rivals.md")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--json", type=Path, help="also write the figures there")
@@ -267,7 +296,7 @@ def main(arguments: list[str]) -> None:
     found = []
     for rows, columns in options.cells:
         request = build_request(model, rows, columns, options.text, options.tokens)
-        results = measure(model, request, options.repeats)
+        results = measure(model, request, options.repeats, of_rivals=options.rivals)
         print(f"\n{markdown(request, results)}", flush=True)
         timings = {name: {part: asdict(timing) for part, timing in of.items()} for name, of in results.items()}
         found.append({"rows": rows, "columns": columns, "timings": timings})

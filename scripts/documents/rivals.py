@@ -1,0 +1,92 @@
+#!/usr/bin/env python
+"""Measure what the other methods do to the miniature model, and write the tables of docs/rivals.md.
+
+    python scripts/documents/rivals.py --work /tmp/rivals
+
+The scenes, questions, scores and intervals are those of docs/laboratory.md, and all arms answer greedily. Results are
+kept in the work directory, so a run that was broken off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from laboratory_document import render
+
+from qkedit.laboratory.arms import rival_arms
+from qkedit.laboratory.demonstration import Demonstration, demonstrate
+from qkedit.laboratory.eval_set import SceneRange
+from qkedit.laboratory.measures import CAPTIONS
+from qkedit.laboratory.results_file import ResultsFile
+from qkedit.laboratory.worker import ModelSpec
+from qkedit.runtime.fingerprint import fingerprint
+from qkedit.runtime.generation import directory_of
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts" / "benchmarks"))
+
+from benchmarking.machine import describe_machine  # noqa: E402
+
+DOCUMENT = ROOT / "docs" / "rivals.md"
+BEGIN, END = (f"<!-- result of scripts/documents/rivals.py: {edge} -->" for edge in ("begin", "end"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--work", type=Path, required=True, help="directory for results, kept between runs")
+    parser.add_argument("--model", default="demo", help="model to measure (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=300, help="how many (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes")
+    parser.add_argument("--document", type=Path, default=DOCUMENT, help="where to write (default: %(default)s)")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    scenes = SceneRange(arguments.scenes)
+    identity = fingerprint(directory_of(arguments.model)) | {"scenes": asdict(scenes)}
+    with ResultsFile(arguments.work / "rivals.jsonl", identity) as file:
+        found = demonstrate(
+            ModelSpec(arguments.model),
+            rival_arms(),
+            scenes,
+            arguments.workers,
+            file=file,
+            watch=lambda done, total: print(f"{done} of {total} arms", file=sys.stderr),
+        )
+    text = arguments.document.read_text("utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        parser.exit(1, f"error: {arguments.document} has no {BEGIN} and {END}\n")
+    lines = "\n".join(_lines(found, arguments.work))
+    arguments.document.write_text(f"{before}{BEGIN}\n\n{lines}\n\n{END}{after}", encoding="utf-8")
+
+
+def _lines(found: Demonstration, work: Path) -> Iterator[str]:
+    machine = describe_machine(work, "cpu")
+    yield (
+        f"{found.scenes.count} scenes that the model was not trained on, greedy search, {machine['date'][:10]}, "
+        f"{machine['processor']}, {machine['cores']} cores, torch {machine['libraries']['torch']}, transformers "
+        f"{machine['libraries']['transformers']}."
+    )
+    yield ""
+    yield from render.arms_lines(found.rows, CAPTIONS)
+    yield ""
+    yield "Adversarial questions:"
+    yield ""
+    yield from render.arms_lines(found.rows, "adversarial")
+    yield ""
+    yield 'Share of "yes" among all answers, of which half should be:'
+    yield ""
+    yield "| arm | yes % |"
+    yield "|:--|--:|"
+    for outcome, answers in found.answered:
+        said = [text.strip().lower().startswith("yes") for text in answers.yes_no]
+        yield f"| {outcome.arm.name} | {100 * sum(said) / len(said):.1f} |"
+
+
+if __name__ == "__main__":
+    main()
