@@ -42,12 +42,12 @@ def numbers() -> dict[str, str]:
 
 
 def _sizes(package: Path) -> dict[str, str]:
-    """Return how many modules the largest folder has, and how many lines the longest module."""
+    """Return how many modules the largest folder has, and how many lines the longest module, up to the next ten."""
     files = [file for file in package.rglob("*.py") if file.name != "__init__.py"]
     folders = Counter(file.parent for file in files)
     return {
         "largest-folder": str(max(folders.values())),
-        "longest-file": str(max(len(file.read_text("utf-8").splitlines()) for file in files)),
+        "longest-file": str(-(-max(len(file.read_text("utf-8").splitlines()) for file in files) // 10) * 10),
     }
 
 
