@@ -76,7 +76,7 @@ class Scene:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What it shows, from the front to the back."""
+        """The objects in the scene, from front to back."""
         return tuple(thing.kind for thing in self.objects)
 
     @property

@@ -1,4 +1,4 @@
-"""What the demo's little world holds: kinds of objects, places where they stand together, how well they show.
+"""The demo's small world: kinds of objects, the places where they occur together, and their visibility.
 
 The world is made so that a model which learns it has a reason to hallucinate, the one that real models have: objects
 of a place come in company (whoever sees a plate in a kitchen does well to expect a cup), and some objects are small,
@@ -36,7 +36,7 @@ IMAGE_SIZE = 112
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an object is put before anything is drawn.
+    """The placement of an object before drawing.
 
     Attributes:
         kind: one of `KINDS`.

@@ -1,4 +1,4 @@
-"""How far an edit moves a model on someone's own images, before any benchmark is run.
+"""Measure how far an edit moves a model on the user's own images, before any benchmark.
 
 The base answers the prompt about each image by greedy search. The edited model is then led along the base's answer,
 token by token, so that both are asked for the next token after the same text:
@@ -47,7 +47,7 @@ PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", 
 
 @dataclass(frozen=True)
 class ImageDrift:
-    """What an edit does to the answer about one image.
+    """The drift of the answer about one image.
 
     Attributes:
         image: its file.
@@ -88,7 +88,7 @@ class ImageDrift:
 
 @dataclass(frozen=True)
 class Drift:
-    """What an edit does to the answers about some images.
+    """The drift of the answers about some images.
 
     Attributes:
         images: one by one.

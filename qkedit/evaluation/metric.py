@@ -1,4 +1,4 @@
-"""What a metric is: sums over groups of items, a value of those sums, a direction and a unit.
+"""Metrics: sums over groups of items, a value computed from the sums, a direction and a unit.
 
 A group is what is judged together and so is not independent, such as all questions about one image. A metric adds up
 some numbers over the groups and has a value that depends on the totals alone: Σ numerator / Σ denominator for a plain
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Better(Enum):
-    """Which direction of a metric a user wants."""
+    """The better direction of a metric."""
 
     HIGHER = "higher"
     LOWER = "lower"
@@ -30,7 +30,7 @@ class Better(Enum):
 
 
 class Unit(Enum):
-    """What a metric counts in."""
+    """The unit of a metric."""
 
     SHARE = "share"  # from 0 to 1
     PERCENT = "percent"  # a share from 0 to 100, as some benchmarks print them
@@ -40,7 +40,7 @@ class Unit(Enum):
 
 @dataclass(frozen=True)
 class Meaning:
-    """How the figures of a metric are read.
+    """The interpretation of a metric's figures.
 
     Attributes:
         name: plain, such as `chair_i`.

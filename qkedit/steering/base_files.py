@@ -1,4 +1,4 @@
-"""What among a base's files stops an output: links to private files, and names that the output needs itself."""
+"""Find files of a base that prevent an output: links to private files, and names that the output itself needs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refuse_base_files(checkpoint: Checkpoint, shards: Iterable[str], output: Out
 
 
 def adapter_warning(left_out: Iterable[tuple[str, str]]) -> str | None:
-    """Return what to say of an adapter beside the weights; None where there is none."""
+    """Return the warning about an adapter next to the weights, or None."""
     names = sorted(name for name, reason in left_out if reason == ADAPTER)
     if not names:
         return None

@@ -86,7 +86,7 @@ def _percent(share: float) -> str:
 
 
 def _what(manifest: Manifest) -> str:
-    """What was done, as the first point of a card's list."""
+    """Return the description of the edit, as the first point of a card's list."""
     if manifest.options is not None:
         return f"* **What**: {_suppressed(manifest.options)} (QK Product Steering, arXiv:2606.20419)."
     done = {
@@ -138,7 +138,7 @@ def _revision(manifest: Manifest) -> str:
 
 
 def _undo(manifest: Manifest) -> str:
-    """How the base comes back: from what is kept, or from the base, wherever that is."""
+    """Return how to restore the base: from the kept original bytes, or from the base itself."""
     recorded = recorded_base(manifest)
     if ORIGINALS_FILE in manifest.generated:
         return f"`qkedit revert DIRECTORY` puts back\n  the original bytes, which `{ORIGINALS_FILE}` holds."

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """How two tensors of the same name differ; a figure is None where it means nothing.
+    """The difference of two tensors of the same name; a figure is None where it has no meaning.
 
     That is so where dtype or shape differ, for dtypes that are no floats, and where NaN, infinity or a number beyond
     float64 is in the way.
@@ -78,7 +78,7 @@ def _difference(
 def tensor_difference(
     name: str, pieces: Iterable[tuple[bytearray | memoryview, bytearray | memoryview]], dtype: torch.dtype
 ) -> TensorDifference:
-    """Return how two tensors of one dtype and shape differ, from pieces of their bytes in both."""
+    """Return the difference of two tensors of one dtype and shape, from pieces of their bytes."""
     squares, change_squares, largest, changed, elements = 0.0, 0.0, 0.0, 0, 0
     for ours, theirs in pieces:
         figures = _figures(ours, theirs, dtype)

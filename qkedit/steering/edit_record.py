@@ -1,4 +1,4 @@
-"""What happened to an edited tensor, head by head. Free of torch: manifests are read and written without it."""
+"""The edit of a tensor, head by head. This module does not import torch, which manifests do not need."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qkedit.checkpoint.manifest_file import HeadEdit, TensorEdit
 
 @dataclass(frozen=True)
 class EditRecord:
-    """What happened to one query tensor."""
+    """The edit of one query tensor."""
 
     layer: int
     form: str  # how its heads stand in the tensor

@@ -1,4 +1,4 @@
-"""What a reader should know before trusting an edit, from its manifest alone."""
+"""Warnings about an edit, from its manifest alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOTEWORTHY_OVERLAP = 0.01
 
 
 def warnings_of(manifest: Manifest, left_out: dict[str, str]) -> Iterator[str]:
-    """What a reader should know before trusting the edit."""
+    """Return warnings to read before trusting the edit."""
     adapter = adapter_warning(left_out.items())
     if adapter is not None:
         yield adapter
@@ -57,7 +57,7 @@ def warnings_of(manifest: Manifest, left_out: dict[str, str]) -> Iterator[str]:
 
 
 def _stack_warnings(manifest: Manifest) -> Iterator[str]:
-    """What is to know of heads that several edits change."""
+    """Return warnings about heads that several edits change."""
     found = [
         (tensor.layer, head)
         for tensor in manifest.tensors

@@ -1,4 +1,4 @@
-"""What a run of `steer` will read, change and write, known from headers and config alone."""
+"""The plan of `steer`: what it will read, change and write, from headers and config alone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PlannedLayer:
 
     @property
     def needed_tensors(self) -> tuple[TensorEntry, ...]:
-        """What the mathematics of the layer reads: projections, key bias and norms; a fused tensor once."""
+        """The tensors that the edit of the layer reads: projections, key bias and norms; a fused tensor once."""
         layer = self.layer
         rows = [layer.query, layer.key, layer.key_bias]
         for norm in (layer.query_norm, layer.key_norm):

@@ -43,7 +43,7 @@ from qkedit.stopwatch import Stopwatch
 
 @dataclass(frozen=True)
 class SteerReport:
-    """What a finished run did.
+    """The report of a finished run.
 
     `left_out` holds the base's files that are not in the output, with the reasons. `seconds` are per stage; stages
     overlap, so they add up to more than `total`. `warnings` are what a reader should know before trusting the edit.

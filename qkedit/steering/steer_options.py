@@ -17,7 +17,7 @@ Layout = Literal["full", "delta", "lora"]
 
 @dataclass(frozen=True)
 class SteerOptions:
-    """Which heads of which layers, what to suppress in them, and how to calculate.
+    """The layers and heads to edit, what to suppress in them, and the device and precision of the computation.
 
     Attributes:
         layers: see `qkedit.selection` for the grammar.
@@ -62,7 +62,7 @@ class SteerOptions:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Where and how to write.
+    """The options of an output.
 
     Attributes:
         out: the directory that shall appear.

@@ -28,7 +28,7 @@ _OF_BASE = "base: "
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked and what did not hold; `mismatches` is empty when all is well.
+    """The result of a verification; `mismatches` is empty if everything matches.
 
     `compared_with_base` is None where no base was at hand: everything but the planned tensors was then not compared.
     """
@@ -47,13 +47,13 @@ class Verification:
 
     @property
     def remedy(self) -> str:
-        """Return what to do about the mismatches: an output cannot be judged by a base that was not edited."""
+        """Return the remedy for the mismatches: a base that was not edited cannot verify an output."""
         if any(mismatch.startswith(_OF_BASE) for mismatch in self.mismatches):
             return "name the base that was edited (--base, and --revision on the hub) and verify again"
         return "write the output again and do not ship this one"
 
     def sentence(self) -> str:
-        """Return what was compared and held, as the command line says it."""
+        """Return what was compared, as text for the command line."""
         if self.compared_with_base is None:
             compared = "structure sound; the rest was not compared"
         elif self.layout != "full":
@@ -190,7 +190,7 @@ def _other_rows(
     manifest: Manifest,
     layers: dict[str, AttentionLayer],
 ) -> Iterable[str]:
-    """What differs from the base in tensors that were edited, beside the heads that the manifest lists."""
+    """Yield the differences from the base in edited tensors, outside the heads in the manifest."""
     piece = piece_size(files, base.files)
     for tensor in manifest.tensors:
         after, before = entries[tensor.name], base.tensors[tensor.name]
@@ -226,7 +226,7 @@ def _wrong_hashes(
 def _wrong_originals(
     files: CheckpointFiles, sizes: dict[str, int], manifest: Manifest, on_bytes: Callable[[int], None]
 ) -> Iterable[str]:
-    """What is wrong with the original bytes that an output keeps, if it keeps any."""
+    """Yield the faults of the original bytes that an output keeps, if it keeps any."""
     if ORIGINALS_FILE not in manifest.generated:
         return
     if ORIGINALS_FILE not in sizes:

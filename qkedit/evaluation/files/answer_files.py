@@ -33,13 +33,13 @@ class Joined:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What a score's counts say of the answers: nothing unless some are missing, empty or cut off."""
+        """The counts for a score: empty unless answers are missing, empty or cut off."""
         counts = {"missing": self.missing, "empty": self._empty, "cut": self._cut}
         return {name: count for name, count in counts.items() if count}
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a score's warnings say of them."""
+        """The warnings for a score."""
         found = len(self.pairs)
         sentences = {
             f"{self.missing} of {found + self.missing} questions have no answer and are left out": self.missing,

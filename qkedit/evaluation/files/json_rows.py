@@ -157,7 +157,7 @@ def _lines(text: str, file: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _place_within(text: str, file: Path, keys: Sequence[str]) -> int | None:
-    """Return where the array under one of these keys begins, if the text is one object that has it."""
+    """Return the position of the array under one of these keys, if the text is one object that has it."""
     place = _after_space(text, 0)
     if not keys or text[place : place + 1] != "{":
         return None

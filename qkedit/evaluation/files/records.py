@@ -45,7 +45,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said to the question of the same id.
+    """A model's answer to the question with the same id.
 
     Attributes:
         text: untouched, spaces and line breaks at its ends included.

@@ -1,4 +1,4 @@
-"""What a run asks, and what it asks it of: a model in this process or an endpoint."""
+"""The requests of a run, and its backend: a model in this process or an endpoint."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class EvalRequest:
 
 @dataclass(frozen=True)
 class Reply:
-    """What was answered to one question.
+    """The answer to one question.
 
     Attributes:
         text: untouched; empty where a model said nothing.
@@ -54,12 +54,12 @@ class Session(Protocol):
 
     @property
     def observed(self) -> Mapping[str, Any]:
-        """What is known of it only now, such as the attention implementation; part of a run's identity."""
+        """Facts that are known only now, such as the attention implementation; part of a run's identity."""
         ...
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What the reader should know of the answers given so far."""
+        """Warnings about the answers so far."""
         ...
 
     def answers(self, requests: Sequence[EvalRequest]) -> Iterator[tuple[EvalRequest, Reply]]:
@@ -72,20 +72,20 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """What can be asked."""
+    """The interface of a model that answers requests."""
 
     @property
     def name(self) -> str:
-        """What the user calls it."""
+        """The user's name for the model."""
         ...
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """How the answers are made as far as that does not change them, such as the size of batches."""
+        """Settings that do not change the answers, such as the batch size."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells it from another one as far as its answers go. Must not load a model."""
+        """Return the identity of the backend as far as it affects answers. Must not load a model."""
         ...
 
     def session(self) -> AbstractContextManager[Session]:

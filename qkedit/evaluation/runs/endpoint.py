@@ -314,7 +314,7 @@ def data_url(file: Path) -> str:
 
 
 def _said(error: Any) -> str:
-    """What a server says of its refusal, in one line."""
+    """Return the server's message about its refusal, in one line."""
     body = error.body if isinstance(error.body, dict) else {}
     message = body.get("message") or body.get("detail") or getattr(error, "message", "")
     return " ".join(str(message).split())[:300].rstrip(".")

@@ -130,7 +130,7 @@ def _prepared(
 def _identity(
     backend: Backend, tasks: Sequence[Task], requests: Sequence[EvalRequest], prompt: str | None, limit: int | None
 ) -> dict[str, Any]:
-    """Return what makes this run the one it is: two runs with the same identity give the same answers."""
+    """Return the identity of this run: two runs with the same identity give the same answers."""
     asked: dict[str, list[tuple[str, str, str]]] = {task.name: [] for task in tasks}
     for request in requests:
         asked[request.task].append((request.id, request.image.name if request.image else "", request.prompt))

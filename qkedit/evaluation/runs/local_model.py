@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Shared:
-    """What several runs of one model have in common: its weights in memory, and their SHA-256."""
+    """The shared state of several runs of one model: its weights in memory, and their SHA-256."""
 
     loaded: LoadedModel | None = None
     fingerprint: dict[str, str] | None = None
@@ -88,7 +88,7 @@ class LocalModel:
         }
 
     def _checked_edits(self, directory: Path) -> dict[str, Any]:
-        """Return what tells the edits from others, after a comparison of the stored weights with their base."""
+        """Return the identity of the edits, after a comparison of the stored weights with their base."""
         if not self.edits:
             return {}
         sources = open_edits(self.edits)

@@ -76,7 +76,7 @@ class RunFiles:
 
     @property
     def observed(self) -> Mapping[str, Any] | None:
-        """What was noted when the run began; None for a run that has not begun."""
+        """The record from the beginning of the run; None for a run that has not begun."""
         return self._observed
 
     def begin(self, observed: Mapping[str, Any]) -> None:
@@ -109,7 +109,7 @@ class RunFiles:
         self._observed = dict(observed)
 
     def answers(self, part: str) -> dict[str, Answer]:
-        """Return what is answered so far, by id.
+        """Return the answers so far, by id.
 
         Raises:
             QkeditError: the file cannot be read, or a line in its middle is broken.
@@ -243,7 +243,7 @@ class RunFiles:
 
 
 def recorded_identity(directory: Path) -> dict[str, Any]:
-    """Return what made the run in a directory the one it was; nothing where no run is, or its record is broken."""
+    """Return the identity of the run in a directory; empty without a run or with a broken record."""
     try:
         identity = json.loads((directory / RUN_FILE).read_bytes())["identity"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -252,7 +252,7 @@ def recorded_identity(directory: Path) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return what differs between two records, as `limit was 10 and is 20`."""
+    """Return the differences between two records, such as `limit was 10 and is 20`."""
     flat_before, flat_now = dict(_leaves(before)), dict(_leaves(now))
     names = dict.fromkeys((*flat_before, *flat_now))
     return [

@@ -50,7 +50,7 @@ def tasks_of(
     *,
     max_new_tokens: int | None = None,
 ) -> tuple[Task, ...]:
-    """Return what there is to ask of a benchmark.
+    """Return the tasks of a benchmark.
 
     Args:
         benchmark: which.

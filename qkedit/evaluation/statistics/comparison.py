@@ -42,7 +42,7 @@ class ComparedMetric:
 
     @property
     def better(self) -> Better:
-        """Which direction is better."""
+        """The better direction."""
         return self.metric.better
 
     @property
@@ -221,7 +221,7 @@ def _compared(a: Score, b: Score, level: float, resamples: int, seed: int) -> Co
 
 
 def _doubts(a: Any, b: Any) -> list[str]:
-    """Return what two runs' own records say against comparing them; scores of answer files have no such record."""
+    """Return the reasons in two runs' own records against comparing them; scores of answer files have no record."""
     if not isinstance(a, dict) or not isinstance(b, dict):
         return []
     different = [name for name in ASKED_ALIKE if a.get(name) != b.get(name)]
@@ -240,7 +240,7 @@ def _doubts(a: Any, b: Any) -> list[str]:
 
 
 def _plugin_names(run: Any) -> str:
-    """Return which plug-ins acted in a run, by its own record."""
+    """Return the plug-ins of a run, by its own record."""
     plugins = run.get("plugins") if isinstance(run, dict) else None
     named = [plugin.get("name") for plugin in plugins or () if isinstance(plugin, dict)]
     return " + ".join(map(str, named))

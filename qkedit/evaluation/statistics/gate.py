@@ -46,7 +46,7 @@ class Requirement:
 
 @dataclass(frozen=True)
 class NoWorse:
-    """How much worse than the baseline one figure may be: `recall:0.02`."""
+    """The limit on how much worse than the baseline one figure may be: `recall:0.02`."""
 
     path: str
     tolerance: float

@@ -1,4 +1,4 @@
-"""How sure a metric is, and whether two runs on the same items differ.
+"""Intervals of metrics, and tests of the difference between two runs on the same items.
 
 Items of one group (questions about one image) are not independent, so that resampling draws whole groups with
 replacement: the cluster bootstrap (Davison & Hinkley, Bootstrap Methods and their Application, 1997, section 3.8) with
@@ -169,7 +169,7 @@ def paired(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Difference:
-    """Return how a metric differs between two runs on the same items, as b − a.
+    """Return the difference of a metric between two runs on the same items, as b − a.
 
     The interval is that of the cluster bootstrap over groups that both runs share. `p` belongs to it: it is below
     1 − level where the interval leaves zero out.
@@ -270,7 +270,7 @@ def _aligned(items_a: Sequence[Item], items_b: Sequence[Item]) -> tuple[Sequence
 
 
 def _sums(groups: Sequence[Sequence[Item]], metric: Metric) -> Array:
-    """Return what each group adds to the metric's totals, [groups, columns]."""
+    """Return the contribution of each group to the metric's totals, `[groups, columns]`."""
     try:
         return np.array([metric.sums(group) for group in groups], dtype=np.float64)
     except (AttributeError, LookupError, TypeError, ValueError) as error:  # items come from files

@@ -44,7 +44,7 @@ def metrics_of(items: Sequence[Item], benchmark: str = "") -> Mapping[str, Metri
 
 
 def meaning_of(benchmark: str, name: str) -> Meaning:
-    """Return how a figure is read, by the benchmark's and the metric's plain name.
+    """Return the description of a figure, by the benchmark's and the metric's plain name.
 
     A figure of a benchmark that is not installed is read as one of that name in the user's own questions.
 

@@ -31,7 +31,7 @@ def adapter_config(model: str, revision: str | None, ranks: Mapping[str, int]) -
 
 
 def config_fields(model: str, revision: str | None, ranks: Mapping[str, int]) -> dict[str, Any]:
-    """Return what `adapter_config.json` holds.
+    """Return the content of `adapter_config.json`.
 
     The scaling `lora_alpha / r` is 1 in every layer, so that `B A` is the change itself. A layer of a smaller rank
     stands in `rank_pattern` and `alpha_pattern`. vLLM reads neither: it takes the rank from the tensors, and the

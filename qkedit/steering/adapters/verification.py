@@ -57,7 +57,7 @@ def _fits(entry: TensorEntry, shape: tuple[int | None, int | None]) -> bool:
 
 
 def _config_mismatches(files: CheckpointFiles, manifest: Manifest) -> Iterator[str]:
-    """What does not hold of the config, which says how the factors are added: its hash could be written, too."""
+    """Yield the faults of the config, which controls how the factors are added: its hash could be forged, too."""
     size = files.sizes().get(ADAPTER_CONFIG)
     if size is None:
         yield f"{ADAPTER_CONFIG}: missing"

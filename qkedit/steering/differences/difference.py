@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelDifference(Sequence[TensorDifference]):
-    """What two models or edits differ in; as a sequence, its tensors.
+    """The differences of two models or edits; as a sequence, the differing tensors.
 
     Attributes:
         first: A, as it was named.
@@ -53,7 +53,7 @@ class ModelDifference(Sequence[TensorDifference]):
         return self.tensors[place]
 
     def __len__(self) -> int:
-        """Return how many tensors differ."""
+        """Return the number of tensors that differ."""
         return len(self.tensors)
 
     def as_dict(self) -> dict[str, Any]:

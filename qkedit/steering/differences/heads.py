@@ -25,7 +25,7 @@ _ARITHMETIC = 8
 
 @dataclass(frozen=True)
 class HeadDifference:
-    """How far one head's product `M = W_qᵀ W_k` is apart in A and B; a figure is None where it has no meaning.
+    """The difference of one head's product `M = W_qᵀ W_k` in A and B; a figure is None where it has no meaning.
 
     Attributes:
         head: the query head.
@@ -99,7 +99,7 @@ def _weights(planned: PlannedLayer, tensors: Mapping[str, Tensor]) -> HeadWeight
 
 
 def _noise(weights: Tensor) -> Tensor:
-    """Return what arithmetic and storage put beside an edit, as `rounding_noise` does, `[H]`."""
+    """Return the noise of arithmetic and storage in an edit, as `rounding_noise` does, `[H]`."""
     noise, eps = rounding_noise(weights), torch.finfo(weights.dtype).eps
     single = torch.finfo(torch.float32).eps
     return noise if eps > single else noise * (_ARITHMETIC * single / eps)
@@ -108,7 +108,7 @@ def _noise(weights: Tensor) -> Tensor:
 def _heads(
     chosen: tuple[int, ...], key_head: int, weights: Sequence[HeadWeights]
 ) -> tuple[list[HeadDifference], float, float]:
-    """Return what differs in the query heads of one key head, and the squares of the reference and of the change."""
+    """Return the differences in one key head's query heads, and the squares of the reference and of the change."""
     one, other, reference = weights[0], weights[1], weights[2] if len(weights) > 2 else None
     if reference is not None:
         one, other = (_told_from(side, reference) for side in (one, other))

@@ -1,4 +1,4 @@
-"""Which device the mathematics runs on."""
+"""Choose the device of the computation."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _LARGEST_LOSS = 0.5
 
 @dataclass(frozen=True)
 class _EditedHeads:
-    """What happened to heads that were edited together, and the changes in factors if they were asked for."""
+    """The edits of heads that were edited together, and optionally their changes in factors."""
 
     heads: tuple[HeadEdit, ...]
     changes: dict[int, LowRankChange]

@@ -1,4 +1,4 @@
-"""What the mathematics found in each head, as plain numbers for the record."""
+"""The figures of each head's edit, as plain numbers for the manifest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qkedit.steering.plan import PlannedLayer
 def head_edits(
     planned: PlannedLayer, edit: QueryEdit, moved: Tensor, bias_effect: Tensor | None
 ) -> tuple[HeadEdit, ...]:
-    """Return what happened to each planned head.
+    """Return the edit of each planned head.
 
     Args:
         planned: the heads.

@@ -116,7 +116,7 @@ class LayerWeights:
         return fold_keys(keys, key_head, self._norm_maps(layer.query_norm, self.planned.heads))
 
     def _key_head(self) -> Tensor:
-        """Which of the planned key heads each chosen query head reads, `[H]`."""
+        """The planned key head that each selected query head reads, `[H]`."""
         key_heads, group_size = self.planned.key_heads, self.planned.layer.group_size
         return torch.tensor([key_heads.index(head // group_size) for head in self.planned.heads])
 

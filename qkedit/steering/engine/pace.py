@@ -1,4 +1,4 @@
-"""How far the stages of a run may work ahead of one another, so that memory stays bounded at any width of model."""
+"""Limit how far the stages of a run work ahead of one another, so that memory stays bounded for any model width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run tells a watcher how far it is."""
+"""Report the progress of a run to a watcher."""
 
 from __future__ import annotations
 

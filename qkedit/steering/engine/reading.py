@@ -20,7 +20,7 @@ _REQUESTED = 32 << 20
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """What the mathematics of one planned layer needs, as it is stored.
+    """The stored tensors that the edit of one planned layer needs.
 
     Attributes:
         planned: the layer.
@@ -41,7 +41,7 @@ def read_bytes(files: CheckpointFiles, entry: TensorEntry) -> bytearray:
 
 
 def piece_size(*sources: CheckpointFiles) -> int:
-    """Return how many bytes to take at once of files that are read side by side."""
+    """Return the number of bytes to read at once from files that are read in parallel."""
     return _PIECE if all(isinstance(files, LocalFiles) for files in sources) else _REQUESTED
 
 

@@ -26,7 +26,7 @@ def writer_for(
     stopwatch: Stopwatch,
     progress: Progress,
 ) -> Writer:
-    """Return what writes the edits of some layers as `output` says.
+    """Return the writer for the edits of some layers by the options `output`.
 
     Args:
         checkpoint: the base.
@@ -53,6 +53,6 @@ def full_writer(
     stopwatch: Stopwatch,
     progress: Progress,
 ) -> Writer:
-    """Return what writes the whole checkpoint with the planned tensors replaced; see `writer_for`."""
+    """Return the writer of the whole checkpoint with the planned tensors replaced; see `writer_for`."""
     writer = FullWriter(checkpoint, planned, LinkMode(output.link), stopwatch, progress)
     return KeepingOriginals(writer) if output.keep_original else writer

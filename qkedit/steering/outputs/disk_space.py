@@ -1,4 +1,4 @@
-"""How much room an output takes, and whether there is that much."""
+"""Compute the disk space that an output needs, and check that it is available."""
 
 from __future__ import annotations
 

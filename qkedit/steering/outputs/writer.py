@@ -19,7 +19,7 @@ from qkedit.steering.engine.edited_tensor import EditedTensors
 
 @dataclass(frozen=True)
 class Written:
-    """What a writer made of a stream: a record per tensor, and the SHA-256 of its bytes after the edit, by name.
+    """The result of a writer: a record per tensor, and the SHA-256 of its bytes after the edit, by name.
 
     `kept` has the SHA-256 of each file that the writer made beside the weights.
     """
@@ -30,12 +30,12 @@ class Written:
     kept: Mapping[str, str] = field(default_factory=dict)
 
     def tensor_edits(self) -> tuple[TensorEdit, ...]:
-        """Return what the manifest says of each tensor."""
+        """Return the manifest's entry for each tensor."""
         return tuple(record.with_hash(self.sha256_after[record.tensor.name]) for record in self.records)
 
 
 class WritesEditsAlone:
-    """What writers have in common whose outputs hold no file of the base."""
+    """The common base class of writers whose outputs do not hold files of the base."""
 
     planned: Mapping[str, TensorEntry]
 
@@ -60,7 +60,7 @@ class Writer(Protocol):
 
     @property
     def bytes_to_write(self) -> int:
-        """How many bytes go to the disk, for the progress."""
+        """The number of bytes to write, for the progress."""
         ...
 
     @property

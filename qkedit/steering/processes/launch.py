@@ -1,4 +1,4 @@
-"""What a launcher (`torchrun`, `accelerate launch`) tells each process that it starts, through the environment."""
+"""Read the environment that a launcher (`torchrun`, `accelerate launch`) gives to each process."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Launch:
     local_rank: int
 
     def name_of(self, rank: int) -> str:
-        """Return how a sentence calls one of the processes."""
+        """Return the name of a process for a message."""
         return f"process {rank} of {self.size} (counted from 0)"
 
 
 def launched() -> Launch | None:
-    """Return what a launcher says of this process; None for a process that works alone.
+    """Return this process's place among those of a launcher; None for a single process.
 
     A cluster may set `RANK` and `WORLD_SIZE` for a whole machine, on which nobody has launched anything yet. So these
     count only where `LOCAL_RANK`, which launchers set for each process, stands beside them.

@@ -24,7 +24,7 @@ _FACTOR_BYTES = 8  # float64
 
 
 def fingerprint(plan: SteerPlan) -> str:
-    """Return what two processes have in common that would write the same bytes for a plan."""
+    """Return the facts that must be equal in two processes for them to write the same bytes for a plan."""
     libraries = {name: version(name) for name in ("torch", "numpy")}
     content = [plan.as_dict(), {"qkedit": __version__} | libraries]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -26,17 +26,17 @@ class EditSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What the user calls it."""
+        """The user's name for the edit."""
         ...
 
     @property
     def files(self) -> CheckpointFiles:
-        """What it is read from, which no output may replace."""
+        """The path it is read from, which an output must not replace."""
         ...
 
     @property
     def manifest(self) -> Manifest:
-        """What it changes: `tensors` says which, and what they were before."""
+        """The edit's manifest: its `tensors` lists the changed tensors with their earlier hashes."""
         ...
 
     def edited(self, tensor: TensorEdit, before: Tensor, query: HeadRows) -> Tensor:
@@ -92,7 +92,7 @@ def open_edits(places: Sequence[str | Path]) -> tuple[EditSource, ...]:
 
 
 def edits_identity(sources: Sequence[EditSource]) -> list[dict[str, str]]:
-    """Return what tells edits from others, in a form for records of runs: the SHA-256 of all that each changes."""
+    """Return the identity of edits for records of runs: the SHA-256 of all changes of each."""
     identities = []
     for source in sources:
         lines = sorted(f"{tensor.sha256_after}  {tensor.name}\n" for tensor in source.manifest.tensors)

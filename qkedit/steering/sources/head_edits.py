@@ -1,4 +1,4 @@
-"""What happened to the heads of a tensor, from its weights before and after: for edits without recorded modes."""
+"""The edits of a tensor's heads, from its weights before and after: for edits without recorded modes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rows_of(tensor: Tensor, planned: PlannedLayer) -> Tensor:
 def measured_heads(
     checkpoint: Checkpoint, planned: PlannedLayer, before: Tensor, after: Tensor, heads: Collection[int] | None = None
 ) -> tuple[HeadEdit, ...]:
-    """Return what happened to heads, without the modes that were suppressed.
+    """Return the edits of heads, without the suppressed modes.
 
     Args:
         checkpoint: the base, of which keys and norms are read.

@@ -142,7 +142,7 @@ def _heads_together(
     after: Tensor,
     records: Sequence[TensorEdit],
 ) -> tuple[HeadEdit, ...]:
-    """Return what happened to the heads of a tensor that several edits change: as recorded, where one edit did it."""
+    """Return the edits of a tensor's heads; as recorded for a head that only one edit changed."""
     import torch
 
     from qkedit.spectral.changes.combination import interaction

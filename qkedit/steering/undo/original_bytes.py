@@ -1,4 +1,4 @@
-"""Where the bytes from before an edit come from: kept beside the output, or the base."""
+"""The source of the bytes from before an edit: kept next to the output, or the base."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _A_CARD = re.compile(r"README(\.base)*\.md")
 
 @dataclass(frozen=True)
 class OriginalBytes:
-    """What an edit replaced, as byte ranges: edited tensors, and the card and manifest that gave way to the output's.
+    """The byte ranges that an edit replaced: edited tensors, and the card and manifest replaced by the output's.
 
     Attributes:
         files: hold the ranges.

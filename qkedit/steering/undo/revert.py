@@ -38,7 +38,7 @@ _LINKED, _COPIED = "hard", "auto"
 
 @dataclass(frozen=True)
 class RevertReport:
-    """What was restored.
+    """The result of `revert`.
 
     Attributes:
         out: the directory that holds the model from before the edit.
@@ -249,7 +249,7 @@ def _opened(files: LocalFiles) -> Checkpoint:
 
 
 def _compared(staging: Path, base: Checkpoint | None, on_bytes: Callable[[int], None]) -> tuple[int, tuple[str, ...]]:
-    """How many files were compared with those of a base in a local directory, and which of them differ."""
+    """The number of files compared with those of a base in a local directory, and the names of those that differ."""
     if base is None or not isinstance(base.files, LocalFiles):
         return 0, ()
     ours, theirs = LocalFiles(staging), base.files
