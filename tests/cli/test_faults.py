@@ -20,7 +20,7 @@ from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.demo import demo_checkpoint
 from tests.cli.command import Runs, qkedit
-from tests.steering.checkpoints import INDEX, contents, query_name
+from tests.steering.checkpoints import INDEX, contents, query_name, weights, write
 
 STEER = ("--layers", "2-5", "--k", "3")
 OTHER = ("--layers", "1", "--k", "1")
@@ -43,10 +43,10 @@ def finished(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return {name: contents(place / name) for name in ("edited", "other")}
 
 
-def await_staging(target: Path) -> None:
+def await_staging(target: Path, file: str = "config.json") -> None:
     """Wait until the run has begun to write beside its target."""
-    deadline = time.monotonic() + 20
-    while not (target.parent / f".{target.name}.qkedit" / "new" / "config.json").exists():
+    deadline = time.monotonic() + 60
+    while not (target.parent / f".{target.name}.qkedit" / "new" / file).exists():
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -85,6 +85,71 @@ def test_a_run_killed_at_any_moment_leaves_nothing_or_all(
     assert children(*arguments).code == 0
     assert contents(target) == finished["edited"]
     assert os.listdir(tmp_path) == ["edited"]
+
+
+@pytest.fixture(scope="module")
+def edits(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """Two deltas of the demo; at the end they are what they were."""
+    place = tmp_path_factory.mktemp("edits")
+    for name, options in (("a", STEER), ("b", OTHER)):
+        arguments = ("steer", "demo", *options, "--layout", "delta", "--out", place / name, "--no-fsync")
+        assert qkedit(*arguments).code == 0
+    before = contents(place)
+    yield place / "a", place / "b"
+    assert contents(place) == before
+
+
+# What each command is called with, the first file that it writes, and how often it is killed.
+OF_EDITS: dict[str, tuple[tuple[str, ...], str, int]] = {
+    "apply": (("A", "B", "--base", "demo"), "config.json", 4),
+    "merge": (("A", "B"), "qkedit-delta.safetensors", 4),
+    "interpolate": (("A", "--strength", "0.5"), "config.json", 4),
+    "export": (("OWN", "--base", "BASE"), "adapter_model.safetensors", 2),
+}
+
+
+@pytest.mark.parametrize("command", OF_EDITS)
+def test_a_command_of_edits_killed_at_any_moment_leaves_nothing_or_all(
+    children: Runs, edits: tuple[Path, Path], tmp_path: Path, command: str
+) -> None:
+    """Each next run finds what the killed one left; the last one, which nobody kills, clears it all."""
+    words, file, times = OF_EDITS[command]
+    places = {"A": edits[0], "B": edits[1]}
+    if command == "export":
+        places |= _of_a_class_of_its_own(tmp_path / "inputs")
+    arguments = (command, *(places.get(word, word) for word in words), "--out")
+    assert qkedit(*arguments, tmp_path / "whole", "--no-fsync").code == 0
+    expected = contents(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "whole")
+    target = tmp_path / "out"
+    generator = random.Random(2)
+    killed = 0
+    for number in range(times):
+        shutil.rmtree(target, ignore_errors=True)
+        children.start(*arguments, target)
+        await_staging(target, file)
+        time.sleep(generator.uniform(0, 0.2) if number else 0)
+        children.signal(signal.SIGKILL)
+        code = children.finish().code
+        assert code in (0, -signal.SIGKILL)
+        killed += code != 0
+        assert not target.exists() or contents(target) == expected
+    assert killed
+    shutil.rmtree(target, ignore_errors=True)
+    assert children(*arguments, target).code == 0
+    assert contents(target) == expected
+    assert set(os.listdir(tmp_path)) - {"inputs"} == {"out"}
+
+
+def _of_a_class_of_its_own(place: Path) -> dict[str, Path]:
+    """A delta, and its base with Python code of its own, so that no class of transformers is built for its modules."""
+    base = write(place / "base", weights())
+    config = json.loads((base / "config.json").read_text())
+    config |= {"model_type": "novel_vl", "auto_map": {"AutoModelForImageTextToText": "modeling.Model"}}
+    (base / "config.json").write_text(json.dumps(config))
+    arguments = ("steer", base, "--layers", "0-2", "--k", "2", "--layout", "delta", "--out", place / "delta")
+    assert qkedit(*arguments, "--no-fsync").code == 0
+    return {"OWN": place / "delta", "BASE": base}
 
 
 def test_a_revert_in_place_killed_at_any_moment_leaves_the_output_or_the_base(
