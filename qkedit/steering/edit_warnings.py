@@ -15,7 +15,7 @@ NOTEWORTHY_OVERLAP = 0.01
 
 
 def warnings_of(manifest: Manifest, left_out: dict[str, str]) -> Iterator[str]:
-    """Return warnings to read before trusting the edit."""
+    """Yield warnings to read before trusting the edit."""
     adapter = adapter_warning(left_out.items())
     if adapter is not None:
         yield adapter
@@ -57,7 +57,7 @@ def warnings_of(manifest: Manifest, left_out: dict[str, str]) -> Iterator[str]:
 
 
 def _stack_warnings(manifest: Manifest) -> Iterator[str]:
-    """Return warnings about heads that several edits change."""
+    """Yield warnings about heads that several edits change."""
     found = [
         (tensor.layer, head)
         for tensor in manifest.tensors
