@@ -21,7 +21,7 @@ from qkedit.demo import demo_checkpoint
 from qkedit.errors import QkeditError, UsageError
 from qkedit.runtime import chat_template
 from qkedit.runtime.chat_template import TemplateFault, render, template_of, user_turn
-from qkedit.runtime.generation import LoadedModel, load, request_inputs
+from qkedit.runtime.generation import LoadedModel, Prompt, batch_inputs, load, request_inputs
 from qkedit.serving.requests.chat_request import ImageUrl, Message
 from qkedit.serving.requests.conversations import conversation_inputs
 from qkedit.serving.requests.request_errors import RequestError
@@ -260,7 +260,7 @@ def test_a_processor_without_images_is_named(tmp_path: Path) -> None:
 def test_what_the_processor_refuses_is_one_sentence(demo: LoadedModel) -> None:
     with pytest.raises(QkeditError, match="its processor does not accept the prompt and the images"):
         # One placeholder more than there are images.
-        request_inputs(replace(demo, chat_template="none"), [Image.new("RGB", (8, 8))] * 2, "<image>")
+        batch_inputs(demo, [Prompt("<image><image><image>", (Image.new("RGB", (8, 8)),) * 2)])
 
 
 def copied(tmp_path: Path) -> Path:
