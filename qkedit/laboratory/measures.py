@@ -9,12 +9,13 @@ from typing import Any
 from qkedit.demo.questions import SPLITS
 from qkedit.errors import UsageError
 from qkedit.evaluation.files.records import Item, Score
-from qkedit.evaluation.metric import Better
+from qkedit.evaluation.metric import Better, Meaning, Metric, Unit
 from qkedit.evaluation.statistics.intervals import Difference, Interval, holm, interval, paired
 from qkedit.evaluation.statistics.metrics import meaning_of, metrics_of
 from qkedit.laboratory.arms import Arm
 
 CAPTIONS = "captions"
+QUALITY = "quality"
 # Resamples per interval; more would not change the two or three digits shown.
 RESAMPLES = 2_000
 
@@ -25,22 +26,41 @@ class Measure:
 
     Attributes:
         name: the name, such as `chair_s` or `f1_adversarial`.
-        part: the part of the evaluation set: `captions`, or a split of the questions.
+        part: the part of the evaluation set: `captions`, their `quality`, or a split of the questions.
         metric: its name among the metrics of the part's items.
         title: the title for people.
-        is_share: whether it is a ratio from 0 to 1, to be shown in percent.
+        benchmark: the benchmark that has the metric.
     """
 
     name: str
     part: str
     metric: str
     title: str
-    is_share: bool = True
+    benchmark: str = "custom"
+
+    @property
+    def meaning(self) -> Meaning:
+        """The direction and the unit of the metric."""
+        return meaning_of(self.benchmark, self.metric)
 
     @property
     def better(self) -> Better:
         """The better direction."""
-        return meaning_of("custom", self.metric).better
+        return self.meaning.better
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a ratio from 0 to 1, to be shown in percent."""
+        return self.meaning.unit is Unit.SHARE
+
+    @property
+    def scale(self) -> int:
+        """The factor from a figure to what is shown."""
+        return 100 if self.meaning.unit in (Unit.SHARE, Unit.HUNDREDTHS) else 1
+
+    def metric_of(self, items: Sequence[Item]) -> Metric:
+        """Return the metric, as these items of its part have it."""
+        return metrics_of(items, self.benchmark)[self.metric]
 
 
 MEASURES: dict[str, Measure] = {
@@ -49,7 +69,8 @@ MEASURES: dict[str, Measure] = {
         Measure("chair_s", CAPTIONS, "chair_s", "CHAIR_s"),
         Measure("chair_i", CAPTIONS, "chair_i", "CHAIR_i"),
         Measure("recall", CAPTIONS, "recall", "recall"),
-        Measure("mean_words", CAPTIONS, "mean_words", "words", is_share=False),
+        Measure("mean_words", CAPTIONS, "mean_words", "words"),
+        Measure("cider", QUALITY, "cider", "CIDEr (words, not PTB tokens)", "coco-caption"),
         *(
             Measure(f"{metric}_{split}", split, metric, title)
             for split in SPLITS
@@ -82,7 +103,7 @@ class Outcome:
         It is computed from the items, like intervals: F1 is 2tp / (2tp + fp + fn), which is defined without positives.
         """
         items = self.scores[measure.part].items
-        return metrics_of(items)[measure.metric].value_of(items)
+        return measure.metric_of(items).value_of(items)
 
 
 @dataclass(frozen=True)
@@ -162,7 +183,7 @@ def figure(group: Sequence[Outcome], base: Outcome, measure: Measure) -> Figure:
     own = pooled(group, measure.part)
     return Figure(
         # Always the bootstrap: it handles pooled seeds and shares in the same way, and needs only numpy.
-        interval(own, measure.metric, method="bootstrap", resamples=RESAMPLES),
+        interval(own, measure.metric_of(own), method="bootstrap", resamples=RESAMPLES),
         min(values) if repeated else None,
         max(values) if repeated else None,
         None if group[0].arm == base.arm else contrast([base] * len(group), group, measure),
@@ -176,7 +197,8 @@ def against(outcome: Outcome, controls: Sequence[Outcome], measure: Measure) -> 
 
 def contrast(before: Sequence[Outcome], after: Sequence[Outcome], measure: Measure) -> Difference:
     """Return the difference of two equally large groups of arms on the same scenes, pooled: after minus before."""
-    return paired(pooled(before, measure.part), pooled(after, measure.part), measure.metric, resamples=RESAMPLES)
+    first, second = pooled(before, measure.part), pooled(after, measure.part)
+    return paired(first, second, measure.metric_of(first), resamples=RESAMPLES)
 
 
 def pooled(outcomes: Sequence[Outcome], part: str) -> list[Item]:

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from qkedit.errors import UsageError
-from qkedit.evaluation.metric import Better
+from qkedit.evaluation.metric import Better, Unit
+from qkedit.evaluation.statistics.gate import LARGEST_LOSS
 from qkedit.laboratory.arms import BASE, Arm, controls
 from qkedit.laboratory.eval_set import SceneRange
 from qkedit.laboratory.measures import Measure, measure_named
@@ -171,6 +172,12 @@ def _guard(text: str) -> Guard:
     if measure.better is Better.NEITHER:
         raise UsageError(f"{measure.name} has no worse direction", where="--no-worse", remedy="guard another")
     guard = Guard(measure.name, float(tolerance))
+    if measure.meaning.unit is Unit.HUNDREDTHS and guard.tolerance > LARGEST_LOSS:
+        raise UsageError(
+            f"{measure.name} is a hundredth of what is shown",
+            where="--no-worse",
+            remedy=f"write {guard.tolerance / 100:g} for {guard.tolerance:g} points",
+        )
     if not guard.tolerance >= 0:
         raise UsageError(f"{tolerance} is not a tolerance", where="--no-worse", remedy="give 0 or more")
     return guard

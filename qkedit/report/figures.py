@@ -55,10 +55,10 @@ class Spelling:
     def _join(self, value: float | None, low: float | None = None, high: float | None = None, *, signed: bool) -> str:
         if value is None:
             return "-" if self.plain else NOTHING
-        scale = 100 if self.measure.is_share else 1
+        scale = self.measure.scale
         numbers = [scale * number for number in (value, low, high) if number is not None]
         # A few hundred scenes do not support more than three digits, and a column has no space for more.
-        places = 0 if signed and any(abs(number) >= 9.95 for number in numbers) else 1
+        places = 0 if any(abs(number) >= (9.95 if signed else 100.05) for number in numbers) else 1
         texts = [f"{number:{'+' if signed else ''}.{places}f}" for number in numbers]
         texts = ["100" if text == "100.0" else text for text in texts]
         if not self.plain:

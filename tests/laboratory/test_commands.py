@@ -53,7 +53,17 @@ def test_demo_shows_every_arm_and_measure(pretended: None, tmp_path: Path) -> No
     assert result.code == 0
     for name in ("base", "edited", "control, index", "control, norm", "SCR", "SCR, uniform", "DSCR", "edited + DSCR"):
         assert f"\n{name} " in result.stdout
-    for title in ("CHAIR_s %", "CHAIR_i %", "recall %", "words", "Adversarial q.", "accuracy %", "F1 %", "HR %"):
+    for title in (
+        "CHAIR_s %",
+        "CHAIR_i %",
+        "recall %",
+        "words",
+        "CIDEr (words, not PTB tokens)",
+        "Adversarial q.",
+        "accuracy %",
+        "F1 %",
+        "HR %",
+    ):
         assert title in result.stdout
     closing = result.stdout.partition("In brackets")[2]
     assert "Edit: 50% of the energy of the query-key products removed, a strong edit." in closing

@@ -86,6 +86,21 @@ def test_hallucinations_are_counted_by_hand() -> None:
     assert found.value(MEASURES["f1_random"]) == 0.0
 
 
+def test_a_caption_is_held_to_its_own_scenes() -> None:
+    eval_set = few_scenes()
+    own = [scene.caption for scene in eval_set.scenes]
+    measure = MEASURES["cider"]
+    values = {
+        name: outcome(name, eval_set, answers(eval_set, captions, "No.")).value(measure)
+        for name, captions in (("own", own), ("in capitals", [text.upper() for text in own]), ("silent", [""] * 3))
+    }
+    assert values == {"own": pytest.approx(10), "in capitals": pytest.approx(10), "silent": 0}
+    others = outcome("others", eval_set, answers(eval_set, own[1:] + own[:1], "No.")).value(measure)
+    assert others is not None
+    assert others < 5
+    assert (measure.scale, measure.is_share, measure.better.value) == (100, False, "higher")
+
+
 def test_answers_reach_the_question_of_their_own_scene() -> None:
     eval_set = few_scenes()
     perfect = answers(eval_set, [""] * 3, "No.")

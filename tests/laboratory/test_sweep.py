@@ -363,6 +363,7 @@ def test_lists_are_read_each_part_once() -> None:
         (guards, "recall:-0.1"),
         (guards, "recall:nan"),
         (guards, "mean_words:1"),
+        (guards, "cider:0.8"),
         (guards, "beauty:1"),
     ],
 )

@@ -25,7 +25,7 @@ COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {"<=": le, ">=": ge,
 # A loss of exactly the tolerance is allowed, although 0.80 − 0.78 is a little more than 0.02 in binary.
 _ROUNDING = 1e-9
 # CIDEr is never above 10, and who allows a loss of more than 0.1 has written points.
-_LARGEST_HUNDREDTHS, _LARGEST_LOSS = 10, 0.1
+_LARGEST_HUNDREDTHS, LARGEST_LOSS = 10, 0.1
 _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _REQUIREMENT = re.compile(rf"\s*([^\s<>=:]+)\s*(<=|>=|<|>)\s*({_NUMBER})\s*")
 _NO_WORSE = re.compile(rf"\s*([^\s<>=:]+)\s*:\s*({_NUMBER})\s*")
@@ -218,7 +218,7 @@ def _check_unit(
     of, difference, _ = metric.partition("_difference")
     meaning = meaning_of(measured.benchmark, of)
     is_difference = is_difference or bool(difference)
-    if meaning.unit is Unit.HUNDREDTHS and abs(limit) > (_LARGEST_LOSS if is_difference else _LARGEST_HUNDREDTHS):
+    if meaning.unit is Unit.HUNDREDTHS and abs(limit) > (LARGEST_LOSS if is_difference else _LARGEST_HUNDREDTHS):
         raise UsageError(
             f"{of} is a hundredth of what papers print, such as 1.05 for 105",
             where=requirement,

@@ -55,7 +55,7 @@ def _legend(figure: Figure) -> None:
 
 
 def _draw(axes: Axes, rows: Sequence[Row], measure: Measure) -> None:
-    scale = 100 if measure.is_share else 1
+    scale = measure.scale
     for place, row in enumerate(rows):
         figure = row.figures[measure.name]
         value, low, high = figure.interval.value, figure.interval.low, figure.interval.high

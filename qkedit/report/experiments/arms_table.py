@@ -9,13 +9,14 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from qkedit.errors import counted
-from qkedit.laboratory.measures import CAPTIONS, MEASURES, Measure, Row
+from qkedit.laboratory.measures import CAPTIONS, MEASURES, QUALITY, Measure, Row
 from qkedit.report.figures import Spelling, improves
 from qkedit.report.fitting_table import FittingTable
 
 STYLES = {True: "green", False: "red", None: "dim"}
 # Shown without an interval where space is short: it is descriptive, and no conclusion rests on it.
 BARE = ("mean_words",)
+TITLES = {CAPTIONS: "Captions", QUALITY: "Quality"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class ArmsTables:
 
     def _table(self, part: str, measures: Sequence[Measure], plain: bool) -> FittingTable:
         spelled = [(measure, Spelling(measure, plain)) for measure in measures]
-        first = "Captions" if part == CAPTIONS else f"{part.capitalize()} q."
+        first = TITLES.get(part) or f"{part.capitalize()} q."
         table = FittingTable(first, *(spelling.title for _, spelling in spelled))
         for row in self.rows:
             cells = [

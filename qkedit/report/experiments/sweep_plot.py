@@ -63,7 +63,7 @@ def _heatmap(axes: Axes, report: SweepReport, channel: str, retain: float, *, co
     from matplotlib.patches import Rectangle
 
     settings, measure = report.settings, MEASURES[report.settings.objective]
-    scale = 100 if measure.is_share else 1
+    scale = measure.scale
     found = {
         (result.cell.layers, result.cell.k): result
         for result in report.ranked

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from laboratory_document.claims import Contrast, OutcomeOf, by_cell
+from qkedit.demo.questions import SPLITS
 from qkedit.evaluation.statistics.intervals import Difference
 from qkedit.laboratory.measures import CAPTIONS, MEASURES, Measure, Row
 from qkedit.laboratory.sweep import SweepReport
@@ -21,7 +22,7 @@ def base_lines(base: Row) -> Iterator[str]:
     yield ""
     yield "| questions | accuracy % | F1 % | HR % |"
     yield "|:--|--:|--:|--:|"
-    for part in dict.fromkeys(measure.part for measure in MEASURES.values() if measure.part != CAPTIONS):
+    for part in SPLITS:
         yield _line(part, (Spelling(m).interval(base.figures[m.name].interval) for m in _measures_of(part)))
 
 
@@ -124,7 +125,7 @@ def _measures_of(part: str) -> list[Measure]:
 
 
 def _name(measure: Measure) -> str:
-    return measure.title if measure.part == CAPTIONS else f"{measure.title}, {measure.part}"
+    return f"{measure.title}, {measure.part}" if measure.part in SPLITS else measure.title
 
 
 def _line(name: str, cells: Iterable[str]) -> str:

@@ -73,7 +73,7 @@ def sweep(
     than 0.02. Without MODEL, the embedded miniature model is used; any vision-language model that can be steered and
     accepts images in prompts gets the same prompts about the same scenes.
 
-    Measures: chair_s, chair_i, recall, mean_words, and accuracy, f1, hr with _random, _popular, _adversarial.
+    Measures: chair_s, chair_i, recall, mean_words, cider, and accuracy, f1, hr with _random, _popular, _adversarial.
 
     Example: qkedit sweep --layers '2-3;4-5;6-7' --k 1,2,4 --out sweep.jsonl --plot sweep.png
     """
