@@ -13,14 +13,14 @@ from qkedit.checkpoint.contents import CONFIG_FILE, ORIGINALS_FILE, PLUGINS_FILE
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.manifest_file import Manifest, TensorEdit
-from qkedit.errors import CheckpointError, QkeditError, VerificationError, counted
+from qkedit.errors import CheckpointError, VerificationError, counted
 from qkedit.steering.adapters.verification import adapter_mismatches, rows_beside_heads
 from qkedit.steering.base import chosen_base
 from qkedit.steering.diff import equal
 from qkedit.steering.engine.reading import piece_size, pieces, same_bytes, sha256_of, tensors_of, whole_file
 from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, is_adapter, read_manifest
 from qkedit.steering.outputs.names import CARD_FILE, name_in_output
-from qkedit.steering.sources.fitting import OTHER_CHANGES, misfits, query_layers, unlisted_rows
+from qkedit.steering.sources.fitting import OTHER_CHANGES, known_query_layers, misfits, unlisted_rows
 
 # How a mismatch of the base begins, as opposed to one of the output.
 _OF_BASE = "base: "
@@ -114,15 +114,16 @@ def compare_with_base(
     """
     planned = {tensor.name: tensor for tensor in manifest.tensors}
     mismatches: list[str] = []
-    layers: dict[str, AttentionLayer] = {}
+    layers: dict[str, AttentionLayer] | None = None
     if base is not None:
         mismatches += _wrong_hashes(base.files, base.tensors, planned, "sha256_before", on_bytes)
         if not mismatches:  # else it is not the base, and says nothing of the edit
-            layers, mismatches = _fitting(base, manifest)
+            layers = known_query_layers(base)
+            mismatches += misfits(manifest, layers) if layers is not None else ()
     files = LocalFiles(directory)
     if is_adapter(files, manifest):
         mismatches += adapter_mismatches(files, manifest, on_bytes)
-        if base is not None and not mismatches:
+        if base is not None and layers is not None and not mismatches:
             mismatches += rows_beside_heads(files, manifest, base, layers)
         return Verification(
             directory=str(directory),
@@ -152,7 +153,7 @@ def compare_with_base(
             mismatches += [f"{name}: missing, as {shard} is" for name, shard in places.items() if shard not in sizes]
     else:
         mismatches += _wrong_hashes(files, entries, planned, "sha256_after", on_bytes)
-        if base is not None and not mismatches:
+        if base is not None and layers is not None and not mismatches:
             mismatches += _other_rows(files, entries, base, manifest, layers)
         mismatches += _wrong_originals(files, sizes, manifest, on_bytes)
         if edited is None:
@@ -172,15 +173,6 @@ def compare_with_base(
         files_compared=len(names),
         mismatches=tuple(mismatches),
     )
-
-
-def _fitting(base: Checkpoint, manifest: Manifest) -> tuple[dict[str, AttentionLayer], list[str]]:
-    """Return the layers of the base, and what of the manifest does not fit them."""
-    try:
-        layers = query_layers(base)
-    except QkeditError as error:
-        return {}, [f"the edit cannot be judged, since its base is not understood: {error.what}"]
-    return layers, list(misfits(manifest, layers))
 
 
 def _other_rows(

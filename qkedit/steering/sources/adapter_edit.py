@@ -10,6 +10,7 @@ from qkedit.checkpoint.contents import ADAPTER_FILE
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.source import CheckpointFiles
 from qkedit.checkpoint.manifest_file import Manifest, TensorEdit
+from qkedit.errors import CheckpointError
 from qkedit.steering.adapters.peft_files import factor_names
 from qkedit.steering.engine.reading import tensors_of
 from qkedit.steering.sources.fitting import refuse_non_finite
@@ -35,10 +36,16 @@ class AdapterEdit:
     manifest: Manifest
     entries: dict[str, TensorEntry]
 
-    def edited(self, tensor: TensorEdit, before: Tensor, query: HeadRows) -> Tensor:
+    def edited(self, tensor: TensorEdit, before: Tensor, query: HeadRows | None) -> Tensor:
         """Add the factors' product to the tensor, in float64 with one rounding."""
         from qkedit.steering.adapters.factors import merged
 
+        if query is None:
+            raise CheckpointError(
+                "the heads of its base are not known",
+                where=self.name,
+                remedy="pass the records of the base: --architectures",
+            )
         layer = next(known for known in self.manifest.adapter or () if known.tensor == tensor.name)
         right_name, left_name = factor_names(layer.module)
         right = read_factor(self.files, self.entries, right_name, layer.sha256_a)

@@ -39,13 +39,13 @@ class EditSource(Protocol):
         """The edit's manifest: its `tensors` lists the changed tensors with their earlier hashes."""
         ...
 
-    def edited(self, tensor: TensorEdit, before: Tensor, query: HeadRows) -> Tensor:
+    def edited(self, tensor: TensorEdit, before: Tensor, query: HeadRows | None) -> Tensor:
         """Return the whole tensor after the edit, on the CPU in its storage dtype.
 
         Args:
             tensor: one of the manifest's.
             before: the tensor of the base, already compared with the manifest.
-            query: where the query heads stand in it.
+            query: where the query heads stand in it; None if the base is not understood.
 
         Raises:
             CheckpointError: the edit is damaged, or changes more than the heads it lists.

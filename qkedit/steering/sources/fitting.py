@@ -6,6 +6,7 @@ edit to weights passes here.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,13 @@ from qkedit.checkpoint.architecture.heads import AttentionLayer, HeadRows
 from qkedit.checkpoint.architecture.layers import attention_stack
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.manifest_file import EditedChannel, Manifest, TensorEdit
-from qkedit.errors import CheckpointError
+from qkedit.errors import CheckpointError, UnsupportedForm
 from qkedit.spectral.suppression import mode_count
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_logger = logging.getLogger(__name__)
 _AGAIN = "make or fetch the edit again"
 
 
@@ -29,6 +31,18 @@ def query_layers(checkpoint: Checkpoint) -> dict[str, AttentionLayer]:
         UnsupportedForm: the checkpoint has no query-key product.
     """
     return {layer.query.tensor.name: layer for layer in attention_stack(checkpoint, allow_text_only=True).layers}
+
+
+def known_query_layers(checkpoint: Checkpoint) -> dict[str, AttentionLayer] | None:
+    """Return the same; None, with a warning, for a checkpoint that only its user's records explain.
+
+    An edited model can be handed on without the records by which it was edited, and an edit of it be applied.
+    """
+    try:
+        return query_layers(checkpoint)
+    except UnsupportedForm as error:
+        _logger.warning("whether the edit changes its queries alone could not be checked: %s", error.what)
+        return None
 
 
 def misfits(manifest: Manifest, layers: Mapping[str, AttentionLayer]) -> Iterator[str]:
@@ -60,14 +74,14 @@ def refuse_misfits(manifest: Manifest, layers: Mapping[str, AttentionLayer], bas
         raise CheckpointError(sentence, where=base, remedy=f"give the model that the edit was made from, or {_AGAIN}")
 
 
-def refuse_other_changes(tensor: TensorEdit, before: Tensor, after: Tensor, query: HeadRows) -> None:
+def refuse_other_changes(tensor: TensorEdit, before: Tensor, after: Tensor, query: HeadRows | None) -> None:
     """Refuse an edited tensor that differs from the base's beside the heads that the manifest lists, or is not finite.
 
     Args:
         tensor: what the manifest says of it.
         before: the tensor of the base.
         after: and with the edit, of the same dtype and shape.
-        query: where the heads stand in it.
+        query: where the heads stand in it; None where that is not known, and so not checked.
 
     Raises:
         CheckpointError: it does.
@@ -75,7 +89,7 @@ def refuse_other_changes(tensor: TensorEdit, before: Tensor, after: Tensor, quer
     from qkedit.spectral.changes.combination import differs
 
     refuse_non_finite(tensor.name, before, after)
-    for rows in unlisted_rows(tensor, query):
+    for rows in unlisted_rows(tensor, query) if query is not None else ():
         if bool(differs(before[rows.start : rows.stop], after[rows.start : rows.stop]).any()):
             raise CheckpointError(OTHER_CHANGES, where=f"tensor {tensor.name}", remedy=_AGAIN)
 

@@ -37,7 +37,7 @@ class StoredEdit:
     entries: dict[str, TensorEntry]
     kind: str
 
-    def edited(self, tensor: TensorEdit, before: Tensor, query: HeadRows) -> Tensor:
+    def edited(self, tensor: TensorEdit, before: Tensor, query: HeadRows | None) -> Tensor:
         """Read the tensor, and compare it with the manifest."""
         from qkedit.steering.engine.layer_weights import read_tensor, sha256
 

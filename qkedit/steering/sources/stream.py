@@ -9,16 +9,17 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
+from qkedit.checkpoint.architecture.heads import HeadRows
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.manifest_file import HeadEdit, TensorEdit
-from qkedit.errors import CheckpointError, QkeditError
+from qkedit.errors import CheckpointError, QkeditError, UnsupportedForm
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.edited_tensor import EditedTensor
 from qkedit.steering.manifest import records_of
 from qkedit.steering.plan import PlannedLayer
 from qkedit.steering.sources.edit_source import EditSource
-from qkedit.steering.sources.fitting import query_layers, refuse_misfits
+from qkedit.steering.sources.fitting import known_query_layers, query_layers, refuse_misfits
 from qkedit.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -36,10 +37,16 @@ def planned_tensors(sources: Sequence[EditSource], checkpoint: Checkpoint) -> di
     Raises:
         CheckpointError: the base has none of that name, dtype and shape, or none that holds such queries.
     """
+    planned = _planned(sources, checkpoint)
+    layers = known_query_layers(checkpoint)
+    if layers is not None:
+        for source in sources:
+            refuse_misfits(source.manifest, layers, checkpoint.files.name)
+    return planned
+
+
+def _planned(sources: Sequence[EditSource], checkpoint: Checkpoint) -> dict[str, TensorEntry]:
     records = [record for source in sources for record in records_of(source.manifest, checkpoint.tensors)]
-    layers = query_layers(checkpoint)
-    for source in sources:
-        refuse_misfits(source.manifest, layers, checkpoint.files.name)
     return {record.tensor.name: record.tensor for record in sorted(records, key=lambda record: record.layer)}
 
 
@@ -57,6 +64,8 @@ def stacked(
 ) -> Iterator[EditedTensor]:
     """Yield what sources make of their common base together, each tensor once; see `qkedit.spectral.changes`.
 
+    What they say of it was checked by `planned_tensors`.
+
     Raises:
         CheckpointError: the base is not the one that an edit was made from, or an edit is damaged.
     """
@@ -65,14 +74,14 @@ def stacked(
         from qkedit.spectral.changes.combination import combined
         from qkedit.steering.sources.head_edits import layer_of, layers_by_tensor
 
-    queries, layers = query_layers(checkpoint), cache(lambda: layers_by_tensor(checkpoint))
-    for name, entry in planned_tensors(sources, checkpoint).items():
+    queries, layers = _queries(checkpoint), cache(lambda: layers_by_tensor(checkpoint))
+    for name, entry in _planned(sources, checkpoint).items():
         touching = [
             (source, tensor) for source in sources for tensor in source.manifest.tensors if tensor.name == name
         ]
         with stopwatch("reading"):
             before = checked_base(checkpoint, entry, touching)
-            edits = [source.edited(tensor, before, queries[name].query) for source, tensor in touching]
+            edits = [source.edited(tensor, before, queries.get(name)) for source, tensor in touching]
         with stopwatch("mathematics"):
             after = combined(before, edits)
             records = [tensor for _, tensor in touching]
@@ -98,18 +107,26 @@ def in_strength(
         from qkedit.spectral.changes.combination import scaled
         from qkedit.steering.sources.head_edits import layer_of, layers_by_tensor, measured_heads
 
-    queries, layers = query_layers(checkpoint), cache(lambda: layers_by_tensor(checkpoint))
+    queries, layers = _queries(checkpoint), cache(lambda: layers_by_tensor(checkpoint))
     known = {tensor.name: tensor for tensor in source.manifest.tensors}
-    for name, entry in planned_tensors([source], checkpoint).items():
+    for name, entry in _planned([source], checkpoint).items():
         with stopwatch("reading"):
             before = checked_base(checkpoint, entry, [(source, known[name])])
-            edited = source.edited(known[name], before, queries[name].query)
+            edited = source.edited(known[name], before, queries.get(name))
         with stopwatch("mathematics"):
             after = scaled(before, edited, strength)
             _refuse_lost(name, before, edited, after, strength)
             chosen = [head.head for head in known[name].heads]
             heads = measured_heads(checkpoint, layer_of(layers(), name), before, after, chosen)
         yield EditedTensor(name, after, _record(known[name], entry, heads))
+
+
+def _queries(checkpoint: Checkpoint) -> dict[str, HeadRows]:
+    """Return where the query heads stand in each tensor of a checkpoint; nothing if it is not understood."""
+    try:
+        return {name: layer.query for name, layer in query_layers(checkpoint).items()}
+    except UnsupportedForm:
+        return {}
 
 
 def _record(tensor: TensorEdit, entry: TensorEntry, heads: tuple[HeadEdit, ...]) -> EditRecord:
