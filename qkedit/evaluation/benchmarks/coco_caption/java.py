@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,36 +25,18 @@ def program(name: str) -> Path:
     return file
 
 
-def run_java(arguments: Sequence[str], given: str, what: str, environment: Mapping[str, str] | None = None) -> str:
+def run_java(arguments: Sequence[str], given: str, what: str) -> str:
     """Run a Java program and return what it prints.
 
     Args:
         arguments: of `java`.
         given: the text of its standard input.
         what: what it is for: the subject of the sentence that says that Java is missing.
-        environment: variables beside those that are set.
 
     Raises:
         QkeditError: there is no Java, or the program failed.
     """
-    java = shutil.which("java")
-    if java is None:
-        raise QkeditError(
-            f"{what} need Java, and there is no java on PATH",
-            where=WHERE,
-            remedy="install one, such as openjdk-17-jre-headless; `qkedit score --variant words` does without",
-        )
-    # A lone half of a surrogate pair, as JSON may hold, has no bytes.
-    text = given.encode("utf-8", "replace")
-    try:
-        done = subprocess.run(
-            [java, "-Dfile.encoding=UTF-8", *arguments],
-            input=text,
-            capture_output=True,
-            env={**os.environ, **(environment or {})},
-        )
-    except OSError as error:
-        raise QkeditError(f"java cannot be run ({error.strerror})", where=java, remedy="mend it") from None
+    done = _called(["-Dfile.encoding=UTF-8", *arguments], given, what)
     if done.returncode:
         raise QkeditError(
             f"{what} could not be made: java {_said(done.stderr.decode('utf-8', 'replace'), done.returncode)}",
@@ -62,6 +44,27 @@ def run_java(arguments: Sequence[str], given: str, what: str, environment: Mappi
             remedy="see that `java -version` works and that memory suffices",
         )
     return done.stdout.decode("utf-8", "replace")
+
+
+def java_release(what: str) -> int | None:
+    """Return the release of Java, such as 8 or 17; None if it does not say. Raises QkeditError without a Java."""
+    found = re.search(r'version "(?:1\.)?(\d+)', _called(["-version"], "", what).stderr.decode("utf-8", "replace"))
+    return int(found[1]) if found else None
+
+
+def _called(arguments: Sequence[str], given: str, what: str) -> subprocess.CompletedProcess[bytes]:
+    java = shutil.which("java")
+    if java is None:
+        raise QkeditError(
+            f"{what} need Java, and there is no java on PATH",
+            where=WHERE,
+            remedy="install one, such as openjdk-17-jre-headless; `qkedit score --variant words` does without",
+        )
+    try:
+        # A lone half of a surrogate pair, as JSON may hold, has no bytes.
+        return subprocess.run([java, *arguments], input=given.encode("utf-8", "replace"), capture_output=True)
+    except OSError as error:
+        raise QkeditError(f"java cannot be run ({error.strerror})", where=java, remedy="mend it") from None
 
 
 def _said(printed: str, code: int) -> str:

@@ -14,15 +14,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from qkedit.errors import QkeditError
-from qkedit.evaluation.benchmarks.coco_caption.java import WHERE, program, run_java
+from qkedit.evaluation.benchmarks.coco_caption.java import WHERE, java_release, program, run_java
 
 _JAR = "spice/spice-1.0.jar"
 CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 # Below the user's data directory: as they are, and as Stanford's archive unpacks.
 PLACES = ("", "spice", "stanford-corenlp-full-2015-12-09")
-# Its store of Java objects reaches into the runtime, which Java 16 and later refuse. The variable is for Java 9 and
-# later; the option itself would stop Java 8.
-_OPENED = {"JDK_JAVA_OPTIONS": "--add-opens=java.base/java.lang=ALL-UNNAMED"}
+# It writes its scores by the JavaScript engine that Java had until this release.
+LAST_JAVA = 14
+_WHAT = "SPICE's scene graphs"
 
 
 def spice(captions: Sequence[str], references: Sequence[Sequence[str]], data: Path) -> list[float]:
@@ -34,10 +34,17 @@ def spice(captions: Sequence[str], references: Sequence[Sequence[str]], data: Pa
         data: the directory in which, or below which, CoreNLP's two files are.
 
     Raises:
-        QkeditError: Java, pycocoevalcap or CoreNLP is missing, or the program failed.
+        QkeditError: Java, pycocoevalcap or CoreNLP is missing, Java is too new, or the program failed.
     """
     jar = program(_JAR)
     models = corenlp(data)
+    release = java_release(_WHAT)
+    if release is not None and release > LAST_JAVA:
+        raise QkeditError(
+            f"SPICE's program needs Java 8 to {LAST_JAVA}, and java on PATH is {release}",
+            where=WHERE,
+            remedy="put another one first on PATH, such as Java 11, which serves the other metrics as well",
+        )
     asked = [
         {"image_id": place, "test": caption, "refs": list(of_image)}
         for place, (caption, of_image) in enumerate(zip(captions, references, strict=True))
@@ -47,7 +54,7 @@ def spice(captions: Sequence[str], references: Sequence[Sequence[str]], data: Pa
         given, found = Path(directory, "captions.json"), Path(directory, "scores.json")
         given.write_text(json.dumps(asked), "utf-8")
         arguments = ["-Xmx8G", "-cp", classes, "edu.anu.spice.SpiceScorer", str(given), "-out", str(found), "-silent"]
-        run_java(arguments, "", "SPICE's scene graphs", _OPENED)
+        run_java(arguments, "", _WHAT)
         try:
             rows = {row["image_id"]: float(row["scores"]["All"]["f"]) for row in json.loads(found.read_text("utf-8"))}
             scores = [rows[place] for place in range(len(asked))]

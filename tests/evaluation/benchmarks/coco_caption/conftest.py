@@ -19,7 +19,9 @@ arguments = sys.argv[1:]
 given = sys.stdin.buffer.read().decode()
 Path({log!r}).open("a").write(json.dumps([arguments, given]) + "\\n")
 asked = " ".join(arguments)
-if "PTBTokenizer" in asked:
+if "-version" in arguments:
+    print({version!r}, file=sys.stderr)
+elif "PTBTokenizer" in asked:
     {tokenizer}
 elif "meteor" in asked:
     {meteor}
@@ -39,10 +41,17 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
     (tmp_path / "site" / "pycocoevalcap" / "__init__.py").write_text("raise ImportError('nobody imports it')\n")
     monkeypatch.syspath_prepend(tmp_path / "site")
 
-    def put(tokenizer: str = "print(given, end='')", meteor: str = "pass", spice: str = "pass") -> Path:
+    def put(
+        tokenizer: str = "print(given, end='')",
+        meteor: str = "pass",
+        spice: str = "pass",
+        version: str = 'openjdk version "11.0.2"',
+    ) -> Path:
         java, log = tmp_path / "bin" / "java", tmp_path / "calls.jsonl"
         java.parent.mkdir(exist_ok=True)
-        text = _JAVA.format(python=sys.executable, log=str(log), tokenizer=tokenizer, meteor=meteor, spice=spice)
+        text = _JAVA.format(
+            python=sys.executable, log=str(log), tokenizer=tokenizer, meteor=meteor, spice=spice, version=version
+        )
         java.write_text(text)
         java.chmod(0o755)
         return log

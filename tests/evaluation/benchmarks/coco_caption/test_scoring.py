@@ -12,6 +12,7 @@ import pytest
 
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.benchmarks.coco_caption import scoring
+from qkedit.evaluation.benchmarks.coco_caption.spice import CORENLP
 from qkedit.evaluation.benchmarks.registry import benchmark_named
 from qkedit.evaluation.files.records import Answer, MeasuredItem, Question, Score
 from qkedit.evaluation.files.score_json import score_as_dict, score_from_dict
@@ -90,7 +91,7 @@ def test_spice_is_asked_for_what_was_said(programs: Programs, tmp_path: Path) ->
         "Path(arguments[arguments.index('-out') + 1]).write_text(json.dumps(scores))"
     )
     log = programs(spice=answer)
-    for name in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
+    for name in CORENLP:
         (tmp_path / "spice").mkdir(exist_ok=True)
         (tmp_path / "spice" / name).touch()
     shown = [replace(question, fields={"data": tmp_path}) for question in questions()]
@@ -107,6 +108,22 @@ def test_spice_without_its_models_says_where_they_are_from(programs: Programs, t
     shown = [replace(question, fields={"data": tmp_path}) for question in questions()]
     with pytest.raises(QkeditError, match=r"put them there, from nlp\.stanford\.edu"):
         scoring.score(shown, said("a"), also=["spice"])
+
+
+@pytest.mark.parametrize(
+    ("version", "refused"), [('java version "1.8.0_402"', False), ('openjdk version "17.0.15" 2025-04-15', True)]
+)
+def test_spice_is_not_begun_by_a_java_without_javascript(
+    programs: Programs, tmp_path: Path, version: str, refused: bool
+) -> None:
+    programs(version=version)
+    for name in CORENLP:
+        (tmp_path / name).touch()
+    shown = [replace(question, fields={"data": tmp_path}) for question in questions()]
+    with pytest.raises(QkeditError) as error:
+        scoring.score(shown, said("a"), also=["spice"])
+    assert ("needs Java 8 to 14, and java on PATH is 17" in str(error.value)) == refused
+    assert ("did not give 1 captions a number each" in str(error.value)) != refused
 
 
 @pytest.mark.parametrize("printed", ["", "1.0 2.0", "Error", "nan " * 22])
