@@ -211,6 +211,19 @@ def test_there_is_one_of_each(what: str) -> None:
     assert where == {ONE_OF_EACH[what]}
 
 
+def test_functions_import_the_whole_of_torch() -> None:
+    """While another thread imports torch, `from torch.distributed import …` may run on a half of it, and abort."""
+    parts = [
+        f"{module}:{node.lineno}"
+        for module, file in sorted(modules().items())
+        for function in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch.")
+    ]
+    assert parts == []
+
+
 def test_what_needs_no_torch_imports_none() -> None:
     script = (
         "import sys\n"

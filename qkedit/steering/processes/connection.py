@@ -190,7 +190,8 @@ def _meeting_place() -> tuple[str, int]:
 
 def _store(address: str, port: int, launch: Launch, deadline: float) -> Store:
     """The launcher's store, or the one that the first process opens where the launcher has none."""
-    from torch.distributed import TCPStore
+    # The whole of it: while another thread imports torch, a part of it could be run before the whole is there.
+    import torch
 
     hosts = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     while not hosts:  # asked in vain, torch would print pages
@@ -199,7 +200,7 @@ def _store(address: str, port: int, launch: Launch, deadline: float) -> Store:
         _wait(deadline, launch)
     try:
         limit = timedelta(seconds=max(deadline - time.monotonic(), 1))
-        return TCPStore(address, port, is_master=hosts, wait_for_workers=False, timeout=limit)
+        return torch.distributed.TCPStore(address, port, is_master=hosts, wait_for_workers=False, timeout=limit)
     except RuntimeError as error:
         raise _no_meeting(address, error) from error
 
