@@ -30,15 +30,15 @@ HEADER = """\
 
 Written by `scripts/documents/families_document.py` from tiny checkpoints that the tests steer and run; do not edit.
 Tested with transformers {version}. A family with two names was saved under both: as published, and as current
-transformers names its modules. Other models with query and key projections in one of these forms are edited too:
-[adding a model](adding-a-model.md) tells when a record is needed.
+transformers names its modules. Other models with query and key projections in one of these forms can be edited too:
+[adding a model](adding-a-model.md) says when they need a record.
 
-* *form*: `separate` projections; `gated` has a gate's rows after each query head's; the others are one fused tensor,
-  of which only the query rows change.
-* *norm*: queries and keys are normalised after the projection, each head by itself where nothing else is said; the
-  gains are folded into the product. `l2` has no gains, `one-plus rms` multiplies by 1 + gain.
-* *bias*: on queries and keys; it is left as it is.
-* *skipped*: layers without keys of their own. They are named in every report.
+* *form*: `separate` means separate projections; `gated` has a gate's rows after each query head's; in the other forms
+  queries and keys share one fused tensor, and only the query rows change.
+* *norm*: the norm that is applied to queries and keys after the projection, per head unless noted otherwise; its gains
+  are folded into the product. `l2` has no gains, `one-plus rms` multiplies by 1 + gain.
+* *bias*: whether queries and keys have a bias; it is never changed.
+* *skipped*: layers without keys of their own. Every report names them.
 
 | family | `model_type` | query tensor of layer N | form | norm | bias | positions | skipped | tested |
 |---|---|---|---|---|---|---|---|---|
