@@ -18,8 +18,8 @@ TEXTS = (
     "\ufeff",
     "é\u0301",
     "💥",
-    "../../nowhere/file",
-    "/nowhere/file",
+    "../../../../../../../../dev/null/file",  # as no user, not even root, can make it
+    "/dev/null/file",
     "C:\\x",
     "~",
     "nan",

@@ -19,8 +19,8 @@ from rich.text import Text
 from qkedit.cli.commands.edit.inspect import _title
 from qkedit.cli.output import Output, aligned
 from qkedit.errors import QkeditError
+from qkedit.report.csv_text import _cell
 from qkedit.report.fitting_table import FittingTable
-from qkedit.report.spectra.csv_file import _cell
 from qkedit.report.spectra.table import ComparisonTable
 from qkedit.report.terminal_text import on_one_line, visible
 
