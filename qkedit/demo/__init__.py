@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def demo_checkpoint() -> Path:
-    """Return the directory of the checkpoint that ships with the package; it is to be read, never written."""
+    """Return the directory of the checkpoint that ships with the package; it is read-only."""
     return Path(__file__).resolve().parent / "checkpoint"

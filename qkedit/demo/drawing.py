@@ -1,4 +1,4 @@
-"""Draws the demo's scenes: sixteen shapes, four kinds of ground, and a true depth for every pixel."""
+"""Draw the demo's scenes: sixteen shapes, four kinds of ground, and a true depth for every pixel."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Picture:
     Attributes:
         image: uint8 `[H, W, 3]`.
         depth: float32 `[H, W]`, 0 at the front and 1 at the back.
-        instances: int8 `[H, W]`, which placement a pixel shows, −1 for the ground.
-        areas: pixels of each placement before anything covered it.
+        instances: int8 `[H, W]`, the index of the placement that a pixel shows, −1 for the ground.
+        areas: the number of pixels of each placement before anything covered it.
     """
 
     image: np.ndarray

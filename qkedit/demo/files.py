@@ -1,12 +1,12 @@
-"""Writes scenes in the formats of the published data sets, so that any tool for those can read them.
+"""Write scenes in the formats of the published data sets, so that any tool for those can read them.
 
-images/scene_000000.png …     the pictures
+images/scene_000000.png …     the images
 depth/scene_000000.npy …      their true depth, float32 [H, W], 0 at the front and 1 at the back
 instances.json                objects, as in COCO's instance annotations
-captions.json                 one caption a picture, as in COCO's caption annotations
+captions.json                 one caption per image, as in COCO's caption annotations
 pope_random.json …            questions, one JSON object per line, as in POPE
-questions.jsonl               one request a picture to describe it, with the objects that it shows; as
-                              `qkedit eval --benchmark custom` takes it
+questions.jsonl               one request per image to describe it, with the objects that it shows, in the format of
+                              `qkedit eval --benchmark custom`
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from qkedit.strict_text import json_lines, json_text
 
 
 def write_scenes(scenes: Sequence[Scene], directory: Path, seed: int = 0) -> None:
-    """Write pictures, depths, annotations, captions and questions into a directory, which is made.
+    """Write images, depths, annotations, captions and questions into a directory, and create it.
 
     Args:
-        scenes: with distinct numbers.
-        directory: where to.
-        seed: of the questions.
+        scenes: scenes with distinct numbers.
+        directory: the directory to write to.
+        seed: the seed of the questions.
     """
     for folder in ("images", "depth"):
         (directory / folder).mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def coco_captions(scenes: Sequence[Scene]) -> dict[str, Any]:
 
 
 def caption_questions(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
-    """Return a request to describe each picture, in the rows of a user's own questions."""
+    """Return a request to describe each image, in the format of custom questions."""
     return [
         {"id": scene.number, "image": image_file(scene), "question": CAPTION_PROMPT, "truth": list(scene.kinds)}
         for scene in scenes

@@ -1,4 +1,4 @@
-"""Questions about scenes, drawn as POPE draws them (arXiv 2305.10355): random, popular and adversarial absences."""
+"""Questions about scenes, drawn as in POPE (arXiv 2305.10355): random, popular and adversarial absent objects."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MOST_PER_SCENE = 3
 def pope_questions(scenes: Sequence[Scene], split: str, seed: int = 0) -> list[dict[str, Any]]:
     """Return balanced yes/no questions in POPE's own rows: `question_id`, `image`, `text` and `label`.
 
-    A scene is asked about up to three objects it shows and as many that it does not: drawn at random, or those
-    that the given scenes show most often (popular), or most often next to what this one shows (adversarial).
-    What a scene shows is asked alike in all three splits.
+    Each scene has questions about up to three objects it shows and as many absent ones. The absent ones are drawn at
+    random, or are those that the given scenes show most often (popular), or most often together with this scene's
+    objects (adversarial). The questions about objects that the scene shows are the same in all three splits.
 
     Raises:
-        ValueError: the split is none of `SPLITS`.
+        ValueError: the split is not one of `SPLITS`.
     """
     if split not in SPLITS:
         raise ValueError(f"{split!r} is not a split; there are {', '.join(SPLITS)}")
@@ -53,5 +53,5 @@ def pope_questions(scenes: Sequence[Scene], split: str, seed: int = 0) -> list[d
 
 
 def image_file(scene: Scene) -> str:
-    """Return the name of a scene's picture."""
+    """Return the file name of a scene's image."""
     return f"scene_{scene.number:06d}.png"

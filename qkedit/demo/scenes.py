@@ -1,11 +1,11 @@
-"""Seeded synthetic scenes with their truth: what is where, how far away, and how much of it can be seen.
+"""Seeded synthetic scenes with their ground truth: where each object is, how far away, and how much of it is visible.
 
     >>> from qkedit.demo.scenes import make_scene
     >>> scene = make_scene(seed=0, number=3)
     >>> scene.caption
     'A lake with a boat, a duck and a fish.'
 
-A scene is a function of its seed and number alone, so any of them can be made again without the others.
+A scene is a function of its seed and number alone, so any scene can be generated again without the others.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class SceneObject:
 
     Attributes:
         kind: one of `KINDS`.
-        box: left, top, right and bottom in pixels, as if nothing stood before it; right and bottom are outside.
+        box: left, top, right and bottom in pixels, including hidden parts; right and bottom are exclusive.
         depth: 0 at the front, 1 at the back.
-        visible: share of its pixels that nothing covers.
+        visible: the share of its pixels that nothing covers.
         contrast: its opacity, 0 to 1.
     """
 
@@ -56,10 +56,10 @@ class SceneObject:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture and the truth about it.
+    """An image and its ground truth.
 
     Attributes:
-        number: which scene of its seed.
+        number: the scene's number for its seed.
         theme: the place, one of `THEMES`.
         objects: from the front to the back; each kind at most once.
         image: uint8 `[H, W, 3]`.
@@ -81,7 +81,7 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        """One sentence that names the place and every object, hidden ones too, from the front to the back."""
+        """One sentence that names the place and every object, including hidden ones, from front to back."""
         *others, last = [with_article(kind) for kind in self.kinds]
         listed = f"{', '.join(others)} and {last}" if others else last
         return f"A {self.theme} with {listed}."
@@ -109,7 +109,7 @@ def make_scene(seed: int, number: int) -> Scene:
         ),
         image=picture.image,
         depth=picture.depth,
-        # Drawn from the back, listed from the front.
+        # Drawn from back to front, listed from front to back.
         instances=np.where(picture.instances < 0, -1, last - picture.instances).astype(np.int8),
     )
 
@@ -125,7 +125,7 @@ def question(kind: str) -> str:
 
 
 def with_article(kind: str) -> str:
-    """Return a word with "a" or "an" before it."""
+    """Return a word with its indefinite article."""
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
@@ -133,7 +133,7 @@ _MENTION = re.compile(rf"\b({'|'.join(KINDS)})\b")
 
 
 def mentions(caption: str) -> tuple[str, ...]:
-    """Return the kinds that a caption names, in order and with repeats. Its words are these and no synonyms."""
+    """Return the kinds that a caption names, in order and with repeats; synonyms do not count."""
     return tuple(_MENTION.findall(caption.lower()))
 
 

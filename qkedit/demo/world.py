@@ -1,8 +1,8 @@
-"""The demo's small world: kinds of objects, the places where they occur together, and their visibility.
+"""The demo's small world: the kinds of objects, the places where they occur together, and their visibility.
 
-The world is made so that a model which learns it has a reason to hallucinate, the one that real models have: objects
-of a place come in company (whoever sees a plate in a kitchen does well to expect a cup), and some objects are small,
-faint or half hidden, so that guessing the company pays more often than it fails.
+The world gives a model that learns it the same reason to hallucinate that real models have. Objects of a place occur
+together (a plate in a kitchen makes a cup likely), and some objects are small, faint or half hidden, so that guessing
+the likely companion is right more often than wrong.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Places, and what is there: the anchor first, then its partner, then what is seen there now and then.
+# The places and their objects: the anchor first, then its partner, then the occasional ones.
 THEMES: dict[str, tuple[str, ...]] = {
     "kitchen": ("plate", "cup", "fork", "apple"),
     "street": ("car", "lamp", "house", "bus"),
@@ -72,7 +72,7 @@ def place(generator: np.random.Generator, kinds: tuple[str, ...]) -> tuple[Place
     """Put objects into a scene, from the back to the front: what is far stands higher, is smaller and fainter."""
     depths = generator.random(len(kinds))
     placed: list[Placement] = []
-    # From the front, so that one behind another knows what it stands behind.
+    # From front to back, so that the position of the nearer object is known.
     for index in np.argsort(depths):
         depth = float(depths[index])
         size = (27 - 15 * depth) * generator.uniform(0.85, 1.15)
@@ -95,7 +95,7 @@ def place(generator: np.random.Generator, kinds: tuple[str, ...]) -> tuple[Place
 def _free_place(
     generator: np.random.Generator, placed: list[Placement], size: float, depth: float
 ) -> tuple[float, float]:
-    """Return the roomiest of a few random places at the height that a depth stands for."""
+    """Return the position with the most space among a few random ones at the height that belongs to a depth."""
     tries = [
         (generator.uniform(size / 2, IMAGE_SIZE - size / 2), 92 - 66 * depth + generator.normal(0, 8))
         for _ in range(6)

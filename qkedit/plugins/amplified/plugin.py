@@ -1,7 +1,7 @@
-"""Let every token of the answer attend to the image more, by its own scores: PAI's attention, and the middle layers'.
+"""Raise the attention of every answer token to the image, in proportion to its own scores: PAI and MiddleLayer.
 
-In some layers, the attention scores a of the prompt's last token and of every token of the answer are raised at image
-tokens before the softmax:
+In some layers, the attention scores a of the prompt's last token and of every answer token are raised at image tokens
+before the softmax:
 
     PAI (arXiv 2407.21771, equation 5)       a + α |a|
     MiddleLayer (arXiv 2411.16724)           a + α · mean over heads |a|
@@ -26,11 +26,11 @@ from qkedit.selection import check_layers, select_layers
 
 @dataclass(frozen=True, kw_only=True)
 class AmplifiedReport(PluginReport):
-    """What was done to one answer.
+    """The report on one answer.
 
     Attributes:
-        layers: in which layers scores were raised.
-        image_tokens: at how many columns, over all prompts.
+        layers: the layers in which scores were raised.
+        image_tokens: the number of columns at which they were raised, over all prompts.
     """
 
     layers: tuple[int, ...]
@@ -43,7 +43,7 @@ class PAIAttention:
 
     Attributes:
         alpha: α, the strength.
-        layers: of the decoder; None for all from the third on. Sliding layers are left out.
+        layers: the decoder layers; None for all from the third on. Sliding layers are skipped.
     """
 
     name: ClassVar[str] = "pai-attention"
@@ -67,8 +67,9 @@ class MiddleLayer:
     """Settings of MiddleLayer.
 
     Attributes:
-        alpha: α, the strength. The paper chooses it by the model; this default is ours.
-        layers: of the decoder; None for 5 to 17 of 32, and the same shares of other depths. Sliding ones are left out.
+        alpha: α, the strength. The paper chooses it per model; this default is ours.
+        layers: the decoder layers; None for 5 to 17 of 32, and the same shares of other depths. Sliding layers are
+            skipped.
     """
 
     name: ClassVar[str] = "middle-layer"
@@ -97,13 +98,13 @@ class BoundAmplifier:
     over_heads: bool
 
     def start_decoding(self, generation: Generation) -> RaisedScores:
-        """Begin one call of `generate`. Raises UsageError for settings that it cannot follow."""
+        """Begin one call of `generate`. Raises UsageError for settings that are not supported."""
         refuse_settings(generation, (*OF_EVERY_STEP, "past_key_values", "inputs_embeds", "use_cache"), self.name)
         return RaisedScores(self, generation)
 
 
 class RaisedScores(DecodingEdit):
-    """What happens to one request."""
+    """The edit of one request's attention scores."""
 
     def __init__(self, plugin: BoundAmplifier, generation: Generation) -> None:
         self._plugin = plugin
@@ -113,10 +114,10 @@ class RaisedScores(DecodingEdit):
         self.scored_layers = frozenset(plugin.layers if self._tokens else ())
 
     def edit_scores(self, layer: int, scores: Tensor) -> Tensor:
-        """Return the scores, raised at image tokens."""
+        """Return the scores, with those at image tokens raised."""
         size = scores.abs()
         raised = size.mean(dim=1, keepdim=True) if self._plugin.over_heads else size
-        # Beams and several answers have the image of their prompt.
+        # Beams and several answers share the image of their prompt.
         image = self._image.repeat_interleave(len(scores) // len(self._image), dim=0).to(scores.device)
         edited = scores.clone()
         prompt = edited[..., : image.shape[1]]
@@ -124,7 +125,7 @@ class RaisedScores(DecodingEdit):
         return edited
 
     def report(self) -> AmplifiedReport:
-        """Return what was done."""
+        """Return the report."""
         return AmplifiedReport(
             layers=tuple(sorted(self.scored_layers)),
             image_tokens=self._tokens,
@@ -136,7 +137,7 @@ def _layers(name: str, chosen: str, modules: VLMModules) -> tuple[int, ...]:
     """Return the chosen layers that attend to every column.
 
     Raises:
-        UsageError: there is no such layer among them.
+        UsageError: none of them does.
         UnsupportedForm: the model caps its attention scores.
     """
     if getattr(modules.text_config, "attn_logit_softcapping", None):

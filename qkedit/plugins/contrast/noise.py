@@ -1,4 +1,4 @@
-"""Noise on the pixels that a processor made, as diffusion models add it in their forward process."""
+"""Add noise to a processor's pixel values, as the forward process of diffusion models does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STEPS = 1000
 
 @cache
 def signal_shares() -> tuple[float, ...]:
-    """Return ᾱ of every noise step, the share of the picture's variance that is left.
+    """Return ᾱ of every noise step, the share of the image's variance that is left.
 
     A sigmoid schedule: β_t = σ(x_t) (0.005 − 10⁻⁵) + 10⁻⁵ with x from −6 to 6, and ᾱ_t = Π (1 − β_i). (VCD, arXiv
     2311.16922, section 3.1, and its published schedule.)
@@ -28,14 +28,14 @@ def with_noise(inputs: Mapping[str, Any], config: Any, step: int, seed: int) -> 
     """Return the `pixel_values` of a request with noise: √ᾱ x + √(1 − ᾱ) ε.
 
     ε depends on the seed alone and is the same for every image and every tile, so that an image gets the same noise
-    alone and in a batch. Frames of one image (Qwen) share it. Padding, where all channels are zero, stays as it is.
+    alone and in a batch. Frames of one image (Qwen) share it. Padding, where all channels are zero, is not changed.
 
     Args:
-        inputs: what the image encoder is given: `pixel_values` `[…, channels, height, width]`, or flattened patches
+        inputs: the image encoder's inputs: `pixel_values` `[…, channels, height, width]`, or flattened patches
             `[patches, channels · frames · size²]` with `image_grid_thw`.
-        config: the whole model's.
-        step: from 0 (hardly any) to 999 (hardly anything else).
-        seed: of ε.
+        config: the config of the whole model.
+        step: the noise step, from 0 (hardly any noise) to 999 (almost only noise).
+        seed: the seed of ε.
     """
     pixels: Tensor = inputs["pixel_values"]
     share = signal_shares()[step]
@@ -61,5 +61,5 @@ def _of_patches(pixels: Tensor, grids: Tensor, config: Any, seed: int) -> Tensor
 
 
 def _draw(shape: tuple[int, ...], seed: int) -> Tensor:
-    # On the CPU, so that every device gets the same.
+    # Drawn on the CPU, so that every device gets the same noise.
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

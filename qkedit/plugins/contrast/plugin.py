@@ -1,4 +1,4 @@
-"""Contrastive decoding: weigh the model's logits against those of a branch that was given less."""
+"""Contrastive decoding: contrast the model's logits with those of a branch that sees less."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from qkedit.plugins.core.generation_limits import OF_A_BRANCH, refuse_settings
 from qkedit.plugins.core.grid import image_grids
 from qkedit.plugins.core.report import PluginReport
 
-# What else belongs to a prompt among the arguments of `generate`; what is of images goes with them.
+# The other arguments of `generate` that belong to a prompt's text; those that belong to images are dropped with them.
 _OF_IMAGES = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes", "image_position_ids")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastReport(PluginReport):
-    """What a contrast did to one answer.
+    """The report of a contrast on one answer.
 
     Attributes:
-        steps: decoding steps that had a branch; 0 without images, or where it weighs nothing.
-        likeliest_changed: share of the steps, over all prompts, whose likeliest token is another one than the model's.
+        steps: the number of decoding steps with a branch; 0 without images, or if the branch has no weight.
+        likeliest_changed: the share of steps, over all prompts, whose likeliest token differs from the model's.
         signal_share: ᾱ of the noise, the share of the image's variance that the branch sees; None without noise.
     """
 
@@ -43,11 +43,12 @@ class BoundContrast:
     """A contrast on one model.
 
     Attributes:
-        name: of the method.
-        weight: α of the t-th token, counted from 0; None for 0 always.
-        beta: of the plausibility cut.
-        noise: step and seed of the noise on the branch's image; None for none.
-        sentence: tokens behind the branch's image; None for none. Without both, the branch has no image at all.
+        name: the method's name.
+        weight: α as a function of the token's number, from 0; None for 0 always.
+        beta: β of the plausibility cut.
+        noise: step and seed of the noise on the branch's image; None for no noise.
+        sentence: the tokens after the branch's image; None for none. Without noise and sentence, the branch has no
+            image.
     """
 
     name: str
@@ -57,7 +58,7 @@ class BoundContrast:
     sentence: tuple[int, ...] | None = None
 
     def start_decoding(self, generation: Generation) -> Contrast:
-        """Begin one call of `generate`. Raises UsageError for settings under which there can be no branch."""
+        """Begin one call of `generate`. Raises UsageError for settings that do not support a branch."""
         if generation.inputs.get("pixel_values") is None:
             return Contrast(self, None, has_images=False)
         if self.weight is None:
@@ -78,7 +79,7 @@ class BoundContrast:
 
 
 class Contrast(DecodingEdit):
-    """What happens to one request."""
+    """The contrast for one request."""
 
     def __init__(self, plugin: BoundContrast, branch: Branch | None, *, has_images: bool) -> None:
         self._plugin = plugin
@@ -110,7 +111,7 @@ class Contrast(DecodingEdit):
             self._branch.close()
 
     def report(self) -> ContrastReport:
-        """Return what was done."""
+        """Return the report."""
         noise = self._plugin.noise
         return ContrastReport(
             steps=self._steps,
@@ -121,15 +122,15 @@ class Contrast(DecodingEdit):
 
 
 def sentence_tokens(sentence: str, tokenizer: Any, model: Any) -> tuple[int, ...]:
-    """Return the tokens of a sentence, without those that begin or end a text.
+    """Return the tokens of a sentence, without special tokens at its beginning and end.
 
     Args:
         sentence: the text.
-        tokenizer: None loads the one beside the model's weights.
+        tokenizer: the model's tokenizer; None loads it from the model's directory.
         model: the model.
 
     Raises:
-        UsageError: there is no tokenizer beside the weights.
+        UsageError: the model's directory has no tokenizer.
     """
     from transformers import AutoTokenizer
 

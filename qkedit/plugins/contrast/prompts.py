@@ -1,4 +1,4 @@
-"""The prompts of a contrasted branch: without their images, or with a sentence behind them."""
+"""The prompts of a contrasted branch: without their images, or with a sentence after the last image."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor
 
 from qkedit.plugins.core.grid import ImageGrids
 
-# Inputs that have a number for each token.
+# Inputs with one number per token.
 PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
 def without_images(inputs: Mapping[str, Any], grids: ImageGrids) -> dict[str, Tensor]:
     """Return the text of prompts as model inputs, padded on the left.
 
-    An image goes with all that is between its first and its last token (rows of tiles, newlines). Marks around it
-    stay: to the model they are text.
+    Everything from an image's first to its last token is removed, including newline tokens and tile separators. The
+    tokens that mark its start and end stay: to the model they are text.
 
     Args:
-        inputs: of the prompts with their images; only those with a number for each token are looked at.
-        grids: where the images are.
+        inputs: the model inputs of the prompts with their images; only inputs with one number per token are used.
+        grids: the positions of the images.
     """
     kept = _real(inputs)
     for extent in grids.extents:
@@ -31,13 +31,13 @@ def without_images(inputs: Mapping[str, Any], grids: ImageGrids) -> dict[str, Te
 
 
 def with_sentence(inputs: Mapping[str, Any], grids: ImageGrids, sentence: Sequence[int]) -> dict[str, Tensor]:
-    """Return prompts with a sentence right behind their last image as model inputs, padded on the left.
+    """Return prompts with a sentence right after their last image as model inputs, padded on the left.
 
-    One token is between image and sentence: the mark that ends an image, or the newline that templates put there.
+    One token stays between image and sentence: the one that ends an image, or the newline that templates put there.
 
     Args:
         inputs, grids: as for `without_images`.
-        sentence: its tokens.
+        sentence: the tokens of the sentence.
     """
     rows = []
     for number, row in enumerate(_real(inputs)):
@@ -49,13 +49,13 @@ def with_sentence(inputs: Mapping[str, Any], grids: ImageGrids, sentence: Sequen
 
 
 def _real(inputs: Mapping[str, Any]) -> Tensor:
-    """Return which columns are not padding, `[batch, length]` bool on the CPU."""
+    """Return the mask of columns that are not padding, `[batch, length]` bool on the CPU."""
     mask = inputs.get("attention_mask")
     return torch.ones(inputs["input_ids"].shape, dtype=torch.bool) if mask is None else mask.detach().bool().cpu()
 
 
 def _rebuilt(inputs: Mapping[str, Any], rows: Sequence[Tensor], sentence: Sequence[int]) -> dict[str, Tensor]:
-    """Return the inputs with other columns: `rows[i]` are the columns of row i, or −1 − the place in the sentence."""
+    """Return the inputs with other columns: `rows[i]` lists row i's columns, or −1 − an index into the sentence."""
     length = max(row.numel() for row in rows)
     ids: Tensor = inputs["input_ids"]
     given = {name: inputs[name] for name in PER_TOKEN if inputs.get(name) is not None}

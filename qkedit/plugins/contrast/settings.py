@@ -1,10 +1,11 @@
-"""The published contrastive methods as settings: what the branch is given, and how much it weighs.
+"""The published contrastive methods as settings: the inputs of the branch, and its weight.
 
-Each of them replaces the logits l of the next token by
+Each method replaces the logits l of the next token with
 
     (1 + α_t) l − α_t l′      where  l ≥ log β + max l,  else −∞
 
-with l′ those of a branch that was given less: a noisy image (VCD), a disturbing sentence (ICD), no image (M3ID, PAI).
+where l′ are the logits of a branch that sees less: a noisy image (VCD), a disturbing sentence (ICD) or no image (M3ID,
+PAI).
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ DISTURBING_SENTENCE = "You are a confused object detector."
 
 @dataclass(frozen=True)
 class VCD:
-    """Settings of VCD (Visual Contrastive Decoding, arXiv 2311.16922): the branch sees the image with noise.
+    """Settings of VCD (Visual Contrastive Decoding, arXiv 2311.16922): the branch sees a noisy image.
 
     Attributes:
-        alpha: α, how much the branch weighs. With 0 there is no branch, and only the plausibility cut is left: the
+        alpha: α, the weight of the branch. With 0 there is no branch, and only the plausibility cut is left: the
             control of every contrast, which does not change greedy search.
-        beta: β, the plausibility cut: tokens less likely than β times the likeliest one are left out; 0 for none.
-        step: of the noise, of 1000; 500 is published for questions and captions.
-        seed: of the noise.
+        beta: β, the plausibility cut: tokens less likely than β times the likeliest one are excluded; 0 for no cut.
+        step: the noise step, of 1000; 500 is published for questions and captions.
+        seed: the seed of the noise.
     """
 
     name: ClassVar[str] = "vcd"
@@ -58,12 +59,12 @@ class VCD:
 
 @dataclass(frozen=True)
 class ICD:
-    """Settings of ICD (Instruction Contrastive Decoding, arXiv 2403.18715): the branch is disturbed by a sentence.
+    """Settings of ICD (Instruction Contrastive Decoding, arXiv 2403.18715): a sentence disturbs the branch.
 
     Attributes:
         alpha, beta: as in VCD.
-        sentence: what is put right behind the image.
-        tokenizer: the model's; None loads the one beside the model's weights.
+        sentence: the sentence that is inserted after the image.
+        tokenizer: the model's tokenizer; None loads it from the model's directory.
     """
 
     name: ClassVar[str] = "icd"
@@ -80,18 +81,18 @@ class ICD:
             raise UsageError("there is no sentence", where="icd sentence", remedy="give one")
 
     def bind(self, modules: VLMModules) -> BoundContrast:
-        """Find the sentence's tokens. Raises UsageError where the tokenizer cannot be loaded."""
+        """Find the sentence's tokens. Raises UsageError if the tokenizer cannot be loaded."""
         sentence = sentence_tokens(self.sentence, self.tokenizer, modules.model)
         return BoundContrast(self.name, _constant(self.alpha), self.beta, sentence=sentence)
 
 
 @dataclass(frozen=True)
 class M3ID:
-    """Settings of M3ID (arXiv 2403.14003): the branch sees no image and weighs more with every token.
+    """Settings of M3ID (arXiv 2403.14003): the branch sees no image, and its weight grows with every token.
 
     Attributes:
-        decay: λ of the weight α_t = (1 − e^(−λt)) / e^(−λt) at the t-th token, counted from 0: the first token, and so
-            the answer to most yes-or-no questions, is the model's own.
+        decay: λ in the weight α_t = (1 − e^(−λt)) / e^(−λt) at the t-th token, counted from 0. So the first token,
+            and with it the answer to most yes-or-no questions, is the model's own.
         beta: as in VCD.
     """
 
@@ -116,7 +117,7 @@ class PAIContrast:
     """Settings of the contrast of PAI (arXiv 2407.21771, equation 9): γ log p + (1 − γ) log p′, p′ without the image.
 
     Attributes:
-        gamma: γ, at least 1, which is the model itself. In the terms of the other methods, α = γ − 1.
+        gamma: γ, at least 1; with 1 the model is unchanged. In the other methods' terms, α = γ − 1.
         beta: as in VCD.
     """
 

@@ -1,4 +1,4 @@
-"""DeCo (arXiv 2410.11779): let the layer that is surest of a plausible token before the last one have a say."""
+"""DeCo (arXiv 2410.11779): add the logits of the earlier layer that is most confident in a plausible token."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _FIRST, _LAST = 0.625, 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class DeCoReport(PluginReport):
-    """What DeCo did to one answer.
+    """The report of DeCo on one answer.
 
     Attributes:
-        steps: decoding steps.
-        chosen: how often each layer was the one that was listened to, over all prompts.
-        likeliest_changed: share of the steps, over all prompts, whose likeliest token is another one than the model's.
+        steps: the number of decoding steps.
+        chosen: how often each layer was chosen, over all prompts.
+        likeliest_changed: the share of steps, over all prompts, whose likeliest token differs from the model's.
     """
 
     steps: int
@@ -41,9 +41,9 @@ class DeCo:
     """Settings of DeCo.
 
     Attributes:
-        alpha: α, the weight of the earlier layer's logits, beside its own certainty.
-        layers: the candidates, such as 20-28; None for 0.625 to 0.9 of the depth.
-        top_p, top_k: which tokens are plausible: the likeliest that make up `top_p`, `top_k` at most.
+        alpha: α, the weight of the earlier layer's logits, which is multiplied by that layer's confidence.
+        layers: the candidate layers, such as 20-28; None for 0.625 to 0.9 of the depth.
+        top_p, top_k: the plausible tokens: the likeliest that make up `top_p` of the probability, `top_k` at most.
     """
 
     name: ClassVar[str] = "deco"
@@ -82,16 +82,16 @@ class BoundDeCo:
     layers: tuple[int, ...]
 
     def start_decoding(self, generation: Generation) -> LayerCorrection:
-        """Begin one call of `generate`. Raises UsageError for settings that it cannot follow, beams among them.
+        """Begin one call of `generate`. Raises UsageError for settings that are not supported, such as beam search.
 
-        Corrected logits of different beams are not on one scale.
+        Corrected logits of different beams are not on the same scale.
         """
         refuse_settings(generation, (*OF_EVERY_STEP, "num_beams"), DeCo.name)
         return LayerCorrection(self)
 
 
 class LayerCorrection(DecodingEdit):
-    """What happens to one request."""
+    """The correction for one request."""
 
     def __init__(self, plugin: BoundDeCo) -> None:
         self._plugin = plugin
@@ -122,7 +122,7 @@ class LayerCorrection(DecodingEdit):
         return edited
 
     def report(self) -> DeCoReport:
-        """Return what was done."""
+        """Return the report."""
         return DeCoReport(
             steps=self._steps,
             chosen={layer: count for layer, count in self._chosen.items() if count},
@@ -131,9 +131,9 @@ class LayerCorrection(DecodingEdit):
 
 
 def plausible_tokens(logits: Tensor, top_p: float, top_k: int) -> Tensor:
-    """Return which tokens are plausible, `[batch, vocabulary]` bool.
+    """Return the mask of plausible tokens, `[batch, vocabulary]` bool.
 
-    They are the likeliest ones, as many as it takes to make up `top_p` of the probability, and `top_k` at most.
+    They are the likeliest tokens that together make up `top_p` of the probability, and at most `top_k` of them.
     """
     probabilities, tokens = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
     before = probabilities.cumsum(dim=-1) - probabilities  # what the likelier ones make up

@@ -1,4 +1,4 @@
-"""DoLa (Decoding by Contrasting Layers, arXiv 2309.03883): what the last layer says more than an early one."""
+"""DoLa (Decoding by Contrasting Layers, arXiv 2309.03883): contrast the last layer with an early one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from qkedit.selection import check_layers, select_layers
 
 @dataclass(frozen=True, kw_only=True)
 class DoLaReport(PluginReport):
-    """What DoLa did to one answer.
+    """The report of DoLa on one answer.
 
     Attributes:
-        steps: decoding steps.
-        chosen: how often each layer was the one that was contrasted, over all prompts.
+        steps: the number of decoding steps.
+        chosen: how often each layer was chosen for the contrast, over all prompts.
     """
 
     steps: int
@@ -36,10 +36,11 @@ class DoLa:
     """Settings of DoLa.
 
     Attributes:
-        layers: the candidates: every second layer of the first half ("low", published for long answers) or of the
-            second half ("high", for short ones), or layers by their numbers. The embeddings are not among them.
-        beta: tokens less likely than this share of the likeliest are left out.
-        norm: apply the final norm to the early state ("final"), or not, as the published code ("published").
+        layers: the candidate layers: every second layer of the first half ("low", published for long answers) or of
+            the second half ("high", for short ones), or layers by their numbers. The embeddings are never a candidate.
+        beta: tokens less likely than this share of the likeliest one are excluded.
+        norm: whether the final norm is applied to the early state ("final"), or not, as in the published code
+            ("published").
     """
 
     name: ClassVar[str] = "dola"
@@ -82,13 +83,13 @@ class BoundDoLa:
     normed: bool
 
     def start_decoding(self, generation: Generation) -> LayerContrast:
-        """Begin one call of `generate`. Raises UsageError for settings that it cannot follow."""
+        """Begin one call of `generate`. Raises UsageError for settings that are not supported."""
         refuse_settings(generation, OF_EVERY_STEP, DoLa.name)
         return LayerContrast(self)
 
 
 class LayerContrast(DecodingEdit):
-    """What happens to one request."""
+    """The contrast for one request."""
 
     def __init__(self, plugin: BoundDoLa) -> None:
         self._plugin = plugin
@@ -117,15 +118,15 @@ class LayerContrast(DecodingEdit):
         )
 
     def report(self) -> DoLaReport:
-        """Return what was done."""
+        """Return the report."""
         return DoLaReport(steps=self._steps, chosen={layer: n for layer, n in self._chosen.items() if n})
 
 
 def divergence(final: Tensor, candidates: Tensor) -> Tensor:
-    """Return how far each candidate is from the final distribution, `[layers, batch]`.
+    """Return the divergence of each candidate from the final distribution, `[layers, batch]`.
 
     ½ (KL(m ‖ p) + KL(m ‖ q)) with m = (p + q) / 2: the published code's form of the Jensen–Shannon divergence, which
-    has the arguments of KL the other way round.
+    swaps the arguments of KL.
 
     Args:
         final: log p, `[batch, vocabulary]`.

@@ -1,4 +1,4 @@
-"""Logits that the model's head gives the states of earlier layers."""
+"""The logits that the model's output head computes from the states of earlier layers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _TOLERANCE = 2e-2
 
 
 class LayerLogits:
-    """The states of one forward pass behind some layers, and what the head makes of them.
+    """The states after some layers in one forward pass, and their logits.
 
     Args:
         modules: the model's modules.
-        name: of the plug-in, for messages.
+        name: the plug-in's name, for messages.
 
     Raises:
-        UnsupportedForm: the model has no final norm or no head where they are known to be.
+        UnsupportedForm: the model's final norm or output head is not in a known place.
     """
 
     def __init__(self, modules: VLMModules, name: str) -> None:
@@ -41,16 +41,16 @@ class LayerLogits:
             )
 
     def see(self, layer: int, hidden: Tensor) -> None:
-        """Take the state of the last token behind a layer, `[batch, D]`."""
+        """Store the state of the last token after a layer, `[batch, D]`."""
         self._states[layer] = hidden
 
     def of(self, layers: tuple[int, ...], logits: Tensor, *, normed: bool = True) -> Tensor:
-        """Return the logits behind some layers, `[layers, batch, vocabulary]` float32.
+        """Return the logits after some layers, `[layers, batch, vocabulary]` float32.
 
         Args:
-            layers: that have been seen, beside the last one.
-            logits: the model's own, `[batch, vocabulary]`.
-            normed: apply the final norm before the head.
+            layers: layers whose states were stored; that of the last layer must be stored too.
+            logits: the model's own logits, `[batch, vocabulary]`.
+            normed: whether the final norm is applied before the head.
 
         Raises:
             UnsupportedForm: the head of the last layer's state does not give the model's own logits.

@@ -1,8 +1,8 @@
-"""VAF (Visual Amplification Fusion, of ClearSight, arXiv 2503.13107): let what follows the image attend to it more.
+"""VAF (Visual Amplification Fusion, ClearSight, arXiv 2503.13107): raise the attention of later tokens to the image.
 
-In some middle layers, the attention scores of every token behind the image are scaled before the softmax: those of
-image tokens by `image`, those of the tokens before the image by `before`. A score is a product with a key, and only
-tokens behind the image read the cache, so its keys are scaled once, when the last image token is in it.
+In some middle layers, the attention scores of every token after the image are scaled before the softmax: those at
+image tokens by `image`, those at tokens before the image by `before`. A score is a product with a key, and only
+tokens after the image read the cache, so its keys are scaled once, when the last image token is in it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _FIRST, _LAST = 9 / 32, 14 / 32
 
 @dataclass(frozen=True, kw_only=True)
 class VAFReport(PluginReport):
-    """What VAF did to one request.
+    """The report of VAF on one request.
 
     Attributes:
-        layers: in which layers keys were scaled.
-        image_tokens: how many keys of image tokens were scaled in each, over all prompts.
-        tokens_before: how many keys before the first image.
+        layers: the layers in which keys were scaled.
+        image_tokens: the number of image-token keys that were scaled per layer, over all prompts.
+        tokens_before: the number of keys before the first image that were scaled per layer.
     """
 
     layers: tuple[int, ...]
@@ -45,9 +45,9 @@ class VAF:
     """Settings of VAF.
 
     Attributes:
-        layers: of the decoder, such as 9-14; None for the same shares of other depths.
-        image: factor of the scores of image tokens (β in the paper).
-        before: factor of the scores of the tokens before the first image (α in the paper).
+        layers: the decoder layers, such as 9-14; None for 9-14 of 32, and the same shares of other depths.
+        image: the factor for scores at image tokens (β in the paper).
+        before: the factor for scores at tokens before the first image (α in the paper).
     """
 
     name: ClassVar[str] = "vaf"
@@ -68,8 +68,8 @@ class VAF:
         """Check the settings against a model.
 
         Raises:
-            UsageError: it does not have these layers.
-            UnsupportedForm: it caps its attention scores, so that scaling keys does not scale them.
+            UsageError: the model does not have these layers.
+            UnsupportedForm: the model caps its attention scores, so that scaling keys does not scale them.
         """
         if getattr(modules.text_config, "attn_logit_softcapping", None):
             raise UnsupportedForm(
@@ -95,7 +95,7 @@ class BoundVAF:
 
 
 class ScaledKeys(RequestEdit):
-    """What happens to one request."""
+    """The edit of one request's cache."""
 
     def __init__(self, plugin: BoundVAF, prefill: Prefill) -> None:
         self._plugin = plugin
@@ -123,5 +123,5 @@ class ScaledKeys(RequestEdit):
                 keys.copy_((keys.float() * held[:, None]).to(keys.dtype))
 
     def report(self) -> VAFReport:
-        """Return what was scaled."""
+        """Return the report."""
         return VAFReport(layers=self._plugin.layers, image_tokens=int(self._image.sum()), tokens_before=self._before)
