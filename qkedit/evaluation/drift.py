@@ -1,19 +1,19 @@
 """Measure how far an edit moves a model on the user's own images, before any benchmark.
 
-The base answers the prompt about each image by greedy search. The edited model is then led along the base's answer,
-token by token, so that both are asked for the next token after the same text:
+The base answers the prompt about each image with greedy search. The edited model is then forced along the base's
+answer, token by token, so that both predict the next token after the same text:
 
     kl         Σ p_base (log p_base − log p_edited) over the vocabulary, in nats, mean over all positions
     agreement  share of positions where the most probable next token is the same
 
-and it answers freely:
+Then it generates its own answer:
 
-    overlap    F1 of the words that both answers have, repeats counted (ROUGE-1 F, Lin 2004), mean over images
+    overlap    F1 of the words that both answers share, counting repeats (ROUGE-1 F, Lin 2004), mean over images
     identical  share of images with the same answer
 
-Being led is generation with the tokens given, so that plug-ins, caches and positions are those of real use. The models
-are loaded one after the other; of the base its logits are kept in main memory: 2 bytes (16-bit models) × vocabulary ×
-tokens, 20 MB per image for 64 tokens of 152,000.
+Forcing is generation with given tokens, so that plug-ins, caches and positions are those of real use. The models are
+loaded one after the other; the base's logits are kept in main memory: 2 bytes (16-bit models) × vocabulary × tokens,
+20 MB per image for 64 tokens with a vocabulary of 152,000.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class ImageDrift:
     """The drift of the answer about one image.
 
     Attributes:
-        image: its file.
-        kl: of each position of the base's answer, its end included, in nats.
+        image: the image file.
+        kl: the divergence at each position of the base's answer, including its end, in nats.
         agrees: whether the most probable next token is the same, for each position.
         base: the base's answer.
         edited: the edited model's own answer.
@@ -91,9 +91,9 @@ class Drift:
     """The drift of the answers about some images.
 
     Attributes:
-        images: one by one.
-        base_template: the chat template of the base, as records of runs have it; None for the bare prompt.
-        template: that of the edited model.
+        images: the drift of each image.
+        base_template: the base's chat template, in the form of run records; None for the bare prompt.
+        template: the edited model's chat template.
     """
 
     images: tuple[ImageDrift, ...]
@@ -162,14 +162,14 @@ def drift(
     Args:
         base: the model before: a directory, a hub id, an alias or `demo`.
         edited: the model after; the same as `base` where plug-ins or `edits` alone make the difference.
-        images: picture files.
-        prompt: what both are asked about each.
-        plugins: attached to the edited model.
-        edits: directories of edits of the edited model, which are put into its loaded weights together.
-        base_revision: of a base on the hub.
-        revision: of an edited model on the hub.
-        max_new_tokens: of an answer.
-        on_image: told how many answers of how many are done, in both models.
+        images: the image files.
+        prompt: the question about each image.
+        plugins: the plug-ins attached to the edited model.
+        edits: directories of edits, which are applied together to the loaded weights of the edited model.
+        base_revision: the revision of a base on the hub.
+        revision: the revision of an edited model on the hub.
+        max_new_tokens: the maximum length of an answer.
+        on_image: called with the number of finished answers and their total, over both models.
         loading: `device`, `dtype` and the other arguments of `load`, for both models.
 
     Raises:
@@ -197,7 +197,7 @@ def drift(
         answers.append(_answer(loaded, image, prompt, max_new_tokens))
         on_image(number + 1, total)
     if (edited, revision) != (base, base_revision):
-        # Two large models need not fit side by side.
+        # Two large models need not fit in memory together.
         del loaded
         gc.collect()
         if torch.cuda.is_available():
@@ -216,7 +216,7 @@ def drift(
 
 
 def pictures_in(place: Path, limit: int | None = None) -> tuple[tuple[Path, ...], int]:
-    """Return the pictures of a directory by name, at most `limit`, and how many there are; a file stands for itself.
+    """Return at most `limit` image files of a directory, sorted by name, and their total number; a file counts as one.
 
     Raises:
         UsageError: there is no such place or no picture in it.
@@ -233,7 +233,7 @@ def pictures_in(place: Path, limit: int | None = None) -> tuple[tuple[Path, ...]
 
 @dataclass(frozen=True)
 class _Answered:
-    """An answer with the logits each token of it was chosen from, [tokens, vocabulary]."""
+    """An answer with the logits from which each token was chosen, [tokens, vocabulary]."""
 
     text: str
     tokens: tuple[int, ...]
@@ -243,7 +243,7 @@ class _Answered:
 def _answer(
     loaded: LoadedModel, image: Path, prompt: str, max_new_tokens: int, given: Sequence[int] = ()
 ) -> _Answered:
-    """Answer by greedy search, or along the tokens that are given."""
+    """Return an answer by greedy search, or along the given tokens."""
     import torch
     from transformers import LogitsProcessorList
 
@@ -281,7 +281,7 @@ def _compact(logits: Tensor, dtype: Any) -> Tensor:
 
 
 def _drift_of(loaded: LoadedModel, image: Path, prompt: str, base: _Answered, max_new_tokens: int) -> ImageDrift:
-    """Lead a model along the base's answer and let it answer by itself."""
+    """Force a model along the base's answer, and let it generate its own."""
     import torch
 
     led = _answer(loaded, image, prompt, max_new_tokens, given=base.tokens)

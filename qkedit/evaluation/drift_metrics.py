@@ -22,7 +22,7 @@ _WORDS = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
 def word_f1(one: str, other: str) -> float:
-    """Return the F1 of the words that two texts have in common, repeats counted, case not; 1 for two empty ones."""
+    """Return the F1 of the words that two texts share, counting repeats and ignoring case; 1 for two empty texts."""
     first, second = (Counter(_WORDS.findall(text.lower())) for text in (one, other))
     if not first and not second:
         return 1.0

@@ -1,8 +1,8 @@
-"""The contract of a benchmark: a class that owns its questions, its rules, its metrics and the files it needs.
+"""The interface of a benchmark: a class that owns its questions, its rules, its metrics and the files it needs.
 
-A benchmark of this package is one module or one folder next to this file; another package names its class by an entry
-point (docs/adding-a-benchmark.md). A subclass sets the attributes and writes `read_questions` and `judge`; the rest
-has a meaning by default.
+A benchmark of this package is one module or one folder next to this file; another package names its class with an
+entry point (docs/adding-a-benchmark.md). A subclass sets the attributes and implements `read_questions` and `judge`;
+the rest has defaults.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ class Benchmark(ABC):
     """One benchmark.
 
     Attributes:
-        name: as the command line and JSON have it.
-        title: as its paper has it.
-        paper: its arXiv number; empty where there is none.
+        name: the name on the command line and in JSON.
+        title: the name in its paper.
+        paper: its arXiv number; empty without one.
         rules: parsers or variants, the default first.
         rule_kind: `parser` or `variant`.
-        splits: all splits there are; none where the user may call one anything.
-        aggregates: those of the splits that are made up of others.
-        ids_restart_per_split: whether ids begin anew in each split, so that only its name tells splits apart.
-        max_new_tokens: how long an answer may be; as published for captions, ample for yes and no elsewhere.
-        files: further files that `read_questions` takes, by names that become options of `score`.
+        splits: all splits; empty if users may name a split freely.
+        aggregates: the splits that are totals over other splits.
+        ids_restart_per_split: whether ids start again in each split, so that only the split's name distinguishes them.
+        max_new_tokens: the maximum length of an answer; the published one for captions, ample for yes-or-no questions.
+        files: further files that `read_questions` accepts, by names that become options of `score`.
         metrics: every metric that a score can have, with its direction and unit.
-        item_kinds: the kinds of items that its scores have and its metrics take.
-        optional_metrics: those of the metrics that `judge` takes only where a user asks for them, as they take long.
-        also: which of them are asked for; see `with_metrics`.
+        item_kinds: the kinds of items that its scores have and its metrics accept.
+        optional_metrics: slow metrics, which `judge` computes only if a user asks for them.
+        also: the optional metrics that the user asked for; see `with_metrics`.
     """
 
     name: ClassVar[str]
@@ -63,8 +63,8 @@ class Benchmark(ABC):
         Args:
             data: the directory with the published files, or one such file.
             split: one of its splits.
-            rule: the parser or variant they will be scored by; None for the default.
-            files: those of `self.files` that were given.
+            rule: the parser or variant for their scoring; None for the default.
+            files: the files given for `self.files`.
 
         Raises:
             QkeditError: there is no such split, a file is missing, or it does not hold questions.
@@ -83,9 +83,9 @@ class Benchmark(ABC):
         """Return the score of one split.
 
         Args:
-            questions: of the split, or of all of its benchmark's set.
-            answers: in any order.
-            split: its name.
+            questions: the questions of the split, or of the whole set that it is a part of.
+            answers: the answers, in any order.
+            split: the split's name.
             rule: one of `self.rules`; None for the default.
             allow_missing: leave out questions without an answer instead of refusing.
 
@@ -94,7 +94,7 @@ class Benchmark(ABC):
         """
 
     def splits_below(self, data: Path) -> tuple[str, ...]:
-        """Return the splits whose questions are below a directory; asked only where ids begin anew in each."""
+        """Return the splits whose questions are below a directory; called only if `ids_restart_per_split`."""
         return self.splits
 
     def load_answers(self, file: Path) -> tuple[Answer, ...]:
@@ -102,20 +102,20 @@ class Benchmark(ABC):
         return read_answers(file)
 
     def splits_answered(self, questions: Sequence[Question], answers: Sequence[Answer]) -> tuple[str | None, ...]:
-        """Return the splits that these answers allow to score, where none is named; empty if nothing is answered."""
+        """Return the splits to score for these answers if none is named; empty if nothing is answered."""
         return (None,)
 
     def metrics_of(self, items: Sequence[Item]) -> tuple[Metric, ...]:
-        """Return the metrics that these items of one split have; items decide where a metric needs to know them."""
+        """Return the metrics of these items of one split, which may depend on the items."""
         return self.metrics
 
     def takes_shown_images(self, split: str | None) -> bool:
-        """Whether only questions about images that are there are asked: truth may be known of many more."""
+        """Whether only questions about existing images are asked, where the ground truth covers many more."""
         return False
 
     @property
     def single_question_set(self) -> bool:
-        """Whether all splits are parts of one set of questions, so that an id alone tells whose answer it is."""
+        """Whether all splits are parts of one set of questions, so that an id alone identifies a question."""
         return bool(self.splits) and not self.ids_restart_per_split
 
     def load_questions(
@@ -133,7 +133,7 @@ class Benchmark(ABC):
         return self.read_questions(data, split, rule, files or {})
 
     def splits_in(self, data: Path) -> tuple[str | None, ...]:
-        """Return the splits to ask one after another so that all questions below `data` are asked.
+        """Return the splits that together contain all questions below `data`.
 
         Raises:
             QkeditError: there are no questions of a benchmark that comes in one file per split.
@@ -149,7 +149,7 @@ class Benchmark(ABC):
     def answered_splits(
         self, questions: Sequence[Question], answers: Sequence[Answer], split: str | None = None
     ) -> tuple[str | None, ...]:
-        """Return the splits to score: the one that is named, else those parts of the questions that are answered.
+        """Return the splits to score: the named one, or every answered part of the questions.
 
         Raises:
             QkeditError: nothing is answered.
@@ -187,7 +187,7 @@ class Benchmark(ABC):
         rule: str | None = None,
         allow_missing: bool = False,
     ) -> tuple[Score, ...]:
-        """Return the score of one split, or (None) of each that is scored by itself. Raises QkeditError."""
+        """Return the score of one split, or (None) of each that is scored separately. Raises QkeditError."""
         return tuple(
             self.score(questions, answers, split=part, rule=rule, allow_missing=allow_missing)
             for part in self.answered_splits(questions, answers, split)

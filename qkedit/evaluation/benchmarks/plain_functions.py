@@ -1,7 +1,7 @@
-"""A benchmark as plain functions: what reads its questions and answers, and what scores them.
+"""A benchmark as plain functions that read its questions and answers, and score them.
 
-The benchmarks of this package are written so: pure functions over records, and a class that names them. A
-scoring function takes one value, `Answered`, and is a `Scorer`, which is called with what that holds.
+The benchmarks of this package have this form: pure functions over records, and a class that names them. A
+scoring function takes one value, `Answered`; as a `Scorer` it is called with the fields of that value.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from qkedit.evaluation.files.records import Answer, Question, Score
 
 @dataclass(frozen=True)
 class Answered:
-    """Answers to questions, and how they are to be scored.
+    """Questions, answers, and the rule to score them by.
 
     Attributes:
-        questions: of the split, or of all of its benchmark's set.
-        answers: in any order.
-        split: its name, None where it is not named.
+        questions: the questions of the split, or of the whole set that it is a part of.
+        answers: the answers, in any order.
+        split: the split's name; None if it is not named.
         rule: a parser or variant; None for the default.
         allow_missing: leave out questions without an answer instead of refusing.
     """
@@ -52,7 +52,7 @@ class Answered:
 
 
 class Scorer:
-    """A function that scores an `Answered`, to be called with what that holds; its own keywords are handed on."""
+    """A function that scores an `Answered`, called with its fields; other keywords are passed on."""
 
     def __init__(self, function: Callable[..., Score]) -> None:
         self._function = function

@@ -1,4 +1,4 @@
-"""POPE (arXiv 2305.10355): is an object in the image? 3000 questions a split, half of them about what is not there.
+"""POPE (arXiv 2305.10355): is an object in the image? 3000 questions per split, half of them about absent objects.
 
 The files, their parsers and formats are described in docs/evaluation.md.
 """
@@ -15,7 +15,7 @@ from qkedit.evaluation.files.json_rows import read_rows
 from qkedit.evaluation.files.records import Answer, Question, Score, YesNoItem
 
 _NAMES = ("random", "popular", "adversarial")
-# Published under these names; the second is how other repositories and the demo call them.
+# The published names; the second is used by other repositories and the demo.
 FILES = FilePerSplit(
     {
         **{name: (f"coco_pope_{name}.json", f"pope_{name}.json") for name in _NAMES},

@@ -1,11 +1,11 @@
-"""Which benchmarks there are: those of this package, and those of installed packages that name them by an entry point.
+"""The registry of benchmarks: those of this package, and those that installed packages name with an entry point.
 
 A package adds a benchmark with an entry point of the group `qkedit.benchmarks` (docs/adding-a-benchmark.md):
 
     [project.entry-points."qkedit.benchmarks"]
     animals = "my_package.animals:Animals"
 
-Classes are imported when they are named, so that nobody waits for the language libraries of others.
+Classes are imported when they are named, so that nobody waits for other benchmarks' language libraries.
 """
 
 from __future__ import annotations

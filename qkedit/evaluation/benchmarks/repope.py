@@ -1,6 +1,6 @@
-"""RePOPE (arXiv 2504.15707): POPE's questions with labels that people corrected; ambiguous questions are gone.
+"""RePOPE (arXiv 2504.15707): POPE's questions with manually corrected labels and without ambiguous questions.
 
-Its rows keep POPE's `question_id`, so that answers to POPE are scored as they are.
+Its rows keep POPE's `question_id`, so that answers to POPE can be scored unchanged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FILES = FilePerSplit(
     "github.com/YanNeu/RePOPE (annotations/)",
 )
 SPLITS = tuple(FILES.names)
-# Every POPE file numbers its questions so; RePOPE dropped some of them.
+# Every POPE file numbers its questions this way; RePOPE removed some of them.
 _OF_POPE = frozenset(map(str, range(1, 3001)))
 
 load_answers = pope.load_answers

@@ -1,6 +1,6 @@
-"""What benchmarks with yes-or-no questions share: the parsers of answers, and counts and metrics from judged answers.
+"""Common parts of benchmarks with yes-or-no questions: parsers of answers, and counts and metrics of judged answers.
 
-The parsers are those of published evaluations, kept with their quirks, since only figures of the same one can be
+The parsers are those of published evaluations, with their quirks, since only figures from the same parser can be
 compared. `yes` is the positive class.
 """
 
@@ -21,7 +21,7 @@ Parser = Callable[[str, str], str | None]
 def official(text: str, truth: str) -> str:
     """POPE's own rule: `no` if the first sentence has the word No, no or not, else `yes`.
 
-    Words are what is between single spaces once commas are gone, so that `NO`, `None`, `No!`, `No\\n` and an empty
+    Words are separated by single spaces after commas are removed, so that `NO`, `None`, `No!`, `No\\n` and an empty
     answer are `yes`, and `Yes, no doubt` is `no`.
     """
     words = text.partition(".")[0].replace(",", "").split(" ")
@@ -35,7 +35,7 @@ def opera(text: str, truth: str) -> str:
 
 
 def vcd(text: str, truth: str) -> str:
-    """VCD's rule (arXiv 2311.16922): right if the true word is anywhere in the answer, be it in `nothing`."""
+    """VCD's rule (arXiv 2311.16922): right if the true word is anywhere in the answer, even inside `nothing`."""
     if truth in text.lower():
         return truth
     return "no" if truth == "yes" else "yes"
@@ -64,7 +64,7 @@ def parser_named(name: str | None, default: str) -> tuple[str, Parser]:
 
 
 def judge(joined: Joined, parse: Parser) -> tuple[YesNoItem, ...]:
-    """Return one item for each answer; what a parser takes for neither does not count."""
+    """Return one item per answer; an answer that the parser reads as neither does not count."""
     items = []
     for question, answer in joined.pairs:
         truth = str(question.truth)
@@ -76,7 +76,7 @@ def judge(joined: Joined, parse: Parser) -> tuple[YesNoItem, ...]:
 
 
 def score_yes_no(benchmark: str, given: Answered, joined: Joined, default: str) -> Score:
-    """Return the score of these pairs by the parser that was chosen, else by the default.
+    """Return the score of these pairs with the chosen parser, or with the default one.
 
     Raises:
         UsageError: there is no such parser.
@@ -109,7 +109,7 @@ def _score_of(benchmark: str, split: str | None, parser: str, joined: Joined, it
 
 
 def confusion(items: Iterable[YesNoItem]) -> dict[str, int]:
-    """Return how many answers are true and false, positive (yes) and negative."""
+    """Return the numbers of true and false positives (yes) and negatives."""
     counts = dict.fromkeys(("tp", "fp", "tn", "fn"), 0)
     for item in items:
         counts[("t" if item.right else "f") + ("p" if item.parsed == "yes" else "n")] += 1
@@ -140,7 +140,7 @@ def ratios(counts: Mapping[str, int]) -> dict[str, float | None]:
 
 
 def quotient(numerator: float, denominator: float) -> float | None:
-    """Divide, or return None where the official scripts would fail."""
+    """Return the quotient, or None where the official scripts would fail."""
     return numerator / denominator if denominator else None
 
 

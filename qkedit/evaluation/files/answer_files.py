@@ -1,9 +1,9 @@
-"""Read answers and find the question of each.
+"""Read answers and find the question for each.
 
-An answer file is a benchmark's own, or JSON lines `{"id": …, "answer": …}` for any benchmark. A row may also say to
-which `split` it belongs, what was asked (`question` or `prompt`) and about which `image`: ids are small numbers in
-most benchmarks, so that answers to another split would fit as well, and what is said there tells them apart. Nothing
-is scored unless all fits. `finish_reason` says why an answer ends; empty answers and those cut off are counted.
+An answer file has the benchmark's own format, or JSON lines `{"id": …, "answer": …}` for any benchmark. A row may also
+give its `split`, the question (`question` or `prompt`) and the `image`. Ids are small numbers in most benchmarks, so
+that answers to another split would fit as well; these keys reveal them. Nothing is scored unless everything fits.
+`finish_reason` says why an answer ended; empty answers and those cut off are counted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Joined:
     """Questions with their answers, in the questions' order.
 
     Attributes:
-        missing: how many questions have no answer.
+        missing: the number of questions without an answer.
     """
 
     pairs: tuple[tuple[Question, Answer], ...]
@@ -65,13 +65,13 @@ def read_answers(
     """Return the answers of a file of JSON lines or of one JSON array.
 
     Args:
-        file: where they are.
-        ids: under which keys the benchmark's own format has the id; `id` is understood anyway.
-        texts: under which keys it has the answer; `answer` is understood anyway, and first.
-        rows: the file's rows, if they were read before.
+        file: the file of answers.
+        ids: the keys of the id in the benchmark's own format; `id` is always accepted.
+        texts: the keys of the answer in that format; `answer` is always accepted, and comes first.
+        rows: the file's rows, if they were already read.
 
     Raises:
-        QkeditError: the file cannot be read, or a row has no id or no text; file and line are named.
+        QkeditError: the file cannot be read, or a row has no id or no text; the error names the file and the line.
     """
     id_keys = tuple(dict.fromkeys((*ids, COMMON_ID)))
     text_keys = tuple(dict.fromkeys((COMMON_TEXT, *texts)))
@@ -79,7 +79,7 @@ def read_answers(
 
 
 def answer_in(row: Row, identifier: str, texts: Sequence[str]) -> Answer:
-    """Return the answer that one row holds, under the first of these keys it has."""
+    """Return the answer in one row, under the first of these keys that it has."""
     key = row.first_key(*texts)
     if "label" in row.fields and key != COMMON_TEXT:
         raise row.wrong("is a question with its label, not an answer", "name the file of answers")
@@ -96,14 +96,14 @@ def join(
     """Find the question of each answer.
 
     Args:
-        questions: all that are to be scored.
-        answers: in any order.
+        questions: the questions to score.
+        answers: the answers, in any order.
         allow_missing: leave out questions without an answer instead of refusing.
-        known: ids of further questions, which are not to be scored; answers to them are left out.
+        known: ids of other questions that are not scored; answers to them are left out.
 
     Raises:
-        QkeditError: an id is unknown or answered twice, an answer is missing, or an answer says that it is to
-            another question; the file and the line are named.
+        QkeditError: an id is unknown or answered twice, an answer is missing, or an answer belongs to another
+            question; the error names the file and the line.
     """
     by_id = {question.id: question for question in questions}
     found: dict[str, Answer] = {}
@@ -142,9 +142,9 @@ def join(
 
 
 def _check_question(question: Question, answer: Answer) -> None:
-    """Refuse an answer whose file says that something else was asked."""
+    """Refuse an answer whose row gives another question or image."""
     image = answer.fields.get("image")
-    # Directories differ from machine to machine, and so does what separates them.
+    # Directories and path separators differ between machines.
     if isinstance(image, str) and PureWindowsPath(image).name != PureWindowsPath(question.image).name:
         raise QkeditError(
             f"the answer {answer.id!r} is about the image {_short(image)!r}, the question about {question.image!r}",
@@ -152,7 +152,7 @@ def _check_question(question: Question, answer: Answer) -> None:
             remedy="name the answers to this benchmark and split",
         )
     asked = answer.fields.get("question", answer.fields.get("prompt"))
-    # Published formats differ in capitals and spaces, and a prompt may go on after the question.
+    # Published formats differ in case and spaces, and a prompt may continue after the question.
     if isinstance(asked, str) and _plain(question.prompt) not in _plain(asked):
         raise QkeditError(
             f"the answer {answer.id!r} is to {_short(asked)!r}, the question is {_short(question.prompt)!r}",

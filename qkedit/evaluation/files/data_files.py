@@ -11,7 +11,7 @@ from qkedit.errors import QkeditError, UsageError
 
 
 def find(data: Path, names: Sequence[str], places: Sequence[str]) -> Path | None:
-    """Return the first of these files that is there, in `data` itself or in one of these folders below it."""
+    """Return the first of these files that exists, in `data` itself or in one of these folders below it."""
     candidates = (data / place / name for place in ("", *places) for name in names)
     return next((file for file in candidates if os.path.isfile(file)), None)
 
@@ -20,7 +20,7 @@ def required(data: Path, names: Sequence[str], places: Sequence[str], published:
     """Return the file, or `data` itself where that is a file.
 
     Raises:
-        QkeditError: it is not there; the error says where it is published.
+        QkeditError: the file does not exist; the error says where it is published.
     """
     if data.is_file():
         return data
@@ -36,9 +36,9 @@ class FilePerSplit:
     """The files of a benchmark that is published as one file per split.
 
     Attributes:
-        names: the names that each split's file may have.
-        places: folders below the user's directory in which they may be.
-        published: where they can be had.
+        names: the possible names of each split's file.
+        places: the folders below the user's directory that may hold them.
+        published: the place where they are published.
     """
 
     names: Mapping[str, Sequence[str]]
@@ -54,7 +54,7 @@ class FilePerSplit:
 
         Raises:
             UsageError: there is no such split, or none is named.
-            QkeditError: the file is not there; the error says where it is published.
+            QkeditError: the file does not exist; the error says where it is published.
         """
         if data.is_file():
             return data

@@ -1,7 +1,7 @@
 """Read files of JSON objects, one per line or all in one array, so that every error names the file and the line.
 
-Whether a file is written in lines or as an array is seen from its first character. A byte-order mark, line ends of any
-system and blank lines change nothing; whatever else is not a JSON object in UTF-8 is refused.
+The first character shows whether a file holds lines or an array. A byte-order mark, line ends of any system and blank
+lines change nothing; everything else that is not a JSON object in UTF-8 is refused.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import Any
 from qkedit.errors import QkeditError
 from qkedit.strict_text import DECODER
 
-# Answers to all published benchmarks together take some megabytes; a file this large is something else.
+# Answers to all published benchmarks together take some megabytes; a file this large is not one of answers.
 LARGEST_FILE = 2**30
-# No model says this much; what does is a broken file, which a tokenizer would chew on for hours.
+# No model writes this much. Only a broken file has such texts, and a tokenizer would take hours for them.
 LONGEST_TEXT = 1_000_000
-# An id is said in errors.
+# Errors quote ids.
 LONGEST_NAME = 1000
 
 
 @dataclass(frozen=True)
 class Row:
-    """One object of a file, and the line on which it begins."""
+    """One object in a file, and the line on which it begins."""
 
     fields: dict[str, Any]
     file: str
@@ -104,10 +104,10 @@ def read_rows(file: Path, *, within: Sequence[str] = ()) -> list[Row]:
     """Return the objects of a file of JSON lines or of one JSON array.
 
     Args:
-        within: if the file is one object with an array under one of these keys, that array is meant.
+        within: keys under which a single object may hold the array instead.
 
     Raises:
-        QkeditError: it cannot be read, holds no object, or something else than objects.
+        QkeditError: the file cannot be read, holds no object, or holds something other than objects.
     """
     text = read_text(file)
     place = text.find("[") if text.lstrip()[:1] == "[" else _place_within(text, file, within)
@@ -123,13 +123,13 @@ def read_rows(file: Path, *, within: Sequence[str] = ()) -> list[Row]:
 
 
 def read_object(file: Path, *, keys: Collection[str] | None = None) -> dict[str, Any]:
-    """Return the one object that a file holds, over as many lines as it likes.
+    """Return the single object in a file, over any number of lines.
 
     Args:
-        keys: of every object in it, however deep, keep these keys alone: the rest would fill the memory.
+        keys: the only keys to keep, in objects at every depth: the rest would fill the memory.
 
     Raises:
-        QkeditError: it cannot be read, or holds something else.
+        QkeditError: the file cannot be read, or holds something else.
     """
 
     def kept(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def _lines(text: str, file: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _place_within(text: str, file: Path, keys: Sequence[str]) -> int | None:
-    """Return the position of the array under one of these keys, if the text is one object that has it."""
+    """Return the position of the array under one of these keys, if the text is a single object with such an array."""
     place = _after_space(text, 0)
     if not keys or text[place : place + 1] != "{":
         return None
@@ -204,7 +204,7 @@ def _after_space(text: str, place: int) -> int:
 
 
 def _value(text: str, place: int, file: Path, line: int) -> tuple[Any, int]:
-    """Return the JSON value at `place`, which is on this line, and where it ends."""
+    """Return the JSON value at `place`, which is on this line, and the position of its end."""
     try:
         return DECODER.raw_decode(text, place)
     except json.JSONDecodeError as error:

@@ -1,8 +1,8 @@
 """Records of all benchmarks: questions with their truth, answers, and scores with one item per answer.
 
-Identifiers are strings, as a file's numbers and names both become one. Every metric is a function of sums over items,
-so that a comparison of two runs can resample items without knowing the benchmark. As JSON a score is one object of
-plain values, with its items inline:
+Identifiers are strings; numbers in a file become strings too. Every metric is a function of sums over items, so that a
+comparison of two runs can resample items without knowing the benchmark. In JSON a score is one object of plain values,
+with its items inline:
 
     {"benchmark": "pope", "split": "random", "parser": "official", "n": 3000, "counts": {…}, "metrics": {…},
      "printed": {…}, "warnings": [], "items": [{"id": "1", "parsed": "yes", "truth": "yes", "right": true, …}, …]}
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 RULE_KINDS = ("parser", "variant")
-# Why an answer ends, under the key and in the words of OpenAI's protocol: the model ended it, or something else did.
+# The key that says why an answer ended, and its value if the model ended it, both as in OpenAI's protocol.
 FINISH_REASON = "finish_reason"
 STOP, LENGTH = "stop", "length"
 # How servers say that the model ended its answer; there is no end of other reasons: a limit, a filter, a failure.
@@ -24,15 +24,15 @@ _ENDED = (STOP, "eos", "eos_token", "end_turn", "stop_sequence", "complete", "to
 
 @dataclass(frozen=True)
 class Question:
-    """One thing that is asked about one image.
+    """One question about one image.
 
     Attributes:
         id: unique within a split.
-        image: the image's file name, as published; empty where none is shown.
-        prompt: what the model is asked, as published.
-        truth: `yes` or `no`, or the objects that the image really shows.
-        group: what is judged together and so is not independent, such as all questions about one image.
-        fields: what else the benchmark's own scoring needs, such as a task or a category.
+        image: the image's file name, as published; empty where no image is shown.
+        prompt: the question, as published.
+        truth: `yes` or `no`, or the objects that the image shows.
+        group: the group of items that are not independent, such as all questions about one image.
+        fields: other values that the benchmark's own scoring needs, such as a task or a category.
     """
 
     id: str
@@ -48,10 +48,10 @@ class Answer:
     """A model's answer to the question with the same id.
 
     Attributes:
-        text: untouched, spaces and line breaks at its ends included.
-        line: where its file says so, from 1.
-        file: that file's name, for errors.
-        fields: what else the file says of it, such as the image that was shown, a judge's label or why it ends.
+        text: the unchanged text, including spaces and line breaks at its ends.
+        line: its line in the file, from 1.
+        file: the file's name, for errors.
+        fields: other values from the file, such as the image, a judge's label or the reason for the end.
     """
 
     id: str
@@ -82,10 +82,10 @@ class YesNoItem:
     """One judged answer to a question that yes or no answers.
 
     Attributes:
-        parsed: `yes`, `no`, or None for what the rules take for neither; where a judge read the answer, that one's
-            word: `right`, `wrong` or `unclear`.
+        parsed: `yes`, `no`, or None for an answer that is neither by the rules; the verdict of a judge where there is
+            one: `right`, `wrong` or `unclear`.
         right: whether it counts as right (an answer that is neither is wrong).
-        counted: False where the rules drop the answer from every count, as RePOPE's drop those that are neither.
+        counted: False if the rules drop the answer from every count, as RePOPE's rules drop those that are neither.
     """
 
     id: str
@@ -102,7 +102,7 @@ class CaptionItem:
 
     Attributes:
         found: every mention of an object, in order, repeats included.
-        hallucinated: those of them that the image does not show.
+        hallucinated: the mentions of objects that the image does not show.
         covered: the distinct true objects that are mentioned.
         truth: the distinct true objects.
         words: the caption's length.
@@ -119,10 +119,10 @@ class CaptionItem:
 
 @dataclass(frozen=True)
 class AmberAnswerItem(YesNoItem):
-    """One judged answer to a question of AMBER, whose positive class is `no` and whose figures are in percent.
+    """One judged answer to a question in AMBER, whose positive class is `no` and whose figures are in percent.
 
     Attributes:
-        dimension: what is asked about: `existence`, `state`, `number`, `action` or `relation`.
+        dimension: the subject of the question: `existence`, `state`, `number`, `action` or `relation`.
     """
 
     dimension: str = ""

@@ -1,8 +1,9 @@
-"""Several arms over the same questions in one load: the model itself, and with each of some edits or plug-ins.
+"""Run several arms over the same questions in one load: the model alone, and with each edit or plug-in.
 
-    OUT/base/, OUT/delta-a/, OUT/scr/     a run each, as `evaluate` writes and takes up again
+    OUT/base/, OUT/delta-a/, OUT/scr/     one run each, as `evaluate` writes and resumes it
 
-Each arm's directory is the run that `evaluate` makes of it alone: it can be taken up, compared and gated by itself.
+Each arm's directory is the same run that `evaluate` would make of that arm alone: it can be resumed, compared and
+gated separately.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ class Arm:
 def arms_of(
     edits: Sequence[str], plugins: Sequence[PluginSettings], always: Sequence[PluginSettings] = ()
 ) -> tuple[Arm, ...]:
-    """Return the base and an arm for each edit and each plug-in, of different names.
+    """Return the base and one arm per edit and per plug-in, with distinct names.
 
     Args:
         edits: directories of edits.
-        plugins: each of which acts in an arm of its own.
-        always: plug-ins that act in every arm, the base included.
+        plugins: plug-ins, one arm for each.
+        always: plug-ins that act in every arm, including the base.
 
     Raises:
         UsageError: there is neither an edit nor a plug-in.
@@ -78,25 +79,25 @@ def evaluate_arms(
     overwrite: bool = False,
     watch: Watch = lambda done, total: None,
 ) -> list[Finished]:
-    """Ask every arm the same, one after another; the model is loaded once, and not at all if nothing is left to ask.
+    """Ask every arm the same questions, one arm after another; the model is loaded at most once.
 
     Args:
-        model: without edits and plug-ins.
-        arms: what is added to it.
-        tasks: what is asked.
+        model: the model without edits and plug-ins; it is not loaded if all questions are answered.
+        arms: the arms.
+        tasks: the questions.
         images: the directory of the images.
-        out: the directory in which each arm gets one of its name; interrupted ones are taken up again.
-        prompt: as for `evaluate`, and so are the next two.
-        limit: ask the first so many questions of each task.
-        overwrite: begin anew where other runs' files are.
-        watch: told of progress over all arms.
+        out: the directory in which each arm gets a directory with its name; interrupted arms are resumed.
+        prompt: as for `evaluate`, like the next two.
+        limit: the number of questions to ask of each task.
+        overwrite: start over where there are files of other runs.
+        watch: called with the progress over all arms.
 
     Returns:
         One finished run per arm.
 
     Raises:
-        UsageError: the directory of an arm holds something else.
-        QkeditError: an edit or a plug-in does not fit the model, or as for `evaluate`.
+        UsageError: an arm's directory holds something else.
+        QkeditError: an edit or a plug-in does not fit the model, or for the reasons of `evaluate`.
     """
     require_scipy()  # to compare them in the end
     if (out / RUN_FILE).exists():

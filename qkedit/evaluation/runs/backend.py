@@ -14,14 +14,14 @@ from qkedit.version import __version__
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """One question as it is put to a model.
+    """One question as a model gets it.
 
     Attributes:
         task: the task it belongs to, such as `pope.random`.
-        question: as the benchmark has it.
-        prompt: what is asked, the question as it is or in the user's words.
-        image: what is shown; None where nothing is.
-        max_new_tokens: longest answer.
+        question: the benchmark's question.
+        prompt: the prompt, either the unchanged question or the user's wording.
+        image: the image file; None for a question without an image.
+        max_new_tokens: the maximum length of the answer.
     """
 
     task: str
@@ -41,8 +41,8 @@ class Reply:
     """The answer to one question.
 
     Attributes:
-        text: untouched; empty where a model said nothing.
-        finish_reason: why the answer ends there, in the words of OpenAI's protocol; `stop` where the model ended it.
+        text: the unchanged text; empty if the model returned none.
+        finish_reason: why the answer ended, in the words of OpenAI's protocol; `stop` if the model ended it.
     """
 
     text: str
@@ -50,11 +50,11 @@ class Reply:
 
 
 class Session(Protocol):
-    """An backend that is ready to answer."""
+    """A backend that is ready to answer."""
 
     @property
     def observed(self) -> Mapping[str, Any]:
-        """Facts that are known only now, such as the attention implementation; part of a run's identity."""
+        """Facts known only when it is ready, such as the attention implementation; part of a run's identity."""
         ...
 
     @property
@@ -63,10 +63,10 @@ class Session(Protocol):
         ...
 
     def answers(self, requests: Sequence[EvalRequest]) -> Iterator[tuple[EvalRequest, Reply]]:
-        """Yield every answer as it comes, in any order, untouched.
+        """Yield every answer as soon as it is ready, in any order, unchanged.
 
         Raises:
-            QkeditError: one cannot be had; those that could are yielded first.
+            QkeditError: an answer fails; the finished ones are yielded first.
         """
         ...
 
@@ -85,7 +85,7 @@ class Backend(Protocol):
         ...
 
     def identity(self) -> dict[str, Any]:
-        """Return the identity of the backend as far as it affects answers. Must not load a model."""
+        """Return everything about the backend that affects answers. Must not load a model."""
         ...
 
     def session(self) -> AbstractContextManager[Session]:

@@ -1,4 +1,4 @@
-"""OpenAI's client, which takes responses up to a bound: a server that sends without end fills no memory.
+"""OpenAI's client with a limit on the size of responses, so that a server that sends without end cannot fill memory.
 
 Needs the package openai.
 """
@@ -19,20 +19,20 @@ _OF_THE_WAY = ("content-encoding", "content-length", "transfer-encoding")
 
 
 class TooLongError(openai.OpenAIError):
-    """A server sent more than a response may have."""
+    """A server sent more than the limit for a response."""
 
 
 class TooSlowError(openai.OpenAIError):
-    """A server has sent a little now and then, and no whole response in time."""
+    """A server sent small pieces, and not a whole response in time."""
 
 
 def bounded_client(base_url: str, key: str, *, retries: int, timeout: float) -> openai.OpenAI:
-    """Return a client of a server.
+    """Return a client for a server.
 
     Args:
-        base_url: its address.
-        key: for it.
-        retries: how often a request is sent again.
+        base_url: the server's URL.
+        key: the API key.
+        retries: the number of times a request is sent again.
         timeout: seconds until a request counts as failed.
 
     Raises:
@@ -50,10 +50,10 @@ def bounded_client(base_url: str, key: str, *, retries: int, timeout: float) -> 
 
 
 class BoundedHttpClient(openai.DefaultHttpxClient):
-    """The HTTP client that openai brings, whichever library it is built on, with bounds on what it reads.
+    """The HTTP client of the package openai, whichever library it is built on, with limits on what it reads.
 
     Args:
-        seconds: in which a whole response must be there.
+        seconds: the time limit for a whole response.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -61,14 +61,14 @@ class BoundedHttpClient(openai.DefaultHttpxClient):
         self._seconds = seconds
 
     def send(self, request: Any, *, stream: bool = False, **settings: Any) -> Any:
-        """Send a request and read the response as far as it may go.
+        """Send a request and read the response up to the limit.
 
         Raises:
-            TooLongError: there is more, after any unpacking.
-            TooSlowError: it is not there in time.
+            TooLongError: the response is longer, after decompression.
+            TooSlowError: the response is not complete in time.
         """
         deadline = time.monotonic() + self._seconds
-        # What leads elsewhere has a body, too, which the library itself would read to its end.
+        # A redirect has a body, too, which the library itself would read to its end.
         response = super().send(request, **{**settings, "stream": True, "follow_redirects": False})
         for _ in range(_MOST_REDIRECTS):
             if response.next_request is None:

@@ -1,9 +1,9 @@
-"""Ask anything that speaks OpenAI's protocol: vLLM, SGLang, `qkedit serve`, a service.
+"""Ask any server that speaks OpenAI's protocol: vLLM, SGLang, `qkedit serve` or a hosted service.
 
-Pictures travel inside the request, as data URLs; several questions are under way at a time. What may pass (no
-connection, a busy or failing server) is tried again with growing pauses, as the server asks for; whatever else a
-server refuses ends the run, and what was answered stays. An answer without text, as models that think give when their
-tokens are used up, is an empty one, with the server's word for why it ends; an answer that is not text ends the run.
+Images are sent inside the request, as data URLs; several requests are in progress at a time. Temporary failures (no
+connection, a busy or failing server) are retried with growing pauses, or those that the server asks for. Any other
+refusal ends the run, and finished answers are kept. An answer without text, which reasoning models give when their
+tokens are used up, counts as empty, with the server's reason for its end; an answer that is not text ends the run.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 KEY_VARIABLE = "QKEDIT_API_KEY"
-# How the files begin that every server reads.
+# The first bytes of files in the formats that every server reads.
 _SENT_AS_THEY_ARE = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
 class Unreachable(QkeditError):
-    """There is no server at the address, or none that answers."""
+    """There is no server at the URL, or it does not answer."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Endpoint:
     """A server that speaks OpenAI's protocol.
 
     Attributes:
-        url: its address, such as `http://localhost:8000/v1`; `/v1` may be left out.
+        url: the server's URL, such as `http://localhost:8000/v1`; `/v1` may be left out.
         model: the name of the model there; by default the only one it has.
-        concurrency: questions that are under way at a time.
-        retries: how often one is asked again.
+        concurrency: the number of requests in progress at a time.
+        retries: the number of times a request is sent again.
         timeout: seconds until a question counts as unanswered.
     """
 
@@ -70,7 +70,7 @@ class Endpoint:
 
     @cached_property
     def base_url(self) -> str:
-        """The address with its path.
+        """The URL with its path.
 
         Raises:
             UsageError: it is not an address of the web, or holds a password, which would end up in result files.
@@ -121,12 +121,12 @@ class Endpoint:
         }
 
     def or_as_recorded(self, run: Mapping[str, Any]) -> Endpoint:
-        """Return this endpoint with the model's name from the record of an earlier run if the server is not there.
+        """Return this endpoint, with the model's name from the record of an earlier run if the server does not answer.
 
-        A finished run can so be scored again without its server.
+        So a finished run can be scored again without its server.
 
         Args:
-            run: what made that run the one it was; empty where there was none.
+            run: the identity of that run; empty if there was none.
         """
         recorded = run.get("endpoint_model")
         if self.model is not None or run.get("endpoint") != self.base_url or not isinstance(recorded, str):
@@ -143,7 +143,7 @@ class Endpoint:
             yield _EndpointSession(self, client)
 
     def answer(self, client: OpenAI, request: EvalRequest) -> Reply:
-        """Return the answer to one question. Raises QkeditError if it cannot be had."""
+        """Return the answer to one question. Raises QkeditError if the request fails."""
         pictures = (
             [] if request.image is None else [{"type": "image_url", "image_url": {"url": data_url(request.image)}}]
         )
@@ -155,7 +155,7 @@ class Endpoint:
                 max_tokens=request.max_new_tokens,
                 temperature=0,
             )
-            # A server of another kind may answer with anything.
+            # Another kind of server may answer with anything.
             choice = completion.choices[0]
             text, reason = _text_of(choice.message.content), choice.finish_reason
         if len(text) > LONGEST_TEXT:
@@ -175,7 +175,7 @@ class Endpoint:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what the client raises into one sentence."""
+        """Turn the client's exceptions into one sentence."""
         import openai
 
         from qkedit.evaluation.runs.bounded_client import LARGEST_RESPONSE, TooLongError, TooSlowError
@@ -236,7 +236,7 @@ class _EndpointSession:
                 request = next(rest, None)
                 if request is None:
                     break
-                # A thread that dies with the process: a server that is silent does not keep Ctrl-C waiting.
+                # A thread that ends with the process: a silent server does not delay Ctrl-C.
                 Thread(target=self._put_answer, args=(request, done), daemon=True).start()
                 under_way += 1
             if not under_way:
@@ -270,7 +270,7 @@ def _key() -> str:
 
 
 def _next(done: SimpleQueue[tuple[EvalRequest, Reply | Exception]]) -> tuple[EvalRequest, Reply | Exception]:
-    """Wait for an outcome, looking up each second.
+    """Wait for an outcome, and check for signals every second.
 
     A signal that comes between Python's last look for signals and the wait for a lock does not end that wait: Ctrl-C
     would have no effect until the server answers.
@@ -283,7 +283,7 @@ def _next(done: SimpleQueue[tuple[EvalRequest, Reply | Exception]]) -> tuple[Eva
 
 
 def _text_of(content: Any) -> str:
-    """Return the text of an answer: as one, as parts, or none at all. Raises ValueError for anything else."""
+    """Return the text of an answer given as a text, as parts, or as none. Raises ValueError for anything else."""
     if content is None:
         return ""
     if isinstance(content, list):
@@ -296,10 +296,10 @@ def _no_text() -> NoReturn:
 
 
 def data_url(file: Path) -> str:
-    """Return a picture as a `data:` URL: PNG and JPEG that every server reads alike to the byte, others as PNG in RGB.
+    """Return an image as a `data:` URL: PNG and JPEG that every server reads alike unchanged, others as PNG in RGB.
 
     Raises:
-        QkeditError: it cannot be read or is not a picture.
+        QkeditError: it cannot be read or is not an image.
     """
     from qkedit.checkpoint.io.file_errors import explained
 
@@ -314,7 +314,7 @@ def data_url(file: Path) -> str:
 
 
 def _said(error: Any) -> str:
-    """Return the server's message about its refusal, in one line."""
+    """Return the server's message about its refusal, on one line."""
     body = error.body if isinstance(error.body, dict) else {}
     message = body.get("message") or body.get("detail") or getattr(error, "message", "")
     return " ".join(str(message).split())[:300].rstrip(".")

@@ -1,8 +1,8 @@
-"""Let a model answer a benchmark's questions, and score the answers.
+"""Ask a model a benchmark's questions, and score the answers.
 
-What can fail early fails early: questions, images and the identity of the run are checked before a model is loaded.
-Every answer is written down as it comes; a run that was interrupted asks what is left, and one that was finished is
-scored again without a model.
+Questions, images and the identity of the run are checked before a model is loaded, so that errors appear early. Every
+answer is written as soon as it is given. An interrupted run asks the remaining questions, and a finished one is scored
+again without a model.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from qkedit.evaluation.runs.tasks import Task, build_requests, check_images, che
 
 NO_HASH = "the result holds no hash of the weights, since an endpoint does not tell which it serves"
 
-# Told how many questions are answered, and of how many.
+# Called with the number of answered questions and their total.
 Watch = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that is over.
+    """A finished run.
 
     Attributes:
-        file: where the result was written.
-        scores: one for each split.
-        run: what was asked of what, as the result file says it.
-        warnings: what the reader should know before trusting the scores, beyond what each says itself.
-        asked: questions that were asked now, as opposed to those answered before.
+        file: the result file.
+        scores: one score per split.
+        run: the identity of the run, as in the result file.
+        warnings: reasons not to trust the scores, in addition to each score's own warnings.
+        asked: the number of questions that were asked now, without those answered before.
     """
 
     file: Path
@@ -60,17 +60,17 @@ def evaluate(
     overwrite: bool = False,
     watch: Watch = lambda done, total: None,
 ) -> Finished:
-    """Ask, write down and score.
+    """Ask a backend the questions, write the answers, and score them.
 
     Args:
-        backend: what is asked.
-        tasks: what it is asked.
+        backend: the model or endpoint.
+        tasks: the questions.
         images: the directory of the images.
-        out: the directory of the run; one that was interrupted is taken up again.
-        prompt: what is asked instead, with `{question}` where the benchmark's own question is.
-        limit: ask the first so many questions of each task.
-        overwrite: begin anew where another run's files are.
-        watch: told of progress.
+        out: the directory of the run; an interrupted run is resumed.
+        prompt: the prompt to use instead, with `{question}` in place of the benchmark's own question.
+        limit: the number of questions to ask of each task.
+        overwrite: start over where there are files of another run.
+        watch: called with the progress.
 
     Returns:
         The scores, which are also in `out/result.json`.
@@ -109,7 +109,7 @@ def check_run(
     limit: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Raise what `evaluate` would raise of these arguments before it makes a model ready; write nothing."""
+    """Raise the errors that `evaluate` would raise for these arguments before it loads a model; write nothing."""
     _, _, identity = _prepared(backend, tasks, images, prompt, limit)
     with RunFiles(out, identity, overwrite=overwrite):
         pass
@@ -118,7 +118,7 @@ def check_run(
 def _prepared(
     backend: Backend, tasks: Sequence[Task], images: Path, prompt: str | None, limit: int | None
 ) -> tuple[list[Task], list[EvalRequest], dict[str, Any]]:
-    """Return the tasks as far as they are asked, the requests, and the identity of the run; all checked."""
+    """Return the limited tasks, the requests, and the identity of the run, all checked."""
     tasks = [cut(task, images, limit) for task in tasks]
     requests = [request for task in tasks for request in build_requests(task, images, prompt)]
     check_images(requests)

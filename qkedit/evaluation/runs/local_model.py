@@ -43,16 +43,16 @@ class LocalModel:
 
     Attributes:
         name: a directory, a hub id, an alias or `demo`.
-        revision: of a model on the hub.
-        plugins: attached for the whole run.
-        device: where it runs, as PyTorch names it.
-        dtype: of its weights; `auto` for what is stored.
-        batch_size: prompts that are answered side by side.
-        trust_remote_code: whether Python code of the checkpoint's own may run; None where users cannot allow it.
-        chat_template: a file with a template in Jinja, or `none`, instead of the model's own.
-        placement: over devices, how attention is computed, and how weights are quantised.
-        edits: directories of edits of this model, which are put into the loaded weights together.
-        shared: what runs of the same model share that differ in edits and plug-ins alone; None for one run by itself.
+        revision: the revision of a model on the hub.
+        plugins: the plug-ins attached for the whole run.
+        device: the device, by PyTorch's name.
+        dtype: the dtype of its weights; `auto` for the stored one.
+        batch_size: the number of prompts per batch.
+        trust_remote_code: whether the checkpoint's own Python code may run; None where users cannot allow it.
+        chat_template: a file with a Jinja template, or `none`, instead of the model's own.
+        placement: the placement on devices, the attention implementation and the quantisation.
+        edits: directories of edits of this model, which are applied together to the loaded weights.
+        shared: the state of runs of one model that differ only in edits and plug-ins; None for a single run.
     """
 
     name: str
@@ -88,7 +88,7 @@ class LocalModel:
         }
 
     def _checked_edits(self, directory: Path) -> dict[str, Any]:
-        """Return the identity of the edits, after a comparison of the stored weights with their base."""
+        """Return the identity of the edits, after comparing the stored weights with their base."""
         if not self.edits:
             return {}
         sources = open_edits(self.edits)
@@ -217,7 +217,7 @@ class _LocalSession:
 
 
 def batches(requests: Sequence[EvalRequest], size: int) -> Iterator[list[EvalRequest]]:
-    """Yield what is asked in batches of this size at most: with images or without, and one longest answer each."""
+    """Yield requests in batches of at most this size, each with or without images and with one answer length."""
     for _, alike in groupby(requests, key=lambda request: (request.image is None, request.max_new_tokens)):
         rest = list(alike)
         yield from (rest[start : start + size] for start in range(0, len(rest), size))

@@ -1,12 +1,13 @@
-"""The directory of a run, which can be taken up again after a kill.
+"""The directory of a run, which can be resumed after a kill.
 
-    OUT/run.json                   what was asked of what; written once, before the first answer
-    OUT/answers/pope.random.jsonl  {"id", "image", "question", "answer"}, a line the moment an answer comes; and
-                                   "finish_reason" where the model did not end the answer by itself
+    OUT/run.json                   the run's identity; written once, before the first answer
+    OUT/answers/pope.random.jsonl  {"id", "image", "question", "answer"}, one line as soon as an answer is given; and
+                                   "finish_reason" where the model did not end the answer itself
     OUT/result.json                the scores, when every question is answered
 
-A run is taken up again if it is the same run: what `run.json` says must hold to the letter, the weights' hash
-included. A kill can leave half a line at the end of a file of answers; it is cut off, and its question asked again.
+A run is resumed if it is the same run: its identity must equal `run.json` exactly, including the hash of the weights.
+A power failure can leave an incomplete line at the end of a file of answers; it is removed, and its question asked
+again.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from qkedit.strict_text import json_text
 RUN_FILE = "run.json"
 ANSWERS = "answers"
 SCHEMA = 1
-# So many differences between two runs are named.
+# The number of differences between two runs that an error names.
 _NAMED = 4
 
 
@@ -41,9 +42,9 @@ class RunFiles:
     """The files of one run; a context manager that keeps other runs out.
 
     Args:
-        directory: where they are or will be; missing directories above it are made when the run begins.
-        identity: what makes it this run, as plain JSON values.
-        overwrite: begin anew where another run's files are.
+        directory: the run's directory; missing directories above it are created when the run begins.
+        identity: the run's identity, as plain JSON values.
+        overwrite: start over where there are files of another run.
 
     Raises:
         UsageError: the directory holds something else, or another run and `overwrite` is not set.
@@ -65,7 +66,7 @@ class RunFiles:
             self._refuse_other_content()
 
     def __enter__(self) -> Self:
-        """Do nothing more than what was done when it was made."""
+        """Return this object; the lock was taken when it was made."""
         return self
 
     def __exit__(
@@ -80,12 +81,12 @@ class RunFiles:
         return self._observed
 
     def begin(self, observed: Mapping[str, Any]) -> None:
-        """Note what is known once the model is ready, or check it against what was noted.
+        """Record the facts that are known once the model is ready, or compare them with the record.
 
-        A run that is to be overwritten stays until now, since much can fail before.
+        A run that is to be overwritten is kept until now, since much can fail before.
 
         Raises:
-            UsageError: the run began differently.
+            UsageError: the run began with other facts.
         """
         if self._observed is not None:
             self._refuse_differences(self._observed, observed)
@@ -130,21 +131,21 @@ class RunFiles:
         return found
 
     def append(self, part: str, question: Question, reply: Reply) -> Answer:
-        """Write one answer at once, so that a kill does not take it away, and return it as `answers` would."""
+        """Write one answer immediately, so that a kill does not lose it, and return it as `answers` would."""
         row = {"id": question.id, "image": question.image, "question": question.prompt, "answer": reply.text}
         if reply.finish_reason != STOP:
             row[FINISH_REASON] = reply.finish_reason
         file, line = self._answers_file(part), json_text(row).encode()
         with explained("write the answer", file):
             if part not in self._handles:
-                # Without a buffer a line is one call to the system, which a kill does not divide.
+                # Without a buffer, a line is one system call, which a kill does not split.
                 self._handles[part] = self._opened.enter_context(file.open("ab", buffering=0))
             if self._handles[part].write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return _answer(row)
 
     def write_result(self, document: Mapping[str, Any]) -> Path:
-        """Write the result in one step, in the place of an earlier one."""
+        """Write the result in one step, replacing an earlier one."""
         file = self.directory / RESULT_FILE
         write_whole(file, json_text(document, indent=2).encode())
         return file
@@ -170,7 +171,7 @@ class RunFiles:
         check_writable(standing, self._run_file)
 
     def _clear(self) -> None:
-        """Remove what a run wrote, and nothing else; its record goes last, so that a kill leaves less of the run."""
+        """Remove the files of a run, and nothing else; its record goes last, so that a kill leaves a known run."""
         with explained("remove an earlier run", self.directory):
             (self.directory / RESULT_FILE).unlink(missing_ok=True)
             for part in self._recorded_parts() | set(self._identity.get("questions", ())):
@@ -179,7 +180,7 @@ class RunFiles:
         self._replaces = False
 
     def _recorded_parts(self) -> set[str]:
-        """The parts that the run on disk says it asked; none where its record is damaged or leads elsewhere."""
+        """The parts that the run on disk asked, by its record; none if the record is damaged or names other places."""
         try:
             names = set(json.loads(self._run_file.read_bytes())["identity"]["questions"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -225,7 +226,7 @@ class RunFiles:
             return os.open(self._run_file, os.O_RDWR)
 
     def _hold(self, descriptor: int) -> None:
-        """Keep other runs out as long as the descriptor is open. Raises QkeditError if one is at work."""
+        """Lock the directory as long as the descriptor is open. Raises QkeditError if another run holds the lock."""
         self._opened.callback(os.close, descriptor)
         try:
             with explained("lock the run against others", self._run_file):

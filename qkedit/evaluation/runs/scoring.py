@@ -1,4 +1,4 @@
-"""Score files: find questions and answers, tell the splits apart, and score each."""
+"""Score files: find questions and answers, determine the splits, and score each."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def score_files(
     allow_missing: bool = False,
     files: Mapping[str, Path] | None = None,
 ) -> tuple[Score, ...]:
-    """Return the scores of the answers in a file or a directory, one for each split.
+    """Return the scores of the answers in a file or a directory, one per split.
 
-    Without a split, all that are answered are scored. Where ids begin anew in each split (POPE, RePOPE), a file of
-    answers does not tell which split it answers, unless its rows say it under `split`, it is one of a directory with a
-    file for each split, or there are the questions of one split alone.
+    Without a split, every answered split is scored. Where ids start again in each split (POPE, RePOPE), a file of
+    answers does not show its split, unless its rows have the key `split`, it is in a directory with one file per
+    split, or the data has the questions of only one split.
 
     Args:
-        benchmark: whose rules are used.
-        answers: a file in the benchmark's format or the common one, a directory of such files, or that of a run.
+        benchmark: the benchmark whose rules are used.
+        answers: a file in the benchmark's format or the common one, a directory of such files, or a run's directory.
         data: the directory with the published files, or one file of questions.
         split: the one split to score.
         rule: a parser or variant; the benchmark's default if None.
@@ -39,7 +39,7 @@ def score_files(
         files: further files that the benchmark's questions take.
 
     Raises:
-        QkeditError: nothing can be scored, or not all of it; no part is scored then.
+        QkeditError: the answers cannot be scored completely; then no part is scored.
     """
     benchmark.check_rule(rule)
     if (answers / RUN_FILE).is_file():
@@ -59,7 +59,7 @@ def score_files(
 
 
 def _of_run(benchmark: Benchmark, answers: Path, split: str | None) -> list[Path]:
-    """Return the files in which a run keeps its answers to a benchmark, or to one of its splits."""
+    """Return the files of a run that hold its answers to a benchmark, or to one of its splits."""
     files = sorted(answers.glob("*.jsonl"))
     asked = [file for file in files if file.stem == benchmark.name or file.stem.startswith(f"{benchmark.name}.")]
     of_split = [file for file in asked if file.stem == f"{benchmark.name}.{split}"]
@@ -75,7 +75,7 @@ def _of_run(benchmark: Benchmark, answers: Path, split: str | None) -> list[Path
 def _of_each_split(
     benchmark: Benchmark, answers: Path, data: Path, split: str | None
 ) -> Sequence[tuple[str | None, Sequence[Answer]]]:
-    """Return each split to score with its answers, of a benchmark whose ids do not tell the splits apart."""
+    """Return each split to score with its answers, for a benchmark whose ids do not distinguish the splits."""
     if answers.is_dir():
         return _of_directory(benchmark, answers, data, split)
     given = benchmark.load_answers(answers)

@@ -1,4 +1,4 @@
-"""The tasks of a run: the questions of each split, with the image and the words each is put in."""
+"""The tasks of a run: the questions of each split, with their images and prompts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qkedit.evaluation.benchmarks.registry import Benchmark
 from qkedit.evaluation.files.records import Answer, Question, Score
 from qkedit.evaluation.runs.backend import EvalRequest
 
-# Stands for a benchmark's own question in a prompt of the user's.
+# The placeholder for the benchmark's own question in a user's prompt.
 QUESTION = "{question}"
 
 

@@ -20,9 +20,9 @@ from qkedit.evaluation.statistics.metrics import metrics_of
 
 # Below this corrected p a difference is called better or worse.
 SIGNIFICANT = 0.05
-# What the models must share for a difference to be theirs, as result files of `qkedit eval` say it.
+# The settings in result files of `qkedit eval` that must agree, so that a difference comes from the models.
 ASKED_ALIKE = ("prompt", "dtype", "attention", "generation_config", "chat_template")
-# A loss of this share is worth a word even where chance could explain it.
+# A loss of this share gets a warning even where chance could explain it.
 NOTABLE_LOSS = 0.02
 
 
@@ -32,8 +32,9 @@ class ComparedMetric:
 
     Attributes:
         difference: the values, b − a, and its interval and p.
-        metric: whose.
-        p_corrected: Holm's, over all tests of the comparison; None where there was no test, or no better direction.
+        metric: the metric.
+        p_corrected: p corrected by Holm's method over all tests of the comparison; None without a test or a better
+            direction.
     """
 
     difference: Difference
@@ -64,15 +65,15 @@ class ComparedSplit:
     """One split of one benchmark in two runs.
 
     Attributes:
-        benchmark: its name.
-        split: None where there are none.
+        benchmark: the benchmark's name.
+        split: the split; None for a benchmark without splits.
         rule_kind: `parser` or `variant`.
-        rule: which one scored both runs.
-        n: items that both runs have.
-        groups: independent groups of them.
-        left_out: how many items only the first and only the second run has.
-        metrics: one by one.
-        warnings: what a gain may have cost.
+        rule: the parser or variant that scored both runs.
+        n: the number of items that both runs have.
+        groups: the number of independent groups among them.
+        left_out: the number of items that only the first run has, and that only the second run has.
+        metrics: the comparison of each metric.
+        warnings: possible costs of a gain.
     """
 
     benchmark: str
@@ -116,16 +117,16 @@ class ComparedSplit:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Two runs side by side.
+    """The comparison of two runs.
 
     Attributes:
-        a: what the first run is called: its file, and the plug-ins that acted in it.
-        b: what the second is called.
-        splits: what both have.
-        unmatched: names of splits that one run alone has.
-        tests: how many p-values were corrected together.
-        level: coverage of the intervals.
-        warnings: what to know before trusting it; those of the splits too.
+        a: the first run's label: its file, and the plug-ins that acted in it.
+        b: the second run's label.
+        splits: the comparison of each shared split.
+        unmatched: the names of splits that only one run has.
+        tests: the number of p-values that were corrected together.
+        level: the coverage of the intervals.
+        warnings: reasons not to trust the comparison, including those of the splits.
     """
 
     a: str
@@ -154,8 +155,8 @@ def compare(
     """Compare two runs on the items they share.
 
     Raises:
-        UsageError: they share no benchmark, split or item, were scored by different rules, or do not agree about what
-            is true; or a file has a split twice.
+        UsageError: the runs share no benchmark, split or item, were scored by different rules, or disagree about the
+            ground truth; or a split occurs twice in a file.
         QkeditError: scipy is not installed.
     """
     scores_a, scores_b = _by_name(a), _by_name(b)
@@ -221,7 +222,7 @@ def _compared(a: Score, b: Score, level: float, resamples: int, seed: int) -> Co
 
 
 def _doubts(a: Any, b: Any) -> list[str]:
-    """Return the reasons in two runs' own records against comparing them; scores of answer files have no record."""
+    """Return the reasons against comparing two runs, from their records; scores of answer files have no record."""
     if not isinstance(a, dict) or not isinstance(b, dict):
         return []
     different = [name for name in ASKED_ALIKE if a.get(name) != b.get(name)]
@@ -240,7 +241,7 @@ def _doubts(a: Any, b: Any) -> list[str]:
 
 
 def _plugin_names(run: Any) -> str:
-    """Return the plug-ins of a run, by its own record."""
+    """Return the plug-ins of a run, from its record."""
     plugins = run.get("plugins") if isinstance(run, dict) else None
     named = [plugin.get("name") for plugin in plugins or () if isinstance(plugin, dict)]
     return " + ".join(map(str, named))
@@ -268,7 +269,7 @@ def _shared_items(a: Score, b: Score, where: str) -> tuple[list[Item], list[Item
 
 
 def _kind(item: Item) -> type[Item]:
-    """Return the kind of an item's judgement, without what a benchmark adds to it."""
+    """Return the kind of an item's judgement, without the benchmark's own additions."""
     return next(kind for kind in (YesNoItem, CaptionItem, MeasuredItem) if isinstance(item, kind))
 
 

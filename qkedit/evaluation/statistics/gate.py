@@ -5,7 +5,7 @@
     path        = [benchmark "."] [split "."] metric
 
 Numbers are in the metric's own unit: shares from 0 to 1, MME's scores in points, AMBER's figures in percent. A path
-must mean one figure; what is worse is known for each metric. A baseline must have been measured on the same questions.
+must mean one figure; each metric defines its worse direction. A baseline must be measured on the same questions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from qkedit.evaluation.statistics.metrics import meaning_of
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {"<=": le, ">=": ge, "<": lt, ">": gt}
 # A loss of exactly the tolerance is allowed, although 0.80 − 0.78 is a little more than 0.02 in binary.
 _ROUNDING = 1e-9
-# CIDEr is never above 10, and who allows a loss of more than 0.1 has written points.
+# CIDEr is never above 10, so a tolerance of more than 0.1 was most likely given in points.
 _LARGEST_HUNDREDTHS, LARGEST_LOSS = 10, 0.1
 _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _REQUIREMENT = re.compile(rf"\s*([^\s<>=:]+)\s*(<=|>=|<|>)\s*({_NUMBER})\s*")
@@ -40,7 +40,7 @@ class Requirement:
     limit: float
 
     def __str__(self) -> str:
-        """Return it as `--require` takes it."""
+        """Return the requirement in the format of `--require`."""
         return f"{self.path}{self.comparison}{self.limit!r}"
 
 
@@ -52,7 +52,7 @@ class NoWorse:
     tolerance: float
 
     def __str__(self) -> str:
-        """Return it as `--no-worse` takes it."""
+        """Return the tolerance in the format of `--no-worse`."""
         return f"{self.path}:{self.tolerance!r}"
 
 
@@ -61,10 +61,10 @@ class Check:
     """The outcome of one requirement.
 
     Attributes:
-        requirement: as it was asked for.
+        requirement: the requirement, as given.
         path: the figure's full name.
-        value: None where it has none; then the check fails.
-        baseline: the same figure in the baseline; None also where no baseline was asked for.
+        value: the figure's value; None if it has none, and then the check fails.
+        baseline: the same figure in the baseline; None without a baseline.
         passed: whether the requirement is met.
     """
 
@@ -82,7 +82,7 @@ class Check:
 
 
 def parse_requirement(text: str) -> Requirement:
-    """Return the requirement that a text such as `chair_s<=0.40` means. Raises UsageError."""
+    """Parse a requirement such as `chair_s<=0.40`. Raises UsageError."""
     matched = _REQUIREMENT.fullmatch(text)
     if matched is None:
         raise UsageError(
@@ -94,7 +94,7 @@ def parse_requirement(text: str) -> Requirement:
 
 
 def parse_no_worse(text: str) -> NoWorse:
-    """Return the tolerance that a text such as `recall:0.02` means. Raises UsageError."""
+    """Parse a tolerance such as `recall:0.02`. Raises UsageError."""
     matched = _NO_WORSE.fullmatch(text)
     tolerance = _finite(matched[2], "--no-worse") if matched else -1.0
     if matched is None or tolerance < 0:
@@ -110,7 +110,7 @@ def gate(
     no_worse: Iterable[NoWorse] = (),
     baseline: Sequence[Measured] = (),
 ) -> tuple[Check, ...]:
-    """Check a result against requirements; a figure without a value, or of no answers, meets none.
+    """Check a result against requirements; a figure without a value or without answers meets none.
 
     Raises:
         UsageError: a path means no figure or several, a metric has no direction that is worse, a limit is not in the
@@ -142,7 +142,7 @@ def gate(
 
 
 def _loss(meaning: Meaning, metric: str, base: float | None, value: float | None) -> float | None:
-    """Return by how much a figure is worse than it was, negative where it is better."""
+    """Return the loss of a figure against the baseline, negative if it is better."""
     if meaning.better is Better.NEITHER:
         raise UsageError(
             "neither direction of it is worse",
@@ -155,7 +155,7 @@ def _loss(meaning: Meaning, metric: str, base: float | None, value: float | None
 
 
 def _found(results: Sequence[Measured], path: str, where: str) -> tuple[Measured, str]:
-    """Return the figure that a path means: its full name, or any shorter one that fits nothing else."""
+    """Return the figure for a path: its full name, or a shorter one that matches nothing else."""
     figures = [(measured, metric) for measured in results for metric in measured.metrics]
     full = [figure for figure in figures if f"{figure[0].name}.{figure[1]}" == path]
     fitting = full or [figure for figure in figures if path in _short_names(*figure)]
@@ -177,7 +177,7 @@ def _short_names(measured: Measured, metric: str) -> set[str]:
 
 
 def _value(measured: Measured, metric: str) -> float | None:
-    """Return a figure; one that was measured on nothing has no value. Raises QkeditError for an impossible one."""
+    """Return a figure's value; None if it was measured on nothing. Raises QkeditError for an impossible value."""
     value = None if measured.n == 0 else measured.metrics[metric]
     if value is not None and meaning_of(measured.benchmark, metric).unit is Unit.SHARE and not 0 <= value <= 1:
         raise QkeditError(
@@ -189,7 +189,7 @@ def _value(measured: Measured, metric: str) -> float | None:
 
 
 def _check_questions(before: Measured, measured: Measured, path: str) -> None:
-    """Refuse a baseline that was measured on other questions: a difference to it says nothing about the model."""
+    """Refuse a baseline with other questions: a difference from it says nothing about the model."""
     if before.ids is not None and measured.ids is not None:
         alone = len(set(before.ids) ^ set(measured.ids))
         what = f"{len(before.ids)} and {len(measured.ids)} items, of which {alone} are in one of them alone"
@@ -213,7 +213,7 @@ def _check_questions(before: Measured, measured: Measured, path: str) -> None:
 def _check_unit(
     measured: Measured, metric: str, limit: float, requirement: str, *, is_difference: bool = False
 ) -> None:
-    """Refuse a percentage for a share, and a share for a percentage: it would always be met, or never."""
+    """Refuse a percentage for a share, and a share for a percentage: such a limit would always or never be met."""
     # A comparison's metrics are differences of a metric, and their ends: `recall_difference_low`.
     of, difference, _ = metric.partition("_difference")
     meaning = meaning_of(measured.benchmark, of)

@@ -2,8 +2,8 @@
 
 Items of one group (questions about one image) are not independent, so that resampling draws whole groups with
 replacement: the cluster bootstrap (Davison & Hinkley, Bootstrap Methods and their Application, 1997, section 3.8) with
-percentile intervals. Two runs are compared on the same groups, so that what makes an image hard cancels out. A plain
-share of independent items gets Wilson's interval (JASA 22, 1927), which stays honest at 0 and 1, and right against
+percentile intervals. Two runs are compared on the same groups, so that the difficulty of an image cancels out. A plain
+share of independent items gets Wilson's interval (JASA 22, 1927), which stays accurate at 0 and 1, and right against
 wrong gets McNemar's exact test (Psychometrika 12, 1947). Several comparisons at once are corrected with Holm's method
 (Scand. J. Statist. 6, 1979).
 
@@ -89,7 +89,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Right against wrong on the same questions: those that only one run answers rightly, and the exact test's p."""
+    """McNemar's test: the numbers of questions that only one run answers correctly, and the exact test's p."""
 
     only_a: int
     only_b: int
@@ -207,8 +207,8 @@ def paired(
 def mcnemar(items_a: Sequence[Item], items_b: Sequence[Item]) -> McNemar:
     """Return McNemar's exact test of right against wrong on the same questions.
 
-    It takes questions as independent, also where several are about one image, and leaves out those that one run's
-    answer drops from the counts.
+    It treats questions as independent, also where several are about one image, and leaves out those that either run
+    drops from the counts.
 
     Raises:
         UsageError: the runs do not have the same items, or the items are not right or wrong.

@@ -1,4 +1,4 @@
-"""The metrics of a benchmark's items, and what is known of its figures; items in groups, which are independent."""
+"""The metrics of a benchmark's items, the descriptions of its figures, and items in independent groups."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ def metrics_of(items: Sequence[Item], benchmark: str = "") -> Mapping[str, Metri
     """Return the metrics that these items have, by name.
 
     Args:
-        items: of one split.
-        benchmark: whose items they are; without it, or for one that is not installed, they are taken for what their
-            kind is.
+        items: the items of one split.
+        benchmark: the benchmark of the items; without it, or if it is not installed, the kind of the items decides.
 
     Raises:
-        UsageError: there are no items, or of several kinds, or of one that only an uninstalled benchmark knows.
+        UsageError: there are no items, items of several kinds, or items that only an uninstalled benchmark knows.
         QkeditError: an installed package's benchmark cannot be used.
     """
     if not items:
@@ -57,7 +56,7 @@ def meaning_of(benchmark: str, name: str) -> Meaning:
 
 
 def groups_of(items: Iterable[Item]) -> list[list[Item]]:
-    """Return the items of each group, in order; an item without a group is one by itself."""
+    """Return the items of each group, in order; an item without a group forms its own."""
     groups: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in items:
         groups[(item.group, "") if item.group else ("", item.id)].append(item)

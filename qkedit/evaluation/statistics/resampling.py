@@ -1,4 +1,4 @@
-"""Resampling of rows of sums, vectorised: what the statistics of runs are made of."""
+"""Vectorised resampling of rows of sums, the basis of the statistics of runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-# Counts of drawn rows that are held at a time, so that memory does not grow with the number of rows.
+# The number of counts in memory at a time, so that memory does not grow with the number of rows.
 _COUNTS_AT_A_TIME = 2_000_000
 
 

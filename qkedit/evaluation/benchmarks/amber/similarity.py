@@ -1,4 +1,4 @@
-"""Which of AMBER's words mean nearly the same: a table, read from a file or made once by spaCy.
+"""The table of AMBER's similar words, read from a file or made once by spaCy.
 
 The official script asks spaCy's model `en_core_web_lg` whether two words are more than 0.8 similar. Both come from
 AMBER's own vocabulary, so that a table of pairs says all there is to ask, and no one else needs the model:
@@ -27,12 +27,12 @@ _KEYS = ("model", "version", "threshold", "words", "pairs")
 
 @dataclass(frozen=True)
 class Similarity:
-    """Which words are similar.
+    """The pairs of similar words.
 
     Attributes:
         model: the model that was asked, and its version.
-        words: the words it was asked about.
-        pairs: the similar ones, in either order.
+        words: all words that were compared.
+        pairs: the pairs of similar words, in either order.
     """
 
     model: str
@@ -56,7 +56,7 @@ def read_similarity(file: Path, vocabulary: Collection[str]) -> Similarity:
         vocabulary: the words that will be asked about.
 
     Raises:
-        QkeditError: the file is no such table, has another threshold, or was made without some of the words.
+        QkeditError: the file is not such a table, has another threshold, or was made without some of the words.
     """
     table = read_object(file)
     remedy = "make it again with a published AMBER and spaCy's en_core_web_lg"

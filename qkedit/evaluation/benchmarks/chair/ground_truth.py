@@ -1,8 +1,8 @@
-"""What COCO's images show, by CHAIR's rule: the instances' categories and the objects in the reference captions.
+"""The true objects of COCO's images, by CHAIR's rule: the instances' categories and the reference captions' objects.
 
-The truth is read from a file made before (`*_gt_objects.json`, packed or not), or built from COCO's own annotation
-files (`instances_val2014.json` and `captions_val2014.json`, likewise train). The pickle that CHAIR's script keeps is
-never read: a pickle runs whatever code it names.
+The ground truth is read from a file made before (`*_gt_objects.json`, compressed or not), or built from COCO's own
+annotation files (`instances_val2014.json` and `captions_val2014.json`, or those of train). The pickle of CHAIR's
+script is never read: a pickle can run any code.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Truth = dict[str, ImageTruth]
 
 @dataclass(frozen=True)
 class TruthSource:
-    """Where one part of the truth comes from: a file of objects, or two annotation files.
+    """The source of one part of the ground truth: a file of objects, or two annotation files.
 
     Attributes:
         split: the part's name, such as `coco_val500` or `val2014`.
@@ -54,7 +54,7 @@ class TruthSource:
     files: tuple[Path, ...]
 
     def load(self, synonyms: Synonyms, read: Reader) -> Truth:
-        """Return the truth. Raises QkeditError if a file is not what its name says."""
+        """Return the ground truth. Raises QkeditError if a file is not what its name says."""
         if len(self.files) == 1:
             return read_truth(self.files[0], synonyms)
         instances, captions = (read_object(file, keys=_USED_KEYS) for file in self.files)
@@ -66,7 +66,7 @@ class TruthSource:
 
 
 def find_sources(data: Path) -> tuple[TruthSource, ...]:
-    """Return where the truth may be read from: files of objects if there are any, else pairs of annotation files.
+    """Return the sources of the ground truth: files of objects if there are any, otherwise pairs of annotation files.
 
     Raises:
         QkeditError: there are neither.
@@ -125,7 +125,7 @@ def read_truth(file: Path, synonyms: Synonyms) -> Truth:
     Either `{image id: [object, …]}`, or `{"categories": [object, …], "images": {image id: [place in it, …]}}`.
 
     Raises:
-        QkeditError: the file is no such file, or names an object that the synonyms do not know.
+        QkeditError: the file has another format, or names an object that is not in the synonyms.
     """
     document = read_object(file)
     try:

@@ -1,4 +1,4 @@
-"""Which COCO objects a caption mentions, by the rules of CHAIR (Rohrbach et al., arXiv 1809.02156).
+"""The COCO objects that a caption mentions, by the rules of CHAIR (Rohrbach et al., arXiv 1809.02156).
 
 Tokens → their base forms → pairs of words that mean one thing become one → words of the table of synonyms → the first
 word of their line, the object. The official rule takes singulars by the library pattern (`official`); OPERA (arXiv
@@ -46,7 +46,7 @@ _FIRST_WORDS = frozenset(first for first, _ in MERGED)
 
 @dataclass(frozen=True)
 class Reading:
-    """What a caption mentions.
+    """The objects that a caption mentions.
 
     Attributes:
         objects: every mention in order, repeats included.
@@ -64,7 +64,7 @@ Reader = Callable[[str], Reading]
 
 @dataclass(frozen=True)
 class Synonyms:
-    """Which word means which object.
+    """The table of synonyms: the object that each word means.
 
     Attributes:
         objects: the first word of each line, in order.
