@@ -1,4 +1,4 @@
-"""Write edits that exist already: to the full checkpoint, into one delta, or in another strength."""
+"""Write existing edits: to the full checkpoint, into one delta, or with another strength."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def merge_edits(
     revision: str | None = None,
     progress: Progress | None = None,
 ) -> SteerReport:
-    """Make one delta of several edits of one base, put together as `apply_edits` does.
+    """Make one delta from several edits of one base, combined as in `apply_edits`.
 
     Args:
         edits: directories that qkedit wrote, in any layout.
@@ -101,7 +101,7 @@ def interpolate_edit(
     revision: str | None = None,
     progress: Progress | None = None,
 ) -> SteerReport:
-    """Write an edit in another strength: `W + strength (W' − W)`, rounded once.
+    """Write an edit with another strength: `W + strength (W' − W)`, rounded once.
 
     Args:
         edit: a directory that qkedit wrote, in any layout.

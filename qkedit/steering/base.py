@@ -1,4 +1,4 @@
-"""Find the model that an edit was made from, by what its manifest and the user say.
+"""Find the model that an edit was made from, by its manifest and the user's arguments.
 
 A manifest names a hub model with its commit, and the demo. Of a directory it knows the name alone, since no output may
 depend on where things lie; such a base only its user can find.

@@ -1,4 +1,4 @@
-"""The model card of an output: what the base says of its licence, what was done, and how to undo it."""
+"""The model card of an output: the base's licence fields, a description of the edit, and how to undo it."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from qkedit.selection import describe
 from qkedit.spectral.suppression import NEAR_EQUAL
 from qkedit.steering.base_files import adapter_warning
 
-# What two edits both remove, as a share of their sum; rounding to 16 bits alone gives some thousandths.
+# The share that two edits both remove, of their sum; rounding to 16 bits alone gives some thousandths.
 NOTEWORTHY_OVERLAP = 0.01
 
 

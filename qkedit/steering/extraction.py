@@ -1,4 +1,4 @@
-"""Make an edit of two checkpoints, a base and what became of it: also where somebody else edited it."""
+"""Make an edit from two checkpoints, a base and its edited version, also if another tool edited it."""
 
 from __future__ import annotations
 

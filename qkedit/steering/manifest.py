@@ -1,4 +1,4 @@
-"""Make the manifest of an edit, and find the one that a directory or a base carries."""
+"""Make the manifest of an edit, and find the manifest of a directory or a base."""
 
 from __future__ import annotations
 

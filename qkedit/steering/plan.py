@@ -67,13 +67,13 @@ class SteerPlan:
 
     @property
     def bytes_to_read(self) -> int:
-        """Bytes of everything that the mathematics needs."""
+        """The number of bytes that the mathematics needs."""
         needed = {entry.name: entry for planned in self.layers for entry in planned.needed_tensors}
         return sum(entry.nbytes for entry in needed.values())
 
     @property
     def bytes_to_write(self) -> int:
-        """Bytes of the changed tensors."""
+        """The number of bytes in the changed tensors."""
         return sum(entry.nbytes for entry in self.tensors.values())
 
     @property

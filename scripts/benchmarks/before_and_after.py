@@ -4,8 +4,8 @@
     python scripts/make_checkpoint.py --shape qwen2-vl-7b --out ./qwen2-vl-7b-shaped
     python scripts/benchmarks/before_and_after.py OLD/.venv/bin/python NEW/.venv/bin/python ./qwen2-vl-7b-shaped
 
-Each version is an interpreter in which it is installed. Every command is a process of its own; before each one that
-writes, the disk is brought to rest and the checkpoint is read once. A quiet machine is wanted.
+Each version is an interpreter in which it is installed. Every command runs in its own process; before each one that
+writes, pending writes are flushed and the checkpoint is read once. Use an otherwise idle machine.
 """
 
 from __future__ import annotations

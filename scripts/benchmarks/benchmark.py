@@ -4,11 +4,12 @@
     python scripts/make_checkpoint.py --shape qwen2-vl-7b --out ./qwen2-vl-7b-shaped
     python scripts/benchmarks/benchmark.py ./qwen2-vl-7b-shaped --layers 10-20 --json b.json --markdown b.md
 
-Prints a Markdown document with the machine named, and writes the same as JSON and Markdown where asked to. For Linux;
-qkedit must be installed in the interpreter that runs this. A quiet machine is wanted: nothing here can correct for
-other work on the same cores.
+Prints a Markdown document that names the machine, and writes it as JSON and Markdown on request. Linux only; qkedit
+must be installed in the interpreter that runs this. Use an otherwise idle machine: the script cannot correct for other
+work on the same cores.
 
-Measured, each `--repeats` times and in turns, so that a drift of the machine hits both sides of a ratio:
+It measures the following, each `--repeats` times and interleaved, so that a drift of the machine affects both sides of
+a ratio:
 
 * whole commands, each a process of its own with its peak memory: `cp -r`, `steer` to a full directory and to a delta,
   `apply`, `verify`, `--dry-run`, `--help`, and `import torch` as the least that a program with torch takes;
@@ -121,7 +122,7 @@ def _refuse_full_disk(work: Path, plan: SteerPlan) -> None:
         raise QkeditError(
             f"{free / 1e9:.1f} GB are free and {needed / 1e9:.1f} GB are needed",
             where=str(work),
-            remedy="name a roomier directory with --work",
+            remedy="name a directory with more space with --work",
         )
 
 
@@ -130,14 +131,14 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("argument", metavar="MODEL", nargs="?", type=Path, help="a checkpoint's directory")
     parser.add_argument("--model", type=Path, help="the same as MODEL")
     parser.add_argument("--layers", default="10-20", help="layers to edit (default: %(default)s)")
-    parser.add_argument("--k", type=int, default=4, help="modes a head to suppress (default: %(default)s)")
+    parser.add_argument("--k", type=int, default=4, help="modes per head to suppress (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N, for the mathematics")
     parser.add_argument("--repeats", type=int, default=3, help="repetitions of everything (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="of the mathematics (default: every core)")
     parser.add_argument("--cold", action="store_true", help="drop the checkpoint from the page cache before each run")
     parser.add_argument("--dense", action="store_true", help="measure the dense decomposition of one head, too")
     parser.add_argument("--mergekit", metavar="PYTHON", help="an interpreter with mergekit, to compare with")
-    parser.add_argument("--work", type=Path, help="where outputs are written and removed (default: beside the model)")
+    parser.add_argument("--work", type=Path, help="where outputs are written and removed (default: next to the model)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the findings as Markdown")
     return parser

@@ -4,9 +4,9 @@
     python scripts/make_checkpoint.py --shape qwen2-vl-7b --out ./qwen2-vl-7b-shaped
     python scripts/benchmarks/benchmark_inspect.py ./qwen2-vl-7b-shaped --markdown inspect.md
 
-Prints Markdown with the machine named. Each view is a process of its own, with its peak memory; reading and the
-mathematics of `steer` on the same layers are measured alone, and so is `import torch`. All take turns. A quiet machine
-is wanted.
+Prints Markdown that names the machine. Each view runs in its own process, with its peak memory; reading and the
+mathematics of `steer` on the same layers are measured separately, and so is `import torch`. All are interleaved. Use
+an otherwise idle machine.
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
 #!/usr/bin/env python
-"""Measure what plug-ins cost: prefill and decoding apart, at several image sizes, against no plug-in, in one run.
+"""Measure the cost of plug-ins against no plug-in, of prefill and decoding separately, at several image sizes.
 
     python scripts/benchmarks/benchmark_plugins.py --shape small
     python scripts/benchmarks/benchmark_plugins.py --shape 7b --device cuda --dtype bfloat16 --cells 24x24 36x36
     python scripts/benchmarks/benchmark_plugins.py --shape small --rivals
 
 The model is a Qwen2-VL of the given shape with random weights, since weights do not change times. Per image size and
-plug-in, in turns so that a drift of the machine hits both sides of a ratio:
+plug-in, interleaved so that a drift of the machine affects both sides of a ratio:
 
-* prefill: the language model over image and question, image features made before; first request not counted;
+* prefill: the language model over image and question, with image features computed before; the first request does not
+  count;
 * decoding: the mean of the steps that follow it;
 * "pass to layer n": the unedited pass that SCR's scores need, and nothing else, which SCR's own cost is to be held
   against. Of layer n SCR itself needs queries and keys alone;
-* "none, again": no plug-in a second time in the same round; what it seems to cost is the noise.
+* "none, again": no plug-in a second time in the same round; its apparent cost is the noise.
 
 With `--rivals`, the methods of docs/rivals.md take the place of SCR and DSCR. They act on `generate`, so `generate` is
 timed: for one token (the prefill, image features included), and for each token more.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Run `qkedit steer` under torchrun in several CPU processes: same bytes as one, how long, and what a kill leaves.
+"""Run `qkedit steer` under torchrun in several CPU processes: compare bytes and time, and kill one of them.
 
     python scripts/make_checkpoint.py --shape qwen2-vl-7b --out ./qwen2-vl-7b-shaped
     python scripts/benchmarks/benchmark_processes.py ./qwen2-vl-7b-shaped --write docs/scaling.md

@@ -4,9 +4,9 @@
     python scripts/benchmarks/benchmark_score.py --markdown score.md
     python scripts/benchmarks/benchmark_score.py --data ./benchmarks --markdown score.md   # CHAIR and AMBER too
 
-Questions and answers are made up in each benchmark's own format: the rules do the same work whatever the images are.
-CHAIR and AMBER need their published files, below --data, and the extra `qkedit[caption]`; AMBER has 15,220 questions
-and no more. Each run is a process of its own that prints the JSON envelope with every item. A quiet machine is wanted.
+Questions and answers are synthetic, in each benchmark's own format: the rules do the same work for any images.
+CHAIR and AMBER need their published files, below --data, and the extra `qkedit[caption]`; AMBER has only 15,220
+questions. Each run is a separate process that prints the JSON envelope with every item. Use an otherwise idle machine.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure what `qkedit serve` costs compared with plain `transformers serve`, and what it bears.
+"""Measure the cost of `qkedit serve` compared with plain `transformers serve`, and its robustness.
 
     python scripts/benchmarks/benchmark_serve.py
     python scripts/benchmarks/benchmark_serve.py --model ./llava-1.5-7b-hf --image street.jpg --device cuda --tokens 64

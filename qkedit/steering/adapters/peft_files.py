@@ -1,4 +1,4 @@
-"""The files of a LoRA adapter, as PEFT and vLLM read them: names of tensors, the config, and ranks."""
+"""The files of a LoRA adapter in the format of PEFT and vLLM: tensor names, the config, and ranks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from qkedit.strict_text import json_text, parse_json
 
-# What both put before the path of a module.
+# The prefix that both put before a module's path.
 _PREFIX = "base_model.model."
-# Without these PEFT falls back on values of its own.
+# Without these, PEFT uses its own defaults.
 _NEEDED = ("peft_type", "r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern")
-# What vLLM takes as `--max-lora-rank`; it makes room for this rank once, and an adapter may have any smaller one.
+# Values that vLLM accepts for `--max-lora-rank`; it allocates for this rank, and an adapter may have a smaller one.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -51,7 +51,7 @@ def config_fields(model: str, revision: str | None, ranks: Mapping[str, int]) ->
         "revision": revision,
         "r": rank,
         "lora_alpha": rank,
-        # Whole paths: a name alone, such as q_proj, would take in layers that are not edited, and those of the vision
+        # Whole paths: a name alone, such as q_proj, would also match layers that are not edited, and the vision
         # tower.
         "target_modules": list(ranks),
         "rank_pattern": smaller,

@@ -47,7 +47,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_devices(name: str) -> tuple[torch.device, ...]:
-    """Return the devices among which the layers of one process are dealt out: every GPU that it sees, unless told.
+    """Return the devices that share the layers of one process: by default every GPU that it sees.
 
     Args:
         name: as for `choose_device`; `cuda` and an `auto` that is one mean all GPUs, `cuda:N` means that one.

@@ -1,4 +1,4 @@
-"""The item of the stream of edits: one query tensor, what happened to it, and its change in factors.
+"""The item in the stream of edits: one query tensor, its record, and its change in factors.
 
 Free of torch, so that writers can be imported while torch is.
 """

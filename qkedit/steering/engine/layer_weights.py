@@ -38,7 +38,7 @@ class LayerWeights:
 
     @classmethod
     def of(cls, stored: StoredLayer) -> Self:
-        """Take what was read already, without a copy."""
+        """Wrap bytes that were already read, without a copy."""
         entries = stored.planned.needed_tensors
         return cls(stored.planned, {entry.name: tensor_of(stored.contents[entry.name], entry) for entry in entries})
 
@@ -81,7 +81,7 @@ class LayerWeights:
         ).mT
 
     def key_bias(self) -> Tensor | None:
-        """Return what is added to the keys whatever the token, `[H_kv, d_h]`, folded like them; None for nothing."""
+        """Return the constant added to every token's keys, `[H_kv, d_h]`, folded like them; None if there is none."""
         layer, heads = self.planned.layer, self.planned.key_heads
         bias = self._numbers(layer.key_bias, heads).unsqueeze(-1) if layer.key_bias else None
         if bias is None and (layer.key_norm is None or layer.key_norm.shift is None):
@@ -135,12 +135,12 @@ def read_tensor(files: CheckpointFiles, entry: TensorEntry) -> Tensor:
 
 
 def tensor_of(content: bytearray, entry: TensorEntry) -> Tensor:
-    """Return bytes that were read, or came otherwise, as the tensor they are; without a copy."""
+    """Return bytes as the tensor that they hold, without a copy."""
     return torch.frombuffer(content, dtype=TORCH_DTYPES[entry.dtype]).view(entry.shape)
 
 
 def stored_bytes(tensor: Tensor) -> memoryview:
-    """Return the bytes of a contiguous CPU tensor as they stand in a file, without a copy."""
+    """Return the bytes of a contiguous CPU tensor in the order of a file, without a copy."""
     array: Any = tensor.flatten().view(torch.uint8).numpy()
     return memoryview(array)
 

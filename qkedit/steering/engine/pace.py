@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from qkedit.steering.plan import SteerPlan
 
-# Tensors that are read, worked on, or wait to be written may take this together. With torch, which takes 230 MB, and
-# what the mathematics works in, the process then stays below 800 MB.
+# The limit for all tensors that are being read, edited or waiting to be written. With torch, which takes 230 MB, and
+# the memory of the mathematics, the process then stays below 800 MB.
 IN_FLIGHT_BYTES = 384 << 20
 MOST_READ = 6
 

@@ -17,7 +17,7 @@ class _Failure:
 
 
 _END = object()
-# Seconds. An item takes less; who interrupts a run that waits for a dead network should not wait with it.
+# Seconds. An item takes less; an interrupt during a wait for a dead network must not wait as well.
 _PATIENCE = 10
 
 

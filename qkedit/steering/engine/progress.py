@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told from several threads; must return at once."""
+    """A watcher of a run; it is called from several threads, and must return at once."""
 
     def start(self, layers: int, total_bytes: int) -> None:
         """The work begins: so many layers to edit, so many bytes to bring into the output."""
@@ -22,7 +22,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Nobody watches."""
+    """A watcher that ignores everything."""
 
     def start(self, layers: int, total_bytes: int) -> None:
         """Say nothing."""

@@ -12,7 +12,7 @@ from qkedit.errors import CheckpointError
 from qkedit.steering.plan import PlannedLayer, SteerPlan
 from qkedit.stopwatch import Stopwatch
 
-# Bytes to look at at once: memory does not depend on the largest tensor, and they stay in a processor's cache.
+# The bytes to compare at a time, so that memory does not depend on the largest tensor and they stay in the CPU cache.
 _PIECE = 1 << 20
 # From a hub each piece is a request, which takes some hundredths of a second before its first byte comes.
 _REQUESTED = 32 << 20
@@ -51,7 +51,7 @@ def pieces(files: CheckpointFiles, file: str, start: int, end: int, size: int) -
     Each piece is overwritten by the next one, and the last one is cut to its length. So nothing may look at a piece
     any more, through a memoryview or a tensor either, when the next one is asked for.
     """
-    # To touch fresh memory takes longer than to read into memory that was touched before.
+    # The first touch of fresh memory takes longer than reading into memory that was touched before.
     buffer = bytearray(min(size, end - start))
     for position in range(start, end, size):
         del buffer[end - position :]

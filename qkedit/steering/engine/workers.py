@@ -62,7 +62,7 @@ class Workers:
 
 @contextmanager
 def workers(*devices: torch.device) -> Iterator[Workers]:
-    """As many workers as torch may use threads (`OMP_NUM_THREADS` caps both).
+    """As many workers as torch may use threads (`OMP_NUM_THREADS` limits both).
 
     On a GPU none but the caller; on several GPUs one each.
     """

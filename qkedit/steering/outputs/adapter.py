@@ -1,4 +1,4 @@
-"""The adapter: each tensor's change as the factors of a LoRA, which PEFT and vLLM lay over the base."""
+"""The adapter: each tensor's change as the factors of a LoRA, which PEFT and vLLM add to the base."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from qkedit.stopwatch import Stopwatch
 
 @dataclass(frozen=True)
 class AdapterWriter(WritesEditsAlone):
-    """Writes the factors in float32, of the edit's own rank or of `rank` at most.
+    """Write the factors in float32, with the edit's own rank or with `rank` at most.
 
     The bytes to write are those of the edited tensors, since those of the factors are known at the end.
 

@@ -1,4 +1,4 @@
-"""Check a staged output before it is put in its place: what every run does, without a second reading of the model.
+"""Check a staged output before it is put in its place; every run does this, without reading the model again.
 
 `qkedit.steering.verify` compares everything, at the price of reading everything.
 """
@@ -19,7 +19,7 @@ Edges = tuple[TensorEntry, bytes, bytes]
 """A written tensor's place, its first bytes and its last."""
 
 EDGE_BYTES = 4096
-# A disk that is being written to answers each of many small readings late.
+# While a disk is being written to, each of many small reads has a high latency.
 _READINGS_AT_ONCE = 16
 
 
@@ -76,5 +76,5 @@ def _check_edges(files: LocalFiles, edges: Edges) -> None:
 
 
 def not_as_computed(entry: TensorEntry) -> CheckpointError:
-    """Return the error for a tensor that is not on the disk as it was calculated."""
+    """Return the error for a tensor whose bytes on the disk differ from the computed ones."""
     return CheckpointError("was not written as computed", where=f"tensor {entry.name}", remedy="check the disk")

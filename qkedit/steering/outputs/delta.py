@@ -20,14 +20,14 @@ from qkedit.stopwatch import Stopwatch
 
 @dataclass(frozen=True)
 class DeltaWriter(WritesEditsAlone):
-    """Writes the planned tensors alone."""
+    """Write only the planned tensors."""
 
     planned: Mapping[str, TensorEntry]
     stopwatch: Stopwatch
     progress: Progress
 
     def generated(self, manifest: Manifest) -> dict[str, bytes]:
-        """Return nothing: a delta is not a model, `apply` makes one of it."""
+        """Return nothing: a delta is not a model; `apply` makes one from it."""
         return {}
 
     @contextmanager

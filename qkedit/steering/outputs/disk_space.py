@@ -19,7 +19,7 @@ from qkedit.steering.steer_options import OutputOptions
 def disk_needed(
     checkpoint: Checkpoint, planned: Mapping[str, TensorEntry], output: OutputOptions, *, shared: bool = False
 ) -> int:
-    """Return the bytes that an output takes on the disk, but for its manifest and card.
+    """Return the bytes that an output takes on the disk, without its manifest and card.
 
     Args:
         checkpoint: the base.

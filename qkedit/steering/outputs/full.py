@@ -33,7 +33,7 @@ from qkedit.stopwatch import Stopwatch
 
 @dataclass(frozen=True)
 class FullWriter:
-    """Writes the whole checkpoint with the planned tensors replaced."""
+    """Write the whole checkpoint with the planned tensors replaced."""
 
     checkpoint: Checkpoint
     planned: dict[str, TensorEntry]

@@ -1,4 +1,4 @@
-"""Keep beside the full output what its edit replaces, so that it can be undone without the base.
+"""Keep the bytes that an edit replaces next to the full output, so that it can be undone without the base.
 
 One file holds the original bytes of the edited tensors, by their names, and of the base's own card and manifest, which
 give way to the output's. It is in the safetensors format, and its name does not end like that: vLLM takes every
@@ -30,7 +30,7 @@ from qkedit.steering.outputs.writer import Written
 
 @dataclass(frozen=True)
 class KeepingOriginals:
-    """Writes the full output, and beside it the original bytes of what is edited."""
+    """Write the full output, and next to it the original bytes of the edited tensors."""
 
     writer: FullWriter
 

@@ -1,4 +1,4 @@
-"""The contract of an output: a consumer of the stream of edits that leaves files in a staging directory.
+"""The interface of an output: a consumer of the stream of edits that writes files into a staging directory.
 
 A writer knows where bytes go. The manifest and the card are made by `steering/run.py` from what a writer hands back.
 """

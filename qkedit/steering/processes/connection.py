@@ -39,11 +39,11 @@ _KEEP_ALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4}
 
 
 class LostConnectionError(Exception):
-    """The other process has ended, or says nothing any more; the text says which."""
+    """The other process has ended, or stopped responding; the text says which."""
 
 
 class Connection:
-    """The way to one other process."""
+    """The connection to one other process."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected

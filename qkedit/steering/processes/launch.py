@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Launch:
-    """This process among those that were started together.
+    """This process's place among those that were started together.
 
     Attributes:
         rank: its number, from 0; the first one owns the output and speaks.

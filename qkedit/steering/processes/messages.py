@@ -1,4 +1,4 @@
-"""An edited tensor, or what went wrong instead, as one process tells the other: in JSON and bytes, without pickles."""
+"""Messages between processes, in JSON and bytes and without pickles: an edited tensor, or an error instead."""
 
 from __future__ import annotations
 
