@@ -11,7 +11,7 @@ from typing import Any
 from qkedit.errors import QkeditError
 from qkedit.evaluation.files.json_rows import read_object
 from qkedit.evaluation.files.records import RULE_KINDS, Score
-from qkedit.evaluation.files.score_json import check_number, score_from_dict
+from qkedit.evaluation.files.score_json import check_names, check_number, score_from_dict
 
 # What a run leaves in its output directory.
 RESULT_FILE = "result.json"
@@ -105,6 +105,7 @@ def _measured(row: Any, run: Any, where: str) -> Measured:
     benchmark, split, metrics = row.get("benchmark"), row.get("split"), row.get("metrics")
     if not isinstance(benchmark, str) or not isinstance(split, str | None) or not isinstance(metrics, dict):
         raise _wrong(where, "does not hold a benchmark, a split and metrics")
+    check_names(metrics, where)
     for name, value in metrics.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not is_number:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from qkedit.errors import QkeditError, counted
@@ -73,6 +74,7 @@ def score_from_dict(row: Any, where: str = "score") -> Score:
     }
     values = _fields(row, readers, where)
     check_number(values["n"], values["items"], where)
+    check_names(values["metrics"], where)
     return Score(rule=values.pop(kinds[0]), rule_kind=kinds[0], **values)
 
 
@@ -80,6 +82,13 @@ def check_number(n: int | None, items: Sequence[Any], where: str) -> None:
     """Raise QkeditError for a result of more answers than items; some rules drop answers, so fewer can count."""
     if n is not None and n > len(items):
         raise _wrong(f"{where}: n", f"is {n}, and there are {counted(len(items), 'item')}")
+
+
+def check_names(metrics: Iterable[str], where: str) -> None:
+    """Raise QkeditError for a metric that cannot be named in a requirement: an empty name, or one with a blank."""
+    for name in metrics:
+        if not re.fullmatch(r"\S+", name):
+            raise _wrong(f"{where}: metrics: {name!r}", "is not the name of a metric")
 
 
 # Turns a value from a JSON document into a field's value, or raises an error that begins with the place it is told.

@@ -62,6 +62,7 @@ def sound() -> dict[str, Any]:
         ("n", 3, "r.json: n: is 3, and there are 2 items"),
         ("counts", [1], "r.json: counts: is not a JSON object"),
         ("counts.tp", 1.5, "r.json: counts: tp: is not a whole number from 0 on"),
+        ("metrics", {"": 0.5}, "r.json: metrics: '': is not the name of a metric"),
         ("metrics.f1", "0.5", "r.json: metrics: f1: is neither a number nor null"),
         ("metrics.f1", float("nan"), "r.json: metrics: f1: is neither a number nor null"),
         ("warnings", "none", "r.json: warnings: is not a list"),
