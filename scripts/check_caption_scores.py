@@ -1,4 +1,4 @@
-"""Hold the caption scores to pycocoevalcap itself: made captions, odd ones too, go through both.
+"""Compare the caption scores with pycocoevalcap itself, on generated captions, including unusual ones.
 
     pip install '.[coco-caption]' && python scripts/check_caption_scores.py            # 3,000 images
     python scripts/check_caption_scores.py --images 24 --seed 7 --write official_captions.json
@@ -37,14 +37,14 @@ ODD = str.split("""
     {green} "quoted" “curly” ‘single’ … ... -- — – - . ! ? , ; : '' `` ||| & &amp; <p> </p> < > http://a.b/c?d=e café
     naïve Ünïcode 日本語 мир 😀 👩‍👩‍👧 A.B.C. O'Neil \\ / * + = ~ ^ ` ´
 """)
-# They separate words or are nothing, and end no line for the official tokenizer.
+# Characters that separate words or are ignored, and do not end a line for the official tokenizer.
 ODD += ["1 1/2", "a\tb", "a\xa0b", "a\u3000b", "a\u200bb", "\ufeffa", "a\x1cb", "a\x85b", "a\x00b", "a\x7fb", "a\nb"]
-# They end one, so that the official script gives all later captions to other images.
+# Characters that end a line, so that the official script assigns all later captions to other images.
 SEPARATORS = ("\r", "\r\n", "\v", "\f", "\u2028", "\u2029")
 
 
 def made_captions(images: int, seed: int) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Return references and one caption of each image: some alike, some odd, some empty, some long."""
+    """Return references and one caption per image: some alike, some unusual, some empty, some long."""
     random = Random(seed)
     references, captions = {}, {}
     for image in range(images):

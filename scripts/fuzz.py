@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Feed broken inputs to everything in qkedit that reads one, for as long as you like.
+"""Feed broken inputs to every part of qkedit that reads input, for a given time.
 
     python scripts/fuzz.py --minutes 60 --findings ./findings --json fuzz.json
     python scripts/fuzz.py --only header --minutes 1

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw the pictures of docs/demo.md: some scenes, what the model says of them, and how its training went.
+"""Draw the figures of docs/demo.md: some scenes with the model's captions, and its training curves.
 
 python scripts/demo_model/demo_pictures.py                       # into docs/images
 """

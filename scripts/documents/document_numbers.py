@@ -1,4 +1,4 @@
-"""Write numbers that the code knows into marked places of the documents.
+"""Write numbers that come from the code into marked places in the documents.
 
     python scripts/documents/document_numbers.py            write them
     python scripts/documents/document_numbers.py --check    exit with 1 if one is stale

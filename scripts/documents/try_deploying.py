@@ -1,4 +1,4 @@
-"""Convert and quantise a tiny edited checkpoint with other people's tools, and look for the edit in what they write.
+"""Convert and quantise a tiny edited checkpoint with other projects' tools, and look for the edit in their output.
 
 python scripts/documents/try_deploying.py [--llama-cpp DIR] [--only NAME …]
 

@@ -1,1 +1,1 @@
-"""Feed broken inputs to everything that reads one: a target per file format and per field of a request."""
+"""Feed broken inputs to every reader: one target per file format and per field of a request."""

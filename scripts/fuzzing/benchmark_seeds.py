@@ -1,4 +1,4 @@
-"""A handful of questions and answers in the published form of each benchmark, made up."""
+"""A few synthetic questions and answers in the published format of each benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Change JSON documents at their joints: a value, a key, a list's length, the depth; at times the text itself."""
+"""Mutate JSON documents: a value, a key, a list's length, the depth, and sometimes the text itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell a refusal as it should be from everything else."""
+"""Distinguish a correct refusal from everything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plain language in the place of nltk's data, so that captions are read where those are not installed."""
+"""A simple substitute for nltk's data, so that captions can be read where the data is not installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unittest.mock import patch
 from qkedit.errors import QkeditError
 from qkedit.evaluation.benchmarks.captions import language
 
-# Words end at blanks, every word is a noun, and a plural is a word and an s.
+# Words are separated by spaces, every word is a noun, and a plural is a word with an s.
 PLAIN: dict[str, Callable[..., Any]] = {
     "tokenizer": lambda: str.split,
     "tagger": lambda: lambda tokens: ["NN"] * len(tokens),

@@ -1,4 +1,4 @@
-"""Run one target: input after input, each from a seed of its own, until a number or a time is reached."""
+"""Run one target on inputs from consecutive seeds, until a number or a time is reached."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from random import Random
 from fuzzing.target import Finding, Target, as_bytes
 from fuzzing.watching import Hang, Writes, held_megabytes, peak_megabytes, time_limit
 
-# Findings of one kind and place are one fault; more of them would only fill the disk.
+# Findings of one kind in one place are one fault; more of them would only fill the disk.
 ALIKE = 3
 
 

@@ -1,4 +1,4 @@
-"""Files of pictures in all formats that Pillow writes: whole ones of any mode and size, and broken ones."""
+"""Image files in all formats that Pillow writes: valid ones of any mode and size, and broken ones."""
 
 from __future__ import annotations
 

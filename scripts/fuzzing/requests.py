@@ -1,4 +1,4 @@
-"""A request as clients send it, and changes to it."""
+"""A valid request, and mutations of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A directory for one input, and what may have changed in it afterwards."""
+"""A directory for one input, and the check of what changed in it."""
 
 from __future__ import annotations
 

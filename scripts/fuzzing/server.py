@@ -1,4 +1,4 @@
-"""A server of the demo as a process of its own, and raw connections to it."""
+"""A server of the demo in its own process, and raw connections to it."""
 
 from __future__ import annotations
 

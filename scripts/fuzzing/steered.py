@@ -1,4 +1,4 @@
-"""What all targets share that change one file of a checkpoint and steer it."""
+"""The common part of all targets that change one file of a checkpoint and steer it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ChangedFile:
 
 
 class SteeredTarget(Target):
-    """Steers a checkpoint of which one file was changed.
+    """Steer a checkpoint with one changed file.
 
     A run that ends must have an output that verifies; one that is refused must have left nothing at all.
     """

@@ -1,4 +1,4 @@
-"""Values that have broken programs before: texts, numbers, and pieces of JSON that no encoder would write."""
+"""Values that often break programs: texts, numbers, and pieces of JSON that no encoder would write."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Trains the miniature model behind `--model demo`: its files, its data, its two stages, its record."""
+"""Train the miniature model behind `--model demo`: its files, its data, its two stages, its record."""

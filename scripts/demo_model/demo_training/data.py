@@ -87,7 +87,7 @@ class Packed:
 
 
 class Packer:
-    """Packs a caption and questions behind the picture of each scene."""
+    """Pack a caption and questions after the image of each scene."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer

@@ -1,4 +1,4 @@
-"""What the trained model says about scenes it never saw: the figures that the record and the model card give."""
+"""The trained model's figures on held-out scenes, as in the record and the model card."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Settings:
 
 
 class VisionStage:
-    """Trains the vision tower, with a linear head that is thrown away: which kinds does this patch show?"""
+    """Train the vision tower to recognise the kinds in each patch, with a linear head that is discarded."""
 
     name = "vision"
 
@@ -61,7 +61,7 @@ class VisionStage:
 
 
 class LanguageStage:
-    """Trains projector and language model on captions and questions; the vision tower stays as it is."""
+    """Train projector and language model on captions and questions, with the vision tower frozen."""
 
     name = "language"
 

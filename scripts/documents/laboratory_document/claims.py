@@ -1,4 +1,4 @@
-"""The papers' claims as contrasts that a sweep can decide, with the rules of the decision fixed beforehand.
+"""The papers' claims as contrasts that a sweep can decide, with decision rules fixed in advance.
 
 A contrast pools many cells, so that no single cell is picked: it is the difference of two groups of arms on the same
 scenes, and the claim says on which side of zero it lies. It is *supported* when the whole 95 % interval lies there,
@@ -43,7 +43,7 @@ class Contrast:
 
     @property
     def verdict(self) -> str:
-        """What the interval says of the claim; empty where nothing is claimed."""
+        """The verdict on the claim by the interval; empty without a claim."""
         low, high = self.difference.low, self.difference.high
         if not self.claimed or low is None or high is None:
             return ""

@@ -1,4 +1,4 @@
-"""AMBER's generative task (arXiv 2311.07397): what a description mentions, against what the image shows.
+"""AMBER's generative task (arXiv 2311.07397): compare the objects in a description with those in the image.
 
 Nouns of the description → their lemmas → those in AMBER's vocabulary. Each is, in order, for a true object
 (itself, by an association or by similarity), or is hallucinated; it may also be one of the objects that people would
@@ -82,11 +82,11 @@ def noun_reader(vocabulary: frozenset[str], data: Path | None = None) -> Callabl
 def judge(
     nouns: Iterable[str], truth: Sequence[str], likely: Sequence[str], words: Words, similar: Similar
 ) -> Judgement:
-    """Decide what each noun stands for.
+    """Decide which object each noun means.
 
-    A safe word is passed over. A word for a true object covers the first such object, words associated with any of
-    them going before the objects themselves. What is left may be a likely object, by its word and then by the first
-    similar one; neither keeps it from covering a true object by similarity. Whatever does not is hallucinated.
+    A safe word is skipped. A word for a true object covers the first such object; associated words are tried before
+    the objects themselves. Any other word may mark a likely object, by the same word and then by the first similar one;
+    it may still cover a true object by similarity. A word that does not is hallucinated.
     """
     true_words, likely_words = _places(truth, words), _places(likely, words)
     hallucinated: list[str] = []
@@ -112,7 +112,7 @@ def judge(
 
 
 def _places(objects: Sequence[str], words: Words) -> list[tuple[str, int]]:
-    """Return the words that may stand for these objects, each with the place of its object, in AMBER's order."""
+    """Return the words for these objects, each with the index of its object, in AMBER's order."""
     associated = [(word, place) for place, name in enumerate(objects) for word in words.associations[name]]
     return associated + [(name, place) for place, name in enumerate(objects)]
 
@@ -145,7 +145,7 @@ def item(
 
 
 def counts_of(items: Sequence[AmberCaptionItem]) -> dict[str, int]:
-    """Return the whole numbers that the figures come from."""
+    """Return the counts from which the figures are computed."""
     return {
         **caption_counts(items),
         "likely_objects": sum(len(item.likely) for item in items),

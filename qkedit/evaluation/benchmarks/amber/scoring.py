@@ -1,6 +1,6 @@
-"""AMBER (arXiv 2311.07397): what descriptions make up, and questions about objects, attributes and relations.
+"""AMBER (arXiv 2311.07397): hallucinations in descriptions, and questions about objects, attributes and relations.
 
-To a question exactly `Yes` or `No` is an answer, and anything else is wrong. `no` is the positive class:
+Only exactly `Yes` or `No` answers a question, and anything else is wrong. `no` is the positive class:
 
     precision = right No / said No        recall = right No / No is true
 
@@ -185,12 +185,12 @@ def score(given: Answered, *, similarity: Similarity | None = None) -> Score:
 
 
 def parse(text: str) -> str | None:
-    """AMBER's own rule: nothing but the word itself is an answer."""
+    """Parse by AMBER's own rule: only the exact word is an answer."""
     return {"Yes": "yes", "No": "no"}.get(text)
 
 
 def parse_normalised(text: str) -> str | None:
-    """Our rule: the first word, in any capitals, whatever is before and after it."""
+    """Parse by our rule: the first word, ignoring case and everything before and after it."""
     found = _FIRST_WORD.match(text)
     return found[1].lower() if found else None
 

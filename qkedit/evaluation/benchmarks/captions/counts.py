@@ -1,4 +1,4 @@
-"""The whole numbers that the figures of captions come from."""
+"""The counts from which the figures of captions are computed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qkedit.evaluation.files.records import CaptionItem
 
 
 def caption_counts(items: Sequence[CaptionItem]) -> dict[str, int]:
-    """Return how many captions, mentions, objects and words were judged, and how many of them were hallucinated."""
+    """Return the numbers of judged captions, mentions, objects and words, and of hallucinated ones."""
     return {
         "captions": len(items),
         "hallucinated_captions": sum(bool(item.hallucinated) for item in items),

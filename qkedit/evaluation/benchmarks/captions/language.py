@@ -1,4 +1,4 @@
-"""What the official caption scorers ask of a language: tokens, part-of-speech tags, singulars and lemmas.
+"""The language tools of the official caption scorers: tokens, part-of-speech tags, singulars and lemmas.
 
 nltk and PatternLite are an extra (`pip install 'qkedit[caption]'`), imported where they are needed. nltk's data are
 looked for where nltk looks (the directories in the variable NLTK_DATA, and its usual places) and in a directory

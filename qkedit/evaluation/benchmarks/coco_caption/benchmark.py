@@ -1,4 +1,4 @@
-"""Reference captions as a benchmark: how much of an answer's quality an edit leaves."""
+"""Reference captions as a benchmark: the quality of answers after an edit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run the Java programs that pycocoevalcap brings; nothing of it is imported, and nothing is written beside it."""
+"""Run the Java programs of pycocoevalcap; the package is not imported, and nothing is written into it."""
 
 from __future__ import annotations
 

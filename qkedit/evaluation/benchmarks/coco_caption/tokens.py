@@ -1,4 +1,4 @@
-"""Tokens of captions: the official ones, which Java makes, and plain words, which are ours.
+"""Tokens of captions: the official ones, from Java, and our own plain words.
 
 Tokens are text with single spaces between them, as the official scorers take them.
 """

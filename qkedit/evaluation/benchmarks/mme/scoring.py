@@ -1,4 +1,4 @@
-"""MME (arXiv 2306.13394): 14 tasks of two questions an image, one true and one false.
+"""MME (arXiv 2306.13394): 14 tasks with two questions per image, one true and one false.
 
 A task's score is 100 · acc + 100 · acc+, where acc is the share of right answers and acc+ the share of images whose
 two answers are both right. The splits are the tasks, and three totals of tasks: hallucination (the four coarse-grained
@@ -24,7 +24,7 @@ from qkedit.evaluation.files.json_rows import LONGEST_TEXT, read_text
 from qkedit.evaluation.files.records import Answer, Question, Score, YesNoItem
 
 HALLUCINATION = ("existence", "count", "position", "color")
-# In the order in which the official script adds the scores up, which decides about the last digit.
+# In the order in which the official script adds the scores, which determines the last digit.
 PERCEPTION = (*HALLUCINATION, "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 TASKS = (*PERCEPTION, *COGNITION)
@@ -119,7 +119,7 @@ def score(given: Answered) -> Score:
 
 
 def parse(text: str) -> str | None:
-    """MME's rule: yes if that is in the first four characters in lower case, else no if that is, else neither.
+    """Parse by MME's rule: yes or else no if the first four characters in lower case contain it, otherwise neither.
 
     Nothing is stripped, so that four spaces before `yes` hide it.
     """
