@@ -85,8 +85,8 @@ def judge(
     """Decide which object each noun means.
 
     A safe word is skipped. A word for a true object covers the first such object; associated words are tried before
-    the objects themselves. Any other word may mark a likely object, by the same word and then by the first similar one;
-    it may still cover a true object by similarity. A word that does not is hallucinated.
+    the objects themselves. Any other word may mark a likely object, by the same word and then by the first similar
+    one; it may still cover a true object by similarity. A word that does not is hallucinated.
     """
     true_words, likely_words = _places(truth, words), _places(likely, words)
     hallucinated: list[str] = []
