@@ -28,7 +28,9 @@ scores = st.builds(
     rule=st.text(),
     n=st.integers(0),
     counts=st.dictionaries(st.text(), st.integers(0), max_size=3),
-    metrics=st.dictionaries(st.text(), st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False))),
+    metrics=st.dictionaries(
+        st.from_regex(r"\S+", fullmatch=True), st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False))
+    ),
     printed=st.dictionaries(st.text(), st.text(), max_size=3),
     items=st.lists(items, max_size=3).map(tuple),
     warnings=words,
