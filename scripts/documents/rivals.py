@@ -79,7 +79,9 @@ def _lines(found: Demonstration, work: Path) -> Iterator[str]:
     yield ""
     yield from render.arms_lines(found.rows, "adversarial")
     yield ""
-    yield 'Share of "yes" among all answers, of which half should be:'
+    truths = {(q.image, q.prompt): q.truth for split in found.eval_set.splits.values() for q in split}
+    right = 100 * sum(truth == "yes" for truth in truths.values()) / len(truths)
+    yield f'Share of "yes" in the answers to all {len(truths):,} questions, each asked once; {right:.1f} % would be right:'
     yield ""
     yield "| arm | yes % |"
     yield "|:--|--:|"
