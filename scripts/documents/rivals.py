@@ -81,7 +81,7 @@ def _lines(found: Demonstration, work: Path) -> Iterator[str]:
     yield ""
     truths = {(q.image, q.prompt): q.truth for split in found.eval_set.splits.values() for q in split}
     right = 100 * sum(truth == "yes" for truth in truths.values()) / len(truths)
-    yield f'Share of "yes" in the answers to all {len(truths):,} questions, each asked once; {right:.1f} % would be right:'
+    yield f'Share of "yes" in the answers to all {len(truths):,} questions, each asked once ({right:.1f} % is right):'
     yield ""
     yield "| arm | yes % |"
     yield "|:--|--:|"
