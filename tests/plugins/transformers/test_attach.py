@@ -1,5 +1,6 @@
 """Attaching, detaching, reports, and what is refused in one sentence."""
 
+import os
 from shutil import which
 
 import pytest
@@ -228,7 +229,16 @@ def test_a_compiled_model_is_refused():
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @pytest.mark.parametrize(
     "backend",
-    ["eager", pytest.param("inductor", marks=pytest.mark.skipif(which("g++") is None, reason="needs a C++ compiler"))],
+    [
+        "eager",
+        pytest.param(
+            "inductor",
+            marks=pytest.mark.skipif(
+                which("g++") is None or not os.environ.get("SLOW_TESTS"),
+                reason="takes a minute of g++; set SLOW_TESTS",
+            ),
+        ),
+    ],
 )
 def test_layers_compiled_one_by_one(backend):
     """Compiled ahead, and by a request that is not edited: the edit has to come through all the same."""
