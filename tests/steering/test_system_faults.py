@@ -120,7 +120,7 @@ def _patched(watched: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -
 
 JOBS = (
     *("steer", "steer, linked", "steer, kept", "steer, delta", "steer, adapter"),
-    *("apply", "verify", "diff", "revert", "revert, beside"),
+    *("apply", "merge", "interpolate", "export", "verify", "diff", "revert", "revert, beside"),
 )
 
 
@@ -138,7 +138,15 @@ def run_job(job: str, place: Path) -> None:
         with patch.object(chosen, "query_modules", lambda *_: MODULES):
             steer(base, out=out, layers="1", k=2, overwrite=True, verify=True, **how)
     elif job == "apply":
-        apply_edits([place / "delta"], base=str(base), output=OutputOptions(out, overwrite=True, verify=True))
+        edits = [place / "delta", place / "other"]
+        apply_edits(edits, base=str(base), output=OutputOptions(out, overwrite=True, verify=True))
+    elif job == "merge":
+        qkedit.merge([place / "delta", place / "other"], base=base, out=out, overwrite=True)
+    elif job == "interpolate":
+        qkedit.interpolate(place / "delta", 0.5, base=base, out=out, overwrite=True)
+    elif job == "export":
+        with patch.object(chosen, "query_modules", lambda *_: MODULES):
+            qkedit.export(place / "delta", base=base, out=out, overwrite=True)
     elif job == "revert":
         revert(out, base=base)
     elif job == "revert, beside":
@@ -158,6 +166,7 @@ def place(tmp_path: Path) -> Path:
     steer(base, out=place / "edited", layers="1", k=2, fsync=False)
     steer(base, out=place / "kept", layers="1", k=2, keep_original=True, fsync=False)
     steer(base, out=place / "delta", layers="1", k=2, layout="delta", fsync=False)
+    steer(base, out=place / "other", layers="0-1", k=1, layout="delta", fsync=False)
     return place
 
 
