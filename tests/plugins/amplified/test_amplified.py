@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import qkedit
 from qkedit import SCR
@@ -18,6 +17,7 @@ from qkedit.plugins.transformers.modules import vlm_modules
 from tests.plugins.greedy import STEPS, generated, one_image_each
 from tests.plugins.tiny_requests import IMAGE, model, request
 from tests.plugins.whole_text import whole_text
+from tests.plugins.written_out_attention import changed_scores
 
 FAMILIES = ("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3", "mistral3", "idefics3")
 METHODS = {
@@ -31,40 +31,18 @@ def full_layers(family: str) -> list[int]:
     return [layer for layer in (1, 2, 3) if kinds[layer] == "full_attention"]
 
 
-@contextmanager
-def raised_scores(family: str, ids: list[int], plugin: Any) -> Iterator[None]:
-    """Let the decoder compute attention by matrices, with raised scores in the rows from the prompt's last on."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-
+def raised_scores(family: str, ids: list[int], plugin: Any) -> AbstractContextManager[None]:
+    """Raised scores in the rows from the prompt's last on."""
     columns, layers = [column for column, token in enumerate(ids) if token == IMAGE], full_layers(family)
 
-    def attend(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
-    ) -> tuple[Tensor, None]:
-        groups = query.shape[1] // key.shape[1]
-        key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
-        scores = query @ key.transpose(-1, -2) * settings["scaling"]
-        if module.layer_idx in layers:
-            for row in range(len(ids) - 1, scores.shape[-2]):
-                for column in columns:
-                    size = scores[0, :, row, column].abs()
-                    mean = sum(size.tolist()) / len(size)
-                    scores[0, :, row, column] += plugin.alpha * (mean if plugin.name == "middle-layer" else size)
-        if mask is None:
-            mask = torch.full(scores.shape[-2:], -torch.inf).triu(1)
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-        return (scores.softmax(dim=-1) @ value).transpose(1, 2).contiguous(), None
+    def raise_them(layer: int, scores: Tensor) -> None:
+        for row in range(len(ids) - 1, scores.shape[-2] if layer in layers else 0):
+            for column in columns:
+                size = scores[0, :, row, column].abs()
+                mean = sum(size.tolist()) / len(size)
+                scores[0, :, row, column] += plugin.alpha * (mean if plugin.name == "middle-layer" else size)
 
-    AttentionInterface.register("raised_scores", attend)
-    AttentionMaskInterface.register("raised_scores", ALL_MASK_ATTENTION_FUNCTIONS["eager"])
-    config = model(family).get_decoder().config
-    usual = config._attn_implementation
-    config._attn_implementation = {"": "raised_scores"}
-    try:
-        yield
-    finally:
-        config._attn_implementation = {"": usual}
+    return changed_scores(family, raise_them)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import qkedit
 from qkedit.errors import UnsupportedForm, UsageError
@@ -17,43 +16,23 @@ from qkedit.plugins.vaf.plugin import VAF
 from tests.plugins.greedy import STEPS, generated, one_image_each
 from tests.plugins.tiny_requests import IMAGE, model, request
 from tests.plugins.whole_text import whole_text
+from tests.plugins.written_out_attention import changed_scores
 
 FAMILIES = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "llava", "llava-next", "internvl", "gemma3", "mistral3", "idefics3")
 LAYERS, IMAGE_FACTOR, BEFORE_FACTOR = (1, 2), 1.4, 0.7
 
 
-@contextmanager
-def scaled_scores(family: str, ids: list[int]) -> Iterator[None]:
-    """Let the decoder compute attention by matrices, with scaled scores in the rows behind the image."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-
+def scaled_scores(family: str, ids: list[int]) -> AbstractContextManager[None]:
+    """Scaled scores in the rows behind the image."""
     columns = [column for column, token in enumerate(ids) if token == IMAGE]
 
-    def attend(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
-    ) -> tuple[Tensor, None]:
-        groups = query.shape[1] // key.shape[1]
-        key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
-        scores = query @ key.transpose(-1, -2) * settings["scaling"]
-        if module.layer_idx in LAYERS:
+    def scale(layer: int, scores: Tensor) -> None:
+        if layer in LAYERS:
             for row in range(columns[-1] + 1, scores.shape[-2]):
                 scores[..., row, : columns[0]] *= BEFORE_FACTOR
                 scores[..., row, columns] *= IMAGE_FACTOR
-        if mask is None:
-            mask = torch.full(scores.shape[-2:], -torch.inf).triu(1)
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-        return (scores.softmax(dim=-1) @ value).transpose(1, 2).contiguous(), None
 
-    AttentionInterface.register("scaled_scores", attend)
-    AttentionMaskInterface.register("scaled_scores", ALL_MASK_ATTENTION_FUNCTIONS["eager"])
-    config = model(family).get_decoder().config
-    usual = config._attn_implementation
-    config._attn_implementation = {"": "scaled_scores"}
-    try:
-        yield
-    finally:
-        config._attn_implementation = {"": usual}
+    return changed_scores(family, scale)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
