@@ -26,6 +26,8 @@ from typing import Any
 from benchmarking.machine import describe_machine
 from benchmarking.timing import Timing
 
+from qkedit.errors import counted
+
 BEGIN = "<!-- result of scripts/benchmarks/benchmark_processes.py: begin -->"
 END = "<!-- result of scripts/benchmarks/benchmark_processes.py: end -->"
 
@@ -154,7 +156,7 @@ def rendered(proof: Proof, model: Path, layers: str, machine: dict[str, Any]) ->
         f"The second of two processes, killed in the middle of its work: nothing is left, and the run says "
         f"`{proof.killed}`.",
         "",
-        f"({machine['date'][:10]}, {machine['processor']}, {machine['cores']} cores, medians of {repeats} runs.)",
+        f"({machine['date'][:10]}, {machine['processor']}, {machine['cores']} cores, {counted(repeats, 'run')} of each.)",
     ]
     return "\n".join(lines)
 

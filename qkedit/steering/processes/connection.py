@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from qkedit.checkpoint.io.interrupts import interrupts_deferred
 from qkedit.errors import QkeditError, UsageError, counted, first_line
 from qkedit.steering.processes.launch import Launch
 from qkedit.strict_text import parse_json
@@ -190,8 +191,10 @@ def _meeting_place() -> tuple[str, int]:
 
 def _store(address: str, port: int, launch: Launch, deadline: float) -> Store:
     """The launcher's store, or the one that the first process opens where the launcher has none."""
-    # The whole of it: while another thread imports torch, a part of it could be run before the whole is there.
-    import torch
+    # The whole of it: while another thread imports torch, a part of it could run before the whole is there. And not
+    # interrupted: in the middle of torch's own initialisation, that would abort the process.
+    with interrupts_deferred():
+        import torch
 
     hosts = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     while not hosts:  # asked in vain, torch would print pages
