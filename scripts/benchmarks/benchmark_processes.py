@@ -156,7 +156,7 @@ def rendered(proof: Proof, model: Path, layers: str, machine: dict[str, Any]) ->
         f"The second of two processes, killed in the middle of its work: nothing is left, and the run says "
         f"`{proof.killed}`.",
         "",
-        f"({machine['date'][:10]}, {machine['processor']}, {machine['cores']} cores, {counted(repeats, 'run')} of each.)",
+        f"({machine['date'][:10]}, {machine['processor']}, {machine['cores']} cores; each {counted(repeats, 'run')}.)",
     ]
     return "\n".join(lines)
 
