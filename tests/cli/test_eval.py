@@ -221,6 +221,14 @@ def test_what_must_be_said(scenes: Path, out: Path) -> None:
         assert words in refused.sentence()
     with_plugin = qkedit("eval", "--endpoint", "http://127.0.0.1:9", *list_of(whole), "--plugin", "scr")
     assert "an endpoint has its own plug-ins" in with_plugin.sentence()
+    place = "http://127.0.0.1:9"
+    twice = qkedit("eval", "--endpoint", place, "--endpoint", f"{place}/v1", *list_of(whole))
+    assert (twice.code, twice.sentence()) == (2, f"--endpoint: {place}/v1 is named twice; name it once.")
+    without_scheme = qkedit("eval", "--endpoint", place, *list_of(whole), "--image-urls", "/data/val2014")
+    assert (without_scheme.code, "--image-urls /data/val2014: is not the URL" in without_scheme.sentence()) == (
+        2,
+        True,
+    )
     assert os.listdir(out.parent) == []
 
 

@@ -6,6 +6,7 @@ Needs the package openai.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -15,6 +16,7 @@ from qkedit.errors import QkeditError, first_line
 # The longest answers of models have some hundred thousand characters, and a token's fields take some hundred bytes.
 LARGEST_RESPONSE = 16 * 2**20
 _MOST_REDIRECTS = 5
+_BUSY = (429, 503)
 _OF_THE_WAY = ("content-encoding", "content-length", "transfer-encoding")
 
 
@@ -26,7 +28,9 @@ class TooSlowError(openai.OpenAIError):
     """A server sent small pieces, and not a whole response in time."""
 
 
-def bounded_client(base_url: str, key: str, *, retries: int, timeout: float) -> openai.OpenAI:
+def bounded_client(
+    base_url: str, key: str, *, retries: int, timeout: float, on_refusal: Callable[[], None] = lambda: None
+) -> openai.OpenAI:
     """Return a client for a server.
 
     Args:
@@ -34,12 +38,13 @@ def bounded_client(base_url: str, key: str, *, retries: int, timeout: float) -> 
         key: the API key.
         retries: the number of times a request is sent again.
         timeout: seconds until a request counts as failed.
+        on_refusal: called whenever the server says that it is busy, also if the request is sent again.
 
     Raises:
         QkeditError: the environment names a proxy or certificates that cannot be used.
     """
     try:
-        http_client = BoundedHttpClient(timeout)
+        http_client = BoundedHttpClient(timeout, on_refusal)
     except Exception as error:  # an address of a proxy that is none has a class of its own
         raise QkeditError(
             f"the connection cannot be prepared ({first_line(error)})",
@@ -54,11 +59,13 @@ class BoundedHttpClient(openai.DefaultHttpxClient):
 
     Args:
         seconds: the time limit for a whole response.
+        on_refusal: called for every response with status 429 or 503.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, on_refusal: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self._seconds = seconds
+        self._on_refusal = on_refusal
 
     def send(self, request: Any, *, stream: bool = False, **settings: Any) -> Any:
         """Send a request and read the response up to the limit.
@@ -75,6 +82,8 @@ class BoundedHttpClient(openai.DefaultHttpxClient):
                 break
             response.close()
             response = super().send(response.next_request, **{**settings, "stream": True, "follow_redirects": False})
+        if response.status_code in _BUSY:
+            self._on_refusal()
         if stream:
             return response
         content = bytearray()

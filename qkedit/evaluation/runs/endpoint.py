@@ -1,7 +1,7 @@
 """Ask any server that speaks OpenAI's protocol: vLLM, SGLang, `qkedit serve` or a hosted service.
 
-Images are sent inside the request, as data URLs; several requests are in progress at a time. Temporary failures (no
-connection, a busy or failing server) are retried with growing pauses, or those that the server asks for. Any other
+Images are sent inside the request, as data URLs, or as the URLs under which the server finds them. Temporary failures
+(no connection, a busy or failing server) are retried with growing pauses, or those that the server asks for. Any other
 refusal ends the run, and finished answers are kept. An answer without text, which reasoning models give when their
 tokens are used up, counts as empty, with the server's reason for its end; an answer that is not text ends the run.
 """
@@ -11,21 +11,21 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Thread
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from qkedit.errors import QkeditError, UsageError, first_line
 from qkedit.evaluation.files.json_rows import LONGEST_TEXT
 from qkedit.evaluation.files.records import STOP
 from qkedit.evaluation.runs.backend import EvalRequest, Reply, versions
+from qkedit.evaluation.runs.concurrency import Concurrency
+from qkedit.evaluation.runs.endpoint_session import EndpointSession, Lane, Unreachable
 from qkedit.images import is_plain, read_image
 
 if TYPE_CHECKING:
@@ -36,8 +36,42 @@ KEY_VARIABLE = "QKEDIT_API_KEY"
 _SENT_AS_THEY_ARE = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
-class Unreachable(QkeditError):
-    """There is no server at the URL, or it does not answer."""
+@dataclass(frozen=True)
+class ServedImages:
+    """Images that the server reads itself, so that no request carries them.
+
+    Attributes:
+        directory: the directory of the images here.
+        url: the URL of the same directory for the server, such as `file:///data/val2014` or `http://HOST/val2014`.
+    """
+
+    directory: Path
+    url: str
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a URL that cannot have a path behind it."""
+        try:
+            parts = urlsplit(self.url)
+        except ValueError:
+            parts = urlsplit("")
+        is_address = parts.scheme in ("http", "https") and bool(parts.netloc)
+        is_file = parts.scheme == "file" and not parts.netloc and parts.path.startswith("/")
+        if (
+            not (is_address or is_file)
+            or parts.query
+            or parts.fragment
+            or parts.username
+            or not self.url.isprintable()
+        ):
+            raise UsageError(
+                "is not the URL of a directory",
+                where=f"--image-urls {self.url}",
+                remedy="give file:///DIRECTORY or http://HOST/DIRECTORY",
+            )
+
+    def url_of(self, image: Path) -> str:
+        """Return the URL of an image file in the directory or below it."""
+        return f"{self.url.rstrip('/')}/{quote(image.relative_to(self.directory).as_posix())}"
 
 
 @dataclass(frozen=True)
@@ -47,16 +81,18 @@ class Endpoint:
     Attributes:
         url: the server's URL, such as `http://localhost:8000/v1`; `/v1` may be left out.
         model: the name of the model there; by default the only one it has.
-        concurrency: the number of requests in progress at a time.
+        concurrency: the largest number of requests in progress at a time; None to measure which is fastest.
         retries: the number of times a request is sent again.
         timeout: seconds until a question counts as unanswered.
+        images: where the server finds the images itself; by default they are sent inside the requests.
     """
 
     url: str
     model: str | None = None
-    concurrency: int = 8
+    concurrency: int | None = None
     retries: int = 6
     timeout: float = 600.0
+    images: ServedImages | None = None
 
     @property
     def name(self) -> str:
@@ -66,7 +102,7 @@ class Endpoint:
     @property
     def settings(self) -> Mapping[str, Any]:
         """See `Backend`."""
-        return {"concurrency": self.concurrency}
+        return {"concurrency": self.concurrency or "measured"}
 
     @cached_property
     def base_url(self) -> str:
@@ -117,6 +153,7 @@ class Endpoint:
         return {
             "endpoint": self.base_url,
             "endpoint_model": self.served_model,
+            **({} if self.images is None else {"image_urls": self.images.url}),
             "libraries": versions("openai"),
         }
 
@@ -137,17 +174,24 @@ class Endpoint:
             return replace(self, model=recorded)
 
     @contextmanager
-    def session(self) -> Iterator[_EndpointSession]:
+    def session(self) -> Iterator[EndpointSession]:
         """See `Backend`."""
-        with self._client() as client:
-            yield _EndpointSession(self, client)
+        with self.lane() as lane:
+            yield EndpointSession([lane])
+
+    @contextmanager
+    def lane(self) -> Iterator[Lane]:
+        """Open the connection to this server for a session."""
+        concurrency = Concurrency(self.concurrency)
+        with self._client(concurrency.refused) as client:
+            yield Lane(self, client, concurrency)
 
     def answer(self, client: OpenAI, request: EvalRequest) -> Reply:
         """Return the answer to one question. Raises QkeditError if the request fails."""
-        pictures = (
-            [] if request.image is None else [{"type": "image_url", "image_url": {"url": data_url(request.image)}}]
-        )
-        content: list[Any] = [*pictures, {"type": "text", "text": request.prompt}]
+        content: list[Any] = [{"type": "text", "text": request.prompt}]
+        if request.image is not None:
+            url = data_url(request.image) if self.images is None else self.images.url_of(request.image)
+            content.insert(0, {"type": "image_url", "image_url": {"url": url}})
         with self._explained():
             completion = client.chat.completions.create(
                 model=self.served_model,
@@ -162,7 +206,7 @@ class Endpoint:
             raise self._failed(f"gives an answer of {len(text)} characters", "lower --max-new-tokens")
         return Reply(text, reason if isinstance(reason, str) else STOP)
 
-    def _client(self) -> OpenAI:
+    def _client(self, on_refusal: Callable[[], None] = lambda: None) -> OpenAI:
         if find_spec("openai") is None:
             raise QkeditError(
                 "the package openai is not installed",
@@ -171,7 +215,7 @@ class Endpoint:
             )
         from qkedit.evaluation.runs.bounded_client import bounded_client
 
-        return bounded_client(self.base_url, _key(), retries=self.retries, timeout=self.timeout)
+        return bounded_client(self.base_url, _key(), retries=self.retries, timeout=self.timeout, on_refusal=on_refusal)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -213,50 +257,6 @@ class Endpoint:
         return QkeditError(what, where=self.base_url, remedy=remedy)
 
 
-@dataclass(frozen=True)
-class _EndpointSession:
-    endpoint: Endpoint
-    client: OpenAI
-
-    @property
-    def observed(self) -> Mapping[str, Any]:
-        return {}
-
-    @property
-    def warnings(self) -> Sequence[str]:
-        return ()
-
-    def answers(self, requests: Sequence[EvalRequest]) -> Iterator[tuple[EvalRequest, Reply]]:
-        rest = iter(requests)
-        failure: Exception | None = None
-        under_way = 0
-        done: SimpleQueue[tuple[EvalRequest, Reply | Exception]] = SimpleQueue()
-        while True:
-            while failure is None and under_way < self.endpoint.concurrency:
-                request = next(rest, None)
-                if request is None:
-                    break
-                # A thread that ends with the process: a silent server does not delay Ctrl-C.
-                Thread(target=self._put_answer, args=(request, done), daemon=True).start()
-                under_way += 1
-            if not under_way:
-                break
-            request, outcome = _next(done)
-            under_way -= 1
-            if isinstance(outcome, Exception):
-                failure = failure or outcome
-            else:
-                yield request, outcome
-        if failure is not None:
-            raise failure
-
-    def _put_answer(self, request: EvalRequest, done: SimpleQueue[tuple[EvalRequest, Reply | Exception]]) -> None:
-        try:
-            done.put((request, self.endpoint.answer(self.client, request)))
-        except Exception as error:  # whatever it is, the main thread must not wait for ever
-            done.put((request, error))
-
-
 def _key() -> str:
     """Return the key for the server. Raises UsageError for one that no header can hold, without showing it."""
     key = os.environ.get(KEY_VARIABLE) or "none"  # a server without keys takes any
@@ -267,19 +267,6 @@ def _key() -> str:
             remedy="set it to the key alone",
         )
     return key
-
-
-def _next(done: SimpleQueue[tuple[EvalRequest, Reply | Exception]]) -> tuple[EvalRequest, Reply | Exception]:
-    """Wait for an outcome, and check for signals every second.
-
-    A signal that comes between Python's last look for signals and the wait for a lock does not end that wait: Ctrl-C
-    would have no effect until the server answers.
-    """
-    while True:
-        try:
-            return done.get(timeout=1)
-        except Empty:
-            continue
 
 
 def _text_of(content: Any) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from qkedit.evaluation.files.records import Score
     from qkedit.evaluation.runs.backend import Backend
+    from qkedit.evaluation.runs.endpoint import Endpoint
     from qkedit.evaluation.runs.tasks import Task
 
 ENDPOINT = "A model behind an endpoint"
@@ -73,11 +74,12 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, flag("--batch-size", help="Number of questions per batch.", min=1)] = 8,
     endpoint: Annotated[
-        str | None,
+        list[str] | None,
         flag(
             "--endpoint",
             panel=ENDPOINT,
-            help="URL of an OpenAI-compatible server, instead of a model. The key is read from QKEDIT_API_KEY.",
+            help="URL of an OpenAI-compatible server, instead of a model; may be given several times, for servers of "
+            "the same model. The key is read from QKEDIT_API_KEY.",
         ),
     ] = None,
     endpoint_model: Annotated[
@@ -85,8 +87,25 @@ def evaluate(
         flag("--endpoint-model", panel=ENDPOINT, help="Name of the model on the server, if it has several."),
     ] = None,
     concurrency: Annotated[
-        int, flag("--concurrency", panel=ENDPOINT, help="Largest number of requests in progress.", min=1)
-    ] = 8,
+        int | None,
+        flag(
+            "--concurrency",
+            panel=ENDPOINT,
+            help="Largest number of requests in progress at each endpoint; by default raised as long as answers "
+            "come faster.",
+            min=1,
+        ),
+    ] = None,
+    image_urls: Annotated[
+        str | None,
+        flag(
+            "--image-urls",
+            panel=ENDPOINT,
+            help="URL of the directory of images for the server, such as file:///data/val2014, instead of sending "
+            "the images.",
+            callback=utf8,
+        ),
+    ] = None,
     out: OutOption = None,
     overwrite: Annotated[bool, flag("--overwrite", help="Begin anew where another run's files are.")] = False,
     loading: LoadingFlags,
@@ -105,6 +124,7 @@ def evaluate(
 
         from qkedit.cli.commands.measure.eval_arms import run_each
         from qkedit.cli.progress import counting_bar
+        from qkedit.evaluation.runs.endpoint import Endpoint, ServedImages
         from qkedit.evaluation.runs.evaluate import evaluate as run
         from qkedit.evaluation.runs.local_model import LocalModel
 
@@ -112,14 +132,16 @@ def evaluate(
         if images is None:
             raise UsageError("no directory of images is given", where="--images", remedy="name their directory")
         backend: Backend
-        if endpoint is not None:
+        if endpoint:
             if each:
                 raise UsageError(
                     "an endpoint is one arm", where="--each", remedy="evaluate each served model by itself"
                 )
             if edit:
                 raise UsageError("an endpoint has its own weights", where="--edit", remedy="serve the edited model")
-            backend = _endpoint(endpoint, endpoint_model, concurrency, model.argument or model.model, plugin, target)
+            served = ServedImages(images, image_urls) if image_urls else None
+            servers = [Endpoint(url, endpoint_model, concurrency, images=served) for url in endpoint]
+            backend = _endpoints(servers, model.argument or model.model, plugin, target)
         else:
             name = model.name(context)
             backend = LocalModel(
@@ -160,17 +182,16 @@ def evaluate(
         deliver(output, fields, Group(*_tables(finished.scores)), {}, done=[finished.file])
 
 
-def _endpoint(
-    url: str, model: str | None, concurrency: int, other: str | None, plugins: Sequence[str] | None, target: Path
-) -> Backend:
-    from qkedit.evaluation.runs.endpoint import Endpoint
+def _endpoints(servers: Sequence[Endpoint], other: str | None, plugins: Sequence[str] | None, target: Path) -> Backend:
+    from qkedit.evaluation.runs.endpoint_pool import EndpointPool
     from qkedit.evaluation.runs.run_files import recorded_identity
 
     if other is not None:
         raise UsageError("a model is named as well", where="--endpoint", remedy="name one of them")
     if plugins:
         raise UsageError("an endpoint has its own plug-ins", where="--plugin", remedy="name them where it is served")
-    return Endpoint(url, model, concurrency).or_as_recorded(recorded_identity(target))
+    backend = servers[0] if len(servers) == 1 else EndpointPool(tuple(servers))
+    return backend.or_as_recorded(recorded_identity(target))
 
 
 def _tasks(

@@ -1,0 +1,81 @@
+"""How many requests are kept in progress, against a simulated engine."""
+
+from __future__ import annotations
+
+import heapq
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qkedit.evaluation.runs.concurrency import FIRST, LARGEST, Concurrency
+
+
+def answered_by_engine(
+    concurrency: Concurrency, capacity: int, answers: int, seconds: float = 1.0
+) -> tuple[float, list[int]]:
+    """Ask an engine that works on `capacity` requests at a time, each taking `seconds`, and queues the others.
+
+    Returns the time of the last answer, and the number allowed at each answer.
+    """
+    now, sent, numbers = 0.0, 0, []
+    slots = [0.0] * capacity  # when each becomes free
+    ends: list[float] = []
+    while len(numbers) < answers:
+        while sent < answers and len(ends) < concurrency.allowed:
+            begin = max(now, heapq.heappop(slots))
+            heapq.heappush(slots, begin + seconds)
+            heapq.heappush(ends, begin + seconds)
+            sent += 1
+        now = heapq.heappop(ends)
+        concurrency.answered(now)
+        numbers.append(concurrency.allowed)
+    return now, numbers
+
+
+@pytest.mark.parametrize("capacity", [1, 3, 8, 20, 64, 256])
+def test_a_measured_number_fills_the_engine_and_not_more(capacity: int) -> None:
+    seconds, numbers = answered_by_engine(Concurrency(), capacity, 20_000)
+    settled = numbers[-1]
+    assert numbers[-5_000:] == [settled] * 5_000
+    # A number below the capacity leaves the engine idle in part; one above twice the capacity only queues.
+    assert min(FIRST, capacity) <= settled <= max(FIRST, 2 * capacity)
+    assert settled >= 0.9 * capacity or capacity < FIRST
+    assert seconds <= 1.15 * 20_000 / capacity + 20
+
+
+def test_a_short_run_stays_at_the_first_number() -> None:
+    _, numbers = answered_by_engine(Concurrency(), 256, FIRST + 8)
+    assert set(numbers) == {FIRST}
+
+
+def test_a_fixed_number_stays() -> None:
+    _, numbers = answered_by_engine(Concurrency(5), 64, 2_000)
+    assert set(numbers) == {5}
+
+
+def test_a_burst_of_refusals_halves_the_number_once_and_answers_bring_it_back() -> None:
+    concurrency = Concurrency(32)
+    for _ in range(32):  # all that were in progress
+        concurrency.refused()
+    assert concurrency.allowed == 16
+    concurrency.refused()
+    assert concurrency.allowed == 8
+    numbers = []
+    for number in range(1_000):
+        concurrency.answered(float(number))
+        numbers.append(concurrency.allowed)
+    assert sorted(numbers) == numbers
+    assert numbers[-1] == 16  # the last number that was refused is not tried again
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 10)), max_size=400), st.one_of(st.none(), st.integers(1, LARGEST)))
+def test_whatever_happens_at_least_one_request_is_allowed(events: list[float | None], fixed: int | None) -> None:
+    concurrency, now = Concurrency(fixed), 0.0
+    for event in events:
+        if event is None:
+            concurrency.refused()
+        else:
+            now += event
+            concurrency.answered(now)
+        assert 1 <= concurrency.allowed <= (LARGEST if fixed is None else fixed)
