@@ -60,10 +60,12 @@ class DecodingEdit:
     Attributes:
         observed_layers: after which decoder layers `observe_layer` is called.
         scored_layers: in which decoder layers `edit_scores` is called; only layers that attend to every column.
+        watched_layers: in which decoder layers `watch_attention` is called.
     """
 
     observed_layers: frozenset[int] = frozenset()
     scored_layers: frozenset[int] = frozenset()
+    watched_layers: frozenset[int] = frozenset()
 
     def edit_scores(self, layer: int, scores: Tensor) -> Tensor:
         """Return the attention scores of the last token of the prompt, or of a token of the answer, edited.
@@ -74,6 +76,18 @@ class DecodingEdit:
                 padding included.
         """
         return scores
+
+    def watch_attention(self, layer: int, shares: Tensor) -> None:
+        """Look at the attention of the last column in a layer, with every edit of scores; change nothing.
+
+        It is called in every forward pass, before `edit_logits` of the same pass; for a prompt that runs in parts,
+        with each part, so that the last call before `edit_logits` is the one to keep.
+
+        Args:
+            layer: the decoder layer.
+            shares: `[batch, heads, columns]` float32, each row of which adds up to 1. The columns are the last ones so
+                far, since a sliding layer forgets those before its window; padding has none.
+        """
 
     def observe_layer(self, layer: int, hidden: Tensor) -> None:
         """Look at the state of the last token after a decoder layer, `[batch, D]`; change nothing.

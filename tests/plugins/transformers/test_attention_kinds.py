@@ -23,6 +23,7 @@ from transformers.masking_utils import (
 import qkedit
 from qkedit import DSCR, SCR
 from qkedit.errors import UnsupportedForm
+from qkedit.plugins.measures.attention_shares import AttentionShares
 from tests.plugins import tiny_requests
 from tests.plugins.dscr.dscr_requests import UNCROPPED, depth_maps, images_in
 from tests.plugins.tiny_requests import request, two_prompts
@@ -93,7 +94,7 @@ def stand_ins() -> Iterator[None]:
     AttentionMaskInterface.register(FLEX, block_mask)
     yield
     for known in (AttentionInterface, AttentionMaskInterface):
-        for name in (FLASH, FLEX, f"{FLASH}_recorded", f"{FLEX}_recorded"):
+        for name in (f"{kind}{ending}" for kind in (FLASH, FLEX) for ending in ("", "_recorded", "_scored")):
             known._global_mapping.pop(name, None)
 
 
@@ -131,6 +132,28 @@ def test_any_attention_gives_the_same_answer(family: str, kind: str) -> None:
         assert (found - plain).abs().max() > 1e-3, name
         if name == "scr":
             assert report["scr"].sources == other_report["scr"].sources > 0
+
+
+@pytest.mark.usefixtures("stand_ins")
+@pytest.mark.parametrize(
+    ("family", "kind", "text"),
+    [
+        ("qwen2-vl", FLASH, {}),
+        ("qwen2-vl", FLEX, {}),
+        ("mistral3", FLASH, {"sliding_window": 8}),
+        ("gemma3", FLEX, {}),  # with an image whose tokens see one another, which flash attention cannot do
+    ],
+)
+def test_attention_is_watched_under_any_attention(family: str, kind: str, text: dict[str, Any]) -> None:
+    """Sliding windows included, before and after the cache has forgotten columns."""
+    tiny, given = tiny_requests.model.__wrapped__(family, **text), request(family, two_prompts(family))
+    shares = []
+    for implementation in ("sdpa", kind):
+        tiny.get_decoder().config._attn_implementation = {"": implementation}
+        with qkedit.attach(tiny, AttentionShares()) as attached:
+            tiny.generate(**given.inputs, **GREEDY)
+        shares.append(attached.report()[0].plugins["attention"].shares)
+    torch.testing.assert_close(shares[1], shares[0], atol=1e-5, rtol=0)
 
 
 @pytest.mark.usefixtures("stand_ins")
