@@ -18,7 +18,7 @@ from qkedit.version import __version__
 if TYPE_CHECKING:
     from qkedit.api.differences import diff, extract
     from qkedit.api.editing import apply, export, inspect, interpolate, merge, plan, verify
-    from qkedit.api.measuring import compare, drift, evaluate, score
+    from qkedit.api.measuring import attention, compare, drift, evaluate, score
     from qkedit.api.publishing import push
     from qkedit.api.running import generate
     from qkedit.errors import QkeditError
@@ -46,6 +46,7 @@ __all__ = [
     "__version__",
     "apply",
     "attach",
+    "attention",
     "compare",
     "diff",
     "drift",
@@ -94,6 +95,7 @@ _HOMES = {
     "revert": "qkedit.steering.undo.revert",
     "push": "qkedit.api.publishing",
     "generate": "qkedit.api.running",
+    "attention": "qkedit.api.measuring",
     "score": "qkedit.api.measuring",
     "evaluate": "qkedit.api.measuring",
     "compare": "qkedit.api.measuring",

@@ -1,4 +1,4 @@
-"""Measure models from Python: the commands `score`, `eval`, `compare` and `drift`."""
+"""Measure models from Python: the commands `score`, `eval`, `compare`, `drift` and `attention`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qkedit.evaluation.attention.diagnosis import AttentionDiagnosis
     from qkedit.evaluation.drift import Drift
     from qkedit.evaluation.files.records import Score
     from qkedit.evaluation.runs.evaluate import Finished
@@ -175,3 +176,71 @@ def drift(
     chosen = parse_plugins(list(plugins)) or ()
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "device": device, "dtype": dtype, **loading}
     return measure(str(base), str(edited), pictures, plugins=chosen, edits=[*map(str, edits)], **settings)
+
+
+def attention(
+    model: str | Path,
+    images: str | Path | Sequence[str | Path] | None = None,
+    *,
+    scenes: int | None = None,
+    data: str | Path | None = None,
+    split: str | None = None,
+    variant: str = "official",
+    plugins: Sequence[str] = (),
+    edits: Sequence[str | Path] = (),
+    max_new_tokens: int = 128,
+    batch_size: int = 8,
+    device: str = "cpu",
+    dtype: str = "auto",
+    **loading: Any,
+) -> AttentionDiagnosis:
+    """Measure where the tokens of answers attend: at the image or elsewhere, and at hallucinated mentions.
+
+    Args:
+        model: a directory, a hub id, an alias or `demo`.
+        images: image files, or a directory of them; one answer is generated for each.
+        scenes: instead, the number of scenes of the miniature world, whose objects are known.
+        data: CHAIR's ground truth, as for `score`; images are found in it by the names of their files.
+        split: the part of the ground truth; by default all of it.
+        variant: CHAIR's variant, `official` or `wordnet`.
+        plugins: plug-ins in the form of `--plugin`.
+        edits: directories of edits, applied to the loaded weights.
+        max_new_tokens: the maximum length of an answer.
+        batch_size: the number of prompts per batch.
+        device: the device to run on, by its PyTorch name.
+        dtype: the dtype of the weights; `auto` for the stored one.
+        loading: `prompt`, `revision`, `trust_remote_code`, `chat_template`, and `device_map`, `attn_implementation`
+            and `quantization` as for `load`.
+
+    Raises:
+        QkeditError: there are no images, a file is not an image, or the ground truth knows none of them.
+
+    Example:
+        >>> found = qkedit.attention("demo", scenes=20)
+        >>> [layer.tokens.image for layer in found.layers], found.auroc
+    """
+    from qkedit.demo.scenes import HELD_OUT_SEED, make_scenes
+    from qkedit.errors import UsageError
+    from qkedit.evaluation.attention.measure import diagnose
+    from qkedit.evaluation.attention.subjects import of_files, of_scenes
+    from qkedit.evaluation.drift import pictures_in
+    from qkedit.plugins.settings import parse_plugins
+
+    if (images is None) == (scenes is None):
+        raise UsageError("give either images or a number of scenes", where="images")
+    if scenes is not None:
+        asked = of_scenes(make_scenes(scenes, HELD_OUT_SEED))
+    else:
+        files = pictures_in(Path(images))[0] if isinstance(images, str | Path) else [Path(one) for one in images or ()]
+        asked = of_files([[file] for file in files], None if data is None else Path(data), split, variant)
+    return diagnose(
+        str(model),
+        asked,
+        plugins=parse_plugins(list(plugins)) or (),
+        edits=[*map(str, edits)],
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        **loading,
+    )

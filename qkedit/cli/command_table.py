@@ -24,7 +24,15 @@ PANELS = {
         "push",
         "models",
     ),
-    "Run it, with plug-ins": ("generate", "serve", "plugins add", "plugins remove", "plugins list", "kv-coherence"),
+    "Run it, with plug-ins": (
+        "generate",
+        "serve",
+        "plugins add",
+        "plugins remove",
+        "plugins list",
+        "kv-coherence",
+        "attention",
+    ),
     "Measure what an edit did": ("eval", "score", "compare", "gate", "drift"),
     "Laboratory": ("demo", "sweep"),
 }

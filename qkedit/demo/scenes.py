@@ -22,6 +22,7 @@ from qkedit.prompts import CAPTION_PROMPT
 
 __all__ = [
     "CAPTION_PROMPT",
+    "HELD_OUT_SEED",
     "IMAGE_SIZE",
     "KINDS",
     "THEMES",
@@ -29,10 +30,14 @@ __all__ = [
     "SceneObject",
     "make_scene",
     "make_scenes",
+    "mention_spans",
     "mentions",
     "question",
     "with_article",
 ]
+
+# Scenes that are neither in the training nor in the validation set of the demo model.
+HELD_OUT_SEED = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,11 @@ _MENTION = re.compile(rf"\b({'|'.join(KINDS)})\b")
 def mentions(caption: str) -> tuple[str, ...]:
     """Return the kinds that a caption names, in order and with repeats; synonyms do not count."""
     return tuple(_MENTION.findall(caption.lower()))
+
+
+def mention_spans(caption: str) -> tuple[tuple[str, int, int], ...]:
+    """Return the same kinds, each with its first character and the one after its last."""
+    return tuple((found[0], *found.span()) for found in _MENTION.finditer(caption.lower()))
 
 
 def _box(center: tuple[float, float], size: float) -> tuple[int, int, int, int]:

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 
 from qkedit.demo.questions import SPLITS, image_file, pope_questions
 from qkedit.demo.scenes import CAPTION_PROMPT, Scene, make_scenes
+from qkedit.demo.scenes import HELD_OUT_SEED as HELD_OUT_SEED
 from qkedit.errors import UsageError, counted
 from qkedit.evaluation.files.records import Question
-
-# Scenes that are neither in the training nor in the validation set of the demo model.
-HELD_OUT_SEED = 2_000_000
 
 
 @dataclass(frozen=True)

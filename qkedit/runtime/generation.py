@@ -44,6 +44,8 @@ class Answer:
         report: the report of plug-ins on the prefill, which all prompts of a batch share; None without plug-ins.
         is_cut: whether it was truncated at the maximum length instead of ended by the model.
         chat_template: the model's template in the form of a run's record; None if it gets the bare prompt.
+        ids: its tokens, including its end.
+        row: its place in the batch that the report is about.
     """
 
     text: str
@@ -52,6 +54,8 @@ class Answer:
     report: RequestReport | None = None
     is_cut: bool = False
     chat_template: Mapping[str, Any] | None = None
+    ids: tuple[int, ...] = ()
+    row: int = 0
 
 
 class ProcessorFault(QkeditError):
@@ -152,11 +156,11 @@ def respond_batch(
         for inputs in _prepared(loaded, prompts):
             outputs, seconds = _generated(loaded, inputs, settings)
             reports = attached.report() if attached is not None else ()
-            for new in outputs:
+            for row, new in enumerate(outputs):
                 text = loaded.processor.decode(new, skip_special_tokens=True).strip()
                 is_cut = len(new) >= max_new_tokens and new[-1] not in ends
                 report = reports[-1] if reports else None
-                answers.append(Answer(text, len(new), seconds, report, is_cut, template))
+                answers.append(Answer(text, len(new), seconds, report, is_cut, template, tuple(new), row))
     return tuple(answers)
 
 

@@ -37,6 +37,7 @@ def test_every_run_records_it(image: Path, tmp_path: Path) -> None:
         ["generate", "demo", "--image", image, *short],
         ["drift", "demo", "--images", image, *short],
         ["kv-coherence", "demo", "--image", image],
+        ["attention", "demo", "--image", image, *short],
         ["eval", "demo", *ask, *short],
     ):
         run = qkedit(*command, *common)

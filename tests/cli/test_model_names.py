@@ -23,6 +23,7 @@ WITH_MODEL = {
     "sweep": "M --scenes 2 --workers 1",
     "generate": "M --image shown/red.png",
     "kv-coherence": "M --image shown/red.png",
+    "attention": "M --image shown/red.png --max-new-tokens 2",
     "serve": "M --port 0",
     "drift": "M --images shown --plugin scr",
     "eval": "M --benchmark custom --questions questions.jsonl --images shown --out run",

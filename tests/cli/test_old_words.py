@@ -74,12 +74,8 @@ def test_the_old_flag_of_the_plot(tmp_path: Path) -> None:
 def test_help_and_errors_know_the_new_words_alone() -> None:
     shown = qkedit("--help").stdout
     panel = shown[shown.index("Run it, with plug-ins") : shown.index("Measure what")]
-    assert [word for word in ("generate", "serve", "plugins", "kv-coherence") if f"│ {word} " in panel] == [
-        "generate",
-        "serve",
-        "plugins",
-        "kv-coherence",
-    ]
+    new = ["generate", "serve", "plugins", "kv-coherence", "attention"]
+    assert [word for word in new if f"│ {word} " in panel] == new
     assert not any(f"│ {word} " in shown for word in RENAMED)
     assert "--picture" not in qkedit("kv-coherence", "--help").stdout
     wrong = qkedit("plugins", "add", "scr", "--model")

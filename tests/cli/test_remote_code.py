@@ -93,6 +93,7 @@ def test_no_command_runs_it_or_asks(stranger: Path, proof: Path, image: Path, tm
         ["serve", stranger, "--port", "0"],
         ["drift", stranger, "--base", stranger, "--images", image],
         ["kv-coherence", stranger, "--image", image],
+        ["attention", stranger, "--image", image],
     ]
     for command in commands:
         run = qkedit(*command, "--device", "cpu")

@@ -84,7 +84,8 @@ class MiddleLayer:
     def bind(self, modules: VLMModules) -> BoundAmplifier:
         """Check the settings against a model. Raises UsageError or UnsupportedForm."""
         count = len(modules.layers)
-        layers = _layers(self.name, self.layers or f"{round(5 * count / 32)}-{round(17 * count / 32)}", modules)
+        middle = middle_layers(count)
+        layers = _layers(self.name, self.layers or f"{middle[0]}-{middle[-1]}", modules)
         return BoundAmplifier(self.name, layers, self.alpha, over_heads=True)
 
 
@@ -131,6 +132,11 @@ class RaisedScores(DecodingEdit):
             image_tokens=self._tokens,
             warnings=() if self._tokens else ("there is no image, so nothing is raised",),
         )
+
+
+def middle_layers(count: int) -> range:
+    """Return MiddleLayer's layers of a decoder: 5 to 17 of 32, or the same shares of another depth."""
+    return range(round(5 * count / 32), round(17 * count / 32) + 1)
 
 
 def _layers(name: str, chosen: str, modules: VLMModules) -> tuple[int, ...]:

@@ -83,7 +83,9 @@ class _Measurement(DecodingEdit):
         columns, tokens = shares.shape[-1], len(self._of_tokens)
         if columns > self._groups.shape[1] + tokens:
             raise UsageError(
-                "attention cannot be measured in a cache of a fixed size", where="cache", remedy="leave it to the model"
+                "attention cannot be measured in a cache of a fixed size",
+                where="cache",
+                remedy="leave it to the model",
             )
         groups = torch.nn.functional.pad(self._groups, (0, tokens), value=GENERATED)[:, -columns:].to(shares.device)
         sums = shares.new_zeros(shares.shape[0], len(GROUPS))

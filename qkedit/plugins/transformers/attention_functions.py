@@ -38,9 +38,10 @@ def usual_attention(
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     # Eager attention is not registered; every modeling file has its own.
-    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    own = module.module if isinstance(module, _AsConfigured) else module
+    eager: Any = getattr(sys.modules[type(own).__module__], "eager_attention_forward", None)
     function: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(usual, eager)
-    shown = module if usual in ("sdpa", "eager") else _AsConfigured(module, usual)
+    shown = own if usual in ("sdpa", "eager") else _AsConfigured(own, usual)
     return function(shown, query, key, value, mask, **kwargs)
 
 
@@ -53,7 +54,7 @@ class _AsConfigured:
     def __init__(self, module: nn.Module, usual: str) -> None:
         config: Any = copy(module.config)
         config._attn_implementation = {"": usual}
-        self._module, self.config = module, config
+        self.module, self.config = module, config
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
+        return getattr(self.module, name)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import qkedit
-from qkedit import DSCR
+from qkedit import DSCR, SCR
 from qkedit.errors import UsageError
 from qkedit.plugins.amplified.plugin import PAIAttention
 from qkedit.plugins.contrast.settings import VCD
@@ -147,6 +147,19 @@ def test_beside_plug_ins_that_split_the_prompt_or_run_a_branch() -> None:
     for plugin in (depth, VCD(alpha=0.0)):
         _, beside = measured("llava", given.inputs, plugin)
         torch.testing.assert_close(beside.shares, plain.shares, atol=1e-5, rtol=0)
+
+
+def test_a_preview_through_watched_eager_attention() -> None:
+    """SCR records attention in a preview, through the function that watches, which holds the eager one."""
+    inputs = request("llava", two_prompts("llava")).inputs
+    scr, vlm = SCR(layers="0-2", diagnosis="1,3", sources=5, factor=1.3), model("llava")
+    _, usual = measured("llava", inputs, scr)
+    vlm.set_attn_implementation("eager")
+    try:
+        _, eager = measured("llava", inputs, scr)
+    finally:
+        vlm.set_attn_implementation("sdpa")
+    torch.testing.assert_close(eager.shares, usual.shares, atol=1e-5, rtol=0)
 
 
 def test_beams_and_fixed_caches_are_refused() -> None:

@@ -9,6 +9,7 @@ itself; its tokens are then those of its words, which are kept as well. Any othe
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +20,8 @@ _PLAIN = re.compile(r"[A-Za-z0-9]+(?:[-'][A-Za-z0-9]+)*,?")
 # These separate words for Python, but not for nltk's expressions.
 _ODD_SPACE = re.compile(r"[\x1c-\x1f]")
 _FINAL_SIGNS = (".", "?", "!")
+# What nltk makes of double quotes, and what those may have been.
+_QUOTES = {"``": ('"', "``", "“", "«", "''"), "''": ('"', "''", "”", "»", "``")}
 
 
 class Tokenizer:
@@ -63,3 +66,27 @@ class Tokenizer:
     def _plain_word(self, word: str) -> tuple[str, ...]:
         """Return a plain word's tokens, such as two for `cannot`; nothing for any other word."""
         return tuple(self._words.tokenize(word)) if _PLAIN.fullmatch(word) else ()
+
+
+def token_spans(text: str, tokens: Sequence[str]) -> list[tuple[int, int]]:
+    """Return the place of each token in a text, first character and the one after the last.
+
+    Args:
+        text: the text as it was written.
+        tokens: the tokens of the text in lower case, in order, with nothing but white space between them. nltk changes
+            only double quotes.
+    """
+    # Some letters are longer in lower case: `İ` becomes two characters.
+    origin = [place for place, letter in enumerate(text) for _ in letter.lower()] + [len(text)]
+    lower, place, spans = text.lower(), 0, []
+    for token in tokens:
+        while place < len(lower) and lower[place].isspace():
+            place += 1
+        forms = _QUOTES.get(token, (token,))
+        form = next((form for form in forms if lower.startswith(form, place)), None)
+        if form is None:  # whatever nltk made of it
+            place, form = max(place, lower.find(token, place)), token
+        end = min(place + len(form), len(lower))
+        spans.append((origin[place], origin[end]))
+        place = end
+    return spans

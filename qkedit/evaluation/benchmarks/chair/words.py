@@ -52,13 +52,17 @@ class Reading:
         objects: every mention in order, repeats included.
         words: the word behind each of them, in its base form.
         tokens: how many tokens the caption has after pairs became one; None where nobody counts them.
+        places: for each of them its first token before pairs became one, and the token after its last.
     """
 
     objects: tuple[str, ...]
     words: tuple[str, ...] = ()
     tokens: int | None = None
+    places: tuple[tuple[int, int], ...] = ()
 
 
+# A caption's tokens, and the base form of each.
+Forms = Callable[[str], tuple[list[str], list[str]]]
 Reader = Callable[[str], Reading]
 
 
@@ -101,29 +105,33 @@ def read_synonyms(file: Path) -> Synonyms:
     return synonyms
 
 
-def merged(words: Sequence[str]) -> list[str]:
-    """Return words with each known pair made one, from left to right."""
+def merged(words: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Return words with each known pair made one, from left to right, each with its first place and the one after."""
     if _FIRST_WORDS.isdisjoint(words):
-        return list(words)
-    single: list[str] = []
+        return [(word, place, place + 1) for place, word in enumerate(words)]
+    single: list[tuple[str, int, int]] = []
     place = 0
     while place < len(words):
         word = words[place]
         together = MERGED.get((word, words[place + 1])) if word in _FIRST_WORDS and place + 1 < len(words) else None
-        single.append(word if together is None else together)
-        place += 1 if together is None else 2
+        end = place + (1 if together is None else 2)
+        single.append((word if together is None else together, place, end))
+        place = end
     return single
 
 
 def reading_of(base_forms: Sequence[str], synonyms: Synonyms) -> Reading:
     """Return what a caption of these words, in their base forms, mentions."""
     words = merged(base_forms)
-    tokens = len(words)
-    if "toilet" in words:
-        # In "the seat of the toilet" it is not a chair, of which `seat` is a synonym.
-        words = [word for word in words if word != "seat"]
-    said = tuple(word for word in words if word in synonyms.object_of)
-    return Reading(tuple(synonyms.object_of[word] for word in said), said, tokens)
+    # In "the seat of the toilet" it is not a chair, of which `seat` is a synonym.
+    ignored = "seat" if any(word == "toilet" for word, _, _ in words) else None
+    said = [entry for entry in words if entry[0] in synonyms.object_of and entry[0] != ignored]
+    return Reading(
+        tuple(synonyms.object_of[word] for word, _, _ in said),
+        tuple(word for word, _, _ in said),
+        len(words),
+        tuple((first, end) for _, first, end in said),
+    )
 
 
 def reader(synonyms: Synonyms, variant: str = "official", data: Path | None = None) -> Reader:
@@ -136,30 +144,35 @@ def reader(synonyms: Synonyms, variant: str = "official", data: Path | None = No
         UsageError: the variant is unknown.
         QkeditError: a library or its data are missing.
     """
+    forms = forms_of(variant, data)
+    return lambda caption: reading_of(forms(caption.lower())[1], synonyms)
+
+
+def forms_of(variant: str, data: Path | None = None) -> Forms:
+    """Return the function that splits a caption in lower case into tokens with their base forms; see `reader`."""
     if variant == "official":
-        base_forms = _singulars(data)
-    elif variant == "wordnet":
-        base_forms = _lemmas(data)
-    else:
-        raise UsageError(f"unknown variant {variant!r}", where="chair", remedy=f"choose one of {', '.join(VARIANTS)}")
-
-    def read(caption: str) -> Reading:
-        return reading_of(base_forms(caption.lower()), synonyms)
-
-    return read
+        return _singulars(data)
+    if variant == "wordnet":
+        return _lemmas(data)
+    raise UsageError(f"unknown variant {variant!r}", where="chair", remedy=f"choose one of {', '.join(VARIANTS)}")
 
 
-def _singulars(data: Path | None) -> Callable[[str], list[str]]:
+def _singulars(data: Path | None) -> Forms:
     tokens, singular = caption_language.tokenizer(data), caption_language.singularizer()
-    return lambda text: [singular(token) for token in tokens(text)]
+
+    def forms(text: str) -> tuple[list[str], list[str]]:
+        found = tokens(text)
+        return found, [singular(token) for token in found]
+
+    return forms
 
 
-def _lemmas(data: Path | None) -> Callable[[str], list[str]]:
+def _lemmas(data: Path | None) -> Forms:
     tokens, tags = caption_language.tokenizer(data), caption_language.tagger(data)
     lemma, part_of_speech = caption_language.lemmatizer(data), caption_language.part_of_speech
 
-    def base_forms(text: str) -> list[str]:
+    def forms(text: str) -> tuple[list[str], list[str]]:
         found = tokens(text)
-        return [lemma(token, part_of_speech(tag)) for token, tag in zip(found, tags(found), strict=True)]
+        return found, [lemma(token, part_of_speech(tag)) for token, tag in zip(found, tags(found), strict=True)]
 
-    return base_forms
+    return forms

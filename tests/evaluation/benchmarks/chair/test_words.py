@@ -79,16 +79,21 @@ def slow_mentions(words: list[str]) -> list[str]:
 
 @given(_words)
 def test_pairs_become_one_word_from_left_to_right(words: list[str]) -> None:
-    assert merged(words) == slow_merge(words)
+    single = merged(words)
+    assert [word for word, _, _ in single] == slow_merge(words)
+    assert [place for _, first, end in single for place in range(first, end)] == list(range(len(words)))
+    for word, first, end in single:
+        assert slow_merge(words[first:end]) == [word]
     reading = reading_of(words, SYNONYMS)
     assert list(reading.objects) == slow_mentions(words)
     assert reading.tokens == len(slow_merge(words))
     assert [SYNONYMS.object_of[word] for word in reading.words] == list(reading.objects)
+    assert [slow_merge(words[first:end]) for first, end in reading.places] == [[word] for word in reading.words]
 
 
 @pytest.mark.parametrize("pair", sorted(PAIRS))
 def test_every_pair_of_the_script_is_known(pair: str) -> None:
-    assert merged(["a", *pair.split(), "a"]) == ["a", PAIRS[pair], "a"]
+    assert merged(["a", *pair.split(), "a"]) == [("a", 0, 1), (PAIRS[pair], 1, 3), ("a", 3, 4)]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +154,9 @@ def test_captions(language: Path, caption: str, official: list[str], wordnet: li
 
 
 def test_tokens_are_counted_after_pairs_became_one(language: Path) -> None:
-    assert reader(SYNONYMS, "wordnet", language)("A hot dog, please.") == Reading(("hot dog",), ("hot dog",), 5)
+    assert reader(SYNONYMS, "wordnet", language)("A hot dog, please.") == Reading(
+        ("hot dog",), ("hot dog",), 5, ((1, 3),)
+    )
 
 
 def test_an_unknown_variant_is_refused() -> None:

@@ -1,0 +1,61 @@
+"""Which tokens of an answer a mention consists of: characters of the text → tokens that were generated.
+
+A tokenizer can say which characters a token of a given text has, but a model need not have chosen the tokens into
+which its answer would be split. So the tokens are decoded from the first one on, one more at a time: a token adds the
+characters by which the beginning of the answer becomes longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from itertools import takewhile
+
+from qkedit.evaluation.benchmarks.chair.mentions import Mention
+
+# What an incomplete character is decoded to.
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+
+
+def token_ranges(
+    ids: Sequence[int], decode: Callable[[Sequence[int]], str], special: Container[int] = ()
+) -> list[tuple[int, int]]:
+    """Return the characters of each token in the text of an answer without white space at its ends.
+
+    The tokens that make up one character together, such as the bytes of an emoji, all have that character. Special
+    tokens have none.
+
+    Args:
+        ids: the tokens.
+        decode: text of tokens, without special ones.
+        special: the tokens that are not text.
+    """
+    text = decode(ids)
+    ends, is_cut = [0], [False]
+    for count in range(1, len(ids) + 1):
+        # A beginning may end inside a character, or without a change that later tokens cause.
+        beginning = decode(ids[:count])
+        shared = _shared(beginning, text)
+        ends.append(max(ends[-1], shared))
+        is_cut.append(beginning[shared:].startswith(_INCOMPLETE))
+    ends[-1] = len(text) if ids else 0
+    lead = len(text) - len(text.lstrip())
+    ranges = []
+    for place, token in enumerate(ids):
+        start = ends[place]
+        # A token that adds no whole character, or a part of one more, has the next character too.
+        least = max(start, ends[place + 1] if is_cut[place + 1] else 0)
+        end = start if token in special else next((later for later in ends[place + 1 :] if later > least), least)
+        ranges.append((max(0, start - lead), max(0, end - lead)))
+    return ranges
+
+
+def _shared(one: str, other: str) -> int:
+    """Return the number of characters with which both texts begin."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def tokens_of(mention: Mention, ranges: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Return the places of the tokens that share a character with a mention."""
+    return tuple(
+        place for place, (start, end) in enumerate(ranges) if max(start, mention.start) < min(end, mention.end)
+    )
