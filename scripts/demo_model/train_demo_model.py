@@ -26,6 +26,7 @@ import torch
 from demo_training.checkpoint import new_model, write_side_files, write_text
 from demo_training.data import RenderedScenes, render
 from demo_training.heldout import measure, results_table
+from demo_training.published_names import rename_tensors
 from demo_training.stages import LanguageStage, Settings, VisionStage, learning_rate
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -97,6 +98,7 @@ def write_checkpoint(model: torch.nn.Module, out: Path, results: str) -> dict[st
         shutil.rmtree(out)
     out.mkdir(parents=True)
     model.to(torch.bfloat16).save_pretrained(out, max_shard_size="1500KB")
+    rename_tensors(out)
     write_side_files(out, results)  # over the library's own, which name its version
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(out.glob("*.safetensors"))}
 
