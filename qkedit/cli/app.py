@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 try:
     import typer
 
-    from qkedit.cli.application import application
+    from qkedit.cli import application
     from qkedit.cli.command_table import COMMANDS, called, command_name, origin
     from qkedit.cli.interruptions import EXIT_CODE, comes_of_interrupt
     from qkedit.cli.old_words import in_todays_words
@@ -107,7 +107,7 @@ def _prepare_streams() -> None:
 
 def _exit_code() -> int:
     try:
-        code = application()(prog_name="qkedit", standalone_mode=False) or 0
+        code = application.run(sys.argv[1:])
     except typer.Abort as error:  # what older versions of Typer make of Ctrl-C
         raise KeyboardInterrupt from error
     except SystemExit as leaving:
@@ -127,8 +127,7 @@ def _exit_code() -> int:
         # Typer exports no class for its usage errors; they are known by how they describe themselves.
         if not hasattr(error, "format_message"):
             raise
-        # A bare `qkedit` has printed its help by then and has no message left.
-        return _usage_failure(error) if _message(error) else 2
+        return _usage_failure(error)
     if code == EXIT_CODE:
         from qkedit.cli.output import Interrupted
 

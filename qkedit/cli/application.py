@@ -8,16 +8,29 @@ from importlib import import_module
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from typer.core import TyperGroup
 
 from qkedit.cli.command_table import COMMANDS, FOLDERS, GROUPS, PANELS
 from qkedit.cli.flags.global_flags import global_flags
 from qkedit.cli.flags.groups import flags_of, value_of
+from qkedit.cli.help_pages import PageCommand, PageGroup
 from qkedit.version import __version__
 
 _NAME = "qkedit"
+_HELP = ["-h", "--help"]
+_CONTEXT: dict[str, Any] = {"help_option_names": _HELP, "max_content_width": 100}
 # These accept the options of the named plug-in in addition to their own.
 _WITH_FURTHER_OPTIONS = ("plugins add",)
+
+
+def run(words: list[str]) -> int:
+    """Run a command line, and return the exit code; errors are raised."""
+    name = " ".join(words[:-1])
+    if name in COMMANDS and words[-1] in _HELP:
+        # The flags of the group say nothing here, but to convert them Typer imports pydantic, for 0.15 s.
+        command, words, program = made_command(name), words[-1:], f"{_NAME} {name}"
+    else:
+        command, program = application(), _NAME
+    return command.main(words, prog_name=program, standalone_mode=False) or 0
 
 
 def application() -> Any:
@@ -26,9 +39,9 @@ def application() -> Any:
         name=_NAME,
         cls=_LazyGroup,
         help="Edit the query-key products of vision-language checkpoints on disk.",
-        no_args_is_help=True,
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,
+        context_settings=_CONTEXT,
     )
     app.callback()(_taking_global_flags(_main, of_command=False))
     return typer.main.get_command(app)
@@ -39,10 +52,11 @@ def made_command(name: str, *, to_run: bool = True) -> Any:
     panel = next(panel for panel, names in PANELS.items() if name in names)
     function = _function(name, FOLDERS[panel])
     settings: dict[str, Any] = {} if " " in name else {"rich_help_panel": panel}
+    context = dict(_CONTEXT)
     if name in _WITH_FURTHER_OPTIONS:
-        settings["context_settings"] = {"allow_extra_args": True, "ignore_unknown_options": True}
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(name.split()[-1], help=_help(function), **settings)(
+        context |= {"allow_extra_args": True, "ignore_unknown_options": True}
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command(name.split()[-1], cls=PageCommand, help=_help(function), context_settings=context, **settings)(
         _taking_global_flags(function, of_command=True) if to_run else _nothing
     )
     return typer.main.get_command(app)
@@ -50,7 +64,13 @@ def made_command(name: str, *, to_run: bool = True) -> Any:
 
 def _made_group(name: str) -> Any:
     panel = next(panel for panel, names in PANELS.items() if any(command.startswith(f"{name} ") for command in names))
-    app = typer.Typer(name=name, cls=_LazyGroup, help=GROUPS[name], no_args_is_help=True, add_completion=False)
+    app = typer.Typer(
+        name=name,
+        cls=_LazyGroup,
+        help=GROUPS[name],
+        add_completion=False,
+        rich_markup_mode=None,
+    )
     app.callback(rich_help_panel=panel)(_taking_global_flags(_nothing, of_command=False))
     return typer.main.get_command(app)
 
@@ -81,7 +101,7 @@ class _Commands(Mapping[str, Any]):
         return len(self._made)
 
 
-class _LazyGroup(TyperGroup):
+class _LazyGroup(PageGroup):
     def __init__(self, *, name: str | None = None, **settings: Any) -> None:
         super().__init__(name=name, **settings)
         commands: Any = _Commands("" if name == _NAME else f"{name} ")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from qkedit.cli.command_table import COMMANDS
+from qkedit.cli.command_table import COMMANDS, PANELS
 from tests.cli.command import ROOT, Runs, qkedit
 
 QKEDIT = [sys.executable, "-c", "from qkedit.cli.app import run; run()"]
@@ -79,8 +79,11 @@ def test_help_and_dry_run_import_nothing_heavy(tmp_path: Path) -> None:
         "        run()\n"
         "    except SystemExit as leaving:\n"
         "        print('CODE', leaving.code or 0)\n"
+        "    if words == '--version':\n"
+        "        print('IMPORTED', *{'rich', 'pydantic', 'yaml'} & sys.modules.keys())\n"
     )
     result = in_python(script)
+    assert "\nIMPORTED\n" in result.stdout
     codes = re.findall(r"^CODE (\d+)$", result.stdout, re.MULTILINE)
     assert codes == ["0"] * 8 + ["2"], result.stdout + result.stderr
 
@@ -373,6 +376,22 @@ def test_help_is_wrapped_once() -> None:
     shown_lines = [line.strip() for line in lines(shown)]
     start = next(number for number, line in enumerate(shown_lines) if line.startswith("Without MODEL"))
     paragraph = shown_lines[start : shown_lines.index("", start)]
-    # No line is so short that the next one's first word would have stood on it, too.
+    # No line is so short that the next one's first word would have stood on it, too: it begins and ends with 2 blanks.
     for line, following in pairwise(paragraph):
-        assert len(line) + 1 + len(following.split()[0]) > 78
+        assert len(line) + 1 + len(following.split()[0]) > 76
+
+
+def test_a_help_page_has_one_column_of_descriptions_below_its_headings() -> None:
+    page = qkedit("steer", "--help").stdout.split("\n")
+    headings = [line for line in page if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["Arguments:", "Options:", "Layers, heads and modes:", "How to run:"]
+    rows = [re.match(r"  (-\S.*?|MODEL)  +(?=\S)", line) for line in page]
+    assert len({found.end() for found in rows if found}) == 1
+    assert any(line.endswith(" [default: full]") for line in page)
+    assert "  MODEL  " in "\n".join(page), "an argument is shown without a type"
+
+
+def test_the_list_of_commands_has_their_panels_and_summaries() -> None:
+    page = qkedit("--help").stdout
+    assert [line for line in page.split("\n") if line.endswith(":")] == ["Options:", *(f"{name}:" for name in PANELS)]
+    assert "Check an output against its manifest and its base.\n" in page
