@@ -81,6 +81,12 @@ def presets_by_alias() -> dict[str, Preset]:
     return found
 
 
+def preset_by_alias(name: str) -> Preset | None:
+    """Return the preset of an alias in any case; None for another name. A path cannot be one, and reads no records."""
+    name = name.lower()
+    return presets_by_alias().get(name) if name != DEMO and ALIAS.fullmatch(name) else None
+
+
 def similar_aliases(name: str) -> tuple[str, ...]:
     """Return at most three aliases (or "demo") that resemble `name`, the nearest first."""
     return near_words(name.lower(), [DEMO, *presets_by_alias()], most=3)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from qkedit.checkpoint.hub.files import HubFiles
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.other_kinds import EDIT_FIRST
-from qkedit.checkpoint.presets import DEMO, HUB_ID, presets_by_alias, similar_aliases
+from qkedit.checkpoint.presets import DEMO, HUB_ID, preset_by_alias, similar_aliases
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import UsageError
 
@@ -51,7 +51,7 @@ def place_of(model: str) -> Place:
     path = os.path.expanduser(model)
     is_directory = os.path.isdir(path)
     is_demo = model.lower() == DEMO
-    preset = presets_by_alias().get(model.lower())
+    preset = preset_by_alias(model)
     if is_directory and (is_demo or preset):
         raise UsageError(
             "the name means both a known model and a directory here",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from qkedit.checkpoint.contents import MANIFEST_FILE
 from qkedit.checkpoint.manifest_file import Lineage, part_of
-from qkedit.checkpoint.presets import Preset, presets, presets_by_alias
+from qkedit.checkpoint.presets import Preset, preset_by_alias, presets
 from qkedit.plugins.settings import PluginSettings
 
 
@@ -28,7 +28,7 @@ def with_paper_defaults(plugins: Sequence[PluginSettings], model: str) -> tuple[
 
 def preset_of(model: str) -> Preset | None:
     """Return the preset of a model by its name, or None."""
-    if preset := presets_by_alias().get(model.lower()):
+    if preset := preset_by_alias(model):
         return preset
     names = {model, os.path.basename(os.path.abspath(model)), *_made_from(Path(model))}
     plain = {name.split("/")[-1].lower() for name in names}

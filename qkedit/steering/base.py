@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.manifest_file import Manifest
-from qkedit.checkpoint.presets import DEMO, presets_by_alias
+from qkedit.checkpoint.presets import DEMO, preset_by_alias
 from qkedit.checkpoint.resolve import resolve
 
 
@@ -72,7 +72,7 @@ def open_base(manifest: Manifest, base: str, revision: str | None) -> Checkpoint
 
 def _hub_id(model: str) -> str | None:
     """Return the hub id that `resolve` would take a name for; None for a directory, which goes before it."""
-    preset = presets_by_alias().get(model.lower())
+    preset = preset_by_alias(model)
     if preset is not None:
         return preset.hub_id
     return None if os.path.isdir(os.path.expanduser(model)) else model

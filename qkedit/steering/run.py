@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qkedit.checkpoint.architecture.library import Directories, using_architectures
 from qkedit.checkpoint.checkpoint import Checkpoint
@@ -35,10 +35,11 @@ from qkedit.steering.outputs.tensors import write_file
 from qkedit.steering.outputs.writer import Writer, Written
 from qkedit.steering.plan import SteerPlan, plan_for
 from qkedit.steering.processes.launch import Launch
-from qkedit.steering.processes.sharing import hand_over_edits, shared_edits
 from qkedit.steering.steer_options import ComputeDtype, Layout, OutputOptions, SteerOptions
-from qkedit.steering.verify import Verification, compare_with_base, mismatched
 from qkedit.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from qkedit.steering.verify import Verification
 
 
 @dataclass(frozen=True)
@@ -191,11 +192,17 @@ def run_plan(
     earlier_manifests(plan.checkpoint)  # what cannot be continued should not be found out at the end
     stopwatch, progress = Stopwatch(), progress or Silent()
     edits_of = partial(_edited_weights, stopwatch=stopwatch, factored=output.layout == "lora")
+    if launch:
+        from qkedit.steering.processes.sharing import shared_edits
+
+        edits, ahead = shared_edits(plan, launch, edits_of), 0  # the others work ahead
+    else:
+        edits, ahead = edits_of(plan), pace_of(plan).edited
     return write_output(
         plan.checkpoint,
         writer_for(plan.checkpoint, plan.edited_layers, output, stopwatch, progress),
-        shared_edits(plan, launch, edits_of) if launch else edits_of(plan),
-        0 if launch else pace_of(plan).edited,  # of several processes, the others work ahead
+        edits,
+        ahead,
         lambda written: make_manifest(plan, recorded_device(plan.options.device), written),
         output,
         (plan.checkpoint.files,),
@@ -215,6 +222,8 @@ def assist(launch: Launch, plan_of: Callable[[], SteerPlan], output: OutputOptio
     Raises:
         QkeditError: what the first process says as well; or that one has ended.
     """
+    from qkedit.steering.processes.sharing import hand_over_edits
+
     edits_of = partial(_edited_weights, stopwatch=Stopwatch(), factored=output.layout == "lora")
     hand_over_edits(launch, plan_of, edits_of)
 
@@ -299,6 +308,8 @@ def _verified(
     staging: Path, manifest: Manifest, checkpoint: Checkpoint, output: OutputOptions, progress: Progress
 ) -> Verification:
     """Compare everything that was written with the base. Raises VerificationError if something differs."""
+    from qkedit.steering.verify import compare_with_base, mismatched
+
     result = compare_with_base(staging, manifest, checkpoint, progress.bytes_done)
     if result.mismatches:
         raise mismatched(result, output.out, "nothing was put in place; check the disk and the memory, then run again")

@@ -275,5 +275,6 @@ def test_a_device_that_cannot_be_chosen_is_said(monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("Expected one of cpu, cuda, … device type: bogus\nand much more")
 
     monkeypatch.setattr(accelerate, "PartialState", state)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     with pytest.raises(UsageError, match=r"cannot be chosen: Expected one of .* bogus; name one with --device"):
         choose_device("auto")

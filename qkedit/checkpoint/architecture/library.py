@@ -126,9 +126,12 @@ def _added(known: Architectures, source: Source) -> Architectures:
         "decoders": dict(known.decoders),
         "families": dict(known.families),
     }
+    taken = {
+        kind: {name: one.name for one in table.values() for name in _names(one)} for kind, table in tables.items()
+    }
     for item in source.records:
         kind, name = _identity(item.record)
-        _add(tables[kind], item.record, item.file, origins)
+        _add(tables[kind], taken[kind], item.record, item.file, origins)
         origins[kind, name] = item.file
     for explained in source.explanations:
         origins.setdefault(_identity(explained.record), explained.file)
@@ -141,23 +144,30 @@ def _added(known: Architectures, source: Source) -> Architectures:
     )
 
 
-def _add(table: dict[str, Named], record: Named, file: File, origins: dict[tuple[str, str], File]) -> None:
+def _add(
+    table: dict[str, Named], taken: dict[str, str], record: Named, file: File, origins: dict[tuple[str, str], File]
+) -> None:
+    """Add a record to those of its kind; `taken` holds the identifiers of all of them, each with its record's name."""
     kind, _ = _identity(record)
     if record.replaces is not None:
         if record.replaces not in table:
             what = f"there is no earlier record {record.replaces!a}"
             raise wrong(what, f"{file}, replaces", closest(record.replaces, table))
-        del table[record.replaces], origins[kind, record.replaces]
-    for other in table.values():
-        if shared := _names(record) & _names(other):
-            theirs = origins[kind, other.name]
-            remedy = f"choose another name, or write `replaces: {other.name}` to use this record instead"
-            raise wrong(
-                f"{min(shared)} is also in {theirs}",
-                str(file),
-                "correct the record" if file.source == theirs.source else remedy,
-            )
+        del origins[kind, record.replaces]
+        for name in _names(table.pop(record.replaces)):
+            del taken[name]
+    names = _names(record)
+    if shared := names & taken.keys():
+        other = taken[min(shared)]
+        theirs = origins[kind, other]
+        remedy = f"choose another name, or write `replaces: {other}` to use this record instead"
+        raise wrong(
+            f"{min(shared)} is also in {theirs}",
+            str(file),
+            "correct the record" if file.source == theirs.source else remedy,
+        )
     table[record.name] = record
+    taken.update(dict.fromkeys(names, record.name))
 
 
 def _names(record: ProjectionLayout | Decoder | Family) -> set[str]:

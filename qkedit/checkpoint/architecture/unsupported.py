@@ -43,11 +43,12 @@ def refuse_encoder_decoder(checkpoint: Checkpoint) -> None:
 
 def refuse_recorded_forms(checkpoint: Checkpoint) -> None:
     """Raise UnsupportedForm if a tensor of a text layer indicates a form that is recorded as not editable."""
+    refusals = architectures().refusals
     for name in checkpoint.tensors:
         in_layer = LAYER_PATH.search(name)
         if in_layer is None or VISION_TENSOR.search(name):
             continue
-        for refusal in architectures().refusals:
+        for refusal in refusals:
             if refusal.tensor.search(in_layer["rest"]):
                 raise UnsupportedForm(
                     f"{refusal.name}: {refusal.reason}", where=f"tensor {name}", remedy=refusal.remedy

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` is what accelerate picks here.
+    """Return the device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+
+    `auto` is the CPU where torch sees no accelerator, and else what accelerate picks.
 
     Of several processes on one machine each takes a GPU of its own, as long as there are enough.
 
@@ -24,7 +26,8 @@ def choose_device(name: str) -> torch.device:
     if launch := launched():
         name = _device_of(launch.local_rank, name)
 
-    if name == "cpu":
+    # accelerate would say the same, after a quarter of a second for its import.
+    if name == "cpu" or (name == "auto" and not torch.accelerator.is_available()):
         return torch.device("cpu")
     if name == "auto":
         from accelerate import PartialState

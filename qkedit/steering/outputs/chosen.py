@@ -8,9 +8,7 @@ from qkedit.checkpoint.architecture.heads import AttentionLayer
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.io.copying import LinkMode
 from qkedit.checkpoint.io.header import TensorEntry
-from qkedit.checkpoint.query_modules import query_modules
 from qkedit.steering.engine.progress import Progress
-from qkedit.steering.outputs.adapter import AdapterWriter
 from qkedit.steering.outputs.delta import DeltaWriter
 from qkedit.steering.outputs.full import FullWriter
 from qkedit.steering.outputs.originals import KeepingOriginals
@@ -42,6 +40,9 @@ def writer_for(
         return full_writer(checkpoint, planned, output, stopwatch, progress)
     if output.layout == "delta":
         return DeltaWriter(planned, stopwatch, progress)
+    from qkedit.checkpoint.query_modules import query_modules
+    from qkedit.steering.outputs.adapter import AdapterWriter
+
     modules = query_modules(checkpoint, layers)
     return AdapterWriter(checkpoint, planned, modules, output.rank, stopwatch, progress)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 from torch import Tensor
@@ -17,7 +20,7 @@ from qkedit.inspection.comparison import compare_spectra
 from qkedit.inspection.spectra import inspect
 from qkedit.spectral.suppression import Channel, Suppression
 from qkedit.steering.engine import edited_weights as engine
-from qkedit.steering.engine.device import choose_devices, recorded_device
+from qkedit.steering.engine.device import choose_device, choose_devices, recorded_device
 from qkedit.steering.engine.edited_tensor import EditedTensor
 from qkedit.steering.engine.edited_weights import edited_weights
 from qkedit.steering.engine.reading import stored_layers
@@ -180,3 +183,15 @@ def test_several_processes_without_gpus_take_the_cpu(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert choose_devices("auto") == (CPU,)
     assert recorded_device("auto") == "cpu"
+
+
+def test_without_an_accelerator_nothing_is_asked_of_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "accelerate", None)  # its import would fail
+    assert choose_device("auto") == CPU
+
+
+def test_with_an_accelerator_auto_is_what_accelerate_picks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(accelerate, "PartialState", lambda: SimpleNamespace(device=torch.device("meta")))
+    assert choose_device("auto") == torch.device("meta")
