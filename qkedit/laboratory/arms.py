@@ -72,7 +72,7 @@ def rival_arms() -> tuple[Arm, ...]:
 
     Under greedy search, the plausibility cut alone must not change anything.
     """
-    names = ("vcd", "icd", "m3id", "pai-contrast", "pai-attention", "middle-layer", "vaf", "dola", "deco")
+    names = ("vcd", "icd", "m3id", "pai-contrast", "pai-attention", "middle-layer", "vaf", "dola", "deco", "damo")
     return (
         Arm(BASE),
         Arm("plausibility cut alone", plugins=(PluginSettings("vcd", {"alpha": 0.0}),)),

@@ -32,6 +32,7 @@ PLUGINS = {
     "vaf": "qkedit.plugins.vaf.plugin:VAF",
     "dola": "qkedit.plugins.early_exit.dola:DoLa",
     "deco": "qkedit.plugins.early_exit.deco:DeCo",
+    "damo": "qkedit.plugins.early_exit.damo:DAMO",
 }
 
 

@@ -10,7 +10,9 @@ def test_the_other_methods_are_measured(capsys, monkeypatch):
     script = load_script("benchmark_plugins")
     script.main(["--shape", "tiny", "--cells", "3x4", "--text", "6", "--tokens", "2", "--repeats", "1", "--rivals"])
     printed = capsys.readouterr().out
-    assert all(f"| {name} |" in printed for name in ("none", "vcd", "m3id", "pai-attention", "vaf", "dola", "deco"))
+    assert all(
+        f"| {name} |" in printed for name in ("none", "vcd", "m3id", "pai-attention", "vaf", "dola", "deco", "damo")
+    )
 
 
 def test_every_plugin_is_measured_at_every_size(tmp_path, capsys, monkeypatch):

@@ -58,11 +58,13 @@ class DecodingEdit:
     The state of a request belongs here, not in the plug-in, since several requests may run concurrently.
 
     Attributes:
+        edited_states: after which decoder layers `edit_state` is called.
         observed_layers: after which decoder layers `observe_layer` is called.
         scored_layers: in which decoder layers `edit_scores` is called; only layers that attend to every column.
         watched_layers: in which decoder layers `watch_attention` is called.
     """
 
+    edited_states: frozenset[int] = frozenset()
     observed_layers: frozenset[int] = frozenset()
     scored_layers: frozenset[int] = frozenset()
     watched_layers: frozenset[int] = frozenset()
@@ -88,6 +90,17 @@ class DecodingEdit:
             shares: `[batch, heads, columns]` float32, each row of which adds up to 1. The columns are the last ones so
                 far, since a sliding layer forgets those before its window; padding has none.
         """
+
+    def edit_state(self, layer: int, hidden: Tensor) -> Tensor:
+        """Return the state after a decoder layer, edited, of the prompt's last token or of a token of the answer.
+
+        The layers behind, and with them the cache, go on from the edited state. It is not called in a preview.
+
+        Args:
+            layer: the decoder layer.
+            hidden: `[batch, D]`; it must stay as it is.
+        """
+        return hidden
 
     def observe_layer(self, layer: int, hidden: Tensor) -> None:
         """Look at the state of the last token after a decoder layer, `[batch, D]`; change nothing.

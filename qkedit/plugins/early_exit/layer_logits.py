@@ -58,16 +58,17 @@ class LayerLogits:
         if not self._checked:
             self._check(logits)
             self._checked = True
-        return torch.stack([self._logits(self._states[layer], normed) for layer in layers])
+        return torch.stack([self.head(self._states[layer], normed=normed) for layer in layers])
 
     @torch.no_grad()
-    def _logits(self, state: Tensor, normed: bool) -> Tensor:
+    def head(self, state: Tensor, *, normed: bool) -> Tensor:
+        """Return the logits of states `[batch, D]`, `[batch, vocabulary]` float32; `normed` as in `of`."""
         states = self._norm(state) if normed else state
         logits: Tensor = self._head(states.to(self._head.weight.device))
         return logits.float()
 
     def _check(self, logits: Tensor) -> None:
-        own = self._logits(self._states[self._last], True).to(logits.device)
+        own = self.head(self._states[self._last], normed=True).to(logits.device)
         if (own - logits).abs().max() > _TOLERANCE * logits.abs().max():
             raise UnsupportedForm(
                 "the logits are not those of its head: it caps or scales them, or another plug-in has edited them",

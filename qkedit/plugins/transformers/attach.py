@@ -37,6 +37,7 @@ from qkedit.plugins.transformers.branch import LockstepBranch
 from qkedit.plugins.transformers.decoding import (
     EditedLogits,
     ReportedLogits,
+    editing_states,
     observing,
     prompts_in,
     with_decoding,
@@ -224,6 +225,7 @@ class Attachment:
                 edits[name] = plugin.start_decoding(generation)
                 ends.callback(edits[name].close)
             ends.enter_context(self._logits_through(EditedLogits(list(edits.values()))))
+            ends.enter_context(editing_states(self._parts.layers, given, list(edits.values())))
             ends.enter_context(observing(self._parts.layers, list(edits.values())))
             ends.enter_context(edited_scores(self._parts.text_config, given, list(edits.values())))
             output = original(**with_decoding(given, edits))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from qkedit.errors import UsageError
@@ -73,6 +74,50 @@ class ReportedLogits:
         """Return the output, whose logits have been seen."""
         self._forwarded(output.logits[:, -1].float())
         return output
+
+
+@contextmanager
+def editing_states(layers: nn.ModuleList, given: Mapping[str, Any], edits: Sequence[DecodingEdit]) -> Iterator[None]:
+    """Let each edit change the state of the last token after the layers that it names, in this thread alone.
+
+    Args:
+        layers: the decoder's layers.
+        given: the arguments of `generate`; its `input_ids` tell how long the prompts are.
+        edits: those without `edited_states` are passed over.
+    """
+
+    def after(edit: DecodingEdit, index: int, is_last: Callable[[int], bool]) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, arguments: Mapping[str, Any], output: Any) -> Any:
+            state = state_of(output)
+            # Previews run without a cache; a prompt that runs in parts ends with the last of them.
+            if arguments.get("past_key_values") is None or not is_last(state.shape[1] if index == first else 0):
+                return None
+            edited = torch.cat([state[:, :-1], edit.edit_state(index, state[:, -1])[:, None]], dim=1)
+            return edited if isinstance(output, Tensor) else (edited, *output[1:])
+
+        return in_this_thread(hook)
+
+    with ExitStack() as hooks:
+        for edit in edits:
+            if not edit.edited_states:
+                continue
+            first, is_last = min(edit.edited_states), _counted(given["input_ids"].shape[1])
+            for index in sorted(edit.edited_states):
+                handle = layers[index].register_forward_hook(after(edit, index, is_last), with_kwargs=True)
+                hooks.callback(handle.remove)
+        yield
+
+
+def _counted(length: int) -> Callable[[int], bool]:
+    """Return a function that adds up columns, and says whether they reach the end of a prompt of this length."""
+    columns = 0
+
+    def reach_its_end(more: int) -> bool:
+        nonlocal columns
+        columns += more
+        return columns >= length
+
+    return reach_its_end
 
 
 @contextmanager
