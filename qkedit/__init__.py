@@ -18,7 +18,7 @@ from qkedit.version import __version__
 if TYPE_CHECKING:
     from qkedit.api.differences import diff, extract
     from qkedit.api.editing import apply, export, inspect, interpolate, merge, plan, verify
-    from qkedit.api.measuring import attention, compare, drift, evaluate, score
+    from qkedit.api.measuring import attention, compare, drift, evaluate, evaluate_arms, score
     from qkedit.api.publishing import push
     from qkedit.api.running import generate
     from qkedit.errors import QkeditError
@@ -52,6 +52,7 @@ __all__ = [
     "drift",
     "edit",
     "evaluate",
+    "evaluate_arms",
     "export",
     "extract",
     "generate",
@@ -98,6 +99,7 @@ _HOMES = {
     "attention": "qkedit.api.measuring",
     "score": "qkedit.api.measuring",
     "evaluate": "qkedit.api.measuring",
+    "evaluate_arms": "qkedit.api.measuring",
     "compare": "qkedit.api.measuring",
     "drift": "qkedit.api.measuring",
 }

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from qkedit.evaluation.attention.diagnosis import AttentionDiagnosis
     from qkedit.evaluation.drift import Drift
     from qkedit.evaluation.files.records import Score
+    from qkedit.evaluation.runs.arms import FinishedArms
     from qkedit.evaluation.runs.evaluate import Finished
     from qkedit.evaluation.statistics.comparison import RunComparison
 
@@ -115,6 +116,68 @@ def evaluate(
     local = LocalModel(str(model), revision, chosen, device, dtype, batch_size, placement=placement, edits=places)
     tasks = tasks_of(benchmark_named(benchmark), Path(data), splits)
     return run(local, tasks, Path(images), Path(out), prompt=prompt, limit=limit, overwrite=overwrite)
+
+
+def evaluate_arms(
+    model: str | Path,
+    benchmark: str,
+    *,
+    data: str | Path,
+    images: str | Path,
+    out: str | Path,
+    plugins: Sequence[str] = (),
+    edits: Sequence[str | Path] = (),
+    always: Sequence[str] = (),
+    splits: Sequence[str] = (),
+    batch_size: int = 8,
+    prompt: str | None = None,
+    limit: int | None = None,
+    overwrite: bool = False,
+    device: str = "cpu",
+    dtype: str = "auto",
+    **loading: Any,
+) -> FinishedArms:
+    """Ask a model, and the model with each edit and each plug-in alone, the same questions, and compare them.
+
+    This is `qkedit eval --each`: the model is loaded once, each arm is a run of its own below `out`, and interrupted
+    arms are resumed.
+
+    Args:
+        model, benchmark, data, images: as for `evaluate`.
+        out: the directory in which each arm gets a directory with its name; the model alone is `base`.
+        plugins: plug-ins in the form of `--plugin`, one arm for each; one may occur twice, with other options.
+        edits: directories of edits, one arm for each.
+        always: plug-ins that act in every arm, including the base.
+        splits, batch_size, prompt, limit, overwrite, device, dtype: as for `evaluate`.
+        loading: `revision`, `device_map`, `attn_implementation` and `quantization` as for `evaluate`.
+
+    Returns:
+        `runs` holds each arm's scores, `against_base.arms` each arm's differences from the base with intervals and
+        tests. After the benchmark's splits come `time.<split>`: wall seconds per answer, with batches resampled.
+
+    Raises:
+        UsageError: there is neither an edit nor a plug-in, or an arm's directory holds something else.
+        QkeditError: an edit or a plug-in does not fit the model, or for the reasons of `evaluate`.
+
+    Example:
+        >>> arms = qkedit.evaluate_arms("demo", "pope", data=".", images="images", out="arms", plugins=["vcd", "deco"])
+        >>> for metric in arms.against_base.arms["vcd"].splits[0].metrics:
+        ...     print(metric.difference.metric, metric.difference.value, metric.difference.p)
+    """
+    from qkedit.evaluation.benchmarks.registry import benchmark_named
+    from qkedit.evaluation.runs.arms import arms_of
+    from qkedit.evaluation.runs.arms import evaluate_arms as run
+    from qkedit.evaluation.runs.local_model import LocalModel
+    from qkedit.evaluation.runs.tasks import tasks_of
+    from qkedit.plugins.settings import parse_plugins
+    from qkedit.runtime.load_options import Placement
+
+    chosen, everywhere = (parse_plugins(list(texts), repeated=True) or () for texts in (plugins, always))
+    arms = arms_of([*map(str, edits)], chosen, everywhere)
+    revision = loading.pop("revision", None)
+    local = LocalModel(str(model), revision, (), device, dtype, batch_size, placement=Placement(**loading))
+    tasks = tasks_of(benchmark_named(benchmark), Path(data), splits)
+    return run(local, arms, tasks, Path(images), Path(out), prompt=prompt, limit=limit, overwrite=overwrite)
 
 
 def compare(

@@ -15,8 +15,7 @@ import qkedit
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
 from qkedit.errors import UsageError
-from qkedit.evaluation.files.result_files import read_scores
-from qkedit.evaluation.runs.arms import arms_of
+from qkedit.evaluation.runs.arms import arms_of, read_arms
 from qkedit.evaluation.statistics.arms import compare_with_base
 from qkedit.evaluation.statistics.comparison import compare
 from qkedit.evaluation.statistics.intervals import holm
@@ -26,7 +25,7 @@ from qkedit.report.runs.arms import RunArmsTable
 from qkedit.runtime import generation
 from qkedit.steering.run import steer
 from tests.cli.command import qkedit as run
-from tests.cli.test_eval import contents
+from tests.cli.test_eval import contents, untimed
 
 HOW = ("--device", "cpu", "--dtype", "float32", "--max-new-tokens", "3")
 SCR = "scr:layers=0-1,sources=4"
@@ -109,7 +108,7 @@ def test_each_arm_is_a_run_of_its_own_in_one_load(place: Path, tmp_path: Path) -
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     for name, flags in {"a": arms[:2], "scr": arms[4:6]}.items():
         run(*asked(place, *flags, "--limit", "2", "--out", tmp_path / name))
-        assert contents(tmp_path / name) == contents(out / name)
+        assert untimed(contents(tmp_path / name)) == untimed(contents(out / name))
     before = contents(out)
     with patch.object(generation, "load", side_effect=AssertionError):
         again = run(*asked(place, *arms, "--each", "--out", out), "--json").document
@@ -117,7 +116,9 @@ def test_each_arm_is_a_run_of_its_own_in_one_load(place: Path, tmp_path: Path) -
     assert contents(out) == before
 
     # Each arm's differences are those of `compare`, and all p-values are corrected together.
-    runs = {name: read_scores(out / name) for name in names}
+    runs = read_arms(out, names, ["pope.random"])
+    assert [score.benchmark for score in runs["a"].scores] == ["pope", "time"]
+    assert [item.id for item in runs["a"].scores[1].items] == [item.id for item in runs["a"].scores[0].items]
     against = compare_with_base("base", runs)
     singly = {name: compare(runs["base"], runs[name]) for name in names[1:]}
     tested = []
@@ -127,6 +128,10 @@ def test_each_arm_is_a_run_of_its_own_in_one_load(place: Path, tmp_path: Path) -
             tested.append((one.difference.p if other.better.value != "neither" else None, other.p_corrected))
     assert [corrected for _, corrected in tested] == list(holm([p for p, _ in tested]))
     assert done.document["against_base"] == json.loads(json.dumps(against.as_dict()))
+    scenes: Any = place / "scenes"
+    how: Any = {"images": scenes / "images", "splits": ["random"], "limit": 2, "dtype": "float32", "plugins": [SCR]}
+    with pytest.raises(UsageError, match="max_new_tokens"):  # the same directories, another run
+        qkedit.evaluate_arms("demo", "pope", data=scenes, out=out, edits=[place / "a", place / "b"], **how)
 
     with (console := Console(width=80)).capture() as captured:
         console.print(RunArmsTable(against))

@@ -18,6 +18,8 @@ RULE_KINDS = ("parser", "variant")
 # The key that says why an answer ended, and its value if the model ended it, both as in OpenAI's protocol.
 FINISH_REASON = "finish_reason"
 STOP, LENGTH = "stop", "length"
+# The key of an answer's share of the wall time of its batch.
+SECONDS = "seconds"
 # How servers say that the model ended its answer; there is no end of other reasons: a limit, a filter, a failure.
 _ENDED = (STOP, "eos", "eos_token", "end_turn", "stop_sequence", "complete", "tool_calls", "function_call")
 

@@ -8,15 +8,20 @@ gated separately.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from qkedit.errors import UsageError
+from qkedit.evaluation.answer_times import times_of
+from qkedit.evaluation.files.answer_files import read_answers
+from qkedit.evaluation.files.result_files import ScoredRun, read_scores
 from qkedit.evaluation.runs.evaluate import Finished, Watch, check_run, evaluate
 from qkedit.evaluation.runs.local_model import LocalModel, Shared
-from qkedit.evaluation.runs.run_files import RUN_FILE
+from qkedit.evaluation.runs.run_files import ANSWERS, RUN_FILE
 from qkedit.evaluation.runs.tasks import Task
+from qkedit.evaluation.statistics.arms import ArmsComparison, compare_with_base
 from qkedit.evaluation.statistics.intervals import require_scipy
 from qkedit.plugins.settings import PluginSettings
 
@@ -36,6 +41,47 @@ class Arm:
     name: str
     edits: tuple[str, ...] = ()
     plugins: tuple[PluginSettings, ...] = ()
+
+
+@dataclass(frozen=True)
+class FinishedArms:
+    """The finished runs of several arms.
+
+    Attributes:
+        out: the directory of the runs; each has the name of its arm.
+        arms: the arms, the base first.
+        runs: the run of each arm, by its name.
+        against_base: each arm compared with the base, by every metric of the benchmarks and by the time of an answer.
+    """
+
+    out: Path
+    arms: tuple[Arm, ...]
+    runs: Mapping[str, Finished]
+    against_base: ArmsComparison
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before trusting the figures."""
+        of_runs = (f"{name}: {sentence}" for name, run in self.runs.items() for sentence in run.warnings)
+        return (*of_runs, *self.against_base.warnings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as `qkedit eval --each --json` prints it."""
+        return {
+            "out": str(self.out),
+            "arms": [
+                {
+                    "name": arm.name,
+                    "out": str(self.out / arm.name),
+                    "edits": list(arm.edits),
+                    "plugins": [plugin.as_dict() for plugin in arm.plugins],
+                    "asked": self.runs[arm.name].asked,
+                    **self.runs[arm.name].as_dict(),
+                }
+                for arm in self.arms
+            ],
+            "against_base": self.against_base.as_dict(),
+        }
 
 
 def arms_of(
@@ -78,12 +124,12 @@ def evaluate_arms(
     limit: int | None = None,
     overwrite: bool = False,
     watch: Watch = lambda done, total: None,
-) -> list[Finished]:
-    """Ask every arm the same questions, one arm after another; the model is loaded at most once.
+) -> FinishedArms:
+    """Ask every arm the same questions, one arm after another, and compare them; the model is loaded at most once.
 
     Args:
         model: the model without edits and plug-ins; it is not loaded if all questions are answered.
-        arms: the arms.
+        arms: the arms, the base first.
         tasks: the questions.
         images: the directory of the images.
         out: the directory in which each arm gets a directory with its name; interrupted arms are resumed.
@@ -91,9 +137,6 @@ def evaluate_arms(
         limit: the number of questions to ask of each task.
         overwrite: start over where there are files of other runs.
         watch: called with the progress over all arms.
-
-    Returns:
-        One finished run per arm.
 
     Raises:
         UsageError: an arm's directory holds something else.
@@ -107,22 +150,40 @@ def evaluate_arms(
     # Before the first arm is asked, which may take hours.
     for arm, backend in zip(arms, backends, strict=True):
         check_run(backend, tasks, images, out / arm.name, prompt=prompt, limit=limit, overwrite=overwrite)
-    finished = []
+    finished: dict[str, Finished] = {}
     for place, (arm, backend) in enumerate(zip(arms, backends, strict=True)):
 
         def watch_arm(done: int, total: int, place: int = place) -> None:
             watch(place * total + done, len(arms) * total)
 
-        finished.append(
-            evaluate(
-                backend,
-                tasks,
-                images,
-                out / arm.name,
-                prompt=prompt,
-                limit=limit,
-                overwrite=overwrite,
-                watch=watch_arm,
-            )
+        finished[arm.name] = evaluate(
+            backend,
+            tasks,
+            images,
+            out / arm.name,
+            prompt=prompt,
+            limit=limit,
+            overwrite=overwrite,
+            watch=watch_arm,
         )
-    return finished
+    compared = compare_with_base(arms[0].name, read_arms(out, [arm.name for arm in arms], [t.name for t in tasks]))
+    return FinishedArms(out, tuple(arms), finished, compared)
+
+
+def read_arms(out: Path, names: Sequence[str], tasks: Sequence[str]) -> dict[str, ScoredRun]:
+    """Return the scores of finished arms, and after them the times of their answers to each task.
+
+    Args:
+        out: the directory of the runs.
+        names: the names of the arms.
+        tasks: the names of the tasks.
+
+    Raises:
+        QkeditError: a file cannot be read.
+    """
+    runs = {name: read_scores(out / name) for name in names}
+    for task in tasks:
+        times = times_of({name: read_answers(out / name / ANSWERS / f"{task}.jsonl") for name in names}, task)
+        for name, score in (times or {}).items():
+            runs[name] = replace(runs[name], scores=(*runs[name].scores, score))
+    return runs

@@ -43,10 +43,12 @@ class Reply:
     Attributes:
         text: the unchanged text; empty if the model returned none.
         finish_reason: why the answer ended, in the words of OpenAI's protocol; `stop` if the model ended it.
+        seconds: its share of the wall time of its batch; None where that is not measured.
     """
 
     text: str
     finish_reason: str = STOP
+    seconds: float | None = None
 
 
 class Session(Protocol):

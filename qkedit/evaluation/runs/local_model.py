@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -182,6 +183,7 @@ class _LocalSession:
     def _answered(self, batch: Sequence[EvalRequest]) -> list[Reply]:
         from qkedit.runtime.generation import Prompt, prompt_text, respond_batch
 
+        started = time.perf_counter()
         images = {request.image: read_image(request.image) for request in batch if request.image is not None}
         prompts = [
             Prompt(
@@ -201,9 +203,10 @@ class _LocalSession:
                 where=batch[0].task,
                 remedy="lower --batch-size; what was answered stays",
             ) from error
+        share = (time.perf_counter() - started) / len(batch)
         if (report := self._last_report()) is not None and report is not before:
             self._note_warnings(report)
-        return [Reply(answer.text, LENGTH if answer.is_cut else STOP) for answer in answers]
+        return [Reply(answer.text, LENGTH if answer.is_cut else STOP, share) for answer in answers]
 
     def _last_report(self) -> RequestReport | None:
         reports = self.attached.report() if self.attached else ()

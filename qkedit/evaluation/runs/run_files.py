@@ -2,7 +2,8 @@
 
     OUT/run.json                   the run's identity; written once, before the first answer
     OUT/answers/pope.random.jsonl  {"id", "image", "question", "answer"}, one line as soon as an answer is given; and
-                                   "finish_reason" where the model did not end the answer itself
+                                   "finish_reason" where the model did not end the answer itself, and "seconds", the
+                                   answer's share of the wall time of its batch, where that is measured
     OUT/result.json                the scores, when every question is answered
 
 A run is resumed if it is the same run: its identity must equal `run.json` exactly, including the hash of the weights.
@@ -26,7 +27,7 @@ from qkedit.checkpoint.io.file_errors import explained
 from qkedit.checkpoint.io.lock import try_lock
 from qkedit.checkpoint.io.whole_file import check_writable, write_whole
 from qkedit.errors import QkeditError, UsageError
-from qkedit.evaluation.files.records import FINISH_REASON, STOP, Answer, Question
+from qkedit.evaluation.files.records import FINISH_REASON, SECONDS, STOP, Answer, Question
 from qkedit.evaluation.files.result_files import RESULT_FILE
 from qkedit.evaluation.runs.backend import Reply
 from qkedit.strict_text import json_text
@@ -132,9 +133,16 @@ class RunFiles:
 
     def append(self, part: str, question: Question, reply: Reply) -> Answer:
         """Write one answer immediately, so that a kill does not lose it, and return it as `answers` would."""
-        row = {"id": question.id, "image": question.image, "question": question.prompt, "answer": reply.text}
+        row: dict[str, Any] = {
+            "id": question.id,
+            "image": question.image,
+            "question": question.prompt,
+            "answer": reply.text,
+        }
         if reply.finish_reason != STOP:
             row[FINISH_REASON] = reply.finish_reason
+        if reply.seconds is not None:
+            row[SECONDS] = round(reply.seconds, 6)
         file, line = self._answers_file(part), json_text(row).encode()
         with explained("write the answer", file):
             if part not in self._handles:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from qkedit.errors import UsageError
+from qkedit.evaluation.answer_times import TIME, TIME_METRICS
 from qkedit.evaluation.benchmarks.benchmark import Benchmark
 from qkedit.evaluation.benchmarks.registry import benchmark_named, benchmark_names
 from qkedit.evaluation.drift_metrics import DRIFT, DRIFT_METRICS
@@ -29,6 +30,8 @@ def metrics_of(items: Sequence[Item], benchmark: str = "") -> Mapping[str, Metri
     kinds = {type(item) for item in items}
     if len(kinds) > 1 and not all(issubclass(kind, YesNoItem) for kind in kinds):
         raise UsageError("the items are of several kinds", where="metrics", remedy="score the answers again")
+    if benchmark == TIME:
+        return {metric.name: metric for metric in TIME_METRICS}
     rules = _installed(benchmark)
     if rules is None or not all(issubclass(kind, rules.item_kinds) for kind in kinds):
         # A file of another maker may give any benchmark's name to items of its own.

@@ -39,9 +39,7 @@ def run_each(
         prompt, limit, overwrite: as for `evaluate`.
     """
     from qkedit.cli.progress import counting_bar
-    from qkedit.evaluation.files.result_files import read_scores
-    from qkedit.evaluation.runs.arms import BASE, arms_of, evaluate_arms
-    from qkedit.evaluation.statistics.arms import compare_with_base
+    from qkedit.evaluation.runs.arms import arms_of, evaluate_arms
     from qkedit.report.runs.arms import RunArmsTable
 
     own, attached = (model.plugins, ()) if plugins_named else ((), model.plugins)
@@ -51,25 +49,7 @@ def run_each(
         finished = evaluate_arms(
             bare, arms, tasks, images, out, prompt=prompt, limit=limit, overwrite=overwrite, watch=watch
         )
-    compared = compare_with_base(BASE, {arm.name: read_scores(out / arm.name) for arm in arms})
-    for arm, run in zip(arms, finished, strict=True):
-        for sentence in run.warnings:
-            output.warn(f"{arm.name}: {sentence}")
-    for sentence in compared.warnings:
+    for sentence in finished.warnings:
         output.warn(sentence)
-    fields = {
-        "out": str(out),
-        "arms": [
-            {
-                "name": arm.name,
-                "out": str(out / arm.name),
-                "edits": list(arm.edits),
-                "plugins": [plugin.as_dict() for plugin in arm.plugins],
-                "asked": run.asked,
-                **run.as_dict(),
-            }
-            for arm, run in zip(arms, finished, strict=True)
-        ],
-        "against_base": compared.as_dict(),
-    }
-    deliver(output, fields, RunArmsTable(compared), {}, done=[run.file for run in finished])
+    done = [run.file for run in finished.runs.values()]
+    deliver(output, finished.as_dict(), RunArmsTable(finished.against_base), {}, done=done)
