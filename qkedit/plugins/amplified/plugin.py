@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from qkedit.errors import UnsupportedForm, UsageError
@@ -20,6 +21,7 @@ from qkedit.plugins.core.decoding import DecodingEdit, Generation
 from qkedit.plugins.core.generation_limits import OF_EVERY_STEP, refuse_settings
 from qkedit.plugins.core.grid_layouts import image_token
 from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.random_controls import check_control, control_generator, random_signs
 from qkedit.plugins.core.report import PluginReport
 from qkedit.selection import check_layers, select_layers
 
@@ -44,22 +46,26 @@ class PAIAttention:
     Attributes:
         alpha: α, the strength.
         layers: the decoder layers; None for all from the third on. Sliding layers are skipped.
+        control: the seed of a matched random control, which raises or lowers the scores of each image token at random;
+            None for the method itself.
     """
 
     name: ClassVar[str] = "pai-attention"
 
     alpha: float = 0.2
     layers: str | None = None
+    control: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings in themselves. Raises UsageError."""
         _check(self.name, self.alpha, self.layers)
+        check_control(self.control, self.name)
 
     def bind(self, modules: VLMModules) -> BoundAmplifier:
         """Check the settings against a model. Raises UsageError or UnsupportedForm."""
         count = len(modules.layers)
         layers = _layers(self.name, self.layers or f"{min(2, count - 1)}-{count - 1}", modules)
-        return BoundAmplifier(self.name, layers, self.alpha, over_heads=False)
+        return BoundAmplifier(self.name, layers, self.alpha, over_heads=False, control=control_generator(self.control))
 
 
 @dataclass(frozen=True)
@@ -70,23 +76,26 @@ class MiddleLayer:
         alpha: α, the strength. The paper chooses it per model; this default is ours.
         layers: the decoder layers; None for 5 to 17 of 32, and the same shares of other depths. Sliding layers are
             skipped.
+        control: as in PAIAttention.
     """
 
     name: ClassVar[str] = "middle-layer"
 
     alpha: float = 0.5
     layers: str | None = None
+    control: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings in themselves. Raises UsageError."""
         _check(self.name, self.alpha, self.layers)
+        check_control(self.control, self.name)
 
     def bind(self, modules: VLMModules) -> BoundAmplifier:
         """Check the settings against a model. Raises UsageError or UnsupportedForm."""
         count = len(modules.layers)
         middle = middle_layers(count)
         layers = _layers(self.name, self.layers or f"{middle[0]}-{middle[-1]}", modules)
-        return BoundAmplifier(self.name, layers, self.alpha, over_heads=True)
+        return BoundAmplifier(self.name, layers, self.alpha, over_heads=True, control=control_generator(self.control))
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,7 @@ class BoundAmplifier:
     layers: tuple[int, ...]
     alpha: float
     over_heads: bool
+    control: torch.Generator | None = None
 
     def start_decoding(self, generation: Generation) -> RaisedScores:
         """Begin one call of `generate`. Raises UsageError for settings that are not supported."""
@@ -112,6 +122,8 @@ class RaisedScores(DecodingEdit):
         ids = generation.inputs["input_ids"]
         self._image = ids == image_token(generation.modules.config)
         self._tokens = int(self._image.sum())
+        # By what share of α each column is raised, `[batch, length]`.
+        self._share = self._image * random_signs(tuple(ids.shape), plugin.control).to(ids.device)
         self.scored_layers = frozenset(plugin.layers if self._tokens else ())
 
     def edit_scores(self, layer: int, scores: Tensor) -> Tensor:
@@ -119,10 +131,10 @@ class RaisedScores(DecodingEdit):
         size = scores.abs()
         raised = size.mean(dim=1, keepdim=True) if self._plugin.over_heads else size
         # Beams and several answers share the image of their prompt.
-        image = self._image.repeat_interleave(len(scores) // len(self._image), dim=0).to(scores.device)
+        share = self._share.repeat_interleave(len(scores) // len(self._share), dim=0).to(scores)
         edited = scores.clone()
-        prompt = edited[..., : image.shape[1]]
-        prompt += self._plugin.alpha * (raised.expand_as(scores)[..., : image.shape[1]] * image[:, None])
+        prompt = edited[..., : share.shape[1]]
+        prompt += self._plugin.alpha * (raised.expand_as(scores)[..., : share.shape[1]] * share[:, None])
         return edited
 
     def report(self) -> AmplifiedReport:

@@ -17,6 +17,7 @@ from qkedit.plugins.contrast.prompts import PER_TOKEN, with_sentence, without_im
 from qkedit.plugins.core.decoding import Branch, DecodingEdit, Generation
 from qkedit.plugins.core.generation_limits import OF_A_BRANCH, refuse_settings
 from qkedit.plugins.core.grid import image_grids
+from qkedit.plugins.core.random_controls import permuted_changes
 from qkedit.plugins.core.report import PluginReport
 
 # The other arguments of `generate` that belong to a prompt's text; those that belong to images are dropped with them.
@@ -49,6 +50,7 @@ class BoundContrast:
         noise: step and seed of the noise on the branch's image; None for no noise.
         sentence: the tokens after the branch's image; None for none. Without noise and sentence, the branch has no
             image.
+        control: the random numbers of the control; None for the method itself.
     """
 
     name: str
@@ -56,6 +58,7 @@ class BoundContrast:
     beta: float
     noise: tuple[int, int] | None = None
     sentence: tuple[int, ...] | None = None
+    control: torch.Generator | None = None
 
     def start_decoding(self, generation: Generation) -> Contrast:
         """Begin one call of `generate`. Raises UsageError for settings that do not support a branch."""
@@ -101,6 +104,7 @@ class Contrast(DecodingEdit):
         if self._plugin.beta > 0:
             plausible = logits >= logits.max(dim=-1, keepdim=True).values + math.log(self._plugin.beta)
             edited = edited.masked_fill(~plausible, -torch.inf)
+        edited = permuted_changes(edited, logits, self._plugin.control)
         self._choices += len(logits)
         self._changed += int((edited.argmax(dim=-1) != logits.argmax(dim=-1)).sum())
         return edited

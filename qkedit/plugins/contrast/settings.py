@@ -19,6 +19,7 @@ from qkedit.errors import UsageError
 from qkedit.plugins.contrast.noise import STEPS
 from qkedit.plugins.contrast.plugin import BoundContrast, sentence_tokens
 from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.random_controls import check_control, control_generator
 
 DISTURBING_SENTENCE = "You are a confused object detector."
 
@@ -33,6 +34,8 @@ class VCD:
         beta: β, the plausibility cut: tokens less likely than β times the likeliest one are excluded; 0 for no cut.
         step: the noise step, of 1000; 500 is published for questions and captions.
         seed: the seed of the noise.
+        control: the seed of a matched random control, which gives the changes of logits to random tokens among the
+            plausible ones; None for the method itself.
     """
 
     name: ClassVar[str] = "vcd"
@@ -41,10 +44,12 @@ class VCD:
     beta: float = 0.1
     step: int = 500
     seed: int = 0
+    control: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings. Raises UsageError."""
         _check(self.name, alpha=self.alpha, beta=self.beta)
+        check_control(self.control, self.name)
         if not 0 <= self.step < STEPS:
             raise UsageError(f"{self.step} is not a step", where="vcd step", remedy=f"give 0 to {STEPS - 1}")
         if not 0 <= self.seed < 2**63:
@@ -54,7 +59,13 @@ class VCD:
 
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Take a model whose images are a grid."""
-        return BoundContrast(self.name, _constant(self.alpha), self.beta, noise=(self.step, self.seed))
+        return BoundContrast(
+            self.name,
+            _constant(self.alpha),
+            self.beta,
+            noise=(self.step, self.seed),
+            control=control_generator(self.control),
+        )
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,7 @@ class ICD:
         alpha, beta: as in VCD.
         sentence: the sentence that is inserted after the image.
         tokenizer: the model's tokenizer; None loads it from the model's directory.
+        control: as in VCD.
     """
 
     name: ClassVar[str] = "icd"
@@ -73,17 +85,21 @@ class ICD:
     beta: float = 0.1
     sentence: str = DISTURBING_SENTENCE
     tokenizer: Any = field(default=None, repr=False, compare=False)
+    control: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings. Raises UsageError."""
         _check(self.name, alpha=self.alpha, beta=self.beta)
+        check_control(self.control, self.name)
         if not self.sentence.strip():
             raise UsageError("there is no sentence", where="icd sentence", remedy="give one")
 
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Find the sentence's tokens. Raises UsageError if the tokenizer cannot be loaded."""
         sentence = sentence_tokens(self.sentence, self.tokenizer, modules.model)
-        return BoundContrast(self.name, _constant(self.alpha), self.beta, sentence=sentence)
+        return BoundContrast(
+            self.name, _constant(self.alpha), self.beta, sentence=sentence, control=control_generator(self.control)
+        )
 
 
 @dataclass(frozen=True)
@@ -93,23 +109,25 @@ class M3ID:
     Attributes:
         decay: λ in the weight α_t = (1 − e^(−λt)) / e^(−λt) at the t-th token, counted from 0. So the first token,
             and with it the answer to most yes-or-no questions, is the model's own.
-        beta: as in VCD.
+        beta, control: as in VCD.
     """
 
     name: ClassVar[str] = "m3id"
 
     decay: float = 0.02
     beta: float = 0.1
+    control: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings. Raises UsageError."""
         _check(self.name, decay=self.decay, beta=self.beta)
+        check_control(self.control, self.name)
 
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Take a model whose images are a grid."""
         # Bounded, so that the weight of a very late token is still a number.
         weight = (lambda step: math.expm1(min(self.decay * step, 80.0))) if self.decay > 0 else None
-        return BoundContrast(self.name, weight, self.beta)
+        return BoundContrast(self.name, weight, self.beta, control=control_generator(self.control))
 
 
 @dataclass(frozen=True)
@@ -118,13 +136,14 @@ class PAIContrast:
 
     Attributes:
         gamma: γ, at least 1; with 1 the model is unchanged. In the other methods' terms, α = γ − 1.
-        beta: as in VCD.
+        beta, control: as in VCD.
     """
 
     name: ClassVar[str] = "pai-contrast"
 
     gamma: float = 1.1
     beta: float = 0.1
+    control: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings. Raises UsageError."""
@@ -133,10 +152,11 @@ class PAIContrast:
                 f"{self.gamma} is below 1", where="pai-contrast gamma", remedy="give 1 or more, such as 1.1"
             )
         _check(self.name, beta=self.beta)
+        check_control(self.control, self.name)
 
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Take a model whose images are a grid."""
-        return BoundContrast(self.name, _constant(self.gamma - 1), self.beta)
+        return BoundContrast(self.name, _constant(self.gamma - 1), self.beta, control=control_generator(self.control))
 
 
 def _constant(alpha: float) -> Callable[[int], float] | None:

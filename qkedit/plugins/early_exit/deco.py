@@ -13,6 +13,7 @@ from qkedit.errors import UsageError
 from qkedit.plugins.core.decoding import DecodingEdit, Generation
 from qkedit.plugins.core.generation_limits import OF_EVERY_STEP, refuse_settings
 from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.random_controls import check_control, control_generator, permuted_changes
 from qkedit.plugins.core.report import PluginReport
 from qkedit.plugins.early_exit.layer_logits import LayerLogits
 from qkedit.selection import check_layers, select_layers
@@ -44,6 +45,8 @@ class DeCo:
         alpha: α, the weight of the earlier layer's logits, which is multiplied by that layer's confidence.
         layers: the candidate layers, such as 20-28; None for 0.625 to 0.9 of the depth.
         top_p, top_k: the plausible tokens: the likeliest that make up `top_p` of the probability, `top_k` at most.
+        control: the seed of a matched random control, which gives the changes of logits to random tokens among the
+            plausible ones; None for the method itself.
     """
 
     name: ClassVar[str] = "deco"
@@ -52,9 +55,11 @@ class DeCo:
     layers: str | None = None
     top_p: float = 0.9
     top_k: int = 20
+    control: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings in themselves. Raises UsageError."""
+        check_control(self.control, self.name)
         if self.layers is not None:
             check_layers(self.layers, "deco layers")
         if not (math.isfinite(self.alpha) and self.alpha >= 0):
@@ -70,7 +75,8 @@ class DeCo:
         last = min(count - 2, math.floor(_LAST * count))
         chosen = self.layers or f"{min(last, math.floor(_FIRST * count))}-{last}"
         LayerLogits(modules, self.name)
-        return BoundDeCo(self, modules, tuple(select_layers(chosen, count, where="deco layers")))
+        layers = tuple(select_layers(chosen, count, where="deco layers"))
+        return BoundDeCo(self, modules, layers, control_generator(self.control))
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class BoundDeCo:
     settings: DeCo
     modules: VLMModules
     layers: tuple[int, ...]
+    control: torch.Generator | None
 
     def start_decoding(self, generation: Generation) -> LayerCorrection:
         """Begin one call of `generate`. Raises UsageError for settings that are not supported, such as beam search.
@@ -113,7 +120,7 @@ class LayerCorrection(DecodingEdit):
         surest, choice = certainty.max(dim=0)
         rows = torch.arange(len(logits), device=logits.device)
         edited = logits + settings.alpha * surest[:, None] * early[choice, rows]
-        edited = edited.masked_fill(~plausible, -torch.inf)
+        edited = permuted_changes(edited.masked_fill(~plausible, -torch.inf), logits, self._plugin.control)
         self._steps += 1
         for index in choice.tolist():
             self._chosen[self._plugin.layers[index]] += 1

@@ -13,6 +13,7 @@ from qkedit.errors import UsageError
 from qkedit.plugins.core.decoding import DecodingEdit, Generation
 from qkedit.plugins.core.generation_limits import OF_EVERY_STEP, refuse_settings
 from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.random_controls import check_control, control_generator, permuted_changes
 from qkedit.plugins.core.report import PluginReport
 from qkedit.plugins.early_exit.layer_logits import LayerLogits
 from qkedit.selection import check_layers, select_layers
@@ -41,6 +42,8 @@ class DoLa:
         beta: tokens less likely than this share of the likeliest one are excluded.
         norm: whether the final norm is applied to the early state ("final"), or not, as in the published code
             ("published").
+        control: the seed of a matched random control, which gives the changes of logits to random tokens among the
+            plausible ones; None for the method itself.
     """
 
     name: ClassVar[str] = "dola"
@@ -48,9 +51,11 @@ class DoLa:
     layers: str = "low"
     beta: float = 0.1
     norm: Literal["published", "final"] = "final"
+    control: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings in themselves. Raises UsageError."""
+        check_control(self.control, self.name)
         if self.layers not in ("low", "high"):
             check_layers(self.layers, "dola layers")
         if not 0 <= self.beta <= 1:
@@ -68,9 +73,8 @@ class DoLa:
         else:
             layers = select_layers(self.layers, count, where="dola layers")
         LayerLogits(modules, self.name)
-        return BoundDoLa(
-            modules, tuple(layer for layer in layers if layer < count - 1), self.beta, self.norm == "final"
-        )
+        early = tuple(layer for layer in layers if layer < count - 1)
+        return BoundDoLa(modules, early, self.beta, self.norm == "final", control_generator(self.control))
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class BoundDoLa:
     layers: tuple[int, ...]
     beta: float
     normed: bool
+    control: torch.Generator | None
 
     def start_decoding(self, generation: Generation) -> LayerContrast:
         """Begin one call of `generate`. Raises UsageError for settings that are not supported."""
@@ -111,11 +116,10 @@ class LayerContrast(DecodingEdit):
         self._steps += 1
         for index in choice.tolist():
             self._chosen[self._plugin.layers[index]] += 1
-        if self._plugin.beta == 0:
-            return edited
-        return edited.masked_fill(
-            final < final.max(dim=-1, keepdim=True).values + math.log(self._plugin.beta), -torch.inf
-        )
+        if self._plugin.beta > 0:
+            implausible = final < final.max(dim=-1, keepdim=True).values + math.log(self._plugin.beta)
+            edited = edited.masked_fill(implausible, -torch.inf)
+        return permuted_changes(edited, final, self._plugin.control)
 
     def report(self) -> DoLaReport:
         """Return the report."""

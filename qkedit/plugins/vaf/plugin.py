@@ -17,6 +17,7 @@ from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.plugins.core.modules import VLMModules
 from qkedit.plugins.core.prefill import Prefill
 from qkedit.plugins.core.protocol import RequestEdit
+from qkedit.plugins.core.random_controls import check_control, control_generator, random_signs
 from qkedit.plugins.core.report import PluginReport
 from qkedit.plugins.transformers.cache import cache_layer, columns_held
 from qkedit.selection import check_layers, select_layers
@@ -48,6 +49,8 @@ class VAF:
         layers: the decoder layers, such as 9-14; None for 9-14 of 32, and the same shares of other depths.
         image: the factor for scores at image tokens (β in the paper).
         before: the factor for scores at tokens before the first image (α in the paper).
+        control: the seed of a matched random control, which multiplies or divides each token's scores by the factor at
+            random; None for the method itself.
     """
 
     name: ClassVar[str] = "vaf"
@@ -55,9 +58,11 @@ class VAF:
     layers: str | None = None
     image: float = 1.15
     before: float = 0.95
+    control: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings in themselves. Raises UsageError."""
+        check_control(self.control, self.name)
         if self.layers is not None:
             check_layers(self.layers, "vaf layers")
         for option in ("image", "before"):
@@ -78,7 +83,7 @@ class VAF:
         count = len(modules.layers)
         chosen = self.layers or f"{round(_FIRST * count)}-{round(_LAST * count)}"
         layers = select_layers(chosen, count, modules.attention_layers, "vaf layers")
-        return BoundVAF(layers, self.image, self.before)
+        return BoundVAF(layers, self.image, self.before, control_generator(self.control))
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class BoundVAF:
     layers: tuple[int, ...]
     image: float
     before: float
+    control: torch.Generator | None
 
     def start(self, prefill: Prefill) -> ScaledKeys:
         """Begin one prefill."""
@@ -105,6 +111,7 @@ class ScaledKeys(RequestEdit):
         self._first = [min((extent.first for extent in extents if extent.row == row), default=0) for row in rows]
         last = [max((extent.last for extent in extents if extent.row == row), default=None) for row in rows]
         self.refine_after = tuple(None if column is None else column + 1 for column in last)
+        self._signs = random_signs(tuple(self._image.shape), plugin.control)  # exponents of the factors
         real = prefill.real
         self._before = sum(int(real[row, : self._first[row]].sum()) for row in rows)
 
@@ -118,7 +125,7 @@ class ScaledKeys(RequestEdit):
                 factors = torch.ones(length)
                 factors[: self._first[row]] = self._plugin.before
                 factors[self._image[row, :length]] = self._plugin.image
-                held = factors[first:].to(layer.keys.device)
+                held = (factors ** self._signs[row, :length])[first:].to(layer.keys.device)
                 keys = layer.keys[row, :, : len(held)]
                 keys.copy_((keys.float() * held[:, None]).to(keys.dtype))
 
