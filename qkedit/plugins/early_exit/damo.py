@@ -24,6 +24,7 @@ from qkedit.errors import UsageError
 from qkedit.plugins.core.decoding import DecodingEdit, Generation
 from qkedit.plugins.core.generation_limits import OF_EVERY_STEP, refuse_settings
 from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.random_controls import check_control, control_generator, random_signs
 from qkedit.plugins.core.report import PluginReport
 from qkedit.plugins.early_exit.layer_logits import LayerLogits
 
@@ -54,6 +55,8 @@ class DAMO:
         alpha: α, the share of earlier changes in the average of the predictions' changes.
         start: the first layer whose state may be replaced, from 2; None for the middle of the depth (16 of 32).
         norm: whether the final norm is applied before the head ("final"), or not, as in the published code.
+        control: the seed of a matched random control, in which each number of a state changes by as much, up or down
+            at random; None for the method itself.
     """
 
     name: ClassVar[str] = "damo"
@@ -64,9 +67,11 @@ class DAMO:
     alpha: float = 0.7
     start: int | None = None
     norm: Literal["published", "final"] = "published"
+    control: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings in themselves. Raises UsageError."""
+        check_control(self.control, self.name)
         if not -1 <= self.tau <= 1:
             raise UsageError(f"{self.tau} is not a cosine", where="damo tau", remedy="give a number from -1 to 1")
         for option, share in (("beta1", self.beta1), ("beta2", self.beta2), ("alpha", self.alpha)):
@@ -86,7 +91,7 @@ class DAMO:
                 remedy=f"give 2 to {count - 1}" if count > 2 else "use a deeper model",
             )
         LayerLogits(modules, self.name)
-        return BoundDAMO(self, modules, start)
+        return BoundDAMO(self, modules, start, control_generator(self.control))
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,7 @@ class BoundDAMO:
     settings: DAMO
     modules: VLMModules
     first: int
+    control: torch.Generator | None
 
     def start_decoding(self, generation: Generation) -> Momentum:
         """Begin one call of `generate`. Raises UsageError for settings that are not supported."""
@@ -123,6 +129,7 @@ class Momentum(DecodingEdit):
         if layer >= self._plugin.first:
             was_on = passing.is_on
             change = passing.follow(hidden, self._prediction(hidden), self._plugin.settings)
+            change = change * random_signs(tuple(change.shape), self._plugin.control).to(change.device)
             self._edited_from[layer] += int((passing.is_on & ~was_on).sum())
             edited = torch.where(passing.is_on[:, None], (hidden.float() + change).to(hidden.dtype), hidden)
         # The next layer goes on from the edited state.

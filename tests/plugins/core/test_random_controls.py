@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from qkedit.errors import UsageError
 from qkedit.plugins.amplified.plugin import MiddleLayer, PAIAttention
 from qkedit.plugins.contrast.settings import ICD, M3ID, VCD, PAIContrast
 from qkedit.plugins.core.random_controls import permuted_changes, random_signs
+from qkedit.plugins.early_exit.damo import DAMO, Momentum
 from qkedit.plugins.early_exit.deco import DeCo
 from qkedit.plugins.early_exit.dola import DoLa
+from qkedit.plugins.transformers.modules import vlm_modules
 from qkedit.plugins.vaf.plugin import VAF
 from tests.plugins.greedy import generated, one_image_each
 from tests.plugins.tiny_requests import model, request
@@ -31,6 +34,7 @@ OF_ATTENTION: dict[str, Any] = {
     "middle-layer": lambda **control: MiddleLayer(alpha=0.9, layers="1-3", **control),
     "vaf": lambda **control: VAF(layers="1-2", image=1.4, before=0.7, **control),
 }
+OF_STATES: dict[str, Any] = {"damo": lambda **control: DAMO(tau=1, beta2=0.5, **control)}
 
 
 def test_changes_are_permuted_among_the_plausible_tokens_of_a_row() -> None:
@@ -53,9 +57,9 @@ def test_half_of_the_signs_are_negative() -> None:
     assert random_signs((3,), None).tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("method", {**OF_LOGITS, **OF_ATTENTION})
+@pytest.mark.parametrize("method", {**OF_LOGITS, **OF_ATTENTION, **OF_STATES})
 def test_a_control_differs_from_its_method_and_between_seeds_and_can_be_repeated(method: str) -> None:
-    make = {**OF_LOGITS, **OF_ATTENTION}[method]
+    make = {**OF_LOGITS, **OF_ATTENTION, **OF_STATES}[method]
     given = request("llava", one_image_each("llava")).inputs
 
     def logits(**control: int) -> torch.Tensor:
@@ -108,7 +112,25 @@ def test_a_control_of_attention_moves_every_image_score_as_far_as_its_method() -
     torch.testing.assert_close(logits[0][0], expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [VCD, ICD, M3ID, PAIContrast, PAIAttention, MiddleLayer, VAF, DoLa, DeCo])
+@pytest.mark.parametrize("kind", [VCD, ICD, M3ID, PAIContrast, PAIAttention, MiddleLayer, VAF, DoLa, DeCo, DAMO])
 def test_a_seed_is_a_whole_number_from_0_on(kind: Any) -> None:
     with pytest.raises(UsageError, match=f"{kind.name} control: -1 is not a seed"):
         kind(control=-1)
+
+
+def test_a_control_of_states_moves_every_number_as_far_as_its_method() -> None:
+    """After the first edited layer, where method and control come from the same states."""
+    settings = DAMO(tau=1, beta1=0.3, beta2=0.5)
+    states = [torch.randn(2, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    modules = vlm_modules(model("llava"))
+
+    def changes(plugin: DAMO) -> torch.Tensor:
+        edit = Momentum(plugin.bind(modules))
+        after = [edit.edit_state(layer, state) for layer, state in enumerate(states)]
+        assert torch.equal(after[0], states[0])
+        assert torch.equal(after[1], states[1])
+        return after[2] - states[2]
+
+    own, control = changes(settings), changes(replace(settings, control=5))
+    torch.testing.assert_close(control.abs(), own.abs(), atol=1e-6, rtol=1e-5)
+    assert 0 < (control * own < 0).float().mean() < 1
