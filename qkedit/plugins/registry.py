@@ -30,6 +30,7 @@ PLUGINS = {
     "pai-attention": "qkedit.plugins.amplified.plugin:PAIAttention",
     "middle-layer": "qkedit.plugins.amplified.plugin:MiddleLayer",
     "vaf": "qkedit.plugins.vaf.plugin:VAF",
+    "kvsmooth": "qkedit.plugins.smoothed.plugin:KVSmooth",
     "dola": "qkedit.plugins.early_exit.dola:DoLa",
     "deco": "qkedit.plugins.early_exit.deco:DeCo",
     "damo": "qkedit.plugins.early_exit.damo:DAMO",

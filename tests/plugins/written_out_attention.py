@@ -1,9 +1,9 @@
-"""Attention written out in matrices over the whole text, with scores that a test changes."""
+"""Attention written out in matrices over the whole text, as a test wants it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -11,16 +11,14 @@ from torch import Tensor, nn
 
 from tests.plugins.tiny_requests import model
 
+# Called with a layer, its query, key and value `[batch, heads, rows, d]`, keys and values repeated for their heads, an
+# additive mask `[batch or 1, 1, rows, columns]` and the scale of scores; returns the output `[batch, heads, rows, d]`.
+Attention = Callable[[int, Tensor, Tensor, Tensor, Tensor, float], Tensor]
+
 
 @contextmanager
-def changed_scores(family: str, change: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """Let the decoder of a tiny model compute its attention by matrices.
-
-    Args:
-        family: of the model.
-        change: called with a layer and its scores before mask and softmax, `[batch, heads, rows, columns]`, which it
-            may change in place.
-    """
+def attention_by(family: str, attention: Attention) -> Iterator[None]:
+    """Let the decoder of a tiny model compute its attention by a function of a test."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
@@ -29,20 +27,37 @@ def changed_scores(family: str, change: Callable[[int, Tensor], None]) -> Iterat
     ) -> tuple[Tensor, None]:
         groups = query.shape[1] // key.shape[1]
         key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
-        scores = query @ key.transpose(-1, -2) * settings["scaling"]
-        layer: Any = module.layer_idx
-        change(layer, scores)
         if mask is None:
-            mask = torch.full(scores.shape[-2:], -torch.inf).triu(1)
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-        return (scores.softmax(dim=-1) @ value).transpose(1, 2).contiguous(), None
+            mask = torch.full((1, 1, query.shape[2], key.shape[2]), -torch.inf).triu(1)
+        elif mask.dtype == torch.bool:
+            mask = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
+        layer: Any = module.layer_idx
+        output = attention(layer, query, key, value, mask, settings["scaling"])
+        return output.transpose(1, 2).contiguous(), None
 
-    AttentionInterface.register("changed_scores", attend)
-    AttentionMaskInterface.register("changed_scores", ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+    AttentionInterface.register("written_out", attend)
+    AttentionMaskInterface.register("written_out", ALL_MASK_ATTENTION_FUNCTIONS["eager"])
     config = model(family).get_decoder().config
     usual = config._attn_implementation
-    config._attn_implementation = {"": "changed_scores"}
+    config._attn_implementation = {"": "written_out"}
     try:
         yield
     finally:
         config._attn_implementation = {"": usual}
+
+
+def changed_scores(family: str, change: Callable[[int, Tensor], None]) -> AbstractContextManager[None]:
+    """Let the decoder of a tiny model compute its attention by matrices.
+
+    Args:
+        family: of the model.
+        change: called with a layer and its scores before mask and softmax, `[batch, heads, rows, columns]`, which it
+            may change in place.
+    """
+
+    def attention(layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+        scores = query @ key.transpose(-1, -2) * scale
+        change(layer, scores)
+        return (scores + mask).softmax(dim=-1) @ value
+
+    return attention_by(family, attention)

@@ -28,11 +28,11 @@ import torch
 from torch import nn
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.plugins.core.decoding import DecodingEdit, Generation
+from qkedit.plugins.core.decoding import AttentionEdit, DecodingEdit, Generation
 from qkedit.plugins.core.grid import image_grids
 from qkedit.plugins.core.protocol import BoundPlugin, DecodingPlugin, Plugin, PrefillPlugin
 from qkedit.plugins.core.report import RequestReport
-from qkedit.plugins.transformers.attention_scores import edited_scores
+from qkedit.plugins.transformers.attention_scores import edited_attention, in_this_branch
 from qkedit.plugins.transformers.branch import LockstepBranch
 from qkedit.plugins.transformers.decoding import (
     EditedLogits,
@@ -217,7 +217,8 @@ class Attachment:
         given = bound(original, args, kwargs)
         if given.get("inputs") is not None:  # another name of `generate` for them
             given["input_ids"] = given.pop("inputs")
-        generation = Generation(self._parts, given, functools.partial(self._start_branch, original))
+        in_branches: list[AttentionEdit | None] = []
+        generation = Generation(self._parts, given, functools.partial(self._start_branch, original, in_branches))
         edits: dict[str, DecodingEdit] = {}
         before = len(self._reports) and self._reports[-1]
         with ExitStack() as ends:
@@ -227,7 +228,7 @@ class Attachment:
             ends.enter_context(self._logits_through(EditedLogits(list(edits.values()))))
             ends.enter_context(editing_states(self._parts.layers, given, list(edits.values())))
             ends.enter_context(observing(self._parts.layers, list(edits.values())))
-            ends.enter_context(edited_scores(self._parts.text_config, given, list(edits.values())))
+            ends.enter_context(edited_attention(self._parts.text_config, given, list(edits.values()), in_branches))
             output = original(**with_decoding(given, edits))
         of_decoding = {name: edit.report() for name, edit in edits.items()}
         # A prefill with images has already reported; together they are one request.
@@ -238,13 +239,20 @@ class Attachment:
             self._reports.append(RequestReport(prompts=prompts_in(given), plugins=of_decoding))
         return output
 
-    def _start_branch(self, original: Forward, inputs: Mapping[str, Any]) -> LockstepBranch:
+    def _start_branch(
+        self,
+        original: Forward,
+        in_branches: list[AttentionEdit | None],
+        inputs: Mapping[str, Any],
+        attention: AttentionEdit | None = None,
+    ) -> LockstepBranch:
         """Return a branch: the unwrapped `generate`, in whose thread plug-ins edit prefills and nothing reports."""
 
         def generate(**arguments: Any) -> Any:
-            with self._logits_through(ReportedLogits(branch.forwarded)):
+            with self._logits_through(ReportedLogits(branch.forwarded)), in_this_branch(attention):
                 return original(**arguments)
 
+        in_branches.append(attention)
         branch = LockstepBranch(self._parts.model, generate, inputs)
         return branch
 

@@ -1,6 +1,6 @@
-"""Let plug-ins edit the attention scores of the last token, or look at its attention, while the model runs as usual.
+"""Let plug-ins edit the attention scores of the last token, look at its attention, or hide columns from all tokens.
 
-Our attention function calls the usual one, and then computes the last query anew, one row per head, in float32: its
+Our attention function calls the usual one, with a mask that hides columns too, and then computes the last query anew, one row per head, in float32: its
 output where scores are edited, and its attention where a plug-in looks at it.
 """
 
@@ -16,28 +16,35 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from qkedit.errors import UsageError
-from qkedit.plugins.core.decoding import DecodingEdit
+from qkedit.plugins.core.decoding import AttentionEdit, DecodingEdit
 from qkedit.plugins.transformers.attention_functions import registered, usual_attention
 
 _active = threading.local()
 
 
 @contextmanager
-def edited_scores(text_config: Any, given: Mapping[str, Any], edits: Sequence[DecodingEdit]) -> Iterator[None]:
+def edited_attention(
+    text_config: Any,
+    given: Mapping[str, Any],
+    edits: Sequence[DecodingEdit],
+    in_branches: Sequence[AttentionEdit | None] = (),
+) -> Iterator[None]:
     """Let edits change the scores of the last token in their `scored_layers`, and see its attention, in this thread.
 
     Args:
         text_config: of the decoder.
         given: the arguments of `generate`; its `input_ids` tell how long the prompts are.
-        edits: those without `scored_layers` and `watched_layers` are passed over.
+        edits: those that act on no layer's attention are passed over.
+        in_branches: those of branches, whose own threads announce them by `in_this_branch`.
     """
-    active = [edit for edit in edits if edit.scored_layers or edit.watched_layers]
-    if not active:
+    active = [edit for edit in edits if edit.scored_layers or edit.watched_layers or edit.masked_layers]
+    if not active and not any(in_branches):
         yield
         return
     usual = text_config._attn_implementation
     text_config._attn_implementation = {"": registered(usual, "scored", _attend)}
-    _active.edits, _active.prompt = active, given["input_ids"].shape[1]
+    if active:
+        _active.edits, _active.prompt = active, given["input_ids"].shape[1]
     try:
         yield
     finally:
@@ -45,14 +52,28 @@ def edited_scores(text_config: Any, given: Mapping[str, Any], edits: Sequence[De
         text_config._attn_implementation = {"": usual}
 
 
+@contextmanager
+def in_this_branch(attention: AttentionEdit | None) -> Iterator[None]:
+    """Let an edit act in the thread of a branch, while `edited_attention` holds for its answer."""
+    _active.edits = () if attention is None else (attention,)
+    try:
+        yield
+    finally:
+        _active.edits = ()
+
+
 def _attend(
     usual: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
 ) -> tuple[Tensor, Any]:
-    output, weights = usual_attention(usual, module, query, key, value, mask, **kwargs)
     layer: Any = module.layer_idx
-    active = getattr(_active, "edits", ())
+    active: Sequence[AttentionEdit] = getattr(_active, "edits", ())
+    for masking in active:
+        if layer in masking.masked_layers:
+            mask = _without(masking.hidden_columns(layer, query.shape[2], key.shape[2]), mask, usual, query)
+    output, weights = usual_attention(usual, module, query, key, value, mask, **kwargs)
+    scoring = [edit for edit in active if isinstance(edit, DecodingEdit) and layer in edit.scored_layers]
     # A prompt that runs in parts is scored with its last part alone.
-    edits = [edit for edit in active if layer in edit.scored_layers and key.shape[2] >= _active.prompt]
+    edits = [edit for edit in scoring if key.shape[2] >= _active.prompt]
     watchers = [edit for edit in active if layer in edit.watched_layers]
     if not edits and not watchers:
         return output, weights
@@ -107,3 +128,31 @@ def _seen(mask: Any, queries: int, scores: Tensor, window: int | None) -> Tensor
     if mask is not None:  # of padding, as flash attention takes it
         seen = seen & mask[:, None, -len(columns) :].bool()
     return seen
+
+
+def _without(hidden: Tensor, mask: Any, usual: str, query: Tensor) -> Tensor:
+    """Return a mask that hides columns from all queries but those of the same columns.
+
+    Args:
+        hidden: `[batch, columns]` bool.
+        mask: the layer's own, `[batch or 1, 1, queries, columns]` bool or additive; None if it is causal alone.
+        usual: the name of the attention implementation.
+        query: `[batch, heads, queries, d]`.
+
+    Raises:
+        UsageError: the implementation does not take masks of this form.
+    """
+    if isinstance(mask, BlockMask) or "flex" in usual or "flash" in usual:
+        raise UsageError(
+            "image tokens cannot be hidden in flex and flash attention",
+            where="attn_implementation",
+            remedy="load the model with sdpa or eager attention",
+        )
+    queries, columns = query.shape[2], hidden.shape[1]
+    causal = torch.ones(queries, columns, dtype=torch.bool, device=query.device).tril(columns - queries)
+    # A hidden token's own row must see something, though nobody reads it: a row of nothing becomes not a number.
+    others = ~causal.triu(columns - queries)
+    hides = hidden.to(query.device)[:, None, None] & others
+    mask = causal[None, None] if mask is None else mask[..., :columns]
+    without: Tensor = mask & ~hides if mask.dtype == torch.bool else mask.masked_fill(hides, torch.finfo(mask.dtype).min)
+    return without

@@ -49,10 +49,13 @@ class EditedLogits:
 
     def __init__(self, edits: Sequence[DecodingEdit]) -> None:
         self._edits = [edit for edit in edits if type(edit).edit_logits is not DecodingEdit.edit_logits]
+        self._of_cache = [edit for edit in edits if type(edit).edit_cache is not DecodingEdit.edit_cache]
         self._is_prefill = True
 
     def after(self, output: Any, given: Mapping[str, Any]) -> Any:
-        """Return the output of a forward pass with edited logits of its last column."""
+        """Return the output of a forward pass with edited logits of its last column, and edit its cache."""
+        for of_cache in self._of_cache:
+            of_cache.edit_cache(output.past_key_values)
         tokens = None if self._is_prefill else given["input_ids"][:, -1]
         self._is_prefill = False
         if not self._edits:

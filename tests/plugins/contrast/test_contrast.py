@@ -200,7 +200,7 @@ def test_an_answer_that_ends_early_or_breaks_ends_its_branch() -> None:
 def test_a_branch_that_breaks_is_heard() -> None:
     given = dict(request("llava", two_prompts("llava")[:1]).inputs)
     with qkedit.attach(model("llava"), VCD()) as attached:
-        attached._start_branch, start = lambda original, inputs: start(fail, inputs), attached._start_branch
+        attached._start_branch, start = lambda original, *rest: start(fail, *rest), attached._start_branch
         with pytest.raises(ZeroDivisionError):
             generated("llava", given)
 

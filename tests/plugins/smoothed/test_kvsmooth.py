@@ -1,0 +1,157 @@
+"""KVSmooth equals its formulas, written out token by token over the whole text, without a cache."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import qkedit
+from qkedit.errors import UsageError
+from qkedit.plugins.contrast.settings import VCD
+from qkedit.plugins.smoothed.plugin import KVSmooth
+from qkedit.plugins.transformers.modules import vlm_modules
+from tests.plugins.greedy import STEPS, generated, one_image_each
+from tests.plugins.tiny_requests import model, request, two_prompts
+from tests.plugins.whole_text import whole_text
+from tests.plugins.written_out_attention import attention_by
+
+FAMILIES = ("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3", "mistral3", "idefics3")
+WINDOW = 3
+PLUGIN = KVSmooth(strength=0.5, spread=0.4, window=WINDOW, layers="1-3")
+
+
+def smoothed_attention(family: str, prompt: int) -> AbstractContextManager[None]:
+    """Attention in which every token after the prompt leaves a smoothed key and value to the tokens after it."""
+
+    def attention(layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+        shares = (query @ key.transpose(-1, -2) * scale + mask).softmax(dim=-1)
+        output = shares @ value
+        if layer not in (1, 2, 3):
+            return output
+        key, value, entropies = key.clone(), value.clone(), []
+        for row in range(prompt, query.shape[2]):
+            own = query[0, :, row, None] @ key[0].transpose(-1, -2) * scale + mask[0, :, row, None]
+            shares = own.softmax(dim=-1)
+            output[0, :, row] = (shares @ value[0])[:, 0]
+            of_heads = shares[:, 0].mean(dim=0).tolist()
+            entropies.append(-sum(share * math.log(share) for share in of_heads if share > 0))
+            recent = entropies[-WINDOW:]
+            rank = (sum(other < recent[-1] for other in recent) + 0.5) / len(recent)
+            strength = min(max(rank, 0.5 - 0.4), 0.5 + 0.4)
+            for states in (key, value):
+                states[0, :, row] = (1 - strength) * states[0, :, row] + strength * states[0, :, row - 1]
+        return output
+
+    return attention_by(family, attention)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padded_batch_equals_the_formulas(family: str) -> None:
+    prompts, vlm = two_prompts(family), model(family)
+    together = request(family, prompts).inputs
+    plain, own = generated(family, together)
+    with qkedit.attach(vlm, PLUGIN) as attached:
+        answers, logits = generated(family, together)
+    report = attached.report()[0].plugins["kvsmooth"]
+    assert (report.layers, report.tokens) == ((1, 2, 3), STEPS - 1)
+    assert 0.1 <= report.mean_strength <= 0.9
+    for row, prompt in enumerate(prompts):
+        alone, answer = request(family, [prompt]).inputs, []
+        with smoothed_attention(family, alone["input_ids"].shape[1]):
+            for step in range(STEPS):
+                expected = whole_text(vlm, alone, answer).logits[0, -1]
+                torch.testing.assert_close(logits[step][row], expected, atol=1e-5, rtol=1e-5)
+                answer.append(int(expected.argmax()))
+        assert answers[row].tolist() == answer
+        # The first token comes from the prompt, and the second one reads its own key as it was.
+        assert torch.equal(logits[0][row], own[0][row])
+        assert (logits[2][row] - own[2][row]).abs().max() > 1e-4
+    assert torch.equal(generated(family, together)[0], plain)
+
+
+@pytest.mark.parametrize("family", ["qwen2-vl", "gemma3"])
+def test_without_strength_nothing_changes_by_a_bit(family: str) -> None:
+    given = request(family, two_prompts(family)).inputs
+    answers, logits = generated(family, given)
+    with qkedit.attach(model(family), KVSmooth(strength=0, spread=0)):
+        same, same_logits = generated(family, given)
+    assert torch.equal(same, answers)
+    assert all(torch.equal(one, other) for one, other in zip(logits, same_logits, strict=True))
+
+
+def test_a_question_without_images_between_and_streaming() -> None:
+    """Qwen keeps the offset of an image's positions on a module; a stream gets the tokens of the answer."""
+    given = request("qwen2-vl", one_image_each("qwen2-vl")[:1]).inputs
+    text = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    streamed: list[int] = []
+
+    class Streamer:
+        def put(self, value: Tensor) -> None:
+            streamed.extend(value.flatten().tolist())
+
+        def end(self) -> None:
+            pass
+
+    with qkedit.attach(model("qwen2-vl"), PLUGIN) as attached:
+        first, _ = generated("qwen2-vl", given)
+        generated("qwen2-vl", text)
+        again, _ = generated("qwen2-vl", given, streamer=Streamer())
+    assert torch.equal(first, again)
+    assert streamed == [*given["input_ids"][0].tolist(), *again[0].tolist()]
+    assert [report.plugins["kvsmooth"].tokens for report in attached.report()] == [STEPS - 1] * 3
+
+
+def test_sampling_draws_what_the_model_draws_and_several_answers_are_smoothed() -> None:
+    given = request("llava", two_prompts("llava")).inputs
+    model("llava")
+
+    def sampled(*plugins: Any) -> Tensor:
+        torch.manual_seed(1)
+        sampling = {"do_sample": True, "top_k": 0, "num_return_sequences": 2}
+        if not plugins:
+            return generated("llava", given, **sampling)[0]
+        with qkedit.attach(model("llava"), *plugins):
+            return generated("llava", given, **sampling)[0]
+
+    own, after = sampled(), torch.rand(1)
+    assert torch.equal(sampled(KVSmooth(strength=0, spread=0)), own)
+    assert torch.equal(torch.rand(1), after)
+    assert sampled(PLUGIN).shape == own.shape
+
+
+def test_beside_a_contrast_it_acts_on_the_answer_alone() -> None:
+    """With a weight of nearly nothing, the contrast leaves what KVSmooth does, though its branch runs unsmoothed."""
+    given = request("llava", one_image_each("llava")).inputs
+    with qkedit.attach(model("llava"), PLUGIN):
+        alone, logits = generated("llava", given)
+    with qkedit.attach(model("llava"), PLUGIN, VCD(alpha=1e-12, beta=0)) as attached:
+        together, other = generated("llava", given)
+    assert torch.equal(alone, together)
+    torch.testing.assert_close(logits[-1], other[-1], atol=1e-6, rtol=0)
+    assert set(attached.report()[0].plugins) == {"kvsmooth", "vcd"}
+
+
+def test_layers_follow_the_depth_and_beams_are_refused() -> None:
+    assert KVSmooth().bind(vlm_modules(model("llava"))).layers == (0, 1, 2, 3)
+    given = request("llava", one_image_each("llava")[:1]).inputs
+    with qkedit.attach(model("llava"), KVSmooth()), pytest.raises(UsageError, match="kvsmooth cannot act: beams"):
+        generated("llava", given, num_beams=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"strength": 1.5}, "kvsmooth strength"),
+        ({"spread": math.nan}, "kvsmooth spread"),
+        ({"window": 0}, "kvsmooth window"),
+        ({"layers": "x"}, "kvsmooth layers"),
+    ],
+)
+def test_wrong_settings(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        KVSmooth(**settings)
