@@ -72,11 +72,14 @@ def rival_arms() -> tuple[Arm, ...]:
 
     Under greedy search, the plausibility cut alone must not change anything.
     """
-    names = ("vcd", "icd", "m3id", "pai-contrast", "pai-attention", "middle-layer", "vaf", "dola", "deco", "damo")
+    of_the_image = ("vcd", "icd", "m3id", "pai-contrast", "pai-attention", "middle-layer")
+    names = (*of_the_image, "vaf", "kvsmooth", "dola", "deco", "damo")
     return (
         Arm(BASE),
         Arm("plausibility cut alone", plugins=(PluginSettings("vcd", {"alpha": 0.0}),)),
         *(Arm(name, plugins=(PluginSettings(name),)) for name in names),
+        # As a share, since small models have fewer image tokens than the number published for questions.
+        Arm("sid", plugins=(PluginSettings("sid", {"keep": 0.25}),)),
     )
 
 

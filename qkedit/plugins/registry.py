@@ -25,6 +25,7 @@ PLUGINS = {
     "dscr": "qkedit.plugins.dscr.plugin:DSCR",
     "vcd": "qkedit.plugins.contrast.settings:VCD",
     "icd": "qkedit.plugins.contrast.settings:ICD",
+    "sid": "qkedit.plugins.contrast.settings:SID",
     "m3id": "qkedit.plugins.contrast.settings:M3ID",
     "pai-contrast": "qkedit.plugins.contrast.settings:PAIContrast",
     "pai-attention": "qkedit.plugins.amplified.plugin:PAIAttention",

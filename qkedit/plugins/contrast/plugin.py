@@ -12,16 +12,14 @@ from torch import Tensor
 
 from qkedit.checkpoint.pretrained import from_pretrained
 from qkedit.errors import UsageError
-from qkedit.plugins.contrast.noise import signal_shares, with_noise
-from qkedit.plugins.contrast.prompts import PER_TOKEN, with_sentence, without_images
-from qkedit.plugins.core.decoding import Branch, DecodingEdit, Generation
+from qkedit.plugins.contrast.branches import Begun, StartOfBranch
+from qkedit.plugins.core.decoding import DecodingEdit, Generation
 from qkedit.plugins.core.generation_limits import OF_A_BRANCH, refuse_settings
-from qkedit.plugins.core.grid import image_grids
 from qkedit.plugins.core.random_controls import permuted_changes
 from qkedit.plugins.core.report import PluginReport
 
-# The other arguments of `generate` that belong to a prompt's text; those that belong to images are dropped with them.
-_OF_IMAGES = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes", "image_position_ids")
+# The weights of the model's own logits and of the branch's at the token of a number, from 0.
+Weights = Callable[[int], tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,61 +43,49 @@ class BoundContrast:
 
     Attributes:
         name: the method's name.
-        weight: α as a function of the token's number, from 0; None for 0 always.
+        weights: the weights of both logits; None without a branch.
         beta: β of the plausibility cut.
-        noise: step and seed of the noise on the branch's image; None for no noise.
-        sentence: the tokens after the branch's image; None for none. Without noise and sentence, the branch has no
-            image.
+        start_branch: what the branch sees.
+        signal_share: ᾱ of the noise on the branch's image; None without noise.
         control: the random numbers of the control; None for the method itself.
     """
 
     name: str
-    weight: Callable[[int], float] | None
+    weights: Weights | None
     beta: float
-    noise: tuple[int, int] | None = None
-    sentence: tuple[int, ...] | None = None
+    start_branch: StartOfBranch
+    signal_share: float | None = None
     control: torch.Generator | None = None
 
     def start_decoding(self, generation: Generation) -> Contrast:
         """Begin one call of `generate`. Raises UsageError for settings that do not support a branch."""
         if generation.inputs.get("pixel_values") is None:
             return Contrast(self, None, has_images=False)
-        if self.weight is None:
+        if self.weights is None:
             return Contrast(self, None, has_images=True)
         refuse_settings(generation, OF_A_BRANCH, self.name)
-        return Contrast(self, generation.start_branch(self._branch_inputs(generation)), has_images=True)
-
-    def _branch_inputs(self, generation: Generation) -> dict[str, Any]:
-        given, config = generation.inputs, generation.modules.config
-        images = {name: given[name] for name in _OF_IMAGES if given.get(name) is not None}
-        if self.noise is not None:
-            prompt = {name: given[name] for name in PER_TOKEN if given.get(name) is not None}
-            return {**prompt, **images, "pixel_values": with_noise(images, config, *self.noise)}
-        grids = image_grids(config, given["input_ids"], given)
-        if self.sentence is not None:
-            return {**with_sentence(given, grids, self.sentence), **images}
-        return without_images(given, grids)
+        return Contrast(self, self.start_branch(generation), has_images=True)
 
 
 class Contrast(DecodingEdit):
     """The contrast for one request."""
 
-    def __init__(self, plugin: BoundContrast, branch: Branch | None, *, has_images: bool) -> None:
+    def __init__(self, plugin: BoundContrast, begun: Begun | None, *, has_images: bool) -> None:
         self._plugin = plugin
-        self._branch = branch
+        self._begun = begun
         self._has_images = has_images
         self._steps = self._choices = self._changed = 0
 
     def edit_logits(self, logits: Tensor, tokens: Tensor | None) -> Tensor:
-        """Return `(1 + α) l − α l′` where l is plausible, −∞ elsewhere."""
+        """Return the weighted sum of l and l′ where l is plausible, −∞ elsewhere."""
         if not self._has_images:
             return logits
         edited = logits
-        if self._branch is not None and self._plugin.weight is not None:
+        if self._begun is not None and self._plugin.weights is not None:
             # The branch's cache needs every token, also where its logits have no weight yet.
-            other = self._branch.logits(tokens).to(logits.device)
-            alpha = self._plugin.weight(self._steps)
-            edited = (1 + alpha) * logits - alpha * other
+            other = self._begun.branch.logits(tokens).to(logits.device)
+            own_weight, weight = self._plugin.weights(self._steps)
+            edited = own_weight * logits + weight * other
             self._steps += 1
         if self._plugin.beta > 0:
             plausible = logits >= logits.max(dim=-1, keepdim=True).values + math.log(self._plugin.beta)
@@ -111,17 +97,17 @@ class Contrast(DecodingEdit):
 
     def close(self) -> None:
         """End the branch."""
-        if self._branch is not None:
-            self._branch.close()
+        if self._begun is not None:
+            self._begun.branch.close()
 
     def report(self) -> ContrastReport:
         """Return the report."""
-        noise = self._plugin.noise
+        of_branch = self._begun.warnings if self._begun is not None else ()
         return ContrastReport(
             steps=self._steps,
             likeliest_changed=self._changed / max(1, self._choices),
-            signal_share=None if noise is None else signal_shares()[noise[0]],
-            warnings=() if self._has_images else ("there is no image, so nothing is contrasted",),
+            signal_share=self._plugin.signal_share if self._has_images else None,
+            warnings=of_branch if self._has_images else ("there is no image, so nothing is contrasted",),
         )
 
 

@@ -4,8 +4,8 @@ Each method replaces the logits l of the next token with
 
     (1 + α_t) l − α_t l′      where  l ≥ log β + max l,  else −∞
 
-where l′ are the logits of a branch that sees less: a noisy image (VCD), a disturbing sentence (ICD) or no image (M3ID,
-PAI).
+where l′ are the logits of a branch that sees less: a noisy image (VCD), a disturbing sentence (ICD), no image (M3ID,
+PAI) or the least attended parts of an image (SID).
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from qkedit.errors import UsageError
-from qkedit.plugins.contrast.noise import STEPS
-from qkedit.plugins.contrast.plugin import BoundContrast, sentence_tokens
+from qkedit.plugins.contrast.branches import disturbed_prompt, least_attended, no_image, noisy_image
+from qkedit.plugins.contrast.noise import STEPS, signal_shares
+from qkedit.plugins.contrast.plugin import BoundContrast, Weights, sentence_tokens
+from qkedit.plugins.contrast.selection import check_selection
 from qkedit.plugins.core.modules import VLMModules
 from qkedit.plugins.core.random_controls import check_control, control_generator
 
@@ -63,7 +65,8 @@ class VCD:
             self.name,
             _constant(self.alpha),
             self.beta,
-            noise=(self.step, self.seed),
+            noisy_image(self.step, self.seed),
+            signal_share=signal_shares()[self.step],
             control=control_generator(self.control),
         )
 
@@ -96,9 +99,9 @@ class ICD:
 
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Find the sentence's tokens. Raises UsageError if the tokenizer cannot be loaded."""
-        sentence = sentence_tokens(self.sentence, self.tokenizer, modules.model)
+        branch = disturbed_prompt(sentence_tokens(self.sentence, self.tokenizer, modules.model))
         return BoundContrast(
-            self.name, _constant(self.alpha), self.beta, sentence=sentence, control=control_generator(self.control)
+            self.name, _constant(self.alpha), self.beta, branch, control=control_generator(self.control)
         )
 
 
@@ -126,8 +129,8 @@ class M3ID:
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Take a model whose images are a grid."""
         # Bounded, so that the weight of a very late token is still a number.
-        weight = (lambda step: math.expm1(min(self.decay * step, 80.0))) if self.decay > 0 else None
-        return BoundContrast(self.name, weight, self.beta, control=control_generator(self.control))
+        weights = _contrasting(lambda step: math.expm1(min(self.decay * step, 80.0))) if self.decay > 0 else None
+        return BoundContrast(self.name, weights, self.beta, no_image(), control=control_generator(self.control))
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,58 @@ class PAIContrast:
 
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Take a model whose images are a grid."""
-        return BoundContrast(self.name, _constant(self.gamma - 1), self.beta, control=control_generator(self.control))
+        weights = _constant(self.gamma - 1)
+        return BoundContrast(self.name, weights, self.beta, no_image(), control=control_generator(self.control))
 
 
-def _constant(alpha: float) -> Callable[[int], float] | None:
-    return (lambda step: alpha) if alpha > 0 else None
+@dataclass(frozen=True)
+class SID:
+    """Settings of SID (Self-Introspective Decoding, arXiv 2408.02032): the branch keeps what nobody looks at.
+
+    Attributes:
+        alpha, beta: as in VCD. The paper uses an α of 0.5 to 1.
+        keep: how many image tokens the branch keeps: a number from 1, or a share below 1. Published are 100 of
+            LLaVA-1.5's 576 for questions, 50 for captions, and 0.25.
+        start: the first decoder layer that attends to the kept tokens alone.
+        control: as in VCD.
+    """
+
+    name: ClassVar[str] = "sid"
+
+    alpha: float = 1.0
+    beta: float = 0.1
+    keep: int | float = 100
+    start: int = 2
+    control: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings. Raises UsageError."""
+        _check(self.name, alpha=self.alpha, beta=self.beta)
+        check_control(self.control, self.name)
+        if not (math.isfinite(self.keep) and self.keep > 0 and (self.keep < 1 or self.keep == int(self.keep))):
+            raise UsageError(
+                f"{self.keep} is neither a number of tokens nor a share",
+                where="sid keep",
+                remedy="give 100, or 0.25, say",
+            )
+        if self.start < 1:
+            raise UsageError(f"no layer is before {self.start}", where="sid start", remedy="give 1 or more, such as 2")
+
+    def bind(self, modules: VLMModules) -> BoundContrast:
+        """Check the settings against a model. Raises UsageError or UnsupportedForm."""
+        check_selection(modules, self.start)
+        branch = least_attended(self.keep, self.start)
+        return BoundContrast(
+            self.name, _constant(self.alpha), self.beta, branch, control=control_generator(self.control)
+        )
+
+
+def _constant(alpha: float) -> Weights | None:
+    return _contrasting(lambda step: alpha) if alpha > 0 else None
+
+
+def _contrasting(alpha: Callable[[int], float]) -> Weights:
+    return lambda step: (1 + alpha(step), -alpha(step))
 
 
 def _check(name: str, **options: float) -> None:

@@ -4,7 +4,7 @@ After the token t of an answer has passed a decoder layer, its key and value in 
 
     k_t ← (1 − λ_t) k_t + λ_t k_{t−1}        v_t ← (1 − λ_t) v_t + λ_t v_{t−1}
 
-where t − 1 is the column before it, smoothed already. λ_t grows with the entropy of the token's attention in the layer:
+where t − 1 is the column before it, smoothed already. λ_t grows with the entropy of the token's attention:
 
     λ_t = clip(rank of the entropy among the last 15 of the answer, 0.9 − 0.2, 0.9 + 0.2),  at most 1
 

@@ -232,19 +232,14 @@ class Attachment:
             output = original(**with_decoding(given, edits))
         of_decoding = {name: edit.report() for name, edit in edits.items()}
         # A prefill with images has already reported; together they are one request.
-        last = self._reports[-1] if self._reports and self._reports[-1] is not before else None
-        if last is not None:
+        if self._reports and (last := self._reports[-1]) is not before:
             self._reports[-1] = replace(last, plugins={**last.plugins, **of_decoding})
         else:
             self._reports.append(RequestReport(prompts=prompts_in(given), plugins=of_decoding))
         return output
 
     def _start_branch(
-        self,
-        original: Forward,
-        in_branches: list[AttentionEdit | None],
-        inputs: Mapping[str, Any],
-        attention: AttentionEdit | None = None,
+        self, original: Forward, begun: list[Any], inputs: Mapping[str, Any], attention: AttentionEdit | None = None
     ) -> LockstepBranch:
         """Return a branch: the unwrapped `generate`, in whose thread plug-ins edit prefills and nothing reports."""
 
@@ -252,9 +247,8 @@ class Attachment:
             with self._logits_through(ReportedLogits(branch.forwarded)), in_this_branch(attention):
                 return original(**arguments)
 
-        in_branches.append(attention)
-        branch = LockstepBranch(self._parts.model, generate, inputs)
-        return branch
+        begun.append(attention)
+        return (branch := LockstepBranch(self._parts.model, generate, inputs))
 
     @contextmanager
     def _logits_through(self, stage: EditedLogits | ReportedLogits) -> Iterator[None]:

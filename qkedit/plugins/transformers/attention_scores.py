@@ -1,7 +1,7 @@
 """Let plug-ins edit the attention scores of the last token, look at its attention, or hide columns from all tokens.
 
-Our attention function calls the usual one, with a mask that hides columns too, and then computes the last query anew, one row per head, in float32: its
-output where scores are edited, and its attention where a plug-in looks at it.
+Our attention function calls the usual one, with a mask that hides columns too. Then it computes the last query anew,
+one row per head, in float32: its output where scores are edited, and its attention where a plug-in looks at it.
 """
 
 from __future__ import annotations
@@ -154,5 +154,7 @@ def _without(hidden: Tensor, mask: Any, usual: str, query: Tensor) -> Tensor:
     others = ~causal.triu(columns - queries)
     hides = hidden.to(query.device)[:, None, None] & others
     mask = causal[None, None] if mask is None else mask[..., :columns]
-    without: Tensor = mask & ~hides if mask.dtype == torch.bool else mask.masked_fill(hides, torch.finfo(mask.dtype).min)
+    without: Tensor = (
+        mask & ~hides if mask.dtype == torch.bool else mask.masked_fill(hides, torch.finfo(mask.dtype).min)
+    )
     return without

@@ -20,6 +20,8 @@ from qkedit.errors import QkeditError
 
 # More tokens than any answer has: the answer ends the branch.
 _ENDLESS = 2**20
+# A token that no model has: only the answer knows which tokens end it, which a request may change.
+_NO_END = 2**31 - 1
 
 
 class _Ended(BaseException):
@@ -77,6 +79,7 @@ class LockstepBranch:
                 self._generate(
                     **self._inputs,
                     max_new_tokens=_ENDLESS,
+                    eos_token_id=_NO_END,
                     do_sample=False,
                     num_beams=1,
                     logits_processor=[self._force],

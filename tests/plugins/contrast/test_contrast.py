@@ -18,6 +18,7 @@ from qkedit.plugins.contrast.settings import ICD, M3ID, VCD, PAIContrast
 from tests.plugins.contrast.contrast_oracle import contrasted
 from tests.plugins.greedy import STEPS, generated, one_image_each
 from tests.plugins.tiny_requests import IMAGE, model, request, two_prompts
+from tests.plugins.whole_text import whole_text
 
 FAMILIES = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "llava", "llava-next", "internvl", "gemma3", "mistral3", "idefics3")
 SENTENCE = (60, 61, 62)
@@ -195,6 +196,30 @@ def test_an_answer_that_ends_early_or_breaks_ends_its_branch() -> None:
             generated("llava", given, logits_processor=[broken])
     assert not [thread for thread in threading.enumerate() if thread.name == "qkedit branch"]
     assert "forward" not in vars(model("llava"))
+
+
+def test_a_token_that_usually_ends_answers_does_not_end_the_branch() -> None:
+    """A request may go on past the model's own end: its branch must go on too, also in one row of a batch."""
+    given = request("llava", two_prompts("llava")).inputs
+    end = model("llava").generation_config.eos_token_id
+
+    def force_the_end(input_ids: Tensor, scores: Tensor) -> Tensor:
+        if input_ids.shape[1] != given["input_ids"].shape[1] + 1:
+            return scores
+        forced = scores.clone()
+        forced[0] = -torch.inf
+        forced[0, end] = 0.0
+        return forced
+
+    with qkedit.attach(model("llava"), VCD(alpha=1.0, beta=0, step=700, seed=3)):
+        answers, logits = generated("llava", given, logits_processor=[force_the_end])
+        row = request("llava", two_prompts("llava")[:1]).inputs
+        _, alone = generated("llava", row, logits_processor=[forcing(answers[:1], row["input_ids"].shape[1])])
+    assert answers[0, 1] == end
+    other = whole_text(model("llava"), noisy("llava", row), answers[0, :-1].tolist()).logits[0, -1]
+    own = whole_text(model("llava"), row, answers[0, :-1].tolist()).logits[0, -1]
+    for found in (logits[-1][0], alone[-1][0]):
+        torch.testing.assert_close(found, 2 * own - other, atol=1e-5, rtol=1e-5)
 
 
 def test_a_branch_that_breaks_is_heard() -> None:

@@ -1,0 +1,80 @@
+"""The branches of contrasts: what the second run of the model sees less of, or sees otherwise.
+
+Each function returns a `StartOfBranch`, which is called at the beginning of every answer to prompts with images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qkedit.plugins.contrast.noise import with_noise
+from qkedit.plugins.contrast.prompts import PER_TOKEN, with_sentence, without_images
+from qkedit.plugins.contrast.selection import LeastAttended
+from qkedit.plugins.core.decoding import Branch, Generation
+from qkedit.plugins.core.grid import ImageGrids, image_grids
+
+# The other arguments of `generate` that belong to a prompt's text; those that belong to images are dropped with them.
+_OF_IMAGES = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes", "image_position_ids")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A branch that has begun, and sentences about it to read before trusting the answer."""
+
+    branch: Branch
+    warnings: tuple[str, ...] = ()
+
+
+StartOfBranch = Callable[[Generation], Begun]
+
+
+def noisy_image(step: int, seed: int) -> StartOfBranch:
+    """Return a branch with noise on its images; see `noise.with_noise`."""
+
+    def start(generation: Generation) -> Begun:
+        images = _images(generation)
+        noised = {**images, "pixel_values": with_noise(images, generation.modules.config, step, seed)}
+        return Begun(generation.start_branch({**_prompt(generation), **noised}))
+
+    return start
+
+
+def disturbed_prompt(sentence: Sequence[int]) -> StartOfBranch:
+    """Return a branch with the tokens of a sentence after its last image."""
+
+    def start(generation: Generation) -> Begun:
+        prompt = with_sentence(generation.inputs, _grids(generation), sentence)
+        return Begun(generation.start_branch({**prompt, **_images(generation)}))
+
+    return start
+
+
+def no_image() -> StartOfBranch:
+    """Return a branch without images."""
+    return lambda generation: Begun(
+        generation.start_branch(without_images(generation.inputs, _grids(generation))),
+    )
+
+
+def least_attended(keep: float, start: int) -> StartOfBranch:
+    """Return a branch that keeps the image tokens with the least attention; see `LeastAttended`."""
+
+    def begin(generation: Generation) -> Begun:
+        edit = LeastAttended(generation, keep, start)
+        return Begun(generation.start_branch({**_prompt(generation), **_images(generation)}, edit), edit.warnings)
+
+    return begin
+
+
+def _prompt(generation: Generation) -> dict[str, Any]:
+    return {name: generation.inputs[name] for name in PER_TOKEN if generation.inputs.get(name) is not None}
+
+
+def _images(generation: Generation) -> dict[str, Any]:
+    return {name: generation.inputs[name] for name in _OF_IMAGES if generation.inputs.get(name) is not None}
+
+
+def _grids(generation: Generation) -> ImageGrids:
+    return image_grids(generation.modules.config, generation.inputs["input_ids"], generation.inputs)

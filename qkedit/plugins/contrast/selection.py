@@ -1,0 +1,91 @@
+"""SID's selection: hide the image tokens that matter to the last token, and keep those that it attends to least.
+
+(Self-Introspective Decoding, arXiv 2408.02032; as in its published code, the attention is the mean over heads in the
+layer before the first one that hides tokens, and the choice is made anew for every token of an answer.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qkedit.errors import UnsupportedForm, UsageError
+from qkedit.plugins.core.decoding import AttentionEdit, Generation
+from qkedit.plugins.core.grid_layouts import image_token
+from qkedit.plugins.core.modules import VLMModules
+
+
+def check_selection(modules: VLMModules, start: int) -> None:
+    """Check that a model's image tokens can be hidden from its layers.
+
+    Raises:
+        UsageError: it has no layer `start`.
+        UnsupportedForm: some of its layers do not compute attention, so that a token's content passes on in them.
+    """
+    if start >= len(modules.layers):
+        raise UsageError(
+            f"the model has {len(modules.layers)} layers, counted from 0",
+            where="sid start",
+            remedy="give a smaller number, such as 2",
+        )
+    if len(modules.attention_layers) < len(modules.layers):
+        raise UnsupportedForm(
+            "some of its layers are not attention, so image tokens cannot be hidden from them",
+            where="sid",
+            remedy="use another contrast, such as vcd",
+        )
+
+
+class LeastAttended(AttentionEdit):
+    """The selection for one answer.
+
+    Args:
+        generation: the call of `generate`.
+        keep: the number of image tokens per prompt that stay, or their share if it is below 1; at least one stays.
+        start: the first layer that hides the others.
+    """
+
+    def __init__(self, generation: Generation, keep: float, start: int) -> None:
+        ids: Tensor = generation.inputs["input_ids"]
+        self._image = ids == image_token(generation.modules.config)
+        counts = self._image.sum(dim=1)
+        self._keep = (counts * keep).round().long().clamp(min=1) if keep < 1 else torch.full_like(counts, int(keep))
+        self._columns = 0  # of prompt and answer so far
+        self._hidden = torch.zeros_like(self._image)
+        self.watched_layers = frozenset({start - 1})
+        self.masked_layers = frozenset(range(start, len(generation.modules.layers)))
+        self.warnings: tuple[str, ...] = ()
+        if bool((self._keep >= counts).all()):
+            self.warnings = (
+                f"the {int(counts.max())} image tokens are all kept, so the branch is the model itself; lower keep",
+            )
+
+    def watch_attention(self, layer: int, shares: Tensor) -> None:
+        """Store the attention of the last token, `[batch, columns]`."""
+        self._attention = shares.mean(dim=1)
+
+    def hidden_columns(self, layer: int, tokens: int, columns: int) -> Tensor:
+        """Return the image tokens that are not kept; they are chosen in the first layer that hides any."""
+        if layer == min(self.masked_layers):
+            self._choose(tokens)
+        answer = self._hidden.new_zeros(len(self._hidden), self._columns - self._hidden.shape[1])
+        return torch.cat([self._hidden, answer], dim=1)[:, -columns:]
+
+    def _choose(self, tokens: int) -> None:
+        prompt = self._image.shape[1]
+        if tokens == prompt:  # maybe a second time, if another plug-in has looked ahead
+            self._columns = prompt
+        elif tokens == 1 and self._columns > 0:
+            self._columns += 1
+        else:
+            raise UsageError(
+                "sid cannot act: another plug-in runs the prompt in parts",
+                where="plug-ins",
+                remedy="attach sid without vaf and dscr",
+            )
+        mean = self._attention
+        attention = mean.new_zeros(len(mean), self._columns)
+        attention[:, self._columns - mean.shape[1] :] = mean  # a sliding layer holds the last columns alone
+        image = self._image.to(mean.device)
+        order = attention[:, :prompt].masked_fill(~image, torch.inf).argsort(dim=1, stable=True)
+        self._hidden = image & (order.argsort(dim=1) >= self._keep.to(mean.device)[:, None])
