@@ -7,6 +7,8 @@ captions.json                 one caption per image, as in COCO's caption annota
 pope_random.json …            questions, one JSON object per line, as in POPE
 questions.jsonl               one request per image to describe it, with the objects that it shows, in the format of
                               `qkedit eval --benchmark custom`
+choices.jsonl                 which of two objects is nearest, farthest, smallest or largest, in the format of
+                              `qkedit eval --benchmark choice`
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from qkedit.demo.depth_questions import depth_questions
 from qkedit.demo.questions import SPLITS, image_file, pope_questions
 from qkedit.demo.scenes import CAPTION_PROMPT, IMAGE_SIZE, KINDS, THEMES, Scene
 from qkedit.strict_text import json_lines, json_text
@@ -43,6 +46,8 @@ def write_scenes(scenes: Sequence[Scene], directory: Path, seed: int = 0) -> Non
         lines = json_lines(pope_questions(scenes, split, seed))
         (directory / f"pope_{split}.json").write_text(lines, encoding="utf-8")
     (directory / "questions.jsonl").write_text(json_lines(caption_questions(scenes)), encoding="utf-8")
+    choices = json_lines([question.as_row() for question in depth_questions(scenes)])
+    (directory / "choices.jsonl").write_text(choices, encoding="utf-8")
 
 
 def coco_instances(scenes: Sequence[Scene]) -> dict[str, Any]:

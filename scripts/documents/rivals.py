@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from laboratory_document import render
+from laboratory_document.sections import with_section
 
 from qkedit.laboratory.arms import rival_arms
 from qkedit.laboratory.demonstration import Demonstration, demonstrate
@@ -33,7 +34,6 @@ sys.path.insert(0, str(ROOT / "scripts" / "benchmarks"))
 from benchmarking.machine import describe_machine  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "rivals.md"
-BEGIN, END = (f"<!-- result of scripts/documents/rivals.py: {edge} -->" for edge in ("begin", "end"))
 
 
 def main() -> None:
@@ -57,12 +57,8 @@ def main() -> None:
             watch=lambda done, total: print(f"{done} of {total} arms", file=sys.stderr),
         )
     text = arguments.document.read_text("utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        parser.exit(1, f"error: {arguments.document} has no {BEGIN} and {END}\n")
-    lines = "\n".join(_lines(found, arguments.work))
-    arguments.document.write_text(f"{before}{BEGIN}\n\n{lines}\n\n{END}{after}", encoding="utf-8")
+    written = with_section(text, "scripts/documents/rivals.py", "", _lines(found, arguments.work))
+    arguments.document.write_text(written, encoding="utf-8")
 
 
 def _lines(found: Demonstration, work: Path) -> Iterator[str]:

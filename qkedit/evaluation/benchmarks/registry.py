@@ -29,6 +29,7 @@ _BUILT_IN = {
     "hallusionbench": "hallusionbench.benchmark:HallusionBench",
     "coco-caption": "coco_caption.benchmark:CocoCaption",
     "custom": "custom:CustomQuestions",
+    "choice": "choice:Choice",
 }
 
 
