@@ -80,6 +80,12 @@ QUESTIONS: dict[str, dict[str, Any]] = {
             {"id": "b", "image": "b.jpg", "question": "Is there a dog?", "truth": "yes"},
         ]
     },
+    "choice": {
+        "choices.jsonl": [
+            {"id": "a", "image": "a.jpg", "question": "Which?", "choices": ["bus", "hot dog"], "truth": "bus"},
+            {"id": "b", "image": "b.jpg", "question": "Which?", "choices": ["dog", "cat", "cow"], "truth": "cat"},
+        ]
+    },
 }
 # Without the description, which only nltk's data let be read.
 QUESTIONS["amber-yes-no"] = {
@@ -103,6 +109,7 @@ ANSWERS: dict[str, Any] = {
     ],
     "hallusionbench": [{**row, "model_prediction": "Yes", "gpt4v_output_gpt_check": "1"} for row in _HALLUSION],
     "custom": [{"id": "a", "answer": "No."}, {"id": "b", "answer": "I see a dog, yes."}],
+    "choice": [{"id": "a", "answer": "The bus."}, {"id": "b", "answer": "A dog and a cat."}],
 }
 ANSWERS["amber-yes-no"] = ANSWERS["amber"][1:]
 ANSWER_FILE = {"mme": "count.txt"}

@@ -55,6 +55,7 @@ _ALL: tuple[type[Target], ...] = (
     benchmarks.Hallusionbench,
     benchmarks.CocoCaption,
     benchmarks.Custom,
+    benchmarks.Choice,
     Results,
     Requirements,
     Images,

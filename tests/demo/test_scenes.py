@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from qkedit.demo.depth_questions import depth_questions
 from qkedit.demo.files import write_scenes
 from qkedit.demo.questions import SPLITS, image_file, pope_questions
 from qkedit.demo.scenes import IMAGE_SIZE, KINDS, THEMES, Scene, make_scene, make_scenes, mentions
+from qkedit.evaluation.benchmarks import choice
 from qkedit.evaluation.benchmarks.custom import load_questions
 
 
@@ -150,6 +152,11 @@ def test_scenes_are_written_in_published_formats(scenes: list[Scene], tmp_path: 
     for split in SPLITS:
         lines = (tmp_path / f"pope_{split}.json").read_text().splitlines()
         assert [json.loads(line) for line in lines] == pope_questions(few, split)
+    asked = [json.loads(line) for line in (tmp_path / "choices.jsonl").read_text().splitlines()]
+    assert asked == [question.as_row() for question in depth_questions(few)]
+    assert [(one.prompt, one.truth) for one in choice.load_questions(tmp_path)] == [
+        (row["question"], row["truth"]) for row in asked
+    ]
     requests = load_questions(tmp_path)
     assert [(question.image, question.truth) for question in requests] == [
         (image["file_name"], scene.kinds) for image, scene in zip(instances["images"], few, strict=True)

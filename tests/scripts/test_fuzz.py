@@ -38,7 +38,8 @@ SLOW = {
 }
 NAMES = (
     *SLOW, "header", "plugins-file", "layers", "plugin-words", "pope", "repope", "chair", "mme", "amber",
-    "amber-yes-no", "hallusionbench", "coco-caption", "custom", "requirements", "images", "data-urls", "chat-request",
+    "amber-yes-no", "hallusionbench", "coco-caption", "custom", "choice", "requirements", "images", "data-urls",
+    "chat-request",
 )  # fmt: skip
 
 
@@ -97,7 +98,7 @@ def test_what_is_one_sentence(printed: str, kind: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["pope", "repope", "chair", "mme", "amber", "hallusionbench", "coco-caption", "custom"]
+    "name", ["pope", "repope", "chair", "mme", "amber", "hallusionbench", "coco-caption", "custom", "choice"]
 )
 def test_what_the_benchmarks_targets_start_from_is_accepted(name: str, tmp_path: Path) -> None:
     """Else a change of it would be refused for another reason, and the scoring never be reached."""
@@ -199,7 +200,7 @@ def test_the_document_takes_a_result(tmp_path: Path) -> None:
         summary.put_into("no marks", part)
 
 
-@pytest.mark.parametrize("name", ["pope", "repope", "mme", "amber-yes-no", "hallusionbench", "custom"])
+@pytest.mark.parametrize("name", ["pope", "repope", "mme", "amber-yes-no", "hallusionbench", "custom", "choice"])
 def test_a_benchmarks_seeds_are_scored(name: str, tmp_path: Path) -> None:
     """Changes of files that nobody can score would all be refused, for the same fault."""
     target = fuzzing("registry").TARGETS[name](tmp_path)

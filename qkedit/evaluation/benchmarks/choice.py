@@ -8,6 +8,7 @@ a model that never does is not at chance, but below it.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from qkedit.evaluation.benchmarks.custom import mention_finder
@@ -53,7 +54,8 @@ def _choices(row: Row) -> tuple[str, ...]:
     if not isinstance(choices, list) or not all(isinstance(entry, str) for entry in choices):
         raise row.wrong("choices is not a list of texts")
     # Two choices that are read alike could not be told apart in an answer.
-    if len(choices) < 2 or any(mention_finder(choices)(entry) != (entry,) for entry in choices):
+    has_words = all(re.search(r"\w", entry) for entry in choices)
+    if len(choices) < 2 or not has_words or any(mention_finder(choices)(entry) != (entry,) for entry in choices):
         raise row.wrong("choices are not two or more different words or phrases")
     return tuple(choices)
 

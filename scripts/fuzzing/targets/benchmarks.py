@@ -62,7 +62,7 @@ class BenchmarkFiles(Target):
         file = answers / ANSWER_FILE.get(self.benchmark, "answers.jsonl")
         file.write_bytes(given.answers)
         sandbox.remember()
-        source = data / next(iter(given.questions)) if self.benchmark == "custom" else data
+        source = data / next(iter(given.questions)) if self.benchmark in ("custom", "choice") else data
         scores: list[Any] = []
         outcome = attempt(
             lambda: scores.extend(
@@ -182,3 +182,10 @@ class Custom(BenchmarkFiles):
 
     name = benchmark = "custom"
     subject = "one's own questions and answers"
+
+
+class Choice(BenchmarkFiles):
+    """One's own questions with choices."""
+
+    name = benchmark = "choice"
+    subject = "one's own questions with choices, and answers"

@@ -1,0 +1,76 @@
+"""The sections about attention and depth: their lines, and their places in the laboratory's document."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from qkedit.demo.depth_questions import DepthQuestion
+from qkedit.errors import QkeditError
+from qkedit.evaluation.attention.diagnosis import AttentionDiagnosis, LayerAttention, MentionRatio, Shares
+from qkedit.evaluation.files.records import MeasuredItem
+from qkedit.evaluation.statistics.auroc import auroc
+from tests.paths import ROOT
+from tests.scripts.loading import SCRIPTS, load_script
+
+HALVES = Shares(0.5, 0.05, 0.25, 0.15, 0.05)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(str(SCRIPTS / "documents"))  # as Python itself does for a script
+    yield load_script("attention_and_depth")
+    for name in [name for name in sys.modules if name.startswith("laboratory_document")]:
+        del sys.modules[name]
+
+
+def test_a_diagnosis_in_markdown(script: ModuleType) -> None:
+    mentions = (
+        MentionRatio("scene 0", "cup", "cup", False, 3, 1, 0.9),
+        MentionRatio("scene 1", "bus", "bus", True, 4, 1, 0.4),
+    )
+    layers = (LayerAttention(0, "linear_attention", None), LayerAttention(1, "full_attention", HALVES, HALVES, None))
+    told = auroc([-0.9, -0.4], [False, True], ["a", "b"])
+    lines = list(script.attention_lines(AttentionDiagnosis(2, 9, layers, mentions, 0, (1,), 0.25, told, None)))
+    row = "| 1 | 50.0 | 5.0 | 25.0 | 15.0 | 5.0 | 10.0 | 50.0 | 30.0 | 10.0 |"
+    assert lines.count(row) == 2
+    assert not any(line.startswith("| 0 |") for line in lines)
+    assert "* Layers 0: linear attention; they have no attention to measure." in lines
+    assert "* by a low ratio 1.000 [1.000, 1.000]" in lines
+
+
+def test_depth_questions_in_markdown(script: ModuleType) -> None:
+    questions = [
+        DepthQuestion(number, f"{number}.png", "nearest", ("cup", "bus"), "cup", number == 0, 0.1) for number in (0, 1)
+    ]
+
+    def items(*right: float) -> list[MeasuredItem]:
+        return [MeasuredItem(str(place), {"accuracy": (one, 1.0)}, "cup") for place, one in enumerate(right)]
+
+    answers = {script.BASE: items(1, 0), script.TRUE_DEPTH: items(1, 1), script.SHUFFLED_DEPTH: items(1, 1)}
+    score = SimpleNamespace(metrics={"accuracy": 0.0, "chance": 0.5, "named": 0.125})
+    found = {("caption", "nearest", arm): own for arm, own in answers.items()}
+    lines = list(script.depth_lines(script.Depth(questions, found, SimpleNamespace(scores=[score]))))
+    assert "**The chance level is 50 %.**" in lines[0].replace("\n", " ")
+    assert "12.5 % of the answers name exactly one of the two objects, and 0.0 % are" in lines[2].replace("\n", " ")
+    assert lines[-1].startswith("| caption | nearest | 2 | 50.0 [0.0, 100.0] | 100.0 [100.0, 100.0] |")
+    assert "+50.0 [+0.0, +100.0] | +0.0 [+0.0, +0.0]" in lines[-1]
+
+
+def test_both_documents_have_the_sections(script: ModuleType) -> None:
+    """The laboratory's own script keeps them as they are in the document."""
+    sections = import_module("laboratory_document.sections")
+    document = (ROOT / "docs" / "laboratory.md").read_text("utf-8")
+    template = (SCRIPTS / "documents" / "laboratory_document" / "laboratory.md").read_text("utf-8")
+    for name in (script.ATTENTION, script.DEPTH):
+        lines = sections.section(document, script.SCRIPT, name)
+        assert any(line.startswith("| ") for line in lines)
+        filled = sections.with_section(template, script.SCRIPT, name, lines)
+        assert sections.section(filled, script.SCRIPT, name) == lines
+        assert sections.with_section(document, script.SCRIPT, name, lines) == document
+    with pytest.raises(QkeditError, match="has no <!-- x of y: begin -->"):
+        sections.section(document, "y", "x")
