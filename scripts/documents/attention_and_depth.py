@@ -181,7 +181,7 @@ def _where(work: Path, seconds: float) -> str:
     machine = describe_machine(work, "cpu")
     return (
         f"({machine['date'][:10]}, {machine['processor']}, {machine['cores']} cores shared with other work, "
-        f"{seconds / 60:.0f} minutes; torch {machine['libraries']['torch']}, transformers "
+        f"{seconds / 60:.0f} min; torch {machine['libraries']['torch']}, transformers "
         f"{machine['libraries']['transformers']}.)"
     )
 
