@@ -1,41 +1,58 @@
 #!/usr/bin/env python
-"""Time the commands of two versions of qkedit in turns, in one run, and print the ratios.
+"""Time the commands of two versions of qkedit in pairs, and print the ratios as Markdown.
 
-    python scripts/make_checkpoint.py --shape qwen2-vl-7b --out ./qwen2-vl-7b-shaped
-    python scripts/benchmarks/before_and_after.py OLD/.venv/bin/python NEW/.venv/bin/python ./qwen2-vl-7b-shaped
+    python scripts/make_checkpoint.py --shape qwen2-vl-7b --layers 4 --out ./four-layers
+    python scripts/benchmarks/before_and_after.py OLD/.venv/bin/python NEW/.venv/bin/python ./four-layers
 
-Each version is an interpreter in which it is installed. Every command runs in its own process; before each one that
-writes, pending writes are flushed and the checkpoint is read once. Use an otherwise idle machine.
+Each version is an interpreter in which it is installed. Every command runs in its own process: a pair is one run of
+each version, in turns the earlier and the later one first. A round takes one pair of every command; the first round
+is not counted, since Python compiles its modules then. After `--minutes` no pair begins: the table holds the pairs
+that are complete, and their number. Beside the time on the clock stands the processor's, which other work on the
+machine disturbs least.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from benchmarking.commands import CommandFailedError, run_function
 from benchmarking.disk import settle
 from benchmarking.machine import describe_machine
+from benchmarking.render import machine_line
 from benchmarking.results import CommandRun
-from benchmarking.timing import Timing, in_turns
 
 _ENTRY = """
 from importlib.metadata import entry_points
 print(*(found.value for found in entry_points(group="console_scripts", name="qkedit")))
 """
+_WRITING = ("steer", "steer --layout delta")
+# What is read back of it.
+_KEPT = "delta"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One side: its interpreter, the function behind its command, and the directory of its outputs."""
+
+    interpreter: str
+    entry: str
+    work: Path
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One command of both versions: seconds and peak memory of every repetition."""
+    """One command of both versions, pair by pair."""
 
     before: tuple[CommandRun, ...]
     after: tuple[CommandRun, ...]
@@ -43,110 +60,163 @@ class Compared:
     @property
     def ratio(self) -> float:
         """Seconds after over seconds before, of the medians."""
-        return _seconds(self.after).median / _seconds(self.before).median
+        return _median(_seconds(self.after)) / _median(_seconds(self.before))
 
     @property
-    def fastest_ratio(self) -> float:
-        """The same of the fastest run on each side, which other work on the machine disturbs least."""
-        return min(_seconds(self.after).seconds) / min(_seconds(self.before).seconds)
+    def cpu_ratio(self) -> float:
+        """The same of the processor's seconds."""
+        return _median(_cpu(self.after)) / _median(_cpu(self.before))
+
+    @property
+    def least_cpu_ratio(self) -> float:
+        """The same of the run on each side that took the processor the least."""
+        return min(_cpu(self.after)) / min(_cpu(self.before))
 
 
-def compare(before: str, after: str, model: Path, layers: str, repeats: int, threads: int) -> dict[str, Compared]:
-    """Run every command of both versions in turns. Raises CommandFailedError if one of them fails."""
-    found: dict[str, Compared] = {}
+def compare(
+    before: str, after: str, model: Path, layers: str, pairs: int, threads: int, minutes: float
+) -> dict[str, Compared]:
+    """Run every command of both versions in pairs; without one complete pair a command is left out.
+
+    Raises:
+        CommandFailedError: a command failed.
+    """
+    ends = time.monotonic() + 60 * minutes
+    runs: dict[str, list[tuple[CommandRun, CommandRun]]] = {}
     with tempfile.TemporaryDirectory(prefix="qkedit-versions-", dir=model.parent) as folder:
-        work = Path(folder)
-        entries = {interpreter: _entry(interpreter) for interpreter in (before, after)}
-        for name, arguments in _commands(model, layers, work).items():
-            sides: dict[str, Callable[[], CommandRun]] = {
-                side: partial(_run, interpreter, entries[interpreter], arguments, model, work, threads)
-                for side, interpreter in (("before", before), ("after", after))
-            }
-            runs = in_turns(repeats, {f"{name}, {side}": run for side, run in sides.items()})
-            taken = [tuple(results) for results in runs.values()]
-            found[name] = Compared(*taken)
-    return found
+        versions = [
+            Version(interpreter, _entry(interpreter), Path(folder, side))
+            for side, interpreter in (("before", before), ("after", after))
+        ]
+        for version in versions:
+            version.work.mkdir()
+        for turn in range(pairs + 1):
+            for name in _commands(model, layers, Path()):
+                if time.monotonic() > ends:
+                    print(f"{minutes:g} minutes are over", file=sys.stderr)
+                    return _compared(runs)
+                print(f"{name}, pair {turn} of {pairs}", file=sys.stderr, flush=True)
+                pair = _pair(versions, name, model, layers, threads, turned=turn % 2 == 1)
+                if turn:
+                    runs.setdefault(name, []).append(pair)
+    return _compared(runs)
+
+
+def _compared(runs: dict[str, list[tuple[CommandRun, CommandRun]]]) -> dict[str, Compared]:
+    return {
+        name: Compared(tuple(before for before, _ in pairs), tuple(after for _, after in pairs))
+        for name, pairs in runs.items()
+    }
 
 
 def _commands(model: Path, layers: str, work: Path) -> dict[str, list[str]]:
     steer = ["steer", str(model), "--layers", layers, "--device", "cpu"]
     return {
+        "--version": ["--version"],
         "--help": ["--help"],
+        "steer --help": ["steer", "--help"],
         "steer --dry-run": [*steer, "--dry-run", "--out", str(work / "none")],
-        "steer": [*steer, "--out", str(work / "full")],
-        "steer --layout delta": [*steer, "--layout", "delta", "--out", str(work / "delta")],
+        "steer --layout delta": [*steer, "--layout", "delta", "--out", str(work / _KEPT)],
+        "verify": ["verify", str(work / _KEPT), "--base", str(model)],
         "inspect": ["inspect", str(model), "--layers", layers, "--device", "cpu"],
+        "steer": [*steer, "--out", str(work / "full")],
     }
 
 
-def _run(interpreter: str, entry: str, arguments: list[str], model: Path, work: Path, threads: int) -> CommandRun:
-    if "--out" in arguments:
-        settle(model, "warm")
-    run, _ = run_function(entry, arguments, threads, interpreter)
-    for output in work.iterdir():
-        shutil.rmtree(output)
-    return run
+def _pair(
+    versions: list[Version], name: str, model: Path, layers: str, threads: int, *, turned: bool
+) -> tuple[CommandRun, CommandRun]:
+    """Run a command of both versions, and return the runs of the earlier and the later one."""
+    runs: dict[Path, CommandRun] = {}
+    for version in reversed(versions) if turned else versions:
+        arguments = _commands(model, layers, version.work)[name]
+        if name in _WRITING:
+            shutil.rmtree(version.work / _KEPT, ignore_errors=True)
+            settle(model, "warm")
+        runs[version.work], _ = run_function(version.entry, arguments, threads, version.interpreter)
+        shutil.rmtree(version.work / "full", ignore_errors=True)
+    before, after = (runs[version.work] for version in versions)
+    return before, after
 
 
 def _entry(interpreter: str) -> str:
-    """The function behind the command `qkedit` of an interpreter, as `module:function`."""
+    """Return the function behind the command `qkedit` of an interpreter, as `module:function`."""
     asked = subprocess.run([interpreter, "-c", _ENTRY], capture_output=True, text=True)
     if asked.returncode or not asked.stdout.strip():
         raise CommandFailedError(f"{interpreter} has no qkedit: {asked.stderr.strip()[-500:]}")
     return asked.stdout.split()[0]
 
 
-def _seconds(runs: tuple[CommandRun, ...]) -> Timing:
-    return Timing(tuple(run.seconds for run in runs))
+def _seconds(runs: Iterable[CommandRun]) -> list[float]:
+    return [run.seconds for run in runs]
+
+
+def _cpu(runs: Iterable[CommandRun]) -> list[float]:
+    return [run.cpu_seconds or 0.0 for run in runs]
+
+
+def _median(seconds: list[float]) -> float:
+    return statistics.median(seconds)
 
 
 def table(found: dict[str, Compared]) -> str:
     """Return a Markdown table of medians, ratios and peaks."""
     lines = [
-        "| command | before | after | ratio of medians | ratio of the fastest | peak before | peak after |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| command | pairs | before | after | ratio | CPU before | after | ratio | least | peak before | after |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, compared in found.items():
-        seconds = [f"{_seconds(runs).median:.2f} s" for runs in (compared.before, compared.after)]
-        peaks = [
-            f"{max(run.peak_bytes or 0 for run in runs) / 1e6:.0f} MB" for runs in (compared.before, compared.after)
-        ]
-        ratios = [f"{compared.ratio:.3f}", f"{compared.fastest_ratio:.3f}"]
-        lines.append(f"| `{name}` | " + " | ".join([*seconds, *ratios, *peaks]) + " |")
+        sides = (compared.before, compared.after)
+        clock = [f"{_median(_seconds(runs)):.2f} s" for runs in sides]
+        processor = [f"{_median(_cpu(runs)):.2f} s" for runs in sides]
+        peaks = [f"{max(run.peak_bytes or 0 for run in runs) / 1e6:.0f} MB" for runs in sides]
+        ratios = [f"{compared.cpu_ratio:.3f}", f"{compared.least_cpu_ratio:.3f}"]
+        cells = [str(len(compared.before)), *clock, f"{compared.ratio:.3f}", *processor, *ratios, *peaks]
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
+def as_dict(found: dict[str, Compared]) -> dict[str, object]:
+    """Return every figure of every pair, for JSON."""
+    return {
+        name: {
+            "before": {"seconds": _seconds(compared.before), "cpu_seconds": _cpu(compared.before)},
+            "after": {"seconds": _seconds(compared.after), "cpu_seconds": _cpu(compared.after)},
+            "ratio": compared.ratio,
+            "cpu_ratio": compared.cpu_ratio,
+            "least_cpu_ratio": compared.least_cpu_ratio,
+        }
+        for name, compared in found.items()
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time the commands of two versions of qkedit in turns.")
+    parser = argparse.ArgumentParser(description="Time the commands of two versions of qkedit in pairs.")
     parser.add_argument("before", metavar="PYTHON", help="an interpreter that has the earlier version")
     parser.add_argument("after", metavar="PYTHON", help="an interpreter that has the later version")
     parser.add_argument("model", metavar="MODEL", type=Path, help="a checkpoint's directory")
-    parser.add_argument("--layers", default="10-20", help="layers to edit (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="repetitions of everything (default: %(default)s)")
+    parser.add_argument("--layers", default="all", help="layers to edit (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=5, help="of every command (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=10, help="after which no pair begins (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of the mathematics (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON, too")
     options = parser.parse_args()
     model = options.model.resolve()
-    if not model.is_dir() or options.repeats < 1:
-        parser.error("MODEL is a directory, and --repeats is at least 1")
+    if not model.is_dir() or options.pairs < 1:
+        parser.error("MODEL is a directory, and --pairs is at least 1")
+    machine = describe_machine(model.parent, "cpu")
     try:
-        found = compare(options.before, options.after, model, options.layers, options.repeats, options.threads)
+        found = compare(
+            options.before, options.after, model, options.layers, options.pairs, options.threads, options.minutes
+        )
     except CommandFailedError as error:
         parser.exit(1, f"error: {error}\n")
-    sys.stdout.write(table(found))
+    if not found:
+        parser.exit(1, "error: not one pair is complete; raise --minutes\n")
+    busy = " Busy machine." if max(machine["load_average"], os.getloadavg()[0]) > machine["cores"] + 1 else ""
+    sys.stdout.write(f"{machine_line(machine)}{busy}\n\n{table(found)}")
     if options.json:
-        document = {
-            "machine": describe_machine(model.parent, "cpu"),
-            "commands": {
-                name: {
-                    "before": _seconds(compared.before).as_dict(),
-                    "after": _seconds(compared.after).as_dict(),
-                    "ratio": compared.ratio,
-                    "fastest_ratio": compared.fastest_ratio,
-                }
-                for name, compared in found.items()
-            },
-        }
+        document = {"machine": machine, "commands": as_dict(found)}
         options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -62,17 +63,25 @@ def run_function(
     """
     # What the user's environment says about qkedit must not change what is measured.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_")}
+    # A user's Python keeps its bytecode; to compile all modules anew would be most of a short command.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     with tempfile.TemporaryDirectory() as folder:
         peak = Path(folder, "peak")
         command = [interpreter, str(_CHILD), str(peak), function, *arguments]
-        started = time.perf_counter()
+        cpu, started = _cpu_of_children(), time.perf_counter()
         process = subprocess.run(command, env=environment, capture_output=True, text=True)
-        seconds = time.perf_counter() - started
+        seconds, cpu = time.perf_counter() - started, _cpu_of_children() - cpu
         if process.returncode:
             said = (process.stderr + process.stdout).strip()[-2000:]
             raise CommandFailedError(f"{function} {' '.join(arguments)} failed with {process.returncode}: {said}")
-        return CommandRun(seconds, peak_bytes=int(peak.read_text())), process.stdout
+        return CommandRun(seconds, peak_bytes=int(peak.read_text()), cpu_seconds=cpu), process.stdout
+
+
+def _cpu_of_children() -> float:
+    """Return the processor's seconds, user and system, of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def qkedit(arguments: list[str], threads: int) -> CommandRun:

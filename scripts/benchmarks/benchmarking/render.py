@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from benchmarking.results import Benchmark, Ratio
 from benchmarking.timing import Timing
@@ -75,15 +76,20 @@ def markdown(benchmark: Benchmark) -> str:
     )
 
 
-def _facts(benchmark: Benchmark) -> Iterator[str]:
-    machine, settings = benchmark.machine, benchmark.settings
+def machine_line(machine: Mapping[str, Any]) -> str:
+    """Return what `describe_machine` found, in one line."""
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
-    yield (
+    return (
         f"{machine['processor']}, {machine['cores']} cores, {_bytes(machine['memory_bytes'])} of memory, "
         f"{machine['file_system']}, {machine['kernel']}, Python {machine['python']}, {libraries}, {machine['cp']}; "
         f"{machine['date']}, load {machine['load_average']:.2f} at the start, vm.dirty_ratio "
         f"{machine['dirty_ratio']}."
     )
+
+
+def _facts(benchmark: Benchmark) -> Iterator[str]:
+    machine, settings = benchmark.machine, benchmark.settings
+    yield machine_line(machine)
     yield ""
     yield (
         f"{settings['model']}, {_bytes(settings['directory_bytes'])}: layers {settings['layers']} "

@@ -22,6 +22,8 @@ class CommandRun:
         inside: the seconds the command itself reports, by stage; `total` leaves the start-up out.
         peak_bytes: its peak resident memory, where it was measured.
         bytes_written: the size of what it wrote.
+        cpu_seconds: the processor's time, user and system, where it was measured; other work on the machine disturbs
+            it much less than `seconds`.
     """
 
     seconds: float
@@ -29,6 +31,7 @@ class CommandRun:
     inside: dict[str, float] | None = None
     peak_bytes: int | None = None
     bytes_written: int | None = None
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True)
