@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -205,6 +205,22 @@ class Endpoint:
         if len(text) > LONGEST_TEXT:
             raise self._failed(f"gives an answer of {len(text)} characters", "lower --max-new-tokens")
         return Reply(text, reason if isinstance(reason, str) else STOP)
+
+    def log_probabilities(self, tokens: Sequence[int]) -> list[float]:
+        """Return the server's log probability of every token of a text but the first, in nats.
+
+        Raises:
+            QkeditError: the server cannot be asked for them, or does not give one for each token.
+        """
+        with self._client() as client, self._explained():
+            completion = client.completions.create(
+                model=self.served_model, prompt=list(tokens), echo=True, logprobs=1, max_tokens=1, temperature=0
+            )
+            found = completion.choices[0].logprobs
+            values = [] if found is None else list(found.token_logprobs or ())[1 : len(tokens)]
+        if len(values) != len(tokens) - 1 or not all(isinstance(value, float | int) for value in values):
+            raise self._failed("does not give the log probabilities of a prompt", "serve with vLLM or SGLang")
+        return values
 
     def _client(self, on_refusal: Callable[[], None] = lambda: None) -> OpenAI:
         if find_spec("openai") is None:
