@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from typing import Any
 
 import pytest
@@ -48,9 +49,14 @@ class Column:
 
 
 @contextmanager
-def replaced(vlm: Any, prompt: int, columns: list[Column]) -> Iterator[None]:
-    """Let the method replace the states of the prompt's last token and of every later one, in layers 2 and 3 of 4."""
+def replaced(vlm: Any, prompt: int) -> Iterator[dict[tuple[int, int], Column]]:
+    """Let the method replace the states of the prompt's last token and of every later one, in layers 2 and 3 of 4.
+
+    Yields:
+        What it knows of each row and column of the last forward pass.
+    """
     head = vlm.get_output_embeddings()
+    known: dict[tuple[int, int], Column] = {}
 
     def predict(state: Tensor) -> Tensor:
         return (head.weight.double() @ state).softmax(dim=-1)
@@ -59,11 +65,10 @@ def replaced(vlm: Any, prompt: int, columns: list[Column]) -> Iterator[None]:
         def after(module: nn.Module, args: Any, output: Any) -> Any:
             hidden = output if isinstance(output, Tensor) else output[0]
             edited = hidden.clone()
-            for number in range(prompt - 1, hidden.shape[1]):
-                column = number - prompt + 1
+            for place in product(range(hidden.shape[0]), range(prompt - 1, hidden.shape[1])):
                 if index == 0:
-                    columns.append(Column())
-                edited[0, number] = columns[column].after(hidden[0, number].double(), predict, decides=index >= 2)
+                    known[place] = Column()
+                edited[place] = known[place].after(hidden[place].double(), predict, decides=index >= 2)
             return edited if isinstance(output, Tensor) else (edited, *output[1:])
 
         return after
@@ -71,7 +76,7 @@ def replaced(vlm: Any, prompt: int, columns: list[Column]) -> Iterator[None]:
     with ExitStack() as hooks, torch.no_grad():
         for index, layer in enumerate(vlm.get_decoder().layers):
             hooks.callback(layer.register_forward_hook(hook(index)).remove)
-        yield
+        yield known
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -83,12 +88,12 @@ def test_a_padded_batch_equals_the_formulas(family: str) -> None:
     for row, prompt in enumerate(prompts):
         alone, answer = request(family, [prompt]).inputs, []
         for step in range(STEPS):
-            columns: list[Column] = []
-            with replaced(vlm, alone["input_ids"].shape[1], columns):
+            length = alone["input_ids"].shape[1]
+            with replaced(vlm, length) as known:
                 expected = whole_text(vlm, alone, answer).logits[0, -1]
             torch.testing.assert_close(logits[step][row], expected, atol=2e-5, rtol=1e-5)
             answer.append(int(expected.argmax()))
-            replaced_somewhere += columns[-1].is_on
+            replaced_somewhere += known[0, length - 1 + step].is_on
         assert answers[row].tolist() == answer
     report = attached.report()[0].plugins["damo"]
     assert report.steps == STEPS
@@ -128,13 +133,17 @@ def test_a_prompt_that_runs_twice_or_in_parts(beside: Any) -> None:
 
 
 def test_beams_are_those_of_a_model_that_edits_itself() -> None:
-    """Rows are edited each by itself, so beams may change places."""
+    """It runs the whole text at every step, without a cache."""
     vlm = model("llava")
     given = request("llava", one_image_each("llava")[:1]).inputs
+    own = generated("llava", given, num_beams=3)[1]
     with qkedit.attach(vlm, DAMO(**SETTINGS)):
-        beams = generated("llava", given, num_beams=3)[0]
-        twice = generated("llava", {name: torch.cat([value, value]) for name, value in given.items()}, num_beams=3)[0]
-    assert torch.equal(torch.cat([beams, beams]), twice)
+        answers, logits = generated("llava", given, num_beams=3)
+    with replaced(vlm, given["input_ids"].shape[1]):
+        expected, of_itself = generated("llava", given, num_beams=3, use_cache=False)
+    assert torch.equal(answers, expected)
+    torch.testing.assert_close(torch.stack(logits), torch.stack(of_itself), atol=2e-5, rtol=1e-5)
+    assert (torch.stack(own) - torch.stack(logits)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
