@@ -73,7 +73,7 @@ def rival_arms() -> tuple[Arm, ...]:
     Under greedy search, the plausibility cut alone must not change anything.
     """
     of_the_image = ("vcd", "icd", "m3id", "pai-contrast", "pai-attention", "middle-layer")
-    names = (*of_the_image, "vaf", "kvsmooth", "dola", "deco", "damo")
+    names = (*of_the_image, "crops", "vaf", "kvsmooth", "dola", "deco", "damo")
     return (
         Arm(BASE),
         Arm("plausibility cut alone", plugins=(PluginSettings("vcd", {"alpha": 0.0}),)),

@@ -26,6 +26,7 @@ PLUGINS = {
     "vcd": "qkedit.plugins.contrast.settings:VCD",
     "icd": "qkedit.plugins.contrast.settings:ICD",
     "sid": "qkedit.plugins.contrast.settings:SID",
+    "crops": "qkedit.plugins.contrast.crops:CRoPS",
     "m3id": "qkedit.plugins.contrast.settings:M3ID",
     "pai-contrast": "qkedit.plugins.contrast.settings:PAIContrast",
     "pai-attention": "qkedit.plugins.amplified.plugin:PAIAttention",

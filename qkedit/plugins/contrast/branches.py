@@ -12,6 +12,7 @@ from typing import Any
 from qkedit.plugins.contrast.noise import with_noise
 from qkedit.plugins.contrast.prompts import PER_TOKEN, with_sentence, without_images
 from qkedit.plugins.contrast.selection import LeastAttended
+from qkedit.plugins.contrast.text_selection import LeastAttendedText
 from qkedit.plugins.core.decoding import Branch, Generation
 from qkedit.plugins.core.grid import ImageGrids, image_grids
 
@@ -58,11 +59,22 @@ def no_image() -> StartOfBranch:
     )
 
 
-def least_attended(keep: float, start: int) -> StartOfBranch:
+def least_attended_text(keep: Callable[[int], int], start: int) -> StartOfBranch:
+    """Return a branch without images that keeps the text tokens with the least attention; see `LeastAttendedText`."""
+
+    def begin(generation: Generation) -> Begun:
+        inputs = without_images(generation.inputs, _grids(generation))
+        edit = LeastAttendedText(inputs["attention_mask"], keep, start, len(generation.modules.layers))
+        return Begun(generation.start_branch(inputs, edit))
+
+    return begin
+
+
+def least_attended(keep: float, start: int, name: str) -> StartOfBranch:
     """Return a branch that keeps the image tokens with the least attention; see `LeastAttended`."""
 
     def begin(generation: Generation) -> Begun:
-        edit = LeastAttended(generation, keep, start)
+        edit = LeastAttended(generation, keep, start, name)
         return Begun(generation.start_branch({**_prompt(generation), **_images(generation)}, edit), edit.warnings)
 
     return begin

@@ -6,6 +6,8 @@ layer before the first one that hides tokens, and the choice is made anew for ev
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,15 @@ from qkedit.plugins.core.grid_layouts import image_token
 from qkedit.plugins.core.modules import VLMModules
 
 
-def check_selection(modules: VLMModules, start: int) -> None:
+def check_keep(keep: float, name: str) -> None:
+    """Raise UsageError unless this is a number of image tokens, or a share of them below 1."""
+    if not (math.isfinite(keep) and keep > 0 and (keep < 1 or keep == int(keep))):
+        raise UsageError(
+            f"{keep} is neither a number of tokens nor a share", where=f"{name} keep", remedy="give 100, or 0.25, say"
+        )
+
+
+def check_selection(modules: VLMModules, start: int, name: str) -> None:
     """Check that a model's image tokens can be hidden from its layers.
 
     Raises:
@@ -25,13 +35,13 @@ def check_selection(modules: VLMModules, start: int) -> None:
     if start >= len(modules.layers):
         raise UsageError(
             f"the model has {len(modules.layers)} layers, counted from 0",
-            where="sid start",
+            where=f"{name} start",
             remedy="give a smaller number, such as 2",
         )
     if len(modules.attention_layers) < len(modules.layers):
         raise UnsupportedForm(
             "some of its layers are not attention, so image tokens cannot be hidden from them",
-            where="sid",
+            where=name,
             remedy="use another contrast, such as vcd",
         )
 
@@ -43,9 +53,11 @@ class LeastAttended(AttentionEdit):
         generation: the call of `generate`.
         keep: the number of image tokens per prompt that stay, or their share if it is below 1; at least one stays.
         start: the first layer that hides the others.
+        name: the plug-in's name, for messages.
     """
 
-    def __init__(self, generation: Generation, keep: float, start: int) -> None:
+    def __init__(self, generation: Generation, keep: float, start: int, name: str) -> None:
+        self._name = name
         ids: Tensor = generation.inputs["input_ids"]
         self._image = ids == image_token(generation.modules.config)
         counts = self._image.sum(dim=1)
@@ -79,9 +91,9 @@ class LeastAttended(AttentionEdit):
             self._columns += 1
         else:
             raise UsageError(
-                "sid cannot act: another plug-in runs the prompt in parts",
+                f"{self._name} cannot act: another plug-in runs the prompt in parts",
                 where="plug-ins",
-                remedy="attach sid without vaf and dscr",
+                remedy=f"attach {self._name} without vaf and dscr",
             )
         mean = self._attention
         attention = mean.new_zeros(len(mean), self._columns)

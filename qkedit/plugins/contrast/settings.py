@@ -19,7 +19,7 @@ from qkedit.errors import UsageError
 from qkedit.plugins.contrast.branches import disturbed_prompt, least_attended, no_image, noisy_image
 from qkedit.plugins.contrast.noise import STEPS, signal_shares
 from qkedit.plugins.contrast.plugin import BoundContrast, Weights, sentence_tokens
-from qkedit.plugins.contrast.selection import check_selection
+from qkedit.plugins.contrast.selection import check_keep, check_selection
 from qkedit.plugins.core.modules import VLMModules
 from qkedit.plugins.core.random_controls import check_control, control_generator
 
@@ -50,7 +50,7 @@ class VCD:
 
     def __post_init__(self) -> None:
         """Check the settings. Raises UsageError."""
-        _check(self.name, alpha=self.alpha, beta=self.beta)
+        check_options(self.name, alpha=self.alpha, beta=self.beta)
         check_control(self.control, self.name)
         if not 0 <= self.step < STEPS:
             raise UsageError(f"{self.step} is not a step", where="vcd step", remedy=f"give 0 to {STEPS - 1}")
@@ -92,7 +92,7 @@ class ICD:
 
     def __post_init__(self) -> None:
         """Check the settings. Raises UsageError."""
-        _check(self.name, alpha=self.alpha, beta=self.beta)
+        check_options(self.name, alpha=self.alpha, beta=self.beta)
         check_control(self.control, self.name)
         if not self.sentence.strip():
             raise UsageError("there is no sentence", where="icd sentence", remedy="give one")
@@ -123,7 +123,7 @@ class M3ID:
 
     def __post_init__(self) -> None:
         """Check the settings. Raises UsageError."""
-        _check(self.name, decay=self.decay, beta=self.beta)
+        check_options(self.name, decay=self.decay, beta=self.beta)
         check_control(self.control, self.name)
 
     def bind(self, modules: VLMModules) -> BoundContrast:
@@ -154,7 +154,7 @@ class PAIContrast:
             raise UsageError(
                 f"{self.gamma} is below 1", where="pai-contrast gamma", remedy="give 1 or more, such as 1.1"
             )
-        _check(self.name, beta=self.beta)
+        check_options(self.name, beta=self.beta)
         check_control(self.control, self.name)
 
     def bind(self, modules: VLMModules) -> BoundContrast:
@@ -185,21 +185,16 @@ class SID:
 
     def __post_init__(self) -> None:
         """Check the settings. Raises UsageError."""
-        _check(self.name, alpha=self.alpha, beta=self.beta)
+        check_options(self.name, alpha=self.alpha, beta=self.beta)
         check_control(self.control, self.name)
-        if not (math.isfinite(self.keep) and self.keep > 0 and (self.keep < 1 or self.keep == int(self.keep))):
-            raise UsageError(
-                f"{self.keep} is neither a number of tokens nor a share",
-                where="sid keep",
-                remedy="give 100, or 0.25, say",
-            )
+        check_keep(self.keep, self.name)
         if self.start < 1:
             raise UsageError(f"no layer is before {self.start}", where="sid start", remedy="give 1 or more, such as 2")
 
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Check the settings against a model. Raises UsageError or UnsupportedForm."""
-        check_selection(modules, self.start)
-        branch = least_attended(self.keep, self.start)
+        check_selection(modules, self.start, self.name)
+        branch = least_attended(self.keep, self.start, self.name)
         return BoundContrast(
             self.name, _constant(self.alpha), self.beta, branch, control=control_generator(self.control)
         )
@@ -213,7 +208,8 @@ def _contrasting(alpha: Callable[[int], float]) -> Weights:
     return lambda step: (1 + alpha(step), -alpha(step))
 
 
-def _check(name: str, **options: float) -> None:
+def check_options(name: str, **options: float) -> None:
+    """Check weights and shares. Raises UsageError for one that is negative, or a `beta` above 1."""
     for option, value in options.items():
         if not (math.isfinite(value) and value >= 0):
             raise UsageError(f"{value} is negative", where=f"{name} {option}", remedy="give 0 or more")

@@ -11,6 +11,7 @@ import torch
 import qkedit
 from qkedit.errors import UsageError
 from qkedit.plugins.amplified.plugin import MiddleLayer, PAIAttention
+from qkedit.plugins.contrast.crops import CRoPS
 from qkedit.plugins.contrast.settings import ICD, M3ID, VCD, PAIContrast
 from qkedit.plugins.core.random_controls import permuted_changes, random_signs
 from qkedit.plugins.early_exit.damo import DAMO, Momentum
@@ -26,6 +27,7 @@ OF_LOGITS: dict[str, Any] = {
     "vcd": lambda **control: VCD(**control),
     "m3id": lambda **control: M3ID(decay=0.5, **control),
     "pai-contrast": lambda **control: PAIContrast(gamma=2, **control),
+    "crops": lambda **control: CRoPS(limit=1, keep=5, keep_text=3, **control),
     "dola": lambda **control: DoLa(layers="0-2", **control),
     "deco": lambda **control: DeCo(layers="0-2", **control),
 }
@@ -84,7 +86,7 @@ def test_the_changes_of_a_control_are_those_of_its_method(method: str) -> None:
     def changes(**control: int) -> torch.Tensor:
         with qkedit.attach(model("llava"), OF_LOGITS[method](**control)):
             edited = generated("llava", given, **forced)[1][1][0]
-        before = plain.log_softmax(dim=-1) if method == "dola" else plain
+        before = plain.log_softmax(dim=-1) if method in ("crops", "dola") else plain
         return (edited - before)[edited.isfinite()]
 
     own, control = changes(), changes(control=1)
@@ -112,7 +114,9 @@ def test_a_control_of_attention_moves_every_image_score_as_far_as_its_method() -
     torch.testing.assert_close(logits[0][0], expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [VCD, ICD, M3ID, PAIContrast, PAIAttention, MiddleLayer, VAF, DoLa, DeCo, DAMO])
+@pytest.mark.parametrize(
+    "kind", [VCD, ICD, M3ID, PAIContrast, PAIAttention, MiddleLayer, VAF, DoLa, DeCo, DAMO, CRoPS]
+)
 def test_a_seed_is_a_whole_number_from_0_on(kind: Any) -> None:
     with pytest.raises(UsageError, match=f"{kind.name} control: -1 is not a seed"):
         kind(control=-1)
