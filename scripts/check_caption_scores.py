@@ -117,7 +117,7 @@ def differences(found: Any, expected: dict[str, Any]) -> dict[str, float]:
 
 
 def separators_are_spaces(captions: dict[str, str]) -> bool:
-    """Whether captions with separators within have the tokens of those with spaces there, image for image."""
+    """Return whether captions with separators within have the tokens of those with spaces there, image for image."""
     random = Random(0)
     broken = [
         random.choice(SEPARATORS).join(text.split(" ")) + random.choice(SEPARATORS) for text in captions.values()

@@ -1,4 +1,4 @@
-"""Write existing edits: to the full checkpoint, into one delta, or with another strength."""
+"""Write existing edits as a full checkpoint, as one merged delta, or with another strength."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.stored_edits import merged_edits
 from qkedit.stopwatch import Stopwatch
 
-# The product of two strengths in float64 may exceed the limit by so much.
+# The product of two strengths in float64 may exceed the limit by this much through rounding.
 _ROUNDING = 1 + 1e-12
 
 
@@ -39,21 +39,23 @@ def apply_edits(
     keep_plugins: bool = False,
     progress: Progress | None = None,
 ) -> SteerReport:
-    """Make the full directory from edits and the model they were made from.
+    """Write the full directory of a base with edits applied.
 
-    From one delta it is byte-equal to steering directly. An adapter is added to the base in float64 and rounded once.
-    Numbers that one edit alone changes are that edit's, bit for bit; where several do, their changes are added up.
+    The result of one delta is byte-equal to steering directly. An adapter is added to the base in float64 and
+    rounded once.
+    A number that one edit alone changes has that edit's value, bit for bit. Where several edits change a number, their
+    changes are added.
 
     Args:
         edits: directories that qkedit wrote, in any layout.
-        base: the model that was steered: a directory, a hub id, an alias or `demo`.
+        base: the model that was edited: a directory, a hub id, an alias or `demo`.
         output: where and how to write; the layout must be full.
-        revision: of a hub base; the one in the first edit's manifest by default.
-        keep_plugins: take along the plug-ins that are attached to the base.
-        progress: told how far the run is.
+        revision: the branch, tag or commit of a hub base; by default the one in the first edit's manifest.
+        keep_plugins: copy the base's `qkedit-plugins.json` to the output.
+        progress: called as the work advances.
 
     Raises:
-        UsageError: the output would be a delta again, or an edit is named twice.
+        UsageError: another layout than full is asked for, or an edit is named twice.
         CheckpointError: the base is not the model that an edit was made from, or an edit is damaged.
     """
     if output.layout != "full":
@@ -71,18 +73,18 @@ def merge_edits(
     revision: str | None = None,
     progress: Progress | None = None,
 ) -> SteerReport:
-    """Make one delta from several edits of one base, combined as in `apply_edits`.
+    """Write one delta that combines several edits of one base, as `apply_edits` does.
 
     Args:
         edits: directories that qkedit wrote, in any layout.
         output: where and how to write; the layout must be delta.
-        base: the model they were made from; the recorded one by default.
-        revision: of a hub base.
-        progress: told how far the run is.
+        base: the model they were made from; by default the recorded one.
+        revision: the branch, tag or commit of a hub base.
+        progress: called as the work advances.
 
     Raises:
         UsageError: fewer than two edits are named, one is named twice, or the base is not known.
-        CheckpointError: as for `apply_edits`.
+        CheckpointError: the same as for `apply_edits`.
     """
     if output.layout != "delta":
         raise UsageError("edits are merged into a delta", where="layout", remedy="take delta, or `qkedit apply`")
@@ -105,17 +107,17 @@ def interpolate_edit(
 
     Args:
         edit: a directory that qkedit wrote, in any layout.
-        strength: in (0, 2]; 1 gives what `apply_edits` gives, to the byte. Of an edit in another strength already,
-            both together are at most 2.
+        strength: in (0, 2]; 1 gives the output of `apply_edits`, to the byte. For an edit that has another strength
+            already, the product of both is at most 2.
         output: where and how to write.
-        base: the model it was made from; the recorded one by default.
-        revision: of a hub base.
-        progress: told how far the run is.
+        base: the model it was made from; by default the recorded one.
+        revision: the branch, tag or commit of a hub base.
+        progress: called as the work advances.
 
     Raises:
         UsageError: an adapter is asked for, the strength is out of range, or the base is not known.
-        CheckpointError: as for `apply_edits`.
-        QkeditError: the dtype of storage cannot hold so small a change.
+        CheckpointError: the same as for `apply_edits`.
+        QkeditError: the storage dtype cannot represent so small a change.
     """
     if not 0 < strength <= LARGEST_STRENGTH:
         raise UsageError(
@@ -124,12 +126,12 @@ def interpolate_edit(
             remedy="give a number such as 0.5; strength 0 would be the base itself",
         )
     if output.layout == "lora":
-        raise UsageError("is not written as an adapter", where="--layout", remedy="take full or delta")
+        raise UsageError("an adapter cannot hold an interpolated edit", where="--layout", remedy="take full or delta")
     sources = open_edits([edit])
     earlier = _strength_of(sources[0].manifest.as_dict())
     if strength * earlier > LARGEST_STRENGTH * _ROUNDING:
         raise UsageError(
-            f"{edit} is in strength {earlier:g} already, and {strength:g} times that is above {LARGEST_STRENGTH:g}",
+            f"{edit} has strength {earlier:g} already, and {strength:g} times that is above {LARGEST_STRENGTH:g}",
             where="--strength",
             remedy=f"give at most {LARGEST_STRENGTH / earlier:g}",
         )
@@ -137,7 +139,7 @@ def interpolate_edit(
 
 
 def _strength_of(manifest: Mapping[str, Any]) -> float:
-    """Return the strength that an edit has in all, where it was made of others in other strengths: the largest."""
+    """Return the total strength of an edit; of one that was made of edits with several strengths, the largest."""
     own, parts = manifest.get("strength"), manifest.get("made_of")
     known = [part for part in parts if isinstance(part, dict)] if isinstance(parts, list | tuple) else []
     return (own if isinstance(own, int | float) else 1) * max(map(_strength_of, known), default=1)
@@ -157,7 +159,7 @@ def _written(
     if output.layout == "full":
         writer = full_writer(checkpoint, planned, output, stopwatch, progress)
     if strength == 1 and len(sources) == 1 and isinstance(sources[0], AdapterEdit):
-        edits = merged_edits(sources[0].files, sources[0].manifest, checkpoint, stopwatch)  # measures what came of it
+        edits = merged_edits(sources[0].files, sources[0].manifest, checkpoint, stopwatch)  # measured below
     elif strength == 1:
         edits = stacked(sources, checkpoint, stopwatch)
     else:
@@ -186,7 +188,7 @@ def _written(
 
 
 def _base_of(sources: Sequence[EditSource], base: str | None, revision: str | None) -> Checkpoint:
-    """Open the common base of edits: what the user names, else what the first edit records."""
+    """Open the common base of edits: the one that the user names, else the one that the first edit records."""
     found = chosen_base(sources[0].manifest, base, revision)
     if found is None:
         raise UsageError(

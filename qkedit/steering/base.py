@@ -1,7 +1,7 @@
 """Find the model that an edit was made from, by its manifest and the user's arguments.
 
-A manifest names a hub model with its commit, and the demo. Of a directory it knows the name alone, since no output may
-depend on where things lie; such a base only its user can find.
+A manifest records a hub model with its commit, or the demo. It records only the name of a directory, since no output
+may depend on paths; so the user has to name such a base.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ class Base:
     """The model that another one was made from."""
 
     model: str  # a directory, a hub id, an alias or `demo`
-    revision: str | None  # branch, tag or commit on the hub; None for the default branch, and for what is not there
+    revision: str | None  # branch, tag or commit on the hub; None for the default branch or no hub
 
     def open(self) -> Checkpoint:
-        """Open it. Raises QkeditError where there is no such model, or it is no sound checkpoint."""
+        """Open the model. Raises QkeditError if there is no such model, or it is not a sound checkpoint."""
         return open_checkpoint(resolve(self.model, self.revision))
 
 
 def recorded_base(manifest: Manifest) -> Base | None:
-    """Return the base that a manifest names; None for a directory, which only its user can find."""
+    """Return the base that a manifest names; None for a directory, which the user has to name."""
     model, revision = manifest.base.model, manifest.base.revision or None
     return Base(model, revision) if revision is not None or model == DEMO else None
 
@@ -37,9 +37,9 @@ def named_base(manifest: Manifest | None, base: str, revision: str | None) -> Ba
     """Return the base that the user names, at the recorded revision unless another one is asked for.
 
     Args:
-        manifest: of the edit; None for a model that carries none.
+        manifest: the edit's manifest; None for a model without one.
         base: a directory, a hub id, an alias or `demo`.
-        revision: what the user says; None for the recorded one, if `base` is the recorded hub model.
+        revision: the revision that the user names; None means the recorded one, if `base` is the recorded hub model.
     """
     recorded = recorded_base(manifest) if manifest is not None else None
     if revision is None and recorded is not None and _hub_id(base) == recorded.model:
@@ -51,9 +51,9 @@ def chosen_base(manifest: Manifest | None, base: str | None, revision: str | Non
     """Return the base that the user names, else the recorded one; None where neither says which model it is.
 
     Args:
-        manifest: of the edit; None for a model that carries none.
-        base: what the user names, if anything.
-        revision: what the user says of it; None for the recorded one, if it is the recorded hub model.
+        manifest: the edit's manifest; None for a model without one.
+        base: the model that the user names, if any.
+        revision: the revision that the user names; None means the recorded one, if `base` is the recorded hub model.
     """
     if base is None:
         recorded = recorded_base(manifest) if manifest is not None else None
@@ -65,7 +65,7 @@ def open_base(manifest: Manifest, base: str, revision: str | None) -> Checkpoint
     """Open the base that the user names, as `named_base` takes it.
 
     Raises:
-        QkeditError: there is no such model, or it is no sound checkpoint.
+        QkeditError: there is no such model, or it is not a sound checkpoint.
     """
     return named_base(manifest, base, revision).open()
 

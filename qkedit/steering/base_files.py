@@ -1,4 +1,4 @@
-"""Find files of a base that prevent an output: links to private files, and names that the output itself needs."""
+"""Find files of a base that prevent an output: links to private files, and names that the output needs for itself."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _LINKS_SHOWN = 3
 
 
 def refuse_base_files(checkpoint: Checkpoint, shards: Iterable[str], output: OutputOptions) -> None:
-    """Refuse a base whose files cannot or must not come into an output.
+    """Refuse a base with files that an output cannot or must not contain.
 
     Args:
         checkpoint: the base.
-        shards: those that are edited; a delta is made from them alone.
-        output: how the output is written.
+        shards: the edited shards; a delta reads no others.
+        output: the options of the output.
 
     Raises:
         CheckpointError: links lead out of the checkpoint, or a directory has the name of a file of the output.
@@ -41,8 +41,8 @@ def adapter_warning(left_out: Iterable[tuple[str, str]]) -> str | None:
     if not names:
         return None
     return (
-        f"an adapter lies beside the weights ({', '.join(names)}): it is not part of the edit and was left out; if it "
-        "belongs to the model, merge it first (merge_and_unload of peft)"
+        f"there is an adapter next to the weights ({', '.join(names)}): it is not part of the edit and was "
+        "left out; if it belongs to the model, merge it first (merge_and_unload of peft)"
     )
 
 

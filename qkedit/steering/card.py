@@ -1,4 +1,4 @@
-"""The model card of an output: the base's licence fields, a description of the edit, and how to undo it."""
+"""Write the model card of an output: the base's licence fields, a description of the edit, and how to undo it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from qkedit.steering.adapters.peft_files import vllm_rank
 from qkedit.steering.base import recorded_base
 from qkedit.steering.outputs.names import BASE_CARD_FILE, CARD_FILE, name_in_output
 
-# What a derived model takes over from its base's card.
+# The fields that a derived model takes over from its base's card.
 INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag", "library_name")
 
 
 def _original_card(checkpoint: Checkpoint) -> str | None:
-    """Under which name the card of the model that was first steered stands in the output; None if it had none."""
+    """Return the output's file name of the card of the model that was first steered; None if it had none."""
     steered_before = MANIFEST_FILE in checkpoint.side_files
     file = BASE_CARD_FILE if steered_before else CARD_FILE
     return name_in_output(checkpoint, file) if file in checkpoint.side_files else None
@@ -40,7 +40,7 @@ def make_adapter_card(checkpoint: Checkpoint, manifest: Manifest) -> bytes:
 def _front_matter(
     checkpoint: Checkpoint, manifest: Manifest, relation: str, own: dict[str, str] | None = None, *own_tags: str
 ) -> bytes:
-    """The metadata block of a card: what the base's says of its licence and the like, and `own` fields and tags."""
+    """Return the metadata block of a card: the base's fields, such as its licence, and `own` fields and tags."""
     from huggingface_hub import ModelCardData
 
     base_fields = _base_fields(checkpoint)
@@ -59,7 +59,7 @@ def _encoded(text: str) -> bytes:
 
 
 def _base_fields(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The metadata block of the base's own card; empty where there is none that can be read."""
+    """Return the metadata block of the base's own card; empty if no block can be read."""
     if CARD_FILE not in checkpoint.side_files:
         return {}
     files = checkpoint.files
@@ -68,12 +68,12 @@ def _base_fields(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a field of a card is what its readers expect: a text or a list of texts."""
+    """Return whether a field of a card has the type that its readers expect: a text or a list of texts."""
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
 def _base_model(manifest: Manifest, base_fields: dict[str, Any]) -> str | None:
-    """The hub id of the base; a steered local directory passes on the one in its own card."""
+    """Return the hub id of the base; a steered local directory passes on the one in its own card."""
     if manifest.base.revision:
         return manifest.base.model
     inherited = base_fields.get("base_model")
@@ -81,7 +81,7 @@ def _base_model(manifest: Manifest, base_fields: dict[str, Any]) -> str | None:
 
 
 def _percent(share: float) -> str:
-    """A share as it was asked for: neither 0.001 nor 0.999 may be rounded to nothing or all."""
+    """Return a share as the user gave it: 0.001 must not be rounded to nothing, nor 0.999 to all."""
     return f"{100 * share:.6g}%"
 
 

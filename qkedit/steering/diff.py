@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class TensorDifference:
     """The difference of two tensors of the same name; a figure is None where it has no meaning.
 
-    That is so where dtype or shape differ, for dtypes that are no floats, and where NaN, infinity or a number beyond
-    float64 is in the way.
+    So it is None where dtype or shape differ, for dtypes that are not floating-point, and where NaN, infinity or a
+    number beyond float64 occurs.
     """
 
     name: str
@@ -35,12 +35,12 @@ class TensorDifference:
 def diff(
     first: str, second: str, *, on_bytes: Callable[[int], None] = lambda length: None
 ) -> tuple[list[TensorDifference], int]:
-    """Compare two checkpoints; returns the tensors that differ, by name, and how many were compared.
+    """Compare two checkpoints, and return the tensors that differ, by name, and the number of compared tensors.
 
     Args:
         first: a directory, a hub id, an alias or `demo`.
         second: likewise.
-        on_bytes: told how many bytes were read.
+        on_bytes: called with the number of bytes read.
     """
     one, other = (open_checkpoint(resolve(model, None)) for model in (first, second))
     return differing_tensors(one, other, on_bytes)
@@ -49,7 +49,7 @@ def diff(
 def differing_tensors(
     one: Checkpoint, other: Checkpoint, on_bytes: Callable[[int], None] = lambda length: None
 ) -> tuple[list[TensorDifference], int]:
-    """Return the tensors in which two checkpoints differ, by name, and how many were compared."""
+    """Return the tensors in which two checkpoints differ, by name, and the number of compared tensors."""
     differences = []
     for name in sorted(set(one.tensors) | set(other.tensors)):
         ours, theirs = one.tensors.get(name), other.tensors.get(name)
@@ -78,7 +78,7 @@ def _difference(
 def tensor_difference(
     name: str, pieces: Iterable[tuple[bytearray | memoryview, bytearray | memoryview]], dtype: torch.dtype
 ) -> TensorDifference:
-    """Return the difference of two tensors of one dtype and shape, from pieces of their bytes."""
+    """Return the difference of two tensors of the same dtype and shape, from pieces of their bytes."""
     squares, change_squares, largest, changed, elements = 0.0, 0.0, 0.0, 0, 0
     for ours, theirs in pieces:
         figures = _figures(ours, theirs, dtype)
@@ -88,7 +88,7 @@ def tensor_difference(
         changed += figures.changed
         elements += len(ours) // dtype.itemsize
     finite = math.isfinite(change_squares)
-    # Of roots, since the ratio of squares leaves float64 long before that of norms does.
+    # A ratio of norms, since a ratio of their squares overflows float64 much sooner.
     relative = math.sqrt(change_squares) / math.sqrt(squares) if finite and 0 < squares < math.inf else math.inf
     return TensorDifference(
         name,
@@ -100,7 +100,7 @@ def tensor_difference(
 
 
 class _Figures(NamedTuple):
-    """Of one piece."""
+    """The figures of one piece."""
 
     squares: float
     change_squares: float
@@ -109,7 +109,7 @@ class _Figures(NamedTuple):
 
 
 def _figures(ours: bytearray | memoryview, theirs: bytearray | memoryview, dtype: torch.dtype) -> _Figures:
-    """Compare two pieces; the tensors over them are gone when it returns, as `pieces` wants."""
+    """Compare two pieces; the tensors that share their memory are freed on return, as `pieces` requires."""
     import torch
 
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
@@ -130,6 +130,6 @@ def equal(
     other: TensorEntry,
     on_bytes: Callable[[int], None],
 ) -> bool:
-    """Whether two tensors of equal length hold the same bytes."""
+    """Return whether two tensors of equal length hold the same bytes."""
     size = piece_size(first, second)
     return same_bytes(tensor_pieces(first, one, size), tensor_pieces(second, other, size), on_bytes)

@@ -13,14 +13,14 @@ class EditRecord:
     """The edit of one query tensor."""
 
     layer: int
-    form: str  # how its heads stand in the tensor
+    form: str  # how its heads are stored in the tensor
     norm: str | None  # kind of norm behind the queries, folded into the product
     tensor: TensorEntry
     sha256_before: str
     heads: tuple[HeadEdit, ...]
 
     def with_hash(self, sha256_after: str) -> TensorEdit:
-        """Return the record as the manifest keeps it, with the hash of what was written."""
+        """Return the manifest's entry of this record, with the hash of the written tensor."""
         return TensorEdit(
             name=self.tensor.name,
             shard=self.tensor.shard,

@@ -10,7 +10,7 @@ from qkedit.selection import describe
 from qkedit.spectral.suppression import NEAR_EQUAL
 from qkedit.steering.base_files import adapter_warning
 
-# The share that two edits both remove, of their sum; rounding to 16 bits alone gives some thousandths.
+# As a share of two edits' sum, the part that both remove; rounding to 16 bits alone gives some thousandths.
 NOTEWORTHY_OVERLAP = 0.01
 
 

@@ -29,14 +29,14 @@ def export(
     """Write an edit as an adapter.
 
     The factors are found in the difference between the edited tensors and the base, which were rounded to the storage
-    dtype; the manifest says for each layer what that took.
+    dtype; the manifest records for each layer how much of the change was lost.
 
     Args:
         edit: a full directory or a delta that `steer` wrote.
         output: where and how to write; the layout must be `lora`.
-        base: the model that was edited; one on the hub is found by the manifest's id and revision.
-        revision: of a hub base; the one in the manifest by default.
-        progress: told how far the run is.
+        base: the model that was edited; by default the one on the hub that the manifest records.
+        revision: the branch, tag or commit of a hub base; by default the one in the manifest.
+        progress: called as the work advances.
 
     Raises:
         UsageError: no base is known, or the edit is an adapter already.
@@ -51,14 +51,14 @@ def export(
         raise UsageError("is an adapter already", where=str(edit), remedy="name a full directory or a delta")
     if manifest.options is None:
         raise UsageError(
-            "its modes are not recorded, since it was made of other edits",
+            "its modes are not recorded, since it was made from other edits",
             where=str(edit),
             remedy="export each edit by itself",
         )
     found = chosen_base(manifest, base, revision)
     if found is None:
         raise UsageError(
-            "the base is a directory, and no manifest knows where it lies",
+            "the base is a directory, whose path the manifest does not record",
             where="--base",
             remedy="name the model that was edited",
         )

@@ -1,4 +1,4 @@
-"""Make an edit from two checkpoints, a base and its edited version, also if another tool edited it."""
+"""Extract an edit from two checkpoints, a base and its edited version; any tool may have edited it."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def extract(
 
     Args:
         base: the model before: a directory, a hub id, an alias or `demo`.
-        edited: the model after, likewise. The manifest of our own output is taken over where it fits.
+        edited: the model after, likewise. If it is an output of qkedit, its manifest is taken over where it matches.
         output: where and how to write; the layout must be delta.
-        only_queries: leave out what differs beside query projections.
-        progress: told how far the run is.
+        only_queries: leave out differences outside query projections.
+        progress: called as the work advances.
 
     Raises:
         UsageError: other things than query projections differ and `only_queries` is not set, or no queries do.
-        CheckpointError: one of them is not a sound checkpoint, or the edited weights hold NaN or infinity.
+        CheckpointError: a model is not a sound checkpoint, or the edited weights hold NaN or infinity.
     """
     from qkedit.steering.sources.head_edits import layers_by_tensor
 
@@ -86,11 +86,11 @@ def _edits(
             rows = slice(start, start + layer.query.head_size)
             result[rows] = new[rows]
         if not only_queries and bool(differs(result, new).any()):
-            raise _more_than_queries(after.files.name, [f"{name}, beside its queries"])
+            raise _more_than_queries(after.files.name, [f"{name}, outside its queries"])
         heads = measured_heads(before, planned, old, result)
         if not heads:
             raise UsageError(
-                "differs beside its queries alone", where=f"tensor {name}", remedy="this is not an edit of queries"
+                "differs only outside its queries", where=f"tensor {name}", remedy="this is not an edit of queries"
             )
         digest = hashlib.sha256(stored_bytes(old)).hexdigest()
         record = EditRecord(layer.index, layer.form, layer.norm_kind, before.tensors[name], digest, heads)
@@ -98,7 +98,7 @@ def _edits(
 
 
 def _manifest(before: Checkpoint, after: Checkpoint, written: Written) -> Manifest:
-    """Return the manifest of the edited checkpoint, if it is an output of qkedit and says the same; else a new one."""
+    """Return the edited checkpoint's manifest, if it is an output of qkedit with the same tensors; else a new one."""
     own = read_manifest_of(after)
     made = derived_manifest(before, Derivation.EXTRACTED, written)
     if own is not None and _hashes(own) == _hashes(made):

@@ -1,4 +1,4 @@
-"""Make the manifest of an edit, and find the manifest of a directory or a base."""
+"""Make the manifest of an edit, and read the manifest of a directory or a base."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def derived_manifest(
     edits: Sequence[Manifest] = (),
     strength: float | None = None,
 ) -> Manifest:
-    """Return the manifest of an edit that was made of others, or of two checkpoints.
+    """Return the manifest of an edit that was made from other edits, or from two checkpoints.
 
     Args:
         checkpoint: the base.
-        derivation: how.
-        written: what was written.
-        edits: the manifests of what it was made of; their order does not matter.
-        strength: by which the change was multiplied.
+        derivation: the way in which the edit was made.
+        written: the written tensors.
+        edits: the manifests of the edits it was made from; their order does not matter.
+        strength: the factor by which the change was multiplied.
     """
     parts = sorted(edits, key=lambda edit: edit.to_json())
     return Manifest(
@@ -81,7 +81,7 @@ def _libraries() -> dict[str, str]:
 
 
 def records_of(manifest: Manifest, tensors: dict[str, TensorEntry]) -> list[EditRecord]:
-    """Return the records that a manifest was made from, for tensors that stand where `tensors` says.
+    """Return the records that a manifest was made from, for tensors at the places in `tensors`.
 
     Raises:
         CheckpointError: a tensor of the manifest is not among `tensors`, or not of the same dtype and shape.
@@ -100,15 +100,15 @@ def records_of(manifest: Manifest, tensors: dict[str, TensorEntry]) -> list[Edit
 
 
 def is_adapter(files: CheckpointFiles, manifest: Manifest) -> bool:
-    """Whether an output is an adapter; a full directory that was made from one keeps what the manifest says of it."""
+    """Return whether an output is an adapter; a full directory made from one keeps the adapter's manifest fields."""
     return manifest.adapter is not None and CONFIG_FILE not in files.sizes()
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Return the manifest of an output directory. Raises CheckpointError where there is none."""
+    """Return the manifest of an output directory. Raises CheckpointError if there is none."""
     try:
         path = directory / MANIFEST_FILE
-        if path.exists() and not path.is_file():  # a pipe or a device would be read without an end
+        if path.exists() and not path.is_file():  # reading a pipe or a device might never end
             raise OSError("not a regular file")
         content = path.read_bytes()
     except OSError as error:
@@ -121,13 +121,13 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def read_manifest_of(checkpoint: Checkpoint) -> Manifest | None:
-    """Return the manifest that a checkpoint carries, None where it was never steered."""
+    """Return the manifest that a checkpoint carries, None if it was never edited."""
     content = _content(checkpoint)
     return None if content is None else Manifest.from_json(content, _where(checkpoint))
 
 
 def earlier_manifests(checkpoint: Checkpoint) -> tuple[dict[str, Any], ...]:
-    """Return the manifests of a base that was steered before, as they were written, oldest first.
+    """Return the manifests of a base that was edited before, as they were written, oldest first.
 
     Raises:
         CheckpointError: another file has the name that the manifest of the output needs.
@@ -139,7 +139,7 @@ def earlier_manifests(checkpoint: Checkpoint) -> tuple[dict[str, Any], ...]:
         Manifest.from_json(content, _where(checkpoint))
     except CheckpointError as error:
         raise CheckpointError(
-            error.what, where=error.where, remedy="update qkedit, or remove or rename it if it is another program's"
+            error.what, where=error.where, remedy="update qkedit; or, if another program wrote it, remove or rename it"
         ) from error
     last: dict[str, Any] = parse_json(content, file_names=True)
     return (*last.pop("history"), last)

@@ -1,4 +1,4 @@
-"""The plan of `steer`: what it will read, change and write, from headers and config alone."""
+"""The plan of `steer`: the bytes it will read, change and write, from headers and config alone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class PlannedLayer:
 
 @dataclass(frozen=True)
 class SteerPlan:
-    """A checked request: every layer exists, every form is known, every size is known."""
+    """A checked request: every layer exists, and every form and size is known."""
 
     checkpoint: Checkpoint
     options: SteerOptions
@@ -57,7 +57,7 @@ class SteerPlan:
 
     @property
     def edited_layers(self) -> tuple[AttentionLayer, ...]:
-        """The layers without the chosen heads."""
+        """The layers to edit, without the choice of heads."""
         return tuple(planned.layer for planned in self.layers)
 
     @property
@@ -121,7 +121,7 @@ def make_plan(checkpoint: Checkpoint, options: SteerOptions) -> SteerPlan:
 
     Raises:
         UsageError: the selection names layers or heads that the model does not have, or no control can match the edit.
-        UnsupportedForm: the model's projections are of a form that is not edited.
+        UnsupportedForm: qkedit does not support the form of the model's projections.
     """
     stack = attention_stack(checkpoint, allow_text_only=options.allow_text_only)
     layers = {layer.index: layer for layer in stack.layers}
@@ -133,7 +133,7 @@ def make_plan(checkpoint: Checkpoint, options: SteerOptions) -> SteerPlan:
 
 
 def _refuse_unmatched_control(options: SteerOptions, layer: AttentionLayer) -> None:
-    """Raise UsageError where shapes alone tell that a head has no k modes beside its k dominant ones."""
+    """Raise UsageError if the shapes alone show that a head has no k modes besides its k dominant ones."""
     suppression = options.suppression
     if suppression.control != "index" or suppression.energy is not None:
         return
@@ -159,9 +159,9 @@ def plan_for(
 
     Args:
         model: a directory, a hub id, an alias or `demo`.
-        options: what to do.
-        revision: of a model on the hub.
-        keep_plugins: take along the plug-ins that are attached to it.
+        options: the edit.
+        revision: the branch, tag or commit of a model on the hub.
+        keep_plugins: copy the model's `qkedit-plugins.json` to the output.
     """
     checkpoint = open_checkpoint(resolve(model, revision))
     return make_plan(checkpoint.with_plugins() if keep_plugins else checkpoint, options)

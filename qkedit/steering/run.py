@@ -1,4 +1,4 @@
-"""The main job: plan → read → edit → write → check → one rename."""
+"""Run an edit: plan → read → edit → write → check → one rename."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class SteerReport:
     """The report of a finished run.
 
     `left_out` holds the base's files that are not in the output, with the reasons. `seconds` are per stage; stages
-    overlap, so they add up to more than `total`. `warnings` are what a reader should know before trusting the edit.
-    `verification` is None where none was asked for.
+    overlap, so they add up to more than `total`. `warnings` should be read before the edit is trusted.
+    `verification` is None unless it was requested.
     """
 
     out: Path
@@ -105,7 +105,7 @@ def steer(
 
     Args:
         model: a directory, a hub id (`org/name`), an alias (`qwen2-vl`) or `demo`.
-        out: the directory to write; it appears finished or not at all.
+        out: the directory to write; it appears complete or not at all.
         layers: `10-20`, `3,5,8-12`, `all`, `mid` or `0.35-0.7`; or a number, a range or numbers.
         heads: query heads, `all` or `0,3,8-12`; or numbers.
         k: dominant modes to suppress in each head.
@@ -113,29 +113,29 @@ def steer(
         retain: share of each suppressed mode that stays, in [0, 1).
         channel: `full`, `symmetric` or `antisymmetric`.
         control: `none`, `index` or `norm`: a matched random control instead of the edit.
-        seed: of the control's draws.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `cuda` is every GPU that is seen.
-        compute_dtype: `float32` or `float64` arithmetic of the write-back.
-        revision: branch, tag or commit of a hub model.
+        seed: the seed of the control's random draws.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `cuda` means every visible GPU.
+        compute_dtype: the arithmetic of the write-back, `float32` or `float64`.
+        revision: the branch, tag or commit of a hub model.
         layout: `full`, `delta` for the edited tensors alone, or `lora` for their change as an adapter of PEFT.
-        rank: of an adapter at most, in each layer; that of the edit by default.
-        keep_original: keep the original bytes of the edited tensors beside the model, for `revert`.
-        link: `auto`, `copy`, `reflink`, `hard` or `symlink`, for shards that stay as they are.
+        rank: the largest rank of an adapter per layer; by default that of the edit.
+        keep_original: keep the original bytes of the edited tensors next to the model, for `revert`.
+        link: `auto`, `copy`, `reflink`, `hard` or `symlink`: the way to take over unchanged shards.
         overwrite: replace an earlier output, if nothing else lies in it.
-        force: replace the directory that stands there, whatever it holds.
-        follow_links: take in files that links of the base lead to, wherever they are.
-        keep_plugins: take along the plug-ins that are attached to the base.
+        force: replace the directory at `out`, whatever it holds.
+        follow_links: copy the targets of the base's links, wherever they are.
+        keep_plugins: copy the base's `qkedit-plugins.json` to the output.
         fsync: wait until the disk holds the output.
         verify: read the finished output back and compare all of it with the base before it appears.
-        allow_text_only: take a checkpoint without vision too.
-        architectures: directories of records that are known besides qkedit's own (docs/adding-a-model.md).
-        progress: told how far the run is.
+        allow_text_only: also accept a checkpoint without vision.
+        architectures: directories of additional architecture records (docs/adding-a-model.md).
+        progress: called as the work advances.
 
     Returns:
-        What was done, with the manifest that stands in the output.
+        The report of the edit, with the manifest of the output.
 
     Raises:
-        QkeditError: one sentence of what, where and what to do; nothing was written then.
+        QkeditError: one sentence that says what failed, where, and what to do; nothing was written.
 
     Example:
         >>> import qkedit
@@ -154,22 +154,22 @@ def steer(
 
 
 def check_plan(plan: SteerPlan, output: OutputOptions | None) -> Replaced:
-    """Raise what can be known to stop a run before it begins, and return the files that it would replace.
+    """Raise every error of a run that is known before it begins, and return the files that the run would replace.
 
     Args:
-        plan: what would be carried out.
-        output: where and how; None where that is not said yet.
+        plan: the plan of the run.
+        output: the options of the output; None if they are not known yet.
 
     Raises:
-        UsageError: there is no such device, or nothing may be written there.
-        UnsupportedForm: an adapter is asked for, and none can hold the edit.
+        UsageError: there is no such device, or the output cannot be written there.
+        UnsupportedForm: an adapter is requested, and none can hold the edit.
         CheckpointError: the base carries a manifest that cannot be continued.
     """
     earlier_manifests(plan.checkpoint)
     if output is not None:
         refuse_base_files(plan.checkpoint, plan.touched_shards, output)
         writer_for(plan.checkpoint, plan.edited_layers, output, Stopwatch(), Silent())
-    if plan.options.device not in ("auto", "cpu"):  # to look for others takes torch, and a second
+    if plan.options.device not in ("auto", "cpu"):  # other devices need torch, whose import takes a second
         choose_device(plan.options.device)
     if output is None:
         return Replaced()
@@ -184,12 +184,12 @@ def run_plan(
     """Carry out a plan; see `steer`.
 
     Args:
-        plan: what to do.
-        output: where and how to write it.
-        progress: told how far the run is.
-        launch: of the first of several processes, which share the layers: the others call `assist`.
+        plan: the plan.
+        output: the options of the output.
+        progress: called as the work advances.
+        launch: the place of this process if it is the first of several; the others call `assist`.
     """
-    earlier_manifests(plan.checkpoint)  # what cannot be continued should not be found out at the end
+    earlier_manifests(plan.checkpoint)  # a history that cannot be continued must fail now, not at the end
     stopwatch, progress = Stopwatch(), progress or Silent()
     edits_of = partial(_edited_weights, stopwatch=stopwatch, factored=output.layout == "lora")
     if launch:
@@ -212,15 +212,15 @@ def run_plan(
 
 
 def assist(launch: Launch, plan_of: Callable[[], SteerPlan], output: OutputOptions) -> None:
-    """Do the share of one process that is not the first: edit its layers, and hand them over.
+    """Edit the layers of a process that is not the first, and send them to the first one.
 
     Args:
-        launch: of this process.
+        launch: the place of this process.
         plan_of: makes the plan that the first process runs.
-        output: that of the first process.
+        output: the output options of the first process.
 
     Raises:
-        QkeditError: what the first process says as well; or that one has ended.
+        QkeditError: this process failed, which the first one reports as well; or the first one has ended.
     """
     from qkedit.steering.processes.sharing import hand_over_edits
 
@@ -229,7 +229,7 @@ def assist(launch: Launch, plan_of: Callable[[], SteerPlan], output: OutputOptio
 
 
 def _edited_weights(plan: SteerPlan, stopwatch: Stopwatch, *, factored: bool) -> Iterator[EditedTensor]:
-    """The stream of edits; torch is imported when it is first asked for, beside the copying and the first reading."""
+    """Yield the edits; torch is imported at the first request, in parallel with the copies and the first reads."""
     with prefetch(stored_layers(plan, stopwatch), pace_of(plan).read) as layers:
         with stopwatch("start-up"):
             from qkedit.steering.engine.edited_weights import edited_weights
@@ -253,16 +253,16 @@ def write_output(
 
     Args:
         checkpoint: the base.
-        writer: of the tensors that `edits` brings.
-        edits: the stream; see `edited_weights`.
-        ahead: how many edited tensors may wait to be written.
-        manifest_of: makes the manifest of what was written, without what is generated afterwards.
-        output: where and how to write.
-        sources: directories and files that are read, which no output may replace.
-        stopwatch, progress: told of every stage.
+        writer: the writer of the tensors in `edits`.
+        edits: the stream of edits; see `edited_weights`.
+        ahead: the number of edited tensors that may wait to be written.
+        manifest_of: makes the manifest of the written tensors, without the files that are generated afterwards.
+        output: the options of the output.
+        sources: the directories and files that are read, which no output may replace.
+        stopwatch, progress: called at every stage.
 
     Raises:
-        QkeditError: nothing was put in place.
+        QkeditError: the output was not put in place.
     """
     started, planned = time.perf_counter(), writer.planned
     refuse_base_files(checkpoint, {entry.shard for entry in planned.values()}, output)
@@ -286,7 +286,7 @@ def write_output(
             write_file(staged.path / name, content)
         with stopwatch("verification"):
             verification = _verified(staged.path, manifest, checkpoint, output, progress) if output.verify else None
-        for files in sources:  # nothing is read after this
+        for files in sources:  # no file is read after this
             files.check_unchanged()
         with explained("measure the output", staged.path):
             in_output = sum(path.stat().st_size for path in staged.path.rglob("*") if path.is_file())
@@ -317,6 +317,6 @@ def _verified(
 
 
 def _directories(*sources: CheckpointFiles) -> list[Path]:
-    """The directories that are read from and the files that their links lead to: no output may replace any of them."""
+    """Return the directories that are read and the targets of their links: no output may replace any of them."""
     local = [files for files in sources if isinstance(files, LocalFiles)]
     return [files.directory for files in local] + [files.local_path(file) for files in local for file in files.sizes()]

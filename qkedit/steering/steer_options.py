@@ -1,4 +1,4 @@
-"""Everything a user can ask of `steer`: what to edit, and how to write it."""
+"""The options of `steer`: the heads to edit, the modes to suppress, and the form of the output."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class SteerOptions:
     Attributes:
         layers: see `qkedit.selection` for the grammar.
         heads: likewise; the same query heads in every layer.
-        suppression: what to suppress.
-        compute_dtype: arithmetic of the write-back; the small cores are float64 in any case.
+        suppression: the modes to suppress, and by how much.
+        compute_dtype: the arithmetic of the write-back; the small cores are always float64.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        allow_text_only: edit a checkpoint without vision too.
+        allow_text_only: also accept a checkpoint without vision.
     """
 
     layers: str = "mid"
@@ -36,7 +36,7 @@ class SteerOptions:
     allow_text_only: bool = False
 
     def __post_init__(self) -> None:
-        """Check what can be checked without a model."""
+        """Check the options as far as possible without a model."""
         for name in ("layers", "heads"):
             if not isinstance(getattr(self, name), str):
                 raise UsageError(f"{getattr(self, name)!r} is not text", where=name, remedy="give it as '3,5,8-12'")
@@ -46,7 +46,7 @@ class SteerOptions:
             )
 
     def recorded(self) -> RecordedOptions:
-        """Return the options as the manifest keeps them: all that decides the output's bytes."""
+        """Return the options as the manifest records them: all that determine the output's bytes."""
         suppression = asdict(self.suppression) | {
             "channel": EditedChannel(self.suppression.channel),
             "control": EditControl(self.suppression.control),
@@ -65,17 +65,17 @@ class OutputOptions:
     """The options of an output.
 
     Attributes:
-        out: the directory that shall appear.
+        out: the directory to write.
         layout: `full` for a complete checkpoint, `delta` for the edited tensors alone, `lora` for their change as an
             adapter.
-        link: how unchanged shards come into a full output.
+        link: the way to take over unchanged shards into a full output.
         overwrite: replace an earlier output, if nothing else lies in it.
         fsync: wait until the disk holds the output.
         verify: read the finished output back and compare all of it with the base before it appears.
-        force: replace the directory that stands there, whatever it holds.
-        follow_links: take in files that links of the base lead to, wherever they are.
-        rank: of an adapter, at most, per layer; None for that of the edit.
-        keep_original: keep the original bytes of the edited tensors beside a full output.
+        force: replace the directory at `out`, whatever it holds.
+        follow_links: copy the targets of the base's links, wherever they are.
+        rank: the largest rank of an adapter per layer; None for that of the edit.
+        keep_original: keep the original bytes of the edited tensors next to a full output.
     """
 
     out: Path
@@ -99,13 +99,13 @@ class OutputOptions:
             raise UsageError(f"{self.rank} is less than 1", where="rank", remedy="take a whole number from 1 on")
         if self.keep_original and self.layout != "full":
             raise UsageError(
-                "a full checkpoint alone is reverted, so nothing is kept beside another output",
+                "only a full checkpoint can be reverted, so other outputs keep no original bytes",
                 where="keep-original",
                 remedy="take --layout full, or leave it out",
             )
         if self.link not in {mode.value for mode in LinkMode}:
             raise UsageError(
-                f"there is no way {self.link!r} to link",
+                f"{self.link!r} is not a way to link",
                 where="link",
                 remedy="take auto, copy, reflink, hard or symlink",
             )

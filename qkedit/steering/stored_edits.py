@@ -1,4 +1,4 @@
-"""The stream of edits that an output holds: of an adapter merged into its base, of others with their factors."""
+"""Read the stream of edits that an output holds: merged from an adapter, or with factors from other layouts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def factored_edits(
 
 
 def layers_of(manifest: Manifest, base: Checkpoint) -> dict[str, AttentionLayer]:
-    """Return the layers that were edited, by the name of their query tensor.
+    """Return the edited layers, by the name of their query tensor.
 
     Raises:
         CheckpointError: the manifest cannot be that of an edit of this base.
@@ -64,7 +64,7 @@ def _pairs(
     layers: Mapping[str, AttentionLayer],
     stopwatch: Stopwatch,
 ) -> Iterator[tuple[Tensor, EditedTensor]]:
-    """Each tensor of the base and what became of it."""
+    """Yield each tensor of the base with its edited counterpart."""
     with stopwatch("start-up"):
         from qkedit.steering.engine.layer_weights import read_tensor, sha256
 
@@ -85,13 +85,13 @@ def _pairs(
 def merged_edits(
     files: CheckpointFiles, manifest: Manifest, base: Checkpoint, stopwatch: Stopwatch
 ) -> Iterator[EditedTensor]:
-    """Yield each tensor of the base with an adapter's factors added to it; all that is read is checked.
+    """Yield each tensor of the base with an adapter's factors added to it; every tensor is checked when it is read.
 
     Args:
-        files: of the adapter.
-        manifest: of the adapter.
+        files: the adapter's files.
+        manifest: the adapter's manifest.
         base: the model that was edited.
-        stopwatch: told of reading and mathematics.
+        stopwatch: measures reading and mathematics.
 
     Raises:
         CheckpointError: the base is not the model that was edited, or the adapter is damaged.
@@ -119,7 +119,7 @@ def merged_edits(
 
 
 def _original(base: Checkpoint, record: EditRecord) -> Tensor:
-    """Read a tensor of the base. Raises CheckpointError where it is not the one that was edited."""
+    """Read a tensor of the base. Raises CheckpointError if it is not the one that was edited."""
     from qkedit.steering.engine.layer_weights import read_tensor, sha256
 
     tensor = read_tensor(base.files, record.tensor)
@@ -133,7 +133,7 @@ def _original(base: Checkpoint, record: EditRecord) -> Tensor:
 
 
 def read_factor(files: CheckpointFiles, entries: Mapping[str, TensorEntry], name: str, expected: str) -> Tensor:
-    """Read a factor of an adapter. Raises CheckpointError where it is missing or damaged."""
+    """Read a factor of an adapter. Raises CheckpointError if it is missing or damaged."""
     from qkedit.steering.engine.layer_weights import read_tensor, sha256
 
     entry = entries.get(name)

@@ -22,7 +22,7 @@ from qkedit.steering.manifest import DELTA_FILE, MANIFEST_FILE, is_adapter, read
 from qkedit.steering.outputs.names import CARD_FILE, name_in_output
 from qkedit.steering.sources.fitting import OTHER_CHANGES, known_query_layers, misfits, unlisted_rows
 
-# How a mismatch of the base begins, as opposed to one of the output.
+# The prefix of a mismatch of the base, as opposed to one of the output.
 _OF_BASE = "base: "
 
 
@@ -30,7 +30,7 @@ _OF_BASE = "base: "
 class Verification:
     """The result of a verification; `mismatches` is empty if everything matches.
 
-    `compared_with_base` is None where no base was at hand: everything but the planned tensors was then not compared.
+    `compared_with_base` is None without a base: then only the planned tensors were compared.
     """
 
     directory: str
@@ -47,13 +47,13 @@ class Verification:
 
     @property
     def remedy(self) -> str:
-        """Return the remedy for the mismatches: a base that was not edited cannot verify an output."""
+        """Return the remedy for the mismatches: another model than the edited base cannot verify an output."""
         if any(mismatch.startswith(_OF_BASE) for mismatch in self.mismatches):
             return "name the base that was edited (--base, and --revision on the hub) and verify again"
         return "write the output again and do not ship this one"
 
     def sentence(self) -> str:
-        """Return what was compared, as text for the command line."""
+        """Return a sentence for the command line about what was compared."""
         if self.compared_with_base is None:
             compared = "structure sound; the rest was not compared"
         elif self.layout != "full":
@@ -67,7 +67,7 @@ class Verification:
 
 
 def mismatched(result: Verification, where: Path, remedy: str) -> VerificationError:
-    """Return the error that names what did not hold."""
+    """Return the error that names the mismatches."""
     names = ", ".join(result.mismatches[:3]) + (", …" if len(result.mismatches) > 3 else "")
     return VerificationError(
         f"{counted(len(result.mismatches), 'mismatch', 'mismatches')}: {names}",
@@ -84,16 +84,16 @@ def verify(
     revision: str | None = None,
     on_bytes: Callable[[int], None] = lambda length: None,
 ) -> Verification:
-    """Check that a directory is what its manifest says and, but for the planned tensors, what its base is.
+    """Check a directory against its manifest and, except for the planned tensors, against its base.
 
     Args:
         directory: an output of `steer`, `apply` or `export`, in any layout.
-        base: the model it was made from; a hub base is found by the manifest's id and revision.
-        revision: of a hub base given with `base`.
-        on_bytes: told how many bytes were read.
+        base: the model it was made from; by default the hub base that the manifest records.
+        revision: the branch, tag or commit of a hub base given with `base`.
+        on_bytes: called with the number of bytes read.
 
     Raises:
-        CheckpointError: the directory carries no manifest, or the base is no sound checkpoint.
+        CheckpointError: the directory has no manifest, or the base is not a sound checkpoint.
     """
     path = Path(directory)
     manifest = read_manifest(path)
@@ -108,16 +108,16 @@ def compare_with_base(
 
     Args:
         directory: an output in any layout.
-        manifest: of the edit.
-        base: the model it was made from; without it, the edited tensors alone are checked.
-        on_bytes: told how many bytes were read.
+        manifest: the edit's manifest.
+        base: the model it was made from; without it, only the edited tensors are checked.
+        on_bytes: called with the number of bytes read.
     """
     planned = {tensor.name: tensor for tensor in manifest.tensors}
     mismatches: list[str] = []
     layers: dict[str, AttentionLayer] | None = None
     if base is not None:
         mismatches += _wrong_hashes(base.files, base.tensors, planned, "sha256_before", on_bytes)
-        if not mismatches:  # else it is not the base, and says nothing of the edit
+        if not mismatches:  # else it is another model, which proves nothing about the edit
             layers = known_query_layers(base)
             mismatches += misfits(manifest, layers) if layers is not None else ()
     files = LocalFiles(directory)
@@ -241,7 +241,7 @@ def _different_tensors(
 
 
 def _different_headers(edited: Checkpoint, base: Checkpoint) -> Iterable[str]:
-    """A tensor may have all its bytes and yet stand elsewhere than the base's; the index is then of no use."""
+    """Yield differences of headers: a tensor may have its bytes at another place than in the base."""
     for file in sorted(set(edited.shards) | set(base.shards)):
         ours, theirs = edited.shards.get(file), base.shards.get(file)
         if ours is None or theirs is None:
@@ -251,9 +251,9 @@ def _different_headers(edited: Checkpoint, base: Checkpoint) -> Iterable[str]:
 
 
 def _names_in_output(base: Checkpoint) -> dict[str, str]:
-    """Every file but the shards that an output takes over as it is, and its name there."""
-    # Which plug-ins a model is run with may change at any time, and changes no weights.
-    # Hidden files (`.gitattributes`) are those of tools, and differ after an upload.
+    """Return every file except shards that an output takes over unchanged, with its name there."""
+    # The plug-ins of a model may change at any time, and change no weights.
+    # Hidden files (`.gitattributes`) belong to tools, and differ after an upload.
     compared = [file for file in base.side_files if file != PLUGINS_FILE and not is_hidden_file(file)]
     names = {file: name_in_output(base, file) for file in compared}
     if base.index:
@@ -278,7 +278,7 @@ def _different_files(
             pieces(edited.files, name, 0, size, piece), pieces(base.files, file, 0, size, piece), on_bytes
         ):
             yield f"{name}: differs from the base"
-    # A module that the config names, or weights in a format that an engine prefers, would be loaded from here.
+    # A Python module that the config names, or weights in a format that an engine prefers, would be loaded from here.
     unknown = {*edited.side_files, *edited.left_out} - {
         *names.values(),
         *generated,

@@ -39,7 +39,7 @@ def check_error(error: QkeditError) -> None:
 
 
 def is_sentence(text: str) -> bool:
-    """Whether a message ends as one sentence does; a guess (`did you mean`) ends as a question."""
+    """Return whether a message ends as one sentence does; a guess (`did you mean`) ends as a question."""
     return (text.endswith(".") and not text.endswith("..")) or (text.endswith("?") and "did you mean " in text)
 
 

@@ -97,7 +97,7 @@ def test_it_is_edited_as_the_dense_product_says(base: Path, records: Path, tmp_p
     qkedit.steer(base, out=delta, layers=1, k=K, layout="delta", architectures=records)
     handed_on = run("apply", delta, "--base", base, "--out", applied)
     assert handed_on.code == 0
-    assert handed_on.stderr.count("could not be checked") == 1
+    assert handed_on.stderr.count("could not check") == 1
     assert (applied / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
     assert run("diff", base, out).code in (0, 3)
 

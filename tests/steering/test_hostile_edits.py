@@ -108,16 +108,16 @@ def test_a_head_that_is_not_listed_is_refused(edit: Path, base: Path, ways: Ways
         return value
 
     rewritten(edit, DELTA, last_head)
-    refused(edit, base, ways, "beside the heads that the manifest lists")
+    refused(edit, base, ways, "outside the heads that the manifest lists")
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda tensor, head: tensor.update(layer=0), "of layer 1, not of 0"),
-        (lambda tensor, head: head.update(head=4), "the base has 4 query heads"),
+        (lambda tensor, head: head.update(head=4), "the layer has 4 query heads in the base"),
         (lambda tensor, head: head.update(key_head=1), "reads key head 0, not 1"),
-        (lambda tensor, head: head.update(suppressed=[1.0] * 9), "lists 9 modes, and a head there has 8 at most"),
+        (lambda tensor, head: head.update(suppressed=[1.0] * 9), "lists 9 modes, and a head of the layer has 8"),
     ],
 )
 def test_what_the_base_cannot_have_is_refused(
@@ -135,7 +135,7 @@ def test_verify_looks_beside_the_listed_heads(base: Path, tmp_path: Path, layout
         tmp_path / "out", lambda manifest: manifest["tensors"][0].update(heads=manifest["tensors"][0]["heads"][1:2])
     )
     (mismatch,) = verify(tmp_path / "out", base=str(base)).mismatches
-    assert mismatch == f"{query_name(1)}: differs from the base beside the heads that the manifest lists"
+    assert mismatch == f"{query_name(1)}: differs from the base outside the heads that the manifest lists"
 
 
 def test_edits_of_a_loaded_model_are_looked_at_alike(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_edits_of_a_loaded_model_are_looked_at_alike(tmp_path: Path) -> None:
         return value
 
     rewritten(tmp_path / "edit", DELTA, other_head)
-    with pytest.raises(QkeditError, match="beside the heads"):
+    with pytest.raises(QkeditError, match="outside the heads"):
         qkedit.edit(loaded.model, tmp_path / "edit")
     twice = stored[key] * 2
     save_file({key: twice}, tmp_path / "edit" / DELTA)
@@ -225,12 +225,12 @@ def test_factors_that_change_other_rows_are_refused(adapter: Path, base: Path) -
 
     rewritten(adapter, "adapter_model.safetensors", last_row)
     for strength in (0.5, 1):
-        with pytest.raises(CheckpointError, match="rows beside the heads"):
+        with pytest.raises(CheckpointError, match="rows outside the heads"):
             interpolate_edit(
                 adapter, strength, base=str(base), output=OutputOptions(adapter.parent / "out", fsync=False)
             )
     (mismatch,) = verify(adapter, base=str(base)).mismatches
-    assert "rows beside the heads" in mismatch
+    assert "rows outside the heads" in mismatch
     rewritten(adapter, "adapter_model.safetensors", lambda name, value: value[:1] if "lora_A" in name else value)
     assert any("shape differs" in mismatch for mismatch in verify(adapter).mismatches)
 

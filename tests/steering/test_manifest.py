@@ -291,7 +291,7 @@ def test_a_wrong_value_is_named_by_its_key(content: bytes, sentence: str) -> Non
 def test_a_base_with_a_broken_manifest_is_refused_before_anything_is_written(base: Path, tmp_path: Path) -> None:
     source = shutil.copytree(base, tmp_path / "source")
     (source / "qkedit.json").write_text("{}")
-    complaint = r"source/qkedit.json: is not a manifest \(.+\); update qkedit, or remove or rename it"
+    complaint = r"source/qkedit.json: is not a manifest \(.+\); update qkedit; or, if another program wrote it"
     with pytest.raises(CheckpointError, match=complaint):
         steer(source, out=tmp_path / "edited", layers="0", fsync=False)
     plan = plan_for(str(source), SteerOptions("0"))

@@ -66,7 +66,7 @@ class TextConfig:
         return tuple(fitting)
 
     def shares_keys(self, index: int, layer_count: int) -> bool:
-        """Whether the layer reads the keys of an earlier one."""
+        """Return whether the layer reads the keys of an earlier one."""
         name = self.decoder.shared_keys
         if name is None or not self.values.get(name):
             return False

@@ -110,7 +110,7 @@ class Benchmark(ABC):
         return self.metrics
 
     def takes_shown_images(self, split: str | None) -> bool:
-        """Whether only questions about existing images are asked, where the ground truth covers many more."""
+        """Return whether only questions about existing images are asked, where the ground truth covers many more."""
         return False
 
     @property

@@ -280,7 +280,7 @@ def _sums(groups: Sequence[Sequence[Item]], metric: Metric) -> Array:
 
 
 def _is_share(sums: Array, metric: Metric) -> bool:
-    """Whether the metric is a ratio to which each group adds nothing, a failure or a success."""
+    """Return whether the metric is a ratio to which each group adds nothing, a failure or a success."""
     is_ratio = metric.value is sum_of_ratios and sums.shape[1] == 2
     return is_ratio and bool(np.isin(sums, (0, 1)).all() and (sums[:, 0] <= sums[:, 1]).all())
 

@@ -20,14 +20,14 @@ def factors_between(
 ) -> FactoredEdit:
     """Return the factors of the difference of a query tensor, of the ranks that the edit had.
 
-    Rounding to the storage dtype spreads over all directions of a head. What it put beside those of the edit is the
-    error; without it, as far as float64 can tell, the factors are exactly the difference.
+    Rounding to the storage dtype spreads over all directions of a head. Its part outside the edit's directions is the
+    error; within them, the factors are exactly the difference, as far as float64 can tell.
 
     Args:
         before, after: the tensor without the edit and with it.
-        record: which heads were edited, and how many modes of each.
-        query: where they stand.
-        channel: an antisymmetric mode is a plane, and changes a head by two directions.
+        record: the heads that were edited, with the number of modes of each.
+        query: the rows of the query heads.
+        channel: of the edit; an antisymmetric mode is a plane, and changes a head by two directions.
     """
     directions = 2 if channel is EditedChannel.ANTISYMMETRIC else 1
     edited = [head for head in record.heads if head.suppressed]
@@ -51,15 +51,15 @@ def merged(
 
     Args:
         before: the tensor without the edit.
-        left, right: LoRA's B and A; B has the rows of the tensor, or those of the query heads one after another.
-        query: where the heads stand.
-        record: which of them were edited.
+        left, right: LoRA's B and A. B has the rows of the tensor, or the rows of the query heads one after another.
+        query: the rows of the query heads.
+        record: the heads that were edited.
 
     Returns:
-        The tensor with the edit, and by how much each head of the record moved: `‖W_q' − W_q‖ / ‖W_q‖`.
+        The tensor with the edit, and the change of each head of the record: `‖W_q' − W_q‖ / ‖W_q‖`.
 
     Raises:
-        CheckpointError: the factors or the heads do not fit the tensor.
+        CheckpointError: the factors or the heads do not match the tensor.
     """
     after, moved, size = before.clone(), [], query.head_size
     if max(head.head for head in record.heads) >= len(query.starts):
@@ -67,16 +67,16 @@ def merged(
     fitting = (len(before), len(query.starts) * size)
     if len(left) not in fitting or left.shape[1] != right.shape[0] or right.shape[1] != before.shape[1]:
         raise _not_of_the_base("factors that do not fit the shape of the query weights")
-    # A class that takes a fused tensor apart has the queries alone; see `QueryModule`.
+    # A model class that splits a fused tensor has the queries alone; see `QueryModule`.
     own_starts = query.starts if len(left) == len(before) else range(0, len(query.starts) * size, size)
     edited = torch.zeros(len(left), dtype=torch.bool)
     for head in record.heads:
         if head.suppressed:
             edited[own_starts[head.head] : own_starts[head.head] + size] = True
-    # An engine adds the whole product, whatever the manifest says.
+    # An inference engine adds the whole product, whatever the manifest says.
     if bool(left[~edited].any()):
         raise CheckpointError(
-            "the adapter changes rows beside the heads that the manifest lists",
+            "the adapter changes rows outside the heads that the manifest lists",
             where=f"tensor {record.tensor.name if isinstance(record, EditRecord) else record.name}",
             remedy="make or fetch the adapter again",
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from qkedit.strict_text import json_text, parse_json
 
-# The prefix that both put before a module's path.
+# PEFT and vLLM both put this prefix before a module's path.
 _PREFIX = "base_model.model."
 # Without these, PEFT uses its own defaults.
 _NEEDED = ("peft_type", "r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern")
@@ -34,13 +34,13 @@ def config_fields(model: str, revision: str | None, ranks: Mapping[str, int]) ->
     """Return the content of `adapter_config.json`.
 
     The scaling `lora_alpha / r` is 1 in every layer, so that `B A` is the change itself. A layer of a smaller rank
-    stands in `rank_pattern` and `alpha_pattern`. vLLM reads neither: it takes the rank from the tensors, and the
+    is listed in `rank_pattern` and `alpha_pattern`. vLLM reads neither: it takes the rank from the tensors, and the
     scaling from `r` and `lora_alpha`, which is 1 as well.
 
     Args:
-        model: the base: a hub id, `demo`, or the name alone of a directory.
-        revision: of a base on the hub.
-        ranks: of each module, by its path.
+        model: the base: a hub id, `demo`, or the name of a directory without its path.
+        revision: the commit of a base on the hub.
+        ranks: the rank of each module, by its path.
     """
     rank = max(ranks.values())
     smaller = {module: own for module, own in ranks.items() if own < rank}
@@ -68,16 +68,16 @@ def config_fields(model: str, revision: str | None, ranks: Mapping[str, int]) ->
 
 
 def strange_settings(content: bytes, expected: Mapping[str, Any]) -> list[str]:
-    """Return the settings of an adapter's config by which PEFT would add another change than `B A`.
+    """Return the settings of an adapter's config that would make PEFT add another change than `B A`.
 
-    A setting that is not there, or that a later PEFT wrote and that is off, changes nothing.
+    A missing setting changes nothing, nor does one of a later PEFT that is off.
 
     Args:
-        content: of `adapter_config.json`.
-        expected: what it should hold; see `config_fields`.
+        content: the bytes of `adapter_config.json`.
+        expected: the fields that it should hold; see `config_fields`.
 
     Raises:
-        ValueError: it is not JSON, or not an object.
+        ValueError: the content is not JSON, or not an object.
     """
     found = parse_json(content)
     if not isinstance(found, dict):
@@ -88,7 +88,7 @@ def strange_settings(content: bytes, expected: Mapping[str, Any]) -> list[str]:
         if isinstance(value, list) and isinstance(wanted, list):
             value, wanted = sorted(map(str, value)), sorted(wanted)
         optional = name not in _NEEDED and (name not in found or not (value or wanted))
-        # 1 is true in Python, and in no config.
+        # 1 equals True in Python, but not in a config.
         if (value != wanted or type(value) is not type(wanted)) and not optional:
             strange.append(name)
     return strange

@@ -17,12 +17,12 @@ from qkedit.steering.engine.reading import sha256_of, tensors_of
 
 
 def adapter_mismatches(files: CheckpointFiles, manifest: Manifest, on_bytes: Callable[[int], None]) -> Iterator[str]:
-    """Yield what does not hold of an adapter's factors and of its config, which says how they are added.
+    """Yield the mismatches of an adapter's factors and of its config, which controls how they are added.
 
     Args:
-        files: of the adapter.
-        manifest: of the adapter.
-        on_bytes: told how many bytes were read.
+        files: the adapter's files.
+        manifest: the adapter's manifest.
+        on_bytes: called with the number of bytes read.
     """
     try:
         entries = tensors_of(files, ADAPTER_FILE)
@@ -48,7 +48,7 @@ def adapter_mismatches(files: CheckpointFiles, manifest: Manifest, on_bytes: Cal
 
 
 def _fits(entry: TensorEntry, shape: tuple[int | None, int | None]) -> bool:
-    """Whether a factor is of the dtype that is written and of a shape, None for any size."""
+    """Return whether a factor has the dtype that qkedit writes, and this shape; None stands for any size."""
     return (
         entry.dtype == "F32"
         and len(entry.shape) == len(shape)
@@ -77,13 +77,13 @@ def _config_mismatches(files: CheckpointFiles, manifest: Manifest) -> Iterator[s
 def rows_beside_heads(
     files: CheckpointFiles, manifest: Manifest, base: Checkpoint, layers: Mapping[str, AttentionLayer]
 ) -> Iterator[str]:
-    """Yield what an engine would add to the base beside the change of the heads that the manifest lists.
+    """Yield the rows that an inference engine would change outside the heads that the manifest lists.
 
     Args:
-        files: of the adapter, whose factors were compared with the manifest.
-        manifest: of the adapter.
+        files: the adapter's files; the factors were compared with the manifest before.
+        manifest: the adapter's manifest.
         base: the model that was edited.
-        layers: of the base, by the name of their query tensor.
+        layers: the layers of the base, by the name of their query tensor.
     """
     from qkedit.steering.engine.layer_weights import read_tensor
     from qkedit.steering.sources.adapter_edit import adapter_edit

@@ -25,13 +25,13 @@ class ModelDifference(Sequence[TensorDifference]):
     """The differences of two models or edits; as a sequence, the differing tensors.
 
     Attributes:
-        first: A, as it was named.
+        first: A, as the user named it.
         second: B.
-        base: what both are measured by; None where that is A.
-        compared: how many tensors were compared.
-        tensors: those that differ, by name.
-        layers: those whose query-key products differ, by index.
-        not_per_head: why there are no figures per head; None where there are.
+        base: the reference of both; None if A is the reference.
+        compared: the number of compared tensors.
+        tensors: the tensors that differ, by name.
+        layers: the layers whose query-key products differ, by index.
+        not_per_head: the reason for the lack of figures per head; None if there are figures.
     """
 
     first: str
@@ -49,7 +49,7 @@ class ModelDifference(Sequence[TensorDifference]):
     def __getitem__(self, place: slice) -> Sequence[TensorDifference]: ...
 
     def __getitem__(self, place: int | slice) -> TensorDifference | Sequence[TensorDifference]:
-        """Return one of the tensors that differ, or some."""
+        """Return one of the tensors that differ, or a slice of them."""
         return self.tensors[place]
 
     def __len__(self) -> int:
@@ -79,21 +79,21 @@ def difference_between(
 ) -> ModelDifference:
     """Compare two checkpoints, two edits of one base, or one with the other.
 
-    Of edits (deltas and adapters) only the tensors that make up query-key products are compared, since an edit changes
+    For edits (deltas and adapters), only the tensors of the query-key products are compared, since an edit changes
     nothing else.
 
     Args:
         first: A: a directory that qkedit wrote in any layout, another checkpoint, a hub id, an alias or `demo`.
         second: B, likewise.
-        base: what A and B were made from. Of an edit it is by default the other side if that is not edited, else the
-            recorded one; of two checkpoints there is none by default, and A takes its place.
-        revision: of a base on the hub.
-        on_bytes: told how many bytes were read.
+        base: the model that A and B were made from. By default, the base of an edit is the other side if that one is
+            not edited, else the recorded base. Two checkpoints have no base by default, and A is the reference.
+        revision: the branch, tag or commit of a base on the hub.
+        on_bytes: called with the number of bytes read.
 
     Raises:
         UsageError: the base of an edit is not known.
-        CheckpointError: one is not sound, or the base is not the one that an edit was made from.
-        UnsupportedForm: an edit's base is of a form that has no query-key product.
+        CheckpointError: a side is not sound, or the base is not the one that an edit was made from.
+        UnsupportedForm: the base of an edit has no query-key product.
     """
     if is_edit(first) or is_edit(second):
         one, other, reference = open_sides(first, second, base, revision)
@@ -117,7 +117,7 @@ def difference_between(
 def _layers_of_checkpoints(
     first: str, second: str, checkpoints: tuple[Checkpoint, Checkpoint], base: Checkpoint | None, differing: set[str]
 ) -> tuple[tuple[LayerDifference, ...], str | None]:
-    """Return the layers whose products differ, or why products cannot be compared."""
+    """Return the layers whose products differ, or the reason why products cannot be compared."""
     try:
         one, other = (Side(name, checkpoint) for name, checkpoint in zip((first, second), checkpoints, strict=True))
     except QkeditError as error:
@@ -141,7 +141,7 @@ def _layers_of_checkpoints(
 def _layers_of_edits(
     one: Side, other: Side, reference: Side
 ) -> Iterator[tuple[LayerDifference, list[TensorDifference]]]:
-    """Yield each layer that differs, with its tensors that do."""
+    """Yield each layer that differs, with its tensors that differ."""
     for index in sorted(reference.layers):
         for side in (one, other):
             if side.checkpoint is not reference.checkpoint:

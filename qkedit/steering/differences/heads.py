@@ -1,4 +1,4 @@
-"""The query-key products of one layer in two models, head by head, and measured by a base where there is one."""
+"""Compare the query-key products of one layer in two models, per head, relative to a base if there is one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from qkedit.steering.engine.layer_weights import LayerWeights
 from qkedit.steering.plan import PlannedLayer
 
 StoredLayer = tuple[AttentionLayer, Mapping[str, Tensor]]
-"""A layer of one model, and the tensors that its product is made of, by name."""
+"""A layer of one model, and the tensors of its product, by name."""
 
-# Edits are calculated in float32, in which sums over a head's rows lose some times what one rounding does.
+# Edits are calculated in float32, where a sum over a head's rows loses a few times as much as one rounding.
 _ARITHMETIC = 8
 
 
@@ -31,12 +31,13 @@ class HeadDifference:
         head: the query head.
         key_head: the key head that it reads.
         norm: `‖M_B − M_A‖` (Frobenius).
-        relative: the same over `‖M‖` of the base, or of A where no base is known.
-        rank: of `M_B − M_A`: how many singular values are above what rounding can give.
-        rank_a: dimensions of the subspace that A changes of the base's queries, beyond rounding; None without a base.
-        rank_b: likewise of B.
-        angles: principal angles between these two subspaces in degrees, ascending: 0 for a direction that both
-            change, 90 for one that the other leaves alone. As many as the smaller subspace has dimensions.
+        relative: `norm` over `‖M‖` of the base, or of A if no base is known.
+        rank: the rank of `M_B − M_A`: the number of singular values above the noise of rounding.
+        rank_a: the dimension of the subspace of the base's queries that A changes beyond rounding; None without a
+            base.
+        rank_b: likewise for B.
+        angles: the principal angles between these two subspaces in degrees, ascending: 0 for a direction that both
+            change, 90 for one that only one of them changes; one angle per dimension of the smaller subspace.
     """
 
     head: int
@@ -51,13 +52,13 @@ class HeadDifference:
 
 @dataclass(frozen=True)
 class LayerDifference:
-    """One layer: the heads whose weights differ in any bit.
+    """The difference of one layer: the heads whose weights differ in any bit.
 
     Attributes:
-        layer: its index.
+        layer: the index of the layer.
         keys_differ: whether keys, or norms that are folded into them, differ as well.
-        relative: `‖M_B − M_A‖` over `‖M‖` of the reference, over all heads of the layer; None without a meaning.
-        heads: one by one.
+        relative: `‖M_B − M_A‖` over `‖M‖` of the reference, over all heads of the layer; None if it has no meaning.
+        heads: the differences of these heads.
     """
 
     layer: int
@@ -70,9 +71,9 @@ def compared_layer(one: StoredLayer, other: StoredLayer, reference: StoredLayer 
     """Compare the products of one layer, the query heads of one key head at a time.
 
     Args:
-        one: of A.
-        other: of B, with as many heads of the same size.
-        reference: of the base, likewise; None where there is none.
+        one: the layer in A.
+        other: the layer in B, with the same number of heads and the same head size.
+        reference: the layer in the base, likewise; None without a base.
     """
     sides = [side for side in (one, other, reference) if side is not None]
     heads: list[HeadDifference] = []
@@ -93,7 +94,7 @@ def compared_layer(one: StoredLayer, other: StoredLayer, reference: StoredLayer 
 def _weights(planned: PlannedLayer, tensors: Mapping[str, Tensor]) -> HeadWeights:
     product = LayerWeights(planned, dict(tensors)).product(torch.device("cpu"))
     keys = product.key[product.key_head].double()
-    # Gains of norms scale rows, and so the rounding of what is in them.
+    # Gains of norms scale rows, and the rounding errors in them.
     stored = keys.to(tensors[planned.layer.key.tensor.name].dtype)
     return HeadWeights(product.query.double(), keys, _noise(product.query), _noise(stored))
 
@@ -108,7 +109,7 @@ def _noise(weights: Tensor) -> Tensor:
 def _heads(
     chosen: tuple[int, ...], key_head: int, weights: Sequence[HeadWeights]
 ) -> tuple[list[HeadDifference], float, float]:
-    """Return the differences in one key head's query heads, and the squares of the reference and of the change."""
+    """Return the differences of one key head's query heads, and the squared norms of reference and change."""
     one, other, reference = weights[0], weights[1], weights[2] if len(weights) > 2 else None
     if reference is not None:
         one, other = (_told_from(side, reference) for side in (one, other))
@@ -137,7 +138,7 @@ def _heads(
 
 
 def _told_from(side: HeadWeights, reference: HeadWeights) -> HeadWeights:
-    """Return a side whose heads that are the base's, to the bit, hold no rounding."""
+    """Return a side with zero rounding noise for the heads that equal the base's to the bit."""
     same_query = (side.query == reference.query).flatten(1).all(1)
     same_keys = (side.keys == reference.keys).flatten(1).all(1)
     return replace(
@@ -148,7 +149,7 @@ def _told_from(side: HeadWeights, reference: HeadWeights) -> HeadWeights:
 
 
 def _subspaces(side: HeadWeights, reference: HeadWeights) -> list[Tensor | None]:
-    """Return the directions that a side changes of each head's queries, `[D, r]`; None where they cannot be told."""
+    """Return the directions of each head's queries that a side changes, `[D, r]`; None where unknown."""
     change = side.query - reference.query
     known = change.flatten(1).isfinite().all(1)
     spaces = iter(row_spaces(change[known], side.query_noise[known]))

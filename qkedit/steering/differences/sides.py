@@ -1,4 +1,4 @@
-"""The two sides of a comparison: checkpoints, or edits together with their base."""
+"""Open the two sides of a comparison: checkpoints, or edits together with their base."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Side:
     """One model of a comparison.
 
     Attributes:
-        name: what the user calls it.
-        checkpoint: what is read: the model itself, or the base of the edit.
-        edit: what changes the checkpoint's tensors; None for the checkpoint as it is.
+        name: the user's name for the model.
+        checkpoint: the checkpoint that is read: the model itself, or the base of the edit.
+        edit: the edit that is applied to the checkpoint's tensors; None for the unchanged checkpoint.
         layers: every attention layer by its index.
     """
 
@@ -48,14 +48,14 @@ class Side:
         object.__setattr__(self, "layers", {layer.index: layer for layer in stack.layers})
 
     def changes(self, layer: int) -> bool:
-        """Whether the edit changes a layer of the checkpoint."""
+        """Return whether the edit changes a layer of the checkpoint."""
         return self._record(layer) is not None
 
     def tensors(self, layer: int) -> dict[str, Tensor]:
-        """Read what the product of a layer is made of, by name.
+        """Read the tensors of a layer's product, by name.
 
         Raises:
-            CheckpointError: bytes cannot be read, the edit is damaged, or the base is not the edit's.
+            CheckpointError: bytes cannot be read, the edit is damaged, or the base is not the edit's base.
         """
         from qkedit.steering.engine.layer_weights import read_tensor
 
@@ -75,23 +75,23 @@ class Side:
 
 
 def is_edit(place: str) -> bool:
-    """Whether a name is that of a directory with an edit alone: a delta or an adapter."""
+    """Return whether a name is that of a directory that holds an edit alone: a delta or an adapter."""
     directory = Path(place).expanduser()
     return (directory / MANIFEST_FILE).is_file() and not (directory / CONFIG_FILE).exists()
 
 
 def open_sides(first: str, second: str, base: str | None, revision: str | None) -> tuple[Side, Side, Side]:
-    """Open two sides, at least one of which is an edit, and the base of both.
+    """Open two sides, of which at least one is an edit, and the base of both.
 
     Args:
         first: a directory of any layout, a hub id, an alias or `demo`.
         second: likewise.
-        base: what the edits were made from; by default the other side if no edit was made of it, else the recorded
-            one.
-        revision: of a base on the hub.
+        base: the model that the edits were made from; by default the other side if it is not edited, else the
+            recorded base.
+        revision: the branch, tag or commit of a base on the hub.
 
     Raises:
-        UsageError: nobody says which model is the base.
+        UsageError: the base is not known.
         CheckpointError: a side is damaged, or the base is not the one that an edit was made from.
     """
     edits = {place: open_edit(place) for place in (first, second) if is_edit(place)}
@@ -123,7 +123,7 @@ def _base(
 
 
 def same_shape(one: AttentionLayer, other: AttentionLayer) -> bool:
-    """Whether two layers have as many heads of the same size over the same residual stream."""
+    """Return whether two layers have the same number and size of heads, and the same width of the residual stream."""
     return _shape(one) == _shape(other)
 
 
@@ -132,7 +132,7 @@ def _shape(layer: AttentionLayer) -> tuple[int, int, int, int]:
 
 
 def refuse_other_shape(one: Side, other: Side, layer: int) -> None:
-    """Raise CheckpointError where a layer has another shape in the base than in a model that was made from it."""
+    """Raise CheckpointError if a layer has another shape in the base than in a model that was made from it."""
     if layer not in one.layers or not same_shape(one.layers[layer], other.layers[layer]):
         raise CheckpointError(
             f"layer {layer} has another shape than in {other.name}", where=one.name, remedy="name the base of both"

@@ -16,7 +16,7 @@ def choose_device(name: str) -> torch.device:
 
     `auto` is the CPU where torch sees no accelerator, and else what accelerate picks.
 
-    Of several processes on one machine each takes a GPU of its own, as long as there are enough.
+    Several processes on one machine each take a different GPU, as long as there are enough.
 
     Raises:
         UsageError: there is no such device on this machine.
@@ -53,7 +53,7 @@ def choose_devices(name: str) -> tuple[torch.device, ...]:
     """Return the devices that share the layers of one process: by default every GPU that it sees.
 
     Args:
-        name: as for `choose_device`; `cuda` and an `auto` that is one mean all GPUs, `cuda:N` means that one.
+        name: as for `choose_device`; `cuda` means all GPUs, as does `auto` if it finds one; `cuda:N` means that one.
 
     Raises:
         UsageError: there is no such device on this machine.
@@ -67,13 +67,13 @@ def choose_devices(name: str) -> tuple[torch.device, ...]:
 
 
 def recorded_device(name: str) -> str:
-    """Return the device as the manifest names it: which of several equal GPUs edited a layer changes no byte."""
+    """Return the device as the manifest names it, without a GPU's number: equal GPUs give equal bytes."""
     device = choose_device(name)
     return str(device) if name == str(device) else device.type
 
 
 def _device_of(local_rank: int, name: str) -> str:
-    """The device of one of several processes; accelerate, asked for it, would wait for all of them."""
+    """Return the device of one of several processes; accelerate would wait for all of them before it answers."""
     import torch
 
     if name == "auto":

@@ -1,6 +1,6 @@
 """The item in the stream of edits: one query tensor, its record, and its change in factors.
 
-Free of torch, so that writers can be imported while torch is.
+This module does not import torch, so that writers can be imported while torch is being imported.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class FactoredEdit:
     """The change of one query tensor in factors.
 
     Attributes:
-        heads: the change of each head that was edited, by its number.
-        error: `‖Δ − BA‖ / ‖Δ‖` (Frobenius) of the factors `BA` against the change Δ they stand for; 0 where they are
-            the change itself.
+        heads: the change of each edited head, by its number.
+        error: `‖Δ − BA‖ / ‖Δ‖` (Frobenius), of the factors `BA` against the change Δ that they represent; 0 where they
+            equal the change.
     """
 
     heads: Mapping[int, LowRankChange]
@@ -36,10 +36,10 @@ class EditedTensor:
     """One edited query tensor.
 
     Attributes:
-        name: on the disk.
+        name: the tensor's name on the disk.
         tensor: the whole tensor after the edit, on the CPU in its storage dtype.
-        record: what happened to each chosen head.
-        factored: the change before any rounding; None where nobody asked for it.
+        record: the edit of each chosen head.
+        factored: the change before any rounding; None unless it was requested.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """The stream of edited tensors that every kind of output consumes: directories, deltas, models in memory.
 
-Layer by layer, as the bytes come in: the product of the chosen heads is edited, and the whole query tensor is handed
-on with a record of what happened to each head.
+Layers are edited one after another as their bytes arrive: the product of the chosen heads is edited, and the whole
+query tensor is passed on with a record of each head's edit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from qkedit.steering.engine.workers import Workers, workers
 from qkedit.steering.plan import PlannedLayer, SteerPlan, unmatched_control
 from qkedit.stopwatch import Stopwatch
 
-# How far the change that rounding leaves may be from the one asked for, as a share of that.
+# The largest accepted difference between the rounded change and the requested one, as a share of the latter.
 _LARGEST_LOSS = 0.5
 
 
@@ -53,19 +53,19 @@ def edited_weights(
 ) -> Iterator[EditedTensor]:
     """Yield every planned tensor as it is after the edit, in the order of the layers.
 
-    Rows of heads that were not chosen are bit-equal. The tensor is what `layers` gave, edited in place: the first
-    touch of a copy's memory would take longer than the reading did.
+    Rows of heads that were not chosen are bit-equal. The tensor from `layers` is edited in place: the first touch of a
+    copy's memory would take longer than the reading did.
 
     Args:
-        layers: what `stored_layers` reads of the plan; the bytes are changed.
+        layers: the layers of the plan as `stored_layers` reads them; their bytes are changed.
         plan: what to edit.
-        device: where the mathematics runs; of several GPUs each takes a layer in turn, and holds one at a time.
+        device: the device of the mathematics; several GPUs take layers in turn, and each holds one at a time.
         stopwatch: collects the seconds of the mathematics.
-        factored: hand on each change in factors, too; they are made from the weights before the edit.
+        factored: also pass on each change in factors, calculated from the weights before the edit.
 
     Raises:
         CheckpointError: a weight holds NaN or infinity, or its bytes cannot be read.
-        UsageError: a head has too few modes for the control that was asked for.
+        UsageError: a head has too few modes for the requested control.
     """
     stopwatch = stopwatch or Stopwatch()
 
@@ -87,7 +87,7 @@ def edited_weights(
 
     devices = [device] if isinstance(device, torch.device) else device
     turns = cycle(devices)
-    # With this many begun at once, the next device in turn is the one that has just ended.
+    # With this many edits begun at once, the next device in turn is the one that has just finished.
     ahead = pace_of(plan).begun if len(devices) == 1 else len(devices) - 1
     with workers(*devices) as pool:
         for edited in pool.stream(begin, layers, ahead):
@@ -98,14 +98,14 @@ def edited_weights(
 def begin_edit(
     weights: LayerWeights, plan: SteerPlan, device: torch.device, pool: Workers, *, factored: bool = False
 ) -> Callable[[], list[_EditedHeads]]:
-    """Begin all the mathematics of one layer, which edits `weights.query` in place, and nothing else.
+    """Begin the whole mathematics of one layer, which edits `weights.query` in place and changes nothing else.
 
     Returns:
-        What waits for the end, and returns what happened to the chosen heads, in groups.
+        A function that waits for the end, and returns the edits of the chosen heads, in groups.
 
     Raises:
-        CheckpointError: a weight holds NaN or infinity, or would have to after the edit; now or when it is waited for.
-            Some of the heads may have been edited by then.
+        CheckpointError: a weight holds NaN or infinity, or would after the edit; raised now or by the function
+            that is returned. Some of the heads may have been edited by then.
     """
     parts = weights.planned.by_key_head() if pool.splits else (weights.planned,)
     return pool.begin(lambda part: _edit_heads(replace(weights, planned=part), plan, device, factored), parts)
@@ -141,13 +141,13 @@ def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device, fa
         if not key_bias.isfinite().all():
             raise _non_finite((planned.layer.key_bias or planned.layer.key).tensor)
         bias_effect = edit.update.key_bias_effect(product, key_bias)
-    # Of heads without modes nothing changes, so they have no factors.
+    # Heads without modes do not change, so they have no factors.
     changed = {head: change for head, change in zip(planned.heads, changes, strict=False) if change.rank}
     return _EditedHeads(head_edits(planned, edit, moved, bias_effect), changed)
 
 
 def _refuse_unrealised(planned: PlannedLayer, counts: Tensor, requested: Tensor, moved: Tensor) -> None:
-    """Raise CheckpointError where what stands in storage is another change than the one that was asked for."""
+    """Raise CheckpointError if the change of the stored tensor is not the requested one."""
     lost = (counts > 0) & ((moved - requested).abs() > _LARGEST_LOSS * requested)
     if lost.any():
         place = int(lost.nonzero()[0])
@@ -161,7 +161,7 @@ def _refuse_unrealised(planned: PlannedLayer, counts: Tensor, requested: Tensor,
 
 
 def non_finite_weights(layer: AttentionLayer, error: NonFiniteWeightError) -> CheckpointError:
-    """Return the error that names the tensor of `layer` in which the mathematics met a NaN or an infinity."""
+    """Return the error that names the tensor of `layer` in which the mathematics found a NaN or an infinity."""
     return _non_finite((layer.query if error.projection == "query" else layer.key).tensor)
 
 

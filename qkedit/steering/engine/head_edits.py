@@ -18,8 +18,8 @@ def head_edits(
     """Return the edit of each planned head.
 
     Args:
-        planned: the heads.
-        edit: of all of them.
+        planned: the layer and its planned heads.
+        edit: the edit of all of them.
         moved: `‖W_q' − W_q‖ / ‖W_q‖` per head, after rounding.
         bias_effect: `‖(W_q' − W_q)ᵀ b_k‖` per head; None where keys have no bias.
     """

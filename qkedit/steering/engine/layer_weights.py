@@ -1,4 +1,4 @@
-"""The stored weights of one planned layer as tensors: read by byte ranges, and taken apart into heads."""
+"""The stored weights of one planned layer as tensors: read by byte ranges, and split into heads."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class LayerWeights:
 
     @classmethod
     def read(cls, files: CheckpointFiles, planned: PlannedLayer, entries: Iterable[TensorEntry] | None = None) -> Self:
-        """Read `entries` of one layer, by default what its mathematics needs."""
+        """Read `entries` of one layer, by default the tensors that its mathematics needs."""
         entries = planned.needed_tensors if entries is None else entries
         return cls(planned, {entry.name: read_tensor(files, entry) for entry in entries})
 
     @classmethod
     def of(cls, stored: StoredLayer) -> Self:
-        """Wrap bytes that were already read, without a copy."""
+        """Wrap bytes that have been read already, without a copy."""
         entries = stored.planned.needed_tensors
         return cls(stored.planned, {entry.name: tensor_of(stored.contents[entry.name], entry) for entry in entries})
 
@@ -50,8 +50,8 @@ class LayerWeights:
     def product(self, device: torch.device, rotation: Tensor | None = None) -> QKProduct:
         """Return the product of the chosen heads on `device`, norms folded in.
 
-        `rotation` `[d_h, d_h]`, if given, stands between query and key, behind their norms: `R_nᵀ` gives the product
-        at relative offset n.
+        `rotation` `[d_h, d_h]`, if given, is applied between query and key, after their norms: `R_nᵀ` gives the
+        product at relative offset n.
         """
         keys, key_head = self._folded(self._rows(self.planned.layer.key, self.planned.key_heads), between=rotation)
         query = self._rows(self.planned.layer.query, self.planned.heads)
@@ -60,8 +60,8 @@ class LayerWeights:
     def query_constant_seen_by_keys(self) -> Tensor | None:
         """Return `(F_k W_k)ᵀ (F_q b_q + s_q)`, float64 `[H, D]`; None where queries have neither bias nor shift.
 
-        It is what the constant part of each chosen head's queries adds to the logit of a key's input. The bias must
-        have been read.
+        The constant part of each chosen head's queries adds this to the logit of a key's input. The bias must have
+        been read.
         """
         layer, heads = self.planned.layer, self.planned.heads
         shift = layer.query_norm.shift if layer.query_norm else None
@@ -74,7 +74,7 @@ class LayerWeights:
         if shift is not None:
             constant = constant + self._numbers(shift, heads).double().unsqueeze(-1)
         keys = self._rows(layer.key, self.planned.key_heads)
-        # Through the keys' norm first: that is a product of d_h numbers, and the keys are D times as many.
+        # The keys' norm is applied first: that multiplies d_h numbers, and the keys have D times as many.
         constant = self._norm_maps(layer.key_norm, self.planned.key_heads)[self._key_head()].mT @ constant
         return torch.cat(
             [keys[key_head].double().mT @ part for key_head, part in zip(self._key_head(), constant, strict=True)], -1
@@ -95,15 +95,15 @@ class LayerWeights:
         return head_rows(self.tensors[rows.tensor.name], rows, heads)
 
     def _numbers(self, rows: HeadRows, heads: tuple[int, ...]) -> Tensor:
-        """The same of a bias or a norm, which is numbers in storage order whatever its shape: `[heads, head_size]`."""
+        """Return the rows of a bias or a norm, in storage order whatever its shape: `[heads, head_size]`."""
         return head_rows(self.tensors[rows.tensor.name].flatten(), rows, heads)
 
     def _folded(
         self, keys: Tensor, shift: Tensor | None = None, between: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Keys `[H_kv, d_h, …]` as the raw queries meet them, and the one that each chosen query head reads.
+        """Return keys `[H_kv, d_h, …]` with all norms folded in, and the key head that each chosen query head reads.
 
-        `shift` is added to the keys behind their norm; `between` maps what is then there.
+        `shift` is added to the keys after their norm; then `between` maps the sum.
         """
         layer, key_heads, key_head = self.planned.layer, self.planned.key_heads, self._key_head()
         if layer.query_norm is None and layer.key_norm is None and between is None:
@@ -116,7 +116,7 @@ class LayerWeights:
         return fold_keys(keys, key_head, self._norm_maps(layer.query_norm, self.planned.heads))
 
     def _key_head(self) -> Tensor:
-        """The planned key head that each selected query head reads, `[H]`."""
+        """Return the planned key head that each selected query head reads, `[H]`."""
         key_heads, group_size = self.planned.key_heads, self.planned.layer.group_size
         return torch.tensor([key_heads.index(head // group_size) for head in self.planned.heads])
 
@@ -135,12 +135,12 @@ def read_tensor(files: CheckpointFiles, entry: TensorEntry) -> Tensor:
 
 
 def tensor_of(content: bytearray, entry: TensorEntry) -> Tensor:
-    """Return bytes as the tensor that they hold, without a copy."""
+    """Return the tensor that bytes hold, without a copy."""
     return torch.frombuffer(content, dtype=TORCH_DTYPES[entry.dtype]).view(entry.shape)
 
 
 def stored_bytes(tensor: Tensor) -> memoryview:
-    """Return the bytes of a contiguous CPU tensor in the order of a file, without a copy."""
+    """Return the bytes of a contiguous CPU tensor in the byte order of a file, without a copy."""
     array: Any = tensor.flatten().view(torch.uint8).numpy()
     return memoryview(array)
 
@@ -151,7 +151,7 @@ def sha256(tensor: Tensor) -> str:
 
 
 def head_rows(tensor: Tensor, rows: HeadRows, heads: tuple[int, ...]) -> Tensor:
-    """Return the rows of `heads`, `[len(heads), head_size, …]`; a view where they stand one after another."""
+    """Return the rows of `heads`, `[len(heads), head_size, …]`; a view where they are contiguous."""
     size, starts = rows.head_size, [rows.starts[head] for head in heads]
     if all(start == starts[0] + place * size for place, start in enumerate(starts)):
         return tensor[starts[0] : starts[0] + len(heads) * size].unflatten(0, (len(heads), size))

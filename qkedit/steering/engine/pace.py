@@ -6,20 +6,20 @@ from dataclasses import dataclass, replace
 
 from qkedit.steering.plan import SteerPlan
 
-# The limit for all tensors that are being read, edited or waiting to be written. With torch, which takes 230 MB, and
-# the memory of the mathematics, the process then stays below 800 MB.
+# The limit for all tensors that are being read or edited, or are waiting to be written. With torch, which takes
+# 230 MB, and the memory of the mathematics, the process then stays below 800 MB.
 IN_FLIGHT_BYTES = 384 << 20
 MOST_READ = 6
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Layers that wait at each hand-over; with 0, one stage rests while the next one works.
+    """The queue depth between the stages, in layers; with 0, one stage waits while the next one works.
 
     Attributes:
-        read: read, and waiting for the mathematics.
-        begun: begun by workers that have nothing left to do for the layer before.
-        edited: edited, and waiting to be written.
+        read: layers that are read, and wait for the mathematics.
+        begun: layers begun by workers that have finished their share of the layer before.
+        edited: layers that are edited, and wait to be written.
     """
 
     read: int = 0
@@ -27,10 +27,10 @@ class Pace:
     edited: int = 0
 
     def bytes_in_flight(self, layer_bytes: int, tensor_bytes: int) -> int:
-        """Return what all of this takes, for layers of that many bytes read and written each.
+        """Return the bytes in memory, for layers of which each reads `layer_bytes` and writes `tensor_bytes`.
 
-        A stage that works in a thread of its own holds one layer besides those that wait. The mathematics edits a
-        layer in place, so that what is worked on is held once.
+        A stage in a separate thread holds one layer in addition to those that wait. The mathematics edits a layer in
+        place, so the layer it works on is held once.
         """
         read = 1 + self.begun + (self.read + 1 if self.read else 0)
         edited = self.edited + 1 if self.edited else 0
@@ -46,7 +46,7 @@ def pace_of(plan: SteerPlan) -> Pace:
 def pace_for(layer_bytes: int, tensor_bytes: int) -> Pace:
     """Return the pace for layers of `layer_bytes`, of which `tensor_bytes` are written again."""
     pace = Pace()
-    # What helps most comes first.
+    # The queue that gains the most time comes first.
     for faster in (
         {"edited": 1},
         {"read": 1},

@@ -1,4 +1,4 @@
-"""Let one stage of a stream work ahead of the next."""
+"""Let one stage of a stream work ahead of the next one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class _Failure:
 
 
 _END = object()
-# Seconds. An item takes less; an interrupt during a wait for a dead network must not wait as well.
+# Seconds. An item takes less; an interrupt must not wait for a network that no longer answers.
 _PATIENCE = 10
 
 
 @contextmanager
 def prefetch(items: Iterable[Item], depth: int = 1) -> Iterator[Iterator[Item]]:
-    """Give `items`, produced by a thread that keeps up to `depth` finished ones waiting, from the block's begin on.
+    """Yield an iterator over `items`, which a thread produces from the start of the block, up to `depth` ahead.
 
         with prefetch(layers) as read:
             for layer in read:
@@ -31,8 +31,8 @@ def prefetch(items: Iterable[Item], depth: int = 1) -> Iterator[Iterator[Item]]:
 
     Reading, mathematics and writing then overlap. With a `depth` of 0, each item is produced when it is asked
     for, without a thread. An exception of the producer is raised at its place in the order. Leaving the block stops
-    the producer at its next item and waits for it, so that no file is read after the caller has moved on; but not for
-    one that hangs.
+    the producer at its next item and waits for it, so that no file is read after the caller has moved on; it does not
+    wait for a producer that hangs.
     """
     if not depth:
         try:
@@ -81,7 +81,7 @@ def prefetch(items: Iterable[Item], depth: int = 1) -> Iterator[Iterator[Item]]:
 
 
 def _close(items: object) -> None:
-    """End a generator now, so that it lets go of what it holds."""
+    """Close a generator now, so that it releases its resources."""
     close = getattr(items, "close", None)
     if close is not None:
         close()

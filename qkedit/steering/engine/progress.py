@@ -1,4 +1,4 @@
-"""Report the progress of a run to a watcher."""
+"""Report the progress of a run to an observer."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """A watcher of a run; it is called from several threads, and must return at once."""
+    """An observer of a run; it is called from several threads, and must return at once."""
 
     def start(self, layers: int, total_bytes: int) -> None:
-        """The work begins: so many layers to edit, so many bytes to bring into the output."""
+        """Begin: `layers` will be edited, and `total_bytes` brought into the output."""
         ...
 
     def layer_done(self) -> None:
-        """One more layer was edited and written."""
+        """Count one more layer as edited and written."""
         ...
 
     def bytes_done(self, length: int) -> None:
-        """So many more bytes are in the output."""
+        """Count `length` more bytes as in the output."""
         ...
 
 
 class Silent:
-    """A watcher that ignores everything."""
+    """An observer that ignores everything."""
 
     def start(self, layers: int, total_bytes: int) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def layer_done(self) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def bytes_done(self, length: int) -> None:
-        """Say nothing."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""Read the layers of a plan as bytes: torch, which takes a second to import, is imported meanwhile."""
+"""Read the layers of a plan as bytes, while torch, whose import takes a second, is being imported."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from qkedit.errors import CheckpointError
 from qkedit.steering.plan import PlannedLayer, SteerPlan
 from qkedit.stopwatch import Stopwatch
 
-# The bytes to compare at a time, so that memory does not depend on the largest tensor and they stay in the CPU cache.
+# The number of bytes compared at a time, so that memory does not depend on the largest tensor and the bytes stay in
+# the CPU cache.
 _PIECE = 1 << 20
-# From a hub each piece is a request, which takes some hundredths of a second before its first byte comes.
+# On the hub each piece is a request, whose first byte takes some hundredths of a second to arrive.
 _REQUESTED = 32 << 20
 
 
@@ -24,8 +25,8 @@ class StoredLayer:
 
     Attributes:
         planned: the layer.
-        contents: each tensor's bytes by its name; a tensor that holds several projections stands there once.
-        sha256_before: of the tensor that holds the queries.
+        contents: the bytes of each tensor by its name; a tensor that holds several projections occurs once.
+        sha256_before: the SHA-256 of the tensor that holds the queries.
     """
 
     planned: PlannedLayer
@@ -34,7 +35,7 @@ class StoredLayer:
 
 
 def read_bytes(files: CheckpointFiles, entry: TensorEntry) -> bytearray:
-    """Read one tensor by its byte range: no mapping of the file, so that memory holds what is worked on."""
+    """Read one tensor by its byte range; the file is not mapped, so that memory holds only the tensors in use."""
     buffer = bytearray(entry.nbytes)
     files.read_into(entry.shard, entry.start, buffer)
     return buffer
@@ -48,8 +49,8 @@ def piece_size(*sources: CheckpointFiles) -> int:
 def pieces(files: CheckpointFiles, file: str, start: int, end: int, size: int) -> Iterator[bytearray]:
     """Yield bytes [start, end) of a file in pieces of `size`, all in the same memory.
 
-    Each piece is overwritten by the next one, and the last one is cut to its length. So nothing may look at a piece
-    any more, through a memoryview or a tensor either, when the next one is asked for.
+    Each piece is overwritten by the next one, and the last one is cut to its length. So a piece must not be used any
+    more, not even through a memoryview or a tensor, once the next one is requested.
     """
     # The first touch of fresh memory takes longer than reading into memory that was touched before.
     buffer = bytearray(min(size, end - start))
@@ -69,12 +70,12 @@ def same_bytes(
     theirs: Iterable[bytearray],
     on_bytes: Callable[[int], None] = lambda length: None,
 ) -> bool:
-    """Whether two streams of pieces hold the same bytes.
+    """Return whether two streams of pieces hold the same bytes.
 
     Args:
         ours: the pieces of one side.
-        theirs: as many pieces of the same lengths.
-        on_bytes: told how many bytes of either side were compared.
+        theirs: the same number of pieces, of the same lengths.
+        on_bytes: called with the number of bytes compared on either side.
     """
     for one, other in zip(ours, theirs, strict=True):
         on_bytes(len(one))
@@ -98,14 +99,14 @@ def tensors_of(files: CheckpointFiles, file: str) -> dict[str, TensorEntry]:
 
 
 def whole_file(file: str, sizes: Mapping[str, int]) -> TensorEntry:
-    """Return a file's bytes as if they were one tensor, called like the file."""
+    """Return an entry for a whole file, as if it were one tensor with the file's name."""
     return TensorEntry(file, file, "U8", (sizes[file],), 0, sizes[file])
 
 
 def sha256_of(
     files: CheckpointFiles, entry: TensorEntry, on_bytes: Callable[[int], None] = lambda length: None
 ) -> str:
-    """Return the SHA-256 of one tensor's bytes; `on_bytes` is told how many were read."""
+    """Return the SHA-256 of one tensor's bytes; `on_bytes` is called with the number of bytes read."""
     digest = hashlib.sha256()
     for piece in tensor_pieces(files, entry, piece_size(files)):
         digest.update(piece)
@@ -114,7 +115,7 @@ def sha256_of(
 
 
 def stands_at(files: CheckpointFiles, entry: TensorEntry, content: memoryview) -> bool:
-    """Whether exactly the bytes `content` stand at `entry`."""
+    """Return whether the bytes at `entry` are exactly `content`."""
     if len(content) != entry.nbytes:
         return False
     position = 0
@@ -129,7 +130,7 @@ def stored_layers(plan: SteerPlan, stopwatch: Stopwatch | None = None) -> Iterat
     """Yield the planned layers in their order. Raises CheckpointError when bytes cannot be read."""
     stopwatch = stopwatch or Stopwatch()
     for planned in plan.layers:
-        yield _read_layer(plan.checkpoint.files, planned, stopwatch)  # no name holds it while the next one is read
+        yield _read_layer(plan.checkpoint.files, planned, stopwatch)  # unnamed, so that it is freed in time
 
 
 def _read_layer(files: CheckpointFiles, planned: PlannedLayer, stopwatch: Stopwatch) -> StoredLayer:

@@ -1,7 +1,7 @@
 """Spread the heads of a layer over the cores, with the same bits on any number of them.
 
-A multi-threaded matrix product adds up in an order that depends on the number of threads, and its threads wait for
-each other: beside another busy thread (a copy that runs meanwhile) two-thread products were several times slower.
+A multi-threaded matrix product sums in an order that depends on the number of threads, and its threads wait for
+each other: next to another busy thread (such as a copy) two-thread products were several times slower.
 So each worker calculates whole groups of heads, single-threaded.
 """
 
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 class Workers:
-    """Calls a function on several items, in threads where that helps; results come in the items' order."""
+    """A pool that calls a function on several items, in threads where that helps; results keep the items' order."""
 
     def __init__(self, executor: ThreadPoolExecutor | None, *, splits: bool = True) -> None:
         self._executor = executor
@@ -28,15 +28,15 @@ class Workers:
 
     @property
     def splits(self) -> bool:
-        """Whether work should be cut into one item a key head; a GPU wants a whole layer at once."""
+        """Whether to split work into one item per key head; a GPU is faster with a whole layer at once."""
         return self._executor is not None and self._splits
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """Return `function` of each item; raises the first exception in their order."""
+        """Return `function` of each item; raise the exception of the first item that failed."""
         return self.begin(function, items)()
 
     def begin(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Callable[[], list[Result]]:
-        """Begin what `map` does, and return what waits for it to end."""
+        """Start what `map` does, and return a function that waits for the results."""
         if self._executor is None:
             results = [function(item) for item in items]
             return lambda: results
@@ -48,12 +48,12 @@ class Workers:
     ) -> Iterator[Result]:
         """Yield `begin(item)()` for each item, in their order.
 
-        In threads, up to `ahead` more are begun before one has ended, for workers that have nothing left to do for it.
+        In threads, up to `ahead` more items are begun before one has ended, for workers that have become free.
         """
         begun: deque[Callable[[], Result]] = deque()
         for item in items:
             begun.append(begin(item))
-            del item  # an item is held by what was begun with it, and no longer
+            del item  # so that only the work begun with an item holds it
             if self._executor is None or len(begun) > ahead:
                 yield begun.popleft()()
         while begun:
@@ -62,9 +62,9 @@ class Workers:
 
 @contextmanager
 def workers(*devices: torch.device) -> Iterator[Workers]:
-    """As many workers as torch may use threads (`OMP_NUM_THREADS` limits both).
+    """Yield as many workers as torch may use threads (`OMP_NUM_THREADS` limits both).
 
-    On a GPU none but the caller; on several GPUs one each.
+    On a GPU the caller is the only worker; several GPUs have one worker each.
     """
     if devices[0].type != "cpu":
         if len(devices) == 1:

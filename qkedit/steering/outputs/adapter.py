@@ -31,16 +31,16 @@ from qkedit.stopwatch import Stopwatch
 
 @dataclass(frozen=True)
 class AdapterWriter(WritesEditsAlone):
-    """Write the factors in float32, with the edit's own rank or with `rank` at most.
+    """Write the factors in float32, with the rank of the edit or with `rank` at most.
 
-    The bytes to write are those of the edited tensors, since those of the factors are known at the end.
+    `bytes_to_write` counts the edited tensors, since the size of the factors is known only at the end.
 
     Attributes:
         checkpoint: the base.
         planned: the tensors that are edited, by name.
-        modules: where a loaded model has them.
-        rank: of each layer at most; None for that of the edit.
-        stopwatch, progress: told of every stage.
+        modules: the paths of their modules in a loaded model.
+        rank: the largest rank per layer; None for that of the edit.
+        stopwatch, progress: called at every stage.
     """
 
     checkpoint: Checkpoint
@@ -61,7 +61,7 @@ class AdapterWriter(WritesEditsAlone):
 
     @contextmanager
     def writing(self, staging: Path, edits: EditedTensors) -> Iterator[Written]:
-        """Write the factors of one tensor after another; see `Writer`."""
+        """Write the factors, one tensor after another; see `Writer`."""
         records, after, layers = [], {}, []
         names = [name for module in self.modules.values() for name in factor_names(module.path)]
         with growing(staging, ADAPTER_FILE, names) as file:
@@ -79,7 +79,7 @@ class AdapterWriter(WritesEditsAlone):
         yield Written(tuple(records), after, tuple(layers))
 
     def _write(self, staging: Path, file: GrowingTensorFile, edited: EditedTensor) -> AdapterLayer:
-        from qkedit.spectral.changes.low_rank import stacked  # torch is there by now
+        from qkedit.spectral.changes.low_rank import stacked  # torch has been imported by now
         from qkedit.steering.engine.layer_weights import stored_bytes
 
         module, factored = self.modules[edited.name], edited.factored
@@ -98,7 +98,7 @@ class AdapterWriter(WritesEditsAlone):
             with self.stopwatch("checks"):
                 if not stands_at(LocalFiles(staging), entry, content):
                     raise not_as_computed(entry)
-        # What truncation takes lies in the space of the factors, and what they miss of the change outside of it.
+        # Truncation removes a part inside the space of the factors; what they miss of the change is orthogonal to it.
         error = math.hypot(factored.error, lost * math.sqrt(1 - factored.error**2))
         return AdapterLayer(
             tensor=edited.name,

@@ -1,6 +1,6 @@
-"""Check a staged output before it is put in its place; every run does this, without reading the model again.
+"""Check a staged output before it is moved to its place; every run does this, without reading the model again.
 
-`qkedit.steering.verify` compares everything, at the price of reading everything.
+`qkedit.steering.verify` compares everything, but has to read everything.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import CheckpointError
 
 Edges = tuple[TensorEntry, bytes, bytes]
-"""A written tensor's place, its first bytes and its last."""
+"""The place of a written tensor, its first bytes and its last bytes."""
 
 EDGE_BYTES = 4096
-# While a disk is being written to, each of many small reads has a high latency.
+# While a disk is being written, each small read has a high latency.
 _READINGS_AT_ONCE = 16
 
 
 def check_headers(staging: Path, checkpoint: Checkpoint, shards: Iterable[str]) -> None:
     """Check that each of these shards has the size and the header that the plan was made from.
 
-    So no file is put in place that a loader would refuse, whatever became of the base's file meanwhile.
+    So the output never holds a file that a loader would refuse, even if the base's file was changed meanwhile.
 
     Raises:
         CheckpointError: a shard differs.
@@ -54,10 +54,10 @@ def _not_the_base(file: str) -> CheckpointError:
 
 
 def check_edges(staging: Path, edges: Iterable[Edges]) -> None:
-    """Check that no copy ran into an edited tensor: it would have come in over one of its edges.
+    """Check that no copy overwrote a part of an edited tensor: it would have crossed one of the tensor's edges.
 
-    Each tensor was compared as a whole when it was written. To read all of them once more would mean reading the disk,
-    where the copies have driven them out of memory: that took one to three seconds of a copy of 17 GB.
+    Each tensor was compared as a whole when it was written. To read all of them again would mean reading the disk,
+    since the copies have pushed them out of the page cache: that took one to three seconds of a copy of 17 GB.
 
     Raises:
         CheckpointError: a tensor differs at an edge.
@@ -76,5 +76,5 @@ def _check_edges(files: LocalFiles, edges: Edges) -> None:
 
 
 def not_as_computed(entry: TensorEntry) -> CheckpointError:
-    """Return the error for a tensor whose bytes on the disk differ from the computed ones."""
+    """Return the error for a tensor whose bytes on the disk are not the computed ones."""
     return CheckpointError("was not written as computed", where=f"tensor {entry.name}", remedy="check the disk")

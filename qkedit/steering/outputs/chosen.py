@@ -28,12 +28,12 @@ def writer_for(
 
     Args:
         checkpoint: the base.
-        layers: those that are edited.
-        output: where and how.
-        stopwatch, progress: told of every stage.
+        layers: the edited layers.
+        output: the options of the output.
+        stopwatch, progress: called at every stage.
 
     Raises:
-        UnsupportedForm: an adapter is asked for, and none can hold an edit of these layers.
+        UnsupportedForm: an adapter is requested, and none can hold an edit of these layers.
     """
     planned = {layer.query.tensor.name: layer.query.tensor for layer in layers}
     if output.layout == "full":

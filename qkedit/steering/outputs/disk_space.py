@@ -24,9 +24,9 @@ def disk_needed(
     Args:
         checkpoint: the base.
         planned: the tensors that are edited.
-        output: how the output is written.
-        shared: whether blocks of unchanged files are shared with the base; without a trial this is not known, so only
-            links that were asked for take nothing.
+        output: the options of the output.
+        shared: whether unchanged files share their blocks with the base. Without a trial this is not known, and only
+            requested links count as free.
     """
     changed = sum(entry.nbytes for entry in planned.values())
     if output.layout != "full":  # the factors of an adapter take less, unless nearly all modes are suppressed
@@ -44,14 +44,14 @@ def disk_needed(
 def refuse_without_room(
     staging: Path, checkpoint: Checkpoint, planned: Mapping[str, TensorEntry], output: OutputOptions
 ) -> None:
-    """Refuse to begin an output that the file system of `staging` has no room for.
+    """Refuse to begin an output that does not fit on the file system of `staging`.
 
     Raises:
-        QkeditError: it takes more bytes than are free.
+        QkeditError: the output takes more bytes than are free.
     """
     with explained("ask for the free space", staging):
         disk = shutil.disk_usage(staging)
-    if not disk.total:  # some network file systems do not say
+    if not disk.total:  # some network file systems do not report it
         return
     needed = disk_needed(checkpoint, planned, output)
     if needed > disk.free and output.layout == "full" and _shares_blocks(staging, checkpoint):
@@ -65,7 +65,7 @@ def refuse_without_room(
 
 
 def _shares_blocks(staging: Path, checkpoint: Checkpoint) -> bool:
-    """Whether files of the base can come into `staging` without taking room; tried with one of them."""
-    # The shards of a model on the hub may not be downloaded yet; its config lies beside them in the cache.
+    """Return whether `staging` can share blocks with files of the base; tried with one file."""
+    # The shards of a model on the hub may not be downloaded yet; the cache holds the config next to them.
     file = next(iter(checkpoint.shards)) if isinstance(checkpoint.files, LocalFiles) else CONFIG_FILE
     return can_share_blocks(checkpoint.files.local_path(file), staging)

@@ -1,8 +1,8 @@
 """The full output: the whole checkpoint with the edited tensors in their places.
 
-Every shard is copied except the planned byte ranges, which are written as the tensors come; so copying, reading and
-mathematics run side by side and meet in no byte. torch is imported when the copying is under way already: importing it
-takes as long as copying some gigabytes.
+Every shard is copied except the planned byte ranges, which are written as the tensors arrive; so copying, reading and
+mathematics run in parallel and never write the same byte. torch is imported while the copies run: its import takes as
+long as copying some gigabytes.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class FullWriter:
 
 
 def _begun(edits: EditedTensors) -> EditedTensors:
-    """The same edits, the first of which is made now: what stops it should not be found out after a download."""
+    """Return the same edits, with the first one made now, so that its errors do not come after a download."""
     iterator = iter(edits)
     return chain([*islice(iterator, 1)], iterator)
 
@@ -93,8 +93,8 @@ def _prepare_files(
 ) -> dict[str, CopyJob]:
     """Create the touched shards, and return the copies that fill everything else, by file.
 
-    Touched shards come first, so that they are checked while the others are copied; and small files last, so that no
-    thread ends long before the others.
+    Touched shards come first, so that they are checked while the others are copied. Small files come last, so that
+    all threads end at about the same time.
     """
     copies: dict[str, CopyJob] = {}
     sizes = checkpoint.files.sizes()

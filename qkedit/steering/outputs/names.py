@@ -1,4 +1,4 @@
-"""The names of an output's files: the base's own, but where the manifest and the card of the output need theirs."""
+"""The names of an output's files: those of the base, except where the output's manifest and card need them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ BASE_CARD_FILE = "README.base.md"
 
 
 def name_in_output(checkpoint: Checkpoint, file: str) -> str | None:
-    """Return under which name a file of the base stands in a steered directory; None for what is written anew.
+    """Return the name that a file of the base has in the output; None for files that are written anew.
 
-    The base's card makes room for the output's. Of a base that was steered itself, the card it was given then is
-    left out (its content is in the manifest's history), so that `README.base.md` stays the original model's.
+    The base's card is renamed to make room for the output's card. If the base was edited before, the card of that
+    edit is left out (the manifest's history has its content), so that `README.base.md` stays the original model's.
     """
     if file == MANIFEST_FILE or (file == CARD_FILE and MANIFEST_FILE in checkpoint.side_files):
         return None
@@ -26,7 +26,7 @@ def name_in_output(checkpoint: Checkpoint, file: str) -> str | None:
 
 
 def files_giving_way(checkpoint: Checkpoint) -> list[str]:
-    """Return the files of a base whose names the output's own manifest and card take."""
+    """Return the files of a base whose names are those of the output's manifest and card."""
     return [file for file in (CARD_FILE, MANIFEST_FILE) if file in checkpoint.side_files]
 
 

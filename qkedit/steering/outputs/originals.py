@@ -1,8 +1,8 @@
 """Keep the bytes that an edit replaces next to the full output, so that it can be undone without the base.
 
-One file holds the original bytes of the edited tensors, by their names, and of the base's own card and manifest, which
-give way to the output's. It is in the safetensors format, and its name does not end like that: vLLM takes every
-`*.safetensors` beside a model without an index for a shard, and downloads those in folders too.
+One file holds the original bytes of the edited tensors, by their names, and of the base's card and manifest, which the
+output's replace. It is in the safetensors format, but its name does not end in `.safetensors`: vLLM takes every
+`*.safetensors` next to a model without an index for a shard, and downloads those in folders too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class KeepingOriginals:
 
     @property
     def planned(self) -> Mapping[str, TensorEntry]:
-        """Return the tensors that the edits bring."""
+        """Return the tensors that the edits change."""
         return self.writer.planned
 
     @property
@@ -63,7 +63,7 @@ class KeepingOriginals:
             yield replace(written, kept={ORIGINALS_FILE: digest})
 
     def _kept(self) -> list[TensorEntry]:
-        """What is kept, as it stands in the base; a file that is in the output goes by its name there."""
+        """Return the entries to keep, as they are in the base; a file that is in the output has its name there."""
         checkpoint = self.writer.checkpoint
         sizes = checkpoint.files.sizes()
         files = [

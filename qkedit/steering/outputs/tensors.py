@@ -1,4 +1,4 @@
-"""Write a stream of edited tensors at their places, and read each back while the system still holds it."""
+"""Write a stream of edited tensors at their places, and read each back while it is in the page cache."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from qkedit.steering.outputs.checks import EDGE_BYTES, Edges, not_as_computed
 from qkedit.steering.outputs.writer import Written
 from qkedit.stopwatch import Stopwatch
 
-# For more at once Linux takes larger pages, which a virtual machine may have to get back from its host first: a tensor
-# of 26 MB then took up to 81 ms instead of at most 18 (docs/benchmarks.md).
+# For larger writes Linux takes larger pages, which a virtual machine may have to get from its host first: a tensor of
+# 26 MB then took up to 81 ms instead of at most 18 (docs/benchmarks.md).
 _WRITTEN_AT_ONCE = 1 << 20
 
 
@@ -33,18 +33,18 @@ def write_tensors(
     progress: Progress,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Written, list[Edges]]:
-    """Write each tensor at its place and read it back, while the system holds it in memory.
+    """Write each tensor at its place and read it back, while it is in the page cache.
 
     Args:
-        directory: holds the files.
-        edits: the tensors.
-        places: where each stands.
-        stopwatch: counts hashing, writing and checks.
-        progress: is told.
-        check: raises what speaks against going on.
+        directory: the directory that holds the files.
+        edits: the edited tensors.
+        places: the place of each tensor, by name.
+        stopwatch: measures hashing, writing and checks.
+        progress: called as the work advances.
+        check: called before each tensor; raises an error that must stop the run.
 
     Returns:
-        What was written, and the tensors' edges.
+        The record of what was written, and the tensors' edges.
     """
     files = LocalFiles(directory)
     records: list[EditRecord] = []
@@ -76,7 +76,7 @@ def write_tensors(
 
 
 def sha256_of_edit(edited: EditedTensor) -> str:
-    """Return the SHA-256 of a tensor after its edit. Raises QkeditError where the edit left every byte as it was."""
+    """Return the SHA-256 of a tensor after its edit. Raises QkeditError if the edit changed no byte."""
     from qkedit.steering.engine.layer_weights import stored_bytes
 
     after = sha256(stored_bytes(edited.tensor)).hexdigest()
@@ -100,15 +100,15 @@ def copy_tensor(
     """Copy one tensor's bytes to another place, read them back, and return their SHA-256.
 
     Args:
-        source: where they are read.
-        entry: where they stand there.
-        directory: where they are written.
-        place: where they shall stand there.
-        descriptor: of that file, open for writing.
-        progress: is told.
+        source: the files to read from.
+        entry: the tensor's place in `source`.
+        directory: the directory to write to.
+        place: the tensor's place in `directory`.
+        descriptor: of the file at `place`, open for writing.
+        progress: called as the work advances.
 
     Raises:
-        QkeditError: they cannot be read or written, or are not on the disk as they were read.
+        QkeditError: the bytes cannot be read or written, or the disk does not hold them as they were read.
     """
     digest, position = sha256(), place.start
     for piece in tensor_pieces(source, entry, piece_size(source)):
@@ -123,7 +123,7 @@ def copy_tensor(
 
 
 def _write_at(descriptor: int, content: memoryview | bytearray, position: int) -> None:
-    """Write bytes from a position on. Raises OSError."""
+    """Write bytes at a position of a file. Raises OSError."""
     with memoryview(content) as data:
         done = 0
         while done < len(data):
@@ -132,7 +132,7 @@ def _write_at(descriptor: int, content: memoryview | bytearray, position: int) -
 
 @contextmanager
 def opened_for_writing(staging: Path, files: Iterable[str]) -> Iterator[dict[str, int]]:
-    """Open existing files of a directory, never through a link, and yield their descriptors by name."""
+    """Open existing files of a directory without following links, and yield their descriptors by name."""
     with ExitStack() as stack:
         descriptors = {}
         for file in files:
@@ -141,6 +141,6 @@ def opened_for_writing(staging: Path, files: Iterable[str]) -> Iterator[dict[str
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a small file into a staging directory. Raises QkeditError where the system refuses."""
+    """Write a small file into a staging directory. Raises QkeditError if the system refuses."""
     with explained("write", path):
         path.write_bytes(content)

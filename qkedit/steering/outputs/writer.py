@@ -1,6 +1,6 @@
 """The interface of an output: a consumer of the stream of edits that writes files into a staging directory.
 
-A writer knows where bytes go. The manifest and the card are made by `steering/run.py` from what a writer hands back.
+A writer decides where bytes go. `steering/run.py` makes the manifest and the card from the result of a writer.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from qkedit.steering.engine.edited_tensor import EditedTensors
 class Written:
     """The result of a writer: a record per tensor, and the SHA-256 of its bytes after the edit, by name.
 
-    `kept` has the SHA-256 of each file that the writer made beside the weights.
+    `kept` has the SHA-256 of each file that the writer made next to the weights.
     """
 
     records: tuple[EditRecord, ...]
     sha256_after: dict[str, str]
-    adapter: tuple[AdapterLayer, ...] | None = None  # where factors were written instead of tensors
+    adapter: tuple[AdapterLayer, ...] | None = None  # if factors were written instead of tensors
     kept: Mapping[str, str] = field(default_factory=dict)
 
     def tensor_edits(self) -> tuple[TensorEdit, ...]:
@@ -35,7 +35,7 @@ class Written:
 
 
 class WritesEditsAlone:
-    """The common base class of writers whose outputs do not hold files of the base."""
+    """The common base class of writers whose outputs hold no files of the base."""
 
     planned: Mapping[str, TensorEntry]
 
@@ -51,35 +51,35 @@ class WritesEditsAlone:
 
 
 class Writer(Protocol):
-    """Writes a stream of edits in one way, once."""
+    """A consumer that writes a stream of edits in one layout; each instance is used once."""
 
     @property
     def planned(self) -> Mapping[str, TensorEntry]:
-        """The tensors of the base that the edits bring, by name."""
+        """The tensors of the base that the edits change, by name."""
         ...
 
     @property
     def bytes_to_write(self) -> int:
-        """The number of bytes to write, for the progress."""
+        """The number of bytes to write, for the progress report."""
         ...
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Files of the base that are expected in such an output and not there, with the reasons."""
+        """The files of the base that the output leaves out although users expect them, with the reasons."""
         ...
 
     def generated(self, manifest: Manifest) -> dict[str, bytes]:
-        """Return the files that describe the output beside its manifest, such as a card, by name."""
+        """Return the files that describe the output in addition to its manifest, such as a card, by name."""
         ...
 
     def writing(self, staging: Path, edits: EditedTensors) -> AbstractContextManager[Written]:
         """Write the edits into `staging`.
 
         Yields:
-            What was written, as soon as every tensor is. Other files may still be copied during the block; leaving it
-            waits for them and checks them, and an exception in it ends them.
+            The result, as soon as every tensor is written. Other files may still be copied during the block; its end
+            waits for the copies and checks them, and an exception in it stops them.
 
         Raises:
-            QkeditError: a tensor has the bytes it had, something cannot be written, or is not as it was written.
+            QkeditError: an edit changed no byte of its tensor, or a file cannot be written or read back unchanged.
         """
         ...

@@ -1,7 +1,7 @@
 """Connections between the first of several processes and each of the others: JSON, and bytes of a known length.
 
-The processes find one another through torch's store, as those of any launcher do. What they then hand over goes
-through plain sockets: those notice at once that a process has died, and Ctrl-C ends a wait for them.
+The processes find each other through torch's store, as with any launcher. The tensors then go through plain sockets,
+which report at once that a process has died; and Ctrl-C interrupts a wait for them.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from qkedit.strict_text import parse_json
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-# Seconds. Until all processes have come: the first start on a machine may import torch from a slow file system.
+# Seconds until all processes have connected: the first start on a machine may import torch from a slow file system.
 MEETING = 300
-# Until one that is there hands over its next layer. It may be reading from a slow hub.
+# Seconds until a connected process sends its next layer. It may be reading from a slow hub.
 PATIENCE = 1800
 _GREETING = 10
 _PAUSE = 0.05
 _LENGTH = struct.Struct(">Q")
 _LONGEST_MESSAGE = 64 << 20
-# A machine that is switched off says nothing; after a minute without an answer to these it is gone.
+# A machine that is switched off sends nothing; after a minute without an answer to these probes it counts as lost.
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4}
 
 
@@ -55,7 +55,7 @@ class Connection:
                 connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def send(self, message: dict[str, Any], contents: Sequence[memoryview] = ()) -> None:
-        """Send a message and what follows it. Raises LostConnectionError."""
+        """Send a message and the bytes that follow it. Raises LostConnectionError."""
         text = json.dumps(message).encode()
         with _losses():
             self._socket.sendall(_LENGTH.pack(len(text)) + text)
@@ -63,21 +63,21 @@ class Connection:
                 self._socket.sendall(content)
 
     def receive(self, patience: float | None = None) -> dict[str, Any]:
-        """Return the next message. Raises LostConnectionError where none comes in that many seconds."""
+        """Return the next message. Raises LostConnectionError if none arrives within `patience` seconds."""
         self._socket.settimeout(patience or PATIENCE)
         (length,) = _LENGTH.unpack(self.read(_LENGTH.size))
         if length > _LONGEST_MESSAGE:
-            raise LostConnectionError("sent what is not a message")
+            raise LostConnectionError("sent something that is not a message")
         try:
             message = parse_json(bytes(self.read(length)))
         except ValueError:
             message = None
         if not isinstance(message, dict):
-            raise LostConnectionError("sent what is not a message")
+            raise LostConnectionError("sent something that is not a message")
         return message
 
     def read(self, length: int) -> bytearray:
-        """Return that many of the bytes that follow a message. Raises LostConnectionError."""
+        """Return `length` of the bytes that follow a message. Raises LostConnectionError."""
         content = bytearray(length)
         rest = memoryview(content)
         while rest:
@@ -89,14 +89,14 @@ class Connection:
         return content
 
     def has_ended(self) -> bool:
-        """Whether the other process has closed the connection, whatever is still to be read; does not wait."""
+        """Return at once whether the other process has closed the connection, even if bytes are left to read."""
         poll = select.poll()
         closed = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)  # the last one on Linux
         poll.register(self._socket, closed)
         return bool(poll.poll(0))
 
     def close(self) -> None:
-        """End the connection: the other process notices."""
+        """Close the connection; the other process notices."""
         self._socket.close()
 
 
@@ -112,10 +112,10 @@ def _losses() -> Iterator[None]:
 
 @contextmanager
 def others_of(launch: Launch) -> Iterator[dict[int, Connection]]:
-    """Wait for all other processes, as the first one, and give the connections by rank; closed after the block.
+    """Wait for all other processes, in the first one, and yield their connections by rank; close them after the block.
 
     Raises:
-        QkeditError: one of them has not come, or nobody can come.
+        QkeditError: a process did not connect in time, or the address is unusable.
     """
     deadline = time.monotonic() + MEETING
     address, port = _meeting_place()
@@ -126,7 +126,7 @@ def others_of(launch: Launch) -> Iterator[dict[int, Connection]]:
         except OSError as error:
             raise _no_meeting(address, error) from error
         token = secrets.token_hex(16)
-        # Kept until all have come: where no launcher holds it, it lives in this process.
+        # Kept until all have connected: without a launcher, the store lives in this process.
         store = _store(address, port, launch, deadline)
         store.set(_key(), f"{listener.getsockname()[1]} {token}")
         found: dict[int, Connection] = {}
@@ -137,8 +137,8 @@ def others_of(launch: Launch) -> Iterator[dict[int, Connection]]:
             except TimeoutError:
                 missing = counted(launch.size - 1 - len(found), "process", "processes")
                 raise QkeditError(
-                    f"{missing} of {launch.size} did not come within {MEETING} s",
-                    remedy="see what the launcher says of them, and run again",
+                    f"{missing} of {launch.size} did not connect within {MEETING} s",
+                    remedy="read the launcher's messages about them, and run again",
                 ) from None
             greeted = _greeted(coming, token, launch)
             if greeted is not None:
@@ -147,7 +147,7 @@ def others_of(launch: Launch) -> Iterator[dict[int, Connection]]:
 
 
 def _greeted(coming: socket.socket, token: str, launch: Launch) -> tuple[int, Connection] | None:
-    """The rank of who comes; None for a stranger, whose connection is closed."""
+    """Return the rank of the connecting process; None for a stranger, whose connection is closed."""
     connection = Connection(coming)
     with suppress(LostConnectionError):
         greeting = connection.receive(_GREETING)
@@ -161,11 +161,11 @@ def _greeted(coming: socket.socket, token: str, launch: Launch) -> tuple[int, Co
 
 @contextmanager
 def first_of(launch: Launch) -> Iterator[Connection]:
-    """Connect to the first process; closed after the block. Raises QkeditError where it does not come."""
+    """Connect to the first process; close after the block. Raises QkeditError if it does not answer."""
     deadline = time.monotonic() + MEETING
     address, port = _meeting_place()
     store = _store(address, port, launch, deadline)
-    while not store.check([_key()]):  # torch's own way to wait for it is deaf to Ctrl-C
+    while not store.check([_key()]):  # torch's own wait ignores Ctrl-C
         _wait(deadline, launch)
     number, token = store.get(_key()).decode().split()
     try:
@@ -182,7 +182,7 @@ def _meeting_place() -> tuple[str, int]:
     address, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
     if not address or not (port.isascii() and port.isdecimal() and int(port[:10]) < 1 << 16):
         raise UsageError(
-            "do not say where the processes meet",
+            "are not set, so the processes cannot meet",
             where="MASTER_ADDR and MASTER_PORT",
             remedy="start them with torchrun or accelerate launch",
         )
@@ -190,14 +190,14 @@ def _meeting_place() -> tuple[str, int]:
 
 
 def _store(address: str, port: int, launch: Launch, deadline: float) -> Store:
-    """The launcher's store, or the one that the first process opens where the launcher has none."""
-    # The whole of it: while another thread imports torch, a part of it could run before the whole is there. And not
-    # interrupted: in the middle of torch's own initialisation, that would abort the process.
+    """Return the launcher's store, or the one that the first process opens if the launcher has none."""
+    # All of torch: while another thread imports it, a submodule could run before the rest. Without interrupts: in the
+    # middle of torch's own initialisation, one would abort the process.
     with interrupts_deferred():
         import torch
 
     hosts = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    while not hosts:  # asked in vain, torch would print pages
+    while not hosts:  # a failed request would make torch print pages
         with suppress(OSError), socket.create_connection((address, port), timeout=1):
             break
         _wait(deadline, launch)
@@ -209,14 +209,14 @@ def _store(address: str, port: int, launch: Launch, deadline: float) -> Store:
 
 
 def _key() -> str:
-    """The name of the first process's address: a launcher may keep one store for several attempts and runs."""
+    """Return the key of the first process's address: a launcher may keep one store for several attempts and runs."""
     return "/".join(["qkedit", *(os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT"))])
 
 
 def _wait(deadline: float, launch: Launch) -> None:
     if time.monotonic() > deadline:
         raise QkeditError(
-            f"{launch.name_of(0)} did not come within {MEETING} s", remedy="see what the launcher says of it"
+            f"{launch.name_of(0)} did not connect within {MEETING} s", remedy="read the launcher's messages about it"
         )
     time.sleep(_PAUSE)
 
@@ -225,5 +225,5 @@ def _no_meeting(address: str, error: BaseException) -> QkeditError:
     return QkeditError(
         f"the processes cannot meet there ({first_line(error)})",
         where=f"MASTER_ADDR {address}",
-        remedy="give the launcher an address and a port of the first machine that all of them reach",
+        remedy="give the launcher an address and a port of the first machine that all of them can reach",
     )

@@ -11,8 +11,8 @@ class Launch:
     """This process's place among those that were started together.
 
     Attributes:
-        rank: its number, from 0; the first one owns the output and speaks.
-        size: how many there are, at least two.
+        rank: its number, from 0; process 0 writes the output and prints messages.
+        size: the number of processes, at least two.
         local_rank: its number on this machine.
     """
 
@@ -28,8 +28,8 @@ class Launch:
 def launched() -> Launch | None:
     """Return this process's place among those of a launcher; None for a single process.
 
-    A cluster may set `RANK` and `WORLD_SIZE` for a whole machine, on which nobody has launched anything yet. So these
-    count only where `LOCAL_RANK`, which launchers set for each process, stands beside them.
+    A cluster may set `RANK` and `WORLD_SIZE` for a whole machine, without a launcher. So these count only together
+    with `LOCAL_RANK`, which launchers set for each process.
     """
     rank, size, local_rank = (_number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if rank is None or size is None or local_rank is None or size < 2 or rank >= size:

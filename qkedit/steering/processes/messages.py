@@ -1,4 +1,4 @@
-"""Messages between processes, in JSON and bytes and without pickles: an edited tensor, or an error instead."""
+"""Messages between processes, as JSON and bytes, without pickles: an edited tensor, or an error in its place."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fingerprint(plan: SteerPlan) -> str:
 
 
 def send_edited(connection: Connection, edited: EditedTensor, plan: str) -> None:
-    """Hand over an edited tensor of a plan with this fingerprint."""
+    """Send an edited tensor of a plan with this fingerprint."""
     from qkedit.steering.engine.layer_weights import stored_bytes
 
     contents = [stored_bytes(edited.tensor)]
@@ -60,9 +60,9 @@ def receive_edited(connection: Connection, planned: PlannedLayer, plan: str, sen
     """Return the edited tensor of one layer.
 
     Raises:
-        QkeditError: what the other process could not do; or it has another plan, or bytes were changed on the way.
-        KeyboardInterrupt: it was asked to end.
-        LostConnectionError: it has ended.
+        QkeditError: the other process failed, or has another plan, or bytes were changed on the way.
+        KeyboardInterrupt: the other process was interrupted.
+        LostConnectionError: the other process has ended.
     """
     from qkedit.steering.engine.layer_weights import tensor_of
 
@@ -84,7 +84,7 @@ def receive_edited(connection: Connection, planned: PlannedLayer, plan: str, sen
         content = connection.read(length)
         if zlib.crc32(content) != next(checksums):
             raise QkeditError(
-                "handed over bytes that were changed on the way",
+                "sent bytes that were changed on the way",
                 where=sender,
                 remedy="check the network, and run again",
             )
@@ -113,7 +113,7 @@ def _change(read: Any, rows: int, rank: int, columns: int) -> LowRankChange:
 
 
 def send_failure(connection: Connection, error: BaseException, sender: str) -> None:
-    """Say why no further layer comes."""
+    """Send the error for which no further layer will come."""
     if isinstance(error, KeyboardInterrupt):
         connection.send({"interrupted": True})
         return

@@ -1,7 +1,7 @@
-"""Share the layers of a plan out over the processes of a launcher.
+"""Distribute the layers of a plan over the processes of a launcher.
 
 Each process edits every `size`-th layer. The first one also receives the others' tensors, in the order of the layers:
-to whoever writes them it is one stream of edits, the same to the byte as that of a single process.
+the writer sees one stream of edits, byte-equal to that of a single process.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ EditsOf = Callable[[SteerPlan], Iterator[EditedTensor]]
 
 
 def shared_edits(plan: SteerPlan, launch: Launch, edits_of: EditsOf) -> Iterator[EditedTensor]:
-    """Yield the edits of a whole plan in the first process; the others edit most of it (`hand_over_edits`).
+    """Yield the edits of a whole plan in the first process; the others calculate most of them (`hand_over_edits`).
 
     Args:
-        plan: the whole.
-        launch: of the first process.
-        edits_of: the edits of a part of the plan, as this process makes them.
+        plan: the whole plan.
+        launch: the place of this process, which is the first one.
+        edits_of: calculates the edits of a part of the plan in this process.
 
     Raises:
         QkeditError: a process could not edit a layer, or has ended.
-        KeyboardInterrupt: one was asked to end.
+        KeyboardInterrupt: a process was interrupted.
     """
     common = fingerprint(plan)
     with prefetch(edits_of(_part(plan, launch)), pace_of(plan).edited) as own, others_of(launch) as others:
@@ -44,32 +44,32 @@ def shared_edits(plan: SteerPlan, launch: Launch, edits_of: EditsOf) -> Iterator
                 rank = place % launch.size
                 yield receive_edited(others[rank], planned, common, launch.name_of(rank)) if rank else next(own)
             for connection in others.values():
-                connection.send({})  # they may go
+                connection.send({})  # the others may end
         except LostConnectionError as error:
             raise _lost(launch, rank, str(error)) from None
         except KeyboardInterrupt:
-            # A launcher that sees one process die asks the others to end; what has happened is that death.
+            # A launcher that sees one process die interrupts the others; the cause to report is that death.
             for rank, connection in others.items():
                 if connection.has_ended():
                     raise _lost(launch, rank, "ended before its layers were edited") from None
-            # Of those signals that are still to come to this process, none shall cut off the clearing up.
+            # Signals that still arrive must not interrupt the clean-up.
             signal.raise_signal(signal.SIGINT)
             raise
 
 
 def hand_over_edits(launch: Launch, plan_of: Callable[[], SteerPlan], edits_of: EditsOf) -> None:
-    """Edit the layers of one process that is not the first, and hand them over to that one.
+    """Edit the layers of a process that is not the first, and send them to the first one.
 
-    Whatever goes wrong is told there as well, and this process stays until the first one knows: a launcher ends
-    them all as soon as one fails, and the first one must have said why.
+    Errors are sent there as well, and this process waits until the first one has them: a launcher ends all processes
+    as soon as one fails, and the first one must have reported the reason by then.
 
     Args:
-        launch: of this process.
+        launch: the place of this process.
         plan_of: makes the whole plan.
         edits_of: as for `shared_edits`.
 
     Raises:
-        QkeditError: what went wrong here, or the first process has ended.
+        QkeditError: this process failed, or the first process has ended.
     """
     try:
         with first_of(launch) as first:
@@ -79,7 +79,7 @@ def hand_over_edits(launch: Launch, plan_of: Callable[[], SteerPlan], edits_of: 
                 if part.layers:
                     with prefetch(edits_of(part), pace_of(part).edited) as edits:
                         for edited in edits:
-                            with interrupts_deferred():  # else what follows half a message would be taken for its rest
+                            with interrupts_deferred():  # an error after half a message would be read as its rest
                                 send_edited(first, edited, common)
                             del edited  # while the next layer is edited
                 first.receive()
@@ -99,4 +99,4 @@ def _part(plan: SteerPlan, launch: Launch) -> SteerPlan:
 
 
 def _lost(launch: Launch, rank: int, what: str) -> QkeditError:
-    return QkeditError(what, where=launch.name_of(rank), remedy="see what the launcher says of it, and run again")
+    return QkeditError(what, where=launch.name_of(rank), remedy="read the launcher's messages about it, and run again")

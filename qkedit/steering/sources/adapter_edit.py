@@ -1,4 +1,4 @@
-"""An edit that stands in an adapter which qkedit wrote, as the factors of a LoRA."""
+"""An edit in an adapter that qkedit wrote: the factors of a LoRA."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdapterEdit:
-    """See `EditSource`.
+    """An implementation of `EditSource`.
 
     Attributes:
-        name: what the user calls it.
-        files: of its directory.
-        manifest: of its directory.
-        entries: where the factors stand.
+        name: the user's name for the edit.
+        files: the files of its directory.
+        manifest: the manifest of its directory.
+        entries: the places of the factors, by name.
     """
 
     name: str
@@ -42,9 +42,9 @@ class AdapterEdit:
 
         if query is None:
             raise CheckpointError(
-                "the heads of its base are not known",
+                "the heads of its base are unknown",
                 where=self.name,
-                remedy="pass the records of the base: --architectures",
+                remedy="pass the architecture records of the base with --architectures",
             )
         layer = next(known for known in self.manifest.adapter or () if known.tensor == tensor.name)
         right_name, left_name = factor_names(layer.module)
@@ -56,5 +56,5 @@ class AdapterEdit:
 
 
 def adapter_edit(name: str, files: CheckpointFiles, manifest: Manifest) -> AdapterEdit:
-    """Return the edit of an adapter. Raises CheckpointError where its header is damaged."""
+    """Return the edit of an adapter. Raises CheckpointError if its header is damaged."""
     return AdapterEdit(name, files, manifest, tensors_of(files, ADAPTER_FILE))

@@ -1,7 +1,7 @@
-"""An edit as a thing of its own: which tensors of its base it changes, and what they become.
+"""The interface of an edit on disk: the tensors of its base that it changes, and their values after the edit.
 
-Whatever can say that is a source of edits: a delta, an adapter, a full output, and what is to come. Stacks, strengths
-and edits of loaded models work on sources alone.
+A delta, an adapter and a full output implement it. Merging, interpolating and editing a loaded model use only this
+interface, so another kind of edit needs no change there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class EditSource(Protocol):
-    """Something that changes tensors of one base."""
+    """An edit that changes tensors of one base."""
 
     @property
     def name(self) -> str:
@@ -31,7 +31,7 @@ class EditSource(Protocol):
 
     @property
     def files(self) -> CheckpointFiles:
-        """The path it is read from, which an output must not replace."""
+        """The files of the edit, which an output must not replace."""
         ...
 
     @property
@@ -43,9 +43,9 @@ class EditSource(Protocol):
         """Return the whole tensor after the edit, on the CPU in its storage dtype.
 
         Args:
-            tensor: one of the manifest's.
+            tensor: an entry of the manifest.
             before: the tensor of the base, already compared with the manifest.
-            query: where the query heads stand in it; None if the base is not understood.
+            query: the rows of its query heads; None if the base has no known architecture.
 
         Raises:
             CheckpointError: the edit is damaged, or changes more than the heads it lists.
@@ -54,10 +54,10 @@ class EditSource(Protocol):
 
 
 def open_edit(place: str | Path) -> EditSource:
-    """Open an edit that qkedit wrote: a delta, an adapter, or the whole output of an edit.
+    """Open an edit that qkedit wrote: a delta, an adapter or a full output.
 
     Raises:
-        CheckpointError: there is no edit, or it is damaged.
+        CheckpointError: there is no edit, or the edit is damaged.
     """
     from qkedit.steering.sources.adapter_edit import adapter_edit
     from qkedit.steering.sources.stored_edit import stored_edit
@@ -69,11 +69,11 @@ def open_edit(place: str | Path) -> EditSource:
 
 
 def open_edits(places: Sequence[str | Path]) -> tuple[EditSource, ...]:
-    """Open edits that are to be put together.
+    """Open edits that are to be combined.
 
     Raises:
-        UsageError: none is named, or the same edit twice.
-        CheckpointError: one is no edit.
+        UsageError: no edit is named, or one is named twice.
+        CheckpointError: one of the places holds no edit, or a damaged one.
     """
     if not places:
         raise UsageError("no edit is named", where="edits", remedy="name the directory of one")
@@ -92,7 +92,7 @@ def open_edits(places: Sequence[str | Path]) -> tuple[EditSource, ...]:
 
 
 def edits_identity(sources: Sequence[EditSource]) -> list[dict[str, str]]:
-    """Return the identity of edits for records of runs: the SHA-256 of all changes of each."""
+    """Return the identity of each edit for records of runs: the SHA-256 of all its changes."""
     identities = []
     for source in sources:
         lines = sorted(f"{tensor.sha256_after}  {tensor.name}\n" for tensor in source.manifest.tensors)

@@ -1,7 +1,7 @@
-"""Whether an edit fits its base: its tensors hold queries, and it changes the heads it lists alone.
+"""Check that an edit fits its base: its tensors hold queries, and it changes only the heads that it lists.
 
-A manifest comes from wherever the edit does, and whoever can write it can write its hashes, too. So every way from an
-edit to weights passes here.
+A manifest comes from the same source as its edit, and a forger of the edit can forge its hashes, too. So every path
+from an edit to weights runs these checks.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ def query_layers(checkpoint: Checkpoint) -> dict[str, AttentionLayer]:
 
 
 def known_query_layers(checkpoint: Checkpoint) -> dict[str, AttentionLayer] | None:
-    """Return the same; None, with a warning, for a checkpoint that only its user's records explain.
+    """Return what `query_layers` does; None, with a warning, for a checkpoint whose architecture is unknown.
 
-    An edited model can be handed on without the records by which it was edited, and an edit of it be applied.
+    An edited model may be passed on without the user's records of its architecture, and edits of it still be applied.
     """
     try:
         return query_layers(checkpoint)
     except UnsupportedForm as error:
-        _logger.warning("whether the edit changes its queries alone could not be checked: %s", error.what)
+        _logger.warning("could not check that the edit changes queries alone: %s", error.what)
         return None
 
 
 def misfits(manifest: Manifest, layers: Mapping[str, AttentionLayer]) -> Iterator[str]:
-    """Yield what a manifest says that cannot be true of its base.
+    """Yield the statements of a manifest that cannot be true of its base.
 
     Args:
-        manifest: of the edit.
-        layers: of the base, by the name that the manifest gives the tensor of their queries.
+        manifest: the edit's manifest.
+        layers: the layers of the base, by the manifest's name of their query tensor.
     """
     for tensor in manifest.tensors:
         layer = layers.get(tensor.name)
@@ -63,28 +63,28 @@ def misfits(manifest: Manifest, layers: Mapping[str, AttentionLayer]) -> Iterato
 
 
 def refuse_misfits(manifest: Manifest, layers: Mapping[str, AttentionLayer], base: str) -> None:
-    """Raise CheckpointError where a manifest cannot be that of an edit of this base.
+    """Raise CheckpointError if a manifest cannot be that of an edit of this base.
 
     Args:
-        manifest: of the edit.
+        manifest: the edit's manifest.
         layers: as for `misfits`.
-        base: what the base is called.
+        base: the name of the base, for the message.
     """
     for sentence in misfits(manifest, layers):
         raise CheckpointError(sentence, where=base, remedy=f"give the model that the edit was made from, or {_AGAIN}")
 
 
 def refuse_other_changes(tensor: TensorEdit, before: Tensor, after: Tensor, query: HeadRows | None) -> None:
-    """Refuse an edited tensor that differs from the base's beside the heads that the manifest lists, or is not finite.
+    """Refuse an edited tensor that is not finite, or differs from the base outside the heads that the manifest lists.
 
     Args:
-        tensor: what the manifest says of it.
+        tensor: its entry in the manifest.
         before: the tensor of the base.
-        after: and with the edit, of the same dtype and shape.
-        query: where the heads stand in it; None where that is not known, and so not checked.
+        after: the tensor after the edit, of the same dtype and shape.
+        query: the rows of its heads; None if they are unknown, and then not checked.
 
     Raises:
-        CheckpointError: it does.
+        CheckpointError: the tensor is refused.
     """
     from qkedit.spectral.changes.combination import differs
 
@@ -94,17 +94,17 @@ def refuse_other_changes(tensor: TensorEdit, before: Tensor, after: Tensor, quer
             raise CheckpointError(OTHER_CHANGES, where=f"tensor {tensor.name}", remedy=_AGAIN)
 
 
-OTHER_CHANGES = "differs from the base beside the heads that the manifest lists"
+OTHER_CHANGES = "differs from the base outside the heads that the manifest lists"
 
 
 def refuse_non_finite(name: str, before: Tensor, after: Tensor) -> None:
-    """Raise CheckpointError where an edit puts NaN or infinity in the place of a number."""
+    """Raise CheckpointError if an edit replaces a number with NaN or infinity."""
     if (before.isfinite() & ~after.isfinite()).any():
         raise CheckpointError("the weights after the edit hold NaN or infinity", where=f"tensor {name}", remedy=_AGAIN)
 
 
 def unlisted_rows(tensor: TensorEdit, query: HeadRows) -> list[range]:
-    """Return the rows of a tensor that belong to no head of the manifest, ascending, as ranges that do not touch.
+    """Return the rows of a tensor outside the heads of the manifest, ascending, as ranges with gaps between them.
 
     Raises:
         CheckpointError: the manifest lists a head that the tensor does not have.
@@ -127,8 +127,8 @@ def _strange_heads(manifest: Manifest, tensor: TensorEdit, layer: AttentionLayer
     for head in tensor.heads:
         where = f"tensor {tensor.name}, head {head.head}"
         if head.head >= layer.query_heads:
-            yield f"{where}: the base has {layer.query_heads} query heads there"
+            yield f"{where}: the layer has {layer.query_heads} query heads in the base"
         elif head.key_head != head.head // layer.group_size:
             yield f"{where}: reads key head {head.head // layer.group_size}, not {head.key_head}"
         elif len(head.suppressed) > most:
-            yield f"{where}: lists {len(head.suppressed)} modes, and a head there has {most} at most"
+            yield f"{where}: lists {len(head.suppressed)} modes, and a head of the layer has {most} at most"

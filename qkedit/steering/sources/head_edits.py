@@ -1,4 +1,4 @@
-"""The edits of a tensor's heads, from its weights before and after: for edits without recorded modes."""
+"""Measure the edits of a tensor's heads from its weights before and after, for edits without recorded modes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def layers_by_tensor(checkpoint: Checkpoint) -> dict[str, PlannedLayer]:
 
 
 def layer_of(layers: dict[str, PlannedLayer], tensor: str) -> PlannedLayer:
-    """Return the layer whose queries stand in a tensor. Raises CheckpointError where none does."""
+    """Return the layer whose queries a tensor holds. Raises CheckpointError if it holds none."""
     if tensor not in layers:
         raise CheckpointError(
             f"tensor {tensor} holds no queries", where="base", remedy="give the model that the edit was made from"
@@ -43,11 +43,11 @@ def measured_heads(
     """Return the edits of heads, without the suppressed modes.
 
     Args:
-        checkpoint: the base, of which keys and norms are read.
+        checkpoint: the base, whose keys and norms are read.
         planned: the layer with all its heads.
         before: its query tensor in the base.
-        after: and after the edit.
-        heads: which; by default those of which any bit changed.
+        after: its query tensor after the edit.
+        heads: the heads to measure; by default those with any changed bit.
 
     Raises:
         CheckpointError: the weights after the edit hold NaN or infinity.

@@ -1,4 +1,4 @@
-"""An edit that stands in a directory which qkedit wrote: a delta, or a whole output, of which no more is read."""
+"""An edit in a delta or a full output that qkedit wrote; only the edited tensors are read."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoredEdit:
-    """See `EditSource`.
+    """An implementation of `EditSource`.
 
     Attributes:
-        name: what the user calls it.
-        files: of its directory.
-        manifest: of its directory.
-        entries: where the edited tensors stand.
+        name: the user's name for the edit.
+        files: the files of its directory.
+        manifest: the manifest of its directory.
+        entries: the places of the edited tensors, by name.
         kind: `delta` or `output`, for messages.
     """
 
@@ -38,7 +38,7 @@ class StoredEdit:
     kind: str
 
     def edited(self, tensor: TensorEdit, before: Tensor, query: HeadRows | None) -> Tensor:
-        """Read the tensor, and compare it with the manifest."""
+        """Return the stored tensor, compared with the manifest."""
         from qkedit.steering.engine.layer_weights import read_tensor, sha256
 
         entry = self.entries.get(tensor.name)

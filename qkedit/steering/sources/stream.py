@@ -1,4 +1,4 @@
-"""Edits from sources as the stream that outputs consume: one alone, several together, one in another strength."""
+"""Turn edits from sources into the stream that outputs consume: one, several combined, or one at another strength."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from qkedit.stopwatch import Stopwatch
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Where more of the change than this is lost in rounding, a strength is refused.
+# A strength is refused if rounding loses more than this share of the change.
 _LARGEST_LOSS = 0.5
-# So far apart that it says no more than that two edits cancel out.
+# A ratio this large only says that two edits cancel out.
 _LARGEST_SHARE = 1e6
 
 
@@ -35,7 +35,7 @@ def planned_tensors(sources: Sequence[EditSource], checkpoint: Checkpoint) -> di
     """Return the tensors of the base that sources change, by name, in the order of the layers.
 
     Raises:
-        CheckpointError: the base has none of that name, dtype and shape, or none that holds such queries.
+        CheckpointError: the base lacks a tensor of that name, dtype and shape, or it does not hold such queries.
     """
     planned = _planned(sources, checkpoint)
     layers = known_query_layers(checkpoint)
@@ -51,7 +51,7 @@ def _planned(sources: Sequence[EditSource], checkpoint: Checkpoint) -> dict[str,
 
 
 def refuse_other_base(sources: Sequence[EditSource], checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError where a checkpoint is not the model that the edits were made from."""
+    """Raise CheckpointError if a checkpoint is not the model that the edits were made from."""
     for name, entry in planned_tensors(sources, checkpoint).items():
         touching = [
             (source, tensor) for source in sources for tensor in source.manifest.tensors if tensor.name == name
@@ -62,9 +62,9 @@ def refuse_other_base(sources: Sequence[EditSource], checkpoint: Checkpoint) -> 
 def stacked(
     sources: Sequence[EditSource], checkpoint: Checkpoint, stopwatch: Stopwatch | None = None
 ) -> Iterator[EditedTensor]:
-    """Yield what sources make of their common base together, each tensor once; see `qkedit.spectral.changes`.
+    """Yield the tensors of a common base with all sources applied, each once; see `qkedit.spectral.changes`.
 
-    What they say of it was checked by `planned_tensors`.
+    `planned_tensors` has checked the manifests against the base.
 
     Raises:
         CheckpointError: the base is not the one that an edit was made from, or an edit is damaged.
@@ -96,11 +96,11 @@ def stacked(
 def in_strength(
     source: EditSource, checkpoint: Checkpoint, strength: float, stopwatch: Stopwatch | None = None
 ) -> Iterator[EditedTensor]:
-    """Yield what a source makes of its base in another strength than 1.
+    """Yield the tensors of a base with one source applied at a strength other than 1.
 
     Raises:
-        CheckpointError: as for `stacked`.
-        QkeditError: the dtype of storage cannot hold so small a change.
+        CheckpointError: the same as for `stacked`.
+        QkeditError: the storage dtype cannot represent so small a change.
     """
     stopwatch = stopwatch or Stopwatch()
     with stopwatch("start-up"):
@@ -122,7 +122,7 @@ def in_strength(
 
 
 def _queries(checkpoint: Checkpoint) -> dict[str, HeadRows]:
-    """Return where the query heads stand in each tensor of a checkpoint; nothing if it is not understood."""
+    """Return the rows of the query heads in each tensor of a checkpoint; empty if its architecture is unknown."""
     try:
         return {name: layer.query for name, layer in query_layers(checkpoint).items()}
     except UnsupportedForm:
@@ -136,7 +136,7 @@ def _record(tensor: TensorEdit, entry: TensorEntry, heads: tuple[HeadEdit, ...])
 def checked_base(
     checkpoint: Checkpoint, entry: TensorEntry, touching: Sequence[tuple[EditSource, TensorEdit]]
 ) -> Tensor:
-    """Read a tensor of the base, and compare it with what each edit of it was made from."""
+    """Read a tensor of the base, and compare it with the recorded original of each edit."""
     from qkedit.steering.engine.layer_weights import read_tensor, stored_bytes
 
     before = read_tensor(checkpoint.files, entry)
@@ -159,7 +159,7 @@ def _heads_together(
     after: Tensor,
     records: Sequence[TensorEdit],
 ) -> tuple[HeadEdit, ...]:
-    """Return the edits of a tensor's heads; as recorded for a head that only one edit changed."""
+    """Return the edits of a tensor's heads; for a head that only one edit changed, the recorded one."""
     import torch
 
     from qkedit.spectral.changes.combination import interaction
@@ -192,7 +192,7 @@ def _refuse_lost(name: str, before: Tensor, edited: Tensor, after: Tensor, stren
     # The norm of a change far below the dtype's smallest number is 0.
     if torch.equal(after, before) or lost > _LARGEST_LOSS * torch.linalg.vector_norm(wanted):
         raise QkeditError(
-            f"in strength {strength:g} the change is too small for {str(before.dtype).removeprefix('torch.')}: "
+            f"at strength {strength:g} the change is too small for {str(before.dtype).removeprefix('torch.')}: "
             "most of it would be lost in rounding",
             where=f"tensor {name}",
             remedy="choose a larger strength",

@@ -1,4 +1,4 @@
-"""Take a directory's files over into another one: all of them by hard links, or some of them as copies."""
+"""Transfer a directory's files to another one: all of them by hard links, or some of them as copies."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ OnBytes = Callable[[int], None]
 
 
 def link_all(source: Path, destination: Path, but: Set[str], on_bytes: OnBytes) -> None:
-    """Give every file and link below a directory a second name in another one, on the same file system.
-
-    Folders are made with the permissions that they have, empty and hidden ones too. Where a hard link is not possible,
-    a file is copied.
+    """Hard-link every file and link below a directory into another one, on the same file system.
+    Folders, also empty and hidden ones, keep their permissions. A file that cannot be hard-linked is copied.
 
     Args:
-        source: the directory.
-        destination: an empty one.
-        but: what is left out, relative to `source`.
-        on_bytes: told how many bytes were copied.
+        source: the directory to link from.
+        destination: an empty directory.
+        but: the paths to leave out, relative to `source`.
+        on_bytes: called with the number of bytes copied.
 
     Raises:
         QkeditError: the system refuses.
@@ -45,7 +43,7 @@ def link_all(source: Path, destination: Path, but: Set[str], on_bytes: OnBytes) 
 
 
 def copy_some(files: LocalFiles, names: Iterable[str], destination: Path, on_bytes: OnBytes) -> None:
-    """Copy files of an output into an empty directory; links among the weights are followed, as `steer` writes them.
+    """Copy files of an output into an empty directory; links that `steer` wrote for weights are followed.
 
     Raises:
         CheckpointError: another file is a link that leads out of the directory.
@@ -56,7 +54,7 @@ def copy_some(files: LocalFiles, names: Iterable[str], destination: Path, on_byt
             raise CheckpointError(
                 f"is a link to {files.local_path(name)}",
                 where=str(files.directory / name),
-                remedy="put the file itself in its place",
+                remedy="replace the link with the file itself",
             )
         with explained("create a directory", (destination / name).parent):
             (destination / name).parent.mkdir(parents=True, exist_ok=True)
@@ -64,12 +62,12 @@ def copy_some(files: LocalFiles, names: Iterable[str], destination: Path, on_byt
 
 
 def names_below(directory: Path) -> set[str]:
-    """Return the name of every file and link below a directory. Raises QkeditError where the system refuses."""
+    """Return the name of every file and link below a directory. Raises QkeditError if the system refuses."""
     return {(folder / name).relative_to(directory).as_posix() for folder, name in _walk(directory) if name}
 
 
 def _walk(directory: Path) -> Iterable[tuple[Path, str]]:
-    """Every folder with an empty name, then each of its files and links."""
+    """Yield every folder with an empty name, then the folder with each of its files and links."""
 
     def refuse(error: OSError) -> None:
         raise error

@@ -1,4 +1,4 @@
-"""The source of the bytes from before an edit: kept next to the output, or the base."""
+"""Find the bytes from before an edit: kept next to the output, or in the base."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class OriginalBytes:
     """The byte ranges that an edit replaced: edited tensors, and the card and manifest replaced by the output's.
 
     Attributes:
-        files: hold the ranges.
+        files: the files that hold the ranges.
         tensors: the range of each tensor, by name.
-        gave_way: that of each file of the base whose name the output's own takes.
-        card: under which name the base's card stands in the output; None where it is not there.
-        base: the base, where it is at hand and not only what was kept of it.
+        gave_way: the range of each file of the base that a file of the output replaced, by name.
+        card: the name of the base's card in the output; None if the output does not hold it.
+        base: the base; None if only the kept bytes are available.
     """
 
     files: CheckpointFiles
@@ -39,19 +39,19 @@ class OriginalBytes:
     base: Checkpoint | None
 
     def of(self, tensor: TensorEdit) -> TensorEntry:
-        """Return where an edited tensor stood. Raises CheckpointError where it is not, or of another form."""
+        """Return the original place of an edited tensor. Raises CheckpointError if it is missing or unlike it."""
         entry = self.tensors.get(tensor.name)
         if entry is None or (entry.dtype, entry.shape) != (tensor.dtype, tensor.shape):
             raise self.not_the_original(tensor)
         return entry
 
     def file(self, name: str) -> bytes | None:
-        """Return the content of a file that gave way; None where the base had none of that name."""
+        """Return the content of a replaced file; None if the base had no file of that name."""
         entry = self.gave_way.get(name)
         return b"".join(map(bytes, tensor_pieces(self.files, entry, piece_size(self.files)))) if entry else None
 
     def not_the_original(self, tensor: TensorEdit) -> CheckpointError:
-        """Return the error for a tensor that is not what the manifest says it was before the edit."""
+        """Return the error for a tensor that is not the recorded original."""
         where = self.files.name if self.base is not None else ORIGINALS_FILE
         return CheckpointError(
             f"tensor {tensor.name} is not the one that was edited",
@@ -63,18 +63,18 @@ class OriginalBytes:
 def original_bytes(
     files: LocalFiles, manifest: Manifest, base: str | None, revision: str | None, *, intact: bool
 ) -> OriginalBytes:
-    """Find the original bytes of an output: in the base that is named, else kept beside it, else in the recorded base.
+    """Find the original bytes of an output: in the named base, else next to the output, else in the recorded base.
 
     Args:
-        files: of the output.
-        manifest: its manifest.
+        files: the files of the output.
+        manifest: the manifest of the output.
         base: the model that was edited, if the user names it.
-        revision: of it on the hub.
-        intact: whether what was kept has the hash in the manifest.
+        revision: the branch, tag or commit of a base on the hub.
+        intact: whether the kept file has the hash in the manifest.
 
     Raises:
-        UsageError: nothing was kept, and nobody says which model was edited.
-        CheckpointError: what was kept is damaged, or the base is not a sound checkpoint.
+        UsageError: no bytes were kept, and the edited model is not known.
+        CheckpointError: the kept file is damaged, or the base is not a sound checkpoint.
     """
     kept = ORIGINALS_FILE in manifest.generated
     if kept and base is None and revision is None and ORIGINALS_FILE in files.sizes():
@@ -93,9 +93,9 @@ def original_bytes(
     checkpoint = found.open()
     if earlier_manifests(checkpoint) != manifest.history:
         raise CheckpointError(
-            "is not the model that was edited: it carries other edits than the manifest lists as earlier ones",
+            "is not the model that was edited: its earlier edits differ from those in the manifest",
             where=checkpoint.files.name,
-            remedy="name the model as it was before the last edit, which alone is undone",
+            remedy="name the model as it was before the last edit; only that edit is undone",
         )
     sizes, gave_way = checkpoint.files.sizes(), files_giving_way(checkpoint)
     card = name_in_output(checkpoint, CARD_FILE) if CARD_FILE in gave_way else None
@@ -104,7 +104,7 @@ def original_bytes(
 
 
 def _kept_beside(files: LocalFiles) -> OriginalBytes:
-    """What `KeepingOriginals` wrote, where a card that is in the output goes by its name there."""
+    """Return what `KeepingOriginals` wrote; a card that the output holds has its name there."""
     kept = tensors_of(files, ORIGINALS_FILE)
     named = next(filter(_A_CARD.fullmatch, kept), None)
     gave_way = {} if named is None else {CARD_FILE: kept[named]}

@@ -1,7 +1,7 @@
-"""Undo the last edit of a full output: what it was made from comes back, byte for byte.
+"""Undo the last edit of a full output: restore the model that it was made from, byte for byte.
 
-The restored directory is staged beside its place and put there by one rename, as every output is, so a run that is
-killed leaves the output as it was. In place, every file but those that the edit changed is taken over by a hard link.
+The restored directory is staged next to its target and put there by one rename, like every output, so a run that is
+killed leaves the output unchanged. In place, every file that the edit did not change is taken over by a hard link.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class RevertReport:
 
     Attributes:
         out: the directory that holds the model from before the edit.
-        base: the model that was edited, as its manifest calls it.
-        bytes_from: where the original bytes came from: the file that was kept, or a model.
-        tensors: how many were restored.
-        bytes_restored: of them.
-        files_compared: how many whole files were compared with the base; 0 where it is not a local directory.
-        edits_left: how many earlier edits the restored model has.
-        differing: files that differ from the base's and were left as they are, since that was forced.
+        base: the model that was edited, as the manifest names it.
+        bytes_from: the source of the original bytes: the kept file, or a model.
+        tensors: the number of restored tensors.
+        bytes_restored: the number of their bytes.
+        files_compared: the number of whole files compared with the base; 0 if the base is not a local directory.
+        edits_left: the number of earlier edits that the restored model still has.
+        differing: files that differ from the base's and were left unchanged because of `force`.
     """
 
     out: Path
@@ -76,27 +76,27 @@ def revert(
     fsync: bool = True,
     progress: Progress | None = None,
 ) -> RevertReport:
-    """Undo the last edit of a full output: restore what it was made from, byte for byte.
+    """Undo the last edit of a full output: restore the model that it was made from, byte for byte.
 
     The original bytes come from `base` if it is named, else from those that `keep_original` kept in the output, else
-    from the recorded base, of which the edited tensors alone are fetched. Each tensor is compared with its SHA-256
+    from the recorded base, of which only the edited tensors are fetched. Each tensor is compared with its SHA-256
     from before the edit; where the base is a local directory, every file is compared with it.
 
     Args:
-        directory: a full output of `steer` or `apply`; files that others put there stay.
+        directory: a full output of `steer` or `apply`; other files in it stay.
         base: the model that was edited: a directory, a hub id, an alias or `demo`.
-        revision: of a base on the hub; the one in the manifest by default.
+        revision: the branch, tag or commit of a base on the hub; by default the one in the manifest.
         out: write the restored model to this directory; by default it takes the place of the output.
         overwrite: replace an earlier output at `out`, if nothing else lies in it.
-        force: go on though files of the output were changed since it was written, and replace whatever is at `out`.
+        force: continue even if the output was changed since it was written, and replace whatever is at `out`.
         fsync: wait until the disk holds the result.
-        progress: told how far the run is.
+        progress: called as the work advances.
 
     Raises:
-        UsageError: no original bytes can be found, or files were changed since they were written.
+        UsageError: no original bytes were found, or files were changed since they were written.
         CheckpointError: the directory is not a full output, or the base is not the model that was edited.
         VerificationError: a restored file differs from the base's.
-        QkeditError: as for `steer`. In all of these cases nothing was changed.
+        QkeditError: as for `steer`. After any of these errors the output is unchanged.
 
     Example:
         >>> qkedit.steer("demo", out="./edited", keep_original=True)
@@ -160,7 +160,7 @@ def revert(
 
 @dataclass(frozen=True)
 class _Undoing:
-    """An output, what was edited in it, and what stood there before."""
+    """An output, its edited tensors, and their original bytes."""
 
     files: LocalFiles
     manifest: Manifest
@@ -169,7 +169,7 @@ class _Undoing:
 
     @cached_property
     def places(self) -> dict[str, TensorEntry]:
-        """The edited tensors as they stand in the output, by name."""
+        """The edited tensors as stored in the output, by name."""
         return {record.tensor.name: record.tensor for record in records_of(self.manifest, self.edited.tensors)}
 
     @cached_property
@@ -187,7 +187,7 @@ class _Undoing:
         return {MANIFEST_FILE, CARD_FILE, *kept, *([self.originals.card] if self.originals.card else [])}
 
     def refuse_changes(self, changed: Iterable[str]) -> None:
-        """Refuse to lose what somebody wrote into a card of the output, or into a tensor that was edited."""
+        """Refuse to lose later changes of the output's card or of an edited tensor."""
         own = [name for name in changed if name != ORIGINALS_FILE]
         card, files = self.originals.card, self.files
         base_card = files.read(card, 0, files.size(card)) if card is not None and card in files.sizes() else None
@@ -197,9 +197,9 @@ class _Undoing:
         own += [f"tensor {name}" for name, place in self.places.items() if sha256_of(files, place) != after[name]]
         if own:
             raise UsageError(
-                f"holds what was changed since qkedit wrote it ({shown(own)})",
+                f"holds changes made since qkedit wrote it ({shown(own)})",
                 where=str(files.directory),
-                remedy="move it away first, or lose it with --force",
+                remedy="move them away first, or lose them with --force",
             )
 
     def write(self, staging: Path, progress: Progress) -> None:
@@ -231,7 +231,7 @@ def _output(files: LocalFiles, out: Path | None, overwrite: bool, force: bool, f
         return OutputOptions(out, link=_COPIED, overwrite=overwrite, force=force, fsync=fsync)
     if snapshot_of(files.directory.resolve()):
         raise UsageError(
-            "is a snapshot in a hub's cache, which is not changed",
+            "is a snapshot in the hub's cache, which qkedit does not change",
             where=str(files.directory),
             remedy="write the restored model elsewhere with --out",
         )
@@ -243,13 +243,13 @@ def _opened(files: LocalFiles) -> Checkpoint:
         raise CheckpointError(
             "is not a full checkpoint, so there is nothing to revert",
             where=str(files.directory),
-            remedy="remove a delta or an adapter itself, and name what was made with it to revert that",
+            remedy="delete a delta or an adapter; to revert a checkpoint that was made with it, name that one",
         )
     return open_checkpoint(files)
 
 
 def _compared(staging: Path, base: Checkpoint | None, on_bytes: Callable[[int], None]) -> tuple[int, tuple[str, ...]]:
-    """The number of files compared with those of a base in a local directory, and the names of those that differ."""
+    """Return the number of files compared with a base in a local directory, and the names of those that differ."""
     if base is None or not isinstance(base.files, LocalFiles):
         return 0, ()
     ours, theirs = LocalFiles(staging), base.files

@@ -96,7 +96,7 @@ def test_a_dead_process_is_one_sentence_and_no_output(
         run_plan(plan, OutputOptions(tmp_path / "out", fsync=False), launch=FIRST)
     assert str(caught.value) == (
         "process 1 of 2 (counted from 0): ended before its layers were edited; "
-        "see what the launcher says of it, and run again."
+        "read the launcher's messages about it, and run again."
     )
     assert os.listdir(tmp_path) == []
 
@@ -245,14 +245,14 @@ def test_a_stranger_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_wait_for_the_others_is_without_end(monkeypatch: pytest.MonkeyPatch, wait: Callable[[Launch], Any]) -> None:
     monkeypatch.setattr(connections, "MEETING", 0.3)
     launch = FIRST if wait is others_of else SECOND
-    with pytest.raises(QkeditError, match=r"did not come within 0.3 s"), wait(launch):
+    with pytest.raises(QkeditError, match=r"did not connect within 0.3 s"), wait(launch):
         pass
 
 
 @pytest.mark.parametrize(("name", "value"), [("MASTER_ADDR", ""), ("MASTER_PORT", "none"), ("MASTER_PORT", "99999")])
 def test_processes_without_a_place_to_meet_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match="do not say where the processes meet"), first_of(SECOND):
+    with pytest.raises(UsageError, match="are not set, so the processes cannot meet"), first_of(SECOND):
         pass
 
 

@@ -175,7 +175,7 @@ def test_what_somebody_wrote_is_lost_by_force_alone(tmp_path: Path, change: Any,
     edited = steered(base, tmp_path / "edited", keep_original=True)
     change(edited)
     before = contents(tmp_path)
-    with pytest.raises(UsageError, match="changed since qkedit wrote it") as error:
+    with pytest.raises(UsageError, match="changes made since qkedit wrote it") as error:
         qkedit.revert(edited)
     assert named in str(error.value)
     assert contents(tmp_path) == before
@@ -211,7 +211,7 @@ def test_what_cannot_be_undone_is_refused_in_a_sentence(base: Path, tmp_path: Pa
         (edited, {"base": edited}, CheckpointError, "is not the model that was edited"),
         (damaged, {}, CheckpointError, f"{ORIGINALS}: is damaged"),
         (missing, {}, UsageError, f"{ORIGINALS} is missing"),
-        (twice, {"base": base}, CheckpointError, "carries other edits than the manifest lists"),
+        (twice, {"base": base}, CheckpointError, "its earlier edits differ from those in the manifest"),
         (delta, {"base": base}, CheckpointError, "is not a full checkpoint"),
         (base, {}, CheckpointError, "there is no readable qkedit.json"),
         (kept, {"out": kept}, UsageError, "inside the input"),
@@ -249,7 +249,7 @@ def test_no_loader_takes_what_is_kept_for_weights(tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights(), shards=1)
     kept = steered(base, tmp_path / "kept", keep_original=True)
     assert [path.name for path in kept.rglob("*.safetensors*")] == ["model.safetensors"]
-    with pytest.raises(UsageError, match="a full checkpoint alone is reverted"):
+    with pytest.raises(UsageError, match="only a full checkpoint can be reverted"):
         steered(base, tmp_path / "delta", layout="delta", keep_original=True)
 
 
