@@ -11,7 +11,7 @@ Then it generates its own answer:
     overlap    F1 of the words that both answers share, counting repeats (ROUGE-1 F, Lin 2004), mean over images
     identical  share of images with the same answer
 
-Forcing is generation with given tokens, so that plug-ins, caches and positions are those of real use. The models are
+Forcing is generation with given tokens, so plug-ins, caches and positions are those of real use. The models are
 loaded one after the other; the base's logits are kept in main memory: 2 bytes (16-bit models) × vocabulary × tokens,
 20 MB per image for 64 tokens with a vocabulary of 152,000.
 """
@@ -65,16 +65,16 @@ class ImageDrift:
 
     @property
     def mean_kl(self) -> float:
-        """Mean over the positions."""
+        """The mean divergence over the positions."""
         return sum(self.kl) / len(self.kl)
 
     @property
     def overlap(self) -> float:
-        """F1 of the words that the two answers have in common."""
+        """The F1 of the words that the two answers share."""
         return word_f1(self.base, self.edited)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON takes it."""
+        """Return the fields as JSON values."""
         return {
             "image": self.image,
             "kl": self.mean_kl,
@@ -102,7 +102,7 @@ class Drift:
 
     @property
     def worst(self) -> tuple[ImageDrift, ...]:
-        """The images, the one that is moved farthest first."""
+        """The images, those with the largest drift first."""
         return tuple(sorted(self.images, key=lambda image: -image.mean_kl))
 
     @property
@@ -112,7 +112,7 @@ class Drift:
         return {**means, "kl_worst": self.worst[0].mean_kl}
 
     def intervals(self, level: float = LEVEL) -> Mapping[str, tuple[float, float]]:
-        """Return percentile intervals of the bootstrap over images; nothing for one image alone."""
+        """Return percentile intervals of the bootstrap over images; empty for a single image."""
         if len(self.images) < 2:
             return {}
         intervals = {}
@@ -133,7 +133,7 @@ class Drift:
         }
 
     def _parts(self) -> dict[str, np.ndarray]:
-        """Numerator and denominator of each image, [images, 2]: positions weigh alike, and so do answers."""
+        """Return the numerators and denominators of each image, [images, 2]: all positions weigh the same."""
         of_images = {
             "kl": [(sum(image.kl), len(image.kl)) for image in self.images],
             "agreement": [(sum(image.agrees), len(image.agrees)) for image in self.images],
@@ -184,11 +184,11 @@ def drift(
     from qkedit.steering.sources.edit_source import open_edits
 
     if edits:
-        open_edits(edits)  # what is not an edit is said before the models are loaded
+        open_edits(edits)  # report what is not an edit before loading models
     if not images:
         raise UsageError("there are no images", where="--images", remedy="name a directory with pictures")
     for image in images:
-        read_image(image)  # what is not a picture is said before the models are loaded
+        read_image(image)  # report what is not a picture before loading models
     total = 2 * len(images)
     loaded = load(base, revision=base_revision, **loading)
     base_template = loaded.template_record
@@ -287,13 +287,13 @@ def _drift_of(loaded: LoadedModel, image: Path, prompt: str, base: _Answered, ma
     led = _answer(loaded, image, prompt, max_new_tokens, given=base.tokens)
     if led.logits.shape != base.logits.shape:
         raise UsageError(
-            f"its vocabulary has {led.logits.shape[1]} tokens, that of the base {base.logits.shape[1]}",
+            f"its vocabulary has {led.logits.shape[1]} tokens, but the base's has {base.logits.shape[1]}",
             where=loaded.name,
             remedy="name the base that it was made from",
         )
     own = _answer(loaded, image, prompt, max_new_tokens)
     p, q = (logits.double().log_softmax(-1) for logits in (base.logits, led.logits))
-    # What the base rules out adds nothing, whatever the other says of it. Rounding alone makes a divergence negative.
+    # Tokens that the base rules out add nothing. A negative divergence can only come from rounding.
     kl = torch.where(p.exp() == 0, 0, p.exp() * (p - q)).sum(-1).clamp(min=0)
     if not kl.isfinite().all():
         raise QkeditError(

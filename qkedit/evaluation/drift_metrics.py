@@ -8,7 +8,7 @@ from collections import Counter
 from qkedit.evaluation.metric import Better, Meaning, Unit
 
 DRIFT = "drift"
-"""The name under which its results are where others have a benchmark's."""
+"""The value of `benchmark` in its results."""
 
 DRIFT_METRICS = (
     Meaning("kl", Better.LOWER),  # nats

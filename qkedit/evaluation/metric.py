@@ -1,9 +1,9 @@
 """Metrics: sums over groups of items, a value computed from the sums, a direction and a unit.
 
-A group is what is judged together and so is not independent, such as all questions about one image. A metric adds up
-some numbers over the groups and has a value that depends on the totals alone: Σ numerator / Σ denominator for a plain
-share such as accuracy, for F1 = 2tp / (2tp + fp + fn), and for a share of whole groups such as MME's accuracy+; other
-functions of the totals for others, as BLEU. Resampling groups then needs no knowledge of the benchmark.
+A group holds the items that are judged together and so are not independent, such as all questions about one image. A
+metric sums some numbers over the groups, and its value depends only on the totals: Σ numerator / Σ denominator for a
+plain share such as accuracy, for F1 = 2tp / (2tp + fp + fn), and for a share of whole groups such as MME's accuracy+;
+another function of the totals for metrics such as BLEU. So groups can be resampled without knowing the benchmark.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from qkedit.evaluation.files.records import MeasuredItem, YesNoItem
 
-# numpy takes a tenth of a second; whoever scores without intervals needs none of it.
+# Importing numpy takes a tenth of a second, and scores without intervals do not need it.
 if TYPE_CHECKING:
     from qkedit.evaluation.statistics.resampling import Array
 
@@ -25,7 +25,7 @@ class Better(Enum):
 
     HIGHER = "higher"
     LOWER = "lower"
-    # It describes the answers; neither more nor less of it is an aim.
+    # The metric describes the answers; neither more nor less of it is better.
     NEITHER = "neither"
 
 
@@ -34,7 +34,7 @@ class Unit(Enum):
 
     SHARE = "share"  # from 0 to 1
     PERCENT = "percent"  # a share from 0 to 100, as some benchmarks print them
-    HUNDREDTHS = "hundredths"  # any number, of which papers print the hundredfold, as CIDEr's 1.05 for 105
+    HUNDREDTHS = "hundredths"  # any number, which papers print times 100: CIDEr's 1.05 as 105
     NUMBER = "number"
 
 
@@ -43,9 +43,9 @@ class Meaning:
     """The interpretation of a metric's figures.
 
     Attributes:
-        name: plain, such as `chair_i`.
-        better: which direction is better.
-        unit: what it counts in.
+        name: the plain name, such as `chair_i`.
+        better: the better direction.
+        unit: the unit of the figures.
     """
 
     name: str
@@ -54,14 +54,14 @@ class Meaning:
 
 
 UNKNOWN = Meaning("")
-"""Of a figure that nothing is known about: neither direction is better, and any number is possible."""
+"""The meaning of an unknown figure: neither direction is better, and any number is possible."""
 
 
 def sum_of_ratios(totals: Array) -> Array:
     """Return the sum of the ratios of columns 0 and 1, 2 and 3, … for each row.
 
     Args:
-        totals: numerators and denominators in turn, [rows, columns].
+        totals: alternating numerators and denominators, [rows, columns].
 
     Returns:
         One value per row, NaN where a denominator is zero.
@@ -79,10 +79,10 @@ class Metric(Meaning):
     """One metric of a benchmark's items.
 
     Attributes:
-        sums: what the items of one group add to the totals; as many numbers for every group.
-        value: the metric of each row of totals, [rows, columns] to [rows]; NaN where it has none.
-        is_hallucination: whether it is a rate of hallucinations, which saying less can lower.
-        loss: what a lower value costs the reader of answers that hallucinate less: `lost recall`; empty for nothing.
+        sums: the contribution of one group's items to the totals; the same number of values for every group.
+        value: computes the metric of each row of totals, [rows, columns] to [rows]; NaN if it has no value.
+        is_hallucination: whether it is a rate of hallucinations, which shorter answers can lower.
+        loss: the name of what a lower value costs, when answers hallucinate less: `lost recall`; empty for no cost.
         is_share_right: whether it is the share of right answers, so that McNemar's test compares two runs.
     """
 
@@ -93,7 +93,7 @@ class Metric(Meaning):
     is_share_right: bool = False
 
     def value_of(self, items: Sequence[Any]) -> float | None:
-        """Return the metric of items that need no resampling; None where it has no value."""
+        """Return the metric of items, without resampling; None if it has no value."""
         import numpy as np
 
         value = float(self.value(np.array([self.sums(items)], dtype=np.float64))[0])
@@ -104,7 +104,7 @@ def ratio(of_item: Callable[[Any], tuple[float, float]]) -> Callable[[Sequence[A
     """Return the sums of a ratio over items.
 
     Args:
-        of_item: numerator and denominator of one item. An answer that the rules drop adds nothing.
+        of_item: returns the numerator and denominator of one item. An answer that the rules drop adds nothing.
     """
 
     def sums(items: Sequence[Any]) -> tuple[float, float]:
@@ -115,7 +115,7 @@ def ratio(of_item: Callable[[Any], tuple[float, float]]) -> Callable[[Sequence[A
 
 
 def measured(name: str) -> Callable[[Sequence[MeasuredItem]], Sequence[float]]:
-    """Return the sums of what `MeasuredItem`s hold under a name."""
+    """Return the function that sums the numbers of `MeasuredItem`s under a name."""
 
     def sums(items: Sequence[MeasuredItem]) -> Sequence[float]:
         return [sum(column) for column in zip(*(item.sums[name] for item in items), strict=True)]

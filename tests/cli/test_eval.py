@@ -177,7 +177,7 @@ def test_a_missing_image_is_named_before_the_model_is_looked_at(scenes: Path, ou
     request = ("eval", "demo", "-b", "pope.random", "--data", scenes, "--images", images, "--out", out, *SHORT)
     refused = qkedit(*request)
     assert refused.code == 1
-    assert refused.sentence().startswith(f"{images / 'scene_000002.png'}: the image is not there;")
+    assert refused.sentence().startswith(f"{images / 'scene_000002.png'}: the image does not exist;")
     assert not out.exists()
     (images / "scene_000002.png").write_bytes(b"no picture")
     broken = qkedit(*request)
@@ -198,7 +198,7 @@ def test_a_missing_image_is_named_before_the_model_is_looked_at(scenes: Path, ou
         (("-b", "pope", "-b", "custom", "--split", "random"), "is for one benchmark"),
         (("-b", "pope.random", "--split", "random"), "is for one benchmark"),
         (("-b", "pope", "-b", "pope.random"), "pope.random is named twice"),
-        (("-b", "pope", "--prompt", "Is it?"), "the same of"),
+        (("-b", "pope", "--prompt", "Is it?"), "the same for"),
         (("-b", "pope", "--plugin", "scrr"), "did you mean 'scr'"),
         (("-b", "pope", "--dtype", "float8"), "is not a dtype"),
         (("-b", "custom.a/b"), "is not the name of a split"),

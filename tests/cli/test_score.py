@@ -92,7 +92,7 @@ def test_missing_answers_are_said(data: Path, answers: Path) -> None:
     assert refused.code == 1
     assert refused.sentence() == (
         f"{answers}: 2 of 3 questions have no answer, the first is '2'; "
-        "answer them all, or score what is there with --allow-missing."
+        "answer them all, or score the others with --allow-missing."
     )
     done = qkedit("score", "pope", "--answers", answers, "--data", data, "--allow-missing")
     assert done.code == 0

@@ -62,7 +62,7 @@ class Benchmark(ABC):
 
         Args:
             data: the directory with the published files, or one such file.
-            split: one of its splits.
+            split: one of the benchmark's splits.
             rule: the parser or variant for their scoring; None for the default.
             files: the files given for `self.files`.
 
@@ -83,14 +83,14 @@ class Benchmark(ABC):
         """Return the score of one split.
 
         Args:
-            questions: the questions of the split, or of the whole set that it is a part of.
+            questions: the questions of the split, or of the whole set that the split is part of.
             answers: the answers, in any order.
             split: the split's name.
             rule: one of `self.rules`; None for the default.
             allow_missing: leave out questions without an answer instead of refusing.
 
         Raises:
-            QkeditError: answers and questions do not fit.
+            QkeditError: answers and questions do not match.
         """
 
     def splits_below(self, data: Path) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ class Benchmark(ABC):
         return self.metrics
 
     def takes_shown_images(self, split: str | None) -> bool:
-        """Return whether only questions about existing images are asked, where the ground truth covers many more."""
+        """Return whether to ask only about existing images, since the ground truth covers many more."""
         return False
 
     @property
@@ -121,7 +121,7 @@ class Benchmark(ABC):
     def load_questions(
         self, data: Path, split: str | None = None, rule: str | None = None, files: Mapping[str, Path] | None = None
     ) -> tuple[Question, ...]:
-        """Return questions as `read_questions` does, once the rule and the files are known to exist.
+        """Check the rule and the files, then return the questions as `read_questions` does.
 
         Raises:
             QkeditError: there is no such split or rule, a file is missing, or it does not hold questions.
@@ -129,7 +129,7 @@ class Benchmark(ABC):
         self.check_rule(rule)
         for name in files or {}:
             if name not in self.files:
-                raise UsageError(f"{self.title} has no use for it", where=f"--{name.replace('_', '-')}")
+                raise UsageError(f"{self.title} does not use it", where=f"--{name.replace('_', '-')}")
         return self.read_questions(data, split, rule, files or {})
 
     def splits_in(self, data: Path) -> tuple[str | None, ...]:
@@ -187,7 +187,7 @@ class Benchmark(ABC):
         rule: str | None = None,
         allow_missing: bool = False,
     ) -> tuple[Score, ...]:
-        """Return the score of one split, or (None) of each that is scored separately. Raises QkeditError."""
+        """Return the score of one split, or (None) of each split that is scored separately. Raises QkeditError."""
         return tuple(
             self.score(questions, answers, split=part, rule=rule, allow_missing=allow_missing)
             for part in self.answered_splits(questions, answers, split)
@@ -204,7 +204,7 @@ class Benchmark(ABC):
         return asked
 
     def check_rule(self, rule: str | None) -> None:
-        """Raise UsageError when there is no such parser or variant."""
+        """Raise UsageError if there is no such parser or variant."""
         if rule is not None and rule not in self.rules:
             raise UsageError(
                 f"{self.title} has no {self.rule_kind} {rule!r}",

@@ -1,8 +1,8 @@
 """A user's own questions: JSON lines `id, image, question, truth`.
 
-Where every truth is yes or no, answers are scored as POPE's are. Where every truth is the list of the objects that an
-image shows, they are scored as captions: the words that matter are all objects of the file, in lower case, as whole
-words, singular or with a plural's s or es, the longest first, so that a `wine glass` is no `glass`. A mention of one
+If every truth is yes or no, answers are scored as POPE's are. If every truth is the list of the objects in an image,
+answers are scored as captions: the words that count are all objects of the file, in lower case, as whole words,
+singular or with a plural's s or es, the longest first, so that a `wine glass` is not a `glass`. A mention of an object
 that the image does not show is a hallucination.
 """
 
@@ -32,16 +32,16 @@ def load_questions(data: Path, split: str | None = None) -> tuple[Question, ...]
 
     Args:
         data: the file or the directory.
-        split: a name for the score, whatever it is.
+        split: any name for the score.
 
     Raises:
-        QkeditError: a row is not a question, two have one id, or some truths are yes or no and some are lists.
+        QkeditError: a row is not a question, two have the same id, or some truths are yes or no and some are lists.
     """
     questions: dict[str, Question] = {}
     for row in read_rows(data / "questions.jsonl" if data.is_dir() else data):
         identifier = row.identifier("id")
         if identifier in questions:
-            raise row.wrong(f"the id {identifier!r} stands twice")
+            raise row.wrong(f"the id {identifier!r} occurs twice")
         image, truth = row.text("image"), _truth(row)
         first = next(iter(questions.values()), None)
         if first is not None and isinstance(first.truth, str) != isinstance(truth, str):
@@ -66,11 +66,11 @@ def score(given: Answered) -> Score:
     """Return the score of answers to a user's own questions.
 
     Args:
-        given: answers to questions that all have a truth of yes or no, or all a list of objects; the split is a name
-            for the score, and the rule one of POPE's parsers for yes and no (official by default), None for captions.
+        given: answers to questions that all have a truth of yes or no, or all a list of objects. The split is a name
+            for the score. The rule is one of POPE's parsers for yes and no (by default `official`), None for captions.
 
     Raises:
-        QkeditError: answers and questions do not fit, or there is no such parser.
+        QkeditError: answers and questions do not match, or there is no such parser.
     """
     if all(isinstance(question.truth, str) for question in given.questions):
         return score_yes_no("custom", given, given.joined(), "official")
@@ -82,7 +82,7 @@ def score(given: Answered) -> Score:
     captions = chair.score(
         given.questions,
         given.answers,
-        # CHAIR takes captions of any of its images, unless a split says that all are wanted.
+        # CHAIR accepts captions of any of its images, unless a split is named, which must be complete.
         split=given.split or "custom",
         rule=VARIANT,
         allow_missing=given.allow_missing,
@@ -100,7 +100,7 @@ def mention_finder(objects: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
     """
     names = {tuple(_words(entry)): entry for entry in objects}
     forms: dict[tuple[str, ...], str] = {}
-    for ending in ("", "s", "es"):  # an object as it stands goes before another's plural
+    for ending in ("", "s", "es"):  # an object's own name takes precedence over another's plural
         for words, name in names.items():
             forms.setdefault((*words[:-1], words[-1] + ending), name)
     beginning: dict[str, list[tuple[str, ...]]] = {}
@@ -137,5 +137,5 @@ class CustomQuestions(BenchmarkOfFunctions):
     functions = Functions(load_questions, score)
 
     def metrics_of(self, items: Sequence[Item]) -> tuple[Metric, ...]:
-        """Return those of captions or those of yes and no."""
+        """Return the metrics of captions or those of yes and no."""
         return CAPTION_METRICS if isinstance(items[0], CaptionItem) else METRICS

@@ -21,7 +21,7 @@ class Answered:
     """Questions, answers, and the rule to score them by.
 
     Attributes:
-        questions: the questions of the split, or of the whole set that it is a part of.
+        questions: the questions of the split, or of the whole set that the split is part of.
         answers: the answers, in any order.
         split: the split's name; None if it is not named.
         rule: a parser or variant; None for the default.
@@ -46,7 +46,7 @@ class Answered:
         return self.joined(asked or self.questions)
 
     def joined_part(self, is_asked: Callable[[Question], bool]) -> Joined:
-        """Return the pairs of those questions; answers to the other questions are left out. Raises QkeditError."""
+        """Return the pairs of the selected questions; other answers are left out. Raises QkeditError."""
         asked = [question for question in self.questions if is_asked(question)]
         return self.joined(asked, {question.id for question in self.questions})
 
@@ -91,7 +91,7 @@ class BenchmarkOfFunctions(Benchmark):
     """A benchmark whose class names the functions that do its work.
 
     Attributes:
-        functions: what reads and scores.
+        functions: the functions that read and score.
     """
 
     functions: ClassVar[Functions]

@@ -15,7 +15,7 @@ from qkedit.evaluation.files.json_rows import read_rows
 from qkedit.evaluation.files.records import Answer, Question, Score, YesNoItem
 
 _NAMES = ("random", "popular", "adversarial")
-# The published names; the second is used by other repositories and the demo.
+# The published names; other repositories and the demo use the second one.
 FILES = FilePerSplit(
     {
         **{name: (f"coco_pope_{name}.json", f"pope_{name}.json") for name in _NAMES},
@@ -34,11 +34,11 @@ def load_questions(data: Path, split: str | None) -> tuple[Question, ...]:
 
     Args:
         data: a directory with POPE's files, or one such file.
-        split: one of SPLITS; needed where `data` is a directory.
+        split: one of SPLITS; required if `data` is a directory.
 
     Raises:
         UsageError: there is no such split, or none is named.
-        QkeditError: the file is not there, or a row of it is not a question.
+        QkeditError: the file is missing, or a row is not a question.
     """
     return read_questions(FILES.of(data, split))
 
@@ -47,13 +47,13 @@ def read_questions(file: Path) -> tuple[Question, ...]:
     """Return the questions of a file in POPE's format, lines or an array of `question_id, image, text, label`.
 
     Raises:
-        QkeditError: a row is not a question, or two have one id.
+        QkeditError: a row is not a question, or two rows have the same id.
     """
     questions: dict[str, Question] = {}
     for row in read_rows(file):
         identifier = row.identifier(_ID, "id")
         if identifier in questions:
-            raise row.wrong(f"the id {identifier!r} stands twice")
+            raise row.wrong(f"the id {identifier!r} occurs twice")
         label = row.text("label")
         if label not in ("yes", "no"):
             raise row.wrong(f"the label {label!r} is neither 'yes' nor 'no'")
@@ -63,7 +63,7 @@ def read_questions(file: Path) -> tuple[Question, ...]:
 
 
 def load_answers(file: Path) -> tuple[Answer, ...]:
-    """Return the answers of a file: rows with `question_id`, or POPE's own without any id, in the questions' order.
+    """Return the answers of a file: rows with `question_id`, or POPE's own rows without ids, in the questions' order.
 
     Raises:
         QkeditError: a row is not an answer, or some rows have an id and some have none.
@@ -71,7 +71,7 @@ def load_answers(file: Path) -> tuple[Answer, ...]:
     rows = read_rows(file)
     with_id = [row.first_key(_ID, "id") is not None for row in rows]
     if not any(with_id) and rows[0].first_key("answer") is not None:
-        # POPE's own script goes by the order, and its files number the questions from 1.
+        # POPE's own script relies on the order, and its files number the questions from 1.
         return tuple(answer_in(row, str(number), ("answer",)) for number, row in enumerate(rows, start=1))
     return read_answers(file, ids=(_ID,), texts=("text",), rows=rows)
 
@@ -81,10 +81,10 @@ def score(given: Answered) -> Score:
     """Return the score of one split.
 
     Args:
-        given: one answer to each question; the rule is official (so by default), vcd, opera or repope.
+        given: one answer to each question; the rule is official (the default), vcd, opera or repope.
 
     Raises:
-        QkeditError: answers and questions do not fit, or there is no such parser.
+        QkeditError: answers and questions do not match, or there is no such parser.
     """
     return score_yes_no("pope", given, given.joined(), "official")
 

@@ -5,7 +5,7 @@ A package adds a benchmark with an entry point of the group `qkedit.benchmarks` 
     [project.entry-points."qkedit.benchmarks"]
     animals = "my_package.animals:Animals"
 
-Classes are imported when they are named, so that nobody waits for other benchmarks' language libraries.
+A class is imported when it is named, so that nobody waits for the language libraries of other benchmarks.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def benchmark_names() -> tuple[str, ...]:
 
 @cache
 def benchmark_named(name: str) -> Benchmark:
-    """Return a benchmark.
+    """Return the benchmark of this name.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is no such benchmark.
         QkeditError: another package's benchmark cannot be imported, or is not a benchmark.
     """
     if name in _BUILT_IN:
@@ -60,8 +60,8 @@ def benchmark_named(name: str) -> Benchmark:
         raise _not_one(points[name], f"calls itself {getattr(found, 'name', None)!r}")
     try:
         return found()
-    except Exception as error:  # whatever a stranger's class lacks or does
-        raise _not_one(points[name], f"cannot be made ({first_line(error)})") from error
+    except Exception as error:  # a third party's class may raise anything
+        raise _not_one(points[name], f"cannot be created ({first_line(error)})") from error
 
 
 def _not_one(point: EntryPoint, what: str) -> QkeditError:

@@ -30,20 +30,20 @@ def load_questions(data: Path, split: str | None) -> tuple[Question, ...]:
 
     Raises:
         UsageError: there is no such split, or none is named.
-        QkeditError: the file is not there, or a row of it is not a question.
+        QkeditError: the file is missing, or a row is not a question.
     """
     return pope.read_questions(FILES.of(data, split))
 
 
 @Scorer
 def score(given: Answered) -> Score:
-    """Return the score of one split; answers to POPE's further questions are left out.
+    """Return the score of one split; answers to POPE's other questions are left out.
 
     Args:
-        given: answers to POPE's split of the same name; the rule is repope (so by default), official, vcd or opera.
+        given: answers to POPE's split of the same name; the rule is repope (the default), official, vcd or opera.
 
     Raises:
-        QkeditError: answers and questions do not fit, or there is no such parser.
+        QkeditError: answers and questions do not match, or there is no such parser.
     """
     return score_yes_no("repope", given, given.joined(known=_OF_POPE), "repope")
 

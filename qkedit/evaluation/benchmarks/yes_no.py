@@ -42,7 +42,7 @@ def vcd(text: str, truth: str) -> str:
 
 
 def repope(text: str, truth: str) -> str | None:
-    """RePOPE's rule (arXiv 2504.15707): `yes` if that is anywhere in the answer, else `no` if that is, or neither."""
+    """RePOPE's rule (arXiv 2504.15707): `yes` if the answer contains it anywhere, else `no` likewise, else None."""
     lower = text.lower()
     if "yes" in lower:
         return "yes"
@@ -147,7 +147,7 @@ def quotient(numerator: float, denominator: float) -> float | None:
 def undefined(metrics: Mapping[str, float | None]) -> list[str]:
     """Return the warning that names the metrics without a value, if there are any."""
     names = [name for name, value in metrics.items() if value is None]
-    return [f"{', '.join(names)} cannot be given: the denominator is zero"] if names else []
+    return [f"{', '.join(names)} cannot be calculated: the denominator is zero"] if names else []
 
 
 def _printed(counts: Mapping[str, int], metrics: Mapping[str, float | None]) -> dict[str, str]:
@@ -166,7 +166,7 @@ def _is_true(item: YesNoItem) -> bool:
     return item.parsed == item.truth == "yes"
 
 
-# An answer that is neither yes nor no is wrong, a missed yes where yes is true, and not a hallucination.
+# An answer that is neither yes nor no is wrong: a missed yes if the truth is yes, and never a hallucination.
 METRICS = (
     Metric("accuracy", Better.HIGHER, Unit.SHARE, ratio(lambda item: (item.right, 1)), is_share_right=True),
     Metric("precision", Better.HIGHER, Unit.SHARE, ratio(lambda item: (_is_true(item), item.parsed == "yes"))),

@@ -2,7 +2,7 @@
 
 An answer file has the benchmark's own format, or JSON lines `{"id": …, "answer": …}` for any benchmark. A row may also
 give its `split`, the question (`question` or `prompt`) and the `image`. Ids are small numbers in most benchmarks, so
-that answers to another split would fit as well; these keys reveal them. Nothing is scored unless everything fits.
+answers to another split would match as well; these keys reveal them. Nothing is scored unless everything matches.
 `finish_reason` says why an answer ended; empty answers and those cut off are counted.
 """
 
@@ -135,7 +135,7 @@ def join(
             if questions
             else "there are no questions",
             where=file,
-            remedy="answer them all" + (", or score what is there with --allow-missing" if found else ""),
+            remedy="answer them all" + (", or score the others with --allow-missing" if found else ""),
         )
     pairs = tuple((question, found[question.id]) for question in questions if question.id in found)
     return Joined(pairs, len(unanswered))
@@ -157,7 +157,7 @@ def _check_question(question: Question, answer: Answer) -> None:
         raise QkeditError(
             f"the answer {answer.id!r} is to {_short(asked)!r}, the question is {_short(question.prompt)!r}",
             where=answer.where,
-            remedy="name the answers to this benchmark and split, or leave out what was asked if it was reworded",
+            remedy="name the answers to this benchmark and split, or remove the question's text if it was reworded",
         )
 
 

@@ -17,7 +17,7 @@ def find(data: Path, names: Sequence[str], places: Sequence[str]) -> Path | None
 
 
 def required(data: Path, names: Sequence[str], places: Sequence[str], published: str) -> Path:
-    """Return the file, or `data` itself where that is a file.
+    """Return the file, or `data` itself if it is a file.
 
     Raises:
         QkeditError: the file does not exist; the error says where it is published.
@@ -26,7 +26,7 @@ def required(data: Path, names: Sequence[str], places: Sequence[str], published:
         return data
     file = find(data, names, places)
     if file is None:
-        what = f"{names[0]} is not there" if data.is_dir() else "there is no such directory"
+        what = f"there is no {names[0]}" if data.is_dir() else "there is no such directory"
         raise QkeditError(what, where=str(data), remedy=f"take it from {published}")
     return file
 
@@ -50,7 +50,7 @@ class FilePerSplit:
         return tuple(split for split, names in self.names.items() if find(data, names, self.places))
 
     def of(self, data: Path, split: str | None) -> Path:
-        """Return the file of a split, or `data` itself where that is a file.
+        """Return the file of a split, or `data` itself if it is a file.
 
         Raises:
             UsageError: there is no such split, or none is named.

@@ -18,11 +18,11 @@ from typing import Any
 from qkedit.errors import QkeditError
 from qkedit.strict_text import DECODER
 
-# Answers to all published benchmarks together take some megabytes; a file this large is not one of answers.
+# Answers to all published benchmarks together take some megabytes; a file of this size is not a file of answers.
 LARGEST_FILE = 2**30
 # No model writes this much. Only a broken file has such texts, and a tokenizer would take hours for them.
 LONGEST_TEXT = 1_000_000
-# Errors quote ids.
+# Errors quote ids, so they must be short.
 LONGEST_NAME = 1000
 
 
@@ -86,12 +86,10 @@ def read_text(file: Path) -> str:
         raise QkeditError("is not a sound gzip file", where=str(file), remedy="copy it again") from None
     except OSError as error:
         raise QkeditError(
-            f"cannot be read ({error.strerror})", where=str(file), remedy="name a file that is there"
+            f"cannot be read ({error.strerror})", where=str(file), remedy="name an existing file"
         ) from None
     if len(data) > LARGEST_FILE:
-        raise QkeditError(
-            f"is larger than {LARGEST_FILE} bytes", where=str(file), remedy="name the file that was meant"
-        )
+        raise QkeditError(f"is larger than {LARGEST_FILE} bytes", where=str(file), remedy="name another file")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -118,7 +116,7 @@ def read_rows(file: Path, *, within: Sequence[str] = ()) -> list[Row]:
             raise _wrong(file, line, "is not a JSON object")
         rows.append(Row(value, str(file), line))
     if not rows:
-        raise QkeditError("holds nothing", where=str(file), remedy="name the file that was meant")
+        raise QkeditError("is empty", where=str(file), remedy="name another file")
     return rows
 
 
@@ -143,7 +141,7 @@ def read_object(file: Path, *, keys: Collection[str] | None = None) -> dict[str,
     except (ValueError, RecursionError) as error:
         raise QkeditError(f"is not valid JSON: {error}", where=str(file), remedy="correct the file") from None
     if not isinstance(value, dict):
-        raise QkeditError("is not a JSON object", where=str(file), remedy="name the file that was meant")
+        raise QkeditError("is not a JSON object", where=str(file), remedy="name another file")
     return value
 
 
@@ -152,7 +150,7 @@ def _lines(text: str, file: Path) -> Iterator[tuple[int, Any]]:
         if content.strip():
             value, end = _value(content, content.find(content.lstrip()[0]), file, line)
             if content[end:].strip():
-                raise _wrong(file, line, "goes on after its JSON object")
+                raise _wrong(file, line, "continues after its JSON object")
             yield line, value
 
 
@@ -175,7 +173,7 @@ def _place_within(text: str, file: Path, keys: Sequence[str]) -> int | None:
 
 
 def _array(text: str, file: Path, place: int) -> Iterator[tuple[int, Any]]:
-    """Walk through the array's elements one by one, since a parser of the whole would not tell their lines."""
+    """Yield the array's elements one by one, since a parser of the whole array would not give their lines."""
     line, counted = 1, 0
     is_whole = not text[:place].strip()
     place += 1
@@ -195,7 +193,7 @@ def _array(text: str, file: Path, place: int) -> Iterator[tuple[int, Any]]:
         yield line, value
         expected = ", or ]"
     if is_whole and text[place + 1 :].strip():
-        raise _wrong(file, line, "goes on after its JSON array")
+        raise _wrong(file, line, "continues after its JSON array")
 
 
 def _after_space(text: str, place: int) -> int:
@@ -212,7 +210,7 @@ def _value(text: str, place: int, file: Path, line: int) -> tuple[Any, int]:
         raise _wrong(file, line + text.count("\n", place, error.pos), f"is not valid JSON: {reason}") from None
     except RecursionError:
         raise _wrong(file, line, "is nested too deeply") from None
-    except ValueError as error:  # what is JSON's grammar, but no sound value
+    except ValueError as error:  # grammatical JSON with a value that Python refuses
         reason = str(error).partition(";")[0]
         raise _wrong(file, line, f"is not valid JSON: {reason}") from None
 

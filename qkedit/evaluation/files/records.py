@@ -64,12 +64,12 @@ class Answer:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was said."""
+        """Whether the text is empty or blank."""
         return not self.text.strip()
 
     @property
     def is_cut(self) -> bool:
-        """Whether something else than the model ended the answer, as far as its file tells."""
+        """Whether something other than the model ended the answer, according to its file."""
         reason = self.fields.get(FINISH_REASON)
         return reason not in (None, "") and str(reason).lower() not in _ENDED
 
@@ -84,10 +84,10 @@ class YesNoItem:
     """One judged answer to a question that yes or no answers.
 
     Attributes:
-        parsed: `yes`, `no`, or None for an answer that is neither by the rules; the verdict of a judge where there is
-            one: `right`, `wrong` or `unclear`.
+        parsed: `yes`, `no`, or None for an answer that is neither by the rules; with a judge, its verdict: `right`,
+            `wrong` or `unclear`.
         right: whether it counts as right (an answer that is neither is wrong).
-        counted: False if the rules drop the answer from every count, as RePOPE's rules drop those that are neither.
+        counted: False if the rules drop the answer from every count, as RePOPE's drop those that are neither.
     """
 
     id: str
@@ -146,8 +146,8 @@ class AmberCaptionItem(CaptionItem):
     """One caption judged by AMBER's rules, whose figures are in percent.
 
     Attributes:
-        likely: the objects that people would expect in such an image and that it does not show.
-        fallen_for: those of them that are mentioned.
+        likely: the objects that people would expect in such an image but that it does not show.
+        fallen_for: the likely objects that are mentioned.
     """
 
     likely: tuple[str, ...] = ()
@@ -156,11 +156,11 @@ class AmberCaptionItem(CaptionItem):
 
 @dataclass(frozen=True)
 class MeasuredItem:
-    """One answer by the numbers that its benchmark's metrics add up, for rules that no other kind of item fits.
+    """One answer as the numbers that its benchmark's metrics sum, for rules that no other kind of item fits.
 
     Attributes:
-        sums: by name, what the answer adds to a metric's totals; see `qkedit.evaluation.metric.measured`.
-        truth: what the question holds to be true, so that two runs can be checked to agree about it.
+        sums: the answer's contribution to a metric's totals, by name; see `qkedit.evaluation.metric.measured`.
+        truth: the question's ground truth, to check that two runs agree about it.
     """
 
     id: str
@@ -177,16 +177,16 @@ class Score:
     """The score of one split of one benchmark.
 
     Attributes:
-        benchmark: its name, such as `pope`.
-        split: `random`, `adversarial`, a task …; None where a benchmark has no splits.
+        benchmark: the benchmark's name, such as `pope`.
+        split: `random`, `adversarial`, a task …; None for a benchmark without splits.
         rule: the parser or variant that was used.
-        rule_kind: `parser` or `variant`: under which key the rule is in the JSON.
-        n: answers that were scored.
-        counts: whole numbers the metrics come from.
-        metrics: by plain name; None where a denominator is zero.
+        rule_kind: `parser` or `variant`: the key of the rule in the JSON.
+        n: the number of scored answers.
+        counts: the whole numbers that the metrics are computed from.
+        metrics: the metrics by plain name; None where a denominator is zero.
         printed: the strings that the official script prints, by its own names.
-        warnings: what the reader should know before trusting the score.
-        items: one for each answer, in the questions' order.
+        warnings: reasons not to trust the score.
+        items: one item for each answer, in the questions' order.
     """
 
     benchmark: str

@@ -13,7 +13,7 @@ from qkedit.evaluation.files.json_rows import read_object
 from qkedit.evaluation.files.records import RULE_KINDS, Score
 from qkedit.evaluation.files.score_json import check_names, check_number, score_from_dict
 
-# What a run leaves in its output directory.
+# The name of the result file in a run's output directory.
 RESULT_FILE = "result.json"
 # The status of a document whose results count.
 DONE = "done"
@@ -24,14 +24,14 @@ class Measured:
     """The metrics of one split of one benchmark, or of anything else that was measured.
 
     Attributes:
-        benchmark: its name, such as `pope` or `drift`.
-        split: None where there are none.
-        metrics: by plain name; None where a metric has no value.
-        rule: the parser or variant that scored it; None where there is none.
-        n: how many answers it was measured on; None where the file does not say it.
-        ids: of what was asked, sorted; None where the file has no items.
-        truths: what is true of each of these items, as JSON; None where the file does not say it.
-        questions: SHA-256 of what was asked, as the record of a run has it; None without such a record.
+        benchmark: the benchmark's name, such as `pope` or `drift`.
+        split: the split; None for a benchmark without splits.
+        metrics: the metrics by plain name; None for a metric without a value.
+        rule: the parser or variant that scored it; None if there is none.
+        n: the number of answers; None if the file lacks it.
+        ids: the sorted ids of the questions; None if the file has no items.
+        truths: the ground truth of each of these items, as JSON; None if the file lacks it.
+        questions: the SHA-256 of the questions from the record of the run; None without such a record.
     """
 
     benchmark: str
@@ -54,9 +54,9 @@ class ScoredRun:
     """A result file with its items.
 
     Attributes:
-        file: where it was read.
-        document: the whole envelope, for what else it says about the run.
-        scores: one for each split.
+        file: the file that was read.
+        document: the whole envelope, with everything else it says about the run.
+        scores: one score per split.
     """
 
     file: Path
@@ -78,13 +78,13 @@ def read_scores(file: Path) -> ScoredRun:
     for number, row in enumerate(document["results"]):
         where = f"{file}: results: {number}"
         if isinstance(row, dict) and "items" not in row:
-            raise _wrong(where, "has no items, so that it cannot be compared item by item")
+            raise _wrong(where, "has no items, so it cannot be compared item by item")
         scores.append(score_from_dict(row, where))
     return ScoredRun(file, document, tuple(scores))
 
 
 def read_metrics(file: Path) -> tuple[Measured, ...]:
-    """Read the metrics of a result file, whatever else it holds.
+    """Read the metrics of a result file, and ignore everything else in it.
 
     Args:
         file: the file, or the directory of a run that holds `result.json`.
@@ -123,14 +123,14 @@ def _measured(row: Any, run: Any, where: str) -> Measured:
 
 
 def _asked(item: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what an item is about (the id of a question, for drift the name of a picture) and what is true of it."""
-    # Directories differ from machine to machine.
+    """Return the subject of an item (a question's id, for drift a picture's name) and its ground truth."""
+    # Directories differ between machines.
     name = item.get("id") or PureWindowsPath(str(item.get("image"))).name
     return str(name), json.dumps(item.get("truth"))
 
 
 def _questions(run: Any, measured: Measured) -> str | None:
-    """Return the hash of the questions; a benchmark that is asked in one part has one for all of its splits."""
+    """Return the hash of the questions; a benchmark with a single set of questions has one hash for all its splits."""
     asked = run.get("questions") if isinstance(run, dict) else None
     if not isinstance(asked, dict):
         return None
@@ -146,7 +146,7 @@ def _read(file: Path) -> dict[str, Any]:
     failure = document.get("error")
     if document.get("status", DONE) != DONE or (failure and "results" not in document):
         what = failure.get("what") if isinstance(failure, dict) else None
-        raise _wrong(str(path), f"is what a failed run left{f' ({what})' if what else ''}")
+        raise _wrong(str(path), f"was left by a failed run{f' ({what})' if what else ''}")
     if not isinstance(document.get("results"), list):
         raise _wrong(str(path), "holds no list of results")
     if not document["results"]:

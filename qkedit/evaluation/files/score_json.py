@@ -1,4 +1,4 @@
-"""Scores as JSON, and back: what is in result files is checked field by field, and every error names its place."""
+"""Write scores as JSON and read them back: every field is checked, and every error names its place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from qkedit.evaluation.files.records import (
 
 
 def score_as_dict(score: Score) -> dict[str, Any]:
-    """Return a score as JSON takes it; `score_from_dict` is its inverse."""
+    """Return a score as JSON values; `score_from_dict` is the inverse."""
     return {
         "benchmark": score.benchmark,
         "split": score.split,
@@ -37,7 +37,7 @@ def score_as_dict(score: Score) -> dict[str, Any]:
 
 
 def item_as_dict(item: Item) -> dict[str, Any]:
-    """Return an item as JSON takes it: its fields, tuples as lists."""
+    """Return an item as JSON values: its fields, with tuples as lists."""
     return {name: _plain(value) for name, value in vars(item).items()}
 
 
@@ -51,11 +51,11 @@ def score_from_dict(row: Any, where: str = "score") -> Score:
     """Return the score that a result file holds.
 
     Args:
-        row: what `score_as_dict` gave, after JSON.
-        where: what it is called in errors, such as the file and the number of the result.
+        row: the output of `score_as_dict`, read back from JSON.
+        where: the place for error messages, such as the file and the number of the result.
 
     Raises:
-        QkeditError: a key is missing or unknown, or a value is not of its kind.
+        QkeditError: a key is missing or unknown, or a value has another type.
     """
     row = _mapping(row, where)
     kinds = [kind for kind in RULE_KINDS if kind in row]
@@ -85,13 +85,13 @@ def check_number(n: int | None, items: Sequence[Any], where: str) -> None:
 
 
 def check_names(metrics: Iterable[str], where: str) -> None:
-    """Raise QkeditError for a metric that cannot be named in a requirement: an empty name, or one with a blank."""
+    """Raise QkeditError for a metric that no requirement can name: an empty name, or one with a blank."""
     for name in metrics:
         if not re.fullmatch(r"\S+", name):
             raise _wrong(f"{where}: metrics: {name!r}", "is not the name of a metric")
 
 
-# Turns a value from a JSON document into a field's value, or raises an error that begins with the place it is told.
+# Converts a JSON value to a field's value, or raises an error that begins with the given place.
 Reader = Callable[[Any, str], Any]
 
 
@@ -172,7 +172,7 @@ def _items(value: Any, where: str) -> tuple[Item, ...]:
 
 
 def _item(row: Mapping[str, Any], where: str) -> Item:
-    # What was parsed tells the kinds apart: no caption has it. AMBER's and HallusionBench's have more keys.
+    # The key `parsed` distinguishes the kinds: captions lack it. AMBER's and HallusionBench's items have further keys.
     if "parsed" in row:
         if "dimension" in row:
             return AmberAnswerItem(**_fields(row, {**_YES_NO, "dimension": _text}, where))

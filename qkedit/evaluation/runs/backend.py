@@ -91,7 +91,7 @@ class Backend(Protocol):
         ...
 
     def session(self) -> AbstractContextManager[Session]:
-        """Make it ready. Raises QkeditError if that fails."""
+        """Load or connect the backend, and yield a session. Raises QkeditError if that fails."""
         ...
 
 

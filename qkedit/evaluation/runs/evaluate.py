@@ -1,8 +1,8 @@
 """Ask a model a benchmark's questions, and score the answers.
 
 Questions, images and the identity of the run are checked before a model is loaded, so that errors appear early. Every
-answer is written as soon as it is given. An interrupted run asks the remaining questions, and a finished one is scored
-again without a model.
+answer is written as soon as it arrives. An interrupted run continues with the remaining questions, and a finished one
+is scored again without a model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qkedit.evaluation.runs.backend import Backend, EvalRequest
 from qkedit.evaluation.runs.run_files import RunFiles
 from qkedit.evaluation.runs.tasks import Task, build_requests, check_images, check_scoring, cut
 
-NO_HASH = "the result holds no hash of the weights, since an endpoint does not tell which it serves"
+NO_HASH = "the result holds no hash of the weights, since an endpoint does not reveal its weights"
 
 # Called with the number of answered questions and their total.
 Watch = Callable[[int, int], None]
@@ -67,16 +67,16 @@ def evaluate(
         tasks: the questions.
         images: the directory of the images.
         out: the directory of the run; an interrupted run is resumed.
-        prompt: the prompt to use instead, with `{question}` in place of the benchmark's own question.
-        limit: the number of questions to ask of each task.
-        overwrite: start over where there are files of another run.
+        prompt: the prompt to use instead, with `{question}` as the placeholder for the benchmark's own question.
+        limit: the largest number of questions per task.
+        overwrite: start over if there are files of another run.
         watch: called with the progress.
 
     Returns:
         The scores, which are also in `out/result.json`.
 
     Raises:
-        UsageError: the prompt asks the same of different questions, or `out` holds something else.
+        UsageError: the prompt is the same for different questions, or `out` holds something else.
         QkeditError: an image is missing, the model cannot answer, or a file cannot be read or written.
     """
     tasks, requests, identity = _prepared(backend, tasks, images, prompt, limit)

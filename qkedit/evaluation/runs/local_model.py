@@ -174,7 +174,7 @@ class _LocalSession:
     def answers(self, requests: Sequence[EvalRequest]) -> Iterator[tuple[EvalRequest, Reply]]:
         from qkedit.runtime.processor_errors import refuse_placeholders
 
-        for request in requests:  # all of them first, since a run may take hours to reach the last
+        for request in requests:  # all of them first, since a run may take hours to reach the last one
             where = f"{request.task}, question {request.id}"
             refuse_placeholders(self.loaded.processor, request.prompt, where)
         for batch in batches(requests, self.batch_size):
@@ -199,9 +199,9 @@ class _LocalSession:
             if not (whose := memory_that_ran_out(error)):
                 raise
             raise QkeditError(
-                f"{whose} does not hold {len(batch)} prompts side by side",
+                f"{whose} does not suffice for {len(batch)} prompts at once",
                 where=batch[0].task,
-                remedy="lower --batch-size; what was answered stays",
+                remedy="lower --batch-size; the finished answers are kept",
             ) from error
         share = (time.perf_counter() - started) / len(batch)
         if (report := self._last_report()) is not None and report is not before:

@@ -7,7 +7,7 @@
     OUT/result.json                the scores, when every question is answered
 
 A run is resumed if it is the same run: its identity must equal `run.json` exactly, including the hash of the weights.
-A power failure can leave an incomplete line at the end of a file of answers; it is removed, and its question asked
+A power failure can leave an incomplete line at the end of a file of answers; it is removed, and its question is asked
 again.
 """
 
@@ -45,7 +45,7 @@ class RunFiles:
     Args:
         directory: the run's directory; missing directories above it are created when the run begins.
         identity: the run's identity, as plain JSON values.
-        overwrite: start over where there are files of another run.
+        overwrite: start over if there are files of another run.
 
     Raises:
         UsageError: the directory holds something else, or another run and `overwrite` is not set.
@@ -78,13 +78,13 @@ class RunFiles:
 
     @property
     def observed(self) -> Mapping[str, Any] | None:
-        """The record from the beginning of the run; None for a run that has not begun."""
+        """The facts recorded at the beginning of the run; None for a run that has not begun."""
         return self._observed
 
     def begin(self, observed: Mapping[str, Any]) -> None:
         """Record the facts that are known once the model is ready, or compare them with the record.
 
-        A run that is to be overwritten is kept until now, since much can fail before.
+        A run that is to be overwritten is kept until now, since earlier steps can fail.
 
         Raises:
             UsageError: the run began with other facts.
@@ -188,7 +188,7 @@ class RunFiles:
         self._replaces = False
 
     def _recorded_parts(self) -> set[str]:
-        """The parts that the run on disk asked, by its record; none if the record is damaged or names other places."""
+        """Return the parts of the run on disk, by its record; empty if the record is damaged or names other places."""
         try:
             names = set(json.loads(self._run_file.read_bytes())["identity"]["questions"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -212,7 +212,7 @@ class RunFiles:
             raise UsageError(
                 "is not a record of a run",
                 where=str(self._run_file),
-                remedy="name another --out, or begin anew with --overwrite",
+                remedy="name another --out, or start over with --overwrite",
             ) from error
         self._refuse_differences(identity, self._identity)
         self._observed = observed
@@ -226,7 +226,7 @@ class RunFiles:
         raise UsageError(
             f"holds another run: {', '.join(found[:_NAMED])}{more}",
             where=str(self.directory),
-            remedy="name another --out, or begin anew with --overwrite",
+            remedy="name another --out, or start over with --overwrite",
         )
 
     def _open_run_file(self) -> int:
@@ -247,7 +247,7 @@ class RunFiles:
 
     def _busy(self) -> QkeditError:
         return QkeditError(
-            "another run is at work here", where=str(self.directory), remedy="wait for its end or name another --out"
+            "another run uses this directory", where=str(self.directory), remedy="wait for it or name another --out"
         )
 
 
@@ -256,7 +256,7 @@ def recorded_identity(directory: Path) -> dict[str, Any]:
     try:
         identity = json.loads((directory / RUN_FILE).read_bytes())["identity"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}  # whoever takes the run up says what is wrong with it
+        return {}  # the run that resumes it reports what is wrong
     return identity if isinstance(identity, dict) else {}
 
 
@@ -292,12 +292,12 @@ def _parsed(line: bytes, file: Path, number: int) -> Answer:
         raise QkeditError(
             "is not an answer of a run",
             where=f"{file}, line {number}",
-            remedy="remove the line, to have it asked again",
+            remedy="remove the line, so that the question is asked again",
         ) from None
     return replace(_answer(row), line=number, file=str(file))
 
 
 def _answer(row: Mapping[str, Any]) -> Answer:
-    # What was asked is known of a run, and what a file says of it would be checked once more.
+    # The run's questions are known, so the copy in the file is not checked again.
     fields = {FINISH_REASON: row[FINISH_REASON]} if FINISH_REASON in row else {}
     return Answer(row["id"], row["answer"], fields=fields)

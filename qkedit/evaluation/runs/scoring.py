@@ -86,13 +86,13 @@ def _of_each_split(
         name = answer.fields.get("split")
         if not isinstance(name, str) or name not in apart:
             raise QkeditError(
-                "the answer does not say its split, as others do" if name is None else f"there is no split {name!r}",
+                "the answer does not name its split, as others do" if name is None else f"there is no split {name!r}",
                 where=answer.where,
                 remedy=f"name one of {', '.join(apart)} in each row",
             )
         apart[name].append(answer)
     if split is not None and not apart.get(split):
-        raise QkeditError(f"has no answer to the split {split!r}", where=str(answers), remedy="name another split")
+        raise QkeditError(f"has no answers to the split {split!r}", where=str(answers), remedy="name another split")
     return [(name, part) for name, part in apart.items() if part and split in (None, name)]
 
 
@@ -109,7 +109,7 @@ def _of_directory(
             raise QkeditError(
                 f"both {there[0].name} and {there[1].name} are answers to {name}",
                 where=str(answers),
-                remedy="leave one of them",
+                remedy="keep only one of them",
             )
         if there:
             parts.append((name, benchmark.load_answers(there[0])))
@@ -117,7 +117,7 @@ def _of_directory(
         raise QkeditError(
             f"has no file of answers to {' or '.join(map(str, wanted))}",
             where=str(answers),
-            remedy=f"call a file {wanted[0]}.jsonl, or name one file and its --split",
+            remedy=f"rename a file to {wanted[0]}.jsonl, or name one file and its --split",
         )
     return parts
 
@@ -128,7 +128,7 @@ def _only_split(benchmark: Benchmark, answers: Path, data: Path, split: str | No
     splits = benchmark.splits_in(data)
     if len(splits) > 1:
         raise UsageError(
-            f"{answers.name} does not say which split of {benchmark.title} it answers, and ids are the same in all",
+            f"{answers.name} does not name its split of {benchmark.title}, and all splits have the same ids",
             where="--split",
             remedy=f"choose among {', '.join(map(str, splits))}",
         )

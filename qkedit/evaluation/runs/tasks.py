@@ -21,13 +21,13 @@ class Task:
     """The questions of one split of one benchmark.
 
     Attributes:
-        benchmark: its name, such as `pope`.
-        split: None where there are none, or all are asked at once.
-        questions: what is asked.
-        max_new_tokens: longest answer.
-        score: the scores of answers to these questions.
-        chosen_by_images: whether only those are asked whose image is there, as the truth is known of far more images
-            than anybody shows (CHAIR without a split: of all of COCO).
+        benchmark: the benchmark's name, such as `pope`.
+        split: the split; None without splits, or if all are asked together.
+        questions: the questions.
+        max_new_tokens: the maximum length of an answer.
+        score: returns the scores of answers to these questions.
+        chosen_by_images: whether to ask only the questions whose image exists, since the truth covers far more images
+            than a user has (CHAIR without a split covers all of COCO).
     """
 
     benchmark: str
@@ -53,10 +53,10 @@ def tasks_of(
     """Return the tasks of a benchmark.
 
     Args:
-        benchmark: which.
+        benchmark: the benchmark.
         data: the directory with its published files, or one file of questions.
-        splits: those to ask; by default all that are in `data`.
-        max_new_tokens: longest answer; the benchmark's own by default.
+        splits: the splits to ask; by default all splits in `data`.
+        max_new_tokens: the maximum length of an answer; by default the benchmark's own.
 
     Raises:
         QkeditError: there is no such split, a file is missing, or it does not hold questions.
@@ -64,7 +64,7 @@ def tasks_of(
     for split in splits:
         if "/" in split or "\0" in split:
             raise UsageError(
-                f"{split!r} is not the name of a split", where="--split", remedy="leave out what is not a name"
+                f"{split!r} is not the name of a split", where="--split", remedy="use a name without a slash"
             )
     return tuple(
         Task(
@@ -80,64 +80,64 @@ def tasks_of(
 
 
 def cut(task: Task, images: Path, limit: int | None) -> Task:
-    """Return a task with the questions that are to be asked.
+    """Return a task reduced to the questions to ask.
 
     Args:
-        task: with all of its questions.
+        task: the task with all its questions.
         images: the directory of the images.
-        limit: the first so many; None for all.
+        limit: the number of questions to keep from the start; None for all.
     """
     questions = task.questions
     if task.chosen_by_images:
         there = tuple(question for question in questions if _image_file(images, question).is_file())
-        # Where none is there, all are missing, and that is said.
+        # If no image exists, all are kept, so that the error names them as missing.
         questions = there or questions
     return replace(task, questions=questions[:limit])
 
 
 def build_requests(task: Task, images: Path, prompt: str | None = None) -> Iterator[EvalRequest]:
-    """Yield the questions of a task as they are put to a model.
+    """Yield the requests to a model for the questions of a task.
 
     Args:
-        task: whose questions.
-        images: the directory of the images, or of one folder for each task, as MME is published.
-        prompt: what is asked instead, with `{question}` where the benchmark's own question is.
+        task: the task.
+        images: the directory of the images, or of one folder per task, as MME is published.
+        prompt: the prompt to use instead, with `{question}` as the placeholder for the benchmark's own question.
 
     Raises:
-        UsageError: the prompt would ask the same of different questions.
+        UsageError: the prompt would be the same for different questions.
     """
     own = {question.prompt for question in task.questions}
     if prompt is not None and QUESTION not in prompt and len(own) > 1:
         raise UsageError(
-            f"would ask the same of {len(own)} different questions of {task.name}",
+            f"would be the same for {len(own)} different questions of {task.name}",
             where="--prompt",
             remedy=f"put {QUESTION} where the question belongs",
         )
     for question in task.questions:
-        # No format string: braces in a question or a prompt are themselves.
+        # Without a format string: braces in a question or a prompt have no meaning.
         text = question.prompt if prompt is None else prompt.replace(QUESTION, question.prompt)
         image = _image_file(images, question) if question.image else None
         yield EvalRequest(task.name, question, text, image, task.max_new_tokens)
 
 
 def check_images(requests: Sequence[EvalRequest]) -> None:
-    """Raise QkeditError that names the first image that is not there."""
+    """Raise QkeditError, which names the first missing image."""
     files = dict.fromkeys(request.image for request in requests if request.image is not None)
     missing = [file for file in files if not file.is_file()]
     if missing:
         count = "" if len(missing) == 1 else f", the first of {len(missing)} of {len(files)}"
         raise QkeditError(
-            f"the image is not there{count}",
+            f"the image does not exist{count}",
             where=str(missing[0]),
-            remedy="name the directory that holds them, or a split with them",
+            remedy="name the directory that holds the images, or another split",
         )
 
 
 def check_scoring(task: Task) -> None:
-    """Score something, so that what scoring lacks is said before hours of answering.
+    """Score a sample, so that missing prerequisites of scoring are reported before hours of answering.
 
     Raises:
-        QkeditError: a language library is not installed, its data are not there …
+        QkeditError: a language library or its data are missing, …
     """
     for question in task.questions[:1]:
         task.score([question], [Answer(question.id, question.prompt)])

@@ -12,12 +12,12 @@ from qkedit.evaluation.statistics.comparison import RunComparison, compare, corr
 
 @dataclass(frozen=True)
 class ArmsComparison:
-    """Each arm against the base.
+    """The comparison of each arm with the base.
 
     Attributes:
-        base: what the base is called.
-        arms: the comparison of each other arm with the base, by its name; all of the same splits and items.
-        tests: how many p-values were corrected together.
+        base: the name of the base.
+        arms: the comparison of each other arm with the base, by name; all have the same splits and items.
+        tests: the number of p-values that were corrected together.
     """
 
     base: str
@@ -26,22 +26,22 @@ class ArmsComparison:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to know before trusting it, by arm."""
+        """Reasons not to trust the comparison, by arm."""
         return tuple(f"{name}: {sentence}" for name, found in self.arms.items() for sentence in found.warnings)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON takes it."""
+        """Return the fields as JSON values."""
         return {name: found.as_dict() for name, found in self.arms.items()}
 
 
 def compare_with_base(base: str, runs: Mapping[str, ScoredRun]) -> ArmsComparison:
-    """Compare each run with that of the base on the items that they share.
+    """Compare each run with the base's run on the items that they share.
 
-    Whoever tries many arms finds one that moved, so Holm's method corrects the p-values of all arms together.
+    Among many arms, one differs by chance, so Holm's method corrects the p-values of all arms together.
 
     Args:
         base: the name of the base's run.
-        runs: by name, that of the base among them.
+        runs: the runs by name, including the base's.
 
     Raises:
         UsageError: two runs cannot be compared; see `compare`.

@@ -1,8 +1,8 @@
-"""Compare two runs on the same items: each metric's difference with its interval and test, and what it cost.
+"""Compare two runs on the same items: each metric's difference with its interval and test, and its cost.
 
 Only items that both runs answered count, so that both are measured on the same images. Right against wrong is tested
 with McNemar's exact test, every other metric with the paired cluster bootstrap. The p-values of all metrics that have
-a better direction are corrected together with Holm's method, since whoever looks at many metrics finds one that moved.
+a better direction are corrected together with Holm's method, since among many metrics one differs by chance.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ComparedMetric:
         return "better" if (value < 0) == (self.better is Better.LOWER) else "worse"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON takes it."""
+        """Return the fields as JSON values."""
         extra = {"p_corrected": self.p_corrected, "better": self.better.value, "verdict": self.verdict}
         return asdict(self.difference) | extra
 
@@ -92,7 +92,7 @@ class ComparedSplit:
         return self.benchmark if self.split is None else f"{self.benchmark}.{self.split}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON takes it, with `metrics` that `qkedit gate` can read."""
+        """Return the comparison as JSON values, with `metrics` that `qkedit gate` can read."""
         figures: dict[str, float | None] = {}
         for compared in self.metrics:
             found = compared.difference
@@ -138,7 +138,7 @@ class RunComparison:
     warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON takes it."""
+        """Return the fields as JSON values."""
         return {
             "a": self.a,
             "b": self.b,
@@ -171,7 +171,7 @@ def compare(
     splits, tests = corrected_together(splits)
     unmatched = tuple(_text(name) for name in [*scores_a, *scores_b] if name not in scores_a or name not in scores_b)
     warnings = _doubts(a.document.get("run"), b.document.get("run"))
-    warnings += [f"{name} is in one of the runs alone and was not compared" for name in unmatched]
+    warnings += [f"{name} is in only one of the runs and was not compared" for name in unmatched]
     for split in splits:
         if any(split.left_out):
             warnings.append(
@@ -207,7 +207,7 @@ def _compared(a: Score, b: Score, level: float, resamples: int, seed: int) -> Co
         )
     items_a, items_b = _shared_items(a, b, where)
     metrics = []
-    # Those that both have: some are measured only where they are asked for.
+    # Only metrics that both runs have: some are measured only on request.
     for metric in metrics_of([*items_a, *items_b], a.benchmark).values():
         difference = paired(items_a, items_b, metric, level=level, resamples=resamples, seed=seed)
         if metric.is_share_right and difference.value is not None:
@@ -276,12 +276,12 @@ def _kind(item: Item) -> type[Item]:
 def _by_id(score: Score, where: str) -> Mapping[str, Item]:
     items = {item.id: item for item in score.items}
     if len(items) < len(score.items):
-        raise UsageError("an item stands there twice", where=where, remedy="score each answer once")
+        raise UsageError("an item occurs twice", where=where, remedy="score each answer once")
     return items
 
 
 def _costs(where: str, metrics: Sequence[ComparedMetric]) -> tuple[str, ...]:
-    """Return a warning where fewer hallucinations come with less being said."""
+    """Return a warning if fewer hallucinations come with less information."""
     gains = [one for one in metrics if one.metric.is_hallucination and (one.difference.value or 0) < 0]
     losses = [one for one in metrics if one.metric.loss and _lost(one.difference)]
     if not gains or not losses:

@@ -195,13 +195,13 @@ def _check_questions(before: Measured, measured: Measured, path: str) -> None:
         what = f"{len(before.ids)} and {len(measured.ids)} items, of which {alone} are in one of them alone"
         differ = before.ids != measured.ids
     else:
-        # Without items, how many answers counted is all there is.
+        # Without items, only the number of counted answers can be compared.
         what, differ = f"{before.n} and {measured.n} answers", None not in (before.n, measured.n)
         differ = differ and before.n != measured.n
     if not differ and None not in (before.truths, measured.truths):
-        what, differ = "of some items, other things are true", before.truths != measured.truths
+        what, differ = "some items have another ground truth", before.truths != measured.truths
     if not differ and None not in (before.questions, measured.questions):
-        what, differ = "other words, or other images", before.questions != measured.questions
+        what, differ = "the wording or the images differ", before.questions != measured.questions
     if differ:
         raise UsageError(
             f"the baseline and the result were measured on different questions ({what})",
@@ -213,14 +213,14 @@ def _check_questions(before: Measured, measured: Measured, path: str) -> None:
 def _check_unit(
     measured: Measured, metric: str, limit: float, requirement: str, *, is_difference: bool = False
 ) -> None:
-    """Refuse a percentage for a share, and a share for a percentage: such a limit would always or never be met."""
-    # A comparison's metrics are differences of a metric, and their ends: `recall_difference_low`.
+    """Refuse a percentage as the limit of a share, and the reverse: such a limit would always or never be met."""
+    # A comparison's metrics are differences of a metric, and the ends of their intervals: `recall_difference_low`.
     of, difference, _ = metric.partition("_difference")
     meaning = meaning_of(measured.benchmark, of)
     is_difference = is_difference or bool(difference)
     if meaning.unit is Unit.HUNDREDTHS and abs(limit) > (LARGEST_LOSS if is_difference else _LARGEST_HUNDREDTHS):
         raise UsageError(
-            f"{of} is a hundredth of what papers print, such as 1.05 for 105",
+            f"papers print {of} times 100, such as 105 for 1.05",
             where=requirement,
             remedy=f"write {limit / 100:g} for {limit:g} points",
         )
@@ -230,7 +230,7 @@ def _check_unit(
             where=requirement,
             remedy=f"write {limit / 100:g} for {limit:g} percent",
         )
-    # Few hallucinations are less than one percent; no right answers are.
+    # Hallucination rates below one percent are possible; such shares of right answers are not plausible.
     is_high = meaning.unit is Unit.PERCENT and meaning.better is Better.HIGHER
     if is_high and not is_difference and 0 < limit <= 1:
         raise UsageError(

@@ -36,13 +36,13 @@ class Interval:
     """One metric of one run.
 
     Attributes:
-        metric: its name.
-        value: None where the denominator is zero.
-        low: the interval's lower end; None where there is none to give (one group alone, or no value).
-        high: its upper end.
+        metric: the metric's name.
+        value: the metric; None where the denominator is zero.
+        low: the interval's lower end; None if there is no interval (a single group, or no value).
+        high: the interval's upper end.
         method: `wilson` or `bootstrap`.
-        n: items.
-        groups: independent groups of them.
+        n: the number of items.
+        groups: the number of independent groups among them.
         level: the interval's coverage, 0 to 1.
     """
 
@@ -61,16 +61,16 @@ class Difference:
     """One metric of two runs on the same items.
 
     Attributes:
-        metric: its name.
+        metric: the metric's name.
         a: the first run's value; None where the denominator is zero.
-        b: the second run's.
+        b: the second run's value.
         value: b − a.
-        low: the lower end of the difference's interval; None where there is none to give.
-        high: its upper end.
-        p: two-sided probability of a difference at least this large if there were none.
-        test: where `p` comes from: `bootstrap` or `mcnemar`.
-        n: items of each run.
-        groups: independent groups of them.
+        low: the lower end of the difference's interval; None if there is no interval.
+        high: the upper end.
+        p: the two-sided probability of a difference at least this large if there were none.
+        test: the source of `p`: `bootstrap` or `mcnemar`.
+        n: the number of items of each run.
+        groups: the number of independent groups among them.
         level: the interval's coverage, 0 to 1.
     """
 
@@ -97,7 +97,7 @@ class McNemar:
 
 
 def require_scipy() -> None:
-    """Raise QkeditError with the remedy when scipy is not installed."""
+    """Raise QkeditError with the remedy if scipy is not installed."""
     from importlib.util import find_spec
 
     if find_spec("scipy") is None:
@@ -116,16 +116,16 @@ def interval(
     """Return a metric of one run with its interval.
 
     Args:
-        items: what was judged, with `group` set where items are not independent.
+        items: the judged items, with `group` set where they are not independent.
         metric: one of `metrics_of(items)`, or its name.
         method: `wilson` for a plain share of independent items, `bootstrap` over groups, or `auto`: Wilson's where it
             applies, else the bootstrap.
-        level: coverage of the interval.
-        resamples: of the bootstrap.
-        seed: of the bootstrap; the same seed gives the same interval.
+        level: the coverage of the interval.
+        resamples: the number of bootstrap resamples.
+        seed: the seed of the bootstrap; the same seed gives the same interval.
 
     Raises:
-        UsageError: the metric is not one of these items, or Wilson's interval is asked for where it does not apply.
+        UsageError: the items do not have the metric, or Wilson's interval is requested where it does not apply.
         QkeditError: scipy is needed (for Wilson's interval) and not installed.
     """
     chosen = _chosen(items, metric)
@@ -171,19 +171,19 @@ def paired(
 ) -> Difference:
     """Return the difference of a metric between two runs on the same items, as b − a.
 
-    The interval is that of the cluster bootstrap over groups that both runs share. `p` belongs to it: it is below
-    1 − level where the interval leaves zero out.
+    The interval is that of the cluster bootstrap over groups that both runs share. `p` is consistent with it: it is
+    below 1 − level if the interval excludes zero.
 
     Args:
-        items_a: of the first run.
-        items_b: of the second, with the same ids, in any order.
+        items_a: the items of the first run.
+        items_b: the items of the second run, with the same ids, in any order.
         metric: one of `metrics_of(items)`, or its name.
-        level: coverage of the interval.
-        resamples: of the bootstrap; no p is below 2 / (resamples + 1).
-        seed: of the bootstrap; the same seed gives the same figures.
+        level: the coverage of the interval.
+        resamples: the number of bootstrap resamples; no p is below 2 / (resamples + 1).
+        seed: the seed of the bootstrap; the same seed gives the same figures.
 
     Raises:
-        UsageError: the runs do not have the same items, or the metric is not one of theirs.
+        UsageError: the runs do not have the same items, or the items do not have the metric.
     """
     first, second = _aligned(items_a, items_b)
     chosen = _chosen(first, metric)
@@ -207,7 +207,7 @@ def paired(
 def mcnemar(items_a: Sequence[Item], items_b: Sequence[Item]) -> McNemar:
     """Return McNemar's exact test of right against wrong on the same questions.
 
-    It treats questions as independent, also where several are about one image, and leaves out those that either run
+    It treats questions as independent, even if several are about one image, and leaves out those that either run
     drops from the counts.
 
     Raises:
@@ -228,7 +228,7 @@ def mcnemar(items_a: Sequence[Item], items_b: Sequence[Item]) -> McNemar:
             continue
         only_a += item.right and not other.right
         only_b += other.right and not item.right
-    # Without a question that tells the runs apart nothing speaks for a difference.
+    # Without a question on which the runs differ, there is no evidence of a difference.
     p = float(binomtest(only_b, only_a + only_b).pvalue) if only_a + only_b else 1.0
     return McNemar(only_a, only_b, p)
 
@@ -261,10 +261,10 @@ def _aligned(items_a: Sequence[Item], items_b: Sequence[Item]) -> tuple[Sequence
     ids_a, ids_b = {item.id for item in items_a}, {item.id for item in items_b}
     if ids_a != ids_b or len(ids_a) < len(items_a) or len(ids_b) < len(items_b):
         raise UsageError(
-            f"the runs do not have the same items: {len(ids_a - ids_b)} are in the first alone, "
-            f"{len(ids_b - ids_a)} in the second alone",
+            f"the runs do not have the same items: {len(ids_a - ids_b)} are only in the first, "
+            f"{len(ids_b - ids_a)} only in the second",
             where="paired comparison",
-            remedy="leave out what is not in both, and give each id once",
+            remedy="leave out items that are not in both, and give each id once",
         )
     return items_a, items_b
 
@@ -275,12 +275,12 @@ def _sums(groups: Sequence[Sequence[Item]], metric: Metric) -> Array:
         return np.array([metric.sums(group) for group in groups], dtype=np.float64)
     except (AttributeError, LookupError, TypeError, ValueError) as error:  # items come from files
         raise UsageError(
-            "the items lack what it adds up", where=metric.name, remedy="score the answers again to get a sound file"
+            "the items lack the numbers that it sums", where=metric.name, remedy="score the answers again"
         ) from error
 
 
 def _is_share(sums: Array, metric: Metric) -> bool:
-    """Return whether the metric is a ratio to which each group adds nothing, a failure or a success."""
+    """Return whether the metric is a plain share: each group adds nothing, a failure or a success."""
     is_ratio = metric.value is sum_of_ratios and sums.shape[1] == 2
     return is_ratio and bool(np.isin(sums, (0, 1)).all() and (sums[:, 0] <= sums[:, 1]).all())
 

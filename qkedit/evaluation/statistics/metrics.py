@@ -34,13 +34,13 @@ def metrics_of(items: Sequence[Item], benchmark: str = "") -> Mapping[str, Metri
         return {metric.name: metric for metric in TIME_METRICS}
     rules = _installed(benchmark)
     if rules is None or not all(issubclass(kind, rules.item_kinds) for kind in kinds):
-        # A file of another maker may give any benchmark's name to items of its own.
+        # A file of another tool may use any benchmark's name for its own kind of items.
         rules = benchmark_named("amber" if isinstance(items[0], AmberAnswerItem | AmberCaptionItem) else "custom")
     if not issubclass(next(iter(kinds)), rules.item_kinds):
         raise UsageError(
-            f"only the benchmark {benchmark!r} knows what its items add up to",
+            f"only the benchmark {benchmark!r} can sum its items",
             where="metrics",
-            remedy="install the package that has it",
+            remedy="install the package that provides it",
         )
     return {metric.name: metric for metric in rules.metrics_of(items)}
 
@@ -48,7 +48,7 @@ def metrics_of(items: Sequence[Item], benchmark: str = "") -> Mapping[str, Metri
 def meaning_of(benchmark: str, name: str) -> Meaning:
     """Return the description of a figure, by the benchmark's and the metric's plain name.
 
-    A figure of a benchmark that is not installed is read as one of that name in the user's own questions.
+    A figure of a benchmark that is not installed has the meaning of that name in the user's own questions.
 
     Raises:
         QkeditError: an installed package's benchmark cannot be used.

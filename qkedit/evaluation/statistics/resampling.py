@@ -13,8 +13,8 @@ _COUNTS_AT_A_TIME = 2_000_000
 def resampled(parts: Array, resamples: int, seed: int) -> Array:
     """Return the sums of `parts` [groups, columns] over groups drawn with replacement, [resamples, columns].
 
-    Groups with equal parts are interchangeable: only how often each kind is drawn matters, which is multinomial. Where
-    nearly every group is a kind of its own, counting drawn indices is faster than numpy's multinomial.
+    Groups with equal parts are interchangeable: only how often each kind is drawn matters, which is multinomial. If
+    nearly all groups differ, counting drawn indices is faster than numpy's multinomial.
     """
     generator = np.random.default_rng(seed)
     n = len(parts)
@@ -35,13 +35,13 @@ def resampled(parts: Array, resamples: int, seed: int) -> Array:
 
 
 def percentiles(values: Array, level: float) -> tuple[float, float]:
-    """Return the middle `level` of the values; resamples without a value are left out."""
+    """Return the ends of the middle `level` of the values; resamples without a value are left out."""
     low, high = np.nanquantile(values, ((1 - level) / 2, (1 + level) / 2))
     return float(low), float(high)
 
 
 def two_sided(differences: Array) -> float:
-    """Return twice the share of resamples on the far side of zero, by the rule that belongs to the interval.
+    """Return twice the share of resamples on the other side of zero, by the rule of the percentile interval.
 
     The observed difference counts as one more resample (Davison & Hinkley 1997, section 4.2), so that p is never 0.
     """

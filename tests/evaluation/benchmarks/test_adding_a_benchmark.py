@@ -30,7 +30,7 @@ BROKEN = {
     "abstract": (
         "from qkedit.evaluation.benchmarks.benchmark import Benchmark\n"
         "class Target(Benchmark):\n    name = 'abstract'\n",
-        "cannot be made (Can't instantiate abstract class",
+        "cannot be created (Can't instantiate abstract class",
     ),
 }
 
@@ -122,15 +122,13 @@ def test_without_the_package_its_results_are_not_compared(data: Path, tmp_path: 
     base, edited = scored(data, "base"), scored(data, "edited")
     for file in (base, edited):
         file.write_text(file.read_text().replace('"counting"', '"uncounted"'))
-    assert (
-        "only the benchmark 'uncounted' knows what its items add up to" in qkedit("compare", base, edited).sentence()
-    )
+    assert "only the benchmark 'uncounted' can sum its items" in qkedit("compare", base, edited).sentence()
 
 
 def test_a_file_without_a_metrics_numbers_is_a_sentence(data: Path) -> None:
     base = scored(data, "base")
     base.write_text(base.read_text().replace('"over"', '"under"'))
-    assert "the items lack what it adds up" in qkedit("compare", base, base).sentence()
+    assert "the items lack the numbers that it sums" in qkedit("compare", base, base).sentence()
 
 
 def test_a_name_that_is_nearly_right() -> None:

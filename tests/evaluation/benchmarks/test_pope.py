@@ -151,7 +151,7 @@ def test_a_zero_denominator_is_null_with_a_warning() -> None:
         "yes_ratio": 0.0,
         "hr": None,
     }
-    assert score.warnings == ("precision, f1, hr cannot be given: the denominator is zero",)
+    assert score.warnings == ("precision, f1, hr cannot be calculated: the denominator is zero",)
 
 
 def test_what_repope_takes_for_neither_is_dropped_from_every_count() -> None:

@@ -324,7 +324,10 @@ def test_a_run_ends_at_a_signal_while_its_server_is_silent(serve: Any, images: P
         for _, process in started:
             _, errors = process.communicate(timeout=60)
             assert process.returncode == 130
-            assert errors.decode() == "error: interrupted; run the same command to go on; what was answered stays.\n"
+            assert (
+                errors.decode()
+                == "error: interrupted; run the same command to go on; the finished answers are kept.\n"
+            )
     finally:
         release.set()
         for _, process in started:

@@ -233,7 +233,7 @@ def test_places_that_are_refused(images: Path) -> None:
 
 def test_two_runs_at_once(images: Path) -> None:
     """The second one comes while the first is at work, from the start and when it takes a run up."""
-    words = "another run is at work here"
+    words = "another run uses this directory"
 
     def meanwhile(overwrite: bool) -> Oracle:
         def answer(request: object) -> str:
@@ -251,7 +251,7 @@ def test_two_runs_at_once(images: Path) -> None:
 
 
 def test_missing_images_are_named_before_anything_is_done(images: Path) -> None:
-    for name, words in {"2.png": r"2\.png: the image is not there;", "0.png": "the first of 2 of 3"}.items():
+    for name, words in {"2.png": r"2\.png: the image does not exist;", "0.png": "the first of 2 of 3"}.items():
         (images / name).unlink()
         with pytest.raises(QkeditError, match=words):
             run(oracle := Oracle(), images)
@@ -291,7 +291,7 @@ def test_a_question_without_an_image(images: Path) -> None:
 def test_prompts(images: Path) -> None:
     run(oracle := Oracle(), images, prompt="{question} {} Answer {yes} or no.")
     assert oracle.asked[1].prompt == questions()[1].prompt + " {} Answer {yes} or no."
-    with pytest.raises(UsageError, match=r"the same of 6 different questions of pope\.random"):
+    with pytest.raises(UsageError, match=r"the same for 6 different questions of pope\.random"):
         run(Oracle(), images, prompt="Describe it.", out="other")
     alike = tuple(replace(question, prompt="What is there?") for question in questions())
     run(oracle := Oracle(), images, replace(task(), questions=alike), prompt="Describe it.", out="other")

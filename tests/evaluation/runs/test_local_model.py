@@ -127,7 +127,7 @@ def test_too_much_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             raise torch.OutOfMemoryError("CUDA out of memory")
 
         monkeypatch.setattr(session.loaded.model, "generate", generate)  # type: ignore[attr-defined]
-        with pytest.raises(QkeditError, match="does not hold 2 prompts side by side; lower --batch-size"):
+        with pytest.raises(QkeditError, match="does not suffice for 2 prompts at once; lower --batch-size"):
             list(session.answers([ask(0, images / "0.png"), ask(1, images / "0.png")]))
 
 

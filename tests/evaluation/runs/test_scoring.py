@@ -59,7 +59,7 @@ def test_the_split_that_is_named_is_scored(data: Path, tmp_path: Path) -> None:
 
 def test_answers_that_fit_several_splits_are_refused(data: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "answers.jsonl", rows())
-    with pytest.raises(UsageError, match=r"does not say which split of POPE it answers.*among random, popular"):
+    with pytest.raises(UsageError, match=r"does not name its split of POPE.*among random, popular"):
         scored("pope", file, data)
     (data / "coco_pope_random.json").unlink()
     assert scored("pope", file, data) == {"popular": 1.0}
@@ -75,14 +75,14 @@ def test_answers_may_say_their_split(data: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "answers.jsonl", [*rows(split="popular"), *rows(split="random")])
     assert scored("pope", file, data) == {"random": 0.5, "popular": 1.0}
     assert scored("pope", file, data, split="popular") == {"popular": 1.0}
-    with pytest.raises(QkeditError, match="has no answer to the split 'adversarial'"):
+    with pytest.raises(QkeditError, match="has no answers to the split 'adversarial'"):
         scored("pope", file, data, split="adversarial")
 
 
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
-        ({}, "the answer does not say its split, as others do"),
+        ({}, "the answer does not name its split, as others do"),
         ({"split": "rnadom"}, "there is no split 'rnadom'"),
         ({"split": ["random"]}, "there is no split ['random']"),
     ],
@@ -118,7 +118,7 @@ def test_a_directory_has_a_file_a_split(data: Path, tmp_path: Path) -> None:
     write(directory / "popular.json", rows())
     assert scored("pope", directory, data) == {"random": 0.5, "popular": 1.0}
     assert scored("pope", directory, data, split="random") == {"random": 0.5}
-    with pytest.raises(QkeditError, match=r"has no file of answers to adversarial; call a file adversarial\.jsonl"):
+    with pytest.raises(QkeditError, match=r"no file of answers to adversarial; rename a file to adversarial\.jsonl"):
         scored("pope", directory, data, split="adversarial")
     write(directory / "random.jsonl", rows())
     with pytest.raises(QkeditError, match=r"both random\.jsonl and pope\.random\.jsonl are answers to random"):

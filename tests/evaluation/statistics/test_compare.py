@@ -129,7 +129,7 @@ def test_a_gain_that_comes_with_saying_less_is_warned_of() -> None:
         (score(yes_no_items(20, 1)[9:]), "pope.random: the runs share no item"),
         (score(caption_items(9, 1)), "pope.random: parser 'official' scored the first run, variant 'official'"),
         (score([dataclasses.replace(i, truth="maybe") for i in yes_no_items(9, 1)]), "true of item '0'"),
-        (score(yes_no_items(9, 1) * 2), "pope.random: an item stands there twice"),
+        (score(yes_no_items(9, 1) * 2), "pope.random: an item occurs twice"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(b: Score, sentence: str) -> None:
@@ -150,7 +150,7 @@ def test_what_one_run_alone_has_is_named() -> None:
         run(score(items), score(items, split="popular")), run(score(items), score(items, "mme", None))
     )
     assert comparison.unmatched == ("pope.popular", "mme")
-    assert comparison.warnings[0] == "pope.popular is in one of the runs alone and was not compared"
+    assert comparison.warnings[0] == "pope.popular is in only one of the runs and was not compared"
 
 
 def test_runs_that_were_asked_differently_are_warned_of() -> None:
@@ -248,7 +248,7 @@ def test_the_command_refuses_in_one_sentence(files: tuple[Path, Path], tmp_path:
     for other, code, sentence in (
         ("absent.json", 1, "absent.json: cannot be read (No such file or directory)"),
         ("text.json", 1, "text.json, line 1: is not valid JSON"),
-        ("failed.json", 1, "is what a failed run left (the model is gone)"),
+        ("failed.json", 1, "was left by a failed run (the model is gone)"),
         ("bare.json", 1, "results: 0: has no items"),
     ):
         found = qkedit("compare", files[0], tmp_path / other, "--markdown", tmp_path / "pr.md")

@@ -183,9 +183,9 @@ def asked(*ids: str, n: int | None = None, truths: str = "", questions: str | No
         (asked("1", "2", n=2), asked("1", "3", n=2), "2 and 2 items, of which 2 are"),
         (asked(n=3000), asked(n=2), "3000 and 2 answers"),
         (asked("1", n=1), asked(n=2), "1 and 2 answers"),
-        (asked("1", questions="a"), asked("1", questions="b"), "other words, or other images"),
-        (asked(questions="a"), asked(questions="b"), "other words, or other images"),
-        (asked("1", "2", truths="yn"), asked("1", "2", truths="yy"), "of some items, other things are true"),
+        (asked("1", questions="a"), asked("1", questions="b"), "the wording or the images differ"),
+        (asked(questions="a"), asked(questions="b"), "the wording or the images differ"),
+        (asked("1", "2", truths="yn"), asked("1", "2", truths="yy"), "some items have another ground truth"),
     ],
 )
 def test_a_baseline_of_other_questions_is_refused(baseline: Measured, result: Measured, words: str) -> None:
@@ -224,7 +224,7 @@ def test_files_with_the_same_ids_and_other_truths_are_not_of_the_same_questions(
     assert qkedit("gate", one, "--baseline", one, "--no-worse", "f1:0.1").code == 0
     refused = qkedit("gate", one, "--baseline", other, "--no-worse", "f1:0.1")
     assert refused.code == 2
-    assert "of some items, other things are true" in refused.sentence()
+    assert "some items have another ground truth" in refused.sentence()
 
 
 def test_a_file_of_more_answers_than_items_is_refused(tmp_path: Path) -> None:
@@ -325,8 +325,8 @@ def with_f1(value: str) -> str:
 @pytest.mark.parametrize(
     ("document", "words"),
     [
-        ('{"status": "failed", "results": [ROW]}', "is what a failed run left"),
-        ('{"status": "failed", "error": {"what": "no more"}, "results": [ROW]}', "a failed run left (no more)"),
+        ('{"status": "failed", "results": [ROW]}', "was left by a failed run"),
+        ('{"status": "failed", "error": {"what": "no more"}, "results": [ROW]}', "by a failed run (no more)"),
         ('{"results": [ROW], "results": [ROW]}', "the key 'results' occurs twice"),
         (with_f1('0.1, "f1": 0.9'), "the key 'f1' occurs twice"),
         (with_f1("1" * 400), "a number of 400 digits is beyond float64"),
@@ -354,7 +354,7 @@ def test_no_worse_is_refused_for_runs_of_other_questions(tmp_path: Path) -> None
         document = {"results": [row | {"items": [{"id": one} for one in ids]}], "run": {"questions": asked_of}}
         (tmp_path / name).write_text(json.dumps(document))
     tolerance = ("--no-worse", "f1:0.5", "--baseline", tmp_path / "a")
-    for name, code, words in (("a", 0, ""), ("b", 2, "3 and 2 items"), ("c", 2, "other words")):
+    for name, code, words in (("a", 0, ""), ("b", 2, "3 and 2 items"), ("c", 2, "the wording")):
         found = qkedit("gate", tmp_path / name, *tolerance)
         assert (found.code, words in found.stderr) == (code, True)
 

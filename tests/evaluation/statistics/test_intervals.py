@@ -197,7 +197,7 @@ def test_what_does_not_fit_is_refused() -> None:
     items = yes_no_items(10, 1)
     with pytest.raises(UsageError, match="choose among accuracy"):
         interval(items, "chair_s")
-    with pytest.raises(UsageError, match="1 are in the first alone, 0 in the second"):
+    with pytest.raises(UsageError, match="1 are only in the first, 0 only in the second"):
         paired(items, items[:9], "f1")
     with pytest.raises(UsageError, match="same items"):
         paired([*items, items[0]], [*items, items[0]], "f1")

@@ -157,7 +157,7 @@ def evaluate(
                 tuple(str(place) for place in edit or ()),
             )
         tasks = _tasks(benchmark or (), split or (), required_data(data, questions), max_new_tokens, also or ())
-        output.after_interruption = f"{GO_ON}; what was answered stays"
+        output.after_interruption = f"{GO_ON}; the finished answers are kept"
         if each and isinstance(backend, LocalModel):
             run_each(
                 output,

@@ -74,9 +74,9 @@ class Amber(BenchmarkOfFunctions):
     functions = Functions(scoring.load_questions, scoring.score, scoring.load_answers)
 
     def splits_answered(self, questions: Sequence[Question], answers: Sequence[Answer]) -> tuple[str | None, ...]:
-        """Return the dimensions of which something is answered, and the aggregates of which every dimension is."""
+        """Return the dimensions with any answers, and the aggregates whose dimensions all have answers."""
         return scoring.answered_splits(questions, answers)
 
     def metrics_of(self, items: Sequence[Item]) -> tuple[Metric, ...]:
-        """Return those of answers or those of descriptions."""
+        """Return the metrics of answers or those of descriptions."""
         return ANSWER_METRICS if isinstance(items[0], AmberAnswerItem) else DESCRIPTION_METRICS

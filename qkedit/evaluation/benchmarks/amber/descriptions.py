@@ -1,8 +1,8 @@
 """AMBER's generative task (arXiv 2311.07397): compare the objects in a description with those in the image.
 
-Nouns of the description → their lemmas → those in AMBER's vocabulary. Each is, in order, for a true object
-(itself, by an association or by similarity), or is hallucinated; it may also be one of the objects that people would
-expect here and that are not there.
+Nouns of the description → their lemmas → those in AMBER's vocabulary. In order, each one refers to a true object (by
+its own name, by an association or by similarity), or is hallucinated; it may also name one of the objects that people
+would expect in the image but that are absent.
 
     CHAIR = hallucinated nouns / nouns             Cover = true objects mentioned / true objects
     Hal   = descriptions with a hallucination / descriptions
@@ -29,7 +29,7 @@ class Words:
     """AMBER's words.
 
     Attributes:
-        associations: object → the words that may stand for it.
+        associations: object → the words that may refer to it.
         safe: nouns that never count as hallucinated.
     """
 
@@ -47,9 +47,9 @@ class Judgement:
     """The judgement of a description's nouns.
 
     Attributes:
-        hallucinated: the nouns that stand for nothing in the image.
-        covered: the places of the true objects that are mentioned.
-        fallen_for: the places of the likely objects that are mentioned.
+        hallucinated: the nouns that refer to nothing in the image.
+        covered: the indices of the true objects that are mentioned.
+        fallen_for: the indices of the likely objects that are mentioned.
     """
 
     hallucinated: tuple[str, ...]
@@ -58,12 +58,12 @@ class Judgement:
 
 
 def noun_reader(vocabulary: frozenset[str], data: Path | None = None) -> Callable[[str], tuple[str, ...]]:
-    """Return the function that finds the nouns of a description, as lemmas, that the vocabulary has.
+    """Return a function that finds the lemmas of a description's nouns that are in the vocabulary.
 
     Capitals are kept: `Dogs` has no lemma that counts.
 
     Args:
-        data: the user's data directory, where nltk's data may lie.
+        data: the user's data directory, which may hold nltk's data.
 
     Raises:
         QkeditError: nltk or its data are missing.
@@ -86,7 +86,7 @@ def judge(
 
     A safe word is skipped. A word for a true object covers the first such object; associated words are tried before
     the objects themselves. Any other word may mark a likely object, by the same word and then by the first similar
-    one; it may still cover a true object by similarity. A word that does not is hallucinated.
+    one; it may still cover a true object by similarity. A word that covers none is hallucinated.
     """
     true_words, likely_words = _places(truth, words), _places(likely, words)
     hallucinated: list[str] = []
@@ -154,7 +154,7 @@ def counts_of(items: Sequence[AmberCaptionItem]) -> dict[str, int]:
 
 
 def figures(counts: Mapping[str, int]) -> dict[str, float]:
-    """Return CHAIR, Cover, Hal and Cog as the official script computes them, which never divides by zero."""
+    """Return CHAIR, Cover, Hal and Cog as the official script computes them; it never divides by zero."""
     clean = counts["captions"] - counts["hallucinated_captions"]
     return {
         "CHAIR": percent(counts["hallucinated_mentions"], counts["mentions"]),
@@ -168,6 +168,6 @@ def percent(part: int, whole: int, started: int = 1) -> float:
     """Return a share as AMBER prints it.
 
     Args:
-        started: how many sums the whole is made of; the official script starts each of them at 0.001.
+        started: the number of sums in `whole`; the official script starts each of them at 0.001.
     """
     return round(part / (whole + 0.001 * started) * 100, 1)

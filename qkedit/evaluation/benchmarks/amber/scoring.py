@@ -6,7 +6,7 @@ Only exactly `Yes` or `No` answers a question, and anything else is wrong. `no` 
 
 Figures are in percent and rounded to one decimal, with 0.001 more in every denominator; F1 comes from the rounded
 precision and recall. The splits are the generative task, the dimensions of questions, and two totals of dimensions.
-The parser `normalised` is ours: AMBER's prompts do not ask for one word, and models say `Yes, it is.`
+The parser `normalised` is our own: AMBER's prompts do not ask for one word, and models say `Yes, it is.`
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DIMENSIONS = ("existence", *ATTRIBUTES, "relation")
 AGGREGATES = {"discriminative": DIMENSIONS, "attribute": ATTRIBUTES}
 SPLITS = (GENERATIVE, *AGGREGATES, *DIMENSIONS)
 PARSERS = ("official", "normalised")
-# A description's figures when no table of similar words was at hand.
+# The figures of descriptions without a table of similar words.
 WITHOUT_SIMILARITY = "without-similarity"
 _DIMENSION_OF_TYPE = {
     "generative": GENERATIVE,
@@ -55,8 +55,8 @@ def load_questions(data: Path, split: str | None = None, *, similarity: Path | N
         data: a directory with AMBER's annotations.json, query_all.json, relation.json and safe_words.txt, or one of
             them.
         split: one of SPLITS or None.
-        similarity: the table of similar words for the generative task; `similarity.json` in the directory if that is
-            there.
+        similarity: the table of similar words for the generative task; by default `similarity.json` in the directory,
+            if it exists.
 
     Raises:
         UsageError: there is no such split.
@@ -70,7 +70,7 @@ def load_questions(data: Path, split: str | None = None, *, similarity: Path | N
     for row in read_rows(_file(data, "annotations.json")):
         identifier = row.identifier("id")
         if identifier in questions:
-            raise row.wrong(f"the id {identifier!r} stands twice")
+            raise row.wrong(f"the id {identifier!r} occurs twice")
         if identifier not in asked:
             raise row.wrong(f"the id {identifier!r} is not in query_all.json")
         questions[identifier] = _question(identifier, row, asked[identifier], words)
@@ -82,7 +82,7 @@ def _file(data: Path, name: str) -> Path:
 
 
 def _load_words(data: Path, similarity: Path | None) -> dict[str, Any]:
-    """Return what judging a description needs: AMBER's words, similar ones, and where nltk's data may lie."""
+    """Return the data for judging descriptions: AMBER's words, similar words, and the directory of nltk's data."""
     file = _file(data, "relation.json")
     associations = read_object(file)
     for associated in associations.values():
@@ -106,7 +106,7 @@ def _question(identifier: str, row: Row, query: Row, words: Mapping[str, Any]) -
     """Return the question of one row of the annotations and the query of the same id."""
     kind = row.text("type")
     if kind not in _DIMENSION_OF_TYPE:
-        raise row.wrong(f"the type {kind!r} is none of AMBER's")
+        raise row.wrong(f"the type {kind!r} is not one of AMBER's")
     fields: dict[str, Any] = {"dimension": _DIMENSION_OF_TYPE[kind]}
     truth: str | tuple[str, ...]
     if fields["dimension"] == GENERATIVE:
@@ -147,7 +147,7 @@ def load_answers(file: Path) -> tuple[Answer, ...]:
 
 
 def answered_splits(questions: Sequence[Question], answers: Sequence[Answer]) -> tuple[str, ...]:
-    """Return the dimensions of which something is answered, and the totals of which every dimension is."""
+    """Return the dimensions with any answers, and the totals whose dimensions all have answers."""
     dimension_of = {question.id: question.fields["dimension"] for question in questions}
     answered = {dimension_of.get(answer.id) for answer in answers}
     return tuple(split for split in SPLITS if answered.issuperset(dimensions_of(split)))
@@ -158,15 +158,15 @@ def score(given: Answered, *, similarity: Similarity | None = None) -> Score:
     """Return the score of one split.
 
     Args:
-        given: answers to questions of the split (those of other dimensions are left out); the split is one of SPLITS,
-            the dimension of the questions by default, and the rule official, or normalised, which differs for
-            questions alone.
-        similarity: which words are similar; by default the table of the questions' data, or what spaCy's model says
-            where it is installed. Without any of them, the score is named so and warns.
+        given: answers to questions of the split (those of other dimensions are left out). The split is one of SPLITS,
+            by default the dimension of the questions. The rule is official, or normalised, which differs only for
+            questions.
+        similarity: tells which words are similar; by default the table of the questions' data, or spaCy's model if
+            it is installed. A score without either of them has another name and a warning.
 
     Raises:
-        QkeditError: answers and questions do not fit, there is no such split or parser, or a description needs a
-            language library that is missing.
+        QkeditError: answers and questions do not match, there is no such split or parser, or a description needs a
+            missing language library.
     """
     parser = given.rule or PARSERS[0]
     if parser not in PARSERS:
@@ -211,7 +211,7 @@ def _discriminative(split: str, joined: Joined, parser: str) -> Score:
         "other_where_no": sum(item.parsed is None and item.truth == "no" for item in items),
     }
     said, true = counts["tp"] + counts["fp"], counts["tp"] + counts["fn"] + counts["other_where_no"]
-    # The official script keeps three sums for attributes and adds them up.
+    # The official script has three sums for attributes, and adds them.
     started = 3 if split == "attribute" else 1
     accuracy = percent(counts["tp"] + counts["tn"], len(items), started)
     precision, recall = percent(counts["tp"], said, started), percent(counts["tp"], true, started)
@@ -258,7 +258,7 @@ def _generative(joined: Joined, similarity: Similarity | None) -> Score:
     warnings = list(joined.warnings)
     if similar is EXACT:
         warnings.append(
-            "there is no table of similar words: nouns that would be rescued by it count as hallucinated, and Cover"
+            "there is no table of similar words: nouns that it would accept count as hallucinated, and Cover"
             " and Cog are lower; not comparable with published figures"
         )
     return Score(

@@ -1,7 +1,7 @@
 """The table of AMBER's similar words, read from a file or made once by spaCy.
 
 The official script asks spaCy's model `en_core_web_lg` whether two words are more than 0.8 similar. Both come from
-AMBER's own vocabulary, so that a table of pairs says all there is to ask, and no one else needs the model:
+AMBER's own vocabulary, so a table of pairs holds every answer, and nobody else needs the model:
 
     {"model": "en_core_web_lg", "version": "3.8.0", "threshold": 0.8,
      "words": ["bike", …], "pairs": [["bicycle", "bike"], …]}
@@ -30,7 +30,7 @@ class Similarity:
     """The pairs of similar words.
 
     Attributes:
-        model: the model that was asked, and its version.
+        model: the model that compared them, and its version.
         words: all words that were compared.
         pairs: the pairs of similar words, in either order.
     """
@@ -41,11 +41,11 @@ class Similarity:
     pairs: frozenset[tuple[str, str]] = field(repr=False)
 
     def __call__(self, word: str, other: str) -> bool:
-        """Return whether two words are similar; a word is to itself."""
+        """Return whether two words are similar; a word is similar to itself."""
         return word == other or (word, other) in self.pairs or (other, word) in self.pairs
 
 
-# Where no table is: a word is similar to itself alone.
+# Without a table, a word is similar only to itself.
 EXACT = Similarity("", "", frozenset(), frozenset())
 
 
@@ -53,7 +53,7 @@ def read_similarity(file: Path, vocabulary: Collection[str]) -> Similarity:
     """Return the table in a file.
 
     Args:
-        vocabulary: the words that will be asked about.
+        vocabulary: the words that the table must cover.
 
     Raises:
         QkeditError: the file is not such a table, has another threshold, or was made without some of the words.
@@ -70,7 +70,7 @@ def read_similarity(file: Path, vocabulary: Collection[str]) -> Similarity:
             f"is not a table of similar words, an object with {', '.join(_KEYS)}", where=str(file), remedy=remedy
         ) from None
     if threshold != THRESHOLD:
-        raise QkeditError(f"has the threshold {threshold}, AMBER's is {THRESHOLD}", where=str(file), remedy=remedy)
+        raise QkeditError(f"has the threshold {threshold}, but AMBER's is {THRESHOLD}", where=str(file), remedy=remedy)
     absent = sorted(set(vocabulary) - similarity.words)
     if absent:
         raise QkeditError(
@@ -92,7 +92,7 @@ def write_similarity(similarity: Similarity, file: Path) -> None:
 
 
 def build_similarity(vocabulary: Collection[str]) -> Similarity | None:
-    """Return the table that spaCy's model gives, or None where spaCy or the model is not installed."""
+    """Return the table by spaCy's model, or None if spaCy or the model is not installed."""
     try:
         import spacy
     except ImportError:
@@ -102,7 +102,7 @@ def build_similarity(vocabulary: Collection[str]) -> Similarity | None:
     language = spacy.load(MODEL)
     words = sorted(vocabulary)
     with warnings.catch_warnings():
-        # It warns of words without a vector, which are similar to nothing; the official script is silent as well.
+        # spaCy warns of words without a vector, which are similar to nothing; the official script is silent, too.
         warnings.simplefilter("ignore", UserWarning)
         documents = {word: language(word) for word in words}
         pairs = frozenset(

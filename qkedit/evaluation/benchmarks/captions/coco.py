@@ -1,4 +1,4 @@
-"""Captions of COCO's images: files of them, and the images' ids."""
+"""Read captions of COCO's images, and the images' ids."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from qkedit.evaluation.files.answer_files import read_answers
 from qkedit.evaluation.files.json_rows import read_rows
 from qkedit.evaluation.files.records import FINISH_REASON, Answer
 
-# Below the user's data directory: where COCO's annotation files may lie, apart from a folder by a benchmark's name.
+# The folders below the user's data directory that may hold COCO's annotation files, next to one named after a
+# benchmark.
 ANNOTATION_PLACES = ("annotations", "coco", "coco/annotations")
-# Under which keys a document may hold its captions: those of published examples, and CHAIR's official script's output.
+# The keys that may hold the captions of a document: those of published examples, and of the output of CHAIR's
+# official script.
 _CAPTION_LISTS = ("captions", "sentences")
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val)2014_)?0*(\d+)(?:\.jpg)?")
 
@@ -22,8 +24,8 @@ _COCO_NAME = re.compile(r"(?:COCO_(?:train|val)2014_)?0*(\d+)(?:\.jpg)?")
 def load_answers(file: Path) -> tuple[Answer, ...]:
     """Return captions in COCO's format for results, rows of `image_id` and `caption`, or in the common one.
 
-    An id may also be the name of COCO's image. Whatever a row says of the prompt is passed over, as captions are
-    published with several.
+    An id may also be the file name of COCO's image. The prompt in a row is ignored, since captions are published with
+    several prompts.
 
     Raises:
         QkeditError: the file cannot be read or a row is broken; file and line are named.
@@ -34,7 +36,7 @@ def load_answers(file: Path) -> tuple[Answer, ...]:
 
 
 def image_id(name: str) -> str:
-    """Return the number in the name of one of COCO's images; any other name stands for itself."""
+    """Return the number in the file name of a COCO image; any other name is returned unchanged."""
     coco = _COCO_NAME.fullmatch(name)
     return coco[1] if coco else name
 

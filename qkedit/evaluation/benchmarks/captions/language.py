@@ -1,8 +1,8 @@
 """The language tools of the official caption scorers: tokens, part-of-speech tags, singulars and lemmas.
 
 nltk and PatternLite are an extra (`pip install 'qkedit[caption]'`), imported where they are needed. nltk's data are
-looked for where nltk looks (the directories in the variable NLTK_DATA, and its usual places) and in a directory
-`nltk_data` of the user's own data. Nothing is ever downloaded here.
+searched in nltk's own places (the directories in the variable NLTK_DATA, and its defaults) and in a directory
+`nltk_data` of the user's data. Nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from qkedit.evaluation.benchmarks.captions.tokens import REMEMBERED, Tokenizer
 Lemma = Callable[[str, str], str]
 
 INSTALL = "run: pip install 'qkedit[caption]'"
-# Where the user's data directory may hold what belongs to a language.
+# The folders of the user's data directory that may hold language data.
 LANGUAGE_PLACES = (".", "nlp")
 LEMMA_LISTS = "wordnet*_lemmas.json.gz"
 PARTS_OF_SPEECH = {"n": "noun", "v": "verb", "a": "adj", "r": "adv"}
@@ -37,7 +37,7 @@ def tokenizer(data: Path | None = None) -> Tokenizer:
     """Return `nltk.word_tokenize` for English.
 
     Args:
-        data: the user's data directory, where `nltk_data` may lie.
+        data: the user's data directory, which may hold `nltk_data`.
 
     Raises:
         QkeditError: nltk or its resource `punkt_tab` is missing.
@@ -47,7 +47,7 @@ def tokenizer(data: Path | None = None) -> Tokenizer:
 
 
 def tagger(data: Path | None = None) -> Callable[[Sequence[str]], list[str]]:
-    """Return a function that gives the Penn tag of each token of a text, as `nltk.pos_tag` does.
+    """Return a function that returns the Penn tag of each token of a text, as `nltk.pos_tag` does.
 
     Raises:
         QkeditError: nltk or its resource `averaged_perceptron_tagger_eng` is missing.
@@ -77,7 +77,7 @@ def lemmatizer(data: Path | None = None) -> Lemma:
 @cache
 def singularizer() -> Callable[[str], str]:
     """Return PatternLite's `singularize`. Raises QkeditError if PatternLite is missing."""
-    # By path, as importing `pattern.en` loads a tagger, a parser and WordNet, and may download.
+    # By path, since importing `pattern.en` loads a tagger, a parser and WordNet, and may start a download.
     package = find_spec("pattern")
     file = next(
         (
@@ -92,7 +92,7 @@ def singularizer() -> Callable[[str], str]:
     module = ModuleType("pattern_inflect")
     module.__file__ = str(file)
     with warnings.catch_warnings():
-        # Its string literals are older than today's rules for backslashes.
+        # Its string literals predate today's rules for backslashes.
         warnings.simplefilter("ignore")
         try:
             SourceFileLoader(module.__name__, str(file)).exec_module(module)
@@ -103,12 +103,12 @@ def singularizer() -> Callable[[str], str]:
 
 
 def part_of_speech(tag: str) -> str:
-    """Return WordNet's part of speech for a Penn tag: `n` for whatever is not an adjective, verb or adverb."""
+    """Return WordNet's part of speech for a Penn tag: `n` unless it is an adjective, verb or adverb."""
     return {"J": "a", "V": "v", "R": "r"}.get(tag[:1], "n")
 
 
 def _nltk(data: Path | None) -> ModuleType:
-    """Import nltk, and let it look in the user's data directory too."""
+    """Import nltk, and add the user's data directory to its search path."""
     try:
         import nltk
         import nltk.data
@@ -126,11 +126,11 @@ def _missing(what: str, resource: str) -> QkeditError:
     return QkeditError(
         f"the {what} is missing",
         where="nltk",
-        remedy=f"run: python -m nltk.downloader {resource}; or set NLTK_DATA to the directory that has it",
+        remedy=f"run: python -m nltk.downloader {resource}; or set NLTK_DATA to the directory that holds it",
     )
 
 
-# A failure is not kept: the next call may come with a directory that has the resource.
+# A failure is not cached: the next call may name a directory that has the resource.
 @cache
 def _tokenizer() -> Tokenizer:
     from nltk.tokenize import NLTKWordTokenizer, PunktTokenizer
@@ -169,7 +169,7 @@ def _lemma_lists(data: Path | None) -> Path | None:
 
 @cache
 def _listed_lemmatizer(lists: Path) -> Lemma:
-    """Return the lemmatizer over lists: `{"noun": […], …}`, and `noun.exc` … with the exceptions next to it."""
+    """Return a lemmatizer that reads lists: `{"noun": […], …}`, and next to it `noun.exc` … with the exceptions."""
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
     rules = WordNetCorpusReader.MORPHOLOGICAL_SUBSTITUTIONS
@@ -191,7 +191,7 @@ def _listed_lemmatizer(lists: Path) -> Lemma:
             for ending, replacement in rules[part]
             if word.endswith(ending)
         ]
-        # The shortest, and among equals the first.
+        # The shortest lemma, and among equals the first.
         return min((form for form in (word, *candidates) if form in known[part]), key=len, default=word)
 
     return lemma

@@ -1,8 +1,8 @@
-"""Part-of-speech tags exactly as `nltk.pos_tag` gives them, several times as fast.
+"""Compute part-of-speech tags exactly as `nltk.pos_tag` does, several times as fast.
 
-nltk's perceptron scores every tag by the sum of its weights over a word's features, and takes the best, among equals
-the last by name. It adds weight by weight; here the weights of one feature are one array. Each tag's sum has the same
-addends in the same order, so that it is the same to the last bit.
+nltk's perceptron scores every tag by the sum of its weights over a word's features, and takes the best; among equal
+ones, the last by name. It adds weight by weight; here the weights of one feature are one array. Each tag's sum has the
+same addends in the same order, so it is equal to the last bit.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-# Features are about a word or two, so that there are more of them than of words: 45 numbers each.
+# Features concern one or two words, so there are more features than words: 45 numbers each.
 REMEMBERED_FEATURES = 2**17
 
 
 def tagger(perceptron: Any) -> Callable[[Sequence[str]], list[str]]:
-    """Return a function that gives the tag of each token of a text.
+    """Return a function that returns the tag of each token of a text.
 
     Args:
-        perceptron: nltk's `PerceptronTagger`, which is changed and not to be used for anything else.
+        perceptron: nltk's `PerceptronTagger`; it is modified, and must not be used elsewhere.
     """
     perceptron.model.predict = _predictor(perceptron.model.weights, perceptron.classes)
 
@@ -35,15 +35,15 @@ def tagger(perceptron: Any) -> Callable[[Sequence[str]], list[str]]:
 def _predictor(
     weights: Mapping[str, Mapping[str, float]], labels: Iterable[str]
 ) -> Callable[[Iterable[str]], tuple[str, None]]:
-    """Return the perceptron's `predict`: features → the best label, and no confidence.
+    """Return the perceptron's `predict`: features → the best label, without a confidence.
 
     Args:
-        weights: feature → label → weight; what is absent is zero.
-        labels: all of them.
+        weights: feature → label → weight; absent weights are zero.
+        labels: all labels.
     """
     import numpy as np
 
-    # The first of the largest is taken, which so is the last by name.
+    # argmax takes the first of the largest, which is the last by name.
     order = sorted(labels, reverse=True)
 
     @lru_cache(REMEMBERED_FEATURES)

@@ -1,9 +1,9 @@
-"""Tokens of captions exactly as `nltk.word_tokenize` gives them, some ten times as fast.
+"""Split captions into tokens exactly as `nltk.word_tokenize` does, about ten times as fast.
 
 `word_tokenize` splits a text into sentences (Punkt) and each sentence by about thirty regular expressions. Two facts
-save most of that. Whether Punkt ends a sentence at a stop depends only on the words around it, so the answer is kept.
-And of a sentence of plain words, where only commas and one final sign stand, every expression touches each word by
-itself; its tokens are then those of its words, which are kept as well. Any other sentence goes to nltk as a whole.
+save most of that. Whether Punkt ends a sentence at a stop depends only on the words around it, so the answer is
+cached. And in a sentence of plain words, with only commas and one final sign, every expression changes each word
+independently; its tokens are then those of its words, which are cached as well. Any other sentence goes to nltk.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-# More distinct words or sentence ends than this only a text that is not a description has.
+# Only a text that is not a description has more distinct words or sentence ends than this.
 REMEMBERED = 2**16
 # Letters and digits with single hyphens or apostrophes between them, and a comma after them.
 _PLAIN = re.compile(r"[A-Za-z0-9]+(?:[-'][A-Za-z0-9]+)*,?")
-# These separate words for Python, but not for nltk's expressions.
+# Python treats these as word separators, but nltk's expressions do not.
 _ODD_SPACE = re.compile(r"[\x1c-\x1f]")
 _FINAL_SIGNS = (".", "?", "!")
 # What nltk makes of double quotes, and what those may have been.
@@ -25,7 +25,7 @@ _QUOTES = {"``": ('"', "``", "“", "«", "''"), "''": ('"', "''", "”", "»", 
 
 
 class Tokenizer:
-    """`nltk.word_tokenize` for English, with what it found out kept.
+    """`nltk.word_tokenize` for English, with a cache of its results.
 
     Args:
         sentences: nltk's `PunktTokenizer`.
@@ -46,7 +46,7 @@ class Tokenizer:
         return tokens
 
     def _plain_sentence(self, sentence: str) -> list[str] | None:
-        """Return the tokens of a sentence of plain words, None for any other."""
+        """Return the tokens of a sentence of plain words; None for any other sentence."""
         if _ODD_SPACE.search(sentence):
             return None
         words = sentence.split()
@@ -60,11 +60,11 @@ class Tokenizer:
             if not of_word:
                 return None
             tokens += of_word
-        # A comma before the final sign is for nltk to judge.
+        # A comma before the final sign is left to nltk.
         return None if ending and tokens[-1] == "," else tokens + ending
 
     def _plain_word(self, word: str) -> tuple[str, ...]:
-        """Return a plain word's tokens, such as two for `cannot`; nothing for any other word."""
+        """Return the tokens of a plain word, such as two for `cannot`; empty for any other word."""
         return tuple(self._words.tokenize(word)) if _PLAIN.fullmatch(word) else ()
 
 

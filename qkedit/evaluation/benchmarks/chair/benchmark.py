@@ -32,5 +32,5 @@ class Chair(BenchmarkOfFunctions):
         return scoring.load_questions(data, split, variant=rule or self.rules[0], **files)
 
     def takes_shown_images(self, split: str | None) -> bool:
-        """Without a split, the truth is that of all of COCO."""
+        """Return whether no split is named: the truth then covers all of COCO."""
         return split is None

@@ -21,10 +21,10 @@ from qkedit.evaluation.benchmarks.captions.coco import ANNOTATION_PLACES
 from qkedit.evaluation.benchmarks.chair.words import Reader, Synonyms
 from qkedit.evaluation.files.json_rows import read_object
 
-# Beneath the user's directory: as it is, a folder by the benchmark's name, and as COCO's archive unpacks.
+# The folders below the user's directory: itself, one named after the benchmark, and that of COCO's archive.
 PLACES = ("chair", *ANNOTATION_PLACES)
 TRUTH_ENDINGS = ("_gt_objects.json", "_gt_objects.json.gz")
-# What is used of COCO's annotation files; outlines of instances are most of their bytes.
+# The fields to keep of COCO's annotation files; outlines of instances are most of their bytes.
 _USED_KEYS = frozenset(
     ("categories", "images", "annotations", "id", "name", "file_name", "image_id", "category_id", "caption")
 )
@@ -38,7 +38,7 @@ class ImageTruth:
     objects: tuple[str, ...]
 
 
-# Image id → what the image shows.
+# Image id → the objects in the image.
 Truth = dict[str, ImageTruth]
 
 
@@ -54,7 +54,7 @@ class TruthSource:
     files: tuple[Path, ...]
 
     def load(self, synonyms: Synonyms, read: Reader) -> Truth:
-        """Return the ground truth. Raises QkeditError if a file is not what its name says."""
+        """Return the ground truth. Raises QkeditError if a file does not hold what its name says."""
         if len(self.files) == 1:
             return read_truth(self.files[0], synonyms)
         instances, captions = (read_object(file, keys=_USED_KEYS) for file in self.files)
@@ -66,10 +66,10 @@ class TruthSource:
 
 
 def find_sources(data: Path) -> tuple[TruthSource, ...]:
-    """Return the sources of the ground truth: files of objects if there are any, otherwise pairs of annotation files.
+    """Return the sources of the ground truth: files of objects, or if there are none, pairs of annotation files.
 
     Raises:
-        QkeditError: there are neither.
+        QkeditError: there are no such files.
     """
     if data.is_file():
         _refuse_pickle(data)
@@ -88,7 +88,7 @@ def find_sources(data: Path) -> tuple[TruthSource, ...]:
             for file in sorted(directory.glob("*.pkl")):
                 _refuse_pickle(file)
         raise QkeditError(
-            "has no truth for CHAIR",
+            "has no ground truth for CHAIR",
             where=str(data),
             remedy="put COCO's instances_val2014.json and captions_val2014.json there, from cocodataset.org",
         )
@@ -96,7 +96,7 @@ def find_sources(data: Path) -> tuple[TruthSource, ...]:
 
 
 def load_truth(data: Path, split: str | None, synonyms: Synonyms, read: Reader) -> Truth:
-    """Return the truth of one split, or of all that the directory has.
+    """Return the truth of one split, or of all splits in the directory.
 
     Raises:
         UsageError: there is no such split.
@@ -112,7 +112,7 @@ def load_truth(data: Path, split: str | None, synonyms: Synonyms, read: Reader) 
         for image, shown in source.load(synonyms, read).items():
             if truth.setdefault(image, shown).objects != shown.objects:
                 raise QkeditError(
-                    f"another file says otherwise about the image {image!r}",
+                    f"another file disagrees about the image {image!r}",
                     where=str(source.files[0]),
                     remedy="choose one of the two with --split",
                 )
@@ -122,7 +122,7 @@ def load_truth(data: Path, split: str | None, synonyms: Synonyms, read: Reader) 
 def read_truth(file: Path, synonyms: Synonyms) -> Truth:
     """Return the truth that a file of objects holds.
 
-    Either `{image id: [object, …]}`, or `{"categories": [object, …], "images": {image id: [place in it, …]}}`.
+    The file holds `{image id: [object, …]}`, or `{"categories": [object, …], "images": {image id: [index, …]}}`.
 
     Raises:
         QkeditError: the file has another format, or names an object that is not in the synonyms.
@@ -138,11 +138,11 @@ def read_truth(file: Path, synonyms: Synonyms) -> Truth:
         unknown = {name for objects in shown.values() for name in objects} - known
     except (KeyError, IndexError, TypeError, AttributeError):
         raise QkeditError(
-            "is not a file of the objects that images show", where=str(file), remedy="see docs/evaluation.md"
+            "is not a file of the objects in images", where=str(file), remedy="see docs/evaluation.md"
         ) from None
     if unknown:
         raise QkeditError(
-            f"knows an object that the synonyms do not: {min(map(str, unknown))!r}",
+            f"names an object that is not in the synonyms: {min(map(str, unknown))!r}",
             where=str(file),
             remedy="name the table of synonyms that belongs to it",
         )
@@ -150,16 +150,16 @@ def read_truth(file: Path, synonyms: Synonyms) -> Truth:
 
 
 def save_truth(truth: Truth, file: Path) -> None:
-    """Write the truth as a file of objects, packed where its name ends in `.gz`; `read_truth` reads it.
+    """Write the truth as a file of objects, compressed if its name ends in `.gz`; `read_truth` reads it.
 
     Raises:
-        UsageError: its name does not end as such a file's does.
-        QkeditError: it cannot be written.
+        UsageError: the file's name has another ending.
+        QkeditError: the file cannot be written.
     """
     if not file.name.endswith(TRUTH_ENDINGS):
         raise UsageError("the name does not end in _gt_objects.json or _gt_objects.json.gz", where=str(file))
     text = json.dumps({image: shown.objects for image, shown in truth.items()}).encode()
-    # No time in the header, so that the same truth gives the same bytes.
+    # Without a time in the header, the same truth gives the same bytes.
     write_whole(file, gzip.compress(text, mtime=0) if file.suffix == ".gz" else text)
 
 
@@ -169,11 +169,11 @@ def build_truth(instances: Mapping[str, Any], captions: Mapping[str, Any], synon
     Args:
         instances: the annotations of objects.
         captions: the reference captions of the same images.
-        synonyms: which word means which object; a category's name is such a word.
-        read: how captions are read; the truth of a variant is built with its own reader.
+        synonyms: the object that each word means; category names are such words.
+        read: the reader of captions; each variant builds its truth with its own reader.
 
     Raises:
-        QkeditError: one of them is of another form, or the synonyms lack a category; `where` says which one.
+        QkeditError: a file has another form, or the synonyms lack a category; `where` names the file.
     """
     shown: dict[str, set[str]] = defaultdict(set)
     names: dict[str, str] = {}
@@ -212,7 +212,7 @@ def _add_categories(shown: dict[str, set[str]], instances: Mapping[str, Any], sy
 
 
 def _file_name(image: str) -> str:
-    """Return the name that COCO gives an image of val2014, whose captions CHAIR is about."""
+    """Return COCO's file name of an image of val2014, the images of CHAIR."""
     return f"COCO_val2014_{int(image):012d}.jpg" if image.isdecimal() else image
 
 
@@ -223,7 +223,7 @@ def _truth_name(file: Path) -> str:
 def _refuse_pickle(file: Path) -> None:
     if file.suffix == ".pkl":
         raise QkeditError(
-            "is a pickle, which could run any code when it is read, and is never read",
+            "is a pickle, which can run any code when it is loaded, so it is never read",
             where=str(file),
             remedy="put COCO's instances_val2014.json and captions_val2014.json in the data directory instead",
         )

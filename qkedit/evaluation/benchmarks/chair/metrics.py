@@ -1,4 +1,4 @@
-"""CHAIR's metrics of captions, and how long captions are."""
+"""CHAIR's metrics of captions, and their length."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""CHAIR: which objects captions mention that their images do not show (Rohrbach et al., arXiv 1809.02156).
+"""CHAIR: the objects that captions mention but their images do not show (Rohrbach et al., arXiv 1809.02156).
 
     CHAIR_s = captions with a hallucinated object / captions
     CHAIR_i = hallucinated mentions / mentions, repeats included
     recall  = distinct true objects mentioned / true objects
 
-Which objects a caption mentions is the matter of a reader, such as those of `chair_words`; scoring needs no language
-library. A caption's id is that of its COCO image. Without a split, those images are asked about that are answered, as
-the truth of COCO is known for all of its images.
+A reader, such as those in `words.py`, finds the objects that a caption mentions; scoring needs no language library. A
+caption's id is that of its COCO image. Without a split, the answers choose the images, since the truth is known for
+all of COCO's images.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def load_questions(
     Args:
         data: a directory with CHAIR's `synonyms.txt` and the truth: `*_gt_objects.json`, or COCO's annotation files.
         split: the name of one file of truth without `_gt_objects.json`, or `val2014` of the annotation files.
-        variant: how the reference captions are read where the truth is built from annotation files.
-        cache_ground_truth: keep the truth in this file as well, which is read in their place faster by far.
+        variant: the reader of the reference captions, if the truth is built from annotation files.
+        cache_ground_truth: also write the truth to this file, which is much faster to read than annotation files.
 
     Raises:
         UsageError: there is no such split or variant.
@@ -67,13 +67,13 @@ def score(given: Answered, *, read: Reader | None = None) -> Score:
 
     Args:
         given: captions as answers to questions with the objects of their images, by the images' ids. Every question
-            of a split has to be answered; without a split, the answers choose the images. The rule is `official` (so
-            by default) or `wordnet`, or what the given `read` is called.
-        read: what a caption mentions, where that is not for the variant to say.
+            of a split has to be answered; without a split, the answers choose the images. The rule is `official` (the
+            default) or `wordnet`, or the name of the given `read`.
+        read: the reader of captions; by default that of the variant.
 
     Raises:
         UsageError: the variant is unknown.
-        QkeditError: answers and questions do not belong together, or a language library or its data are missing.
+        QkeditError: answers and questions do not match, or a language library or its data are missing.
     """
     questions, variant = given.questions, given.rule or "official"
     read = read or _own_reader(questions, variant)
@@ -116,12 +116,12 @@ def _own_reader(questions: Sequence[Question], variant: str) -> Reader:
     """Return the reader that belongs to the questions' data."""
     fields = questions[0].fields if questions else {}
     if "synonyms" not in fields:
-        raise UsageError("nothing says which words mean which object", where="chair", remedy="give `read`")
+        raise UsageError("the questions have no table of synonyms", where="chair", remedy="give `read`")
     return reader(fields["synonyms"], variant, fields["data"])
 
 
 def _lazily(make: Callable[[], Reader]) -> Reader:
-    """Return a reader that is made at its first caption: truth that is only read needs no language library."""
+    """Return a reader that is created at its first caption: reading finished truth needs no language library."""
     made = cache(make)
     return lambda caption: made()(caption)
 

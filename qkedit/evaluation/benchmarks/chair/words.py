@@ -1,8 +1,8 @@
 """The COCO objects that a caption mentions, by the rules of CHAIR (Rohrbach et al., arXiv 1809.02156).
 
-Tokens → their base forms → pairs of words that mean one thing become one → words of the table of synonyms → the first
+Tokens → their base forms → pairs of words with one meaning are joined → words of the table of synonyms → the first
 word of their line, the object. The official rule takes singulars by the library pattern (`official`); OPERA (arXiv
-2311.17911) and the harnesses that follow it take WordNet's lemmas by part of speech (`wordnet`). Both know no context:
+2311.17911) and the harnesses that follow it take WordNet's lemmas by part of speech (`wordnet`). Both ignore context:
 `orange` is always a fruit, and the singular of `bus` is `bu`, which no line has.
 """
 
@@ -23,14 +23,14 @@ _ANIMALS = (
     *("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"),
     *("animal", "cub"),
 )
-# Pairs that are one word. `home plate` and `train track` are not objects, and hide `plate` and `train`.
+# Pairs that count as one word. `home plate` and `train track` are not objects, and hide `plate` and `train`.
 _PAIRS = (
     *("motor bike", "motor cycle", "air plane", "traffic light", "street light", "traffic signal", "stop light"),
     *("fire hydrant", "stop sign", "parking meter", "suit case", "sports ball", "baseball bat", "baseball glove"),
     *("tennis racket", "wine glass", "hot dog", "cell phone", "mobile phone", "teddy bear", "hair drier"),
     *("potted plant", "bow tie", "laptop computer", "home plate", "train track"),
 )
-# (first word, second word) → the word that stands for both.
+# (first word, second word) → the word that replaces both.
 MERGED: dict[tuple[str, str], str] = {
     **{(pair.split()[0], pair.split()[1]): pair for pair in _PAIRS},
     # A young or grown animal is not a person, as `baby` and `adult` alone are.
@@ -38,7 +38,7 @@ MERGED: dict[tuple[str, str], str] = {
     **{("passenger", vehicle): vehicle for vehicle in ("jet", "train")},
     ("bow", "tie"): "tie",
     ("toilet", "seat"): "toilet",
-    # What the singular makes of `wine glass`.
+    # The form that the singular of `wine glass` takes.
     ("wine", "glas"): "wine glass",
 }
 _FIRST_WORDS = frozenset(first for first, _ in MERGED)
@@ -90,8 +90,8 @@ class Synonyms:
 def synonyms_in(text: str) -> Synonyms:
     """Return the table of a text with one object per line, `object, synonym, …`.
 
-    A line is split at a comma and exactly one space, as the official script does. Words with two spaces before them
-    keep one and so match nothing; where a word occurs twice, the last line counts.
+    A line is split at a comma and exactly one space, as the official script does. A word after two spaces
+    keeps one and so matches nothing; if a word occurs twice, the last line counts.
     """
     lines = [line.strip().split(", ") for line in text.splitlines() if line.strip()]
     return Synonyms(tuple(line[0] for line in lines), {word: line[0] for line in lines for word in line})
@@ -121,7 +121,7 @@ def merged(words: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 def reading_of(base_forms: Sequence[str], synonyms: Synonyms) -> Reading:
-    """Return what a caption of these words, in their base forms, mentions."""
+    """Return the mentions in a caption, given its words in their base forms."""
     words = merged(base_forms)
     # In "the seat of the toilet" it is not a chair, of which `seat` is a synonym.
     ignored = "seat" if any(word == "toilet" for word, _, _ in words) else None
@@ -138,7 +138,7 @@ def reader(synonyms: Synonyms, variant: str = "official", data: Path | None = No
     """Return the function that reads captions by one of the VARIANTS.
 
     Args:
-        data: the user's data directory, where nltk's data may lie.
+        data: the user's data directory, which may hold nltk's data.
 
     Raises:
         UsageError: the variant is unknown.

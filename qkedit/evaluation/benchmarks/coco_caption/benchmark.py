@@ -1,4 +1,4 @@
-"""Reference captions as a benchmark: the quality of answers after an edit."""
+"""COCO's caption scores as a benchmark: they measure the quality of answers after an edit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qkedit.evaluation.metric import Metric
 
 
 class CocoCaption(BenchmarkOfFunctions):
-    """COCO's caption scores (arXiv 1504.00325), as pycocoevalcap has them."""
+    """COCO's caption scores (arXiv 1504.00325), as pycocoevalcap computes them."""
 
     name = scoring.NAME
     title = "COCO captions"
@@ -27,13 +27,13 @@ class CocoCaption(BenchmarkOfFunctions):
     functions = Functions(scoring.load_questions, scoring.score, load_answers)
 
     def judge(self, questions: Sequence[Question], answers: Sequence[Answer], **how: Any) -> Score:
-        """Return the score of captions, with METEOR and SPICE where they are asked for."""
+        """Return the score of captions, with METEOR and SPICE if they are requested."""
         return scoring.score(questions, answers, **how, also=self.also)
 
     def metrics_of(self, items: Sequence[Item]) -> tuple[Metric, ...]:
-        """Return those that all items have; see `scoring.metrics_of`."""
+        """Return the metrics that all items have; see `scoring.metrics_of`."""
         return scoring.metrics_of([item for item in items if isinstance(item, MeasuredItem)])
 
     def takes_shown_images(self, split: str | None) -> bool:
-        """Without a split, the references are those of all of COCO."""
+        """Return whether no split is named: the references then cover all of COCO."""
         return split is None

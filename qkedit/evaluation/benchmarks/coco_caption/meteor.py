@@ -1,11 +1,11 @@
-"""METEOR 1.5 (Denkowski & Lavie 2014) for English: its program aligns, and what it counts is added up here.
+"""METEOR 1.5 (Denkowski & Lavie 2014) for English: its program aligns and counts, and this module adds the counts.
 
     P, R  = weighted matches / weighted words of the caption, of its best reference
     METEOR = (1 - γ (chunks / matches)^β) · P R / (α R + (1 - α) P)
 
-Matches weigh 1, 0.6, 0.8 and 0.6 if exact, of one stem, synonyms or paraphrases; words of content weigh δ and
-function words 1 - δ. A caption equal to a reference has no chunk, so that nothing is taken off. The corpus's figure
-is that of the totals, as pycocoevalcap's program has it.
+Matches weigh 1, 0.6, 0.8 and 0.6 if exact, of the same stem, synonyms or paraphrases; content words weigh δ and
+function words 1 - δ. A caption equal to a reference counts no chunks, so it has no penalty. The corpus's figure is
+that of the totals, as pycocoevalcap's program computes it.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 _JAR = "meteor/meteor-1.5.jar"
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _STAGE_WEIGHTS = (1.0, 0.6, 0.8, 0.6)
-# What the program prints of a caption: lengths, function words, four counts a stage, chunks and matched words.
+# The program prints for a caption: lengths, function words, four counts per stage, chunks and matched words.
 _PRINTED = 4 + 4 * len(_STAGE_WEIGHTS) + 3
 
 
 def meteor_counts(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[tuple[float, ...]]:
-    """Return what each caption adds to the totals that `meteor` takes; see `alignments`."""
+    """Return the contribution of each caption to the totals that `meteor` takes; see `alignments`."""
     return [counts_of(row) for row in alignments(captions, references)]
 
 
 def alignments(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[tuple[float, ...]]:
-    """Return what the program prints of each caption: lengths, function words, matches by stage, chunks, matches.
+    """Return the program's numbers of each caption: lengths, function words, matches by stage, chunks, matches.
 
     Args:
-        captions: their tokens.
-        references: the tokens of those of the same images.
+        captions: the tokens of each caption.
+        references: the tokens of the references of the same images.
 
     Raises:
-        QkeditError: Java or pycocoevalcap is missing, or the program does not answer as it should.
+        QkeditError: Java or pycocoevalcap is missing, or the program's output has another form.
     """
     pairs = zip(captions, references, strict=True)
     rows = (" ||| ".join(("SCORE", *of_image, caption)) for caption, of_image in pairs)
@@ -51,7 +51,7 @@ def alignments(captions: Sequence[str], references: Sequence[Sequence[str]]) -> 
         numbers = []
     if len(numbers) != len(captions) or any(len(row) != _PRINTED for row in numbers):
         raise QkeditError(
-            f"METEOR's program did not answer {len(captions)} captions with as many lines of {_PRINTED} numbers",
+            f"METEOR's program did not print, for {len(captions)} captions, one line of {_PRINTED} numbers each",
             where=WHERE,
             remedy="install pycocoevalcap 1.2 again",
         )
@@ -59,7 +59,7 @@ def alignments(captions: Sequence[str], references: Sequence[Sequence[str]]) -> 
 
 
 def counts_of(printed: Sequence[float]) -> tuple[float, ...]:
-    """Return the six numbers that one of `alignments` adds to the totals.
+    """Return the six numbers that one row of `alignments` adds to the totals.
 
     Weighted matches and weighted words of the caption, the same of the reference, chunks, and matched words.
     """
@@ -82,7 +82,7 @@ def counts_of(printed: Sequence[float]) -> tuple[float, ...]:
 
 
 def meteor(totals: Array) -> Array:
-    """Return METEOR of each row of totals, [rows, 6] to [rows]; zero where nothing matches."""
+    """Return METEOR of each row of totals, [rows, 6] to [rows]; zero without any match."""
     import numpy as np
 
     matches, words, other_matches, other_words, chunks, matched = totals.T

@@ -1,13 +1,13 @@
-"""BLEU, ROUGE-L and CIDEr-D of captions that are tokens already: what they share with the references of their images.
+"""BLEU, ROUGE-L and CIDEr-D of tokenised captions: their overlap with the references of their images.
 
     BLEU_n   = min(1, exp(1 - r/c)) · (Π_k≤n p_k)^(1/n)      p_k: share of the captions' k-grams that a reference has
     ROUGE-L  = (1 + β²) P R / (R + β² P)                     β 1.2; P and R of the longest common subsequence
     CIDEr-D  = 10 · mean over k ≤ 4 and references of        weights: count · log(images / images with the k-gram)
                Σ min(w, w_ref) w_ref / (|w| |w_ref|) · exp(-(l - l_ref)² / 2σ²)      σ 6; l: number of bigrams
 
-(Papineni et al. 2002; Lin 2004; Vedantam et al. 2015.) The constants, and what counts as a length, are those of
-pycocoevalcap 1.2, so that the figures are its own. BLEU is taken of a whole corpus: a caption gives counts, and these
-are added up. How many images have a k-gram is counted over the references of all images that are scored together.
+(Papineni et al. 2002; Lin 2004; Vedantam et al. 2015.) The constants and the definition of length are those of
+pycocoevalcap 1.2, so the figures are equal to its own. BLEU is a figure of a whole corpus: the counts of the captions
+are added. The document frequency of a k-gram counts the references of all images that are scored together.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 LONGEST = 4
 BETA = 1.2
 SIGMA = 6.0
-# They keep the official quotients from dividing by zero.
+# The official quotients add these to avoid a division by zero.
 _SMALL, _TINY = 1e-9, 1e-15
 
 NGrams = Mapping[tuple[str, ...], int]
 
 
 def ngrams(tokens: str) -> Counter[tuple[str, ...]]:
-    """Return how often each run of one to four tokens occurs, the short ones first; any space separates tokens."""
+    """Return the count of each run of one to four tokens, short ones first; any whitespace separates tokens."""
     words = tokens.split()
     return Counter(
         tuple(words[start : start + length])
@@ -40,11 +40,11 @@ def ngrams(tokens: str) -> Counter[tuple[str, ...]]:
 
 
 def bleu_counts(caption: str, references: Sequence[str]) -> tuple[float, ...]:
-    """Return what a caption adds to BLEU's counts.
+    """Return the contribution of a caption to BLEU's counts.
 
     Returns:
-        Its length, the length of the closest reference (the shorter of two), how many k-grams it has, and how many of
-        them a reference has as well, for k from 1 to 4: ten numbers.
+        Ten numbers: its length, the length of the closest reference (the shorter of two), and for k from 1 to 4 the
+        number of its k-grams and the number of those that a reference also has.
     """
     length = len(caption.split())
     closest = min((abs(other - length), other) for other in (len(reference.split()) for reference in references))[1]
@@ -75,7 +75,7 @@ def bleu(order: int) -> Callable[[Array], Array]:
 
 
 def rouge_l(caption: str, references: Sequence[str]) -> float:
-    """Return ROUGE-L of one caption; as in the official script, an empty text is one token, which is empty."""
+    """Return ROUGE-L of one caption; as in the official script, an empty text is a single empty token."""
     said = caption.split(" ")
     common = [(_longest_common(said, words), len(words)) for words in (text.split(" ") for text in references)]
     precision = max(length for length, _ in common) / len(said)
@@ -86,9 +86,9 @@ def rouge_l(caption: str, references: Sequence[str]) -> float:
 
 
 def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:
-    """Return the length of the longest common subsequence, a row of the usual table at once (Hyyrö 2004).
+    """Return the length of the longest common subsequence, one row of the usual table at a time (Hyyrö 2004).
 
-    The bits of `row` that are zero are the places in `a` where the table's row rises by one.
+    The zero bits of `row` are the positions in `a` where the table's row rises by one.
     """
     places: dict[str, int] = {}
     for place, word in enumerate(a):
@@ -102,11 +102,11 @@ def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def cider_d(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """Return CIDEr-D of each caption: from 0 to 10, and 0 for an image that is alone.
+    """Return CIDEr-D of each caption, from 0 to 10; 0 for a single image.
 
     Args:
         captions: one for each image.
-        references: of the same images; document frequencies are theirs.
+        references: of the same images, which give the document frequencies.
     """
     cooked = [[ngrams(reference) for reference in of_image] for of_image in references]
     images_with = Counter(gram for of_image in cooked for gram in {gram for one in of_image for gram in one})
@@ -123,7 +123,7 @@ def cider_d(captions: Sequence[str], references: Sequence[Sequence[str]]) -> lis
 
 
 class _Weighted:
-    """A text's k-grams with their weights, apart by k, the norm of each part, and the number of bigrams."""
+    """The weighted k-grams of a text for each k, the norm for each k, and the number of bigrams."""
 
     def __init__(self, grams: NGrams, rarity: Callable[[tuple[str, ...]], float]) -> None:
         self.weights: list[dict[tuple[str, ...], float]] = [{} for _ in range(LONGEST)]
@@ -133,7 +133,7 @@ class _Weighted:
         self.bigrams = sum(count for gram, count in grams.items() if len(gram) == 2)
 
     def similarity(self, reference: _Weighted) -> float:
-        """Return the mean over k of the clipped cosines, less for a difference in length."""
+        """Return the mean over k of the clipped cosines, with a penalty for a difference in length."""
         total = 0.0
         for own, other, norm in zip(
             self.weights, reference.weights, map(_product, self.norms, reference.norms), strict=True

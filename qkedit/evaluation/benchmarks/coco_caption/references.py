@@ -1,4 +1,4 @@
-"""Reference captions of COCO's annotation format: `captions_val2014.json`, and files of one's own in its form."""
+"""Read reference captions in COCO's annotation format: `captions_val2014.json`, or the user's own files."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class ReferencedImage:
     captions: list[str] = field(default_factory=list)
 
 
-# Image id → its references, in the order of the file's images, which is the official script's.
+# Image id → its references, in the order of the file's images, as in the official script.
 References = dict[str, ReferencedImage]
 
 
 def load_references(data: Path, split: str | None) -> References:
-    """Return the references of all files, or of the one that a split names: `val2014` of `captions_val2014.json`.
+    """Return the references of all files, or of the file that a split names: `val2014` for `captions_val2014.json`.
 
     Raises:
         UsageError: there is no such split.
@@ -44,7 +44,7 @@ def load_references(data: Path, split: str | None) -> References:
             for image, own in read_references(file).items():
                 if found.setdefault(image, own) != own:
                     raise QkeditError(
-                        f"another file has other captions of the image {image!r}",
+                        f"another file has different captions for the image {image!r}",
                         where=str(file),
                         remedy="choose one of the two with --split",
                     )
@@ -52,7 +52,7 @@ def load_references(data: Path, split: str | None) -> References:
 
 
 def find_files(data: Path) -> list[Path]:
-    """Return the annotation files in a directory, or the one that is named. Raises QkeditError if there is none."""
+    """Return the annotation files in a directory, or the named file. Raises QkeditError if there is none."""
     if data.is_file():
         return [data]
     for place in ("", *PLACES):
@@ -81,7 +81,7 @@ def read_references(file: Path) -> References:
         ) from None
     found = {name: image for name, image in images.items() if image.captions}
     if not found:
-        raise QkeditError("has no caption of its images", where=str(file), remedy="name the file that was meant")
+        raise QkeditError("has no captions of its images", where=str(file), remedy="name another file")
     return found
 
 

@@ -1,10 +1,9 @@
-"""Captions against the reference captions of their images: BLEU, ROUGE-L, CIDEr-D and, where asked, METEOR and SPICE.
+"""Score captions against the reference captions of their images: BLEU, ROUGE-L, CIDEr-D, optional METEOR and SPICE.
 
-The figures are those of pycocoevalcap. What it does to whole sets of captions is done here caption by caption, so that
-groups of them can be drawn anew: BLEU and METEOR are functions of counts that are added up, ROUGE-L, CIDEr-D and SPICE
-are means. CIDEr-D weighs words by how many images' references have them, over all images scored. This is fixed before
-anything is drawn anew, so two runs can be compared if they were scored on the same images, which items tell by their
-`truth`.
+The figures are those of pycocoevalcap. It works on whole sets of captions; here each caption has its own numbers, so
+that groups of captions can be resampled: BLEU and METEOR are functions of summed counts, and the others are means.
+CIDEr-D weighs words by their document frequency over all scored images. It is fixed before resampling, so two runs can
+be compared if they were scored on the same images, which the `truth` of their items shows.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from qkedit.evaluation.files.records import MeasuredItem, Question, Score
 from qkedit.evaluation.metric import Better, Metric, Unit, measured
 
 NAME = "coco-caption"
-# The prompt for one sentence that lmms-eval has for COCO's captions.
+# lmms-eval's prompt for COCO's captions, which asks for one sentence.
 PROMPT = "Provide a one-sentence caption for the provided image."
 OFFICIAL, WORDS = "official", "words"
 TOKENIZERS = {OFFICIAL: tokens.ptb, WORDS: tokens.words}
@@ -37,7 +36,7 @@ METRICS = (
     Metric("spice", Better.HIGHER, Unit.SHARE, measured("spice")),
     Metric("mean_words", sums=measured("words")),
 )
-# As pycocoevalcap prints them.
+# The names that pycocoevalcap prints.
 _PRINTED = {
     **{f"bleu_{order}": f"Bleu_{order}" for order in range(1, 5)},
     "meteor": "METEOR",
@@ -73,11 +72,11 @@ def score(given: Answered, *, also: Collection[str] = ()) -> Score:
     Args:
         given: captions as answers to questions with the references of their images, by the images' ids. Every
             question of a split has to be answered; without a split, the answers choose the images. The rule is
-            `official` (so by default), which needs Java, or `words`.
+            `official` (the default), which needs Java, or `words`.
         also: `meteor`, `spice` or both.
 
     Raises:
-        QkeditError: answers and questions do not belong together, or Java or what it runs is missing.
+        QkeditError: answers and questions do not match, or Java or a program for it is missing.
     """
     variant = given.rule or OFFICIAL
     joined = given.joined_answered()
@@ -88,7 +87,7 @@ def score(given: Answered, *, also: Collection[str] = ()) -> Score:
     if variant == WORDS:
         warnings.append(f"the tokens are {NOT_OFFICIAL}: figures are not comparable with published ones")
     if len(items) == 1:
-        warnings.append("the CIDEr of one image is 0, whatever is said: words are weighed by the other images scored")
+        warnings.append("the CIDEr of a single image is always 0: the other scored images give words their weights")
     suffix = f" ({NOT_OFFICIAL})" if variant == WORDS else ""
     return Score(
         benchmark=NAME,
@@ -111,12 +110,12 @@ def score(given: Answered, *, also: Collection[str] = ()) -> Score:
 
 
 def metrics_of(items: Sequence[MeasuredItem]) -> tuple[Metric, ...]:
-    """Return the metrics that all of these items have: METEOR and SPICE are measured where they are asked for."""
+    """Return the metrics that all of these items have; METEOR and SPICE are measured only on request."""
     measured_of_all = set.intersection(*(set(item.sums) for item in items))
     return tuple(metric for metric in METRICS if _SUMS.get(metric.name, metric.name) in measured_of_all)
 
 
-# Under which name items hold a metric's numbers, where it is not the metric's own.
+# The name of a metric's numbers in items, if it is not the metric's own.
 _SUMS = {**{f"bleu_{order}": "bleu" for order in range(1, 5)}, "mean_words": "words"}
 
 
@@ -145,6 +144,6 @@ def _items(
 
 
 def _digest(questions: Sequence[Question]) -> str:
-    """Return what stands for all images that are scored together, with their references."""
+    """Return a digest of all images that are scored together, with their references."""
     rows = sorted((question.id, question.truth) for question in questions)
     return f"{len(rows)} images, sha256 {hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]}"

@@ -1,7 +1,7 @@
-"""SPICE (Anderson et al., arXiv 1607.08822): F of the scene graphs that its program reads from captions.
+"""SPICE (Anderson et al., arXiv 1607.08822): F1 of the scene graphs that its program parses from captions.
 
-The program is pycocoevalcap's; the language models it needs are Stanford CoreNLP's, which are no part of it. They are
-looked for and never downloaded.
+The program comes with pycocoevalcap, but the language models that it needs are part of Stanford CoreNLP. They are
+searched for and never downloaded.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from qkedit.evaluation.benchmarks.coco_caption.java import WHERE, java_release, 
 
 _JAR = "spice/spice-1.0.jar"
 CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
-# Below the user's data directory: as they are, and as Stanford's archive unpacks.
+# The folders below the user's data directory: itself, and that of Stanford's archive.
 PLACES = ("", "spice", "stanford-corenlp-full-2015-12-09")
-# It writes its scores by the JavaScript engine that Java had until this release.
+# The program writes its scores with the JavaScript engine that Java had up to this release.
 LAST_JAVA = 14
 _WHAT = "SPICE's scene graphs"
 
@@ -29,9 +29,9 @@ def spice(captions: Sequence[str], references: Sequence[Sequence[str]], data: Pa
     """Return SPICE of each caption, from 0 to 1.
 
     Args:
-        captions: their tokens.
-        references: the tokens of those of the same images.
-        data: the directory in which, or below which, CoreNLP's two files are.
+        captions: the tokens of each caption.
+        references: the tokens of the references of the same images.
+        data: the directory that holds CoreNLP's two files, at any depth.
 
     Raises:
         QkeditError: Java, pycocoevalcap or CoreNLP is missing, Java is too new, or the program failed.
@@ -43,7 +43,7 @@ def spice(captions: Sequence[str], references: Sequence[Sequence[str]], data: Pa
         raise QkeditError(
             f"SPICE's program needs Java 8 to {LAST_JAVA}, and java on PATH is {release}",
             where=WHERE,
-            remedy="put another one first on PATH, such as Java 11, which serves the other metrics as well",
+            remedy="put another one first on PATH, such as Java 11, which also works for the other metrics",
         )
     asked = [
         {"image_id": place, "test": caption, "refs": list(of_image)}
@@ -62,7 +62,7 @@ def spice(captions: Sequence[str], references: Sequence[Sequence[str]], data: Pa
             scores = [math.nan]
     if not all(map(math.isfinite, scores)):
         raise QkeditError(
-            f"SPICE's program did not give {len(asked)} captions a number each",
+            f"SPICE's program did not print one number for each of {len(asked)} captions",
             where=WHERE,
             remedy="install pycocoevalcap 1.2 and CoreNLP 3.6.0 again",
         )

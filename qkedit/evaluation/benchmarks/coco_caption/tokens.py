@@ -1,6 +1,6 @@
-"""Tokens of captions: the official ones, from Java, and our own plain words.
+"""Split captions into tokens: the official ones, by Java, or our own plain words.
 
-Tokens are text with single spaces between them, as the official scorers take them.
+Tokens are a text with single spaces between them, the input of the official scorers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from qkedit.evaluation.benchmarks.coco_caption.java import WHERE, program, run_j
 Tokenizer = Callable[[Sequence[str]], list[str]]
 
 _JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
-# What the official script drops. The tokenizer writes brackets in lower case, `-lrb-`, which so stay, there and here.
+# The tokens that the official script drops. The tokenizer writes brackets in lower case, `-lrb-`, so they stay, there
+# and here.
 _PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
@@ -33,12 +34,12 @@ def words(captions: Sequence[str]) -> list[str]:
 
 
 def ptb(captions: Sequence[str]) -> list[str]:
-    """Return the tokens of the Penn Treebank, in lower case and without punctuation, as pycocoevalcap has them.
+    """Return the tokens of the Penn Treebank, in lower case and without punctuation, as pycocoevalcap does.
 
     Raises:
-        QkeditError: Java or pycocoevalcap is missing, or what came back are not as many captions as went.
+        QkeditError: Java or pycocoevalcap is missing, or the number of captions in the output differs.
     """
-    # A line each, whatever ends a line for Java or Python: one more would shift all later captions to other images.
+    # One line per caption, whatever ends a line for Java or Python: one more would shift all later captions.
     lines = [" ".join(caption.splitlines()) for caption in captions]
     if not lines:
         return []
@@ -46,7 +47,7 @@ def ptb(captions: Sequence[str]) -> list[str]:
     found = run_java(arguments, "\n".join(lines), "the official tokens").split("\n")
     if len(found) != len(lines):
         raise QkeditError(
-            f"the tokenizer made {len(found)} lines of {len(lines)} captions, so that they are not told apart",
+            f"the tokenizer made {len(found)} lines of {len(lines)} captions, so they cannot be matched",
             where=WHERE,
             remedy="leave out the captions with unusual characters, or take --variant words",
         )

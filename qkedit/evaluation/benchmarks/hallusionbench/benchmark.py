@@ -17,7 +17,7 @@ def _answers_right(group: Sequence[HallusionBenchItem]) -> tuple[int, int]:
 def _sums_all_right(
     key: Callable[[HallusionBenchItem], str | None], hard: bool | None = None
 ) -> Callable[[Sequence[HallusionBenchItem]], tuple[int, int]]:
-    """Return the sums of the share of keys of which every answer is right; `hard` picks items."""
+    """Return the sums of the share of keys whose answers are all right; `hard` selects items."""
 
     def sums(group: Sequence[HallusionBenchItem]) -> tuple[int, int]:
         chosen = [item for item in group if hard is None or item.hard == hard]
@@ -27,13 +27,13 @@ def _sums_all_right(
 
 
 def _figure(item: HallusionBenchItem) -> str | None:
-    """`VD_illusion_0_1` of `VD_illusion_0_1_3`; None for a supplement's original question, which shows none."""
+    """Return `VD_illusion_0_1` of `VD_illusion_0_1_3`; None for a supplement's question that shows no figure."""
     figure = item.id.rpartition("_")[0]
     return None if figure.startswith("VS_") and figure.endswith("_0") else figure
 
 
 def _question_of(item: HallusionBenchItem) -> str:
-    """`VD_illusion_0_3` of `VD_illusion_0_1_3`."""
+    """Return `VD_illusion_0_3` of `VD_illusion_0_1_3`."""
     group, _, number = item.id.rsplit("_", 2)
     return f"{group}_{number}"
 
@@ -57,5 +57,5 @@ class HallusionBench(BenchmarkOfFunctions):
     functions = Functions(scoring.load_questions, scoring.score, scoring.load_answers)
 
     def metrics_of(self, items: Sequence[Item]) -> tuple[Metric, ...]:
-        """Return the metrics; result files of other makers may not say which questions are hard."""
+        """Return the metrics; result files of other tools may lack the mark of hard questions."""
         return self.metrics if all(isinstance(item, HallusionBenchItem) for item in items) else self.metrics[:3]

@@ -1,18 +1,18 @@
 """HallusionBench (arXiv 2310.14566): the same questions about a figure, an edited figure, or none.
 
 Officially GPT-4 judges each answer: 0 wrong, 1 right, 2 unclear, where unclear is right too if no figure was shown to
-a question of the category VS. The parser `judge` reads these labels; `string` compares words instead, takes an answer
-that is neither yes nor no as unclear, and gives figures that cannot be compared with judged ones.
+a question of the category VS. The parser `judge` reads these labels; `string` compares words instead, counts an answer
+that is neither yes nor no as unclear, and its figures cannot be compared with judged ones.
 
 * aAcc: right answers / questions.
-* fAcc: figures about which every answer is right / figures; questions without a figure are left out.
-* qAcc: questions answered rightly with every figure / questions.
-* easy and hard: qAcc of the questions about original figures (or none) alone, and of those about figures that were
-  edited to change the answer (`visual_input` "2") alone. A set may have several original figures.
+* fAcc: figures with only right answers / figures; questions without a figure are left out.
+* qAcc: questions answered correctly with every figure / questions.
+* easy and hard: qAcc of only the questions about original figures (or none), and of only those about figures that were
+  edited to change the answer (`visual_input` "2"). A set may have several original figures.
 
 The rules are those of github.com/tianyi-lab/HallusionBench since its dataset has 1,129 questions (November 2023). Its
-first release told easy from hard by `figure_id`, as some copies of its script still do; the published leaderboard
-divides by 455 easy and 430 hard questions, which only `visual_input` gives.
+first release distinguished easy from hard by `figure_id`, as some copies of its script still do; the published
+leaderboard divides by 455 easy and 430 hard questions, which only `visual_input` yields.
 
 An id is `CATEGORY_SUBCATEGORY_SET_FIGURE_QUESTION`, such as `VD_illusion_0_0_0`.
 """
@@ -38,10 +38,10 @@ _PUBLISHED = "github.com/tianyi-lab/HallusionBench"
 _VISUAL_INPUTS = ("0", "1", "2")  # no figure, an original one, an edited one
 _KEYS = ("category", "subcategory", "set_id", "figure_id", "question_id")
 _PREDICTION = "model_prediction"
-# The official script's name for a judge's label, and a plain one.
+# The keys of a judge's label: the official script's, and a plain one.
 _LABELS = ("gpt4v_output_gpt_check", "correctness")
 _WORDS = {"0": "wrong", "1": "right", "2": "unclear"}
-# What the official script prints, in its order.
+# The names that the official script prints, in its order.
 _TITLES = {
     "q_acc": "Acc per question pair",
     "f_acc": "Acc per figure",
@@ -50,7 +50,7 @@ _TITLES = {
     "a_acc": "Acc per question",
 }
 _NOT_COMPARABLE = "string-matched, not comparable with judged numbers"
-# A word that is yes or no once what is around it and is not a letter or digit is gone.
+# The words yes and no, after everything around them except letters and digits is removed.
 _YES_OR_NO = re.compile(r"[\W_]*(yes|no)[\W_]*")
 
 
@@ -63,14 +63,14 @@ def load_questions(data: Path, split: str | None) -> tuple[Question, ...]:
 
     Raises:
         UsageError: there is no such split.
-        QkeditError: the file is not there, or a row of it is not a question.
+        QkeditError: the file is missing, or a row is not a question.
     """
     _check_split(split)
     questions: dict[str, Question] = {}
     for row in read_rows(required(data, (FILE,), ("hallusionbench", "HallusionBench"), _PUBLISHED)):
         question = _question(row)
         if question.id in questions:
-            raise row.wrong(f"the question {question.id!r} stands twice")
+            raise row.wrong(f"the question {question.id!r} occurs twice")
         questions[question.id] = question
     return tuple(question for question in questions.values() if split in (None, question.fields["category"]))
 
@@ -93,7 +93,7 @@ def _question(row: Row) -> Question:
         fields={
             "category": category,
             "hard": visual_input == "2",
-            # Nothing is shown with the original question of a supplement, so that no figure is judged by it.
+            # The original question of a supplement shows no figure, so it counts for none.
             "figure": None if (category, figure) == ("VS", "0") else (*of_set, figure),
             "question": (*of_set, question),
         },
@@ -101,13 +101,13 @@ def _question(row: Row) -> Question:
 
 
 def load_answers(file: Path) -> tuple[Answer, ...]:
-    """Return the answers of a file, or of all .json files in a directory (the official script writes VD and VS apart).
+    """Return the answers of a file, or of all .json files in a directory (officially one for VD and one for VS).
 
-    Rows are the benchmark's own with `model_prediction`, or the common ones; a judge's label is under
+    Rows are the benchmark's own with `model_prediction`, or in the common format; a judge's label is under
     `gpt4v_output_gpt_check` or `correctness`.
 
     Raises:
-        QkeditError: nothing is there, or a row is not an answer.
+        QkeditError: there is no file, or a row is not an answer.
     """
     files = sorted(file.glob("*.json")) if file.is_dir() else [file]
     if not files:
@@ -127,12 +127,12 @@ def score(given: Answered) -> Score:
     """Return the score of all questions or of one category.
 
     Args:
-        given: answers, with a judge's labels in their fields for the rule `judge`; the split is VD, VS or None, and
-            the rule `judge` or `string`, by default `judge` where labels are given. Where answers may be missing, a
-            figure is right if what is answered about it is, and so is a question.
+        given: answers, with a judge's labels in their fields for the rule `judge`. The split is VD, VS or None. The
+            rule is `judge` or `string`, by default `judge` if there are labels. If answers may be missing, a figure
+            is right if all answers about it are right; likewise a question.
 
     Raises:
-        QkeditError: answers and questions do not fit, a label is missing or none of 0, 1 and 2, or there is no such
+        QkeditError: answers and questions do not match, a label is missing or is not 0, 1 or 2, or there is no such
             split or parser.
     """
     _check_split(given.split)
@@ -181,7 +181,7 @@ def _item(question: Question, parsed: str | None, word: str, allows_unclear: boo
 
 
 def match_words(text: str) -> str | None:
-    """Return yes or no if the answer has one of the words and not the other; punctuation around words is ignored."""
+    """Return yes or no if the answer has exactly one of the two words; punctuation around words is ignored."""
     found = {match[1] for word in text.lower().split() if (match := _YES_OR_NO.fullmatch(word))}
     return found.pop() if len(found) == 1 else None
 
@@ -220,7 +220,7 @@ def _score(split: str | None, parser: str, joined: Joined, items: Sequence[Hallu
 
 
 def all_right(judged: Iterable[tuple[Hashable, bool]]) -> tuple[int, int]:
-    """Return in how many groups every answer is right, and how many groups there are; None is not a group."""
+    """Return the number of groups with only right answers, and the number of groups; None is not a group."""
     groups: dict[Hashable, bool] = {}
     for group, right in judged:
         if group is not None:

@@ -20,12 +20,12 @@ def _image_right(group: Sequence[YesNoItem]) -> tuple[int, int]:
 
 
 def _task_of(item: YesNoItem) -> str:
-    """`existence` of `existence/000000006040.jpg/1`."""
+    """Return the task of an item: `existence` of `existence/000000006040.jpg/1`."""
     return item.id.partition("/")[0]
 
 
 def _score_over(tasks: Sequence[str]) -> Callable[[Sequence[YesNoItem]], list[float]]:
-    """Return the sums of MME's score: 100 (accuracy + accuracy+), added up over these tasks."""
+    """Return the sums of MME's score: 100 (accuracy + accuracy+), summed over these tasks."""
 
     def sums(group: Sequence[YesNoItem]) -> list[float]:
         own = _task_of(group[0])
@@ -56,10 +56,10 @@ class Mme(BenchmarkOfFunctions):
     functions = Functions(scoring.load_questions, scoring.score, scoring.load_answers)
 
     def splits_answered(self, questions: Sequence[Question], answers: Sequence[Answer]) -> tuple[str | None, ...]:
-        """Return the tasks of which something is answered, and the aggregates of which every task is."""
+        """Return the tasks with any answers, and the aggregates whose tasks all have answers."""
         return scoring.answered_splits(questions, answers)
 
     def metrics_of(self, items: Sequence[Item]) -> tuple[Metric, ...]:
-        """Return the metrics of a split; its score adds up the tasks that it has."""
+        """Return the metrics of a split; its score is the sum over its tasks."""
         tasks = sorted({_task_of(item) for item in items if isinstance(item, YesNoItem)})
         return (*self.metrics[:2], replace(self.metrics[2], sums=_score_over(tasks)))

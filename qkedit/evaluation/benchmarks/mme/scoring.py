@@ -24,7 +24,7 @@ from qkedit.evaluation.files.json_rows import LONGEST_TEXT, read_text
 from qkedit.evaluation.files.records import Answer, Question, Score, YesNoItem
 
 HALLUCINATION = ("existence", "count", "position", "color")
-# In the order in which the official script adds the scores, which determines the last digit.
+# In the order in which the official script adds the scores, since the order determines the last digit.
 PERCEPTION = (*HALLUCINATION, "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 TASKS = (*PERCEPTION, *COGNITION)
@@ -36,7 +36,7 @@ _COLUMNS = "image, question, truth and answer, with tabs between"
 
 
 def load_questions(data: Path, split: str | None) -> tuple[Question, ...]:
-    """Return the questions of a task, of the tasks of a total, or (split None) of every task that is there.
+    """Return the questions of a task, of the tasks of a total, or (split None) of every task in the data.
 
     Args:
         data: a directory with the published `TASK.txt`, or one such file.
@@ -44,7 +44,7 @@ def load_questions(data: Path, split: str | None) -> tuple[Question, ...]:
 
     Raises:
         UsageError: there is no such split.
-        QkeditError: a file is not there, or a line of it is not a question.
+        QkeditError: a file is missing, or a line is not a question.
     """
     if data.is_file():
         return _read_questions(data)
@@ -69,7 +69,7 @@ def load_answers(file: Path) -> tuple[Answer, ...]:
     A line without the fourth column is a question without an answer.
 
     Raises:
-        QkeditError: nothing is there, or a line is of another form.
+        QkeditError: there is no file, or a line has another form.
     """
     if file.is_dir():
         files = [file / f"{task}.txt" for task in TASKS if (file / f"{task}.txt").is_file()]
@@ -80,7 +80,7 @@ def load_answers(file: Path) -> tuple[Answer, ...]:
 
 
 def answered_splits(questions: Sequence[Question], answers: Sequence[Answer]) -> tuple[str, ...]:
-    """Return the tasks of which something is answered, and the totals of which every task is."""
+    """Return the tasks with any answers, and the totals whose tasks all have answers."""
     task_of = {question.id: question.fields["task"] for question in questions}
     answered = {task_of.get(answer.id) for answer in answers}
     tasks = tuple(task for task in TASKS if task in answered)
@@ -92,15 +92,15 @@ def score(given: Answered) -> Score:
     """Return the score of one task or one total.
 
     Args:
-        given: answers to questions of the split (those of other tasks are left out); the split is one of SPLITS, the
-            task of the questions by default. An image of whose questions one is answered is not right.
+        given: answers to questions of the split (those of other tasks are left out). The split is one of SPLITS, by
+            default the task of the questions. An image with one unanswered question is not right.
 
     Raises:
-        QkeditError: answers and questions do not fit, or there is no such split or parser.
+        QkeditError: answers and questions do not match, or there is no such split or parser.
     """
     if given.rule not in (None, "official"):
         raise UsageError(
-            f"there is no parser {given.rule!r}", where="--parser", remedy="MME has the official one alone"
+            f"there is no parser {given.rule!r}", where="--parser", remedy="MME has only the official one"
         )
     there = dict.fromkeys(question.fields["task"] for question in given.questions)
     split = given.split
@@ -232,7 +232,7 @@ def _read_questions(file: Path) -> tuple[Question, ...]:
         identifier, group = f"{task}/{image}/{of_image[image]}", f"{task}/{image}"
         questions.append(Question(identifier, image, prompt, truth.lower(), group, {"task": task}))
     if not questions:
-        raise QkeditError("holds nothing", where=str(file), remedy=f"take it from {_PUBLISHED}")
+        raise QkeditError("is empty", where=str(file), remedy=f"take it from {_PUBLISHED}")
     return tuple(questions)
 
 

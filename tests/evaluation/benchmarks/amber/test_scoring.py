@@ -152,7 +152,7 @@ def test_nothing_said_no_prints_zero_and_is_null() -> None:
     score = score_of(("relation", "no", "Yes"), ("relation", "no", "maybe"))
     assert score.printed == {"Accuracy": "0.0", "Precision": "0.0", "Recall": "0.0", "F1": "0.0"}
     assert score.metrics == {"accuracy": 0.0, "precision": None, "recall": 0.0, "f1": None}
-    assert any("precision, f1 cannot be given" in warning for warning in score.warnings)
+    assert any("precision, f1 cannot be calculated" in warning for warning in score.warnings)
     assert any("1 of 2 answers are neither yes nor no" in warning for warning in score.warnings)
 
 
@@ -220,7 +220,7 @@ def test_questions_are_read_from_the_published_layout(data: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "place", "key", "value", "what"),
     [
-        ("annotations", 0, "type", "descriptive", "line 2: the type 'descriptive' is none of AMBER's"),
+        ("annotations", 0, "type", "descriptive", "line 2: the type 'descriptive' is not one of AMBER's"),
         ("annotations", 0, "truth", "dog", "line 2: truth is not a list of objects"),
         ("annotations", 0, "hallu", ["cow"], "line 2: the object 'cow' is not in relation.json"),
         ("annotations", 0, "hallu", [{"cow": 1}], "line 2: the object {'cow': 1} is not in relation.json"),
@@ -276,7 +276,7 @@ def test_the_command_line_scores_each_dimension_that_is_answered(data: Path, tmp
     assert "99.90" in qkedit(*arguments, "--normalise").stdout
     assert "another parser" in qkedit(*arguments, "--normalise", "--parser", "official").sentence()
     assert (
-        "AMBER has no use for it"
+        "AMBER does not use it"
         in qkedit(*arguments, "--cache-ground-truth", tmp_path / "x_gt_objects.json").sentence()
     )
 

@@ -125,7 +125,7 @@ def test_without_a_split_the_answers_choose_the_images_and_a_split_wants_all(dat
 
 
 def test_words_have_to_come_from_somewhere() -> None:
-    with pytest.raises(UsageError, match="nothing says which words mean which object"):
+    with pytest.raises(UsageError, match="the questions have no table of synonyms"):
         chair.score([Question("1", "", "", ())], [Answer("1", "")])
 
 
@@ -163,18 +163,18 @@ def test_files_of_truth_are_splits_that_may_not_disagree(data: Path) -> None:
     with pytest.raises(UsageError, match="there is no split 'val'; choose one of more, mine"):
         chair.load_questions(data, "val")
     (data / "more_gt_objects.json").write_text('{"5": ["cup"]}')
-    with pytest.raises(QkeditError, match="another file says otherwise about the image '5'"):
+    with pytest.raises(QkeditError, match="another file disagrees about the image '5'"):
         chair.load_questions(data)
 
 
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        ('{"5": ["unicorn"]}', "knows an object that the synonyms do not: 'unicorn'"),
-        ('{"5": 3}', "is not a file of the objects that images show"),
-        ('{"5": [["dog"]]}', "is not a file of the objects that images show"),
-        ('{"categories": ["dog"], "images": {"5": [1]}}', "is not a file of the objects that images show"),
-        ('{"categories": ["dog"]}', "is not a file of the objects that images show"),
+        ('{"5": ["unicorn"]}', "names an object that is not in the synonyms: 'unicorn'"),
+        ('{"5": 3}', "is not a file of the objects in images"),
+        ('{"5": [["dog"]]}', "is not a file of the objects in images"),
+        ('{"categories": ["dog"], "images": {"5": [1]}}', "is not a file of the objects in images"),
+        ('{"categories": ["dog"]}', "is not a file of the objects in images"),
         ('{"5": ["dog"]', "line 1: is not valid JSON"),
         ('["dog"]', "is not a JSON object"),
     ],
@@ -193,7 +193,7 @@ def test_what_is_missing_is_named_with_where_it_is_published(data: Path, tmp_pat
     ):
         chair.load_questions(tmp_path)
     (data / "chair" / "mine_gt_objects.json").unlink()
-    with pytest.raises(QkeditError, match=r"has no truth for CHAIR; put COCO's instances_val2014.json"):
+    with pytest.raises(QkeditError, match=r"has no ground truth for CHAIR; put COCO's instances_val2014.json"):
         chair.load_questions(data)
 
 
@@ -211,7 +211,7 @@ def test_a_pickle_is_never_read(data: Path) -> None:
     trap = data / "chair" / "chair.pkl"
     trap.write_bytes(pickle.dumps(_Trap()))
     for given_data in (data, trap):
-        with pytest.raises(QkeditError, match=r"chair.pkl: is a pickle, which could run any code .* never read"):
+        with pytest.raises(QkeditError, match=r"chair.pkl: is a pickle, which can run any code .* never read"):
             chair.load_questions(given_data)
 
 
@@ -345,7 +345,7 @@ def test_answers_in_every_format(data: Path, text: str) -> None:
         (b'{"captions": [\n{"image_id": 5},\n{"image_id": 5}]}', "line 2: has no 'answer' or 'caption'"),
         (b'{"captions":\n\n[{"caption": "a"}]}', "line 3: has no 'image_id' or 'id'"),
         (b'{"captions": [3]}', "line 1: is not a JSON object"),
-        (b'{"captions": []}', "holds nothing"),
+        (b'{"captions": []}', "is empty"),
         (b'{"captions": [\n{"image_id": 5, "caption": "a"}\n', "line 3: is not valid JSON"),
         (b'{"other": [{"image_id": 5, "caption": "a"}]}', "has no 'image_id' or 'id'"),
     ],

@@ -123,7 +123,7 @@ def test_spice_is_not_begun_by_a_java_without_javascript(
     with pytest.raises(QkeditError) as error:
         scoring.score(shown, said("a"), also=["spice"])
     assert ("needs Java 8 to 14, and java on PATH is 17" in str(error.value)) == refused
-    assert ("did not give 1 captions a number each" in str(error.value)) != refused
+    assert ("did not print one number for each of 1 captions" in str(error.value)) != refused
 
 
 @pytest.mark.parametrize("printed", ["", "1.0 2.0", "Error", "nan " * 22])
@@ -153,7 +153,7 @@ def test_one_image_alone_has_no_cider() -> None:
     score = by_words("A man rides a horse")
     assert (score.n, score.metrics["cider"]) == (1, 0)
     assert score.metrics["bleu_4"] == pytest.approx(1, abs=1e-8)
-    assert any("CIDEr of one image is 0" in sentence for sentence in score.warnings)
+    assert any("CIDEr of a single image is always 0" in sentence for sentence in score.warnings)
 
 
 def test_a_score_is_read_back_as_it_was() -> None:
@@ -227,5 +227,5 @@ def test_two_files_that_disagree_are_told(data: Path) -> None:
     (data / "annotations" / "captions_zzz.json").write_text(
         json.dumps(annotations(annotations=[{"image_id": 1, "caption": "something else"}]))
     )
-    with pytest.raises(QkeditError, match="other captions of the image '1'"):
+    with pytest.raises(QkeditError, match="different captions for the image '1'"):
         benchmark_named("coco-caption").load_questions(data)

@@ -49,7 +49,7 @@ def test_punctuation_is_dropped_as_the_official_script_drops_it(programs: Progra
 @pytest.mark.parametrize("made", ["given + chr(10)", "given.replace(chr(10), ' ')"])
 def test_lines_that_are_not_as_many_as_captions_are_refused(programs: Programs, made: str) -> None:
     programs(f"print({made}, end='')")
-    with pytest.raises(QkeditError, match="lines of 2 captions, so that they are not told apart"):
+    with pytest.raises(QkeditError, match="lines of 2 captions, so they cannot be matched"):
         tokens.ptb(["a", "b"])
 
 
