@@ -33,7 +33,7 @@ def test_a_server_answers_as_its_model_does(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.delenv("QKEDIT_API_KEY", raising=False)
         refused = qkedit(*served)
         assert refused.code == 1
-        assert "refuses the key (401" in refused.document["error"]["what"]
+        assert "refused the key (401" in refused.document["error"]["what"]
         assert not (tmp_path / "served").exists()
         monkeypatch.setenv("QKEDIT_API_KEY", KEY)
         document = qkedit(*served).document

@@ -1,4 +1,4 @@
-"""OpenAI's client with a limit on the size of responses, so that a server that sends without end cannot fill memory.
+"""OpenAI's client with a limit on the size of responses, so that an endless response cannot fill the memory.
 
 Needs the package openai.
 """
@@ -13,7 +13,7 @@ import openai
 
 from qkedit.errors import QkeditError, first_line
 
-# The longest answers of models have some hundred thousand characters, and a token's fields take some hundred bytes.
+# The longest answers have a few hundred thousand characters, and a token's fields take a few hundred bytes.
 LARGEST_RESPONSE = 16 * 2**20
 _MOST_REDIRECTS = 5
 _BUSY = (429, 503)
@@ -25,7 +25,7 @@ class TooLongError(openai.OpenAIError):
 
 
 class TooSlowError(openai.OpenAIError):
-    """A server sent small pieces, and not a whole response in time."""
+    """A server did not complete its response in time, although it kept sending."""
 
 
 def bounded_client(
@@ -38,14 +38,14 @@ def bounded_client(
         key: the API key.
         retries: the number of times a request is sent again.
         timeout: seconds until a request counts as failed.
-        on_refusal: called whenever the server says that it is busy, also if the request is sent again.
+        on_refusal: called whenever the server says that it is busy, even if the request is sent again.
 
     Raises:
         QkeditError: the environment names a proxy or certificates that cannot be used.
     """
     try:
         http_client = BoundedHttpClient(timeout, on_refusal)
-    except Exception as error:  # an address of a proxy that is none has a class of its own
+    except Exception as error:  # an invalid proxy address raises an exception class of its own
         raise QkeditError(
             f"the connection cannot be prepared ({first_line(error)})",
             where="--endpoint",
@@ -75,7 +75,7 @@ class BoundedHttpClient(openai.DefaultHttpxClient):
             TooSlowError: the response is not complete in time.
         """
         deadline = time.monotonic() + self._seconds
-        # A redirect has a body, too, which the library itself would read to its end.
+        # A redirect has a body, too, which the library would read to its end.
         response = super().send(request, **{**settings, "stream": True, "follow_redirects": False})
         for _ in range(_MOST_REDIRECTS):
             if response.next_request is None:
@@ -96,7 +96,7 @@ class BoundedHttpClient(openai.DefaultHttpxClient):
                     raise TooSlowError
         finally:
             response.close()
-        # How the body was packed on its way is no longer true of it.
+        # The body is decompressed now, so the header no longer applies.
         headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in _OF_THE_WAY]
         return type(response)(
             response.status_code,

@@ -1,13 +1,13 @@
-"""How many requests a server gets at a time: a fixed number, or as many as make it answer faster."""
+"""The number of requests that a server gets at a time: fixed, or as many as make it answer faster."""
 
 from __future__ import annotations
 
 from threading import Lock
 
-# The number to begin with, and the largest tried: engines batch a few hundred sequences at most.
+# The first number and the largest: engines batch a few hundred sequences at most.
 FIRST = 8
 LARGEST = 256
-# Twice the requests must bring this much more answers per second, or the engine was full before.
+# Twice the requests must give this many times the answers per second, or the engine was full before.
 _WORTHWHILE = 1.1
 _FEWEST_ANSWERS = 16
 
@@ -15,10 +15,10 @@ _FEWEST_ANSWERS = 16
 class Concurrency:
     """The number of requests to keep in progress at one server.
 
-    A measured number starts at 8 and doubles as long as that brings at least a tenth more answers per second; the
-    first time it does not, the number before is kept. Each number is measured over twice as many answers, beginning
-    when the requests sent under the number before are answered. A server that refuses because it is busy gets half as
-    many; answers without refusals bring the number back by quarters, up to where it was.
+    A measured number starts at 8 and doubles as long as that gives at least a tenth more answers per second; the first
+    time it does not, the previous number is kept. Each number is measured over twice as many answers, from the time
+    when the requests sent under the previous number are answered. A server that refuses because it is busy gets half
+    as many requests; answers without refusals raise the number again by quarters, up to its earlier value.
 
     May be used from several threads.
 
@@ -29,11 +29,11 @@ class Concurrency:
     def __init__(self, fixed: int | None = None) -> None:
         self._allowed = self._limit = FIRST if fixed is None else fixed
         self._measuring = fixed is None
-        self._rate_before = 0.0  # answers per second under the number before
+        self._rate_before = 0.0  # answers per second under the previous number
         self._to_skip = 0
         self._answered = 0
         self._since: float | None = None
-        # Refusals of requests that were sent before the number was lowered say nothing about the lower number.
+        # Refusals of requests that were sent before the number was lowered do not count against the lower number.
         self._old_refusals = 0
         self._lock = Lock()
 
@@ -43,10 +43,10 @@ class Concurrency:
         return self._allowed
 
     def answered(self, now: float) -> None:
-        """Take note of an answer.
+        """Record an answer.
 
         Args:
-            now: seconds of a clock that never goes back.
+            now: the time in seconds, of a monotonic clock.
         """
         with self._lock:
             if self._measuring:
@@ -58,7 +58,7 @@ class Concurrency:
                     self._answered = 0
 
     def refused(self) -> None:
-        """Take note that the server refused a request because it is busy."""
+        """Record that the server refused a request because it is busy."""
         with self._lock:
             self._measuring, self._answered = False, 0
             if self._old_refusals:

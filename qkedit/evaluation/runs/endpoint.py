@@ -1,9 +1,9 @@
 """Ask any server that speaks OpenAI's protocol: vLLM, SGLang, `qkedit serve` or a hosted service.
 
-Images are sent inside the request, as data URLs, or as the URLs under which the server finds them. Temporary failures
+Images are sent inside the request, as data URLs, or as the URLs at which the server finds them. Temporary failures
 (no connection, a busy or failing server) are retried with growing pauses, or those that the server asks for. Any other
-refusal ends the run, and finished answers are kept. An answer without text, which reasoning models give when their
-tokens are used up, counts as empty, with the server's reason for its end; an answer that is not text ends the run.
+refusal ends the run, and finished answers are kept. An answer without text, which reasoning models return when their
+tokens are used up, counts as empty, with the server's finish reason; an answer that is not text ends the run.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ _SENT_AS_THEY_ARE = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/
 
 @dataclass(frozen=True)
 class ServedImages:
-    """Images that the server reads itself, so that no request carries them.
+    """Images that the server reads itself, so that requests do not carry them.
 
     Attributes:
         directory: the directory of the images here.
-        url: the URL of the same directory for the server, such as `file:///data/val2014` or `http://HOST/val2014`.
+        url: the server's URL of the same directory, such as `file:///data/val2014` or `http://HOST/val2014`.
     """
 
     directory: Path
     url: str
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a URL that cannot have a path behind it."""
+        """Raise UsageError for a URL that cannot be followed by a path."""
         try:
             parts = urlsplit(self.url)
         except ValueError:
@@ -84,7 +84,7 @@ class Endpoint:
         concurrency: the largest number of requests in progress at a time; None to measure which is fastest.
         retries: the number of times a request is sent again.
         timeout: seconds until a question counts as unanswered.
-        images: where the server finds the images itself; by default they are sent inside the requests.
+        images: the images that the server reads itself; by default they are sent inside the requests.
     """
 
     url: str
@@ -109,7 +109,7 @@ class Endpoint:
         """The URL with its path.
 
         Raises:
-            UsageError: it is not an address of the web, or holds a password, which would end up in result files.
+            UsageError: it is not a web address, or contains a password, which would be written to result files.
         """
         try:
             parts = urlsplit(self.url)
@@ -124,13 +124,13 @@ class Endpoint:
             )
         if parts.query or parts.fragment:
             raise UsageError(
-                "has more behind its path", where="--endpoint", remedy=f"leave out what follows {parts.path or '/v1'}"
+                "has more after its path", where="--endpoint", remedy=f"leave out what follows {parts.path or '/v1'}"
             )
         return self.url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
 
     @cached_property
     def served_model(self) -> str:
-        """The name of the model, asked of the server if it was not given.
+        """The name of the model; the server is asked for it if the user does not give it.
 
         Raises:
             UsageError: the server has several.
@@ -199,11 +199,11 @@ class Endpoint:
                 max_tokens=request.max_new_tokens,
                 temperature=0,
             )
-            # Another kind of server may answer with anything.
+            # A server of another kind may answer with anything.
             choice = completion.choices[0]
             text, reason = _text_of(choice.message.content), choice.finish_reason
         if len(text) > LONGEST_TEXT:
-            raise self._failed(f"gives an answer of {len(text)} characters", "lower --max-new-tokens")
+            raise self._failed(f"returned an answer of {len(text)} characters", "lower --max-new-tokens")
         return Reply(text, reason if isinstance(reason, str) else STOP)
 
     def log_probabilities(self, tokens: Sequence[int]) -> list[float]:
@@ -240,8 +240,8 @@ class Endpoint:
 
         from qkedit.evaluation.runs.bounded_client import LARGEST_RESPONSE, TooLongError, TooSlowError
 
-        too_long = f"sends more than {LARGEST_RESPONSE >> 20} MB in one response", "check that it is the right address"
-        too_slow = f"did not answer within {self.timeout:g} s", "ask fewer questions at a time"
+        too_long = f"sent more than {LARGEST_RESPONSE >> 20} MB in one response", "check that the address is right"
+        too_slow = f"did not answer within {self.timeout:g} s", "send fewer requests at a time"
         try:
             yield
         except TooLongError as error:
@@ -258,15 +258,15 @@ class Endpoint:
                 f"cannot be reached ({reason})", where=self.base_url, remedy="start the server or check the address"
             ) from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            remedy = f"set {KEY_VARIABLE} to a key it knows"
-            raise self._failed(f"refuses the key ({error.status_code}: {_said(error)})", remedy) from error
+            remedy = f"set {KEY_VARIABLE} to a key that the server accepts"
+            raise self._failed(f"refused the key ({error.status_code}: {_said(error)})", remedy) from error
         except openai.APIStatusError as error:
             again = error.status_code == 429 or error.status_code >= 500
-            remedy = "run again when it is well" if again else "correct what it complains of"
-            raise self._failed(f"refuses ({error.status_code}: {_said(error)})", remedy) from error
+            remedy = "run again when the server works" if again else "correct what its message names"
+            raise self._failed(f"refused the request ({error.status_code}: {_said(error)})", remedy) from error
         except (openai.APIError, AttributeError, TypeError, LookupError, ValueError, RecursionError) as error:
             raise self._failed(
-                "answers, but not as OpenAI's protocol says", "give the address under which /chat/completions stands"
+                "answered, but not in OpenAI's protocol", "give the address that is followed by /chat/completions"
             ) from error
 
     def _failed(self, what: str, remedy: str) -> QkeditError:
@@ -274,11 +274,11 @@ class Endpoint:
 
 
 def _key() -> str:
-    """Return the key for the server. Raises UsageError for one that no header can hold, without showing it."""
-    key = os.environ.get(KEY_VARIABLE) or "none"  # a server without keys takes any
+    """Return the key for the server. Raises UsageError, without showing the key, if no header can hold it."""
+    key = os.environ.get(KEY_VARIABLE) or "none"  # a server without keys accepts any key
     if not (key.isascii() and key.isprintable() and key == key.strip()):
         raise UsageError(
-            "holds a blank at its end, a line break or a sign that no key has",
+            "has a blank at its end, a line break or a character that no key has",
             where=KEY_VARIABLE,
             remedy="set it to the key alone",
         )
@@ -286,7 +286,7 @@ def _key() -> str:
 
 
 def _text_of(content: Any) -> str:
-    """Return the text of an answer given as a text, as parts, or as none. Raises ValueError for anything else."""
+    """Return the text of an answer that is a string, a list of parts, or null. Raises ValueError for anything else."""
     if content is None:
         return ""
     if isinstance(content, list):
@@ -299,10 +299,10 @@ def _no_text() -> NoReturn:
 
 
 def data_url(file: Path) -> str:
-    """Return an image as a `data:` URL: PNG and JPEG that every server reads alike unchanged, others as PNG in RGB.
+    """Return an image as a `data:` URL: PNG and JPEG that every server decodes alike stay; others become PNG.
 
     Raises:
-        QkeditError: it cannot be read or is not an image.
+        QkeditError: the file cannot be read or is not an image.
     """
     from qkedit.checkpoint.io.file_errors import explained
 

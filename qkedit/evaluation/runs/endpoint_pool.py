@@ -16,12 +16,12 @@ from qkedit.evaluation.runs.endpoint_session import EndpointSession, Unreachable
 
 @dataclass(frozen=True)
 class EndpointPool:
-    """Servers that share out the questions; whichever is free gets the next.
+    """Servers that share the questions; the next question goes to a free server.
 
-    A server that cannot be reached is left out with a warning as long as another answers.
+    A server that cannot be reached is left out with a warning, as long as another one answers.
 
     Attributes:
-        endpoints: the servers, two at least.
+        endpoints: the servers, at least two.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -41,8 +41,8 @@ class EndpointPool:
         """The name of the model that all servers have.
 
         Raises:
-            UsageError: they have several, or a server is named twice.
-            QkeditError: no server answers, or one has none.
+            UsageError: they serve several models, or a server is named twice.
+            QkeditError: no server answers, or one serves no model.
         """
         urls = [endpoint.base_url for endpoint in self.endpoints]
         if twice := next((url for url in urls if urls.count(url) > 1), None):

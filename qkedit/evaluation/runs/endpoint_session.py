@@ -1,4 +1,4 @@
-"""Requests to one or several servers at a time, each kept as busy as makes it answer faster."""
+"""Send requests to one or several servers, to each as many at a time as make it answer faster."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Lane:
     Attributes:
         server: the server.
         client: the client that holds its connections.
-        concurrency: the number of requests that it may have.
-        in_progress: the number of requests that it has.
+        concurrency: the number of requests that it may have at a time.
+        in_progress: the number of requests that it has now.
     """
 
     server: AnsweringServer
@@ -52,7 +52,7 @@ class Lane:
     in_progress: int = 0
 
 
-# A request, where it was sent, and what came of it.
+# A request, the server it was sent to, and its reply or error.
 _Outcome = tuple[Lane, EvalRequest, "Reply | Exception"]
 
 
@@ -85,7 +85,7 @@ class EndpointSession:
         while True:
             while failure is None and left and (lane := self._free_lane()) is not None:
                 lane.in_progress += 1
-                # A thread that ends with the process: a silent server does not delay Ctrl-C.
+                # A daemon thread ends with the process: a silent server does not delay Ctrl-C.
                 Thread(target=_put_answer, args=(lane, left.popleft(), done), daemon=True).start()
             if not any(lane.in_progress for lane in self.lanes) and (failure is not None or not left):
                 break
@@ -119,15 +119,15 @@ class EndpointSession:
 def _put_answer(lane: Lane, request: EvalRequest, done: SimpleQueue[_Outcome]) -> None:
     try:
         done.put((lane, request, lane.server.answer(lane.client, request)))
-    except Exception as error:  # whatever it is, the main thread must not wait for ever
+    except Exception as error:  # on any error the main thread must not wait for ever
         done.put((lane, request, error))
 
 
 def _next(done: SimpleQueue[_Outcome]) -> _Outcome:
     """Wait for an outcome, and check for signals every second.
 
-    A signal that comes between Python's last look for signals and the wait for a lock does not end that wait: Ctrl-C
-    would have no effect until the server answers.
+    A signal that arrives between Python's last check for signals and the wait for a lock does not end that wait, so
+    Ctrl-C would have no effect until the server answers.
     """
     while True:
         try:

@@ -108,7 +108,7 @@ def test_words_of_any_language_are_found() -> None:
         ({"truth": ["cat", 1]}, "truth is neither 'yes' nor 'no' nor a list of objects"),
         ({"truth": ["cat", " - "]}, "truth is neither 'yes' nor 'no' nor a list of objects"),
         ({"truth": ["cat"]}, "some truths are yes or no and some are lists of objects"),
-        ({"id": "a"}, "the id 'a' stands twice"),
+        ({"id": "a"}, "the id 'a' occurs twice"),
         ({"image": None}, "image is not text"),
     ],
 )

@@ -206,7 +206,7 @@ def test_questions_are_read_from_lines_and_arrays(tmp_path: Path) -> None:
         ({"label": "maybe"}, "the label 'maybe' is neither 'yes' nor 'no'"),
         ({"label": True}, "label is not text"),
         ({"text": None}, "text is not text"),
-        ({"question_id": 6}, "the id '6' stands twice"),
+        ({"question_id": 6}, "the id '6' occurs twice"),
         ({"question_id": 1.5}, "question_id is neither a whole number nor a name"),
     ],
 )
@@ -219,7 +219,7 @@ def test_broken_questions_are_refused(tmp_path: Path, change: dict[str, Any], se
 
 def test_missing_questions_are_named(tmp_path: Path) -> None:
     with pytest.raises(
-        QkeditError, match=r"coco_pope_random.json is not there; take it from github.com/AoiDragon/POPE"
+        QkeditError, match=r"there is no coco_pope_random.json; take it from github.com/AoiDragon/POPE"
     ):
         pope.load_questions(tmp_path, "random")
     with pytest.raises(QkeditError, match="there is no such directory"):

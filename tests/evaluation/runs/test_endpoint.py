@@ -135,7 +135,9 @@ def test_what_may_pass_is_tried_again(serve: Any, status: int) -> None:
     server = serve(lambda body, number: said("Yes.") if number == 3 else (status, {"error": {"message": "busy"}}))
     assert answer_of(Endpoint(server.url, retries=3), ask()) == "Yes."
     server.bodies.clear()
-    with pytest.raises(QkeditError, match=rf"/v1: refuses \({status}: .*busy.*\); run again when it is well"):
+    with pytest.raises(
+        QkeditError, match=rf"/v1: refused the request \({status}: .*busy.*\); run again when the server works"
+    ):
         answer_of(Endpoint(server.url, retries=2), ask())
     assert len(server.bodies) == 3
 
@@ -143,11 +145,11 @@ def test_what_may_pass_is_tried_again(serve: Any, status: int) -> None:
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (400, r"refuses \(400: .*too many images.*\); correct what it complains of"),
-        (404, r"refuses \(404: .*too many images"),
-        (401, r"refuses the key \(401: .*too many images.*\); set QKEDIT_API_KEY to a key it knows"),
-        (403, r"refuses the key \(403"),
-        (422, r"refuses \(422"),
+        (400, r"refused the request \(400: .*too many images.*\); correct what its message names"),
+        (404, r"refused the request \(404: .*too many images"),
+        (401, r"refused the key \(401: .*too many images.*\); set QKEDIT_API_KEY to a key that the server accepts"),
+        (403, r"refused the key \(403"),
+        (422, r"refused the request \(422"),
     ],
 )
 def test_what_does_not_pass_is_said_at_once(serve: Any, status: int, words: str) -> None:
@@ -174,7 +176,7 @@ def test_what_does_not_pass_is_said_at_once(serve: Any, status: int, words: str)
 )
 def test_what_is_no_chat_completion(serve: Any, answer: Any) -> None:
     server = serve(lambda body, number: (200, answer))
-    with pytest.raises(QkeditError, match="not as OpenAI's protocol says"):
+    with pytest.raises(QkeditError, match="not in OpenAI's protocol"):
         answer_of(Endpoint(server.url), ask())
 
 
@@ -200,7 +202,7 @@ def test_an_answer_that_is_not_text_spoils_no_run(serve: Any, images: Path, tmp_
     contents: list[Any] = ["No.", content]
     server = serve(lambda body, number: said(contents[min(number, 1)]))
     for _ in range(2):
-        with pytest.raises(QkeditError, match="not as OpenAI's protocol says"):
+        with pytest.raises(QkeditError, match="not in OpenAI's protocol"):
             evaluate(Endpoint(server.url, concurrency=1), [task()], images, tmp_path / "out")
     contents[1] = "No."
     assert evaluate(Endpoint(server.url), [task()], images, tmp_path / "out").asked == 5
@@ -252,7 +254,7 @@ def test_a_redirect_is_followed_and_its_body_is_not_read(serve: Any) -> None:
     here.sends = {"Location": f"{there.url}/v1/chat/completions"}
     assert answer_of(Endpoint(here.url, model="edited"), ask()) == "Yes."
     here.sends = {"Location": f"{here.url}/v1/chat/completions"}
-    with pytest.raises(QkeditError, match=r"refuses \(307"):
+    with pytest.raises(QkeditError, match=r"refused the request \(307"):
         answer_of(Endpoint(here.url, model="edited"), ask())
     assert len(here.bodies) == 1 + 6
 
@@ -267,12 +269,12 @@ def test_a_response_without_end_is_not_read_to_its_end(
     monkeypatch.setattr(bounded_client, "LARGEST_RESPONSE", 2**20)
     server = serve(lambda body, number: said("a" * 2**20) if status == 200 else (status, {"error": "a" * 2**20}))
     server.packs = packed
-    with pytest.raises(QkeditError, match=r"sends more than 1 MB in one response"):
+    with pytest.raises(QkeditError, match=r"sent more than 1 MB in one response"):
         answer_of(Endpoint(server.url), ask())
     assert len(server.bodies) == 1
     monkeypatch.setattr(bounded_client, "LARGEST_RESPONSE", 2**21)
     if status == 200:
-        with pytest.raises(QkeditError, match="gives an answer of 1048576 characters"):
+        with pytest.raises(QkeditError, match="returned an answer of 1048576 characters"):
             answer_of(Endpoint(server.url), ask())
 
 
@@ -378,7 +380,7 @@ def test_what_is_no_address(url: str) -> None:
 @pytest.mark.parametrize("url", ["http://host/v1?key=secret", "http://host/v1#secret"])
 def test_an_address_ends_with_its_path(url: str) -> None:
     with pytest.raises(
-        UsageError, match=r"--endpoint: has more behind its path; leave out what follows /v1\."
+        UsageError, match=r"--endpoint: has more after its path; leave out what follows /v1\."
     ) as caught:
         answer_of(Endpoint(url), ask())
     assert "secret" not in str(caught.value)
@@ -387,7 +389,7 @@ def test_an_address_ends_with_its_path(url: str) -> None:
 @pytest.mark.parametrize("key", ["secret\n", "sec\nret", " secret", "sécret", "\x1bsecret"])
 def test_a_key_that_no_header_holds_is_refused_unsaid(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QKEDIT_API_KEY", key)
-    with pytest.raises(UsageError, match="QKEDIT_API_KEY: holds a blank at its end, a line break or") as caught:
+    with pytest.raises(UsageError, match="QKEDIT_API_KEY: has a blank at its end, a line break or") as caught:
         answer_of(Endpoint("http://127.0.0.1:9"), ask())
     assert "ret" not in str(caught.value).partition("; ")[0]
 

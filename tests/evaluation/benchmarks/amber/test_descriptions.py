@@ -214,7 +214,7 @@ def test_a_table_is_written_and_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"threshold": 0.7}, "has the threshold 0.7, AMBER's is 0.8"),
+        ({"threshold": 0.7}, "has the threshold 0.7, but AMBER's is 0.8"),
         ({"words": ["dog", "cat"]}, "was made without 5 of AMBER's words, such as 'kitten'"),
         ({"pairs": [["dog"]]}, "is not a table of similar words"),
         ({"pairs": 3}, "is not a table of similar words"),

@@ -225,7 +225,7 @@ def test_questions_are_read_from_the_published_layout(data: Path) -> None:
         ("annotations", 0, "hallu", ["cow"], "line 2: the object 'cow' is not in relation.json"),
         ("annotations", 0, "hallu", [{"cow": 1}], "line 2: the object {'cow': 1} is not in relation.json"),
         ("annotations", 0, "truth", [["sky"]], r"line 2: the object \['sky'\] is not in relation.json"),
-        ("annotations", 1, "id", 1, "the id '1' stands twice"),
+        ("annotations", 1, "id", 1, "the id '1' occurs twice"),
         ("annotations", 1, "id", 9, "the id '9' is not in query_all.json"),
         ("annotations", 2, "truth", "maybe", "the truth 'maybe' is neither 'yes' nor 'no'"),
         ("query/query_all", 1, "image", 3, "image is not text"),
@@ -247,7 +247,7 @@ def test_broken_files_are_refused(data: Path, name: str, place: Any, key: str | 
 @pytest.mark.parametrize("name", ["annotations.json", "relation.json", "safe_words.txt", "query/query_all.json"])
 def test_a_missing_file_is_named_with_where_it_is_published(data: Path, name: str) -> None:
     (data / "data" / name).unlink()
-    with pytest.raises(QkeditError, match=rf"{Path(name).name} is not there; take it from github.com/junyangwang0410"):
+    with pytest.raises(QkeditError, match=rf"there is no {Path(name).name}; take it from github.com/junyangwang0410"):
         amber.load_questions(data)
 
 

@@ -129,7 +129,7 @@ def test_spice_is_not_begun_by_a_java_without_javascript(
 @pytest.mark.parametrize("printed", ["", "1.0 2.0", "Error", "nan " * 22])
 def test_a_meteor_that_says_something_else_is_refused(programs: Programs, printed: str) -> None:
     programs(meteor=f"print({printed!r})")
-    with pytest.raises(QkeditError, match="did not answer 1 captions"):
+    with pytest.raises(QkeditError, match="did not print, for 1 captions"):
         scoring.score(questions(), said("a"), also=["meteor"])
 
 

@@ -202,7 +202,7 @@ def test_answers_are_read_in_the_official_form(data: Path, tmp_path: Path) -> No
         ({"visual_input": "3"}, "visual_input '3' is none of 0, 1, 2"),
         ({"visual_input": None}, "visual_input is neither a whole number nor a name"),
         ({"set_id": None}, "set_id is neither a whole number nor a name"),
-        ({}, "the question 'VD_chart_0_0_0' stands twice"),
+        ({}, "the question 'VD_chart_0_0_0' occurs twice"),
     ],
 )
 def test_broken_questions_are_refused(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
