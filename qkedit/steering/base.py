@@ -71,7 +71,7 @@ def open_base(manifest: Manifest, base: str, revision: str | None) -> Checkpoint
 
 
 def _hub_id(model: str) -> str | None:
-    """Return the hub id that `resolve` would take a name for; None for a directory, which goes before it."""
+    """Return the hub id that `resolve` finds for a name; None for a directory, which takes precedence."""
     preset = preset_by_alias(model)
     if preset is not None:
         return preset.hub_id

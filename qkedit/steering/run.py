@@ -307,7 +307,7 @@ def write_output(
 def _verified(
     staging: Path, manifest: Manifest, checkpoint: Checkpoint, output: OutputOptions, progress: Progress
 ) -> Verification:
-    """Compare everything that was written with the base. Raises VerificationError if something differs."""
+    """Compare the whole written output with the base. Raises VerificationError if anything differs."""
     from qkedit.steering.verify import compare_with_base, mismatched
 
     result = compare_with_base(staging, manifest, checkpoint, progress.bytes_done)

@@ -30,7 +30,7 @@ def load_questions(data: Path, split: str | None = None) -> tuple[Question, ...]
 
     Args:
         data: the file or the directory.
-        split: a name for the score, whatever it is.
+        split: any name for the score.
 
     Raises:
         QkeditError: a row is not a question with choices, or two have one id.
@@ -39,7 +39,7 @@ def load_questions(data: Path, split: str | None = None) -> tuple[Question, ...]
     for row in read_rows(data / "choices.jsonl" if data.is_dir() else data):
         identifier, image, choices = row.identifier("id"), row.text("image"), _choices(row)
         if identifier in questions:
-            raise row.wrong(f"the id {identifier!r} stands twice")
+            raise row.wrong(f"the id {identifier!r} occurs twice")
         truth = row.text("truth")
         if truth not in choices:
             raise row.wrong("truth is not one of the choices")

@@ -20,7 +20,7 @@ FINISH_REASON = "finish_reason"
 STOP, LENGTH = "stop", "length"
 # The key of an answer's share of the wall time of its batch.
 SECONDS = "seconds"
-# How servers say that the model ended its answer; there is no end of other reasons: a limit, a filter, a failure.
+# The reason that servers give if the model ended its answer; there are many others: a limit, a filter, a failure.
 _ENDED = (STOP, "eos", "eos_token", "end_turn", "stop_sequence", "complete", "tool_calls", "function_call")
 
 

@@ -34,7 +34,7 @@ def mention_finder(synonyms: Synonyms, variant: str = "official", data: Path | N
     Args:
         synonyms: which word means which object.
         variant: `official` or `wordnet`.
-        data: the user's data directory, where nltk's data may lie.
+        data: the user's data directory, which may hold nltk's data.
 
     Raises:
         UsageError: the variant is unknown.

@@ -51,7 +51,7 @@ class Reading:
     Attributes:
         objects: every mention in order, repeats included.
         words: the word behind each of them, in its base form.
-        tokens: how many tokens the caption has after pairs became one; None where nobody counts them.
+        tokens: the number of tokens after pairs were joined; None if they are not counted.
         places: for each of them its first token before pairs became one, and the token after its last.
     """
 
@@ -123,7 +123,7 @@ def merged(words: Sequence[str]) -> list[tuple[str, int, int]]:
 def reading_of(base_forms: Sequence[str], synonyms: Synonyms) -> Reading:
     """Return the mentions in a caption, given its words in their base forms."""
     words = merged(base_forms)
-    # In "the seat of the toilet" it is not a chair, of which `seat` is a synonym.
+    # In "the seat of the toilet", `seat` does not mean a chair, although it is a synonym.
     ignored = "seat" if any(word == "toilet" for word, _, _ in words) else None
     said = [entry for entry in words if entry[0] in synonyms.object_of and entry[0] != ignored]
     return Reading(
