@@ -72,5 +72,5 @@ def test_what_is_not_a_question_is_refused(tmp_path: Path, change: dict[str, Any
 
 
 def test_an_id_stands_once(tmp_path: Path) -> None:
-    with pytest.raises(QkeditError, match="the id '1' stands twice"):
+    with pytest.raises(QkeditError, match="the id '1' occurs twice"):
         choice.load_questions(written(tmp_path, ROW, ROW))
