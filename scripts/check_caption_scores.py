@@ -4,8 +4,9 @@
     python scripts/check_caption_scores.py --images 24 --seed 7 --write official_captions.json
 
 Tokens, BLEU-1 to 4, ROUGE-L, CIDEr-D and METEOR of each image and of all of them must be equal to 1e-12 (SPICE is not
-compared: it needs another 384 MB). Java is installed by apt-get where it is missing and can be installed; without Java
-or pycocoevalcap the check is skipped, and says so. `--write` keeps the official figures for a test without Java.
+compared: its program needs a download of CoreNLP 3.6.0, 384 MB, and has never run here). Java is installed by apt-get
+where it is missing and can be installed; without Java or pycocoevalcap the check is skipped, and says so. `--write`
+keeps the official figures for a test without Java.
 """
 
 from __future__ import annotations

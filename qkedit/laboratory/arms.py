@@ -67,20 +67,41 @@ def controls(options: SteerOptions, kind: Control, seeds: int, group: str) -> tu
     )
 
 
-def rival_arms() -> tuple[Arm, ...]:
-    """Return the base and the other methods on it, each with its published settings, and the contrasts' own control.
+_CONTRASTS = ("vcd", "icd", "sid", "crops", "m3id", "pai-contrast")
+_OTHERS = ("pai-attention", "middle-layer", "vaf", "kvsmooth", "dola", "deco", "damo")
+# The other methods, and the options with which they are compared where they are not the published ones. SID keeps a
+# share, since small models have fewer image tokens than the number published for questions.
+RIVALS: dict[str, dict[str, Any]] = {name: {} for name in (*_CONTRASTS, *_OTHERS)}
+RIVALS["sid"] = {"keep": 0.25}
+# Those that have a matched random control, `control=SEED`.
+CONTROLLED = tuple(name for name in RIVALS if name != "kvsmooth")
 
-    Under greedy search, the plausibility cut alone must not change anything.
+
+def rival_arms(options: SteerOptions, seeds: int) -> tuple[Arm, ...]:
+    """Return the base, an edit, SCR, DSCR and the other methods with published settings, and their controls.
+
+    The plausibility cut alone is a control too: under greedy search it must not change anything.
+
+    Args:
+        options: the options of the edit.
+        seeds: the number of seeds of each matched random control.
+
+    Raises:
+        UsageError: there are no seeds.
     """
-    of_the_image = ("vcd", "icd", "m3id", "pai-contrast", "pai-attention", "middle-layer")
-    names = (*of_the_image, "crops", "vaf", "kvsmooth", "dola", "deco", "damo")
-    return (
-        Arm(BASE),
-        Arm("plausibility cut alone", plugins=(PluginSettings("vcd", {"alpha": 0.0}),)),
-        *(Arm(name, plugins=(PluginSettings(name),)) for name in names),
-        # As a share, since small models have fewer image tokens than the number published for questions.
-        Arm("sid", plugins=(PluginSettings("sid", {"keep": 0.25}),)),
-    )
+    arms = [arm for arm in demonstration_arms(options, seeds) if not (arm.steer and arm.plugins)]
+    arms.append(Arm("plausibility cut alone", plugins=(PluginSettings("vcd", {"alpha": 0.0}),)))
+    for name, chosen in RIVALS.items():
+        arms.append(Arm(name, plugins=(PluginSettings(name, chosen),)))
+        arms += [
+            Arm(
+                f"{name}, random, seed {seed}",
+                plugins=(PluginSettings(name, {**chosen, "control": seed}),),
+                group=f"{name}, random",
+            )
+            for seed in range(seeds if name in CONTROLLED else 0)
+        ]
+    return tuple(arms)
 
 
 def demonstration_arms(options: SteerOptions, seeds: int) -> tuple[Arm, ...]:

@@ -76,6 +76,7 @@ def demonstrate(
     *,
     file: ResultsFile | None = None,
     watch: Watch | None = None,
+    share_pictures: bool | None = None,
 ) -> Demonstration:
     """Run every arm of a demonstration, and compare them.
 
@@ -86,6 +87,7 @@ def demonstrate(
         workers: the number of processes.
         file: the file for intermediate results, so that an interrupted run can be resumed.
         watch: called with the number of finished arms.
+        share_pictures: as in `run_eval_set`.
 
     Raises:
         QkeditError: the edit or a plug-in does not fit the model, or a result cannot be written.
@@ -94,7 +96,7 @@ def demonstrate(
         plan_for(model_spec.model, arm.steer, model_spec.revision).layers for arm in arms if arm.steer is not None
     ]
     eval_set = make_eval_set(scenes)
-    found = run_experiment(model_spec, [Job(arm, scenes) for arm in arms], workers, file, watch)
+    found = run_experiment(model_spec, [Job(arm, scenes, share_pictures) for arm in arms], workers, file, watch)
     outcomes = [found.outcome(arm, eval_set, scenes) for arm in arms]
     answers = [found.results[arm.name, scenes].answers for arm in arms]
     base = next(outcome for outcome in outcomes if outcome.arm.name == BASE)

@@ -9,6 +9,7 @@ prefilled in full.
 from __future__ import annotations
 
 import copy
+import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,10 +39,13 @@ class EvalSetAnswers:
     Attributes:
         captions: one per scene.
         yes_no: one per question in the evaluation set's `asked`.
+        batches: the number of answers and the CPU seconds of each batch; the same batches for all arms that prefill in
+            the same way. Empty for results that were written without them.
     """
 
     captions: tuple[str, ...]
     yes_no: tuple[str, ...]
+    batches: tuple[tuple[int, float], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,16 @@ def run_eval_set(
     if share_pictures is None:
         share_pictures = loaded.model.config.model_type in SHARES_PICTURES and not plugins
     answer = _SharedPictures(loaded, eval_set) if share_pictures else _WholePrompts(loaded, eval_set, tuple(plugins))
+    said: dict[Request, str] = {}
+    batches = []
     with torch.inference_mode():
-        said = dict(pair for batch in answer.batches(requests) for pair in answer(batch))
+        for batch in answer.batches(requests):
+            started = time.process_time()
+            said.update(answer(batch))
+            batches.append((len(batch), time.process_time() - started))
     texts = [said[request] for request in requests]
-    return EvalSetAnswers(tuple(texts[: len(eval_set.captions)]), tuple(texts[len(eval_set.captions) :]))
+    captions = len(eval_set.captions)
+    return EvalSetAnswers(tuple(texts[:captions]), tuple(texts[captions:]), tuple(batches))
 
 
 Batch = list[Request]
@@ -117,6 +127,8 @@ class _WholePrompts:
             elif settings.name == "scr" and plugin.selection == "uniform":
                 # Attaching restarts the random draws, but different batches need different draws.
                 plugins[place] = replace(plugin, seed=plugin.seed + self.done)
+            elif settings.options.get("control") is not None:
+                plugins[place] = replace(plugin, control=plugin.control + self.done)
         return plugins
 
 

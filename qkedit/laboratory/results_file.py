@@ -86,6 +86,7 @@ class ResultsFile:
                 "seconds": round(result.seconds, 3),
                 "captions": list(result.answers.captions),
                 "yes_no": list(result.answers.yes_no),
+                "batches": [[count, round(seconds, 6)] for count, seconds in result.answers.batches],
             }
         )
 
@@ -107,12 +108,16 @@ class ResultsFile:
             try:
                 record = _parsed(line)
                 self._results[record["key"].replace(_OLD_NAME, _NAME)] = JobResult(
-                    EvalSetAnswers(tuple(record["captions"]), tuple(record["yes_no"])),
+                    EvalSetAnswers(
+                        tuple(record["captions"]),
+                        tuple(record["yes_no"]),
+                        tuple((count, seconds) for count, seconds in record.get("batches", ())),
+                    ),
                     record["seconds"],
                     record["energy_removed"],
                     record["relative_change"],
                 )
-            except (KeyError, TypeError, AttributeError) as error:
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
                 raise QkeditError(
                     "is not a result of an experiment",
                     where=f"{self._path}, line {number}",

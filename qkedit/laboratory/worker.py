@@ -40,10 +40,17 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Job:
-    """One arm and the evaluation set it answers."""
+    """One arm and the evaluation set it answers.
+
+    Attributes:
+        arm: the arm.
+        scenes: the scenes of the evaluation set.
+        share_pictures: as in `run_eval_set`; False for times that can be compared between arms.
+    """
 
     arm: Arm
     scenes: SceneRange
+    share_pictures: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ class Worker:
         eval_set = self.eval_set(job.scenes)
         start = time.perf_counter()
         with one_thread(), self._edited(job.arm) as edit:
-            answers = run_eval_set(self._loaded, eval_set, job.arm.plugins)
+            answers = run_eval_set(self._loaded, eval_set, job.arm.plugins, share_pictures=job.share_pictures)
         heads = [head for record in edit.records for head in record.heads]
         return JobResult(
             answers,

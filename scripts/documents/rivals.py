@@ -3,8 +3,9 @@
 
     python scripts/documents/rivals.py --work /tmp/rivals
 
-The scenes, questions, scores and intervals are those of docs/laboratory.md, and all arms answer greedily. Results are
-kept in the work directory, so a run that was broken off goes on.
+The scenes, questions, scores and intervals are those of docs/laboratory.md, and all arms answer greedily. Every arm,
+the base too, prefills every prompt in full, so that CPU seconds can be compared. Results are kept in the work
+directory, so a run that was broken off goes on.
 """
 
 from __future__ import annotations
@@ -12,21 +13,26 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from laboratory_document import render
 from laboratory_document.sections import with_section
 
-from qkedit.laboratory.arms import rival_arms
+from qkedit.evaluation.files.records import MeasuredItem
+from qkedit.evaluation.metric import Metric, measured
+from qkedit.evaluation.statistics.intervals import interval, paired
+from qkedit.laboratory.arms import BASE, rival_arms
 from qkedit.laboratory.demonstration import Demonstration, demonstrate
 from qkedit.laboratory.eval_set import SceneRange
-from qkedit.laboratory.measures import CAPTIONS
+from qkedit.laboratory.generation import PROMPTS_AT_ONCE, EvalSetAnswers
+from qkedit.laboratory.measures import CAPTIONS, MEASURES, RESAMPLES, Figure, Measure, Row, compare
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.worker import ModelSpec
 from qkedit.runtime.fingerprint import fingerprint
 from qkedit.runtime.generation import directory_of
+from qkedit.steering.steer_options import SteerOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts" / "benchmarks"))
@@ -41,20 +47,22 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="directory for results, kept between runs")
     parser.add_argument("--model", default="demo", help="model to measure (default: %(default)s)")
     parser.add_argument("--scenes", type=int, default=300, help="how many (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=2, help="of each random control (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes")
     parser.add_argument("--document", type=Path, default=DOCUMENT, help="where to write (default: %(default)s)")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     scenes = SceneRange(arguments.scenes)
-    identity = fingerprint(directory_of(arguments.model)) | {"scenes": asdict(scenes)}
+    identity = fingerprint(directory_of(arguments.model)) | {"scenes": asdict(scenes), "share_pictures": False}
     with ResultsFile(arguments.work / "rivals.jsonl", identity) as file:
         found = demonstrate(
             ModelSpec(arguments.model),
-            rival_arms(),
+            rival_arms(SteerOptions(device="cpu"), arguments.seeds),
             scenes,
             arguments.workers,
             file=file,
             watch=lambda done, total: print(f"{done} of {total} arms", file=sys.stderr),
+            share_pictures=False,
         )
     text = arguments.document.read_text("utf-8")
     written = with_section(text, "scripts/documents/rivals.py", "", _lines(found, arguments.work))
@@ -69,21 +77,59 @@ def _lines(found: Demonstration, work: Path) -> Iterator[str]:
         f"{machine['libraries']['transformers']}."
     )
     yield ""
-    yield from render.arms_lines(found.rows, CAPTIONS)
+    outcomes = [outcome for outcome, _ in found.answered]
+    base = next(outcome for outcome in outcomes if outcome.arm.name == BASE)
+    said_yes = compare(outcomes, base, [YES])
+    rows = [
+        replace(row, figures={**row.figures, **yes.figures}) for row, yes in zip(found.rows, said_yes, strict=True)
+    ]
+    yield from render.arms_lines(rows, CAPTIONS, [replace(MEASURES["cider"], title="CIDEr")])
     yield ""
-    yield "Adversarial questions:"
+    truths = [question.truth for question in found.eval_set.splits["adversarial"]]
+    right = 100 * sum(truth == "yes" for truth in truths) / len(truths)
+    yield f'Adversarial questions, and the share of answers "yes" to them ({right:.0f} % is right):'
     yield ""
-    yield from render.arms_lines(found.rows, "adversarial")
+    yield from render.arms_lines(rows, "adversarial", [YES])
     yield ""
-    truths = {(q.image, q.prompt): q.truth for split in found.eval_set.splits.values() for q in split}
-    right = 100 * sum(truth == "yes" for truth in truths.values()) / len(truths)
-    yield f'Share of "yes" in the answers to all {len(truths):,} questions, each asked once ({right:.1f} % is right):'
+    answers = {outcome.arm.name: answered for outcome, answered in found.answered}
+    count = sum(number for number, _ in answers[BASE].batches)
+    yield (
+        f"CPU milliseconds of one core per answer, over {count:,} captions and answers to questions in batches of up "
+        f"to {PROMPTS_AT_ONCE}, with the {len(answers[BASE].batches)} batches resampled:"
+    )
     yield ""
-    yield "| arm | yes % |"
-    yield "|:--|--:|"
-    for outcome, answers in found.answered:
-        said = [text.strip().lower().startswith("yes") for text in answers.yes_no]
-        yield f"| {outcome.arm.name} | {100 * sum(said) / len(said):.1f} |"
+    timed = [_timed(row, answers) for row in rows]
+    yield from render.arms_lines(timed, "", [TIME])
+
+
+# Beside what the laboratory measures.
+YES = Measure("yes_adversarial", "adversarial", "yes_ratio", "yes")
+TIME = Measure("milliseconds", "", "milliseconds", "milliseconds")
+MILLISECONDS = Metric("milliseconds", sums=measured("milliseconds"))
+
+
+def _timed(row: Row, answers: dict[str, EvalSetAnswers]) -> Row:
+    """Return a row with the CPU time of its arms' answers, pooled over the seeds of a control."""
+    own = _batches([answers[arm.name] for arm in row.arms])
+    base = _batches([answers[BASE]] * len(row.arms))
+    each = [
+        1000 * sum(s for _, s in b) / sum(n for n, _ in b) for b in (answers[arm.name].batches for arm in row.arms)
+    ]
+    figure = Figure(
+        interval(own, MILLISECONDS, method="bootstrap", resamples=RESAMPLES),
+        min(each) if len(each) > 1 else None,
+        max(each) if len(each) > 1 else None,
+        None if row.name == BASE else paired(base, own, MILLISECONDS, resamples=RESAMPLES),
+    )
+    return replace(row, figures={TIME.name: figure})
+
+
+def _batches(arms: Sequence[EvalSetAnswers]) -> list[MeasuredItem]:
+    return [
+        MeasuredItem(f"{number}/{place}", {"milliseconds": (1000 * seconds, count)}, group=f"batch {place}")
+        for number, answers in enumerate(arms)
+        for place, (count, seconds) in enumerate(answers.batches)
+    ]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -23,9 +24,11 @@ from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
 from qkedit.errors import QkeditError, UsageError
 from qkedit.images import as_rgb
+from qkedit.laboratory.arms import RIVALS
 from qkedit.plugins.config_file import attach_to
 from qkedit.plugins.scr.plugin import SCR
-from qkedit.plugins.settings import PluginSettings
+from qkedit.plugins.settings import PluginSettings, make_plugins
+from qkedit.plugins.transformers.attach import attach
 from qkedit.runtime.generation import Prompt, load, prompt_text, respond, respond_batch
 from tests.integrations import lmms_eval_interface
 from tests.paths import ROOT
@@ -138,6 +141,40 @@ def test_plugins_act_and_go(harness: ModuleType) -> None:
         # Attaching again fails if the plug-ins were still there.
         answer = respond(demo, [as_rgb(document["image"])], document["text"], [plugin], max_new_tokens=5)
         assert result.text == answer.text
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_every_other_method_acts_in_padded_batches_with_several_images(harness: ModuleType, name: str) -> None:
+    """A batch of a picture, of two pictures and of none answers as `generate` with the plug-in answers each alone."""
+    shown = [[picture(0)], [picture(1), picture(2)], []]
+    texts = ["what is here", "what is in these two pictures, and how do they differ", "and without"]
+    turns = [
+        [
+            {
+                "role": "user",
+                "content": [*({"type": "image", "url": p} for p in pictures), {"type": "text", "text": text}],
+            }
+        ]
+        for pictures, text in zip(shown, texts, strict=True)
+    ]
+    made = model(
+        harness, plugins=":".join([name, *(f"{key}={value}" for key, value in RIVALS[name].items())]), batch_size=3
+    )
+    demo = made.loaded
+    asked = requests([{**GREEDY, "max_new_tokens": 3}] * 3)
+    asked = [replace_turns(one, given) for one, given in zip(asked, turns, strict=True)]
+    found = made.generate_until(asked)
+    made.clean()
+    with attach(demo.model, *make_plugins([PluginSettings(name, RIVALS[name])])):
+        for result, given in zip(found, turns, strict=True):
+            (alone,) = respond_batch(demo, [harness.conversation(demo, given)], max_new_tokens=3)
+            assert result.text == alone.text
+
+
+def replace_turns(request: Any, turns: list[dict[str, Any]]) -> Any:
+    """Return a request that shows these turns instead of its document."""
+    _, _, *rest = request.arguments
+    return dataclasses.replace(request, arguments=("context", lambda document: turns, *rest))
 
 
 def attached(made: Any) -> list[str]:

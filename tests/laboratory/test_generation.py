@@ -52,7 +52,11 @@ def one_by_one(eval_set: EvalSet, plugin: str | None = None) -> EvalSetAnswers:
 def test_batches_equal_single_requests_whether_or_not_they_share_pictures() -> None:
     eval_set = few_scenes()
     alone = one_by_one(eval_set)
-    assert run_eval_set(demo_model(), eval_set, share_pictures=False) == alone
+    whole = run_eval_set(demo_model(), eval_set, share_pictures=False)
+    assert whole == alone
+    assert sum(count for count, _ in whole.batches) == len(eval_set.captions) + len(eval_set.asked)
+    assert {count for count, _ in whole.batches} > {7}
+    assert all(seconds > 0 for _, seconds in whole.batches)
     assert run_eval_set(demo_model(), eval_set, share_pictures=True) == alone
     # The comparison would say little about a model that says one thing to everything.
     assert len(set(alone.captions)) > 1

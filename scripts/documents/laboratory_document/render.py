@@ -26,9 +26,15 @@ def base_lines(base: Row) -> Iterator[str]:
         yield _line(part, (Spelling(m).interval(base.figures[m.name].interval) for m in _measures_of(part)))
 
 
-def arms_lines(rows: Sequence[Row], part: str) -> Iterator[str]:
-    """Yield one part of a comparison: each arm, its difference to the base, and the range over a control's seeds."""
-    measures = _measures_of(part)
+def arms_lines(rows: Sequence[Row], part: str, more: Sequence[Measure] = ()) -> Iterator[str]:
+    """Yield one part of a comparison: each arm, its difference to the base, and the range over a control's seeds.
+
+    Args:
+        rows: the rows of the comparison.
+        part: the part of the evaluation set.
+        more: further measures that the rows have.
+    """
+    measures = [*_measures_of(part), *more]
     yield f"| arm | {' | '.join(Spelling(measure).title for measure in measures)} |"
     yield "|:--|" + "--:|" * len(measures)
     for row in rows:
