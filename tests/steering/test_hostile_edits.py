@@ -21,7 +21,6 @@ from qkedit.report.strength import energy_sentence
 from qkedit.steering.apply import apply_edits, interpolate_edit, merge_edits
 from qkedit.steering.differences.difference import difference_between
 from qkedit.steering.export import export
-from qkedit.steering.outputs import chosen
 from qkedit.steering.run import steer
 from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.verify import verify
@@ -55,7 +54,7 @@ def ways(base: Path, tmp_path: Path) -> Ways:
     full, delta, lora = (OutputOptions(tmp_path / "out", layout, fsync=False) for layout in ("full", "delta", "lora"))
 
     def exported(edit: Path) -> object:
-        with patch.object(chosen, "query_modules", lambda *_: MODULES):
+        with patch("qkedit.checkpoint.query_modules.query_modules", lambda *_: MODULES):
             return export(edit, base=str(base), output=lora)
 
     return {
@@ -168,7 +167,7 @@ def test_edits_of_a_loaded_model_are_looked_at_alike(tmp_path: Path) -> None:
 
 @pytest.fixture
 def adapter(base: Path, tmp_path: Path) -> Path:
-    with patch.object(chosen, "query_modules", lambda *_: MODULES):
+    with patch("qkedit.checkpoint.query_modules.query_modules", lambda *_: MODULES):
         steer(base, out=tmp_path / "edit", layers="1", heads=LISTED, k=2, layout="lora", device="cpu", fsync=False)
     return tmp_path / "edit"
 

@@ -28,7 +28,6 @@ from qkedit.checkpoint.resolve import resolve
 from qkedit.errors import QkeditError
 from qkedit.steering.apply import apply_edits
 from qkedit.steering.diff import diff
-from qkedit.steering.outputs import chosen
 from qkedit.steering.run import steer
 from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.undo.revert import revert
@@ -135,7 +134,7 @@ def run_job(job: str, place: Path) -> None:
             "steer, adapter": {"layout": "lora"},
         }.get(job, {})
         # The model class that names the modules is built by transformers, in half a second each time.
-        with patch.object(chosen, "query_modules", lambda *_: MODULES):
+        with patch("qkedit.checkpoint.query_modules.query_modules", lambda *_: MODULES):
             steer(base, out=out, layers="1", k=2, overwrite=True, verify=True, **how)
     elif job == "apply":
         edits = [place / "delta", place / "other"]
@@ -145,7 +144,7 @@ def run_job(job: str, place: Path) -> None:
     elif job == "interpolate":
         qkedit.interpolate(place / "delta", 0.5, base=base, out=out, overwrite=True)
     elif job == "export":
-        with patch.object(chosen, "query_modules", lambda *_: MODULES):
+        with patch("qkedit.checkpoint.query_modules.query_modules", lambda *_: MODULES):
             qkedit.export(place / "delta", base=base, out=out, overwrite=True)
     elif job == "revert":
         revert(out, base=base)

@@ -18,7 +18,6 @@ from torch import Tensor
 import qkedit
 from qkedit.errors import CheckpointError, UsageError
 from qkedit.steering.differences.difference import difference_between
-from qkedit.steering.outputs import chosen
 from qkedit.steering.run import steer
 from tests.cli.command import qkedit as run
 from tests.steering.checkpoints import (
@@ -126,7 +125,7 @@ def test_the_same_edit_in_another_form_does_not_differ(place: Path, pair: tuple[
 def test_an_adapter_against_a_delta(place: Path, tmp_path: Path) -> None:
     """Of one edit they differ by rounding at most; a stronger edit takes the same directions and two more."""
     for name, layout, k in (("adapter", "lora", 1), ("delta", "delta", 1), ("more", "delta", 3)):
-        with patch.object(chosen, "query_modules", lambda *_: MODULES):
+        with patch("qkedit.checkpoint.query_modules.query_modules", lambda *_: MODULES):
             steer(place / "base", out=tmp_path / name, layers="1", k=k, layout=layout, device="cpu", fsync=False)
     same, more = (
         qkedit.diff(tmp_path / "adapter", tmp_path / other, base=place / "base") for other in ("delta", "more")
