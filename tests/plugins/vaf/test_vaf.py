@@ -62,6 +62,17 @@ def test_a_padded_batch_equals_scaled_scores(family: str) -> None:
     assert torch.equal(generated(family, together)[0], plain)
 
 
+def test_beams_are_those_of_scaled_scores() -> None:
+    """Without a cache, every beam is computed from the whole text by attention that is written out."""
+    given = request("llava", one_image_each("llava")[:1]).inputs
+    with scaled_scores("llava", given["input_ids"][0].tolist()):
+        expected, _ = generated("llava", given, num_beams=3, use_cache=False)
+    with qkedit.attach(model("llava"), VAF(layers="1-2", image=IMAGE_FACTOR, before=BEFORE_FACTOR)):
+        answers, _ = generated("llava", given, num_beams=3)
+    assert torch.equal(answers, expected)
+    assert not torch.equal(answers, generated("llava", given, num_beams=3)[0])
+
+
 def test_factors_of_one_change_nothing() -> None:
     given = request("llava", one_image_each("llava")).inputs
     _, own = generated("llava", given)

@@ -1,0 +1,48 @@
+"""At the setting at which a method does nothing, answers are the model's own, and so are the random numbers drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import qkedit
+from qkedit.plugins.amplified.plugin import MiddleLayer, PAIAttention
+from qkedit.plugins.contrast.settings import ICD, M3ID, SID, VCD, PAIContrast
+from qkedit.plugins.early_exit.deco import DeCo
+from qkedit.plugins.vaf.plugin import VAF
+from tests.plugins.contrast.test_contrast import Words
+from tests.plugins.greedy import generated, one_image_each
+from tests.plugins.tiny_requests import model, request
+
+IDENTITIES: dict[str, Any] = {
+    "vcd": VCD(alpha=0, beta=0),
+    "icd": ICD(alpha=0, beta=0, sentence="be confused", tokenizer=Words()),
+    "sid": SID(alpha=0, beta=0, keep=0.5),
+    "m3id": M3ID(decay=0, beta=0),
+    "pai-contrast": PAIContrast(gamma=1, beta=0),
+    "pai-attention": PAIAttention(alpha=0),
+    "middle-layer": MiddleLayer(alpha=0),
+    "vaf": VAF(image=1, before=1),
+    "deco": DeCo(alpha=0, top_p=1, top_k=10_000),
+}
+
+
+@pytest.mark.parametrize("method", IDENTITIES)
+def test_nothing_changes_in_greedy_search_in_sampling_and_for_a_text_in_between(method: str) -> None:
+    """On a family whose positions have three parts, where a text request resets what an image request left."""
+    vlm = model("qwen2-vl")
+    given = request("qwen2-vl", one_image_each("qwen2-vl")).inputs
+    text = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+
+    def answers() -> list[torch.Tensor]:
+        greedy, plain, again = (generated("qwen2-vl", inputs)[0] for inputs in (given, text, given))
+        torch.manual_seed(7)
+        sampled, _ = generated("qwen2-vl", given, do_sample=True, top_k=0)
+        return [greedy, plain, again, sampled, torch.rand(3)]
+
+    own = answers()
+    with qkedit.attach(vlm, IDENTITIES[method]):
+        found = answers()
+    assert all(torch.equal(one, other) for one, other in zip(own, found, strict=True))
