@@ -80,6 +80,11 @@ class LanguageStage:
         )
         self._features = patch_features(model, data.images)
 
+    @property
+    def language_model(self) -> torch.nn.Module:
+        """The decoder."""
+        return self._model.model.language_model
+
     def loss(self, step: int) -> torch.Tensor:
         """Return the loss of the answers of a step."""
         chosen, generator = _scenes_of(step, self._settings, self._settings.language_batch, salt=2)

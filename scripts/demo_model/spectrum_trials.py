@@ -1,0 +1,222 @@
+#!/usr/bin/env python
+"""Try how query and key weights get a spectrum like a large model's: short trainings that differ in one thing each.
+
+Each trial trains projector and language model from scratch behind a finished vision tower, then measures spectra of
+the middle half of the layers, loss and behaviour on held-out scenes, and what the dominant modes do: the loss without
+them beside the loss without as many random ones. Rows go to a JSON-lines file, from which `--table` makes the table of
+docs/demo.md.
+
+    python scripts/demo_model/spectrum_trials.py --work /tmp/trials --run muon "unit init"   # these trials
+    python scripts/demo_model/spectrum_trials.py --work /tmp/trials --table            # what was found
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from demo_training import checkpoint
+from demo_training.data import RenderedScenes, render
+from demo_training.heldout import measure
+from demo_training.orthogonal import HeadwiseMuon
+from demo_training.spectra import initialise, middle_layers, projections, spectra, without_modes
+from demo_training.stages import LanguageStage, Settings, learning_rate
+from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+from qkedit.demo import demo_checkpoint
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial trains, and how.
+
+    Attributes:
+        name: in the table.
+        layers, hidden, mlp, query_heads, key_heads, head_size: of the language model.
+        qk_std: standard deviation of the initial query and key weights; 0 takes `hidden ** -0.5`.
+        qk_optimizer: "adam" or "muon".
+        qk_rate: learning rate of query and key weights in units of the others'.
+        qk_decay: their weight decay.
+        rate, steps, batch: as in `Settings`.
+    """
+
+    name: str
+    layers: int = 8
+    hidden: int = 128
+    mlp: int = 256
+    query_heads: int = 8
+    key_heads: int = 2
+    head_size: int = 32
+    qk_std: float = 0.02
+    qk_optimizer: str = "adam"
+    qk_rate: float = 1.0
+    qk_decay: float = 0.05
+    rate: float = 1.5e-3
+    steps: int = 400
+    batch: int = 16
+
+
+_SHIPPED = Trial("as shipped")
+_WIDE = replace(_SHIPPED, hidden=192, mlp=384, head_size=64)
+_PLANNED = [
+    _SHIPPED,
+    replace(_WIDE, name="head size 64"),
+    replace(_WIDE, name="unit init", qk_std=0.0),
+    replace(_WIDE, name="unit init slow", qk_std=0.0, qk_rate=0.2),
+    replace(_WIDE, name="muon", qk_optimizer="muon"),
+    replace(_WIDE, name="muon unit init", qk_optimizer="muon", qk_std=0.0),
+    replace(_WIDE, name="muon unit init 128", qk_optimizer="muon", qk_std=0.0, head_size=128, query_heads=4),
+    replace(_WIDE, name="muon unit init slow", qk_optimizer="muon", qk_std=0.0, qk_rate=0.3),
+    replace(_WIDE, name="muon unit init no decay", qk_optimizer="muon", qk_std=0.0, qk_decay=0.0),
+]
+TRIALS = {trial.name: trial for trial in _PLANNED}
+
+
+def new_model(trial: Trial, seed: int) -> LlavaForConditionalGeneration:
+    """Return the model of a trial with random weights and the shipped vision tower."""
+    content = checkpoint.side_files(checkpoint.build_tokenizer())["config.json"]
+    content["text_config"] |= {
+        "hidden_size": trial.hidden,
+        "intermediate_size": trial.mlp,
+        "num_hidden_layers": trial.layers,
+        "num_attention_heads": trial.query_heads,
+        "num_key_value_heads": trial.key_heads,
+        "head_dim": trial.head_size,
+    }
+    torch.manual_seed(seed)
+    return LlavaForConditionalGeneration(LlavaConfig.from_dict(content)).float()
+
+
+def train(trial: Trial, stage: LanguageStage) -> list[tuple[int, float]]:
+    """Train a stage; return its curve."""
+    qk = [weight for layer in projections(stage.language_model) for weight in layer]
+    known = set(map(id, qk))
+    others = [p for p in stage.modules.parameters() if id(p) not in known]
+    adam = [{"params": others, "weight_decay": 0.05, "factor": 1.0}]
+    of_qk = {"params": qk, "weight_decay": trial.qk_decay, "factor": trial.qk_rate}
+    optimizers: list[torch.optim.Optimizer] = []
+    if trial.qk_optimizer == "muon":
+        optimizers.append(HeadwiseMuon([of_qk], lr=0.0, head_size=trial.head_size))  # type: ignore[list-item]
+    else:
+        adam.append(of_qk)
+    optimizers.append(torch.optim.AdamW(adam, betas=(0.9, 0.98)))
+    curve, losses = [], []
+    for step in range(trial.steps):
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["factor"] * learning_rate(step, trial.steps, trial.rate)
+        stage.modules.zero_grad()
+        loss = stage.loss(step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(stage.modules.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        losses.append(float(loss.detach()))
+        if (step + 1) % 50 == 0:
+            curve.append((step + 1, round(float(np.mean(losses[-50:])), 4)))
+            found = spectra(stage.language_model, middle_layers(trial.layers))
+            print(trial.name, curve[-1], {name: round(value, 3) for name, value in found.items()}, flush=True)
+    return curve
+
+
+def run(trial: Trial, data: RenderedScenes, held_out: RenderedScenes, seed: int, held_out_seed: int) -> dict:
+    """Train a trial on scenes, measure it on others, and return its row."""
+    started = time.monotonic()
+    settings = Settings(
+        seed=seed,
+        scenes=len(data.kinds),
+        language_steps=trial.steps,
+        language_batch=trial.batch,
+        language_rate=trial.rate,
+    )
+    model = new_model(trial, seed)
+    shipped = LlavaForConditionalGeneration.from_pretrained(demo_checkpoint(), dtype=torch.float32)
+    model.model.vision_tower.load_state_dict(shipped.model.vision_tower.state_dict())
+    initialise(model.model.language_model, trial.qk_std or trial.hidden**-0.5, seed)
+    before = spectra(model.model.language_model, middle_layers(trial.layers))
+    stage = LanguageStage(model, data, settings)
+    curve = train(trial, stage)
+    minutes = (time.monotonic() - started) / 60
+    middle = middle_layers(trial.layers)
+    loss = stage.loss_on(held_out)
+    cost = {}
+    for which in ("top", "random"):
+        with without_modes(model.model.language_model, middle, 4, which):
+            cost[f"loss_without_{which}_4"] = stage.loss_on(held_out)
+    behaviour = measure(model, len(held_out.kinds), held_out_seed)
+    return {
+        **asdict(trial),
+        **{f"initial_{name}": value for name, value in before.items()},
+        **spectra(model.model.language_model, middle),
+        "loss": loss,
+        **cost,
+        **behaviour,
+        "minutes": minutes,
+        "curve": curve,
+    }
+
+
+COLUMNS = {
+    "head_size": "head size",
+    "hidden": "hidden",
+    "qk_std": "initial std",
+    "qk_optimizer": "optimizer of q, k",
+    "qk_rate": "rate",
+    "qk_decay": "decay",
+    "steps": "steps",
+    "top_4": "top-4 share",
+    "effective_rank": "effective rank",
+    "loss": "loss",
+    "loss_without_top_4": "without top 4",
+    "loss_without_random_4": "without random 4",
+    "recall": "recall",
+    "pope_adversarial_hr": "adversarial HR",
+}
+
+
+def table(rows: list[dict]) -> str:
+    """Return the trials as a Markdown table."""
+
+    def cell(value: object) -> str:
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    lines = ["| trial | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    lines += [f"| {row['name']} | " + " | ".join(cell(row[name]) for name in COLUMNS) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Try recipes for query and key weights of full rank.")
+    parser.add_argument("--work", type=Path, required=True, help="directory of the rows that were measured")
+    parser.add_argument("--run", nargs="+", choices=TRIALS, metavar="TRIAL", help=f"of: {', '.join(TRIALS)}")
+    parser.add_argument("--table", action="store_true", help="print the table of all rows")
+    parser.add_argument("--scenes", type=int, default=3000, help="default: %(default)s")
+    parser.add_argument("--held-out", type=int, default=100, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    for field in fields(Trial):
+        if field.name != "name":
+            parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), help="of all trials")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    file = options.work / "trials.jsonl"
+    if options.run:
+        given = {f.name: getattr(options, f.name, None) for f in fields(Trial) if f.name != "name"}
+        given = {name: value for name, value in given.items() if value is not None}
+        torch.set_num_threads(1)
+        data, held_out = render(options.scenes, 0, 1), render(options.held_out, 1_000_000, 1)
+        for name in options.run:
+            row = run(replace(TRIALS[name], **given), data, held_out, options.seed, 1_000_000)
+            with file.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(row) + "\n")
+            print(table([row]), flush=True)
+    if options.table:
+        print(table([json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""How the training scripts measure query-key products, take modes away, and keep rank: against dense matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaModel
+
+from tests.scripts.loading import SCRIPTS
+
+HIDDEN, QUERY_HEADS, KEY_HEADS, HEAD_SIZE, LAYERS = 24, 4, 2, 8, 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scripts_on_the_path() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPTS / "demo_model"))
+        yield
+
+
+def part(name: str) -> Any:
+    return import_module(f"demo_training.{name}")
+
+
+@pytest.fixture
+def decoder() -> LlamaModel:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=HIDDEN,
+        intermediate_size=8,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=QUERY_HEADS,
+        num_key_value_heads=KEY_HEADS,
+        head_dim=HEAD_SIZE,
+        vocab_size=4,
+    )
+    return LlamaModel(config).double()
+
+
+def products(decoder: LlamaModel, layer: int) -> torch.Tensor:
+    """Every head's product, written out, `[H, hidden, hidden]`."""
+    attention = decoder.layers[layer].self_attn
+    query, key = attention.q_proj.weight.detach(), attention.k_proj.weight.detach()
+    found = []
+    for head in range(QUERY_HEADS):
+        group = head // (QUERY_HEADS // KEY_HEADS)
+        q, k = (of[n * HEAD_SIZE : (n + 1) * HEAD_SIZE] for of, n in ((query, head), (key, group)))
+        found.append(q.T @ k)
+    return torch.stack(found)
+
+
+def test_spectra_are_those_of_the_dense_products(decoder: LlamaModel) -> None:
+    shares, ranks = [], []
+    for layer in (1, 2):
+        for product in products(decoder, layer):
+            energy = torch.linalg.svdvals(product)[:HEAD_SIZE] ** 2
+            energy = energy / energy.sum()
+            shares.append(float(energy[:4].sum()))
+            ranks.append(float(torch.exp(-(energy * energy.log()).sum())))
+    found = part("spectra").spectra(decoder, part("spectra").middle_layers(LAYERS))
+    assert found["top_4"] == pytest.approx(sum(shares) / len(shares), rel=1e-6)
+    assert found["effective_rank"] == pytest.approx(sum(ranks) / len(ranks), rel=1e-6)
+
+
+def test_without_its_top_modes_a_product_is_the_rest_and_comes_back(decoder: LlamaModel) -> None:
+    before, outside = products(decoder, 1), products(decoder, 0)
+    with part("spectra").without_modes(decoder, [1], 3, "top"):
+        for product, whole in zip(products(decoder, 1), before, strict=True):
+            left, values, right = torch.linalg.svd(whole)
+            rest = left[:, 3:HEAD_SIZE] * values[3:HEAD_SIZE] @ right[3:HEAD_SIZE]
+            torch.testing.assert_close(product, rest, atol=1e-10, rtol=0)
+        assert torch.equal(products(decoder, 0), outside)
+    assert torch.equal(products(decoder, 1), before)
+
+
+def test_random_modes_leave_the_top_ones_in_place(decoder: LlamaModel) -> None:
+    before = products(decoder, 1)
+    with part("spectra").without_modes(decoder, [1], 3, "random"):
+        for product, whole in zip(products(decoder, 1), before, strict=True):
+            values, kept = torch.linalg.svdvals(whole), torch.linalg.svdvals(product)
+            torch.testing.assert_close(kept[:3], values[:3])
+            assert int((kept > 1e-9).sum()) == HEAD_SIZE - 3
+
+
+def test_an_update_moves_each_head_alike_in_all_directions() -> None:
+    """The gradient of each head is dominated by one direction; the step is not."""
+    torch.manual_seed(1)
+    weight = torch.nn.Parameter(torch.zeros(2 * HEAD_SIZE, HIDDEN))
+    optimizer = part("orthogonal").HeadwiseMuon([weight], lr=0.1, head_size=HEAD_SIZE)
+    weight.grad = torch.randn_like(weight) + 30 * torch.randn(2 * HEAD_SIZE, 1) * torch.randn(1, HIDDEN)
+    optimizer.step()
+    for step, gradient in zip(weight.detach().split(HEAD_SIZE), weight.grad.split(HEAD_SIZE), strict=True):
+        values = torch.linalg.svdvals(step)
+        assert torch.linalg.svdvals(gradient)[0] > 20 * torch.linalg.svdvals(gradient)[1]
+        assert values.max() < 2.5 * values.min()
+        assert (step * gradient).sum() < 0
+    # As large as Adam's usual step: a root mean square of a fifth of the rate.
+    assert float(weight.detach().square().mean().sqrt()) == pytest.approx(0.2 * 0.1, rel=0.25)
