@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from qkedit.plugins.core.grid import ImageGrids
 from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.recorded_attention import AttentionRecorder
 
 
 @dataclass(frozen=True)
@@ -65,3 +67,7 @@ class Prefill(ABC):
 
         An observer may end the run earlier by raising `StopForward`.
         """
+
+    @abstractmethod
+    def recording(self, recorder: AttentionRecorder) -> AbstractContextManager[None]:
+        """Record the attention of a preview into `recorder`, as long as the context is open."""

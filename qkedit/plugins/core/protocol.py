@@ -35,11 +35,13 @@ class RequestEdit:
         entered_layers: the decoder layers before which `enter_layer` is called.
         refine_after: None, or for each batch row the number of columns (including padding) in the cache when it is
             edited, None for a row that is not edited. All images of the row must be before that column.
+        cached_layers: the decoder layers that `edit_cache` edits, for engines that edit a layer while it runs.
     """
 
     edited_layers: frozenset[int] = frozenset()
     entered_layers: frozenset[int] = frozenset()
     refine_after: tuple[int | None, ...] | None = None
+    cached_layers: frozenset[int] = frozenset()
 
     def enter_layer(self, layer: int, arguments: Mapping[str, Any], span: Span) -> None:
         """Read a layer's keyword arguments (`position_embeddings`, …) for the columns of `span`, without changes."""
@@ -50,6 +52,9 @@ class RequestEdit:
 
     def edit_cache(self, cache: Any, rows: tuple[int, ...], length: int) -> None:
         """Edit `cache.layers[i].keys` and `.values` of `rows` in place; the cache holds the first `length` columns."""
+
+    def edit_cache_layer(self, index: int, layer: Any, rows: tuple[int, ...], length: int) -> None:
+        """Do the part of `edit_cache` for one of `cached_layers`; `layer` has its `keys` and `values`."""
 
     def finish(self, cache: Any, length: int) -> None:
         """Read the cache (or None) after the whole prefill of `length` columns."""

@@ -71,6 +71,7 @@ class CacheRefinement(RequestEdit):
         refine_after: tuple[int | None, ...],
     ) -> None:
         self.refine_after = refine_after
+        self.cached_layers = frozenset(refinement.layers)
         self._refinement = refinement
         self._parts = parts
         self._grids = tuple(zip(grids, weights, strict=True))
@@ -90,18 +91,21 @@ class CacheRefinement(RequestEdit):
     def edit_cache(self, cache: Any, rows: tuple[int, ...], length: int) -> None:
         """Refine the image tokens of `rows` in every selected layer."""
         for index in self._refinement.layers:
-            layer = cache_layer(cache, index, "dscr")
-            first, lost = columns_held(layer, length)
-            for batch in self._batches_without(rows, lost, index, layer.keys.device):
-                rotation = None
-                if self.entered_layers:
-                    attention = self._parts.layers[index].self_attn
-                    rotation = self._rotations.of(index, attention, batch.rows, batch.columns)
-                if self._refinement.keys:
-                    kept = self._refine(layer.keys, batch, first, rotation)
-                if self._refinement.values:
-                    of_values = self._refine(layer.values, batch, first, None)
-                self._figures.add(index, *(kept if self._refinement.keys else of_values))
+            self.edit_cache_layer(index, cache_layer(cache, index, "dscr"), rows, length)
+
+    def edit_cache_layer(self, index: int, layer: Any, rows: tuple[int, ...], length: int) -> None:
+        """Refine the image tokens of `rows` in one layer; see `RequestEdit`."""
+        first, lost = columns_held(layer, length)
+        for batch in self._batches_without(rows, lost, index, layer.keys.device):
+            rotation = None
+            if self.entered_layers:
+                attention = self._parts.layers[index].self_attn
+                rotation = self._rotations.of(index, attention, batch.rows, batch.columns)
+            if self._refinement.keys:
+                kept = self._refine(layer.keys, batch, first, rotation)
+            if self._refinement.values:
+                of_values = self._refine(layer.values, batch, first, None)
+            self._figures.add(index, *(kept if self._refinement.keys else of_values))
 
     def report(self) -> DSCRReport:
         """Return layers, effective mixed tokens, the share of variance kept, and warnings."""

@@ -13,9 +13,9 @@ from torch import Tensor
 from qkedit.errors import UsageError
 from qkedit.plugins.core.grid import Grid, ImageExtent
 from qkedit.plugins.core.prefill import Prefill, Span
+from qkedit.plugins.core.recorded_attention import AttentionRecorder, Reading
 from qkedit.plugins.scr.settings import SCRSettings
 from qkedit.plugins.scr.sources import Choice, choose
-from qkedit.plugins.transformers.attention import AttentionRecorder, Reading, recording
 from qkedit.selection import describe
 
 ImageChoices = tuple[Choice, ...]  # one per grid of an image
@@ -73,9 +73,7 @@ def diagnose(
             norms[layer] = measure(hidden)
 
     if last_layer is not None:
-        record: AbstractContextManager[None] = (
-            recording(prefill.parts.text_config, recorder) if by_attention else nullcontext()
-        )
+        record: AbstractContextManager[None] = prefill.recording(recorder) if by_attention else nullcontext()
         with record:
             prefill.preview(last_layer, observe)
     if by_attention and recorder.scores.keys() != recorder.layers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from qkedit.errors import QkeditError, UnsupportedForm, UsageError
 from qkedit.plugins.core.prefill import Prefill, Span, StopForward
 from qkedit.plugins.core.protocol import RequestEdit
+from qkedit.plugins.core.recorded_attention import AttentionRecorder
+from qkedit.plugins.transformers.attention import recording
 from qkedit.plugins.transformers.hooks import in_this_thread, state_of
 from qkedit.plugins.transformers.spans import is_bidirectional, span_arguments
 from qkedit.stopwatch import Stopwatch
@@ -57,6 +59,10 @@ class DecoderPrefill(Prefill):
         raise UnsupportedForm(
             f"layer {last_layer} did not run", where="model", remedy="use the plug-in on layers that the model runs"
         )
+
+    def recording(self, recorder: AttentionRecorder) -> AbstractContextManager[None]:
+        """See `Prefill.recording`."""
+        return recording(self.parts.text_config, recorder)
 
 
 def run_prefill(prefill: DecoderPrefill, edits: Mapping[str, RequestEdit], stopwatch: Stopwatch) -> Any:

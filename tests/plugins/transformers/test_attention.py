@@ -7,8 +7,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from qkedit.errors import QkeditError
-from qkedit.plugins.transformers import attention
-from qkedit.plugins.transformers.attention import AttentionRecorder, Reading, recording
+from qkedit.plugins.core import recorded_attention
+from qkedit.plugins.core.recorded_attention import AttentionRecorder, Reading
+from qkedit.plugins.transformers.attention import recording
 from tests.plugins.scr import scr_oracle
 from tests.plugins.tiny_requests import model, request, two_prompts
 
@@ -88,7 +89,7 @@ def test_rows_are_computed_in_blocks(monkeypatch):
     length = given.ids.shape[1]
     readings = [Reading(1, torch.arange(length - 7, length), torch.arange(10, 30))]
     whole, _ = record("llava", given.inputs, readings)
-    monkeypatch.setattr(attention, "BLOCK", 2 * 4 * length)  # two rows of four heads
+    monkeypatch.setattr(recorded_attention, "BLOCK", 2 * 4 * length)  # two rows of four heads
     blocks, _ = record("llava", given.inputs, readings)
     for layer in LAYERS:
         torch.testing.assert_close(whole.scores[layer][0], blocks.scores[layer][0], atol=1e-7, rtol=1e-6)
@@ -102,7 +103,9 @@ def test_masks_of_flash_attention():
     padding[1, :3] = 0
     reading = Reading(1, torch.tensor([5, 8]), torch.arange(9))
     for mask, window in ((padding, None), (padding, 4), (None, 4), (None, None)):
-        found = attention._scores([reading], query, key, mask, {"sliding_window": window, "softcap": 2.0})[0]
+        found = recorded_attention.attention_scores(
+            [reading], query, key, mask, {"sliding_window": window, "softcap": 2.0}
+        )[0]
         expected = torch.zeros(9)
         for head in range(4):
             for row in (5, 8):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -15,6 +16,7 @@ from qkedit.cli.flags.loading import LoadingFlags
 from qkedit.cli.flags.model import ModelFlags
 from qkedit.cli.flags.plugins import PluginsOption, chosen_plugins, joined
 from qkedit.cli.output import Output, command
+from qkedit.cli.settings import refuse_without_effect
 from qkedit.errors import QkeditError, UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +25,17 @@ if TYPE_CHECKING:
 
 SERVER = "The server"
 LIMITS = "Limits of a request"
+# Flags of the server on transformers that vLLM's own server does not have.
+OWN_FLAGS = ("allow_image_hosts", "max_body", "max_images", "max_pixels", "max_waiting")
+LOADING_FLAGS = (
+    "device",
+    "dtype",
+    "trust_remote_code",
+    "chat_template",
+    "device_map",
+    "attn_implementation",
+    "quantization",
+)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -65,15 +78,30 @@ def serve(
     max_waiting: Annotated[
         int, flag("--max-waiting", panel=LIMITS, help="Largest number of requests in progress.", min=1)
     ] = 64,
+    engine: Annotated[
+        Literal["transformers", "vllm"],
+        flag("--engine", panel=SERVER, help="What answers: transformers, or vllm, if it is installed (docs/vllm.md)."),
+    ] = "transformers",
+    engine_flags: Annotated[
+        list[str] | None, typer.Argument(metavar="-- FLAGS", help="With --engine vllm: flags of vLLM's own server.")
+    ] = None,
     loading: LoadingFlags,
 ) -> None:
     r"""Serve a model behind an OpenAI-compatible endpoint, with attached or named plug-ins.
 
-    The port opens when the model is loaded. SIGTERM lets running answers finish. Needs `pip install 'qkedit\[serve]'`.
+    The port opens when the model is loaded. SIGTERM lets running answers finish. Needs `pip install 'qkedit\[serve]'`,
+    or vLLM for --engine vllm.
 
     Example: qkedit serve ./edited --plugin scr --port 8000
     """
     with command(context, loading.architectures) as output:
+        if engine == "vllm":
+            refuse_without_effect(context, "with --engine vllm", *OWN_FLAGS, *LOADING_FLAGS)
+            name = model.name(context)
+            plugins = _plugins(plugin, plugin_config, name)
+            _run_vllm(name, model.revision, plugins, host, port, served_name, api_key, engine_flags or ())
+        if engine_flags:
+            raise UsageError("are not known", where=" ".join(engine_flags), remedy="give them with --engine vllm")
         from qkedit.serving.serving_packages import check_serving_packages
 
         check_serving_packages()
@@ -111,6 +139,37 @@ def serve(
                 log=not output.quiet,
                 limits=limits,
             )
+
+
+def _run_vllm(
+    name: str,
+    revision: str | None,
+    plugins: Sequence[PluginSettings],
+    host: str,
+    port: int,
+    served_name: str | None,
+    api_key: str | None,
+    flags: Sequence[str],
+) -> NoReturn:
+    """Replace this process by vLLM's server. Raises QkeditError if it cannot run with these plug-ins."""
+    from qkedit.integrations.vllm.launch import check_vllm, read_config, server_command, server_environment
+    from qkedit.runtime.loading import directory_of
+
+    check_vllm()
+    directory = directory_of(name, revision)
+    arguments = server_command(
+        str(directory),
+        read_config(directory),
+        plugins,
+        host=host,
+        port=port,
+        served_name=served_name or _plain(name),
+        flags=flags,
+    )
+    environment = server_environment(os.environ, plugins)
+    if api_key is not None:
+        environment["VLLM_API_KEY"] = api_key
+    os.execve(arguments[0], arguments, environment)
 
 
 def _plugins(texts: Sequence[str] | None, file: Path | None, model: str) -> tuple[PluginSettings, ...]:

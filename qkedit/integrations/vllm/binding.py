@@ -1,0 +1,174 @@
+"""Bind plug-ins to the model of one vLLM worker, and find the prompts of each step. The only module that knows vLLM's
+runner: `requests`, `input_batch` and the forward context of vLLM 0.32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from qkedit.errors import QkeditError, first_line
+from qkedit.integrations.vllm.launch import SECTION, check_plugins, is_switched_off
+from qkedit.integrations.vllm.prompts import PromptBatch, WholePrompt
+from qkedit.integrations.vllm.step import Run, StepEditor
+from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.dscr.depth import DEPTH_FILE_ENDINGS, DepthModel
+from qkedit.plugins.settings import make_plugins, parse_document
+
+
+class WorkerPlugins:
+    """The plug-ins of one worker.
+
+    Args:
+        runner: vLLM's model runner.
+        document: the plug-ins, as the content of a settings file.
+
+    Raises:
+        QkeditError: the runner is of another kind, or the plug-ins do not fit the model.
+    """
+
+    def __init__(self, runner: Any, document: Any) -> None:
+        if not hasattr(runner, "requests") or not hasattr(runner, "input_batch"):
+            raise QkeditError(
+                f"{type(runner).__name__} does not say which requests a step has",
+                where="vLLM",
+                remedy="set VLLM_USE_V2_MODEL_RUNNER=0",
+            )
+        self._runner = runner
+        model = runner.get_model()
+        decoder = model.get_language_model().model
+        parts = VLMModules(model, model, decoder, decoder.layers, tuple(range(len(decoder.layers))))
+        first = decoder.layers[0].self_attn.attn
+        if first.attn_backend.forward_includes_kv_cache_update:
+            raise QkeditError(
+                f"the attention backend {first.attn_backend.get_name()} writes its cache itself",
+                where="vLLM",
+                remedy="choose another --attention-backend",
+            )
+        settings = parse_document(document, where="--additional-config")
+        check_plugins(settings)
+        made = [_with_processor(plugin, runner.model_config.model) for plugin in make_plugins(settings)]
+        for plugin in made:
+            _try_depth_model(plugin)
+        self.editor = StepEditor(
+            parts, {plugin.name: plugin.bind(parts) for plugin in made}, _update_cache, _mean_over_ranks
+        )
+
+    def run(self, run: Run, embeddings: Tensor | None) -> Any:
+        """Return the model's output for a step."""
+        prompts = None if embeddings is None else self._whole_prompts()
+        if prompts is None or embeddings is None:
+            return run(embeddings)  # type: ignore[arg-type]  # a step of token ids
+        from vllm.forward_context import get_forward_context
+
+        get_forward_context().skip_compiled = True  # compiled layers call no hooks
+        return self.editor.run(prompts, run, embeddings)
+
+    def report(self) -> dict[str, Any]:
+        """Return the active plug-ins, how many prompts they edited, and what went wrong last."""
+        return {
+            "plugins": sorted(self.editor.plugins),
+            "edited": self.editor.counts["edited"],
+            "split": self.editor.counts["split"],
+            "failed": self.editor.counts["failed"],
+            "failure": self.editor.failure,
+        }
+
+    def _whole_prompts(self) -> PromptBatch | None:
+        """Return the prompts with images that are whole in this step; None if there are none."""
+        from vllm.forward_context import get_forward_context
+
+        metadata = get_forward_context().attn_metadata
+        if not isinstance(metadata, Mapping) or not metadata:
+            return None  # a profiling run
+        metadata = next(iter(metadata.values()))
+        starts, lengths = metadata.query_start_loc.tolist(), metadata.seq_lens.tolist()
+        found = []
+        for row, name in enumerate(self._runner.input_batch.req_ids[: len(starts) - 1]):
+            request = self._runner.requests[name]
+            tokens = request.prompt_token_ids
+            if not request.mm_features or tokens is None or _is_switched_off(request):
+                continue
+            here, until = starts[row + 1] - starts[row], lengths[row]
+            if until - here >= len(tokens):
+                continue  # it is being answered
+            data = [feature.data for feature in request.mm_features]
+            if here != until or here != len(tokens) or None in data:
+                self.editor.counts["split"] += until >= len(tokens)
+                continue
+            images = tuple({name: item[name].data for name in item} for item in data)
+            found.append(WholePrompt(name, starts[row], tuple(tokens), images))
+        return PromptBatch(found) if found else None
+
+
+def bind(runner: Any, document: Any = None) -> dict[str, Any]:
+    """Bind plug-ins to the model of a worker, and return a report with `ready`.
+
+    Args:
+        runner: vLLM's model runner.
+        document: the plug-ins; None for those of the server's configuration.
+    """
+    model = runner.get_model()
+    if not hasattr(model, "qkedit_plugins"):
+        return {"ready": False, "reason": f"{type(model).__name__} is not a class of qkedit"}
+    try:
+        given = runner.vllm_config.additional_config.get(SECTION) if document is None else document
+        model.qkedit_plugins = WorkerPlugins(runner, given)
+    except QkeditError as error:
+        return {"ready": False, "reason": str(error)}
+    except Exception as error:  # whatever another version of vLLM lacks
+        return {"ready": False, "reason": f"{type(error).__name__}: {first_line(error)}"}
+    return {"ready": True, **model.qkedit_plugins.report()}
+
+
+def _is_switched_off(request: Any) -> bool:
+    return request.sampling_params is not None and is_switched_off(request.sampling_params.extra_args)
+
+
+def _with_processor(plugin: Any, model: str) -> Any:
+    if getattr(plugin, "processor", plugin) is not None:
+        return plugin
+    from transformers import AutoImageProcessor
+
+    return replace(plugin, processor=AutoImageProcessor.from_pretrained(model))
+
+
+def _try_depth_model(plugin: Any) -> None:
+    """Load a plug-in's depth model once. Raises QkeditError if that fails, before the first request."""
+    depth = getattr(plugin, "depth", None)
+    if isinstance(depth, str | Path) and Path(depth).suffix.lower() not in DEPTH_FILE_ENDINGS:
+        DepthModel(str(depth)).estimate(Image.new("RGB", (64, 64)))
+
+
+def _update_cache(attention: Any, keys: Tensor, values: Tensor) -> None:
+    from vllm.model_executor.layers.attention.attention import get_attention_context
+
+    _, module, cache, slots = get_attention_context(attention.layer_name)
+    if slots is not None:
+        module.impl.do_kv_cache_update(module, keys, values, cache, slots)
+
+
+def _mean_over_ranks(scores: Tensor) -> Tensor:
+    from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
+
+    ranks = get_tensor_model_parallel_world_size()
+    return scores if ranks == 1 else tensor_model_parallel_all_reduce(scores) / ranks
+
+
+def forward_with_plugins(model: Any, usual: Any, input_ids: Any, positions: Any, embeddings: Any, rest: Any) -> Any:
+    """Return the output of a step of a model of ours.
+
+    vLLM measures memory and captures graphs before plug-ins are bound; a server does not answer before.
+    """
+    run = partial(_run, usual, input_ids, positions, rest)
+    return run(embeddings) if model.qkedit_plugins is None else model.qkedit_plugins.run(run, embeddings)
+
+
+def _run(usual: Any, input_ids: Any, positions: Any, rest: Mapping[str, Any], embeddings: Any) -> Any:
+    return usual(input_ids, positions, inputs_embeds=embeddings, **rest)

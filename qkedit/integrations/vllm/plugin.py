@@ -1,0 +1,110 @@
+"""What vLLM finds of qkedit by its entry points, and the extension of its workers."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from qkedit.errors import QkeditError, UsageError
+from qkedit.integrations.vllm.families import ARCHITECTURES, PREFIX
+from qkedit.integrations.vllm.launch import SECTION, WORKER_EXTENSION, refused_settings
+
+
+def register() -> None:
+    """Register our classes with vLLM (`vllm.general_plugins`); may be called several times."""
+    from vllm.model_executor.models import ModelRegistry
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+
+    def checked(usual: Any) -> type:
+        class Checked(usual or VerifyAndUpdateConfig):  # type: ignore[misc]
+            """Set what plug-ins need, and refuse what they cannot stand."""
+
+            @staticmethod
+            def verify_and_update_config(vllm_config: Any) -> None:
+                if usual is not None:
+                    usual.verify_and_update_config(vllm_config)
+                prepare(vllm_config)
+
+        return Checked
+
+    for architecture in ARCHITECTURES.values():
+        ModelRegistry.register_model(PREFIX + architecture, f"qkedit.integrations.vllm.models:{PREFIX}{architecture}")
+        MODELS_CONFIG_MAP[PREFIX + architecture] = checked(MODELS_CONFIG_MAP.get(architecture))
+
+
+def prepare(vllm_config: Any) -> None:
+    """Set what plug-ins need in vLLM's configuration.
+
+    Raises:
+        UsageError: it has settings that plug-ins cannot stand, or the plug-ins would never be bound.
+    """
+    named = os.environ.get("VLLM_PLUGINS", "").split(",")
+    if SECTION not in named or SECTION not in (vllm_config.additional_config or {}):
+        raise UsageError(
+            "the plug-ins of its class would not be active",
+            where="vLLM",
+            remedy="start it with qkedit serve --engine vllm",
+        )
+    scheduler, model = vllm_config.scheduler_config, vllm_config.model_config
+    refused_settings(
+        {
+            "--pipeline-parallel-size": vllm_config.parallel_config.pipeline_parallel_size > 1,
+            "--speculative-config": vllm_config.speculative_config is not None,
+            "--kv-transfer-config": vllm_config.kv_transfer_config is not None,
+            "--enable-dbo": bool(getattr(vllm_config.parallel_config, "enable_dbo", False)),
+            "--kv-cache-dtype": vllm_config.cache_config.cache_dtype not in ("auto", "bfloat16", "float16"),
+        }
+    )
+    vllm_config.cache_config.enable_prefix_caching = False
+    scheduler.enable_chunked_prefill = False
+    scheduler.max_num_batched_tokens = max(scheduler.max_num_batched_tokens, model.max_model_len)
+    if not vllm_config.parallel_config.worker_extension_cls:
+        vllm_config.parallel_config.worker_extension_cls = WORKER_EXTENSION
+
+
+class WorkerExtension:
+    """Methods of every worker, for `collective_rpc`."""
+
+    def qkedit_bind(self, document: Any = None) -> dict[str, Any]:
+        """Bind the plug-ins of the configuration, or others, to this worker's model; `ready` says whether they are."""
+        from qkedit.integrations.vllm.binding import bind
+
+        return bind(self.model_runner, document)  # type: ignore[attr-defined]  # the worker's
+
+    def qkedit_report(self) -> dict[str, Any]:
+        """Return what the plug-ins of this worker have done."""
+        found: dict[str, Any] = self.model_runner.get_model().qkedit_plugins.report()  # type: ignore[attr-defined]
+        return found
+
+
+class ServerExtension:
+    """The start of the HTTP server (`vllm.endpoint_plugins`): it is not ready before every worker is."""
+
+    name = "qkedit"
+    required_tasks = None
+
+    def attach_router(self, app: Any) -> None:
+        """Add `GET /qkedit`: what the plug-ins of every worker have done."""
+
+        async def report() -> Any:
+            client = app.state.qkedit_engine
+            return {"workers": [] if client is None else await client.collective_rpc("qkedit_report")}
+
+        app.add_api_route("/qkedit", report, methods=["GET"])
+
+    async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
+        """Bind the plug-ins on every worker. Raises QkeditError if one does not have them, so that nothing starts."""
+        state.qkedit_engine = None
+        if engine_client is None or SECTION not in (getattr(args, "additional_config", None) or {}):
+            return
+        check_ready(await engine_client.collective_rpc("qkedit_bind"))
+        state.qkedit_engine = engine_client
+
+
+def check_ready(workers: list[dict[str, Any]]) -> None:
+    """Raise QkeditError unless every worker has the plug-ins."""
+    for rank, answer in enumerate(workers):
+        if not answer["ready"]:
+            raise QkeditError(
+                f"worker {rank} runs without plug-ins: {answer['reason']}", where="vLLM", remedy="see docs/vllm.md"
+            )

@@ -1,0 +1,257 @@
+"""One step of vLLM with plug-ins: the prompts with images that are whole in it are edited, all else is not.
+
+Nothing here raises inside the engine's forward pass, which would end the engine: what goes wrong is counted, and the
+prompts of that step run without plug-ins, as the worker's report and its log say.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qkedit.errors import first_line
+from qkedit.integrations.vllm.families import image_inputs
+from qkedit.integrations.vllm.prompts import PromptBatch, attention_rows
+from qkedit.plugins.core.grid import image_grids
+from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.prefill import Prefill, Span, StopForward
+from qkedit.plugins.core.protocol import RequestEdit
+from qkedit.plugins.core.recorded_attention import AttentionRecorder, attention_scores
+
+_logger = logging.getLogger(__name__)
+
+Run = Callable[[Tensor], Any]
+Reduce = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class StepPrefill(Prefill):
+    """The whole prompts of a step.
+
+    Attributes:
+        prompts: where they are in the step.
+        run: the model's unedited forward for the step, from its embeddings.
+        embeddings: of all tokens of the step, `[tokens, D]`.
+        mean_over_ranks: averages a tensor over the tensor-parallel ranks.
+    """
+
+    prompts: PromptBatch = field(repr=False)
+    run: Run = field(repr=False)
+    embeddings: Tensor = field(repr=False)
+    mean_over_ranks: Reduce = field(repr=False)
+
+    def preview(self, last_layer: int, observe: Callable[[int, Tensor], None] | None = None) -> None:
+        """Run the unedited decoder; see `Prefill.preview`."""
+
+        def after(index: int) -> Callable[..., None]:
+            def hook(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
+                if observe is not None:
+                    observe(index, self.prompts.batched(output[0] + output[1]))
+                if index == last_layer:
+                    raise StopForward
+
+            return hook
+
+        with ExitStack() as hooks:
+            for index, layer in enumerate(self.parts.layers[: last_layer + 1]):
+                hooks.callback(layer.register_forward_hook(after(index)).remove)
+            try:
+                # The first norm adds in place.
+                self.run(self.embeddings.clone())
+            except StopForward:
+                return
+
+    @contextmanager
+    def recording(self, recorder: AttentionRecorder) -> Iterator[None]:
+        """See `Prefill.recording`."""
+
+        def record(index: int, attention: Any, query: Tensor, key: Tensor) -> None:
+            of_rank = attention_scores(
+                recorder.readings,
+                self.prompts.batched(query).transpose(1, 2),
+                self.prompts.batched(key).transpose(1, 2),
+                self.real.to(query.device),
+                {"scaling": attention.impl.scale},
+            )
+            recorder.scores[index] = [self.mean_over_ranks(scores) for scores in of_rank]
+            if index == recorder.leave_after:
+                raise StopForward
+
+        def before(index: int, usual: Callable[..., Any]) -> Callable[..., Any]:
+            def forward(attention: Any, query: Tensor, key: Tensor, *rest: Any, **settings: Any) -> Any:
+                record(index, attention, query, key)
+                return usual(attention, query, key, *rest, **settings)
+
+            return forward
+
+        with wrapped(self.parts.layers, recorder.layers, before):
+            yield
+
+
+@contextmanager
+def wrapped(
+    layers: nn.ModuleList, chosen: frozenset[int], wrap: Callable[[int, Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """Replace the attention of chosen layers by `wrap(layer, usual attention)` as long as the context is open."""
+    every: list[Any] = list(layers)
+    implementations = {index: every[index].self_attn.attn.impl for index in chosen}
+    with ExitStack() as undone:
+        for index, implementation in implementations.items():
+            before = vars(implementation).get("forward")
+            implementation.forward = wrap(index, implementation.forward)
+            undone.callback(_restore, implementation, before)
+        yield
+
+
+def _restore(implementation: Any, before: Any) -> None:
+    if before is None:
+        del implementation.forward
+    else:
+        implementation.forward = before
+
+
+class StepEditor:
+    """Bound plug-ins that edit the steps of one worker.
+
+    Args:
+        parts: the modules of vLLM's model.
+        plugins: the bound plug-ins by name.
+        update_cache: writes keys and values `[tokens, H_kv, d]` of a step into the cache of an attention module.
+        mean_over_ranks: averages a tensor over the tensor-parallel ranks.
+    """
+
+    def __init__(
+        self,
+        parts: VLMModules,
+        plugins: Mapping[str, Any],
+        update_cache: Callable[[Any, Tensor, Tensor], None],
+        mean_over_ranks: Reduce,
+    ) -> None:
+        self.parts = parts
+        self.plugins = plugins
+        self.counts: Counter[str] = Counter()
+        self.failure: str | None = None
+        self._update_cache = update_cache
+        self._mean_over_ranks = mean_over_ranks
+
+    @torch.no_grad()
+    def run(self, prompts: PromptBatch, run: Run, embeddings: Tensor) -> Any:
+        """Return the model's output for a step, with the plug-ins' edits of its whole prompts."""
+        try:
+            edits = self._started(prompts, run, embeddings)
+        except Exception as error:
+            self._failed(error, len(prompts.prompts))
+            return run(embeddings)
+        self.counts["edited"] += len(prompts.prompts)
+        with ExitStack() as stack:
+            for edit in edits:
+                stack.enter_context(self._states(prompts, edit))
+                stack.enter_context(self._caches(prompts, edit))
+            return run(embeddings)
+
+    def _started(self, prompts: PromptBatch, run: Run, embeddings: Tensor) -> Sequence[RequestEdit]:
+        images = [image for prompt in prompts.prompts for image in prompt.images]
+        inputs = image_inputs(self.parts.config.model_type, images)
+        prefill = StepPrefill(
+            parts=self.parts,
+            grids=image_grids(self.parts.config, prompts.input_ids, inputs),
+            input_ids=prompts.input_ids,
+            real=prompts.real,
+            inputs=inputs,
+            arguments={"inputs_embeds": prompts.batched(embeddings)},
+            prompts=prompts,
+            run=run,
+            embeddings=embeddings,
+            mean_over_ranks=self._mean_over_ranks,
+        )
+        return [plugin.start(prefill) for plugin in self.plugins.values()]
+
+    @contextmanager
+    def _states(self, prompts: PromptBatch, edit: RequestEdit) -> Iterator[None]:
+        """Edit the states after the layers that a plug-in edits."""
+        span = Span(0, prompts.length)
+
+        def after(index: int) -> Callable[..., Any]:
+            def hook(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> Any:
+                state = output[0] + output[1]
+                with self._unedited_on_failure():
+                    state = prompts.put_back(edit.edit_layer(index, prompts.batched(state), span), state)
+                # The next norm adds both, so the sum is the edited state to the bit.
+                return torch.zeros_like(state), state
+
+            return hook
+
+        with ExitStack() as hooks:
+            for index in sorted(edit.edited_layers):
+                hooks.callback(self.parts.layers[index].register_forward_hook(after(index)).remove)
+            yield
+
+    def _caches(self, prompts: PromptBatch, edit: RequestEdit) -> AbstractContextManager[None]:
+        """Edit the cache of the layers whose cache a plug-in edits, as soon as each has filled its own."""
+
+        def around(index: int, usual: Callable[..., Any]) -> Callable[..., Any]:
+            def forward(
+                attention: Any, query: Tensor, key: Tensor, value: Tensor, cache: Any, metadata: Any, output: Tensor,
+                **settings: Any,
+            ) -> Any:  # fmt: skip
+                found = usual(attention, query, key, value, cache, metadata, output=output, **settings)
+                with self._unedited_on_failure():
+                    self._edit_cache(prompts, edit, index, attention, query, key, value, output)
+                return found
+
+            return forward
+
+        return wrapped(self.parts.layers, edit.cached_layers, around)
+
+    def _edit_cache(
+        self,
+        prompts: PromptBatch,
+        edit: RequestEdit,
+        index: int,
+        attention: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        output: Tensor,
+    ) -> None:
+        """Edit keys and values of one layer, write them to the cache, and attend again where the edit is read."""
+        keys, values = prompts.batched(key).transpose(1, 2), prompts.batched(value).transpose(1, 2)
+        layer = SimpleNamespace(keys=keys, values=values, is_sliding=False)
+        ends = edit.refine_after or ()
+        for length in sorted({end for end in ends if end is not None}):
+            rows = tuple(row for row, end in enumerate(ends) if end == length)
+            edit.edit_cache_layer(index, layer, rows, length)
+        edited_keys = prompts.put_back(layer.keys.transpose(1, 2), key)
+        edited_values = prompts.put_back(layer.values.transpose(1, 2), value)
+        attended: list[tuple[slice, Tensor]] = []
+        for prompt, end in zip(prompts.prompts, ends, strict=True):
+            if end is None:
+                continue
+            own = slice(prompt.first, prompt.first + len(prompt.tokens))
+            first = end - (prompts.length - len(prompt.tokens))
+            read = attention_rows(query[own], edited_keys[own], edited_values[own], first, attention.impl.scale)
+            attended.append((slice(prompt.first + first, own.stop), read))
+        # Only now, so that a failure above leaves nothing half edited.
+        self._update_cache(attention, edited_keys, edited_values)
+        for place, read in attended:
+            output.view(output.shape[0], *read.shape[1:])[place] = read.to(output.dtype)
+
+    @contextmanager
+    def _unedited_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._failed(error, 1)
+
+    def _failed(self, error: Exception, prompts: int) -> None:
+        self.counts["failed"] += prompts
+        self.failure = first_line(error)
+        _logger.error("prompts ran without plug-ins (%s)", self.failure)

@@ -1,0 +1,194 @@
+#!/usr/bin/env python
+"""Compare log probabilities on vLLM with those on transformers, with the same plug-ins, in float32 on a CPU.
+
+    python scripts/vllm/compare.py --work /tmp/vllm-compare --out compared.json
+
+Run by scripts/test_vllm.sh in an environment with vLLM. Five prompts go to the engine at once: four with images of
+different sizes, of which one occurs twice, and one without an image. Each answers six tokens by greedy search, and the
+log probabilities of the five most probable tokens of every step are compared. The text-only prompt is compared with
+transformers without plug-ins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import checkpoints
+import numpy as np
+from PIL import Image
+
+LIMIT = 1e-4
+TOKENS, SHOWN = 6, 5
+MANY = 7  # times the five prompts: more than 32 at once
+QUESTION = "Is there a cup in the image?"
+SIZES = ((120, 90), (64, 160), (100, 100), (100, 100))
+
+
+def pictures() -> list[Image.Image]:
+    """Smooth noise, so that depth differs between cells; the last two are the same."""
+    found = []
+    for seed, (width, height) in enumerate(SIZES):
+        small = np.random.default_rng(min(seed, 2)).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+        found.append(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+    return found
+
+
+def cases(depth: Path) -> dict[str, list[dict[str, Any]]]:
+    """The plug-ins of each comparison by its name, as records of a settings file."""
+    dscr = {"depth": str(depth)}
+    after_image = {**dscr, "refine": "both", "when": "image"}
+    return {
+        "no plug-in": [],
+        "DSCR": [{"name": "dscr", "options": dscr}],
+        "DSCR, keys and values, before the question": [{"name": "dscr", "options": after_image}],
+        "SCR": [{"name": "scr", "options": {"sources": 4, "factor": 1.5}}],
+        "SCR, last token": [{"name": "scr", "options": {"sources": 4, "factor": 1.5, "queries": "last-token"}}],
+        "SCR and DSCR": [
+            {"name": "scr", "options": {"sources": 4, "factor": 1.5}},
+            {"name": "dscr", "options": dscr},
+        ],
+    }
+
+
+def on_transformers(loaded: Any, image: Image.Image | None, plugins: list[Any]) -> tuple[list[int], np.ndarray]:
+    """Return the tokens of the answer and the log probabilities at each, [tokens, vocabulary]."""
+    import torch
+
+    from qkedit.plugins.transformers.attach import attach
+    from qkedit.runtime.generation import request_inputs
+
+    inputs = request_inputs(loaded, [] if image is None else [image], QUESTION)
+    length = inputs["input_ids"].shape[1]
+    with torch.no_grad(), attach(loaded.model, *plugins) if plugins else nullcontext():
+        output = loaded.model.generate(
+            **inputs,
+            max_new_tokens=TOKENS,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    found = torch.cat(output.logits).double().log_softmax(-1).numpy()
+    return output.sequences[0, length:].tolist(), found
+
+
+def prompt_of(loaded: Any, image: Image.Image | None) -> dict[str, Any]:
+    from qkedit.runtime.generation import prompt_text
+
+    text = prompt_text(loaded, QUESTION, image is not None)
+    tokenizer = loaded.processor.tokenizer
+    is_begun = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+    tokens = tokenizer(text, add_special_tokens=not is_begun)["input_ids"]
+    return {"prompt_token_ids": tokens} | ({} if image is None else {"multi_modal_data": {"image": image}})
+
+
+def compared(answers: list[Any], wanted: list[tuple[list[int], np.ndarray]]) -> list[float]:
+    """Return the largest difference in each prompt; infinite for another answer."""
+    worst = []
+    for answer, (tokens, values) in zip(answers, wanted, strict=True):
+        output = answer.outputs[0]
+        if list(output.token_ids) != tokens[: len(output.token_ids)]:
+            worst.append(float("inf"))
+            continue
+        steps = zip(output.logprobs, values, strict=False)
+        worst.append(max(abs(one.logprob - step[token]) for found, step in steps for token, one in found.items()))
+    return worst
+
+
+def compare(name: str, model: str, depth: Path, ranks: int) -> dict[str, Any]:
+    """Return the largest differences of one model, by case."""
+    os.environ["VLLM_PLUGINS"] = "qkedit"
+    from vllm import LLM, SamplingParams
+
+    from qkedit.integrations.vllm.families import our_architecture
+    from qkedit.integrations.vllm.launch import SECTION, read_config
+    from qkedit.integrations.vllm.plugin import check_ready
+    from qkedit.plugins.settings import make_plugins, parse_document
+    from qkedit.runtime.generation import load
+    from qkedit.runtime.loading import directory_of
+
+    directory = directory_of(model)
+    loaded = load(model, dtype="float32")
+    images = [*pictures(), None]
+    document = {"schema": 1, "plugins": []}
+    engine = LLM(
+        str(directory),
+        dtype="float32",
+        max_model_len=512,
+        gpu_memory_utilization=0.2,
+        enforce_eager=True,
+        skip_mm_profiling=True,
+        limit_mm_per_prompt={"image": 2},
+        mm_device_do_normalize=False,
+        tensor_parallel_size=ranks,
+        hf_overrides={"architectures": [our_architecture(read_config(directory), model)]},
+        additional_config={SECTION: document},
+    )
+    settings = SamplingParams(temperature=0, max_tokens=TOKENS, logprobs=SHOWN)
+    off = SamplingParams(temperature=0, max_tokens=TOKENS, logprobs=SHOWN, extra_args={SECTION: "off"})
+    prompts = [prompt_of(loaded, image) for image in images]
+    found: dict[str, Any] = {}
+    plain = [on_transformers(loaded, image, []) for image in images]
+    for case, records in cases(depth).items():
+        document = {"schema": 1, "plugins": records}
+        check_ready(engine.collective_rpc("qkedit_bind", args=(document,)))
+        plugins = make_plugins(parse_document(document, "case"))
+        wanted = [on_transformers(loaded, image, plugins if image else []) for image in images]
+        answers = engine.generate(prompts, settings, use_tqdm=False)
+        report = engine.collective_rpc("qkedit_report")[0]
+        effect = max(abs(one[1][0] - other[1][0]).max() for one, other in zip(plain, wanted, strict=True))
+        found[case] = {
+            "difference": float(max(compared(answers, wanted))),
+            "text only": float(compared(answers, wanted)[-1]),
+            "effect": float(effect),
+            "same image": max(
+                abs(one.logprob - answers[3].outputs[0].logprobs[0][token].logprob)
+                for token, one in answers[2].outputs[0].logprobs[0].items()
+            ),
+            **{key: report[key] for key in ("edited", "split", "failed", "failure")},
+        }
+        many = engine.generate(prompts * MANY, settings, use_tqdm=False)
+        found[case][f"{MANY * len(prompts)} at once"] = float(max(compared(many, wanted * MANY)))
+        if records:
+            found[case]["switched off"] = float(max(compared(engine.generate(prompts, off, use_tqdm=False), plain)))
+        print(name, case, found[case], file=sys.stderr, flush=True)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="where checkpoints are written")
+    parser.add_argument("--out", type=Path, required=True, help="file of results")
+    parser.add_argument("--models", default="demo,qwen2_vl")
+    parser.add_argument("--ranks", type=int, default=1, help="tensor-parallel ranks")
+    arguments = parser.parse_args()
+    depth, qwen = arguments.work / "depth", arguments.work / "qwen2_vl"
+    if not depth.exists():
+        checkpoints.depth_model(depth)
+        checkpoints.qwen2_vl(qwen)
+    places = {"demo": "demo", "qwen2_vl": str(qwen)}
+    names = arguments.models.split(",")
+    results = {name: compare(name, places[name], depth, arguments.ranks) for name in names}
+    arguments.out.write_text(json.dumps({"ranks": arguments.ranks, "models": results}, indent=2) + "\n")
+    wrong = [
+        f"{name}, {case}"
+        for name, cases_of in results.items()
+        for case, found in cases_of.items()
+        if found["failed"]
+        or found["split"]
+        or any(found.get(key, 0) > LIMIT for key in ("difference", f"{MANY * 5} at once", "switched off"))
+    ]
+    for one in wrong:
+        print(f"not within {LIMIT:g}: {one}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

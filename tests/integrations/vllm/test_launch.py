@@ -1,0 +1,187 @@
+"""The command that starts vLLM with plug-ins, and what is refused; vLLM itself is not needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from importlib.metadata import EntryPoint
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from qkedit.errors import QkeditError, UnsupportedForm, UsageError
+from qkedit.integrations.vllm import launch
+from qkedit.integrations.vllm.families import image_inputs, our_architecture
+from qkedit.integrations.vllm.launch import is_switched_off, server_command, server_environment
+from qkedit.integrations.vllm.plugin import ServerExtension, WorkerExtension, check_ready, prepare, register
+from qkedit.plugins.settings import PluginSettings, parse_document
+from tests.cli.command import qkedit
+from tests.paths import ROOT
+
+QWEN = {"model_type": "qwen2_vl"}
+DSCR = PluginSettings("dscr", {"blend": 0.5})
+
+
+def command(*flags: str, plugins: tuple[PluginSettings, ...] = (DSCR,), config: Any = QWEN) -> list[str]:
+    where: dict[str, Any] = {"host": "127.0.0.1", "port": 8000, "served_name": "edited"}
+    return server_command("/model", config, plugins, **where, flags=flags)
+
+
+def value_of(flag: str, arguments: list[str]) -> str:
+    return arguments[arguments.index(flag) + 1]
+
+
+def test_what_plug_ins_need_is_on_the_command_line() -> None:
+    arguments = command("--max-model-len", "4096")
+    assert json.loads(value_of("--hf-overrides", arguments)) == {
+        "architectures": ["QkeditQwen2VLForConditionalGeneration"]
+    }
+    document = json.loads(value_of("--additional-config", arguments))["qkedit"]
+    assert parse_document(document, "here") == (DSCR,)
+    assert {"--no-enable-prefix-caching", "--no-enable-chunked-prefill", "--no-mm-device-do-normalize"} <= {*arguments}
+    assert arguments[-2:] == ["--max-model-len", "4096"]
+    module, _, name = value_of("--worker-extension-cls", arguments).rpartition(".")
+    assert (module, name) == (WorkerExtension.__module__, WorkerExtension.__name__)
+
+
+def test_without_plug_ins_vllm_runs_its_own_class() -> None:
+    arguments = command("--enable-prefix-caching", plugins=(), config={"model_type": "gemma3"})
+    assert "--hf-overrides" not in arguments
+    assert server_environment({"A": "b"}, ()) == {"A": "b"}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--pipeline-parallel-size", "2"),
+        ("-pp", "2"),
+        ("--pipeline_parallel_size=2",),
+        ("--speculative-config", "{}"),
+        ("--enable-prefix-caching",),
+        ("--enable-chunked-prefill",),
+        ("--hf-overrides={}",),
+        ("--kv-cache-dtype", "fp8"),
+    ],
+)
+def test_flags_that_do_not_go_with_plug_ins(flags: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="does not go with plug-ins"):
+        command(*flags)
+
+
+def test_what_does_not_run_on_vllm() -> None:
+    with pytest.raises(UsageError, match="vcd does not run on vLLM"):
+        command(plugins=(PluginSettings("vcd", {}),))
+    with pytest.raises(UsageError, match="mixed as they are cached"):
+        command(plugins=(PluginSettings("dscr", {"space": "pre-rotation"}),))
+    with pytest.raises(UnsupportedForm, match="model type gemma3"):
+        our_architecture({"model_type": "gemma3"}, "gemma")
+
+
+def test_the_environment_names_the_extension_of_the_server() -> None:
+    assert server_environment({}, [DSCR])["VLLM_PLUGINS"] == "qkedit"
+    assert server_environment({"VLLM_PLUGINS": "other,qkedit"}, [DSCR])["VLLM_PLUGINS"] == "other,qkedit"
+
+
+def test_the_entry_points_lead_to_what_vllm_calls() -> None:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    found = {
+        group: EntryPoint("qkedit", groups[group]["qkedit"], group).load()
+        for group in ("vllm.general_plugins", "vllm.endpoint_plugins")
+    }
+    assert found == {"vllm.general_plugins": register, "vllm.endpoint_plugins": ServerExtension}
+
+
+def config(**changes: Any) -> Any:
+    parts: dict[str, Any] = {
+        "scheduler_config": SimpleNamespace(enable_chunked_prefill=True, max_num_batched_tokens=2048),
+        "model_config": SimpleNamespace(max_model_len=4096),
+        "parallel_config": SimpleNamespace(pipeline_parallel_size=1, worker_extension_cls=""),
+        "speculative_config": None,
+        "kv_transfer_config": None,
+        "cache_config": SimpleNamespace(cache_dtype="auto", enable_prefix_caching=True),
+        "additional_config": {"qkedit": {}},
+    }
+    return SimpleNamespace(**{**parts, **changes})
+
+
+def test_the_configuration_is_set_where_that_is_harmless_and_refused_where_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VLLM_PLUGINS", "qkedit")
+    prepared = config()
+    prepare(prepared)
+    assert (prepared.scheduler_config.enable_chunked_prefill, prepared.cache_config.enable_prefix_caching) == (
+        False,
+        False,
+    )
+    assert prepared.scheduler_config.max_num_batched_tokens == 4096
+    assert prepared.parallel_config.worker_extension_cls == launch.WORKER_EXTENSION
+    with pytest.raises(UsageError, match="--speculative-config"):
+        prepare(config(speculative_config=object()))
+    with pytest.raises(UsageError, match="--pipeline-parallel-size"):
+        prepare(config(parallel_config=SimpleNamespace(pipeline_parallel_size=2)))
+
+
+def test_a_class_of_ours_does_not_run_without_its_plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_PLUGINS", "qkedit")
+    with pytest.raises(UsageError, match="would not be active"):
+        prepare(config(additional_config={}))
+    monkeypatch.delenv("VLLM_PLUGINS")
+    with pytest.raises(UsageError, match="would not be active"):
+        prepare(config())
+
+
+def test_a_server_is_ready_only_if_every_worker_is() -> None:
+    check_ready([{"ready": True}, {"ready": True}])
+    with pytest.raises(QkeditError, match="worker 1 runs without plug-ins: why"):
+        check_ready([{"ready": True}, {"ready": False, "reason": "why"}])
+
+
+def test_a_request_switches_plug_ins_off() -> None:
+    assert [is_switched_off(extra) for extra in (None, {}, {"qkedit": "on"}, {"qkedit": "off"})] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+
+
+def test_inputs_of_single_images_are_joined_as_processors_join_them() -> None:
+    images = [
+        {"pixel_values": torch.rand(rows * 4, 12), "image_grid_thw": torch.tensor([1, rows * 2, 2])} for rows in (1, 3)
+    ]
+    joined = image_inputs("qwen2_vl", images)
+    assert torch.equal(joined["pixel_values"], torch.cat([image["pixel_values"] for image in images]))
+    assert joined["image_grid_thw"].tolist() == [[1, 2, 2], [1, 6, 2]]
+    squares = [{"pixel_values": torch.rand(3, 4, 4)}, {"pixel_values": torch.rand(1, 3, 4, 4)}]
+    assert image_inputs("llava", squares)["pixel_values"].shape == (2, 3, 4, 4)
+
+
+def test_the_command_line_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+
+    def execve(program: str, arguments: list[str], environment: dict[str, str]) -> None:
+        started.append((arguments, environment))
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "execve", execve)
+    monkeypatch.setattr(launch, "find_spec", lambda name: object())
+    begin = ("serve", "demo", "--engine", "vllm", "--plugin", "scr")
+    result = qkedit(*begin, "--port", "9000", "--api-key", "secret", "--", "--max-model-len", "512")
+    assert result.code == 0, result.stderr
+    ((arguments, environment),) = started
+    assert value_of("--served-model-name", arguments) == "demo"
+    assert (value_of("--port", arguments), arguments[-2:]) == ("9000", ["--max-model-len", "512"])
+    assert "QkeditLlavaForConditionalGeneration" in value_of("--hf-overrides", arguments)
+    assert environment["VLLM_API_KEY"] == "secret"
+    assert "secret" not in arguments
+
+    assert "has no effect with --engine vllm" in qkedit(*begin, "--max-body", "3").stderr
+    assert qkedit(*begin, "--", "--enable-dbo").code == 2
+    assert qkedit("serve", "demo", "--", "--max-model-len", "512").code == 2
+    monkeypatch.setattr(launch, "find_spec", lambda name: None)
+    assert "the package vllm is not installed" in qkedit(*begin).sentence()
+    assert len(started) == 1
