@@ -79,7 +79,17 @@ def decode_image(content: bytes, where: str, pixels: int) -> Picture:
 
 
 def as_rgb(image: Picture, where: str = "image") -> Picture:
-    """Convert an image as described in the module. Raises UsageError for unsupported sides or values."""
+    """Convert an image as described in the module, with its `filename`, if it was read from a file.
+
+    Raises:
+        UsageError: its sides or values are not supported.
+    """
+    converted: Any = _converted(image, where)
+    converted.filename = getattr(image, "filename", "")
+    return converted
+
+
+def _converted(image: Picture, where: str) -> Picture:
     from PIL import Image, ImageOps
 
     _check_sides(image, where)

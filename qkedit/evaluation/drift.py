@@ -34,6 +34,7 @@ from qkedit.evaluation.metric import sum_of_ratios
 from qkedit.evaluation.statistics.intervals import LEVEL, RESAMPLES, SEED
 from qkedit.evaluation.statistics.resampling import percentiles, resampled
 from qkedit.images import read_image
+from qkedit.plugins.core.pictures import check_files
 from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.prompts import CAPTION_PROMPT
 
@@ -189,6 +190,8 @@ def drift(
         raise UsageError("there are no images", where="--images", remedy="name a directory with pictures")
     for image in images:
         read_image(image)  # report what is not a picture before loading models
+    made = make_plugins(plugins)
+    check_files(made, images)
     total = 2 * len(images)
     loaded = load(base, revision=base_revision, **loading)
     base_template = loaded.template_record
@@ -204,7 +207,6 @@ def drift(
             torch.cuda.empty_cache()
         loaded = load(edited, revision=revision, **loading)
     drifts = []
-    made = make_plugins(plugins)
     with (
         edit(loaded.model, edits) if edits else nullcontext(),
         attach(loaded.model, *made) if made else nullcontext(),

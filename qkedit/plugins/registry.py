@@ -29,6 +29,8 @@ PLUGINS = {
     "crops": "qkedit.plugins.contrast.crops:CRoPS",
     "m3id": "qkedit.plugins.contrast.settings:M3ID",
     "pai-contrast": "qkedit.plugins.contrast.settings:PAIContrast",
+    "image-contrast": "qkedit.plugins.contrast.image_contrast:ImageContrast",
+    "image-sum": "qkedit.plugins.contrast.image_contrast:ImageSum",
     "pai-attention": "qkedit.plugins.amplified.plugin:PAIAttention",
     "middle-layer": "qkedit.plugins.amplified.plugin:MiddleLayer",
     "vaf": "qkedit.plugins.vaf.plugin:VAF",

@@ -6,11 +6,12 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qkedit.checkpoint.pretrained import check_torchvision
 from qkedit.errors import QkeditError, UsageError, first_line
+from qkedit.plugins.core.pictures import Pictures, remember_pictures
 from qkedit.plugins.core.report import RequestReport
 from qkedit.plugins.transformers.attach import attach
 from qkedit.runtime.chat_template import user_turn
@@ -78,13 +79,24 @@ def request_inputs(loaded: LoadedModel, images: Sequence[Image], prompt: str) ->
 
 
 def batch_inputs(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Mapping[str, Any]:
-    """Return the model's inputs for a batch of prompts, padded on the left.
+    """Return the model's inputs for a batch of prompts, padded on the left, and store their pictures with them.
 
     The padding is on the left because generation continues from the last column.
 
     Raises:
         ProcessorFault: the processor does not accept them.
     """
+    inputs = _processed(loaded, prompts)
+
+    def with_others(images: Sequence[Sequence[Image]]) -> Mapping[str, Any]:
+        others = zip(prompts, images, strict=True)
+        return _processed(loaded, [replace(prompt, images=tuple(own)) for prompt, own in others])
+
+    remember_pictures(inputs, Pictures([prompt.images for prompt in prompts], with_others))
+    return inputs
+
+
+def _processed(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Mapping[str, Any]:
     processor = loaded.processor
     settings: dict[str, Any] = {"padding": True, "padding_side": "left"} if len(prompts) > 1 else {}
     if any(prompt.images for prompt in prompts):

@@ -193,9 +193,9 @@ def cost_of_generate(model: Any, request: Request, plugins: tuple[Any, ...]) -> 
 
 def rivals(model: Any, request: Request) -> dict[str, tuple[Any, ...]]:
     """The other methods with their defaults, by name."""
-    named = {
-        name: (plugin_class(name)(),) for name in PLUGINS if name not in ("scr", "dscr", "icd")
-    }  # the sentence of icd needs a tokenizer
+    # The sentence of icd needs a tokenizer, and a second image a processor.
+    left_out = ("scr", "dscr", "icd", "image-contrast", "image-sum")
+    named = {name: (plugin_class(name)(),) for name in PLUGINS if name not in left_out}
     return {"none": (), "none, again": (), **named}
 
 

@@ -18,6 +18,7 @@ from qkedit.errors import QkeditError, memory_that_ran_out
 from qkedit.evaluation.files.records import LENGTH, STOP
 from qkedit.evaluation.runs.backend import EvalRequest, Reply, versions
 from qkedit.images import read_image
+from qkedit.plugins.core.pictures import check_files
 from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.runtime.fingerprint import fingerprint
 from qkedit.runtime.load_options import Placement, recorded_loading
@@ -141,7 +142,7 @@ class LocalModel:
             edit(loaded.model, self.edits) if self.edits else nullcontext(),
             attach(loaded.model, *plugins) if plugins else nullcontext() as attached,
         ):
-            yield _LocalSession(loaded, attached, self.batch_size)
+            yield _LocalSession(loaded, attached, self.batch_size, plugins)
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ class _LocalSession:
     loaded: LoadedModel
     attached: Attachment | None
     batch_size: int
+    plugins: Sequence[Any] = ()
     _warned: Counter[str] = field(default_factory=Counter)
     _first: dict[str, str] = field(default_factory=dict)
 
@@ -177,6 +179,7 @@ class _LocalSession:
         for request in requests:  # all of them first, since a run may take hours to reach the last one
             where = f"{request.task}, question {request.id}"
             refuse_placeholders(self.loaded.processor, request.prompt, where)
+        check_files(self.plugins, dict.fromkeys(request.image for request in requests if request.image is not None))
         for batch in batches(requests, self.batch_size):
             yield from zip(batch, self._answered(batch), strict=True)
 

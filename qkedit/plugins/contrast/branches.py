@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qkedit.errors import UsageError
 from qkedit.plugins.contrast.noise import with_noise
 from qkedit.plugins.contrast.prompts import PER_TOKEN, with_sentence, without_images
+from qkedit.plugins.contrast.second_images import Provider
 from qkedit.plugins.contrast.selection import LeastAttended
 from qkedit.plugins.contrast.text_selection import LeastAttendedText
 from qkedit.plugins.core.decoding import Branch, Generation
 from qkedit.plugins.core.grid import ImageGrids, image_grids
+from qkedit.plugins.core.pictures import pictures_of
 
 # The other arguments of `generate` that belong to a prompt's text; those that belong to images are dropped with them.
 _OF_IMAGES = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes", "image_position_ids")
@@ -22,10 +25,17 @@ _OF_IMAGES = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_s
 
 @dataclass(frozen=True)
 class Begun:
-    """A branch that has begun, and sentences about it to read before trusting the answer."""
+    """A branch that has begun.
+
+    Attributes:
+        branch: the branch.
+        warnings: sentences to read before trusting the answer.
+        contrasted: whether each prompt is contrasted at all; None if all are.
+    """
 
     branch: Branch
     warnings: tuple[str, ...] = ()
+    contrasted: tuple[bool, ...] | None = None
 
 
 StartOfBranch = Callable[[Generation], Begun]
@@ -78,6 +88,23 @@ def least_attended(keep: float, start: int, name: str) -> StartOfBranch:
         return Begun(generation.start_branch({**_prompt(generation), **_images(generation)}, edit), edit.warnings)
 
     return begin
+
+
+def second_image(second: Provider, name: str) -> StartOfBranch:
+    """Return a branch with other images in the same prompts; prompts without images are left alone."""
+
+    def start(generation: Generation) -> Begun:
+        pictures = pictures_of(generation.inputs)
+        if pictures is None:
+            raise UsageError(
+                "the request has pixels, but not the pictures that they were made from",
+                where=name,
+                remedy="answer with qkedit.generate, or call remember_pictures (docs/rivals.md)",
+            )
+        inputs = pictures.inputs_with([[second(picture) for picture in own] for own in pictures.images])
+        return Begun(generation.start_branch(dict(inputs)), contrasted=tuple(map(bool, pictures.images)))
+
+    return start
 
 
 def _prompt(generation: Generation) -> dict[str, Any]:

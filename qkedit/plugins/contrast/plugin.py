@@ -91,6 +91,9 @@ class Contrast(DecodingEdit):
             plausible = logits >= logits.max(dim=-1, keepdim=True).values + math.log(self._plugin.beta)
             edited = edited.masked_fill(~plausible, -torch.inf)
         edited = permuted_changes(edited, logits, self._plugin.control)
+        if self._begun is not None and self._begun.contrasted is not None:
+            contrasted = torch.tensor(self._begun.contrasted, device=logits.device)[:, None]
+            edited = torch.where(contrasted, edited, logits)
         self._choices += len(logits)
         self._changed += int((edited.argmax(dim=-1) != logits.argmax(dim=-1)).sum())
         return edited

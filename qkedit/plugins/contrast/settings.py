@@ -63,7 +63,7 @@ class VCD:
         """Take a model whose images are a grid."""
         return BoundContrast(
             self.name,
-            _constant(self.alpha),
+            constant(self.alpha),
             self.beta,
             noisy_image(self.step, self.seed),
             signal_share=signal_shares()[self.step],
@@ -101,7 +101,7 @@ class ICD:
         """Find the sentence's tokens. Raises UsageError if the tokenizer cannot be loaded."""
         branch = disturbed_prompt(sentence_tokens(self.sentence, self.tokenizer, modules.model))
         return BoundContrast(
-            self.name, _constant(self.alpha), self.beta, branch, control=control_generator(self.control)
+            self.name, constant(self.alpha), self.beta, branch, control=control_generator(self.control)
         )
 
 
@@ -159,7 +159,7 @@ class PAIContrast:
 
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Take a model whose images are a grid."""
-        weights = _constant(self.gamma - 1)
+        weights = constant(self.gamma - 1)
         return BoundContrast(self.name, weights, self.beta, no_image(), control=control_generator(self.control))
 
 
@@ -196,11 +196,12 @@ class SID:
         check_selection(modules, self.start, self.name)
         branch = least_attended(self.keep, self.start, self.name)
         return BoundContrast(
-            self.name, _constant(self.alpha), self.beta, branch, control=control_generator(self.control)
+            self.name, constant(self.alpha), self.beta, branch, control=control_generator(self.control)
         )
 
 
-def _constant(alpha: float) -> Weights | None:
+def constant(alpha: float) -> Weights | None:
+    """Return the weights of a contrast with one α; None for 0."""
     return _contrasting(lambda step: alpha) if alpha > 0 else None
 
 

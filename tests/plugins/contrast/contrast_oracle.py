@@ -18,15 +18,16 @@ def contrasted(
     weight: Callable[[int], float],
     beta: float,
     steps: int,
+    own_weight: float | None = None,
 ) -> tuple[list[int], list[Tensor]]:
-    """The greedy answer to one prompt, and the contrasted logits of every step."""
+    """The greedy answer to one prompt, and the contrasted logits of every step; own ones count 1 + α unless told."""
     answer: list[int] = []
     every: list[Tensor] = []
     for step in range(steps):
         own, other = (whole_text(model, given, answer).logits[0, -1].float() for given in (inputs, branch))
         alpha = weight(step)
         probabilities = own.double().softmax(dim=-1)
-        edited = (1 + alpha) * own - alpha * other
+        edited = (1 + alpha if own_weight is None else own_weight) * own - alpha * other
         edited[probabilities < beta * probabilities.max()] = -torch.inf
         every.append(edited)
         answer.append(int(edited.argmax()))

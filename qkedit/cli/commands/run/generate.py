@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -56,7 +57,8 @@ def generate(
                 raise UsageError("there is no image to describe", where="--image", remedy="give one, or a --prompt")
             output.warn("no image is given, so the model answers from the text alone")
         edits = tuple(str(place) for place in edit or ())
-        run = _Runs(pictures, prompt, max_new_tokens, loading.arguments(context), loading.recorded(context), edits)
+        arguments, recorded = loading.arguments(context), loading.recorded(context)
+        run = _Runs(pictures, prompt, max_new_tokens, arguments, recorded, edits, image or ())
         if compare:
             _compare(output, run, name, model.revision, base, plugins)
             return
@@ -84,17 +86,21 @@ class _Runs:
     loading: Mapping[str, Any]  # arguments of `load`
     recorded: Mapping[str, Any]  # what the result says of them
     edits: tuple[str, ...] = ()  # directories of edits, put into the loaded weights
+    files: Sequence[Path] = ()  # of the pictures
 
     def __call__(self, model: str, revision: str | None, variants: Sequence[_Variant]) -> list[Answer]:
         """Return a model's answers, one per variant."""
+        from qkedit.plugins.core.pictures import check_files
         from qkedit.plugins.settings import make_plugins
         from qkedit.runtime.editing import edit
         from qkedit.runtime.generation import load, respond
 
+        made = [make_plugins(variant.plugins) for variant in variants]
+        for plugins in made:  # before the model is loaded, since that may take minutes
+            check_files(plugins, self.files)
         loaded = load(model, revision=revision, **self.loading)
         answers = []
-        for variant in variants:
-            plugins = make_plugins(variant.plugins)
+        for variant, plugins in zip(variants, made, strict=True):
             with edit(loaded.model, self.edits) if variant.edited else nullcontext():
                 answers.append(
                     respond(loaded, self.pictures, self.prompt, plugins, max_new_tokens=self.max_new_tokens)

@@ -112,6 +112,8 @@ def serve(
         if host not in LOOPBACK and api_key is None:
             output.warn(f"everybody who reaches {host} can use the model; set QKEDIT_API_KEY to ask for a key")
 
+        from qkedit.plugins.core.pictures import check_files
+        from qkedit.plugins.settings import make_plugins
         from qkedit.runtime.generation import load
         from qkedit.serving.http.middleware import LOCAL_NAMES
         from qkedit.serving.http.server_log import log_to
@@ -121,6 +123,7 @@ def serve(
         from qkedit.serving.requests.image_policy import ImagePolicy
         from qkedit.serving.served_model import ServedModel, try_out
 
+        check_files(make_plugins(plugins), None)
         limits = Limits(max_body * MIB, max_images, max_pixels, max_waiting)
         policy = ImagePolicy(limits, _hosts(allow_image_hosts))
         # Before the model is loaded, so that a port in use is reported immediately.

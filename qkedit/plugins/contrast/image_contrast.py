@@ -1,0 +1,110 @@
+"""Contrast with a second image, which the user brings, and the sum with it.
+
+With l the logits for the picture, and l′ those for the same prompt with the second image:
+
+    image-contrast    (1 + α) l − α l′     the formula of VCD, which OA-VCD (arXiv 2602.11737) takes over: the second
+                                           image lacks what the answer should be about
+    image-sum         l + α l′             AGLA (arXiv 2406.12718): the second image shows only what the question is
+                                           about
+
+where l ≥ log β + max l, else −∞.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from qkedit.errors import UsageError
+from qkedit.plugins.contrast.branches import second_image
+from qkedit.plugins.contrast.plugin import BoundContrast, Weights
+from qkedit.plugins.contrast.second_images import ByFileName, Provider, provider_of
+from qkedit.plugins.contrast.settings import check_options, constant
+from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.random_controls import check_control, control_generator
+
+
+@dataclass(frozen=True)
+class ImageContrast:
+    """Settings of the contrast with a second image.
+
+    Attributes:
+        second: the second images: an image, for every picture; a directory with images of the same names; JSON lines
+            `{"image": "street.jpg", "second": "masked/street.png"}`; or in Python a function from a picture to its
+            second image.
+        alpha: α, the weight of the branch; with 0 there is no branch, and only the plausibility cut is left.
+        beta: β, the plausibility cut: tokens less likely than β times the likeliest one are excluded; 0 for no cut.
+        control: the seed of a matched random control, which gives the changes of logits to random tokens among the
+            plausible ones; None for the method itself.
+    """
+
+    name: ClassVar[str] = "image-contrast"
+
+    second: str | Path | Provider = ""
+    alpha: float = 1.0
+    beta: float = 0.1
+    control: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings and find the second images. Raises UsageError."""
+        check_options(self.name, alpha=self.alpha, beta=self.beta)
+        check_control(self.control, self.name)
+        _ = self.provider  # found now, before a model is loaded
+
+    @cached_property
+    def provider(self) -> Provider:
+        """The function from a picture to its second image."""
+        return provider_of(self.second, f"{self.name} second")
+
+    def check_files(self, files: Iterable[Path] | None) -> None:
+        """Check that each file of a picture has a second image of its own. Raises UsageError."""
+        if not isinstance(provider := self.provider, ByFileName):
+            return
+        if files is None:
+            raise provider.unnamed()
+        taken: dict[Path, Path] = {}
+        for picture in files:
+            end, second = provider.file(picture)
+            if not second.is_file():
+                raise UsageError(f"{second} is not a file", where=provider.where, remedy="add it")
+            if (other := taken.setdefault(end, picture)) != picture:
+                raise UsageError(
+                    f"{other} and {picture} would share one second image",
+                    where=provider.where,
+                    remedy=f"give {picture.parent.name}/{picture.name} one of its own",
+                )
+
+    def bind(self, modules: VLMModules) -> BoundContrast:
+        """Take a model whose images are a grid."""
+        return BoundContrast(
+            self.name,
+            self._weights(),
+            self.beta,
+            second_image(self.provider, self.name),
+            control=control_generator(self.control),
+        )
+
+    def _weights(self) -> Weights | None:
+        return constant(self.alpha)
+
+
+@dataclass(frozen=True)
+class ImageSum(ImageContrast):
+    """Settings of the sum with a second image.
+
+    Attributes:
+        second, control: as in the contrast.
+        alpha: α, the weight of the second image's logits.
+        beta: β, the plausibility cut, by the logits for the picture itself.
+    """
+
+    name: ClassVar[str] = "image-sum"
+
+    alpha: float = 2.0
+    beta: float = 0.5
+
+    def _weights(self) -> Weights | None:
+        return (lambda step: (1.0, self.alpha)) if self.alpha > 0 else None

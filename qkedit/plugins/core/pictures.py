@@ -1,0 +1,63 @@
+"""The pictures of a request, for plug-ins that show the model other ones, and the files that they were read from.
+
+`generate` gets only numbers. Whoever makes them from pictures stores both with the prompt's tokens, so that a plug-in
+can have the same prompts processed with other pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# The attribute of a tensor `input_ids`, which alone reaches `generate` as it is.
+_PICTURES = "_qkedit_pictures"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a batch of prompts.
+
+    Attributes:
+        images: the pictures of each prompt, in order; none for a prompt of text.
+        inputs_with: return the model inputs of the same prompts with other pictures, as many for each prompt, padded
+            on the left.
+    """
+
+    images: Sequence[Sequence[Image]]
+    inputs_with: Callable[[Sequence[Sequence[Image]]], Mapping[str, Any]]
+
+
+def remember_pictures(inputs: Mapping[str, Any], pictures: Pictures) -> None:
+    """Store the pictures of model inputs with their tensor `input_ids`, which is passed to `generate`."""
+    setattr(inputs["input_ids"], _PICTURES, pictures)
+
+
+def pictures_of(inputs: Mapping[str, Any]) -> Pictures | None:
+    """Return the pictures of model inputs; None if nobody has stored them."""
+    return getattr(inputs.get("input_ids"), _PICTURES, None)
+
+
+@runtime_checkable
+class ChecksFiles(Protocol):
+    """A plug-in's settings that depend on the files of pictures."""
+
+    def check_files(self, files: Iterable[Path] | None) -> None:
+        """Raise UsageError for pictures that cannot be answered about.
+
+        Args:
+            files: the files of the pictures; None for pictures that come without files, as those of a server do.
+        """
+        ...
+
+
+def check_files(plugins: Iterable[Any], files: Iterable[Path] | None) -> None:
+    """Let every plug-in that depends on files of pictures check them; see `ChecksFiles`. Raises UsageError."""
+    known = None if files is None else tuple(files)
+    for plugin in plugins:
+        if isinstance(plugin, ChecksFiles):
+            plugin.check_files(known)

@@ -1,0 +1,117 @@
+"""Second images are found by file name, and what is missing is one sentence before a model is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from qkedit.errors import UsageError
+from qkedit.images import read_image
+from qkedit.plugins.contrast.image_contrast import ImageContrast
+from qkedit.plugins.contrast.second_images import provider_of
+from qkedit.plugins.core.pictures import check_files
+from qkedit.plugins.settings import PluginSettings, make_plugins, with_absolute_paths
+from tests.cli.command import qkedit
+
+
+def image(file: Path, colour: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), colour).save(file)
+    return file
+
+
+def colour_of(found: Image.Image) -> Any:
+    return found.getpixel((0, 0))
+
+
+RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 128, 0)
+
+
+def test_a_directory_a_list_of_pairs_and_one_image(tmp_path: Path) -> None:
+    street = image(tmp_path / "images/town/street.png", "white")
+    garden = image(tmp_path / "images/garden.png", "white")
+    image(tmp_path / "masked/street.jpg", "red")
+    image(tmp_path / "masked/garden.png", "blue")
+    pairs = tmp_path / "pairs.jsonl"
+    lines = [
+        {"image": "street.png", "second": "masked/garden.png"},
+        {"image": "town/street.png", "second": "masked/street.jpg"},
+        {"image": "garden.png", "second": str(tmp_path / "masked/garden.png")},
+    ]
+    pairs.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    for place in (tmp_path / "masked", str(pairs)):
+        found = [provider_of(place, "second")(read_image(file)) for file in (street, garden)]
+        assert colour_of(found[0])[0] > 250
+        assert colour_of(found[0])[2] < 5
+        assert colour_of(found[1]) == BLUE
+        make = ImageContrast(place)
+        check_files([make], [street, garden, street])
+    # A directory with the same directories in it is asked by the longest part of the path.
+    image(tmp_path / "masked/town/street.png", "green")
+    assert colour_of(provider_of(tmp_path / "masked", "second")(read_image(street))) == GREEN
+    whole = provider_of(tmp_path / "masked/garden.png", "second")
+    assert colour_of(whole(Image.new("RGB", (3, 3)))) == BLUE
+
+
+def test_what_is_missing_or_ambiguous(tmp_path: Path) -> None:
+    masked = tmp_path / "masked"
+    image(masked / "street.png", "red")
+    plugin = ImageContrast(masked)
+    with pytest.raises(UsageError, match=r"masked: has no second image for garden.png; add it"):
+        check_files([plugin], [tmp_path / "street.png", tmp_path / "garden.png"])
+    with pytest.raises(UsageError, match="would share one second image"):
+        check_files([plugin], [tmp_path / "a/street.png", tmp_path / "b/street.png"])
+    image(masked / "street.jpg", "red")
+    with pytest.raises(UsageError, match=r"has 2 second images for street.webp"):
+        check_files([plugin], [tmp_path / "street.webp"])
+    with pytest.raises(UsageError, match="does not come from a file"):
+        check_files([plugin], None)
+    with pytest.raises(UsageError, match="does not come from a file"):
+        plugin.provider(Image.new("RGB", (3, 3)))
+    with pytest.raises(UsageError, match="nowhere"):
+        ImageContrast(tmp_path / "nowhere.png")
+    check_files([ImageContrast(masked / "street.png")], None)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('{"image": "a.png"}', "line 2 is not a pair of images"),
+        ('{"image": "a.png", "second": 3}', "line 2 is not a pair of images"),
+        ("[", "line 2 is not a pair of images"),
+        ('{"image": "street.png", "second": "b.png"}', "line 2 names street.png again"),
+        ('{"image": "garden.png", "second": "gone.png"}', "gone.png is not a file"),
+    ],
+)
+def test_broken_pairs(tmp_path: Path, line: str, sentence: str) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"image": "street.png", "second": "b.png"}\n' + line)
+    with pytest.raises(UsageError, match=sentence):
+        check_files([ImageContrast(pairs)], [Path("garden.png")])
+
+
+def test_paths_beside_the_weights_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "masked").mkdir()
+    monkeypatch.chdir(tmp_path)
+    stored = with_absolute_paths(PluginSettings("image-sum", {"second": "masked"}))
+    assert stored.options == {"second": str(tmp_path / "masked")}
+    (made,) = make_plugins([stored])
+    assert (made.alpha, made.beta) == (2.0, 0.5)
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    """A directory serves a file's question; without its image, nothing is loaded; a server has no file names."""
+    street, garden = (image(tmp_path / f"{name}.png", "white") for name in ("street", "garden"))
+    image(tmp_path / "masked/street.png", "red")
+    named = ("--plugin", f"image-contrast:second={tmp_path / 'masked'},beta=0")
+    short = ("--max-new-tokens", "2", "--device", "cpu")
+    answered = qkedit("generate", "demo", "--image", street, *named, *short, "--json").document
+    assert answered["report"]["plugins"]["image-contrast"]["steps"] == answered["tokens"]
+    missing = qkedit("generate", tmp_path / "no-model", "--image", garden, *named, *short)
+    assert (missing.code, "has no second image for garden.png" in missing.sentence()) == (2, True)
+    served = qkedit("serve", tmp_path / "no-model", *named, "--port", "0")
+    assert (served.code, "does not come from a file" in served.sentence()) == (2, True)
