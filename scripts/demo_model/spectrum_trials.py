@@ -30,6 +30,8 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from qkedit.demo import demo_checkpoint
 
+HELD_OUT_SEED = 1_000_000
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -90,8 +92,8 @@ def new_model(trial: Trial, seed: int) -> LlavaForConditionalGeneration:
     return LlavaForConditionalGeneration(LlavaConfig.from_dict(content)).float()
 
 
-def train(trial: Trial, stage: LanguageStage) -> list[tuple[int, float]]:
-    """Train a stage; return its curve."""
+def train(trial: Trial, stage: LanguageStage, curves: Path) -> None:
+    """Train a stage; append loss and spectra to a file every 50 steps."""
     qk = [weight for layer in projections(stage.language_model) for weight in layer]
     known = set(map(id, qk))
     others = [p for p in stage.modules.parameters() if id(p) not in known]
@@ -103,7 +105,7 @@ def train(trial: Trial, stage: LanguageStage) -> list[tuple[int, float]]:
     else:
         adam.append(of_qk)
     optimizers.append(torch.optim.AdamW(adam, betas=(0.9, 0.98)))
-    curve, losses = [], []
+    losses: list[float] = []
     for step in range(trial.steps):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -116,13 +118,14 @@ def train(trial: Trial, stage: LanguageStage) -> list[tuple[int, float]]:
             optimizer.step()
         losses.append(float(loss.detach()))
         if (step + 1) % 50 == 0:
-            curve.append((step + 1, round(float(np.mean(losses[-50:])), 4)))
             found = spectra(stage.language_model, middle_layers(trial.layers))
-            print(trial.name, curve[-1], {name: round(value, 3) for name, value in found.items()}, flush=True)
-    return curve
+            point = {"name": trial.name, "step": step + 1, "loss": float(np.mean(losses[-50:])), **found}
+            with curves.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(point) + "\n")
+            print(point, flush=True)
 
 
-def run(trial: Trial, data: RenderedScenes, held_out: RenderedScenes, seed: int, held_out_seed: int) -> dict:
+def run(trial: Trial, data: RenderedScenes, held_out: RenderedScenes, seed: int, curves: Path) -> dict:
     """Train a trial on scenes, measure it on others, and return its row."""
     started = time.monotonic()
     settings = Settings(
@@ -138,7 +141,7 @@ def run(trial: Trial, data: RenderedScenes, held_out: RenderedScenes, seed: int,
     initialise(model.model.language_model, trial.qk_std or trial.hidden**-0.5, seed)
     before = spectra(model.model.language_model, middle_layers(trial.layers))
     stage = LanguageStage(model, data, settings)
-    curve = train(trial, stage)
+    train(trial, stage, curves)
     minutes = (time.monotonic() - started) / 60
     middle = middle_layers(trial.layers)
     loss = stage.loss_on(held_out)
@@ -146,7 +149,7 @@ def run(trial: Trial, data: RenderedScenes, held_out: RenderedScenes, seed: int,
     for which in ("top", "random"):
         with without_modes(model.model.language_model, middle, 4, which):
             cost[f"loss_without_{which}_4"] = stage.loss_on(held_out)
-    behaviour = measure(model, len(held_out.kinds), held_out_seed)
+    behaviour = measure(model, len(held_out.kinds), HELD_OUT_SEED)
     return {
         **asdict(trial),
         **{f"initial_{name}": value for name, value in before.items()},
@@ -155,7 +158,6 @@ def run(trial: Trial, data: RenderedScenes, held_out: RenderedScenes, seed: int,
         **cost,
         **behaviour,
         "minutes": minutes,
-        "curve": curve,
     }
 
 
@@ -179,14 +181,31 @@ COLUMNS = {
 
 
 def table(rows: list[dict]) -> str:
-    """Return the trials as a Markdown table."""
+    """Return finished trials as a Markdown table."""
+    return _markdown(["trial", *COLUMNS.values()], [[row["name"], *(row[name] for name in COLUMNS)] for row in rows])
 
+
+def curve_table(points: list[dict]) -> str:
+    """Return, as a Markdown table, what each trial has reached after every hundred steps."""
+    cells = [
+        [point["name"], point["step"], point["loss"], point["top_4"], point["effective_rank"]]
+        for point in points
+        if point["step"] % 100 == 0
+    ]
+    return _markdown(["trial", "step", "loss", "top-4 share", "effective rank"], cells)
+
+
+def rows_of(file: Path) -> list[dict]:
+    """Return the rows of a JSON-lines file."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _markdown(titles: list[str], rows: list[list[object]]) -> str:
     def cell(value: object) -> str:
         return f"{value:.3g}" if isinstance(value, float) else str(value)
 
-    lines = ["| trial | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    lines += [f"| {row['name']} | " + " | ".join(cell(row[name]) for name in COLUMNS) + " |" for row in rows]
-    return "\n".join(lines)
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(cell, row))} |" for row in rows)])
 
 
 def main() -> None:
@@ -202,19 +221,21 @@ def main() -> None:
             parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), help="of all trials")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    file = options.work / "trials.jsonl"
+    file, curves = options.work / "trials.jsonl", options.work / "curves.jsonl"
     if options.run:
         given = {f.name: getattr(options, f.name, None) for f in fields(Trial) if f.name != "name"}
         given = {name: value for name, value in given.items() if value is not None}
         torch.set_num_threads(1)
-        data, held_out = render(options.scenes, 0, 1), render(options.held_out, 1_000_000, 1)
+        data, held_out = render(options.scenes, 0, 1), render(options.held_out, HELD_OUT_SEED, 1)
         for name in options.run:
-            row = run(replace(TRIALS[name], **given), data, held_out, options.seed, 1_000_000)
+            row = run(replace(TRIALS[name], **given), data, held_out, options.seed, curves)
             with file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(row) + "\n")
             print(table([row]), flush=True)
     if options.table:
-        print(table([json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]))
+        for of, made in ((curves, curve_table), (file, table)):
+            if of.exists():
+                print(made(rows_of(of)), end="\n\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaModel
 
-from tests.scripts.loading import SCRIPTS
+from tests.paths import ROOT
+from tests.scripts.loading import SCRIPTS, load_script
 
 HIDDEN, QUERY_HEADS, KEY_HEADS, HEAD_SIZE, LAYERS = 24, 4, 2, 8, 4
 
@@ -100,3 +101,10 @@ def test_an_update_moves_each_head_alike_in_all_directions() -> None:
         assert (step * gradient).sum() < 0
     # As large as Adam's usual step: a root mean square of a fifth of the rate.
     assert float(weight.detach().square().mean().sqrt()) == pytest.approx(0.2 * 0.1, rel=0.25)
+
+
+def test_the_page_has_the_table_of_the_trials() -> None:
+    trials = load_script("spectrum_trials")
+    points = trials.rows_of(SCRIPTS / "demo_model" / "demo_training" / "trials.jsonl")
+    assert trials.curve_table(points) in (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
+    assert {point["name"] for point in points} <= set(trials.TRIALS)
