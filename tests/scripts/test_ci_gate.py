@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 from tests.cli.command import qkedit
-from tests.scripts.loading import SCRIPTS, with_command_on_path
+from tests.scripts.loading import run_script
 
 
 def test_the_loop_leaves_what_a_pipeline_needs(tmp_path: Path) -> None:
-    environment = with_command_on_path(tmp_path) | {
+    settings = {
         "SCENES": "3",
         "BENCHMARKS": "pope.adversarial custom",
         "REQUIRE": "yes_ratio<=1 pope.accuracy>=0",
@@ -21,9 +20,8 @@ def test_the_loop_leaves_what_a_pipeline_needs(tmp_path: Path) -> None:
         "QKEDIT_LIMIT": "2",
         "QKEDIT_MAX_NEW_TOKENS": "2",
     }
-    script = ["sh", SCRIPTS / "ci_gate.sh"]
-    result = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stderr
+    result = run_script("ci_gate.sh", tmp_path, settings)
+    assert result.code == 0, result.stderr
     assert result.stdout.count("\nok ") == 3
     # Settings of our own reach the commands that use them alone; QKEDIT_DEVICE and the like are the caller's.
     assert not {"QKEDIT_BENCHMARK", "QKEDIT_DATA", "QKEDIT_IMAGES"} & set(re.findall(r"QKEDIT_\w+", result.stderr))

@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.command import ROOT
-from tests.scripts.loading import SCRIPTS
+from tests.cli.command import Result
+from tests.scripts.loading import run_script
 
 
-def run(directory: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+def run(directory: Path, **settings: str) -> Result:
     """Run it with `qkedit` on the path."""
-    command = directory / "bin" / "qkedit"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from qkedit.cli.app import run; run()" "$@"\n')
-    command.chmod(0o755)
-    ours = ("MODEL", "LAYERS", "K", "OUT", "ARTEFACTS", "BASE")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_") and name not in ours}
-    environment = kept | {"PATH": f"{command.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    environment |= {"QKEDIT_DEVICE": "cpu", **settings}
-    script = ["sh", SCRIPTS / "ci_steer.sh"]
-    return subprocess.run(script, cwd=directory, env=environment, capture_output=True, text=True, timeout=300)
+    return run_script("ci_steer.sh", directory, {"QKEDIT_DEVICE": "cpu", **settings})
 
 
 def steered(directory: Path, **settings: str) -> dict[str, Any]:
     """Run it; returns the options in the manifest that it leaves."""
     result = run(directory, **settings)
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.stderr
     assert result.stdout == "steered demo into ./edited; artefacts in ./artefacts\n"
     artefacts = directory / "artefacts"
     read = {file.name: json.loads(file.read_text()) for file in artefacts.iterdir()}
@@ -59,7 +47,7 @@ def test_options_come_from_the_environment(
 
 def test_a_step_that_fails_says_why_in_the_log(tmp_path: Path) -> None:
     result = run(tmp_path, LAYERS="99")
-    assert (result.returncode, result.stdout) == (2, "")
+    assert (result.code, result.stdout) == (2, "")
     said = json.loads(result.stderr)
     assert (said["status"], said["error"]["where"]) == ("failed", "layers")
     assert json.loads((tmp_path / "artefacts" / "plan.json").read_text()) == said
