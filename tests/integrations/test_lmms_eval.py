@@ -26,6 +26,7 @@ from qkedit.errors import QkeditError, UsageError
 from qkedit.images import as_rgb
 from qkedit.laboratory.arms import RIVALS
 from qkedit.plugins.config_file import attach_to
+from qkedit.plugins.contrast.image_contrast import ImageContrast
 from qkedit.plugins.scr.plugin import SCR
 from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.plugins.transformers.attach import attach
@@ -141,6 +142,19 @@ def test_plugins_act_and_go(harness: ModuleType) -> None:
         # Attaching again fails if the plug-ins were still there.
         answer = respond(demo, [as_rgb(document["image"])], document["text"], [plugin], max_new_tokens=5)
         assert result.text == answer.text
+
+
+def test_a_second_image_for_every_picture(harness: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "grey.png"
+    Image.new("RGB", (30, 30), "grey").save(file)
+    made = model(harness, plugins=f"image-contrast:second={file}", batch_size=2)
+    demo = made.loaded
+    found = made.generate_until(requests([GREEDY] * 2))
+    made.clean()
+    for document, result in zip(DOCUMENTS, found, strict=False):
+        shown = [as_rgb(document["image"])]
+        alone = respond(demo, shown, document["text"], [ImageContrast(file)], max_new_tokens=5)
+        assert result.text == alone.text
 
 
 @pytest.mark.parametrize("name", RIVALS)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from qkedit.demo.files import write_scenes
+from qkedit.demo.scenes import make_scenes
 from qkedit.errors import UsageError
+from qkedit.evaluation.runs.backend import EvalRequest
+from qkedit.evaluation.runs.local_model import LocalModel, Shared
 from qkedit.images import read_image
 from qkedit.plugins.contrast.image_contrast import ImageContrast
 from qkedit.plugins.contrast.second_images import provider_of
 from qkedit.plugins.core.pictures import check_files
 from qkedit.plugins.settings import PluginSettings, make_plugins, with_absolute_paths
+from qkedit.runtime.generation import respond
 from tests.cli.command import qkedit
+from tests.evaluation.runs.asked import questions
 
 
 def image(file: Path, colour: str) -> Path:
@@ -103,6 +110,34 @@ def test_paths_beside_the_weights_are_absolute(tmp_path: Path, monkeypatch: pyte
     assert (made.alpha, made.beta) == (2.0, 0.5)
 
 
+def test_an_evaluation_compares_and_names_what_is_missing_before_its_first_answer(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    for name in ("street", "garden"):
+        image(images / f"{name}.png", "white")
+        image(tmp_path / f"masked/{name}.png", "red")
+    plugin = PluginSettings("image-contrast", {"second": str(tmp_path / "masked"), "beta": 0.0})
+    asked = [
+        EvalRequest("pope.random", question, question.prompt, images / question.image, 2)
+        for question in (
+            replace(questions()[0], id=str(number), image=f"{name}.png")
+            for number, name in enumerate(("street", "garden", "street"))
+        )
+    ]
+    shared = Shared()
+    backend = LocalModel("demo", plugins=(plugin,), dtype="float32", batch_size=2, shared=shared)
+    with backend.session() as session:
+        found = [reply.text for _, reply in session.answers(asked)]
+        (tmp_path / "masked/garden.png").unlink()
+        with pytest.raises(UsageError, match=r"has no second image for garden.png"):
+            next(session.answers(asked))
+    image(tmp_path / "masked/garden.png", "red")
+    made = make_plugins([plugin])
+    for one, text in zip(asked, found, strict=True):
+        assert one.image is not None
+        assert shared.loaded is not None
+        assert text == respond(shared.loaded, [read_image(one.image)], one.prompt, made, max_new_tokens=2).text
+
+
 def test_on_the_command_line(tmp_path: Path) -> None:
     """A directory serves a file's question; without its image, nothing is loaded; a server has no file names."""
     street, garden = (image(tmp_path / f"{name}.png", "white") for name in ("street", "garden"))
@@ -115,3 +150,18 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert (missing.code, "has no second image for garden.png" in missing.sentence()) == (2, True)
     served = qkedit("serve", tmp_path / "no-model", *named, "--port", "0")
     assert (served.code, "does not come from a file" in served.sentence()) == (2, True)
+
+
+def test_arms_of_an_evaluation(tmp_path: Path) -> None:
+    """Each arm is what it is alone; a picture as its own second image answers as the base does."""
+    write_scenes(list(make_scenes(2, seed=1)), scenes := tmp_path / "scenes")
+    places = ("--data", scenes, "--images", scenes / "images", "--out", tmp_path / "out", "--limit", "3")
+    arms = ("--each", "--plugin", f"image-contrast:second={scenes / 'images'}", "--plugin", "vcd:alpha=0")
+    done = qkedit("eval", "demo", "-b", "pope.random", *places, *arms, "--max-new-tokens", "2", "--device", "cpu")
+    assert done.code == 0, done.stderr
+    answers = {
+        "".join(map(str, sorted(json.loads(line)["answer"] for line in file.read_text("utf-8").splitlines())))
+        for file in (tmp_path / "out").rglob("pope.random.jsonl")
+    }
+    assert len(list((tmp_path / "out").rglob("pope.random.jsonl"))) == 3
+    assert len(answers) == 1
