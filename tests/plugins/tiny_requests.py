@@ -7,6 +7,7 @@ grids are compared with.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -48,6 +49,15 @@ ROWS = {"pixtral": 8, "mistral3": 16}
 ANY_RESOLUTION = ("llava-next", "llava-onevision")
 TILES = ("internvl", "idefics3", "smolvlm")
 ALL = (*PATCHES, *SQUARES, *ROWS, *ANY_RESOLUTION, *TILES)
+
+# Families whose decoder and layout of images are on a path that others take too: Qwen2-VL's and LLaVA-NeXT's.
+SAME_PATHS = ("qwen2.5-vl", "internvl")
+
+
+def distinct(*families: str) -> tuple[str, ...]:
+    """Return the families that take a path of their own through the decoder; all of them if SLOW_TESTS is set."""
+    return families if os.environ.get("SLOW_TESTS") else tuple(name for name in families if name not in SAME_PATHS)
+
 
 # Two images of different shape for each way to lay images out, in the units of `Prompt`.
 SHAPES: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {

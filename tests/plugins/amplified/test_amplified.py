@@ -15,11 +15,11 @@ from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.plugins.amplified.plugin import MiddleLayer, PAIAttention
 from qkedit.plugins.transformers.modules import vlm_modules
 from tests.plugins.greedy import STEPS, generated, one_image_each
-from tests.plugins.tiny_requests import IMAGE, model, request
+from tests.plugins.tiny_requests import IMAGE, distinct, model, request
 from tests.plugins.whole_text import whole_text
 from tests.plugins.written_out_attention import changed_scores
 
-FAMILIES = ("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3", "mistral3", "idefics3")
+FAMILIES = distinct("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3", "mistral3", "idefics3")
 METHODS = {
     "pai-attention": PAIAttention(alpha=0.7, layers="1-3"),
     "middle-layer": MiddleLayer(alpha=0.9, layers="1-3"),

@@ -17,10 +17,10 @@ from qkedit.plugins.early_exit.damo import DAMO
 from qkedit.plugins.scr.plugin import SCR
 from qkedit.plugins.vaf.plugin import VAF
 from tests.plugins.greedy import STEPS, generated, one_image_each
-from tests.plugins.tiny_requests import model, request
+from tests.plugins.tiny_requests import distinct, model, request
 from tests.plugins.whole_text import whole_text
 
-FAMILIES = ("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3")
+FAMILIES = distinct("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3")
 # So that states are replaced in some steps of these models, and in others not.
 SETTINGS = {"tau": 0.0, "beta1": 0.3, "beta2": 0.6, "alpha": 0.4}
 

@@ -16,10 +16,10 @@ from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.plugins.early_exit.deco import DeCo
 from qkedit.plugins.early_exit.dola import DoLa
 from tests.plugins.greedy import STEPS, generated, one_image_each
-from tests.plugins.tiny_requests import model, request
+from tests.plugins.tiny_requests import distinct, model, request
 from tests.plugins.whole_text import whole_text
 
-FAMILIES = ("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3")
+FAMILIES = distinct("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3")
 Formula = Callable[[Tensor, list[Tensor]], Tensor]
 
 

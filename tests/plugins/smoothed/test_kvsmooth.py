@@ -16,11 +16,11 @@ from qkedit.plugins.contrast.settings import VCD
 from qkedit.plugins.smoothed.plugin import KVSmooth
 from qkedit.plugins.transformers.modules import vlm_modules
 from tests.plugins.greedy import STEPS, generated, one_image_each
-from tests.plugins.tiny_requests import model, request, two_prompts
+from tests.plugins.tiny_requests import distinct, model, request, two_prompts
 from tests.plugins.whole_text import whole_text
 from tests.plugins.written_out_attention import attention_by
 
-FAMILIES = ("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3", "mistral3", "idefics3")
+FAMILIES = distinct("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3", "mistral3", "idefics3")
 WINDOW = 3
 PLUGIN = KVSmooth(strength=0.5, spread=0.4, window=WINDOW, layers="1-3")
 

@@ -14,11 +14,13 @@ from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.plugins.transformers.modules import vlm_modules
 from qkedit.plugins.vaf.plugin import VAF
 from tests.plugins.greedy import STEPS, generated, one_image_each
-from tests.plugins.tiny_requests import IMAGE, model, request
+from tests.plugins.tiny_requests import IMAGE, distinct, model, request
 from tests.plugins.whole_text import whole_text
 from tests.plugins.written_out_attention import changed_scores
 
-FAMILIES = ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "llava", "llava-next", "internvl", "gemma3", "mistral3", "idefics3")
+FAMILIES = distinct(
+    "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "llava", "llava-next", "internvl", "gemma3", "mistral3", "idefics3"
+)
 LAYERS, IMAGE_FACTOR, BEFORE_FACTOR = (1, 2), 1.4, 0.7
 
 
