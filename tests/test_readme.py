@@ -84,9 +84,9 @@ def test_every_extra_and_every_linked_file_is_there() -> None:
         assert (ROOT / target).exists(), target
 
 
-def test_the_extra_all_is_all_but_the_tests_and_java_programs() -> None:
+def test_the_extra_all_is_all_but_the_tests_java_programs_and_vllm() -> None:
     extras = PROJECT["optional-dependencies"]
-    others = {"all", "test", "coco-caption"}
+    others = {"all", "test", "coco-caption", "vllm"}
     assert set(extras["all"][0].removeprefix("qkedit[").removesuffix("]").split(",")) == set(extras) - others
 
 
