@@ -26,6 +26,7 @@ from qkedit.plugins.contrast.settings import check_options
 from qkedit.plugins.core.decoding import DecodingEdit, Generation
 from qkedit.plugins.core.generation_limits import OF_A_BRANCH, refuse_settings
 from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.option_limits import check_largest
 from qkedit.plugins.core.random_controls import check_control, control_generator, permuted_changes
 
 
@@ -62,6 +63,7 @@ class CRoPS:
         check_control(self.control, self.name)
         check_options(self.name, decay=self.decay, alpha=self.alpha, beta=self.beta, limit=self.limit)
         check_keep(self.keep, self.name)
+        check_largest(self.name, keep_text=self.keep_text, more_text=self.more_text)
         for option, least in (("keep_text", 1), ("more_text", 0), ("start", 1)):
             if getattr(self, option) < least:
                 raise UsageError(
@@ -115,7 +117,7 @@ class TwoContrasts(DecodingEdit):
         plausible = logits >= likeliest + math.log(settings.beta) if settings.beta > 0 else logits == logits
         own = logits - logits.masked_fill(~plausible, -torch.inf).logsumexp(dim=-1, keepdim=True)
         # Bounded, so that the weight of a very late token is still a number.
-        edited = own + math.expm1(min(settings.decay * self._steps, 80.0)) * (own - text)
+        edited = own + math.expm1(min(settings.decay * self._steps, 60.0)) * (own - text)
         edited = (1 + settings.alpha) * edited - settings.alpha * image
         is_sure = own.max(dim=-1, keepdim=True).values.exp() > settings.limit
         edited = torch.where(is_sure, own, edited).masked_fill(~plausible, -torch.inf)

@@ -15,10 +15,13 @@ from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.plugins.core.decoding import AttentionEdit, Generation
 from qkedit.plugins.core.grid_layouts import image_token
 from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.option_limits import check_largest
 
 
 def check_keep(keep: float, name: str) -> None:
     """Raise UsageError unless this is a number of image tokens, or a share of them below 1."""
+    if isinstance(keep, int) or (math.isfinite(keep) and keep >= 1):
+        check_largest(name, keep=int(keep))
     if not (math.isfinite(keep) and keep > 0 and (keep < 1 or keep == int(keep))):
         raise UsageError(
             f"{keep} is neither a number of tokens nor a share", where=f"{name} keep", remedy="give 100, or 0.25, say"

@@ -15,6 +15,7 @@ import torch
 
 from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.option_limits import check_largest
 from qkedit.plugins.core.prefill import Prefill
 from qkedit.plugins.core.protocol import RequestEdit
 from qkedit.plugins.core.random_controls import check_control, control_generator, random_signs
@@ -68,6 +69,7 @@ class VAF:
         for option in ("image", "before"):
             if not (math.isfinite(value := getattr(self, option)) and value > 0):
                 raise UsageError(f"{value} is not a factor", where=f"vaf {option}", remedy="give 1.15, say")
+            check_largest(self.name, **{option: float(value)})
 
     def bind(self, modules: VLMModules) -> BoundVAF:
         """Check the settings against a model.

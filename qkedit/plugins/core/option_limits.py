@@ -1,0 +1,19 @@
+"""Upper limits of plug-in options, beyond which numbers overflow in a model instead of having an effect."""
+
+from __future__ import annotations
+
+from qkedit.errors import UsageError
+
+# Logits and attention scores of up to 65 times as much stay finite even in float16; published weights are below 10.
+LARGEST_WEIGHT = 1000.0
+# More tokens than any context has, and within the range of every integer type.
+LARGEST_COUNT = 10**9
+
+
+def check_largest(name: str, **options: float) -> None:
+    """Raise UsageError for a weight (a float) or a number of tokens (an int) above the limit."""
+    for option, value in options.items():
+        largest = LARGEST_COUNT if isinstance(value, int) else LARGEST_WEIGHT
+        if value > largest:
+            given = value if abs(value) < LARGEST_COUNT**2 else "this number"
+            raise UsageError(f"{given} is too large", where=f"{name} {option}", remedy=f"give at most {largest:.0f}")

@@ -1,0 +1,40 @@
+"""Options too large to compute with are refused before a model is run."""
+
+import pytest
+
+from qkedit.errors import UsageError
+from qkedit.plugins.settings import make_plugins, parse_plugins
+
+TOKENS = "9" * 400
+
+
+@pytest.mark.parametrize("method", ["vcd", "icd", "sid", "crops", "deco", "pai-attention", "middle-layer"])
+@pytest.mark.parametrize("alpha", ["1001", "1e38", "1e300"])
+def test_no_weight_is_so_large_that_logits_or_scores_overflow(method: str, alpha: str) -> None:
+    with pytest.raises(UsageError, match=rf"^{method} alpha: .* is too large; give at most 1000\.$"):
+        make_plugins(parse_plugins([f"{method}:alpha={alpha}"]) or ())
+
+
+@pytest.mark.parametrize("option", ["m3id:decay", "crops:decay", "pai-contrast:gamma", "vaf:image", "vaf:before"])
+def test_neither_is_another_factor(option: str) -> None:
+    with pytest.raises(UsageError, match="is too large"):
+        make_plugins(parse_plugins([f"{option}=1e38"]) or ())
+
+
+@pytest.mark.parametrize("option", ["sid:keep", "crops:keep", "crops:keep_text", "crops:more_text", "deco:top_k"])
+@pytest.mark.parametrize("count", ["1000000001", "1" + "0" * 30, TOKENS])
+def test_no_count_of_tokens_is_out_of_range_of_an_integer(option: str, count: str) -> None:
+    with pytest.raises(UsageError, match="is too large; give at most 1000000000") as refused:
+        make_plugins(parse_plugins([f"{option}={count}"]) or ())
+    assert len(str(refused.value)) < 100
+
+
+@pytest.mark.parametrize("keep", ["1e300", "1e18"])
+def test_nor_a_count_written_as_a_float(keep: str) -> None:
+    with pytest.raises(UsageError, match=r"sid keep: .* is too large"):
+        make_plugins(parse_plugins([f"sid:keep={keep}"]) or ())
+
+
+@pytest.mark.parametrize("plugin", ["vcd:alpha=1000", "sid:keep=1000000000", "crops:keep=2.0", "vaf:image=1000"])
+def test_the_limits_themselves_are_taken(plugin: str) -> None:
+    assert make_plugins(parse_plugins([plugin]) or ())
