@@ -156,7 +156,7 @@ def main() -> int:
 
 
 def what_is_missing() -> str:
-    """Return what keeps the check from being made, after an attempt to install Java; empty where nothing does."""
+    """Return the reason why the check cannot be made, after an attempt to install Java; empty if it can."""
     if find_spec("pycocoevalcap") is None:
         return "pycocoevalcap is not installed (pip install 'qkedit[coco-caption]')"
     if shutil.which("java") is None and shutil.which("apt-get") and os.geteuid() == 0:

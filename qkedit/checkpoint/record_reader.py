@@ -26,7 +26,7 @@ _SCALARS = {str: "text", int: "a whole number", float: "a number", bool: "true o
 
 @dataclass(frozen=True)
 class Strictness:
-    """What is refused in records, besides missing keys and wrong types."""
+    """The rules by which records are refused, besides missing keys and wrong types."""
 
     unknown_keys: bool  # keys without a field; otherwise they are ignored
     empty: bool  # empty lists and texts

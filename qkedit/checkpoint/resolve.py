@@ -26,7 +26,7 @@ PATH_LIKE = re.compile(r"[.~]?[/\\]|\.\.|~|[A-Za-z]:|.*[\\]|.*/.*/|.*/$")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model is: in a directory or in a repository on the hub.
+    """The place of a model: a directory or a repository on the hub.
 
     Attributes:
         directory: its path; None on the hub.
@@ -40,7 +40,7 @@ class Place:
 
 
 def place_of(model: str) -> Place:
-    """Return where a model is; the hub is not asked.
+    """Return the place of a model, without a request to the hub.
 
     Args:
         model: `demo`, an alias, a directory or a hub id.

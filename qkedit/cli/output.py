@@ -59,7 +59,7 @@ class Output:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether a person is watching standard error."""
+        """True if standard error is a terminal and the output is neither JSON nor quiet."""
         return not (self.as_json or self.quiet) and sys.stderr.isatty()
 
     def warn(self, sentence: str) -> None:

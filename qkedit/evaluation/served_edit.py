@@ -46,7 +46,7 @@ Verdict = Literal["edit", "base", "neither", "unclear"]
 
 @dataclass(frozen=True)
 class ServedEdit:
-    """What an endpoint serves, judged by log probabilities of the probes' tokens.
+    """The model behind an endpoint, judged by log probabilities of the probes' tokens.
 
     Attributes:
         endpoint: the server's URL.
@@ -109,7 +109,7 @@ class ServedEdit:
 
 
 def located(endpoint: str, model: str, base: np.ndarray, edited: np.ndarray, served: np.ndarray) -> ServedEdit:
-    """Return where the served log probabilities are between those of the base and of the edit.
+    """Return the position of the served log probabilities between those of the base and of the edit.
 
     Args:
         endpoint: the server's URL.

@@ -26,7 +26,7 @@ MAX_OFFSET = 10_000_000
 
 
 def rotary_positions(checkpoint: Checkpoint, decoder_name: str, layer: AttentionLayer) -> RotaryPositions | None:
-    """Return how `layer` rotates its heads; None for a layer without positions.
+    """Return the rotation of the heads of `layer`; None for a layer without positions.
 
     Args:
         checkpoint: the checkpoint that has the config.

@@ -50,7 +50,7 @@ class Measure:
 
     @property
     def is_share(self) -> bool:
-        """Whether it is a ratio from 0 to 1, to be shown in percent."""
+        """True if it is a ratio from 0 to 1, to be shown in percent."""
         return self.meaning.unit is Unit.SHARE
 
     @property

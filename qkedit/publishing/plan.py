@@ -81,7 +81,7 @@ class PushPlan:
 
     @property
     def makes_branch(self) -> bool:
-        """Whether the branch will be created."""
+        """True if the branch will be created."""
         exists = self.repository.has_revision if self.repository is not None else False
         return self.options.branch is not None and not exists
 

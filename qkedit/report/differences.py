@@ -1,4 +1,4 @@
-"""What two models differ in, for a terminal of 80 columns and as CSV."""
+"""Show the differences of two models, for a terminal of 80 columns and as CSV."""
 
 from __future__ import annotations
 

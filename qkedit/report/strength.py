@@ -17,7 +17,7 @@ def strength(energy_removed: float) -> str:
 
 
 def energy_sentence(shares: Sequence[float], channel: str) -> str:
-    """Return how much of the products' energy an edit takes, or adds where it is stronger than their removal.
+    """Return the share of the products' energy that an edit takes, or adds if it is stronger than removal.
 
     Args:
         shares: removed, per head; negative where energy was added.

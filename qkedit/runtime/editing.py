@@ -74,7 +74,7 @@ class ModelEdit:
 
     @property
     def enabled(self) -> bool:
-        """Whether the edit is active."""
+        """True if the edit is active."""
         return self._enabled
 
     def enable(self) -> None:

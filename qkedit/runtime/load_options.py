@@ -100,7 +100,7 @@ class Placement:
 
 
 def recorded_loading(device: str, dtype: str, placement: Placement) -> dict[str, Any]:
-    """Return what a record of a run says of how its model was loaded.
+    """Return the part of a run's record that describes how its model was loaded.
 
     Args:
         device: as PyTorch names it; which of several equal ones does not matter.

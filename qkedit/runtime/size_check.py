@@ -70,7 +70,7 @@ def _counts(config: Any) -> Iterator[int]:
 
 
 def _tensors_in(directory: Path) -> int:
-    """Return how many tensors the weights have; a file that cannot be read has none."""
+    """Return the number of tensors in the weights; a file that cannot be read has none."""
     files, count = LocalFiles(directory, follows_links=True), 0
     for file, size in files.sizes().items():
         if file.endswith(".safetensors"):

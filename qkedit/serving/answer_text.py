@@ -58,7 +58,7 @@ class AnswerText:
         return out
 
     def end(self) -> str:
-        """Return what was held back, now that nothing follows."""
+        """Return the text that was held back, now that nothing follows."""
         text = self._blanks + self._cut.end()
         return text.rstrip() if self._begun else text.strip()
 

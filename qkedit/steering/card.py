@@ -138,7 +138,7 @@ def _revision(manifest: Manifest) -> str:
 
 
 def _undo(manifest: Manifest) -> str:
-    """Return how to restore the base: from the kept original bytes, or from the base itself."""
+    """Return the instructions to restore the base: from the kept original bytes, or from the base itself."""
     recorded = recorded_base(manifest)
     if ORIGINALS_FILE in manifest.generated:
         return f"`qkedit revert DIRECTORY` puts back\n  the original bytes, which `{ORIGINALS_FILE}` holds."

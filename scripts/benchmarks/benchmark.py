@@ -99,7 +99,7 @@ def measure_commands(request: Request, repeats: int, rewrite: Callable[[], Comma
 
 
 def settings(plan: SteerPlan, request: Request, repeats: int) -> dict[str, Any]:
-    """Return what was asked for and how much work it is."""
+    """Return the settings of the benchmark and the amount of work."""
     return {
         "model": plan.checkpoint.files.name,
         "layers": request.layers,

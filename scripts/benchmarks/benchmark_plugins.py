@@ -200,7 +200,7 @@ def rivals(model: Any, request: Request) -> dict[str, tuple[Any, ...]]:
 
 
 def variants(model: Any, request: Request) -> dict[str, tuple[Any, ...]]:
-    """What is compared, by name."""
+    """Return the variants to compare, by name."""
     depth = torch.linspace(0, 1, request.rows * request.columns).view(request.rows, request.columns)
     layers = model.config.text_config.num_hidden_layers
     last = SCR().bind(vlm_modules(model)).scored[-1]

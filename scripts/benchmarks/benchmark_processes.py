@@ -38,7 +38,7 @@ class ProofFailedError(Exception):
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found: seconds of whole runs by the number of processes, and how a killed run ended."""
+    """The results: seconds of whole runs by the number of processes, and how a killed run ended."""
 
     seconds: dict[int, Timing]
     files: int

@@ -236,12 +236,12 @@ def markdown(made: Mapping[str, Task], found: Mapping[str, Sequence[Measured]], 
             f"{machine['processor']}, {machine['cores']} cores, {machine['kernel']}, Python {machine['python']}, "
             f"qkedit {machine['libraries']['qkedit']}, {machine['date']}, load {machine['load_average']:.2f}.",
             "",
-            "| benchmark | answers | seconds | of a processor | µs an answer | peak memory |",
+            "| benchmark | answers | seconds | processor seconds | µs per answer | peak memory |",
             "|---|---|---|---|---|---|",
             *rows,
             "",
-            "Medians, fastest and slowest in brackets. Seconds of a processor are what the command took of one, "
-            "and microseconds are made of them. On a machine that does nothing else both seconds are the same.",
+            "Medians, fastest and slowest in brackets. Processor seconds are the command's processor time, "
+            "from which the microseconds are computed. On an idle machine both columns of seconds are equal.",
             "",
         ]
     )

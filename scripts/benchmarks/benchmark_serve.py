@@ -58,7 +58,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of a server that was treated badly, once.
+    """The outcome of one trial in which a server was treated badly.
 
     Attributes:
         count: how many requests.
@@ -118,7 +118,7 @@ def tried(server: Server, count: int, attempt: Callable[[], Counter[str]]) -> Tr
 
 
 def hang_ups(server: Server, body: Mapping[str, Any], count: int) -> Counter[str]:
-    """Leave so many streams of up to 1,000 tokens, eight at a time, and count the tokens that were made for them."""
+    """Abandon streams of up to 1,000 tokens, eight at a time, and count the tokens generated for them."""
     before = server.counter("qkedit_answer_tokens_total")
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda _: server.hang_up({**body, "max_tokens": 1000}), range(count)))
@@ -127,12 +127,12 @@ def hang_ups(server: Server, body: Mapping[str, Any], count: int) -> Counter[str
 
 
 def statuses(server: Server, bodies: Sequence[bytes]) -> Counter[str]:
-    """Send bodies, and count the statuses they are answered with."""
+    """Send bodies, and count the status codes of the answers."""
     return Counter(f"status {server.post(body)[0]}" for body in bodies)
 
 
 def bomb() -> bytes:
-    """A PNG of 10 000 × 10 000 black pixels, in colour."""
+    """Return a PNG of 10 000 × 10 000 black RGB pixels."""
     return png(Image.new("RGB", (10_000, 10_000)))
 
 
@@ -153,7 +153,7 @@ def killed(model: str, arguments: Sequence[str], body: Mapping[str, Any], log: P
 
 
 def markdown(found: Mapping[str, Any]) -> str:
-    """Everything as tables."""
+    """Return all results as Markdown tables."""
     lines = []
     for longest, of in found["cost"].items():
         base = of["timings"]["transformers serve"]["processor"]["median"]
@@ -187,7 +187,7 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 
 def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """All of it."""
+    """Run the whole benchmark."""
     file = options.image.read_bytes() if options.image else demo_picture()
     with Image.open(options.image) if options.image else Image.new("L", (112, 112)) as image:
         depth = np.add.outer(np.arange(image.height), np.arange(image.width)).astype(np.float32)

@@ -42,7 +42,7 @@ def main() -> None:
     query = (torch.randn(HEADS, HEAD_SIZE, HIDDEN, generator=generator) * 0.02).bfloat16()
     key = (torch.randn(KEY_HEADS, HEAD_SIZE, HIDDEN, generator=generator) * 0.02).bfloat16()
     print(f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    print("| choice | ms a layer |\n|---|---|")
+    print("| choice | ms per layer |\n|---|---|")
     for name, action in (*gram_precisions(query), *piece_sizes(query, key)):
         print(f"| {name} | {median_ms(action):.0f} |")
     for neighbour in (False, True):

@@ -139,7 +139,7 @@ def coherence(demo: LoadedModel, scenes: Sequence[Scene]) -> Iterator[str]:
 
 
 def reports_of(demo: LoadedModel, scenes: Sequence[Scene], *plugins: Any) -> list[Mapping[str, Any]]:
-    """What the plug-ins report of the caption prompt about each scene."""
+    """Return the plug-ins' reports on the caption prompt about each scene."""
     with torch.no_grad(), qkedit.attach(demo.model, *plugins) as attached:
         for scene in scenes:
             demo.model(**request_inputs(demo, [Image.fromarray(scene.image)], CAPTION_PROMPT))

@@ -35,7 +35,7 @@ HELD_OUT_SEED = 1_000_000
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial trains, and how; the defaults take a few minutes on one core.
+    """The settings of a trial; the defaults take a few minutes on one core.
 
     Attributes:
         name: in the table.

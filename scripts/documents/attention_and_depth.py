@@ -59,7 +59,7 @@ Found = Mapping[tuple[str, str, str], Sequence[MeasuredItem]]
 
 @dataclass(frozen=True)
 class Depth:
-    """What was measured with depth questions: the questions, forced choices, and the run of `eval`."""
+    """The measurements with depth questions: the questions, forced choices, and the run of `eval`."""
 
     questions: Sequence[DepthQuestion]
     found: Found

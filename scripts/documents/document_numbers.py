@@ -42,7 +42,7 @@ def numbers() -> dict[str, str]:
 
 
 def _sizes(package: Path) -> dict[str, str]:
-    """Return how many modules the largest folder has, and how many lines the longest module, up to the next ten."""
+    """Return the modules of the largest folder and the lines of the longest module, rounded up to tens."""
     files = [file for file in package.rglob("*.py") if file.name != "__init__.py"]
     folders = Counter(file.parent for file in files)
     return {

@@ -82,14 +82,14 @@ def tensor(directory: Path, ending: str = QUERY) -> Any:
 
 
 def nearness(found: Any, base: Path, edited: Path) -> str:
-    """How near a converted query projection is to the edited one, against how far the edit moved it."""
+    """Return the distance of a converted query projection from the edited one, next to how far the edit moved it."""
     before, after = tensor(base), tensor(edited)
     error, moved = (float((other - after).norm() / after.norm()) for other in (found, before))
     return f"edited queries within {error:.1%} of their norm (the edit moved them by {moved:.1%})"
 
 
 def refusal(directory: Path) -> str:
-    """What `qkedit steer` says of a converted model."""
+    """Return the message of `qkedit steer` for a converted model."""
     import qkedit
 
     try:

@@ -22,7 +22,7 @@ ALIKE = 3
 
 @dataclass
 class Tally:
-    """What became of the inputs so far.
+    """The outcomes of the inputs so far.
 
     Attributes:
         outcomes: how many were accepted, refused …
@@ -39,11 +39,11 @@ class Tally:
 
     @property
     def executions(self) -> int:
-        """Inputs that were tried."""
+        """The number of inputs that were tried."""
         return sum(self.outcomes.values())
 
     def as_dict(self) -> dict[str, object]:
-        """Return it as JSON takes it."""
+        """Return the tally as a JSON object."""
         # dataclasses.asdict would make a counter of pairs out of a counter.
         return {**vars(self), "outcomes": dict(self.outcomes), "executions": self.executions}
 
@@ -97,7 +97,7 @@ def run_target(
 
 
 def try_seed(target: Target, seed: int, writes: Writes | None = None) -> str | dict[str, str | int]:
-    """Try one input. Returns its outcome, or what was found."""
+    """Try one input. Returns its outcome or the finding."""
     peak = peak_megabytes()
     given = target.generate(generator(target, seed))
     try:
@@ -125,7 +125,7 @@ def generator(target: Target, seed: int) -> Random:
 
 
 def save(directory: Path, target: Target, seed: int, found: dict[str, str | int]) -> None:
-    """Write an input and what it found into the directory of findings."""
+    """Write an input and its finding into the directory of findings."""
     directory.mkdir(parents=True, exist_ok=True)
     name = f"{target.name}-{seed}"
     given = as_bytes(target.generate(generator(target, seed)))
@@ -134,7 +134,7 @@ def save(directory: Path, target: Target, seed: int, found: dict[str, str | int]
 
 
 def _words(what: str) -> str:
-    """Return how a finding begins, without what differs from input to input."""
+    """Return the start of a finding, without the words that differ from input to input."""
     return re.sub(r"[^a-zA-Z]+", " ", what)[:100]
 
 

@@ -1,4 +1,4 @@
-"""What a run of the fuzzer came to, as JSON and as a part of the document."""
+"""Write the results of a fuzzing run, as JSON and as a part of the document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one target of the fuzzer is: inputs from a random generator, and a check of what qkedit makes of one."""
+"""A target of the fuzzer: inputs from a random generator, and a check of how qkedit handles one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 
 class Outcome(StrEnum):
-    """What became of an input; anything else is a `Finding`."""
+    """The outcome of an input; anything else is a `Finding`."""
 
     ACCEPTED = "accepted"
     REFUSED = "refused"

@@ -20,7 +20,7 @@ PATIENCE = 4
 
 
 class Hang(BaseException):
-    """An input took too long; no handler of qkedit's may take it for an error."""
+    """Raised if an input takes too long; no handler in qkedit may catch it as an error."""
 
 
 @contextmanager
@@ -48,25 +48,25 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def peak_megabytes() -> int:
-    """Return the most memory that this process has held so far."""
+    """Return the peak memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // _MEGABYTE
 
 
 def held_megabytes() -> int:
-    """Return the memory that this process holds."""
+    """Return the memory that this process holds now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() // _MEGABYTE
 
 
 def limit_memory(megabytes: int) -> None:
-    """Let allocations fail that go far beyond what the process has mapped now, so that the machine survives."""
+    """Make allocations fail far above the memory mapped now, so that the machine survives."""
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (mapped + megabytes * _MEGABYTE, hard))
 
 
 class Writes:
-    """Notes every file outside some directories that this process opens for writing, renames, makes or removes.
+    """Notes every file outside the given directories that this process opens for writing, renames, creates or removes.
 
     Python tells of such calls through audit hooks, which stay for good; only one instance should be made.
     """

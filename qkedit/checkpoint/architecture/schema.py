@@ -22,7 +22,7 @@ from qkedit.checkpoint.record_reader import closest
 
 
 class Rotation(StrEnum):
-    """How positions rotate the heads of a layer.
+    """The way that positions rotate the heads of a layer.
 
     *partial*: only the first dimensions of a head rotate; *interleaved*: pairs are neighbouring dimensions, otherwise
     dimensions half a head apart; *multimodal*: each pair belongs to time, row or column.
@@ -41,17 +41,17 @@ class Rotation(StrEnum):
 
     @property
     def is_partial(self) -> bool:
-        """Whether only a part of each head rotates."""
+        """True if only a part of each head rotates."""
         return "partial" in self.value.split()
 
     @property
     def is_interleaved(self) -> bool:
-        """Whether a pair is two neighbouring dimensions of a head."""
+        """True if a pair is two neighbouring dimensions of a head."""
         return "interleaved" in self.value.split()
 
     @property
     def is_multimodal(self) -> bool:
-        """Whether each pair belongs to time, row or column."""
+        """True if each pair belongs to time, row or column."""
         return "multimodal" in self.value.split()
 
 

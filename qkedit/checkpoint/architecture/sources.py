@@ -49,7 +49,7 @@ class File:
 
     @property
     def is_shipped(self) -> bool:
-        """Whether it comes with qkedit."""
+        """True if it comes with qkedit."""
         return self.source == SHIPPED
 
     @property

@@ -94,7 +94,7 @@ class LoadingFlags(FlagGroup):
         return str(choose_device(self.device))
 
     def recorded(self, context: typer.Context) -> dict[str, Any]:
-        """Return what a command's JSON says of these choices, as `eval` records them."""
+        """Return these choices for a command's JSON, as `eval` records them."""
         from qkedit.runtime.load_options import recorded_loading
 
         return recorded_loading(self.chosen_device(), self.dtype, self.placement(context))

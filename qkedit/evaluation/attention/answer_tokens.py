@@ -1,4 +1,4 @@
-"""Which tokens of an answer a mention consists of: characters of the text → tokens that were generated.
+"""Find the tokens of a mention in an answer: characters of the text → tokens that were generated.
 
 A tokenizer can say which characters a token of a given text has, but a model need not have chosen the tokens into
 which its answer would be split. So the tokens are decoded from the first one on, one more at a time: a token adds the

@@ -89,7 +89,7 @@ class MentionRatio:
 
 @dataclass(frozen=True)
 class AttentionDiagnosis:
-    """Where the tokens of answers attend.
+    """The attention of the tokens of answers.
 
     Attributes:
         answers: the number of answers.

@@ -123,7 +123,7 @@ class _Sum:
 
 @dataclass
 class _Found:
-    """What was found so far in the answers of a model."""
+    """The findings so far in the answers of a model."""
 
     parts: VLMModules
     asked: Subjects
@@ -219,7 +219,7 @@ class _Found:
         )
 
     def _auroc(self, score_of: Callable[[MentionRatio], float | None]) -> Auroc | None:
-        """Return how well a score tells hallucinated mentions; None without ground truth or scores."""
+        """Return the AUROC with which a score tells hallucinated mentions; None without ground truth or scores."""
         judged = [(score, mention) for mention in self.mentions if (score := score_of(mention)) is not None]
         if not judged:
             return None

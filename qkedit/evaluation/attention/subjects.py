@@ -1,4 +1,4 @@
-"""What a diagnosis asks about: image files or scenes of the miniature world, with the objects that they show."""
+"""The subjects of a diagnosis: image files or scenes of the miniature world, with the objects that they show."""
 
 from __future__ import annotations
 

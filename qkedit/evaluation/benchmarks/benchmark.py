@@ -115,7 +115,7 @@ class Benchmark(ABC):
 
     @property
     def single_question_set(self) -> bool:
-        """Whether all splits are parts of one set of questions, so that an id alone identifies a question."""
+        """True if all splits are parts of one set of questions, so that an id alone identifies a question."""
         return bool(self.splits) and not self.ids_restart_per_split
 
     def load_questions(

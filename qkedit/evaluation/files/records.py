@@ -64,12 +64,12 @@ class Answer:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the text is empty or blank."""
+        """True if the text is empty or blank."""
         return not self.text.strip()
 
     @property
     def is_cut(self) -> bool:
-        """Whether something other than the model ended the answer, according to its file."""
+        """True if something other than the model ended the answer, according to its file."""
         reason = self.fields.get(FINISH_REASON)
         return reason not in (None, "") and str(reason).lower() not in _ENDED
 

@@ -61,7 +61,7 @@ class FinishedArms:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to know before trusting the figures."""
+        """The warnings that a reader needs before trusting the figures."""
         of_runs = (f"{name}: {sentence}" for name, run in self.runs.items() for sentence in run.warnings)
         return (*of_runs, *self.against_base.warnings)
 

@@ -1,4 +1,4 @@
-"""What vLLM finds of qkedit by its entry points, and the extension of its workers."""
+"""The functions that vLLM finds by entry points, and the extension of its workers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class WorkerExtension:
         return bind(self.model_runner, document)  # type: ignore[attr-defined]  # the worker's
 
     def qkedit_report(self) -> dict[str, Any]:
-        """Return what the plug-ins of this worker have done."""
+        """Return the reports of this worker's plug-ins."""
         found: dict[str, Any] = self.model_runner.get_model().qkedit_plugins.report()  # type: ignore[attr-defined]
         return found
 

@@ -29,7 +29,7 @@ class Branch(Protocol):
 
 
 class AttentionEdit:
-    """What looks at the attention of a model while it answers, and hides columns from it.
+    """An edit that looks at the attention of a model while it answers, and hides columns from it.
 
     Attributes:
         watched_layers: in which decoder layers `watch_attention` is called.

@@ -155,7 +155,7 @@ class Momentum(DecodingEdit):
 
 @dataclass
 class _Pass:
-    """What one forward pass has seen so far, in all rows.
+    """The state of one forward pass, in all rows.
 
     Attributes:
         is_on: the rows whose states are replaced, `[batch]`.

@@ -142,7 +142,7 @@ class Attachment:
 
     @property
     def needs_images(self) -> bool:
-        """Whether no plug-in acts on a request without images."""
+        """True if no plug-in acts on a request without images."""
         return not self._decoding
 
     def report(self) -> tuple[RequestReport, ...]:

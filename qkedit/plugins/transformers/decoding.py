@@ -45,7 +45,7 @@ def with_decoding(given: Mapping[str, Any], edits: Mapping[str, DecodingEdit]) -
 
 
 class EditedLogits:
-    """What happens after every forward pass of one call of `generate`: the edits of its logits."""
+    """The edits of the logits after every forward pass of one call of `generate`."""
 
     def __init__(self, edits: Sequence[DecodingEdit]) -> None:
         self._edits = [edit for edit in edits if type(edit).edit_logits is not DecodingEdit.edit_logits]
@@ -68,7 +68,7 @@ class EditedLogits:
 
 
 class ReportedLogits:
-    """What happens after every forward pass of a branch: its logits are handed over as they are."""
+    """Hands over the logits of a branch unchanged after every forward pass."""
 
     def __init__(self, forwarded: Callable[[Tensor], None]) -> None:
         self._forwarded = forwarded

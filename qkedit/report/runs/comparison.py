@@ -104,7 +104,7 @@ def _p(p: float | None) -> str:
 
 
 def legend(comparison: RunComparison) -> str:
-    """Return how intervals and p-values were calculated, and what the verdicts mean."""
+    """Return the method of the intervals and p-values, and the meaning of the verdicts."""
     tests = {compared.difference.test for split in comparison.splits for compared in split.metrics}
     names = ["McNemar's exact test for accuracy"] if "mcnemar" in tests else []
     names.append("paired bootstrap over groups" + (" for the other metrics" if names else ""))

@@ -111,7 +111,7 @@ class Interaction:
 
 
 def interaction(query: Tensor, one: Tensor, other: Tensor) -> Interaction:
-    """Return how far two edits of the same heads are from acting on orthogonal directions.
+    """Return the deviation of two edits of the same heads from acting on orthogonal directions.
 
     Args:
         query: the heads before the edits, `[H, d_h, D]`.

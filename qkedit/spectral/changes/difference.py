@@ -1,4 +1,4 @@
-"""How far the query-key products of two models are apart, per head.
+"""The distance between the query-key products of two models, per head.
 
 With queries and keys of the models A and B, `Δ_q = W_qB − W_qA` and `Δ_k = W_kB − W_kA`,
 
@@ -54,7 +54,7 @@ def product_norm(query: Tensor, keys: Tensor) -> Tensor:
 
 
 def product_difference(one: HeadWeights, other: HeadWeights) -> ProductDifference:
-    """Return how far the products of the same heads of two models are apart.
+    """Return the distance between the products of the same heads of two models.
 
     Args:
         one: of A.

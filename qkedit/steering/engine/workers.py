@@ -28,7 +28,7 @@ class Workers:
 
     @property
     def splits(self) -> bool:
-        """Whether to split work into one item per key head; a GPU is faster with a whole layer at once."""
+        """True if work is split into one item per key head; a GPU is faster with a whole layer at once."""
         return self._executor is not None and self._splits
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

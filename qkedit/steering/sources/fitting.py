@@ -34,7 +34,7 @@ def query_layers(checkpoint: Checkpoint) -> dict[str, AttentionLayer]:
 
 
 def known_query_layers(checkpoint: Checkpoint) -> dict[str, AttentionLayer] | None:
-    """Return what `query_layers` does; None, with a warning, for a checkpoint whose architecture is unknown.
+    """Return the result of `query_layers`; None, with a warning, for a checkpoint whose architecture is unknown.
 
     An edited model may be passed on without the user's records of its architecture, and edits of it still be applied.
     """

@@ -104,7 +104,7 @@ def original_bytes(
 
 
 def _kept_beside(files: LocalFiles) -> OriginalBytes:
-    """Return what `KeepingOriginals` wrote; a card that the output holds has its name there."""
+    """Return the original bytes that `KeepingOriginals` wrote; a card that the output holds has its name there."""
     kept = tensors_of(files, ORIGINALS_FILE)
     named = next(filter(_A_CARD.fullmatch, kept), None)
     gave_way = {} if named is None else {CARD_FILE: kept[named]}

@@ -26,7 +26,7 @@ class CommandFailedError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What is measured, and where.
+    """The edit to measure, and the directories to use.
 
     Attributes:
         model: the checkpoint's directory.
@@ -44,12 +44,12 @@ class Request:
 
     @property
     def output(self) -> Path:
-        """Where one full directory at a time is written."""
+        """The path to which one full directory at a time is written."""
         return self.work / "output"
 
     @property
     def delta(self) -> Path:
-        """Where a delta is written."""
+        """The path to which a delta is written."""
         return self.work / "delta"
 
 
@@ -130,21 +130,21 @@ def steer_delta_and_apply(request: Request) -> dict[str, CommandRun]:
 
 
 def dry_run(request: Request) -> CommandRun:
-    """`steer --dry-run`: start-up, headers and config."""
+    """Run `steer --dry-run`: start-up, headers and config."""
     return qkedit([*steer_arguments(request), "--dry-run", "--out", str(request.output)], request.threads)
 
 
 def help_page(request: Request) -> CommandRun:
-    """`qkedit --help`: start-up alone."""
+    """Run `qkedit --help`: start-up alone."""
     return qkedit(["--help"], request.threads)
 
 
 def import_torch(request: Request) -> CommandRun:
-    """What every program that uses torch takes before it does anything."""
+    """Measure the time that every program with torch takes before it does anything."""
     return run_function("torch:get_num_threads", [], request.threads)[0]
 
 
 def steer_arguments(request: Request) -> list[str]:
-    """The `steer` command that is measured, without its output."""
+    """Return the arguments of the measured `steer` command, without its output."""
     edit = ["--layers", request.layers, "--k", str(request.k), "--device", request.device]
     return ["steer", str(request.model), *edit]

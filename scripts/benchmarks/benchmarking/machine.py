@@ -14,7 +14,7 @@ LIBRARIES = ("qkedit", "torch", "numpy", "safetensors", "transformers", "acceler
 
 
 def describe_machine(work: Path, device: str) -> dict[str, Any]:
-    """Return what the figures depend on; `work` is where outputs are written, `device` where the mathematics runs."""
+    """Return the facts that the figures depend on; `work` is the output directory, `device` runs the mathematics."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),

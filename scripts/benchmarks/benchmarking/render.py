@@ -77,7 +77,7 @@ def markdown(benchmark: Benchmark) -> str:
 
 
 def machine_line(machine: Mapping[str, Any]) -> str:
-    """Return what `describe_machine` found, in one line."""
+    """Return the result of `describe_machine` in one line."""
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
     return (
         f"{machine['processor']}, {machine['cores']} cores, {_bytes(machine['memory_bytes'])} of memory, "

@@ -1,4 +1,4 @@
-"""What a benchmark found, as values; every ratio is made here, from the medians shown next to it."""
+"""The results of a benchmark as values; every ratio is made here, from the medians shown next to it."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class Benchmark:
 
     @property
     def ratios(self) -> tuple[Ratio, ...]:
-        """What the benchmark is for."""
+        """The ratios that the benchmark exists to show."""
         return (*self._of_seconds(), *self._of_memory())
 
     def as_dict(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ PACKED = "packed_conversations"
 
 @dataclass(frozen=True)
 class Layout:
-    """How the tokens of a packed sequence are split: a prefix, one caption, then questions up to the end.
+    """The parts of a packed sequence of tokens: a prefix, one caption, then questions up to the end.
 
     Attributes:
         prefix, caption, question: their lengths in tokens.

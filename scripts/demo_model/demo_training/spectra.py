@@ -1,4 +1,4 @@
-"""What training leaves of the rank of query and key weights, and what the dominant modes are good for."""
+"""Measure the rank that training leaves in query and key weights, and the use of the dominant modes."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class LanguageStage:
 
 
 def patch_features(model: LlavaForConditionalGeneration, images: np.ndarray) -> torch.Tensor:
-    """Return what the vision tower makes of pictures, bfloat16 `[N, tokens, hidden]`, before the projector."""
+    """Return the vision tower's features of pictures, bfloat16 `[N, tokens, hidden]`, before the projector."""
     parts = []
     with torch.no_grad():
         for first in range(0, len(images), 256):

@@ -1,4 +1,4 @@
-"""What a server may answer to `qkedit eval --endpoint`."""
+"""Answers that a server may give to `qkedit eval --endpoint`."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from qkedit.checkpoint.io.header import LENGTH_BYTES, parse_json_object, read_he
 
 
 class Header(Target):
-    """What is accepted, the safetensors library must load too."""
+    """Headers; the safetensors library must load all that qkedit accepts."""
 
     name = "header"
     subject = "headers of safetensors files: the length, the JSON, dtypes, shapes, offsets"

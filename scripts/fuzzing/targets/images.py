@@ -15,7 +15,7 @@ from qkedit.serving.requests.image_policy import ImagePolicy
 
 
 class Images(Target):
-    """What is accepted must be an RGB picture within the limits."""
+    """Image bytes; every accepted image must be an RGB picture within the limits."""
 
     name = "images"
     subject = "bytes of PNG, JPEG, GIF, WebP, TIFF and BMP: all modes, broken ones, extreme sizes"

@@ -14,7 +14,7 @@ LAYERS = 28
 
 
 class Layers(Target):
-    """What is accepted must lie inside the model, in ascending order."""
+    """Layer lists; every accepted layer must lie inside the model, in ascending order."""
 
     name = "layers"
     subject = "the grammar of `--layers` and `--heads`"

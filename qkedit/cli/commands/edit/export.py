@@ -15,7 +15,7 @@ from qkedit.cli.output import command
 
 
 class Format(StrEnum):
-    """What an edit can be exported as."""
+    """The formats to which an edit can be exported."""
 
     LORA = "lora"
 

@@ -106,7 +106,7 @@ def _asked(
     variant: str | None,
     limit: int,
 ) -> Subjects:
-    """Return what to ask about. Raises UsageError for nothing, or for two things at once."""
+    """Return the subjects of the questions. Raises UsageError for nothing, or for two things at once."""
     from qkedit.demo.scenes import HELD_OUT_SEED, make_scenes
     from qkedit.evaluation.attention.subjects import of_files, of_scenes
     from qkedit.evaluation.drift import pictures_in

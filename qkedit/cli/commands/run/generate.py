@@ -70,7 +70,7 @@ def generate(
 
 @dataclass(frozen=True)
 class _Variant:
-    """What is added to a loaded model for one answer: plug-ins, and whether the edits."""
+    """The additions to a loaded model for one answer: plug-ins, and the edits if wanted."""
 
     plugins: Sequence[PluginSettings] = ()
     edited: bool = False
