@@ -5,6 +5,7 @@ The command line prints the sentence and exits with `exit_code`; a library calle
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 LONGEST_PART = 5_000
 _KEPT_AT_EACH_END = 2_000
 _LONGEST_SLIP = 100  # characters; a longer word is not a typing error, and slow to compare
+_NUMBER = re.compile(r"\d{101,}")
 # The messages of torch, its GPU libraries and Apple's in a plain RuntimeError.
 _CPU_FULL = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
 _DEVICE_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "MPS backend out of memory")
@@ -26,7 +28,8 @@ class QkeditError(Exception):
         where: the file, tensor, option or layer it concerns; may be empty.
         remedy: what the reader can do now, as an imperative: "download the shard again".
 
-    Each part may quote a file or a request; the middle of a part longer than `LONGEST_PART` is left out.
+    Each part may quote a file or a request; the middle of a part longer than `LONGEST_PART` is left out, and
+    so are the digits of a number after the first 20 if there are more than 100.
     """
 
     exit_code = 1
@@ -72,6 +75,7 @@ class VerificationError(QkeditError):
 
 
 def _bounded(text: str) -> str:
+    text = _NUMBER.sub(lambda digits: f"{digits[0][:20]}… ({len(digits[0])} digits)", text)
     if len(text) <= LONGEST_PART:
         return text
     left_out = len(text) - 2 * _KEPT_AT_EACH_END

@@ -1,12 +1,16 @@
-"""What the documents' Python imports from qkedit is there."""
+"""What the documents' Python imports from qkedit is there, and their commands can be parsed."""
 
 from __future__ import annotations
 
 import re
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
+
+from qkedit.cli.application import made_command
+from tests.test_readme import command_of, commands
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,3 +43,15 @@ def test_imports_are_found() -> None:
     found = [found for file in DOCUMENTS for found in imported(file.read_text("utf-8"))]
     assert ("qkedit.evaluation.benchmarks.benchmark", "Benchmark") in found
     assert not has("qkedit.evaluation", "pope")
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: str(file.name))
+def test_every_command_is_parsed_and_names_its_model_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QKEDIT_CONFIG", raising=False)
+    for line in commands(file.read_text("utf-8")):
+        words = list(takewhile(lambda word: word not in (">", "&&", "|"), (word for word in line if word != "…")))
+        if "--config" in words:
+            continue
+        name = command_of(words)
+        given = made_command(name).make_context(name, words[len(name.split()) :]).params
+        assert not (given.get("argument") and given.get("model")), line

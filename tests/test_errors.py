@@ -17,13 +17,20 @@ def test_nothing_is_left_out_of_what_is_short(what: str, where: str, remedy: str
 
 
 def test_the_middle_is_left_out_of_what_nobody_reads() -> None:
-    whole = "".join(map(str, range(100_000)))
+    whole = "-".join(map(str, range(100_000)))
     error = QkeditError(f"the value {whole} is too long", where=whole, remedy=whole)
     assert len(str(error)) < 3 * LONGEST_PART
-    assert error.what.startswith("the value 0123")
+    assert error.what.startswith("the value 0-1-2-3")
     assert error.what.endswith("99999 is too long")
     assert f"({len(whole) - 4000} characters left out)" in error.where
     assert len(QkeditError("x" * LONGEST_PART).what) == LONGEST_PART
+
+
+def test_nor_are_all_digits_of_a_number() -> None:
+    error = QkeditError(f"-{'7' * 400} is too small", where=f"seed={'1' * 100}", remedy=f"give less than {'8' * 101}")
+    assert error.what == f"-{'7' * 20}… (400 digits) is too small"
+    assert error.where == f"seed={'1' * 100}"
+    assert error.remedy == f"give less than {'8' * 20}… (101 digits)"
 
 
 def test_an_error_passes_between_processes() -> None:

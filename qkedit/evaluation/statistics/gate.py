@@ -167,7 +167,8 @@ def _found(results: Sequence[Measured], path: str, where: str) -> tuple[Measured
             f"{where} has no such metric", where=path, remedy=f"choose among {', '.join(names) or 'another file'}"
         )
     if len(set(names)) == 1:
-        raise UsageError(f"{where} has it {len(names)} times", where=path, remedy="score each split by one rule")
+        remedy = "give one result for each split, scored by one rule"
+        raise UsageError(f"there are {len(names)} such figures", where=path, remedy=remedy)
     raise UsageError(f"could mean {len(names)} figures of {where}", where=path, remedy=f"write {' or '.join(names)}")
 
 

@@ -9,19 +9,18 @@ before the softmax:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from qkedit.errors import UnsupportedForm, UsageError
+from qkedit.errors import UnsupportedForm
 from qkedit.plugins.core.decoding import DecodingEdit, Generation
 from qkedit.plugins.core.generation_limits import OF_EVERY_STEP, refuse_settings
 from qkedit.plugins.core.grid_layouts import image_token
 from qkedit.plugins.core.modules import VLMModules
-from qkedit.plugins.core.option_limits import check_largest
+from qkedit.plugins.core.option_limits import check_weights
 from qkedit.plugins.core.random_controls import check_control, control_generator, random_signs
 from qkedit.plugins.core.report import PluginReport
 from qkedit.selection import check_layers, select_layers
@@ -167,8 +166,6 @@ def _layers(name: str, chosen: str, modules: VLMModules) -> tuple[int, ...]:
 
 
 def _check(name: str, alpha: float, layers: str | None) -> None:
-    if not (math.isfinite(alpha) and alpha >= 0):
-        raise UsageError(f"{alpha} is negative", where=f"{name} alpha", remedy="give 0.2, say")
-    check_largest(name, alpha=float(alpha))
+    check_weights(name, alpha=alpha)
     if layers is not None:
         check_layers(layers, f"{name} layers")

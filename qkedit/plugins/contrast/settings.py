@@ -21,7 +21,7 @@ from qkedit.plugins.contrast.noise import STEPS, signal_shares
 from qkedit.plugins.contrast.plugin import BoundContrast, Weights, sentence_tokens
 from qkedit.plugins.contrast.selection import check_keep, check_selection
 from qkedit.plugins.core.modules import VLMModules
-from qkedit.plugins.core.option_limits import check_largest
+from qkedit.plugins.core.option_limits import check_largest, check_weights
 from qkedit.plugins.core.random_controls import check_control, control_generator
 
 DISTURBING_SENTENCE = "You are a confused object detector."
@@ -151,11 +151,11 @@ class PAIContrast:
 
     def __post_init__(self) -> None:
         """Check the settings. Raises UsageError."""
-        if not (math.isfinite(self.gamma) and self.gamma >= 1):
+        if not self.gamma >= 1:
             raise UsageError(
                 f"{self.gamma} is below 1", where="pai-contrast gamma", remedy="give 1 or more, such as 1.1"
             )
-        check_largest(self.name, gamma=self.gamma)
+        check_largest(self.name, gamma=float(self.gamma))
         check_options(self.name, beta=self.beta)
         check_control(self.control, self.name)
 
@@ -212,10 +212,8 @@ def _contrasting(alpha: Callable[[int], float]) -> Weights:
 
 
 def check_options(name: str, **options: float) -> None:
-    """Check weights and shares. Raises UsageError for one that is negative or too large, or a `beta` above 1."""
-    check_largest(name, **{option: float(value) for option, value in options.items() if math.isfinite(value)})
+    """Check weights and shares. Raises UsageError for one that is no weight, or a `beta` above 1."""
+    check_weights(name, **options)
     for option, value in options.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise UsageError(f"{value} is negative", where=f"{name} {option}", remedy="give 0 or more")
         if option == "beta" and value > 1:
             raise UsageError(f"{value} is not a share", where=f"{name} beta", remedy="give a number from 0 to 1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from qkedit.errors import UsageError
 
 # Logits and attention scores of up to 65 times as much stay finite even in float16; published weights are below 10.
@@ -15,5 +17,14 @@ def check_largest(name: str, **options: float) -> None:
     for option, value in options.items():
         largest = LARGEST_COUNT if isinstance(value, int) else LARGEST_WEIGHT
         if value > largest:
-            given = value if abs(value) < LARGEST_COUNT**2 else "this number"
+            given = value if isinstance(value, float) or value < LARGEST_COUNT**2 else "this number"
             raise UsageError(f"{given} is too large", where=f"{name} {option}", remedy=f"give at most {largest:.0f}")
+
+
+def check_weights(name: str, **options: float) -> None:
+    """Raise UsageError for a weight that is not a number, negative, or above the limit."""
+    for option, value in options.items():
+        if not value >= 0:
+            fact = "is not a number" if math.isnan(value) else "is negative"
+            raise UsageError(f"{value} {fact}", where=f"{name} {option}", remedy="give 0 or more")
+        check_largest(name, **{option: float(value)})

@@ -92,10 +92,14 @@ class DSCR:
             raise UsageError(f"{self.blend} is not a share", where="dscr blend", remedy="give a number from 0 to 1")
         for option in ("depth_sigma", "place_sigma"):
             if not (value := getattr(self, option)) > 0 or math.isinf(value):
-                raise UsageError(f"{value} is not positive", where=f"dscr {option}", remedy="give a value such as 0.6")
+                raise UsageError(
+                    f"{value} is not positive and finite", where=f"dscr {option}", remedy="give a value such as 0.6"
+                )
         for option in ("depth_exponent", "place_exponent"):
             if not (value := getattr(self, option)) >= 0 or math.isinf(value):
-                raise UsageError(f"{value} is negative", where=f"dscr {option}", remedy="give a value such as 0.6")
+                raise UsageError(
+                    f"{value} is negative or not finite", where=f"dscr {option}", remedy="give a value such as 0.6"
+                )
 
     @property
     def kernel(self) -> Kernel:

@@ -13,7 +13,7 @@ from qkedit.errors import UsageError
 from qkedit.plugins.core.decoding import DecodingEdit, Generation
 from qkedit.plugins.core.generation_limits import OF_EVERY_STEP, refuse_settings
 from qkedit.plugins.core.modules import VLMModules
-from qkedit.plugins.core.option_limits import check_largest
+from qkedit.plugins.core.option_limits import check_largest, check_weights
 from qkedit.plugins.core.random_controls import check_control, control_generator, permuted_changes
 from qkedit.plugins.core.report import PluginReport
 from qkedit.plugins.early_exit.layer_logits import LayerLogits
@@ -63,13 +63,12 @@ class DeCo:
         check_control(self.control, self.name)
         if self.layers is not None:
             check_layers(self.layers, "deco layers")
-        if not (math.isfinite(self.alpha) and self.alpha >= 0):
-            raise UsageError(f"{self.alpha} is negative", where="deco alpha", remedy="give 0.6, say")
+        check_weights(self.name, alpha=self.alpha)
         if not 0 < self.top_p <= 1:
             raise UsageError(f"{self.top_p} is not a share", where="deco top_p", remedy="give 0.9, say")
         if self.top_k < 1:
             raise UsageError(f"{self.top_k} tokens are none", where="deco top_k", remedy="give 1 or more")
-        check_largest(self.name, alpha=float(self.alpha), top_k=self.top_k)
+        check_largest(self.name, top_k=self.top_k)
 
     def bind(self, modules: VLMModules) -> BoundDeCo:
         """Check the settings against a model. Raises UsageError for layers that it does not have."""

@@ -145,6 +145,13 @@ def against(text: str, **metrics: float | None) -> Check:
     return found
 
 
+def test_two_results_for_one_split_are_refused_whether_rules_or_files_differ() -> None:
+    with pytest.raises(
+        UsageError, match=r"^f1: there are 2 such figures; give one result for each split, scored by one"
+    ):
+        gate([RESULT[0], RESULT[0]], [parse_requirement("f1>=0.5")])
+
+
 def test_worse_is_more_of_some_metrics_and_less_of_others() -> None:
     assert against("chair_s:0", chair_s=0.45).passed
     assert against("chair_s:0", chair_s=0.50).passed

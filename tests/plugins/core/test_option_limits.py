@@ -1,9 +1,11 @@
 """Options too large to compute with are refused before a model is run."""
 
+import math
+
 import pytest
 
 from qkedit.errors import UsageError
-from qkedit.plugins.settings import make_plugins, parse_plugins
+from qkedit.plugins.settings import PluginSettings, make_plugins, parse_plugins
 
 TOKENS = "9" * 400
 
@@ -33,6 +35,37 @@ def test_no_count_of_tokens_is_out_of_range_of_an_integer(option: str, count: st
 def test_nor_a_count_written_as_a_float(keep: str) -> None:
     with pytest.raises(UsageError, match=r"sid keep: .* is too large"):
         make_plugins(parse_plugins([f"sid:keep={keep}"]) or ())
+
+
+@pytest.mark.parametrize("name", ["vcd", "image-sum", "crops", "deco", "pai-attention", "middle-layer"])
+@pytest.mark.parametrize(
+    ("alpha", "fact"),
+    [
+        (math.inf, "inf is too large; give at most 1000"),
+        (math.nan, "nan is not a number; give 0 or more"),
+        (-math.inf, "-inf is negative; give 0 or more"),
+        (-1.0, "-1.0 is negative; give 0 or more"),
+    ],
+)
+def test_python_may_give_a_weight_that_is_none(name: str, alpha: float, fact: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        make_plugins([PluginSettings(name, {"alpha": alpha, **({"second": "a.png"} if name == "image-sum" else {})})])
+    assert str(refused.value) == f"{name} alpha: {fact}."
+
+
+def test_an_infinite_gamma_is_not_below_1() -> None:
+    with pytest.raises(UsageError, match=r"^pai-contrast gamma: inf is too large; give at most 1000\.$"):
+        make_plugins([PluginSettings("pai-contrast", {"gamma": math.inf})])
+
+
+@pytest.mark.parametrize(
+    "option", ["vcd:control={}", "vcd:seed={}", "scr:seed={}", "sid:start=-{}", "vcd:step={}", "kvsmooth:window=-{}"]
+)
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_no_refusal_quotes_hundreds_of_digits(option: str, digits: int) -> None:
+    with pytest.raises(UsageError, match=rf"\({digits} digits\)") as refused:
+        make_plugins(parse_plugins([option.format("9" * digits)]) or ())
+    assert len(str(refused.value)) < 150
 
 
 @pytest.mark.parametrize("plugin", ["vcd:alpha=1000", "sid:keep=1000000000", "crops:keep=2.0", "vaf:image=1000"])

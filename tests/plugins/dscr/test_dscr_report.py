@@ -90,6 +90,7 @@ def test_a_mix_of_everything_is_warned_of(options: dict[str, Any], warned: list[
         ({"refine": "queries"}, "keys or values or both"),
         ({"blend": 1.5}, "0 to 1"),
         ({"depth_sigma": 0.0}, "positive"),
+        ({"depth_exponent": float("inf")}, "inf is negative or not finite"),
         ({"place_exponent": float("nan")}, "negative"),
         ({"layers": "3-1"}, "layers"),
         ({"depth": torch.zeros(3)}, "shape"),
