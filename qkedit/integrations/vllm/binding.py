@@ -62,7 +62,11 @@ class WorkerPlugins:
 
     def run(self, run: Run, embeddings: Tensor | None) -> Any:
         """Return the model's output for a step."""
-        prompts = None if embeddings is None else self._whole_prompts()
+        try:
+            prompts = None if embeddings is None else self._whole_prompts()
+        except Exception as error:
+            self.editor.note_failure(error, 1)
+            prompts = None
         if prompts is None or embeddings is None:
             return run(embeddings)  # type: ignore[arg-type]  # a step of token ids
         from vllm.forward_context import get_forward_context

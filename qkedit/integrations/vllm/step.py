@@ -148,7 +148,7 @@ class StepEditor:
         try:
             edits = self._started(prompts, run, embeddings)
         except Exception as error:
-            self._failed(error, len(prompts.prompts))
+            self.note_failure(error, len(prompts.prompts))
             return run(embeddings)
         self.counts["edited"] += len(prompts.prompts)
         with ExitStack() as stack:
@@ -249,9 +249,10 @@ class StepEditor:
         try:
             yield
         except Exception as error:
-            self._failed(error, 1)
+            self.note_failure(error, 1)
 
-    def _failed(self, error: Exception, prompts: int) -> None:
+    def note_failure(self, error: Exception, prompts: int) -> None:
+        """Count prompts that ran without plug-ins, and remember the reason for the worker's report."""
         self.counts["failed"] += prompts
         self.failure = first_line(error)
         _logger.error("prompts ran without plug-ins (%s)", self.failure)
