@@ -340,20 +340,16 @@ def _while_a_class_is_made() -> None:
 
 @pytest.mark.parametrize("where", ["application", "Typer", "import", "Abort"])
 def test_ctrl_c_before_the_command_begins(base: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    def fail(*_: Any) -> Any:
-        def run(**settings: Any) -> int:
-            if where == "import":
-                _while_a_class_is_made()  # which Python makes a RuntimeError of, up to 3.11
-            raise typer.Abort if where == "Abort" else KeyboardInterrupt
-
-        if where == "application":
-            raise KeyboardInterrupt
-        # Typer itself returns the code, and says nothing.
-        return (lambda **settings: 130) if where == "Typer" else run
+    def fail(words: list[str]) -> int:
+        if where == "Typer":
+            return 130  # Typer itself returns the code, and says nothing
+        if where == "import":
+            _while_a_class_is_made()  # which Python makes a RuntimeError of, up to 3.11
+        raise typer.Abort if where == "Abort" else KeyboardInterrupt
 
     monkeypatch.setattr(output.Interrupted, "was_said", False)
 
-    monkeypatch.setattr(main, "application", fail)
+    monkeypatch.setattr(main.application, "run", fail)
     result = qkedit("steer", base, "--dry-run")
     assert result.code == 130
     assert "interrupted" in result.sentence()

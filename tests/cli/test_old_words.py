@@ -75,8 +75,8 @@ def test_help_and_errors_know_the_new_words_alone() -> None:
     shown = qkedit("--help").stdout
     panel = shown[shown.index("Run it, with plug-ins") : shown.index("Measure what")]
     new = ["generate", "serve", "plugins", "kv-coherence", "attention"]
-    assert [word for word in new if f"│ {word} " in panel] == new
-    assert not any(f"│ {word} " in shown for word in RENAMED)
+    assert [word for word in new if f"\n  {word} " in panel] == new
+    assert not any(f"\n  {word} " in shown for word in RENAMED)
     assert "--picture" not in qkedit("kv-coherence", "--help").stdout
     wrong = qkedit("plugins", "add", "scr", "--model")
     assert (wrong.code, "see `qkedit plugins add --help`" in wrong.stderr) == (2, True)
