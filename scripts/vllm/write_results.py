@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "vllm.md"
+BEGIN, END = (f"<!-- result of scripts/vllm/write_results.py: {edge} -->" for edge in ("begin", "end"))
 NAMES = {"demo": "LLaVA (the demo)", "qwen2_vl": "Qwen2-VL (tiny)"}
 
 
@@ -30,10 +31,10 @@ def table(files: list[Path], date: str) -> str:
 
 def main() -> int:
     date, *files = sys.argv[1:]
-    text = DOCUMENT.read_text()
-    begin, end = "<!--compared-->\n", "<!--/-->"
-    found = re.sub(f"(?s){begin}.*?{end}", lambda match: begin + table([*map(Path, files)], date) + f"\n{end}", text)
-    DOCUMENT.write_text(found)
+    text = DOCUMENT.read_text(encoding="utf-8")
+    written = f"{BEGIN}\n\n{table([*map(Path, files)], date)}\n\n{END}"
+    text = re.sub(f"(?s){re.escape(BEGIN)}.*?{re.escape(END)}", lambda match: written, text)
+    DOCUMENT.write_text(text, encoding="utf-8")
     return 0
 
 

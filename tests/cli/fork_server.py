@@ -51,7 +51,9 @@ def main() -> None:
         for outputs, environment in zip(order["outputs"], order["environments"], strict=True):
             child = os.fork()
             if not child:
+                # A background job may be born deaf to these.
                 signal.signal(signal.SIGINT, signal.default_int_handler)
+                signal.signal(signal.SIGHUP, signal.SIG_DFL)
                 run_child(order, outputs, environment)
             children.append(child)
         print(*children, flush=True)
