@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from importlib import import_module
-from typing import Any
-
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaModel
 
+from tests.demo.training_modules import part, scripts_on_the_path
 from tests.paths import ROOT
 from tests.scripts.loading import SCRIPTS, load_script
 
+__all__ = ["scripts_on_the_path"]  # a fixture
+
 HIDDEN, QUERY_HEADS, KEY_HEADS, HEAD_SIZE, LAYERS = 24, 4, 2, 8, 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def scripts_on_the_path() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS / "demo_model"))
-        yield
-
-
-def part(name: str) -> Any:
-    return import_module(f"demo_training.{name}")
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +15,13 @@ from torch.nn import functional
 
 from qkedit.demo import demo_checkpoint
 from qkedit.demo.scenes import make_scenes
+from tests.demo.training_modules import part, scripts_on_the_path
 from tests.scripts.loading import SCRIPTS, load_script
+
+__all__ = ["scripts_on_the_path"]  # a fixture
 
 TINY = ["--scenes", "8", "--vision-steps", "4", "--vision-batch", "4", "--language-steps", "4"]
 TINY += ["--language-batch", "2", "--held-out", "1", "--threads", "1"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def scripts_on_the_path() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS / "demo_model"))
-        yield
-
-
-def part(name: str) -> Any:
-    return import_module(f"demo_training.{name}")
 
 
 def test_a_packed_loss_is_that_of_single_requests() -> None:

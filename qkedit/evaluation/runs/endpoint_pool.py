@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 from qkedit.errors import UsageError
-from qkedit.evaluation.runs.backend import versions
 from qkedit.evaluation.runs.endpoint import Endpoint
 from qkedit.evaluation.runs.endpoint_session import EndpointSession, Unreachable
 
@@ -63,13 +62,8 @@ class EndpointPool:
 
     def identity(self) -> dict[str, Any]:
         """See `Backend`."""
-        images = self.endpoints[0].images
-        return {
-            "endpoint": sorted(endpoint.base_url for endpoint in self.endpoints),
-            "endpoint_model": self.served_model,
-            **({} if images is None else {"image_urls": images.url}),
-            "libraries": versions("openai"),
-        }
+        of_one = self._with(model=self.served_model).endpoints[0].identity()
+        return of_one | {"endpoint": sorted(endpoint.base_url for endpoint in self.endpoints)}
 
     def or_as_recorded(self, run: Mapping[str, Any]) -> EndpointPool:
         """Return these servers, with the model's name from the record of an earlier run if none of them answers.
