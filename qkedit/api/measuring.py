@@ -285,7 +285,7 @@ def attention(
     from qkedit.demo.scenes import HELD_OUT_SEED, make_scenes
     from qkedit.errors import UsageError
     from qkedit.evaluation.attention.measure import diagnose
-    from qkedit.evaluation.attention.subjects import of_files, of_scenes
+    from qkedit.evaluation.attention.prompt_images import of_files, of_scenes
     from qkedit.evaluation.drift import pictures_in
     from qkedit.plugins.settings import parse_plugins
 

@@ -38,7 +38,7 @@ from qkedit.laboratory.depth_choices import (
     TRUE_DEPTH,
     forced_choices,
 )
-from qkedit.report.attention_picture import attention_picture
+from qkedit.report.attention_plot import attention_plot
 from qkedit.report.attention_table import KINDS, figures, sentences
 from qkedit.runtime.generation import load
 
@@ -79,8 +79,8 @@ def main() -> None:
     document = arguments.docs / "laboratory.md"
     started = time.monotonic()
     attention = qkedit.attention(arguments.model, scenes=arguments.scenes, batch_size=32, dtype="float32")
-    picture = attention_picture(attention, f"{arguments.model}, {arguments.scenes} scenes", "png")
-    (arguments.docs / "images" / "laboratory-attention.png").write_bytes(picture)
+    plot = attention_plot(attention, f"{arguments.model}, {arguments.scenes} scenes", "png")
+    (arguments.docs / "images" / "laboratory-attention.png").write_bytes(plot)
     lines = [*attention_lines(attention), "", _where(arguments.work, time.monotonic() - started)]
     text = with_section(document.read_text("utf-8"), SCRIPT, ATTENTION, lines)
     started = time.monotonic()

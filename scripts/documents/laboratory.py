@@ -129,7 +129,7 @@ def measure(arguments: argparse.Namespace) -> None:
     images = {
         "laboratory-arms.png": arms_plot(demonstration.rows, f"{layers}, {shown.count} scenes", "png"),
         "laboratory-sweep.png": sweep_plot(report, "png"),
-        "laboratory-spectra.png": spectra.picture(rows, twin),
+        "laboratory-spectra.png": spectra.plot(rows, twin),
     }
     for name, content in images.items():
         (arguments.docs / "images" / name).write_bytes(content)

@@ -282,7 +282,7 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_model_is_loaded(
 
     monkeypatch.setattr("qkedit.runtime.generation.load", load)
     if not matplotlib:
-        monkeypatch.setattr("qkedit.report.pictures.find_spec", lambda name: None)
+        monkeypatch.setattr("qkedit.report.plots.find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.png").mkdir()
     result = qkedit("kv-coherence", "demo", "--device", "cpu", "--image", image, "--plot", picture)

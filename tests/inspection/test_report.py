@@ -18,7 +18,7 @@ from qkedit.inspection.comparison import Comparison, HeadComparison, LayerCompar
 from qkedit.inspection.spectra import Inspection, KeptShare, LayerSpectra
 from qkedit.inspection.suggestion import suggest
 from qkedit.report.files import check_target, write_file
-from qkedit.report.pictures import check_picture, picture_format, require_matplotlib
+from qkedit.report.plots import check_plot, plot_format, require_matplotlib
 from qkedit.report.spectra.csv_file import comparison_csv, spectra_csv
 from qkedit.report.spectra.page import spectra_page
 from qkedit.report.spectra.plot import spectra_plot
@@ -273,18 +273,18 @@ def test_places_that_cannot_be_written_are_refused_beforehand(tmp_path: Path) ->
 
 
 def test_a_missing_matplotlib_is_said_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qkedit.report.pictures.find_spec", lambda name: None)
+    monkeypatch.setattr("qkedit.report.plots.find_spec", lambda name: None)
     with pytest.raises(QkeditError, match="matplotlib is not installed") as caught:
         require_matplotlib()
     assert "qkedit[plot]" in caught.value.remedy
     with pytest.raises(QkeditError, match=r"^--picture: matplotlib is not installed"):
-        check_picture(tmp_path / "keys.png", "--picture")
+        check_plot(tmp_path / "keys.png", "--picture")
 
 
 def test_pictures_are_checked_as_other_files_are_and_named_by_their_format(tmp_path: Path) -> None:
     for name, expected in (("keys.png", "png"), ("keys.SVG", "svg"), ("a.b.pdf", "pdf")):
-        check_picture(tmp_path / name, "--picture")
-        assert picture_format(tmp_path / name) == expected
+        check_plot(tmp_path / name, "--picture")
+        assert plot_format(tmp_path / name) == expected
     for name, message in (("keys.jpg", ".png or .svg or .pdf"), ("missing/keys.png", "no directory")):
         with pytest.raises(UsageError, match=f"^--picture: .*{message}"):
-            check_picture(tmp_path / name, "--picture")
+            check_plot(tmp_path / name, "--picture")

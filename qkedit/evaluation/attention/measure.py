@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from qkedit.errors import UsageError
 from qkedit.evaluation.attention.answer_tokens import token_ranges, tokens_of
 from qkedit.evaluation.attention.diagnosis import AttentionDiagnosis, LayerAttention, MentionRatio, Shares
-from qkedit.evaluation.attention.subjects import Subject, Subjects
+from qkedit.evaluation.attention.prompt_images import AskedImages, PromptImages
 from qkedit.evaluation.statistics.auroc import Auroc, auroc
 from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.prompts import CAPTION_PROMPT
@@ -37,7 +37,7 @@ MAX_NEW_TOKENS = 128
 
 def diagnose(
     model: str,
-    asked: Subjects,
+    asked: AskedImages,
     *,
     prompt: str = CAPTION_PROMPT,
     plugins: Sequence[PluginSettings] = (),
@@ -71,26 +71,24 @@ def diagnose(
 
     if edits:
         open_edits(edits)  # what is not an edit is said before the model is loaded
-    if not asked.subjects:
+    if not asked.prompts:
         raise UsageError("there are no images", where="--images", remedy="name a directory with pictures")
-    for subject in asked.subjects:
-        subject.images()  # what is not a picture is said before the model is loaded
+    for shown in asked.prompts:
+        shown.images()  # what is not a picture is said before the model is loaded
     loaded = load(model, **loading)
     found = _Found(vlm_modules(loaded.model), asked)
     with edit(loaded.model, edits) if edits else nullcontext():
-        for start in range(0, len(asked.subjects), batch_size):
-            subjects = asked.subjects[start : start + batch_size]
-            for subject, answer in zip(
-                subjects, _answers(loaded, subjects, prompt, plugins, max_new_tokens), strict=True
-            ):
-                found.add(loaded, subject, answer)
-            on_answer(start + len(subjects), len(asked.subjects))
+        for start in range(0, len(asked.prompts), batch_size):
+            batch = asked.prompts[start : start + batch_size]
+            for shown, answer in zip(batch, _answers(loaded, batch, prompt, plugins, max_new_tokens), strict=True):
+                found.add(loaded, shown, answer)
+            on_answer(start + len(batch), len(asked.prompts))
     return found.diagnosis(loaded.template_record)
 
 
 def _answers(
     loaded: LoadedModel,
-    subjects: Sequence[Subject],
+    batch: Sequence[PromptImages],
     prompt: str,
     plugins: Sequence[PluginSettings],
     max_new_tokens: int,
@@ -98,7 +96,7 @@ def _answers(
     from qkedit.plugins.measures.attention_shares import AttentionShares
     from qkedit.runtime.generation import Prompt, prompt_text, respond_batch
 
-    pictures = [subject.images() for subject in subjects]
+    pictures = [shown.images() for shown in batch]
     prompts = [Prompt(prompt_text(loaded, prompt, len(images)), images) for images in pictures]
     measuring = [*make_plugins(plugins), AttentionShares()]
     return respond_batch(loaded, prompts, measuring, max_new_tokens=max_new_tokens)
@@ -126,7 +124,7 @@ class _Found:
     """The findings so far in the answers of a model."""
 
     parts: VLMModules
-    asked: Subjects
+    asked: AskedImages
     every: _Sum = field(default_factory=_Sum)
     of_mentions: dict[bool, _Sum] = field(default_factory=lambda: {False: _Sum(), True: _Sum()})
     ratios: list[float] = field(default_factory=list)
@@ -134,7 +132,7 @@ class _Found:
     answers: int = 0
     without_truth: int = 0
 
-    def add(self, loaded: LoadedModel, subject: Subject, answer: Answer) -> None:
+    def add(self, loaded: LoadedModel, shown: PromptImages, answer: Answer) -> None:
         """Add one answer with the attention of its tokens."""
         from qkedit.plugins.measures.attention_shares import FIRST, IMAGE, AttentionShares, SharesReport
 
@@ -154,7 +152,7 @@ class _Found:
             self.ratios += [ratio[place] for place in said]
         if self.asked.find is None:
             return
-        if subject.truth is None:
+        if shown.truth is None:
             self.without_truth += 1
             return
         ranges = token_ranges(
@@ -162,11 +160,11 @@ class _Found:
         )
         for mention in self.asked.find(answer.text):
             tokens = tokens_of(mention, ranges)
-            is_hallucinated = mention.object not in subject.truth
+            is_hallucinated = mention.object not in shown.truth
             self.of_mentions[is_hallucinated].add(own[list(tokens)])
             self.mentions.append(
                 MentionRatio(
-                    subject.name,
+                    shown.name,
                     mention.object,
                     answer.text[mention.start : mention.end],
                     is_hallucinated,

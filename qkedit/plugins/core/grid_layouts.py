@@ -79,10 +79,10 @@ class EncodedImages:
         return torch.as_tensor(value)
 
 
-Layout = Callable[[EncodedImages], list[ImageLayout]]
+LayoutFunction = Callable[[EncodedImages], list[ImageLayout]]
 
 
-def layout_of(config: Any) -> Layout:
+def layout_of(config: Any) -> LayoutFunction:
     """Return the layout of a model's images. Raises UnsupportedForm if it is not a known grid."""
     model_type = str(config.model_type)
     if model_type in NO_GRID:
@@ -257,7 +257,7 @@ def _unpadded(config: Any, side: int, height: int, width: int, aspect_ratio: str
     return rows, columns
 
 
-LAYOUTS: dict[str, Layout] = {
+LAYOUTS: dict[str, LayoutFunction] = {
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), _patches),
     **dict.fromkeys(("glm4v", "glm4v_moe", "glm_ocr"), _patches),
     **dict.fromkeys(("llava", "vipllava", "gemma3", "paligemma", "chameleon", "deepseek_vl"), _square),

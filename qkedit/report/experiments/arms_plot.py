@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from qkedit.evaluation.metric import Better
 from qkedit.laboratory.measures import CAPTIONS, MEASURES, Measure, Row
 from qkedit.report.figures import improves
-from qkedit.report.pictures import encoded, entitle, require_matplotlib
+from qkedit.report.plots import encoded, entitle, require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

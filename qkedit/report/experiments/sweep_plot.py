@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qkedit.evaluation.metric import Better
 from qkedit.laboratory.measures import MEASURES, Figure
 from qkedit.laboratory.sweep import CellResult, SweepReport
-from qkedit.report.pictures import encoded, entitle, require_matplotlib
+from qkedit.report.plots import encoded, entitle, require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ def sweep_plot(report: SweepReport, file_format: str) -> bytes:
     """Return the plot as `png`, `svg` or `pdf`; the same report gives the same bytes."""
     require_matplotlib()
     import matplotlib
-    from matplotlib.figure import Figure as Picture
+    from matplotlib.figure import Figure
 
     settings = report.settings
     measure = MEASURES[settings.objective]
@@ -30,14 +30,14 @@ def sweep_plot(report: SweepReport, file_format: str) -> bytes:
     largest = max((abs(change) for result in report.ranked for change in _changes(result)), default=0.0) or 1.0
     with matplotlib.rc_context({"svg.hashsalt": "qkedit", "font.size": 8, "axes.titlesize": 8}):
         width = max(8.0, len(panels) * (0.8 + 0.55 * len(settings.ks)) + 1.5)
-        picture = Picture(figsize=(width, 2.0 + 2 * (0.6 + 0.33 * len(settings.layers))), layout="constrained")
+        plot = Figure(figsize=(width, 2.0 + 2 * (0.6 + 0.33 * len(settings.layers))), layout="constrained")
         entitle(
-            picture,
+            plot,
             f"{settings.model}: {measure.title} minus the base's{', points' if measure.is_share else ''}; "
             "the box marks the winner, figures in brackets break a guard",
             9,
         )
-        areas = picture.subplots(2, len(panels), sharex=True, sharey=True, squeeze=False)
+        areas = plot.subplots(2, len(panels), sharex=True, sharey=True, squeeze=False)
         image: Any = None
         for column, (channel, retain) in enumerate(panels):
             for row, title in enumerate(("edit", f"{settings.control} controls")):
@@ -47,8 +47,8 @@ def sweep_plot(report: SweepReport, file_format: str) -> bytes:
                 if column == 0:
                     axes.set_ylabel("layers")
             areas[1, column].set_xlabel("k")
-        picture.colorbar(image, ax=areas, label="points" if measure.is_share else measure.title, shrink=0.8)
-        return encoded(picture, file_format)
+        plot.colorbar(image, ax=areas, label="points" if measure.is_share else measure.title, shrink=0.8)
+        return encoded(plot, file_format)
 
 
 def _changes(result: CellResult) -> list[float]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qkedit.evaluation.metric import Better, Unit
 from qkedit.evaluation.statistics.comparison import ComparedMetric, ComparedSplit, RunComparison
-from qkedit.report.pictures import encoded, entitle, require_matplotlib
+from qkedit.report.plots import encoded, entitle, require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from qkedit.inspection.spectra import Inspection
-from qkedit.report.pictures import encoded, entitle, require_matplotlib
+from qkedit.report.plots import encoded, entitle, require_matplotlib
 from qkedit.report.spectra.summary import layer_row, offset_text
 from qkedit.selection import describe
 

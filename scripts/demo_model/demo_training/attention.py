@@ -16,7 +16,7 @@ PACKED = "packed_conversations"
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackedLayout:
     """The parts of a packed sequence of tokens: a prefix, one caption, then questions up to the end.
 
     Attributes:
@@ -36,7 +36,7 @@ def packed_attention(
     attention_mask: None,
     *,
     scaling: float,
-    layout: Layout,
+    layout: PackedLayout,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend from `query` `[B, H, T, d]` to `key` and `value` `[B, H_kv, T, d]`; returns `[B, T, H, d]`."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from demo_training.attention import Layout
+from demo_training.attention import PackedLayout
 from demo_training.checkpoint import GRID, IMAGE, PATCH_SIZE
 from qkedit.demo.scenes import CAPTION_PROMPT, IMAGE_SIZE, KINDS, make_scene, question
 
@@ -83,7 +83,7 @@ class Packed:
     input_ids: torch.Tensor
     labels: torch.Tensor
     positions: torch.Tensor
-    layout: Layout
+    layout: PackedLayout
 
 
 class Packer:
@@ -100,7 +100,7 @@ class Packer:
             [self._branch(*turn) for shown in kinds for turn in self._questions(shown, generator)]
         ).reshape(len(kinds), QUESTIONS, 2, -1)
         prefix = torch.tensor([self.prefix, [IGNORED] * len(self.prefix)]).expand(len(kinds), -1, -1)
-        layout = Layout(len(self.prefix), described.shape[-1], asked.shape[-1])
+        layout = PackedLayout(len(self.prefix), described.shape[-1], asked.shape[-1])
         both = torch.cat([prefix, described, asked.transpose(1, 2).flatten(2)], dim=-1)
         positions = [
             torch.arange(layout.prefix),

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from qkedit.inspection.spectra import inspect
-from qkedit.report.pictures import encoded
+from qkedit.report.plots import encoded
 from qkedit.report.spectra.summary import SpectrumRow, layer_row
 from qkedit.runtime.generation import directory_of
 from qkedit.spectral.suppression import Suppression
@@ -62,7 +62,7 @@ def _line(name: str, values: Sequence[float], forms: Sequence[str]) -> str:
     return f"| {' | '.join([name, *cells])} |"
 
 
-def picture(trained: Sequence[SpectrumRow], untrained: Sequence[SpectrumRow]) -> bytes:
+def plot(trained: Sequence[SpectrumRow], untrained: Sequence[SpectrumRow]) -> bytes:
     """Return both families of spectra side by side as PNG."""
     import matplotlib
     from matplotlib.figure import Figure

@@ -16,7 +16,7 @@ from qkedit.demo.scenes import HELD_OUT_SEED, KINDS, Scene, make_scenes
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.attention.diagnosis import AttentionDiagnosis, Shares
 from qkedit.evaluation.attention.measure import diagnose
-from qkedit.evaluation.attention.subjects import of_files, of_scenes
+from qkedit.evaluation.attention.prompt_images import of_files, of_scenes
 from qkedit.prompts import CAPTION_PROMPT
 from qkedit.runtime.generation import load, request_inputs
 from tests.cli.command import qkedit
@@ -121,9 +121,9 @@ def files(tmp_path_factory: pytest.TempPathFactory, scenes: tuple[Scene, ...]) -
 def test_chairs_ground_truth_gives_the_mentions_of_the_scenes(
     language: Path, files: Path, scenes: tuple[Scene, ...]
 ) -> None:
-    pictures = [[files / f"{scene.number}.png"] for scene in scenes[:4]]
-    asked = of_files(pictures, files)
-    assert [subject.truth is None for subject in asked.subjects] == [False, False, False, True]
+    sources = [[files / f"{scene.number}.png"] for scene in scenes[:4]]
+    asked = of_files(sources, files)
+    assert [shown.truth is None for shown in asked.prompts] == [False, False, False, True]
     told = diagnose("demo", asked, dtype="float32")
     known = diagnose("demo", of_scenes(scenes[:3]), dtype="float32")
     assert (told.answers, told.without_truth, known.without_truth) == (4, 1, 0)
@@ -134,8 +134,8 @@ def test_chairs_ground_truth_gives_the_mentions_of_the_scenes(
 
 def test_several_images_in_one_prompt(files: Path) -> None:
     both = of_files([[files / "0.png", files / "1.png"]])
-    (subject,) = both.subjects
-    assert (subject.name, subject.truth) == ("0.png + 1.png", None)
+    (shown,) = both.prompts
+    assert (shown.name, shown.truth) == ("0.png + 1.png", None)
     found = diagnose("demo", both, max_new_tokens=3, dtype="float32")
     assert (found.answers, found.mentions, found.auroc) == (1, None, None)
 

@@ -18,7 +18,7 @@ from qkedit.plugins.dscr.plugin import DSCR
 from qkedit.plugins.measures.key_colours import principal_colours
 from qkedit.plugins.measures.kv_coherence import KeyCoherence, coherence
 from qkedit.plugins.transformers.attach import attach
-from qkedit.report.keys_picture import keys_picture
+from qkedit.report.keys_plot import keys_plot
 from tests.plugins import tiny_requests
 from tests.plugins.dscr import dscr_reference
 from tests.plugins.dscr.dscr_requests import UNCROPPED, depth_maps, prompts_of, request_of
@@ -147,9 +147,9 @@ def test_the_picture_is_a_picture(file_format: str) -> None:
     image = Image.new("RGB", (40, 30), "teal")
     colours = torch.rand(5, 7, 3, generator=torch.Generator().manual_seed(0))
     panels = [("keys", colours), ("keys with dscr", 1 - colours)]
-    content = keys_picture(panels, image, "a $model_name$, layer 3", file_format)
+    content = keys_plot(panels, image, "a $model_name$, layer 3", file_format)
     assert content.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[file_format])
-    assert content == keys_picture(panels, image, "a $model_name$, layer 3", file_format)
+    assert content == keys_plot(panels, image, "a $model_name$, layer 3", file_format)
     if file_format == "png":
         shown = torch.from_numpy(np.array(Image.open(io.BytesIO(content)).convert("RGB"))).flatten(0, 1)
         # The middle cell's colour and the image's stand in it.
@@ -158,6 +158,6 @@ def test_the_picture_is_a_picture(file_format: str) -> None:
 
 
 def test_without_matplotlib_its_install_command_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qkedit.report.pictures.find_spec", lambda name: None)
+    monkeypatch.setattr("qkedit.report.plots.find_spec", lambda name: None)
     with pytest.raises(QkeditError, match=r"^--plot: .*pip install 'qkedit\[plot\]'"):
-        keys_picture([("keys", torch.rand(2, 2, 3))], Image.new("RGB", (4, 4)), "", "png")
+        keys_plot([("keys", torch.rand(2, 2, 3))], Image.new("RGB", (4, 4)), "", "png")

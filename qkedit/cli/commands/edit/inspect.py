@@ -63,7 +63,7 @@ def inspect(
         Path | None,
         flag("--csv", panel=VIEW, help="Write one line per head to this file; - for standard output."),
     ] = None,
-    plot: Annotated[Path | None, flag("--plot", panel=VIEW, help="Write a picture: .png, .svg or .pdf.")] = None,
+    plot: Annotated[Path | None, flag("--plot", panel=VIEW, help="Write a plot: .png, .svg or .pdf.")] = None,
     html: Annotated[Path | None, flag("--html", panel=VIEW, help="Write one self-contained page.")] = None,
     allow_text_only: TextOnlyOption = False,
     device: DeviceOption = "auto",
@@ -121,14 +121,14 @@ class _Files:
     def check(self, *, as_json: bool) -> None:
         """Refuse files that could not be written, before any work is done."""
         from qkedit.report.files import check_target
-        from qkedit.report.pictures import check_picture
+        from qkedit.report.plots import check_plot
 
         if self.csv_on_stdout and as_json:
             raise UsageError("standard output cannot hold both", where="--csv - and --json", remedy="name a CSV file")
         if self.csv is not None and not self.csv_on_stdout:
             check_target(self.csv, (".csv",), "--csv")
         if self.plot is not None:
-            check_picture(self.plot, "--plot")
+            check_plot(self.plot, "--plot")
         if self.html is not None:
             check_target(self.html, (".html", ".htm"), "--html")
 
@@ -185,11 +185,11 @@ def _inspect(
 
 
 def _plot(inspection: Inspection, place: Path | None) -> bytes:
-    from qkedit.report.pictures import picture_format
+    from qkedit.report.plots import plot_format
     from qkedit.report.spectra.plot import spectra_plot
 
     assert place is not None
-    return spectra_plot(inspection, picture_format(place))
+    return spectra_plot(inspection, plot_format(place))
 
 
 def _compare(

@@ -27,7 +27,7 @@ def demo(
     model: ModelFlags,
     edit: EditFlags,
     experiment: ExperimentFlags,
-    plot: Annotated[Path | None, flag("--plot", help="Write a picture: .png, .svg or .pdf.")] = None,
+    plot: Annotated[Path | None, flag("--plot", help="Write a plot: .png, .svg or .pdf.")] = None,
     save: Annotated[
         Path | None,
         flag("--save", help="Write scenes, questions, answers and scores to this new directory."),
@@ -48,10 +48,10 @@ def demo(
         from qkedit.laboratory.demonstration import demonstrate
         from qkedit.laboratory.eval_set import SceneRange
         from qkedit.laboratory.saved_files import check_place
-        from qkedit.report.pictures import check_picture
+        from qkedit.report.plots import check_plot
 
         if plot is not None:
-            check_picture(plot, "--plot")
+            check_plot(plot, "--plot")
         if save is not None:
             check_place(save)
         model_spec, processes = experiment.model_and_workers(context, model)
@@ -73,7 +73,7 @@ def _print(output: Output, result: Demonstration, plot: Path | None, save: Path 
 
     from qkedit.report.experiments.arms_table import ArmsTables
     from qkedit.report.files import write_file
-    from qkedit.report.pictures import picture_format
+    from qkedit.report.plots import plot_format
     from qkedit.report.strength import strength
     from qkedit.report.terminal_text import on_one_line
     from qkedit.report.verdict import verdict
@@ -94,7 +94,7 @@ def _print(output: Output, result: Demonstration, plot: Path | None, save: Path 
     if plot is not None:
         from qkedit.report.experiments.arms_plot import arms_plot
 
-        files[plot] = lambda: write_file(plot, arms_plot(result.rows, title, picture_format(plot)))
+        files[plot] = lambda: write_file(plot, arms_plot(result.rows, title, plot_format(plot)))
     if save is not None:
         files[save] = lambda: result.save(save)
     fields = result.as_dict() | {"verdict": None if found is None else asdict(found)}

@@ -85,10 +85,10 @@ def sweep(
         from qkedit.laboratory.sweep_grid import alternatives, guards, names, shares, whole_numbers
         from qkedit.laboratory.sweep_setup import prepare
         from qkedit.report.files import check_target
-        from qkedit.report.pictures import check_picture
+        from qkedit.report.plots import check_plot
 
         if plot is not None:
-            check_picture(plot, "--plot")
+            check_plot(plot, "--plot")
         if out is not None:
             check_target(out, (".jsonl",), "--out")
         model_spec, processes = experiment.model_and_workers(context, model)
@@ -119,11 +119,11 @@ def sweep(
 def _print(output: Output, report: SweepReport, plot: Path | None, out: Path | None, detail: bool) -> None:
     from qkedit.report.experiments.sweep_table import SweepTables
     from qkedit.report.files import write_file
-    from qkedit.report.pictures import picture_format
+    from qkedit.report.plots import plot_format
 
     files: dict[Path, Callable[[], object]] = {}
     if plot is not None:
         from qkedit.report.experiments.sweep_plot import sweep_plot
 
-        files[plot] = lambda: write_file(plot, sweep_plot(report, picture_format(plot)))
+        files[plot] = lambda: write_file(plot, sweep_plot(report, plot_format(plot)))
     deliver(output, report.as_dict(), SweepTables(report, detail), files, done=[out])

@@ -18,7 +18,7 @@ def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="A result file, or the directory of a run: before.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="A second result of the same benchmarks: after.")],
     markdown: Annotated[Path | None, flag("--markdown", help="Write tables for a pull request: .md.")] = None,
-    plot: Annotated[Path | None, flag("--plot", help="Write a picture: .png, .svg or .pdf.")] = None,
+    plot: Annotated[Path | None, flag("--plot", help="Write a plot: .png, .svg or .pdf.")] = None,
 ) -> None:
     """Compare two runs item by item: differences, intervals and paired tests.
 
@@ -30,13 +30,13 @@ def compare(
         from qkedit.evaluation.files.result_files import read_scores
         from qkedit.evaluation.statistics.comparison import compare as compare_runs
         from qkedit.report.files import check_target, write_file
-        from qkedit.report.pictures import check_picture, picture_format
+        from qkedit.report.plots import check_plot, plot_format
         from qkedit.report.runs.comparison import RunComparisonTable, run_comparison_markdown
 
         if markdown is not None:
             check_target(markdown, (".md",), "--markdown")
         if plot is not None:
-            check_picture(plot, "--plot")
+            check_plot(plot, "--plot")
         comparison = compare_runs(read_scores(a), read_scores(b))
         for sentence in comparison.warnings:
             output.warn(sentence)
@@ -46,5 +46,5 @@ def compare(
         if plot is not None:
             from qkedit.report.runs.comparison_plot import run_comparison_plot
 
-            files[plot] = lambda: write_file(plot, run_comparison_plot(comparison, picture_format(plot)))
+            files[plot] = lambda: write_file(plot, run_comparison_plot(comparison, plot_format(plot)))
         deliver(output, comparison.as_dict(), RunComparisonTable(comparison), files)

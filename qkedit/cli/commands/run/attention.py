@@ -18,7 +18,7 @@ from qkedit.errors import UsageError
 from qkedit.prompts import CAPTION_PROMPT
 
 if TYPE_CHECKING:
-    from qkedit.evaluation.attention.subjects import Subjects
+    from qkedit.evaluation.attention.prompt_images import AskedImages
 
 
 def attention(
@@ -55,15 +55,15 @@ def attention(
     with command(context, loading.architectures) as output:
         from qkedit.cli.progress import counting_bar
         from qkedit.evaluation.attention.measure import diagnose
-        from qkedit.report.attention_picture import attention_picture
+        from qkedit.report.attention_plot import attention_plot
         from qkedit.report.attention_table import attention_report
         from qkedit.report.files import write_file
-        from qkedit.report.pictures import check_picture, picture_format
+        from qkedit.report.plots import check_plot, plot_format
 
         name = model.name(context)
         plugins, edits = chosen_plugins(plugin, name), [str(place) for place in edit or ()]
         if plot is not None:
-            check_picture(plot, "--plot")
+            check_plot(plot, "--plot")
         asked = _asked(image, images, scenes, data, split, variant, limit)
         with counting_bar(output, "answers") as on_answer:
             found = diagnose(
@@ -90,9 +90,7 @@ def attention(
         }
         title = " + ".join([name, *edits, *([joined(plugins)] if plugins else [])])
         files = (
-            {}
-            if plot is None
-            else {plot: lambda: write_file(plot, attention_picture(found, title, picture_format(plot)))}
+            {} if plot is None else {plot: lambda: write_file(plot, attention_plot(found, title, plot_format(plot)))}
         )
         deliver(output, fields, attention_report(found), files)
 
@@ -105,10 +103,10 @@ def _asked(
     split: str | None,
     variant: str | None,
     limit: int,
-) -> Subjects:
-    """Return the subjects of the questions. Raises UsageError for nothing, or for two things at once."""
+) -> AskedImages:
+    """Return the images to ask about. Raises UsageError for nothing, or for two things at once."""
     from qkedit.demo.scenes import HELD_OUT_SEED, make_scenes
-    from qkedit.evaluation.attention.subjects import of_files, of_scenes
+    from qkedit.evaluation.attention.prompt_images import of_files, of_scenes
     from qkedit.evaluation.drift import pictures_in
 
     given = [option for option, value in (("--image", image), ("--images", images), ("--scenes", scenes)) if value]

@@ -59,7 +59,7 @@ def kv_coherence(
     Example: qkedit kv-coherence ./llava-1.5-7b-hf --image street.jpg --plugin dscr --plot keys.png
     """
     with command(context, loading.architectures) as output:
-        from qkedit.report.pictures import check_picture
+        from qkedit.report.plots import check_plot
         from qkedit.runtime.generation import load
 
         name = model.name(context)
@@ -70,7 +70,7 @@ def kv_coherence(
             output.warn("--picture is now --plot; the old name works until version 1.0")
             plot = plot or picture
         if plot is not None:
-            check_picture(plot, "--plot")
+            check_plot(plot, "--plot")
         pictures = [read_image(file) for file in image]
         loaded = load(name, revision=model.revision, **loading.arguments(context))
         before = _measured(loaded, pictures, prompt, ())
@@ -161,8 +161,8 @@ def _keys_plot(
     """Return a writer of the plot of the first grid's keys in one layer. Raises UsageError for one without keys."""
     from qkedit.plugins.measures.key_colours import principal_colours
     from qkedit.report.files import write_file
-    from qkedit.report.keys_picture import keys_picture
-    from qkedit.report.pictures import picture_format
+    from qkedit.report.keys_plot import keys_plot
+    from qkedit.report.plots import plot_format
 
     chosen = sorted(before.keys)[len(before.keys) // 2] if layer is None and before.keys else layer
     if chosen not in before.keys:
@@ -175,4 +175,4 @@ def _keys_plot(
     panels = [("keys", colours[0])]
     if after is not None:
         panels.append((f"keys with {' + '.join(plugin.name for plugin in plugins)}", colours[1]))
-    return lambda: write_file(plot, keys_picture(panels, image, f"{model}, layer {chosen}", picture_format(plot)))
+    return lambda: write_file(plot, keys_plot(panels, image, f"{model}, layer {chosen}", plot_format(plot)))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkedit.errors import QkeditError, UsageError
-from qkedit.evaluation.benchmarks.hallusionbench import scoring as bench
+from qkedit.evaluation.benchmarks.hallusionbench import scoring
 from qkedit.evaluation.files.records import Answer, Score
 from tests.evaluation.published import DATA, needs_data
 
@@ -86,8 +86,8 @@ def answers_with(labels: list[Any], rows: list[dict[str, Any]] = ROWS) -> list[A
 )
 def test_the_three_accuracies_are_the_official_ones(data: Path, labels: list[str], wrong: set[int]) -> None:
     labels = ["0" if number in wrong else label for number, label in enumerate(labels)]
-    questions = bench.load_questions(data, None)
-    score = bench.score(questions, answers_with(labels))
+    questions = scoring.load_questions(data, None)
+    score = scoring.score(questions, answers_with(labels))
     assert score.rule == "judge"
     assert score.metrics == slow_shares(ROWS, labels)
     assert score.printed["Acc per figure"] == str(
@@ -95,13 +95,13 @@ def test_the_three_accuracies_are_the_official_ones(data: Path, labels: list[str
     )
     for split in ("VD", "VS"):
         chosen = [(row, label) for row, label in zip(ROWS, labels, strict=True) if row["category"] == split]
-        part = bench.score(questions, answers_with(labels), split=split)
+        part = scoring.score(questions, answers_with(labels), split=split)
         assert part.metrics == slow_shares([row for row, _ in chosen], [label for _, label in chosen])
         assert part.n == len(chosen)
 
 
 def test_unclear_is_right_where_nothing_was_shown(data: Path) -> None:
-    score = bench.score(bench.load_questions(data, None), answers_with([2] * len(ROWS)))
+    score = scoring.score(scoring.load_questions(data, None), answers_with([2] * len(ROWS)))
     right = {item.id for item in score.items if item.right}
     assert right == {"VS_chart_0_0_0", "VS_chart_0_0_1", "VS_chart_1_0_0", "VS_chart_1_0_1"}
     assert {item.parsed for item in score.items} == {"unclear"}
@@ -110,7 +110,7 @@ def test_unclear_is_right_where_nothing_was_shown(data: Path) -> None:
 
 @pytest.mark.parametrize("label", ["1", 1, " 1 "])
 def test_labels_are_read_as_text_and_as_numbers(data: Path, label: object) -> None:
-    assert bench.score(bench.load_questions(data, None), answers_with([label] * len(ROWS))).metrics["a_acc"] == 1.0
+    assert scoring.score(scoring.load_questions(data, None), answers_with([label] * len(ROWS))).metrics["a_acc"] == 1.0
 
 
 @pytest.mark.parametrize("label", ["3", "", "correct", 1.0, True, None, [1]])
@@ -119,21 +119,21 @@ def test_other_labels_are_refused(data: Path, label: object) -> None:
     with pytest.raises(
         QkeditError, match=r"of 'VS_chart_1_1_1' is none of 0 \(wrong\), 1 \(right\) and 2 \(unclear\)"
     ):
-        bench.score(bench.load_questions(data, None), answers)
+        scoring.score(scoring.load_questions(data, None), answers)
 
 
 def test_labels_are_there_for_all_or_for_none(data: Path) -> None:
-    questions, answers = bench.load_questions(data, None), answers_with(["1"] * len(ROWS))
+    questions, answers = scoring.load_questions(data, None), answers_with(["1"] * len(ROWS))
     bare = [Answer(answer.id, answer.text) for answer in answers]
     for parser in (None, "judge"):
         with pytest.raises(QkeditError, match="the answer 'VD_chart_0_0_0' has no judge's label; give 0, 1 or 2"):
-            bench.score(questions, [bare[0], *answers[1:]], rule=parser)
-    assert bench.score(questions, bare).rule == "string"
-    assert bench.score(questions, answers, rule="string").rule == "string"
+            scoring.score(questions, [bare[0], *answers[1:]], rule=parser)
+    assert scoring.score(questions, bare).rule == "string"
+    assert scoring.score(questions, answers, rule="string").rule == "string"
     with pytest.raises(UsageError, match="there is no parser 'gpt'"):
-        bench.score(questions, answers, rule="gpt")
+        scoring.score(questions, answers, rule="gpt")
     with pytest.raises(UsageError, match="there is no split 'vd'"):
-        bench.score(questions, answers, split="vd")
+        scoring.score(questions, answers, split="vd")
 
 
 @pytest.mark.parametrize(
@@ -158,17 +158,17 @@ def test_labels_are_there_for_all_or_for_none(data: Path) -> None:
     ],
 )
 def test_words_are_matched_whole(text: str, found: str | None) -> None:
-    assert bench.match_words(text) == found
+    assert scoring.match_words(text) == found
 
 
 def test_matched_words_are_never_taken_for_judged(data: Path) -> None:
-    questions = bench.load_questions(data, None)
+    questions = scoring.load_questions(data, None)
     texts = {"yes": "Yes, surely.", "no": "No."}
     answers = [Answer(question.id, texts[str(question.truth)]) for question in questions]
-    score = bench.score(questions, answers)
+    score = scoring.score(questions, answers)
     assert score.metrics == dict.fromkeys(("a_acc", "f_acc", "q_acc", "easy_acc", "hard_acc"), 1.0)
     assert score.warnings == ("string-matched, not comparable with judged numbers",)
-    unclear = bench.score(questions, [Answer(question.id, "Hm.") for question in questions])
+    unclear = scoring.score(questions, [Answer(question.id, "Hm.") for question in questions])
     assert unclear.counts["a_acc_right"] == 4
     assert {item.parsed for item in unclear.items} == {None}
 
@@ -178,20 +178,20 @@ def test_answers_are_read_in_the_official_form(data: Path, tmp_path: Path) -> No
     for category in ("VD", "VS"):
         file = tmp_path / f"hallusion_output_{category.lower()}_model.json"
         file.write_text(json.dumps([row for row in rows if row["category"] == category]))
-    score = bench.score(bench.load_questions(data, None), bench.load_answers(tmp_path))
+    score = scoring.score(scoring.load_questions(data, None), scoring.load_answers(tmp_path))
     assert (score.rule, score.metrics["a_acc"]) == ("judge", 1.0)
-    part = bench.score(
-        bench.load_questions(data, "VD"), bench.load_answers(tmp_path / "hallusion_output_vd_model.json")
+    part = scoring.score(
+        scoring.load_questions(data, "VD"), scoring.load_answers(tmp_path / "hallusion_output_vd_model.json")
     )
     assert part.n == 12
     common = tmp_path / "answers.jsonl"
     common.write_text('{"id": "VD_chart_0_0_0", "answer": "No."}')
-    partial = bench.score(bench.load_questions(data, None), bench.load_answers(common), allow_missing=True)
+    partial = scoring.score(scoring.load_questions(data, None), scoring.load_answers(common), allow_missing=True)
     assert (partial.n, partial.counts["missing"]) == (1, len(ROWS) - 1)
     assert partial.metrics["hard_acc"] is None
     (tmp_path / "empty").mkdir()
     with pytest.raises(QkeditError, match=r"has no \.json file"):
-        bench.load_answers(tmp_path / "empty")
+        scoring.load_answers(tmp_path / "empty")
 
 
 @pytest.mark.parametrize(
@@ -209,18 +209,18 @@ def test_broken_questions_are_refused(tmp_path: Path, change: dict[str, Any], se
     file = tmp_path / "questions.jsonl"
     file.write_text("\n".join(map(json.dumps, [ROWS[0], ROWS[0] | change])))
     with pytest.raises(QkeditError) as caught:
-        bench.load_questions(file, None)
+        scoring.load_questions(file, None)
     assert (caught.value.where, caught.value.what) == (f"{file}, line 2", sentence)
 
 
 def published_score(texts: str) -> Score:
-    questions = bench.load_questions(DATA, None)
-    return bench.score(questions, [Answer(question.id, texts) for question in questions])
+    questions = scoring.load_questions(DATA, None)
+    return scoring.score(questions, [Answer(question.id, texts) for question in questions])
 
 
 @needs_data
 def test_published_questions_are_all_read() -> None:
-    questions = bench.load_questions(DATA, None)
+    questions = scoring.load_questions(DATA, None)
     assert Counter(question.fields["category"] for question in questions) == {"VD": 591, "VS": 538}
     counts = published_score("Yes.").counts
     assert [counts[name] for name in ("a_acc_of", "f_acc_of", "q_acc_of")] == [1129, 346, 455]
@@ -245,8 +245,8 @@ def test_the_published_leaderboard_divides_as_we_do() -> None:
 
 @needs_data
 def test_the_published_sample_is_understood() -> None:
-    answers = bench.load_answers(DATA / "hallusionbench" / "HallusionBench_result_sample.json")
-    score = bench.score(bench.load_questions(DATA, None), answers, allow_missing=True)
+    answers = scoring.load_answers(DATA / "hallusionbench" / "HallusionBench_result_sample.json")
+    score = scoring.score(scoring.load_questions(DATA, None), answers, allow_missing=True)
     assert (score.n, score.counts["missing"]) == (254, 1129 - 254)
     texts = {answer.id: answer.text for answer in answers}
     plain = [

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qkedit.report.pictures import encoded, entitle, require_matplotlib
+from qkedit.report.plots import encoded, entitle, require_matplotlib
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
 
-def keys_picture(panels: Sequence[tuple[str, Tensor]], image: Image, title: str, file_format: str) -> bytes:
+def keys_plot(panels: Sequence[tuple[str, Tensor]], image: Image, title: str, file_format: str) -> bytes:
     """Return an image next to plots of its keys, as `png`, `svg` or `pdf`; the same keys give the same bytes.
 
     Args:

@@ -1,4 +1,4 @@
-"""The subjects of a diagnosis: image files or scenes of the miniature world, with the objects that they show."""
+"""The images that a diagnosis asks about: files or scenes of the miniature world, with the objects that they show."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Subject:
+class PromptImages:
     """The images of one prompt.
 
     Attributes:
         name: for people and for groups of items that are not independent.
-        pictures: image files, or images.
+        sources: image files, or images.
         truth: the objects that they show; None if that is not known.
     """
 
     name: str
-    pictures: tuple[Path | Image, ...]
+    sources: tuple[Path | Image, ...]
     truth: tuple[str, ...] | None = None
 
     def images(self) -> tuple[Image, ...]:
         """Return the images. Raises UsageError for a file that is not one."""
-        return tuple(read_image(one) if isinstance(one, Path) else one for one in self.pictures)
+        return tuple(read_image(one) if isinstance(one, Path) else one for one in self.sources)
 
 
 @dataclass(frozen=True)
-class Subjects:
+class AskedImages:
     """All prompts' images, and how mentions are found in the answers; None without ground truth."""
 
-    subjects: tuple[Subject, ...]
+    prompts: tuple[PromptImages, ...]
     find: MentionFinder | None = None
 
 
 def of_files(
     prompts: Sequence[Sequence[Path]], data: Path | None = None, split: str | None = None, variant: str = "official"
-) -> Subjects:
+) -> AskedImages:
     """Return image files with CHAIR's ground truth, which is found by the name of the file.
 
     Args:
@@ -60,35 +60,36 @@ def of_files(
     """
     named = [(" + ".join(file.name for file in files), tuple(files)) for files in prompts]
     if data is None:
-        return Subjects(tuple(Subject(name, files) for name, files in named))
+        return AskedImages(tuple(PromptImages(name, files) for name, files in named))
     from qkedit.evaluation.benchmarks.chair.scoring import load_questions, load_synonyms
 
-    shown = {}
+    objects_of = {}
     for question in load_questions(data, split, variant=variant):
-        shown[question.image] = shown[Path(question.image).stem] = question.truth
-    subjects = []
+        objects_of[question.image] = objects_of[Path(question.image).stem] = question.truth
+    prompt_images = []
     for name, files in named:
-        truths = [shown.get(file.name, shown.get(file.stem)) for file in files]
+        truths = [objects_of.get(file.name, objects_of.get(file.stem)) for file in files]
         known = [objects for objects in truths if objects is not None]
         together = dict.fromkeys(name for objects in known for name in objects)
-        subjects.append(Subject(name, files, tuple(together) if len(known) == len(files) else None))
-    if not any(subject.truth is not None for subject in subjects):
+        prompt_images.append(PromptImages(name, files, tuple(together) if len(known) == len(files) else None))
+    if not any(shown.truth is not None for shown in prompt_images):
         raise UsageError(
-            f"knows none of the {counted(len(subjects), 'image')}",
+            f"knows none of the {counted(len(prompt_images), 'image')}",
             where=str(data),
             remedy="name images of the ground truth, by the names of their files",
         )
     directory = data.parent if data.is_file() else data
-    return Subjects(tuple(subjects), mention_finder(load_synonyms(directory), variant, directory))
+    return AskedImages(tuple(prompt_images), mention_finder(load_synonyms(directory), variant, directory))
 
 
-def of_scenes(scenes: Iterable[Scene]) -> Subjects:
+def of_scenes(scenes: Iterable[Scene]) -> AskedImages:
     """Return scenes of the miniature world, in whose captions the kinds of objects themselves are mentions."""
     from PIL import Image
 
     def find(caption: str) -> tuple[Mention, ...]:
         return tuple(Mention(*found) for found in mention_spans(caption))
 
-    return Subjects(
-        tuple(Subject(f"scene {scene.number}", (Image.fromarray(scene.image),), scene.kinds) for scene in scenes), find
+    return AskedImages(
+        tuple(PromptImages(f"scene {scene.number}", (Image.fromarray(scene.image),), scene.kinds) for scene in scenes),
+        find,
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DOTS_PER_INCH = 130
 # The formats of a plot, each with the metadata that leaves the date out.
 _UNDATED: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-PICTURE_SUFFIXES = tuple(f".{file_format}" for file_format in _UNDATED)
+PLOT_SUFFIXES = tuple(f".{file_format}" for file_format in _UNDATED)
 
 
 def require_matplotlib(option: str = "--plot") -> None:
@@ -29,7 +29,7 @@ def require_matplotlib(option: str = "--plot") -> None:
         raise QkeditError("matplotlib is not installed", where=option, remedy="run: pip install 'qkedit[plot]'")
 
 
-def check_picture(path: Path, option: str) -> None:
+def check_plot(path: Path, option: str) -> None:
     """Refuse a plot that could not be drawn or written, before any work is done.
 
     Args:
@@ -40,11 +40,11 @@ def check_picture(path: Path, option: str) -> None:
         UsageError: the path cannot be written to, or its suffix is not a supported format.
         QkeditError: matplotlib is not installed.
     """
-    check_target(path, PICTURE_SUFFIXES, option)
+    check_target(path, PLOT_SUFFIXES, option)
     require_matplotlib(option)
 
 
-def picture_format(path: Path) -> str:
+def plot_format(path: Path) -> str:
     """Return the format given by the suffix of a checked path: `png`, `svg` or `pdf`."""
     return path.suffix.lower().removeprefix(".")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qkedit.evaluation.attention.diagnosis import AttentionDiagnosis, Shares
 from qkedit.report.attention_table import GROUPS, KINDS, spelled_auroc
-from qkedit.report.pictures import encoded, entitle, require_matplotlib
+from qkedit.report.plots import encoded, entitle, require_matplotlib
 from qkedit.selection import describe
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _TITLES = {"first": "first column", "before": "before the image", "behind": "beh
 _LINES = {"tokens": "#444444", "true": "#2a7fb8", "hallucinated": "#d1605e"}
 
 
-def attention_picture(found: AttentionDiagnosis, title: str, file_format: str) -> bytes:
+def attention_plot(found: AttentionDiagnosis, title: str, file_format: str) -> bytes:
     """Return the plot of a diagnosis, as `png`, `svg` or `pdf`; the same diagnosis gives the same bytes.
 
     The upper row shows all five groups, the lower row the shares without the first column. With ground truth, all
