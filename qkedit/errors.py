@@ -92,6 +92,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
+def read_failure(error: BaseException) -> str:
+    """Return the reason why a file could not be read, without its path, which the sentence names already."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return reason or first_line(error)
+
+
 def near_words(word: str, known: Iterable[str], most: int = 1, likeness: float = 0.6) -> tuple[str, ...]:
     """Return the known words that a misspelled word may mean, the nearest first.
 

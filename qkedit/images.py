@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qkedit.errors import UsageError, first_line
+from qkedit.errors import UsageError, read_failure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,7 +146,7 @@ def opened(source: Path | bytes, where: str, formats: tuple[str, ...]) -> Iterat
         raise TooManyPixels("has far more pixels than the limit", where=where, remedy="make it smaller") from error
     # Pillow's decoders fail in many ways on crafted bytes, which all mean the same.
     except Exception as error:
-        raise UsageError(f"cannot be read ({first_line(error)})", where=where, remedy="check the file") from error
+        raise UsageError(f"cannot be read ({read_failure(error)})", where=where, remedy="check the file") from error
 
 
 def _check_sides(image: Picture, where: str) -> None:

@@ -209,8 +209,9 @@ def test_what_is_no_image_or_starts_other_programs(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(stored(Image.new("RGB", (4, 4)), "eps"))
     with pytest.raises(UsageError, match="is not an image"):
         read_image(tmp_path / "a.png")
-    with pytest.raises(UsageError, match=r"b\.png: cannot be read"):
+    with pytest.raises(UsageError) as missing:
         read_image(tmp_path / "b.png")
+    assert str(missing.value) == f"{tmp_path / 'b.png'}: cannot be read (No such file or directory); check the file."
     (tmp_path / "c.png").write_bytes(stored(Image.effect_noise((64, 64), 9), "png")[:900])
     with pytest.raises(UsageError, match=r"c\.png: cannot be read \(.*truncated"):
         read_image(tmp_path / "c.png")

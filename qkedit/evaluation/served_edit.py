@@ -1,13 +1,13 @@
 """Tell whether an endpoint serves an edit, its base, or something else.
 
-A server loads an adapter whose names match no module without an error, and then serves the base. Whether an edit is
-active can be seen in log probabilities alone. The server is asked for those of the tokens of a few texts, b from the
-base and e from the edited weights are computed here, and the answer s is placed on the line between them:
+A server loads an adapter without an error even if its names match no module, and then serves the base. Only log
+probabilities show whether an edit is active. The server returns those of the tokens of a few texts, s; those of the
+base, b, and of the edited weights, e, are computed here, and s is projected on the line between them:
 
     share = ⟨s − b, e − b⟩ / ‖e − b‖²      0 for the base, 1 for the edit
 
 with a standard error from the part of s that is off the line, which is the rounding of the server if it serves one of
-both. Texts without images suffice: edited query weights act on every token.
+the two. Texts without images suffice, since edited query weights act on every token.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ PROBES = (
 )
 # The share may differ from 0 or 1 by this much, and its error must be small enough to tell the two apart.
 _NEAR = 0.25
-# Nats (root mean square) beyond which rounding and quantisation of the same weights do not get.
+# The largest distance, in nats (root mean square), that rounding and quantisation of the same weights cause.
 _FAR = 1.0
-# A smaller effect of the edit, in nats, is lost in the rounding of any 16-bit server.
+# The smallest effect of an edit, in nats, that is not lost in the rounding of a 16-bit server.
 _SMALLEST_EFFECT = 1e-4
 
 Verdict = Literal["edit", "base", "neither", "unclear"]
@@ -50,7 +50,7 @@ class ServedEdit:
 
     Attributes:
         endpoint: the server's URL.
-        model: the name that was asked for there.
+        model: the model's name there.
         tokens: the number of tokens compared.
         share: the place between base (0) and edit (1).
         error: the standard error of `share`.
@@ -70,7 +70,7 @@ class ServedEdit:
 
     @property
     def verdict(self) -> Verdict:
-        """Return which of both is served; `unclear` if the server's rounding hides the difference."""
+        """Return which of the two is served; `unclear` if the server's rounding hides the difference."""
         if min(self.from_base, self.from_edit) > max(_FAR, self.effect):
             return "neither"
         if 2 * self.error > _NEAR:
@@ -91,7 +91,7 @@ class ServedEdit:
         )
 
     def failure(self) -> QkeditError | None:
-        """Return the error if the edit is not served, or if that cannot be said; None if it is."""
+        """Return the error if the edit is not served or cannot be told from the base; None if it is served."""
         served = {"base": "serves the base", "neither": "serves neither the edit nor its base"}
         if self.verdict in served:
             return VerificationError(
@@ -125,7 +125,7 @@ def located(endpoint: str, model: str, base: np.ndarray, edited: np.ndarray, ser
     squared = float(effect @ effect)
     if not _rms(effect) > _SMALLEST_EFFECT:
         raise QkeditError(
-            "the edit changes the log probabilities of no text by enough to be seen",
+            "the edit does not change the log probabilities of any text by enough to be seen",
             where=endpoint,
             remedy="compare files with qkedit verify, without --endpoint",
         )
@@ -155,7 +155,7 @@ def probe(
         loading: `device`, `dtype` and the other arguments of `load`, for the base.
 
     Raises:
-        UsageError: no base is named.
+        UsageError: the base is not known.
         CheckpointError: the directory has no manifest, or is not an edit of the base.
         QkeditError: the base cannot be loaded, or the endpoint cannot be reached or gives no log probabilities.
     """
@@ -169,7 +169,7 @@ def probe(
             where="--base",
             remedy="name the base it was made from",
         )
-    # Before the base is loaded: whether the server has the model, and can be asked for log probabilities at all.
+    # Check before the base is loaded that the server has the model and returns log probabilities.
     name = endpoint.served_model
     endpoint.log_probabilities((0, 1))
     loaded = load(found.model, revision=found.revision, **loading)

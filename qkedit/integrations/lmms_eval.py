@@ -34,7 +34,7 @@ from qkedit.runtime.sampling import samples
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# For tasks that do not say how long an answer may be.
+# The maximum length of an answer for tasks that do not set one.
 DEFAULT_ANSWER = 1024
 _logger = logging.getLogger(__name__)
 

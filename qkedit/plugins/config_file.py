@@ -49,7 +49,7 @@ def attach_to(directory: Path, plugins: Sequence[PluginSettings]) -> tuple[Plugi
 
 
 def detach_from(directory: Path, names: Sequence[str] = ()) -> tuple[str, ...]:
-    """Detach plug-ins by name, or all of them by default; without any left, the file is removed.
+    """Detach plug-ins by name, or all of them by default; if none is left, the file is removed.
 
     An invalid file can be removed this way too, as a whole.
 

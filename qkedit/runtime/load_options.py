@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from qkedit.errors import UsageError, first_line
+from qkedit.errors import UsageError, first_line, read_failure
 from qkedit.strict_text import parse_json
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -158,7 +158,9 @@ def _settings_of(file: str, option: str, remedy: str) -> dict[str, Any]:
     try:
         settings = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UsageError(f"{file} cannot be read ({first_line(error)})", where=option, remedy="correct it") from error
+        raise UsageError(
+            f"{file} cannot be read ({read_failure(error)})", where=option, remedy="correct it"
+        ) from error
     if not isinstance(settings, dict) or not settings:
         raise UsageError(f"{file} does not hold a JSON object", where=option, remedy="correct it")
     return settings

@@ -16,7 +16,7 @@ from qkedit.checkpoint.pretrained import (
     pretrained_weights,
 )
 from qkedit.checkpoint.resolve import place_of
-from qkedit.errors import QkeditError, UsageError, first_line
+from qkedit.errors import QkeditError, UsageError, first_line, read_failure
 from qkedit.runtime.chat_template import NONE, ChatTemplate, Turn, render, template_of
 from qkedit.runtime.generation_settings import check_generation_settings
 from qkedit.runtime.load_options import Placement
@@ -146,7 +146,7 @@ def read_template(chosen: str | None) -> str | None:
         text = Path(chosen).expanduser().read_text("utf-8")
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{chosen} cannot be read ({first_line(error)})",
+            f"{chosen} cannot be read ({read_failure(error)})",
             where="--chat-template",
             remedy=f"name a file in Jinja, or {NONE} for the bare prompt",
         ) from error

@@ -68,7 +68,7 @@ def test_each_verdict_has_its_exit_code() -> None:
 
 
 def test_an_edit_without_effect_cannot_be_probed() -> None:
-    with pytest.raises(QkeditError, match="changes the log probabilities of no text"):
+    with pytest.raises(QkeditError, match="does not change the log probabilities of any text"):
         judged(BASE, edited=BASE + 1e-6)
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from qkedit.checkpoint.io.file_errors import remedy_for
 from qkedit.checkpoint.io.stamps import FileStamps
-from qkedit.errors import CheckpointError
+from qkedit.errors import CheckpointError, read_failure
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -246,8 +246,9 @@ def _too_short(path: Path, end: int) -> CheckpointError:
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> CheckpointError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     remedy = remedy_for(error) if isinstance(error, OSError) else ""
     return CheckpointError(
-        f"cannot be read ({reason})", where=str(path), remedy=remedy or "check that it exists and is readable"
+        f"cannot be read ({read_failure(error)})",
+        where=str(path),
+        remedy=remedy or "check that it exists and is readable",
     )

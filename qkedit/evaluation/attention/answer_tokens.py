@@ -1,8 +1,8 @@
-"""Find the tokens of a mention in an answer: characters of the text → tokens that were generated.
+"""Map a mention in an answer, given by its characters, to the tokens that were generated.
 
-A tokenizer can say which characters a token of a given text has, but a model need not have chosen the tokens into
-which its answer would be split. So the tokens are decoded from the first one on, one more at a time: a token adds the
-characters by which the beginning of the answer becomes longer.
+A tokenizer can map the tokens of a given text to characters, but a model may have generated other tokens than those
+into which its answer would be split. So the first token is decoded, then the first two, and so on: a token has the
+characters by which the text becomes longer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import takewhile
 
 from qkedit.evaluation.benchmarks.chair.mentions import Mention
 
-# What an incomplete character is decoded to.
+# The result of decoding an incomplete character.
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -26,13 +26,13 @@ def token_ranges(
 
     Args:
         ids: the tokens.
-        decode: text of tokens, without special ones.
-        special: the tokens that are not text.
+        decode: a function that returns the text of tokens, without special ones.
+        special: the ids of the special tokens.
     """
     text = decode(ids)
     ends, is_cut = [0], [False]
     for count in range(1, len(ids) + 1):
-        # A beginning may end inside a character, or without a change that later tokens cause.
+        # The first tokens may end inside a character, and later tokens may change their text.
         beginning = decode(ids[:count])
         shared = _shared(beginning, text)
         ends.append(max(ends[-1], shared))
@@ -50,12 +50,12 @@ def token_ranges(
 
 
 def _shared(one: str, other: str) -> int:
-    """Return the number of characters with which both texts begin."""
+    """Return the length of the common prefix of two texts."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def tokens_of(mention: Mention, ranges: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """Return the places of the tokens that share a character with a mention."""
+    """Return the positions of the tokens that share a character with a mention."""
     return tuple(
         place for place, (start, end) in enumerate(ranges) if max(start, mention.start) < min(end, mention.end)
     )

@@ -29,7 +29,7 @@ class Shares:
 
     @property
     def without_first(self) -> Mapping[str, float | None]:
-        """The shares of what does not go to the first column; None if all of it does."""
+        """The shares of the attention that does not go to the first column; None if all of it does."""
         rest = {name: share for name, share in asdict(self).items() if name != "first"}
         total = sum(rest.values())
         return {name: share / total if total > 0 else None for name, share in rest.items()}
@@ -47,8 +47,8 @@ class LayerAttention:
         layer: the index of the layer.
         kind: `full_attention`, `sliding_attention`, `linear_attention` …; a sliding layer sees its window alone.
         tokens: the shares of all tokens of the answers; None for a layer without attention.
-        true: those of the tokens of mentions that are true; None without such tokens or without ground truth.
-        hallucinated: those of the tokens of hallucinated mentions.
+        true: the shares of the tokens of true mentions; None without such tokens or without ground truth.
+        hallucinated: the shares of the tokens of hallucinated mentions; None as for `true`.
     """
 
     layer: int
@@ -70,12 +70,12 @@ class MentionRatio:
 
     Attributes:
         subject: the image, as the user named it.
-        object: the object that is mentioned.
+        object: the mentioned object.
         text: the words of the answer.
         hallucinated: whether the image does not show it.
-        place: the place of its first token in the answer, from 0; None for a mention without tokens.
+        place: the position of its first token in the answer, from 0; None for a mention without tokens.
         tokens: the number of its tokens.
-        ratio: its visual attention ratio, mean over its tokens; None where there is none to measure.
+        ratio: its visual attention ratio, mean over its tokens; None if it cannot be measured.
     """
 
     subject: str
@@ -100,7 +100,7 @@ class AttentionDiagnosis:
         ratio_layers: the layers of the visual attention ratio.
         ratio: the visual attention ratio, mean over all tokens; None if none of its layers attends to all columns.
         auroc: how well a low ratio tells hallucinated mentions from true ones; None without ground truth or ratio.
-        auroc_of_place: the same for a late place in the answer, which is known without any attention: later tokens
+        auroc_of_place: the same for a late position in the answer, which is known without attention: later tokens
             attend more to the answer so far, and later mentions are more often hallucinated.
         chat_template: the model's chat template, in the form of run records.
     """

@@ -1,6 +1,6 @@
-"""Measure where the tokens of a model's answers attend, and whether hallucinated mentions look less at the image.
+"""Measure where the tokens of a model's answers attend, and whether hallucinated mentions attend less to the image.
 
-The model answers the prompt about each image by greedy search, in batches, with `AttentionShares` behind all other
+The model answers the prompt about each image by greedy search, in batches, with `AttentionShares` after all other
 plug-ins. With ground truth, the mentions of objects in the answers are found by CHAIR's rules and traced to the tokens
 they consist of.
 
@@ -70,11 +70,11 @@ def diagnose(
     from qkedit.steering.sources.edit_source import open_edits
 
     if edits:
-        open_edits(edits)  # what is not an edit is said before the model is loaded
+        open_edits(edits)  # an invalid edit is reported before the model is loaded
     if not asked.prompts:
         raise UsageError("there are no images", where="--images", remedy="name a directory with pictures")
     for shown in asked.prompts:
-        shown.images()  # what is not a picture is said before the model is loaded
+        shown.images()  # an invalid picture is reported before the model is loaded
     loaded = load(model, **loading)
     found = _Found(vlm_modules(loaded.model), asked)
     with edit(loaded.model, edits) if edits else nullcontext():
@@ -217,7 +217,7 @@ class _Found:
         )
 
     def _auroc(self, score_of: Callable[[MentionRatio], float | None]) -> Auroc | None:
-        """Return the AUROC with which a score tells hallucinated mentions; None without ground truth or scores."""
+        """Return the AUROC of a score for hallucinated mentions; None without ground truth or scores."""
         judged = [(score, mention) for mention in self.mentions if (score := score_of(mention)) is not None]
         if not judged:
             return None

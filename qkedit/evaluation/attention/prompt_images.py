@@ -21,9 +21,9 @@ class PromptImages:
     """The images of one prompt.
 
     Attributes:
-        name: for people and for groups of items that are not independent.
+        name: the name in reports, and that of the group of items that are not independent.
         sources: image files, or images.
-        truth: the objects that they show; None if that is not known.
+        truth: the objects that they show; None if they are not known.
     """
 
     name: str
@@ -37,7 +37,7 @@ class PromptImages:
 
 @dataclass(frozen=True)
 class AskedImages:
-    """All prompts' images, and how mentions are found in the answers; None without ground truth."""
+    """The images of all prompts, and the function that finds mentions in answers; None without ground truth."""
 
     prompts: tuple[PromptImages, ...]
     find: MentionFinder | None = None

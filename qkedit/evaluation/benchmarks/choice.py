@@ -1,9 +1,9 @@
-"""Questions that name their possible answers: JSON lines `id, image, question, choices, truth`.
+"""Score custom questions with choices: JSON lines `id, image, question, choices, truth`.
 
 An answer is right if it names the true choice and no other one, by the rules for words of custom questions: whole
-words in any case, singular or plural. An answer that names none or several is wrong. The chance level, that of a guess
-among the choices, is a figure of its own beside accuracy, and so is the share of answers that name exactly one choice:
-a model that never does is not at chance, but below it.
+words in any case, singular or plural. An answer that names none or several is wrong. The chance level (the accuracy of
+a guess among the choices) is reported next to accuracy, and so is the share of answers that name exactly one choice: a
+model that never names one is not at the chance level, but below it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _choices(row: Row) -> tuple[str, ...]:
     choices = row.fields.get("choices")
     if not isinstance(choices, list) or not all(isinstance(entry, str) for entry in choices):
         raise row.wrong("choices is not a list of texts")
-    # Two choices that are read alike could not be told apart in an answer.
+    # Choices that the rules for words do not distinguish could not be told apart in an answer.
     has_words = all(re.search(r"\w", entry) for entry in choices)
     if len(choices) < 2 or not has_words or any(mention_finder(choices)(entry) != (entry,) for entry in choices):
         raise row.wrong("choices are not two or more different words or phrases")

@@ -35,7 +35,7 @@ class Arm:
     Attributes:
         name: its name, which is also that of its directory.
         edits: directories of edits that are put into the loaded weights.
-        plugins: the plug-ins that act.
+        plugins: the plug-ins of the arm.
     """
 
     name: str
@@ -66,7 +66,7 @@ class FinishedArms:
         return (*of_runs, *self.against_base.warnings)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as `qkedit eval --each --json` prints it."""
+        """Return the runs and comparisons as `qkedit eval --each --json` prints them."""
         return {
             "out": str(self.out),
             "arms": [
@@ -125,29 +125,29 @@ def evaluate_arms(
     overwrite: bool = False,
     watch: Watch = lambda done, total: None,
 ) -> FinishedArms:
-    """Ask every arm the same questions, one arm after another, and compare them; the model is loaded at most once.
+    """Ask all arms the same questions, in turn, and compare their runs; the model is loaded at most once.
 
     Args:
         model: the model without edits and plug-ins; it is not loaded if all questions are answered.
         arms: the arms, the base first.
         tasks: the questions.
         images: the directory of the images.
-        out: the directory in which each arm gets a directory with its name; interrupted arms are resumed.
+        out: the directory of the runs, with one directory per arm; interrupted arms are resumed.
         prompt: as for `evaluate`, like the next two.
         limit: the number of questions to ask of each task.
-        overwrite: start over where there are files of other runs.
+        overwrite: whether to replace the files of other runs.
         watch: called with the progress over all arms.
 
     Raises:
         UsageError: an arm's directory holds something else.
-        QkeditError: an edit or a plug-in does not fit the model, or for the reasons of `evaluate`.
+        QkeditError: an edit or a plug-in does not fit the model, or `evaluate` raises it.
     """
-    require_scipy()  # to compare them in the end
+    require_scipy()  # for the comparison at the end
     if (out / RUN_FILE).exists():
-        raise UsageError("holds a run by itself", where=str(out), remedy="name another --out for several arms")
+        raise UsageError("holds a single run", where=str(out), remedy="name another --out for several arms")
     shared = Shared()
     backends = [replace(model, edits=arm.edits, plugins=arm.plugins, shared=shared) for arm in arms]
-    # Before the first arm is asked, which may take hours.
+    # Checked before the first arm runs, which may take hours.
     for arm, backend in zip(arms, backends, strict=True):
         check_run(backend, tasks, images, out / arm.name, prompt=prompt, limit=limit, overwrite=overwrite)
     finished: dict[str, Finished] = {}

@@ -122,7 +122,7 @@ class RaisedScores(DecodingEdit):
         ids = generation.inputs["input_ids"]
         self._image = ids == image_token(generation.modules.config)
         self._tokens = int(self._image.sum())
-        # By what share of α each column is raised, `[batch, length]`.
+        # The share of α by which each column is raised, `[batch, length]`.
         self._share = self._image * random_signs(tuple(ids.shape), plugin.control).to(ids.device)
         self.scored_layers = frozenset(plugin.layers if self._tokens else ())
 

@@ -1,4 +1,4 @@
-"""The branches of contrasts: what the second run of the model sees less of, or sees otherwise.
+"""The branches of contrasts: a second run of the model on reduced or altered inputs.
 
 Each function returns a `StartOfBranch`, which is called at the beginning of every answer to prompts with images.
 """
@@ -25,12 +25,12 @@ _OF_IMAGES = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_s
 
 @dataclass(frozen=True)
 class Begun:
-    """A branch that has begun.
+    """A started branch.
 
     Attributes:
         branch: the branch.
         warnings: sentences to read before trusting the answer.
-        contrasted: whether each prompt is contrasted at all; None if all are.
+        contrasted: for each prompt, whether it is contrasted; None if all are.
     """
 
     branch: Branch

@@ -1,4 +1,4 @@
-"""CRoPS (arXiv 2601.00659): contrast with two branches, one of text and one of an image that nobody looks at.
+"""CRoPS (arXiv 2601.00659): contrast with two branches, one without the image and one with its least attended tokens.
 
 With p the model's distribution over the plausible tokens, p₀ that of a branch without image which keeps the n_t text
 tokens that the last token attends to least, and p₁ that of SID's branch:
@@ -40,7 +40,8 @@ class CRoPS:
         beta: the plausibility cut: tokens less likely than β times the likeliest one are excluded; 0 for no cut.
         limit: nothing is contrasted where the likeliest token is more probable than this.
         keep: the share of image tokens that SID's branch keeps, or their number from 1 on.
-        keep_text, more_text: the number of text tokens that the other branch keeps, and by how much it may grow.
+        keep_text, more_text: the number of text tokens that the branch without image keeps at first, and the number
+            by which it grows at most.
         start: the first decoder layer that attends to the kept tokens alone.
         control: the seed of a matched random control, which gives the changes of logits to random tokens among the
             plausible ones; None for the method itself.
@@ -99,7 +100,7 @@ class BoundCRoPS:
 
 
 class TwoContrasts(DecodingEdit):
-    """Both contrasts for one request; without branches, for one without images."""
+    """Both contrasts for one request; a request without images has no branches."""
 
     def __init__(self, plugin: BoundCRoPS, begun: tuple[Begun, ...]) -> None:
         self._plugin = plugin
@@ -116,7 +117,7 @@ class TwoContrasts(DecodingEdit):
         likeliest = logits.max(dim=-1, keepdim=True).values
         plausible = logits >= likeliest + math.log(settings.beta) if settings.beta > 0 else logits == logits
         own = logits - logits.masked_fill(~plausible, -torch.inf).logsumexp(dim=-1, keepdim=True)
-        # Bounded, so that the weight of a very late token is still a number.
+        # Bounded, so that the weight of a very late token is finite.
         edited = own + math.expm1(min(settings.decay * self._steps, 60.0)) * (own - text)
         edited = (1 + settings.alpha) * edited - settings.alpha * image
         is_sure = own.max(dim=-1, keepdim=True).values.exp() > settings.limit

@@ -1,4 +1,4 @@
-"""Contrast with a second image, which the user brings, and the sum with it.
+"""Contrast with a second image that the user provides, and the weighted sum with it.
 
 With l the logits for the picture, and l′ those for the same prompt with the second image:
 
@@ -32,7 +32,7 @@ class ImageContrast:
     """Settings of the contrast with a second image.
 
     Attributes:
-        second: the second images: an image, for every picture; a directory with images of the same names; JSON lines
+        second: the second images: one image for all pictures; a directory with images of the same names; JSON lines
             `{"image": "street.jpg", "second": "masked/street.png"}`; or in Python a function from a picture to its
             second image.
         alpha: α, the weight of the branch; with 0 there is no branch, and only the plausibility cut is left.

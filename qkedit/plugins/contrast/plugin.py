@@ -18,7 +18,7 @@ from qkedit.plugins.core.generation_limits import OF_A_BRANCH, refuse_settings
 from qkedit.plugins.core.random_controls import permuted_changes
 from qkedit.plugins.core.report import PluginReport
 
-# The weights of the model's own logits and of the branch's at the token of a number, from 0.
+# The weights of the model's own logits and of the branch's, by the number of the token, counted from 0.
 Weights = Callable[[int], tuple[float, float]]
 
 
@@ -45,9 +45,9 @@ class BoundContrast:
         name: the method's name.
         weights: the weights of both logits; None without a branch.
         beta: β of the plausibility cut.
-        start_branch: what the branch sees.
+        start_branch: the function that starts the branch.
         signal_share: ᾱ of the noise on the branch's image; None without noise.
-        control: the random numbers of the control; None for the method itself.
+        control: the generator of the control; None for the method itself.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The second images of a contrast, as users bring them: a file, a directory, a list of pairs, or a function."""
+"""Find the second images of a contrast in a file, a directory, or a list of pairs, or by a user's function."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class ByFileName:
 
     Attributes:
         where: the user's name for the place in errors.
-        find: return the file of the second image by the last parts of a picture's path, "street.jpg" or
-            "town/street.jpg"; None if there is none.
+        find: a function that returns the file of the second image for the last parts of a picture's path,
+            "street.jpg" or "town/street.jpg"; None if there is none.
     """
 
     where: str
@@ -58,7 +58,7 @@ class ByFileName:
         return read_image(self.file(Path(name))[1])
 
     def file(self, picture: Path) -> tuple[Path, Path]:
-        """Return the last parts of a picture's path by which its second image was found, and the latter's file.
+        """Return the last parts of a picture's path by which its second image was found, and the second image's file.
 
         Raises:
             UsageError: there is none.
@@ -78,16 +78,16 @@ class ByFileName:
 
 
 def provider_of(second: str | Path | Provider, where: str) -> Provider:
-    """Return the second images of a place, or the given function.
+    """Return the function that finds second images in a file or directory, or the given function.
 
     Args:
-        second: an image, for every picture; a directory with images of the same names, or of the same names with
-            another ending; JSON lines `{"image": "street.jpg", "second": "masked/street.png"}`, with second images
+        second: one image for all pictures; a directory with images of the same names, or of the same names with
+            another extension; JSON lines `{"image": "street.jpg", "second": "masked/street.png"}`, with second images
             relative to that file; or a function.
         where: the option's name in errors.
 
     Raises:
-        UsageError: there is no such place, or it does not hold what it should.
+        UsageError: the file or directory does not exist or is invalid.
     """
     if not isinstance(second, str | Path):
         return _Checked(second, where)
@@ -106,7 +106,7 @@ def provider_of(second: str | Path | Provider, where: str) -> Provider:
 
 @dataclass(frozen=True)
 class _Checked:
-    """A user's function, whose result is made RGB."""
+    """A user's function whose result is checked and converted to RGB."""
 
     function: Provider
     where: str
@@ -117,7 +117,7 @@ class _Checked:
         second: Any = self.function(picture)
         if not isinstance(second, Image.Image):
             raise UsageError(
-                f"the function returned {type(second).__name__}", where=self.where, remedy="return an image of Pillow"
+                f"the function returned {type(second).__name__}", where=self.where, remedy="return a Pillow image"
             )
         return as_rgb(second, self.where)
 
@@ -137,7 +137,7 @@ def _in_directory(directory: Path, end: Path) -> Path | None:
     alike = [other for other in file.parent.glob("*") if other.stem == file.stem and other.is_file()]
     if len(alike) > 1:
         raise UsageError(
-            f"has {len(alike)} second images for {end}", where=str(directory), remedy="leave one of that name"
+            f"has {len(alike)} second images for {end}", where=str(directory), remedy="keep only one of them"
         )
     return alike[0] if alike else None
 

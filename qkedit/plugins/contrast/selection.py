@@ -1,4 +1,4 @@
-"""SID's selection: hide the image tokens that matter to the last token, and keep those that it attends to least.
+"""SID's selection: keep the image tokens that the last token attends to least, and hide the others.
 
 (Self-Introspective Decoding, arXiv 2408.02032; as in its published code, the attention is the mean over heads in the
 layer before the first one that hides tokens, and the choice is made anew for every token of an answer.)
@@ -24,7 +24,7 @@ def check_keep(keep: float, name: str) -> None:
         check_largest(name, keep=int(keep))
     if not (math.isfinite(keep) and keep > 0 and (keep < 1 or keep == int(keep))):
         raise UsageError(
-            f"{keep} is neither a number of tokens nor a share", where=f"{name} keep", remedy="give 100, or 0.25, say"
+            f"{keep} is neither a number of tokens nor a share", where=f"{name} keep", remedy="give 100 or 0.25"
         )
 
 
@@ -33,7 +33,7 @@ def check_selection(modules: VLMModules, start: int, name: str) -> None:
 
     Raises:
         UsageError: it has no layer `start`.
-        UnsupportedForm: some of its layers do not compute attention, so that a token's content passes on in them.
+        UnsupportedForm: some of its layers do not compute attention, so hidden tokens would have an effect in them.
     """
     if start >= len(modules.layers):
         raise UsageError(

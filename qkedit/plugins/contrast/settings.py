@@ -129,7 +129,7 @@ class M3ID:
 
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Take a model whose images are a grid."""
-        # Bounded, so that the weight of a very late token is still a number.
+        # Bounded, so that the weight of a very late token is finite.
         weights = _contrasting(lambda step: math.expm1(min(self.decay * step, 80.0))) if self.decay > 0 else None
         return BoundContrast(self.name, weights, self.beta, no_image(), control=control_generator(self.control))
 
@@ -167,12 +167,12 @@ class PAIContrast:
 
 @dataclass(frozen=True)
 class SID:
-    """Settings of SID (Self-Introspective Decoding, arXiv 2408.02032): the branch keeps what nobody looks at.
+    """Settings of SID (Self-Introspective Decoding, arXiv 2408.02032): the branch keeps the least attended tokens.
 
     Attributes:
         alpha, beta: as in VCD. The paper uses an α of 0.5 to 1.
-        keep: how many image tokens the branch keeps: a number from 1, or a share below 1. Published are 100 of
-            LLaVA-1.5's 576 for questions, 50 for captions, and 0.25.
+        keep: the number of image tokens that the branch keeps, from 1, or their share, below 1. Published values are
+            100 of LLaVA-1.5's 576 for questions, 50 for captions, and 0.25.
         start: the first decoder layer that attends to the kept tokens alone.
         control: as in VCD.
     """
@@ -212,7 +212,7 @@ def _contrasting(alpha: Callable[[int], float]) -> Weights:
 
 
 def check_options(name: str, **options: float) -> None:
-    """Check weights and shares. Raises UsageError for one that is no weight, or a `beta` above 1."""
+    """Check weights and shares. Raises UsageError for an invalid weight, or a `beta` above 1."""
     check_weights(name, **options)
     for option, value in options.items():
         if option == "beta" and value > 1:

@@ -1,7 +1,7 @@
-"""CRoPS's selection: hide the text tokens that matter to the last token, and keep those that it attends to least.
+"""CRoPS's selection: keep the text tokens that the last token attends to least, and hide the others.
 
 (arXiv 2601.00659; as in its published code, the attention is the mean over heads in the layer before the first one
-that hides tokens, the choice is made anew for every token of an answer, and the answer's own tokens are chosen from.)
+that hides tokens; the choice is made anew for every token of an answer, and includes the answer's own tokens.)
 """
 
 from __future__ import annotations

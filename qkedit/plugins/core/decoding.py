@@ -1,4 +1,4 @@
-"""A call of `generate` for plug-ins that act on decoding, and what they may add to it."""
+"""The interface between a call of `generate` and plug-ins that act on decoding."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Branch(Protocol):
         """Return the branch's logits of the next token, `[batch, vocabulary]` float32.
 
         Args:
-            tokens: `[batch]`, the tokens that the answer went on with; None for the first ones of the answer.
+            tokens: `[batch]`, the tokens that were added to the answer last; None before its first token.
         """
         ...
 
@@ -29,26 +29,26 @@ class Branch(Protocol):
 
 
 class AttentionEdit:
-    """An edit that looks at the attention of a model while it answers, and hides columns from it.
+    """An edit that reads a model's attention while it answers, and may hide columns from it.
 
     Attributes:
-        watched_layers: in which decoder layers `watch_attention` is called.
-        masked_layers: in which decoder layers the columns that `hidden_columns` returns are not attended to.
+        watched_layers: the decoder layers in which `watch_attention` is called.
+        masked_layers: the decoder layers in which the columns that `hidden_columns` returns are masked.
     """
 
     watched_layers: frozenset[int] = frozenset()
     masked_layers: frozenset[int] = frozenset()
 
     def watch_attention(self, layer: int, shares: Tensor) -> None:
-        """Look at the attention of the last column in a layer, with every edit of scores; change nothing.
+        """Read the attention of the last column in a layer, after all edits of its scores.
 
-        It is called in every forward pass, before `edit_logits` of the same pass; for a prompt that runs in parts,
-        with each part, so that the last call before `edit_logits` is the one to keep.
+        It is called in every forward pass, before `edit_logits` of the same pass. If a prompt runs in parts, it is
+        called for each part; the last call before `edit_logits` is that of the prompt's last token.
 
         Args:
             layer: the decoder layer.
-            shares: `[batch, heads, columns]` float32, each row of which adds up to 1. The columns are the last ones so
-                far, since a sliding layer forgets those before its window; padding has none.
+            shares: `[batch, heads, columns]` float32; each row adds up to 1, and the share of padding is 0. In a
+                sliding layer, these are the last columns alone, since it drops those before its window.
         """
 
     def hidden_columns(self, layer: int, tokens: int, columns: int) -> Tensor:
@@ -57,7 +57,7 @@ class AttentionEdit:
         Args:
             layer: the decoder layer; `watch_attention` of the layers before it has been called in the same pass.
             tokens: the number of tokens per row in this forward pass: 1 for a token of the answer.
-            columns: the number of columns that the layer holds, the last ones of the text so far.
+            columns: the number of columns that the layer holds: the last ones of prompt and answer so far.
 
         Returns:
             `[batch, columns]` bool.
@@ -66,14 +66,14 @@ class AttentionEdit:
 
 
 class StartBranch(Protocol):
-    """Run the model on other inputs beside the answer."""
+    """Run the model on other inputs in step with the answer."""
 
     def __call__(self, inputs: Mapping[str, Any], attention: AttentionEdit | None = None) -> Branch:
         """Return a branch. Prefill plug-ins act there too, decoding plug-ins do not.
 
         Args:
             inputs: the model inputs (`input_ids`, `attention_mask`, `pixel_values`, …; no settings of `generate`).
-            attention: what reads and edits the attention in the branch.
+            attention: the edit of the attention in the branch.
         """
         ...
 
@@ -85,7 +85,7 @@ class Generation:
     Attributes:
         modules: the model's modules.
         inputs: the call's arguments by name: `input_ids` `[batch, length]`, `pixel_values`, `max_new_tokens`, …
-        start_branch: run the model on other model inputs beside the answer; see `StartBranch`.
+        start_branch: run the model on other inputs in step with the answer; see `StartBranch`.
     """
 
     modules: VLMModules
@@ -107,9 +107,9 @@ class DecodingEdit(AttentionEdit):
     The state of a request belongs here, not in the plug-in, since several requests may run concurrently.
 
     Attributes:
-        edited_states: after which decoder layers `edit_state` is called.
-        observed_layers: after which decoder layers `observe_layer` is called.
-        scored_layers: in which decoder layers `edit_scores` is called; only layers that attend to every column.
+        edited_states: the decoder layers after which `edit_state` is called.
+        observed_layers: the decoder layers after which `observe_layer` is called.
+        scored_layers: the decoder layers in which `edit_scores` is called; only layers that attend to every column.
     """
 
     edited_states: frozenset[int] = frozenset()
@@ -117,7 +117,7 @@ class DecodingEdit(AttentionEdit):
     scored_layers: frozenset[int] = frozenset()
 
     def edit_scores(self, layer: int, scores: Tensor) -> Tensor:
-        """Return the attention scores of the last token of the prompt, or of a token of the answer, edited.
+        """Return the edited attention scores of the prompt's last token or of an answer token.
 
         Args:
             layer: the decoder layer.
@@ -127,30 +127,30 @@ class DecodingEdit(AttentionEdit):
         return scores
 
     def edit_state(self, layer: int, hidden: Tensor) -> Tensor:
-        """Return the state after a decoder layer, edited, of the prompt's last token or of a token of the answer.
+        """Return the edited state of the prompt's last token or of an answer token after a decoder layer.
 
-        The layers behind, and with them the cache, go on from the edited state. It is not called in a preview.
+        Later layers, and their part of the cache, are computed from the edited state. It is not called in a preview.
 
         Args:
             layer: the decoder layer.
-            hidden: `[batch, D]`; it must stay as it is.
+            hidden: `[batch, D]`; it must not be changed in place.
         """
         return hidden
 
     def observe_layer(self, layer: int, hidden: Tensor) -> None:
-        """Look at the state of the last token after a decoder layer, `[batch, D]`; change nothing.
+        """Read the state of the last token after a decoder layer, `[batch, D]`, without changing it.
 
         It is called in every forward pass, before `edit_logits` of the same pass.
         """
 
     def edit_logits(self, logits: Tensor, tokens: Tensor | None) -> Tensor:
-        """Return the model's logits of the next token, edited; `logits` itself must stay as it is.
+        """Return the edited logits of the next token, without changing `logits` itself.
 
-        They are edited before everything that `generate` does to them: penalties, temperature, constraints.
+        They are edited before `generate` processes them (penalties, temperature, constraints).
 
         Args:
             logits: `[batch, vocabulary]` float32.
-            tokens: `[batch]`, the tokens that the answer went on with; None in the prefill.
+            tokens: `[batch]`, the tokens that were added to the answer last; None in the prefill.
         """
         return logits
 
@@ -158,8 +158,7 @@ class DecodingEdit(AttentionEdit):
         """Edit the key-value cache in place after a forward pass, the prefill's included."""
 
     def logits_processors(self) -> Sequence[Any]:
-        """Return logits processors of transformers. They run before those of the caller, so that the
-        caller's constraints hold."""
+        """Return logits processors of transformers, which run before the caller's, so that its constraints hold."""
         return ()
 
     def arguments(self) -> Mapping[str, Any]:

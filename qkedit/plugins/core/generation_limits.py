@@ -1,4 +1,4 @@
-"""Settings of `generate` that plug-ins on its decoding cannot follow."""
+"""Settings of `generate` that plug-ins that act on decoding do not support."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 from qkedit.errors import UsageError
 from qkedit.plugins.core.decoding import Generation
 
-# When a setting is refused, and why.
+# By setting: the values that are refused, and the reason.
 _LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "num_beams": (lambda value: value > 1, "beams change places"),
+    "num_beams": (lambda value: value > 1, "beam search reorders the rows of a batch"),
     "num_return_sequences": (lambda value: value > 1, "it follows one answer per prompt"),
     "prefill_chunk_size": (bool, "it needs the whole prompt at once"),
-    "cache_implementation": (lambda value: "static" in str(value), "it does not see compiled steps"),
-    "assistant_model": (lambda value: value is not None, "guessed tokens may be taken back"),
-    "prompt_lookup_num_tokens": (bool, "guessed tokens may be taken back"),
-    "custom_generate": (lambda value: value is not None, "another loop may take tokens back"),
+    "cache_implementation": (lambda value: "static" in str(value), "compiled steps bypass it"),
+    "assistant_model": (lambda value: value is not None, "draft tokens may be rejected"),
+    "prompt_lookup_num_tokens": (bool, "draft tokens may be rejected"),
+    "custom_generate": (lambda value: value is not None, "another decoding loop may remove tokens"),
     "past_key_values": (lambda value: value is not None, "it does not know the tokens in the cache"),
     "inputs_embeds": (lambda value: value is not None, "it needs the prompt's tokens"),
     "use_cache": (lambda value: value is False, "it needs a cache"),
 }
-# What changes which tokens a forward pass is about, or hides the pass.
+# Settings that change which tokens a forward pass processes, or that hide the pass.
 OF_EVERY_STEP = (
     "prefill_chunk_size", "cache_implementation", "assistant_model", "prompt_lookup_num_tokens", "custom_generate",
 )  # fmt: skip
-# What a second answer in step cannot follow either.
+# All settings that a branch does not support.
 OF_A_BRANCH = (*OF_EVERY_STEP, "num_beams", "num_return_sequences", "past_key_values", "inputs_embeds", "use_cache")
 
 

@@ -46,7 +46,7 @@ class ImageLayout:
 
 @dataclass(frozen=True)
 class Run:
-    """Placeholders without a gap: `length` of them, beginning at column `first` of prompt `row`."""
+    """A run of `length` adjacent placeholders, beginning at column `first` of prompt `row`."""
 
     row: int
     first: int
@@ -126,7 +126,7 @@ def _side(tokens: int, what: str) -> int:
 
 
 def _square(images: EncodedImages) -> list[ImageLayout]:
-    """Every image has the same number of tokens, which is a square."""
+    """Lay out images that all have the same number of tokens, which is a square number."""
     count = images.tensor("pixel_values").shape[0]
     tokens, rest = divmod(images.tokens, count)
     if rest:
@@ -140,7 +140,7 @@ def _square(images: EncodedImages) -> list[ImageLayout]:
 
 
 def _patches(images: EncodedImages) -> list[ImageLayout]:
-    """The rows and columns of patches in `image_grid_thw`, merged `spatial_merge_size` at a time."""
+    """Lay out the rows and columns of patches in `image_grid_thw`, merged `spatial_merge_size` at a time."""
     merge = images.config.vision_config.spatial_merge_size
     return [
         _whole(height // merge, width // merge)
@@ -150,20 +150,20 @@ def _patches(images: EncodedImages) -> list[ImageLayout]:
 
 
 def _rows_of_any_length(images: EncodedImages) -> list[ImageLayout]:
-    """Pixtral, Mistral 3: rows of patches, each ended by a token with another id, so all placeholders are cells."""
+    """Lay out rows of patches, each ended by a token that is not a placeholder (Pixtral, Mistral 3)."""
     patch = images.config.vision_config.patch_size * getattr(images.config, "spatial_merge_size", 1)
     return [_whole(height // patch, width // patch) for height, width in images.tensor("image_sizes").tolist()]
 
 
 def _tiles(images: EncodedImages) -> list[ImageLayout]:
-    """InternVL: tiles row by row, then a thumbnail if there are several tiles; each image is between markers."""
+    """Lay out tiles row by row, then a thumbnail if there are several tiles, between markers (InternVL)."""
     tiles = images.tensor("pixel_values").shape[0]
     side = _tile_side(images, tiles)
     return [_tiled(run.length // side**2, side, last="thumbnail") for run in _whole_tiles(images.runs, side)]
 
 
 def _labelled_tiles(images: EncodedImages) -> list[ImageLayout]:
-    """Idefics 3, SmolVLM: each tile follows a label with its position; the thumbnail is last, after its own label.
+    """Lay out tiles after labels with their positions, and the thumbnail last, after its label (Idefics 3, SmolVLM).
 
     All-zero tiles are padding of the batch, and have no tokens.
     """
@@ -214,9 +214,10 @@ def _tiled(count: int, side: int, last: str) -> ImageLayout:
 
 
 def _any_resolution(images: EncodedImages) -> list[ImageLayout]:
-    """LLaVA-NeXT, LLaVA-OneVision: a base grid, then the joined tiles, cropped to the image, with a newline per row.
+    """Lay out a base grid, then the joined tiles, cropped to the image, with a newline per row.
 
-    An image that is not tiled (one of several in a LLaVA-OneVision prompt) is its base grid and one newline.
+    LLaVA-NeXT and LLaVA-OneVision have it. An image that is not tiled (one of several in a LLaVA-OneVision prompt) is
+    its base grid and one newline.
     """
     config = images.config
     side = config.vision_config.image_size // config.vision_config.patch_size

@@ -1,7 +1,7 @@
-"""The pictures of a request, for plug-ins that show the model other ones, and the files that they were read from.
+"""The pictures of a request and their files, for plug-ins that show the model other pictures.
 
-`generate` gets only numbers. Whoever makes them from pictures stores both with the prompt's tokens, so that a plug-in
-can have the same prompts processed with other pictures.
+`generate` receives only tensors. The code that makes them from pictures stores the pictures with the prompt's tokens,
+so that a plug-in can process the same prompts with other pictures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# The attribute of a tensor `input_ids`, which alone reaches `generate` as it is.
+# The attribute of the tensor `input_ids`, the only input that reaches `generate` as the same object.
 _PICTURES = "_qkedit_pictures"
 
 
@@ -24,8 +24,8 @@ class Pictures:
 
     Attributes:
         images: the pictures of each prompt, in order; none for a prompt of text.
-        inputs_with: return the model inputs of the same prompts with other pictures, as many for each prompt, padded
-            on the left.
+        inputs_with: a function that returns the model inputs of the same prompts with other pictures, as many for each
+            prompt, padded on the left.
     """
 
     images: Sequence[Sequence[Image]]
@@ -38,7 +38,7 @@ def remember_pictures(inputs: Mapping[str, Any], pictures: Pictures) -> None:
 
 
 def pictures_of(inputs: Mapping[str, Any]) -> Pictures | None:
-    """Return the pictures of model inputs; None if nobody has stored them."""
+    """Return the pictures of model inputs; None if none were stored."""
     return getattr(inputs.get("input_ids"), _PICTURES, None)
 
 
@@ -47,7 +47,7 @@ class ChecksFiles(Protocol):
     """A plug-in's settings that depend on the files of pictures."""
 
     def check_files(self, files: Iterable[Path] | None) -> None:
-        """Raise UsageError for pictures that cannot be answered about.
+        """Raise UsageError for pictures that the plug-in cannot be used with.
 
         Args:
             files: the files of the pictures; None for pictures that come without files, as those of a server do.

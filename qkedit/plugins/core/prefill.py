@@ -1,4 +1,4 @@
-"""A prefill with images, before it runs, for plug-ins. An adapter for the engine runs it."""
+"""The interface between plug-ins and a prefill with images, which an adapter for the engine runs."""
 
 from __future__ import annotations
 

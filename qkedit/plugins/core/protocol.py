@@ -3,14 +3,14 @@
 A prefill with images has these steps, each optional for a plug-in:
 
     start          the decoder's inputs are known (with vision features merged in), and nothing has run yet;
-                   `Prefill.preview` runs the unedited decoder as far as needed, without a cache and without traces
+                   `Prefill.preview` runs the unedited decoder as far as needed, without a cache or side effects
     edit_layer     after decoder layer l, for the layers in `edited_layers`
     enter_layer    before decoder layer l, for the layers in `entered_layers`: read its arguments
     edit_cache     when the first `refine_after[row]` columns of a row are in the cache, and no later ones
     finish         after the last column, with the finished cache
 
 A plug-in that acts on decoding has `start_decoding` instead, or in addition. It is called once per call of `generate`
-and may edit the logits of every forward pass, look at the states behind layers, run the model on other inputs beside
+and may edit the logits of every forward pass, read the states after layers, run the model on other inputs in step with
 the answer, and add logits processors and arguments (`DecodingEdit`). Only the methods that a plug-in has are called.
 """
 

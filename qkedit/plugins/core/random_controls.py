@@ -1,7 +1,7 @@
 """Matched random controls: the same edit in size, in a random direction.
 
-A method's gain may come from disturbing the model at all. A control disturbs it as much, without the method's
-knowledge: what changes logits gives its changes to random tokens, what scales attention scales up or down at random.
+A method may gain merely because it disturbs the model. A control disturbs it by the same amount at random: if the
+method changes logits, its changes go to random tokens; if it scales attention, tokens are scaled up or down at random.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def check_control(seed: int | None, name: str) -> None:
 
 
 def control_generator(seed: int | None) -> torch.Generator | None:
-    """Return the random numbers of a control, drawn on the CPU for every device; None for the method itself."""
+    """Return the generator of a control, on the CPU for every device; None for the method itself."""
     return None if seed is None else torch.Generator().manual_seed(seed)
 
 
@@ -29,7 +29,7 @@ def permuted_changes(edited: Tensor, logits: Tensor, generator: torch.Generator 
     Args:
         edited: the logits as a method edits them, `[batch, vocabulary]`; −∞ excludes a token.
         logits: the logits before.
-        generator: the random numbers; None leaves the edited logits as they are.
+        generator: the generator of the control; None returns the edited logits unchanged.
     """
     if generator is None:
         return edited

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qkedit.checkpoint.hub.snapshot import model_directory
 from qkedit.checkpoint.pretrained import check_torchvision, from_pretrained, pretrained_weights
-from qkedit.errors import QkeditError, UsageError, first_line
+from qkedit.errors import QkeditError, UsageError, first_line, read_failure
 from qkedit.images import as_rgb
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def read_depth(file: str | Path) -> Tensor:
         depth = torch.from_numpy(values.astype(np.float32))
     except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
         raise UsageError(
-            f"cannot be read as a depth map ({first_line(error)})",
+            f"cannot be read as a depth map ({read_failure(error)})",
             where=str(path),
             remedy="give a two-dimensional .npy array or a 16-bit PNG",
         ) from error

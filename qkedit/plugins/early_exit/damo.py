@@ -1,4 +1,4 @@
-"""DAMO (ICLR 2025): let the state of the last token follow the average of its changes once the prediction turns back.
+"""DAMO (ICLR 2025): continue the last token's state by the average of its changes once the prediction reverses.
 
 After each layer l of the second half, with h_l the state of the last token, P_l = softmax(head(h_l)), and both
 averages zero before the first of these layers:
@@ -36,7 +36,7 @@ class DAMOReport(PluginReport):
     Attributes:
         steps: the number of decoding steps.
         share_edited: the share of steps, over all prompts, in which a state was replaced.
-        edited_from: how often replacing began after each layer, over all prompts.
+        edited_from: by layer, the number of steps in which replacement began after it, over all prompts.
     """
 
     steps: int
@@ -49,9 +49,9 @@ class DAMO:
     """Settings of DAMO; the defaults are those of the published script for MME.
 
     Attributes:
-        tau: τ, the cosine below which the prediction counts as turned back; −1 changes nothing.
+        tau: τ, the cosine below which the prediction counts as reversed; −1 changes nothing.
         beta1, beta2: β₁ and β₂, the share of earlier changes in the average of the states' changes. The published
-            code has 0.2 and 0.4 for POPE.
+            code uses 0.2 and 0.4 for POPE.
         alpha: α, the share of earlier changes in the average of the predictions' changes.
         start: the first layer whose state may be replaced, from 2; None for the middle of the depth (16 of 32).
         norm: whether the final norm is applied before the head ("final"), or not, as in the published code.
@@ -115,14 +115,14 @@ class Momentum(DecodingEdit):
     def __init__(self, plugin: BoundDAMO) -> None:
         self._plugin = plugin
         self._head = LayerLogits(plugin.modules, DAMO.name)
-        # The two layers before the first one are only looked at.
+        # The two layers before the first one are only read.
         self.edited_states = frozenset(range(plugin.first - 2, len(plugin.modules.layers)))
         self._passing: _Pass
         self._steps = self._choices = 0
         self._edited_from: dict[int, int] = dict.fromkeys(sorted(self.edited_states), 0)
 
     def edit_state(self, layer: int, hidden: Tensor) -> Tensor:
-        """Return the state after `layer`, replaced in the rows whose prediction has turned back in this pass."""
+        """Return the state after `layer`, replaced in the rows whose prediction has reversed in this pass."""
         if layer == min(self.edited_states):
             self._passing = _Pass(torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device))
         passing, edited = self._passing, hidden
@@ -132,7 +132,7 @@ class Momentum(DecodingEdit):
             change = change * random_signs(tuple(change.shape), self._plugin.control).to(change.device)
             self._edited_from[layer] += int((passing.is_on & ~was_on).sum())
             edited = torch.where(passing.is_on[:, None], (hidden.float() + change).to(hidden.dtype), hidden)
-        # The next layer goes on from the edited state.
+        # The next layer continues from the edited state.
         passing.states = (*passing.states[-1:], edited)
         passing.predictions = (*passing.predictions[-1:], self._prediction(edited))
         if layer == max(self.edited_states):
@@ -170,7 +170,7 @@ class _Pass:
     momentum: Tensor | float = 0.0
 
     def follow(self, hidden: Tensor, prediction: Tensor, settings: DAMO) -> Tensor:
-        """Take in one layer, and return what is to be added to its state where `is_on`, `[batch, D]`."""
+        """Include one layer, and return the change of its state where `is_on`, `[batch, D]`."""
         earlier, before = self.predictions
         self.turn = settings.alpha * self.turn + (1 - settings.alpha) * (before - earlier)
         turns_back = torch.cosine_similarity(prediction - before, self.turn, dim=-1) < settings.tau

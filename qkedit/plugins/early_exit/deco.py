@@ -29,7 +29,7 @@ class DeCoReport(PluginReport):
 
     Attributes:
         steps: the number of decoding steps.
-        chosen: how often each layer was chosen, over all prompts.
+        chosen: by layer, the number of steps in which it was chosen, over all prompts.
         likeliest_changed: the share of steps, over all prompts, whose likeliest token differs from the model's.
     """
 
@@ -65,9 +65,9 @@ class DeCo:
             check_layers(self.layers, "deco layers")
         check_weights(self.name, alpha=self.alpha)
         if not 0 < self.top_p <= 1:
-            raise UsageError(f"{self.top_p} is not a share", where="deco top_p", remedy="give 0.9, say")
+            raise UsageError(f"{self.top_p} is not a share", where="deco top_p", remedy="give a number such as 0.9")
         if self.top_k < 1:
-            raise UsageError(f"{self.top_k} tokens are none", where="deco top_k", remedy="give 1 or more")
+            raise UsageError(f"{self.top_k} is not a positive number", where="deco top_k", remedy="give 1 or more")
         check_largest(self.name, top_k=self.top_k)
 
     def bind(self, modules: VLMModules) -> BoundDeCo:
@@ -144,6 +144,6 @@ def plausible_tokens(logits: Tensor, top_p: float, top_k: int) -> Tensor:
     They are the likeliest tokens that together make up `top_p` of the probability, and at most `top_k` of them.
     """
     probabilities, tokens = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-    before = probabilities.cumsum(dim=-1) - probabilities  # what the likelier ones make up
+    before = probabilities.cumsum(dim=-1) - probabilities  # the probability of the likelier ones
     kept = (before < top_p) & (torch.arange(logits.shape[-1], device=logits.device) < top_k)
     return torch.zeros_like(kept).scatter(1, tokens, kept)

@@ -25,7 +25,7 @@ class DoLaReport(PluginReport):
 
     Attributes:
         steps: the number of decoding steps.
-        chosen: how often each layer was chosen for the contrast, over all prompts.
+        chosen: by layer, the number of steps in which it was contrasted with, over all prompts.
     """
 
     steps: int
@@ -67,7 +67,7 @@ class DoLa:
         """Check the settings against a model. Raises UsageError for layers that it does not have."""
         count = len(modules.layers)
         if self.layers in ("low", "high"):
-            # State number n of the published code is the one behind layer n − 1.
+            # State number n of the published code is the one after layer n − 1.
             first, end = (2, count // 2 + 1) if self.layers == "low" else (max(2, count // 2), count)
             layers = tuple(number - 1 for number in range(first, end, 2)) or (0,)
         else:

@@ -10,7 +10,7 @@ from torch import Tensor
 from qkedit.errors import UnsupportedForm
 from qkedit.plugins.core.modules import VLMModules
 
-# Between the head's own logits and ours, relative to their largest: 16-bit arithmetic in another order.
+# The tolerance between the head's own logits and ours, relative to the largest: 16-bit arithmetic in another order.
 _TOLERANCE = 2e-2
 
 
@@ -35,7 +35,7 @@ class LayerLogits:
         self._checked = False
         if self._norm is None or self._head is None:
             raise UnsupportedForm(
-                "its final norm and its head are not where they are known to be",
+                "its final norm or its output head is not in a known place",
                 where=name,
                 remedy="use another method",
             )

@@ -1,4 +1,4 @@
-"""Measure where the tokens of an answer attend: before the image, on it, behind it, or at the answer so far.
+"""Measure how much the tokens of an answer attend to the image, to the prompt before and after it, and to the answer.
 
 The attention of a token of the answer is that of the forward pass that chose it: the last row, as `generate` returns
 it with `output_attentions=True`, mean over heads. The columns of a prompt are divided into groups:
@@ -50,7 +50,7 @@ class SharesReport(PluginReport):
 
 
 class AttentionShares:
-    """A plug-in that only measures attention; attach it as the last one, so that it sees what the others do."""
+    """A plug-in that only measures attention; attach it as the last one, so that it measures the others' edits too."""
 
     name: ClassVar[str] = "attention"
 
@@ -92,11 +92,11 @@ class _Measurement(DecodingEdit):
         self._of_pass[layer] = sums.scatter_add_(1, groups, shares.mean(dim=1))
 
     def edit_logits(self, logits: Tensor, tokens: Tensor | None) -> Tensor:
-        """Keep what the forward pass showed, and leave the logits as they are."""
+        """Store the attention of the forward pass, and return the logits unchanged."""
         missing = [layer for layer in self._layers if layer not in self._of_pass]
         if missing:
             raise QkeditError(
-                f"the attention of layer {missing[0]} cannot be seen", where="model", remedy="report the model's name"
+                f"the attention of layer {missing[0]} cannot be read", where="model", remedy="report the model's name"
             )
         self._of_tokens.append(torch.stack([self._of_pass.pop(layer).cpu() for layer in self._layers], dim=1))
         return logits

@@ -1,4 +1,4 @@
-"""Measure how far the keys of an image form a picture: KV-coherence, and the entropy of the image tokens' norms.
+"""Measure the spatial structure of an image's keys (KV-coherence), and the entropy of the image tokens' norms.
 
 KV-coherence of a head is the mean cosine between keys of adjacent cells (4-neighbours) minus the mean cosine between
 all pairs of cells of the grid, before the rotation by position. It is 0 if keys do not depend on place. DSCR's paper

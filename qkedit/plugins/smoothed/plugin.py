@@ -8,8 +8,8 @@ where t − 1 is the column before it, smoothed already. λ_t grows with the ent
 
     λ_t = clip(rank of the entropy among the last 15 of the answer, 0.9 − 0.2, 0.9 + 0.2),  at most 1
 
-Our choices where we do not know the paper's: keys are smoothed in the form of the cache, behind their rotation by
-position; the token's own attention reads its key as it was; the entropy is that of the mean over heads; the rank
+Our choices where the paper's are not known: keys are smoothed in the form of the cache, after their rotation by
+position; the token's own attention reads its unsmoothed key; the entropy is that of the mean over heads; the rank
 counts the lower entropies and half of the token itself, so that 0 < rank < 1; the prompt's entropies do not count.
 """
 
@@ -77,7 +77,7 @@ class KVSmooth:
                 )
         if self.window < 1:
             raise UsageError(
-                f"{self.window} tokens are not a window", where=f"{self.name} window", remedy="give 15, say"
+                f"{self.window} is not a window size", where=f"{self.name} window", remedy="give 1 or more"
             )
         if self.layers is not None:
             check_layers(self.layers, f"{self.name} layers")

@@ -260,10 +260,10 @@ class Attachment:
             self._thread.logits = None
 
     def _guess(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
-        """Refuse assisted generation: guessed tokens would be in the prefill like a part of the prompt."""
+        """Refuse assisted generation: draft tokens would be in the prefill like a part of the prompt."""
         if has_images(bound(original, args, kwargs).get("model_kwargs", {})):
             raise UsageError(
-                "guessed tokens would be mistaken for the question",
+                "draft tokens would be mistaken for the question",
                 where="assisted generation",
                 remedy="generate without an assistant and without prompt_lookup_num_tokens",
             )

@@ -16,7 +16,7 @@ def registered(usual: str, suffix: str, function: Callable[..., Any]) -> str:
 
     Args:
         usual: the name of the implementation, such as `sdpa`.
-        suffix: what the function's name ends with; a name is registered once.
+        suffix: the end of the function's name; each name is registered once.
         function: called with `usual` before the arguments of an attention function.
     """
     from transformers import AttentionInterface, AttentionMaskInterface

@@ -1,7 +1,7 @@
-"""Let plug-ins edit the attention scores of the last token, look at its attention, or hide columns from all tokens.
+"""Let plug-ins edit the attention scores of the last token, read its attention, or hide columns from all tokens.
 
-Our attention function calls the usual one, with a mask that hides columns too. Then it computes the last query anew,
-one row per head, in float32: its output where scores are edited, and its attention where a plug-in looks at it.
+Our attention function calls the usual one, with a mask that also hides columns. Then it computes the last query again,
+one row per head, in float32: its output if scores are edited, and its attention if a plug-in reads it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def edited_attention(
     edits: Sequence[DecodingEdit],
     in_branches: Sequence[AttentionEdit | None] = (),
 ) -> Iterator[None]:
-    """Let edits change the scores of the last token in their `scored_layers`, and see its attention, in this thread.
+    """Let edits change the scores of the last token in their `scored_layers`, and read its attention, in this thread.
 
     Args:
         text_config: of the decoder.
         given: the arguments of `generate`; its `input_ids` tell how long the prompts are.
-        edits: those that act on no layer's attention are passed over.
-        in_branches: those of branches, whose own threads announce them by `in_this_branch`.
+        edits: edits that do not act on attention are ignored.
+        in_branches: the edits of branches, whose own threads activate them by `in_this_branch`.
     """
     active = [edit for edit in edits if edit.scored_layers or edit.watched_layers or edit.masked_layers]
     if not active and not any(in_branches):
@@ -107,7 +107,7 @@ def _last_scores(query: Tensor, key: Tensor, kwargs: Mapping[str, Any]) -> Tenso
 
 
 def _seen(mask: Any, queries: int, scores: Tensor, window: int | None) -> Tensor:
-    """Return which columns the last token sees, bool, to be broadcast over `[batch, heads, columns]`.
+    """Return the mask of columns that the last token sees, bool, to be broadcast over `[batch, heads, columns]`.
 
     Args:
         mask: the layer's mask: complete, boolean or additive; a block mask for flex attention; or `[B, columns]` for
@@ -150,7 +150,7 @@ def _without(hidden: Tensor, mask: Any, usual: str, query: Tensor) -> Tensor:
         )
     queries, columns = query.shape[2], hidden.shape[1]
     causal = torch.ones(queries, columns, dtype=torch.bool, device=query.device).tril(columns - queries)
-    # A hidden token's own row must see something, though nobody reads it: a row of nothing becomes not a number.
+    # The row of a hidden token must attend to something, though its output is unused: softmax over nothing is NaN.
     others = ~causal.triu(columns - queries)
     hides = hidden.to(query.device)[:, None, None] & others
     mask = causal[None, None] if mask is None else mask[..., :columns]

@@ -20,20 +20,20 @@ from qkedit.errors import QkeditError
 
 # More tokens than any answer has: the answer ends the branch.
 _ENDLESS = 2**20
-# A token that no model has: only the answer knows which tokens end it, which a request may change.
+# A token that no model has, so that the branch does not end by itself: a request may change the answer's own end.
 _NO_END = 2**31 - 1
 
 
 class _Ended(BaseException):
-    """Unwinds the branch's `generate`; nothing between may take it for a fault of its own."""
+    """Raised to leave the branch's `generate`; a BaseException, so that nobody on the way treats it as an error."""
 
 
 class LockstepBranch:
-    """A branch that begins with its first `logits`.
+    """A branch that starts at the first call of `logits`.
 
     Args:
         model: the model, whose rotary state is put back whenever the branch has run.
-        generate: the model's own `generate`, which tells `forwarded` of the logits of every forward pass.
+        generate: the model's own `generate`, which passes the logits of every forward pass to `forwarded`.
         inputs: the branch's model inputs.
     """
 
@@ -68,7 +68,7 @@ class LockstepBranch:
         self._last = logits
 
     def close(self) -> None:
-        """End the branch and wait until its thread has."""
+        """End the branch and its thread."""
         if self._thread is not None and self._thread.is_alive():
             self._tokens.put(None)
             self._thread.join()

@@ -41,7 +41,7 @@ def cache_layer(cache: Any, index: int, plugin: str) -> Any:
 def columns_held(layer: Any, length: int) -> tuple[int, int]:
     """Return the prompt column of a cache layer's first slot, and the first column that the next token still reads.
 
-    A sliding layer holds the last columns alone; a static one has a slot more than the next token's window leaves.
+    A sliding layer holds only the last columns; a static sliding layer has one slot more than the next token reads.
     """
     from transformers.cache_utils import StaticLayer
 

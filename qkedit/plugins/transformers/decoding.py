@@ -86,7 +86,7 @@ def editing_states(layers: nn.ModuleList, given: Mapping[str, Any], edits: Seque
     Args:
         layers: the decoder's layers.
         given: the arguments of `generate`; its `input_ids` tell how long the prompts are.
-        edits: those without `edited_states` are passed over.
+        edits: edits without `edited_states` are ignored.
     """
 
     def after(edit: DecodingEdit, index: int, is_last: Callable[[int], bool]) -> Callable[..., Any]:
@@ -112,7 +112,7 @@ def editing_states(layers: nn.ModuleList, given: Mapping[str, Any], edits: Seque
 
 
 def _counted(length: int) -> Callable[[int], bool]:
-    """Return a function that adds up columns, and says whether they reach the end of a prompt of this length."""
+    """Return a function that adds up columns, and returns whether they reach the end of a prompt of this length."""
     columns = 0
 
     def reach_its_end(more: int) -> bool:

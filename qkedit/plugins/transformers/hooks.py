@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a hook answer only to the thread that set it, so that another thread's decoding passes by untouched."""
+    """Return a hook that acts only in the thread that set it, so that decoding in other threads is unaffected."""
     owner = threading.get_ident()
 
     def guarded(*arguments: Any) -> Any:

@@ -84,7 +84,7 @@ def check_request(given: Mapping[str, Any]) -> None:
         )
     features, length = _encoded(given).get("image"), given["input_ids"].shape[1]
     if features is not None:
-        # Without a cache, `generate` starts again for every token, with the same features.
+        # Without a cache, `generate` runs the whole text again for every token, with the same features.
         if length > getattr(features, _LENGTH, length):
             raise UsageError(
                 "the answer so far would be mistaken for the question", where="use_cache", remedy="use a cache"

@@ -68,7 +68,7 @@ class VAF:
             check_layers(self.layers, "vaf layers")
         for option in ("image", "before"):
             if not (math.isfinite(value := getattr(self, option)) and value > 0):
-                raise UsageError(f"{value} is not a factor", where=f"vaf {option}", remedy="give 1.15, say")
+                raise UsageError(f"{value} is not a factor", where=f"vaf {option}", remedy="give one such as 1.15")
             check_largest(self.name, **{option: float(value)})
 
     def bind(self, modules: VLMModules) -> BoundVAF:

@@ -1,4 +1,4 @@
-"""The places of a caption's mentions: the characters of each object that CHAIR's rules find in it."""
+"""Locate the mentions of objects in a caption: the characters of each object that CHAIR's rules find."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Mention:
     """One mention of an object in a caption.
 
     Attributes:
-        object: the object that is meant, such as `hot dog`.
-        start: the first of its characters.
+        object: the mentioned object, such as `hot dog`.
+        start: its first character.
         end: the character after the last one.
     """
 
@@ -29,10 +29,10 @@ MentionFinder = Callable[[str], tuple[Mention, ...]]
 
 
 def mention_finder(synonyms: Synonyms, variant: str = "official", data: Path | None = None) -> MentionFinder:
-    """Return the function that finds mentions by one of CHAIR's variants; they are those that `reader` reads.
+    """Return the function that finds the mentions that `reader` reads, by one of CHAIR's variants.
 
     Args:
-        synonyms: which word means which object.
+        synonyms: the object that each word means.
         variant: `official` or `wordnet`.
         data: the user's data directory, which may hold nltk's data.
 
