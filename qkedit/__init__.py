@@ -5,7 +5,7 @@
     >>> with qkedit.edit(model, layers="10-20", k=4) as edit: ...        # the same on a loaded model
     >>> qkedit.QKProduct(query, key).S                                   # W_qᵀ W_k of every head, kept factored
 
-Every command has a function of the same name here (docs/api.md). Names are imported at their first use, so that
+What a command computes, a function here returns (docs/api.md). Names are imported at their first use, so that
 importing qkedit is fast.
 """
 
@@ -18,9 +18,11 @@ from qkedit.version import __version__
 if TYPE_CHECKING:
     from qkedit.api.differences import diff, extract
     from qkedit.api.editing import apply, export, inspect, interpolate, merge, plan, verify
+    from qkedit.api.experiments import demonstrate, sweep
     from qkedit.api.measuring import attention, compare, drift, evaluate, evaluate_arms, score
     from qkedit.api.publishing import push
-    from qkedit.api.running import generate
+    from qkedit.api.requirements import gate
+    from qkedit.api.running import generate, kv_coherence
     from qkedit.errors import QkeditError
     from qkedit.plugins.core.protocol import Plugin
     from qkedit.plugins.dscr.plugin import DSCR
@@ -48,6 +50,7 @@ __all__ = [
     "attach",
     "attention",
     "compare",
+    "demonstrate",
     "diff",
     "drift",
     "edit",
@@ -55,9 +58,11 @@ __all__ = [
     "evaluate_arms",
     "export",
     "extract",
+    "gate",
     "generate",
     "inspect",
     "interpolate",
+    "kv_coherence",
     "load",
     "merge",
     "plan",
@@ -66,6 +71,7 @@ __all__ = [
     "revert",
     "score",
     "steer",
+    "sweep",
     "verify",
 ]
 
@@ -79,7 +85,7 @@ _HOMES = {
     "edit": "qkedit.runtime.editing",
     "product_of": "qkedit.runtime.products",
     "load": "qkedit.runtime.loading",
-    "QKProduct": "qkedit.spectral.product",
+    "QKProduct": "qkedit.runtime.products",  # with from_model
     "Suppression": "qkedit.spectral.suppression",
     "SteerReport": "qkedit.steering.run",
     "steer": "qkedit.steering.run",
@@ -96,6 +102,10 @@ _HOMES = {
     "revert": "qkedit.steering.undo.revert",
     "push": "qkedit.api.publishing",
     "generate": "qkedit.api.running",
+    "kv_coherence": "qkedit.api.running",
+    "gate": "qkedit.api.requirements",
+    "demonstrate": "qkedit.api.experiments",
+    "sweep": "qkedit.api.experiments",
     "attention": "qkedit.api.measuring",
     "score": "qkedit.api.measuring",
     "evaluate": "qkedit.api.measuring",

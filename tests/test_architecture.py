@@ -56,6 +56,12 @@ APART = {
     "qkedit.evaluation.benchmarks": ("qkedit.evaluation.statistics", "qkedit.evaluation.runs"),
     "qkedit.steering.engine": ("qkedit.steering.outputs",),
 }
+# The libraries that parts of the house do without: mathematics uses no files, and what plug-ins agree on no engine; of
+# transformers it takes a function for the sizes of images, inside the function that calls it.
+UNUSED = {
+    "qkedit.spectral": {"os", "pathlib", "io", "shutil", "safetensors", "huggingface_hub", "transformers"},
+    "qkedit.plugins.core": {"vllm", "accelerate"},
+}
 # Modules at the top that every room may use.
 EVERYWHERE = {
     "configuration_files",
@@ -122,12 +128,15 @@ def imported(tree: ast.AST) -> set[str]:
 
 
 @cache
+def trees() -> dict[str, ast.Module]:
+    """Every module's syntax tree."""
+    return {name: ast.parse(file.read_text("utf-8")) for name, file in modules().items()}
+
+
+@cache
 def imports() -> dict[str, frozenset[str]]:
     """For each module those of the package that it imports, for types alone or inside functions too."""
-    return {
-        name: frozenset(imported(ast.parse(file.read_text("utf-8"))) & modules().keys() - {name})
-        for name, file in modules().items()
-    }
+    return {name: frozenset(imported(tree) & modules().keys() - {name}) for name, tree in trees().items()}
 
 
 def rooms() -> list[str]:
@@ -174,6 +183,28 @@ def test_no_module_imports_in_a_circle() -> None:
         pytest.fail(f"a circle: {' → '.join(error.args[1])}")
 
 
+def test_the_document_tells_the_order_and_the_modules_at_the_top() -> None:
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text("utf-8")
+    order = re.search(r"(?m)^    cli → [^`]+?\n\n", text)
+    assert order is not None
+    told = tuple(tuple(map(str.strip, floor.split(","))) for floor in order[0].split("→"))
+    assert told == FLOORS
+    listed = re.search(r"(?s)modules\s+that\s+every\s+room\s+may\s+use:(.*?)\n\n", text)
+    assert listed is not None
+    assert set(re.findall(r"`(\w+)`", listed[1])) == EVERYWHERE
+    drawn = re.search(r"(?s)```\nqkedit/\n(.*?)\nconfigs/", text)
+    assert drawn is not None
+    assert sorted(re.findall(r"(?m)^  (\w+)/ ", drawn[1])) == rooms()
+
+
+@pytest.mark.parametrize("part", UNUSED)
+def test_parts_do_without_libraries_of_others(part: str) -> None:
+    for module, tree in trees().items():
+        if f"{module}.".startswith(f"{part}."):
+            used = {name.split(".")[0] for name in imported(tree)}
+            assert not used & UNUSED[part], module
+
+
 def test_parts_that_are_to_know_nothing_of_others_do() -> None:
     for part, strangers in APART.items():
         assert part in modules()
@@ -198,11 +229,12 @@ def test_folders_and_files_can_be_surveyed() -> None:
 
 @pytest.mark.parametrize("room", LIGHT)
 def test_what_help_and_dry_run_pass_imports_nothing_heavy(room: str) -> None:
-    for file in (PACKAGE / room).rglob("*.py"):
-        tree = ast.parse(file.read_text("utf-8"))
+    for module, tree in trees().items():
+        if room_of(module) != room:
+            continue
         top = ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)], [])
         top.body = [node for node in top.body if not isinstance(node, ast.If)]  # TYPE_CHECKING
-        assert not {name.split(".")[0] for name in imported(top)} & HEAVY, file
+        assert not {name.split(".")[0] for name in imported(top)} & HEAVY, module
 
 
 @pytest.mark.parametrize("what", ONE_OF_EACH)
@@ -215,8 +247,8 @@ def test_functions_import_the_whole_of_torch() -> None:
     """While another thread imports torch, `from torch.distributed import …` may run on a half of it, and abort."""
     parts = [
         f"{module}:{node.lineno}"
-        for module, file in sorted(modules().items())
-        for function in ast.walk(ast.parse(file.read_text("utf-8")))
+        for module, tree in sorted(trees().items())
+        for function in ast.walk(tree)
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         for node in ast.walk(function)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch.")

@@ -16,7 +16,7 @@ from qkedit.laboratory.worker import Job, JobResult, ModelSpec
 # The number of arms that a warning names.
 _NAMED = 3
 # Called with the number of finished jobs.
-Watch = Callable[[int, int], None]
+Watch = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)

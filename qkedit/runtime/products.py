@@ -27,9 +27,12 @@ def product_of(model: Any, layer: int, *, heads: str = "all", device: str = "cpu
         UnsupportedForm: the model's projections have a form without a query-key product.
 
     Example:
-        >>> product = qkedit.product_of(model, 12)
+        >>> product = qkedit.product_of(model, 12)  # or qkedit.QKProduct.from_model(model, 12)
         >>> product.S[:, :4]  # the four dominant singular values of every head
     """
     checkpoint = checkpoint_of(model)
     plan = make_plan(checkpoint, SteerOptions(str(layer), heads, allow_text_only=True))
     return LayerWeights.read(checkpoint.files, plan.layers[0]).product(torch.device(device))
+
+
+QKProduct.from_model = staticmethod(product_of)

@@ -12,8 +12,9 @@ lives on the key side. They and `S` have the usual names of the factors of a sin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -66,6 +67,9 @@ class QKProduct:
     query: Tensor
     key: Tensor
     key_head: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+
+    # `qkedit.product_of`: qkedit.runtime.products sets it, since this room knows no models.
+    from_model: ClassVar[Callable[..., QKProduct]]
 
     def __post_init__(self) -> None:
         """Check the shapes, and fill in the grouped-query order by default."""

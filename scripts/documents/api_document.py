@@ -31,7 +31,8 @@ CHAPTERS = {
     "Work with edits": ("apply", "merge", "interpolate", "revert", "diff", "extract", "export", "push"),
     "Edit and run loaded models": ("load", "edit", "ModelEdit", "generate", "attach", "SCR", "DSCR", "Plugin"),
     "Look at query-key products": ("inspect", "QKProduct", "product_of"),
-    "Measure": ("score", "evaluate", "evaluate_arms", "compare", "drift", "attention"),
+    "Measure": ("score", "evaluate", "evaluate_arms", "compare", "gate", "drift", "attention", "kv_coherence"),
+    "Experiment on synthetic scenes": ("demonstrate", "sweep"),
     "Errors": ("QkeditError",),
 }
 

@@ -11,10 +11,14 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from repeated_lines import pairs  # noqa: E402
 
 import qkedit  # noqa: E402
 from qkedit.checkpoint.architecture.description import known_families  # noqa: E402
@@ -27,7 +31,8 @@ MARKED = re.compile(r"<!--([a-z-]+)-->([^<]*)<!--/-->")
 UNMARKED = {"CITATION.cff": re.compile(r"(?m)^(version: )(.*)$")}
 
 
-def numbers() -> dict[str, str]:
+@cache
+def numbers() -> Mapping[str, str]:
     """Return every number by the name that marks it."""
     families = known_families()
     family_of = {name: family["family"] for family in families for name in family["model_types"]}
@@ -42,13 +47,18 @@ def numbers() -> dict[str, str]:
 
 
 def _sizes(package: Path) -> dict[str, str]:
-    """Return the modules of the largest folder and the lines of the longest module, rounded up to tens."""
+    """Return the modules of the largest folder, and rounded up to tens the lines of the longest and repeated lines."""
     files = [file for file in package.rglob("*.py") if file.name != "__init__.py"]
     folders = Counter(file.parent for file in files)
     return {
         "largest-folder": str(max(folders.values())),
-        "longest-file": str(-(-max(len(file.read_text("utf-8").splitlines()) for file in files) // 10) * 10),
+        "longest-file": _in_tens(max(len(file.read_text("utf-8").splitlines()) for file in files)),
+        "repeated-lines": _in_tens(len(pairs(ROOT))),
     }
+
+
+def _in_tens(number: int) -> str:
+    return str(-(-number // 10) * 10)
 
 
 def documents() -> list[Path]:

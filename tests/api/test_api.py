@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import qkedit
+from qkedit.cli.command_table import COMMANDS
+from qkedit.laboratory import demonstration, sweep
 from qkedit.selection import selection_text
+from tests.cli.command import qkedit as command
 
 QUESTIONS = [
     {"id": "1", "image": "a.png", "question": "is there a cup in the image", "truth": "yes"},
@@ -37,6 +41,13 @@ def test_every_name_can_be_imported_and_is_listed() -> None:
     assert set(qkedit.__all__) <= set(dir(qkedit))
     for name in qkedit.__all__:
         assert getattr(qkedit, name) is not None
+
+
+def test_what_a_command_computes_can_be_had_without_it() -> None:
+    """All but the three that compute nothing: they print records, change a file, and serve until they are stopped."""
+    names = {"eval": "evaluate", "demo": "demonstrate"}
+    commands = {names.get(name, name.replace("-", "_")) for name in COMMANDS if not name.startswith("plugins ")}
+    assert commands - set(qkedit.__all__) == {"models", "serve"}
 
 
 @pytest.mark.parametrize(
@@ -88,6 +99,32 @@ def test_a_model_is_loaded_once_for_many_prompts(pictures: Path) -> None:
     with_plugin = qkedit.generate(demo, [pictures / "a.png"], prompt, plugins=[qkedit.SCR()], max_new_tokens=8)
     assert with_plugin.report is not None
     assert set(with_plugin.report.plugins) == {"scr"}
+    measured = qkedit.kv_coherence(demo, [pictures / "a.png"])
+    assert [layer.layer for layer in measured.layers] == list(range(8))
+    assert all(layer.coherence is not None for layer in measured.layers)
+
+
+def test_experiments_are_those_of_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is run is compared, not run: both hand the same model, arms, settings and scenes to the laboratory."""
+    runs: list[tuple[object, ...]] = []
+
+    def started(*arguments: object, **_: object) -> NoReturn:
+        runs.append(arguments)
+        raise qkedit.QkeditError("it is not run")
+
+    monkeypatch.setattr(demonstration, "demonstrate", started)
+    monkeypatch.setattr(sweep, "run_sweep", started)
+    words = ["--scenes", "4", "--seeds", "2", "--device", "cpu", "--workers", "1"]
+    common: dict[str, Any] = {"scenes": 4, "seeds": 2}
+    with pytest.raises(qkedit.QkeditError):
+        qkedit.demonstrate(layers=range(2, 4), suppression=qkedit.Suppression(k=3), **common)
+    assert command("demo", "--layers", "2-3", "-k", "3", *words).code == 1
+    with pytest.raises(qkedit.QkeditError):
+        qkedit.sweep(layers=[2, range(3, 5)], ks=[2], retains=[0, 0.5], **common)
+    assert command("sweep", "--layers", "2;3-4", "-k", "2", "--retain", "0,0.5", *words).code == 1
+    shown, as_command, swept, swept_as_command = runs
+    assert shown == as_command
+    assert (swept[:2], swept[3:4]) == (swept_as_command[:2], swept_as_command[3:4])
 
 
 def test_runs_are_scored_compared_and_measured(edited: Path, pictures: Path, tmp_path: Path) -> None:
@@ -100,5 +137,11 @@ def test_runs_are_scored_compared_and_measured(edited: Path, pictures: Path, tmp
         assert again.metrics == runs[name].scores[0].metrics
     compared = qkedit.compare(tmp_path / "base" / "result.json", tmp_path / "edited" / "result.json", resamples=100)
     assert len(compared.splits) == 1
+    checks = qkedit.gate(
+        tmp_path / "edited", require=["accuracy>=0"], no_worse=["accuracy:1"], baseline=[tmp_path / "base"]
+    )
+    assert [(check.requirement, check.passed) for check in checks] == [("accuracy>=0.0", True), ("accuracy:1.0", True)]
+    with pytest.raises(qkedit.QkeditError, match="nothing is required"):
+        qkedit.gate(tmp_path / "edited")
     moved = qkedit.drift(edited, pictures, base="demo", max_new_tokens=4)
     assert len(moved.images) == 2

@@ -74,3 +74,4 @@ def test_the_product_of_a_loaded_model_is_its_weights_product(family: str) -> No
             own = query[head * size : (head + 1) * size].double()
             read = key[head // group * size : (head // group + 1) * size].double()
             torch.testing.assert_close(product.dense(place), (own.T @ read).detach())
+    torch.testing.assert_close(qkedit.QKProduct.from_model(model, layer)[1:3].S, product.S, rtol=0, atol=0)

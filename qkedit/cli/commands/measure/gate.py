@@ -10,7 +10,7 @@ import typer
 
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.output import command
-from qkedit.errors import UsageError, VerificationError, counted
+from qkedit.errors import VerificationError, counted
 
 
 def gate(
@@ -44,25 +44,10 @@ def gate(
     Example: qkedit gate edited/result.json --require 'pope.adversarial.f1>=0.80' --require 'chair_s<=0.40'
     """
     with command(context) as output:
-        from qkedit.evaluation.files.result_files import read_metrics
-        from qkedit.evaluation.statistics.gate import gate as check
-        from qkedit.evaluation.statistics.gate import parse_no_worse, parse_requirement
+        from qkedit.api.requirements import gate as check
         from qkedit.report.terminal_text import lines
 
-        requirements = [parse_requirement(text) for text in require or ()]
-        tolerances = [parse_no_worse(text) for text in no_worse or ()]
-        if not requirements and not tolerances:
-            raise UsageError("nothing is required", where="--require", remedy="give a limit such as 'chair_s<=0.40'")
-        if bool(tolerances) != bool(baseline):
-            raise UsageError(
-                "one of them is given alone", where="--baseline and --no-worse", remedy="give both, or --require"
-            )
-        checks = check(
-            [measured for file in result for measured in read_metrics(file)],
-            requirements,
-            tolerances,
-            [measured for file in baseline or () for measured in read_metrics(file)],
-        )
+        checks = check(*result, require=require or (), no_worse=no_worse or (), baseline=baseline or ())
         fields = {"passed": all(found.passed for found in checks), "checks": [asdict(found) for found in checks]}
         human = lines(*map(str, checks))
         failed = tuple(found.requirement for found in checks if not found.passed)
