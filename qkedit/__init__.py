@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from qkedit.runtime.editing import ModelEdit, edit
     from qkedit.runtime.loading import load
     from qkedit.runtime.products import product_of
+    from qkedit.runtime.sink import sink_of
     from qkedit.spectral.product import QKProduct
     from qkedit.spectral.suppression import Suppression
     from qkedit.steering.run import SteerReport, steer
@@ -70,6 +71,7 @@ __all__ = [
     "push",
     "revert",
     "score",
+    "sink_of",
     "steer",
     "sweep",
     "verify",
@@ -84,6 +86,7 @@ _HOMES = {
     "ModelEdit": "qkedit.runtime.editing",
     "edit": "qkedit.runtime.editing",
     "product_of": "qkedit.runtime.products",
+    "sink_of": "qkedit.runtime.sink",
     "load": "qkedit.runtime.loading",
     "QKProduct": "qkedit.runtime.products",  # with from_model
     "Suppression": "qkedit.spectral.suppression",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qkedit.checkpoint.architecture.library import Directories, using_architectures
 from qkedit.selection import Selection, selection_text
+from qkedit.spectral.sink import NONE, protected_directions
 from qkedit.spectral.suppression import Suppression
 from qkedit.steering.steer_options import ComputeDtype, Layout, OutputOptions, SteerOptions
 
@@ -28,6 +29,7 @@ def plan(
     compute_dtype: ComputeDtype = "float32",
     revision: str | None = None,
     allow_text_only: bool = False,
+    protect: str = NONE,
     architectures: Directories | None = None,
 ) -> SteerPlan:
     """Return the plan of an edit, with what it would read, change and write, from headers and config alone.
@@ -41,6 +43,7 @@ def plan(
         compute_dtype: the arithmetic of the write-back, `float32` or `float64`.
         revision: branch, tag or commit of a model on the hub.
         allow_text_only: whether to accept a checkpoint without vision too.
+        protect: `sink` or `sink:4` leaves alone as many query directions that find the attention sink.
         architectures: directories of records in addition to qkedit's own (docs/adding-a-model.md).
 
     Raises:
@@ -59,6 +62,7 @@ def plan(
         compute_dtype,
         device,
         allow_text_only,
+        protected_directions(protect),
     )
     with using_architectures(architectures):
         return plan_for(str(model), options, revision)
@@ -73,6 +77,7 @@ def inspect(
     offset: int | tuple[int, int, int] = 0,
     device: str = "auto",
     revision: str | None = None,
+    protect: str = NONE,
     architectures: Directories | None = None,
 ) -> Inspection:
     """Return the spectra of a checkpoint's query-key products, without writing anything.
@@ -85,6 +90,7 @@ def inspect(
         offset: query position − key position; three numbers for time, height and width.
         device: as for `plan`.
         revision: branch, tag or commit of a model on the hub.
+        protect: as for `plan`: the spectra are those without these directions. The model is loaded to find them.
         architectures: as for `plan`.
 
     Raises:
@@ -105,7 +111,12 @@ def inspect(
             device=device,
             revision=revision,
             allow_text_only=True,
+            protect=protect,
         )
+        if planned.options.protect:
+            from qkedit.runtime.sink import with_sink_of
+
+            planned = with_sink_of(planned, str(model), revision)
         return inspect_plan(planned, (offset, offset, offset) if isinstance(offset, int) else offset)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qkedit.demo.scenes import HELD_OUT_SEED
 from qkedit.selection import Selection, selection_text
+from qkedit.spectral.sink import NONE, protected_directions
 from qkedit.spectral.suppression import Channel, Control, Suppression
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def demonstrate(
     layers: Selection = "mid",
     heads: Selection = "all",
     suppression: Suppression | None = None,
+    protect: str = NONE,
     scenes: int = 500,
     scene_seed: int = HELD_OUT_SEED,
     seeds: int = 5,
@@ -37,6 +39,7 @@ def demonstrate(
         layers: as for `plan`.
         heads: as for `plan`.
         suppression: what to suppress; by default the four dominant modes.
+        protect: as for `plan`.
         scenes: the number of scenes.
         scene_seed: the seed of the scenes.
         seeds: the number of random controls per edit.
@@ -61,7 +64,11 @@ def demonstrate(
     from qkedit.steering.steer_options import SteerOptions
 
     options = SteerOptions(
-        selection_text(layers), selection_text(heads, "heads"), suppression or Suppression(), device="cpu"
+        selection_text(layers),
+        selection_text(heads, "heads"),
+        suppression or Suppression(),
+        device="cpu",
+        protect=protected_directions(protect),
     )
     return demonstration.demonstrate(
         ModelSpec(str(model), revision, dtype, device),
@@ -79,6 +86,7 @@ def sweep(
     ks: Sequence[int] = (1, 2, 4, 8),
     channels: Sequence[Channel] = ("full",),
     retains: Sequence[float] = (0.0,),
+    protect: str = NONE,
     control: Control = "index",
     objective: str = "chair_s",
     no_worse: str = "recall:0.02",
@@ -100,6 +108,7 @@ def sweep(
         ks: the numbers of modes.
         channels: the parts of the product.
         retains: the shares of each suppressed mode that stay.
+        protect: as for `plan`, in every edit.
         control: the kind of the random controls, `index` or `norm`.
         objective: the measure to improve.
         no_worse: limits on how much other measures may get worse: `"MEASURE:TOLERANCE,…"` or `"none"`.
@@ -141,6 +150,7 @@ def sweep(
         objective=objective,
         guards=guards(no_worse),
         scenes=SceneRange(scenes, scene_seed),
+        protect=protected_directions(protect),
     )
     with nullcontext() if out is None else ResultsFile(Path(out), settings.as_dict()) as file:
         return run_sweep(model_spec, settings, file, workers, watch)

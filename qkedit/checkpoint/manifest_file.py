@@ -72,6 +72,26 @@ class RecordedBase:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProtectedSink:
+    """The query directions that an edit left alone because they find the attention sink; see `qkedit.spectral.sink`.
+
+    Attributes:
+        directions: the largest number of them per head.
+        token: the token on which the model was run to find them; None in a plan.
+        sha256: the SHA-256 of what the run showed; None in a plan.
+    """
+
+    directions: int
+    token: int | None = None
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a number that no edit has."""
+        if self.directions < 1:
+            raise ValueError("protects fewer than one direction")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecordedOptions:
     """All options that affect the bytes of an edit; see `SteerOptions` and `Suppression`."""
 
@@ -85,6 +105,7 @@ class RecordedOptions:
     seed: int
     compute_dtype: str
     device: str
+    protect: ProtectedSink | None = None
 
     def __post_init__(self) -> None:
         """Refuse what nobody can have asked for."""

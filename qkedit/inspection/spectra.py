@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qkedit.checkpoint.architecture.heads import AttentionLayer
 from qkedit.checkpoint.architecture.schema import Rotation
-from qkedit.errors import UsageError
+from qkedit.errors import UsageError, counted
 from qkedit.inspection.positions import rotary_positions
 from qkedit.selection import describe
 from qkedit.spectral.analysis import bias_share, dominant_subspaces, kept_share, spectra, symmetric_share
@@ -24,7 +24,7 @@ from qkedit.spectral.product import QKProduct
 from qkedit.spectral.rotary import AXES
 from qkedit.spectral.suppression import NEAR_EQUAL, Suppression
 from qkedit.steering.engine.device import choose_device
-from qkedit.steering.engine.edited_weights import non_finite_weights
+from qkedit.steering.engine.edited_weights import non_finite_weights, without_sink
 from qkedit.steering.engine.layer_weights import LayerWeights
 from qkedit.steering.engine.prefetch import prefetch
 from qkedit.steering.engine.progress import Progress, Silent
@@ -174,8 +174,13 @@ def _heads_of(
 ) -> tuple[HeadSpectrum, ...]:
     suppression, planned = plan.options.suppression, weights.planned
     turned = rotations[planned.layer.index]
-    at_zero = weights.product(device)
+    whole = weights.product(device)
     at_offsets = {part: weights.product(device, rotation.mT) for part, rotation in turned.items()}
+    at_zero = whole
+    if plan.options.protect:
+        with tensor_named(weights):
+            at_zero = without_sink(weights, whole, plan).product
+            at_offsets = {part: without_sink(weights, turn, plan).product for part, turn in at_offsets.items()}
     product = at_offsets.get("all", at_zero)
     with tensor_named(weights):
         found = spectra(product, suppression)
@@ -188,7 +193,7 @@ def _heads_of(
         "gap_at_k": gap(found.values, found.counts, found.ranks),
         "unrealized_share": found.unrealized_share,
         "leak": found.leak,
-        "bias_share": _bias_share(weights, at_zero),
+        "bias_share": _bias_share(weights, whole),
     }
     without = [None] * len(planned.heads)
     lists: dict[str, list[Any]] = {
@@ -269,6 +274,11 @@ def _warnings(plan: SteerPlan, layers: tuple[LayerSpectra, ...], offset: Offset)
     """Yield warnings about numbers that could mislead a reader."""
     if plan.stack.understood_as:
         yield plan.stack.understood_as
+    if plan.options.protect:
+        yield (
+            f"the spectra are those of queries orthogonal to the {counted(plan.options.protect, 'direction')} that "
+            "find the first token, as --protect asks"
+        )
     heads = [head for layer in layers for head in layer.heads]
     near_equal = sum(head.gap_at_k is not None and head.gap_at_k < NEAR_EQUAL for head in heads)
     if near_equal:

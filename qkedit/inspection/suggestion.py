@@ -17,6 +17,7 @@ from typing import Any
 
 from qkedit.inspection.spectra import HeadSpectrum, Inspection
 from qkedit.selection import describe
+from qkedit.spectral.sink import protection_text
 from qkedit.steering.steer_options import SteerOptions
 
 FENCE = 1.5
@@ -102,8 +103,9 @@ def _command(model: str, inspection: Inspection, options: SteerOptions, layers: 
     channel = f" --channel {inspection.channel}" if inspection.channel != "full" else ""
     heads = f" --heads {shlex.quote(options.heads)}" if options.heads != "all" else ""
     text_only = " --allow-text-only" if options.allow_text_only else ""
+    protect = f" --protect {protection_text(options.protect)}" if options.protect else ""
     chosen = describe(layers).replace(" ", "")
     return (
-        f"qkedit steer {shlex.quote(model)}{revision} --layers {chosen}{heads} --k {k}{channel}{text_only} "
+        f"qkedit steer {shlex.quote(model)}{revision} --layers {chosen}{heads} --k {k}{channel}{protect}{text_only} "
         "--out ./edited"
     )

@@ -15,6 +15,7 @@ from qkedit.evaluation.statistics.gate import LARGEST_LOSS
 from qkedit.laboratory.arms import BASE, Arm, controls
 from qkedit.laboratory.eval_set import SceneRange
 from qkedit.laboratory.measures import Measure, measure_named
+from qkedit.spectral.sink import protection_text
 from qkedit.spectral.suppression import Channel, Control, Suppression
 from qkedit.steering.steer_options import SteerOptions
 
@@ -29,11 +30,13 @@ class Cell:
     k: int
     channel: Channel
     retain: float
+    protect: int = 0
 
     @property
     def name(self) -> str:
         """Return the name of the cell for people."""
-        return f"layers {self.layers}, k {self.k}, {self.channel}, retain {self.retain:g}"
+        protect = f", protect {protection_text(self.protect)}" if self.protect else ""
+        return f"layers {self.layers}, k {self.k}, {self.channel}, retain {self.retain:g}{protect}"
 
     def arm(self) -> Arm:
         """Return the edit itself."""
@@ -46,7 +49,10 @@ class Cell:
     def _options(self) -> SteerOptions:
         # On the CPU, the edit is the same on every machine; it takes little time compared with the answers.
         return SteerOptions(
-            self.layers, suppression=Suppression(self.k, None, self.retain, self.channel), device="cpu"
+            self.layers,
+            suppression=Suppression(self.k, None, self.retain, self.channel),
+            device="cpu",
+            protect=self.protect,
         )
 
 
@@ -81,6 +87,7 @@ class SweepSettings:
         guards: the measures that must not get worse.
         scenes: the first half for the choice, the second for the confirmation.
         eval_set: the digest of the evaluation set for all of them.
+        protect: the number of query directions that every cell leaves alone; see `SteerOptions`.
     """
 
     model: str
@@ -97,6 +104,7 @@ class SweepSettings:
     guards: tuple[Guard, ...]
     scenes: SceneRange
     eval_set: str
+    protect: int = 0
 
     def __post_init__(self) -> None:
         """Refuse settings that could not be ranked. Raises UsageError."""
@@ -114,7 +122,7 @@ class SweepSettings:
     def cells(self) -> tuple[Cell, ...]:
         """Return the grid, with the mildest edits of the same layers first."""
         return tuple(
-            Cell(layers, k, channel, retain)
+            Cell(layers, k, channel, retain, self.protect)
             for layers in self.layers
             for channel in self.channels
             for k in self.ks
@@ -132,6 +140,8 @@ class SweepSettings:
         """Return the settings in the form of the results file."""
         settings = asdict(self)
         settings["exam"] = settings.pop("eval_set")  # the name in all existing files
+        if not self.protect:  # which these do not have
+            del settings["protect"]
         return settings
 
 

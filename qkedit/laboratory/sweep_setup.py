@@ -27,6 +27,7 @@ def prepare(
     objective: str,
     guards: tuple[Guard, ...],
     scenes: SceneRange,
+    protect: int = 0,
 ) -> SweepSettings:
     """Return the settings of a sweep of `model_spec`; alternatives for the same layers are merged.
 
@@ -53,6 +54,7 @@ def prepare(
         guards=guards,
         scenes=scenes,
         eval_set=make_eval_set(scenes).digest(),
+        protect=protect,
     )
     for cell in settings.cells():
         for arm in cell.controls(control, 1):

@@ -27,8 +27,10 @@ from qkedit.errors import CheckpointError, UnsupportedForm, UsageError
 from qkedit.renamed import renamed_argument
 from qkedit.runtime.edited_parameters import Change, EditedParameter
 from qkedit.runtime.loaded_files import checkpoint_of
+from qkedit.runtime.sink import with_sink
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.changes.combination import combined
+from qkedit.spectral.sink import NONE, protected_directions
 from qkedit.spectral.suppression import Channel, Control, Suppression
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.device import choose_device
@@ -117,6 +119,7 @@ def edit(
     device: str = "auto",
     compute_dtype: ComputeDtype = "float32",
     allow_text_only: bool = False,
+    protect: str = NONE,
     architectures: Directories | None = None,
 ) -> ModelEdit:
     """Suppress the dominant query-key modes of a loaded model in memory, or apply existing edits to it.
@@ -133,6 +136,8 @@ def edit(
         k, energy, retain, channel, control, seed: what to suppress in them.
         device, compute_dtype: the device and precision of the computation.
         allow_text_only: whether to edit a model without vision too.
+        protect: `sink` or `sink:4` leaves alone as many query directions that find the attention sink; the model is
+            run on one token to find them.
         architectures: directories of records in addition to qkedit's own (docs/adding-a-model.md).
 
     Returns:
@@ -144,7 +149,13 @@ def edit(
     """
     suppression = Suppression(k, energy, retain, channel, control, seed)
     options = SteerOptions(
-        selection_text(layers), selection_text(heads, "heads"), suppression, compute_dtype, device, allow_text_only
+        selection_text(layers),
+        selection_text(heads, "heads"),
+        suppression,
+        compute_dtype,
+        device,
+        allow_text_only,
+        protected_directions(protect),
     )
     if edits is not None:
         if options != SteerOptions(device=device):
@@ -152,7 +163,7 @@ def edit(
         with using_architectures(architectures):
             return _made(_from_sources(model, open_edits([edits] if isinstance(edits, str | Path) else edits)))
     with using_architectures(architectures):
-        plan = make_plan(checkpoint_of(model), options)
+        plan = with_sink(make_plan(checkpoint_of(model), options), model)
     return _made(_as_loaded(model, edited_weights(stored_layers(plan), plan, choose_device(device))))
 
 
@@ -169,6 +180,7 @@ def edit_as_stored(model: Any, plan: SteerPlan) -> ModelEdit:
         CheckpointError: the model does not hold the weights of the plan's checkpoint.
         UnsupportedForm: the model does not have a parameter for a tensor of the checkpoint.
     """
+    plan = with_sink(plan, model)
     return _made(_on_base(model, edited_weights(stored_layers(plan), plan, choose_device(plan.options.device))))
 
 

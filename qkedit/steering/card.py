@@ -108,8 +108,13 @@ def _suppressed(options: RecordedOptions) -> str:
         "norm": f"a random frame of matched size ({amount} directions per head; a control, seed {options.seed})",
     }[options.control]
     channel = {"full": ""}.get(options.channel, f"the {options.channel} part of ")
+    protected = ""
+    if options.protect is not None:
+        directions = counted(options.protect.directions, "query direction")
+        protected = f",\n  orthogonal to the {directions} that find the first token,"
     kept = f"down to {_percent(options.retain)} of their size" if options.retain else "completely"
-    return f"in {channel}the query-key product `W_qᵀ W_k` of each chosen head, {modes}\n  are suppressed {kept}"
+    product = f"{channel}the query-key product `W_qᵀ W_k` of each chosen head"
+    return f"in {product}, {modes}{protected}\n  are suppressed {kept}"
 
 
 def _where(manifest: Manifest) -> str:

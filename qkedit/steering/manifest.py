@@ -30,7 +30,7 @@ def make_manifest(plan: SteerPlan, device: str, written: Written) -> Manifest:
         libraries=_libraries(),
         base=RecordedBase(model=plan.checkpoint.files.name, revision=plan.checkpoint.files.revision),
         understood_as=plan.stack.understood_as or None,
-        options=replace(plan.options.recorded(), device=device),
+        options=replace(plan.recorded_options(), device=device),
         tensors=written.tensor_edits(),
         adapter=written.adapter,
         files=tuple(files_of_output(plan.checkpoint)),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from qkedit.checkpoint.architecture.heads import AttentionLayer, AttentionStack
 from qkedit.checkpoint.architecture.layers import attention_stack
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.io.header import TensorEntry
+from qkedit.checkpoint.manifest_file import RecordedOptions
 from qkedit.checkpoint.record_reader import as_plain
 from qkedit.checkpoint.resolve import resolve
 from qkedit.errors import UsageError
 from qkedit.selection import select_heads, select_layers
+from qkedit.spectral.sink import Sink
 from qkedit.spectral.suppression import mode_count
 from qkedit.steering.steer_options import SteerOptions
 
@@ -48,12 +50,23 @@ class PlannedLayer:
 
 @dataclass(frozen=True)
 class SteerPlan:
-    """A checked request: every layer exists, and every form and size is known."""
+    """A checked request: every layer exists, and every form and size is known.
+
+    `sink` is what a run of the model showed, for an edit that protects it; None until the model has been run.
+    """
 
     checkpoint: Checkpoint
     options: SteerOptions
     stack: AttentionStack
     layers: tuple[PlannedLayer, ...]
+    sink: Sink | None = None
+
+    def recorded_options(self) -> RecordedOptions:
+        """Return the options as the manifest records them, with what a run of the model showed."""
+        options = self.options.recorded()
+        if options.protect is None or self.sink is None:
+            return options
+        return replace(options, protect=replace(options.protect, token=self.sink.token, sha256=self.sink.sha256))
 
     @property
     def edited_layers(self) -> tuple[AttentionLayer, ...]:
@@ -87,7 +100,7 @@ class SteerPlan:
             "model": self.checkpoint.files.name,
             "revision": self.checkpoint.files.revision,
             "understood_as": self.stack.understood_as,
-            "options": as_plain(self.options.recorded()),
+            "options": as_plain(self.recorded_options()),
             "layers": [
                 {
                     "layer": planned.layer.index,
@@ -128,6 +141,12 @@ def make_plan(checkpoint: Checkpoint, options: SteerOptions) -> SteerPlan:
     chosen = [layers[index] for index in select_layers(options.layers, stack.layer_count, sorted(layers))]
     planned = tuple(PlannedLayer(layer, select_heads(options.heads, layer.query_heads)) for layer in chosen)
     for layer in chosen:
+        if options.protect >= layer.head_size:
+            raise UsageError(
+                f"a head has {layer.head_size} directions, and all would be protected",
+                where=f"protect, layer {layer.index}",
+                remedy="protect fewer, such as sink:4",
+            )
         _refuse_unmatched_control(options, layer)
     return SteerPlan(checkpoint, options, stack, planned)
 
@@ -137,7 +156,7 @@ def _refuse_unmatched_control(options: SteerOptions, layer: AttentionLayer) -> N
     suppression = options.suppression
     if suppression.control != "index" or suppression.energy is not None:
         return
-    modes = mode_count(suppression.channel, layer.head_size, layer.query.tensor.shape[1])
+    modes = mode_count(suppression.channel, layer.head_size, layer.query.tensor.shape[1]) - options.protect
     if 2 * suppression.k > modes:
         raise unmatched_control(f"layer {layer.index}", suppression.k, modes - suppression.k)
 

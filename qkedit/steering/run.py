@@ -19,6 +19,7 @@ from qkedit.checkpoint.io.target import locate, refuse_existing, refuse_misplace
 from qkedit.checkpoint.manifest_file import HeadEdit, Manifest
 from qkedit.renamed import renamed_argument
 from qkedit.selection import Selection, selection_text
+from qkedit.spectral.sink import NONE, Sink, missing_sink, protected_directions
 from qkedit.spectral.suppression import Channel, Control, Suppression
 from qkedit.steering.base_files import refuse_base_files
 from qkedit.steering.edit_warnings import warnings_of
@@ -98,6 +99,8 @@ def steer(
     fsync: bool = True,
     verify: bool = False,
     allow_text_only: bool = False,
+    protect: str = NONE,
+    sink: Sink | None = None,
     architectures: Directories | None = None,
     progress: Progress | None = None,
 ) -> SteerReport:
@@ -128,6 +131,8 @@ def steer(
         fsync: wait until the disk holds the output.
         verify: read the finished output back and compare all of it with the base before it appears.
         allow_text_only: also accept a checkpoint without vision.
+        protect: `sink` or `sink:4` leaves alone as many query directions that find the attention sink.
+        sink: the sink to protect, `qkedit.sink_of(model)` of the loaded model.
         architectures: directories of additional architecture records (docs/adding-a-model.md).
         progress: called as the work advances.
 
@@ -144,13 +149,14 @@ def steer(
         4
     """
     suppression = Suppression(k, energy, retain, channel, control, seed)
+    chosen, directions = selection_text(heads, "heads"), protected_directions(protect)
     options = SteerOptions(
-        selection_text(layers), selection_text(heads, "heads"), suppression, compute_dtype, device, allow_text_only
+        selection_text(layers), chosen, suppression, compute_dtype, device, allow_text_only, directions
     )
     output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force, follow_links, rank, keep_original)
     with using_architectures(architectures):
         plan = plan_for(str(model), options, revision, keep_plugins=keep_plugins)
-    return run_plan(plan, output, progress)
+    return run_plan(replace(plan, sink=sink), output, progress)
 
 
 def check_plan(plan: SteerPlan, output: OutputOptions | None) -> Replaced:
@@ -189,6 +195,8 @@ def run_plan(
         progress: called as the work advances.
         launch: the place of this process if it is the first of several; the others call `assist`.
     """
+    if plan.options.protect and plan.sink is None:
+        raise missing_sink()
     earlier_manifests(plan.checkpoint)  # a history that cannot be continued must fail now, not at the end
     stopwatch, progress = Stopwatch(), progress or Silent()
     edits_of = partial(_edited_weights, stopwatch=stopwatch, factored=output.layout == "lora")

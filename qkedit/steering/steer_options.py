@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from qkedit.checkpoint.io.copying import LinkMode
-from qkedit.checkpoint.manifest_file import EditControl, EditedChannel, RecordedOptions
+from qkedit.checkpoint.manifest_file import EditControl, EditedChannel, ProtectedSink, RecordedOptions
 from qkedit.errors import UsageError
 from qkedit.spectral.suppression import Suppression
 
@@ -26,6 +26,7 @@ class SteerOptions:
         compute_dtype: the arithmetic of the write-back; the small cores are always float64.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         allow_text_only: also accept a checkpoint without vision.
+        protect: the number of query directions that find the attention sink and stay as they are.
     """
 
     layers: str = "mid"
@@ -34,6 +35,7 @@ class SteerOptions:
     compute_dtype: ComputeDtype = "float32"
     device: str = "auto"
     allow_text_only: bool = False
+    protect: int = 0
 
     def __post_init__(self) -> None:
         """Check the options as far as possible without a model."""
@@ -43,6 +45,12 @@ class SteerOptions:
         if self.compute_dtype not in ("float32", "float64"):
             raise UsageError(
                 f"{self.compute_dtype!r} is not offered", where="compute-dtype", remedy="take float32 or float64"
+            )
+        if self.protect and self.suppression.channel != "full":
+            raise UsageError(
+                f"an edit of the {self.suppression.channel} channel cannot protect directions of the queries",
+                where="protect",
+                remedy="take --channel full, or leave it out",
             )
 
     def recorded(self) -> RecordedOptions:
@@ -56,6 +64,7 @@ class SteerOptions:
             heads=self.heads,
             compute_dtype=self.compute_dtype,
             device=self.device,
+            protect=ProtectedSink(directions=self.protect) if self.protect else None,
             **suppression,
         )
 

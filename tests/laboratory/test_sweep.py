@@ -304,6 +304,18 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         pass
 
 
+def test_a_protected_sweep_is_another_experiment_and_protects_cells_and_controls() -> None:
+    plain, protected = settings(), settings(protect=3)
+    assert "protect" not in plain.as_dict()  # files begun without the option can be resumed
+    assert protected.as_dict() == plain.as_dict() | {"protect": 3}
+    for before, cell in zip(plain.cells(), protected.cells(), strict=True):
+        assert cell.name == f"{before.name}, protect sink:3"
+        arms = (cell.arm(), *cell.controls("index", 2))
+        assert [arm.steer.protect for arm in arms if arm.steer] == [3, 3, 3]
+    with pytest.raises(UsageError, match="cannot protect"):
+        settings(channels=("symmetric",), protect=3)
+
+
 def test_the_grid_holds_every_combination_once_and_its_controls_match() -> None:
     given = settings(channels=("full", "antisymmetric"), retains=(0.0, 0.5), seeds=3)
     cells = given.cells()

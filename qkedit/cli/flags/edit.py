@@ -70,6 +70,16 @@ ChannelOption = Annotated[
         help="Part of the product to edit: full, symmetric or antisymmetric.",
     ),
 ]
+ProtectOption = Annotated[
+    str,
+    flag(
+        "--protect",
+        autocompletion=completion.protections,
+        panel=EDIT,
+        help="Query directions to leave alone: none, or sink or sink:4 for those that find the first token. "
+        "Runs the model on one token.",
+    ),
+]
 ControlOption = Annotated[
     str,
     flag(
@@ -105,6 +115,7 @@ class EditFlags(FlagGroup):
     retain: RetainOption = 0.0
     residual: OldRetainOption = None
     channel: ChannelOption = "full"
+    protect: ProtectOption = "none"
 
     def request(
         self,
@@ -118,6 +129,7 @@ class EditFlags(FlagGroup):
         allow_text_only: bool = False,
     ) -> SteerOptions:
         """Return the request from these and the other flags. Raises UsageError if they contradict each other."""
+        from qkedit.spectral.sink import protected_directions
         from qkedit.spectral.suppression import Suppression
         from qkedit.steering.steer_options import SteerOptions
 
@@ -130,7 +142,15 @@ class EditFlags(FlagGroup):
             control,  # type: ignore[arg-type]
             seed,
         )
-        return SteerOptions(self.layers, self.heads, suppression, compute_dtype, device, allow_text_only)  # type: ignore[arg-type]
+        return SteerOptions(
+            self.layers,
+            self.heads,
+            suppression,
+            compute_dtype,  # type: ignore[arg-type]  # checks the name itself
+            device,
+            allow_text_only,
+            protected_directions(self.protect),
+        )
 
     def _modes(self, context: typer.Context) -> tuple[int | None, float | None]:
         """Return k and the energy, one of them None: the one with the higher precedence replaces the other."""

@@ -21,6 +21,9 @@ from qkedit.spectral.changes.low_rank import LowRankChange, head_changes
 from qkedit.spectral.controls import ModeDraws, UnmatchedControlError
 from qkedit.spectral.edit import suppress
 from qkedit.spectral.factors import NOT_TO_BE_SQUARED, NonFiniteWeightError
+from qkedit.spectral.product import QKProduct
+from qkedit.spectral.restriction import RestrictedProduct, restricted
+from qkedit.spectral.sink import missing_sink
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.edited_tensor import EditedTensor, FactoredEdit
 from qkedit.steering.engine.head_edits import head_edits
@@ -115,8 +118,12 @@ def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device, fa
     """Edit the planned heads of `weights` in place: no head's mathematics needs another head's queries."""
     planned, suppression = weights.planned, plan.options.suppression
     product = weights.product(device)
+    draws = ModeDraws(suppression.seed, planned.layer.index, planned.heads)
     try:
-        edit = suppress(product, suppression, ModeDraws(suppression.seed, planned.layer.index, planned.heads))
+        if plan.options.protect:
+            edit = without_sink(weights, product, plan).suppress(suppression, draws)
+        else:
+            edit = suppress(product, suppression, draws)
     except NonFiniteWeightError as error:
         raise non_finite_weights(planned.layer, error) from None
     except UnmatchedControlError as error:
@@ -144,6 +151,18 @@ def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device, fa
     # Heads without modes do not change, so they have no factors.
     changed = {head: change for head, change in zip(planned.heads, changes, strict=False) if change.rank}
     return _EditedHeads(head_edits(planned, edit, moved, bias_effect), changed)
+
+
+def without_sink(weights: LayerWeights, product: QKProduct, plan: SteerPlan) -> RestrictedProduct:
+    """Return the product of the planned heads without the query directions that the plan protects.
+
+    Raises:
+        UsageError: no run of the model has shown the sink.
+    """
+    moments = plan.sink.moments.get(weights.planned.layer.index) if plan.sink else None
+    if moments is None:
+        raise missing_sink()
+    return restricted(product, weights.met_by_queries(moments), plan.options.protect)
 
 
 def _refuse_unrealised(planned: PlannedLayer, counts: Tensor, requested: Tensor, moved: Tensor) -> None:

@@ -80,6 +80,15 @@ class LayerWeights:
             [keys[key_head].double().mT @ part for key_head, part in zip(self._key_head(), constant, strict=True)], -1
         ).mT
 
+    def met_by_queries(self, moments: Tensor) -> Tensor:
+        """Return `F_qᵀ S F_q` of the key head that each chosen query head reads, float64 `[H, d_h, d_h]`.
+
+        `moments` is S of every key head of the layer, `[H_kv, d_h, d_h]`, of keys after their norm.
+        """
+        layer, heads = self.planned.layer, self.planned.heads
+        maps = self._norm_maps(layer.query_norm, heads)
+        return maps.mT @ moments[[head // layer.group_size for head in heads]] @ maps
+
     def key_bias(self) -> Tensor | None:
         """Return the constant added to every token's keys, `[H_kv, d_h]`, folded like them; None if there is none."""
         layer, heads = self.planned.layer, self.planned.key_heads

@@ -11,7 +11,7 @@ import typer
 
 from qkedit.cli.bases import split_revision
 from qkedit.cli.delivery import deliver
-from qkedit.cli.flags.edit import ChannelOption, EditFlags, HeadsOption, LayersOption
+from qkedit.cli.flags.edit import ChannelOption, EditFlags, HeadsOption, LayersOption, ProtectOption
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.flags.model import ArchitecturesOption, DeviceOption, ModelFlags, TextOnlyOption
 from qkedit.cli.output import Output, command
@@ -42,6 +42,7 @@ def inspect(
         flag("--energy", panel=VIEW, help="Instead of --k: as many modes as carry this share of the energy."),
     ] = None,
     channel: ChannelOption = "full",
+    protect: ProtectOption = "none",
     offset: Annotated[
         str,
         flag("--offset", panel=VIEW, help="Positions between query and key: 5, or 0,3,-2 (temporal, height, width)."),
@@ -82,7 +83,7 @@ def inspect(
 
         files = _Files(csv, plot, html)
         files.check(as_json=output.as_json)
-        edit = EditFlags(layers, heads, k, energy, channel=channel)
+        edit = EditFlags(layers, heads, k, energy, channel=channel, protect=protect)
         request = edit.request(context, output, device=device, allow_text_only=allow_text_only)
         name, revision, place = model.name(context), model.revision, parse_offset(offset)
         if compare != BASE and not on_command_line(context, "base"):
@@ -90,7 +91,8 @@ def inspect(
         if compare is not None or base is not None:
             if compare not in (None, BASE) and base is not None:
                 raise UsageError("both name a model to compare with", where="--compare, --base", remedy="give one")
-            for given, flag in ((any(place), "--offset"), (suggest, "--suggest"), (plot, "--plot"), (html, "--html")):
+            without = {"--offset": any(place), "--suggest": suggest, "--plot": plot, "--html": html}
+            for flag, given in {**without, "--protect": request.protect}.items():
                 if given:
                     raise UsageError("a comparison has none", where=flag, remedy="look at one model at a time")
             if compare == BASE and base is None and Path(BASE).is_dir():
@@ -103,7 +105,12 @@ def inspect(
             own, of_base = split_revision(name, revision) if with_base else (revision, None)
             _compare(output, plan_for(name, request, own), compare, base, of_base, detail, files)
         else:
-            _inspect(output, name, plan_for(name, request, revision), place, detail, suggest, files)
+            plan = plan_for(name, request, revision)
+            if request.protect:
+                from qkedit.runtime.sink import with_sink_of  # imports transformers
+
+                plan = with_sink_of(plan, name, revision)
+            _inspect(output, name, plan, place, detail, suggest, files)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,9 @@ def plan_in_words(plan: SteerPlan, target: OutputOptions | None) -> str:
         modes = f"as many other modes, drawn at random (a control, seed {wanted.seed}), instead of {modes}"
     elif wanted.control == "norm":
         modes = f"random directions of matched size (a control, seed {wanted.seed}), instead of {modes}"
+    if plan.options.protect:
+        protected = counted(plan.options.protect, "query direction")
+        modes += f" among those orthogonal to the {protected} that find the first token (found by a run on one token)"
     left = f"leaving {wanted.retain:.6g} of each" if wanted.retain else "completely"
     product = "query-key product" if wanted.channel == "full" else f"query-key product's {wanted.channel} part"
     layers = [planned.layer.index for planned in plan.layers]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,7 +88,15 @@ def steer(
             compute_dtype=compute_dtype,
             allow_text_only=allow_text_only,
         )
-        plan_of = partial(plan_for, model.name(context), request, model.revision, keep_plugins=keep_plugins)
+
+        def plan_of() -> SteerPlan:
+            plan = plan_for(model.name(context), request, model.revision, keep_plugins=keep_plugins)
+            if dry_run or not request.protect:
+                return plan
+            from qkedit.runtime.sink import with_sink_of  # imports transformers
+
+            return with_sink_of(plan, model.name(context), model.revision)
+
         launch = launched()
         if launch and launch.rank:
             if not dry_run:

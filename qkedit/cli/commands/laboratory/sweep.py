@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qkedit.cli.delivery import deliver
-from qkedit.cli.flags.edit import share_that_stays
+from qkedit.cli.flags.edit import ProtectOption, share_that_stays
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.flags.laboratory import ExperimentFlags
 from qkedit.cli.flags.model import ArchitecturesOption, ModelFlags
@@ -43,6 +43,7 @@ def sweep(
     residual: Annotated[
         str | None, flag("--residual", help="The same as --retain, by its old name.", hidden=True)
     ] = None,
+    protect: ProtectOption = "none",
     control: Annotated[
         str, flag("--control", panel=GRID, help="Kind of the random controls: index or norm.")
     ] = "index",
@@ -86,6 +87,7 @@ def sweep(
         from qkedit.laboratory.sweep_setup import prepare
         from qkedit.report.files import check_target
         from qkedit.report.plots import check_plot
+        from qkedit.spectral.sink import protected_directions
 
         if plot is not None:
             check_plot(plot, "--plot")
@@ -103,6 +105,7 @@ def sweep(
             objective=objective,
             guards=guards(no_worse),
             scenes=SceneRange(experiment.scenes, experiment.scene_seed),
+            protect=protected_directions(protect),
         )
         if out is not None:
             output.after_interruption = f"{GO_ON} from what {out} holds"
