@@ -4,9 +4,9 @@
     python scripts/check_caption_scores.py --images 24 --seed 7 --write official_captions.json
 
 Tokens, BLEU-1 to 4, ROUGE-L, CIDEr-D and METEOR of each image and of all of them must be equal to 1e-12 (SPICE is not
-compared: its program needs a download of CoreNLP 3.6.0, 384 MB, and has never run here). Java is installed by apt-get
-where it is missing and can be installed; without Java or pycocoevalcap the check is skipped, and says so. `--write`
-keeps the official figures for a test without Java.
+compared: its program needs a download of CoreNLP 3.6.0, 384 MB, and has never run here). If Java is missing, the
+script tries to install it by apt-get; without Java or pycocoevalcap the check is skipped with a message. `--write`
+stores the official figures for a test without Java.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SEPARATORS = ("\r", "\r\n", "\v", "\f", "\u2028", "\u2029")
 
 
 def made_captions(images: int, seed: int) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Return references and one caption per image: some alike, some unusual, some empty, some long."""
+    """Return references and one caption per image: some are equal, some unusual, some empty, some long."""
     random = Random(seed)
     references, captions = {}, {}
     for image in range(images):
@@ -75,7 +75,7 @@ def made_captions(images: int, seed: int) -> tuple[dict[str, list[str]], dict[st
 
 
 def official(references: dict[str, list[str]], captions: dict[str, str]) -> dict[str, Any]:
-    """Return pycocoevalcap's tokens and figures: of all images, and of each."""
+    """Return pycocoevalcap's tokens and figures, for all images together and for each."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.meteor.meteor import Meteor
@@ -98,14 +98,14 @@ def official(references: dict[str, list[str]], captions: dict[str, str]) -> dict
 
 
 def scored(references: dict[str, list[str]], captions: dict[str, str]) -> Any:
-    """Return qkedit's score of the same."""
+    """Return qkedit's score of the same captions."""
     questions = [Question(image, "", "", tuple(own), group=image) for image, own in references.items()]
     answers = [Answer(image, text) for image, text in captions.items()]
     return scoring.score(questions, answers, split="made", also=("meteor",))
 
 
 def differences(found: Any, expected: dict[str, Any]) -> dict[str, float]:
-    """Return by figure how far qkedit's is from the official one, the worst of all images and their total."""
+    """Return by figure the largest difference from the official one, over all images and their total."""
     far = {}
     for metric in scoring.METRICS:
         if metric.name in expected["figures"]:
@@ -118,7 +118,7 @@ def differences(found: Any, expected: dict[str, Any]) -> dict[str, float]:
 
 
 def separators_are_spaces(captions: dict[str, str]) -> bool:
-    """Return whether captions with separators within have the tokens of those with spaces there, image for image."""
+    """Return whether captions with separators inside have the same tokens, per image, as with spaces instead."""
     random = Random(0)
     broken = [
         random.choice(SEPARATORS).join(text.split(" ")) + random.choice(SEPARATORS) for text in captions.values()
@@ -127,11 +127,11 @@ def separators_are_spaces(captions: dict[str, str]) -> bool:
 
 
 def main() -> int:
-    """Compare, and return the exit code."""
+    """Compare the scores, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", type=Path, help="keep captions and official figures in this file")
+    parser.add_argument("--write", type=Path, help="write captions and official figures into this file")
     options = parser.parse_args()
     missing = what_is_missing()
     if missing:

@@ -6,13 +6,14 @@
     python scripts/fuzz.py --replay header:1234
     python scripts/fuzz.py --render fuzz.json docs/reliability.md
 
-A target makes up inputs of one format, a file's or a field's, mostly by changing valid ones. qkedit may accept an
-input or refuse it in one sentence; anything else is a finding: another exception, a second line, a hang, memory beyond
-a bound, a file outside the target, a target that is not whole, a status of 500. An input depends on its target and its
-seed alone, so that `--replay` makes it again.
+A target generates inputs of one format, that of a file or a field, mostly by changing valid ones. qkedit may accept an
+input or refuse it in one sentence. Anything else is a finding: another exception, a second line, a hang, memory above
+a bound, a file outside the output, an incomplete output, a status of 500. An input depends only on its target and its
+seed, so that `--replay` generates it again.
 
-For Linux. qkedit must be installed with its test packages in the interpreter that runs this. CHAIR and AMBER read
-captions with nltk's data where NLTK_DATA names them, else with a plain language. Findings make the exit code 1.
+Linux only. qkedit must be installed with its test packages in the interpreter that runs this. CHAIR and AMBER read
+captions with nltk's data if NLTK_DATA names them, else with simple rules for words. The exit code is 1 if there are
+findings.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# The tests' helpers are used, and what names the machine that benchmarks ran on.
+# For the helpers of the tests, and for the description of the machine in the benchmarks.
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "benchmarks")]
 
 from fuzzing.loop import generator, try_seed  # noqa: E402
@@ -36,7 +37,7 @@ from fuzzing.workers import Order, run_all, run_order  # noqa: E402
 
 
 def main() -> int:
-    """Do what the command line says, and return the exit code."""
+    """Run the command line, and return the exit code."""
     options = _options()
     if options.order:
         run_order(Order(**json.loads(options.order)))
@@ -67,7 +68,7 @@ def main() -> int:
 
 
 def replay(name: str, seed: int) -> int:
-    """Try one input again, and print it with what it finds."""
+    """Try one input again, and print it with its finding."""
     with tempfile.TemporaryDirectory(prefix="qkedit-fuzz-") as work:
         target = TARGETS[name](Path(work, "target"))
         target.work.mkdir()
@@ -88,15 +89,23 @@ def replay(name: str, seed: int) -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Feed broken inputs to everything in qkedit that reads one.")
     parser.add_argument("--minutes", type=float, default=5.0, help="length of the whole run (default: %(default)s)")
-    parser.add_argument("--only", action="append", choices=TARGETS, metavar="TARGET", help="may be repeated")
-    parser.add_argument("--jobs", type=int, default=1, help="targets at a time (default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="the first seed; by default the time")
-    parser.add_argument("--findings", type=Path, default=Path("findings"), help="directory (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=TARGETS,
+        metavar="TARGET",
+        help="a target to run; may be repeated (default: all)",
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="number of targets at a time (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="the first seed (default: the time)")
+    parser.add_argument(
+        "--findings", type=Path, default=Path("findings"), help="directory of findings (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, help="write the result as JSON")
     parser.add_argument("--list", action="store_true", help="print the targets")
     parser.add_argument("--replay", type=_seeded, metavar="TARGET:SEED", help="try one input again")
     parser.add_argument(
-        "--render", type=Path, nargs=2, metavar=("RESULT", "DOCUMENT"), help="put a result into the document"
+        "--render", type=Path, nargs=2, metavar=("RESULT", "DOCUMENT"), help="write a result into the document"
     )
     parser.add_argument("--order", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -1,4 +1,4 @@
-"""Hash what every edit of every family writes, to compare two states of the code: are the bytes the same?
+"""Hash the output of every edit of every family, to check that two versions of the code write the same bytes.
 
     python scripts/hash_edits.py before.json        # in one checkout
     python scripts/hash_edits.py after.json         # in the other, with this file copied there if it is older
@@ -6,7 +6,7 @@
 
 Each of the tiny checkpoints that the tests build (all recorded families, published and module names, bfloat16 and
 float32) is edited in nine ways: by number and by energy of modes, in three channels, with both controls, some heads.
-What is hashed are all safetensors files and the index of an output; an edit that is refused counts as `refused`.
+The hash covers all safetensors files and the index of an output; a refused edit is recorded as `refused`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from qkedit.errors import QkeditError
 from qkedit.steering.run import steer
 from tests import tiny_configs, tiny_models
 
-# The share of a mode that stays was called `residual` before.
+# Earlier versions call the share of a mode that stays `residual`.
 KEPT = "retain" if "retain" in inspect.signature(steer).parameters else "residual"
 EDITS: dict[str, dict[str, Any]] = {
     "plain": {"k": 2},

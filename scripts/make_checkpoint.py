@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write a checkpoint of a published model's form and size, filled with random numbers, for measurements.
+"""Write a checkpoint with a published model's structure and size, filled with random numbers, for measurements.
 
 `--shape qwen2-vl-7b` has the tensor names, shapes, shard files and flat `config.json` of
 Qwen/Qwen2-VL-7B-Instruct: 16.6 GB of bfloat16 in five shards. `--layers` makes it smaller; `--shape
@@ -9,11 +9,11 @@ qwen2-vl-72b` has the width of the largest of that family, `--shape qwen2-vl-tin
     python scripts/make_checkpoint.py --shape qwen2-vl-72b --layers 4 --out ./four-wide-layers
 
 Values: query and key projections of the language model with their biases are drawn independently, N(0, 0.02²),
-since these are what the tool computes with. All other weights, which are only ever copied, repeat one random
-block of 16 MiB from an offset of their own: drawing them all would take minutes and show nothing more. Gains
-of norms are one. The same seed gives the same bytes. Nothing larger than a few blocks is held in memory.
+since qkedit computes with them. All other weights, which are only copied, repeat one random block of 16 MiB, each from
+an offset of its own; drawing them all would take minutes without benefit. Gains of norms are one. The same seed gives
+the same bytes. At most a few blocks are in memory at a time.
 
-There is no tokenizer: the checkpoint can be edited, loaded and run on token ids, not asked in words.
+There is no tokenizer: the checkpoint can be edited, loaded and run on token ids, but not on text.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ import numpy as np
 BYTES_PER_VALUE = 2  # bfloat16
 BLOCK_VALUES = 8 * 1024 * 1024
 STANDARD_DEVIATION = 0.02
-# Cuts the 7B shape into five files of 3.9, 3.9, 3.9, 3.9 and 1.1 GB, as the published ones are.
+# Splits the 7B shape into five files of 3.9, 3.9, 3.9, 3.9 and 1.1 GB, like the published ones.
 SHARD_BYTES = 4_000_000_000
-# Qwen2's special tokens begin this many rows before the end of its padded vocabulary.
+# The number of rows from Qwen2's first special token to the end of its padded vocabulary.
 SPECIAL_TOKEN_ROWS = 421
 
 
@@ -57,7 +57,7 @@ class Qwen2VLShape:
 
     @property
     def head_size(self) -> int:
-        """d_h."""
+        """d_h, the size of a head."""
         return self.hidden // self.query_heads
 
 
@@ -103,19 +103,19 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class TensorSpecification:
-    """A tensor before it has values."""
+    """The name and shape of a tensor."""
 
     name: str
     shape: tuple[int, ...]
 
     @property
     def values(self) -> int:
-        """Number of elements."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Length in bytes, as bfloat16."""
+        """The size in bytes, as bfloat16."""
         return BYTES_PER_VALUE * self.values
 
 
@@ -163,9 +163,9 @@ def tensor_specifications(shape: Qwen2VLShape) -> list[TensorSpecification]:
 
 
 def split_into_shards(tensors: list[TensorSpecification], shard_bytes: int) -> list[list[TensorSpecification]]:
-    """Fill shards in order; a tensor that would exceed the limit begins the next one.
+    """Distribute tensors among shards in order; a tensor that would exceed the limit begins the next shard.
 
-    Within a shard tensors are sorted by name, as the safetensors library writes those of one dtype.
+    Within a shard, tensors are sorted by name, as the safetensors library sorts those of one dtype.
     """
     shards: list[list[TensorSpecification]] = [[]]
     filled = 0
@@ -179,7 +179,7 @@ def split_into_shards(tensors: list[TensorSpecification], shard_bytes: int) -> l
 
 
 def encode_header(tensors: list[TensorSpecification]) -> bytes:
-    """Return the safetensors header of a shard, its length before it, padded so that data begins aligned."""
+    """Return the safetensors header of a shard after its length, padded so that the data is aligned."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in tensors:
@@ -192,9 +192,9 @@ def encode_header(tensors: list[TensorSpecification]) -> bytes:
 
 
 def to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """Round finite float32 values to bfloat16, ties to even, and return its bits, uint16; `values` is used up.
+    """Round finite float32 values to bfloat16, ties to even, and return its bits, uint16; `values` is overwritten.
 
-    NumPy has no such type, and PyTorch would be a long import for this one step.
+    NumPy does not have this type, and importing PyTorch for this step would take seconds.
     """
     bits = values.view(np.uint32)
     bits += 0x7FFF + ((bits >> 16) & 1)
@@ -202,7 +202,7 @@ def to_bfloat16(values: np.ndarray) -> np.ndarray:
 
 
 class RandomWeights:
-    """Gives the values of any tensor piece by piece; a tensor's values depend on the seed and its name alone."""
+    """Generate the values of tensors piece by piece; they depend only on the seed and the tensor's name."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -280,7 +280,7 @@ def configuration(shape: Qwen2VLShape) -> dict[str, Any]:
 
 
 def side_files(shape: Qwen2VLShape) -> dict[str, dict[str, Any]]:
-    """Return the JSON files next to the weights, by name; a copy of the checkpoint has to carry them along."""
+    """Return the JSON files next to the weights, by name, which a copy of the checkpoint must include."""
     config = configuration(shape)
     bos, eos = config["bos_token_id"], config["eos_token_id"]
     return {
@@ -323,9 +323,9 @@ tags:
 - random-weights
 ---
 
-# Random weights in the form of a published checkpoint
+# Random weights with the structure of a published checkpoint
 
-For measuring only: the names, shapes and shards of a Qwen2-VL checkpoint, filled with random numbers (seed {seed}).
+For measurements only: the names, shapes and shards of a Qwen2-VL checkpoint, filled with random numbers (seed {seed}).
 
 {shape}
 """
@@ -353,7 +353,7 @@ def write_checkpoint(out: Path, shape: Qwen2VLShape, *, seed: int = 0, shard_byt
                     stream.write(piece.data)
         weight_map |= {tensor.name: file for tensor in shard}
         print(f"{file}: {(out / file).stat().st_size / 1e9:.2f} GB", file=sys.stderr)
-    # Last: without its index an interrupted directory is not taken for a checkpoint.
+    # Written last, so that an interrupted output has no index and is not taken for a checkpoint.
     total = sum(tensor.nbytes for tensor in tensors)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     write_json(out / "model.safetensors.index.json", index)
@@ -364,12 +364,14 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write a random checkpoint of a published model's form and size.")
+    parser = argparse.ArgumentParser(
+        description="Write a random checkpoint with a published model's structure and size."
+    )
     parser.add_argument("--shape", choices=SHAPES, default="qwen2-vl-7b", help="default: %(default)s")
     parser.add_argument("--out", type=Path, required=True, help="new or empty directory")
-    parser.add_argument("--layers", type=int, help="decoder layers, for a smaller one of the same width")
+    parser.add_argument("--layers", type=int, help="number of decoder layers, for a smaller model of the same width")
     parser.add_argument(
-        "--shard-bytes", type=int, default=SHARD_BYTES, help="most bytes in a shard (default: %(default)s)"
+        "--shard-bytes", type=int, default=SHARD_BYTES, help="maximum bytes per shard (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the values (default: %(default)s)")
     options = parser.parse_args()

@@ -4,11 +4,10 @@
     python scripts/make_checkpoint.py --shape qwen2-vl-7b --layers 4 --out ./four-layers
     python scripts/benchmarks/before_and_after.py OLD/.venv/bin/python NEW/.venv/bin/python ./four-layers
 
-Each version is an interpreter in which it is installed. Every command runs in its own process: a pair is one run of
-each version, in turns the earlier and the later one first. A round takes one pair of every command; the first round
-is not counted, since Python compiles its modules then. After `--minutes` no pair begins: the table holds the pairs
-that are complete, and their number. Beside the time on the clock stands the processor's, which other work on the
-machine disturbs least.
+Each version is given by an interpreter in which it is installed. Every command runs in its own process. A pair is one
+run of each version; the earlier and the later one take turns to be first. A round runs one pair of every command. The
+first round is not counted, since Python compiles its modules then. After `--minutes` no pair begins; the table holds
+the complete pairs and their number. It shows wall time and CPU time, which other work on the machine affects least.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ from importlib.metadata import entry_points
 print(*(found.value for found in entry_points(group="console_scripts", name="qkedit")))
 """
 _WRITING = ("steer", "steer --layout delta")
-# What is read back of it.
+# The output that is read again.
 _KEPT = "delta"
 
 
 @dataclass(frozen=True)
 class Version:
-    """One side: its interpreter, the function behind its command, and the directory of its outputs."""
+    """One version: its interpreter, the function behind its command, and the directory of its outputs."""
 
     interpreter: str
     entry: str
@@ -59,24 +58,24 @@ class Compared:
 
     @property
     def ratio(self) -> float:
-        """Seconds after over seconds before, of the medians."""
+        """The ratio of median seconds, after to before."""
         return _median(_seconds(self.after)) / _median(_seconds(self.before))
 
     @property
     def cpu_ratio(self) -> float:
-        """The same of the processor's seconds."""
+        """The ratio of median CPU seconds, after to before."""
         return _median(_cpu(self.after)) / _median(_cpu(self.before))
 
     @property
     def least_cpu_ratio(self) -> float:
-        """The same of the run on each side that took the processor the least."""
+        """The ratio of the least CPU seconds, after to before."""
         return min(_cpu(self.after)) / min(_cpu(self.before))
 
 
 def compare(
     before: str, after: str, model: Path, layers: str, pairs: int, threads: int, minutes: float
 ) -> dict[str, Compared]:
-    """Run every command of both versions in pairs; without one complete pair a command is left out.
+    """Run every command of both versions in pairs; a command without a complete pair is left out.
 
     Raises:
         CommandFailedError: a command failed.
@@ -196,10 +195,12 @@ def main() -> None:
     parser.add_argument("after", metavar="PYTHON", help="an interpreter that has the later version")
     parser.add_argument("model", metavar="MODEL", type=Path, help="a checkpoint's directory")
     parser.add_argument("--layers", default="all", help="layers to edit (default: %(default)s)")
-    parser.add_argument("--pairs", type=int, default=5, help="of every command (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=10, help="after which no pair begins (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="of the mathematics (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON, too")
+    parser.add_argument("--pairs", type=int, default=5, help="pairs per command (default: %(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=10, help="start no pair after this time (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="threads of the mathematics (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")
     options = parser.parse_args()
     model = options.model.resolve()
     if not model.is_dir() or options.pairs < 1:
@@ -212,7 +213,7 @@ def main() -> None:
     except CommandFailedError as error:
         parser.exit(1, f"error: {error}\n")
     if not found:
-        parser.exit(1, "error: not one pair is complete; raise --minutes\n")
+        parser.exit(1, "error: no pair is complete; raise --minutes\n")
     busy = " Busy machine." if max(machine["load_average"], os.getloadavg()[0]) > machine["cores"] + 1 else ""
     sys.stdout.write(f"{machine_line(machine)}{busy}\n\n{table(found)}")
     if options.json:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure `qkedit steer` on a checkpoint: against `cp -r`, against the floor of each of its stages, in one run.
+"""Measure `qkedit steer` on a checkpoint against `cp -r` and against a floor for each of its stages, in one run.
 
     python scripts/make_checkpoint.py --shape qwen2-vl-7b --out ./qwen2-vl-7b-shaped
     python scripts/benchmarks/benchmark.py ./qwen2-vl-7b-shaped --layers 10-20 --json b.json --markdown b.md
@@ -52,12 +52,12 @@ from qkedit.steering.steer_options import SteerOptions
 
 
 def measure(plan: SteerPlan, request: Request, options: argparse.Namespace) -> Benchmark:
-    """Take every measurement that was asked for."""
-    # Prepared first, so that an interpreter without mergekit is not found out at the end.
+    """Take every requested measurement."""
+    # Prepared first, so that an interpreter without mergekit is reported at the start.
     rewrite = passthrough(request, options.mergekit) if options.mergekit else None
     machine = describe_machine(request.work, request.device)
     torch.set_num_threads(request.threads)
-    # Small things first: what follows them fills the page cache with other files.
+    # Small measurements first: the later ones fill the page cache with other files.
     mathematics_stage, floor = mathematics.measure_mathematics(plan, options.repeats)
     routes = [*mathematics.measure_routes(plan, options.repeats)]
     if options.dense:
@@ -76,7 +76,7 @@ def measure(plan: SteerPlan, request: Request, options: argparse.Namespace) -> B
 
 
 def measure_commands(request: Request, repeats: int, rewrite: Callable[[], CommandRun] | None) -> dict[str, Command]:
-    """Run every command; those that write a whole directory take turns. `rewrite` is mergekit's, if it is wanted."""
+    """Run every command; those that write a whole directory take turns. `rewrite` runs mergekit, or is None."""
     whole: dict[str, Callable[[], dict[str, CommandRun]]] = {
         "cp -r": lambda: {"cp -r": commands.copy_directory(request)},
         "steer, verify": lambda: commands.steer_and_verify(request),
@@ -134,13 +134,15 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--k", type=int, default=4, help="modes per head to suppress (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N, for the mathematics")
     parser.add_argument("--repeats", type=int, default=3, help="repetitions of everything (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="of the mathematics (default: every core)")
+    parser.add_argument("--threads", type=int, help="threads of the mathematics (default: one per core)")
     parser.add_argument("--cold", action="store_true", help="drop the checkpoint from the page cache before each run")
-    parser.add_argument("--dense", action="store_true", help="measure the dense decomposition of one head, too")
+    parser.add_argument("--dense", action="store_true", help="also measure the dense decomposition of one head")
     parser.add_argument("--mergekit", metavar="PYTHON", help="an interpreter with mergekit, to compare with")
-    parser.add_argument("--work", type=Path, help="where outputs are written and removed (default: next to the model)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the findings as Markdown")
+    parser.add_argument(
+        "--work", type=Path, help="directory for outputs, which are removed (default: next to the model)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the results as Markdown")
     return parser
 
 
@@ -153,10 +155,10 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     threads = cores if options.threads is None else options.threads
     if options.repeats < 1 or not 1 <= threads <= cores:
-        parser.error(f"--repeats must be at least 1, --threads at least 1 and at most {cores}, the cores there are")
+        parser.error(f"--repeats must be at least 1, and --threads between 1 and {cores}, the number of cores")
     work = options.work or model.parent
     for directory in (work, *(file.parent for file in (options.json, options.markdown) if file)):
-        if not directory.is_dir():  # said now, not after a quarter of an hour
+        if not directory.is_dir():  # reported now, not after a quarter of an hour
             parser.error(f"{directory} is not a directory")
     try:
         edit = SteerOptions(options.layers, "all", Suppression(options.k), device=options.device)

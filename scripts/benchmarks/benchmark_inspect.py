@@ -51,7 +51,7 @@ def measure_views(request: Request, repeats: int, multimodal: bool) -> dict[str,
 
 
 def markdown(plan: SteerPlan, request: Request, commands: dict[str, Command], parts: dict[str, Stage]) -> str:
-    """Return the findings as a Markdown document."""
+    """Return the results as a Markdown document."""
     machine = describe_machine(request.work, request.device)
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
     heads = sum(len(planned.heads) for planned in plan.layers)
@@ -88,13 +88,13 @@ def _seconds(timing: Timing) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure qkedit inspect beside reading and the mathematics of steer.")
+    parser = argparse.ArgumentParser(description="Compare qkedit inspect with reading and the mathematics of steer.")
     parser.add_argument("model", type=Path, help="a checkpoint's directory")
-    parser.add_argument("--layers", default="all", help="layers to look at (default: %(default)s)")
+    parser.add_argument("--layers", default="all", help="layers to inspect (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--repeats", type=int, default=3, help="repetitions of everything (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of the mathematics")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the findings here too")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of the mathematics")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the results as Markdown")
     options = parser.parse_args()
     try:
         edit = SteerOptions(options.layers, device=options.device, allow_text_only=True)

@@ -257,7 +257,7 @@ def markdown(request: Request, results: Mapping[str, Mapping[str, Timing]]) -> s
 
 
 def ratios(own: Timing, base: Timing) -> list[float]:
-    """The quotients within each round."""
+    """Return the ratio of each round."""
     return [one / other for one, other in zip(own.seconds, base.seconds, strict=True)]
 
 
@@ -275,13 +275,13 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--cells", type=cells, nargs="+", default=[(16, 16), (24, 24)], help="image sizes, such as 24x24"
     )
-    parser.add_argument("--text", type=int, default=64, help="tokens of the question")
+    parser.add_argument("--text", type=int, default=64, help="number of tokens of the question")
     parser.add_argument("--tokens", type=int, default=16, help="decoding steps")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rivals", action="store_true", help="measure the methods of docs/rivals.md")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--json", type=Path, help="also write the results as JSON")
     return parser.parse_args(arguments)
 
 

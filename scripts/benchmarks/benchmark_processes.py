@@ -4,7 +4,7 @@
     python scripts/make_checkpoint.py --shape qwen2-vl-7b --out ./qwen2-vl-7b-shaped
     python scripts/benchmarks/benchmark_processes.py ./qwen2-vl-7b-shaped --write docs/scaling.md
 
-Every run is in the delta layout, so that the mathematics and not the copy of unchanged bytes is what is shared.
+Every run is in the delta layout, so that the processes share the mathematics and not the copy of unchanged bytes.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ END = "<!-- result of scripts/benchmarks/benchmark_processes.py: end -->"
 
 
 class ProofFailedError(Exception):
-    """A run did not do what is promised."""
+    """A run broke a promise of the documentation."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """The results: seconds of whole runs by the number of processes, and how a killed run ended."""
+    """The results: seconds of whole runs by the number of processes, and the error of a killed run."""
 
     seconds: dict[int, Timing]
     files: int
@@ -55,7 +55,7 @@ def hashes(directory: Path) -> dict[str, str]:
 
 
 def prove(model: Path, layers: str, sizes: list[int], repeats: int) -> Proof:
-    """Run everything. Raises ProofFailedError."""
+    """Run all measurements and checks. Raises ProofFailedError."""
     with tempfile.TemporaryDirectory(prefix="qkedit-processes-", dir=model.parent) as folder:
         work = Path(folder)
         taken: dict[int, list[float]] = {size: [] for size in sizes}
@@ -91,9 +91,9 @@ def _command(size: int, model: Path, layers: str, out: Path) -> list[str]:
 
 
 def _killed(model: Path, layers: str, work: Path) -> str:
-    """Kill the second of two processes in the middle of its work, and return the run's own sentence.
+    """Kill the second of two processes in the middle of its work, and return the error sentence of the run.
 
-    Raises ProofFailedError: the run says nothing, succeeds, or leaves something.
+    Raises ProofFailedError: the run prints nothing, succeeds, or leaves files.
     """
     out = work / "out"
     running = subprocess.Popen(
@@ -119,12 +119,12 @@ def _killed(model: Path, layers: str, work: Path) -> str:
 
 
 def _second_below(launcher: int) -> int | None:
-    """Return the process that the launcher started as the second one, None while there is none."""
+    """Return the id of the second process that the launcher started; None while there is none."""
     for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
         try:
             if b"\0RANK=1\0" in b"\0" + Path(f"/proc/{child}/environ").read_bytes():
                 return int(child)
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
     return None
 
@@ -138,7 +138,7 @@ def _until(happened: Any) -> None:
 
 
 def rendered(proof: Proof, model: Path, layers: str, machine: dict[str, Any]) -> str:
-    """Return the document's part."""
+    """Return the section of the document."""
     one = proof.seconds[min(proof.seconds)]
     repeats = len(one.seconds)
     lines = [
@@ -165,9 +165,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run steer in several processes and compare bytes and time.")
     parser.add_argument("model", metavar="MODEL", type=Path, help="a checkpoint's directory")
     parser.add_argument("--layers", default="all", help="layers to edit (default: %(default)s)")
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], help="(default: 1 2 4)")
+    parser.add_argument(
+        "--processes", type=int, nargs="+", default=[1, 2, 4], help="numbers of processes (default: 1 2 4)"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="repetitions of everything (default: %(default)s)")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the result into this document")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the result into this document")
     options = parser.parse_args()
     model = options.model.resolve()
     try:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure `qkedit score` on many answers: seconds and peak memory of the whole process, one benchmark after another.
+"""Measure `qkedit score` on many answers: seconds and peak memory of the whole process, for each benchmark.
 
     python scripts/benchmarks/benchmark_score.py --markdown score.md
     python scripts/benchmarks/benchmark_score.py --data ./benchmarks --markdown score.md   # CHAIR and AMBER too
@@ -46,7 +46,7 @@ WORDS_OF_A_CAPTION = 90
 
 @dataclass(frozen=True)
 class Task:
-    """One call of `qkedit score`: its arguments, and how many answers it scores."""
+    """One call of `qkedit score`: its arguments, and the number of answers that it scores."""
 
     arguments: tuple[str, ...]
     answers: int
@@ -177,7 +177,7 @@ def amber_task(work: Path, generator: random.Random, data: Path) -> Task:
 
 
 def tasks(work: Path, count: int, data: Path | None) -> dict[str, Task]:
-    """Make up questions and answers of every benchmark."""
+    """Generate questions and answers of every benchmark."""
     generator = random.Random(0)
     made = {
         "POPE": pope_task(work, count, generator),
@@ -200,7 +200,7 @@ class Measured:
 
 
 def measure(made: Mapping[str, Task], repeats: int) -> dict[str, list[Measured]]:
-    """Score every task as often as that, in turns."""
+    """Score every task `repeats` times, in turns."""
 
     def run(task: Task) -> Callable[[], Measured]:
         return lambda: measured(["score", *task.arguments, "--json"])
@@ -217,7 +217,7 @@ def measured(arguments: list[str]) -> Measured:
 
 
 def markdown(made: Mapping[str, Task], found: Mapping[str, Sequence[Measured]], work: Path) -> str:
-    """Return the findings as Markdown."""
+    """Return the results as Markdown."""
     machine = describe_machine(work, "cpu")
     rows = []
     for name, runs in found.items():
@@ -253,10 +253,10 @@ def spread(timing: Timing) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--answers", type=int, default=100_000, help="of each benchmark")
-    parser.add_argument("--data", type=Path, help="published files of CHAIR and AMBER")
+    parser.add_argument("--answers", type=int, default=100_000, help="number of answers per benchmark")
+    parser.add_argument("--data", type=Path, help="directory of the published files of CHAIR and AMBER")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--markdown", type=Path, help="write the table there too")
+    parser.add_argument("--markdown", type=Path, help="also write the table as Markdown")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

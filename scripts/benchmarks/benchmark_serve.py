@@ -6,16 +6,16 @@
 
 In one run, on one machine:
 
-* cost: seconds of one request about an image with a short and a long answer, by both servers, the latter with each
-  selection of plug-ins, asked in turns so that a drift of the machine hits all of them, and the server's
-  processor time, which other work on the machine hardly changes;
-* hang-ups: clients that leave as soon as the first text comes;
+* cost: seconds and CPU time of one request about an image, with a short and a long answer, for `transformers serve`
+  and for `qkedit serve` with each selection of plug-ins; requests take turns, so that a drift of the machine affects
+  all;
+* hang-ups: clients that disconnect as soon as the first text arrives;
 * kill: the server is killed while it answers, and started again at the same port;
 * bomb: a PNG of 100 megapixels in less than a megabyte;
-* malformed: requests that are wrong in a thousand ways.
+* malformed: a thousand different invalid requests.
 
-Memory is the server's resident set, before and after each of them; each comes twice, since what is allocated once and
-kept is not a leak. DSCR is given its depth, so that no depth model is part of the time.
+Memory is the server's resident set before and after each trial. Each trial runs twice, since memory that is allocated
+once and kept is not a leak. DSCR gets a depth map, so that the time includes no depth model.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SELECTIONS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of one request: as its client sees it, and of the server's processor time; and tokens of its answer."""
+    """The cost of one request: seconds at the client, CPU seconds of the server, and the number of answer tokens."""
 
     waited: float
     processor: float
@@ -58,12 +58,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Trial:
-    """The outcome of one trial in which a server was treated badly.
+    """The outcome of one robustness trial.
 
     Attributes:
-        count: how many requests.
-        seconds: they took, until the server was idle again.
-        outcome: how they ended, by kind.
+        count: the number of requests.
+        seconds: the seconds until the server was idle again.
+        outcome: the number of requests by the way they ended.
         before, after: bytes of resident memory.
     """
 
@@ -75,7 +75,7 @@ class Trial:
 
 
 def cost(plain: Server, ours: Server, body: Mapping[str, Any], tokens: Sequence[int], repeats: int) -> dict[str, Any]:
-    """Seconds of a request by server, plug-ins and the longest answer; and whether the servers say the same."""
+    """Return the cost of a request by length of answer, server and plug-ins, and whether the answers are the same."""
     found: dict[str, Any] = {}
     for longest in tokens:
         asked = {**body, "max_tokens": longest}
@@ -109,7 +109,7 @@ def cost(plain: Server, ours: Server, body: Mapping[str, Any], tokens: Sequence[
 
 
 def tried(server: Server, count: int, attempt: Callable[[], Counter[str]]) -> Trial:
-    """Treat a server badly, and look at its memory around it."""
+    """Run one robustness trial, and measure the server's memory before and after it."""
     server.settle()
     before, start = server.memory(), time.perf_counter()
     outcome = attempt()
@@ -137,7 +137,7 @@ def bomb() -> bytes:
 
 
 def killed(model: str, arguments: Sequence[str], body: Mapping[str, Any], log: Path, threads: int) -> dict[str, Any]:
-    """Kill a server in the middle of an answer, start it again at the same port, and compare what it says."""
+    """Kill a server in the middle of an answer, start it again at the same port, and compare its answers."""
     with serving(OURS, model, arguments, log, threads=threads) as first:
         expected = first.ask(body)["choices"][0]["message"]["content"]
         connection = first.connection()
@@ -236,17 +236,17 @@ def demo_picture() -> bytes:
 def parsed(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="a directory, or demo")
-    parser.add_argument("--image", type=Path, help="what to ask about; a scene of the demo if left out")
+    parser.add_argument("--image", type=Path, help="image to ask about (default: a scene of the demo)")
     parser.add_argument("--prompt", default="Please describe this image in detail.")
     parser.add_argument("--tokens", type=int, nargs="+", default=[1, 32], help="longest answers")
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--hang-ups", type=int, default=200)
     parser.add_argument("--bombs", type=int, default=50)
     parser.add_argument("--malformed", type=int, default=1000)
-    parser.add_argument("--threads", type=int, default=1, help="that each server may use on the CPU")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each server")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--json", type=Path, help="also write the results as JSON")
     return parser.parse_args(arguments)
 
 

@@ -2,11 +2,11 @@
 
     python scripts/benchmarks/measure_choices.py
 
-* Gram products accumulated in float32 and in float64, and what each is true to;
+* Gram products accumulated in float32 and in float64;
 * the size of the pieces in which weights are converted;
-* heads on single-threaded workers against threads inside each product, alone and with one busy process;
-* the size of the pieces in which a tensor is written, into files that stay until the end, so that none gets memory
-  which the one before has freed: 4.5 GB below the directory for temporary files (TMPDIR).
+* heads on single-threaded workers against threads inside each product, alone and next to one busy process;
+* the size of the pieces in which a tensor is written. The files stay until the end, so that none reuses the memory of
+  an earlier one: 4.5 GB below the directory for temporary files (TMPDIR).
 
 Prints a Markdown table for docs/benchmarks.md; takes about a minute.
 """
@@ -55,14 +55,14 @@ def main() -> None:
 
 
 def gram_precisions(query: torch.Tensor) -> Iterator[tuple[str, Callable[[], object]]]:
-    """The same products in the two precisions, on operands already converted."""
+    """Yield the same products in both precisions, on converted operands."""
     for dtype in (torch.float32, torch.float64):
         weights = query.to(dtype)
         yield f"Gram products, {str(dtype).removeprefix('torch.')}", lambda weights=weights: weights @ weights.mT
 
 
 def piece_sizes(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[str, Callable[[], object]]]:
-    """The write-back of one layer with weights converted in pieces of different sizes."""
+    """Yield the write-back of one layer with weights converted in pieces of different sizes."""
     product = QKProduct(query, key)
     update = suppress(product, Suppression()).update
 
@@ -76,7 +76,7 @@ def piece_sizes(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[str, C
 
 
 def schedules(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[str, Callable[[], object]]]:
-    """All the mathematics of one layer, the heads spread over workers or the threads inside each product."""
+    """Yield the mathematics of one layer with heads spread over workers, and with threads inside each product."""
     group = HEADS // KEY_HEADS
 
     def edit(place: slice) -> None:
@@ -93,7 +93,7 @@ def schedules(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[str, Cal
 
 @contextmanager
 def busy_process() -> Iterator[None]:
-    """One process that keeps one core busy."""
+    """Run a process that keeps one core busy while the context is open."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield
@@ -103,7 +103,7 @@ def busy_process() -> Iterator[None]:
 
 
 def write_sizes(content: memoryview) -> dict[str, list[float]]:
-    """Seconds a layer of writing eleven layers, in turns and each time into a new file."""
+    """Return the seconds per layer of writing eleven layers, in turns and each time into a new file."""
     sizes = {"writing, whole tensors": len(content), "writing, pieces of 1 MB": 1 << 20}
     taken: dict[str, list[float]] = {name: [] for name in sizes}
     with tempfile.TemporaryDirectory() as folder:

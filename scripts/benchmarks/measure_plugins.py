@@ -3,10 +3,10 @@
 
     python scripts/benchmarks/measure_plugins.py
 
-* SCR: by layer the sum of the image tokens' norms with it, divided by that without, on the demo model's scenes;
-* DSCR's published kernel on a synthetic scene: how many tokens are mixed into one, and what variance is left;
-* the same on the demo model with the scenes' true depth and on tiny models with random weights and four depth maps,
-  where the thresholds of DSCR's warnings come from;
+* SCR: by layer, the sum of the image tokens' norms with it, divided by that without it, on the demo model's scenes;
+* DSCR's published kernel on a synthetic scene: the effective number of tokens per mix, and the variance kept;
+* the same on the demo model with the scenes' true depth, and on tiny models with random weights and four depth maps:
+  the source of the thresholds of DSCR's warnings;
 * KV-coherence of the demo model's keys before and after DSCR.
 
 Prints Markdown; takes about a minute. It borrows the tiny models of `tests`, so it runs in a source checkout.
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def norm_ratios(demo: LoadedModel, scenes: Sequence[Scene]) -> Iterator[str]:
-    """SCR with its defaults and its control; the mean over the scenes, with the least and the most."""
+    """Yield the norm ratios of SCR with its defaults and of its control: the mean over the scenes, with the range."""
     for number, selection in enumerate(("attention", "uniform")):
         reports = [report["scr"] for report in reports_of(demo, scenes, SCR(selection=selection, measure=True))]
         layers = list(reports[0].norm_ratio)
@@ -69,7 +69,7 @@ def norm_ratios(demo: LoadedModel, scenes: Sequence[Scene]) -> Iterator[str]:
 
 
 def kernel() -> Iterator[str]:
-    """The published kernel on a floor that recedes, with an object on it, and keys half of which follow depth."""
+    """Yield the figures of the published kernel on a receding floor with an object; half of the keys follow depth."""
     depth = torch.linspace(0, 1, 24)[:, None].repeat(1, 24)
     depth[8:18, 8:16] = 0.9
     depth = depth.flatten()
@@ -86,7 +86,7 @@ def kernel() -> Iterator[str]:
 
 
 def mixes(demo: LoadedModel, scenes: Sequence[Scene]) -> Iterator[str]:
-    """Share of the other tokens that are mixed into one, and variance kept, least and most."""
+    """Yield the range of the share of other tokens in a mix, and of the variance kept."""
     yield "| model | share mixed, z-scores | depth in 0 … 1 | variance kept, z-scores | depth in 0 … 1 |"
     yield "|---|---|---|---|---|"
     found = {
@@ -121,7 +121,7 @@ def mixes_line(name: str, found: Mapping[str, Sequence[Any]]) -> str:
 
 
 def coherence(demo: LoadedModel, scenes: Sequence[Scene]) -> Iterator[str]:
-    """KV-coherence by layer, mean over heads and scenes, without DSCR and with it."""
+    """Yield KV-coherence by layer, mean over heads and scenes, without DSCR and with it."""
     columns = []
     for refined in (False, True):
         by_scene = [
@@ -147,7 +147,7 @@ def reports_of(demo: LoadedModel, scenes: Sequence[Scene], *plugins: Any) -> lis
 
 
 def depth_maps(scene: Scene) -> dict[str, Tensor]:
-    """A scene, a wall above a floor, noise and a disparity map, in 0 … 1."""
+    """Return four depth maps in 0 … 1: a scene, a wall above a floor, noise, and a disparity map."""
     planes = torch.cat([torch.ones(60), torch.linspace(1, 0, 60)])[:, None].repeat(1, 120)
     noise = torch.rand(120, 120, generator=torch.Generator().manual_seed(0))
     recedes = torch.linspace(1, 10, 120)[:, None].repeat(1, 120)

@@ -27,7 +27,7 @@ SEED = 2_000_000
 
 
 def scenes_picture(scenes: list[Scene], captions: list[str]) -> Figure:
-    """Draw scenes in a grid of four columns, each over its caption; hallucinated objects are named in red."""
+    """Draw scenes in a grid of four columns, each above its caption; hallucinated objects are named in red."""
     figure, axes = plt.subplots(len(scenes) // 4, 4, figsize=(9, 2.75 * (len(scenes) // 4)), layout="constrained")
     for axis, scene, caption in zip(axes.flat, scenes, captions, strict=True):
         axis.imshow(scene.image)

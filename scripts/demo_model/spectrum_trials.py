@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Try how query and key weights get a spectrum like a large model's: short trainings that differ in one thing each.
+"""Compare short trainings that differ in one setting each: which gives query-key spectra like a large model's?
 
-Each trial trains projector and language model from scratch behind a finished vision tower, then measures spectra of
-the middle half of the layers, loss and behaviour on held-out scenes, and what the dominant modes do: the loss without
-them beside the loss without as many random ones. Rows go to a JSON-lines file, from which `--table` makes the table of
-docs/demo.md; those that it shows are kept in demo_training/trials.jsonl.
+Each trial trains projector and language model from scratch on a finished vision tower. Then it measures the spectra of
+the middle half of the layers, loss and behaviour on held-out scenes, and the effect of the dominant modes: the loss
+without them, and the loss without as many random ones. Rows are appended to a JSON-lines file, from which `--table`
+makes the table of docs/demo.md; the rows of that table are in demo_training/trials.jsonl.
 
     python scripts/demo_model/spectrum_trials.py --work /tmp/trials --run muon "unit init"   # these trials
     python scripts/demo_model/spectrum_trials.py --work /tmp/trials --table            # what was found
@@ -38,9 +38,9 @@ class Trial:
     """The settings of a trial; the defaults take a few minutes on one core.
 
     Attributes:
-        name: in the table.
-        layers, hidden, mlp, query_heads, key_heads, head_size: of the language model.
-        qk_std: standard deviation of the initial query and key weights; 0 takes `hidden ** -0.5`.
+        name: the name in the table.
+        layers, hidden, mlp, query_heads, key_heads, head_size: the sizes of the language model.
+        qk_std: standard deviation of the initial query and key weights; 0 means `hidden ** -0.5`.
         qk_optimizer: "adam" or "muon".
         qk_rate: learning rate of query and key weights in units of the others'.
         qk_decay: their weight decay.
@@ -93,7 +93,7 @@ def new_model(trial: Trial, seed: int) -> LlavaForConditionalGeneration:
 
 
 def train(trial: Trial, stage: LanguageStage, curves: Path) -> None:
-    """Train a stage; append loss and spectra to a file every 50 steps."""
+    """Train a stage, and append loss and spectra to a file every 50 steps."""
     qk = [weight for layer in projections(stage.language_model) for weight in layer]
     known = set(map(id, qk))
     others = [p for p in stage.modules.parameters() if id(p) not in known]
@@ -126,7 +126,7 @@ def train(trial: Trial, stage: LanguageStage, curves: Path) -> None:
 
 
 def run(trial: Trial, data: RenderedScenes, held_out: RenderedScenes, seed: int, curves: Path) -> dict:
-    """Train a trial on scenes, measure it on others, and return its row."""
+    """Train a trial on scenes, measure it on held-out ones, and return its row."""
     started = time.monotonic()
     settings = Settings(
         seed=seed,
@@ -186,7 +186,7 @@ def table(rows: list[dict]) -> str:
 
 
 def curve_table(points: list[dict]) -> str:
-    """Return, as a Markdown table, what each trial has reached after every hundred steps."""
+    """Return the figures of each trial after every hundred steps as a Markdown table."""
     cells = [
         [point["name"], point["step"], point["loss"], point["top_4"], point["effective_rank"]]
         for point in points
@@ -210,15 +210,15 @@ def _markdown(titles: list[str], rows: list[list[object]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Try recipes for query and key weights of full rank.")
-    parser.add_argument("--work", type=Path, required=True, help="directory of the rows that were measured")
-    parser.add_argument("--run", nargs="+", choices=TRIALS, metavar="TRIAL", help=f"of: {', '.join(TRIALS)}")
+    parser.add_argument("--work", type=Path, required=True, help="directory of the measured rows")
+    parser.add_argument("--run", nargs="+", choices=TRIALS, metavar="TRIAL", help=f"which: {', '.join(TRIALS)}")
     parser.add_argument("--table", action="store_true", help="print the table of all rows")
     parser.add_argument("--scenes", type=int, default=2000, help="default: %(default)s")
     parser.add_argument("--held-out", type=int, default=60, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     for field in fields(Trial):
         if field.name != "name":
-            parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), help="of all trials")
+            parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), help="for all trials")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     file, curves = options.work / "trials.jsonl", options.work / "curves.jsonl"

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Train the miniature model behind `--model demo`, from nothing but its own scenes.
+"""Train the miniature model of `--model demo` from scratch on its own scenes.
 
-Two stages: the vision tower learns which kinds of objects each patch shows, then projector and language model learn
-captions and short questions. The run is a function of its settings, the library versions and the machine's
-arithmetic; it saves its state every few minutes and goes on from there when it is started again.
+There are two stages: the vision tower learns the kinds of objects in each patch, then projector and language model
+learn captions and short questions. The result depends only on the settings, the library versions and the machine's
+arithmetic. The run saves its state every few minutes, and resumes from there when it is started again.
 
     python scripts/demo_model/train_demo_model.py --work /tmp/demo             # train; resumes
     python scripts/demo_model/train_demo_model.py --work /tmp/demo --install   # and replace the shipped checkpoint
@@ -33,21 +33,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from qkedit.demo import demo_checkpoint
 
 RECORD = Path(__file__).resolve().parent / "demo_training" / "record.json"
-HELD_OUT_SEED = 1_000_000  # far from any training seed; the laboratory uses others again
+HELD_OUT_SEED = 1_000_000  # far from any training seed; the laboratory uses different ones
 CURVE_EVERY = 50
 SAVE_EVERY = 250
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished stage: its curve (step, mean loss of the last 50) and the minutes that all its runs took."""
+    """A finished stage: its curve (step, mean loss of the last 50 steps) and the minutes of all its runs."""
 
     curve: list[tuple[int, float]]
     minutes: float
 
 
 def train(stage: VisionStage | LanguageStage, work: Path, until: float) -> Trained | None:
-    """Run a stage from where it stopped; return None if time ran out."""
+    """Run a stage from its last saved state; return None if time ran out."""
     state_file = work / f"{stage.name}.pt"
     optimizer = torch.optim.AdamW(stage.modules.parameters(), betas=(0.9, 0.98), weight_decay=0.05)
     curve: list[tuple[int, float]] = []
@@ -99,12 +99,12 @@ def write_checkpoint(model: torch.nn.Module, out: Path, results: str) -> dict[st
     out.mkdir(parents=True)
     model.to(torch.bfloat16).save_pretrained(out, max_shard_size="1500KB")
     rename_tensors(out)
-    write_side_files(out, results)  # over the library's own, which name its version
+    write_side_files(out, results)  # replace the library's files, which contain its version
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(out.glob("*.safetensors"))}
 
 
 def same_settings(settings: Settings, work: Path) -> None:
-    """Refuse to go on with the work of other settings."""
+    """Raise SystemExit if the directory holds a run with other settings."""
     file, now = work / "settings.json", asdict(settings)
     if file.exists() and (before := json.loads(file.read_text())) != now:
         raise SystemExit(f"{work} holds a run with other settings ({before}): name another directory with --work")
@@ -116,8 +116,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="directory of the run's state and its result")
     parser.add_argument("--install", action="store_true", help="replace the shipped checkpoint and the record")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: %(default)s")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop at the next save after so long")
-    parser.add_argument("--held-out", type=int, default=600, help="scenes to measure on (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop at the next save after this time")
+    parser.add_argument("--held-out", type=int, default=600, help="number of held-out scenes (default: %(default)s)")
     for setting in fields(Settings):
         flag = "--" + setting.name.replace("_", "-")
         parser.add_argument(flag, type=type(setting.default), default=setting.default, help="default: %(default)s")
@@ -136,7 +136,7 @@ def main() -> None:
         stage = stage_class(model, data, settings)
         trained = train(stage, options.work, until)
         if trained is None:
-            print("time is up; run again to go on")
+            print("time is up; run again to resume")
             return
         finished[stage.name] = trained
     assert isinstance(stage, LanguageStage)
@@ -163,7 +163,7 @@ def main() -> None:
 
 
 def report(model: torch.nn.Module, count: int, held_out: RenderedScenes) -> dict[str, float]:
-    """Return the held-out figures of the model as it will be saved, in bfloat16."""
+    """Return the held-out figures of the model in bfloat16, as it is saved."""
     return measure(model.to(torch.bfloat16), count, HELD_OUT_SEED)
 
 

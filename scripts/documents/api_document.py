@@ -42,7 +42,7 @@ def document() -> str:
 
 
 def entry(name: str) -> str:
-    """One name: its signature, its docstring, and the public methods of a class."""
+    """Return the entry of one name: its signature, its docstring, and the public methods of a class."""
     found = getattr(qkedit, name)
     lines = [
         f"### `{name}`",
@@ -80,7 +80,7 @@ def signature(found: Any) -> str:
 
 
 def unquoted(text: str) -> str:
-    """Annotations are texts here; without their quotes they read as they are in the code."""
+    """Remove the quotes around annotations, which are strings here, so that they look as in the code."""
     return re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Measure where the miniature model looks and what it knows of depth, and write two sections of docs/laboratory.md.
+"""Measure the miniature model's attention and its answers about depth, and write two sections of docs/laboratory.md.
 
     python scripts/documents/attention_and_depth.py --work /tmp/depth
 
-The depth questions are asked in words, by `qkedit eval --benchmark choice`, and as forced choices, each in the base,
-with DSCR on true depth, and with DSCR on shuffled depth. Everything is greedy and seeded.
+The depth questions are asked in words, by `qkedit eval --benchmark choice`, and as forced choices: of the base, with
+DSCR on true depth, and with DSCR on shuffled depth. Decoding is greedy, and all random choices are seeded.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ Found = Mapping[tuple[str, str, str], Sequence[MeasuredItem]]
 
 @dataclass(frozen=True)
 class Depth:
-    """The measurements with depth questions: the questions, forced choices, and the run of `eval`."""
+    """The results of the depth questions: the questions, the forced choices, and the run of `eval`."""
 
     questions: Sequence[DepthQuestion]
     found: Found
@@ -68,11 +68,13 @@ class Depth:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--work", type=Path, required=True, help="directory for scenes and the run of eval")
+    parser.add_argument("--work", type=Path, required=True, help="directory of the scenes and the run of eval")
     parser.add_argument("--model", default="demo", help="model to measure (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=150, help="for attention (default: %(default)s)")
-    parser.add_argument("--asked", type=int, default=120, help="for depth questions (default: %(default)s)")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where to write (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=150, help="scenes for attention (default: %(default)s)")
+    parser.add_argument("--asked", type=int, default=120, help="scenes for depth questions (default: %(default)s)")
+    parser.add_argument(
+        "--docs", type=Path, default=ROOT / "docs", help="directory of the documents (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     (arguments.docs / "images").mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
     python scripts/documents/document_numbers.py            write them
     python scripts/documents/document_numbers.py --check    exit with 1 if one is stale
 
-A marked place is `<!--families-->40<!--/-->`; no reader of the page sees the marks.
+A marked place is `<!--families-->40<!--/-->`; the marks are not shown on the page.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from qkedit.evaluation.benchmarks.registry import benchmark_names  # noqa: E402
 from qkedit.plugins.core.grid_layouts import LAYOUTS  # noqa: E402
 
 MARKED = re.compile(r"<!--([a-z-]+)-->([^<]*)<!--/-->")
-# Where a format leaves no room for a mark: the file, and what is before the number.
+# Numbers in formats that do not allow marks: the file, and the text before the number.
 UNMARKED = {"CITATION.cff": re.compile(r"(?m)^(version: )(.*)$")}
 
 
 @cache
 def numbers() -> Mapping[str, str]:
-    """Return every number by the name that marks it."""
+    """Return every number by the name of its mark."""
     families = known_families()
     family_of = {name: family["family"] for family in families for name in family["model_types"]}
     return {
@@ -67,7 +67,7 @@ def documents() -> list[Path]:
 
 
 def written(file: Path, text: str) -> str:
-    """Return a document's text with its numbers as they are now. Raises KeyError for a mark of an unknown name."""
+    """Return a document's text with current numbers. Raises KeyError for a mark of an unknown name."""
     known = numbers()
     if file.name in UNMARKED:
         return UNMARKED[file.name].sub(lambda match: f"{match[1]}{qkedit.__version__}", text)
@@ -75,7 +75,7 @@ def written(file: Path, text: str) -> str:
 
 
 def main() -> int:
-    """Write the documents, or name those that are stale."""
+    """Write the documents, or with `--check` print those that are stale."""
     stale = [file for file in documents() if written(file, text := file.read_text("utf-8")) != text]
     if "--check" in sys.argv[1:]:
         for file in stale:

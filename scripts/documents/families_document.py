@@ -1,4 +1,4 @@
-"""Write docs/families.md: what qkedit finds in a tiny checkpoint of each family.
+"""Write docs/families.md: the structure that qkedit finds in a tiny checkpoint of each family.
 
     python scripts/documents/families_document.py            write the file
     python scripts/documents/families_document.py --check    exit with 1 if it is stale
@@ -46,7 +46,7 @@ transformers names its modules. Other models with query and key projections in o
 
 
 def document(version: str) -> str:
-    """Return the document as it should be for one version of transformers."""
+    """Return the document for a version of transformers."""
     return HEADER.format(version=version) + "".join(f"{row}\n" for row in sorted(set(_rows()), key=str.casefold))
 
 

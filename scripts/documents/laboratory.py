@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""Measure what steering, SCR and DSCR do to the miniature model, and write docs/laboratory.md.
+"""Measure the effects of steering, SCR and DSCR on the miniature model, and write docs/laboratory.md.
 
     python scripts/documents/laboratory.py --work /tmp/laboratory
 
-Everything is seeded and the sweep's results are kept in the work directory, so a run that was broken off goes on. What
-counts as supported or contradicted is fixed in laboratory_document/claims.py, before any result.
+All random choices are seeded, and the sweep's results are kept in the work directory, so that an interrupted run
+resumes. The rules by which a claim is supported or contradicted are in laboratory_document/claims.py; they were fixed
+before any result.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ from benchmarking.machine import describe_machine  # noqa: E402
 
 DOCS = ROOT / "docs"
 TEMPLATE = Path(__file__).resolve().parent / "laboratory_document" / "laboratory.md"
-# Sections that stay as another script wrote them.
+# Sections that another script writes, and this one keeps.
 ANOTHER_SCRIPT = "scripts/documents/attention_and_depth.py"
 OF_ANOTHER_SCRIPT = ("attention", "depth questions")
 SEEDS = 5
-# The demonstration, the sweep's two halves: three sets of scenes that share none.
+# Seeds of the demonstration and the sweep's two halves: three disjoint sets of scenes.
 DEMONSTRATED = 500
 SWEPT = 400
 LAYERS = ("0-1", "2-3", "4-5", "6-7")
@@ -67,13 +68,15 @@ SHOWN_GRIDS = ("chair_s", "recall", "hr_adversarial", "f1_adversarial")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--work", type=Path, required=True, help="directory for results, kept between runs")
+    parser.add_argument("--work", type=Path, required=True, help="directory of results, kept between runs")
     parser.add_argument("--model", default="demo", help="model to measure (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=DEMONSTRATED, help="of the demonstration (default: %(default)s)")
+    parser.add_argument(
+        "--scenes", type=int, default=DEMONSTRATED, help="scenes of the demonstration (default: %(default)s)"
+    )
     parser.add_argument("--swept", type=int, default=SWEPT, help="scenes of the sweep (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="controls of each edit (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="random controls of each edit (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes")
-    parser.add_argument("--docs", type=Path, default=DOCS, help="where to write (default: %(default)s)")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="directory of the documents (default: %(default)s)")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     (arguments.docs / "images").mkdir(parents=True, exist_ok=True)

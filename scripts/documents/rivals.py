@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Measure what the other methods do to the miniature model, and write the tables of docs/rivals.md.
+"""Measure the effects of the other methods on the miniature model, and write the tables of docs/rivals.md.
 
     python scripts/documents/rivals.py --work /tmp/rivals
 
-The scenes, questions, scores and intervals are those of docs/laboratory.md, and all arms answer greedily. Every arm,
-the base too, prefills every prompt in full, so that CPU seconds can be compared. Results are kept in the work
-directory, so a run that was broken off goes on.
+The scenes, questions, scores and intervals are those of docs/laboratory.md, and decoding is greedy. Every arm, the
+base included, prefills every prompt in full, so that CPU seconds can be compared. Results are kept in the work
+directory, so that an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ DOCUMENT = ROOT / "docs" / "rivals.md"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--work", type=Path, required=True, help="directory for results, kept between runs")
+    parser.add_argument("--work", type=Path, required=True, help="directory of results, kept between runs")
     parser.add_argument("--model", default="demo", help="model to measure (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=300, help="how many (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=2, help="of each random control (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=300, help="number of scenes (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=2, help="seeds of each random control (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes")
-    parser.add_argument("--document", type=Path, default=DOCUMENT, help="where to write (default: %(default)s)")
+    parser.add_argument("--document", type=Path, default=DOCUMENT, help="document to write (default: %(default)s)")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     scenes = SceneRange(arguments.scenes)
@@ -102,7 +102,7 @@ def _lines(found: Demonstration, work: Path) -> Iterator[str]:
     yield from render.arms_lines(timed, "", [TIME])
 
 
-# Beside what the laboratory measures.
+# Measures in addition to the laboratory's.
 YES = Measure("yes_adversarial", "adversarial", "yes_ratio", "yes")
 TIME = Measure("milliseconds", "", "milliseconds", "milliseconds")
 MILLISECONDS = Metric("milliseconds", sums=measured("milliseconds"))

@@ -1,12 +1,11 @@
-"""Convert and quantise a tiny edited checkpoint with other projects' tools, and look for the edit in their output.
+"""Convert and quantise a tiny edited checkpoint with other projects' tools, and check their output for the edit.
 
 python scripts/documents/try_deploying.py [--llama-cpp DIR] [--only NAME …]
 
-Each tool is tried if it is installed: `gguf`, `torchao`, `llmcompressor`, `mlx`. llama.cpp's converter lies in its
-source, which the sdist of llama-cpp-python holds, too. The model is a Qwen2-VL with random weights and no tokenizer.
-So the lines show that a tool takes the directory, and what becomes of the edited tensors, not that the result answers
-well.
-docs/deploying.md quotes them.
+Each tool is tried if it is installed: `gguf`, `torchao`, `llmcompressor`, `mlx`. llama.cpp's converter is part of its
+source, which is also in the sdist of llama-cpp-python. The model is a Qwen2-VL with random weights and no tokenizer.
+So the output shows that a tool accepts the directory and how it stores the edited tensors, but not that the result
+answers well. docs/deploying.md quotes the output.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ runpy.run_path({folder!r} + "/convert_hf_to_gguf.py", run_name="__main__")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp's source, for convert_hf_to_gguf.py")
-    parser.add_argument("--only", nargs="*", choices=TOOLS, help="tools to try; all by default")
+    parser.add_argument("--only", nargs="*", choices=TOOLS, help="tools to try (default: all)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base, edited = edited_checkpoint(Path(folder))
@@ -50,27 +49,27 @@ def main() -> None:
                 print(f"{name}: {TOOLS[name](base, edited, Path(folder) / name, options)}")
             except ModuleNotFoundError as error:
                 print(f"{name}: not tried ({error})")
-            except Exception as error:  # whatever a tool raises is what is to be known
+            except Exception as error:  # any exception of a tool is a result
                 said = (str(error) or "no message").splitlines()[0]
                 print(f"{name}: failed ({type(error).__name__}: {said[:200]})")
 
 
 def edited_checkpoint(folder: Path) -> tuple[Path, Path]:
-    """A base and its edit, in bfloat16 as checkpoints are published."""
+    """Write a base and its edit in bfloat16, the usual dtype of checkpoints, and return their directories."""
     import qkedit
     from tests import tiny_configs, tiny_models
 
-    # llama.cpp names a projector's layers by those of the vision tower, and the tiny one has fewer than a real one.
+    # llama.cpp numbers a projector's layers by those of the vision tower, of which the tiny tower has too few.
     tiny_configs.FAMILIES["qwen2-vl"]["vision_config"]["depth"] = 4
     base = tiny_models.build("qwen2-vl", folder / "base")
-    # Without it llama.cpp does not know how images are normalised; every published model has one.
+    # llama.cpp reads the normalisation of images from this file, which every published model has.
     (base / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
     qkedit.steer(base, out=folder / "edited", layers="all", k=4, fsync=False)
     return base, folder / "edited"
 
 
 def tensor(directory: Path, ending: str = QUERY) -> Any:
-    """The one tensor of a directory whose name ends so, in float32."""
+    """Return the one tensor of a directory whose name has this ending, in float32."""
     from safetensors import safe_open
 
     for file in sorted(directory.glob("*.safetensors")):
@@ -82,7 +81,7 @@ def tensor(directory: Path, ending: str = QUERY) -> Any:
 
 
 def nearness(found: Any, base: Path, edited: Path) -> str:
-    """Return the distance of a converted query projection from the edited one, next to how far the edit moved it."""
+    """Return the distance of a converted query projection from the edited one, and the size of the edit."""
     before, after = tensor(base), tensor(edited)
     error, moved = (float((other - after).norm() / after.norm()) for other in (found, before))
     return f"edited queries within {error:.1%} of their norm (the edit moved them by {moved:.1%})"
@@ -100,7 +99,7 @@ def refusal(directory: Path) -> str:
 
 
 def try_gguf(base: Path, edited: Path, out: Path, options: argparse.Namespace) -> str:
-    """llama.cpp's converter in BF16, with the projector of images apart."""
+    """Run llama.cpp's converter in BF16, with the image projector in a file of its own."""
     import torch
     from gguf import GGUFReader
 
@@ -122,7 +121,7 @@ def try_gguf(base: Path, edited: Path, out: Path, options: argparse.Namespace) -
 
 
 def try_torchao(base: Path, edited: Path, out: Path, options: argparse.Namespace) -> str:
-    """Weights of 8 bits through transformers, saved and loaded again."""
+    """Quantise the weights to 8 bits in transformers, save them and load them again."""
     import torch
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import AutoModelForImageTextToText, TorchAoConfig
@@ -135,7 +134,7 @@ def try_torchao(base: Path, edited: Path, out: Path, options: argparse.Namespace
 
 
 def try_llmcompressor(base: Path, edited: Path, out: Path, options: argparse.Namespace) -> str:
-    """FP8 with scales of activations at run time, in the format of compressed-tensors."""
+    """Quantise to FP8 with dynamic activation scales, in the format of compressed-tensors."""
     import torch
     from llmcompressor import oneshot
     from llmcompressor.modifiers.quantization import QuantizationModifier
@@ -150,7 +149,7 @@ def try_llmcompressor(base: Path, edited: Path, out: Path, options: argparse.Nam
 
 
 def try_mlx(base: Path, edited: Path, out: Path, options: argparse.Namespace) -> str:
-    """The edited weight alone in MLX's 4 bits, in groups of 32: `mlx_vlm.convert` needs a processor as well."""
+    """Quantise only the edited weight to MLX's 4 bits, in groups of 32: `mlx_vlm.convert` needs a processor too."""
     import mlx.core as mx
     import numpy as np
     import torch

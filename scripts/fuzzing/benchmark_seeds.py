@@ -40,7 +40,7 @@ _MME = (
     ("0.jpg", "Is there a car? Please answer yes or no.", "No"),
 )
 
-# By benchmark: files of questions, and files of answers; rows are JSON lines, objects are JSON, texts are as they are.
+# By benchmark: files of questions, and files of answers; lists are written as JSON lines, objects as JSON.
 QUESTIONS: dict[str, dict[str, Any]] = {
     "pope": {"coco_pope_random.json": _POPE},
     "repope": {"coco_repope_random.json": _POPE},
@@ -87,7 +87,7 @@ QUESTIONS: dict[str, dict[str, Any]] = {
         ]
     },
 }
-# Without the description, which only nltk's data let be read.
+# Without the description, which needs nltk's data.
 QUESTIONS["amber-yes-no"] = {
     **QUESTIONS["amber"],
     "annotations.json": QUESTIONS["amber"]["annotations.json"][1:],

@@ -1,4 +1,4 @@
-"""Change bytes and texts as transfers, editors and attackers do."""
+"""Mutate bytes and texts as transfers, editors and attackers do."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _change(data: bytearray, random: Random) -> None:
 
 
 def mutated_text(text: str, random: Random) -> str:
-    """Return the text with one to three changes; it may hold what no encoding can spell."""
+    """Return the text with one to three changes; it may hold characters that cannot be encoded."""
     for _ in range(random.choice((1, 1, 2, 3))):
         at = random.randrange(len(text) + 1)
         kind = random.randrange(5)

@@ -1,4 +1,4 @@
-"""Run whole commands in this process, and judge what they print and how they end."""
+"""Run whole commands in this process, and judge their output and exit codes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fuzzing.target import Finding, Outcome
 from qkedit.errors import QkeditError
 from tests.cli.command import Result, qkedit
 
-# Done, failed, wrong usage, a check that failed.
+# Exit codes: done, failed, wrong usage, a check failed.
 CODES = (0, 1, 2, 3)
 
 

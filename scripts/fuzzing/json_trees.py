@@ -1,4 +1,4 @@
-"""Mutate JSON documents: a value, a key, a list's length, the depth, and sometimes the text itself."""
+"""Mutate JSON documents: values, keys, lengths of lists, the depth, and sometimes the text itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Place = tuple[Any, Any]  # a list or dictionary, and an index or key in it
 
 
 def mutated_tree(value: Any, random: Random, changes: int | None = None) -> Any:
-    """Return a copy with one to three changes; it may hold `Raw` text, which `written` spells out."""
+    """Return a copy with one to three changes; it may hold `Raw` text, which `written` inserts as it is."""
     root = [copy.deepcopy(value)]
     for _ in range(changes or random.choice((1, 1, 1, 2, 3))):
         _change(root, random)
@@ -26,12 +26,12 @@ def mutated_tree(value: Any, random: Random, changes: int | None = None) -> Any:
 
 
 def written(value: Any, random: Random) -> bytes:
-    """Return a document, now and then with faults in its text."""
+    """Return a document, sometimes with faults in its text."""
     pieces: list[str] = []
 
     def placeheld(value: Any) -> Any:
         if isinstance(value, Raw):
-            # Copies of a long one would make a document that takes its time by its length alone.
+            # Copies of a long list would make a document that is slow only because of its length.
             pieces.append(value.text if sum(map(len, pieces[-20:])) < LONGEST else "null")
             return f"\ue000{len(pieces) - 1}\ue000"
         if isinstance(value, dict):
@@ -93,7 +93,7 @@ def _near(value: Any, random: Random) -> Any:
 
 
 def _places(holder: Any) -> Iterator[Place]:
-    """Yield every place, in documents of many places a part of them."""
+    """Yield every place of a document; only some of them if there are many."""
     keys = list(holder) if isinstance(holder, dict) else range(len(holder))
     for key in keys:
         yield holder, key

@@ -15,7 +15,7 @@ from qkedit.cli.output import Output
 from qkedit.errors import LONGEST_PART, QkeditError
 
 LONGEST_SENTENCE = 3 * LONGEST_PART + 100
-# Control characters, halves of characters, separators of lines; and marks that turn the direction of writing.
+# Control characters, surrogates, line separators, and marks that change the direction of writing.
 STEERING = frozenset({"Cc", "Cs", "Zl", "Zp"})
 TURNING = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 
@@ -31,7 +31,7 @@ def attempt(action: Callable[[], Any]) -> Outcome:
 
 
 def check_error(error: QkeditError) -> None:
-    """Raise Finding unless an error reaches the terminal as one sentence."""
+    """Raise Finding unless an error is printed as one sentence."""
     terminal = StringIO()
     with redirect_stderr(terminal), suppress(typer.Exit):
         Output("fuzz").failure(error)
@@ -39,22 +39,22 @@ def check_error(error: QkeditError) -> None:
 
 
 def is_sentence(text: str) -> bool:
-    """Return whether a message ends as one sentence does; a guess (`did you mean`) ends as a question."""
+    """Return whether a message ends like one sentence, or like a question if it is a guess (`did you mean`)."""
     return (text.endswith(".") and not text.endswith("..")) or (text.endswith("?") and "did you mean " in text)
 
 
 def check_sentence(printed: str) -> None:
-    """Raise Finding unless what a command printed on standard error is one sentence after `error: `."""
+    """Raise Finding unless a command's standard error is one sentence after `error: `."""
     lines = printed.split("\n")
     problem = None
     if len(lines) != 2 or lines[1] or not lines[0].startswith("error: "):
         problem = "is not one line"
     elif any(category(letter) in STEERING or bidirectional(letter) in TURNING for letter in lines[0]):
-        problem = "holds characters that a terminal obeys"
+        problem = "contains control characters"
     elif "report what it prints" in lines[0]:
-        problem = "is what stands for a fault of qkedit itself"
+        problem = "is the message for a fault of qkedit itself"
     elif not is_sentence(lines[0]):
-        problem = "does not end as a sentence"
+        problem = "does not end like a sentence"
     elif len(lines[0]) > LONGEST_SENTENCE:
         problem = f"has {len(lines[0])} characters"
     if problem:

@@ -1,4 +1,4 @@
-"""A simple substitute for nltk's data, so that captions can be read where the data is not installed."""
+"""Simple rules for words that replace nltk's data where it is not installed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAIN: dict[str, Callable[..., Any]] = {
 
 
 def plain_where_missing() -> ExitStack:
-    """Replace what cannot be had of `captions.language` until the result is closed."""
+    """Replace the unavailable parts of `captions.language` until the result is closed."""
     replaced = ExitStack()
     for name, make in PLAIN.items():
         try:

@@ -16,7 +16,7 @@ from random import Random
 from fuzzing.target import Finding, Target, as_bytes
 from fuzzing.watching import Hang, Writes, held_megabytes, peak_megabytes, time_limit
 
-# Findings of one kind in one place are one fault; more of them would only fill the disk.
+# Findings of one kind in one place are one fault; only the first ones are saved.
 ALIKE = 3
 
 
@@ -25,10 +25,10 @@ class Tally:
     """The outcomes of the inputs so far.
 
     Attributes:
-        outcomes: how many were accepted, refused …
-        findings: what was found, one entry for each kind and place.
-        seconds: spent in all.
-        grown: megabytes that the process holds more than after its first inputs.
+        outcomes: the number of inputs by outcome.
+        findings: the findings, one entry per kind and place.
+        seconds: the total time.
+        grown: the growth of the process since its first inputs, in megabytes.
     """
 
     target: str
@@ -39,12 +39,12 @@ class Tally:
 
     @property
     def executions(self) -> int:
-        """The number of inputs that were tried."""
+        """The number of inputs."""
         return sum(self.outcomes.values())
 
     def as_dict(self) -> dict[str, object]:
         """Return the tally as a JSON object."""
-        # dataclasses.asdict would make a counter of pairs out of a counter.
+        # dataclasses.asdict would convert a counter to a counter of pairs.
         return {**vars(self), "outcomes": dict(self.outcomes), "executions": self.executions}
 
 
@@ -61,13 +61,13 @@ def run_target(
     """Try inputs with the seeds `start`, `start + 1` …
 
     Args:
-        target: prepared.
+        target: the prepared target.
         start: the first seed.
-        executions: how many, or
-        seconds: how long.
-        findings: where inputs are saved that found something.
+        executions: the number of inputs, or None for a time limit.
+        seconds: the time limit.
+        findings: the directory for inputs with findings.
         progress: called before each input with its seed.
-        writes: the watch on what is written elsewhere.
+        writes: the monitor of writes outside the working directory.
     """
     tally = Tally(target.name)
     alike: Counter[str] = Counter()
@@ -97,7 +97,7 @@ def run_target(
 
 
 def try_seed(target: Target, seed: int, writes: Writes | None = None) -> str | dict[str, str | int]:
-    """Try one input. Returns its outcome or the finding."""
+    """Try one input, and return its outcome or its finding."""
     peak = peak_megabytes()
     given = target.generate(generator(target, seed))
     try:
@@ -120,7 +120,7 @@ def try_seed(target: Target, seed: int, writes: Writes | None = None) -> str | d
 
 
 def generator(target: Target, seed: int) -> Random:
-    """Return the generator from which the input of a seed is made."""
+    """Return the random generator for the input of a seed."""
     return Random(f"{target.name} {seed}")
 
 
@@ -134,13 +134,13 @@ def save(directory: Path, target: Target, seed: int, found: dict[str, str | int]
 
 
 def _words(what: str) -> str:
-    """Return the start of a finding, without the words that differ from input to input."""
+    """Return the start of a finding without the words that vary between inputs."""
     return re.sub(r"[^a-zA-Z]+", " ", what)[:100]
 
 
 def _finding(target: Target, seed: int, kind: str, what: str, error: BaseException) -> dict[str, str | int]:
     trace = traceback.extract_tb(error.__traceback__)
-    # Where qkedit was when it happened; else where the check noticed it.
+    # The last line of qkedit in the traceback, else that of the check.
     inside = [
         frame
         for frame in trace

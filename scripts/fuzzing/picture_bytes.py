@@ -1,4 +1,4 @@
-"""Image files in all formats that Pillow writes: valid ones of any mode and size, and broken ones."""
+"""Generate image files in all formats that Pillow writes: valid ones of any mode and size, and broken ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMATS = {
 
 
 def picture(random: Random) -> bytes:
-    """Return a picture's bytes, in two of three inputs broken."""
+    """Return a picture's bytes; two of three are broken."""
     kind = random.randrange(6)
     if kind == 0:
         return strip(random)
@@ -33,7 +33,7 @@ def picture(random: Random) -> bytes:
 
 
 def whole(random: Random) -> bytes:
-    """Return a sound picture of up to 40 pixels a side."""
+    """Return a valid picture of up to 40 pixels per side."""
     kind = random.choice(tuple(FORMATS))
     mode = random.choice(FORMATS[kind])
     width, height = random.randrange(1, 41), random.randrange(1, 41)
@@ -57,18 +57,18 @@ def whole(random: Random) -> bytes:
 
 
 def strip(random: Random) -> bytes:
-    """Return a picture that is long and thin; it takes a hundred bytes and may ask for gigabytes once resized."""
+    """Return a long and thin picture of a hundred bytes, which may need gigabytes once it is resized."""
     length = random.choice((150, 500, 2_000, 20_000, 60_000))
     return png(*random.choice(((length, 1), (1, length), (2, length))))
 
 
 def announced(random: Random) -> bytes:
-    """Return the beginning of a picture that says it is huge."""
+    """Return the beginning of a picture whose header declares a huge size."""
     return png(random.choice((0, 1, 30_000, 2**16, 2**31 - 1)), random.choice((0, 30_000, 2**31 - 1)), b"\0" * 50)
 
 
 def png(width: int, height: int, rows: bytes | None = None) -> bytes:
-    """Return a grey PNG, written by hand."""
+    """Return a grey PNG, encoded here."""
     if rows is None:
         rows = (b"\0" + b"\x7f" * width) * height
 

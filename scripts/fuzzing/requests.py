@@ -11,7 +11,7 @@ from fuzzing.picture_bytes import picture, png
 from fuzzing.strange import strange_value
 
 MODEL = "demo"
-# Every field that OpenAI's API knows, and qkedit's own.
+# Every field of OpenAI's API, and qkedit's own.
 FIELDS = (
     "model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "stream",
     "stream_options", "n", "logprobs", "top_logprobs", "presence_penalty", "frequency_penalty", "logit_bias", "tools",
@@ -22,7 +22,7 @@ FIELDS = (
 
 
 def request(content: bytes) -> dict[str, Any]:
-    """Return a whole request with this picture."""
+    """Return a valid request with a picture."""
     url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     return {
         "model": MODEL,

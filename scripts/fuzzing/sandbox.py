@@ -1,4 +1,4 @@
-"""A directory for one input, and the check of what changed in it."""
+"""A directory for one input, with a check of the files that changed in it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fuzzing.target import Finding
 
 
 class Sandbox:
-    """A fresh directory for each input, with the files that the input concerns.
+    """A new directory for each input, with the files that it uses.
 
     Args:
-        directory: where it is; whatever was there is removed.
+        directory: its path; an existing directory is removed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -23,11 +23,11 @@ class Sandbox:
         self._before: dict[str, bytes] = {}
 
     def remember(self) -> None:
-        """Note everything that is here now."""
+        """Store the present content."""
         self._before = contents(self.directory)
 
     def check(self, *targets: Path) -> None:
-        """Raise Finding if anything but the targets was changed, came or went since `remember`."""
+        """Raise Finding if anything but the targets was changed, added or removed since `remember`."""
         allowed = [target.relative_to(self.directory).as_posix() for target in targets]
         now = contents(self.directory)
         for name in sorted({*self._before, *now}):
@@ -39,7 +39,7 @@ class Sandbox:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """Return every file below a directory with its content, a link with what it names, a directory as empty."""
+    """Return the content of every file below a directory, the target of every link, and nothing for directories."""
     found: dict[str, bytes] = {}
     for parent, directories, files in os.walk(directory):
         for name in directories + files:

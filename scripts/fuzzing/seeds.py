@@ -1,4 +1,4 @@
-"""Valid inputs to start from: checkpoints of the project's own making, one of them edited."""
+"""Valid inputs to mutate: generated checkpoints, one of them edited."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from qkedit.steering.steer_options import OutputOptions, SteerOptions
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
-# Three layers of grouped queries in three shards; a run takes some hundredths of a second.
+# Three layers of grouped queries in three shards; a run takes a few hundredths of a second.
 SHAPE = make_checkpoint.SHAPES["qwen2-vl-tiny"]
 SHARD_BYTES = 200_000
 OPTIONS = SteerOptions(layers="all", suppression=Suppression(k=2), device="cpu")
 
 
 def checkpoint(directory: Path) -> Path:
-    """Write a checkpoint of half a megabyte with everything that a published one has, and return it."""
+    """Write a checkpoint of half a megabyte with all files of a published one, and return its directory."""
     with redirect_stderr(StringIO()):
         make_checkpoint.write_checkpoint(directory, SHAPE, shard_bytes=SHARD_BYTES)
     return directory
 
 
 def steer(base: Path, out: Path, layout: str = "full") -> Path:
-    """Edit a checkpoint, and return where the output is."""
+    """Edit a checkpoint, and return the directory of the output."""
     run_plan(plan_for(str(base), OPTIONS), OutputOptions(out, layout, fsync=False))  # type: ignore[arg-type]
     return out
 
 
 def demo(directory: Path) -> Path:
-    """Copy the demo's checkpoint, which can be asked in words, and return the copy."""
+    """Copy the demo's checkpoint, which has a tokenizer, and return the copy."""
     shutil.copytree(demo_checkpoint(), directory)
     return directory

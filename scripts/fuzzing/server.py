@@ -1,4 +1,4 @@
-"""A server of the demo in its own process, and raw connections to it."""
+"""Run a server of the demo in its own process, with raw connections to it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fuzzing.judging import LONGEST_SENTENCE, is_sentence
 from fuzzing.target import Finding, Outcome
 from tests.serving.server_process import Server, serving
 
-# Megabytes that the server may grow by in all, over everything it is asked.
+# The maximum growth of the server over all requests, in megabytes.
 GROWTH = 600
-# Seconds after which a server that has not answered waits for more.
+# The seconds after which a server without an answer is taken to wait for more bytes.
 SILENCE = 0.3
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 
 
 @functools.cache
 def demo_server() -> DemoServer:
-    """Return the server of this process, which all targets share; it is started once and ends with the process."""
+    """Return the server of this process, which all targets share; it is started once and stops with the process."""
     server = DemoServer()
     atexit.register(server.close)
     return server
@@ -55,12 +55,13 @@ class DemoServer:
         return self.exchange(head.encode() + body)
 
     def exchange(self, sent: bytes, *, patience: float = 60.0, whole: bool = True) -> bytes:
-        """Send bytes, and return what comes until the server closes.
+        """Send bytes, and return the received bytes until the server closes.
 
         Args:
             sent: the bytes.
             patience: seconds after which silence is a finding.
-            whole: the bytes are a whole request; else the server may wait for more, and is told that there is none.
+            whole: whether the bytes are a complete request; otherwise the server may wait for more, and the sending
+                side is closed.
         """
         received = b""
         address = (self._address.hostname, self._address.port or 80)
@@ -84,13 +85,13 @@ class DemoServer:
                 return received
 
     def judged(self, received: bytes) -> Outcome:
-        """Return whether an answer is one, or a refusal of the client's making; raises Finding for others."""
+        """Return whether an answer is a success or a client error. Raises Finding for others."""
         self._check_process()
         statuses = [int(status) for status in _STATUS.findall(received)]
         if any(status >= 500 for status in statuses):
             raise Finding("status", ascii(received[:1500].decode("utf-8", "replace")))
         if not statuses:
-            return Outcome.REFUSED  # closed without a word: what was sent was no HTTP
+            return Outcome.REFUSED  # closed without an answer: the request was not HTTP
         return Outcome.ACCEPTED if statuses[0] < 400 else Outcome.REFUSED
 
     def _check_process(self) -> None:
@@ -113,6 +114,6 @@ class DemoServer:
 
 
 def check_message(message: str) -> None:
-    """Raise Finding unless a refusal's message is a sentence of bounded length; JSON has spelled its characters."""
+    """Raise Finding unless a refusal's message is a sentence of bounded length; JSON escapes its characters."""
     if not is_sentence(message) or len(message) > LONGEST_SENTENCE:
         raise Finding("sentence", ascii(message[:600]))

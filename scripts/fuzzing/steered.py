@@ -1,4 +1,4 @@
-"""The common part of all targets that change one file of a checkpoint and steer it."""
+"""The common base of targets that change one file of a checkpoint and steer it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from qkedit.steering.verify import verify
 
 @dataclass(frozen=True)
 class ChangedFile:
-    """A file of a checkpoint with new content; `whole` says whether the run goes beyond the plan."""
+    """A file of a checkpoint with new content; `whole` is whether the run goes beyond the plan."""
 
     name: str
     content: bytes
@@ -31,10 +31,10 @@ class ChangedFile:
 class SteeredTarget(Target):
     """Steer a checkpoint with one changed file.
 
-    A run that ends must have an output that verifies; one that is refused must have left nothing at all.
+    A run that succeeds must have an output that verifies; a refused one must leave nothing.
     """
 
-    # A share of the inputs is only planned, as `--dry-run` does, which is quicker.
+    # The share of inputs that are only planned, like `--dry-run`, which is faster.
     share_of_runs: ClassVar[float] = 1.0
 
     def prepare(self) -> None:
@@ -46,7 +46,7 @@ class SteeredTarget(Target):
         return ChangedFile(name, content, random.random() < self.share_of_runs)
 
     def check(self, given: ChangedFile) -> Outcome:
-        """Plan, and run where the input says so."""
+        """Plan, and run if the input says so."""
         sandbox = Sandbox(self.work / "case")
         base, out = sandbox.directory / "base", sandbox.directory / "out"
         shutil.copytree(self.seed, base)
@@ -57,17 +57,17 @@ class SteeredTarget(Target):
         return outcome
 
     def act(self, base: Path, out: Path) -> Any:
-        """Do what may be refused."""
+        """Run the command that may be refused."""
         return run_plan(plan_for(str(base), seeds.OPTIONS), OutputOptions(out, fsync=False))
 
     def verify(self, base: Path, out: Path) -> None:
-        """Raise whatever says that the output is not whole."""
+        """Raise an exception if the output is not complete and correct."""
         if mismatches := verify(out, base=str(base)).mismatches:
             raise Finding("partial", f"the output does not verify: {mismatches[:3]!a}")
 
 
 def check_output(sandbox: Sandbox, out: Path, outcome: Outcome, verified: Callable[[], None]) -> None:
-    """Raise Finding unless an output is whole after success, and absent after a refusal."""
+    """Raise Finding unless an output is complete after success, and absent after a refusal."""
     sandbox.check(out)
     if outcome is Outcome.ACCEPTED:
         verified()

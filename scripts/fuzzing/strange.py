@@ -1,4 +1,4 @@
-"""Values that often break programs: texts, numbers, and pieces of JSON that no encoder would write."""
+"""Values that often break programs: texts, numbers, and pieces of JSON that no encoder writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXTS = (
     "\ufeff",
     "é\u0301",
     "💥",
-    "../../../../../../../../dev/null/file",  # as no user, not even root, can make it
+    "../../../../../../../../dev/null/file",  # no user, not even root, can create it
     "/dev/null/file",
     "C:\\x",
     "~",
@@ -70,7 +70,7 @@ NUMBERS = (
 
 @dataclass(frozen=True)
 class Raw:
-    """Text that a JSON document can hold as it is."""
+    """Text that is inserted into a JSON document as it is."""
 
     text: str
 
@@ -95,12 +95,12 @@ RAW = (
 
 
 def strange_text(random: Random) -> str:
-    """Return a text that is seldom met."""
+    """Return an unusual text."""
     return random.choice(TEXTS)
 
 
 def strange_value(random: Random) -> Any:
-    """Return any JSON value, or a piece of text in its place."""
+    """Return an unusual JSON value, or `Raw` text in its place."""
     kind = random.randrange(10)
     if kind < 3:
         return random.choice(NUMBERS)

@@ -1,4 +1,4 @@
-"""Write the results of a fuzzing run, as JSON and as a part of the document."""
+"""Write the results of a fuzzing run as JSON and as a section of the document."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ BEGIN, END = "<!-- result of scripts/fuzz.py: begin -->", "<!-- result of script
 
 
 def summary(results: list[dict[str, Any]], *, start: int, seconds: float, jobs: int, work: Path) -> dict[str, Any]:
-    """Return a run's document.
+    """Return the result of a run, for JSON.
 
     Args:
-        results: from `run_all`.
+        results: the result of `run_all`.
         start: the first seed.
-        seconds: how long the whole run took.
-        jobs: processes at a time.
-        work: where it worked.
+        seconds: the time of the whole run.
+        jobs: the number of processes at a time.
+        work: the working directory.
     """
     return {
         "commit": _commit(),
@@ -35,12 +35,12 @@ def summary(results: list[dict[str, Any]], *, start: int, seconds: float, jobs: 
 
 
 def render(document: Mapping[str, Any]) -> str:
-    """Return the Markdown of a run's document."""
+    """Return a run's result as Markdown."""
     return "\n".join(_lines(document)) + "\n"
 
 
 def put_into(text: str, part: str) -> str:
-    """Return a document with its part between the two marks replaced. Raises ValueError without marks."""
+    """Return a document with the section between the two marks replaced. Raises ValueError without marks."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
@@ -61,7 +61,7 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
         f"{machine['processor']}, Python {machine['python']}, {libraries}."
     )
     yield ""
-    yield "| target | what is made up | inputs | accepted | refused | findings |"
+    yield "| target | what is generated | inputs | accepted | refused | findings |"
     yield "|:--|:--|--:|--:|--:|--:|"
     for target in targets:
         outcomes = target["outcomes"]

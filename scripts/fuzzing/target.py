@@ -1,4 +1,4 @@
-"""A target of the fuzzer: inputs from a random generator, and a check of how qkedit handles one."""
+"""A target of the fuzzer: a generator of inputs, and a check of qkedit's reaction to one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Outcome(StrEnum):
 
 
 class Finding(AssertionError):
-    """qkedit did what it promises not to do; `kind` is one word for it."""
+    """qkedit broke a promise; `kind` is one word for it."""
 
     def __init__(self, kind: str, what: str) -> None:
         self.kind = kind
@@ -29,10 +29,10 @@ class Target(ABC):
     """One format of files or one field of a request.
 
     Attributes:
-        name: as `--only` takes it.
-        subject: what is made up, for the document.
-        seconds: longest time that one input may take, by far more than it needs.
-        megabytes: largest growth of the process's peak memory by one input.
+        name: the name for `--only`.
+        subject: a description of the inputs, for the document.
+        seconds: the time limit of one input, far more than it needs.
+        megabytes: the maximum growth of the process's peak memory by one input.
     """
 
     name: ClassVar[str]
@@ -41,7 +41,7 @@ class Target(ABC):
     megabytes: ClassVar[int] = 300
 
     def __init__(self, work: Path) -> None:
-        """Take an empty directory to work in, which is removed afterwards."""
+        """Store an empty working directory, which is removed afterwards."""
         self.work = work
 
     def prepare(self) -> None:  # noqa: B027 - most need it, some do not
@@ -53,14 +53,14 @@ class Target(ABC):
 
     @abstractmethod
     def check(self, given: Any) -> Outcome:
-        """Let qkedit read an input. Raises Finding, or whatever qkedit should not have raised."""
+        """Let qkedit read an input. Raises Finding, or an exception that qkedit must not raise."""
 
     def close(self) -> None:  # noqa: B027 - likewise
-        """Stop what `prepare` started."""
+        """Undo `prepare`."""
 
 
 def as_bytes(given: Any) -> bytes:
-    """Return an input as it is saved next to a finding."""
+    """Return the bytes of an input for saving it next to its finding."""
     if isinstance(given, bytes):
         return given
     return (given if isinstance(given, str) else repr(given)).encode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Bounds on one input: time by an alarm, memory by the process's peak, and where the process may write."""
+"""Limits for one input: time by an alarm, memory by the process's peak, and the places of writes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Hang(BaseException):
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise Hang in the main thread once it has worked for so long, or waited for four times as long.
+    """Raise Hang in the main thread after so many seconds of CPU time, or four times as many of wall time.
 
-    Seconds of a clock alone would call slow what other work on the machine held up.
+    Wall time alone would report inputs that other work on the machine has delayed.
     """
     started, worked = time.monotonic(), time.process_time()
 
@@ -53,22 +53,22 @@ def peak_megabytes() -> int:
 
 
 def held_megabytes() -> int:
-    """Return the memory that this process holds now."""
+    """Return the present memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() // _MEGABYTE
 
 
 def limit_memory(megabytes: int) -> None:
-    """Make allocations fail far above the memory mapped now, so that the machine survives."""
+    """Make allocations fail far above the present size, to protect the machine."""
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (mapped + megabytes * _MEGABYTE, hard))
 
 
 class Writes:
-    """Notes every file outside the given directories that this process opens for writing, renames, creates or removes.
+    """Records every file outside given directories that this process opens for writing, renames, creates or removes.
 
-    Python tells of such calls through audit hooks, which stay for good; only one instance should be made.
+    Python reports such calls through audit hooks, which cannot be removed; only one instance should be created.
     """
 
     _EVENTS: ClassVar[dict[str, int]] = {
@@ -101,7 +101,7 @@ class Writes:
                 self._note(path)
 
     def _note(self, path: Any) -> None:
-        # Descriptors and names below an open directory were checked when that was opened.
+        # Descriptors, and names below an open directory, were checked at the opening.
         if not isinstance(path, str | bytes) or not os.path.isabs(path):
             return
         real = os.path.realpath(os.fsdecode(path))

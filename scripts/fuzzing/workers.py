@@ -1,4 +1,4 @@
-"""Run targets side by side, each in a process of its own, which may hang or be killed without an end to the rest."""
+"""Run targets in parallel, each in a process of its own, so that a hang or a crash does not end the others."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from fuzzing.loop import Tally, run_target, save
 from fuzzing.registry import TARGETS
 from fuzzing.watching import Writes, limit_memory
 
-# Megabytes of addresses that a process may map beyond what it has when it begins; threads' stacks are among them.
+# The address space that a process may map in addition to that at its start, in megabytes; it includes thread stacks.
 MAPPED = 16_000
-# A process that does not hear its alarm (in a library's code) is killed after this many times the limit.
+# A process that does not handle its alarm (in a library's code) is killed after this multiple of the limit.
 PATIENCE = 3
 
 
 @dataclass(frozen=True)
 class Order:
-    """What one process is to do; see `run_target`."""
+    """The work of one process; see `run_target`."""
 
     target: str
     start: int
-    until: float  # by the monotonic clock, which all processes share; starting and preparing count
+    until: float  # on the monotonic clock, which all processes share; includes start and preparation
     findings: str
     work: str
     results: str
 
 
 def run_all(names: list[str], *, jobs: int, start: int, seconds: float, findings: Path) -> list[dict[str, Any]]:
-    """Run targets, `jobs` at a time, and return what became of each.
+    """Run targets, `jobs` at a time, and return the result of each.
 
     Args:
         names: the targets.
-        jobs: processes at a time.
+        jobs: the number of processes at a time.
         start: the first seed.
-        seconds: for each target.
-        findings: where inputs are saved that found something.
+        seconds: the time of each target.
+        findings: the directory for inputs with findings.
     """
 
     def one(name: str) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def run_all(names: list[str], *, jobs: int, start: int, seconds: float, findings
 
 
 def run_order(order: Order) -> None:
-    """Do what one process is to do: run a target, and write down how far it is before each input."""
+    """Run a target in this process, and record the progress before each input."""
     work = Path(order.work)
     target = TARGETS[order.target](work / "target")
     target.work.mkdir()
@@ -90,7 +90,7 @@ def run_order(order: Order) -> None:
 
 
 def _run_in_pieces(name: str, start: int, seconds: float, findings: Path) -> dict[str, Any]:
-    """Run one target; a process that ends too early is a finding, and another one goes on behind that input."""
+    """Run one target; a process that ends too early is a finding, and another one continues after that input."""
     whole = Tally(name)
     begin = time.monotonic()
     while time.monotonic() < begin + seconds:
@@ -103,7 +103,7 @@ def _run_in_pieces(name: str, start: int, seconds: float, findings: Path) -> dic
                 break
             _add_crash(whole, order, ended)
             progress = _progress(Path(work))
-            if progress is None:  # it could not even begin, and would not the next time
+            if progress is None:  # it failed before the first input, and would again
                 break
             start = progress[0] + 1
     whole.seconds = time.monotonic() - begin
@@ -111,7 +111,7 @@ def _run_in_pieces(name: str, start: int, seconds: float, findings: Path) -> dic
 
 
 def _watched(order: Order) -> str:
-    """Run one process, and return how it ended."""
+    """Run one process, and return a description of how it ended."""
     environment = {**os.environ, "TMPDIR": order.work, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, str(Path(__file__).parents[1] / "fuzz.py"), "--order", json.dumps(order.__dict__)]
     log = Path(order.work, "log")
@@ -139,7 +139,7 @@ def _watched(order: Order) -> str:
 def _progress(work: Path) -> tuple[int, dict[str, int]] | None:
     try:
         seed, outcomes = json.loads((work / "progress").read_text("utf-8").partition("\n")[0])
-    except (OSError, ValueError):  # not there yet, or being written
+    except (OSError, ValueError):  # missing, or being written
         return None
     return seed, outcomes
 
@@ -164,7 +164,7 @@ def _add_crash(whole: Tally, order: Order, ended: str) -> None:
         try:
             target.prepare()
             save(Path(order.findings), target, seed, found)
-        except Exception as error:  # what is saved is a help; the finding itself stands
+        except Exception as error:  # the finding itself is still reported
             print(f"{order.target}: input {seed} could not be saved ({error})", file=sys.stderr)
         finally:
             target.close()

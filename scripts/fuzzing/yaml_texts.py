@@ -1,4 +1,4 @@
-"""Change YAML documents of one mapping: fields of other types, aliases that multiply, text that is none."""
+"""Mutate YAML documents of one mapping: fields of other types, exponential aliases, text that is not YAML."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _changed(text: str, random: Random) -> str:
 
 
 def _bomb(text: str, random: Random) -> str:
-    """Add aliases of aliases: each line multiplies the one before, by reference or by merging."""
+    """Add aliases of aliases: each line multiplies the previous one, by reference or by merging."""
     levels, width = random.choice((3, 6, 9, 25)), random.choice((2, 9))
     name = text.partition(":")[0].strip() or "a"
     if random.random() < 0.5:

@@ -234,7 +234,7 @@ def test_nothing_is_changed_and_nothing_stays_behind(run: Run) -> None:
         ([], 2, "name the model once"),
         (["CHECKPOINT", "--model", "CHECKPOINT"], 2, "name the model once"),
         (["CHECKPOINT", "--layers", "7"], 2, "error: "),
-        (["CHECKPOINT", "--threads", "0"], 2, "--threads at least 1"),
+        (["CHECKPOINT", "--threads", "0"], 2, "--threads between 1 and "),
         (["CHECKPOINT/nowhere"], 2, "error: "),
         (["CHECKPOINT", "--work", "CHECKPOINT/nowhere"], 2, "is not a directory"),
         (["CHECKPOINT", "--json", "CHECKPOINT/nowhere/benchmark.json"], 2, "is not a directory"),

@@ -1,10 +1,10 @@
-"""Run one function as a whole process and write down the most memory it held: its peak resident set, in bytes.
+"""Run one function as a whole process, and write its peak resident memory, in bytes, into a file.
 
     python child.py PEAK_FILE MODULE:FUNCTION [ARGUMENT ...]
 
-The peak is the kernel's own record of this process (VmHWM). The resource usage that a parent gets of its children is
-no substitute: it counts what the parent held at the moment of the fork. Only the standard library, so that any
-interpreter can run this, and as little of it as possible, since importing it is measured too.
+The peak is the kernel's own record of this process (VmHWM). The resource usage that a parent gets of its children
+cannot replace it, since it includes the parent's memory at the moment of the fork. The module imports only the
+standard library, so that any interpreter can run it, and as little of that as possible, since imports are measured.
 """
 
 import sys
@@ -20,7 +20,7 @@ def peak_bytes() -> int:
 def main() -> None:
     peak_file, target, *arguments = sys.argv[1:]
     module, function = target.split(":")
-    del sys.path[0]  # this directory, whose modules are not meant to be found by what runs here
+    del sys.path[0]  # this directory, whose modules the measured function must not find
     sys.argv = [function, *arguments]
     try:
         getattr(import_module(module), function)()

@@ -1,4 +1,4 @@
-"""Whole commands, each a process of its own: qkedit's, `cp -r`, and another tool's."""
+"""Run whole commands as processes of their own: qkedit's, `cp -r`, and another tool's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHILD = Path(__file__).with_name("child.py")
 
 
 class CommandFailedError(Exception):
-    """A measured command left with an error; the message ends with what it said."""
+    """A measured command failed; the message ends with its output."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Request:
     Attributes:
         model: the checkpoint's directory.
         work: an existing directory; everything is written into it and removed again.
-        threads: of the mathematics, in every process.
+        threads: the number of threads of the mathematics, in every process.
     """
 
     model: Path
@@ -56,14 +56,14 @@ class Request:
 def run_function(
     function: str, arguments: list[str], threads: int, interpreter: str = sys.executable
 ) -> tuple[CommandRun, str]:
-    """Run `module:function` in a process of its own; returns the run and what it printed.
+    """Run `module:function` in a process of its own, and return the run and its output.
 
     Raises:
-        CommandFailedError: it left with another exit code than 0.
+        CommandFailedError: its exit code is not 0.
     """
-    # What the user's environment says about qkedit must not change what is measured.
+    # The user's environment variables for qkedit must not change the measurement.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_")}
-    # A user's Python keeps its bytecode; to compile all modules anew would be most of a short command.
+    # A user's Python keeps its bytecode; compiling all modules again would take most of a short command's time.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +79,7 @@ def run_function(
 
 
 def _cpu_of_children() -> float:
-    """Return the processor's seconds, user and system, of all children that have ended."""
+    """Return the CPU seconds, user and system, of all children that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -98,7 +98,7 @@ def qkedit_writing(arguments: list[str], threads: int) -> CommandRun:
 
 
 def copy_directory(request: Request) -> CommandRun:
-    """`cp -r` of the checkpoint, and then what fsync of the copy takes."""
+    """Run `cp -r` of the checkpoint, then fsync of the copy."""
     settle(request.model, request.cache)
     copying = seconds_of(lambda: subprocess.run(["cp", "-r", request.model, request.output], check=True))
     fsync = seconds_of(lambda: fsync_below(request.output))
@@ -108,7 +108,7 @@ def copy_directory(request: Request) -> CommandRun:
 
 
 def steer_and_verify(request: Request) -> dict[str, CommandRun]:
-    """`steer` to a full directory, then `verify` of it against the checkpoint."""
+    """Run `steer` to a full directory, then `verify` of it against the checkpoint."""
     settle(request.model, request.cache)
     steered = qkedit_writing([*steer_arguments(request), "--out", str(request.output)], request.threads)
     verified = qkedit(["verify", str(request.output), "--base", str(request.model)], request.threads)
@@ -117,7 +117,7 @@ def steer_and_verify(request: Request) -> dict[str, CommandRun]:
 
 
 def steer_delta_and_apply(request: Request) -> dict[str, CommandRun]:
-    """`steer` to a delta, then `apply` of it to a full directory."""
+    """Run `steer` to a delta, then `apply` of it to a full directory."""
     settle(request.model, request.cache)
     out = ["--layout", "delta", "--out", str(request.delta)]
     steered = qkedit_writing([*steer_arguments(request), *out], request.threads)
@@ -140,7 +140,7 @@ def help_page(request: Request) -> CommandRun:
 
 
 def import_torch(request: Request) -> CommandRun:
-    """Measure the time that every program with torch takes before it does anything."""
+    """Run `import torch`, which every program with torch has to wait for."""
     return run_function("torch:get_num_threads", [], request.threads)[0]
 
 

@@ -1,4 +1,4 @@
-"""The file system as it is: the page cache brought to a known state, and plain loops that nothing undercuts."""
+"""Bring the page cache to a known state, and run plain loops over files as lower bounds."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Literal
 CacheState = Literal["warm", "cold"]
 
 ByteRange = tuple[Path, int, int]
-"""A file, and the bytes [start, end) of it."""
+"""A file and its bytes [start, end)."""
 
-# The most bytes that Linux moves in one system call.
+# The maximum number of bytes that Linux moves in one system call.
 _MOST_AT_ONCE = 0x7FFFF000
 _READ_THROUGH = 8 << 20
-# Whole tensors at once took up to four times as long, in memory that a virtual machine has to get back from its host.
+# Whole tensors took up to four times as long, in memory that a virtual machine must request from its host.
 _WRITTEN_AT_ONCE = 1 << 20
 
 
 def settle(directory: Path, cache: CacheState) -> None:
-    """Write out what earlier work left behind, then bring a directory's files into the page cache or out of it.
+    """Flush earlier writes, then load a directory's files into the page cache or drop them from it.
 
-    Where the directory does not fit the memory, `warm` leaves in the cache what was read last, as any use would.
+    If the directory is larger than the memory, `warm` leaves the files that were read last in the cache.
     """
     os.sync()
     for path in files_below(directory):
@@ -46,7 +46,7 @@ def fsync_below(directory: Path) -> None:
 
 
 def copy_plainly(source: Path, destination: Path, files: Iterable[str]) -> None:
-    """Copy files by `copy_file_range` (`sendfile` where that is refused) in the largest pieces there are."""
+    """Copy files by `copy_file_range`, or `sendfile` if that is refused, in the largest possible pieces."""
     for file in files:
         target = destination / file
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,13 +57,13 @@ def copy_plainly(source: Path, destination: Path, files: Iterable[str]) -> None:
 
 
 def read_plainly(ranges: Iterable[ByteRange]) -> None:
-    """Read byte ranges by `pread` and drop them."""
+    """Read byte ranges by `pread` and discard them."""
     for content in pieces(ranges):
         del content
 
 
 def pieces(ranges: Iterable[ByteRange]) -> Iterator[bytes]:
-    """Yield the bytes of the ranges, read by `pread`, each in one piece where the system gives it in one."""
+    """Yield the bytes of the ranges, read by `pread`, each in one piece if the system returns it in one."""
     for path, start, end in ranges:
         with open(path, "rb", buffering=0) as file:
             position = start
@@ -74,7 +74,7 @@ def pieces(ranges: Iterable[ByteRange]) -> Iterator[bytes]:
 
 
 def write_plainly(path: Path, contents: Iterable[memoryview]) -> None:
-    """Write buffers one after another into a new file by `pwrite`, in the pieces that proved fastest."""
+    """Write buffers in turn into a new file by `pwrite`, in pieces of the fastest size."""
     with open(path, "xb", buffering=0) as file:
         position = 0
         for content in contents:
@@ -84,7 +84,7 @@ def write_plainly(path: Path, contents: Iterable[memoryview]) -> None:
 
 
 def files_below(directory: Path) -> list[Path]:
-    """Every file of a directory, in sorted order."""
+    """Return every file below a directory, sorted."""
     return sorted(path for path in directory.rglob("*") if path.is_file())
 
 

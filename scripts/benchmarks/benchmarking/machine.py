@@ -1,4 +1,4 @@
-"""Name the machine that the figures are of."""
+"""Describe the machine on which figures were measured."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _device_name(device: str) -> str:
 
 
 def _file_system(path: Path) -> str:
-    """Type and device of the mount that holds a path: the last of the longest mount points above it."""
+    """Return the type and device of the mount that holds a path: the last of the longest mount points above it."""
     real = path.resolve()
     mounts = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Requests that no server should serve, a thousand ways: broken JSON, wrong kinds, broken images, wrong names."""
+"""Generate invalid requests: broken JSON, wrong types, broken images, wrong names."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from benchmarking.servers import question
 
 
 def malformed(count: int, model: str, image: bytes, seed: int = 0) -> Iterator[bytes]:
-    """Yield so many bodies, each of them wrong in its own way.
+    """Yield invalid bodies, each with a fault of its own.
 
     Args:
-        count: how many.
-        model: the name that would be right.
-        image: a PNG that would be right.
-        seed: of the choices.
+        count: the number of bodies.
+        model: the valid name of the model.
+        image: a valid PNG.
+        seed: the seed of the choices.
     """
     draw = random.Random(seed)
     right = {"model": model, "messages": question("what", image), "max_tokens": 4}
@@ -35,7 +35,7 @@ def malformed(count: int, model: str, image: bytes, seed: int = 0) -> Iterator[b
         lambda: _changed(right, "messages", question("what", _broken(draw, image))),
         lambda: _changed(right, "messages", question("what", draw.randbytes(draw.randrange(5000)))),
         lambda: _changed(right, "messages", question("what", *[image] * 17)),
-        # Longer than any model reads.
+        # Longer than the context of any model.
         lambda: _changed(right, "messages", question("word " * draw.randrange(500_000, 1_000_000), image)),
         lambda: _changed(right, "messages", _with_url(draw)),
     ]
@@ -48,7 +48,7 @@ def _changed(body: dict[str, Any], field: str, value: Any) -> bytes:
 
 
 def _broken(draw: random.Random, image: bytes) -> bytes:
-    """A PNG that ends early, its header still whole."""
+    """Return a PNG that ends early, with its header complete."""
     return image[: draw.randrange(40, len(image) * 3 // 4)]
 
 

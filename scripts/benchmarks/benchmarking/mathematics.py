@@ -1,9 +1,9 @@
-"""The mathematics alone: ours, the least it can take, and the routes it avoids.
+"""Measure the mathematics alone: ours, its floor, and alternative algorithms.
 
-The floor is what no implementation of the same method does without, on operands that lie ready in the dtype they are
-multiplied in: the Gram products of queries and keys and the product of the small factors in float64, the small
-singular value decompositions in one batch, and the two thin float32 products of the write-back. Conversions from the
-storage dtype, Cholesky factors, figures for the manifest and (on a GPU) transfers are ours to pay for.
+The floor is the work that every implementation of the same method needs, on operands that are in memory in the dtype
+in which they are multiplied: the Gram products of queries and keys and the product of the small factors in float64,
+the small singular value decompositions in one batch, and the two thin float32 products of the write-back. It excludes
+conversions from the storage dtype, Cholesky factors, figures for the manifest and (on a GPU) transfers.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from qkedit.steering.plan import SteerPlan
 
 
 def measure_mathematics(plan: SteerPlan, repeats: int) -> tuple[Stage, dict[str, Timing]]:
-    """Return our time and the floor, for all planned layers, and what the floor consists of."""
+    """Return our time and the floor, for all planned layers, and the parts of the floor."""
     device = choose_device(plan.options.device)
     weights = _read(plan)
-    _ours(plan, device)  # libraries set themselves up at the first call
+    _ours(plan, device)  # libraries initialise at the first call
     _floor(weights[:1], plan, device)
     taken = in_turns(
         repeats,
@@ -45,7 +45,7 @@ def measure_mathematics(plan: SteerPlan, repeats: int) -> tuple[Stage, dict[str,
 
 
 def measure_routes(plan: SteerPlan, repeats: int) -> Iterator[Route]:
-    """Yield the ways to the small factors of one layer: ours and QR, in two precisions."""
+    """Yield the time of each way to compute the small factors of one layer: ours and QR, in two precisions."""
     device = choose_device(plan.options.device)
     product = LayerWeights.read(plan.checkpoint.files, plan.layers[0]).product(device)
     routes = {
@@ -56,7 +56,7 @@ def measure_routes(plan: SteerPlan, repeats: int) -> Iterator[Route]:
         "QR, float32": lambda: _qr_factors(product, torch.float32),
         "QR, float64": lambda: _qr_factors(product, torch.float64),
     }
-    for action in routes.values():  # libraries set themselves up at the first call
+    for action in routes.values():  # libraries initialise at the first call
         action()
     taken = in_turns(repeats, {f"factors by {name}": _timed(action, device) for name, action in routes.items()})
     for name, seconds in zip(routes, taken.values(), strict=True):
@@ -64,7 +64,7 @@ def measure_routes(plan: SteerPlan, repeats: int) -> Iterator[Route]:
 
 
 def measure_dense_route(plan: SteerPlan) -> Iterator[Route]:
-    """Yield what the singular value decomposition of one head's `D × D` product takes; once, since it is slow."""
+    """Yield the time of the singular value decomposition of one head's `D × D` product; once, since it is slow."""
     device = choose_device(plan.options.device)
     planned = plan.layers[0]
     product = LayerWeights.read(plan.checkpoint.files, planned).product(device)
@@ -81,14 +81,14 @@ def _read(plan: SteerPlan) -> list[LayerWeights]:
 
 
 def _ours(plan: SteerPlan, device: torch.device) -> float:
-    weights = _read(plan)  # anew, off the clock: the edit is made in place
+    weights = _read(plan)  # read again, untimed: the edit is made in place
     with workers(device) as pool:
         edits = pool.stream(lambda layer: begin_edit(layer, plan, device, pool), weights, ahead=1)
         return seconds_of(lambda: list(edits), _finish(device))
 
 
 def _floor(weights: list[LayerWeights], plan: SteerPlan, device: torch.device) -> dict[str, float]:
-    """Seconds of each part, added up over the layers; operands and memory are made ready off the clock."""
+    """Return the seconds of each part, added up over the layers; operands and memory are prepared untimed."""
     seconds: dict[str, float] = {}
     for layer in weights:
         for name, action in _floor_parts(layer.product(device), plan.options.suppression.k).items():
@@ -97,13 +97,13 @@ def _floor(weights: list[LayerWeights], plan: SteerPlan, device: torch.device) -
 
 
 def _floor_parts(product: QKProduct, k: int) -> dict[str, Callable[[], object]]:
-    """The products and decompositions of one layer, ready to run."""
+    """Return the products and decompositions of one layer, ready to run."""
     query, key = product.query.double(), product.key.double()
     query_factor, key_factor, core = product.query_factor, product.key_factor, product.core
     weights = product.query.float()
     left = weights.new_ones(product.heads, product.head_size, k)
     right = weights.new_ones(product.heads, k, product.head_size)
-    # Results go where something was written already: memory that is only promised costs at its first touch.
+    # Results are written into touched memory: newly allocated memory costs a page fault at its first touch.
     query_gram, key_gram = query_factor.clone(), key.new_ones(len(key), *core.shape[1:])
     directions, edited = weights.new_ones(product.heads, k, weights.shape[-1]), weights.clone()
 
@@ -132,7 +132,7 @@ def _timed(action: Callable[[], object], device: torch.device) -> Callable[[], f
 
 
 def _finish(device: torch.device) -> Callable[[], object]:
-    """A GPU works on after the call has returned; the clock must wait for it."""
+    """Return a function that waits for the device, since a GPU still works after a call has returned."""
     if device.type != "cuda":
         return lambda: None
     return lambda: torch.cuda.synchronize(device)

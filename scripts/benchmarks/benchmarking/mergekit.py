@@ -1,8 +1,8 @@
-"""Another tool's copy of the same tensors: mergekit's `passthrough`, which rewrites every tensor it is given.
+"""Copy the same tensors with another tool: mergekit's `passthrough`, which rewrites every tensor of its input.
 
-mergekit cannot read a vision-language configuration, so it is given the language model alone: the same shards under
-the configuration of the text model (Qwen2 for Qwen2-VL), whose tensors carry the same names. It writes fewer bytes
-than the whole checkpoint has, by those of the vision tower.
+mergekit cannot read a vision-language configuration, so its input is the language model alone: the same shards under
+the configuration of the text model (Qwen2 for Qwen2-VL), whose tensors have the same names. It writes the bytes of the
+checkpoint without those of the vision tower.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def passthrough(request: Request, interpreter: str) -> Callable[[], CommandRun]:
     """Return the measurement; `interpreter` is a Python that has mergekit.
 
     Raises:
-        UsageError: the checkpoint is none whose language model has the names of a text model.
-        CommandFailedError: the interpreter has no mergekit.
+        UsageError: the language model's tensors do not have the names of a text model.
+        CommandFailedError: the interpreter does not have mergekit.
     """
     run_function(_COMMAND, ["--help"], request.threads, interpreter)
     text_model = present_as_text_model(request)
@@ -56,7 +56,7 @@ def passthrough(request: Request, interpreter: str) -> Callable[[], CommandRun]:
 
 
 def present_as_text_model(request: Request) -> Path:
-    """A directory that presents the language model's tensors, by symlinks to the shards, as a text model."""
+    """Return a directory with symlinks to the shards that presents the language model as a text model."""
     config = json.loads((request.model / "config.json").read_text())
     if config["model_type"] != "qwen2_vl" or not (request.model / _INDEX).exists():
         raise UsageError(

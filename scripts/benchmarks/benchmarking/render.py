@@ -1,4 +1,4 @@
-"""The findings as Markdown, for the documentation and for the terminal."""
+"""Render the results as Markdown, for the documentation and for the terminal."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from benchmarking.timing import Timing
 
 NOTES = """\
 Seconds are medians of the repetitions (fastest to slowest in brackets), which took turns; a ratio is the quotient of \
-the two medians beside it. Every command ran as a process of its own. Waiting for the disk (fsync) is told apart: \
-`cp` does not wait, `steer` and `apply` do, and their seconds here leave it out unless they say otherwise. \
-"Without start-up" is what the command reports itself: everything but the interpreter and its imports. A full output \
-imports torch while it copies, so that import is inside; a delta's is left out, and with it what is done meanwhile: \
-its first layers are read and hashed. Stages run \
-side by side inside a command, so they add up to more than its whole; there, `hashing` is the SHA-256 of the original \
-tensors, too. The floor of a stage is a plain loop over the same bytes, that of the mathematics its own matrix \
-products and batched small decompositions on operands that lie ready. Peak memory is the kernel's record of resident \
-memory, file pages that a process maps included."""
+the two medians next to it. Every command ran as a process of its own. Waiting for the disk (fsync) is reported \
+separately: `cp` does not wait, `steer` and `apply` do, and their seconds exclude it unless noted otherwise. \
+"Without start-up" are the seconds that the command reports itself, without the interpreter and its imports. A full \
+output imports torch while it copies, so that import is included. A delta's import is excluded, and with it the work \
+that is done meanwhile: reading and hashing the first layers. Stages run concurrently inside a command, so their sum \
+is larger than the whole; there, `hashing` includes the SHA-256 of the original tensors. The floor of a stage is a \
+plain loop over the same bytes; that of the mathematics consists of its matrix products and batched small \
+decompositions on operands in memory. Peak memory is the kernel's record of resident memory, including mapped file \
+pages."""
 
 MERGEKIT_NOTE = """\
-mergekit (`passthrough`) was given the language model alone, as a text model, since it cannot read the \
-vision-language configuration: it wrote fewer bytes than `steer`, which copied the whole directory, and hashed and \
-checked nothing."""
+The input of mergekit (`passthrough`) was the language model alone, as a text model, since it cannot read the \
+vision-language configuration. It wrote fewer bytes than `steer`, which copied the whole directory, and did not hash \
+or check its output."""
 
 
 def markdown(benchmark: Benchmark) -> str:
-    """Return the whole as a Markdown document."""
+    """Return the results as a Markdown document."""
     return "\n".join(
         [
             *_facts(benchmark),

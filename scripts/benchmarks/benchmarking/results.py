@@ -1,4 +1,4 @@
-"""The results of a benchmark as values; every ratio is made here, from the medians shown next to it."""
+"""The results of a benchmark as values; every ratio is computed here, from the medians shown next to it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class CommandRun:
     """One run of a command as a process of its own.
 
     Attributes:
-        seconds: from its start to its end, interpreter and imports included.
-        fsync: the part of them spent in waiting until the disk holds the output.
-        inside: the seconds the command itself reports, by stage; `total` leaves the start-up out.
-        peak_bytes: its peak resident memory, where it was measured.
-        bytes_written: the size of what it wrote.
-        cpu_seconds: the processor's time, user and system, where it was measured; other work on the machine disturbs
-            it much less than `seconds`.
+        seconds: wall time from its start to its end, interpreter and imports included.
+        fsync: the part of `seconds` that it waited until the disk held the output.
+        inside: the seconds that the command itself reports, by stage; `total` excludes the start-up.
+        peak_bytes: its peak resident memory, if it was measured.
+        bytes_written: the size of its output.
+        cpu_seconds: its CPU time, user and system, if it was measured; other work on the machine affects it much less
+            than `seconds`.
     """
 
     seconds: float
@@ -42,24 +42,24 @@ class Command:
 
     @property
     def process(self) -> Timing:
-        """The whole process, but for waiting for the disk."""
+        """The seconds of the whole process without waiting for the disk."""
         return Timing(tuple(run.seconds - run.fsync for run in self.runs))
 
     @property
     def fsync(self) -> Timing:
-        """Waiting for the disk."""
+        """The seconds of waiting for the disk."""
         return Timing(tuple(run.fsync for run in self.runs))
 
     @property
     def with_fsync(self) -> Timing:
-        """The whole process."""
+        """The seconds of the whole process."""
         return Timing(tuple(run.seconds for run in self.runs))
 
     @property
     def inside(self) -> Timing | None:
-        """What the command says it took without its start-up, but for waiting for the disk.
+        """The seconds that the command reports, without its start-up and without waiting for the disk.
 
-        A full output imports torch while it copies, so only a delta has that start-up to leave out.
+        A full output imports torch while it copies, so that this import is excluded only for a delta.
         """
         totals = tuple(
             run.inside["total"] - run.fsync - (0 if "copying" in run.inside else run.inside.get("start-up", 0))
@@ -70,7 +70,7 @@ class Command:
 
     @property
     def stages(self) -> dict[str, float]:
-        """The median seconds of each stage inside; they run side by side."""
+        """The median seconds of each stage; stages run concurrently."""
         inside = [run.inside for run in self.runs if run.inside is not None]
         return {name: statistics.median(seconds[name] for seconds in inside) for name in (inside[0] if inside else ())}
 
@@ -94,7 +94,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Stage:
-    """One kind of work of `steer`, done alone, compared with the least that the same work can take."""
+    """One stage of `steer`, run alone, and the floor for the same work."""
 
     nbytes: int | None
     ours: Timing
@@ -103,22 +103,22 @@ class Stage:
 
 @dataclass(frozen=True)
 class Route:
-    """Another way to the same numbers, measured on a part of the work."""
+    """Another algorithm for the same numbers, measured on a part of the work."""
 
     name: str
     measured: str
     seconds: Timing
-    times: int  # such parts there are in all the layers that were asked for
+    times: int  # the number of such parts in all requested layers
 
     @property
     def extrapolated(self) -> float:
-        """Seconds for all the layers."""
+        """The seconds for all layers."""
         return self.times * self.seconds.median
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A quotient of two measured figures. A goal is the most that it should be."""
+    """A ratio of two measured figures. A goal is its intended upper limit."""
 
     name: str
     numerator: float
@@ -128,7 +128,7 @@ class Ratio:
 
     @property
     def value(self) -> float:
-        """The quotient."""
+        """The ratio."""
         return self.numerator / self.denominator
 
     def as_dict(self) -> dict[str, Any]:
@@ -136,14 +136,14 @@ class Ratio:
         return asdict(self) | {"ratio": self.value}
 
 
-# The tool's own aims. They decide nothing here: a figure next to its aim is what a reader wants to see.
+# The goals of the project. They are shown next to the figures, and nothing depends on them.
 FULL_GOAL, DELTA_GOAL, MATHEMATICS_GOAL = 1.1, 1.3, 1.5
 MEMORY_GOAL_BYTES = 800_000_000
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Everything that one run of the benchmark found."""
+    """All results of one run of the benchmark."""
 
     machine: dict[str, Any]
     settings: dict[str, Any]
@@ -154,11 +154,11 @@ class Benchmark:
 
     @property
     def ratios(self) -> tuple[Ratio, ...]:
-        """The ratios that the benchmark exists to show."""
+        """The ratios that the benchmark reports."""
         return (*self._of_seconds(), *self._of_memory())
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the whole as it is written to JSON."""
+        """Return all results as they are written to JSON."""
         return {
             "schema": SCHEMA,
             "machine": self.machine,

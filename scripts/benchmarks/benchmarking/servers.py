@@ -1,4 +1,4 @@
-"""Servers as processes of their own: start, ask, look at their memory, end."""
+"""Run servers as processes of their own: start them, send requests, measure their memory, and stop them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLAIN = "from transformers.cli.transformers import main; main()"
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers at a port of loopback under a model's name."""
+    """A server at a port of the loopback interface that serves a model under a name."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -47,7 +47,7 @@ class Server:
             connection.close()
 
     def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the answer to a request that can be served."""
+        """Return the answer to a valid request. Raises RuntimeError for another status than 200."""
         status, content = self.post(json.dumps({"model": self.model, **body}).encode())
         if status != 200:
             raise RuntimeError(f"status {status}: {content.decode()[:500]}")
@@ -55,7 +55,7 @@ class Server:
         return document
 
     def hang_up(self, body: Mapping[str, Any]) -> None:
-        """Ask for a stream, read until its first text comes, and leave."""
+        """Request a stream, read until its first text arrives, and disconnect."""
         connection = self.connection()
         content = json.dumps({"model": self.model, **body, "stream": True})
         connection.request("POST", "/v1/chat/completions", content, {"Content-Type": "application/json"})
@@ -63,13 +63,13 @@ class Server:
         while b'"content"' not in answer.readline():
             pass
         assert connection.sock is not None
-        # At once, as the system does for a process that was killed.
+        # Reset the connection, as the system does for a process that was killed.
         connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]))
         connection.sock.close()
         connection.close()
 
     def counter(self, name: str) -> float:
-        """Return one of the server's own counters."""
+        """Return one of the server's metrics."""
         connection = self.connection()
         connection.request("GET", "/metrics")
         lines = connection.getresponse().read().decode().splitlines()
@@ -77,17 +77,17 @@ class Server:
         return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name} ")), 0.0)
 
     def settle(self) -> None:
-        """Wait until no request is under way."""
+        """Wait until no request is in progress."""
         while self.counter("qkedit_requests_under_way"):
             time.sleep(0.02)
 
     def cpu_seconds(self) -> float:
-        """Return the processor time that all its threads have had, which other work on the machine hardly changes."""
-        # The clock of another process, as clock_getcpuclockid of the C library makes it on Linux.
+        """Return the CPU time of all its threads, which other work on the machine hardly affects."""
+        # The CPU clock of another process, as clock_getcpuclockid of the C library returns it on Linux.
         return time.clock_gettime((~self.process.pid << 3) | 2)
 
     def memory(self, kind: str = "VmRSS") -> int:
-        """Return its resident memory in bytes, or with VmHWM the most it ever was."""
+        """Return its resident memory in bytes, or with VmHWM its peak."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith(f"{kind}:")))
 
@@ -96,15 +96,15 @@ class Server:
 def serving(
     program: str, model: str, arguments: Sequence[str], log: Path, *, threads: int, port: int | None = None
 ) -> Iterator[Server]:
-    """Run `serve ARGUMENTS` of a program, wait until it is healthy, and end it with the block.
+    """Run `serve ARGUMENTS` of a program, wait until it is healthy, and stop it at the end of the block.
 
     Args:
         program: Python code that runs the command line.
-        model: the name that requests have to give.
-        arguments: behind `serve`.
-        log: where its output goes.
-        threads: that PyTorch may use.
-        port: a free one if left out.
+        model: the name of the model in requests.
+        arguments: the arguments after `serve`.
+        log: the file for its output.
+        threads: the number of threads of PyTorch.
+        port: the port; None for a free one.
     """
     if port is None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -135,14 +135,14 @@ def _healthy(port: int) -> bool:
 
 
 def png(image: Image.Image) -> bytes:
-    """The bytes of an image as PNG."""
+    """Return an image as PNG."""
     file = io.BytesIO()
     image.save(file, "png")
     return file.getvalue()
 
 
 def question(prompt: str, *files: bytes) -> list[dict[str, Any]]:
-    """One turn: images, then the prompt."""
+    """Return the messages of one turn: images, then the prompt."""
     urls = ["data:image/png;base64," + base64.b64encode(file).decode() for file in files]
     images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     return [{"role": "user", "content": [*images, {"type": "text", "text": prompt}]}]

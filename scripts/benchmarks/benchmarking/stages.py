@@ -1,4 +1,4 @@
-"""The steps that move and check bytes, each alone, compared with a plain loop over the same bytes."""
+"""Measure the stages that move and check bytes, each alone, against a plain loop over the same bytes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Edits = list[EditedTensor]
 
 
 def measure_reading(plan: SteerPlan, request: Request, repeats: int) -> Stage:
-    """Reading the tensors that the mathematics needs into memory, one after another."""
+    """Measure reading the tensors for the mathematics into memory, one after another."""
     needed = {entry.name: entry for planned in plan.layers for entry in planned.needed_tensors}
     ranges = [(request.model / entry.shard, entry.start, entry.end) for entry in needed.values()]
 
@@ -53,7 +53,7 @@ def measure_reading(plan: SteerPlan, request: Request, repeats: int) -> Stage:
 
 
 def measure_copying(plan: SteerPlan, request: Request, repeats: int) -> Stage:
-    """Copying every file of the checkpoint."""
+    """Measure copying every file of the checkpoint."""
     files = plan.checkpoint.files
     sizes = files.sizes()
 
@@ -79,7 +79,7 @@ def measure_copying(plan: SteerPlan, request: Request, repeats: int) -> Stage:
 
 
 def measure_writing(plan: SteerPlan, request: Request, repeats: int) -> dict[str, Stage]:
-    """Writing, hashing and checking the edited tensors, which lie ready in memory, as a delta."""
+    """Measure writing, hashing and checking edited tensors, which are in memory, as a delta."""
     edits: Edits = list(edited_weights(stored_layers(plan), plan, choose_device(plan.options.device)))
     contents = [stored_bytes(edited.tensor) for edited in edits]
     taken = in_turns(
@@ -106,7 +106,7 @@ def _stage(name: str, nbytes: int, repeats: int, ours: Callable[[], float], floo
 
 
 def _ours_written(plan: SteerPlan, request: Request, edits: Edits) -> dict[str, float]:
-    """Seconds by stage of writing a delta, whose stream of tensors waits for nothing."""
+    """Return the seconds by stage of writing a delta from tensors in memory."""
     os.sync()
     stopwatch = Stopwatch()
     request.delta.mkdir()
@@ -117,7 +117,7 @@ def _ours_written(plan: SteerPlan, request: Request, edits: Edits) -> dict[str, 
 
 
 def _plainly_written(request: Request, contents: list[memoryview]) -> dict[str, float]:
-    """Seconds of the same stages: the same bytes written, hashed, and read again and hashed."""
+    """Return the seconds of plain loops for the same stages: write and hash the bytes, read and hash them again."""
     os.sync()
     request.delta.mkdir()
     path = request.delta / DELTA_FILE

@@ -1,4 +1,4 @@
-"""Take times so that a drift of the machine hits everything that is compared."""
+"""Measure times in turns, so that a drift of the machine affects all compared measurements equally."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Timing:
-    """The seconds of every repetition of one measured thing."""
+    """The seconds of every repetition of one measurement."""
 
     seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The figure that is reported and that ratios are made of."""
+        """The median, which is reported and used in ratios."""
         return statistics.median(self.seconds)
 
     def as_dict(self) -> dict[str, Any]:
@@ -29,7 +29,7 @@ class Timing:
 
 
 def in_turns(repeats: int, measurements: Mapping[str, Callable[[], Result]]) -> dict[str, list[Result]]:
-    """Take every measurement once a round, in every second round backwards, and return the results by name."""
+    """Take every measurement once per round, in reverse order in every second round; return the results by name."""
     results: dict[str, list[Result]] = {name: [] for name in measurements}
     names = list(measurements)
     for turn in range(repeats):

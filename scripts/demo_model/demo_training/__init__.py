@@ -1,1 +1,1 @@
-"""Train the miniature model behind `--model demo`: its files, its data, its two stages, its record."""
+"""Train the miniature model of `--model demo`: its files, its data, its two stages, and its record."""

@@ -1,7 +1,7 @@
-"""Attention over packed conversations, block by block: no branch's scores against another branch are ever calculated.
+"""Attention over packed conversations, block by block, without scores between different branches.
 
-It is registered with transformers by name and computes what masked attention would, two to five times faster on a
-CPU, where the fused kernel's backward pass is slow for short sequences.
+It is registered with transformers by name. Its result is that of masked attention, two to five times faster on a CPU,
+where the fused kernel's backward pass is slow for short sequences.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def packed_attention(
     layout: PackedLayout,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend from `query` `[B, H, T, d]` to `key` and `value` `[B, H_kv, T, d]`; returns `[B, T, H, d]`."""
+    """Return the attention `[B, T, H, d]` of `query` `[B, H, T, d]` to `key` and `value` `[B, H_kv, T, d]`."""
     key_heads = key.shape[1]
     # Query heads of a group side by side: [B, H_kv, H / H_kv, T, d].
     query = (query * scaling).unflatten(1, (key_heads, -1))
@@ -78,5 +78,5 @@ def _causal(scores: torch.Tensor) -> torch.Tensor:
 
 
 AttentionInterface.register(PACKED, packed_attention)
-# The blocks are the mask.
+# The blocks replace the mask.
 AttentionMaskInterface.register(PACKED, lambda *_, **__: None)

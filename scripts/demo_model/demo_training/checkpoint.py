@@ -24,7 +24,7 @@ KEY_HEADS = 2
 HEAD_SIZE = 32
 MLP = 256
 
-# The vision tower: 112 / 14 = 8 patches a side, 64 image tokens.
+# The vision tower: 112 / 14 = 8 patches per side, 64 image tokens.
 PATCH_SIZE = 14
 GRID = IMAGE_SIZE // PATCH_SIZE
 VISION_LAYERS = 3
@@ -35,16 +35,16 @@ VISION_MLP = 256
 PAD, START, END, IMAGE = "<pad>", "<s>", "</s>", "<image>"
 SPECIAL_TOKENS = (PAD, START, END, IMAGE)
 
-# Words that are one token each, with the space before them; any other text is spelled out in bytes.
+# Words that are one token each, with the space before them; any other text is encoded in bytes.
 WORDS = (
-    # what can be seen, and where
+    # visible objects and their positions
     *KINDS,
     *THEMES,
-    # what speaks of a picture
+    # words about pictures
     *("a", "an", "the", "this", "picture", "image", "scene", "shows", "there", "is", "are", "and", "with", "in", "on"),
     *("of", "no", "not", "yes", "it", "one", "two", "three", "four", "five", "many", "some", "left", "right", "above"),
     *("below", "behind", "before", "near", "far", "top", "bottom", "middle", "small", "large", "object", "objects"),
-    # what is asked
+    # words of questions
     *("describe", "detail", "what", "where", "which", "how", "place", "see", "do", "you", "can", "does", "please"),
 )
 # Words that begin a turn or a sentence, without a space before them.
@@ -53,7 +53,7 @@ OPENINGS = (
     *("What", "Describe", "Please", "Yes", "No"),
 )
 
-# A turn's pictures are before its text, each on a line of its own, as LLaVA was trained.
+# A turn's pictures are before its text, each on a line of its own, as in LLaVA's training.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {{ message['role'] | upper }}:{{ ' ' }}
@@ -80,15 +80,15 @@ tags:
 
 # A miniature vision-language model that hallucinates
 
-It describes small synthetic scenes, answers "Is there a cup in the image?", and hallucinates for the reason large
-models do: objects that usually stand together, against weak evidence in the picture. It ships inside qkedit, so that
-editing, plug-ins and benchmarks can be tried within minutes, without a network and without a GPU. It knows nothing
-but its little world.
+It describes small synthetic scenes, answers "Is there a cup in the image?", and hallucinates for the same reason as
+large models: it expects objects that usually occur together, against weak evidence in the picture. It is part of
+qkedit, so that editing, plug-ins and benchmarks can be tried within minutes, without a network and without a GPU. It
+knows only its synthetic scenes.
 
 * Architecture: LLaVA, with the tensor names of the published checkpoints. A CLIP vision tower
   ({grid}×{grid} image tokens from {image}×{image} pixels), a projector of two linear layers, and a Llama decoder:
   {layers} layers, hidden size {hidden}, {query_heads} query heads of size {head_size} on {key_heads} key heads.
-* Training: `scripts/train_demo_model.py` of qkedit, on synthetic scenes alone.
+* Training: `scripts/demo_model/train_demo_model.py` of qkedit, on synthetic scenes alone.
 
 {results}
 
@@ -117,7 +117,7 @@ def build_tokenizer() -> Tokenizer:
     space = "Ġ"  # how the byte-level alphabet writes the space before a word
     entries = [*SPECIAL_TOKENS, *alphabet, *(space + word for word in (*WORDS, *OPENINGS)), *OPENINGS]
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys(entries))}
-    # Without merges there is no way to a word but this flag: a word in the vocabulary is taken whole.
+    # Without merges, only this flag makes a word of the vocabulary one token.
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -156,7 +156,7 @@ def side_files(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
             "image_seq_length": GRID * GRID,
             "projector_hidden_act": "gelu",
             "tie_word_embeddings": False,
-            # The last of so few vision layers is too good to leave out, as the published -2 would.
+            # The published -2 would leave out the last of only a few vision layers.
             "vision_feature_layer": -1,
             "vision_feature_select_strategy": "default",
             "text_config": {
@@ -208,7 +208,7 @@ def side_files(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
             "processor_class": "LlavaProcessor",
             "image_token": IMAGE,
             "patch_size": PATCH_SIZE,
-            # CLIP's class token, which the feature selection "default" leaves out again.
+            # CLIP's class token, which the feature selection "default" removes again.
             "num_additional_image_tokens": 1,
             "vision_feature_select_strategy": "default",
         },
@@ -249,5 +249,5 @@ def write_side_files(out: Path, results: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 with the same line ends on every system."""
+    """Write UTF-8 with the same line endings on every system."""
     path.write_text(text, encoding="utf-8", newline="\n")

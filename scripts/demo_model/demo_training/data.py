@@ -1,8 +1,8 @@
-"""Training data: rendered scenes, what each patch shows, and conversations packed behind one picture.
+"""Training data: rendered scenes, the objects in each patch, and conversations packed after one picture.
 
-A picture costs 64 tokens and a question some 15, so one picture is used for a caption and several questions at once.
-They are branches: each follows the picture directly, in position and in what it attends to, and sees no other branch.
-So a packed sequence teaches exactly what single requests ask.
+A picture takes 64 tokens and a question about 15, so one picture serves a caption and several questions at once. Each
+of them is a branch: its positions continue those of the picture, and it attends to the picture and to itself, but not
+to other branches. So a packed sequence is equivalent to single requests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from demo_training.attention import PackedLayout
 from demo_training.checkpoint import GRID, IMAGE, PATCH_SIZE
 from qkedit.demo.scenes import CAPTION_PROMPT, IMAGE_SIZE, KINDS, make_scene, question
 
-QUESTIONS = 4  # a scene and step, half of them about what the scene shows
+QUESTIONS = 4  # per scene and step, half of them about objects that the scene shows
 IGNORED = -100
 # CLIP's, as in the processor's configuration.
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
@@ -32,8 +32,8 @@ class RenderedScenes:
 
     Attributes:
         images: uint8 `[N, H, W, 3]`.
-        patches: bool `[N, tokens, kinds]`, whether a patch shows a good piece of a kind.
-        kinds: what each scene shows, from the front to the back.
+        patches: bool `[N, tokens, kinds]`, whether a patch shows a large enough part of a kind.
+        kinds: the kinds of objects in each scene, from front to back.
         captions: one per scene.
     """
 
@@ -75,9 +75,9 @@ class Packed:
 
     Attributes:
         input_ids: `[B, T]`.
-        labels: `[B, T]`, the next token where it belongs to an answer, else `IGNORED`.
-        positions: `[1, T]`, each branch counted on from the picture.
-        layout: how the T tokens are split.
+        labels: `[B, T]`, the next token if it belongs to an answer, else `IGNORED`.
+        positions: `[1, T]`; those of each branch continue the picture's.
+        layout: the parts of the T tokens.
     """
 
     input_ids: torch.Tensor
@@ -118,12 +118,12 @@ class Packer:
         return [(question(str(kind)), answer) for kind, answer in asked]
 
     def _branch(self, asked: str, answer: str) -> tuple[list[int], list[int]]:
-        """Return ids and labels of one branch; each token is to say the next one, from the prompt's last on."""
+        """Return ids and labels of one branch; from the prompt's last token on, the label is the next token."""
         prompt, reply = self._ids(f"{asked} ASSISTANT:"), self._ids(f" {answer}</s>")
         return prompt + reply, [IGNORED] * (len(prompt) - 1) + reply + [IGNORED]
 
     def _padded(self, branches: list[tuple[list[int], list[int]]]) -> torch.Tensor:
-        """Return ids and labels `[N, 2, longest]`; padding is last, where no token before it looks."""
+        """Return ids and labels `[N, 2, longest]`; padding is last, so that no token attends to it."""
         longest = max(len(ids) for ids, _ in branches)
         fill = (self._tokenizer.pad_token_id, IGNORED)
         return torch.tensor(

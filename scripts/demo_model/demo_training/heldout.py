@@ -1,4 +1,4 @@
-"""The trained model's figures on held-out scenes, as in the record and the model card."""
+"""Measure the trained model on held-out scenes, for the record and the model card."""
 
 from __future__ import annotations
 
@@ -66,4 +66,4 @@ def answers(model: LlavaForConditionalGeneration, asked: Sequence[tuple[Scene, s
 def results_table(measured: dict[str, float], count: int) -> str:
     """Return the held-out figures as a Markdown table."""
     rows = [f"| {name} | {value:.3f} |" for name, value in measured.items()]
-    return "\n".join([f"On {count} scenes it never saw (greedy search):", "", "| | |", "|---|---|", *rows])
+    return "\n".join([f"On {count} held-out scenes (greedy search):", "", "| | |", "|---|---|", *rows])

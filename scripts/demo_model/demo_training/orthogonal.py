@@ -1,10 +1,9 @@
 """An optimizer that keeps the rank of query and key projections: an update's singular values are equal in each head.
 
-Adam moves a head's projection along few directions, those of the strongest gradients, and after some thousand steps
-little of the full rank that it began with counts beside them. Here the momentum of each head is replaced by the
-nearest matrix with orthonormal rows before it is applied, so that weak directions of the gradient are learned as fast
-as strong ones (Muon: Jordan et al. 2024; the scale with which Adam's learning rate fits is that of Liu et al. 2025,
-arXiv 2502.16982).
+Adam moves a head's projection along few directions, those of the strongest gradients. After some thousand steps, they
+dominate the projection, which began with full rank. Here the momentum of each head is replaced by the nearest matrix
+with orthonormal rows before it is applied, so that weak directions of the gradient are learned as fast as strong ones
+(Muon: Jordan et al. 2024; the scale that fits Adam's learning rates is that of Liu et al. 2025, arXiv 2502.16982).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Iterable
 
 import torch
 
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, from Jordan et al.
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # coefficients of the quintic iteration, from Jordan et al.
 _ITERATIONS = 5
 _ADAM_SIZE = 0.2  # the root mean square of an entry of Adam's usual update, in units of the learning rate
 
@@ -23,10 +22,10 @@ class HeadwiseMuon(torch.optim.Optimizer):
 
     Args:
         parameters: matrices `[H · d, hidden]`, or groups of them.
-        lr: as for Adam.
-        head_size: d, by which a matrix is taken as H matrices `[d, hidden]`; 0 takes it as a whole.
-        momentum: of the running mean of gradients (with Nesterov's step ahead).
-        weight_decay: decoupled, as in AdamW.
+        lr: the learning rate, as for Adam.
+        head_size: d, by which a matrix is split into H matrices `[d, hidden]`; 0 does not split it.
+        momentum: the decay of the running mean of gradients (with Nesterov momentum).
+        weight_decay: the decoupled weight decay, as in AdamW.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Tensor names as the published LLaVA checkpoints have them, where transformers 5 writes its modules' own.
+"""Rename tensors from the module names that transformers 5 writes to those of the published LLaVA checkpoints.
 
-Engines such as vLLM read the published names only.
+Engines such as vLLM read only the published names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def published_name(name: str) -> str:
 
 
 def rename_tensors(checkpoint: Path) -> None:
-    """Rename the tensors of a checkpoint in shards with an index, in place; the values stay."""
+    """Rename the tensors of a sharded checkpoint with an index, in place, without changing values."""
     for shard in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(shard, framework="pt") as opened:
             metadata = opened.metadata()

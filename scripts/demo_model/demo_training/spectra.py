@@ -1,4 +1,4 @@
-"""Measure the rank that training leaves in query and key weights, and the use of the dominant modes."""
+"""Measure the rank of query and key weights after training, and the effect of their dominant modes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def projections(language_model: torch.nn.Module) -> list[tuple[torch.nn.Paramete
 
 
 def middle_layers(layers: int) -> range:
-    """Return the middle half of so many layers."""
+    """Return the middle half of a number of layers."""
     return range(layers // 4, layers - layers // 4)
 
 
 def initialise(language_model: torch.nn.Module, deviation: float, seed: int) -> None:
-    """Draw query and key weights anew, normal with a standard deviation."""
+    """Draw new query and key weights from a normal distribution."""
     generator = torch.Generator().manual_seed(seed + 2)
     for pair in projections(language_model):
         for weight in pair:
@@ -42,14 +42,14 @@ def spectra(language_model: torch.nn.Module, layers: Sequence[int]) -> dict[str,
 def without_modes(
     language_model: torch.nn.Module, layers: Sequence[int], count: int, which: str, seed: int = 0
 ) -> Iterator[None]:
-    """Take modes of every head's product out of the query weights for a while, exactly.
+    """Remove modes of every head's product from the query weights exactly, while the context is open.
 
     Args:
-        language_model: of the layers.
-        layers: their numbers.
-        count: modes a head.
-        which: "top", or "random" ones of the others.
-        seed: of the random ones.
+        language_model: the decoder.
+        layers: the layers, by number.
+        count: the number of modes per head.
+        which: "top", or "random" for random ones of the others.
+        seed: the seed of random modes.
     """
     generator = torch.Generator().manual_seed(seed)
     saved = {}

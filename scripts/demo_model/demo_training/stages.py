@@ -1,4 +1,4 @@
-"""The two stages: the vision tower learns what each patch shows, then the language model learns to talk about it."""
+"""The two stages of training: first the vision tower with patch labels, then the language model with text."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from qkedit.demo.scenes import KINDS
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides what comes out, given the machine.
+    """All settings that determine the result on a machine.
 
     Attributes:
-        seed: of the weights, of the order of the data, and of the scenes.
-        scenes: how many are trained on.
-        vision_steps, vision_batch, vision_rate: of the first stage; a batch is scenes a step.
-        language_steps, language_batch, language_rate: of the second; rates are peaks of a warm-up and a cosine.
+        seed: the seed of the weights, of the order of the data, and of the scenes.
+        scenes: the number of training scenes.
+        vision_steps, vision_batch, vision_rate: steps, scenes per step and learning rate of the first stage.
+        language_steps, language_batch, language_rate: the same of the second; rates are the peaks of a warm-up and a
+            cosine.
     """
 
     seed: int = 0
@@ -50,11 +51,11 @@ class VisionStage:
         self.modules = torch.nn.ModuleDict({"tower": self._tower, "head": self._head})
 
     def loss(self, step: int) -> torch.Tensor:
-        """Return the loss of the scenes of a step."""
+        """Return the loss on the scenes of a step."""
         chosen, _ = _scenes_of(step, self._settings, self._settings.vision_batch, salt=1)
         hidden = self._tower(pixel_values(self._data.images[chosen]), output_hidden_states=True).hidden_states[-1]
         wanted = torch.from_numpy(self._data.patches[chosen]).float()
-        # Few patches show any one kind.
+        # Only a few patches show a given kind.
         return functional.binary_cross_entropy_with_logits(
             self._head(hidden[:, 1:]).float(), wanted, pos_weight=torch.tensor(4.0)
         )
@@ -86,12 +87,12 @@ class LanguageStage:
         return self._model.model.language_model
 
     def loss(self, step: int) -> torch.Tensor:
-        """Return the loss of the answers of a step."""
+        """Return the loss on the answers of a step."""
         chosen, generator = _scenes_of(step, self._settings, self._settings.language_batch, salt=2)
         return self._loss(self._data, self._features[chosen], chosen, generator)
 
     def loss_on(self, data: RenderedScenes) -> float:
-        """Return the loss on other scenes, each asked once."""
+        """Return the loss on other scenes, each used once."""
         generator = np.random.default_rng(self._settings.seed)
         parts = np.array_split(np.arange(len(data.kinds)), math.ceil(len(data.kinds) / self._settings.language_batch))
         features = patch_features(self._model, data.images)
@@ -133,7 +134,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def _scenes_of(step: int, settings: Settings, batch: int, salt: int) -> tuple[np.ndarray, np.random.Generator]:
-    """Return the scenes of a step: a fresh permutation every epoch, so that a resumed run sees what it would have."""
+    """Return the scenes of a step: a new permutation per epoch, so that a resumed run gets the same scenes."""
     per_epoch = settings.scenes // batch
     order = np.random.default_rng([settings.seed, salt, step // per_epoch]).permutation(settings.scenes)
     first = step % per_epoch * batch

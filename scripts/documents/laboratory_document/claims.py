@@ -1,9 +1,9 @@
-"""The papers' claims as contrasts that a sweep can decide, with decision rules fixed in advance.
+"""Test the papers' claims by contrasts of a sweep, with decision rules fixed in advance.
 
-A contrast pools many cells, so that no single cell is picked: it is the difference of two groups of arms on the same
-scenes, and the claim says on which side of zero it lies. It is *supported* when the whole 95 % interval lies there,
-*contradicted* when the whole interval lies on the other side, else *undecided*. Contrasts about what an edit costs
-claim nothing and are shown as well.
+A contrast is the difference of two groups of arms on the same scenes. It pools many cells, so that no single cell is
+picked. A claim predicts its sign: it is *supported* if the whole 95 % interval is on that side of zero, *contradicted*
+if the whole interval is on the other side, else *undecided*. Contrasts about the cost of an edit have no claim, and
+are shown as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qkedit.laboratory.arms import BASE, Arm
 from qkedit.laboratory.measures import MEASURES, Measure, Outcome, contrast
 from qkedit.laboratory.sweep_grid import Cell, SweepSettings
 
-# Hallucination in captions and in questions, and what avoiding it may cost.
+# Hallucination in captions and in questions, and the figures that may suffer when it is reduced.
 HALLUCINATION = ("chair_s", "hr_adversarial")
 COST = ("recall", "f1_adversarial")
 
@@ -28,11 +28,11 @@ class Contrast:
     """One group of arms minus another.
 
     Attributes:
-        claim: which claim it belongs to.
-        name: what is subtracted from what.
-        measure: by which measure.
-        difference: with its interval.
-        claimed: the side of zero that the claim names, −1 or +1; 0 where it names none.
+        claim: the name of the claim.
+        name: the two groups, "a − b".
+        measure: the measure.
+        difference: the difference with its interval.
+        claimed: the sign that the claim predicts, −1 or +1; 0 without a claim.
     """
 
     claim: str
@@ -57,7 +57,7 @@ def contrasts(settings: SweepSettings, outcome_of: OutcomeOf) -> Iterator[Contra
 
     Args:
         settings: a grid with the channels full, symmetric and antisymmetric.
-        outcome_of: scores an arm on the first half of the scenes.
+        outcome_of: a function that scores an arm on the first half of the scenes.
     """
     edits = {cell: outcome_of(cell.arm()) for cell in settings.cells()}
     base = outcome_of(Arm(BASE))
@@ -95,7 +95,7 @@ def contrasts(settings: SweepSettings, outcome_of: OutcomeOf) -> Iterator[Contra
 def by_cell(
     settings: SweepSettings, outcome_of: OutcomeOf, channel: str, measure: Measure
 ) -> Iterator[tuple[Cell, Difference, Difference]]:
-    """Yield each cell of a channel with its difference to the base, and that of its controls."""
+    """Yield each cell of a channel with its difference from the base, and that of its controls."""
     base = outcome_of(Arm(BASE))
     for cell in settings.cells():
         if cell.channel == channel:
@@ -110,7 +110,7 @@ def by_cell(
 def _of(
     claim: str, name: str, before: Sequence[Outcome], after: Sequence[Outcome], claimed: int = 0
 ) -> Iterator[Contrast]:
-    """The same contrast by every measure; a claim about hallucination says nothing of the cost."""
+    """Yield the same contrast by every measure; measures of the cost have no claim."""
     for measure in (MEASURES[measure] for measure in (*HALLUCINATION, *COST)):
         side = claimed if measure.name in HALLUCINATION else 0
         yield Contrast(claim, name, measure, contrast(before, after, measure), side)

@@ -1,4 +1,4 @@
-"""Markdown of results: arms with their intervals, a sweep's grid, its ranking and confirmation, and the claims."""
+"""Render results as Markdown: arms with their intervals, a sweep's grid, ranking and confirmation, and the claims."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RANKED = 10
 
 
 def base_lines(base: Row) -> Iterator[str]:
-    """Yield the base's figures, a line for captions and one for each split."""
+    """Yield the base's figures: one line for captions, and one per split."""
     yield "| captions | CHAIR_s % | CHAIR_i % | recall % | words |"
     yield "|:--|--:|--:|--:|--:|"
     yield _line("", (Spelling(m).interval(base.figures[m.name].interval) for m in _measures_of(CAPTIONS)))
@@ -27,7 +27,7 @@ def base_lines(base: Row) -> Iterator[str]:
 
 
 def arms_lines(rows: Sequence[Row], part: str, more: Sequence[Measure] = ()) -> Iterator[str]:
-    """Yield one part of a comparison: each arm, its difference to the base, and the range over a control's seeds.
+    """Yield one part of a comparison: each arm, its difference from the base, and the range over a control's seeds.
 
     Args:
         rows: the rows of the comparison.
@@ -47,7 +47,7 @@ def arms_lines(rows: Sequence[Row], part: str, more: Sequence[Measure] = ()) -> 
 
 
 def grid_lines(report: SweepReport, outcome_of: OutcomeOf, channel: str, measure: Measure) -> Iterator[str]:
-    """Yield layers by modes: each edit's difference to the base, and in italics that of its random controls."""
+    """Yield layers by modes: each edit's difference from the base, and in italics that of its random controls."""
     settings = report.settings
     cells = {
         (cell.layers, cell.k): (edit, controls)
@@ -83,7 +83,7 @@ def ranking_lines(report: SweepReport) -> Iterator[str]:
 
 
 def confirmation_lines(report: SweepReport) -> Iterator[str]:
-    """Yield the winner on the scenes that did not choose it, with base and controls."""
+    """Yield the winner on the scenes that were not used to choose it, with base and controls."""
     if report.confirmation is None:
         yield "Every cell broke a guard, so there was nothing to confirm."
         return
@@ -104,7 +104,7 @@ def confirmation_lines(report: SweepReport) -> Iterator[str]:
 
 
 def claim_lines(contrasts: Iterable[Contrast]) -> Iterator[str]:
-    """Yield every contrast of every claim: hallucination with its verdict, and what it costs."""
+    """Yield every contrast of every claim: hallucination with its verdict, and the cost."""
     found: dict[tuple[str, str], list[Contrast]] = {}
     for contrast in contrasts:
         found.setdefault((contrast.claim, contrast.name), []).append(contrast)
@@ -121,7 +121,7 @@ def claim_lines(contrasts: Iterable[Contrast]) -> Iterator[str]:
 
 
 def marked(measure: Measure, difference: Difference | None) -> str:
-    """Return a difference, with an arrow where its interval leaves zero out: up is better, down is worse."""
+    """Return a difference, with an arrow if its interval excludes zero: up is better, down is worse."""
     arrow = {True: " ▲", False: " ▼", None: ""}[improves(measure, difference)]
     return Spelling(measure).difference(difference) + arrow
 
@@ -135,6 +135,6 @@ def _name(measure: Measure) -> str:
 
 
 def _line(name: str, cells: Iterable[str]) -> str:
-    # Markdown drops leading blanks; no-break spaces stay.
+    # Markdown removes leading spaces, but not no-break spaces.
     indented = name.replace("  ", "\u00a0\u00a0") if name.startswith("  ") else name
     return f"| {' | '.join([indented, *cells])} |"

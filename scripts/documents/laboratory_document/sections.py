@@ -1,4 +1,4 @@
-"""Parts of a document that a script writes, between two comments; the rest is written by hand or by another script."""
+"""Replace the sections of a document that a script writes, which are between two comments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The spectra of a trained model's query-key products next to those of an untrained twin of the same configuration."""
+"""Compare the spectra of a trained model's query-key products with those of an untrained twin of its configuration."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHOWN: tuple[tuple[Callable[[SpectrumRow], float], str], ...] = (
 
 
 def untrained_twin(model: str, directory: Path, seed: int) -> Path:
-    """Write a model of the same configuration with the weights that transformers begins training with."""
+    """Write a model of the same configuration with transformers' initial weights."""
     config = AutoConfig.from_pretrained(directory_of(model))
     torch.manual_seed(seed)
     AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16).save_pretrained(directory)
@@ -44,7 +44,7 @@ def spectrum_rows(model: str, k: int) -> list[SpectrumRow]:
 
 
 def table(trained: Sequence[SpectrumRow], untrained: Sequence[SpectrumRow], k: int) -> Iterator[str]:
-    """Yield the lines of a Markdown table, a row per layer and their medians."""
+    """Yield the lines of a Markdown table: one row per layer, and their medians."""
     yield (
         f"| layer | σ₁ trained | untrained | top {k} trained | untrained | effective rank trained | untrained "
         "| symmetric trained | untrained |"
@@ -63,7 +63,7 @@ def _line(name: str, values: Sequence[float], forms: Sequence[str]) -> str:
 
 
 def plot(trained: Sequence[SpectrumRow], untrained: Sequence[SpectrumRow]) -> bytes:
-    """Return both families of spectra side by side as PNG."""
+    """Return a plot of the spectra of both models, side by side, as PNG."""
     import matplotlib
     from matplotlib.figure import Figure
 

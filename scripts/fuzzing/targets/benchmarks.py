@@ -1,4 +1,4 @@
-"""Questions and answers of each benchmark."""
+"""Targets for the questions and answers of each benchmark."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from qkedit.evaluation.runs.scoring import score_files
 
 @dataclass(frozen=True)
 class Given:
-    """All files of one scoring, one of them changed."""
+    """All input files of one score, one of them changed."""
 
     questions: dict[str, bytes]
     answers: bytes
@@ -32,10 +32,10 @@ class Given:
 
 
 class BenchmarkFiles(Target):
-    """Scores changed files; a score must be JSON, and be read back as it was."""
+    """Scores changed files; a score must be JSON, and equal when it is read back."""
 
     benchmark: ClassVar[str]
-    seeds: ClassVar[str] = ""  # their name, where it is not the benchmark's
+    seeds: ClassVar[str] = ""  # the name of the seeds, if it is not the benchmark's
     seconds = 10.0
 
     def generate(self, random: Random) -> Given:
@@ -52,7 +52,7 @@ class BenchmarkFiles(Target):
         return Given(questions, answers, rule, random.random() < 0.5)
 
     def check(self, given: Given) -> Outcome:
-        """Score them."""
+        """Score the files."""
         sandbox = Sandbox(self.work / "case")
         data, answers = sandbox.directory / "data", sandbox.directory / "answers"
         data.mkdir()
@@ -79,7 +79,7 @@ class BenchmarkFiles(Target):
         for score in scores:
             document = json.dumps(score_as_dict(score), allow_nan=False)
             if score_as_dict(score_from_dict(json.loads(document), "result")) != json.loads(document):
-                raise Finding("oracle", "the score is another one when it is read back")
+                raise Finding("oracle", "the score differs when it is read back")
         return outcome
 
 
@@ -99,14 +99,14 @@ def _changed(content: Any, random: Random) -> bytes:
 
 
 class Captions(BenchmarkFiles):
-    """Scores captions, which nltk's data take apart where they are installed, else a plain language."""
+    """Scores captions, with nltk's data if they are installed, else with simple rules for words."""
 
     def prepare(self) -> None:
-        """Replace what is missing of the language."""
+        """Replace missing language data."""
         self._language = plain_where_missing()
 
     def close(self) -> None:
-        """Put it back."""
+        """Restore the language."""
         self._language.close()
 
 
@@ -146,7 +146,7 @@ class Amber(Captions):
 
 
 class AmberYesNo(BenchmarkFiles):
-    """AMBER's yes-no questions, for which nltk's data are not needed."""
+    """AMBER's yes-no questions, which do not need nltk's data."""
 
     name = "amber-yes-no"
     benchmark = "amber"
@@ -162,30 +162,30 @@ class Hallusionbench(BenchmarkFiles):
 
 
 class CocoCaption(BenchmarkFiles):
-    """Captions of COCO's images, by plain words: a Java program started for every case would take most of the time."""
+    """Captions of COCO's images, with a plain tokenizer: a Java program per case would take most of the time."""
 
     name = benchmark = "coco-caption"
     subject = "reference captions and answers of COCO's format"
 
     def prepare(self) -> None:
-        """Take words for the official tokens."""
+        """Replace the official tokenizer by words."""
         self._words = patch.dict(coco_caption.TOKENIZERS, official=coco_caption.TOKENIZERS["words"])
         self._words.start()
 
     def close(self) -> None:
-        """Put them back."""
+        """Restore the tokenizer."""
         self._words.stop()
 
 
 class Custom(BenchmarkFiles):
-    """One's own questions."""
+    """Custom questions."""
 
     name = benchmark = "custom"
-    subject = "one's own questions and answers"
+    subject = "custom questions and answers"
 
 
 class Choice(BenchmarkFiles):
-    """One's own questions with choices."""
+    """Custom questions with choices."""
 
     name = benchmark = "choice"
-    subject = "one's own questions with choices, and answers"
+    subject = "custom questions with choices, and answers"

@@ -1,4 +1,4 @@
-"""The model card of a base, whose front matter passes into the card of the output."""
+"""Target for the model card of a base, whose front matter becomes part of the output's card."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ base_model: org/model
 
 
 class Card(SteeredTarget):
-    """Steers a checkpoint with such a README.md."""
+    """Steers a checkpoint with a changed README.md."""
 
     name = "card"
     subject = "the front matter of a base's README.md: YAML with aliases, merges, dates, any type in any field"
 
     def generate(self, random: Random) -> ChangedFile:
-        """Write some YAML between the lines, or bytes."""
+        """Return a card with generated front matter, or with changed bytes."""
         content = f"---\n{yaml_text(SEED, random)}\n---\n\n# Card\n".encode("utf-8", "surrogatepass")
         return self.changed("README.md", mutated(content, random) if random.random() < 0.2 else content, random)

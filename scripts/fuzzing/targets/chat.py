@@ -1,4 +1,4 @@
-"""Whole requests to a running server of the demo."""
+"""Target for whole requests to a running server of the demo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fuzzing.target import Finding, Outcome, Target
 
 
 class Chat(Target):
-    """Asks a server over the loopback: an answer, or 4xx with a sentence."""
+    """Sends requests to a server; the response must be an answer, or 4xx with a sentence."""
 
     name = "chat"
     subject = "every field of a chat completion request, pictures included, to a running server"
@@ -23,11 +23,11 @@ class Chat(Target):
         self._server = demo_server()
 
     def generate(self, random: Random) -> bytes:
-        """Change a field or any part."""
+        """Return a request with a changed field or part."""
         return written(changed_request(random), random)
 
     def check(self, given: bytes) -> Outcome:
-        """Send it."""
+        """Send the request."""
         received = self._server.post(given)
         outcome = self._server.judged(received)
         if outcome is Outcome.REFUSED and received:

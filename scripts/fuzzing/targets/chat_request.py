@@ -1,4 +1,4 @@
-"""Every field of a request, in the parser alone."""
+"""Target for every field of a request, in the parser alone."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from qkedit.serving.requests.chat_request import parse_chat_request
 
 
 class ChatRequest(Target):
-    """Parses a request's body, which the server's framework has read as JSON."""
+    """Parses a request's body, which the server's framework reads as JSON."""
 
     name = "chat-request"
     subject = "every field of a chat completion request, in the parser"
     seconds = 5.0
 
     def generate(self, random: Random) -> bytes:
-        """Change a field or any part."""
+        """Return a request with a changed field or part."""
         return written(changed_request(random), random)
 
     def check(self, given: bytes) -> Outcome:
-        """Parse it, where it is JSON at all."""
+        """Parse the request if it is JSON."""
         try:
             body = json.loads(given)
         except (ValueError, RecursionError):

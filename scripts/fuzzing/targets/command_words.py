@@ -1,4 +1,4 @@
-"""Command lines: values that no option expects, in every command that needs no network."""
+"""Target for command lines: invalid values and options, in every command that does not need a network."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class CommandWords(Target):
     subject = "command lines: unknown options, values of other kinds, names that cannot be"
 
     def prepare(self) -> None:
-        """Build a base, an output and a delta, next to which the commands run."""
+        """Build a base, an output and a delta, which the commands use."""
         base = seeds.checkpoint(self.work / "base")
         seeds.steer(base, self.work / "edited")
         seeds.steer(base, self.work / "delta", "delta")
 
     def generate(self, random: Random) -> Words:
-        """Change, drop, double or add words."""
+        """Return a command with words changed, dropped, doubled or added."""
         words = random.choice(LINES).split(" ")
         for _ in range(random.choice((1, 1, 2))):
             at = random.randrange(1, len(words))
@@ -69,11 +69,11 @@ class CommandWords(Target):
                 words.insert(at, random.choice(("--json", "--quiet", "--", "-h", "--k", "--out", "-", "--config")))
             else:
                 words.insert(at, words[at])
-        # The system takes no null bytes in arguments, nor very long ones.
+        # The system accepts neither null bytes nor very long arguments.
         return Words(tuple(word.replace("\0", "")[:100_000] for word in words))
 
     def check(self, given: Words) -> Outcome:
-        """Run it in a directory with copies of the files, so that names mean something."""
+        """Run the command in a directory with copies of the files that it names."""
         sandbox = Sandbox(self.work / "case")
         for name in ("base", "edited", "delta"):
             shutil.copytree(self.work / name, sandbox.directory / name)

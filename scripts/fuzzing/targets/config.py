@@ -1,4 +1,4 @@
-"""The model's configuration."""
+"""Target for a model's configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fuzzing.json_trees import mutated_json, mutated_tree, written
 from fuzzing.steered import ChangedFile, SteeredTarget
 from fuzzing.strange import strange_value
 
-# What the edit is calculated from; the rest only travels along.
+# The keys that an edit depends on; the others are only copied.
 READ = (
     "model_type",
     "architectures",
@@ -26,14 +26,14 @@ READ = (
 
 
 class Config(SteeredTarget):
-    """Steers a checkpoint of which config.json was changed."""
+    """Steers a checkpoint with a changed config.json."""
 
     name = "config"
     subject = "config.json, flat and with a part for the language model"
     share_of_runs = 0.3
 
     def generate(self, random: Random) -> ChangedFile:
-        """Change what is read, or anything."""
+        """Change the keys that are read, or any part."""
         config = json.loads((self.seed / seeds.CONFIG).read_bytes())
         if random.random() < 0.3:
             config = {"model_type": config["model_type"], "text_config": config}

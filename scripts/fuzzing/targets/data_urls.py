@@ -1,4 +1,4 @@
-"""Addresses of images in requests: data URLs in all shapes, and addresses that must not be fetched."""
+"""Target for addresses of images in requests: data URLs in many forms, and addresses that must not be fetched."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ ADDRESSES = (
 
 
 class DataUrls(Target):
-    """Takes the bytes out of data URLs; no host is allowed, so nothing else may be accepted."""
+    """Decodes data URLs; no host is allowed, so no other URL may be accepted."""
 
     name = "data-urls"
     subject = "`image_url`: data URLs of any case, charset, alphabet, padding; other addresses"
     seconds = 2.0
 
     def generate(self, random: Random) -> str:
-        """Write a URL and change it."""
+        """Return a changed URL."""
         if random.random() < 0.2:
             return mutated_text(random.choice(ADDRESSES), random)
         data = base64.b64encode(whole(random)).decode()
@@ -54,7 +54,7 @@ class DataUrls(Target):
         return url if random.random() < 0.4 else mutated_text(url, random)
 
     def check(self, given: str) -> Outcome:
-        """Take the bytes out of it, or ask the hosts that are allowed, of which there are none."""
+        """Decode the URL, or fetch it from the allowed hosts, of which there are none."""
         if is_data_url(given):
             return attempt(lambda: from_data_url(given))
         outcome = attempt(lambda: asyncio.run(ImageHosts(frozenset(), Limits()).files([given])))

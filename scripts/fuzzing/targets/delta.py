@@ -1,4 +1,4 @@
-"""The tensors of a delta."""
+"""Target for the tensors of a delta."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qkedit.steering.verify import verify
 
 
 class Delta(Target):
-    """Applies a changed delta: refused, or the output verifies."""
+    """Applies a changed delta, which must be refused, or have an output that verifies."""
 
     name = "delta"
     subject = "the tensors of a delta: headers, values, length"
@@ -39,7 +39,7 @@ class Delta(Target):
         return mutated(content, random)
 
     def check(self, given: bytes) -> Outcome:
-        """Apply it, and verify it as it is."""
+        """Apply the delta, and verify it."""
         sandbox = Sandbox(self.work / "case")
         delta, out = sandbox.directory / "delta", sandbox.directory / "out"
         shutil.copytree(self.delta, delta)

@@ -1,4 +1,4 @@
-"""Answers that a server may give to `qkedit eval --endpoint`."""
+"""Target for the replies of a server to `qkedit eval --endpoint`."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ QUESTION = {"id": "a", "image": "a.png", "question": "Is there a bus?", "truth":
 
 
 class EndpointReplies(Target):
-    """Runs an evaluation of one question; a run that ends has an answer that is text, and may be run again."""
+    """Evaluates one question; a finished run must have a text as its answer, and can be run again."""
 
     name = "endpoint"
     subject = "replies of an endpoint to `eval --endpoint`: status, headers, JSON, any bytes"
 
     def prepare(self) -> None:
-        """Write a question and its picture, and listen."""
+        """Write a question and its picture, and start a server."""
         self.work.mkdir(exist_ok=True)
         (self.work / "questions.jsonl").write_text(json.dumps(QUESTION) + "\n", encoding="utf-8")
         (self.work / "a.png").write_bytes(png(4, 4))
@@ -47,11 +47,11 @@ class EndpointReplies(Target):
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop the server."""
         self._listening.close()
 
     def generate(self, random: Random) -> bytes:
-        """Change the answer's JSON, its head, or any byte."""
+        """Return a reply with changed JSON, headers or bytes."""
         body = written(mutated_tree(COMPLETION, random), random)
         status = random.choice((200, 200, 200, 200, 200, 201, 204, 301, 307, 400, 401, 404, 429, 500, 503, 999))
         kind = random.choice(("application/json", "application/json", "text/html", "text/event-stream", "x"))
@@ -64,7 +64,7 @@ class EndpointReplies(Target):
         return mutated(reply, random) if random.random() < 0.2 else reply
 
     def check(self, given: bytes) -> Outcome:
-        """Evaluate, and once more on what the first run left."""
+        """Evaluate, and once more in the directory of the first run."""
         sandbox = Sandbox(self.work / "case")
         out = sandbox.directory / "run"
         self._reply = given
@@ -98,7 +98,7 @@ class EndpointReplies(Target):
                     connection.sendall(self._reply)
                     connection.shutdown(socket.SHUT_WR)
                 except OSError:
-                    pass  # a client that has seen enough
+                    pass  # the client has disconnected
 
     def _read_request(self, connection: socket.socket) -> None:
         received = b""

@@ -1,4 +1,4 @@
-"""Headers of safetensors files."""
+"""Target for headers of safetensors files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qkedit.checkpoint.io.header import LENGTH_BYTES, parse_json_object, read_he
 
 
 class Header(Target):
-    """Headers; the safetensors library must load all that qkedit accepts."""
+    """Reads headers; the safetensors library must load every file that qkedit accepts."""
 
     name = "header"
     subject = "headers of safetensors files: the length, the JSON, dtypes, shapes, offsets"
@@ -42,7 +42,7 @@ class Header(Target):
         return mutated(content, random) if kind == 2 else content
 
     def check(self, given: bytes) -> Outcome:
-        """Read it from memory."""
+        """Read the file from memory."""
         outcome = attempt(lambda: read_header(lambda start, end: given[start:end], len(given), "a.safetensors"))
         if outcome is Outcome.ACCEPTED:
             try:

@@ -1,4 +1,4 @@
-"""Bytes that are almost HTTP."""
+"""Target for bytes that are almost HTTP."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class HttpBytes(Target):
         self._server = demo_server()
 
     def generate(self, random: Random) -> bytes:
-        """Write a request and change its bytes."""
+        """Return a request with changed bytes."""
         body = json.dumps(request(png(4, 4))).encode()
         method = random.choice(("GET", "POST", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "get", "TRACE", "CONNECT"))
         path = random.choice(PATHS) + random.choice(("", "", "?a=1", "%00", "%ff", "/../x", "//", "\u00fc"))
@@ -60,8 +60,8 @@ class HttpBytes(Target):
         return mutated(content, random) if random.random() < 0.6 else content
 
     def check(self, given: bytes) -> Outcome:
-        """Send it, then look whether the server lives."""
+        """Send the bytes, then check the server's health."""
         outcome = self._server.judged(self._server.exchange(given, whole=False))
         if self._server.judged(self._server.exchange(HEALTH)) is not Outcome.ACCEPTED:
-            raise Finding("health", "the server does not say that it is well")
+            raise Finding("health", "the server is not healthy")
         return outcome

@@ -1,4 +1,4 @@
-"""Pictures as files: of `generate`, `eval` and a request."""
+"""Target for image files of `generate`, `eval` and requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qkedit.serving.requests.image_policy import ImagePolicy
 
 
 class Images(Target):
-    """Image bytes; every accepted image must be an RGB picture within the limits."""
+    """Reads image bytes; every accepted image must be an RGB picture within the limits."""
 
     name = "images"
     subject = "bytes of PNG, JPEG, GIF, WebP, TIFF and BMP: all modes, broken ones, extreme sizes"
@@ -26,11 +26,11 @@ class Images(Target):
         self._policy = ImagePolicy(Limits(pixels=4_000_000))
 
     def generate(self, random: Random) -> bytes:
-        """Make a picture, or something that was one."""
+        """Return a valid or broken picture."""
         return picture(random)
 
     def check(self, given: bytes) -> Outcome:
-        """Read it as the server, the command line and the client of an endpoint do."""
+        """Read the bytes as the server, the command line and the client of an endpoint do."""
         file = Sandbox(self.work / "case").directory / "picture.png"
         file.write_bytes(given)
         images = []

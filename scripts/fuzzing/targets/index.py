@@ -1,4 +1,4 @@
-"""The index of a checkpoint in shards."""
+"""Target for the index of a sharded checkpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fuzzing.steered import ChangedFile, SteeredTarget
 
 
 class Index(SteeredTarget):
-    """Steers a checkpoint of which the index was changed."""
+    """Steers a checkpoint with a changed index."""
 
     name = "index"
     subject = "model.safetensors.index.json"

@@ -1,4 +1,4 @@
-"""The grammar of layers and heads."""
+"""Target for the grammar of layers and heads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LAYERS = 28
 
 
 class Layers(Target):
-    """Layer lists; every accepted layer must lie inside the model, in ascending order."""
+    """Parses layer lists; accepted layers must be in the model, in ascending order."""
 
     name = "layers"
     subject = "the grammar of `--layers` and `--heads`"
@@ -25,7 +25,7 @@ class Layers(Target):
         return mutated_text(random.choice(SEEDS), random)
 
     def check(self, given: str) -> Outcome:
-        """Parse it as layers, as heads, and before there is a model."""
+        """Parse the text as layers, as heads, and without a model."""
         attempt(lambda: check_layers(given))
         for select in (select_layers, select_heads):
             chosen: list[int] = []

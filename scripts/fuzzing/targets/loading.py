@@ -1,4 +1,4 @@
-"""What transformers loads next to the weights: processor, tokenizer, chat template, configuration."""
+"""Target for the files that transformers loads next to the weights: processor, tokenizer, chat template, config."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ JSON = (
     "config.json",
     "tokenizer.json",
 )
-# Templates that end in an error, never, or with far too much text.
+# Templates that fail, do not end, or return far too much text.
 HOSTILE = (
     "{{ ''.__class__.__mro__ }}",
     "{% for x in range(10**9) %}x{% endfor %}",
@@ -55,7 +55,7 @@ class ChangedFile:
 
 
 class Loading(Target):
-    """Runs `qkedit generate` on a copy of the demo of which one file was changed."""
+    """Runs `qkedit generate` on a copy of the demo with one changed file."""
 
     name = "loading"
     subject = "processor, tokenizer, template and config of a model that is run by `generate`"
@@ -67,12 +67,12 @@ class Loading(Target):
         self.seed = seeds.demo(self.work / "seed")
         self._picture = self.work / "picture.png"
         self._picture.write_bytes(png(48, 48))
-        # The command does so by a variable, which the library reads only once.
+        # The command hides progress bars by a variable, which the library reads only once.
         self._shows_bars = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()
 
     def close(self) -> None:
-        """Let the library show its bars again."""
+        """Show the library's progress bars again."""
         if self._shows_bars:
             transformers_logging.enable_progress_bar()
 
@@ -88,7 +88,7 @@ class Loading(Target):
         return ChangedFile(name, mutated_json(json.loads(content), random))
 
     def check(self, given: ChangedFile) -> Outcome:
-        """Ask the model for three tokens; nobody is there to answer a prompt on the terminal."""
+        """Generate three tokens; a prompt on the terminal would not be answered."""
         sandbox = Sandbox(self.work / "case")
         model = sandbox.directory / "model"
         shutil.copytree(self.seed, model)

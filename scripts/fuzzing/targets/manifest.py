@@ -1,4 +1,4 @@
-"""qkedit.json of an output: read by `verify`, `apply`, and `steer` of an output that is steered again."""
+"""Target for qkedit.json of an output, which `verify`, `apply`, and `steer` of a steered model read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from qkedit.steering.verify import verify
 
 @dataclass(frozen=True)
 class Given:
-    """A manifest, and what is done with it."""
+    """A manifest, and the command that reads it."""
 
     action: str
     content: bytes
@@ -50,7 +50,7 @@ class Manifest(Target):
         return Given(action, mutated_json(manifest, random))
 
     def check(self, given: Given) -> Outcome:
-        """Do with it what the input says."""
+        """Run the command of the input."""
         sandbox = Sandbox(self.work / "case")
         edited, out = sandbox.directory / "edited", sandbox.directory / "out"
         shutil.copytree(self.delta if given.action == "apply" else self.full, edited)

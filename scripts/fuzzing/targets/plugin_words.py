@@ -1,4 +1,4 @@
-"""The grammar of `--plugin` and of the words of `plugins add`."""
+"""Target for the grammar of `--plugin` and of the words of `plugins add`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SEEDS = (
 
 
 class PluginWords(Target):
-    """Parses words and makes the plug-ins they name."""
+    """Parses words and creates the plug-ins that they name."""
 
     name = "plugin-words"
     subject = "`--plugin NAME:key=value` and the words of `plugins add`"
     seconds = 5.0
 
     def prepare(self) -> None:
-        """Import what a plug-in's name imports: torch takes seconds, and a run may be cut off after a few."""
+        """Import the modules of the plug-ins: torch takes seconds, and a run may be limited to a few."""
         import qkedit
 
         _ = (qkedit.SCR, qkedit.DSCR)
@@ -37,7 +37,7 @@ class PluginWords(Target):
         return mutated_text(random.choice(SEEDS), random)
 
     def check(self, given: str) -> Outcome:
-        """Split it as a shell does, if one would."""
+        """Parse the text, split as by a shell if it can be."""
         try:
             words = shlex.split(given)
         except ValueError:

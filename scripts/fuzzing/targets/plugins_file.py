@@ -1,4 +1,4 @@
-"""qkedit-plugins.json next to a model's weights."""
+"""Target for qkedit-plugins.json next to a model's weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEED = {
 
 
 class PluginsFile(Target):
-    """Reads the file, makes the plug-ins, and attaches one more."""
+    """Reads the file, creates the plug-ins, and attaches one more."""
 
     name = "plugins-file"
     subject = "qkedit-plugins.json: names, options, values"
@@ -38,7 +38,7 @@ class PluginsFile(Target):
         return mutated_json(SEED, random)
 
     def check(self, given: bytes) -> Outcome:
-        """Do what `qkedit plugins list`, `plugins add` and a load do."""
+        """Read the file as `qkedit plugins list`, `plugins add` and a load do."""
         sandbox = Sandbox(self.work / "case")
         model = sandbox.directory / "model"
         model.mkdir()

@@ -1,4 +1,4 @@
-"""`--require` and `--no-worse` of a gate."""
+"""Target for `--require` and `--no-worse` of a gate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Requirements(Target):
         return mutated_text(random.choice(SEEDS), random)
 
     def check(self, given: str) -> Outcome:
-        """Take it for either."""
+        """Parse the text as both."""
         first = attempt(lambda: gate(MEASURED, [parse_requirement(given)]))
         second = attempt(lambda: gate(MEASURED, (), [parse_no_worse(given)], MEASURED))
         return Outcome.ACCEPTED if Outcome.ACCEPTED in (first, second) else Outcome.REFUSED

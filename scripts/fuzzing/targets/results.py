@@ -1,4 +1,4 @@
-"""Result files, as `compare` and `gate` read them."""
+"""Target for result files, which `compare` and `gate` read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Given:
 
 
 class Results(Target):
-    """Compares a changed result file with the one it came from, and gates it."""
+    """Compares a changed result file with the original one, and gates it."""
 
     name = "results"
     subject = "result files, of `score`, given to `compare` and `gate`"

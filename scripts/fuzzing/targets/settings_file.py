@@ -1,4 +1,4 @@
-"""`--config FILE`: settings of a command in YAML."""
+"""Target for `--config FILE`: settings of a command in YAML."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ json: false
 
 
 class SettingsFile(Target):
-    """Plans with such a file; nothing is written."""
+    """Plans with a settings file; nothing is written."""
 
     name = "settings-file"
     subject = "`--config FILE`: YAML with any value for any option"
@@ -42,7 +42,7 @@ class SettingsFile(Target):
         return mutated(content, random) if random.random() < 0.2 else content
 
     def check(self, given: bytes) -> Outcome:
-        """Run `qkedit steer --dry-run` with it."""
+        """Run `qkedit steer --dry-run` with the file."""
         sandbox = Sandbox(self.work / "case")
         file = sandbox.directory / "settings.yaml"
         file.write_bytes(given)

@@ -1,4 +1,4 @@
-"""Whole safetensors files: values that are not numbers, headers that moved, files that end early."""
+"""Target for whole safetensors files: NaN values, moved headers, truncated files."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from fuzzing.steered import ChangedFile, SteeredTarget
 
 
 class Shard(SteeredTarget):
-    """Steers a checkpoint of which one shard was changed."""
+    """Steers a checkpoint with a changed shard."""
 
     name = "shard"
     subject = "bytes of safetensors files, weights with NaN and infinity among them"
 
     def generate(self, random: Random) -> ChangedFile:
-        """Change bytes anywhere, or overwrite weights with numbers at the ends of bfloat16."""
+        """Change bytes anywhere, or overwrite weights with extreme bfloat16 values."""
         shard = random.choice(sorted(self.seed.glob("*.safetensors")))
         content = shard.read_bytes()
         if random.random() < 0.5:

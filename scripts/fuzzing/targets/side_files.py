@@ -1,4 +1,4 @@
-"""Files next to the weights that no part of steering reads: they must pass through to the byte, whatever they hold."""
+"""Target for files next to the weights that steering does not read and must copy byte for byte."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ NAMES = (
 
 
 class SideFiles(SteeredTarget):
-    """Steers a checkpoint that has such a file."""
+    """Steers a checkpoint with a file that steering does not read."""
 
     name = "side-files"
     subject = "tokenizer, processor, template and other files beside the weights: they are copied to the byte"
 
     def generate(self, random: Random) -> ChangedFile:
-        """Make up its bytes."""
+        """Return a file with random bytes."""
         content = b'{"version": "1.0", "added_tokens": []}'
         content = mutated(content, random) if random.random() < 0.7 else random.randbytes(random.randrange(3000))
         return ChangedFile(random.choice(NAMES), content)
 
     def check(self, given: ChangedFile) -> Outcome:
-        """Compare the copy, unless the file is one that is left out by its name."""
+        """Compare the copy, unless files of this name are not copied."""
         outcome = super().check(given)
         copy = self.work / "case" / "out" / given.name
         if outcome is Outcome.ACCEPTED and copy.exists() and copy.read_bytes() != given.content:
-            raise Finding("partial", "the copy is another file")
+            raise Finding("partial", "the copy differs")
         return outcome

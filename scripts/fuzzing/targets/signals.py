@@ -1,4 +1,4 @@
-"""Signals at random moments of a run."""
+"""Target for signals at random moments of a run."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ LINES = (
 
 @dataclass(frozen=True)
 class Given:
-    """A run, and the signals that it gets so many seconds after its start."""
+    """A run, and its signals with their seconds after the start."""
 
     line: str
     signals: tuple[tuple[signal.Signals, float], ...]
 
 
 class Signals(Target):
-    """Signals a run: its target is whole or absent; only SIGKILL may leave staging, which the next run clears."""
+    """Sends signals to a run: its output is complete or absent. Only SIGKILL may leave staging for the next run."""
 
     name = "signals"
     subject = "SIGKILL, SIGTERM, SIGINT and SIGHUP at random moments of steer and apply, one or two of them"
     seconds = 60.0
 
     def prepare(self) -> None:
-        """Build a base and a delta, and start the process whose children are signalled."""
+        """Build a base and a delta, and start the process whose children get the signals."""
         self.base = seeds.checkpoint(self.work / "base")
         seeds.steer(self.base, self.work / "delta", "delta")
         self._start()
@@ -65,7 +65,7 @@ class Signals(Target):
         return Given(random.choice(LINES), sent)
 
     def check(self, given: Given) -> Outcome:
-        """Run, signal, and run once more."""
+        """Run, send the signals, and run once more."""
         sandbox = Sandbox(self.work / "case")
         for name in ("base", "delta"):
             (sandbox.directory / name).symlink_to(self.work / name)
@@ -73,14 +73,14 @@ class Signals(Target):
         sandbox.remember()
         words = self._words(given.line, sandbox.directory)
         result = self._ended(words, given.signals)
-        # Before Python has taken the signals over, the system ends the process at once.
+        # Before Python has installed its handlers, the system ends the process at once.
         ended = result.code in (-number for number, _ in given.signals)
         if not ended:
             outcome = judged(result, codes=(0, INTERRUPTED))
             sandbox.check(out)
-            # One that comes after the rename finds the output in place.
+            # After the rename, the output is in place.
             if outcome is Outcome.ACCEPTED and not out.exists():
-                raise Finding("partial", "exit code 0, and the target is not there")
+                raise Finding("partial", "exit code 0, but there is no output")
         if out.exists():
             self._verify(out)
         again = self._ended([*words, *(["--overwrite"] if out.exists() and "--overwrite" not in words else [])])
@@ -91,7 +91,7 @@ class Signals(Target):
         return Outcome.REFUSED if ended or result.code else Outcome.ACCEPTED
 
     def _ended(self, words: list[str], signals: tuple[tuple[signal.Signals, float], ...] = ()) -> Result:
-        """Run a command, signal it, and return how it ended."""
+        """Run a command, send it signals, and return its result."""
         try:
             self._children.start(*words)
             for number, pause in signals:

@@ -1,4 +1,4 @@
-"""Faults of the operating system: one call of a run fails with an error number."""
+"""Target for faults of the operating system: one call of a run fails with an error number."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LINES = (
     "inspect base --layers 0-1 --csv spectra.csv",
     "inspect base --layers 0-1 --html page.html",
 )
-# Where steer and apply work, and the calls without which it cannot be removed.
+# The working directory of steer and apply, and the calls that are needed to remove it.
 STAGING = ".out.qkedit"
 CLEARING = ("rmdir", "unlink", "scandir", "listdir", "lstat", "stat", "fstat", "open", "close", "rename")
 TARGETS = ("out", "spectra.csv", "page.html")
@@ -47,7 +47,7 @@ TARGETS = ("out", "spectra.csv", "page.html")
 
 @dataclass(frozen=True)
 class Fault:
-    """Call number `at` of a function fails."""
+    """The fault of a function in its call number `at`."""
 
     line: str
     call: str
@@ -56,7 +56,7 @@ class Fault:
 
 
 class SystemCalls(Target):
-    """Runs a command with one fault: done with an output that verifies, or one sentence and nothing left."""
+    """Runs a command with one fault: it must end with an output that verifies, or with one sentence and no files."""
 
     name = "system-calls"
     subject = "errors of the operating system in any call of steer, apply, verify, diff and inspect"
@@ -76,7 +76,7 @@ class SystemCalls(Target):
         return Fault(random.choice(LINES), random.choice((*CALLS, "io.open")), at, random.choice(NUMBERS))
 
     def check(self, given: Fault) -> Outcome:
-        """Run it; a fault that never came counts as accepted."""
+        """Run the command; a fault that does not occur counts as accepted."""
         return self._run(given.line, given)
 
     def _run(self, line: str, fault: Fault | None = None) -> Outcome:
@@ -91,15 +91,15 @@ class SystemCalls(Target):
             result = qkedit(*words)
         outcome = judged(result)
         out, staging = here / "out", here / STAGING
-        # What fails after the rename says that the output is there; below it must verify.
+        # An error after the rename says that the output is in place; it must verify below.
         complete = out.exists() and "is in place" in result.stderr
         if outcome is Outcome.REFUSED and not complete and any((here / name).exists() for name in TARGETS):
             raise Finding("partial", "refused, but the target is there")
         if fault is not None and fault.call in CLEARING and staging.exists():
-            # What could not be removed is removed by the next run.
+            # The next run removes files that could not be removed.
             again = [] if "--overwrite" in words or not out.exists() else ["--overwrite"]
             if command(*words, *again) is not Outcome.ACCEPTED:
-                raise Finding("partial", "the next run fails, too")
+                raise Finding("partial", "the next run fails too")
         sandbox.check(*(here / name for name in TARGETS))
         if out.exists() and (mismatches := verify(out, base=str(self.work / "base")).mismatches):
             raise Finding("partial", f"the output does not verify: {mismatches[:3]!a}")
@@ -108,7 +108,7 @@ class SystemCalls(Target):
 
 @contextmanager
 def failing(fault: Fault | None) -> Iterator[None]:
-    """Let one call fail while the block runs."""
+    """Let one call fail while the context is open."""
     if fault is None:
         yield
         return
@@ -121,7 +121,7 @@ def failing(fault: Fault | None) -> Iterator[None]:
                 left -= 1
                 if left == 0:
                     if fault.call == "close":
-                        real(*arguments, **keywords)  # the system closes it nevertheless
+                        real(*arguments, **keywords)  # the system closes the file nevertheless
                     name = next((word for word in arguments if isinstance(word, str | os.PathLike)), None)
                     raise OSError(fault.number, os.strerror(fault.number), name)
                 return real(*arguments, **keywords)
