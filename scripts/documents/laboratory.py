@@ -48,9 +48,12 @@ from benchmarking.machine import describe_machine  # noqa: E402
 
 DOCS = ROOT / "docs"
 TEMPLATE = Path(__file__).resolve().parent / "laboratory_document" / "laboratory.md"
-# Sections that another script writes, and this one keeps.
-ANOTHER_SCRIPT = "scripts/documents/attention_and_depth.py"
-OF_ANOTHER_SCRIPT = ("attention", "depth questions")
+# Sections that other scripts write, and this one keeps.
+OF_OTHER_SCRIPTS = (
+    ("scripts/documents/attention_and_depth.py", "attention"),
+    ("scripts/documents/attention_and_depth.py", "depth questions"),
+    ("scripts/documents/real_weights.py", "real weights"),
+)
 SEEDS = 5
 # Seeds of the demonstration and the sweep's two halves: three disjoint sets of scenes.
 DEMONSTRATED = 500
@@ -162,9 +165,9 @@ def measure(arguments: argparse.Namespace) -> None:
     )
     document = arguments.docs / "laboratory.md"
     if document.is_file():
-        for name in OF_ANOTHER_SCRIPT:
-            kept = section(document.read_text("utf-8"), ANOTHER_SCRIPT, name)
-            text = with_section(text, ANOTHER_SCRIPT, name, kept)
+        for script, name in OF_OTHER_SCRIPTS:
+            kept = section(document.read_text("utf-8"), script, name)
+            text = with_section(text, script, name, kept)
     document.write_text(text, encoding="utf-8")
 
 
