@@ -20,7 +20,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "rivals.md"
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The names that the page's Python defines, in a directory with its picture."""
-    section = DOCUMENT.read_text("utf-8").split("## Bring second images\n")[1].split("\n## ")[0]
+    section = DOCUMENT.read_text("utf-8").split("## Provide second images\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     assert len(blocks) == 4
     names: dict[str, Any] = {"__name__": "rivals"}
