@@ -135,17 +135,24 @@ class _Said:
     """Ends an answer when it contains a stop text.
 
     transformers' own criterion matches stop texts with the vocabulary, which takes seconds for a new text and fails on
-    some tokenizers. This one checks the text that clients get.
+    some tokenizers. This one checks the text that clients get. A search that follows several answers asks about all of
+    them at once, and then each is decoded anew.
     """
 
     def __init__(self, stops: Sequence[str], tokenizer: Any) -> None:
         from tokenizers.decoders import DecodeStream
 
         self._cut = StopText(stops)
-        self._tokenizer = tokenizer
+        self._stops, self._tokenizer = stops, tokenizer
+        self._prompt: int | None = None  # its length
         self._decoded = DecodeStream([], skip_special_tokens=True)
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        if self._prompt is None:  # it is asked for the first time after one token
+            self._prompt = input_ids.shape[1] - 1
+        if len(input_ids) > 1:
+            answers = [self._tokenizer.decode(row) for row in input_ids[:, self._prompt :].tolist()]
+            return input_ids.new_tensor([any(stop in answer for stop in self._stops) for answer in answers]).bool()
         self._cut.feed(self._decoded.step(self._tokenizer, int(input_ids[0, -1])) or "")
         return _for_each_row(input_ids, self._cut.stopped)
 

@@ -100,6 +100,7 @@ def try_out(served: ServedModel) -> None:
     from PIL import Image
 
     question = Message("user", (ImageUrl(""), "What is there?"))
-    request = ChatRequest((question,), Decoding(max_tokens=1), stream=False, plugins=served.switch.names)
+    decoding = Decoding(max_tokens=1, temperature=0.0)  # greedy, since a search of a plug-in's own does not sample
+    request = ChatRequest((question,), decoding, stream=False, plugins=served.switch.names)
     inputs, settings = served.prepared(request, [Image.linear_gradient("L").convert("RGB")])
     served.request_model(request, threading.Event(), Metrics()).generate(**inputs, generation_config=settings)

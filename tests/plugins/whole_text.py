@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,10 +10,13 @@ import torch
 TYPES = ("token_type_ids", "mm_token_type_ids")
 
 
-def whole_text(model: Any, inputs: Mapping[str, Any], answer: list[int], **settings: Any) -> Any:
-    """The model's output over one prompt and the answer so far."""
-    given = dict(inputs)
-    new = torch.tensor([answer], dtype=torch.long)
+def whole_text(
+    model: Any, inputs: Mapping[str, Any], answer: Sequence[int] | Sequence[Sequence[int]], **settings: Any
+) -> Any:
+    """The model's output over one prompt and the answer so far, or over several of the same length."""
+    given, rows = dict(inputs), len(inputs["input_ids"])
+    new = torch.tensor(answer, dtype=torch.long)
+    new = new.view(rows, new.numel() // rows)
     given["input_ids"] = torch.cat([inputs["input_ids"], new], dim=1)
     given["attention_mask"] = torch.ones_like(given["input_ids"])
     for name in TYPES:

@@ -11,6 +11,8 @@ from qkedit.plugins.core.decoding import Generation
 # By setting: the values that are refused, and the reason.
 _LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_beams": (lambda value: value > 1, "beam search reorders the rows of a batch"),
+    "do_sample": (bool, "its search does not sample; ask for temperature 0"),
+    "return_dict_in_generate": (bool, "its search returns tokens alone"),
     "num_return_sequences": (lambda value: value > 1, "it follows one answer per prompt"),
     "prefill_chunk_size": (bool, "it needs the whole prompt at once"),
     "cache_implementation": (lambda value: "static" in str(value), "compiled steps bypass it"),

@@ -22,7 +22,8 @@ def with_decoding(given: Mapping[str, Any], edits: Mapping[str, DecodingEdit]) -
         edits: the edits by the plug-in's name, in the order in which their processors run, before the caller's.
 
     Raises:
-        UsageError: a plug-in sets an argument that the caller or another plug-in has set.
+        UsageError: a plug-in sets an argument that the caller or another plug-in has set, or searches by a loop of its
+            own beside another plug-in on decoding.
     """
     from transformers import LogitsProcessorList
 
@@ -30,6 +31,13 @@ def with_decoding(given: Mapping[str, Any], edits: Mapping[str, DecodingEdit]) -
     processors: list[Any] = []
     for name, edit in edits.items():
         processors += edit.logits_processors()
+        if "custom_generate" in edit.arguments() and len(edits) > 1:
+            others = " and ".join(other for other in edits if other != name)
+            raise UsageError(
+                f"{others} cannot follow its search, which exchanges and takes back tokens",
+                where=name,
+                remedy="attach it without other plug-ins on decoding",
+            )
         for key, value in edit.arguments().items():
             if arguments.get(key) is not None:
                 raise UsageError(

@@ -1,0 +1,245 @@
+"""OPERA equals its formulas, and without its penalty it is the beam search of transformers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import qkedit
+from qkedit import SCR
+from qkedit.errors import UsageError
+from qkedit.plugins.contrast.settings import VCD
+from qkedit.plugins.core.beams import BeamRules, Beams
+from qkedit.plugins.opera.plugin import OPERA
+from qkedit.plugins.smoothed.plugin import KVSmooth
+from tests.plugins.greedy import one_image_each
+from tests.plugins.opera.opera_reference import SUPPRESSED, searched
+from tests.plugins.tiny_requests import Prompt, distinct, model, request, two_prompts
+
+FAMILIES = distinct("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3")
+TEXT = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+# No answer that ends: a token that every vocabulary lacks.
+ENDLESS = 10_000
+
+
+@pytest.fixture
+def chances(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
+    """The log probabilities of every choice of a search, `[beams, vocabulary]`."""
+    seen: list[Tensor] = []
+    advanced = Beams.advanced
+
+    def recorded(self: Beams, log_probs: Tensor, rules: BeamRules) -> Any:
+        seen.append(log_probs.double())
+        return advanced(self, log_probs, rules)
+
+    monkeypatch.setattr(Beams, "advanced", recorded)
+    yield seen
+
+
+def answered(family: str, inputs: Any, *plugins: Any, **settings: Any) -> tuple[list[list[int]], Any]:
+    """The answers, and the last report."""
+    usual = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": ENDLESS, "pad_token_id": 0}
+    vlm, length = model(family), inputs["input_ids"].shape[1]
+    if not plugins:
+        return vlm.generate(**inputs, **{**usual, **settings})[:, length:].tolist(), None
+    with qkedit.attach(vlm, *plugins) as attached:
+        output = vlm.generate(**inputs, **{**usual, **settings})
+    return output[:, length:].tolist(), attached.report()[-1].plugins["opera"]
+
+
+def assert_is_reference(
+    family: str, prompts: list[Prompt], settings: OPERA, chances: list[Tensor], longest: int = 5, **ends: Any
+) -> list[int]:
+    """Compare the answers of a padded batch, and the chances of every choice, and return the returns."""
+    given = request(family, prompts).inputs
+    answers, report = answered(
+        family, given, settings, max_new_tokens=longest, suppress_tokens=SUPPRESSED, **{"eos_token_id": ENDLESS, **ends}
+    )
+    found = [
+        searched(family, request(family, [prompt]).inputs, settings, longest, list(ends.values())) for prompt in prompts
+    ]
+    width = max(len(one.answer) for one in found)
+    assert answers == [[*one.answer, *[0] * (width - len(one.answer))] for one in found]
+    expected = [scores for one in found for scores in one.scores]
+    assert (report.steps, report.rollbacks) == (len(expected), sum(len(one.returns) for one in found))
+    for own, reference in zip(chances, expected, strict=True):
+        torch.testing.assert_close(own, reference, atol=2e-5, rtol=1e-5)
+    return [column for one in found for column in one.returns]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padded_batch_equals_the_formulas(family: str, chances: list[Tensor]) -> None:
+    """The first two columns count attention to the image, the others the products of columns."""
+    prompts = one_image_each(family)
+    assert_is_reference(family, prompts, OPERA(beams=2, candidates=3, scale=300, threshold=2, early=2), chances)
+
+
+@pytest.mark.parametrize(("family", "place"), [("llava", 0), ("gemma3", 0), ("qwen2-vl", 1)])
+def test_it_goes_back_as_the_formulas_say(family: str, place: int, chances: list[Tensor]) -> None:
+    settings = OPERA(beams=2, candidates=3, scale=200, threshold=2, early=0)
+    returns = assert_is_reference(family, two_prompts(family)[place : place + 1], settings, chances, longest=6)
+    assert returns
+
+
+def test_answers_that_end(chances: list[Tensor]) -> None:
+    """An end among the candidates takes a beam out of the search."""
+    settings = OPERA(beams=2, candidates=4, scale=300, threshold=None, early=1)
+    plain, _ = answered("llava", request("llava", two_prompts("llava")).inputs, settings)
+    chances.clear()
+    assert_is_reference("llava", two_prompts("llava"), settings, chances, eos_token_id=plain[0][2])
+
+
+def assert_same_up_to(ends: int | list[int], found: list[list[int]], expected: list[list[int]]) -> None:
+    """Compare answers without what fills the rows behind their ends."""
+    last = {ends} if isinstance(ends, int) else set(ends)
+
+    def cut(answer: list[int]) -> list[int]:
+        return next((answer[: place + 1] for place, token in enumerate(answer) if token in last), answer)
+
+    assert [cut(answer) for answer in found] == [cut(answer) for answer in expected]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"length_penalty": 0.0, "early_stopping": "never"},
+        {"length_penalty": 3.0, "early_stopping": "never"},
+        {"early_stopping": True},
+    ],
+    ids=["default", "canonical", "long", "early"],
+)
+def test_without_penalty_it_is_the_beam_search_of_transformers(family: str, settings: dict[str, Any]) -> None:
+    """With the whole vocabulary as candidates; with fewer, like a cut of the vocabulary before that search."""
+    if settings and family != "llava":
+        pytest.skip("the rules of the search do not depend on the family")
+    from transformers import LogitNormalization, LogitsProcessorList, TopKLogitsWarper
+
+    given = request(family, two_prompts(family)).inputs
+    cut = LogitsProcessorList([TopKLogitsWarper(4), LogitNormalization()])
+    longer = {"max_new_tokens": 7, **settings}
+    plain, _ = answered(family, given, num_beams=3, **longer)
+    for ends in (ENDLESS, [plain[0][1], plain[1][3]], plain[0][0]):
+        same = {**longer, "eos_token_id": ends}
+        whole, _ = answered(family, given, OPERA(beams=3, candidates=128, alpha=0, threshold=None), **same)
+        assert_same_up_to(ends, whole, answered(family, given, num_beams=3, **same)[0])
+        few, report = answered(family, given, OPERA(beams=3, candidates=4, alpha=0, threshold=None), **same)
+        assert_same_up_to(ends, few, answered(family, given, num_beams=3, logits_processor=cut, **same)[0])
+        assert report.rollbacks == 0
+
+
+def test_trying_candidates_changes_nothing_by_itself() -> None:
+    """With a weight of nearly nothing, the search continues the rows that it tried, and finds the same."""
+    given = request("qwen2-vl", two_prompts("qwen2-vl")).inputs
+    own, _ = answered("qwen2-vl", given, num_beams=3)
+    assert answered("qwen2-vl", given, OPERA(beams=3, candidates=128, alpha=1e-12, threshold=None))[0] == own
+
+
+def test_questions_without_images_random_numbers_and_streaming() -> None:
+    """Qwen keeps the offset of an image's positions on a module; what has been said cannot be taken back."""
+    given = request("qwen2-vl", two_prompts("qwen2-vl")[1:]).inputs
+    plugin, streamed = OPERA(beams=2, candidates=3, scale=200, threshold=2, early=0), []
+
+    class Streamer:
+        def put(self, value: Tensor) -> None:
+            streamed.append(value.flatten().tolist())
+
+        def end(self) -> None:
+            streamed.append([])
+
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    first, report = answered("qwen2-vl", given, plugin)
+    assert torch.equal(torch.rand(2), expected)
+    assert (report.layer, report.image_tokens) == (3, int((given["input_ids"] == 5).sum()))
+    text, of_text = answered("qwen2-vl", TEXT, plugin)
+    again, _ = answered("qwen2-vl", given, plugin, streamer=Streamer())
+    assert again == first
+    assert streamed == [given["input_ids"][0].tolist(), *[[token] for token in first[0]], []]
+    assert of_text.warnings == ("there is no image, so the first tokens are chosen by probability alone",)
+    assert answered("qwen2-vl", TEXT, OPERA(beams=2, candidates=128, alpha=0, threshold=None))[0] == (
+        answered("qwen2-vl", TEXT, num_beams=2)[0]
+    )
+    assert len(text[0]) == 5
+
+
+def test_it_stacks_with_edits_of_the_prefill() -> None:
+    """Its penalty off, it is the beam search behind SCR."""
+    given = request("llava", one_image_each("llava")).inputs
+    plugin, scr = OPERA(beams=2, candidates=128, alpha=0, threshold=None), SCR()
+    vlm, length = model("llava"), given["input_ids"].shape[1]
+    with qkedit.attach(vlm, scr):
+        beams = vlm.generate(**given, max_new_tokens=5, do_sample=False, eos_token_id=ENDLESS, num_beams=2)
+    with qkedit.attach(vlm, scr, plugin) as attached:
+        found = vlm.generate(**given, max_new_tokens=5, do_sample=False, eos_token_id=ENDLESS)
+    assert torch.equal(found[:, length:], beams[:, length:])
+    assert attached.report()[-1].plugins.keys() == {"scr", "opera"}
+
+
+def test_the_random_control_is_as_strong_and_another_for_another_seed() -> None:
+    given = request("llava", two_prompts("llava")[:1]).inputs
+    settings = {"beams": 2, "candidates": 3, "scale": 200.0, "threshold": 2, "early": 0}
+    own, report = answered("llava", given, OPERA(**settings), max_new_tokens=8)
+    found = [answered("llava", given, OPERA(**settings, control=seed), max_new_tokens=8) for seed in (1, 1, 2)]
+    assert found[0] == found[1]
+    assert found[0][0] != own or found[2][0] != own
+    assert report.rollbacks and found[0][1].rollbacks
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_beams": 2}, "num_beams: opera cannot act: beams change places"),
+        ({"num_return_sequences": 2, "num_beams": 2}, "opera cannot act"),
+        ({"do_sample": True}, "do_sample: opera cannot act: its search does not sample; ask for temperature 0"),
+        ({"cache_implementation": "static"}, "cache_implementation: opera cannot act"),
+        ({"use_cache": False}, "use_cache: opera cannot act: it needs a cache"),
+        ({"prefill_chunk_size": 4}, "prefill_chunk_size: opera cannot act"),
+        ({"return_dict_in_generate": True}, "return_dict_in_generate: opera cannot act"),
+        ({"custom_generate": lambda *_, **__: None}, "custom_generate: opera cannot act"),
+    ],
+)
+def test_what_it_cannot_follow(settings: dict[str, Any], said: str) -> None:
+    given = request("llava", one_image_each("llava")[:1]).inputs
+    with pytest.raises(UsageError, match=said):
+        answered("llava", given, OPERA(), **settings)
+
+
+@pytest.mark.parametrize("other", [VCD(), KVSmooth()])
+def test_other_plugins_on_decoding_are_refused(other: Any) -> None:
+    given = request("llava", one_image_each("llava")[:1]).inputs
+    said = f"^opera: {other.name} cannot follow its search, which exchanges and takes back tokens; attach it without"
+    for plugins in ((OPERA(), other), (other, OPERA())):
+        with pytest.raises(UsageError, match=said):
+            answered("llava", given, *plugins)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"beams": 0}, "opera beams: 0 is too small; give 1 or more"),
+        ({"candidates": 1}, "opera candidates"),
+        ({"threshold": 1}, "opera threshold"),
+        ({"early": -1}, "opera early"),
+        ({"alpha": math.nan}, "opera alpha"),
+        ({"scale": -1.0}, "opera scale"),
+        ({"beams": 10**12}, "opera beams"),
+        ({"control": -1}, "opera control"),
+    ],
+)
+def test_wrong_settings(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        OPERA(**settings)
+
+
+def test_more_candidates_than_tokens() -> None:
+    given = request("llava", one_image_each("llava")[:1]).inputs
+    with pytest.raises(UsageError, match="the model has only 128 tokens"):
+        answered("llava", given, OPERA(candidates=129))
