@@ -68,7 +68,7 @@ def controls(options: SteerOptions, kind: Control, seeds: int, group: str) -> tu
 
 
 _CONTRASTS = ("vcd", "icd", "sid", "crops", "m3id", "pai-contrast")
-_OTHERS = ("pai-attention", "middle-layer", "vaf", "kvsmooth", "dola", "deco", "damo")
+_OTHERS = ("pai-attention", "middle-layer", "vaf", "kvsmooth", "dola", "deco", "damo", "opera")
 # The other methods, and the options with which they are compared where they are not the published ones. SID keeps a
 # share, since small models have fewer image tokens than the number published for questions.
 RIVALS: dict[str, dict[str, Any]] = {name: {} for name in (*_CONTRASTS, *_OTHERS)}

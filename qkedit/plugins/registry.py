@@ -37,8 +37,8 @@ PLUGINS = {
     "kvsmooth": "qkedit.plugins.smoothed.plugin:KVSmooth",
     "dola": "qkedit.plugins.early_exit.dola:DoLa",
     "deco": "qkedit.plugins.early_exit.deco:DeCo",
-    "opera": "qkedit.plugins.opera.plugin:OPERA",
     "damo": "qkedit.plugins.early_exit.damo:DAMO",
+    "opera": "qkedit.plugins.opera.plugin:OPERA",
 }
 
 

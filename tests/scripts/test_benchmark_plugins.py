@@ -10,7 +10,20 @@ def test_the_other_methods_are_measured(capsys, monkeypatch):
     script = load_script("benchmark_plugins")
     script.main(["--shape", "tiny", "--cells", "3x4", "--text", "6", "--tokens", "2", "--repeats", "1", "--rivals"])
     printed = capsys.readouterr().out
-    named = ("none", "vcd", "m3id", "sid", "crops", "pai-attention", "vaf", "kvsmooth", "dola", "deco", "damo")
+    named = (
+        "none",
+        "vcd",
+        "m3id",
+        "sid",
+        "crops",
+        "pai-attention",
+        "vaf",
+        "kvsmooth",
+        "dola",
+        "deco",
+        "damo",
+        "opera",
+    )
     assert all(f"| {name} |" in printed for name in named)
 
 
