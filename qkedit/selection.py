@@ -77,9 +77,10 @@ def select_layers(
     return selected
 
 
-def check_layers(text: str, where: str = "layers") -> None:
-    """Raise UsageError for a text that is invalid for every model, before the model is known."""
-    _layer_parts(text, where, "")
+def check_layers(text: str | None, where: str = "layers") -> None:
+    """Raise UsageError for a text that is invalid for every model, before the model is known; None is valid."""
+    if text is not None:
+        _layer_parts(text, where, "")
 
 
 def select_heads(text: str, count: int) -> tuple[int, ...]:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from qkedit.errors import QkeditError, UsageError, VerificationError
+from qkedit.errors import QkeditError, VerificationError
 from qkedit.evaluation.runs.endpoint import Endpoint
-from qkedit.steering.base import chosen_base
+from qkedit.steering.base import needed_base
 from qkedit.steering.manifest import read_manifest
 
 if TYPE_CHECKING:
@@ -162,15 +162,9 @@ def probe(
     from qkedit.runtime.editing import edit
     from qkedit.runtime.loading import load
 
-    found = chosen_base(read_manifest(Path(directory)), base, revision)
-    if found is None:
-        raise UsageError(
-            "the model was made from a directory that is not recorded",
-            where="--base",
-            remedy="name the base it was made from",
-        )
+    found = needed_base(read_manifest(Path(directory)), base, revision)
     # Check before the base is loaded that the server has the model and returns log probabilities.
-    name = endpoint.served_model
+    name = endpoint.name
     endpoint.log_probabilities((0, 1))
     loaded = load(found.model, revision=found.revision, **loading)
     texts = [_tokens(loaded, text) for text in PROBES]

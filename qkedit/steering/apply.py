@@ -10,7 +10,7 @@ from typing import Any
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.manifest_file import LARGEST_STRENGTH, Derivation, Manifest
 from qkedit.errors import UsageError
-from qkedit.steering.base import chosen_base
+from qkedit.steering.base import needed_base
 from qkedit.steering.engine.pace import pace_for
 from qkedit.steering.engine.progress import Progress, Silent
 from qkedit.steering.manifest import derived_manifest
@@ -189,11 +189,4 @@ def _written(
 
 def _base_of(sources: Sequence[EditSource], base: str | None, revision: str | None) -> Checkpoint:
     """Open the common base of edits: the one that the user names, else the one that the first edit records."""
-    found = chosen_base(sources[0].manifest, base, revision)
-    if found is None:
-        raise UsageError(
-            f"{sources[0].name} was made from a directory that is not recorded",
-            where="--base",
-            remedy="name the model it was made from",
-        )
-    return found.open()
+    return needed_base(sources[0].manifest, base, revision, sources[0].name).open()

@@ -13,6 +13,7 @@ from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.checkpoint.presets import DEMO, preset_by_alias
 from qkedit.checkpoint.resolve import resolve
+from qkedit.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,23 @@ def chosen_base(manifest: Manifest | None, base: str | None, revision: str | Non
         recorded = recorded_base(manifest) if manifest is not None else None
         return None if recorded is None else named_base(manifest, recorded.model, revision)
     return named_base(manifest, base, revision)
+
+
+def needed_base(manifest: Manifest | None, base: str | None, revision: str | None, name: str = "the model") -> Base:
+    """Return the base as `chosen_base` does. Raises UsageError, about the edit of this name, where there is none."""
+    found = chosen_base(manifest, base, revision)
+    if found is None:
+        raise not_recorded(name)
+    return found
+
+
+def not_recorded(name: str = "the model") -> UsageError:
+    """Return the error about an edit of this name whose manifest does not say from which model it was made."""
+    return UsageError(
+        f"{name} was made from a directory that is not recorded",
+        where="--base",
+        remedy="name the model it was made from",
+    )
 
 
 def open_base(manifest: Manifest, base: str, revision: str | None) -> Checkpoint:

@@ -183,12 +183,12 @@ class _Found:
     @property
     def ratio_layers(self) -> tuple[int, ...]:
         """The layers of the visual attention ratio."""
-        from qkedit.plugins.amplified.plugin import middle_layers
+        from qkedit.plugins.amplified.plugin import MiddleLayer
 
         kinds = self.kinds
         return tuple(
             layer
-            for layer in middle_layers(len(kinds))
+            for layer in MiddleLayer().by_default(len(kinds))
             if layer in self.parts.attention_layers and kinds[layer] == "full_attention"
         )
 

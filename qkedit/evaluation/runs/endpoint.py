@@ -95,11 +95,6 @@ class Endpoint:
     images: ServedImages | None = None
 
     @property
-    def name(self) -> str:
-        """See `Backend`."""
-        return self.served_model
-
-    @property
     def settings(self) -> Mapping[str, Any]:
         """See `Backend`."""
         return {"concurrency": self.concurrency or "measured"}
@@ -129,8 +124,8 @@ class Endpoint:
         return self.url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
 
     @cached_property
-    def served_model(self) -> str:
-        """The name of the model; the server is asked for it if the user does not give it.
+    def name(self) -> str:
+        """The name of the served model; the server is asked for it if the user does not give it.
 
         Raises:
             UsageError: the server has several.
@@ -152,7 +147,7 @@ class Endpoint:
         """See `Backend`."""
         return {
             "endpoint": self.base_url,
-            "endpoint_model": self.served_model,
+            "endpoint_model": self.name,
             **({} if self.images is None else {"image_urls": self.images.url}),
             "libraries": versions("openai"),
         }
@@ -169,7 +164,7 @@ class Endpoint:
         if self.model is not None or run.get("endpoint") != self.base_url or not isinstance(recorded, str):
             return self
         try:
-            return replace(self, model=replace(self, retries=0).served_model)
+            return replace(self, model=replace(self, retries=0).name)
         except Unreachable:
             return replace(self, model=recorded)
 
@@ -194,7 +189,7 @@ class Endpoint:
             content.insert(0, {"type": "image_url", "image_url": {"url": url}})
         with self._explained():
             completion = client.chat.completions.create(
-                model=self.served_model,
+                model=self.name,
                 messages=[{"role": "user", "content": content}],
                 max_tokens=request.max_new_tokens,
                 temperature=0,
@@ -214,7 +209,7 @@ class Endpoint:
         """
         with self._client() as client, self._explained():
             completion = client.completions.create(
-                model=self.served_model, prompt=list(tokens), echo=True, logprobs=1, max_tokens=1, temperature=0
+                model=self.name, prompt=list(tokens), echo=True, logprobs=1, max_tokens=1, temperature=0
             )
             found = completion.choices[0].logprobs
             values = [] if found is None else list(found.token_logprobs or ())[1 : len(tokens)]

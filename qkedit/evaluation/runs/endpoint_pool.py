@@ -26,17 +26,12 @@ class EndpointPool:
     endpoints: tuple[Endpoint, ...]
 
     @property
-    def name(self) -> str:
-        """See `Backend`."""
-        return self.served_model
-
-    @property
     def settings(self) -> Mapping[str, Any]:
         """See `Backend`."""
         return self.endpoints[0].settings
 
     @cached_property
-    def served_model(self) -> str:
+    def name(self) -> str:
         """The name of the model that all servers have.
 
         Raises:
@@ -50,7 +45,7 @@ class EndpointPool:
         failure: Unreachable | None = None
         for endpoint in self.endpoints:
             try:
-                found[endpoint.base_url] = endpoint.served_model
+                found[endpoint.base_url] = endpoint.name
             except Unreachable as error:
                 failure = failure or error
         if failure is not None and not found:
@@ -62,7 +57,7 @@ class EndpointPool:
 
     def identity(self) -> dict[str, Any]:
         """See `Backend`."""
-        of_one = self._with(model=self.served_model).endpoints[0].identity()
+        of_one = self._with(model=self.name).endpoints[0].identity()
         return of_one | {"endpoint": sorted(endpoint.base_url for endpoint in self.endpoints)}
 
     def or_as_recorded(self, run: Mapping[str, Any]) -> EndpointPool:
@@ -78,14 +73,14 @@ class EndpointPool:
         if self.endpoints[0].model is not None or run.get("endpoint") != named or not isinstance(recorded, str):
             return self
         try:
-            return self._with(model=self._with(retries=0).served_model)
+            return self._with(model=self._with(retries=0).name)
         except Unreachable:
             return self._with(model=recorded)
 
     @contextmanager
     def session(self) -> Iterator[EndpointSession]:
         """See `Backend`."""
-        named = self._with(model=self.served_model)
+        named = self._with(model=self.name)
         with ExitStack() as opened:
             yield EndpointSession([opened.enter_context(endpoint.lane()) for endpoint in named.endpoints])
 

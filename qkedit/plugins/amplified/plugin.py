@@ -40,7 +40,35 @@ class AmplifiedReport(PluginReport):
 
 
 @dataclass(frozen=True)
-class PAIAttention:
+class Amplification:
+    """The common settings of both methods."""
+
+    name: ClassVar[str]
+    over_heads: ClassVar[bool]
+
+    alpha: float
+    layers: str | None = None
+    control: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings in themselves. Raises UsageError."""
+        check_weights(self.name, alpha=self.alpha)
+        check_layers(self.layers, f"{self.name} layers")
+        check_control(self.control, self.name)
+
+    def by_default(self, count: int) -> range:
+        """Return the layers of a decoder of `count` layers where none are chosen."""
+        raise NotImplementedError
+
+    def bind(self, modules: VLMModules) -> BoundAmplifier:
+        """Check the settings against a model. Raises UsageError or UnsupportedForm."""
+        default = self.by_default(len(modules.layers))
+        layers = _layers(self.name, self.layers or f"{default[0]}-{default[-1]}", modules)
+        return BoundAmplifier(self.name, layers, self.alpha, self.over_heads, control_generator(self.control))
+
+
+@dataclass(frozen=True)
+class PAIAttention(Amplification):
     """Settings of PAI's attention.
 
     Attributes:
@@ -51,25 +79,17 @@ class PAIAttention:
     """
 
     name: ClassVar[str] = "pai-attention"
+    over_heads: ClassVar[bool] = False
 
     alpha: float = 0.2
-    layers: str | None = None
-    control: int | None = None
 
-    def __post_init__(self) -> None:
-        """Check the settings in themselves. Raises UsageError."""
-        _check(self.name, self.alpha, self.layers)
-        check_control(self.control, self.name)
-
-    def bind(self, modules: VLMModules) -> BoundAmplifier:
-        """Check the settings against a model. Raises UsageError or UnsupportedForm."""
-        count = len(modules.layers)
-        layers = _layers(self.name, self.layers or f"{min(2, count - 1)}-{count - 1}", modules)
-        return BoundAmplifier(self.name, layers, self.alpha, over_heads=False, control=control_generator(self.control))
+    def by_default(self, count: int) -> range:
+        """Return all layers from the third on."""
+        return range(min(2, count - 1), count)
 
 
 @dataclass(frozen=True)
-class MiddleLayer:
+class MiddleLayer(Amplification):
     """Settings of MiddleLayer.
 
     Attributes:
@@ -80,22 +100,13 @@ class MiddleLayer:
     """
 
     name: ClassVar[str] = "middle-layer"
+    over_heads: ClassVar[bool] = True
 
     alpha: float = 0.5
-    layers: str | None = None
-    control: int | None = None
 
-    def __post_init__(self) -> None:
-        """Check the settings in themselves. Raises UsageError."""
-        _check(self.name, self.alpha, self.layers)
-        check_control(self.control, self.name)
-
-    def bind(self, modules: VLMModules) -> BoundAmplifier:
-        """Check the settings against a model. Raises UsageError or UnsupportedForm."""
-        count = len(modules.layers)
-        middle = middle_layers(count)
-        layers = _layers(self.name, self.layers or f"{middle[0]}-{middle[-1]}", modules)
-        return BoundAmplifier(self.name, layers, self.alpha, over_heads=True, control=control_generator(self.control))
+    def by_default(self, count: int) -> range:
+        """Return layers 5 to 17 of 32, or the same shares of another depth."""
+        return range(round(5 * count / 32), round(17 * count / 32) + 1)
 
 
 @dataclass(frozen=True)
@@ -146,11 +157,6 @@ class RaisedScores(DecodingEdit):
         )
 
 
-def middle_layers(count: int) -> range:
-    """Return MiddleLayer's layers of a decoder: 5 to 17 of 32, or the same shares of another depth."""
-    return range(round(5 * count / 32), round(17 * count / 32) + 1)
-
-
 def _layers(name: str, chosen: str, modules: VLMModules) -> tuple[int, ...]:
     """Return the chosen layers that attend to every column.
 
@@ -163,9 +169,3 @@ def _layers(name: str, chosen: str, modules: VLMModules) -> tuple[int, ...]:
     kinds = getattr(modules.text_config, "layer_types", None) or ["full_attention"] * len(modules.layers)
     full = [layer for layer in modules.attention_layers if kinds[layer] == "full_attention"]
     return select_layers(chosen, len(modules.layers), full, f"{name} layers")
-
-
-def _check(name: str, alpha: float, layers: str | None) -> None:
-    check_weights(name, alpha=alpha)
-    if layers is not None:
-        check_layers(layers, f"{name} layers")

@@ -1,8 +1,9 @@
-"""Upper limits of plug-in options, beyond which numbers overflow in a model instead of having an effect."""
+"""The values that plug-in options may have: words that are known, and numbers that do not overflow in a model."""
 
 from __future__ import annotations
 
 import math
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from qkedit.errors import UsageError
 
@@ -10,6 +11,18 @@ from qkedit.errors import UsageError
 LARGEST_WEIGHT = 1000.0
 # More tokens than any context has, and within the range of every integer type.
 LARGEST_COUNT = 10**9
+
+
+def check_words(settings: Any) -> None:
+    """Raise UsageError for an option of a plug-in's settings that is none of the words that its type names."""
+    for option, hint in get_type_hints(type(settings)).items():
+        value = getattr(settings, option)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise UsageError(
+                f"{value!r} is unknown",
+                where=f"{settings.name} {option}",
+                remedy=f"give {' or '.join(get_args(hint))}",
+            )
 
 
 def check_largest(name: str, **options: float) -> None:

@@ -21,13 +21,14 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from qkedit.checkpoint.pretrained import from_pretrained
 from qkedit.errors import UsageError
+from qkedit.plugins.core.option_limits import check_words
 from qkedit.plugins.dscr.depth import DEFAULT_DEPTH_MODEL, DEPTH_FILE_ENDINGS, DepthModel, checked_depth, read_depth
 from qkedit.plugins.dscr.depth_grid import WHOLE
 from qkedit.plugins.dscr.depth_views import CROPPED_OR_PADDED, View, as_picture, depth_on_grid, region_of_view, views
@@ -79,15 +80,8 @@ class DSCR:
 
     def __post_init__(self) -> None:
         """Check the settings that do not depend on a model. Raises UsageError."""
-        for option, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is Literal and getattr(self, option) not in get_args(hint):
-                raise UsageError(
-                    f"{getattr(self, option)!r} is unknown",
-                    where=f"dscr {option}",
-                    remedy=f"give {' or '.join(get_args(hint))}",
-                )
-        if self.layers is not None:
-            check_layers(self.layers, "dscr layers")
+        check_words(self)
+        check_layers(self.layers, "dscr layers")
         if not 0 <= self.blend <= 1:
             raise UsageError(f"{self.blend} is not a share", where="dscr blend", remedy="give a number from 0 to 1")
         for option in ("depth_sigma", "place_sigma"):

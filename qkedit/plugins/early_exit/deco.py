@@ -61,8 +61,7 @@ class DeCo:
     def __post_init__(self) -> None:
         """Check the settings in themselves. Raises UsageError."""
         check_control(self.control, self.name)
-        if self.layers is not None:
-            check_layers(self.layers, "deco layers")
+        check_layers(self.layers, "deco layers")
         check_weights(self.name, alpha=self.alpha)
         if not 0 < self.top_p <= 1:
             raise UsageError(f"{self.top_p} is not a share", where="deco top_p", remedy="give a number such as 0.9")

@@ -13,6 +13,7 @@ from qkedit.errors import UsageError
 from qkedit.plugins.core.decoding import DecodingEdit, Generation
 from qkedit.plugins.core.generation_limits import OF_EVERY_STEP, refuse_settings
 from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.option_limits import check_words
 from qkedit.plugins.core.random_controls import check_control, control_generator, permuted_changes
 from qkedit.plugins.core.report import PluginReport
 from qkedit.plugins.early_exit.layer_logits import LayerLogits
@@ -60,8 +61,7 @@ class DoLa:
             check_layers(self.layers, "dola layers")
         if not 0 <= self.beta <= 1:
             raise UsageError(f"{self.beta} is not a share", where="dola beta", remedy="give a number from 0 to 1")
-        if self.norm not in ("published", "final"):
-            raise UsageError(f"{self.norm!r} is not known", where="dola norm", remedy="give published or final")
+        check_words(self)
 
     def bind(self, modules: VLMModules) -> BoundDoLa:
         """Check the settings against a model. Raises UsageError for layers that it does not have."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import ClassVar, Literal
 
 from qkedit.errors import UsageError
+from qkedit.plugins.core.option_limits import check_words
 from qkedit.plugins.scr.sources import Claim
 from qkedit.selection import check_layers
 
@@ -53,8 +54,7 @@ class SCRSettings:
     def __post_init__(self) -> None:
         """Check the settings that do not depend on a model. Raises UsageError."""
         for option in ("layers", "diagnosis"):
-            if getattr(self, option) is not None:
-                check_layers(getattr(self, option), f"scr {option}")
+            check_layers(getattr(self, option), f"scr {option}")
         if self.sources < 1:
             raise UsageError(f"{self.sources} is not a positive number", where="scr sources", remedy="give 1 or more")
         if not (math.isfinite(self.factor) and self.factor >= 1):
@@ -63,10 +63,4 @@ class SCRSettings:
             )
         if not -(2**63) <= self.seed < 2**64:
             raise UsageError(f"{self.seed} exceeds 64 bits", where="scr seed", remedy="give one from 0 to 2**64 - 1")
-        for option, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is Literal and getattr(self, option) not in get_args(hint):
-                raise UsageError(
-                    f"{getattr(self, option)!r} is unknown",
-                    where=f"scr {option}",
-                    remedy=f"give {' or '.join(get_args(hint))}",
-                )
+        check_words(self)

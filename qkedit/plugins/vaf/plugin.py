@@ -64,8 +64,7 @@ class VAF:
     def __post_init__(self) -> None:
         """Check the settings in themselves. Raises UsageError."""
         check_control(self.control, self.name)
-        if self.layers is not None:
-            check_layers(self.layers, "vaf layers")
+        check_layers(self.layers, "vaf layers")
         for option in ("image", "before"):
             if not (math.isfinite(value := getattr(self, option)) and value > 0):
                 raise UsageError(f"{value} is not a factor", where=f"vaf {option}", remedy="give one such as 1.15")

@@ -13,8 +13,8 @@ from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.contents import CONFIG_FILE, MANIFEST_FILE
 from qkedit.checkpoint.manifest_file import TensorEdit
 from qkedit.checkpoint.resolve import resolve
-from qkedit.errors import CheckpointError, UsageError
-from qkedit.steering.base import named_base, recorded_base
+from qkedit.errors import CheckpointError
+from qkedit.steering.base import named_base, needed_base
 from qkedit.steering.manifest import read_manifest_of
 from qkedit.steering.plan import PlannedLayer
 from qkedit.steering.sources.edit_source import EditSource, open_edit
@@ -112,14 +112,7 @@ def _base(
     for checkpoint in checkpoints.values():
         if read_manifest_of(checkpoint) is None:
             return checkpoint
-    recorded = recorded_base(edit.manifest)
-    if recorded is None:
-        raise UsageError(
-            f"{edit.name} was made from a directory that is not recorded",
-            where="--base",
-            remedy="name the model it was made from",
-        )
-    return recorded.open()
+    return needed_base(edit.manifest, None, None, edit.name).open()
 
 
 def same_shape(one: AttentionLayer, other: AttentionLayer) -> bool:

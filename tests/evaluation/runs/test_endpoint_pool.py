@@ -73,7 +73,7 @@ def test_a_server_that_cannot_be_reached_is_left_out(serve: Any, nobody: str, im
     assert "the other endpoints" in warning
     with pytest.raises(QkeditError, match="cannot be reached"):
         evaluate(pool(nobody, nobody + "/v2", model="edited", retries=0), [task()], images, tmp_path / "none")
-    assert pool(nobody, here.url, retries=0).served_model == "edited"
+    assert pool(nobody, here.url, retries=0).name == "edited"
 
 
 def test_a_refusal_of_one_server_ends_the_run(serve: Any, images: Path, tmp_path: Path) -> None:

@@ -98,11 +98,9 @@ def _before(name: str, revision: str | None, base: str | None, *, alone: bool) -
     if found is not None:
         return found.model, found.revision
     if is_edited(name):
-        raise UsageError(
-            "the model was made from a directory that is not recorded",
-            where="--base",
-            remedy="name the base it was made from",
-        )
+        from qkedit.steering.base import not_recorded
+
+        raise not_recorded()
     if not alone:
         raise UsageError(
             "there is nothing to compare with", where="--base", remedy="name a base, an --edit or a --plugin"
