@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import Runs, runs
-from tests.steering.checkpoints import contents, weights, write
+from tests.steering.checkpoints import unchanged
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +28,8 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def base(tmp_path: Path) -> Iterator[Path]:
     """A checkpoint made by hand that a test may not change."""
-    directory = write(tmp_path / "base", weights())
-    before = contents(directory)
-    yield directory
-    assert contents(directory) == before
+    with unchanged(tmp_path / "base") as directory:
+        yield directory
 
 
 @pytest.fixture(scope="session")

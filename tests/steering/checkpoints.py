@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,15 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {
         path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
     }
+
+
+@contextmanager
+def unchanged(directory: Path) -> Iterator[Path]:
+    """A checkpoint made by hand, which must be the same at the end."""
+    write(directory, weights())
+    before = contents(directory)
+    yield directory
+    assert contents(directory) == before
 
 
 def tensors_of(directory: Path) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny_models
-from tests.steering.checkpoints import contents, weights, write
+from tests.steering.checkpoints import unchanged
 
 TinyCheckpoint = Callable[..., Path]
 
@@ -30,7 +30,5 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyCheckpoint:
 @pytest.fixture
 def base(tmp_path: Path) -> Iterator[Path]:
     """A checkpoint made by hand that a test may not change."""
-    directory = write(tmp_path / "base", weights())
-    before = contents(directory)
-    yield directory
-    assert contents(directory) == before
+    with unchanged(tmp_path / "base") as directory:
+        yield directory

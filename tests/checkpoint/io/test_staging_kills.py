@@ -53,6 +53,13 @@ def test_ctrl_c_leaves_nothing(target: Path) -> None:
     assert beside(target) == []
 
 
+def restore(old: Path) -> None:
+    """Put the first generation back."""
+    shutil.rmtree(old)
+    old.mkdir()
+    write_output(old, 1)
+
+
 @pytest.mark.parametrize("work", ["interrupt", "again"])
 def test_interrupted_before_any_file_operation_it_clears_up_itself(old: Path, work: str) -> None:
     """The same run leaves the old or the new output and nothing beside it, however often it is asked to end."""
@@ -65,9 +72,7 @@ def test_interrupted_before_any_file_operation_it_clears_up_itself(old: Path, wo
         if end == 0:
             break
         if generation == 2:
-            shutil.rmtree(old)
-            old.mkdir()
-            write_output(old, 1)
+            restore(old)
     assert end == 0
     assert step > 20
     assert generations == {1, 2}
@@ -88,9 +93,7 @@ def test_killed_before_every_single_file_operation(old: Path, exchange_kind: str
         if end == 0:
             break
         if generation == 2:
-            shutil.rmtree(old)
-            old.mkdir()
-            write_output(old, 1)
+            restore(old)
     assert end == 0
     assert step > 20  # so many operations were met
     # Only an exchange by plain renames has a moment without a target.
