@@ -20,7 +20,7 @@ from tests.scripts.loading import SCRIPTS, load_script
 
 __all__ = ["scripts_on_the_path"]  # a fixture
 
-TINY = ["--scenes", "8", "--vision-steps", "4", "--vision-batch", "4", "--language-steps", "4"]
+TINY = ["--scenes", "8", "--vision-steps", "2", "--vision-batch", "4", "--language-steps", "2"]
 TINY += ["--language-batch", "2", "--held-out", "1", "--threads", "1"]
 
 
@@ -79,10 +79,15 @@ def run(script: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
         torch.set_num_threads(threads)
 
 
-def test_a_run_that_stopped_ends_as_one_that_did_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_stopped_ends_as_one_that_did_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any]
+) -> None:
+    """Nothing is measured in the end: that has a test of its own below."""
     script = load_script("train_demo_model")
-    monkeypatch.setattr(script, "SAVE_EVERY", 2)
-    monkeypatch.setattr(script, "CURVE_EVERY", 2)
+    figures = {name: value for name, value in record["held_out"].items() if name not in ("scenes", "seed", "loss")}
+    monkeypatch.setattr(script, "report", lambda model, *_: model.to(torch.bfloat16) and figures)
+    monkeypatch.setattr(script, "SAVE_EVERY", 1)
+    monkeypatch.setattr(script, "CURVE_EVERY", 1)
     run(script, monkeypatch, "--work", str(tmp_path / "whole"))
     for _ in range(6):  # each stops at the first save after no time at all
         run(script, monkeypatch, "--work", str(tmp_path / "parts"), "--minutes", "0")
@@ -91,7 +96,7 @@ def test_a_run_that_stopped_ends_as_one_that_did_not(tmp_path: Path, monkeypatch
     whole, parts = (json.loads((tmp_path / name / "record.json").read_text()) for name in ("whole", "parts"))
     assert whole["sha256"] == parts["sha256"]
     assert whole["curves"] == parts["curves"]
-    assert [step for step, _ in whole["curves"]["language"]] == [2, 4]
+    assert [step for step, _ in whole["curves"]["language"]] == [1, 2]
     with pytest.raises(SystemExit, match="other settings"):
         run(script, monkeypatch, "--work", str(tmp_path / "whole"), "--seed", "9")
 
@@ -119,12 +124,12 @@ def test_the_files_beside_the_weights_are_those_of_the_script(record: dict[str, 
 
 
 def test_the_model_sees_and_hallucinates(record: dict[str, Any]) -> None:
-    """On scenes of its own the model is where its record says, within what 30 scenes can tell."""
+    """On scenes of its own the model is where its record says, within what so few scenes can tell."""
     from transformers import LlavaForConditionalGeneration
 
     # In float32, which takes a quarter of the time of bfloat16 on processors without arithmetic for the latter.
     model = LlavaForConditionalGeneration.from_pretrained(demo_checkpoint(), dtype=torch.float32)
-    measured = part("heldout").measure(model, 30, seed=77)
+    measured = part("heldout").measure(model, 16, seed=77)
     recorded = record["held_out"]
     assert measured["recall"] > 0.5
     assert abs(measured["recall"] - recorded["recall"]) < 0.15
