@@ -193,6 +193,8 @@ def test_every_comparison_takes_the_recorded_revision_of_the_base(hub: FakeHub, 
         assert result.code == 1, command
         assert "no revision 'ffff" in result.sentence(), command
         assert {request.path.rpartition("/")[2] for request in hub.requests} == {"f" * 40}
+        if command[0] == "drift":
+            continue  # it goes on to load models, for seconds; `generate` finds its base by the same function
         hub.requests.clear()
         # Beside a directory, which has none, the revision is the base's.
         assert "no revision" not in steered(*command, "--revision", "main").stderr

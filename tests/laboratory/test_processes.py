@@ -28,8 +28,7 @@ def test_processes_give_the_results_of_one_and_are_stopped_when_one_is_killed() 
     """One pool for both, since most of its time goes into starting."""
     jobs = [
         Job(Arm(BASE), FEW),
-        Job(Arm("edited", EDIT), FEW),
-        Job(Arm("uniform", plugins=(PluginSettings("scr", {"selection": "uniform"}),)), FEW),
+        Job(Arm("edited", EDIT, (PluginSettings("scr", {"selection": "uniform"}),)), FEW),
         Job(Arm("base again"), FEW),  # in a worker that has edited before, or not
     ]
     serial = {job.arm.name: result for job, result in run_jobs(ModelSpec(), jobs, 1)}
