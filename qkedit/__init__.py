@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from qkedit.plugins.dscr.plugin import DSCR
     from qkedit.plugins.scr.plugin import SCR
     from qkedit.plugins.transformers.attach import attach
+    from qkedit.runtime.copying_heads import copying_heads
     from qkedit.runtime.editing import ModelEdit, edit
     from qkedit.runtime.loading import load
     from qkedit.runtime.products import product_of
@@ -51,6 +52,7 @@ __all__ = [
     "attach",
     "attention",
     "compare",
+    "copying_heads",
     "demonstrate",
     "diff",
     "drift",
@@ -87,6 +89,7 @@ _HOMES = {
     "edit": "qkedit.runtime.editing",
     "product_of": "qkedit.runtime.products",
     "sink_of": "qkedit.runtime.sink",
+    "copying_heads": "qkedit.runtime.copying_heads",
     "load": "qkedit.runtime.loading",
     "QKProduct": "qkedit.runtime.products",  # with from_model
     "Suppression": "qkedit.spectral.suppression",

@@ -114,9 +114,9 @@ def inspect(
             protect=protect,
         )
         if planned.options.protect:
-            from qkedit.runtime.sink import with_sink_of
+            from qkedit.runtime.editing import with_run_of
 
-            planned = with_sink_of(planned, str(model), revision)
+            planned = with_run_of(planned, str(model), revision)
         return inspect_plan(planned, (offset, offset, offset) if isinstance(offset, int) else offset)
 
 

@@ -10,6 +10,7 @@ from qkedit.demo.scenes import HELD_OUT_SEED
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.sink import NONE, protected_directions
 from qkedit.spectral.suppression import Channel, Control, Suppression
+from qkedit.steering.steer_options import Role
 
 if TYPE_CHECKING:
     from qkedit.laboratory.demonstration import Demonstration
@@ -23,6 +24,7 @@ def demonstrate(
     heads: Selection = "all",
     suppression: Suppression | None = None,
     protect: str = NONE,
+    spare: Role = "none",
     scenes: int = 500,
     scene_seed: int = HELD_OUT_SEED,
     seeds: int = 5,
@@ -40,6 +42,7 @@ def demonstrate(
         heads: as for `plan`.
         suppression: what to suppress; by default the four dominant modes.
         protect: as for `plan`.
+        spare: as for `edit`.
         scenes: the number of scenes.
         scene_seed: the seed of the scenes.
         seeds: the number of random controls per edit.
@@ -69,6 +72,7 @@ def demonstrate(
         suppression or Suppression(),
         device="cpu",
         protect=protected_directions(protect),
+        spare=spare,
     )
     return demonstration.demonstrate(
         ModelSpec(str(model), revision, dtype, device),
@@ -87,6 +91,7 @@ def sweep(
     channels: Sequence[Channel] = ("full",),
     retains: Sequence[float] = (0.0,),
     protect: str = NONE,
+    spare: Role = "none",
     control: Control = "index",
     objective: str = "chair_s",
     no_worse: str = "recall:0.02",
@@ -109,6 +114,7 @@ def sweep(
         channels: the parts of the product.
         retains: the shares of each suppressed mode that stay.
         protect: as for `plan`, in every edit.
+        spare: as for `edit`, in every edit.
         control: the kind of the random controls, `index` or `norm`.
         objective: the measure to improve.
         no_worse: limits on how much other measures may get worse: `"MEASURE:TOLERANCE,…"` or `"none"`.
@@ -151,6 +157,7 @@ def sweep(
         guards=guards(no_worse),
         scenes=SceneRange(scenes, scene_seed),
         protect=protected_directions(protect),
+        spare=spare,
     )
     with nullcontext() if out is None else ResultsFile(Path(out), settings.as_dict()) as file:
         return run_sweep(model_spec, settings, file, workers, watch)

@@ -106,6 +106,8 @@ class RecordedOptions:
     compute_dtype: str
     device: str
     protect: ProtectedSink | None = None
+    spare: str | None = None  # the role of the heads that were left alone
+    spared: dict[str, tuple[int, ...]] | None = None  # these heads, by layer
 
     def __post_init__(self) -> None:
         """Refuse what nobody can have asked for."""

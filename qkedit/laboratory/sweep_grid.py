@@ -17,7 +17,7 @@ from qkedit.laboratory.eval_set import SceneRange
 from qkedit.laboratory.measures import Measure, measure_named
 from qkedit.spectral.sink import protection_text
 from qkedit.spectral.suppression import Channel, Control, Suppression
-from qkedit.steering.steer_options import SteerOptions
+from qkedit.steering.steer_options import Role, SteerOptions
 
 Value = TypeVar("Value")
 
@@ -31,12 +31,14 @@ class Cell:
     channel: Channel
     retain: float
     protect: int = 0
+    spare: Role = "none"
 
     @property
     def name(self) -> str:
         """Return the name of the cell for people."""
         protect = f", protect {protection_text(self.protect)}" if self.protect else ""
-        return f"layers {self.layers}, k {self.k}, {self.channel}, retain {self.retain:g}{protect}"
+        spare = f", spare {self.spare}" if self.spare != "none" else ""
+        return f"layers {self.layers}, k {self.k}, {self.channel}, retain {self.retain:g}{protect}{spare}"
 
     def arm(self) -> Arm:
         """Return the edit itself."""
@@ -53,6 +55,7 @@ class Cell:
             suppression=Suppression(self.k, None, self.retain, self.channel),
             device="cpu",
             protect=self.protect,
+            spare=self.spare,
         )
 
 
@@ -88,6 +91,7 @@ class SweepSettings:
         scenes: the first half for the choice, the second for the confirmation.
         eval_set: the digest of the evaluation set for all of them.
         protect: the number of query directions that every cell leaves alone; see `SteerOptions`.
+        spare: the role of the heads that every cell leaves alone.
     """
 
     model: str
@@ -105,6 +109,7 @@ class SweepSettings:
     scenes: SceneRange
     eval_set: str
     protect: int = 0
+    spare: Role = "none"
 
     def __post_init__(self) -> None:
         """Refuse settings that could not be ranked. Raises UsageError."""
@@ -122,7 +127,7 @@ class SweepSettings:
     def cells(self) -> tuple[Cell, ...]:
         """Return the grid, with the mildest edits of the same layers first."""
         return tuple(
-            Cell(layers, k, channel, retain, self.protect)
+            Cell(layers, k, channel, retain, self.protect, self.spare)
             for layers in self.layers
             for channel in self.channels
             for k in self.ks
@@ -140,8 +145,9 @@ class SweepSettings:
         """Return the settings in the form of the results file."""
         settings = asdict(self)
         settings["exam"] = settings.pop("eval_set")  # the name in all existing files
-        if not self.protect:  # which these do not have
-            del settings["protect"]
+        for name, usual in (("protect", 0), ("spare", "none")):
+            if settings[name] == usual:  # which these do not have
+                del settings[name]
         return settings
 
 

@@ -13,6 +13,7 @@ from qkedit.runtime.generation import directory_of
 from qkedit.selection import describe, select_layers
 from qkedit.spectral.suppression import Channel, Control
 from qkedit.steering.plan import make_plan
+from qkedit.steering.steer_options import Role
 
 
 def prepare(
@@ -28,6 +29,7 @@ def prepare(
     guards: tuple[Guard, ...],
     scenes: SceneRange,
     protect: int = 0,
+    spare: Role = "none",
 ) -> SweepSettings:
     """Return the settings of a sweep of `model_spec`; alternatives for the same layers are merged.
 
@@ -55,6 +57,7 @@ def prepare(
         scenes=scenes,
         eval_set=make_eval_set(scenes).digest(),
         protect=protect,
+        spare=spare,
     )
     for cell in settings.cells():
         for arm in cell.controls(control, 1):

@@ -25,9 +25,10 @@ from qkedit.checkpoint.manifest_file import TensorEdit
 from qkedit.checkpoint.query_modules import parameter_place
 from qkedit.errors import CheckpointError, UnsupportedForm, UsageError
 from qkedit.renamed import renamed_argument
+from qkedit.runtime.copying_heads import copying_heads
 from qkedit.runtime.edited_parameters import Change, EditedParameter
 from qkedit.runtime.loaded_files import checkpoint_of
-from qkedit.runtime.sink import with_sink
+from qkedit.runtime.sink import sink_of
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.changes.combination import combined
 from qkedit.spectral.sink import NONE, protected_directions
@@ -41,7 +42,7 @@ from qkedit.steering.engine.reading import stored_layers
 from qkedit.steering.plan import SteerPlan, make_plan
 from qkedit.steering.sources.edit_source import EditSource, open_edits
 from qkedit.steering.sources.fitting import refuse_misfits
-from qkedit.steering.steer_options import ComputeDtype, SteerOptions
+from qkedit.steering.steer_options import ComputeDtype, Role, SteerOptions
 
 Edits = str | Path | Sequence[str | Path]
 """Directories of existing edits."""
@@ -120,6 +121,7 @@ def edit(
     compute_dtype: ComputeDtype = "float32",
     allow_text_only: bool = False,
     protect: str = NONE,
+    spare: Role = "none",
     architectures: Directories | None = None,
 ) -> ModelEdit:
     """Suppress the dominant query-key modes of a loaded model in memory, or apply existing edits to it.
@@ -138,6 +140,7 @@ def edit(
         allow_text_only: whether to edit a model without vision too.
         protect: `sink` or `sink:4` leaves alone as many query directions that find the attention sink; the model is
             run on one token to find them.
+        spare: `induction` leaves alone the heads that copy; the model is run on random tokens to find them.
         architectures: directories of records in addition to qkedit's own (docs/adding-a-model.md).
 
     Returns:
@@ -156,6 +159,7 @@ def edit(
         device,
         allow_text_only,
         protected_directions(protect),
+        spare,
     )
     if edits is not None:
         if options != SteerOptions(device=device):
@@ -163,7 +167,7 @@ def edit(
         with using_architectures(architectures):
             return _made(_from_sources(model, open_edits([edits] if isinstance(edits, str | Path) else edits)))
     with using_architectures(architectures):
-        plan = with_sink(make_plan(checkpoint_of(model), options), model)
+        plan = with_run(make_plan(checkpoint_of(model), options), model)
     return _made(_as_loaded(model, edited_weights(stored_layers(plan), plan, choose_device(device))))
 
 
@@ -180,8 +184,35 @@ def edit_as_stored(model: Any, plan: SteerPlan) -> ModelEdit:
         CheckpointError: the model does not hold the weights of the plan's checkpoint.
         UnsupportedForm: the model does not have a parameter for a tensor of the checkpoint.
     """
-    plan = with_sink(plan, model)
+    plan = with_run(plan, model)
     return _made(_on_base(model, edited_weights(stored_layers(plan), plan, choose_device(plan.options.device))))
+
+
+def with_run(plan: SteerPlan, model: Any) -> SteerPlan:
+    """Return the plan with what a run of the loaded model shows, as far as its options ask for it.
+
+    Raises:
+        UsageError: all planned heads are to be spared.
+        UnsupportedForm: the model does not show it.
+    """
+    if plan.options.spare != "none" and plan.spared is None:
+        plan = plan.sparing(copying_heads(model))
+    if plan.options.protect and plan.sink is None:
+        plan = replace(plan, sink=sink_of(model))
+    return plan
+
+
+def with_run_of(plan: SteerPlan, model: str, revision: str | None = None) -> SteerPlan:
+    """Return the plan with what a run of a model shows, loaded by its name on the CPU, if the options ask for it.
+
+    Raises:
+        QkeditError: the model cannot be loaded; or for the reasons of `with_run`.
+    """
+    if not plan.options.needs_run:
+        return plan
+    from qkedit.runtime.generation import load
+
+    return with_run(plan, load(model, revision=revision).model)
 
 
 def _as_loaded(model: Any, edits: EditedTensors) -> _Changes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from qkedit.inspection.positions import rotary_positions
 from qkedit.runtime.loaded_files import checkpoint_of
 from qkedit.spectral.rotary import RotaryPositions
 from qkedit.spectral.sink import Sink
-from qkedit.steering.plan import SteerPlan
 
 # Distances of a query from the first token; beyond some hundred the directions hardly change.
 DISTANCES = 512
@@ -50,26 +48,6 @@ def sink_of(model: Any) -> Sink:
         met = torch.einsum("nij,hi->hnj", turns[positions], keys)  # R_nᵀ k
         moments[layer.index] = met.mT @ met
     return Sink(token, moments)
-
-
-def with_sink(plan: SteerPlan, model: Any) -> SteerPlan:
-    """Return the plan with the sink of a loaded model if it is to protect one and does not have it yet."""
-    if not plan.options.protect or plan.sink is not None:
-        return plan
-    return replace(plan, sink=sink_of(model))
-
-
-def with_sink_of(plan: SteerPlan, model: str, revision: str | None = None) -> SteerPlan:
-    """Return the plan with the sink of a model by its name, loaded on the CPU, if it is to protect one.
-
-    Raises:
-        QkeditError: the model cannot be loaded, or `sink_of` does not support it.
-    """
-    if not plan.options.protect:
-        return plan
-    from qkedit.runtime.generation import load
-
-    return with_sink(plan, load(model, revision=revision).model)
 
 
 def _first_token(model: Any) -> int:

@@ -120,7 +120,9 @@ def _suppressed(options: RecordedOptions) -> str:
 def _where(manifest: Manifest) -> str:
     layers = describe([tensor.layer for tensor in manifest.tensors])
     edited = f"{counted(len(manifest.heads), 'head')} in {counted(len(manifest.tensors), 'tensor')}"
-    return f"* **Where**: layers {layers}, {edited}."
+    spared = manifest.options.spared if manifest.options else None
+    alone = f"\n  {counted(sum(map(len, spared.values())), 'head')} of these layers left alone" if spared else ""
+    return f"* **Where**: layers {layers}, {edited}{',' if alone else ''}{alone}."
 
 
 def _how_much(manifest: Manifest) -> str:

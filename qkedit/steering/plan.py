@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -52,7 +53,8 @@ class PlannedLayer:
 class SteerPlan:
     """A checked request: every layer exists, and every form and size is known.
 
-    `sink` is what a run of the model showed, for an edit that protects it; None until the model has been run.
+    `sink` is what a run of the model showed, for an edit that protects it, and `spared` the heads by layer that are
+    left alone; None until the model has been run.
     """
 
     checkpoint: Checkpoint
@@ -60,10 +62,41 @@ class SteerPlan:
     stack: AttentionStack
     layers: tuple[PlannedLayer, ...]
     sink: Sink | None = None
+    spared: Mapping[int, tuple[int, ...]] | None = None
+
+    def sparing(self, heads: Mapping[int, Sequence[int]]) -> SteerPlan:
+        """Return the plan without some query heads, by layer.
+
+        Raises:
+            UsageError: no head is left to edit, or a number is not one of a layer's heads.
+        """
+        spared = {}
+        for planned in self.layers:
+            own = tuple(sorted(set(heads.get(planned.layer.index, ()))))
+            if own and not 0 <= own[0] <= own[-1] < planned.layer.query_heads:
+                raise UsageError(
+                    f"layer {planned.layer.index} has {planned.layer.query_heads} query heads",
+                    where=f"spare, head {own[-1] if own[0] >= 0 else own[0]}",
+                    remedy="name some of them",
+                )
+            if own:
+                spared[planned.layer.index] = own
+        layers = tuple(
+            PlannedLayer(planned.layer, rest)
+            for planned in self.layers
+            if (rest := tuple(head for head in planned.heads if head not in spared.get(planned.layer.index, ())))
+        )
+        if not layers:
+            raise UsageError(
+                "every chosen head would be left alone", where="spare", remedy="choose more heads or layers"
+            )
+        return replace(self, layers=layers, spared=spared)
 
     def recorded_options(self) -> RecordedOptions:
         """Return the options as the manifest records them, with what a run of the model showed."""
         options = self.options.recorded()
+        if self.spared is not None:
+            options = replace(options, spared={str(layer): heads for layer, heads in sorted(self.spared.items())})
         if options.protect is None or self.sink is None:
             return options
         return replace(options, protect=replace(options.protect, token=self.sink.token, sha256=self.sink.sha256))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from qkedit.checkpoint.architecture.library import Directories, using_architectu
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.io.file_errors import explained
 from qkedit.checkpoint.io.ownership import Replaced
-from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
+from qkedit.checkpoint.io.source import CheckpointFiles, directories_of
 from qkedit.checkpoint.io.staging import StagedDirectory
 from qkedit.checkpoint.io.target import locate, refuse_existing, refuse_misplaced
 from qkedit.checkpoint.manifest_file import HeadEdit, Manifest
@@ -101,6 +101,7 @@ def steer(
     allow_text_only: bool = False,
     protect: str = NONE,
     sink: Sink | None = None,
+    spare: Mapping[int, Sequence[int]] | None = None,
     architectures: Directories | None = None,
     progress: Progress | None = None,
 ) -> SteerReport:
@@ -133,6 +134,7 @@ def steer(
         allow_text_only: also accept a checkpoint without vision.
         protect: `sink` or `sink:4` leaves alone as many query directions that find the attention sink.
         sink: the sink to protect, `qkedit.sink_of(model)` of the loaded model.
+        spare: query heads to leave alone, by layer, such as `qkedit.copying_heads(model)`.
         architectures: directories of additional architecture records (docs/adding-a-model.md).
         progress: called as the work advances.
 
@@ -156,7 +158,8 @@ def steer(
     output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force, follow_links, rank, keep_original)
     with using_architectures(architectures):
         plan = plan_for(str(model), options, revision, keep_plugins=keep_plugins)
-    return run_plan(replace(plan, sink=sink), output, progress)
+    plan = replace(plan if spare is None else plan.sparing(spare), sink=sink)
+    return run_plan(plan, output, progress)
 
 
 def check_plan(plan: SteerPlan, output: OutputOptions | None) -> Replaced:
@@ -180,7 +183,7 @@ def check_plan(plan: SteerPlan, output: OutputOptions | None) -> Replaced:
     if output is None:
         return Replaced()
     target = locate(output.out)
-    refuse_misplaced(target, _directories(plan.checkpoint.files))
+    refuse_misplaced(target, directories_of(plan.checkpoint.files))
     return refuse_existing(target, overwrite=output.overwrite, force=output.force)
 
 
@@ -279,7 +282,7 @@ def write_output(
     progress.start(len(planned), to_write + (to_write + changed if output.verify else 0))
     with (
         StagedDirectory(
-            output.out, overwrite=output.overwrite, force=output.force, sources=_directories(*sources)
+            output.out, overwrite=output.overwrite, force=output.force, sources=directories_of(*sources)
         ) as staged,
         prefetch(edits, ahead) as edited,
     ):
@@ -322,9 +325,3 @@ def _verified(
     if result.mismatches:
         raise mismatched(result, output.out, "nothing was put in place; check the disk and the memory, then run again")
     return replace(result, directory=str(output.out))
-
-
-def _directories(*sources: CheckpointFiles) -> list[Path]:
-    """Return the directories that are read and the targets of their links: no output may replace any of them."""
-    local = [files for files in sources if isinstance(files, LocalFiles)]
-    return [files.directory for files in local] + [files.local_path(file) for files in local for file in files.sizes()]

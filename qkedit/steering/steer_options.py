@@ -13,6 +13,7 @@ from qkedit.spectral.suppression import Suppression
 
 ComputeDtype = Literal["float32", "float64"]
 Layout = Literal["full", "delta", "lora"]
+Role = Literal["none", "induction"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class SteerOptions:
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         allow_text_only: also accept a checkpoint without vision.
         protect: the number of query directions that find the attention sink and stay as they are.
+        spare: the role of the heads that stay as they are: `none`, or `induction` for those that copy.
     """
 
     layers: str = "mid"
@@ -36,6 +38,7 @@ class SteerOptions:
     device: str = "auto"
     allow_text_only: bool = False
     protect: int = 0
+    spare: Role = "none"
 
     def __post_init__(self) -> None:
         """Check the options as far as possible without a model."""
@@ -46,12 +49,19 @@ class SteerOptions:
             raise UsageError(
                 f"{self.compute_dtype!r} is not offered", where="compute-dtype", remedy="take float32 or float64"
             )
+        if self.spare not in get_args(Role):
+            raise UsageError(f"there is no role {self.spare!r}", where="spare", remedy="take none or induction")
         if self.protect and self.suppression.channel != "full":
             raise UsageError(
                 f"an edit of the {self.suppression.channel} channel cannot protect directions of the queries",
                 where="protect",
                 remedy="take --channel full, or leave it out",
             )
+
+    @property
+    def needs_run(self) -> bool:
+        """True if the heads or directions to edit are known only from a run of the model."""
+        return bool(self.protect) or self.spare != "none"
 
     def recorded(self) -> RecordedOptions:
         """Return the options as the manifest records them: all that determine the output's bytes."""
@@ -65,6 +75,7 @@ class SteerOptions:
             compute_dtype=self.compute_dtype,
             device=self.device,
             protect=ProtectedSink(directions=self.protect) if self.protect else None,
+            spare=None if self.spare == "none" else self.spare,
             **suppression,
         )
 

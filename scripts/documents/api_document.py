@@ -30,7 +30,7 @@ CHAPTERS = {
     "Edit checkpoints": ("steer", "plan", "verify", "Suppression", "SteerReport"),
     "Work with edits": ("apply", "merge", "interpolate", "revert", "diff", "extract", "export", "push"),
     "Edit and run loaded models": ("load", "edit", "ModelEdit", "generate", "attach", "SCR", "DSCR", "Plugin"),
-    "Look at query-key products": ("inspect", "QKProduct", "product_of", "sink_of"),
+    "Look at query-key products": ("inspect", "QKProduct", "product_of", "sink_of", "copying_heads"),
     "Measure": ("score", "evaluate", "evaluate_arms", "compare", "gate", "drift", "attention", "kv_coherence"),
     "Experiment on synthetic scenes": ("demonstrate", "sweep"),
     "Errors": ("QkeditError",),

@@ -304,6 +304,13 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         pass
 
 
+def test_a_sweep_that_spares_heads_is_another_experiment_too() -> None:
+    spared = settings(spare="induction")
+    assert spared.as_dict() == settings().as_dict() | {"spare": "induction"}
+    arms = [arm for cell in spared.cells() for arm in (cell.arm(), *cell.controls("index", 2))]
+    assert {arm.steer.spare for arm in arms if arm.steer} == {"induction"}
+
+
 def test_a_protected_sweep_is_another_experiment_and_protects_cells_and_controls() -> None:
     plain, protected = settings(), settings(protect=3)
     assert "protect" not in plain.as_dict()  # files begun without the option can be resumed

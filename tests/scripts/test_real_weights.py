@@ -112,7 +112,7 @@ def test_results_survive_a_kill_and_refuse_another_model(script: ModuleType, tmp
 def test_every_arm_is_measured_once(script: ModuleType) -> None:
     arms = import_module("real_weights_document.arms")
     keys = [str(arm.as_dict()["steer"]) for arm in arms.ARMS]
-    assert len(set(keys)) == len(keys) == len(arms.EDITS) + 2 * arms.SEEDS
+    assert len(set(keys)) == len(keys) == len(arms.EDITS) + len(arms.CONTROLS) * arms.SEEDS
     assert len({arm.name for arm in arms.ARMS}) == len(keys)
 
 
@@ -130,12 +130,12 @@ def test_the_table_has_differences_intervals_and_ranges(script: ModuleType, tmp_
     found = results.Results(tmp_path / "results.jsonl", {"weights": "a"})
     found.add(script.Arm("base"), items(3.0, 1.0), {})
     found.add(arms.EDIT, items(3.5, 0.7), {"energy_removed": 0.25})
-    for place, arm in enumerate(arms.CONTROLS[arms.INDEX]):
+    for place, arm in enumerate(arms.CONTROLS["index-matched of k 4"][1]):
         found.add(arm, items(3.1 + 0.01 * place, 0.9), {"energy_removed": 0.05})
     lines = list(tables.cost_lines(found))
     assert lines[0].startswith("Unedited: perplexity 20.1 on our paragraphs and 20.1 on all texts (20 tokens)")
     assert any(line.startswith("| k 4 | 25% | +0.50 [+0.50, +0.50] | 70 [70, 70] |") for line in lines)
-    assert any(line.startswith("| index-matched, 5 seeds | 5% | +0.12 [+0.12, +0.12] |") for line in lines)
+    assert any(line.startswith("| index-matched of k 4, 5 seeds | 5% | +0.12 [+0.12, +0.12] |") for line in lines)
     assert any(line.startswith("|   lowest to highest |  | +0.10 to +0.14 | 90 to 90 |") for line in lines)
     assert any(line.startswith("| k 4 − index-matched | +0.38 [+0.38, +0.38] | −20 [−20, −20] |") for line in lines)
 

@@ -226,6 +226,12 @@ def snapshot_of(directory: Path) -> tuple[str, str] | None:
     return repository.removeprefix("models--").replace("--", "/"), directory.name
 
 
+def directories_of(*sources: CheckpointFiles) -> list[Path]:
+    """Return the directories that are read and the targets of their links: no output may replace any of them."""
+    local = [files for files in sources if isinstance(files, LocalFiles)]
+    return [files.directory for files in local] + [files.local_path(file) for files in local for file in files.sizes()]
+
+
 def check_name(file: str, where: str) -> None:
     """Raise CheckpointError unless `file` is a plain relative name that stays inside the checkpoint."""
     # Names come from untrusted indexes and listings, and end up in paths that we read and write. The native Path also

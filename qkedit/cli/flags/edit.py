@@ -80,6 +80,15 @@ ProtectOption = Annotated[
         "Runs the model on one token.",
     ),
 ]
+SpareOption = Annotated[
+    str,
+    flag(
+        "--spare",
+        autocompletion=completion.roles,
+        panel=EDIT,
+        help="Heads to leave alone: none, or induction for those that copy. Runs the model on random tokens.",
+    ),
+]
 ControlOption = Annotated[
     str,
     flag(
@@ -116,6 +125,7 @@ class EditFlags(FlagGroup):
     residual: OldRetainOption = None
     channel: ChannelOption = "full"
     protect: ProtectOption = "none"
+    spare: SpareOption = "none"
 
     def request(
         self,
@@ -150,6 +160,7 @@ class EditFlags(FlagGroup):
             device,
             allow_text_only,
             protected_directions(self.protect),
+            self.spare,  # type: ignore[arg-type]
         )
 
     def _modes(self, context: typer.Context) -> tuple[int | None, float | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qkedit.laboratory.arms import Arm, controls
-from qkedit.spectral.suppression import Suppression
+from qkedit.spectral.suppression import Control, Suppression
 from qkedit.steering.steer_options import SteerOptions
 
 SEEDS = 5
@@ -19,12 +19,8 @@ def _with(name: str, layers: str = MIDDLE, **suppression: object) -> Arm:
 
 EDIT = Arm("k 4", DEFAULT)
 SYMMETRIC = _with("k 4, symmetric", channel="symmetric")
-INDEX, NORM = "index-matched", "norm-matched"
-CONTROLS: dict[str, tuple[Arm, ...]] = {
-    INDEX: controls(DEFAULT, "index", SEEDS, INDEX),
-    NORM: controls(DEFAULT, "norm", SEEDS, NORM),
-}
 PROTECTED = tuple(Arm(f"k 4, protect sink:{count}", replace(DEFAULT, protect=count)) for count in (8, 4, 1))
+SPARED = Arm("k 4, spare induction", replace(DEFAULT, spare="induction"))
 EDITS = (
     EDIT,
     SYMMETRIC,
@@ -34,15 +30,33 @@ EDITS = (
     _with("k 4, retain 0.5", retain=0.5),
     _with("k 4, retain 0.8", retain=0.8),
     *PROTECTED,
+    SPARED,
+    Arm("k 4, protect sink:8, spare induction", replace(DEFAULT, protect=8, spare="induction")),
     _with("k 4, layers 1-9", "1-9"),
     _with("k 4, layers 20-29", "20-29"),
+    _with("k 4, layer 14", "14"),
     _with("all modes: queries zeroed", energy=1.0),
 )
+
+
+def _controls(edit: Arm, kind: Control) -> tuple[Arm, tuple[Arm, ...]]:
+    return edit, controls(edit.steer or DEFAULT, kind, SEEDS, f"{kind}-matched of {edit.name}")
+
+
+# By name, the edit and its controls.
+CONTROLS: dict[str, tuple[Arm, tuple[Arm, ...]]] = {
+    seeds[0].group: (edit, seeds)
+    for edit, seeds in (
+        _controls(EDIT, "index"),
+        _controls(EDIT, "norm"),
+        _controls(SYMMETRIC, "index"),
+        _controls(PROTECTED[0], "index"),
+    )
+}
 # The most telling ones first, since a run may be broken off.
+FIRST = (EDIT, SYMMETRIC, PROTECTED[0], SPARED)
 ARMS = (
-    EDIT,
-    SYMMETRIC,
-    PROTECTED[0],
-    *(arm for seeds in zip(*CONTROLS.values(), strict=True) for arm in seeds),
-    *(arm for arm in EDITS if arm not in (EDIT, SYMMETRIC, PROTECTED[0])),
+    *FIRST,
+    *(arm for same in zip(*(seeds for _, seeds in CONTROLS.values()), strict=True) for arm in same),
+    *(arm for arm in EDITS if arm not in FIRST),
 )

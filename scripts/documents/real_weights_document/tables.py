@@ -15,7 +15,7 @@ from qkedit.report.spectra.summary import layer_row
 from qkedit.selection import describe, select_layers
 from qkedit.steering.plan import plan_for
 from qkedit.steering.steer_options import SteerOptions
-from real_weights_document.arms import CONTROLS, EDIT, EDITS, MIDDLE
+from real_weights_document.arms import CONTROLS, EDIT, EDITS, MIDDLE, PROTECTED, SPARED, SYMMETRIC
 from real_weights_document.measures import COPYING, GRAMMAR, LOSS, SAME, having, pooled
 from real_weights_document.results import Results
 
@@ -64,20 +64,23 @@ def cost_lines(results: Results) -> Iterator[str]:
         if arm.name in known:
             yield _cost_row(arm.name, results.facts_of(arm)["energy_removed"], base, known[arm.name])
     pools = {}
-    for name, arms in CONTROLS.items():
+    for name, (edit, arms) in CONTROLS.items():
         each = [items for arm in arms if (items := results.of(arm)) is not None]
         if each:
-            pools[name] = pooled(each)
-            removed = fmean(results.facts_of(arm)["energy_removed"] for arm in arms)
-            yield _cost_row(f"{name}, {len(each)} seeds", removed, base, pools[name])
+            pools[name] = (edit, pooled(each))
+            removed = fmean(results.facts_of(arm)["energy_removed"] for arm in arms if results.of(arm) is not None)
+            yield _cost_row(f"{name}, {len(each)} seeds", removed, base, pools[name][1])
             yield f"|   lowest to highest |  | {_range(base, each, LOSS, 1)} | {_range(None, each, SAME, 100)} " + (
                 f"| {_range(base, each, COPYING, 100)} | {_range(base, each, GRAMMAR, 100)} |"
             )
     yield ""
-    yield "| edit − its control | loss | same token | copying | agreeing verbs |"
+    yield "| difference | loss | same token | copying | agreeing verbs |"
     yield "|:--|--:|--:|--:|--:|"
-    for control, items in pools.items():
-        yield _between(EDIT.name, control, known[EDIT.name], items)
+    for name, (edit, items) in pools.items():
+        yield _between(edit.name, name.partition(" of ")[0], known[edit.name], items)
+    for edit, other in ((SYMMETRIC, EDIT), (PROTECTED[0], EDIT), (SPARED, EDIT), (SYMMETRIC, PROTECTED[0])):
+        if edit.name in known and other.name in known:
+            yield _between(edit.name, other.name, known[edit.name], known[other.name])
 
 
 def sample_lines(texts: Sequence[str]) -> Iterator[str]:

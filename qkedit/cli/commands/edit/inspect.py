@@ -11,7 +11,7 @@ import typer
 
 from qkedit.cli.bases import split_revision
 from qkedit.cli.delivery import deliver
-from qkedit.cli.flags.edit import ChannelOption, EditFlags, HeadsOption, LayersOption, ProtectOption
+from qkedit.cli.flags.edit import ChannelOption, EditFlags, HeadsOption, LayersOption, ProtectOption, SpareOption
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.flags.model import ArchitecturesOption, DeviceOption, ModelFlags, TextOnlyOption
 from qkedit.cli.output import Output, command
@@ -43,6 +43,7 @@ def inspect(
     ] = None,
     channel: ChannelOption = "full",
     protect: ProtectOption = "none",
+    spare: SpareOption = "none",
     offset: Annotated[
         str,
         flag("--offset", panel=VIEW, help="Positions between query and key: 5, or 0,3,-2 (temporal, height, width)."),
@@ -83,7 +84,7 @@ def inspect(
 
         files = _Files(csv, plot, html)
         files.check(as_json=output.as_json)
-        edit = EditFlags(layers, heads, k, energy, channel=channel, protect=protect)
+        edit = EditFlags(layers, heads, k, energy, channel=channel, protect=protect, spare=spare)
         request = edit.request(context, output, device=device, allow_text_only=allow_text_only)
         name, revision, place = model.name(context), model.revision, parse_offset(offset)
         if compare != BASE and not on_command_line(context, "base"):
@@ -92,7 +93,7 @@ def inspect(
             if compare not in (None, BASE) and base is not None:
                 raise UsageError("both name a model to compare with", where="--compare, --base", remedy="give one")
             without = {"--offset": any(place), "--suggest": suggest, "--plot": plot, "--html": html}
-            for flag, given in {**without, "--protect": request.protect}.items():
+            for flag, given in {**without, "--protect": request.protect, "--spare": spare != "none"}.items():
                 if given:
                     raise UsageError("a comparison has none", where=flag, remedy="look at one model at a time")
             if compare == BASE and base is None and Path(BASE).is_dir():
@@ -106,10 +107,10 @@ def inspect(
             _compare(output, plan_for(name, request, own), compare, base, of_base, detail, files)
         else:
             plan = plan_for(name, request, revision)
-            if request.protect:
-                from qkedit.runtime.sink import with_sink_of  # imports transformers
+            if request.needs_run:
+                from qkedit.runtime.editing import with_run_of  # imports torch
 
-                plan = with_sink_of(plan, name, revision)
+                plan = with_run_of(plan, name, revision)
             _inspect(output, name, plan, place, detail, suggest, files)
 
 

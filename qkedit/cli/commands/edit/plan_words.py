@@ -37,6 +37,7 @@ def plan_in_words(plan: SteerPlan, target: OutputOptions | None) -> str:
     left = f"leaving {wanted.retain:.6g} of each" if wanted.retain else "completely"
     product = "query-key product" if wanted.channel == "full" else f"query-key product's {wanted.channel} part"
     layers = [planned.layer.index for planned in plan.layers]
+    spared = ", except those that copy (found by a run on random tokens)" if plan.options.spare != "none" else ""
     heads = sum(len(planned.heads) for planned in plan.layers)
     where = f"{'layer' if len(layers) == 1 else 'layers'} {describe(layers)} of {plan.checkpoint.files.name}"
     if target is None:
@@ -47,5 +48,5 @@ def plan_in_words(plan: SteerPlan, target: OutputOptions | None) -> str:
         written = f"write {kind} to {target.out}{kept}"
     return (
         f"A run would remove {modes} of each head's {product}, {left}, in {where} "
-        f"({counted(heads, 'head')}), and {written}."
+        f"({counted(heads, 'head')}){spared}, and {written}."
     )

@@ -91,11 +91,11 @@ def steer(
 
         def plan_of() -> SteerPlan:
             plan = plan_for(model.name(context), request, model.revision, keep_plugins=keep_plugins)
-            if dry_run or not request.protect:
+            if dry_run or not request.needs_run:
                 return plan
-            from qkedit.runtime.sink import with_sink_of  # imports transformers
+            from qkedit.runtime.editing import with_run_of  # imports torch
 
-            return with_sink_of(plan, model.name(context), model.revision)
+            return with_run_of(plan, model.name(context), model.revision)
 
         launch = launched()
         if launch and launch.rank:

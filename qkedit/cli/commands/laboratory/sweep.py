@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qkedit.cli.delivery import deliver
-from qkedit.cli.flags.edit import ProtectOption, share_that_stays
+from qkedit.cli.flags.edit import ProtectOption, SpareOption, share_that_stays
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.flags.laboratory import ExperimentFlags
 from qkedit.cli.flags.model import ArchitecturesOption, ModelFlags
@@ -44,6 +44,7 @@ def sweep(
         str | None, flag("--residual", help="The same as --retain, by its old name.", hidden=True)
     ] = None,
     protect: ProtectOption = "none",
+    spare: SpareOption = "none",
     control: Annotated[
         str, flag("--control", panel=GRID, help="Kind of the random controls: index or norm.")
     ] = "index",
@@ -106,6 +107,7 @@ def sweep(
             guards=guards(no_worse),
             scenes=SceneRange(experiment.scenes, experiment.scene_seed),
             protect=protected_directions(protect),
+            spare=spare,  # type: ignore[arg-type]  # checked where it is used
         )
         if out is not None:
             output.after_interruption = f"{GO_ON} from what {out} holds"
