@@ -1,4 +1,4 @@
-"""What holds of all tests: none judges by the clock, so that a busy machine fails none."""
+"""Fixtures of all tests. No test measures time, so that none fails on a busy machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A hub on loopback that serves one directory as a model repository, logs what it was asked, and fails on demand.
+"""A loopback hub that serves one directory as a model repository, logs requests, and fails on demand.
 
     with serve_hub(directory, "org/name") as hub:
         files = HubFiles.open("org/name", endpoint=hub.endpoint, cache_dir=tmp_path)
@@ -29,7 +29,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Faults:
-    """What goes wrong, changed while the hub runs."""
+    """The faults to simulate, which may change while the hub runs."""
 
     gated: bool = False  # files are refused with 403, as for a user who did not accept the terms
     status: int | None = None  # every request is answered with this error
@@ -44,7 +44,7 @@ class Faults:
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came in and what was answered."""
+    """One request and its reply."""
 
     method: str
     path: str
@@ -56,7 +56,7 @@ class Request:
 
 @dataclass
 class FakeHub:
-    """A running hub; `requests` grows as it is asked."""
+    """A running hub; `requests` grows with each request."""
 
     directory: Path
     repo_id: str
@@ -66,7 +66,7 @@ class FakeHub:
     requests: list[Request] = field(default_factory=list)
 
     def fetched(self, file: str) -> list[tuple[int, int] | None]:
-        """The ranges of one file that were asked for and sent, in order; None stands for the whole file."""
+        """Return the requested and sent ranges of one file, in order; None is the whole file."""
         return [
             request.range
             for request in self.requests
@@ -74,11 +74,11 @@ class FakeHub:
         ]
 
     def bytes_sent(self) -> int:
-        """Bytes of all files' bodies."""
+        """Return the number of bytes in all bodies."""
         return sum(request.sent for request in self.requests if "/resolve/" in request.path)
 
     def environment(self, home: Path, **variables: str) -> dict[str, str]:
-        """Environment of a subprocess whose hub this is and whose cache and token lie in `home`."""
+        """Return the environment of a subprocess that uses this hub, with cache and token in `home`."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE_", "TRANSFORMERS_"))}
         return kept | {
             "HF_ENDPOINT": self.endpoint,
@@ -91,7 +91,7 @@ class FakeHub:
 
 @contextmanager
 def serve_hub(directory: Path, repo_id: str = "org/model", commit: str = COMMIT) -> Iterator[FakeHub]:
-    """Serve the directory's files, as they are at the time of each request, as one commit on branch `main`."""
+    """Serve the present files of a directory as one commit on branch `main`."""
     hub = FakeHub(directory, repo_id, commit)
     with serving(type("Handler", (_Handler,), {"hub": hub})) as hub.endpoint:
         yield hub
@@ -113,7 +113,7 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing when a client leaves early; it has what it wanted."""
+        """Ignore clients that disconnect early."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -234,6 +234,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _etag(path: Path) -> str:
-    """A name for this content of this file; not its hash, which would be computed anew for every range."""
+    """Return an identifier of a file's content; not its hash, which would be computed again for every range."""
     status = path.stat()
     return hashlib.sha256(f"{path}:{status.st_size}:{status.st_mtime_ns}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A hub on loopback whose repositories can be written to, as `huggingface_hub` does it over HTTP.
+"""A loopback hub with writable repositories, with the HTTP interface that `huggingface_hub` uses.
 
     with serve_writable_hub() as hub:
         base = hub.add("org/base", {"config.json": b"{}", "model.safetensors": weights})
@@ -26,7 +26,7 @@ from tests.fake_hub import serving
 
 
 def is_large(path: str) -> bool:
-    """Whether the hub keeps a file beside the git repository, as `.gitattributes` says there."""
+    """Return whether the hub keeps a file outside the git repository, by `.gitattributes`."""
     return path.endswith(".safetensors")
 
 
@@ -50,7 +50,7 @@ class Repository:
     large: dict[str, bytes] = field(default_factory=dict)  # by SHA-256
 
     def files(self, revision: str = "main") -> dict[str, bytes]:
-        """The files of a branch or commit. Raises KeyError."""
+        """Return the files of a branch or commit. Raises KeyError."""
         if revision in self.branches:
             return self.branches[revision].commits[-1][1]
         return dict(commit for branch in self.branches.values() for commit in branch.commits)[revision]
@@ -61,7 +61,7 @@ class Repository:
 
 @dataclass
 class Faults:
-    """What goes wrong, by what a write does, as `writes` spells it."""
+    """The faults to simulate, by kind of write; see `writes`."""
 
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)  # status and message
     uncopied: str = ""  # what the answer says of each copy that fails; empty for none
@@ -70,7 +70,7 @@ class Faults:
 
 @dataclass
 class WritableHub:
-    """A running hub and what it was asked to write."""
+    """A running hub and its writes."""
 
     endpoint: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class WritableHub:
     tokens: set[str] = field(default_factory=set)
 
     def add(self, name: str, files: dict[str, bytes], *, private: bool = False, commit: str = "") -> str:
-        """Make a repository with one commit on `main`; returns the commit."""
+        """Create a repository with one commit on `main`, and return the commit."""
         commit = commit or hashlib.sha1(name.encode()).hexdigest()
         self.repositories[name] = Repository(private, {"main": Branch([(commit, dict(files))])})
         large = self.repositories[name].large
@@ -88,12 +88,12 @@ class WritableHub:
         return commit
 
     def writes(self) -> list[str]:
-        """What was written since the last call, in order."""
+        """Return the writes since the last call, in order."""
         written, self.written = self.written, []
         return written
 
     def uploaded(self) -> int:
-        """Bytes of large files that were received."""
+        """Return the number of received bytes of large files."""
         return sum(size for method, _, size in self.log if method == "PUT")
 
 
@@ -171,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _write(self, what: str) -> None:
-        """Note a write, or refuse it."""
+        """Record a write, or refuse it."""
         if what in self.hub.faults.refused:
             status, message = self.hub.faults.refused[what]
             raise _Refused(status, message=message)

@@ -1,4 +1,4 @@
-"""Put a package on the path as an installer would: its modules, its metadata, its entry points."""
+"""Put a package on the path like an installer: its modules, its metadata, its entry points."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def installed(
     entry_points: Mapping[str, str],
     group: str = registry.ENTRY_POINTS,
 ) -> Iterator[None]:
-    """Install a package for as long as the block takes.
+    """Install a package while the context is open.
 
     Args:
         directory: where; empty.

@@ -1,4 +1,4 @@
-"""Where the repository lies, for tests that run its scripts or read its documents."""
+"""The root of the repository, for tests that run its scripts or read its documents."""
 
 from pathlib import Path
 

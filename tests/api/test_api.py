@@ -1,4 +1,4 @@
-"""The Python API: what commands do, without the command line, with the same results."""
+"""Test the Python API: its results equal those of the commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An output directory to be written, with or without an earlier one, where exchanges are atomic and where not."""
+"""Output directories with and without an earlier output, on file systems with and without atomic exchange."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def target(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def old(target: Path) -> Path:
-    """The target, where an earlier output stands: generation 1."""
+    """Return a target that holds an earlier output, generation 1."""
     target.mkdir()
     write_output(target, 1)
     return target

@@ -1,4 +1,4 @@
-"""Outputs that tell their generation, and whether they are complete. Needs nothing but the standard library."""
+"""Outputs that record their generation and completeness, with the standard library alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_output(directory: Path, generation: int) -> None:
 
 
 def read_generation(directory: Path) -> int | None:
-    """Return the generation a directory holds, None if it is absent; fails if it is anything but complete."""
+    """Return the generation in a directory, None if it is absent; fail if it is incomplete."""
     if not directory.exists():
         return None
     found = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*") if path.is_file()}
@@ -57,7 +57,7 @@ def beside(target: Path) -> list[str]:
 
 
 def tree(directory: Path) -> dict[str, object]:
-    """Everything below a directory: what links say, what files hold."""
+    """Return everything below a directory: targets of links and contents of files."""
     return {
         str(path): os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
         for path in directory.rglob("*")

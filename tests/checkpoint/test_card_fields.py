@@ -1,4 +1,4 @@
-"""The metadata block of a model card: read whatever it holds, and changed without touching the rest."""
+"""Test the metadata block of a model card: any content is read, and changes keep the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is a checkpoint, what is refused, and what becomes of the files beside the shards."""
+"""Test which directories are checkpoints, which are refused, and the treatment of files next to the shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Directories as they lie about: what is no checkpoint is called by its name, and what no loader reads blocks none."""
+"""Test directories of other formats: each is named, and files that no loader reads are ignored."""
 
 from __future__ import annotations
 

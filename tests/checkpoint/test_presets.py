@@ -1,4 +1,4 @@
-"""Aliases of published models, and what a model's name is resolved to."""
+"""Test aliases of published models, and the resolution of names."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class TestConfigurationFiles:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str | None]]:
-    """What the hub was asked for; the hub itself is not there. The working directory is empty."""
+    """Return the requests to the hub, which does not exist; the working directory is empty."""
     asked: list[tuple[str, str | None]] = []
 
     def open_(repo_id: str, revision: str | None = None) -> HubFiles:

@@ -1,4 +1,4 @@
-"""Modules of model classes that cannot be built, or do not fit; those of every family are in tests/families."""
+"""Test model classes that cannot be built or do not fit; those of every family are in tests/families."""
 
 from __future__ import annotations
 

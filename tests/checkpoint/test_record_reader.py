@@ -1,4 +1,4 @@
-"""Records are read as they are meant, or refused in one sentence that names the file and the key."""
+"""Test that records are read correctly, or refused in one sentence with file and key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LAYOUT = {
 
 @dataclass(frozen=True)
 class Shipped:
-    """One record of `configs/` as YAML holds it."""
+    """Return one record of `configs/` as parsed YAML."""
 
     kind: Any
     value: dict[str, Any]
@@ -53,7 +53,7 @@ SHIPPED = shipped()
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The paths of every key and item of a record; `defaults` hold whatever a config does."""
+    """Return the paths of all keys and items of a record; `defaults` may hold any content."""
     if isinstance(value, dict):
         return [place for key, item in value.items() for place in [(*path, key), *places(item, (*path, key))]]
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Write small checkpoints by hand, sound ones and broken ones."""
+"""Write small checkpoints by hand, valid and broken ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_index(directory: Path, weight_map: Any, name: str = "model.safetensors
 
 
 def write_sharded(directory: Path, shards: Mapping[str, Shapes], config: Any = None) -> Path:
-    """Write a sound sharded checkpoint: config, index and shards."""
+    """Write a valid sharded checkpoint: config, index and shards."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps({} if config is None else config))
     for file, shapes in shards.items():
@@ -38,7 +38,7 @@ def write_sharded(directory: Path, shards: Mapping[str, Shapes], config: Any = N
 
 
 def write_single(directory: Path, shapes: Shapes, config: Any = None, dtype: str = "f2") -> Path:
-    """Write a sound checkpoint in one file."""
+    """Write a valid checkpoint in one file."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps({} if config is None else config))
     write_shard(directory / "model.safetensors", shapes, dtype)

@@ -1,4 +1,4 @@
-"""Run the command line as `qkedit ARGUMENTS` does, in this process or in a child of one that has imported it all."""
+"""Run the command line like `qkedit ARGUMENTS`, in this process or in a child of one that has imported everything."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.paths import ROOT
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended and what it said."""
+    """The exit code and output of a run."""
 
     code: int
     stdout: str
@@ -33,7 +33,7 @@ class Result:
         return json.loads(self.stdout)
 
     def sentence(self) -> str:
-        """The error, after checking that it is one line on standard error and nothing else was said."""
+        """Return the error, after checking that it is one line and the only output."""
         assert self.stdout == ""
         assert "Traceback" not in self.stderr
         lines = self.stderr.splitlines()
@@ -45,7 +45,7 @@ class Result:
 
 
 def qkedit(*arguments: str | Path, encoding: str = "utf-8") -> Result:
-    """Run it in this process, with standard streams of that encoding."""
+    """Run the command in this process, with standard streams of an encoding."""
     streams = [TextIOWrapper(BytesIO(), encoding=encoding, write_through=True) for _ in range(2)]
     with (
         patch.object(sys, "argv", ["qkedit", *map(str, arguments)]),
@@ -65,7 +65,7 @@ def qkedit(*arguments: str | Path, encoding: str = "utf-8") -> Result:
 
 
 class Runs:
-    """Children of a process that has imported qkedit and torch, so that a run of its own costs no start."""
+    """Children of a process that has imported qkedit and torch, so that runs start at once."""
 
     def __init__(self, process: subprocess.Popen[str], directory: Path) -> None:
         self._process = process
@@ -91,20 +91,20 @@ class Runs:
         self._children = list(map(int, self._ask(json.dumps(order)).split()))
 
     def signal(self, number: signal.Signals, which: int = 0) -> None:
-        """Send a signal to one of the runs that were started last, which may have ended."""
+        """Send a signal to one of the runs that were started last; it may have ended."""
         os.kill(self._children[which], number)
 
     def said(self, which: int = 0) -> str:
-        """Return what one of the runs has written to standard error so far."""
+        """Return the standard error of one of the runs so far."""
         path = self._outputs(which)[1]
         return path.read_text() if path.exists() else ""
 
     def finish(self) -> Result:
-        """Wait until the run ends; the code of one that was killed is the negative signal."""
+        """Wait until the run ends; the code of a killed run is the negative signal."""
         return self.finish_all()[0]
 
     def finish_all(self) -> list[Result]:
-        """Wait until all runs end that were started together."""
+        """Wait until all runs of one start have ended."""
         codes = list(map(int, self._ask("finish").split()))
         self._children = []
         return [
@@ -116,7 +116,7 @@ class Runs:
         return [self._directory / f"{name} {number}" for name in ("stdout", "stderr")]
 
     def abandon(self) -> None:
-        """End the run and the process that waits for it, after a failure while one of them was asked.
+        """End the run and its parent, after a failure.
 
         Orders and answers take turns. The next run's id would be read from this one's exit code, and a signal to 0 or
         -1 ends every process there is.
@@ -141,7 +141,7 @@ class Runs:
 
 @contextmanager
 def runs(directory: Path, environment: Mapping[str, str] | None = None) -> Iterator[Runs]:
-    """Start the process; `environment` is all it gets, this process's own if left out."""
+    """Start the process with an environment; by default that of this process."""
     server = [sys.executable, "-m", "tests.cli.fork_server"]
     with subprocess.Popen(
         server, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment

@@ -14,7 +14,7 @@ from tests.steering.checkpoints import unchanged
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the developer's own environment sets is not what is tested."""
+    """Remove the developer's own settings from the environment."""
     for name in list(os.environ):
         if name.startswith("QKEDIT_") or name in (
             "NO_COLOR",
@@ -27,14 +27,14 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Iterator[Path]:
-    """A checkpoint made by hand that a test may not change."""
+    """Return a hand-written checkpoint that a test must not change."""
     with unchanged(tmp_path / "base") as directory:
         yield directory
 
 
 @pytest.fixture(scope="session")
 def children(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """`children("steer", …)` is a run in a process of its own."""
+    """Return a runner: `children("steer", …)` is a run in a process of its own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_")}
     with runs(tmp_path_factory.mktemp("runs"), kept) as started:
         yield started

@@ -1,4 +1,4 @@
-"""Adapters on the command line, and what docs/adapters.md quotes of it."""
+"""Test adapters on the command line, and the quotations in docs/adapters.md."""
 
 from __future__ import annotations
 

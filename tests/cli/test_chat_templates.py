@@ -1,4 +1,4 @@
-"""Every run says which chat template it asked in and how its model was loaded; no image is not asked about."""
+"""Test that every run reports its chat template and loading, and that missing images are not asked about."""
 
 from __future__ import annotations
 

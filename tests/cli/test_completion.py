@@ -1,4 +1,4 @@
-"""What a shell offers for the value of an option, without torch."""
+"""Test shell completion of option values, without torch."""
 
 from __future__ import annotations
 

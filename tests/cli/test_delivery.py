@@ -1,4 +1,4 @@
-"""What a disk refuses costs a file, never a result: one sentence, nothing half-written, and the answer printed."""
+"""Test that a disk error costs a file but not the result: one sentence, no partial file, and the answer printed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def refuse(number: int) -> Callable[..., None]:
 
 @pytest.fixture
 def scored(tmp_path: Path) -> Path:
-    """A directory with scenes, answers to them, and what scoring these gives."""
+    """Return a directory with scenes, answers to them, and their score."""
     write_scenes(list(make_scenes(2, seed=1)), tmp_path / "scenes")
     rows = map(json.loads, (tmp_path / "scenes" / "pope_random.json").read_text().splitlines())
     lines = [json.dumps({"id": str(row["question_id"]), "answer": "Yes."}) for row in rows]

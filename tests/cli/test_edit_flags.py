@@ -1,4 +1,4 @@
-"""`--edit` of the commands that run a model, and `eval --each`: on the demo and its scenes."""
+"""Test `--edit` of the commands that run a model, and `eval --each`, on the demo and its scenes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SCR = "scr:layers=0-1,sources=4"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes, two deltas of the demo, and the checkpoints that both and the first one alone make."""
+    """Return scenes, two deltas of the demo, and the checkpoints of both and of the first one."""
     place = tmp_path_factory.mktemp("edits")
     write_scenes(list(make_scenes(3, seed=1)), place / "scenes")
     for name, layers, k in (("a", "2-3", 4), ("b", "3-5", 2)):

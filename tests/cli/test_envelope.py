@@ -1,4 +1,4 @@
-"""Exit codes, one sentence an error, and one JSON document whatever happens."""
+"""Test exit codes, errors in one sentence, and the JSON document in every case."""
 
 from __future__ import annotations
 

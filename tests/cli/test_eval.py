@@ -1,4 +1,4 @@
-"""`qkedit eval` as a user runs it: on the demo and its scenes, killed and taken up again, and all that is refused."""
+"""Test `qkedit eval` on the demo and its scenes: complete, killed and resumed runs, and refusals."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def list_of(options: dict[str, object]) -> list[str]:
 
 
 def test_the_whole_loop(scenes: Path, tmp_path: Path) -> None:
-    """Steer, evaluate both, compare and gate: what a pipeline does before an edit is shipped."""
+    """Run a pipeline: steer, evaluate both models, compare and gate."""
     edited, base, after = tmp_path / "edited", tmp_path / "base", tmp_path / "after"
     assert qkedit("steer", "demo", "--layers", "2-5", "--k", "4", "--out", edited, "--quiet").code == 0
     options = ("-b", "pope", "-b", "custom", "--limit", "6", "--batch-size", "6", "--max-new-tokens", "12")

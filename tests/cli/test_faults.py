@@ -1,4 +1,4 @@
-"""Whatever goes wrong: one sentence, the target absent or as it was, the base untouched, no litter."""
+"""Test faults: one sentence, an absent or unchanged target, an unchanged base, no other files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OTHER = ("--layers", "1", "--k", "1")
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The demo checkpoint; all of these runs read it, and at the end it is what it was."""
+    """Return the demo checkpoint, which all runs read; check at the end that it is unchanged."""
     before = contents(demo_checkpoint())
     yield demo_checkpoint()
     assert contents(demo_checkpoint()) == before
@@ -36,7 +36,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def finished(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
-    """What a run that nothing disturbs writes."""
+    """Return the output of an undisturbed run."""
     place = tmp_path_factory.mktemp("finished")
     for name, options in (("edited", STEER), ("other", OTHER)):
         assert qkedit("steer", "demo", *options, "--out", place / name, "--no-fsync").code == 0
@@ -44,7 +44,7 @@ def finished(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 def await_staging(target: Path, file: str = "config.json") -> None:
-    """Wait until the run has begun to write beside its target."""
+    """Wait until the run has begun to write next to its target."""
     deadline = time.monotonic() + 60
     while not (target.parent / f".{target.name}.qkedit" / "new" / file).exists():
         assert time.monotonic() < deadline
@@ -55,7 +55,7 @@ def await_staging(target: Path, file: str = "config.json") -> None:
 def test_a_run_killed_at_any_moment_leaves_nothing_or_all(
     children: Runs, demo: Path, finished: dict[str, dict[str, bytes]], tmp_path: Path, overwrite: bool
 ) -> None:
-    """Every next run finds what the killed one left; the last one, which nobody kills, clears it all."""
+    """Each run starts from the state that a kill left; the last one finishes and removes all temporary files."""
     target = tmp_path / "edited"
     arguments = ("steer", "demo", *STEER, "--out", target, "--overwrite")
     children.start(*arguments)
@@ -89,7 +89,7 @@ def test_a_run_killed_at_any_moment_leaves_nothing_or_all(
 
 @pytest.fixture(scope="module")
 def edits(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
-    """Two deltas of the demo; at the end they are what they were."""
+    """Return two deltas of the demo; check at the end that they are unchanged."""
     place = tmp_path_factory.mktemp("edits")
     for name, options in (("a", STEER), ("b", OTHER)):
         arguments = ("steer", "demo", *options, "--layout", "delta", "--out", place / name, "--no-fsync")
@@ -112,7 +112,7 @@ OF_EDITS: dict[str, tuple[tuple[str, ...], str, int]] = {
 def test_a_command_of_edits_killed_at_any_moment_leaves_nothing_or_all(
     children: Runs, edits: tuple[Path, Path], tmp_path: Path, command: str
 ) -> None:
-    """Each next run finds what the killed one left; the last one, which nobody kills, clears it all."""
+    """Each run starts from the state that a kill left; the last one finishes and removes all temporary files."""
     words, file, times = OF_EDITS[command]
     places = {"A": edits[0], "B": edits[1]}
     if command == "export":
@@ -142,7 +142,7 @@ def test_a_command_of_edits_killed_at_any_moment_leaves_nothing_or_all(
 
 
 def _of_a_class_of_its_own(place: Path) -> dict[str, Path]:
-    """A delta, and its base with Python code of its own, so that no class of transformers is built for its modules."""
+    """Return a delta, and its base with Python code, so that no transformers class is built for its modules."""
     base = write(place / "base", weights())
     config = json.loads((base / "config.json").read_text())
     config |= {"model_type": "novel_vl", "auto_map": {"AutoModelForImageTextToText": "modeling.Model"}}
@@ -183,7 +183,7 @@ def _written(directory: Path, files: dict[str, bytes]) -> Path:
 
 
 def _written_or_absent(target: Path, files: dict[str, bytes], present: bool) -> dict[str, bytes] | None:
-    """Bring the target into the state a run finds: holding `files`, or absent."""
+    """Prepare the target of a run: with `files`, or absent."""
     shutil.rmtree(target, ignore_errors=True)
     if not present:
         return None
@@ -201,7 +201,7 @@ def test_an_interrupted_run_clears_up_itself(
     number: signal.Signals,
     times: int,
 ) -> None:
-    """Once or again and again, as who is in a hurry presses Ctrl-C."""
+    """Send Ctrl-C once or repeatedly."""
     target = tmp_path / "edited"
     generator = random.Random(int(number))
     interrupted = 0
@@ -230,7 +230,7 @@ def test_an_interrupted_run_clears_up_itself(
 def test_a_write_that_fails_part_way(
     children: Runs, demo: Path, finished: dict[str, dict[str, bytes]], tmp_path: Path, limit: int, layout: str
 ) -> None:
-    """A file size limit stands for a full disk: the system refuses bytes in the middle of a file."""
+    """A file size limit simulates a full disk: writes fail in the middle of a file."""
     target = _written(tmp_path / "edited", finished["other"])
     arguments = ("steer", "demo", *STEER, "--layout", layout, "--out", target, "--overwrite")
     result = children(*arguments, limits={"FSIZE": limit})
@@ -409,7 +409,7 @@ def test_a_shard_that_shrinks_after_its_header_was_read(
 def test_a_tensor_that_the_disk_garbles_is_found_before_the_output_appears(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: float
 ) -> None:
-    """Each is read back: a byte that was written wrongly must not be shipped."""
+    """Written bytes are read back, so that a wrong one is noticed."""
     write = os.pwrite
 
     def garble(descriptor: int, data: memoryview, position: int) -> int:
@@ -449,7 +449,7 @@ def test_a_header_that_the_disk_garbles_is_found_before_the_output_appears(
 def test_a_copy_that_runs_into_an_edit_is_found_before_the_output_appears(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str
 ) -> None:
-    """A shard is checked when its copy has ended, however late that is."""
+    """A shard is checked when its copy has ended, even if that is late."""
     from qkedit.steering.outputs import full as module
 
     write_tensors, written, copy = module.write_tensors, threading.Event(), module.copy_ranges

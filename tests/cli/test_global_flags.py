@@ -1,4 +1,4 @@
-"""The global flags mean the same before a command's name and after it."""
+"""Test that global flags mean the same before and after a command's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models on the hub: a dry run reads headers, a delta the chosen projections, a full output everything once."""
+"""Test models on the hub: a dry run reads headers, a delta its projections, a full output everything once."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def steered(served: FakeHub, home: Path) -> Iterator[Runs]:
-    """Commands in processes whose hub this is."""
+    """Return a runner of commands in processes that use this hub."""
     with runs(home.parent, served.environment(home, OMP_NUM_THREADS="1")) as started:
         yield started
 
 
 @pytest.fixture(autouse=True)
 def hub(served: FakeHub, home: Path) -> FakeHub:
-    """The hub as nobody has asked it anything yet, and an empty cache."""
+    """Return a hub without earlier requests, and an empty cache."""
     served.requests.clear()
     served.faults = Faults()
     shutil.rmtree(home, ignore_errors=True)
@@ -50,7 +50,7 @@ def hub(served: FakeHub, home: Path) -> FakeHub:
 
 
 def ranges(directory: Path, names: list[str]) -> dict[str, set[tuple[int, int]]]:
-    """Where tensors stand in their shards."""
+    """Return the positions of tensors in their shards."""
     found: dict[str, set[tuple[int, int]]] = {}
     for name in names:
         file = json.loads((directory / INDEX).read_text())["weight_map"][name]
@@ -66,7 +66,7 @@ def header_size(path: Path) -> int:
 
 
 def within_headers(hub: FakeHub, allowed: dict[str, set[tuple[int, int]]]) -> None:
-    """Nothing was fetched of any shard but its header and the `allowed` ranges."""
+    """Check that only the headers and the `allowed` ranges of shards were fetched."""
     for path in hub.directory.glob("*.safetensors"):
         wanted = allowed.get(path.name, set())
         fetched = hub.fetched(path.name)
@@ -163,7 +163,7 @@ def test_a_full_output_fetches_each_shard_once_and_verifies_against_its_own_base
 def test_the_recorded_revision_is_taken_even_when_the_branch_moved_on(
     hub: FakeHub, steered: Runs, tmp_path: Path
 ) -> None:
-    """`--base org/model` alone must not compare with whatever `main` is today."""
+    """`--base org/model` alone must not compare with the present `main`."""
     out = tmp_path / "edited"
     assert steered("steer", "org/model", "--layers", "0", "--layout", "delta", "--out", out).code == 0
     manifest = json.loads((out / "qkedit.json").read_text())
@@ -203,7 +203,7 @@ def test_every_comparison_takes_the_recorded_revision_of_the_base(hub: FakeHub, 
 
 
 def test_a_recorded_commit_is_found_without_its_branch(hub: FakeHub, steered: Runs, tmp_path: Path) -> None:
-    """Whoever steered a commit never asked for `main`: it may be gone, and the cache does not know it."""
+    """A steered commit does not need `main`, which may be deleted or missing in the cache."""
     out = tmp_path / "edited"
     assert steered("steer", "org/model", "--revision", COMMIT, "--layers", "0", "--out", out).code == 0
     commands = (

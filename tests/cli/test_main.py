@@ -1,4 +1,4 @@
-"""The command line's entrance: other ways in, and names that were nearly right."""
+"""Test other ways to start the command line, and misspelled names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MODEL means the same in every command that takes one: a directory, a hub id, an alias or `demo`."""
+"""Test that MODEL means the same in every command: a directory, a hub id, an alias or `demo`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ NAMES = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with edits of the demo model, an image, a question, and a directory named `demo`."""
+    """Return a directory with edits of the demo model, an image, a question, and a directory named `demo`."""
     directory = tmp_path_factory.mktemp("names")
     for layout in ("full", "delta"):
         package.steer("demo", layers=2, layout=layout, out=directory / layout)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`qkedit models --check` as a user reads it."""
+"""Test `qkedit models --check`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A name with a line break in it, of a model, a file or a benchmark, forges no line of any command's report."""
+"""Test that a line break in a name of a model, file or benchmark cannot forge a line of a report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STEER = ("--layers", "all", "--k", "1")
 
 
 def as_it_is(result: Result) -> str:
-    """Return what was printed, after looking for a line that a name made."""
+    """Return the output, after checking that it has no forged line."""
     printed = result.stdout + result.stderr
     assert rf"m\n{FORGED}" in printed
     assert not any(line.lstrip().startswith(FORGED) for line in printed.splitlines())

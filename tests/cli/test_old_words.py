@@ -1,4 +1,4 @@
-"""Names that commands had before still work, say the new one, and are nowhere shown."""
+"""Test that former names of commands and options work, warn, and are not listed."""
 
 from __future__ import annotations
 

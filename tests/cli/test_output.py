@@ -1,4 +1,4 @@
-"""The document of `--json`: unfolded as `json.dumps(…, indent=2)` does, but for long lists."""
+"""Test the layout of `--json`: that of `json.dumps(…, indent=2)`, except for long lists."""
 
 from __future__ import annotations
 

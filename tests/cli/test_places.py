@@ -1,4 +1,4 @@
-"""Places that are gone, and names that are not UTF-8: a sentence or a result, never a broken process."""
+"""Test deleted directories and names that are not UTF-8: a sentence or a result, never a traceback."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_working_directory_that_is_gone_is_said(
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A directory whose name is Latin-1."""
+    """Return a directory whose name is in Latin-1."""
     place = tmp_path / os.fsdecode(b"mod\xe8le")
     try:
         place.mkdir()

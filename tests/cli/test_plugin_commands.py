@@ -1,4 +1,4 @@
-"""`plugins add`, `remove` and `list`, `generate` and `kv-coherence` as a user runs them, on a copy of the demo."""
+"""Test `plugins add`, `remove` and `list`, `generate` and `kv-coherence` on a copy of the demo."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHORT = ("--max-new-tokens", "6", "--device", "cpu", "--dtype", "float32")
 
 @pytest.fixture
 def model(tmp_path: Path) -> Iterator[Path]:
-    """A directory of the user's, whose weights nobody may touch."""
+    """Return a user's directory whose weights must not be changed."""
     directory = tmp_path / "model"
     shutil.copytree(demo_checkpoint(), directory)
     yield directory
@@ -89,7 +89,7 @@ def test_relative_depth_holds_from_anywhere(model: Path, depth: Path, monkeypatc
 
 
 def test_published_layers_are_written_down(model: Path, tmp_path: Path) -> None:
-    """A model called like a published one gets its layers; those that are said stand."""
+    """A model with the name of a published one gets its layers, unless the user sets others."""
     config = json.loads((model / "config.json").read_bytes())
     published = tmp_path / "llava-1.5-7b-hf"
     published.mkdir()

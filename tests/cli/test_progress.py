@@ -1,4 +1,4 @@
-"""Lines of progress: none in the first seconds, then now and then, with an honest estimate of the rest."""
+"""Test lines of progress: none in the first seconds, then at intervals, with an estimate of the rest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qkedit.cli.progress import ProgressLines, counting_bar, in_words
 
 
 def told(*calls: tuple[float, int], total: int) -> list[str]:
-    """What is said when so many are done at these seconds."""
+    """Return the printed lines for numbers of finished items at given seconds."""
     times = iter([seconds for seconds, _ in calls])
     lines: list[str] = []
     tell = ProgressLines("answers", lines.append, lambda: next(times))

@@ -1,4 +1,4 @@
-"""A checkpoint that brings Python code: nobody is asked whether it may run, and it does not run unasked."""
+"""Test checkpoints with Python code: it never runs without permission, and there is no prompt for it."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ ASKED = "which does not run without permission; read that code and pass --trust-
 
 @pytest.fixture
 def proof(tmp_path: Path) -> Path:
-    """What the code writes when it runs."""
+    """Return the files that the code writes when it runs."""
     return tmp_path / "it ran"
 
 
 @pytest.fixture
 def stranger(tmp_path: Path, proof: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The demo as a family that only code beside its weights knows; standard input holds nothing but assent."""
+    """Return the demo as a family that only code next to its weights knows; standard input holds only assent."""
     directory = tmp_path / "stranger"
     shutil.copytree(demo_checkpoint(), directory)
     (directory / "modeling_stranger.py").write_text(CODE.format(proof=str(proof)))
@@ -73,7 +73,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def _in_memory(name: str) -> str:
-    """The name that a tensor of a published LLaVA checkpoint has in transformers' module."""
+    """Return the name in transformers' module of a tensor of a published LLaVA checkpoint."""
     if name == "language_model.lm_head.weight":
         return "lm_head.weight"
     return "model." + name.replace("language_model.model.", "language_model.")

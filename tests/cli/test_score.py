@@ -1,4 +1,4 @@
-"""`qkedit score`: what people and pipelines see, what is refused, and that no model library is loaded."""
+"""Test `qkedit score`: output, refusals, and that no model library is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a setting comes from: the flag, else QKEDIT_*, else the file, else the default."""
+"""Test the precedence of settings: the flag, else QKEDIT_*, else the file, else the default."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_model_on_the_command_line_replaces_the_one_of_the_environment_and_the
 
 
 def test_k_and_energy_replace_each_other(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They answer one question, so the one that was said nearer to the run counts."""
+    """Options that exclude each other: the one from the source of higher precedence is used."""
     settings = tmp_path / "settings.yaml"
     settings.write_text("energy: 0.5\n")
     assert options(base, "--config", settings)["energy"] == 0.5
@@ -253,7 +253,7 @@ def test_underscores_and_numbers_in_a_file_are_what_they_look_like(base: Path, t
 
 
 def test_values_in_a_file_are_taken_as_they_are_written(base: Path, tmp_path: Path) -> None:
-    """To YAML 010 is 8, 1.10 is 1.1, 1:30 is 90 and a date is no text."""
+    """YAML reads 010 as 8, 1.10 as 1.1, 1:30 as 90, and dates not as text."""
     settings = tmp_path / "settings.yaml"
     for written in ("007", "1.10", "0123456", "1:30", "2024-01-31", "true", "1e3", "null"):
         settings.write_text(f"channel: {written if written != 'null' else repr(written)}\n")

@@ -1,4 +1,4 @@
-"""What people and pipes see: help without torch, 80 columns, progress, colours, closed pipes, narrow encodings."""
+"""Test output to people and pipes: help without torch, 80 columns, progress, colours, closed pipes, encodings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def environment(**variables: str) -> dict[str, str]:
 def on_a_terminal(
     command: list[str], *, columns: int = 80, variables: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
-    """Run a command on a terminal of so many columns; returns its exit code and all it showed."""
+    """Run a command on a terminal of a width, and return its exit code and output."""
     child, terminal = pty.fork()
     if not child:
         os.chdir(ROOT)
@@ -63,7 +63,7 @@ def lines(shown: str) -> list[str]:
 
 
 def in_python(script: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in an interpreter of its own; fails if it does."""
+    """Run a program in an interpreter of its own; the test fails if it fails."""
     command = [sys.executable, "-c", script]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), check=True)
 
@@ -189,7 +189,7 @@ def test_no_color_takes_the_colours_out() -> None:
     ],
 )
 def test_a_reader_that_leaves_changes_nothing(words: str, code: int) -> None:
-    """As `| head -1` does, on both streams and before anything is written."""
+    """Close both streams before anything is written, like `| head -1`."""
     ends = [os.pipe(), os.pipe()]
     for reading, _ in ends:
         os.close(reading)
@@ -207,7 +207,7 @@ def test_a_reader_that_leaves_changes_nothing(words: str, code: int) -> None:
 
 
 def in_a_shell(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell's command, in which `qkedit` is the one to be tested."""
+    """Run a shell command in which `qkedit` is this version."""
     defined = f'qkedit() {{ "{sys.executable}" -c "from qkedit.cli.app import run; run()" "$@"; }}\n'
     return subprocess.run(
         ["sh", "-c", defined + command],
@@ -221,7 +221,7 @@ def in_a_shell(command: str, **variables: str) -> subprocess.CompletedProcess[st
 
 @pytest.mark.parametrize("words", ["steer --help", "--help", "--version", ""])
 def test_help_into_a_pipe_that_is_closed(words: str) -> None:
-    """As `| head -1` does; `:` reads nothing at all."""
+    """Close the pipe early, like `| head -1`; `:` reads nothing."""
     result = in_a_shell(f"{{ sleep 0.2; qkedit {words}; echo code $? >&2; }} | :")
     assert (result.stdout, result.stderr) == ("", "code 0\n")
 
@@ -250,7 +250,7 @@ def test_a_result_that_cannot_be_printed_is_said(unbuffered: str) -> None:
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("words", ["steer demo --dry-run --json", "--help"])
 def test_a_result_of_which_a_part_was_printed_is_no_success(tmp_path: Path, words: str, unbuffered: str) -> None:
-    """A file size limit, of 512 or 1,024 bytes, stands for a disk with a little space."""
+    """A file size limit of 512 or 1,024 bytes simulates a nearly full disk."""
     file = tmp_path / "printed"
     result = in_a_shell(f"ulimit -f 1; qkedit {words} > {file}", PYTHONUNBUFFERED=unbuffered)
     assert result.returncode == 1

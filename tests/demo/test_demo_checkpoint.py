@@ -1,4 +1,4 @@
-"""The embedded checkpoint is what it says: small, complete, in published names, and it runs without a network."""
+"""Test the embedded checkpoint: small, complete, with published names, and usable without a network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAYERS, HIDDEN, QUERY_HEADS, KEY_HEADS, HEAD_SIZE, MLP = 8, 128, 8, 2, 32, 256
 
 @pytest.fixture(scope="module", autouse=True)
 def no_network() -> Iterator[None]:
-    """Any connection is an error, as on a machine without a network."""
+    """Make every connection an error, as without a network."""
 
     def refuse(*_: object) -> None:
         raise OSError("the demo checkpoint must not need a network")
@@ -52,7 +52,7 @@ def loaded() -> tuple[PreTrainedModel, dict[str, Any]]:
 
 
 def headers(directory: Path) -> dict[str, dict[str, Any]]:
-    """Every shard's header as the safetensors format describes it: a length, then JSON."""
+    """Return every shard's header by the definition of safetensors: a length, then JSON."""
     found = {}
     for shard in sorted(directory.glob("*.safetensors")):
         with shard.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Depth questions: true by the drawn pixels, about the hardest pair, and at chance for every fixed rule."""
+"""Test depth questions: true by the drawn pixels, about the hardest pair, and at chance for fixed rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenes are what they say: seeded, with a truth that agrees with what is drawn."""
+"""Test scenes: seeded, with ground truth that agrees with the pixels."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_nearest_object_is_covered_by_nothing_and_some_others_are(scenes: li
 
 
 def test_an_object_changes_the_picture_where_it_is_shown(scenes: list[Scene]) -> None:
-    """A plain, opaque object differs from the ground around it."""
+    """A plain, opaque object differs from its background."""
     scene = next(scene for scene in scenes if scene.objects[0].contrast > 0.9)
     shown = scene.instances == 0
     around = scene.image[scene.instances < 0].mean(0)
@@ -104,7 +104,7 @@ def test_questions_are_balanced_and_true(scenes: list[Scene], split: str) -> Non
 
 
 def test_absent_objects_are_what_the_split_says(scenes: list[Scene]) -> None:
-    """Counted the slow way: how often an absent kind stands in other scenes, and beside what this one shows."""
+    """Count directly how often an absent kind occurs in other scenes, and together with this scene's kinds."""
 
     def popularity(kind: str) -> int:
         return sum(kind in scene.kinds for scene in scenes)

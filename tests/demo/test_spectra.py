@@ -1,4 +1,4 @@
-"""How the training scripts measure query-key products, take modes away, and keep rank: against dense matrices."""
+"""Test the training scripts' spectra, removal of modes and rank-preserving optimizer against dense matrices."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def decoder() -> LlamaModel:
 
 
 def products(decoder: LlamaModel, layer: int) -> torch.Tensor:
-    """Every head's product, written out, `[H, hidden, hidden]`."""
+    """Return every head's dense product, `[H, hidden, hidden]`."""
     attention = decoder.layers[layer].self_attn
     query, key = attention.q_proj.weight.detach(), attention.k_proj.weight.detach()
     found = []
@@ -76,7 +76,7 @@ def test_random_modes_leave_the_top_ones_in_place(decoder: LlamaModel) -> None:
 
 
 def test_an_update_moves_each_head_alike_in_all_directions() -> None:
-    """The gradient of each head is dominated by one direction; the step is not."""
+    """One direction dominates each head's gradient, but not the step."""
     torch.manual_seed(1)
     weight = torch.nn.Parameter(torch.zeros(2 * HEAD_SIZE, HIDDEN))
     optimizer = part("orthogonal").HeadwiseMuon([weight], lr=0.1, head_size=HEAD_SIZE)

@@ -1,4 +1,4 @@
-"""The training script teaches what single requests ask, goes on where it stopped, and left the committed weights."""
+"""Test that packed training equals single requests, that it resumes, and that it made the committed weights."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_the_files_beside_the_weights_are_those_of_the_script(record: dict[str, 
 
 
 def test_the_model_sees_and_hallucinates(record: dict[str, Any]) -> None:
-    """On scenes of its own the model is where its record says, within what so few scenes can tell."""
+    """On its own scenes the model agrees with its record, within the uncertainty of 30 scenes."""
     from transformers import LlavaForConditionalGeneration
 
     # In float32, which takes a quarter of the time of bfloat16 on processors without arithmetic for the latter.

@@ -1,4 +1,4 @@
-"""The modules that train the miniature model, which live with the scripts."""
+"""Import the modules that train the miniature model, which are part of the scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The language libraries of the official caption scorers, with their data."""
+"""Fixtures for the language libraries of the official caption scorers, and their data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.evaluation.published import DATA, skip_without_data
 
 @pytest.fixture(scope="session")
 def language() -> Path:
-    """A data directory with which nltk and PatternLite do all they are asked; the test is skipped without."""
+    """Return a data directory for nltk and PatternLite; skip the test without one."""
     try:
         caption_language.tokenizer(DATA)
         caption_language.tagger(DATA)

@@ -1,4 +1,4 @@
-"""Items drawn at random, as a model that is right now and then would make them."""
+"""Generate random items, like those of a model that is sometimes right."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qkedit.evaluation.files.records import CaptionItem, YesNoItem
 
 
 def yes_no_items(count: int, seed: int, *, per_group: int = 1, accuracy: float = 0.8) -> list[YesNoItem]:
-    """Questions of which half are truly yes; a hard group is answered worse throughout."""
+    """Generate questions of which half are true; those of a hard group are answered worse."""
     generator = random.Random(seed)
     items = []
     for number in range(count):
@@ -22,7 +22,7 @@ def yes_no_items(count: int, seed: int, *, per_group: int = 1, accuracy: float =
 
 
 def caption_items(count: int, seed: int, *, hallucination: float = 0.15) -> list[CaptionItem]:
-    """Captions of images that show two to five of ten objects."""
+    """Generate captions of images that show two to five of ten objects."""
     generator = random.Random(seed)
     kinds = [f"kind {number}" for number in range(10)]
     items = []

@@ -1,4 +1,4 @@
-"""The benchmarks' published files, which are not part of the project: tests that need them are skipped without.
+"""Find the benchmarks' published files, which are not part of the project; tests are skipped without them.
 
 This module is a pytest plug-in, too (tests/conftest.py loads it): a run says at its end how many tests were skipped
 for want of the files, and fails when the files are there and tests were skipped all the same.
@@ -23,34 +23,34 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=WITHOUT_DATA)
 
 
 def skip_without_data(what: str) -> None:
-    """Skip the running test for want of a published file or of what reads it."""
+    """Skip the running test because a published file or its reader is missing."""
     pytest.skip(f"{WITHOUT_DATA}: {what}")
 
 
 def there() -> Path | None:
-    """Return the folder with the published files; None where neither of its places exists."""
+    """Return the folder with the published files; None if it does not exist."""
     return next((place for place in (DATA, _BESIDE) if place.is_dir()), None)
 
 
 class SkipCount:
-    """Count the tests that were skipped for want of the published files, those of xdist's workers too."""
+    """Count the tests that were skipped because of missing published files, including xdist's workers."""
 
     def __init__(self, data: Path | None) -> None:
         self.data = data
         self.skipped: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note a skip whose reason says that the files are missing."""
+        """Record a skip whose reason is a missing file."""
         if report.skipped and isinstance(report.longrepr, tuple) and WITHOUT_DATA in report.longrepr[2]:
             self.skipped.append(report.nodeid)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail the run when the files are there and tests were skipped."""
+        """Fail the run if tests were skipped although the files exist."""
         if self.skipped and self.data is not None and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say how many tests were skipped, and whether that is a failure."""
+        """Print how many tests were skipped, and whether that is a failure."""
         if not self.skipped:
             return
         terminalreporter.write_line(f"{len(self.skipped)} tests were skipped: {WITHOUT_DATA}")
@@ -61,6 +61,6 @@ class SkipCount:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Count on the process that reports; xdist's workers pass their reports on to it."""
+    """Count in the reporting process, to which xdist's workers pass their reports."""
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(SkipCount(there()))

@@ -1,4 +1,4 @@
-"""Drift of an edited demo model, beside forward passes made one position at a time without a cache."""
+"""Test drift of an edited demo model against forward passes per position without a cache."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def measured(base: str, model: str, images: Path, prompt: str = CAPTION_PROMPT, 
 
 
 def next_tokens(directory: Path, image: Path, answer: list[int], prompt: str = CAPTION_PROMPT) -> torch.Tensor:
-    """Logits of each next token, [tokens, vocabulary]: one whole forward pass a position, nothing cached."""
+    """Return logits of each next token, [tokens, vocabulary], from one whole forward pass per position."""
     loaded = load(str(directory), dtype="float32")
     rows = []
     for length in range(len(answer)):
@@ -65,7 +65,7 @@ def next_tokens(directory: Path, image: Path, answer: list[int], prompt: str = C
 
 
 def greedy_tokens(directory: Path, image: Path) -> list[int]:
-    """The base's answer, chosen from those passes."""
+    """Return the base's answer, chosen from those passes."""
     end = AutoModelForImageTextToText.from_pretrained(directory).generation_config.eos_token_id
     answer: list[int] = []
     while len(answer) < TOKENS and (not answer or answer[-1] != end):

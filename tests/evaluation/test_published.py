@@ -1,4 +1,4 @@
-"""Skips for want of the benchmarks' published files: counted at the end, and a failure where the files are there."""
+"""Test skips for missing published files: counted at the end, and a failure if the files exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an endpoint serves an edit is told by log probabilities: of the edit, of its base, and of other weights."""
+"""Test the recognition of an edit, its base or other weights behind an endpoint by log probabilities."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def demo() -> LoadedModel:
 
 
 def echoed(model: Any, body: dict[str, Any]) -> Sent:
-    """What an engine answers that is asked for the log probabilities of a prompt and one token more."""
+    """Return an engine's reply to a request for the log probabilities of a prompt and one more token."""
     assert (body["echo"], body["max_tokens"]) == (True, 1)
     tokens = body["prompt"]
     ids = torch.tensor([tokens])

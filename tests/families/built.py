@@ -1,4 +1,4 @@
-"""Tiny checkpoints of every family, and the models that transformers makes of them."""
+"""Tiny checkpoints of every family, and transformers' models of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IDS = [family if published else f"{family}, module names" for family, published 
 
 @dataclass(frozen=True)
 class Built:
-    """A tiny checkpoint and the model that transformers makes of it."""
+    """A tiny checkpoint and transformers' model of it."""
 
     directory: Path
     model: Any

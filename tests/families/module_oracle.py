@@ -1,4 +1,4 @@
-"""What a loaded model's own attention modules make of their weights, found by feeding them, not by reading names.
+"""Measure the projections of a loaded model's attention modules by their outputs, without reading names.
 
 Each attention module of transformers is run on the basis vectors, with all rotary angles zero, and stopped when it
 calls the attention function. What its own code hands on there (or to its query and key norms) is one column of
@@ -23,7 +23,7 @@ NORM_NAMES = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"), ("qk_norm", 
 
 @dataclass(frozen=True)
 class Heads:
-    """One projection as its module computes it: `fold @ weight` is what enters the product."""
+    """One projection as its module computes it: `fold @ weight` enters the product."""
 
     weight: np.ndarray  # [heads, d_h, D]
     bias: np.ndarray  # [heads, d_h]
@@ -55,14 +55,14 @@ class _Captured(Exception):
 
 
 def attention_modules(model: nn.Module) -> dict[int, nn.Module]:
-    """Every self-attention module of the language model, by layer."""
+    """Return every self-attention module of the language model, by layer."""
     decoder: Any = model.get_decoder()  # type: ignore[operator]
     layers = decoder.layers if hasattr(decoder, "layers") else decoder.model.layers
     return {index: layer.self_attn for index, layer in enumerate(layers) if hasattr(layer, "self_attn")}
 
 
 def projections(module: nn.Module, hidden_size: int) -> Projections:
-    """Feed one attention module the zero vector and the basis vectors, and read off its projections."""
+    """Run one attention module on the zero vector and the basis vectors, and return its projections."""
     inputs = torch.cat([torch.zeros(1, hidden_size), torch.eye(hidden_size)])[None]
     norm_inputs: list[Tensor] = []
 
@@ -83,7 +83,7 @@ def projections(module: nn.Module, hidden_size: int) -> Projections:
 
 
 def rotation(module: nn.Module, hidden_size: int) -> str:
-    """Turn every rotary angle by 90° and tell from the queries which of their numbers are pairs.
+    """Set every rotary angle to 90°, and find the pairs of dimensions from the queries.
 
     Returns "none", "interleaved" (2i with 2i + 1) or "halves" (i with i + d_h / 2).
     """
@@ -104,7 +104,7 @@ def rotation(module: nn.Module, hidden_size: int) -> str:
 
 
 def _states(module: nn.Module, inputs: Tensor, *, quarter_turn: bool) -> tuple[Tensor, Tensor]:
-    """The queries and keys that the module hands to its attention function."""
+    """Return the queries and keys that the module passes to its attention function."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(IMPLEMENTATION, _stop)
@@ -133,7 +133,7 @@ def _norms(module: nn.Module, record: Callable[..., None]) -> tuple[Any, Any, li
 
 
 def _arguments(module: nn.Module, inputs: Tensor, quarter_turn: bool) -> dict[str, Any]:
-    """The arguments that let a module run alone; every rotation is by 0° or 90°."""
+    """Return the arguments for running a module alone; every rotation is by 0° or 90°."""
     shape = (1, inputs.shape[1], module.head_dim)
     cos, sin = (torch.zeros, torch.ones) if quarter_turn else (torch.ones, torch.zeros)
     if type(module).__name__.startswith("Llama4"):
@@ -153,7 +153,7 @@ def _arguments(module: nn.Module, inputs: Tensor, quarter_turn: bool) -> dict[st
 
 
 def _heads(states: Tensor, norm: nn.Module | None, tokens: int) -> Heads:
-    """Read `states` of all tokens, in whatever order of axes, as a linear map and what a norm does to it."""
+    """Return `states` of all tokens, with axes in any order, as a linear map, and the effect of a norm on it."""
     by_token = _by_token(states, tokens)
     bias = by_token[0]
     weight = (by_token[1:] - bias).transpose(1, 2, 0)
@@ -165,7 +165,7 @@ def _heads(states: Tensor, norm: nn.Module | None, tokens: int) -> Heads:
 
 
 def _split(heads: Heads, head_size: int) -> Heads:
-    """Cut what a norm over the whole projection took for one long head into heads."""
+    """Split the result of a norm over the whole projection into heads."""
     count = heads.bias.shape[1] // head_size
     if count == 1:
         return heads
@@ -178,17 +178,17 @@ def _split(heads: Heads, head_size: int) -> Heads:
 
 
 def _by_token(states: Tensor, tokens: int) -> np.ndarray:
-    """[tokens, heads, d_h]; the head's own axis is the last one everywhere."""
+    """Return `[tokens, heads, d_h]`; the head's own axis is always last."""
     return states.reshape(states.shape[-3:]).movedim(_token_axis(states, tokens), 0).double().numpy()
 
 
 def _token_axis(states: Tensor, tokens: int) -> int:
-    """Which of the last three axes is that of the tokens, told by its length."""
+    """Return which of the last three axes is that of the tokens, by its length."""
     return states.shape[-3:].index(tokens)
 
 
 def _fold(norm: nn.Module, heads: int, head_size: int, token_axis: int) -> np.ndarray:
-    """Probe a norm N(y) = F y / n(y) + s for F, [heads, d_h, d_h]."""
+    """Return F, `[heads, d_h, d_h]`, of a norm N(y) = F y / n(y) + s."""
 
     def apply(probes: Tensor) -> Tensor:  # [probes, d_h] → [probes, heads, d_h]
         states = probes[:, None].expand(-1, heads, -1).movedim(0, token_axis).contiguous()
@@ -205,7 +205,7 @@ def _fold(norm: nn.Module, heads: int, head_size: int, token_axis: int) -> np.nd
 
 
 def suppressed(before: Projections, heads: range, k: int) -> np.ndarray:
-    """The products with the k dominant modes of `heads` removed, from the dense decomposition of each."""
+    """Return the products without the k dominant modes of `heads`, from dense decompositions."""
     expected = before.products()
     for head in heads:
         left, _, _ = np.linalg.svd(expected[head])

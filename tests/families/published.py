@@ -1,4 +1,4 @@
-"""Checkpoints made by hand in the published names of models whose code is their own.
+"""Hand-written checkpoints in the published names of models with code of their own.
 
 The unpacking here follows the models' published forward passes, written with numpy's reshapes.
 """
@@ -40,7 +40,7 @@ def _unpack_stacked(weight: np.ndarray) -> Unpacked:
 
 @dataclass(frozen=True)
 class Published:
-    """A family as its checkpoints are published."""
+    """A family in the form of its published checkpoints."""
 
     tensor: str  # of one layer
     rows: int

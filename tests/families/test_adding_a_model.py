@@ -1,4 +1,4 @@
-"""The records of docs/adding-a-model.md, in a directory of a user's: a model that qkedit does not know is edited."""
+"""Test the records of docs/adding-a-model.md in a user's directory: an unknown model is edited."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose key heads are told by the record's defaults, its rows by the record's layout."""
+    """Return a checkpoint whose key heads follow the record's defaults, and whose rows its layout."""
     directory = tmp_path_factory.mktemp("my-vl")
     generator = np.random.default_rng(5)
     tensors = {"vision_tower.patch.weight": generator.standard_normal((8, 8))}
@@ -50,7 +50,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def products(directory: Path, layer: int, between: np.ndarray | None = None) -> np.ndarray:
-    """The dense float64 products of a layer, [query heads, D, D], by reshapes: a group's queries, key, value."""
+    """Return the dense float64 products of a layer, [query heads, D, D], by reshapes."""
     tensors = load_file(directory / "model.safetensors")
     group = HEADS // KEY_HEADS
     rows = tensors[QKV.format(layer)].astype(np.float64).reshape(KEY_HEADS, group + 2, SIZE, HIDDEN)

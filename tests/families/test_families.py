@@ -1,4 +1,4 @@
-"""Every family end to end: steer a tiny checkpoint, load it in transformers, run it, compare what changed."""
+"""Test every family end to end: steer a tiny checkpoint, load and run it in transformers, compare the change."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def head_values(rows: HeadRows, tensors: dict[str, np.ndarray], *, flat: bool = 
 
 
 def fold_of(norm: HeadNorm | None, heads: int, head_size: int, tensors: dict[str, np.ndarray]) -> np.ndarray:
-    """The matrix by which a norm enters the product, as HeadNorm's docstring defines it."""
+    """Return the matrix by which a norm enters the product, by HeadNorm's docstring."""
     identity = np.tile(np.eye(head_size), (heads, 1, 1))
     if norm is None or norm.gain is None:
         return identity

@@ -1,4 +1,4 @@
-"""Fused layouts of models whose code is their own, end to end on checkpoints in their published names."""
+"""Test fused layouts of models with code of their own, on checkpoints in their published names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inspections made by hand."""
+"""Hand-written inspections."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qkedit.inspection.spectra import HeadSpectrum, Inspection, LayerSpectra
 
 
 def spiked(spikes: Sequence[float], size: int = 32) -> tuple[float, ...]:
-    """A flat spectrum around 1 with some values far above."""
+    """Return a flat spectrum around 1 with some values far above."""
     return (*sorted(spikes, reverse=True), *np.linspace(1.2, 0.8, size - len(spikes)).tolist())
 
 
@@ -32,7 +32,7 @@ def head(number: int, values: Sequence[float], k: int = 2, **settings: Any) -> H
 
 
 def inspection(layers: dict[int, list[Sequence[float]]], **settings: Any) -> Inspection:
-    """An inspection of these layers' heads; other fields of heads and of the inspection as given."""
+    """Return an inspection of these layers' heads, with other fields as given."""
     fields: dict[str, Any] = {
         "model": "org/model",
         "revision": None,

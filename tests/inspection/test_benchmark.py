@@ -1,4 +1,4 @@
-"""The benchmark's document is complete; how fast anything was is no matter of tests."""
+"""Test that the benchmark's document is complete; its speeds are not tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`qkedit inspect` as a user runs it."""
+"""Test `qkedit inspect`."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_suggestion_says_what_it_is(base: Path) -> None:
 
 
 def test_the_suggested_command_steers_the_model_that_was_inspected(tmp_path: Path) -> None:
-    """Whose name alone would be an alias, so another model."""
+    """A directory whose name alone would be an alias, and so another model."""
     tensors = weights()
     for name in (query_name(1), key_name(1)):
         tensors[name] += 5

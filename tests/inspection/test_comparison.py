@@ -1,4 +1,4 @@
-"""Two models side by side against dense products, and how the other model is found."""
+"""Test comparisons of two models against dense products, and the search for the other model."""
 
 from __future__ import annotations
 

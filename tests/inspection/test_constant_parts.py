@@ -1,4 +1,4 @@
-"""What biases and shifts of norms add to a logit, against the logit itself as a function of two inputs."""
+"""Test the terms of biases and norms' shifts in a logit, against the logit as a function of two inputs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPTIONS = SteerOptions(layers="0", allow_text_only=True, compute_dtype="float64"
 
 
 def chameleon_like(path: Path, *, biases: bool, shifts: str) -> Path:
-    """A checkpoint with a layer norm per head, gains and shifts of their own for each head, as Chameleon has them."""
+    """Return a checkpoint with a layer norm per head, with gains and shifts per head, like Chameleon."""
     tensors = weights(dtype=torch.float64, biases=biases)
     generator = torch.Generator().manual_seed(5)
     for layer in range(3):
@@ -48,7 +48,7 @@ def chameleon_like(path: Path, *, biases: bool, shifts: str) -> Path:
 
 
 def logit_of(directory: Path, head: int) -> Logit:
-    """The logit of layer 0 before the division by the norms' standard deviations, which depend on the tokens."""
+    """Return the logit of layer 0 before division by the norms' standard deviations, which depend on tokens."""
     stored = {name: tensor.numpy() for name, tensor in tensors_of(directory).items()}
 
     def side(projection: str, at: int, count: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -69,7 +69,7 @@ def logit_of(directory: Path, head: int) -> Logit:
 
 
 def linear_parts(logit: Logit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a logit holds that is linear in the query's input alone, in the key's alone, and in both."""
+    """Return the parts of a logit that are linear in the query's input, in the key's, and in both."""
     nothing, basis = np.zeros(HIDDEN), np.eye(HIDDEN)
     constant = logit(nothing, nothing)
     queries = np.array([logit(x, nothing) for x in basis]) - constant

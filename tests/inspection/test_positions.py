@@ -1,4 +1,4 @@
-"""Rotations of every family against the rotary modules of transformers itself."""
+"""Test the rotations of every family against transformers' rotary modules."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def rotary_module(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def measured_rotation(model: Any, head_size: int, layer_type: str | None, multimodal: bool) -> torch.Tensor:
-    """`R_n` as the model's own modules rotate unit queries and unit keys, the query `OFFSET` after the key."""
+    """Return `R_n` from the model's modules on unit queries and keys, the query `OFFSET` after the key."""
     rotary = rotary_module(model)
     key_place = torch.tensor([5, 7, 11])
     places = torch.stack([key_place + torch.tensor(OFFSET), key_place], dim=1)  # [axis, position]
@@ -105,7 +105,7 @@ def test_layers_without_positions_have_none(directory: Path) -> None:
 
 
 def positions_with(directory: Path, **settings: Any) -> RotaryPositions | None:
-    """The positions of a tiny Qwen2-VL whose text config says `settings`."""
+    """Return the positions of a tiny Qwen2-VL with `settings` in its text config."""
     base = directory / "with-settings"
     if not base.exists():
         tiny_models.build("qwen2-vl", base)
@@ -169,7 +169,7 @@ def test_scaled_frequencies_are_those_of_transformers(parameters: dict[str, Any]
 
 
 def test_published_spelling_of_qwen2_vl(directory: Path) -> None:
-    """`rope_scaling` of type "mrope", with the base beside it."""
+    """Test `rope_scaling` of type "mrope", with the base in a key of its own."""
     found = positions_with(
         directory,
         rope_parameters=None,
@@ -182,7 +182,7 @@ def test_published_spelling_of_qwen2_vl(directory: Path) -> None:
 
 
 def test_published_spelling_of_gemma_3(directory: Path) -> None:
-    """A base of its own for sliding layers, scaling for the others alone."""
+    """Test a separate base for sliding layers, and scaling for the others."""
     base = tiny_models.build("gemma3", directory / "published-gemma3")
     config = json.loads((base / "config.json").read_text())
     text = config["text_config"]

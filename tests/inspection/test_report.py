@@ -1,4 +1,4 @@
-"""Tables, CSV, pictures and pages: that they fit, hold the numbers, and survive odd input."""
+"""Test tables, CSV, plots and pages: they fit, contain the numbers, and handle unusual input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spectra of saved checkpoints against dense products of what transformers' own attention modules compute."""
+"""Test spectra of saved checkpoints against dense products of transformers' own attention modules."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def plan(path: Path, channel: Channel = "full", **settings: str) -> SteerPlan:
 
 
 def dense_products(family: str) -> dict[int, Projections]:
-    """Each layer's projections as the model's own modules compute them, in float64 with the weights stored."""
+    """Return each layer's projections as the model's modules compute them, in float64 from stored weights."""
     model = tiny_models.model(family).double()
     hidden = model.config.get_text_config().hidden_size
     torch.set_default_dtype(torch.float64)
@@ -124,7 +124,7 @@ def test_what_survives_an_offset_and_each_of_its_parts(directory: Path) -> None:
 
 
 def test_small_singular_values_are_shown_truly(tmp_path: Path) -> None:
-    """Stored in float64, of condition 1e6 each: σ runs over twelve decades, and squaring would lose half of them."""
+    """Float64 weights of condition 1e6 each: σ covers twelve decades, half of which squaring would lose."""
     random = np.random.default_rng(0)
     spectrum = np.logspace(0, -6, HEAD_SIZE)
     tensors = weights(dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The heuristic proposes the layers whose outlying modes were put there, and says so."""
+"""Test that the heuristic proposes the layers with planted outlying modes, and says so."""
 
 from __future__ import annotations
 

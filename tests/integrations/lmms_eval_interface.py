@@ -1,4 +1,4 @@
-"""What lmms-eval 0.7 publishes to models, as far as qkedit uses it, for where it is not installed itself.
+"""The part of lmms-eval 0.7's model interface that qkedit uses, for tests without lmms-eval.
 
 Written after its interface: names, arguments and what each call is given.
 """
@@ -72,7 +72,7 @@ class Model(abc.ABC):
 
 
 def provide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `import lmms_eval…` find the above unless the real one is there."""
+    """Make `import lmms_eval…` find this interface unless the real one is installed."""
     try:
         import lmms_eval  # noqa: F401
     except ImportError:

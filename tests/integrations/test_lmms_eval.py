@@ -1,4 +1,4 @@
-"""lmms-eval's tasks on a model with plug-ins: by its published interface, and in itself where it is installed."""
+"""Test lmms-eval's tasks on a model with plug-ins: by its interface, and in itself if it is installed."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_entry_point_names_the_class(harness: ModuleType) -> None:
 
 
 def test_answers_are_those_of_the_model_in_order(harness: ModuleType) -> None:
-    """In batches of two, by the settings of each; they change after the first and the third."""
+    """Batches of two follow the settings, which change after the first and the third request."""
     settings = [GREEDY, {**GREEDY, "max_new_tokens": 3}, {**GREEDY, "max_new_tokens": 3}, GREEDY]
     made = model(harness, batch_size="2")
     found = made.generate_until(requests(settings))
@@ -159,7 +159,7 @@ def test_a_second_image_for_every_picture(harness: ModuleType, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", RIVALS)
 def test_every_other_method_acts_in_padded_batches_with_several_images(harness: ModuleType, name: str) -> None:
-    """A batch of a picture, of two pictures and of none answers as `generate` with the plug-in answers each alone."""
+    """A batch with one, two and no pictures answers like `generate` with the plug-in on each prompt alone."""
     shown = [[picture(0)], [picture(1), picture(2)], []]
     texts = ["what is here", "what is in these two pictures, and how do they differ", "and without"]
     turns = [
@@ -186,7 +186,7 @@ def test_every_other_method_acts_in_padded_batches_with_several_images(harness: 
 
 
 def replace_turns(request: Any, turns: list[dict[str, Any]]) -> Any:
-    """Return a request that shows these turns instead of its document."""
+    """Return a request with given turns instead of those of its document."""
     _, _, *rest = request.arguments
     return dataclasses.replace(request, arguments=("context", lambda document: turns, *rest))
 

@@ -1,4 +1,4 @@
-"""Exams and answers small enough to check by hand, and a copy of the demo model that a test may not change."""
+"""Evaluation sets and answers small enough to check by hand, and a copy of the demo that tests must not change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def few_scenes() -> EvalSet:
 
 @cache
 def demo_model() -> LoadedModel:
-    """Every test leaves it as it finds it."""
+    """Check that every test leaves the model unchanged."""
     return load("demo", dtype="float32")
 
 
@@ -38,7 +38,7 @@ def differing(before: Mapping[str, torch.Tensor], model: torch.nn.Module) -> set
 
 
 def answers(eval_set: EvalSet, captions: Sequence[str], says_yes: Sequence[str] | str) -> EvalSetAnswers:
-    """`captions` in the scenes' order; questions about one of the kinds of `says_yes` get a yes."""
+    """Return answers: `captions` in the scenes' order, and yes to questions about the kinds of `says_yes`."""
     kinds = {f" {kind} " for kind in says_yes} if not isinstance(says_yes, str) else None
     return EvalSetAnswers(
         tuple(captions),

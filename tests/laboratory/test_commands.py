@@ -1,4 +1,4 @@
-"""`qkedit demo` and `qkedit sweep` as a user calls them."""
+"""Test `qkedit demo` and `qkedit sweep`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL = ("--scenes", "6", "--seeds", "2", "--workers", "1")
 
 
 def pretend(model_spec: ModelSpec, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:
-    """Answers without a model: some scenes get an invention, how many depends on the arm."""
+    """Answer without a model: some captions name absent objects, how many depends on the arm."""
     for job in jobs:
         eval_set = eval_set_about(job.scenes)
         invented = sum(map(ord, job.arm.name)) % len(eval_set.scenes)
@@ -91,7 +91,7 @@ def test_demo_as_json(pretended: None) -> None:
 
 
 def test_silence_is_no_answer_that_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty caption contains no hallucination, and an empty answer is POPE's yes: both are said."""
+    """Empty captions have no hallucination, and empty answers are yes in POPE: both are reported."""
 
     def silent(model_spec: ModelSpec, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:
         for job, result in pretend(model_spec, jobs, workers):

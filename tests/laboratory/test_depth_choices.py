@@ -1,4 +1,4 @@
-"""Forced choices equal probabilities of whole texts, and the control has the same depths at other cells."""
+"""Test forced choices against probabilities of whole texts, and that the control permutes depths."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def scenes() -> tuple[Scene, ...]:
 
 
 def slow_score(loaded: LoadedModel, scene: Scene, prompt: str, ids: Sequence[int]) -> float:
-    """The log-probability of tokens behind a prompt, from one forward pass over the whole text."""
+    """Return the log probability of tokens after a prompt, from one forward pass over the whole text."""
     inputs = dict(request_inputs(loaded, [Image.fromarray(scene.image)], prompt))
     length = inputs["input_ids"].shape[1]
     inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([list(ids)])], dim=1)
@@ -47,7 +47,7 @@ def slow_score(loaded: LoadedModel, scene: Scene, prompt: str, ids: Sequence[int
 
 
 def test_scores_are_those_of_whole_texts(loaded: LoadedModel, scenes: tuple[Scene, ...]) -> None:
-    """In a batch with prompts and answers of different length; an answer has the tokens that the model itself uses."""
+    """Test a batch with prompts and answers of different length; answers use the model's own tokens."""
     asked = [(scenes[0], CAPTION_PROMPT, " A lake with a duck"), (scenes[1], "Which is nearest?", " The bus")]
     prompts = [Prompt(prompt_text(loaded, prompt, 1), (Image.fromarray(scene.image),)) for scene, prompt, _ in asked]
     found = continuation_scores(loaded, prompts, [answer for *_, answer in asked])

@@ -1,4 +1,4 @@
-"""What is asked, and how answers become scores."""
+"""Test the questions of an evaluation set, and the scores of answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches against single requests, with and without plug-ins; the way that shares pictures against the plain one."""
+"""Test batches against single requests, with and without plug-ins, and shared prefills against separate ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def short_answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def one_by_one(eval_set: EvalSet, plugin: str | None = None) -> EvalSetAnswers:
-    """What `qkedit generate` would say to each question alone."""
+    """Return the answer of `qkedit generate` to each question alone."""
 
     def said(scene: int, prompt: str, tokens: int) -> str:
         shown = eval_set.scenes[scene]

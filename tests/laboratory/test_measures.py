@@ -1,4 +1,4 @@
-"""Rows of a comparison: pooled seeds, differences to the base, and what can be concluded from them."""
+"""Test the rows of a comparison: pooled seeds, differences from the base, and conclusions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCENES = make_eval_set(SceneRange(60))
 
 
 def inventing(name: str, which: set[int], group: str = "") -> Outcome:
-    """An arm that adds something absent to the captions of some scenes, and says yes to everything else."""
+    """Return an arm that adds absent objects to the captions of some scenes, and answers yes to every question."""
 
     def caption(eval_set: EvalSet, place: int) -> str:
         scene = eval_set.scenes[place]

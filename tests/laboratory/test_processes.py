@@ -1,4 +1,4 @@
-"""Several processes against one, and what becomes of them when something fails."""
+"""Test several processes against one, and failures of a process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EDIT = SteerOptions("2-3", suppression=Suppression(k=8), device="cpu")
 
 
 def test_processes_give_the_results_of_one_and_are_stopped_when_one_is_killed() -> None:
-    """One pool for both, since most of its time goes into starting."""
+    """Return one pool for both tests, since most of its time is the start."""
     jobs = [
         Job(Arm(BASE), FEW),
         Job(Arm("edited", EDIT, (PluginSettings("scr", {"selection": "uniform"}),)), FEW),
@@ -70,7 +70,7 @@ def test_errors_pass_between_processes_whole(kind: type[QkeditError]) -> None:
 
 
 def test_processes_are_started_with_ctrl_c_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would print a traceback while they import; `_start` lets it through."""
+    """A signal during the imports would print a traceback; `_start` prevents it."""
 
     def blocked() -> bool:
         return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -1,4 +1,4 @@
-"""The arms of docs/rivals.md: every method with its matched controls, and the CPU seconds of their batches."""
+"""Test the arms of docs/rivals.md: every method with its controls, and the CPU seconds of their batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps: the grid, the choice, the file that outlives a kill, and the half that is looked at once."""
+"""Test sweeps: the grid, the choice, resuming after a kill, and the confirmation on the other half."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def settings(**changes: Any) -> SweepSettings:
 
 
 def said(eval_set: EvalSet, invented: float, forgotten: float) -> EvalSetAnswers:
-    """Captions with an invention in a share of the scenes, and silence in another; yes to everything."""
+    """Return captions with absent objects in one share of the scenes and empty ones in another; always yes."""
     captions = []
     for place, scene in enumerate(eval_set.scenes):
         share = place / len(eval_set.scenes)
@@ -74,7 +74,7 @@ def said(eval_set: EvalSet, invented: float, forgotten: float) -> EvalSetAnswers
 
 
 class Pretended:
-    """Takes the workers' place: every arm invents and forgets as it is told, and every job is noted."""
+    """Replace the workers: every arm hallucinates and omits as given, and every job is recorded."""
 
     def __init__(self, behaviour: dict[str, tuple[float, float]]) -> None:
         self.behaviour = behaviour

@@ -1,4 +1,4 @@
-"""Checkpoints of a language model beside a vision tower, written by hand, and their refusals."""
+"""Hand-written checkpoints of a language model next to a vision tower, and their refusals."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def projections(layer: str, query: int = 32, key: int = 16, hidden: int = 32) ->
 
 
 def written(directory: Path, shapes: dict[str, tuple[int, ...]], dtype: str = "f2", **text: Any) -> Checkpoint:
-    """A checkpoint of `shapes` and a vision tower, whose config counts the layers in them."""
+    """Return a checkpoint of `shapes` and a vision tower; its config counts their layers."""
     layers = {int(number) for name in shapes for number in re.findall(r"layers\.(\d+)\.", name)}
     settings = {**CONFIG["text_config"], "num_hidden_layers": max(layers, default=0) + 1, **text}  # type: ignore[dict-item]
     return opened(write_single(directory, {**VISION, **shapes}, {**CONFIG, "text_config": settings}, dtype))

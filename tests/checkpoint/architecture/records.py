@@ -1,4 +1,4 @@
-"""Records of a family that qkedit does not know, written into a directory."""
+"""Write records of a family that qkedit does not know into a directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plain data that `qkedit models` prints."""
+"""Test the plain data that `qkedit models` prints."""
 
 from __future__ import annotations
 

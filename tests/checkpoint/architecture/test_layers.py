@@ -1,4 +1,4 @@
-"""Which rows are which head, on checkpoints written by hand."""
+"""Test the assignment of rows to heads, on hand-written checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which records are known: ours refer to one another, and others are added to them or refused by name."""
+"""Test the record library: references between records, added records, and refusals by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The records' defaults against the config classes of transformers, and settings that differ by layer."""
+"""Test records' defaults against transformers' config classes, and settings that differ by layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forms and configs that are refused, each with a reason and what to do."""
+"""Test that unsupported forms and configs are refused with a reason and a remedy."""
 
 from __future__ import annotations
 

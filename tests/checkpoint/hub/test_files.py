@@ -1,4 +1,4 @@
-"""Reading a model repository by ranges, against a hub on loopback that counts and fails."""
+"""Test reading a model repository by ranges, against a loopback hub that counts requests and fails on demand."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def opened(hub: FakeHub, cache: Path, revision: str | None = None) -> HubFiles:
 
 
 def sentence(error: pytest.ExceptionInfo[CheckpointError]) -> str:
-    """The message, after checking that it is one line that names the repository and ends in one full stop."""
+    """Return the message, after checking that it is one line that names the repository and ends in one full stop."""
     text = str(error.value)
     assert text.startswith("org/")
     assert "\n" not in text

@@ -1,4 +1,4 @@
-"""Fetching what loading a model needs from a hub on loopback."""
+"""Test fetching the files that loading a model needs, from a loopback hub."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_directory_is_itself(tmp_path: Path) -> None:
 
 
 def test_neither_pickles_nor_code_are_fetched(tmp_path: Path) -> None:
-    """In a process of its own, as the hub's library reads where the hub is when it is imported."""
+    """Run in a new process, since the hub's library reads the hub's address at import."""
     published = tmp_path / "published"
     (published / "original").mkdir(parents=True)
     wanted = ("config.json", "model.safetensors", "chat_template.jinja", "vocab.txt")

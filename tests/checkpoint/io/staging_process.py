@@ -38,7 +38,7 @@ def die_before(step: int) -> None:
 
 
 def interrupt_before(step: int, *, again: bool) -> None:
-    """Send this process what a person and a scheduler send, as `die_before` kills it."""
+    """Send this process the signals of a person and a scheduler, at the same points as `die_before`."""
     operations = count(1)
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
@@ -53,7 +53,7 @@ def interrupt_before(step: int, *, again: bool) -> None:
 
 
 def interrupt(*_: object) -> None:
-    """Take SIGTERM as Ctrl-C is taken."""
+    """Treat SIGTERM like Ctrl-C."""
     raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""Copies run beside other work, stop when told to, and report what failed."""
+"""Test that background copies run concurrently, stop on request, and report failures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qkedit.errors import QkeditError
 
 
 def ignore(_: int) -> None:
-    """Count no bytes."""
+    """Ignore the number of bytes."""
 
 
 def test_jobs_run_beside_the_block_and_are_done_after_it(tmp_path: Path) -> None:

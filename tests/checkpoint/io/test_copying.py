@@ -1,4 +1,4 @@
-"""Copies are exact, touch nothing else, stop when told to, and say what failed."""
+"""Test that copies are exact, change no other file, stop on request, and report failures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def error(code: int) -> OSError:
 
 
 def ignore(_: int) -> None:
-    """Count no bytes."""
+    """Ignore the number of bytes."""
 
 
 # --- how the system copies: every test of exactness runs with each -------------------------------------------------
@@ -62,7 +62,7 @@ SYSTEMS: dict[str, Callable[..., int] | None] = {
 
 @pytest.fixture(params=SYSTEMS)
 def system(request: pytest.FixtureRequest) -> Iterator[None]:
-    """One way in which `copy_file_range` works, or does not; with pieces small enough to need several."""
+    """Simulate one behaviour of `copy_file_range`, with pieces so small that a copy needs several."""
     with (
         patch.object(os, "copy_file_range", SYSTEMS[request.param], create=True),
         patch.object(copying, "_CHUNK", 7),
@@ -82,7 +82,7 @@ def no_kernel_copy() -> Iterator[None]:
 
 @st.composite
 def files_with_ranges(draw: st.DrawFn) -> tuple[bytes, list[tuple[int, int]]]:
-    """The bytes of a file, and disjoint ranges of it in any order, some of them empty or touching."""
+    """Generate the bytes of a file, and disjoint ranges of it in any order, some of them empty or adjacent."""
     content = draw(st.binary(max_size=64))
     cuts = sorted(draw(st.lists(st.integers(0, len(content)), max_size=12)))
     ranges = list(zip(cuts[::2], cuts[1::2], strict=False))
@@ -112,7 +112,7 @@ def test_ranges_that_make_no_sense_have_no_complement(ranges: list[tuple[int, in
 def test_copied_and_written_ranges_make_the_file_in_any_order(
     file: tuple[bytes, list[tuple[int, int]]], order: object
 ) -> None:
-    """What the edit does to a shard: planned ranges are written, all others copied."""
+    """Copy as an edit does: planned ranges are written, all others are copied."""
     content, planned = file
     expected = bytearray(content)
     for start, end in planned:
@@ -179,7 +179,7 @@ def test_what_the_counter_raises_stops_the_copy(tmp_path: Path) -> None:
 
 @pytest.fixture
 def blob(tmp_path: Path) -> Path:
-    """A blob in a store, to which `snapshot/model.safetensors` leads over two links, as in a hub cache."""
+    """Return a blob in a store and a path that reaches it over two links, as in a hub cache."""
     (tmp_path / "blobs").mkdir()
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "out").mkdir()
@@ -205,7 +205,7 @@ def destination(blob: Path) -> Path:
 
 
 def reflink_by_copying(descriptor: int, request: int, argument: int) -> int:
-    """What FICLONE does, as seen through reads and writes."""
+    """Simulate FICLONE by reads and writes."""
     assert request == 0x40049409
     os.pwrite(descriptor, os.pread(argument, 1 << 20, 0), 0)
     return 0
@@ -265,7 +265,7 @@ def test_a_reflink_that_is_impossible_is_told(
 
 
 def test_a_real_reflink_or_a_real_refusal(source: Path, destination: Path) -> None:
-    """Whichever the file system of the tests can do: all bytes, or none and a sentence."""
+    """On any file system, the copy has all bytes, or there is no file and one sentence."""
     try:
         copy_file(source, destination, size_of(source), LinkMode.REFLINK, ignore)
     except QkeditError as refusal:
@@ -389,7 +389,7 @@ def test_errors_name_the_file_that_failed_and_what_helps(
 
 
 def test_a_real_limit_of_the_system_ends_in_a_sentence_and_without_output(tmp_path: Path) -> None:
-    """A file size limit is a write error that needs no privilege to make."""
+    """A file size limit causes a write error without privileges."""
     (tmp_path / "source").write_bytes(bytes(300_000))
     (tmp_path / "run.py").write_text(
         """

@@ -1,4 +1,4 @@
-"""The header parser against the safetensors library on sound files, and against damage of every kind."""
+"""Test the header parser against the safetensors library on valid files, and on damaged ones."""
 
 from __future__ import annotations
 

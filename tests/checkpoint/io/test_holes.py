@@ -1,4 +1,4 @@
-"""Files of holes stay files of holes when they are copied."""
+"""Test that sparse files stay sparse when they are copied."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK = 1 << 16
 
 
 def sparse(path: Path, blocks: list[bool], tail: int = 0) -> bytes:
-    """Write a file of blocks with data and without, and return what it holds."""
+    """Write a sparse file of blocks with and without data, and return its content."""
     content = b"".join((b"x" if full else b"\0") * BLOCK for full in blocks) + b"\0" * tail
     with path.open("wb") as file:
         for number, full in enumerate(blocks):

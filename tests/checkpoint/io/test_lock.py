@@ -1,4 +1,4 @@
-"""The lock among runs: one at a time, gone with the file, and a refusal of the system is not a busy neighbour."""
+"""Test the lock between runs: it is exclusive, ends with the file, and tells system errors from a busy lock."""
 
 from __future__ import annotations
 

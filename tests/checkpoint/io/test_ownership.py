@@ -1,4 +1,4 @@
-"""An output takes the place of an earlier output alone; whatever else lies there stays, or is named and asked for."""
+"""Test that an output replaces only an earlier output; any other file is kept or named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of a checkpoint directory: names, sizes, exact ranges, and refusals in one sentence."""
+"""Test the files of a checkpoint directory: names, sizes, exact ranges, and errors in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An output directory is absent, old or new, whatever fails; and nothing stays beside it."""
+"""Test that a target is absent, old or new after any failure, and that no other files remain."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_an_exchange_whose_renames_fail_is_undone(old: Path, failing: int, monke
 
 @pytest.fixture
 def undeletable(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From the call on, no directory can be removed."""
+    """Make every later removal of a directory fail."""
 
     def rmtree(_: object) -> None:
         raise fail(errno.EACCES)
@@ -258,7 +258,7 @@ def test_what_came_to_stand_at_the_target_meanwhile_stays(target: Path, overwrit
 
 @pytest.mark.parametrize("appears", ["file", "directory"])
 def test_the_rename_itself_replaces_nothing(target: Path, exchange_kind: str, appears: str) -> None:
-    """Between the last look and the rename there is a moment; the rename is asked to leave alone what it finds."""
+    """A directory that appears between the last check and the rename is not replaced."""
     fresh = target.with_name("fresh")
     fresh.mkdir()
     if appears == "file":

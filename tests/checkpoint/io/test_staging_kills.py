@@ -1,4 +1,4 @@
-"""Processes that are killed or interrupted at any moment, and several at once, never leave half an output."""
+"""Test that killed, interrupted and concurrent processes never leave an incomplete output."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.paths import ROOT
 
 
 def start(work: str, target: Path, step: int = 0, kind: str = "atomic") -> subprocess.Popen[str]:
-    """Start staging_process.py and wait until its work begins. Without site-packages, as that starts faster."""
+    """Start staging_process.py and wait until its work begins. It runs without site-packages to start faster."""
     process = subprocess.Popen(
         [sys.executable, "-S", staging_process.__file__, work, str(target), str(step), kind],
         env={"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -62,7 +62,7 @@ def restore(old: Path) -> None:
 
 @pytest.mark.parametrize("work", ["interrupt", "again"])
 def test_interrupted_before_any_file_operation_it_clears_up_itself(old: Path, work: str) -> None:
-    """The same run leaves the old or the new output and nothing beside it, however often it is asked to end."""
+    """The same run leaves the old or the new output and no other files, however many signals it gets."""
     generations = set()
     for step in range(1, 60):
         end = finish(start(work, old, step))
@@ -79,7 +79,7 @@ def test_interrupted_before_any_file_operation_it_clears_up_itself(old: Path, wo
 
 
 def test_killed_before_every_single_file_operation(old: Path, exchange_kind: str) -> None:
-    """One run after another dies one operation later than the last one did, until one comes through."""
+    """Each run dies one operation later than the previous one, until one finishes."""
     seen = set()
     for step in range(1, 200):
         end = finish(start("write", old, step, exchange_kind))
@@ -118,7 +118,7 @@ def test_killed_before_every_single_file_operation_of_a_first_run(target: Path, 
 
 
 def test_killed_at_random_moments(old: Path, exchange_kind: str) -> None:
-    """Whatever a kill leaves, the next process of the row starts from it; the last leaves no litter."""
+    """Each process starts from the state that a kill left; the last one leaves no temporary files."""
     moments = random.Random(0)
     newest = 1
     for _ in range(40):
@@ -161,7 +161,7 @@ def test_a_second_run_is_refused_at_once_and_harms_nothing(target: Path) -> None
 def test_a_lock_on_a_file_that_lost_its_name_guards_nothing(
     target: Path, third_run: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between opening the lock file and locking it, its owner ends and removes it; a third run may come in."""
+    """Between opening and locking the lock file, its owner removes it; a third run may begin."""
     lock = target.parent / ".edited.qkedit" / "lock"
     real = fcntl.flock
     attempts: list[int] = []

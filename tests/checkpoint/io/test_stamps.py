@@ -1,4 +1,4 @@
-"""A file that another program writes to or replaces is noticed; what changes no byte is not held against it."""
+"""Test that a file which another program writes or replaces is noticed, and that unchanged bytes are accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an output may not be written, it is refused in one sentence before anything is written."""
+"""Test that unsuitable targets are refused in one sentence before anything is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.checkpoint.outputs import beside, read_generation, tree, write_to
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory of unsuitable targets, one of them the working and one the home directory."""
+    """Return a directory of unsuitable targets; one is the working directory and one the home directory."""
     for name in ("model", "work/here", "home", "photos", "deep/model", "settings", "blobs"):
         (tmp_path / name).mkdir(parents=True)
     for name in (

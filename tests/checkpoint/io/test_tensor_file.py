@@ -1,4 +1,4 @@
-"""Files that grow tensor by tensor, as the safetensors library reads them."""
+"""Test files that grow tensor by tensor, as read by the safetensors library."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_grown_file_holds_what_was_appended(
 
 
 def test_room_is_left_for_the_largest_numbers(tmp_path: Path) -> None:
-    """What is reserved for a tensor of which nothing is known is enough for one of a petabyte."""
+    """The space reserved for an unknown tensor suffices for one of a petabyte."""
     largest = {"dtype": "F8_E4M3FNUZ", "shape": [2**40, 2**40], "data_offsets": [2**53, 2**53]}
     with growing(tmp_path, FILE, ["name"]) as file:
         assert file._header_bytes >= len(json.dumps({"__metadata__": {"format": "pt"}, "name": largest}))

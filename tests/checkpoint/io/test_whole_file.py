@@ -1,4 +1,4 @@
-"""A file is written whole, and never in the place of a device or a pipe."""
+"""Test that files are written whole, and never replace a device or a pipe."""
 
 from __future__ import annotations
 

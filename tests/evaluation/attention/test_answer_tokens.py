@@ -1,4 +1,4 @@
-"""Mentions are traced to the tokens that a tokenizer itself and a slow reading say they have."""
+"""Test the tokens of mentions against a tokenizer's offsets and a slow reading."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ END = "</s>"
 
 @cache
 def tokenizer(merges: int) -> Tokenizer:
-    """A byte-level tokenizer whose tokens are single bytes, parts of words, or whole words."""
+    """Return a byte-level tokenizer whose tokens are single bytes, parts of words, or whole words."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -35,7 +35,7 @@ def tokenizer(merges: int) -> Tokenizer:
 
 
 def slow_tokens(ids: Sequence[int], made: Tokenizer, mention: Mention) -> list[int]:
-    """The tokens whose own bytes lie among those of the mention, counted byte by byte."""
+    """Return the tokens whose bytes are among those of the mention, counted byte by byte."""
     pieces = [b"" if token == 0 else _bytes(made, token) for token in ids]
     text = b"".join(pieces).decode(errors="replace").strip()
     lead = len(b"".join(pieces)) - len(b"".join(pieces).lstrip())
@@ -49,7 +49,7 @@ def slow_tokens(ids: Sequence[int], made: Tokenizer, mention: Mention) -> list[i
 
 
 def _bytes(made: Tokenizer, token: int) -> bytes:
-    """A token's bytes, by the table of GPT-2: printable letters stand for themselves, the others are moved up."""
+    """Return a token's bytes by GPT-2's table: printable letters are unchanged, the others are shifted."""
     own = [*range(33, 127), *range(161, 173), *range(174, 256)]
     moved = [byte for byte in range(256) if byte not in own]
     table = {chr(byte): byte for byte in own} | {chr(256 + place): byte for place, byte in enumerate(moved)}
@@ -95,7 +95,7 @@ def test_a_word_in_several_tokens_has_them_all() -> None:
 
 @given(st.lists(st.sampled_from(["Hot", "dog's", "İstanbul", ",", '"', "ﬁ", "bus"]), max_size=8), st.data())
 def test_tokens_of_captions_are_found_again(words: list[str], data: st.DataObject) -> None:
-    """Words with white space of any length between them, in lower case, with quotes as nltk writes them."""
+    """Return words with white space of any length between them, in lower case, with nltk's quotes."""
     text, spans = "", []
     for word in words:
         text += data.draw(st.sampled_from([" ", "\n ", "  "]))

@@ -1,4 +1,4 @@
-"""A diagnosis of the demo model, beside eager attention that is added up scene by scene; and the command."""
+"""Test a diagnosis of the demo model against eager attention summed scene by scene, and the command."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def found() -> AttentionDiagnosis:
 
 @pytest.fixture(scope="module")
 def eager(scenes: tuple[Scene, ...]) -> dict[str, list[torch.Tensor]]:
-    """Attention rows of each kind of token by groups, `[layers, groups]`; the demo's words are single tokens."""
+    """Return attention rows by kind of token and group, `[layers, groups]`; the demo's words are single tokens."""
     loaded = load("demo", dtype="float32", attn_implementation="eager")
     rows: dict[str, list[torch.Tensor]] = defaultdict(list)
     for scene in scenes:
@@ -108,7 +108,7 @@ def test_edits_and_plug_ins_act_while_it_is_measured(tmp_path: Path, found: Atte
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory, scenes: tuple[Scene, ...]) -> Path:
-    """Images with a table of synonyms and the truth about three of four."""
+    """Return images with a table of synonyms and the ground truth of three of four."""
     place = tmp_path_factory.mktemp("files")
     for scene in scenes[:4]:
         Image.fromarray(scene.image).save(place / f"{scene.number}.png")

@@ -1,4 +1,4 @@
-"""The benchmark of docs/adding-a-benchmark.md, installed as a package of somebody else's, in every command."""
+"""Test the benchmark of docs/adding-a-benchmark.md, installed as another package, in every command."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Sixty questions about twenty images, and the answers of two models that are right more and less often."""
+    """Return sixty questions about twenty images, and answers of two models with different accuracy."""
     generator = random.Random(1)
     counts = [generator.randrange(9) for _ in range(60)]
     rows = [

@@ -1,4 +1,4 @@
-"""Questions with choices: what counts as an answer, and which files are refused."""
+"""Test questions with choices: which answers count, and which files are refused."""
 
 from __future__ import annotations
 

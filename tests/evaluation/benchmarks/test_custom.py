@@ -1,4 +1,4 @@
-"""A user's own questions: yes or no as POPE, objects as CHAIR with the user's own words."""
+"""Test custom questions: yes or no by POPE's rules, objects by CHAIR's with the user's words."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_objects_are_scored_like_captions() -> None:
 
 
 def slow_mentions(objects: list[str], caption: str) -> list[str]:
-    """Try every stretch of words, the longest first, from the left; strike out what was taken."""
+    """Try every sequence of words from the left, the longest first, and remove the matched ones."""
     words = "".join(sign if sign.isalnum() or sign == "_" else " " for sign in caption.lower()).split()
     found: list[tuple[int, str]] = []
     place = 0

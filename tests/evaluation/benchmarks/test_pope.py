@@ -1,4 +1,4 @@
-"""POPE and RePOPE: parsers against slow readings of their rules, every known quirk, figures to the last digit."""
+"""Test POPE and RePOPE: parsers against slow readings of their rules, known quirks, and published figures."""
 
 from __future__ import annotations
 

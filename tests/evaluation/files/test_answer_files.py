@@ -1,4 +1,4 @@
-"""Reading answers: every flaw is named with its line, and what is no flaw changes nothing."""
+"""Test answer files: every error is named with its line, and harmless differences change nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A score survives JSON, and a file that is no score says what is wrong with it."""
+"""Test that a score survives JSON, and that invalid files are explained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A benchmark of a few questions, and a model that notes what it is asked."""
+"""A benchmark of a few questions, and a model that records its questions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qkedit.evaluation.runs.tasks import Task
 
 
 def questions(count: int = 6) -> tuple[Question, ...]:
-    """Two questions an image; the first of each pair is true."""
+    """Return two questions per image; the first of each pair is true."""
     return tuple(
         Question(
             str(number),
@@ -45,7 +45,7 @@ def write_images(directory: Path, count: int = 3) -> Path:
 
 
 class Oracle:
-    """Answers every question by a rule, and notes which were asked and how often it was made ready.
+    """A model that answers by a rule, and records its questions and the number of preparations.
 
     Args:
         fails_at: after so many answers it can give no more.

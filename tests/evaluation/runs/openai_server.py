@@ -1,4 +1,4 @@
-"""A server on the loopback that speaks OpenAI's protocol and answers as it is told."""
+"""A loopback server with OpenAI's protocol and given answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Sent = tuple[int, Any]
 
 
 class Server:
-    """Speaks OpenAI's protocol on the loopback; `reply` gives the status and the body of each answer."""
+    """A loopback server with OpenAI's protocol; `reply` returns status and body of each answer."""
 
     def __init__(self, reply: Callable[[dict[str, Any], int], Sent]) -> None:
         self.bodies: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Arms are compared by the time of their answers too, with batches resampled."""
+"""Test the comparison of arms by the time of their answers, with resampled batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.evaluation.runs.asked import Oracle, task, write_images
 
 
 def timed(scale: float, fails_at: int | None = None) -> Oracle:
-    """A model whose questions come in batches of two, each batch slower than the one before."""
+    """A model that answers in batches of two, each slower than the one before."""
 
     def answer(request: EvalRequest) -> Reply:
         return Reply("Yes.", seconds=scale * (1 + int(request.id) // 2))

@@ -1,4 +1,4 @@
-"""How many requests are kept in progress, against a simulated engine."""
+"""Test the number of requests in progress, against a simulated engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qkedit.evaluation.runs.concurrency import FIRST, LARGEST, Concurrency
 def answered_by_engine(
     concurrency: Concurrency, capacity: int, answers: int, seconds: float = 1.0
 ) -> tuple[float, list[int]]:
-    """Ask an engine that works on `capacity` requests at a time, each taking `seconds`, and queues the others.
+    """Simulate an engine that works on `capacity` requests at a time, each for `seconds`, and queues the others.
 
     Returns the time of the last answer, and the number allowed at each answer.
     """

@@ -1,4 +1,4 @@
-"""What an endpoint is asked, and what becomes of everything it can answer."""
+"""Test the requests to an endpoint, and the treatment of its replies."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_pictures_of_other_kinds_are_sent_as_png(images: Path) -> None:
 
 
 def test_a_whole_run(serve: Any, images: Path, tmp_path: Path) -> None:
-    """Answers come in any order, and each stands with its question."""
+    """Answers arrive in any order, and each is stored with its question."""
     together = threading.Barrier(3, timeout=20)
 
     def reply(body: dict[str, Any], number: int) -> Sent:
@@ -237,7 +237,7 @@ def test_every_end_that_is_not_the_models_counts_as_cut(reason: Any, is_cut: boo
 
 
 def test_a_server_that_drips_is_not_waited_for(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes that come now and then keep the library's own timeout from passing."""
+    """Single bytes at intervals keep the library's own timeout from expiring."""
     from qkedit.evaluation.runs import bounded_client
 
     clock = iter(range(0, 10_000, 400))
@@ -248,7 +248,7 @@ def test_a_server_that_drips_is_not_waited_for(serve: Any, monkeypatch: pytest.M
 
 
 def test_a_redirect_is_followed_and_its_body_is_not_read(serve: Any) -> None:
-    """Servers behind another address answer so; a hostile one would fill the memory by the redirect's body."""
+    """A redirect is refused; a hostile one could fill the memory by its body."""
     there = serve(lambda body, number: said("Yes."))
     here = serve(lambda body, number: (307, "a" * 2**20))
     here.sends = {"Location": f"{there.url}/v1/chat/completions"}
@@ -300,7 +300,7 @@ def test_a_broken_record_records_nothing(tmp_path: Path, content: str) -> None:
 
 
 def test_a_run_ends_at_a_signal_while_its_server_is_silent(serve: Any, images: Path, tmp_path: Path) -> None:
-    """In processes of their own: threads that wait for an answer must not hold the interpreter's end up."""
+    """Run in new processes: threads that wait for an answer must not delay the interpreter's exit."""
     asked, release = threading.Semaphore(0), threading.Event()
 
     def reply(body: dict[str, Any], number: int) -> Sent:
@@ -414,7 +414,7 @@ def test_a_password_in_the_address_is_refused_unsaid() -> None:
 
 
 def test_answers_that_were_under_way_are_kept(serve: Any, images: Path, tmp_path: Path) -> None:
-    """One question fails while three others are answered: what was answered is not asked again."""
+    """One question fails while three others are answered; the answers are kept and not requested again."""
     together = threading.Barrier(4, timeout=20)
     prompts = [question.prompt for question in questions()]
 

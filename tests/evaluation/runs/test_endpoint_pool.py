@@ -1,4 +1,4 @@
-"""Several servers of one model, and images that a server reads itself."""
+"""Test several servers of one model, and images that a server reads itself."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def nobody() -> str:
-    """A URL at which no server listens."""
+    """Return a URL without a server."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{one.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""A run asks each question once, whatever happens in between, and scores what was answered."""
+"""Test that a run asks each question once, whatever interrupts it, and scores the answers."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_finished_run_is_scored_without_a_model(images: Path) -> None:
 
 @pytest.mark.parametrize("torn", [b"{", b'{"id": "3", "answer": "No', b'{"id": "3", "answer": "No."}', b"\xff"])
 def test_half_a_line_is_asked_again(images: Path, torn: bytes) -> None:
-    """A line without its end may be whole by chance; asking again is right in any case."""
+    """A line without a line end may be complete by chance; its question is asked again."""
     with pytest.raises(QkeditError, match="no more"):
         run(Oracle(fails_at=3), images)
     file = images.parent / "out" / "answers" / "pope.random.jsonl"
@@ -232,7 +232,7 @@ def test_places_that_are_refused(images: Path) -> None:
 
 
 def test_two_runs_at_once(images: Path) -> None:
-    """The second one comes while the first is at work, from the start and when it takes a run up."""
+    """A second process uses the directory while the first one runs, from the start and after a resume."""
     words = "another run uses this directory"
 
     def meanwhile(overwrite: bool) -> Oracle:
@@ -312,7 +312,7 @@ def test_warnings_stand_in_the_result(images: Path) -> None:
 
 
 def test_a_full_disk_is_told_and_its_answer_asked_again(images: Path) -> None:
-    """What is cut off when space ends is the end of the file, and is taken for half a line."""
+    """A full disk truncates the end of the file, which is read as an incomplete line."""
     import resource
     import signal
 

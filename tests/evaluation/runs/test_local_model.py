@@ -1,4 +1,4 @@
-"""A model in this process: how questions are put together, what is known of it, and what it warns of."""
+"""Test a model in this process: its prompts, its description, and its warnings."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_plugins_that_do_not_fit_are_told_before_the_first_question() -> None:
 
 
 def test_edits_are_put_into_the_model_and_tell_it_apart(tmp_path: Path) -> None:
-    """The answers are those of the full output, where the base's are others; names of directories tell nothing."""
+    """The answers equal those of the full output where the base's differ; names of directories do not matter."""
     write_images(tmp_path, 1)
     steered: dict[str, Any] = {"layers": "2-5", "k": 6, "device": "cpu", "fsync": False}
     steer("demo", out=tmp_path / "delta", layout="delta", **steered)

@@ -1,4 +1,4 @@
-"""Files in, scores out: which splits are scored, and how the registry and the modules agree."""
+"""Test scores of files: the scored splits, and the agreement of registry and modules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPLITS = ("random", "popular")
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Two splits of POPE with the same ids and other labels."""
+    """Return two splits of POPE with the same ids and different labels."""
     directory = tmp_path / "data"
     directory.mkdir()
     for split, labels in zip(SPLITS, (("yes", "no"), ("no", "no")), strict=True):
@@ -168,7 +168,7 @@ def test_the_document_names_what_can_be_chosen(name: str) -> None:
 
 
 def test_scorers_load_no_large_library() -> None:
-    """`import qkedit.evaluation.benchmarks.pope` in a process of its own."""
+    """Run `import qkedit.evaluation.benchmarks.pope` in a new process."""
     for name in benchmark_names():
         code = (
             "import sys\n"

@@ -1,4 +1,4 @@
-"""The AUROC equals the count of ordered pairs, and its interval a bootstrap that draws the groups one by one."""
+"""Test the AUROC against a count of ordered pairs, and its interval against a group-by-group bootstrap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two runs beside each other: which items count, which tests are made, what is refused and what is warned of."""
+"""Test comparisons of two runs: paired items, tests, refusals and warnings."""
 
 from __future__ import annotations
 

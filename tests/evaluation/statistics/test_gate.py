@@ -1,4 +1,4 @@
-"""Requirements: their grammar, which figure a path means, and what passes."""
+"""Test requirements: their grammar, the figure of a path, and the verdict."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_a_baseline_of_the_same_questions_is_taken(baseline: Measured, result: M
 
 
 def result_file(directory: Path, name: str, truth: str, n: int) -> Path:
-    """Write a result about two items, of which the second is truly yes."""
+    """Write a result with two items, of which the second is truly yes."""
     items = [
         {"id": str(number), "parsed": "yes", "truth": truth, "right": True, "group": "", "counted": True}
         for number, truth in enumerate((truth, "yes"))
@@ -354,7 +354,7 @@ def test_a_result_that_cannot_be_trusted_is_refused(tmp_path: Path, document: st
 
 
 def test_no_worse_is_refused_for_runs_of_other_questions(tmp_path: Path) -> None:
-    """As files: a run of two questions against one of three, and the same number with other words."""
+    """Compare files: a run of two questions with one of three, and the same number with other texts."""
     for name, ids, words in (("a", "123", "x"), ("b", "12", "x"), ("c", "123", "y")):
         row = {"benchmark": "pope", "split": "random", "parser": "official", "n": len(ids), "metrics": {"f1": 0.9}}
         asked_of = {"pope.random": {"n": len(ids), "sha256": words}}

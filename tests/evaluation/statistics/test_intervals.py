@@ -1,4 +1,4 @@
-"""Statistics beside scipy's own and beside sums written out by hand."""
+"""Test statistics against scipy's and against explicit sums."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def false_positive_rate_of(items: list[YesNoItem]) -> float:
 def scipy_bootstrap(
     rows: list[list[Item]], statistic: Callable[[list[Item]], float], resamples: int = 2000
 ) -> tuple[float, float]:
-    """Percentile interval of scipy's bootstrap over the numbers of groups, items gathered one by one."""
+    """Return the percentile interval of scipy's bootstrap over groups, with items gathered one by one."""
 
     def of_numbers(numbers: np.ndarray) -> float:
         return statistic([item for number in numbers for item in rows[number]])
@@ -110,7 +110,7 @@ def sums_written_out(item: CaptionItem, metric: str) -> list[int]:
 
 @pytest.mark.parametrize(("metric", "count"), [("chair_i", 90), ("chair_s", 400)])
 def test_paired_differences_are_those_of_resampling_one_by_one(metric: str, count: int) -> None:
-    """Rows of many kinds go through counted indices, those of a few kinds through the multinomial."""
+    """Many distinct rows are resampled by counted indices, few by the multinomial distribution."""
     a, b = caption_items(count, 3), caption_items(count, 4, hallucination=0.1)
     found = paired(a, b, metric)
     pairs = zip(a, b, strict=True)
@@ -148,7 +148,7 @@ def test_p_and_interval_agree(seed: int, shift: float) -> None:
 
 
 def test_p_is_even_where_there_is_no_difference() -> None:
-    """Under the null hypothesis about one in ten is below 0.1."""
+    """Under the null hypothesis, about one p-value in ten is below 0.1."""
     small = sum(
         paired(yes_no_items(150, seed), yes_no_items(150, 1000 + seed), "accuracy", resamples=400).p < 0.1
         for seed in range(200)

@@ -1,4 +1,4 @@
-"""Metrics made of items are those that each benchmark's own scorer gives."""
+"""Test that metrics from items equal those of each benchmark's scorer."""
 
 from __future__ import annotations
 

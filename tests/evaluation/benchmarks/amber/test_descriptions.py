@@ -1,4 +1,4 @@
-"""AMBER's descriptions: a slow reading of the official script, its quirks, and the table of similar words."""
+"""Test AMBER's descriptions against a slow reading of the official script, with its quirks and word table."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _case = st.fixed_dictionaries(
 
 
 class SlowScript:
-    """Follow the official script: lists of flags with the associations' entries first and the objects' last."""
+    """Follow the official script: flag lists with the associations' entries first and the objects' last."""
 
     def __init__(self, associations: dict[str, list[str]], safe: set[str], pairs: set[tuple[str, str]]) -> None:
         self.associations, self.safe, self.pairs = associations, safe, pairs
@@ -233,7 +233,7 @@ def test_another_table_is_refused(tmp_path: Path, change: dict[str, Any], what: 
 
 
 class _Document:
-    """A text with a place on a line; the nearer, the more similar, up to one for the same place."""
+    """A text with a position on a line; similarity decreases with distance, and is 1 at the same position."""
 
     def __init__(self, text: str) -> None:
         self.place = {"dog": 0.0, "puppy": 0.19, "cat": 0.21}.get(text, 10.0 + len(text))
@@ -244,7 +244,7 @@ class _Document:
 
 @pytest.fixture
 def spacy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A stand-in for spaCy with its model installed."""
+    """Replace spaCy and its model."""
     module: Any = ModuleType("spacy")
     module.util = SimpleNamespace(is_package=lambda name: name == "en_core_web_lg")
 

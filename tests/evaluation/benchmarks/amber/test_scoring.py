@@ -1,4 +1,4 @@
-"""AMBER's yes-or-no questions: a slow reading of the official script, its quirks, its files."""
+"""Test AMBER's yes-or-no questions against a slow reading of the official script, with its quirks and files."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def slow_script(rows: list[tuple[str, str, str]]) -> dict[str, dict[str, str]]:
 
 
 def asked(rows: list[tuple[str, str, str]]) -> tuple[list[Question], list[Answer]]:
-    """Questions and answers of these types, truths and responses."""
+    """Generate questions and answers of these types, truths and responses."""
     fields = [{"dimension": amber._DIMENSION_OF_TYPE[kind]} for kind, _, _ in rows]
     questions = [
         Question(str(number), "a.jpg", "Is it?", truth, "a.jpg", fields[number])
@@ -181,7 +181,7 @@ def test_splits_and_parsers_are_checked() -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """AMBER's files as its repository lays them out, with three questions."""
+    """Return AMBER's files in the layout of its repository, with three questions."""
     directory = tmp_path / "AMBER"
     (directory / "data" / "query").mkdir(parents=True)
     files: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Tokens and lemmas are nltk's own to the last one, and what is missing is named with the way to get it."""
+"""Test that tokens and lemmas equal nltk's, and that errors name missing data and how to get it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_among_equals_the_last_label_wins_and_the_order_of_addends_is_kept() -> 
 
 
 class _Counting:
-    """Stands for nltk's tokenizers: one sentence a text, words at spaces, and how often it was asked."""
+    """Replace nltk's tokenizers: one sentence per text, words at spaces, and a count of calls."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -168,7 +168,7 @@ def test_lemmas_from_lists_are_those_of_the_corpus(language: Path, tmp_path: Pat
 
 @pytest.fixture
 def nothing_kept(language: Path) -> Any:
-    """Forget what was loaded, before the test and after it."""
+    """Clear the cache of loaded data before and after the test."""
     kept = (
         caption_language._tokenizer,
         caption_language._tagger,

@@ -1,4 +1,4 @@
-"""Mentions have the characters that stand for them, and are those that CHAIR reads."""
+"""Test that mentions have the right characters, and are those that CHAIR reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CHAIR's scores and truth: a slow reading of the official script, and its published output to the last digit."""
+"""Test CHAIR against a slow reading of the official script, and its published output to the last digit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EXAMPLE = DATA / "examples" / "chair_llava15_500.json.gz"
 
 
 def read_words(caption: str) -> Reading:
-    """A reader that needs no library: the words that are objects themselves."""
+    """Read captions without a library: only words that are objects themselves."""
     return Reading(tuple(word for word in caption.split() if word in OBJECTS))
 
 
@@ -131,7 +131,7 @@ def test_words_have_to_come_from_somewhere() -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A directory with a table of synonyms and the truth of two images."""
+    """Return a directory with a table of synonyms and the ground truth of two images."""
     directory = tmp_path / "data"
     (directory / "chair").mkdir(parents=True)
     (directory / "chair" / "synonyms.txt").write_text(SYNONYMS)
@@ -196,7 +196,7 @@ def test_what_is_missing_is_named_with_where_it_is_published(data: Path, tmp_pat
 
 
 class _Trap:
-    """Unpickling it would be noticed."""
+    """An object that records if it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return exec, ("raise AssertionError('a pickle was loaded')",)
@@ -214,7 +214,7 @@ def test_a_pickle_is_never_read(data: Path) -> None:
 
 
 def annotations() -> tuple[dict[str, Any], dict[str, Any]]:
-    """COCO's two files for three images, one of which nothing is said about."""
+    """Return COCO's two files for three images, one of them without annotations."""
     images = [{"id": number, "file_name": f"COCO_train2014_{number:012d}.jpg"} for number in (3, 4, 9)]
     instances = {
         "images": images,

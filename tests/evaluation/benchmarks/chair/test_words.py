@@ -1,4 +1,4 @@
-"""Which objects a caption mentions: every quirk of CHAIR's rule, and a slow reading of its script."""
+"""Test the objects that a caption mentions: every quirk of CHAIR's rule, and a slow reading of its script."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _words = st.lists(
 
 
 def slow_merge(words: list[str]) -> list[str]:
-    """One step at a time: the first two words together if the table has them, else the first alone."""
+    """Read one step at a time: the first two words together if the table has them, else the first alone."""
     if not words:
         return []
     together = PAIRS.get(" ".join(words[:2]))
@@ -69,7 +69,7 @@ def slow_merge(words: list[str]) -> list[str]:
 
 
 def slow_mentions(words: list[str]) -> list[str]:
-    """The node words of the official script, by the lines of the table."""
+    """Return the official script's node words, by line of the table."""
     lines = [line.strip().split(", ") for line in TABLE.splitlines()]
     single = slow_merge(words)
     if "toilet" in single and "seat" in single:

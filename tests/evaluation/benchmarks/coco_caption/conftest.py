@@ -1,4 +1,4 @@
-"""A `java` and a pycocoevalcap of the tests' own: what the programs are asked is seen, and what they say is given."""
+"""Replacements of `java` and pycocoevalcap that log calls and return given output."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ else:
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
-    """A function that puts them on the path, with statements for each program, and returns the log of their calls."""
+    """Return a function that puts the programs on the path, with given statements, and returns the log of calls."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     for jar in ("tokenizer/stanford-corenlp-3.4.1.jar", "meteor/meteor-1.5.jar", "spice/spice-1.0.jar"):
         file = tmp_path / "site" / "pycocoevalcap" / jar

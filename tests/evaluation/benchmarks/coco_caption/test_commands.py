@@ -1,4 +1,4 @@
-"""Caption scores on the command line: one gate over hallucination and quality, comparisons, a model's answers."""
+"""Test caption scores on the command line: gates over hallucination and quality, comparisons, `eval`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two files a run: its captions by the objects they mention, and by the scenes' own captions."""
+    """Write two files per run: its captions by the objects they mention, and the scenes' own captions."""
     directory = tmp_path_factory.mktemp("results")
     # What scenes show, and one thing more that most do not.
     said = {

@@ -1,4 +1,4 @@
-"""BLEU, ROUGE-L and CIDEr-D against slow ones that are written from the definitions."""
+"""Test BLEU, ROUGE-L and CIDEr-D against slow implementations of their definitions."""
 
 from __future__ import annotations
 

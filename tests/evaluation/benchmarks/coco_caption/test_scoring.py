@@ -1,4 +1,4 @@
-"""The benchmark: pycocoevalcap's own figures, what is read and refused, and what two runs need to be compared."""
+"""Test the benchmark: pycocoevalcap's figures, accepted and refused files, and comparisons of two runs."""
 
 from __future__ import annotations
 

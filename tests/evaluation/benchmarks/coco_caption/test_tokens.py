@@ -1,4 +1,4 @@
-"""Tokens: no character within a caption moves it to another image, and what is missing is one sentence."""
+"""Test tokens: no character in a caption shifts it to another image, and missing programs are one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HallusionBench: a slow reading of its three accuracies, judge's labels, and the words that stand in for them."""
+"""Test HallusionBench against a slow reading of its three accuracies, judge's labels, and their substitutes."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ LEADERBOARD = {"q_acc": 8.3516, "f_acc": 11.2717, "easy_acc": 37.8022, "hard_acc
 
 @needs_data
 def test_the_published_leaderboard_divides_as_we_do() -> None:
-    """A share with four decimals tells its denominator: no count of 452 edited or later figures gives 45.3488."""
+    """A share with four decimals determines its denominator: no count of 452 figures gives 45.3488."""
     counts = published_score("Yes.").counts
     for name, published in LEADERBOARD.items():
         total = counts[f"{name}_of"]

@@ -1,4 +1,4 @@
-"""MME: a slow reading of the official script, its quirks, and the published example to the last digit."""
+"""Test MME against a slow reading of the official script, its quirks, and the published example."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write_task(directory: Path, task: str, lines: list[tuple[str, ...]]) -> Path
 
 
 def task_lines(pairs: list[tuple[str, str]] | int) -> list[tuple[str, ...]]:
-    """Two lines an image, with answers or without."""
+    """Return two lines per image, with or without answers."""
     images = range(pairs) if isinstance(pairs, int) else range(len(pairs))
     lines: list[tuple[str, ...]] = []
     for image in images:
