@@ -1,4 +1,4 @@
-"""Devices that a machine need not have: tensors that say they are elsewhere, and are held to what that means.
+"""Simulated devices: tensors that report a device, with checks that operands are on the same one.
 
 Every tensor stays in the machine's memory and every number is computed there. But each says on which device it is,
 results are where their operands are, and operands on different devices are refused as CUDA refuses them, so that code
@@ -23,13 +23,13 @@ NEEDS_CPU = {Tensor.numpy, Tensor.__array__}
 
 
 class Elsewhere(Tensor):
-    """A tensor that says it is on `place`."""
+    """A tensor that reports the device `place`."""
 
     place: torch.device
 
 
 def placed(tensor: Tensor, place: torch.device) -> Tensor:
-    """Return the tensor, on the same memory, as one on a device."""
+    """Return the tensor, with the same memory, as one on a device."""
     plain = tensor.detach().as_subclass(Tensor)
     if place == CPU:
         return plain
@@ -43,10 +43,10 @@ def place_of(tensor: Tensor) -> torch.device:
 
 
 class PretendedDevices(TorchFunctionMode):
-    """While this is entered, `device` means what tensors say of themselves. Raises RuntimeError where they differ."""
+    """While this is entered, `device` is the simulated one. Raises RuntimeError if operands differ."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Check where the operands are, compute, and say where the result is."""
+        """Check the devices of the operands, compute, and set that of the result."""
         kwargs = kwargs or {}
         if function == Tensor.device.__get__:
             return place_of(args[0])
@@ -83,7 +83,7 @@ class PretendedDevices(TorchFunctionMode):
 
 
 def _common_place(function: Any, tensors: Sequence[Tensor]) -> torch.device:
-    """Where all operands are; numbers may be anywhere, and an index may come from the CPU."""
+    """Return the device of all operands; numbers may be anywhere, and an index may be on the CPU."""
     if function in INDEXES:
         self, others = tensors[0], [tensor for tensor in tensors[1:] if place_of(tensor) != CPU]
         tensors = [self, *others] if place_of(self) != CPU or others else [self]
@@ -101,7 +101,7 @@ def _plain(value: Any) -> Any:
 
 
 def spread(model: nn.Module, places: Mapping[str, str]) -> None:
-    """Put modules on devices by their names, the most exact name counting, and move to each what comes in.
+    """Put modules on devices by their names, the longest matching one, and move their inputs there.
 
     As accelerate does it with a `device_map`: a module takes its arguments wherever they are.
     """

@@ -1,4 +1,4 @@
-"""The rooms of the house import one another downwards only, and no file imports in a circle: docs/architecture.md."""
+"""Test that rooms import downwards only, and that there are no import cycles: see docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ WITHOUT_TORCH = (
 
 @cache
 def modules() -> dict[str, Path]:
-    """Every module of the package by its dotted name."""
+    """Return every module of the package by its dotted name."""
     found = {}
     for file in PACKAGE.rglob("*.py"):
         parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -117,7 +117,7 @@ def modules() -> dict[str, Path]:
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """The dotted names that the statements below `tree` import, wherever they stand."""
+    """Return the dotted names that the statements below `tree` import, at any depth."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -129,13 +129,13 @@ def imported(tree: ast.AST) -> set[str]:
 
 @cache
 def trees() -> dict[str, ast.Module]:
-    """Every module's syntax tree."""
+    """Return every module's syntax tree."""
     return {name: ast.parse(file.read_text("utf-8")) for name, file in modules().items()}
 
 
 @cache
 def imports() -> dict[str, frozenset[str]]:
-    """For each module those of the package that it imports, for types alone or inside functions too."""
+    """Return for each module its imports in the package, including those for types or inside functions."""
     return {name: frozenset(imported(tree) & modules().keys() - {name}) for name, tree in trees().items()}
 
 
@@ -148,7 +148,7 @@ def room_of(module: str) -> str:
 
 
 def below(room: str) -> set[str]:
-    """The rooms that a room may import from."""
+    """Return the rooms that a room may import from."""
     if room in ONLY:
         return ONLY[room]
     floor = next(index for index, names in enumerate(FLOORS) if room in names)
@@ -244,7 +244,7 @@ def test_there_is_one_of_each(what: str) -> None:
 
 
 def test_functions_import_the_whole_of_torch() -> None:
-    """While another thread imports torch, `from torch.distributed import …` may run on a half of it, and abort."""
+    """If another thread imports torch, `from torch.distributed import …` may run on a half of it, and abort."""
     parts = [
         f"{module}:{node.lineno}"
         for module, tree in sorted(trees().items())

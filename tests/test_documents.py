@@ -1,4 +1,4 @@
-"""What the documents' Python imports from qkedit is there, and their commands can be parsed."""
+"""Test that the documents' Python imports exist, and that their commands can be parsed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def imported(text: str) -> list[tuple[str, str]]:
-    """Every `from qkedit… import name`, as module and name."""
+    """Return every `from qkedit… import name`, as module and name."""
     lines = re.findall(r"(?m)^from (qkedit[.\w]*) import (.+)$", text)
     return [(module, name.split()[0]) for module, names in lines for name in names.split(",")]
 
 
 def has(module: str, name: str) -> bool:
-    """Whether `from module import name` works."""
+    """Return whether `from module import name` works."""
     if hasattr(import_module(module), name):
         return True
     try:

@@ -1,4 +1,4 @@
-"""An error stays a sentence that somebody reads, whatever it quotes."""
+"""Test that an error is one readable sentence, whatever it quotes."""
 
 from __future__ import annotations
 

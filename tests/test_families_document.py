@@ -1,4 +1,4 @@
-"""docs/families.md says what the tests' checkpoints say."""
+"""Test that docs/families.md agrees with the tests' checkpoints."""
 
 from __future__ import annotations
 

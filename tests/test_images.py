@@ -1,4 +1,4 @@
-"""Every mode and form an image may be stored in, and what a model sees of it."""
+"""Test every mode and form in which an image may be stored, and the pixels that a model gets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def transparent(red: int, alpha: int) -> Image.Image:
 
 
 def palette(colour: tuple[int, int, int]) -> Image.Image:
-    """One colour by palette, which is declared transparent when it is saved."""
+    """Return an image of one palette colour, which is declared transparent when it is saved."""
     image = Image.new("P", (6, 4), 1)
     image.putpalette([0, 0, 0, *colour])
     return image
@@ -154,7 +154,7 @@ def decode_or_read(content: bytes) -> Image.Image:
 @pytest.mark.parametrize("orientation", range(2, 9))
 @pytest.mark.parametrize("kind", ["jpeg", "png", "I;16"])
 def test_images_stand_upright(orientation: int, kind: str, tmp_path: Path) -> None:
-    """The corner that is dark once the image stands upright, by the table of the EXIF standard."""
+    """Return the corner that is dark when the image is upright, by the table of the EXIF standard."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     pixels = np.full((16, 32), 255)

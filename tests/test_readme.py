@@ -1,4 +1,4 @@
-"""What the README tells readers to type: the demo's commands are run, every other one is parsed with its options."""
+"""Test the commands in the README: the demo's are run, the others are parsed with their options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words of every `qkedit …` in a block of shell."""
+    """Return the words of every `qkedit …` in a block of shell."""
     for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
@@ -29,7 +29,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def command_of(words: list[str]) -> str:
-    """The command's name, in one word or two."""
+    """Return the command's name, in one word or two."""
     return " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
 
 

@@ -1,4 +1,4 @@
-"""Arguments by their old names: the same result, and a warning at the line that uses them."""
+"""Test former names of arguments: the same result, and a warning at the line that uses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The grammar of layers and heads against a slow reader of the same sentences."""
+"""Test the grammar of layers and heads against a slow parser."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPACE = st.sampled_from(["", " "])
 
 @st.composite
 def layer_parts(draw: st.DrawFn, count: int) -> tuple[str, set[int]]:
-    """One part of the text, and the layers it names by trying every one of them."""
+    """Return one part of the text, and the layers it names by trying all of them."""
     kind = draw(st.sampled_from(["number", "range", "all", "mid", "fractions"]))
     everything = range(count)
     if kind == "number":

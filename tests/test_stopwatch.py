@@ -1,4 +1,4 @@
-"""The one stopwatch: seconds add up by name, also of blocks that fail and of several threads."""
+"""Test the stopwatch: seconds add up by name, also in blocks that fail and in several threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON and YAML from strangers: a value that can be worked with, or a ValueError, and never much memory or time."""
+"""Test untrusted JSON and YAML: a plain value or a ValueError, with bounded memory and time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is installed is the wheel, not the repository: it must hold all that the package reads, and run."""
+"""Test the wheel, not the repository: it must contain all files that the package reads, and run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REPOSITORY = ROOT
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel's contents, as an installer unpacks them."""
+    """Return the wheel's contents, unpacked like by an installer."""
     wheels, site = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("site")
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(wheels)]
     subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True)

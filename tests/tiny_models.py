@@ -1,4 +1,4 @@
-"""Build tiny random vision-language checkpoints with transformers, saved as it saves real ones.
+"""Build tiny random vision-language checkpoints with transformers, in the form of published ones.
 
 Their configs are in `tiny_configs`. The weights are seeded and non-trivial: projections far from their initial
 scale, biases and norm gains not neutral.

@@ -105,7 +105,7 @@ def test_a_model_is_loaded_once_for_many_prompts(pictures: Path) -> None:
 
 
 def test_experiments_are_those_of_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is run is compared, not run: both hand the same model, arms, settings and scenes to the laboratory."""
+    """Compare the arguments, not the results: both pass the same model, arms, settings and scenes on."""
     runs: list[tuple[object, ...]] = []
 
     def started(*arguments: object, **_: object) -> NoReturn:

@@ -13,13 +13,13 @@ STEPS = 5
 
 
 def one_image_each(family: str) -> list[Prompt]:
-    """Prompts of different length with an image each."""
+    """Return prompts of different length with one image each."""
     first, second = two_prompts(family)
     return [first, Prompt((first.items[0], first.items[1], 9), seed=5) if len(second.items) > 3 else second]
 
 
 def generated(family: str, inputs: Mapping[str, Any], **settings: Any) -> tuple[Tensor, list[Tensor]]:
-    """The answers, and the logits of every step before `generate` changes them."""
+    """Return the answers, and the logits of every step before `generate` processes them."""
     output = model(family).generate(
         **inputs,
         **{"max_new_tokens": STEPS, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0, **settings},

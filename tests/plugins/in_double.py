@@ -1,4 +1,4 @@
-"""Run everything in float64, also what code casts to float32 on purpose.
+"""Run all computations in float64, including those that cast to float32 on purpose.
 
 Two ways to compute the same thing then agree to a dozen digits, where float32 would leave open whether a difference is
 rounding or a mistake.
@@ -31,7 +31,7 @@ def _double(value: Any) -> Any:
 
 @contextmanager
 def in_double() -> Iterator[None]:
-    """Compute in float64 whatever would be computed in float32."""
+    """Use float64 instead of float32 while the context is open."""
     torch.set_default_dtype(torch.float64)
     try:
         with _DoubleForSingle():
@@ -41,12 +41,12 @@ def in_double() -> Iterator[None]:
 
 
 def model(family: str) -> Any:
-    """A tiny model of one's own in float64."""
+    """Return a new tiny model in float64."""
     return tiny_requests.model.__wrapped__(family).double()
 
 
 def doubled(request: Request) -> Request:
-    """The same request with float64 pixels."""
+    """Return the same request with float64 pixels."""
     inputs = {
         name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
         for name, value in request.inputs.items()

@@ -1,4 +1,4 @@
-"""Plug-ins that look, count and edit as little as a test needs."""
+"""Small plug-ins that observe, count and edit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ProbeReport(PluginReport):
 
 @dataclass
 class Probe:
-    """Cuts the prefill where it is told and notes what came by.
+    """A plug-in that splits the prefill at given columns and records its calls.
 
     Attributes:
         refine: "end" (before the last token), "image" (behind each prompt's last image) or None.

@@ -1,4 +1,4 @@
-"""The embedded checkpoint with its own processor and chat template, as a user runs it."""
+"""Test plug-ins on the embedded checkpoint with its own processor and chat template."""
 
 import pytest
 import torch

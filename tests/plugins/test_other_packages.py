@@ -67,7 +67,7 @@ class Muted(DecodingEdit):
 
 @pytest.fixture
 def mute(tmp_path: Path) -> Iterator[None]:
-    """An installed package `muting` with a plug-in, one that breaks, and one that is none."""
+    """Install a package `muting` with a plug-in, one that fails on import, and one that is not a plug-in."""
     points = {
         "mute": "muting:Mute",
         "broken": "muting.missing:Plugin",

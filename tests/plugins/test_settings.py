@@ -1,4 +1,4 @@
-"""The grammar of plug-in settings, and the file beside a model's weights."""
+"""Test the grammar of plug-in settings, and the file next to a model's weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plug-ins of docs/writing-a-plugin.md, installed as a package of somebody else's, wherever plug-ins are taken."""
+"""Test the plug-ins of docs/writing-a-plugin.md, installed as another package, in every command."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_in_generate(picture: Path) -> None:
 
 
 def test_in_generate_without_an_image() -> None:
-    """A decoding plug-in acts there; a prefill plug-in alone has nothing to act on."""
+    """Without images, a decoding plug-in acts, and a prefill plug-in does not."""
     request = ("generate", "demo", "--prompt", "hello", "--json", *SHORT)
     assert run(*request, "--plugin", AT_ONCE).document["tokens"] == 1
     refused = run(*request, "--plugin", "dim")

@@ -1,4 +1,4 @@
-"""Prompts with images for tiny models of every family, built by hand as the families' processors build them.
+"""Prompts with images for tiny models of every family, in the form of the families' processors.
 
 While tokens are laid down, every cell is noted: which image, which part of it, which row and column. That is what the
 grids are compared with.
@@ -55,7 +55,7 @@ SAME_PATHS = ("qwen2.5-vl", "internvl")
 
 
 def distinct(*families: str) -> tuple[str, ...]:
-    """Return the families that take a path of their own through the decoder; all of them if SLOW_TESTS is set."""
+    """Return the families with a decoder path of their own; all of them if SLOW_TESTS is set."""
     return families if os.environ.get("SLOW_TESTS") else tuple(name for name in families if name not in SAME_PATHS)
 
 
@@ -73,7 +73,7 @@ Cell = tuple[int, str, int, int]  # image of the request, part, row, column
 
 @dataclass(frozen=True)
 class Prompt:
-    """Text tokens (a number of them) and images (a pair) in order.
+    """Text tokens (a number) and images (a pair), in order.
 
     What the pair counts depends on the family: cells; nothing (images of one size); pixels (LLaVA-NeXT); tiles.
     """
@@ -84,7 +84,7 @@ class Prompt:
 
 @dataclass
 class Request:
-    """Inputs of a model, and for each prompt which column is which cell."""
+    """Inputs of a model, and for each prompt the column of each cell."""
 
     inputs: dict[str, Any]
     cells: list[dict[int, Cell]]
@@ -113,7 +113,7 @@ class _Tokens:
 
 @functools.cache
 def model(family: str, **text: Any) -> Any:
-    """A tiny model in float32; `text` overrides settings of its language model. Shared by tests, so leave it as is."""
+    """Return a shared tiny model in float32, which must not be changed; `text` overrides its decoder's settings."""
     from transformers import AutoConfig
 
     settings = deepcopy(FAMILIES[family])
@@ -124,7 +124,7 @@ def model(family: str, **text: Any) -> Any:
 
 
 def request(family: str, prompts: Sequence[Prompt], padding: str = "left") -> Request:
-    """Build a batch; a prompt's tokens and pixels depend on its own seed alone, not on the prompts beside it."""
+    """Build a batch; a prompt's tokens and pixels depend on its own seed, not on other prompts."""
     rows: list[_Tokens] = []
     pictures: list[Any] = []  # (prompt, shape, generator)
     for number, prompt in enumerate(prompts):
@@ -157,7 +157,7 @@ def request(family: str, prompts: Sequence[Prompt], padding: str = "left") -> Re
 
 
 def two_prompts(family: str) -> list[Prompt]:
-    """Prompts of different length with different images; the second has two images where the family takes them."""
+    """Return prompts of different length and images; the second has two images if the family allows it."""
     first, second = SHAPES[family]
     several = (first, 2, second) if family != "paligemma" else (second,)
     if family == "llava-onevision":
@@ -208,7 +208,7 @@ def _lay_labelled(tokens: _Tokens, image: int, rows: int, columns: int) -> None:
 
 
 def _lay_any_resolution(family: str, tokens: _Tokens, image: int, shape: tuple[int, int]) -> None:
-    """What the model itself makes of features that say where they come from; −1 is a newline."""
+    """Return the model's own arrangement of features that encode their positions; −1 is a newline."""
     base = model(family).model
     tiles = _tile_count(family, shape)
     size = base.config.vision_config.image_size // base.config.vision_config.patch_size

@@ -1,4 +1,4 @@
-"""The model over the whole text so far, without a cache: slow, and nothing to get wrong."""
+"""Run the model over the whole text so far, without a cache: slow and simple."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TYPES = ("token_type_ids", "mm_token_type_ids")
 def whole_text(
     model: Any, inputs: Mapping[str, Any], answer: Sequence[int] | Sequence[Sequence[int]], **settings: Any
 ) -> Any:
-    """The model's output over one prompt and the answer so far, or over several of the same length."""
+    """Return the model's output for one prompt and the answer so far."""
     given, rows = dict(inputs), len(inputs["input_ids"])
     new = torch.tensor(answer, dtype=torch.long)
     new = new.view(rows, new.numel() // rows)

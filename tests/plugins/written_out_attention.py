@@ -1,4 +1,4 @@
-"""Attention written out in matrices over the whole text, as a test wants it."""
+"""Attention with explicit matrices over the whole text, which tests can change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Attention = Callable[[int, Tensor, Tensor, Tensor, Tensor, float], Tensor]
 
 @contextmanager
 def attention_by(family: str, attention: Attention) -> Iterator[None]:
-    """Let the decoder of a tiny model compute its attention by a function of a test."""
+    """Compute the attention of a tiny model's decoder by a function of a test."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
@@ -47,7 +47,7 @@ def attention_by(family: str, attention: Attention) -> Iterator[None]:
 
 
 def changed_scores(family: str, change: Callable[[int, Tensor], None]) -> AbstractContextManager[None]:
-    """Let the decoder of a tiny model compute its attention by matrices.
+    """Compute the attention of a tiny model's decoder by explicit matrices.
 
     Args:
         family: of the model.

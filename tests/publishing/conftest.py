@@ -1,4 +1,4 @@
-"""A hub that can be written to, a base on it, and outputs made from that base."""
+"""Fixtures: a writable hub, a base on it, and outputs made from that base."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Edited = Callable[..., Path]
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[WritableHub]:
-    """The user's hub in this process, where somebody is logged in."""
+    """Return the user's hub in this process, with a user logged in."""
     with serve_writable_hub() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
         template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
@@ -39,7 +39,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[WritableHub]:
 
 @pytest.fixture(scope="session")
 def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The base as it lies in a cache, where its files are known by its hub id and commit."""
+    """Return the base in a cache, where its files are known by hub id and commit."""
     directory = tmp_path_factory.mktemp("cache") / "models--org--base" / "snapshots" / COMMIT
     write(directory, weights())
     (directory / "README.md").write_text(CARD)
@@ -49,7 +49,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def outputs(snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One output in each layout; layer 1 alone is edited, which stands in one shard of three."""
+    """Return one output per layout; only layer 1 is edited, which is in one shard of three."""
     made = tmp_path_factory.mktemp("outputs")
     for layout in LAYOUTS:
         steer(snapshot, out=made / layout, layers="1", layout=layout, fsync=False)
@@ -58,7 +58,7 @@ def outputs(snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 @pytest.fixture
 def edited(outputs: dict[str, Path], tmp_path: Path) -> Edited:
-    """`edited("delta")` is a copy of that output which a test may change."""
+    """Return a function: `edited("delta")` is a copy of that output which a test may change."""
 
     def copy(layout: str = "full") -> Path:
         return Path(shutil.copytree(outputs[layout], tmp_path / f"edited-{layout}"))
@@ -68,7 +68,7 @@ def edited(outputs: dict[str, Path], tmp_path: Path) -> Edited:
 
 @pytest.fixture
 def base(hub: WritableHub, snapshot: Path) -> dict[str, bytes]:
-    """The base's files, which lie on the hub."""
+    """Return the base's files on the hub."""
     files = contents(snapshot) | {".gitattributes": b"*.safetensors filter=lfs\n"}
     hub.add(BASE, files, commit=COMMIT)
     return files

@@ -1,4 +1,4 @@
-"""docs/publishing.md quotes what the command prints."""
+"""Test the quotations of the command's output in docs/publishing.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.publishing.conftest import REPO, Edited
 
 
 def lines(text: str) -> list[str]:
-    """The lines of a table without its sizes, which depend on the versions that the manifest names, and its widths."""
+    """Return the lines of a table without widths and sizes, which depend on versions in the manifest."""
     return [re.sub(r"\s+", " ", re.sub(r"[\d.]+ (bytes|kB)", "N", line)).strip() for line in text.strip().splitlines()]
 
 

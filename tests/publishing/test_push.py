@@ -1,4 +1,4 @@
-"""A push sends exactly what the hub lacks, as one commit, and goes on where an earlier one broke off."""
+"""Test that a push sends only the files that the hub lacks, in one commit, and resumes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload ra
 
 
 def touched(directory: Path) -> str:
-    """The one shard that holds an edited tensor."""
+    """Return the one shard with an edited tensor."""
     (shard,) = {tensor["shard"] for tensor in json.loads((directory / MANIFEST).read_text())["tensors"]}
     return shard
 

@@ -1,4 +1,4 @@
-"""What is not published, what the command line says of it, and that no token or address is in what it says."""
+"""Test refused pushes and their messages, which contain no token or address."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload ra
 
 
 def refused(hub: WritableHub, directory: Path, repository: str = REPO, **options: Any) -> QkeditError:
-    """The error that a push ends with, before anything was written."""
+    """Return the error of a push that ends before anything was written."""
     with pytest.raises(QkeditError) as raised:
         qkedit.push(directory, repository, **options)
     assert hub.writes() == []
@@ -32,7 +32,7 @@ def refused(hub: WritableHub, directory: Path, repository: str = REPO, **options
 
 
 def base_with(hub: WritableHub, base: dict[str, bytes], card: str | None, **files: str) -> None:
-    """Let the base have another card, or none, and other files."""
+    """Give the base another card, or none, and other files."""
     changed = {name: content for name, content in base.items() if name not in ("README.md", "LICENSE")}
     changed |= {} if card is None else {"README.md": card.encode()}
     hub.add(BASE, changed | {name: text.encode() for name, text in files.items()}, commit=COMMIT)

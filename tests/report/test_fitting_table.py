@@ -1,4 +1,4 @@
-"""No table loses a cell, however narrow the terminal."""
+"""Test that no table loses a cell on a narrow terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What strangers wrote is read on a terminal, and steers it nowhere."""
+"""Test that untrusted text cannot control a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verdict says what the intervals say: an effect only where they leave 0 out, and its cost beside it."""
+"""Test the verdict: an effect only if the interval excludes 0, and its cost next to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts side by side get the answers that they get alone."""
+"""Test that prompts in a batch get the same answers as alone."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_batch_answers_as_its_prompts_do_alone(loaded: LoadedModel, plugins: t
 
 
 def test_a_batch_sees_what_its_prompts_see_alone(loaded: LoadedModel) -> None:
-    """The logits behind the answers, which tell more than texts that may happen to agree."""
+    """Compare the logits behind the answers, which show more than texts that may agree by chance."""
     settings = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
 
     def logits(asked: list[Prompt]) -> torch.Tensor:
@@ -76,7 +76,7 @@ def test_the_shorter_prompts_are_padded_on_their_left(loaded: LoadedModel) -> No
 
 
 def test_an_answer_ends_where_it_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some token that the answers hold is declared to be the end, so that they end at different places."""
+    """Declare a token of the answers as their end, so that they end at different positions."""
     loaded = tiny_processors.loaded("llava-next")
     asked = prompts(loaded)
     inputs = [batch_inputs(loaded, [prompt]) for prompt in asked]
@@ -95,7 +95,7 @@ def test_an_answer_ends_where_it_ends_alone(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class _OneByOne:
-    """A processor that takes no batches."""
+    """A processor that does not accept batches."""
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
@@ -130,7 +130,7 @@ def test_what_no_processor_takes_is_told() -> None:
 
 
 def test_a_template_that_begins_the_text_is_not_begun_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `apply_chat_template` of transformers does when it makes the tokens itself."""
+    """Return tokens, as transformers' `apply_chat_template` can."""
     demo = load("demo", dtype="float32")
     plain = demo.processor.chat_template
     begin = demo.processor.tokenizer.bos_token

@@ -1,4 +1,4 @@
-"""Chat templates as they are published, and as somebody might write them to do harm."""
+"""Test published chat templates, and malicious ones."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ ENDLESS = "{% for a in range(90000) %}{% for b in range(90000) %}{% set c = a + 
 
 @pytest.mark.parametrize("template", [ENDLESS, "{{ range(90000) | map('string') | map('length') | sum }}" * 2000])
 def test_a_template_ends_in_any_thread(demo: LoadedModel, monkeypatch: pytest.MonkeyPatch, template: str) -> None:
-    """A server prepares requests on a thread of its own, which no signal reaches."""
+    """A server prepares requests on a thread of its own, which does not receive signals."""
     monkeypatch.setattr(chat_template, "RENDER_SECONDS", 0.2)
     faults: list[Exception] = []
 

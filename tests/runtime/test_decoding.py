@@ -1,4 +1,4 @@
-"""How requests' decoding becomes transformers' settings."""
+"""Test the conversion of requests' decoding settings to transformers' settings."""
 
 from __future__ import annotations
 

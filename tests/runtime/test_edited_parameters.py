@@ -1,4 +1,4 @@
-"""Sequences of edits that are switched on and off in any order, against a record of which are on."""
+"""Test sequences of edits, switched on and off in any order, against a record of the active ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DTYPES = (torch.bfloat16, torch.float32)
 
 
 class SwitchedEdits(RuleBasedStateMachine):
-    """Edits are made, switched, and switched off for a while; after each step the weights are those of the ones on."""
+    """Make edits and switch them; after each step, the weights are those of the active ones."""
 
     @initialize(dtype=st.sampled_from(DTYPES), seed=st.integers(0, 99))
     def load(self, dtype: torch.dtype, seed: int) -> None:
@@ -119,7 +119,7 @@ def test_changes_of_different_numbers_are_all_there_to_the_bit(dtype: torch.dtyp
 
 
 def test_the_record_ends_with_the_last_edit() -> None:
-    """Whoever keeps no edit cannot take one back: the weights are then the model's own."""
+    """An edit that was dropped cannot be switched off; the weights are then the model's own."""
     parameter = nn.Parameter(torch.zeros(2, 2))
     record = EditedParameter.of(parameter)
     assert EditedParameter.of(parameter) is record
@@ -129,7 +129,7 @@ def test_the_record_ends_with_the_last_edit() -> None:
 
 
 def test_a_model_that_is_moved_stays_edited() -> None:
-    """`module.to` gives a parameter other memory."""
+    """`module.to` moves a parameter to other memory."""
     module = nn.Linear(2, 2)
     before = module.weight.detach().clone()
     record = EditedParameter.of(module.weight)

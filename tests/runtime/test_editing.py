@@ -1,4 +1,4 @@
-"""Edits in memory against checkpoints on disk, and the base afterwards."""
+"""Test edits in memory against checkpoints on disk, and that the base is restored."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_edits_of_one_checkpoint_add_up_in_any_order() -> None:
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "llava", "gemma3"])
 def test_other_families(family: str, tmp_path: Path) -> None:
-    """Their tensors have other names, in files and in memory."""
+    """The tensors have different names in files and in memory."""
     directory = str(tiny_models.build(family, tmp_path / "base"))
     steer(directory, out=tmp_path / "edited", layers="1", k=1, device="cpu", fsync=False)
     from transformers import AutoModelForImageTextToText
@@ -129,7 +129,7 @@ def test_a_name_that_the_model_does_not_know_is_refused() -> None:
     "family", ["qwen2-vl", "qwen3-vl", "qwen3.5", "internvl", "phi4-multimodal", "chameleon", "gemma3"]
 )
 def test_a_loaded_model_needs_no_directory(family: str, tmp_path: Path) -> None:
-    """Separate, gated and fused projections, biases and norms: the same bits as in the files that `steer` writes."""
+    """Cover separate, gated and fused projections, biases and norms: the bits equal those of `steer`'s files."""
     directory = str(tiny_models.build(family, tmp_path / "base"))
     steer(directory, out=tmp_path / "edited", layers="all", k=2, device="cpu", fsync=False)
     loader = tiny_models.model_class(family)
@@ -164,7 +164,7 @@ def test_what_cannot_be_edited_in_memory_is_refused_and_left_alone() -> None:
 @pytest.mark.parametrize("layout", ["delta", "full", "lora"])
 @pytest.mark.parametrize("family", ["qwen2-vl", "phi4-multimodal"])
 def test_an_edit_that_exists_gives_the_weights_of_the_full_output(layout: Any, family: str, tmp_path: Path) -> None:
-    """Separate and fused projections; in the stored dtype, and rounded as stored where the model was widened."""
+    """Cover separate and fused projections, in the stored dtype and rounded to it in a wider one."""
     if (family, layout) == ("phi4-multimodal", "lora"):
         pytest.skip("no adapter holds an edit of this fused projection in PEFT")
     directory = str(tiny_models.build(family, tmp_path / "base"))

@@ -1,4 +1,4 @@
-"""A model is known by its content, as a shell can check."""
+"""Test that a model is identified by a hash of its content, which a shell can compute."""
 
 from __future__ import annotations
 

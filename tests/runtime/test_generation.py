@@ -1,4 +1,4 @@
-"""One request on transformers: what is loaded, what is asked, what is answered."""
+"""Test loading, prompting and answering one request on transformers."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_files_that_break_transformers(tmp_path: Path, file: str, broken: dict[s
 
 
 def test_missing_weights_are_never_made_up(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """transformers draws them at random and logs a table; the answers were printed with exit code 0."""
+    """transformers initialises missing weights at random with a log message; such a model must be refused."""
     model = tmp_path / "model"
     shutil.copytree(demo_checkpoint(), model)
     shard = model / "model-00002-of-00003.safetensors"

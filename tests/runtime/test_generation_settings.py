@@ -1,4 +1,4 @@
-"""Settings of generation that are not of their type are one sentence, before anything is generated."""
+"""Test that generation settings of a wrong type are one sentence, before anything is generated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices, attention and quantisation at load: each does what it says, and a wrong one is a sentence."""
+"""Test devices, attention and quantisation at load, and that invalid ones are one sentence."""
 
 from __future__ import annotations
 

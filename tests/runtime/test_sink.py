@@ -1,4 +1,4 @@
-"""The sink of a loaded model against the model's own modules, and edits that protect it."""
+"""Test the sink of a loaded model against the model's own modules, and edits that protect it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAYER = 1
 
 
 def logits_of_unit_queries(model: Any, layer: int, token: int) -> Tensor:
-    """What the model's own modules give every unit query (after its norm) at distances 1 to 512, `[H_kv, n, d_h]`."""
+    """Return the logits of every unit query (after its norm) at distances 1 to 512, `[H_kv, n, d_h]`."""
     decoder = model.get_decoder()
     attention = decoder.layers[layer].self_attn
     last = getattr(attention, "k_norm", attention.k_proj)
@@ -63,7 +63,7 @@ def test_moments_are_those_of_the_models_own_keys_and_rotations(family: str) -> 
 
 
 def test_a_protected_edit_leaves_the_sinks_logits_alone() -> None:
-    """A query that only the protected directions reach gets the logits it had; the default edit changes them."""
+    """A query in the protected directions keeps its logits; the default edit changes them."""
     model = demo_model().model
     layer, size = 2, 8
     attention = model.get_decoder().layers[layer].self_attn

@@ -1,4 +1,4 @@
-"""`scripts/` is no package, so that its files run by themselves; tests load one by its file name, or run it."""
+"""Load or run a script by its file name; `scripts/` is not a package, so that its files run by themselves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCRIPTS = ROOT / "scripts"
 
 
 def load_script(name: str) -> ModuleType:
-    """Import `NAME.py`, wherever below `scripts/` it stands, as a module, without running its `main`."""
+    """Import `NAME.py` from any folder of `scripts/` as a module, without running its `main`."""
     spec = importlib.util.spec_from_file_location(f"scripts_{name}", next(SCRIPTS.rglob(f"{name}.py")))
     assert spec is not None
     assert spec.loader is not None
@@ -48,7 +48,7 @@ sys.exit(code)
 
 
 def with_command_on_path(directory: Path, text: str = OWN_PROCESS) -> dict[str, str]:
-    """Return an environment whose path has a `qkedit` in `directory`, and none of its settings."""
+    """Return an environment whose path has a `qkedit` in `directory`, without qkedit's settings."""
     command = directory / "bin" / "qkedit"
     command.parent.mkdir(exist_ok=True)
     command.write_text(text)
@@ -61,7 +61,7 @@ def with_command_on_path(directory: Path, text: str = OWN_PROCESS) -> dict[str, 
 
 
 def run_script(name: str, directory: Path, settings: Mapping[str, str]) -> Result:
-    """Run a shell script in `directory`. Every `qkedit` in it runs in this process, which has imported all of it.
+    """Run a shell script in `directory`. Every `qkedit` in it runs in this process, which has imported everything.
 
     Args:
         name: the file in `scripts/`.

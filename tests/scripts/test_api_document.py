@@ -1,4 +1,4 @@
-"""docs/api.md is what the docstrings say, and names every public name."""
+"""Test that docs/api.md agrees with the docstrings, and names every public name."""
 
 from __future__ import annotations
 

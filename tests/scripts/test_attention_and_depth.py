@@ -1,4 +1,4 @@
-"""The sections about attention and depth: their lines, and their places in the laboratory's document."""
+"""Test the sections about attention and depth: their lines, and their places in the document."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_depth_questions_in_markdown(script: ModuleType) -> None:
 
 
 def test_both_documents_have_the_sections(script: ModuleType) -> None:
-    """The laboratory's own script keeps them as they are in the document."""
+    """The laboratory's own script keeps the sections of this one."""
     sections = import_module("laboratory_document.sections")
     document = (ROOT / "docs" / "laboratory.md").read_text("utf-8")
     template = (SCRIPTS / "documents" / "laboratory_document" / "laboratory.md").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""The comparison of two versions divides the right figures. How fast anything was is not a matter of tests."""
+"""Test that the comparison of two versions divides the right figures. Speeds are not tested."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_ratios_are_of_after_to_before(script) -> None:  # type: ignore[no-untyp
 
 @pytest.fixture
 def ran(script, monkeypatch: pytest.MonkeyPatch) -> list[str]:  # type: ignore[no-untyped-def]
-    """The interpreter of each run, in order; nothing is run."""
+    """Record the interpreter of each run, in order, without running it."""
     interpreters: list[str] = []
 
     def run(entry: str, arguments: list[str], threads: int, interpreter: str) -> tuple[object, str]:

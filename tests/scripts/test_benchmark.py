@@ -1,4 +1,4 @@
-"""The benchmark's document is complete and agrees with itself. How fast anything was is no matter of tests."""
+"""Test that the benchmark's document is complete and consistent. Speeds are not tested."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STAGES = {"reading", "mathematics", "copying", "writing", "hashing", "checks"}
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the script, and the directory that it worked in, before and after."""
+    """One run of the script, and its working directory before and after."""
 
     document: dict[str, Any]
     markdown: str
@@ -88,13 +88,13 @@ def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def benchmarking(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Import a module of the package that lies beside the script, by its name."""
+    """Import a module of the package next to the script, by its name."""
     monkeypatch.syspath_prepend(str(SCRIPTS / "benchmarks"))
     return lambda name: import_module(f"benchmarking.{name}")
 
 
 def timings(value: Any) -> Iterator[dict[str, Any]]:
-    """Every measured thing in the document, wherever it stands."""
+    """Return every measurement in the document."""
     if isinstance(value, dict):
         if value.keys() == {"median", "all"}:
             yield value

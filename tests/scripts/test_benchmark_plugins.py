@@ -1,4 +1,4 @@
-"""The benchmark of plug-ins runs and writes what it prints."""
+"""Test that the benchmark of plug-ins runs, and writes the figures that it prints."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The benchmark of `score` makes up answers that are scored whole, and prints a line for each benchmark."""
+"""Test that the benchmark of `score` generates complete answers, and prints a line per benchmark."""
 
 from __future__ import annotations
 

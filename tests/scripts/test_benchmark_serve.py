@@ -1,4 +1,4 @@
-"""The benchmark of the server: what it sends is wrong every time, and what it prints is what it found."""
+"""Test the benchmark of the server: its malformed requests are all invalid, and it prints its results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.serving.served_models import picture
 
 
 def answer(body: bytes) -> None:
-    """As far as a server goes before it asks the model. Raises what it would refuse by."""
+    """Prepare a request like a server before it asks the model. Raises the server's refusals."""
     document = json.loads(body)
     if not isinstance(document, dict):
         raise ValueError

@@ -1,4 +1,4 @@
-"""The check against pycocoevalcap: what it makes up, and that it says so when it checks nothing."""
+"""Test the check against pycocoevalcap: its captions, and its message if it is skipped."""
 
 from __future__ import annotations
 

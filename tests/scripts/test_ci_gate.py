@@ -1,4 +1,4 @@
-"""The whole loop on the embedded model: steer, verify, drift, eval, compare, gate."""
+"""Test the whole pipeline on the embedded model: steer, verify, drift, eval, compare, gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dry run, steer and verify in a pipeline, on the embedded model, as the script's comment says."""
+"""Test dry run, steer and verify in a pipeline, on the embedded model, by the script's comment."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.scripts.loading import run_script
 
 
 def run(directory: Path, **settings: str) -> Result:
-    """Run it with `qkedit` on the path."""
+    """Run the script with `qkedit` on the path."""
     return run_script("ci_steer.sh", directory, {"QKEDIT_DEVICE": "cpu", **settings})
 
 
 def steered(directory: Path, **settings: str) -> dict[str, Any]:
-    """Run it; returns the options in the manifest that it leaves."""
+    """Run the script, and return the options in its manifest."""
     result = run(directory, **settings)
     assert result.code == 0, result.stderr
     assert result.stdout == "steered demo into ./edited; artefacts in ./artefacts\n"

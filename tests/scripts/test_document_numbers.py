@@ -1,4 +1,4 @@
-"""Numbers in documents are those of the code."""
+"""Test that numbers in documents are those of the code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_no_number_is_stale(script: ModuleType) -> None:
 
 
 def test_no_count_of_families_or_aliases_stands_unmarked(script: ModuleType) -> None:
-    """A number before the noun would go stale in silence; those of a measurement name what was measured."""
+    """Refuse unmarked numbers of things that the code counts, which would become stale."""
     bare = re.compile(r"(?<!-->)\b\d+ (model )?famil(y|ies)\b")
     for file in script.documents():
         assert not bare.search(file.read_text("utf-8")), file

@@ -1,4 +1,4 @@
-"""Every target of the fuzzer runs for a moment without a finding, and the fuzzer notices what it is there for."""
+"""Test that every target of the fuzzer runs without a finding, and that the fuzzer detects faults."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NAMES = (
 
 @pytest.fixture(scope="module", autouse=True)
 def scripts() -> Iterator[None]:
-    """The scripts' packages, as the interpreter finds them beside a script."""
+    """Put the scripts' packages on the path, as the interpreter does for a script."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(SCRIPTS)
         patch.syspath_prepend(SCRIPTS / "benchmarks")  # as the script itself does
@@ -101,7 +101,7 @@ def test_what_is_one_sentence(printed: str, kind: str | None) -> None:
     "name", ["pope", "repope", "chair", "mme", "amber", "hallusionbench", "coco-caption", "custom", "choice"]
 )
 def test_what_the_benchmarks_targets_start_from_is_accepted(name: str, tmp_path: Path) -> None:
-    """Else a change of it would be refused for another reason, and the scoring never be reached."""
+    """Otherwise a change would be refused for another reason, and the scoring never be reached."""
     module, seeds = fuzzing("targets.benchmarks"), fuzzing("benchmark_seeds")
     target = fuzzing("registry").TARGETS[name](tmp_path)
     questions = {file: module._plain(content) for file, content in seeds.QUESTIONS[name].items()}
@@ -202,7 +202,7 @@ def test_the_document_takes_a_result(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["pope", "repope", "mme", "amber-yes-no", "hallusionbench", "custom", "choice"])
 def test_a_benchmarks_seeds_are_scored(name: str, tmp_path: Path) -> None:
-    """Changes of files that nobody can score would all be refused, for the same fault."""
+    """Invalid seeds would make all changed files be refused, for the same fault."""
     target = fuzzing("registry").TARGETS[name](tmp_path)
     seeds, files = fuzzing("benchmark_seeds"), fuzzing("targets.benchmarks")
     key = target.seeds or target.benchmark

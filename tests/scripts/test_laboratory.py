@@ -1,4 +1,4 @@
-"""The laboratory's document is complete, and its verdicts follow the rules that it states."""
+"""Test that the laboratory's document is complete, and its verdicts follow the stated rules."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def document(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Module
 
 
 def inventing(eval_set: EvalSet, share: float) -> EvalSetAnswers:
-    """Captions that invent something in a share of the scenes; yes to everything."""
+    """Return captions with absent objects in a share of the scenes, and always yes."""
     captions = []
     for place, scene in enumerate(eval_set.scenes):
         absent = next(kind for kind in ("plate", "boat", "tree", "car") if kind not in scene.kinds)
@@ -74,7 +74,7 @@ def outcomes(share_of: Callable[[Arm], float]) -> Callable[[Arm], Outcome]:
 
 
 def as_claimed(arm: Arm) -> float:
-    """What the papers say: dominant, symmetric, middle modes act; nothing else does."""
+    """Simulate the papers' claims: only dominant, symmetric, middle modes have an effect."""
     if arm.steer is None or arm.steer.suppression.control != "none":
         return 0.5
     acts = arm.steer.suppression.channel != "antisymmetric" and arm.steer.layers in ("2-3", "4-5")

@@ -1,4 +1,4 @@
-"""The checkpoints made for measurements have a published model's names, shapes and sizes, and load."""
+"""Test that generated checkpoints have a published model's names, shapes and sizes, and load."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tiny(maker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_tensors(directory: Path) -> dict[str, tuple[str, torch.Tensor]]:
-    """Every tensor with its shard's name, read by the safetensors library."""
+    """Return every tensor with its shard's name, read by the safetensors library."""
     tensors = {}
     for shard in sorted(directory.glob("*.safetensors")):
         with safe_open(shard, framework="pt") as file:
@@ -45,7 +45,7 @@ def read_tensors(directory: Path) -> dict[str, tuple[str, torch.Tensor]]:
 
 
 def module_name(published: str) -> str:
-    """Where transformers keeps a tensor of the published file."""
+    """Return transformers' name of a tensor of the published file."""
     for prefix, replacement in (("visual.", "model.visual."), ("model.", "model.language_model.")):
         if published.startswith(prefix):
             return replacement + published.removeprefix(prefix)

@@ -1,4 +1,4 @@
-"""The script behind the tables of docs/plugins.md prints them."""
+"""Test that the script prints the tables of docs/plugins.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every script finds what it imports, whatever folder it stands in: only its own folder is on Python's path."""
+"""Test that every script finds its imports with only its own folder on Python's path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The smoke test of a server, on the embedded model."""
+"""Test the smoke test of a server, on the embedded model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.scripts.loading import SCRIPTS, with_command_on_path
 
 
 def smoke(directory: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run it with `qkedit` on the path."""
+    """Run the script with `qkedit` on the path."""
     environment = with_command_on_path(directory) | {
         "OMP_NUM_THREADS": "1",
         **settings,

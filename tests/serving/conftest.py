@@ -1,4 +1,4 @@
-"""A server of a tiny LLaVA with both plug-ins, in a process of its own for all tests of a module."""
+"""A server of a tiny LLaVA with both plug-ins, in one process for all tests of a module."""
 
 from __future__ import annotations
 

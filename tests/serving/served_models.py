@@ -1,4 +1,4 @@
-"""Tiny models to serve: a LLaVA as a directory, and a Qwen2-VL whose processor needs no torchvision."""
+"""Tiny models to serve: a LLaVA as a directory, and a Qwen2-VL whose processor does not need torchvision."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEMPLATE = (
 
 
 def picture(seed: int, width: int = 60, height: int = 48) -> Image.Image:
-    """Noise of its own for every seed."""
+    """Return noise that depends on the seed."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -46,12 +46,12 @@ def llava(directory: Path) -> Path:
 
 @functools.cache
 def qwen() -> LoadedModel:
-    """A tiny Qwen2-VL, which keeps the offset of the last prompt's positions on its module."""
+    """Return a tiny Qwen2-VL, which keeps the offset of the last prompt's positions on its module."""
     from transformers import Qwen2VLProcessor
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     class WithoutVideos(Qwen2VLProcessor):
-        """What it does to pictures and texts; its processor of videos is what needs torchvision."""
+        """A processor of pictures and texts, without videos, which need torchvision."""
 
         def __init__(self, pictures: Any, tokenizer: Any, template: str) -> None:
             self.image_processor, self.tokenizer = pictures, tokenizer

@@ -1,4 +1,4 @@
-"""Run `qkedit serve` as a process of its own, and talk to it."""
+"""Run `qkedit serve` as a process of its own, and send requests to it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMAND = [sys.executable, "-c", "from qkedit.cli.app import run; run()", "serve
 
 @dataclass(frozen=True)
 class Server:
-    """A server that is ready, and what it said by then."""
+    """A server that is ready, and its output so far."""
 
     process: subprocess.Popen[str]
     said: dict[str, Any]
@@ -39,7 +39,7 @@ class Server:
         return OpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=60)
 
     def counters(self, key: str = "none") -> dict[str, float]:
-        """Every counter by its name and labels."""
+        """Return every counter by its name and labels."""
         request = urllib.request.Request(
             self.url.removesuffix("/v1") + "/metrics", headers={"Authorization": f"Bearer {key}"}
         )
@@ -48,7 +48,7 @@ class Server:
         return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if not line.startswith("#")}
 
     def settled(self, key: str = "none") -> dict[str, float]:
-        """The counters once no request is under way."""
+        """Return the counters when no request is in progress."""
         for _ in range(400):
             if (counted := self.counters(key))["qkedit_requests_under_way"] == 0:
                 return counted
@@ -86,29 +86,29 @@ def serving(directory: Path, *arguments: str, environment: Mapping[str, str] | N
 
 
 def data_url(image: Image.Image, kind: str = "png") -> str:
-    """The image in an address, as clients send it; PNG loses nothing."""
+    """Return the data URL of an image as PNG, which is lossless."""
     file = io.BytesIO()
     image.save(file, kind)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def question(text: str, *images: Image.Image) -> list[dict[str, Any]]:
-    """One turn with images before its text."""
+    """Return one turn with images before its text."""
     parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
 
 def ask(client: OpenAI, messages: list[dict[str, Any]], **settings: Any) -> Any:
-    """The answer of the model that is served as "tiny"."""
+    """Return the answer of the model that is served as "tiny"."""
     return client.chat.completions.create(model="tiny", messages=messages, **{"max_tokens": 12, **settings})  # type: ignore[call-overload]
 
 
 def streamed(client: OpenAI, messages: list[dict[str, Any]], **settings: Any) -> tuple[list[str], Any]:
-    """The pieces of a streamed answer, and its last chunk."""
+    """Return the pieces of a streamed answer, and its last chunk."""
     chunks = list(ask(client, messages, stream=True, **settings))
     return [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content], chunks[-1]
 
 
 def plugins(*names: str) -> dict[str, Any]:
-    """What a request's body says to have these plug-ins alone."""
+    """Return the fields of a request that select these plug-ins."""
     return {"qkedit": {"plugins": list(names)}}

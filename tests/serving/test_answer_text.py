@@ -1,4 +1,4 @@
-"""Answers up to stop texts and without blanks at their ends, whole and in pieces."""
+"""Test answers up to stop texts, without white space at their ends, whole and streamed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STOPS = st.lists(st.text("ab ", min_size=1, max_size=4), max_size=3)
 
 
 def cut(text: str, stops: list[str]) -> str:
-    """Letter by letter, as decoding goes: up to the first stop text that is complete, the longest if there are two."""
+    """Decode letter by letter, up to the first complete stop text, the longest if there are two."""
     for end in range(1, len(text) + 1):
         if complete := [stop for stop in stops if text[:end].endswith(stop)]:
             return text[: end - max(map(len, complete))]

@@ -1,4 +1,4 @@
-"""`qkedit eval --endpoint` asked of `qkedit serve` gives what the model gives in the same process."""
+"""Test that `qkedit eval --endpoint` on `qkedit serve` equals the model in the same process."""
 
 from __future__ import annotations
 

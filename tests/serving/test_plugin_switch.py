@@ -1,4 +1,4 @@
-"""A server binds the other methods once, and each request gets those that it names, alone or together."""
+"""Test that a server binds plug-ins once, and each request gets those that it names, alone or together."""
 
 from __future__ import annotations
 

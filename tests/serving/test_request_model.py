@@ -1,4 +1,4 @@
-"""What becomes of a failure while a model answers."""
+"""Test failures of a model while it answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from qkedit.serving.requests.request_errors import status_of
 
 
 class Failing:
-    """A model that makes a tensor and fails, and its switch of plug-ins."""
+    """A model that makes a tensor and fails, with its switch of plug-ins."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -29,14 +29,14 @@ class Failing:
         self.made: Any = None
 
     def generate(self, **arguments: Any) -> None:
-        """Fail as it was told."""
+        """Raise the given error."""
         tensor = torch.zeros(8)
         self.made = weakref.ref(tensor)
         raise copy.copy(self.error)  # so that the frames are held by nobody here
 
     @contextmanager
     def on(self, names: Any) -> Iterator[Any]:
-        """Switch nothing on."""
+        """Switch no plug-in on."""
         yield lambda: None
 
 
@@ -72,7 +72,7 @@ def test_what_a_client_is_told(error: Exception, status: int, said: str) -> None
 
 
 def test_a_failure_keeps_nothing_of_the_answer() -> None:
-    """Of what a GPU has no room for, the next request would find it full until a collection."""
+    """Memory of a failed request must be free for the next one, without a garbage collection."""
     model = Failing(RuntimeError("shapes differ"))
     gc.disable()
     try:

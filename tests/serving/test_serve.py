@@ -1,4 +1,4 @@
-"""`qkedit serve` as a process of its own, asked by OpenAI's own client over loopback."""
+"""Test `qkedit serve` as a process of its own with OpenAI's client over loopback."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_answers_are_those_of_generate_with_the_plug_ins_of_the_request(
 
 
 def generated(local: LoadedModel, turns: list[dict[str, Any]], images: list[Any], **settings: Any) -> str:
-    """What transformers itself makes of a conversation in its own form."""
+    """Return transformers' result for a conversation in its own form."""
     text = local.processor.apply_chat_template(turns, add_generation_prompt=True)
     inputs = local.processor(text=text, images=images, return_tensors="pt")
     tokens = local.model.generate(**inputs, max_new_tokens=12, **settings)
@@ -96,7 +96,7 @@ def generated(local: LoadedModel, turns: list[dict[str, Any]], images: list[Any]
 
 
 def turn(role: str, *parts: str | None) -> dict[str, Any]:
-    """A turn in transformers' own form; None is an image."""
+    """Return a turn in transformers' own form; None is an image."""
     return {
         "role": role,
         "content": [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts],
@@ -150,7 +150,7 @@ def test_stop_texts(client: OpenAI) -> None:
 
 
 def test_many_at_once_never_mix(client: OpenAI) -> None:
-    """Whatever else is under way: other images, other plug-ins, streams, prompts without images."""
+    """Answers do not depend on concurrent requests: other images, plug-ins, streams, prompts without images."""
     choices = [("scr",), (), ("dscr",), ("scr", "dscr")]
 
     def answer(number: int) -> tuple[str, list[str]]:
@@ -272,7 +272,7 @@ def test_the_log_tells_no_secrets_and_no_tracebacks(server: Server) -> None:
 
 
 def test_told_to_stop_it_finishes_what_it_is_saying(server: Server, client: OpenAI) -> None:
-    """The last test: the server is gone afterwards."""
+    """This test runs last, since it stops the server."""
     messages = question(PROMPT, picture(2))
     expected = ask(client, messages, max_tokens=60).choices[0].message.content
     chunks = ask(client, messages, max_tokens=60, stream=True)

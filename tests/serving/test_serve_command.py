@@ -1,4 +1,4 @@
-"""`qkedit serve` up to where it begins to answer, in this process."""
+"""Test `qkedit serve` in this process up to the point where it would answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What would have been served: the gate and its socket; it is ready at once, and told to stop at once."""
+    """Record the guard and its socket; the server is ready at once, and told to stop at once."""
     seen: list[Any] = []
 
     def run_server(application: Any, listening: socket.socket, *, ready: Any, log: bool, limits: Limits) -> None:

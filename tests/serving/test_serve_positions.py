@@ -1,4 +1,4 @@
-"""Models that keep the last prompt's positions on themselves (multimodal rotary embeddings), asked by many at once."""
+"""Test models that store the last prompt's positions (multimodal rotary embeddings), with concurrent requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROMPT = "what is there"
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[OpenAI]:
-    """A client of a tiny Qwen2-VL that is served from a thread of this process."""
+    """Return a client of a tiny Qwen2-VL that is served from a thread of this process."""
     settings = [PluginSettings("scr", {"layers": "0-1"})]
     served = ServedModel("tiny", qwen(), PluginSwitch(qwen().model, settings))
     try_out(served)
@@ -44,7 +44,7 @@ def client() -> Iterator[OpenAI]:
 
 
 def test_prompts_of_different_shape_at_once(client: OpenAI) -> None:
-    """Every third has no image, so its positions are plain; the others have grids of their own."""
+    """Every third request has no image, so its positions are plain; the others have different grids."""
 
     def images(number: int) -> list[object]:
         return [] if number % 3 == 2 else [picture(number, 40 + 8 * number, 90 - 4 * number)]

@@ -1,4 +1,4 @@
-"""A stream and a whole answer say the same, wherever the tokens end."""
+"""Test that a stream and a whole answer have the same text, wherever tokens end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from qkedit.serving.openai_server import _Handler
 
 @pytest.fixture(scope="module")
 def bytewise() -> PreTrainedTokenizerFast:
-    """A tokenizer of one token a byte, as the fallback of large vocabularies has it."""
+    """A tokenizer of one token per byte, like the fallback of large vocabularies."""
     letters = sorted(ByteLevel.alphabet())
     tokenizer = Tokenizer(BPE({letter: number for number, letter in enumerate(letters)}, []))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
@@ -32,7 +32,7 @@ def bytewise() -> PreTrainedTokenizerFast:
 
 
 class RequestModel:
-    """Says what it is told to, as `RequestModel` does."""
+    """A model that returns given text, with the interface of `RequestModel`."""
 
     config = SimpleNamespace(model_type=None)
     failure = None
@@ -56,7 +56,7 @@ class RequestModel:
 
 
 def said(tokenizer: Any, ids: list[int], stops: list[str], *, stream: bool) -> tuple[str, int]:
-    """The text of an answer, and how often its place was freed by then."""
+    """Return the text of an answer, and how often its slot was released by then."""
     done: list[None] = []
 
     async def asked() -> str:

@@ -1,4 +1,4 @@
-"""What the adapter relies on in the classes behind `transformers serve`, which are no documented interface.
+"""Test the undocumented classes of `transformers serve` on which the adapter relies.
 
 Where one of these fails after an update of transformers, `qkedit/serving/openai_server.py` has to be looked at before
 `serving_packages` lets the new version through.
@@ -75,10 +75,10 @@ def test_the_handler_answers_from_prepared_inputs(method: str) -> None:
 
 
 def test_an_answer_is_put_into_words_by_methods_that_can_be_overridden() -> None:
-    """The adapter cuts stop texts and adds its report in these two."""
+    """The adapter cuts stop texts and adds its report in these two methods."""
 
     class Words:
-        """As much of a processor as the adapter hands over."""
+        """The part of a processor that the adapter passes on."""
 
         tokenizer = SimpleNamespace(_tokenizer=None)
 
@@ -87,7 +87,7 @@ def test_an_answer_is_put_into_words_by_methods_that_can_be_overridden() -> None
             return f"{len(ids)} tokens"
 
     class Model:
-        """As much of a model as `RequestModel` has."""
+        """The part of a model that `RequestModel` has."""
 
         config = SimpleNamespace(model_type=None)
 

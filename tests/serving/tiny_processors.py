@@ -1,4 +1,4 @@
-"""Tiny models of a few families, each with the processor class of its own, over a tokenizer of a hundred words."""
+"""Tiny models of a few families, each with its own processor class, over a tokenizer of a hundred words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FAMILIES = ("llava-next", "gemma3")
 
 @functools.cache
 def loaded(family: str) -> LoadedModel:
-    """A tiny model in float32 with its processor; shared by tests, so leave it as it is."""
+    """Return a shared tiny model in float32 with its processor, which tests must not change."""
     return LoadedModel(family, model(family), _PROCESSORS[family](), chat_template="none")
 
 

@@ -1,4 +1,4 @@
-"""What the edits mean, written out slowly: float64 numpy, dense `D × D` products, one head at a time.
+"""Slow reference of the edits: float64 numpy, dense `D × D` products, one head at a time.
 
 Nothing here is shared with the package: every number follows from the definitions (arXiv 2606.20419 for the
 query-only suppression of dominant singular modes) by `numpy.linalg` on the dense product `M = W_qᵀ W_k`.
@@ -24,7 +24,7 @@ class Modes:
     width: int
 
     def cut(self, count: int) -> Matrix:
-        """The sum of the `count` dominant modes, `[D, D]`."""
+        """Return the sum of the `count` dominant modes, `[D, D]`."""
         columns = count * self.width
         weights = np.repeat(self.values, self.width)[:columns]
         return (self.left[:, :columns] * weights) @ self.right[:, :columns].T
@@ -39,7 +39,7 @@ def channel_part(product: Matrix, channel: str) -> Matrix:
 
 
 def modes(product: Matrix, channel: str = "full") -> Modes:
-    """Singular modes of the channel's part of a dense product."""
+    """Return the singular modes of the channel's part of a dense product."""
     part = channel_part(product, channel)
     if channel == "symmetric":
         eigenvalues, vectors = np.linalg.eigh(part)
@@ -54,13 +54,13 @@ def modes(product: Matrix, channel: str = "full") -> Modes:
 
 
 def projected_query(query: Matrix, key: Matrix, count: int, retain: float) -> Matrix:
-    """`W_q (I − (1−ρ) U_k U_kᵀ)` with U from the dense singular value decomposition of `W_qᵀ W_k`."""
+    """Return `W_q (I − (1−ρ) U_k U_kᵀ)` with U from the dense decomposition of `W_qᵀ W_k`."""
     left = modes(query.T @ key).left[:, :count]
     return query @ (np.eye(query.shape[1]) - (1 - retain) * left @ left.T)
 
 
 def least_squares_query(query: Matrix, key: Matrix, count: int, retain: float) -> Matrix:
-    """`(M' W_k⁺)ᵀ`, the least-squares write-back of the suppressed product; the same for keys of full row rank."""
+    """Return `(M' W_k⁺)ᵀ`, the least-squares write-back of the suppressed product."""
     product = query.T @ key
     suppressed = product - (1 - retain) * modes(product).cut(count)
     return (suppressed @ np.linalg.pinv(key)).T
@@ -68,7 +68,7 @@ def least_squares_query(query: Matrix, key: Matrix, count: int, retain: float) -
 
 @dataclass(frozen=True)
 class ChannelEdit:
-    """A channel's suppression as far as queries can write it."""
+    """Return a channel's suppression as far as queries can realise it."""
 
     query: Matrix
     unrealized_share: float
@@ -76,7 +76,7 @@ class ChannelEdit:
 
 
 def channel_query(query: Matrix, key: Matrix, channel: str, count: int, retain: float) -> ChannelEdit:
-    """`W_q + (Δ W_k⁺)ᵀ` for the change Δ asked for in `channel`, how much of it is missing, how much went astray."""
+    """Return `W_q + (Δ W_k⁺)ᵀ` for a change Δ in `channel`, and the missing and the unintended share of Δ."""
     increment = -(1 - retain) * modes(query.T @ key, channel).cut(count)
     written = increment @ np.linalg.pinv(key, rcond=1e-12)
     realised = written @ key
@@ -86,12 +86,12 @@ def channel_query(query: Matrix, key: Matrix, channel: str, count: int, retain: 
 
 
 def gap(values: Matrix, count: int, rank: int) -> float:
-    """`σ_k / σ_{k+1}`, NaN where nothing is cut or nothing remains."""
+    """Return `σ_k / σ_{k+1}`, NaN if no mode is cut or none remains."""
     return float("nan") if count in (0, rank) else values[count - 1] / values[count]
 
 
 def effective_rank(values: Matrix) -> float:
-    """`exp` of the entropy of the energy shares."""
+    """Return `exp` of the entropy of the energy shares."""
     total = 0.0
     for share in values**2 / np.sum(values**2):
         if share > 0:
@@ -100,7 +100,7 @@ def effective_rank(values: Matrix) -> float:
 
 
 def count_for_energy(values: Matrix, share: float) -> int:
-    """The smallest number of leading modes that carry `share` of the energy."""
+    """Return the smallest number of leading modes that hold `share` of the energy."""
     total, running = np.sum(values**2), 0.0
     for number, value in enumerate(values, start=1):
         running += value**2

@@ -1,4 +1,4 @@
-"""Ranks, row spaces and energies of changes against their definitions."""
+"""Test ranks, row spaces and energies of changes against their definitions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.spectral.test_combination import random
 @pytest.mark.parametrize("rank", [0, 1, 3, 16])
 @pytest.mark.parametrize("columns", [48, 1024])
 def test_the_rank_of_a_stored_change_is_that_of_the_edit(dtype: torch.dtype, rank: int, columns: int) -> None:
-    """Rounding alone has full rank; heads and columns may be of very different sizes."""
+    """Rounding alone has full rank; heads and columns may have very different sizes."""
     sizes = torch.logspace(-2, 1, columns, dtype=torch.float64) * torch.tensor([1.0, 1e-2]).double()[:, None, None]
     before = (random(2, 16, columns, seed=rank) * sizes).to(dtype)
     _, _, right = torch.linalg.svd(before.double(), full_matrices=False)

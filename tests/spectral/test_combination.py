@@ -1,4 +1,4 @@
-"""Stacked and scaled edits against exact fractions and against dense projectors."""
+"""Test stacked and scaled edits against exact fractions and dense projectors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def random(*shape: int, seed: int) -> Tensor:
 
 
 def nearest(exact: Fraction, dtype: torch.dtype) -> float:
-    """The number of a 16-bit dtype that is nearest to `exact`, ties to even: found among neighbours, by fractions."""
+    """Return the 16-bit number nearest to `exact`, ties to even, found among neighbours by fractions."""
     close = torch.tensor(float(exact)).to(dtype).view(torch.int16)
     candidates = [torch.tensor([int(close) + step], dtype=torch.int16) for step in (-1, 0, 1)]
     ordered = sorted(candidates, key=lambda bits: (abs(Fraction(float(bits.view(dtype))) - exact), int(bits) & 1))
@@ -31,7 +31,7 @@ def nearest(exact: Fraction, dtype: torch.dtype) -> float:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @given(numbers=st.lists(st.floats(1e-3, 1e3) | st.floats(-1e3, -1e-3), min_size=1, max_size=8), near=st.integers(0, 3))
 def test_sixteen_bits_are_rounded_once(dtype: torch.dtype, numbers: list[float], near: int) -> None:
-    """Beside ties, where two roundings differ from one."""
+    """Test numbers near ties, where two roundings differ from one."""
     kind = torch.finfo(dtype)
     stored = torch.tensor(numbers, dtype=torch.float64).to(dtype).double()
     ties = stored * (1 + (-1) ** near * kind.eps / 2) + (near - 1) * 2.0**-40 * stored
@@ -59,7 +59,7 @@ def test_the_order_of_a_sum_does_not_matter(dtype: torch.dtype, seed: int, order
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_one_edit_alone_changed_is_its_own_bits(dtype: torch.dtype) -> None:
-    """Also where a sum would lose them: a number of another size, a zero of another sign."""
+    """Keep numbers that a sum would lose: of another size, or a zero of another sign."""
     base = random(6, 4, seed=0).to(dtype)
     base[0, 0], base[5, 0] = 60000, 0.0
     one, other = base.clone(), base.clone()
@@ -95,7 +95,7 @@ def test_strengths(dtype: torch.dtype) -> None:
 
 
 def projectors(seed: int, shares: tuple[float, float]) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries of two heads `[2, 4, 9]`, and two maps `A = (1−ρ) U Uᵀ` with U in their row space."""
+    """Return queries of two heads `[2, 4, 9]`, and two maps `A = (1−ρ) U Uᵀ` with U in their row space."""
     query = random(2, 4, 9, seed=seed)
     maps = []
     for number, share in enumerate(shares):
@@ -106,7 +106,7 @@ def projectors(seed: int, shares: tuple[float, float]) -> tuple[Tensor, Tensor, 
 
 @given(seed=st.integers(0, 2**16), shares=st.tuples(st.floats(0.1, 1), st.floats(0.1, 1)))
 def test_the_interaction_is_sum_minus_composition(seed: int, shares: tuple[float, float]) -> None:
-    """The oracle multiplies dense D × D maps; the package never forms one."""
+    """The oracle multiplies dense D × D maps, which the package never forms."""
     query, first, second = projectors(seed, shares)
     eye = torch.eye(9, dtype=torch.float64)
     one, other = query @ (eye - first), query @ (eye - second)

@@ -1,4 +1,4 @@
-"""Random-mode controls: what they match, what they are drawn from, and that draws are reproducible."""
+"""Test random-mode controls: what they match, the modes they are drawn from, and reproducibility."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_index_control_suppresses_whole_modes_of_the_rest(kind: str, retain: flo
 @pytest.mark.parametrize("channel", ["symmetric", "antisymmetric"])
 @pytest.mark.parametrize("retain", [0.0, 0.5])
 def test_index_control_of_a_channel_suppresses_other_modes_of_the_channel(channel: Channel, retain: float) -> None:
-    """Against the increment form on the dense channel: `W_q + (Δ W_k⁺)ᵀ`, Δ of the modes that were drawn."""
+    """Compare with the dense channel: `W_q + (Δ W_k⁺)ᵀ`, Δ of the drawn modes."""
     product, query, key = as_product(*layer(47, size=8))
     edit = suppress(product, Suppression(k=3, channel=channel, control="index", retain=retain, seed=5))
     edited = edit.update.apply(product, torch.float64)[0].numpy()

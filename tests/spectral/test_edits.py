@@ -1,4 +1,4 @@
-"""Edited query weights against the projector, the least-squares and the channel definitions, densely."""
+"""Test edited query weights against dense projectors, least squares and channel definitions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def is_well_cut(edit: QueryEdit, head: int) -> bool:
 
 
 def assert_head_close(found: np.ndarray, expected: np.ndarray, before: np.ndarray, share: float) -> None:
-    """Compare relative to what the head weighs before or after, whichever is more."""
+    """Compare relative to the head's norm before or after, whichever is larger."""
     scale = max(np.linalg.norm(before, 2), np.linalg.norm(expected, 2))
     np.testing.assert_allclose(found, expected, rtol=0, atol=share * scale + 1e-300)
 
@@ -84,7 +84,7 @@ def test_full_edit_in_narrow_storage(dtype: torch.dtype, compute: torch.dtype) -
 
 
 def test_a_change_below_the_storage_grid_is_reported_as_none() -> None:
-    """What is asked for and what bfloat16 can hold are two things."""
+    """Compare the intended change with the one that bfloat16 can store."""
     product, *_ = as_product(*layer(21), dtype=torch.bfloat16)
     edit = suppress(product, Suppression(k=1, retain=0.999999))
     edited, moved = edit.update.apply(product)
@@ -97,7 +97,7 @@ def test_a_change_below_the_storage_grid_is_reported_as_none() -> None:
 @pytest.mark.parametrize("key_kind", SOUND_KINDS)
 @pytest.mark.parametrize("query_kind", SOUND_KINDS)
 def test_suppressing_every_mode_scales_the_queries(query_kind: str, key_kind: str, dtype: torch.dtype) -> None:
-    """All modes together span the queries' whole row space, however small the last of them is."""
+    """All modes together span the queries' whole row space, however small the last one is."""
     weights = layer(22, query_kinds=(query_kind,), key_kinds=(key_kind,), size=8)
     product, query, _ = as_product(*weights, dtype=dtype)
     edit = suppress(product, Suppression(k=8, retain=0.5))
@@ -217,7 +217,7 @@ def test_energy_of_a_channel_counts_its_own_modes(channel: Channel, retain: floa
 
 @pytest.mark.parametrize("channel", ["full", *CHANNELS])
 def test_an_update_is_a_low_rank_adapter(channel: Channel) -> None:
-    """Before rounding `W_q' − W_q = B A` with `B` `[d_h, m]` and `A` `[m, D]`: m = k, 2k for planes."""
+    """Before rounding `W_q' − W_q = B A` with `B` `[d_h, m]` and `A` `[m, D]`: m = k, or 2k for planes."""
     product, query, _ = as_product(*layer(26, size=8))
     edit = suppress(product, Suppression(k=2, channel=channel))
     width = 4 if channel == "antisymmetric" else 2

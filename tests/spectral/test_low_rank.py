@@ -1,4 +1,4 @@
-"""Factors of changes against the dense changes, in float64."""
+"""Test factors of changes against the dense changes, in float64."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EDITS: tuple[tuple[Channel, Control], ...] = (
 
 
 def changes_of(product: QKProduct, suppression: Suppression) -> tuple[list[LowRankChange], np.ndarray, list[int]]:
-    """The heads' changes in factors, the dense ones as the edit stores them, and how many modes were suppressed."""
+    """Return the heads' factors, the dense changes as stored, and the number of suppressed modes."""
     edit = suppress(product, suppression)
     dense = (edit.update.apply(product, torch.float64)[0] - product.query).numpy()
     return head_changes(edit.update.left, edit.update.directions(product)), dense, edit.counts.tolist()

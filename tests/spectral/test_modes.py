@@ -1,4 +1,4 @@
-"""The factored product's modes against dense decompositions."""
+"""Test the factored product's modes against dense decompositions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHANNELS = ("full", "symmetric", "antisymmetric")
 
 
 def channel_values(product: QKProduct, channel: str) -> tuple[np.ndarray, np.ndarray]:
-    """The channel's values `[H, n]` and ranks `[H]`."""
+    """Return the channel's values `[H, n]` and ranks `[H]`."""
     modes = product.modes if channel == "full" else channel_modes(product.stack_factor, channel)  # type: ignore[arg-type]
     return modes.values.numpy(), modes.ranks.numpy()
 
@@ -64,7 +64,7 @@ def test_a_device_without_float64_keeps_five_digits(channel: str) -> None:
 
 
 def test_ill_conditioned_products_show_their_small_values_truly() -> None:
-    """Squaring a condition of 1e6 would leave nothing of values a trillion times smaller than the first."""
+    """Squaring a condition number of 1e6 would lose values a trillion times smaller than the first."""
     random = np.random.default_rng(3)
     size, hidden = 8, 48
     rotation = np.linalg.qr(random.standard_normal((size, size)))[0]
@@ -92,7 +92,7 @@ def test_factors_reproduce_the_gram_matrix_and_are_unique(weights: tuple[np.ndar
 @pytest.mark.parametrize("channel", CHANNELS)
 @pytest.mark.parametrize("hidden", [3, 6, 9])
 def test_heads_wider_than_the_residual_stream(channel: str, hidden: int) -> None:
-    """Miniature test models have hidden sizes below d_h or 2 d_h."""
+    """Miniature models have hidden sizes below d_h or 2 d_h."""
     product, query, key = as_product(*layer(4, size=6, hidden=hidden))
     assert_values_match(product, query, key, channel, 1e-10)
 
@@ -112,7 +112,7 @@ def test_ranks_match_the_construction(weights: tuple[np.ndarray, np.ndarray]) ->
 
 @pytest.mark.parametrize("channel", CHANNELS)
 def test_heads_whose_product_cancels_have_no_modes(channel: str) -> None:
-    """Queries and keys in complementary parts of the head's space: the product is rounding, not a spectrum."""
+    """With queries and keys in complementary parts of the head's space, the product is only rounding."""
     random = np.random.default_rng(5)
     rotation = np.linalg.qr(random.standard_normal((6, 6)))[0]
     query = rotation[:, :3] @ random.standard_normal((3, 24))

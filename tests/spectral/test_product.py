@@ -1,4 +1,4 @@
-"""The product as an object in Python, against numpy's dense singular value decomposition."""
+"""Test the Python object of a product against numpy's dense singular value decomposition."""
 
 from __future__ import annotations
 

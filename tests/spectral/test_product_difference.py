@@ -1,4 +1,4 @@
-"""Differences of products against dense matrices in float64."""
+"""Test differences of products against dense matrices in float64."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def dense(one: HeadWeights, other: HeadWeights) -> Tensor:
 
 
 def without_modes(query: Tensor, keys: Tensor, count: int) -> Tensor:
-    """The queries without the dominant modes of the products, by the dense decomposition."""
+    """Return the queries without the dominant modes of the products, by the dense decomposition."""
     left = torch.linalg.svd(query.double().mT @ keys.double()).U[..., :count]
     return query.double() - query.double() @ left @ left.mT
 

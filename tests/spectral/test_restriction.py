@@ -1,4 +1,4 @@
-"""Edits restricted to queries orthogonal to protected directions, against dense products."""
+"""Test edits restricted to queries orthogonal to protected directions, against dense products."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GROUP = 2  # query heads per key head in `layer`
 
 
 def protected_directions(query: Matrix, seen: Matrix, directions: int) -> Matrix:
-    """B `[D, r]`: the principal directions of the columns of `W_qᵀ seen`."""
+    """Return B `[D, r]`, the principal directions of the columns of `W_qᵀ seen`."""
     return np.linalg.svd(query.T @ seen, full_matrices=False)[0][:, :directions]
 
 

@@ -1,4 +1,4 @@
-"""Edits of weights of any scale, in every storage dtype."""
+"""Test edits of weights of any scale, in every storage dtype."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STORED_SCALES = {
 def test_weights_of_any_scale_are_edited_like_others(
     dtype: torch.dtype, channel: Channel, control: Control, places: tuple[float, float]
 ) -> None:
-    """In float32 arithmetic, against a dense SVD in float64: what is right relative to the weights is right."""
+    """Compare float32 with a dense SVD in float64, relative to the weights."""
     low, high = STORED_SCALES[dtype]
     scales = [10.0 ** (low + place * (high - low)) for place in places]
     generator = torch.Generator().manual_seed(3)

@@ -1,4 +1,4 @@
-"""Spectra at offsets, symmetric shares, biases and subspaces against dense products."""
+"""Test spectra at offsets, symmetric shares, biases and subspaces against dense products."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OFFSETS = ((0, 0, 0), (1, 1, 1), (7, 7, 7), (-3, 5, 2), (0, 4, 0))
 
 
 def turned(vector: Matrix, positions: RotaryPositions, place: tuple[int, int, int]) -> Matrix:
-    """Turn one head's vector pair by pair, as a complex number each."""
+    """Rotate one head's vector pair by pair, as complex numbers."""
     result = vector.copy()
     pairs = len(positions.frequencies)
     for pair, frequency in enumerate(positions.frequencies):
@@ -50,12 +50,12 @@ def turned(vector: Matrix, positions: RotaryPositions, place: tuple[int, int, in
 
 
 def product_at_offset(product: QKProduct, rotation: torch.Tensor) -> QKProduct:
-    """The product of the same queries with the keys they meet at the offset."""
+    """Return the product of the same queries with the keys at the offset."""
     return QKProduct(product.query, rotation.mT @ product.key, product.key_head)
 
 
 def dense_at_offset(query: Matrix, key: Matrix, positions: RotaryPositions, offset: tuple[int, int, int]) -> Matrix:
-    """`M_n` column by column: the logit of unit inputs, the query `offset` after the key."""
+    """Return `M_n` column by column: the logit of unit inputs, the query `offset` after the key."""
     key_place = (3, 11, 6)
     query_place = tuple(key + step for key, step in zip(key_place, offset, strict=True))
     turned_query = np.stack([turned(column, positions, query_place) for column in query.T], axis=1)

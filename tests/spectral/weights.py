@@ -1,4 +1,4 @@
-"""Weights to try the spectral code on: random, structured, ill-conditioned, rank-deficient and zero heads."""
+"""Weights for tests of the spectral code: random, structured, ill-conditioned, rank-deficient and zero heads."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tests.spectral.oracle import Matrix
 
 
 def orthonormal(random: np.random.Generator, rows: int, columns: int) -> Matrix:
-    """`rows` orthonormal vectors as rows (or as columns where there are fewer columns)."""
+    """Return `rows` orthonormal vectors as rows (or as columns if there are fewer columns)."""
     tall = np.linalg.qr(random.standard_normal((max(rows, columns), min(rows, columns))))[0]
     return tall if rows >= columns else tall.T
 
 
 def with_spectrum(random: np.random.Generator, values: Matrix, hidden: int) -> Matrix:
-    """A head `[d_h, hidden]` with these singular values and random singular vectors."""
+    """Return a head `[d_h, hidden]` with these singular values and random singular vectors."""
     size = len(values)
     return orthonormal(random, size, size) @ (values[:, None] * orthonormal(random, size, hidden))
 
 
 def head(random: np.random.Generator, kind: str, size: int, hidden: int) -> Matrix:
-    """One head's weights `[size, hidden]` of the named kind."""
+    """Return one head's weights `[size, hidden]` of the named kind."""
     if kind == "zero":
         return np.zeros((size, hidden))
     if kind == "deficient":
@@ -53,7 +53,7 @@ def layer(
     query_kinds: tuple[str, ...] = ("random",),
     key_kinds: tuple[str, ...] = ("random",),
 ) -> tuple[Matrix, Matrix]:
-    """`[H, d_h, D]` and `[H_kv, d_h, D]`, the kinds taken in turn."""
+    """Return `[H, d_h, D]` and `[H_kv, d_h, D]`, with the kinds in turn."""
     random = np.random.default_rng(seed)
     query = [head(random, query_kinds[i % len(query_kinds)], size, hidden) for i in range(heads)]
     key = [head(random, key_kinds[i % len(key_kinds)], size, hidden) for i in range(key_heads)]
@@ -61,20 +61,20 @@ def layer(
 
 
 def as_product(query: Matrix, key: Matrix, dtype: torch.dtype = torch.float64) -> tuple[QKProduct, Matrix, Matrix]:
-    """The product in `dtype` and, in float64, the weights it then really holds."""
+    """Return the product in `dtype`, and the weights that it then holds in float64."""
     stored = torch.from_numpy(query).to(dtype), torch.from_numpy(key).to(dtype)
     return QKProduct(*stored), stored[0].double().numpy(), stored[1].double().numpy()
 
 
 def on_mps(product: QKProduct) -> QKProduct:
-    """The product on a device without float64, for use among `PretendedDevices`."""
+    """Return the product on a device without float64, for use with `PretendedDevices`."""
     mps = torch.device("mps")
     return QKProduct(placed(product.query, mps), placed(product.key, mps), product.key_head)
 
 
 @st.composite
 def layers(draw: st.DrawFn, kinds: tuple[str, ...] = KINDS) -> tuple[Matrix, Matrix]:
-    """Layers of any small shape, grouped or not, each head of any kind."""
+    """Generate layers of small shapes, grouped or not, with heads of any kind."""
     key_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     size = 2 * draw(st.integers(1, 4))
     hidden = draw(st.integers(2 * size, 32))

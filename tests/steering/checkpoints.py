@@ -1,4 +1,4 @@
-"""Checkpoints made by hand, and what the safetensors library (not qkedit) finds in a directory."""
+"""Hand-written checkpoints, and the content of directories by the safetensors library, not by qkedit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MODULES = {
 
 
 def weights(*, seed: int = 0, dtype: torch.dtype = torch.float32, biases: bool = False) -> dict[str, Tensor]:
-    """A grouped-query language model of three layers with as much around it as makes it one of vision."""
+    """Return a grouped-query language model of three layers, with the other parts of a vision-language model."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> Tensor:
@@ -65,7 +65,7 @@ def weights(*, seed: int = 0, dtype: torch.dtype = torch.float32, biases: bool =
 
 
 def write(directory: Path, tensors: Mapping[str, Tensor], *, shards: int = 3) -> Path:
-    """Write a checkpoint with its tensors dealt out to `shards` shards, one without an index."""
+    """Write a checkpoint with its tensors distributed over `shards` shards; one shard has no index."""
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(CONFIG))
     (directory / "tokenizer.json").write_text('{"version": "1.0"}')
@@ -82,7 +82,7 @@ def write(directory: Path, tensors: Mapping[str, Tensor], *, shards: int = 3) ->
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """Every file below a directory, hidden ones too."""
+    """Return every file below a directory, including hidden ones."""
     return {
         path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
     }
@@ -98,7 +98,7 @@ def unchanged(directory: Path) -> Iterator[Path]:
 
 
 def tensors_of(directory: Path) -> dict[str, Tensor]:
-    """Every tensor as the safetensors library reads it; each name once."""
+    """Return every tensor as read by the safetensors library; each name occurs once."""
     found: dict[str, Tensor] = {}
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
@@ -109,14 +109,14 @@ def tensors_of(directory: Path) -> dict[str, Tensor]:
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether dtype, shape and every bit agree, negative zeros and NaN included."""
+    """Return whether dtype, shape and every bit agree, including negative zeros and NaN."""
     return (one.dtype, one.shape) == (other.dtype, other.shape) and torch.equal(
         one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)
     )
 
 
 def changed_bytes(before: Path, after: Path) -> dict[str, set[int]]:
-    """For each shard the positions at which two directories' files of equal size differ."""
+    """Return for each shard the positions at which two directories' files of equal size differ."""
     positions = {}
     for path in sorted(before.glob("*.safetensors")):
         one, other = path.read_bytes(), (after / path.name).read_bytes()
@@ -126,5 +126,5 @@ def changed_bytes(before: Path, after: Path) -> dict[str, set[int]]:
 
 
 def heads_of(tensor: Tensor, count: int) -> list[Any]:
-    """A projection's heads, float64 numpy `[d_h, D]` each."""
+    """Return a projection's heads, float64 numpy `[d_h, D]` each."""
     return list(tensor.double().reshape(count, -1, tensor.shape[-1]).numpy())

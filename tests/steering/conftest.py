@@ -15,7 +15,7 @@ TinyCheckpoint = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyCheckpoint:
-    """`tiny("qwen2-vl", dtype="float32")` is the directory of that family's checkpoint in three shards."""
+    """Return a function: `tiny("qwen2-vl", dtype="float32")` is that family's checkpoint in three shards."""
     built: dict[tuple[str, str], Path] = {}
 
     def build(family: str, dtype: str = "bfloat16") -> Path:
@@ -29,6 +29,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyCheckpoint:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Iterator[Path]:
-    """A checkpoint made by hand that a test may not change."""
+    """Return a hand-written checkpoint that a test must not change."""
     with unchanged(tmp_path / "base") as directory:
         yield directory

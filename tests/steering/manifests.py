@@ -1,4 +1,4 @@
-"""The smallest manifest, as a value and as what its file holds."""
+"""The smallest manifest, as a value and as the content of its file."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ def of_base(model: str, revision: str | None) -> Manifest:
 
 
 def small_file() -> dict[str, Any]:
-    """What the file holds, anew each time."""
+    """Return a new copy of the file's content."""
     return SMALL.as_dict()

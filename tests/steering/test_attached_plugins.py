@@ -1,4 +1,4 @@
-"""Plug-ins that are attached to a base stay with it, unless they are asked to come along."""
+"""Test that plug-ins attached to a base are copied only on request."""
 
 from __future__ import annotations
 

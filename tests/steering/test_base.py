@@ -1,4 +1,4 @@
-"""Which base a manifest and the user name, and at which revision."""
+"""Test which base and revision a manifest and the user name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of a base that must not come into an output: private files behind links, and names that the output needs."""
+"""Test files of a base that must not be copied: private files behind links, and names of the output's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Edited checkpoints as transformers runs them: what the attention of an edited head sees."""
+"""Test edited checkpoints in transformers: the attention scores of an edited head."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ HEADS = 4
 
 @dataclass(frozen=True)
 class Attention:
-    """What enters and leaves the projections of one layer, float64 numpy; heads in the first axis of q and k."""
+    """The inputs and outputs of one layer's projections, float64 numpy; heads are the first axis of q and k."""
 
     states: Any  # [tokens, D]
     queries: Any  # [H, tokens, d_h], before rotation
     keys: Any  # [H_kv, tokens, d_h]
 
     def logits(self, head: int) -> Any:
-        """`q_i · k_j` at relative offset 0, before rotation and the factor 1/√d_h."""
+        """Return `q_i · k_j` at relative offset 0, before rotation and the factor 1/√d_h."""
         return self.queries[head] @ self.keys[head // (len(self.queries) // len(self.keys))].T
 
 
@@ -41,7 +41,7 @@ def load(directory: Path) -> Any:
 
 
 def attention(model: Any, layer: int, ids: Tensor) -> tuple[Attention, Tensor]:
-    """Run the model on text; returns one layer's projections and the model's own logits."""
+    """Run the model on text, and return one layer's projections and the model's own logits."""
     seen: dict[str, Tensor] = {}
     module = model.get_decoder().layers[layer].self_attn
     hooks = [

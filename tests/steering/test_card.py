@@ -1,4 +1,4 @@
-"""The model card: what it takes over from the base's, and what it must not trip over."""
+"""Test the model card: the fields it takes from the base's card, and unusual content of that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Differences of two checkpoints against numpy's."""
+"""Test differences of two checkpoints against numpy's."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_tensors_that_only_one_has_or_that_have_another_form(tmp_path: Path) -> 
 
 
 def test_values_without_figures(tmp_path: Path) -> None:
-    """What no figure can say is None, so that the result stays JSON."""
+    """Undefined figures are None, so that the result is valid JSON."""
     ours, theirs = weights(), weights()
     for tensors, number in ((ours, 0), (theirs, 1)):
         tensors["counts"] = torch.tensor([number])

@@ -1,4 +1,4 @@
-"""Edits made of two checkpoints, ours and other people's."""
+"""Test edits extracted from two checkpoints, ours and others'."""
 
 from __future__ import annotations
 

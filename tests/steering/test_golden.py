@@ -1,4 +1,4 @@
-"""Families as transformers saves them, from files to files, against the dense float64 formula."""
+"""Test families as saved by transformers, from files to files, against the dense float64 formula."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_output_is_the_base_with_the_projected_queries(family: str, tiny: TinyCh
 
 
 def _assert_only_planned_bytes_differ(base: Path, out: Path, planned: set[str]) -> None:
-    """Headers, index, other tensors and side files: everything outside the planned ranges, byte for byte."""
+    """Compare headers, index, other tensors and side files, all outside the planned ranges, byte for byte."""
     changed = changed_bytes(base, out)
     for file in changed:
         raw = (base / file).read_bytes()
@@ -71,7 +71,7 @@ def test_output_loads_without_a_missing_or_unexpected_weight(
 
 
 def test_float32_arithmetic_stays_within_one_rounding(tiny: TinyCheckpoint, tmp_path: Path) -> None:
-    """The default arithmetic may cross a rounding boundary of bfloat16 now and then, never two."""
+    """The default arithmetic may cross one rounding boundary of bfloat16, but never two."""
     base, out = tiny("qwen2-vl"), tmp_path / "edited"
     steer(base, out=out, layers="all", k=MODES, fsync=False)
     steer(base, out=tmp_path / "exact", layers="all", k=MODES, compute_dtype="float64", fsync=False)

@@ -1,4 +1,4 @@
-"""Edits whose hashes hold and whose manifest says what is not so: refused wherever an edit becomes weights."""
+"""Test that edits with matching hashes and a false manifest are refused wherever they are applied."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def changed(edit: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 @pytest.fixture
 def edit(base: Path, tmp_path: Path) -> Path:
-    """A delta of layer 1 that changes two of its four heads."""
+    """Return a delta of layer 1 that changes two of its four heads."""
     steer(base, out=tmp_path / "edit", layers="1", heads=LISTED, k=2, layout="delta", device="cpu", fsync=False)
     return tmp_path / "edit"
 
 
 @pytest.fixture
 def ways(base: Path, tmp_path: Path) -> Ways:
-    """Every way from an edit to weights, and what looks at one."""
+    """Return every way from an edit to weights, and every command that reads one."""
     steer(base, out=tmp_path / "other", layers="2", k=1, layout="delta", device="cpu", fsync=False)
     full, delta, lora = (OutputOptions(tmp_path / "out", layout, fsync=False) for layout in ("full", "delta", "lora"))
 
@@ -77,7 +77,7 @@ def refused(edit: Path, base: Path, ways: Ways, words: str) -> None:
 
 
 def test_a_sound_edit_passes_everywhere(edit: Path, base: Path, ways: Ways) -> None:
-    """Else the refusals below would say nothing."""
+    """Check that the unchanged edit is accepted; otherwise the refusals below would show nothing."""
     for go in ways.values():
         go(edit)
         if (out := edit.parent / "out").exists():
@@ -87,7 +87,7 @@ def test_a_sound_edit_passes_everywhere(edit: Path, base: Path, ways: Ways) -> N
 
 @pytest.mark.parametrize("name", [key_name(1), "language_model.lm_head.weight", "vision_tower.patch.weight"])
 def test_a_tensor_without_queries_is_refused(edit: Path, base: Path, ways: Ways, name: str) -> None:
-    """A delta that replaces keys, or anything else, with matching hashes on both sides."""
+    """Write a delta that replaces keys, or other tensors, with matching hashes on both sides."""
     before = weights()[name]
     after = before * 2
     save_file({name: after}, edit / DELTA)
@@ -128,7 +128,7 @@ def test_what_the_base_cannot_have_is_refused(
 
 @pytest.mark.parametrize("layout", ["full", "delta"])
 def test_verify_looks_beside_the_listed_heads(base: Path, tmp_path: Path, layout: str) -> None:
-    """Somebody edits all heads, and the manifest names one of them."""
+    """All heads were edited, but the manifest names one of them."""
     steer(base, out=tmp_path / "out", layers="1", k=2, layout=layout, device="cpu", fsync=False)
     changed(
         tmp_path / "out", lambda manifest: manifest["tensors"][0].update(heads=manifest["tensors"][0]["heads"][1:2])
@@ -206,7 +206,7 @@ def test_a_config_by_which_another_change_is_added_does_not_verify(
 
 
 def test_a_config_of_a_later_peft_verifies(adapter: Path) -> None:
-    """One that was saved again has further settings, all of them off; the hash alone says that it is another file."""
+    """A card that was saved again has more settings, all off; only its hash differs."""
     file = adapter / "adapter_config.json"
     config = json.loads(file.read_text()) | {"lora_bias": False, "layers_to_transform": None, "megatron_config": {}}
     file.write_text(json.dumps(config))

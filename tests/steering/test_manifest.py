@@ -1,4 +1,4 @@
-"""`qkedit.json`: complete, reproducible, chained, and never trusted when it is read again."""
+"""Test `qkedit.json`: complete, reproducible, chained, and not trusted when it is read."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @given(st.data())
 def test_a_broken_manifest_is_one_sentence_or_a_manifest(data: st.DataObject) -> None:
-    """Whatever is replaced or taken away."""
+    """Replace or remove any part of the manifest."""
     found = small_file()
     *way, last = data.draw(st.sampled_from(paths_of(found)))
     place = found

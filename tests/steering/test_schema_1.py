@@ -1,4 +1,4 @@
-"""What qkedit 0.1 wrote under schema 1 of the manifest stays readable, and says the same under its new names.
+"""Test that files of qkedit 0.1 (schema 1 of the manifest) are read, with the new names.
 
 `schema_1` holds a delta of the demo model as that version wrote it, the manifest of which is that of the full output,
 too; and `chained.json`, the manifest of a second edit of that output.
@@ -36,7 +36,7 @@ def delta(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def full(delta: Path, tmp_path: Path) -> Path:
-    """The full output of the delta, as 0.1 left it."""
+    """Return the full output of the delta in the form of 0.1."""
     qkedit.apply(delta, base="demo", out=tmp_path / "full", fsync=False)
     shutil.copy(delta / "qkedit.json", tmp_path / "full")
     return tmp_path / "full"

@@ -1,4 +1,4 @@
-"""Each option of the edit, from files to files, on checkpoints made by hand."""
+"""Test each option of the edit, from files to files, on hand-written checkpoints."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def edited(base: Path, tmp_path: Path, **options: Any) -> tuple[SteerReport, dic
 
 
 def exact(base: Path, layer: int, head: int) -> tuple[Any, Any]:
-    """The query head's weights and those of the key head it reads, float64 numpy."""
+    """Return the query head's weights and those of its key head, float64 numpy."""
     tensors = tensors_of(base)
     return (
         heads_of(tensors[query_name(layer)], HEADS)[head],
@@ -52,7 +52,7 @@ def head(tensors: dict[str, Tensor], layer: int, number: int) -> Any:
 
 
 def assert_close(actual: Any, expected: Any, dtype: str = "float32") -> None:
-    """Equal up to one rounding to the storage dtype and the arithmetic's own error."""
+    """Check equality up to one rounding to the storage dtype and the arithmetic's own error."""
     spacing = {"float32": 2**-22, "float16": 2**-10, "bfloat16": 2**-7}[dtype]
     np.testing.assert_allclose(actual, expected, rtol=spacing, atol=1e-6)
 

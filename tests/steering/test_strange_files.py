@@ -1,4 +1,4 @@
-"""What a stranger's config, index or manifest may hold: a run that ends well, or one sentence and nothing written."""
+"""Test unusual configs, indexes and manifests: a correct run, or one sentence and no files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ NESTED = "[" * 100_000
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where in a document a value may be put, by keys and positions."""
+    """Return the places for a value in a document, by keys and positions."""
     found = [path] if path else []
     entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in entries:

@@ -1,4 +1,4 @@
-"""Whatever system call fails with whatever number: one sentence, the target as it was, nothing beside it.
+"""Test every failing system call: one sentence, an unchanged target, and no other files.
 
 A run that nothing disturbs tells which lines of qkedit make which call on the files of the test. Each of these calls
 is then made to fail once.
@@ -49,7 +49,7 @@ Site = tuple[str, str]  # the call, and the line of qkedit that leads to it
 
 
 class Faults:
-    """Counts the calls that qkedit makes on the files of a test, and lets one of them fail."""
+    """Count qkedit's calls on the files of a test, and let one of them fail."""
 
     def __init__(self, place: Path) -> None:
         self._place = str(place)
@@ -61,7 +61,7 @@ class Faults:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Look at every call of the block."""
+        """Monitor every call while the context is open."""
         self.met, self.failed = {}, False
         with _patched(self._watched):
             yield
@@ -95,7 +95,7 @@ class Faults:
         return name, f"{file}:{frame.f_lineno}"
 
     def _concerns(self, arguments: tuple[Any, ...]) -> bool:
-        """Whether the first argument is a file of the test, by name or by number."""
+        """Return whether the first argument is a file of the test, by name or descriptor."""
         if not arguments:
             return False
         try:
@@ -124,7 +124,7 @@ JOBS = (
 
 
 def run_job(job: str, place: Path) -> None:
-    """Do what a command does; outputs replace the one that stands at `out`."""
+    """Run a command; an output replaces the one at `out`."""
     base, out = place / "base", place / "out"
     if job.startswith("steer"):
         how: Any = {
@@ -208,7 +208,7 @@ def test_any_call_that_fails_ends_in_a_sentence(job: str, place: Path) -> None:
 
 
 def test_a_model_that_cannot_be_looked_at_raises_nothing_else(place: Path) -> None:
-    """Opening a model is all that `inspect` and `models` do with its files besides reading tensors."""
+    """`inspect` and `models` only open a model's files, apart from reading tensors."""
     faults = Faults(place)
     with faults.watching():
         open_checkpoint(resolve(str(place / "base"), None))

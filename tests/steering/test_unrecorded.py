@@ -1,4 +1,4 @@
-"""Models that no record names, tensors that nothing explains, and checkpoints converted for MLX."""
+"""Test models without a record, unexplained tensors, and checkpoints converted for MLX."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_what_does_not_matter_to_the_product_stops_nothing(tmp_path: Path) -> No
 
 
 def converted(source: Path, target: Path, change: Any) -> Path:
-    """Write a checkpoint again as MLX does, its tensors changed by `change`."""
+    """Write a checkpoint again in MLX's form, with its tensors changed by `change`."""
     target.mkdir()
     for file in source.iterdir():
         if file.suffix != ".safetensors":

@@ -1,4 +1,4 @@
-"""Every way to tamper with an output is found and named."""
+"""Test that every way to tamper with an output is found and named."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLANNED, OTHER = query_name(1), key_name(2)
 
 @dataclass(frozen=True)
 class Output:
-    """An edited directory, the delta of the same edit, and their base."""
+    """Return an edited directory, the delta of the same edit, and their base."""
 
     directory: Path
     delta: Path
@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Output:
 
 @pytest.fixture
 def output(made: Output, tmp_path: Path) -> Output:
-    """A copy to tamper with."""
+    """Return a copy to tamper with."""
     copies = {name: shutil.copytree(getattr(made, name), tmp_path / name) for name in ("directory", "delta", "base")}
     return Output(**copies)
 
@@ -126,7 +126,7 @@ def test_a_directory_called_demo_is_not_the_demo(output: Output, tmp_path: Path)
 
 
 def _move_a_tensor(directory: Path) -> None:
-    """Index and shards agree, every tensor has its bytes; only the place is another."""
+    """Index and shards agree and every tensor has its bytes, but is in another shard."""
     source, target = shard_of(directory, OTHER), shard_of(directory, PLANNED)
     assert source != target
     moved = tensors_of(directory)[OTHER]

@@ -1,4 +1,4 @@
-"""PAI's attention and MiddleLayer equal attention whose matrices are written out over the whole text."""
+"""Test PAI's attention and MiddleLayer against attention with explicit matrices over the whole text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def full_layers(family: str) -> list[int]:
 
 
 def raised_scores(family: str, ids: list[int], plugin: Any) -> AbstractContextManager[None]:
-    """Raised scores in the rows from the prompt's last on."""
+    """Raise scores in the rows from the prompt's last one on."""
     columns, layers = [column for column, token in enumerate(ids) if token == IMAGE], full_layers(family)
 
     def raise_them(layer: int, scores: Tensor) -> None:
@@ -68,7 +68,7 @@ def test_a_padded_batch_equals_raised_scores(family: str, method: str) -> None:
 
 
 def test_beside_another_plug_in_and_without_images() -> None:
-    """SCR records attention itself, through the raised one; a request without images is the model's own."""
+    """SCR records attention through the raised one; a request without images equals the plain model."""
     given = request("llava", one_image_each("llava")).inputs
     text = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     plain, _ = generated("llava", text)
@@ -82,7 +82,7 @@ def test_beside_another_plug_in_and_without_images() -> None:
 
 
 def test_beams_have_the_image_of_their_prompt() -> None:
-    """The beams of a padded batch are those of each prompt alone, whose image is elsewhere."""
+    """The beams of a padded batch equal those of each prompt alone, whose image is at another position."""
     prompts = one_image_each("llava")
     with qkedit.attach(model("llava"), METHODS["pai-attention"]):
         together, _ = generated("llava", request("llava", prompts).inputs, num_beams=3)

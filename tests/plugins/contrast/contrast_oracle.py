@@ -1,4 +1,4 @@
-"""Contrastive decoding as two loops over the whole text so far, without a cache: slow, and nothing to get wrong."""
+"""Contrastive decoding as two loops over the whole text so far, without a cache: slow and simple."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def contrasted(
     steps: int,
     own_weight: float | None = None,
 ) -> tuple[list[int], list[Tensor]]:
-    """The greedy answer to one prompt, and the contrasted logits of every step; own ones count 1 + α unless told."""
+    """Return the greedy answer to one prompt, and the contrasted logits of every step."""
     answer: list[int] = []
     every: list[Tensor] = []
     for step in range(steps):

@@ -1,4 +1,4 @@
-"""VCD, ICD, M3ID and PAI's contrast equal their formulas, alone, in padded batches, and beside other plug-ins."""
+"""Test VCD, ICD, M3ID and PAI's contrast against their formulas: alone, in batches, and with other plug-ins."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SENTENCE = (60, 61, 62)
 
 
 class Words:
-    """A tokenizer that knows one sentence."""
+    """A tokenizer for one sentence."""
 
     def __call__(self, sentence: str, add_special_tokens: bool) -> dict[str, list[int]]:
         assert sentence == "be confused"
@@ -34,7 +34,7 @@ class Words:
 
 
 def text_of(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """One unpadded prompt without what is from the first to the last token of each of its images."""
+    """Return one unpadded prompt without the tokens from the first to the last of each image."""
     ids = inputs["input_ids"][0].tolist()
     columns = [column for column, token in enumerate(ids) if token == IMAGE]
     inside = set(range(columns[0], columns[-1] + 1))
@@ -42,7 +42,7 @@ def text_of(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def disturbed(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """One unpadded prompt with the sentence behind the first token after its image."""
+    """Return one unpadded prompt with the sentence after the first token that follows its image."""
     place = max(column for column, token in enumerate(inputs["input_ids"][0].tolist()) if token == IMAGE) + 2
     changed = dict(inputs)
     for name in ("input_ids", "token_type_ids", "mm_token_type_ids"):
@@ -105,7 +105,7 @@ def test_without_weight_greedy_search_is_the_models_own(plugin: Any) -> None:
 
 
 def test_the_stream_of_random_numbers_is_left_alone() -> None:
-    """A cut that cuts nothing and a weight too small to matter draw what the model draws."""
+    """Without an effective cut and with a negligible weight, samples equal those of the model."""
     given = request("qwen2-vl", two_prompts("qwen2-vl")).inputs
     model("qwen2-vl")  # made before, as that draws too
     torch.manual_seed(1)
@@ -119,7 +119,7 @@ def test_the_stream_of_random_numbers_is_left_alone() -> None:
 
 
 def test_positions_of_an_answer_survive_its_branch_and_a_question_without_images() -> None:
-    """Qwen keeps the offset of an image's positions on a module, which the branch without image overwrites."""
+    """Qwen keeps the position offset of an image on a module, which the branch without image overwrites."""
     vlm = model("qwen2-vl")
     given = request("qwen2-vl", one_image_each("qwen2-vl")).inputs
     text = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
@@ -169,7 +169,7 @@ def noised_with_seed(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def forcing(answer: Tensor, length: int) -> Any:
-    """A logits processor that lets an answer be said first."""
+    """A logits processor that forces the beginning of an answer."""
 
     def force(input_ids: Tensor, scores: Tensor) -> Tensor:
         said = input_ids.shape[1] - length
@@ -199,7 +199,7 @@ def test_an_answer_that_ends_early_or_breaks_ends_its_branch() -> None:
 
 
 def test_a_token_that_usually_ends_answers_does_not_end_the_branch() -> None:
-    """A request may go on past the model's own end: its branch must go on too, also in one row of a batch."""
+    """A request may continue after the model's own end; its branch must too, also in one row of a batch."""
     given = request("llava", two_prompts("llava")).inputs
     end = model("llava").generation_config.eos_token_id
 
@@ -245,7 +245,7 @@ def test_what_a_branch_cannot_follow(setting: str, value: Any) -> None:
 
 
 def test_the_published_schedule() -> None:
-    """At step 500 the noise has about half of the amplitude; at 999 there is little else (the factors of x and ε)."""
+    """Check the factors of x and ε: about equal at step 500, and mostly noise at 999."""
     for step, signal, noise in ((500, 0.863, 0.505), (999, 0.285, 0.959)):
         share = signal_shares()[step]
         assert math.sqrt(share) == pytest.approx(signal, abs=2e-3)

@@ -1,4 +1,4 @@
-"""CRoPS equals its formulas, written out over the whole text with masks for every row, without a cache."""
+"""Test CRoPS against its formulas over the whole text, with masks for every row and without a cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLUGIN = CRoPS(decay=0.3, alpha=0.7, beta=0.2, limit=0.2, keep=5, keep_text=3, m
 
 
 def hiding(family: str, ids: list[int], plugin: CRoPS, *, of_image: bool) -> AbstractContextManager[None]:
-    """Attention in which every row from the prompt's last on chooses what the layers from 2 on see."""
+    """Attention in which every row from the prompt's last on chooses the columns for the layers from 2 on."""
     hidden: dict[int, list[int]] = {}
 
     def attention(layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -47,7 +47,7 @@ def hiding(family: str, ids: list[int], plugin: CRoPS, *, of_image: bool) -> Abs
 
 
 def without_image(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The prompt's text; in these families every image is one run of image tokens, newlines of theirs included."""
+    """Return the prompt's text; in these families every image is one run of tokens, newlines included."""
     ids = inputs["input_ids"][0].tolist()
     first, last = ids.index(IMAGE), len(ids) - 1 - ids[::-1].index(IMAGE)
     per_token = {

@@ -1,4 +1,4 @@
-"""The contrast and the sum with second images equal their formulas, also for second images of other sizes."""
+"""Test the contrast and the sum with second images against their formulas, also for images of other sizes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ FAMILIES = ("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3
 
 
 def picture(shape: tuple[int, int], tenths: int = 10) -> Image.Image:
-    """An image whose colour says what the tiny requests make of it: its shape, and a factor of its pixels."""
+    """Return an image whose colour encodes a shape and a factor for its pixels in tiny requests."""
     return Image.new("RGB", (2, 2), (*shape, tenths))
 
 
 def with_pictures(family: str, prompts: Sequence[Prompt], images: Sequence[Sequence[Image.Image]]) -> dict[str, Any]:
-    """The model inputs of prompts whose images are replaced by these, all with one factor."""
+    """Return the model inputs of prompts with these images instead, all with one factor."""
     shown = [[own.getpixel((0, 0)) for own in row] for row in images]
     changed = []
     for prompt, row in zip(prompts, shown, strict=True):
@@ -42,7 +42,7 @@ def with_pictures(family: str, prompts: Sequence[Prompt], images: Sequence[Seque
 
 
 def asked(family: str, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """The model inputs of prompts, with their pictures."""
+    """Return the model inputs of prompts, with their pictures."""
     images = [[picture(item) for item in prompt.items if not isinstance(item, int)] for prompt in prompts]
     inputs = with_pictures(family, prompts, images)
     remember_pictures(inputs, Pictures(images, lambda others: with_pictures(family, prompts, others)))
@@ -50,7 +50,7 @@ def asked(family: str, prompts: Sequence[Prompt]) -> dict[str, Any]:
 
 
 def other(first: Image.Image) -> Image.Image:
-    """A fainter image of another shape, if the family has several."""
+    """Return a fainter image of another shape, if the family has several."""
     shape = first.getpixel((0, 0))[:2]
     alike = next(pair for pair in SHAPES.values() if shape in pair)
     return picture(alike[1 - alike.index(shape)], 4)
@@ -138,7 +138,7 @@ def test_what_cannot_be_contrasted() -> None:
 
 
 def test_a_models_own_processor_prepares_the_second_image() -> None:
-    """A blackened part of a picture, as OA-VCD's masks are, on the embedded model; a batch equals single questions."""
+    """Test a blackened part of a picture on the embedded model; a batch equals single questions."""
     loaded = load("demo", device="cpu", dtype="float32")
     pictures = [Image.effect_noise(size, 80).convert("RGB") for size in ((96, 60), (50, 120))]
 

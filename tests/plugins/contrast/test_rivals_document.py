@@ -1,4 +1,4 @@
-"""The Python of docs/rivals.md on second images runs, and masks what a vision transformer attends to."""
+"""Run the Python of docs/rivals.md on second images, which masks the most attended patches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "rivals.md"
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The names that the page's Python defines, in a directory with its picture."""
+    """Return the names that the page's Python defines, in a directory with its picture."""
     section = DOCUMENT.read_text("utf-8").split("## Provide second images\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     assert len(blocks) == 4
@@ -50,7 +50,7 @@ def test_a_function_and_a_plugin_of_it(written: dict[str, Any]) -> None:
 
 
 def test_the_most_attended_patches_are_masked(written: dict[str, Any], tmp_path: Path) -> None:
-    """The tiny transformer's attention is computed by hand from its weights."""
+    """Compute the tiny transformer's attention from its weights."""
     from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
     torch.manual_seed(0)

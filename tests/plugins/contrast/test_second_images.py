@@ -1,4 +1,4 @@
-"""Second images are found by file name, and what is missing is one sentence before a model is loaded."""
+"""Test that second images are found by file name, and that missing ones are reported before a model is loaded."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_an_evaluation_compares_and_names_what_is_missing_before_its_first_answe
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
-    """A directory serves a file's question; without its image, nothing is loaded; a server has no file names."""
+    """A directory serves a question about a file; a missing image is an error before loading; a server is refused."""
     street, garden = (image(tmp_path / f"{name}.png", "white") for name in ("street", "garden"))
     image(tmp_path / "masked/street.png", "red")
     named = ("--plugin", f"image-contrast:second={tmp_path / 'masked'},beta=0")
@@ -153,7 +153,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 
 
 def test_arms_of_an_evaluation(tmp_path: Path) -> None:
-    """Each arm is what it is alone; a picture as its own second image answers as the base does."""
+    """Each arm equals a single run; with the picture itself as second image, answers equal the base's."""
     write_scenes(list(make_scenes(2, seed=1)), scenes := tmp_path / "scenes")
     places = ("--data", scenes, "--images", scenes / "images", "--out", tmp_path / "out", "--limit", "3")
     arms = ("--each", "--plugin", f"image-contrast:second={scenes / 'images'}", "--plugin", "vcd:alpha=0")

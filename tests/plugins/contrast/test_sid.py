@@ -1,4 +1,4 @@
-"""SID equals its formulas, written out over the whole text with a mask for every row, without a cache."""
+"""Test SID against its formulas over the whole text, with a mask for every row and without a cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FAMILIES = ("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3
 
 
 def selected(family: str, ids: list[int], keep: float, start: int = 2) -> AbstractContextManager[None]:
-    """Attention in which every row from the prompt's last on chooses what the layers from `start` on see."""
+    """Attention in which every row from the prompt's last on chooses the columns for the layers from `start` on."""
     image = [column for column, token in enumerate(ids) if token == IMAGE]
     count = max(1, round(keep * len(image))) if keep < 1 else int(keep)
     hidden: dict[int, list[int]] = {}
@@ -118,7 +118,7 @@ def test_it_draws_what_the_model_draws() -> None:
 
 
 def test_beside_scr_and_a_question_without_images() -> None:
-    """SCR looks ahead in the branch too; the answer's own run is not masked; and eager attention is the same."""
+    """SCR previews in the branch too; the answer's own run is not masked; eager attention gives the same."""
     given = request("qwen2-vl", one_image_each("qwen2-vl")).inputs
     text = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     plain, _ = generated("qwen2-vl", text)

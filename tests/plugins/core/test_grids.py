@@ -1,4 +1,4 @@
-"""Cells are where the families' processors and modules put them, and a wrong number of tokens is refused."""
+"""Test cells against the families' processors and modules; a wrong number of tokens is refused."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_every_cell_is_where_it_was_laid(family):
 
 @pytest.mark.parametrize("family", ALL)
 def test_the_model_takes_exactly_these_prompts(family):
-    """The prompts are what the model expects: it checks the number of placeholders against its features."""
+    """The model accepts the prompts: it checks the number of placeholders against its features."""
     with torch.no_grad():
         assert model(family)(**request(family, two_prompts(family)).inputs).logits.isfinite().all()
 
@@ -45,7 +45,7 @@ def test_repeated_prompts_have_the_images_of_the_first():
 
 
 def test_images_of_a_prompt_with_several_are_not_tiled():
-    """LLaVA-OneVision: base grid and one newline each."""
+    """LLaVA-OneVision: one base grid and one newline per image."""
     side, newline = 6, 1
     ids = torch.tensor([[1, *[IMAGE] * (side**2 + newline), 50, *[IMAGE] * (side**2 + newline), 51]])
     inputs = {
@@ -75,7 +75,7 @@ def test_one_token_too_few_or_too_many_is_refused(family, change):
 
 
 def test_images_may_not_reach_into_the_next_prompt():
-    """The sum alone is right here, but not prompt by prompt."""
+    """The total is right, but not the number per prompt."""
     given = request("qwen2-vl", [Prompt(((4, 6), 3), seed=1), Prompt(((6, 4), 3), seed=2)])
     swapped = {**given.inputs, "image_grid_thw": torch.tensor([[1, 6, 8], [1, 12, 12]])}
     with pytest.raises(GridMismatch, match="need"):

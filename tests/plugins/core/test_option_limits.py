@@ -1,4 +1,4 @@
-"""Options too large to compute with are refused before a model is run."""
+"""Test that options too large to compute with are refused before a model runs."""
 
 import math
 

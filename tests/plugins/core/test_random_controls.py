@@ -1,4 +1,4 @@
-"""A matched random control changes as much as its method, at random places, and begins anew with each attachment."""
+"""Test that a control changes as much as its method, at random places, and restarts with each attachment."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_control_differs_from_its_method_and_between_seeds_and_can_be_repeated
 
 @pytest.mark.parametrize("method", OF_LOGITS)
 def test_the_changes_of_a_control_are_those_of_its_method(method: str) -> None:
-    """At the step that both take from the same state: the second of a forced answer, of one prompt."""
+    """Compare the step that both compute from the same state: the second of a forced answer to one prompt."""
     given = request("llava", one_image_each("llava")[:1]).inputs
     forced: Any = {"prefix_allowed_tokens_fn": lambda row, tokens: [7], "max_new_tokens": 2}
     plain = generated("llava", given, **forced)[1][1][0]
@@ -96,7 +96,7 @@ def test_the_changes_of_a_control_are_those_of_its_method(method: str) -> None:
 
 
 def test_a_control_of_attention_moves_every_image_score_as_far_as_its_method() -> None:
-    """Written out: a control whose signs are known is attention with scores raised or lowered by α of their size."""
+    """A control with known signs equals attention with scores raised or lowered by α of their size."""
     given = request("llava", one_image_each("llava")[:1]).inputs
     ids = given["input_ids"]
     signs = random_signs(tuple(ids.shape), torch.Generator().manual_seed(2))[0]
@@ -123,7 +123,7 @@ def test_a_seed_is_a_whole_number_from_0_on(kind: Any) -> None:
 
 
 def test_a_control_of_states_moves_every_number_as_far_as_its_method() -> None:
-    """After the first edited layer, where method and control come from the same states."""
+    """Compare after the first edited layer, where method and control have the same input states."""
     settings = DAMO(tau=1, beta1=0.3, beta2=0.5)
     states = [torch.randn(2, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
     modules = vlm_modules(model("llava"))

@@ -1,4 +1,4 @@
-"""DSCR's formulas word for word: one loop an index, in plain Python numbers."""
+"""DSCR's formulas as plain Python loops, one per index."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def weights(
     alpha: float = 0.6,
     beta: float = 0.8,
 ) -> list[list[float]]:
-    """`w[i][j]`: the share of token i in token j."""
+    """Return `w[i][j]`, the share of token i in token j."""
     count = len(depth)
     raw = [[0.0] * count for _ in range(count)]
     for i in range(count):
@@ -37,7 +37,7 @@ def z_scores(depth: Vector) -> list[float]:
 
 
 def mix(weight: Sequence[Vector], states: Sequence[Vector]) -> list[list[float]]:
-    """`k̂_j = Σ_i w_ij k_i` of one head."""
+    """Return `k̂_j = Σ_i w_ij k_i` of one head."""
     count, size = len(states), len(states[0])
     return [[sum(weight[i][j] * states[i][c] for i in range(count)) for c in range(size)] for j in range(count)]
 

@@ -1,4 +1,4 @@
-"""DSCR the slow way: one prompt at a time, without the plug-in, its hooks or its batches.
+"""A slow reference for DSCR: one prompt at a time, without the plug-in, its hooks or its batches.
 
 The prompt is put into a cache, the keys are replaced token by token as the formulas say, and plain `generate` answers
 over that cache.
@@ -21,7 +21,7 @@ from tests.plugins.tiny_requests import Request
 
 @dataclass(frozen=True)
 class SlowGrid:
-    """One grid of one prompt: the prompt column of each cell, and w among them."""
+    """One grid of one prompt: the prompt column of each cell, and w among the cells."""
 
     columns: list[int]
     weights: list[list[float]]
@@ -117,7 +117,7 @@ GREEDY: dict[str, Any] = {"do_sample": False, "output_logits": True, "return_dic
 
 
 def plugged_answers(model: Any, request: Request, new_tokens: int = 3, **options: Any) -> Tensor:
-    """Return the logits of `generate` as it is, `[rows, new tokens, vocabulary]`."""
+    """Return the logits of plain `generate`, `[rows, new tokens, vocabulary]`."""
     output = model.generate(
         **request.inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, **{**GREEDY, **options}
     )
@@ -126,7 +126,7 @@ def plugged_answers(model: Any, request: Request, new_tokens: int = 3, **options
 
 @contextmanager
 def keys_before_rotation(model: Any, layer: int) -> Iterator[list[Tensor]]:
-    """Collect what a layer's keys are before positions rotate them, `[B, H, S, d]`, as the module makes them."""
+    """Collect a layer's keys before their rotation, `[B, H, S, d]`, from the module."""
     attention = model.get_decoder().layers[layer].self_attn
     shapes: list[tuple[int, int]] = []
     seen: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Requests of many families with depth for their images, as the plug-in and the slow way take them."""
+"""Requests of many families with depth for their images, for the plug-in and the slow reference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNCROPPED = SimpleNamespace(do_center_crop=False)
 
 
 def depth_maps(count: int) -> list[torch.Tensor]:
-    """Maps whose sides every grid divides, so that the mean of a cell is the mean of whole pixels."""
+    """Return depth maps whose sides every grid divides, so that the mean of a cell is that of whole pixels."""
     generator = torch.Generator().manual_seed(0)
     return [torch.rand(120, 120, generator=generator).cumsum(number % 2) for number in range(count)]
 
@@ -28,7 +28,7 @@ def images_in(request: Request) -> int:
 
 
 def prompts_of(family: str) -> list[Prompt]:
-    """Two prompts of different length, the second with two images; LLaVA-NeXT's images fill their tiles."""
+    """Return two prompts of different length, the second with two images; LLaVA-NeXT's images fill their tiles."""
     prompts = tiny_requests.two_prompts(family)
     if family not in ANY_RESOLUTION:
         return prompts
@@ -40,7 +40,7 @@ def prompts_of(family: str) -> list[Prompt]:
 
 
 def request_of(family: str, prompts: list[Prompt]) -> Request:
-    """Return a request whose thumbnails show what their tiles show, as that tells how the tiles lie."""
+    """Return a request whose thumbnails show the content of their tiles, which determines the arrangement."""
     request = tiny_requests.request(family, prompts)
     if family not in TILES:
         return request

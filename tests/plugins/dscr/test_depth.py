@@ -1,4 +1,4 @@
-"""Depth from a model, a file or a tensor."""
+"""Test depth from a model, a file or a tensor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.plugins.tiny_requests import Prompt
 
 @pytest.fixture(scope="module")
 def depth_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Random models of each kind with their image processors, as they are published."""
+    """Return random models of each kind with their image processors, in their published form."""
     from transformers import (
         BeitConfig,
         DepthAnythingConfig,
@@ -122,7 +122,7 @@ def test_a_package_that_is_missing_is_named(depth_models: dict[str, Path]) -> No
 
 
 def test_a_model_that_pads_its_picture(depth_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """ZoeDepth cuts its padding off again, for which it needs torchvision's `resize`."""
+    """ZoeDepth removes its padding, for which it needs torchvision's `resize`."""
     from transformers.models.zoedepth import image_processing_pil_zoedepth as module
 
     def resize(depth: torch.Tensor, size: list[int], **_: Any) -> torch.Tensor:
@@ -139,7 +139,7 @@ def test_a_picture_that_is_too_small_for_the_model(depth_models: dict[str, Path]
 
 
 def test_a_model_sees_what_the_processor_made(depth_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plug-in's depth is that of the picture, and a picture it has seen is not looked at again."""
+    """The plug-in uses the depth of the picture, and estimates that of a known picture only once."""
     from transformers import CLIPImageProcessorPil
 
     image_processor = CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48})
@@ -163,7 +163,7 @@ def test_a_model_sees_what_the_processor_made(depth_models: dict[str, Path], mon
 
 
 def test_a_model_runs_where_the_request_is(depth_models: dict[str, Path], tmp_path: Path) -> None:
-    """Weights that are brought from disk layer by layer are on no device of their own, depth's have to be on one."""
+    """Weights that are loaded from disk layer by layer have no device; the depth model needs one."""
     from accelerate import disk_offload
     from transformers import CLIPImageProcessorPil
 

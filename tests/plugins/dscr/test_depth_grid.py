@@ -1,4 +1,4 @@
-"""Depth brought to a grid, against counting the pixels of a map enlarged until no cell cuts one."""
+"""Test resampling to a grid against pixel counts in a map enlarged until no cell cuts a pixel."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_equals_the_mean_over_an_enlarged_map(height: int, width: int, rows: int
     length=st.fractions(Fraction(1, 6), 1, max_denominator=6),
 )
 def test_a_region_counts_pixels_in_part(size: int, cells: int, start: Fraction, length: Fraction) -> None:
-    """Every cell's mean, in exact fractions; cells that meet no pixel are tested below."""
+    """Return every cell's mean, in exact fractions; cells without pixels are tested below."""
     values = [3 * i * i % 17 for i in range(size)]
     end = start + length
     expected = []

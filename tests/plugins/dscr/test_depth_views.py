@@ -1,4 +1,4 @@
-"""What a model sees of an image, against the processors of transformers themselves.
+"""Test the views of images against the processors of transformers.
 
 A picture whose red grows from left to right and whose green grows from top to bottom tells of each pixel that comes
 out of a processor where in the image it was taken from.
@@ -35,7 +35,7 @@ def processor(name: str, **settings: Any) -> Any:
 
 
 def seen_at(pixels: torch.Tensor, image_processor: Any, rows: int, columns: int) -> torch.Tensor:
-    """Return where the middle of each cell of processed pixels `[3, h, w]` lies in the image: `[2, rows, columns]`."""
+    """Return the position in the image of the middle of each cell of processed pixels: `[2, rows, columns]`."""
     mean, deviation = (
         torch.tensor(value)[:, None, None] for value in (image_processor.image_mean, image_processor.image_std)
     )
@@ -45,14 +45,14 @@ def seen_at(pixels: torch.Tensor, image_processor: Any, rows: int, columns: int)
 
 
 def expected_at(region: Region, rows: int, columns: int) -> torch.Tensor:
-    """Return where the region says the middles are."""
+    """Return the positions of the middles by the region."""
     down = region.top + (region.bottom - region.top) * (torch.arange(rows) + 0.5) / rows
     across = region.left + (region.right - region.left) * (torch.arange(columns) + 0.5) / columns
     return torch.stack([down[:, None].expand(rows, columns), across[None].expand(rows, columns)])
 
 
 def compare(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Compare the cells that lie in the image as a whole."""
+    """Compare the cells that are entirely in the image."""
     half = torch.stack([(expected[0, 1] - expected[0, 0])[:1], (expected[1, :, 1] - expected[1, :, 0])[:1]])[
         :, :, None
     ]
@@ -85,7 +85,7 @@ def test_crops_and_pads(name: str, settings: dict[str, Any], size: tuple[int, in
 
 @pytest.mark.parametrize("size", [(40, 90), (80, 70), (96, 48), (33, 200)])
 def test_tiles_of_llava_next(size: tuple[int, int]) -> None:
-    """The features of its tiles, put together and cropped by the model's own code, know where they were taken."""
+    """The features of tiles, joined and cropped by the model's own code, encode their positions."""
     from tests.plugins.tiny_requests import model
 
     config = model("llava-next").config
@@ -193,7 +193,7 @@ def test_tiles_of_smolvlm(size: tuple[int, int]) -> None:
 
 
 def test_images_of_one_tile_among_tiles() -> None:
-    """Idefics 3 hands on zeros where one prompt has fewer tiles than another."""
+    """Idefics 3 passes on zeros if one prompt has fewer tiles than another."""
     pixels = torch.randn(2, 2, 3, 8, 8)
     pixels[1, 1] = 0
     grids = [Grid(int(number > 1), number, "image", 0, torch.zeros(2, 2, dtype=torch.long)) for number in range(3)]

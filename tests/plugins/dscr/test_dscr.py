@@ -1,4 +1,4 @@
-"""DSCR attached to tiny models of every family, against the formulas written out token by token."""
+"""Test DSCR on tiny models of every family against the formulas, token by token."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TOLERANCE = 1e-5
 
 
 def compare(family: str, prompts: list[Prompt], options: dict[str, Any], slow: dict[str, Any]) -> Any:
-    """Answer with the plug-in and the slow way, and hold the logits of every row against each other."""
+    """Answer with the plug-in and with the slow reference, and compare the logits of every row."""
     model, request = tiny_requests.model(family), request_of(family, prompts)
     maps = depth_maps(images_in(request))
     with attach(model, DSCR(depth=maps, processor=UNCROPPED, **options)) as attached:
@@ -72,7 +72,7 @@ def test_options_equal_the_formulas(family: str, options: dict[str, Any], slow: 
 
 @pytest.mark.parametrize("family", ["qwen3-vl", "llava-next", "mistral3"])
 def test_the_question_can_be_read_over_the_refined_cache(family: str) -> None:
-    """Each prompt is refined where its own last image ends, wherever that is in the batch."""
+    """Each prompt is refined after its own last image, wherever that is in the batch."""
     model, prompts = tiny_requests.model(family), prompts_of(family)
     ends = []
     for prompt in prompts:
@@ -93,7 +93,7 @@ def test_the_question_can_be_read_over_the_refined_cache(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "glm4v", "qwen3.5", "chameleon", "llava"])
 def test_keys_can_be_mixed_before_their_rotation(family: str) -> None:
-    """Keys as the modules make them, mixed by the formulas; what is read back from the cache is turned back too."""
+    """Mix the modules' keys by the formulas; keys from the cache are rotated back."""
     model = tiny_requests.model(family)
     prompt = prompts_of(family)[0]
     alone = request_of(family, [prompt])
@@ -126,7 +126,7 @@ def test_keys_can_be_mixed_before_their_rotation(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "glm4v", "llava-next", "paligemma"])
 def test_each_row_of_a_batch_is_turned_by_its_own_positions(family: str) -> None:
-    """With the formulas held to one prompt above, a padded batch has to answer as its prompts do alone."""
+    """A padded batch must answer like its prompts alone, which are compared with the formulas above."""
     model, prompts = tiny_requests.model(family), prompts_of(family)
     request = request_of(family, prompts)
     maps, first = depth_maps(images_in(request)), 0
@@ -143,7 +143,7 @@ def test_each_row_of_a_batch_is_turned_by_its_own_positions(family: str) -> None
 
 @pytest.mark.parametrize(("lost_cells", "changed"), [("mix", True), ("skip", False)])
 def test_a_window_that_has_lost_a_part_of_the_image(lost_cells: str, changed: bool) -> None:
-    """Gemma 3's sliding layers keep seven tokens here: of the image, what the question has left of them."""
+    """Gemma 3's sliding layers keep seven tokens here, so only a part of the image."""
     model = tiny_requests.model("gemma3")
     alone = tiny_requests.request("gemma3", [Prompt((2, (0, 0), 2), seed=1)])
     grids = reference.grids_of(alone, depth_maps(1), TILED)
@@ -161,7 +161,7 @@ def test_a_window_that_has_lost_a_part_of_the_image(lost_cells: str, changed: bo
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_prompt_in_two_parts_is_the_prompt(family: str) -> None:
-    """Where nothing is changed, running the last token by itself answers as plain `generate` does."""
+    """Without changes, running the last token by itself gives the answer of plain `generate`."""
     model, request = tiny_requests.model(family), request_of(family, prompts_of(family))
     plain = reference.plugged_answers(model, request)
     with attach(model, DSCR(depth=depth_maps(images_in(request)), blend=0.0, processor=UNCROPPED)):
@@ -173,7 +173,7 @@ def test_a_prompt_in_two_parts_is_the_prompt(family: str) -> None:
     "options", [{"cache_implementation": "static"}, {"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True}]
 )
 def test_however_the_answer_is_made(options: dict[str, Any]) -> None:
-    """The first token's logits are those of greedy search with the default cache, in every beam and every answer."""
+    """The first token's logits equal those of greedy search with the default cache, in every beam and answer."""
     model, request = tiny_requests.model("gemma3"), request_of("gemma3", prompts_of("gemma3"))
     plugin = DSCR(depth=depth_maps(images_in(request)))
     with attach(model, plugin):
@@ -185,7 +185,7 @@ def test_however_the_answer_is_made(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "llava"])
 def test_on_top_of_scr(family: str) -> None:
-    """Keys that SCR's states gave are refined. Random sources depend on no token that the slow way runs later."""
+    """Keys from SCR's states are refined. Random sources do not depend on a token that the reference runs later."""
     model, prompts = tiny_requests.model(family), prompts_of(family)[:1]
     request, scr = request_of(family, prompts), SCR(selection="uniform", sources=3)
     grids = reference.grids_of(request, depth_maps(1), TILED)

@@ -1,4 +1,4 @@
-"""The mathematics of DSCR against loops, and the numbers that its warning rests on."""
+"""Test the mathematics of DSCR against loops, and the figures behind its warning."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_what_is_left_of_a_grid_is_mixed_among_itself() -> None:
 
 
 def scene() -> tuple[torch.Tensor, torch.Tensor]:
-    """A floor that recedes over 24 × 24 tokens, an object on it, and keys half of which follow the depth."""
+    """Return a receding floor of 24 × 24 tokens with an object, and keys half of which follow the depth."""
     depth = torch.linspace(0, 1, 24)[:, None].repeat(1, 24)
     depth[8:18, 8:16] = 0.9
     torch.manual_seed(0)
@@ -107,7 +107,7 @@ def scene() -> tuple[torch.Tensor, torch.Tensor]:
     [("range 1", 556, 0.015), ("range 5", 246, 0.39), ("z-scores", 344, 0.28)],
 )
 def test_how_much_the_published_kernel_leaves_of_the_keys(how: str, tokens: int, kept: float) -> None:
-    """With depth in [0, 1] the mix is nearly the average of the image; docs/plugins.md shows this table."""
+    """With depth in [0, 1] the mix is nearly the average of the image; docs/plugins.md has this table."""
     depth, keys = scene()
     depth = {"range 1": depth, "range 5": 5 * depth, "z-scores": standardized(depth)}[how]
     weights = mixing_weights(depth, places_of(24, 24), Kernel())

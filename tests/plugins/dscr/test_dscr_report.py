@@ -1,4 +1,4 @@
-"""What DSCR leaves alone, what it reports, and what it refuses."""
+"""Test DSCR's report and refusals, and what it leaves unchanged."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_report_says_how_much_was_mixed() -> None:
     ],
 )
 def test_a_mix_of_everything_is_warned_of(options: dict[str, Any], warned: list[str]) -> None:
-    """The published kernel on depth in [0, 1], or on no depth at all, blurs the image away."""
+    """The published kernel averages the image on depth in [0, 1], and without depth."""
     depth = torch.linspace(0, 1, 120)[:, None].repeat(1, 120)
     model, request = tiny_requests.model("qwen2-vl"), request_of("qwen2-vl", prompts_of("qwen2-vl")[:1])
     with torch.no_grad(), attach(model, DSCR(**{"depth": depth, **options})) as attached:

@@ -1,4 +1,4 @@
-"""DAMO equals its formulas, computed in float64 column by column over the whole text."""
+"""Test DAMO against its formulas in float64, column by column over the whole text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTINGS = {"tau": 0.0, "beta1": 0.3, "beta2": 0.6, "alpha": 0.4}
 
 
 class Column:
-    """What the method knows of one token."""
+    """The method's state for one token."""
 
     def __init__(self) -> None:
         self.states: list[Tensor] = []
@@ -50,7 +50,7 @@ class Column:
 
 @contextmanager
 def replaced(vlm: Any, prompt: int) -> Iterator[dict[tuple[int, int], Column]]:
-    """Let the method replace the states of the prompt's last token and of every later one, in layers 2 and 3 of 4.
+    """Replace the states of the prompt's last token and of every later one, in layers 2 and 3 of 4.
 
     Yields:
         What it knows of each row and column of the last forward pass.
@@ -103,7 +103,7 @@ def test_a_padded_batch_equals_the_formulas(family: str) -> None:
 
 @pytest.mark.parametrize("settings", [{"tau": -1.0}, {"tau": 1.0, "beta1": 0.0, "beta2": 0.0}], ids=str)
 def test_what_changes_nothing(settings: dict[str, float]) -> None:
-    """No prediction turns further back than opposite, and without memory the average is the last change."""
+    """No cosine is below −1, and without memory the average is the last change."""
     given = request("llava", one_image_each("llava")).inputs
     own, before = generated("llava", given)
     with qkedit.attach(model("llava"), DAMO(**settings)):
@@ -114,7 +114,7 @@ def test_what_changes_nothing(settings: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("beside", [SCR(), VAF(image=1.0, before=1.0)], ids=lambda plugin: plugin.name)
 def test_a_prompt_that_runs_twice_or_in_parts(beside: Any) -> None:
-    """SCR runs a preview, which is unedited; VAF runs the prompt in parts, of which the last has the last token."""
+    """SCR runs a preview, which is unedited; VAF runs the prompt in parts, the last of which has the last token."""
     prompts, vlm = one_image_each("llava")[:1], model("llava")
     given = request("llava", prompts).inputs
     if beside.name == "vaf":
@@ -133,7 +133,7 @@ def test_a_prompt_that_runs_twice_or_in_parts(beside: Any) -> None:
 
 
 def test_beams_are_those_of_a_model_that_edits_itself() -> None:
-    """It runs the whole text at every step, without a cache."""
+    """The whole text runs at every step, without a cache."""
     vlm = model("llava")
     given = request("llava", one_image_each("llava")[:1]).inputs
     own = generated("llava", given, num_beams=3)[1]

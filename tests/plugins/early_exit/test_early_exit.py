@@ -1,4 +1,4 @@
-"""DoLa and DeCo equal their formulas, written out from the hidden states that transformers returns."""
+"""Test DoLa and DeCo against their formulas, from the hidden states that transformers returns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Formula = Callable[[Tensor, list[Tensor]], Tensor]
 
 
 def distributions(vlm: Any, output: Any, layers: list[int], normed: bool) -> list[Tensor]:
-    """The head's logits `[vocabulary]` behind each layer, in float64."""
+    """Return the head's logits `[vocabulary]` after each layer, in float64."""
     decoder = vlm.get_decoder()
     logits = []
     for layer in layers:
@@ -109,7 +109,7 @@ def test_without_weight_deco_leaves_greedy_search() -> None:
 
 
 def test_default_layers() -> None:
-    """Of four layers: 0.625 to 0.9 are layer 2 alone; the first half has the state behind layer 1."""
+    """Of four layers, 0.625 to 0.9 is layer 2 alone; the first half has the state after layer 1."""
     from qkedit.plugins.transformers.modules import vlm_modules
 
     modules = vlm_modules(model("llava"))
@@ -119,7 +119,7 @@ def test_default_layers() -> None:
 
 
 def test_logits_that_are_more_than_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in Cohere's models, which scale them."""
+    """Scale the logits, like Cohere's models."""
     vlm = model("llava")
     given = request("llava", one_image_each("llava")).inputs
     forward = vlm.forward
@@ -136,7 +136,7 @@ def test_logits_that_are_more_than_the_head(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_beams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DoLa's are those of a model that edits its own logits; DeCo's would not be on one scale."""
+    """DoLa's beams equal those of a model that edits its own logits; DeCo's would not be on one scale."""
     vlm = model("llava")
     given = request("llava", one_image_each("llava")).inputs
     with qkedit.attach(vlm, DeCo()), pytest.raises(UsageError, match="beams"):

@@ -1,4 +1,4 @@
-"""The shares of attention equal those of the eager attention that transformers returns, token by token."""
+"""Test the shares against the eager attention that transformers returns, token by token."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def slow_shares(row: Tensor, ids: list[int], real: list[int], skipped: int) -> l
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shares_are_those_of_eager_attention(family: str) -> None:
-    """In a padded batch, the second prompt with two images, and with sliding windows that have lost the image."""
+    """Test a padded batch whose second prompt has two images, and sliding windows that have lost the image."""
     inputs, vlm = request(family, two_prompts(family)).inputs, model(family)
     answers, report = measured(family, inputs)
     vlm.set_attn_implementation("eager")
@@ -117,7 +117,7 @@ def test_measuring_changes_no_answer_and_a_batch_is_its_prompts() -> None:
 
 
 def test_raised_scores_are_seen_as_they_are_raised() -> None:
-    """PAI's plug-in on all layers, against attention that is written out over the whole text."""
+    """Test with PAI's plug-in on all layers, against explicit attention over the whole text."""
     prompt = [Prompt((2, (0, 0), 4), seed=3)]
     inputs = request("llava", prompt).inputs
     answers, report = measured("llava", inputs, PAIAttention(alpha=2.0, layers="0-3"))
@@ -140,7 +140,7 @@ def test_raised_scores_are_seen_as_they_are_raised() -> None:
 
 
 def test_beside_plug_ins_that_split_the_prompt_or_run_a_branch() -> None:
-    """DSCR runs the prompt's last token again, and VCD another prompt: the answer's own attention is measured."""
+    """DSCR runs the prompt's last token again, and VCD another prompt: only the answer's attention is measured."""
     given = request("llava", two_prompts("llava"))
     depth = DSCR(depth=depth_maps(images_in(given)), processor=UNCROPPED, blend=0.0)
     _, plain = measured("llava", given.inputs)
@@ -150,7 +150,7 @@ def test_beside_plug_ins_that_split_the_prompt_or_run_a_branch() -> None:
 
 
 def test_a_preview_through_watched_eager_attention() -> None:
-    """SCR records attention in a preview, through the function that watches, which holds the eager one."""
+    """SCR records attention in a preview, through the attention function that measures."""
     inputs = request("llava", two_prompts("llava")).inputs
     scr, vlm = SCR(layers="0-2", diagnosis="1,3", sources=5, factor=1.3), model("llava")
     _, usual = measured("llava", inputs, scr)

@@ -1,4 +1,4 @@
-"""KV-coherence and the entropy of norms, against sums over pairs and against what modules make."""
+"""Test KV-coherence and the entropy of norms against sums over pairs and the modules' own keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.plugins.dscr.dscr_requests import UNCROPPED, depth_maps, prompts_of, 
 
 
 def slow_coherence(keys: torch.Tensor) -> float:
-    """One head's `[rows, columns, d]`: mean cosine of 4-neighbours minus mean cosine of all pairs."""
+    """Return one head's mean cosine of 4-neighbours minus the mean cosine of all pairs, `[rows, columns, d]`."""
     rows, columns, _ = keys.shape
     cells = list(itertools.product(range(rows), range(columns)))
     neighbours, pairs = [], []
@@ -63,7 +63,7 @@ def test_entropy() -> None:
 
 @pytest.mark.parametrize("family", ["llava", "glm4v", "qwen3.5", "gemma3", "llava-next"])
 def test_measured_on_a_model(family: str) -> None:
-    """Keys as the modules make them, states as the layers return them, grid by grid."""
+    """Compare with the modules' keys and the layers' states, grid by grid."""
     model = tiny_requests.model(family)
     request = request_of(family, prompts_of(family)[:1])
     layer = 1
@@ -119,7 +119,7 @@ def test_without_a_cache_there_is_nothing_to_see() -> None:
 
 
 def test_colours_are_the_principal_components() -> None:
-    """Keys that lie on three axes of falling length give each axis a colour of its own."""
+    """Keys on three axes of decreasing length give each axis a colour of its own."""
     torch.manual_seed(0)
     rows, columns = 5, 7
     scores = torch.randn(rows, columns, 3)

@@ -1,4 +1,4 @@
-"""SCR from its formulas: one prompt at a time, without padding, cache or batch, layer by layer and cell by cell.
+"""SCR by its formulas: one prompt at a time, without padding, cache or batch, layer by layer, cell by cell.
 
 What stands around layers is taken from an ordinary run: every layer's arguments (masks, rotations), and what the
 model adds to the state between two layers (DeepStack), which does not depend on the state.
@@ -15,7 +15,7 @@ from torch import Tensor
 def scores(
     model: Any, inputs: dict[str, Any], cells: list[int], queries: list[int], layers: list[int]
 ) -> dict[int, float]:
-    """Eager attention from `queries` to each of `cells`, averaged over heads, layers and queries in loops."""
+    """Return eager attention from `queries` to each of `cells`, averaged over heads, layers and queries by loops."""
     weights = eager_attention(model, inputs, layers)
     found = {}
     for cell in cells:
@@ -30,7 +30,7 @@ def scores(
 
 
 def eager_attention(model: Any, inputs: dict[str, Any], layers: list[int]) -> dict[int, Tensor]:
-    """The attention of some layers as eager attention returns it, `[batch, heads, length, length]` each."""
+    """Return eager attention of some layers, `[batch, heads, length, length]` each."""
     weights: dict[int, Tensor] = {}
 
     def keep(index: int) -> Any:
@@ -51,7 +51,7 @@ def eager_attention(model: Any, inputs: dict[str, Any], layers: list[int]) -> di
 
 
 def sources_and_neighbours(grid: list[list[int]], score: dict[int, float], count: int) -> list[tuple[int, list[int]]]:
-    """Greedy sources of a grid of columns, the strongest first, each with the neighbours that are its own."""
+    """Return the greedy sources of a grid of columns, the strongest first, each with its own neighbours."""
     rows, columns = len(grid), len(grid[0])
     inner = [(-score[grid[r][c]], r * columns + c, r, c) for r in range(1, rows - 1) for c in range(1, columns - 1)]
     used: set[int] = set()

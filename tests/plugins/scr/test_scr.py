@@ -1,4 +1,4 @@
-"""SCR equals its formulas, on every way in which families lay images out, alone and in batches with padding."""
+"""Test SCR against its formulas for every layout of image tokens, alone and in padded batches."""
 
 import math
 from itertools import pairwise
@@ -34,7 +34,7 @@ SETTINGS = {"layers": "0-2", "diagnosis": "1,3", "sources": COUNT, "factor": FAC
 
 
 def grids_of(cells):
-    """The grids of one prompt, each as rows of columns, image by image."""
+    """Return the grids of one prompt, each as rows of columns, image by image."""
     grids = {}
     for column, (image, part, row, place) in cells.items():
         grids.setdefault((image, part), {})[row, place] = column
@@ -48,7 +48,7 @@ def grids_of(cells):
 
 
 def expected(family, prompt):
-    """Sources with their neighbours, logits and states of one prompt, and the sources' smallest distance in score."""
+    """Sources with their neighbours, logits and states of one prompt, and the smallest difference of scores."""
     alone = request(family, [prompt])
     grids = grids_of(alone.cells[0])
     length = alone.ids.shape[1]

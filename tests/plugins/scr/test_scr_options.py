@@ -1,4 +1,4 @@
-"""SCR's options: each does what it says, and wrong ones are refused."""
+"""Test SCR's options and their refusals."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ LAYERS = {"layers": "0-2", "diagnosis": "1,3", "sources": 5, "factor": 1.3}
 
 
 def run(family, prompts, settings, attached=None):
-    """Logits of the prompts' last tokens, and SCR's report."""
+    """Return logits of the prompts' last tokens, and SCR's report."""
     given = request(family, prompts)
     if attached is not None:
         with torch.no_grad():
@@ -85,7 +85,7 @@ def test_layers_without_attention_are_left_out_or_refused():
 
 
 def test_layers_are_named_as_everywhere():
-    """Fractions and the middle are known once the model is."""
+    """Fractions and "mid" depend on the number of layers."""
     parts = vlm_modules(model("llava"))
     bound = SCR(layers="mid", diagnosis="0.5-1").bind(parts)
     assert (bound.edited, bound.scored) == ((1, 2, 3), (2, 3))
@@ -129,7 +129,7 @@ def test_sources_are_counted_by_grid_or_by_image():
 
 
 def test_a_source_alone_is_divided_or_kept():
-    """In a 5 × 5 grid whose nine inner cells are all sources, the one in the middle has no neighbours."""
+    """In a 5 × 5 grid whose nine inner cells are all sources, the middle one has no neighbours."""
     prompts = [Prompt((2, (5, 5), 4), seed=1)]
     settings = {"layers": "0", "diagnosis": "1", "factor": 2.0, "sources": 9, "claim": "fixed"}
     divided, _ = run("pixtral", prompts, SCR(**settings, alone="divide"))
@@ -152,7 +152,7 @@ def test_uniform_sources_are_drawn_by_seed_and_need_no_pass():
 
 
 def test_uniform_sources_are_uniform():
-    """Over many requests every inner cell is drawn about equally often, and no border cell ever."""
+    """Over many requests, inner cells are drawn about equally often, and border cells never."""
     counts = torch.zeros(6, 6)
     settings = SCR(layers="0", diagnosis="1", selection="uniform", sources=1)
     given = request("llava", [Prompt((2, (0, 0), 3))])
@@ -253,7 +253,7 @@ def test_entropy_of_equal_norms_is_the_logarithm_of_their_number():
 
 
 def test_equal_states_grow_as_the_formula_says():
-    """One source and its eight neighbours, all states equal: eight grow by λ, one shrinks by λ."""
+    """With one source, eight neighbours and equal states, eight grow by λ and one shrinks by λ."""
     tiny = model("llava")
     given = request("llava", [Prompt((2, (0, 0), 3))])
     probe = Probe()

@@ -1,4 +1,4 @@
-"""The choice of sources against its definition, and by hand on small grids."""
+"""Test the choice of sources against its definition, and on small grids by hand."""
 
 import torch
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""KVSmooth equals its formulas, written out token by token over the whole text, without a cache."""
+"""Test KVSmooth against its formulas, token by token over the whole text, without a cache."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLUGIN = KVSmooth(strength=0.5, spread=0.4, window=WINDOW, layers="1-3")
 
 
 def smoothed_attention(family: str, prompt: int) -> AbstractContextManager[None]:
-    """Attention in which every token after the prompt leaves a smoothed key and value to the tokens after it."""
+    """Attention in which every token after the prompt has a smoothed key and value for later tokens."""
 
     def attention(layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
         shares = (query @ key.transpose(-1, -2) * scale + mask).softmax(dim=-1)
@@ -85,7 +85,7 @@ def test_without_strength_nothing_changes_by_a_bit(family: str) -> None:
 
 
 def test_a_question_without_images_between_and_streaming() -> None:
-    """Qwen keeps the offset of an image's positions on a module; a stream gets the tokens of the answer."""
+    """Qwen keeps the position offset of an image on a module; a stream gets the answer's tokens."""
     given = request("qwen2-vl", one_image_each("qwen2-vl")[:1]).inputs
     text = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     streamed: list[int] = []
@@ -125,7 +125,7 @@ def test_sampling_draws_what_the_model_draws_and_several_answers_are_smoothed() 
 
 
 def test_beside_a_contrast_it_acts_on_the_answer_alone() -> None:
-    """With a weight of nearly nothing, the contrast leaves what KVSmooth does, though its branch runs unsmoothed."""
+    """With a negligible weight, the contrast keeps KVSmooth's effect, though its branch is not smoothed."""
     given = request("llava", one_image_each("llava")).inputs
     with qkedit.attach(model("llava"), PLUGIN):
         alone, logits = generated("llava", given)

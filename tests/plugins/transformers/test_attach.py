@@ -1,4 +1,4 @@
-"""Attaching, detaching, reports, and what is refused in one sentence."""
+"""Test attaching, detaching, reports, and refusals in one sentence."""
 
 import os
 from shutil import which
@@ -23,12 +23,12 @@ def one(family="llava"):
 
 
 def fresh(family):
-    """A model of one's own, to be changed."""
+    """Return a new model that a test may change."""
     return model.__wrapped__(family)
 
 
 def state_of(tiny):
-    """Everything an attachment could leave behind: instance attributes and hooks of every module, and the weights."""
+    """Return all possible traces of an attachment: instance attributes and hooks of modules, and the weights."""
     return {
         name: (
             {key: value for key, value in vars(module).items() if callable(value)},
@@ -241,7 +241,7 @@ def test_a_compiled_model_is_refused():
     ],
 )
 def test_layers_compiled_one_by_one(backend):
-    """Compiled ahead, and by a request that is not edited: the edit has to come through all the same."""
+    """Compile before and by an unedited request: later requests must still be edited."""
     given, tiny = one(), fresh("llava")
     with torch.no_grad():
         with qkedit.attach(tiny, SCR()):
@@ -296,7 +296,7 @@ def offloaded_whole(tiny, folder):
 
 
 def dispatched(tiny, folder):
-    """As `from_pretrained(device_map=…)` does it: the decoder's second half on disk, everything else on the CPU."""
+    """Put the decoder's second half on disk and the rest on the CPU, as `from_pretrained(device_map=…)` does."""
     places = {"model.visual": "cpu", "model.language_model.embed_tokens": "cpu", "model.language_model.norm": "cpu"}
     layers = {f"model.language_model.layers.{layer}": "cpu" if layer < 2 else "disk" for layer in range(4)}
     rest = {"model.language_model.rotary_emb": "cpu", "lm_head": "cpu"}
@@ -305,7 +305,7 @@ def dispatched(tiny, folder):
 
 @pytest.mark.parametrize("spread_over", [offloaded_whole, dispatched])
 def test_a_model_spread_over_devices(spread_over, tmp_path):
-    """Weights that accelerate brings from disk, layer by layer, come through the same hooks as a second device."""
+    """Weights that accelerate loads from disk pass through the same hooks as a second device."""
     given = one("qwen2-vl")
     plugins = SCR(), DSCR(depth=depth_maps(1))
     expected = generated("qwen2-vl", given.inputs, *plugins)

@@ -1,4 +1,4 @@
-"""Recorded attention is eager attention, and recording changes nothing."""
+"""Test recorded attention against eager attention, and that recording changes nothing."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ LAYERS = [1, 3]
 
 
 def record(family, inputs, readings, implementation="sdpa"):
-    """Mean attention by layer and reading, and the logits of the recorded run."""
+    """Return mean attention by layer and reading, and the logits of the recorded run."""
     tiny = model(family)
     recorder = AttentionRecorder(frozenset(LAYERS), readings)
     tiny.set_attn_implementation(implementation)
@@ -65,7 +65,7 @@ def test_recording_leaves_the_run_and_the_model_as_they_were():
 
 
 def test_attention_that_looks_itself_up_by_name_finds_its_name():
-    """As flash attention does; it is called with the module, whose config is to say what was asked for."""
+    """Flash attention gets the module, whose config must name the configured implementation."""
     seen = set()
 
     def by_name(module, *args, **kwargs):
@@ -96,7 +96,7 @@ def test_rows_are_computed_in_blocks(monkeypatch):
 
 
 def test_masks_of_flash_attention():
-    """Flash attention is handed padding alone (or nothing) and a window; causality is in the kernel."""
+    """Flash attention gets only padding (or nothing) and a window; its kernel is causal."""
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 4, 9, 8, generator=generator), torch.randn(2, 2, 9, 8, generator=generator)
     padding = torch.ones(2, 9, dtype=torch.long)

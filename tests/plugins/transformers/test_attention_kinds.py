@@ -1,4 +1,4 @@
-"""Plug-ins with attention that takes no complete masks: as flash attention and flex attention are called.
+"""Test plug-ins with attention that takes no complete masks, like flash and flex attention.
 
 Neither kernel runs on every machine, so stand-ins with the same way of being called do the same computation.
 """
@@ -33,7 +33,7 @@ FLASH, FLEX = "kernels-community/flash-stand-in", "flex_stand_in"
 
 
 def flash(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
-    """Every prompt by itself without its padding, causal, and within a window if the layer has one."""
+    """Compute every prompt by itself without padding: causal, and in the layer's window if it has one."""
     assert module.config._attn_implementation == FLASH  # by which the real one finds its kernel
     assert mask is None or mask.ndim == 2
     output = torch.zeros_like(query)
@@ -55,7 +55,7 @@ def flash(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor |
 
 
 def flex(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, **kwargs: Any) -> Any:
-    """Each head's pairs as the block mask's function says."""
+    """Compute each head's pairs by the block mask's function."""
     assert isinstance(mask, BlockMask)
     rows = torch.arange(query.shape[0])[:, None, None]
     visible = mask.mask_mod(rows, torch.tensor(0), torch.arange(query.shape[2])[:, None], torch.arange(key.shape[2]))
@@ -79,7 +79,7 @@ def block_mask(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> BlockMask:
-    """What transformers makes for flex attention, without compiling it."""
+    """Return transformers' masks for flex attention, without compiling it."""
     if attention_mask is not None:
         mask_function = and_masks(mask_function, padding_mask_function(attention_mask))
     shifted = add_offsets_to_mask_function(mask_function, q_offset, kv_offset)
@@ -111,7 +111,7 @@ def plugins(given: tiny_requests.Request) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", [FLASH, FLEX])
 @pytest.mark.parametrize("family", ["qwen2-vl", "qwen3-vl", "llava", "mistral3", "internvl", "chameleon"])
 def test_any_attention_gives_the_same_answer(family: str, kind: str) -> None:
-    """In a batch with padding, where the recorded rows have to leave the padding out as the kernel does."""
+    """In a padded batch, the recorded rows must exclude padding like the kernel."""
     tiny, given = tiny_requests.model.__wrapped__(family), request(family, two_prompts(family))
     usual, decoder = tiny.config._attn_implementation, tiny.get_decoder()
 
@@ -145,7 +145,7 @@ def test_any_attention_gives_the_same_answer(family: str, kind: str) -> None:
     ],
 )
 def test_attention_is_watched_under_any_attention(family: str, kind: str, text: dict[str, Any]) -> None:
-    """Sliding windows included, before and after the cache has forgotten columns."""
+    """Test sliding windows too, before and after the cache has dropped columns."""
     tiny, given = tiny_requests.model.__wrapped__(family, **text), request(family, two_prompts(family))
     shares = []
     for implementation in ("sdpa", kind):
@@ -158,7 +158,7 @@ def test_attention_is_watched_under_any_attention(family: str, kind: str, text: 
 
 @pytest.mark.usefixtures("stand_ins")
 def test_masks_made_ahead_for_flex_attention_are_not_cut() -> None:
-    """Gemma 3 makes its masks before its decoder runs: a pass over the whole prompt takes them as they are."""
+    """Gemma 3 makes its masks before its decoder runs; a pass over the whole prompt uses them unchanged."""
     tiny, given = tiny_requests.model.__wrapped__("gemma3"), request("gemma3", two_prompts("gemma3"))
     with torch.no_grad():
         with qkedit.attach(tiny, SCR()):

@@ -1,4 +1,4 @@
-"""Whatever drives the model, the plug-ins act in the prefill and nowhere else."""
+"""Test that plug-ins act only in the prefill, whichever code runs the model."""
 
 import json
 import threading
@@ -29,7 +29,7 @@ def test_a_factor_of_one_changes_no_bit(family):
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "llava", "gemma3", "chameleon"])
 def test_answers_are_read_over_the_edited_prompt(family):
-    """Every step of generation equals the formulas over prompt and answer so far, without a cache."""
+    """Every step equals the formulas over prompt and answer so far, without a cache."""
     prompt = two_prompts(family)[1]
     alone, pairs, _, _ = expected(family, prompt)
     steps = generated(family, alone.inputs, SCR(**SETTINGS))
@@ -62,7 +62,7 @@ def test_answers_are_read_over_the_edited_prompt(family):
     ids=json.dumps,
 )
 def test_every_way_to_generate_is_edited_alike(family, settings):
-    """The first step's logits are those of the plain edited forward, for every beam and answer."""
+    """The first step's logits equal those of the edited forward pass, for every beam and answer."""
     given = request(family, two_prompts(family))
     with torch.no_grad(), qkedit.attach(model(family), SCR()):
         forward = model(family)(**given.inputs).logits[:, -1]
@@ -94,7 +94,7 @@ def test_streaming():
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "glm4v", "llava"])
 def test_a_second_request_in_between_changes_neither(family):
-    """Models with rotary positions in three parts keep a number of the latest prompt on the module."""
+    """Models with three-axis rotary positions keep a number of the latest prompt on the module."""
     prompts = two_prompts(family)
     first, second = (request(family, [prompt]) for prompt in prompts)
     plugins = SCR(), Probe(refine="end")
@@ -116,7 +116,7 @@ def test_a_second_request_in_between_changes_neither(family):
 
 
 def test_threads():
-    """Two threads generate at once: each request comes out as if it were alone."""
+    """Two threads generate at once, and each request equals a single one."""
     family = "qwen2.5-vl"
     given = [request(family, [prompt]) for prompt in two_prompts(family)]
     text = {"input_ids": torch.tensor([[1, 50, 60, 70]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
@@ -172,7 +172,7 @@ def test_prompts_with_and_without_images_in_one_batch():
 
 
 def test_an_image_of_another_dtype():
-    """Half precision: states are changed in float32 and cast back, so that a factor of one is exact there too."""
+    """In half precision, states are changed in float32 and cast back, so that a factor of one is exact."""
     tiny = model.__wrapped__("qwen2-vl").to(torch.bfloat16)
     given = request("qwen2-vl", two_prompts("qwen2-vl"))
     with torch.no_grad():

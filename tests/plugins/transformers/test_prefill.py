@@ -1,4 +1,4 @@
-"""A prefill that is cut to edit the cache is the same computation as one that is not."""
+"""Test that a prefill that is split to edit the cache computes the same as a whole one."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ CAUSAL = tuple(family for family in ALL if family != "paligemma")
 
 
 def generated(family, inputs, *plugins, **settings):
-    """Logits of greedy steps, `[steps, batch, vocabulary]`, with plug-ins if there are any."""
+    """Return logits of greedy steps, `[steps, batch, vocabulary]`, with or without plug-ins."""
     tiny = model(family)
     if not plugins:
         return torch.stack(tiny.generate(**inputs, **{**GREEDY, **settings}).logits)
@@ -23,7 +23,7 @@ def generated(family, inputs, *plugins, **settings):
 
 
 def assert_same(found, expected):
-    """Within float32's own noise, relative to the size of the logits."""
+    """Check equality within float32's noise, relative to the size of the logits."""
     scale = max(1.0, float(expected[expected > torch.finfo(expected.dtype).min].abs().max()))
     torch.testing.assert_close(found, expected, atol=1e-5 * scale, rtol=1e-5)
 
@@ -41,7 +41,7 @@ def test_the_last_token_run_apart_changes_nothing(family):
 
 @pytest.mark.parametrize("family", CAUSAL)
 def test_the_question_run_apart_changes_nothing(family):
-    """Each prompt is cut behind its own last image, wherever that is among the columns of the batch."""
+    """Each prompt is split after its own last image, wherever that is in the batch."""
     prompts = two_prompts(family)
     # An image of Gemma 3 is read in both directions, so that the cut behind another prompt's image must not meet it.
     given = request(family, prompts[:1] if family == "gemma3" else prompts)
@@ -66,7 +66,7 @@ def test_static_caches(family, refine):
 
 
 def test_a_sliding_window_smaller_than_the_image():
-    """Gemma 3's sliding layers keep 8 of some hundred columns."""
+    """Gemma 3's sliding layers keep 8 of about a hundred columns."""
     family = "gemma3"
     given = request(family, [Prompt((2, (0, 0), 12), seed=seed) for seed in (1, 2)])
     for refine in ("end", "image"):
@@ -75,7 +75,7 @@ def test_a_sliding_window_smaller_than_the_image():
 
 @pytest.mark.parametrize(("family", "refine"), [("llava", "end"), ("llava", "image"), ("paligemma", "end")])
 def test_what_is_read_after_the_edit_reads_the_edited_cache(family, refine):
-    """Zeroed values of the image change what stands behind the cut, and nothing before it."""
+    """Zeroed values of the image change the columns after the split, and none before it."""
     given = request(family, two_prompts(family))
     probe = Probe(refine=refine)
 
@@ -117,7 +117,7 @@ def test_stages_are_passed_in_order():
 
 
 def test_edits_of_states_and_of_the_cache_meet_in_one_prefill():
-    """Halving a layer's state in both parts of a cut prefill is halving it in a whole one."""
+    """Halving a layer's state in both parts of a split prefill equals halving it in a whole one."""
     given = request("internvl", two_prompts("internvl"))
     halve = {"layers": (1,), "change": lambda hidden: hidden / 2}
     whole = generated("internvl", given.inputs, Probe(**halve))

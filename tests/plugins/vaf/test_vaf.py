@@ -1,4 +1,4 @@
-"""VAF equals attention whose scores are scaled, computed over the whole text with every matrix written out."""
+"""Test VAF against attention with scaled scores, with explicit matrices over the whole text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAYERS, IMAGE_FACTOR, BEFORE_FACTOR = (1, 2), 1.4, 0.7
 
 
 def scaled_scores(family: str, ids: list[int]) -> AbstractContextManager[None]:
-    """Scaled scores in the rows behind the image."""
+    """Scale scores in the rows after the image."""
     columns = [column for column, token in enumerate(ids) if token == IMAGE]
 
     def scale(layer: int, scores: Tensor) -> None:
@@ -65,7 +65,7 @@ def test_a_padded_batch_equals_scaled_scores(family: str) -> None:
 
 
 def test_beams_are_those_of_scaled_scores() -> None:
-    """Without a cache, every beam is computed from the whole text by attention that is written out."""
+    """Without a cache, every beam is computed from the whole text by explicit attention."""
     given = request("llava", one_image_each("llava")[:1]).inputs
     with scaled_scores("llava", given["input_ids"][0].tolist()):
         expected, _ = generated("llava", given, num_beams=3, use_cache=False)

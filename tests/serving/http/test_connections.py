@@ -1,4 +1,4 @@
-"""Connections that bring half of a request, or too many of them; and what the log says of it."""
+"""Test connections with incomplete requests, too many connections, and the log of both."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Client:
         return await self.reader.readexactly(2)
 
     async def rest(self) -> bytes:
-        """All that comes until the server closes the connection."""
+        """Return all bytes until the server closes the connection."""
         try:
             return await self.reader.read()
         except ConnectionResetError:
@@ -41,7 +41,7 @@ def run(
     connections: Connections,
     body: bytes = b"ok",
 ) -> None:
-    """Serve an application that answers once it may."""
+    """Serve an application that answers when it is allowed to."""
 
     length = str(len(body)).encode()
 
@@ -148,7 +148,7 @@ def test_an_answer_that_is_read_slowly_is_whole() -> None:
 @pytest.mark.parametrize("answering", [False, True], ids=["before the answer", "during the answer"])
 @pytest.mark.parametrize("together", [True, False], ids=["in one piece", "later"])
 def test_a_request_that_goes_on_as_no_http(together: bool, answering: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """The connection is closed, at best with a status of 400, and the log has no traceback."""
+    """The connection is closed, with a status of 400 at most, and the log has no traceback."""
     head = b"GET / HTTP/1.1\r\nHost: it\r\nTransfer-Encoding: chunked\r\n\r\n"
 
     async def case(connect: Callable[[], Awaitable[Client]], may_answer: asyncio.Event) -> None:

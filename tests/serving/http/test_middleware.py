@@ -1,4 +1,4 @@
-"""What requests pass before the application sees them, spoken to as a server speaks (ASGI)."""
+"""Test the middleware before the application, with messages of the ASGI protocol."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DISCONNECT = {"type": "http.disconnect"}
 
 
 class Application:
-    """Reads the body, waits if it is told to, and answers."""
+    """Read the body, wait if requested, and answer."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -44,7 +44,7 @@ class Application:
 
 
 class Case:
-    """A gate with its application, and clients."""
+    """A guard with its application, and clients."""
 
     def __init__(self, api_key: str | None = None, names: frozenset[str] | None = None, **limits: Any) -> None:
         self.application, self.metrics = Application(), Metrics()
@@ -60,7 +60,7 @@ class Case:
     async def ask(
         self, *messages: Message, method: str = "POST", path: str = CHAT, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[bytes, bytes], bytes]:
-        """Send what a server would, then silence; return status, headers and body of the answer."""
+        """Send a request, then nothing; return status, headers and body of the answer."""
         arriving: asyncio.Queue[Message] = asyncio.Queue()
         for message in messages:
             arriving.put_nowait(message)
@@ -194,7 +194,7 @@ def test_no_more_than_so_many_at_a_time() -> None:
 def test_a_place_is_free_before_the_client_has_its_answer(
     length: bytes | None, bodies: list[tuple[bytes, bool]]
 ) -> None:
-    """So that a client that asks again at once is not told that its own last request is under way."""
+    """A client that sends its next request at once must not be refused because of its last one."""
     headers = [] if length is None else [(b"content-length", length)]
 
     async def application(scope: Any, receive: Receive, send: Send) -> None:

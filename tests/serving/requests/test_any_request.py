@@ -1,4 +1,4 @@
-"""The whole server in this process, asked what no client should ask: an answer, or a refusal in one sentence."""
+"""Test the whole server in this process with unusual requests: an answer, or a refusal in one sentence."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def client(local: LoadedModel) -> Iterator[TestClient]:
 
 
 def answered(client: TestClient, body: bytes | dict[str, Any]) -> tuple[int, Any]:
-    """The status, and the document or the stream's last event but one."""
+    """Return the status, and the document or the stream's last event but one."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = client.post(CHAT, content=content, headers={"content-type": "application/json"})
     if answer.headers["content-type"].startswith("text/event-stream"):
@@ -142,7 +142,7 @@ def test_bodies_that_parsers_choke_on(client: TestClient, body: bytes) -> None:
 
 
 def test_it_answers(client: TestClient) -> None:
-    """Without which all of the above would show nothing."""
+    """Check that a valid request succeeds; otherwise the tests above would show nothing."""
     status, document = answered(client, BODY)
     assert (status, document["usage"]["completion_tokens"]) == (200, 2)
     assert answered(client, {**BODY, "stream": True})[1]["usage"]["completion_tokens"] == 2
@@ -171,7 +171,7 @@ def test_the_image_that_a_processor_does_not_take_is_named(
 def test_a_failing_request_keeps_no_image_alive(
     client: TestClient, local: LoadedModel, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    """Without the help of the garbage collector, which may not run for a long time."""
+    """Memory must be freed without the garbage collector, which may not run for a long time."""
     seen: list[weakref.ref[Image.Image]] = []
     decode = image_policy.decode_image
 

@@ -1,4 +1,4 @@
-"""Reading the body of a request: what is understood, and what is refused in which words."""
+"""Test the parser of request bodies: accepted fields, and the words of refusals."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_what_is_refused(wrong: dict[str, Any], where: str, words: str) -> None:
     "field", ["model", "user", "x", "stop", "messages", "seed", "qkedit", "metadata", "response_format"]
 )
 def test_half_a_character_anywhere(field: str) -> None:
-    """JSON can write half a surrogate pair; the answer that quotes it could not be sent."""
+    """JSON can encode half a surrogate pair; an answer that quotes it could not be sent."""
     for value in ("a\ud83d", ["\udc00"], {"\ud800": 1}, [{"a": [["\ud800b"]]}], [{"role": "\udfff"}]):
         with pytest.raises(RequestError, match=r"a text holds half a character \(U\+D[8-F]") as caught:
             parsed({"messages": HELLO, field: value})
@@ -229,7 +229,7 @@ MESSAGES = st.lists(
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(FIELDS, JSON), MESSAGES)
 def test_any_json_is_read_or_refused(body: dict[str, Any], messages: list[Any]) -> None:
-    """Nothing a client can send brings up another error."""
+    """No request body causes another kind of error."""
     for given_body in (body, {**body, "messages": messages}):
         with suppress(RequestError):
             assert parsed(json.loads(json.dumps(given_body))).messages

@@ -1,4 +1,4 @@
-"""Which images are taken: out of requests, and from hosts that are allowed."""
+"""Test which images are accepted: inside requests, and from allowed hosts."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_pixels_are_counted_over_all_images_before_they_are_decoded() -> None:
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of side × side black pixels, packed as well as they can be."""
+    """Return a PNG of side × side black pixels with maximum compression."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
@@ -150,7 +150,7 @@ def test_formats_that_browsers_do_not_show_are_refused() -> None:
 
 
 class Host(BaseHTTPRequestHandler):
-    """A host of images: one that is fine, and some that are not."""
+    """Run a host of images, one valid and some invalid."""
 
     def do_GET(self) -> None:
         kind = self.path.partition("?")[0]
@@ -194,7 +194,7 @@ def test_images_from_a_host_that_is_allowed(host: str) -> None:
 
 
 class Trickling(asyncio.Protocol):
-    """Sends a byte of a header every few milliseconds, and never an end of it."""
+    """Send a byte of a header every few milliseconds, without an end."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -207,7 +207,7 @@ class Trickling(asyncio.Protocol):
 
 
 def test_a_slow_host_holds_up_its_own_requests_alone() -> None:
-    """One deadline around all images of a request, however a host spreads its bytes; few wait for hosts at a time."""
+    """All images of a request share one deadline, however slowly a host sends; few requests wait at a time."""
 
     async def case() -> None:
         loop = asyncio.get_running_loop()

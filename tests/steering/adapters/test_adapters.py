@@ -1,4 +1,4 @@
-"""Adapters against the dense edits that the other layouts hold."""
+"""Test adapters against the dense edits in the other layouts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def applied(edit: Path, base: Path, out: Path) -> dict[str, Tensor]:
 
 
 def changes(directory: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """`B` and `A` of each module, float64, as the safetensors library reads them."""
+    """Return `B` and `A` of each module, float64, as read by the safetensors library."""
     found = load_file(directory / FACTORS)
     modules = sorted({name.rpartition(".lora_")[0] for name in found})
     assert sorted(f"{module}.lora_{side}.weight" for module in modules for side in "AB") == sorted(found)
@@ -64,7 +64,7 @@ def module_name(layer: int) -> str:
 
 
 def differences(edited: Path, base: Path, layers: tuple[int, ...]) -> dict[int, np.ndarray]:
-    """What the stored weights of an edit differ by, float64."""
+    """Return the change of the stored weights by an edit, float64."""
     before, after = tensors_of(base), tensors_of(edited)
     return {
         layer: (after[query_name(layer)].double() - before[query_name(layer)].double()).numpy() for layer in layers
@@ -167,7 +167,7 @@ def test_an_exported_edit_is_the_stored_difference(
 
 
 def test_an_export_is_exact_where_the_rank_allows(tmp_path: Path) -> None:
-    """With as many modes as a head has rows, rounding adds no direction, and the same bytes come back."""
+    """With as many modes as a head has rows, rounding adds no direction, and the same bytes result."""
     base = write(tmp_path / "base", weights(dtype=torch.bfloat16))
     steer(base, out=tmp_path / "full", layers="0-1", k=HEAD_SIZE, retain=0.5, fsync=False)
     manifest = exported(tmp_path / "full", base, tmp_path / "adapter")

@@ -1,4 +1,4 @@
-"""Edits whose hashes hold, and whose content does not fit the base."""
+"""Test edits with matching hashes whose content does not fit the base."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sha256(tensor: Tensor) -> str:
 
 
 def rewritten(directory: Path, weights_file: str, change: Callable[[str, Tensor], Tensor]) -> None:
-    """Change the tensors of an edit, and put the hashes of what came of them into its manifest."""
+    """Change the tensors of an edit, and write their new hashes into its manifest."""
     tensors = {name: change(name, value).contiguous() for name, value in load_file(directory / weights_file).items()}
     save_file(tensors, directory / weights_file)
     manifest = json.loads((directory / "qkedit.json").read_text())

@@ -1,4 +1,4 @@
-"""Adapters in PEFT: switched, exchanged, stacked, merged and taken off again."""
+"""Test adapters in PEFT: switched, exchanged, stacked, merged and removed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SECOND: dict[str, Any] = {"layers": "1,3", "heads": "0,2", "energy": 0.4}
 
 @dataclass(frozen=True)
 class Edited:
-    """A base in float32, two edits of it as adapters, and the models that the full layout holds."""
+    """Return a base in float32, two edits of it as adapters, and the models of the full layout."""
 
     base: Any
     adapters: tuple[Path, Path]

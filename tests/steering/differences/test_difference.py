@@ -1,4 +1,4 @@
-"""Checkpoints and edits compared per head, against the dense products and their decompositions in float64."""
+"""Test comparisons per head against dense products and decompositions in float64."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ GROUP = HEADS // KEY_HEADS
 
 
 def products(tensors: dict[str, Tensor], layer: int) -> list[np.ndarray]:
-    """`W_qᵀ W_k` of each head, multiplied out."""
+    """Return the dense `W_qᵀ W_k` of each head."""
     queries, keys = heads_of(tensors[query_name(layer)], HEADS), heads_of(tensors[key_name(layer)], KEY_HEADS)
     return [query.T @ keys[head // GROUP] for head, query in enumerate(queries)]
 
 
 def directions(before: dict[str, Tensor], after: dict[str, Tensor], layer: int, head: int) -> np.ndarray:
-    """The span of a head's change, by the dense decomposition of the change of the queries."""
+    """Return the span of a head's change, by the dense decomposition of the change of the queries."""
     change = heads_of(after[query_name(layer)], HEADS)[head] - heads_of(before[query_name(layer)], HEADS)[head]
     _, values, right = np.linalg.svd(change)
     return right[: (values > 1e-4 * values[0]).sum()].T if values[0] else right[:0].T
@@ -51,7 +51,7 @@ def directions(before: dict[str, Tensor], after: dict[str, Tensor], layer: int, 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base in float32, and edits of it in all layouts: a and b act on common heads, of different ranks."""
+    """Return a base in float32, and edits in all layouts: a and b act on common heads with different ranks."""
     place = tmp_path_factory.mktemp("differences")
     base = write(place / "base", weights())
     how: dict[str, Any] = {"fsync": False, "device": "cpu"}
@@ -123,7 +123,7 @@ def test_the_same_edit_in_another_form_does_not_differ(place: Path, pair: tuple[
 
 
 def test_an_adapter_against_a_delta(place: Path, tmp_path: Path) -> None:
-    """Of one edit they differ by rounding at most; a stronger edit takes the same directions and two more."""
+    """Layouts of one edit differ by rounding at most; a stronger edit has the same directions and two more."""
     for name, layout, k in (("adapter", "lora", 1), ("delta", "delta", 1), ("more", "delta", 3)):
         with patch("qkedit.checkpoint.query_modules.query_modules", lambda *_: MODULES):
             steer(place / "base", out=tmp_path / name, layers="1", k=k, layout=layout, device="cpu", fsync=False)

@@ -1,4 +1,4 @@
-"""What runs on a GPU does there what it does on a CPU, shown on devices that this machine need not have."""
+"""Test GPU runs on simulated devices: they compute the same as a CPU."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_comparisons_are_the_same_on_every_device(
 
 
 def _figures(value: Any) -> list[float]:
-    """Every number within nested lists and dictionaries, NaN for None."""
+    """Return every number in nested lists and dictionaries, with NaN for None."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -119,7 +119,7 @@ def _figures(value: Any) -> list[float]:
 
 
 def test_several_gpus_take_the_layers_in_turn_one_at_a_time(checkpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a single one does, in the same order; no device holds two layers."""
+    """Two devices compute the same as one, in the same order; no device holds two layers."""
     plan = plan_for(str(checkpoint("qwen2-vl")), SteerOptions("all", "0,1", EDITS["k"]))
     with PretendedDevices():
         expected = edited(plan, torch.device("cuda:0"))
@@ -166,7 +166,7 @@ LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "3"}
 def test_a_process_takes_all_gpus_and_one_of_several_takes_its_own(
     monkeypatch: pytest.MonkeyPatch, name: str, environment: dict[str, str], expected: tuple[str, ...], recorded: str
 ) -> None:
-    """Of four processes on a machine with two GPUs, two share one."""
+    """Of four processes on a machine with two GPUs, two share each."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for variable, value in environment.items():

@@ -1,4 +1,4 @@
-"""Weights that are zero, deficient, broken or beyond reach."""
+"""Test weights that are zero, rank-deficient, not finite or out of range."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def checkpoint(directory: Path, change: Callable[[dict[str, Tensor]], object], *
 
 
 def refusal(base: Path, tmp_path: Path, **options: object) -> str:
-    """The sentence with which an edit of layer 1 is refused, after checking that nothing was written."""
+    """Return the error for an edit of layer 1, after checking that nothing was written."""
     with pytest.raises(QkeditError) as error:
         steer(base, out=tmp_path / "edited", **{"layers": "1", "fsync": False, **options})  # type: ignore[arg-type]
     assert error.value.exit_code == 1
@@ -94,7 +94,7 @@ def test_nan_and_infinity_name_the_tensor(tmp_path: Path, name: str, value: floa
 
 
 def test_the_tensor_named_is_the_one_that_was_needed(tmp_path: Path) -> None:
-    """Query head 0 is broken but not asked for; the key head of query head 3 is."""
+    """Query head 0 is invalid but not selected; the key head of query head 3 is invalid too."""
 
     def spoil(tensors: dict[str, Tensor]) -> None:
         tensors[QUERY][0, 0] = float("nan")
@@ -127,14 +127,14 @@ def test_an_edit_that_rounding_eats_is_no_edit(tmp_path: Path) -> None:
 
 
 def test_an_edit_that_rounding_distorts_is_no_edit(tmp_path: Path) -> None:
-    """Some values jump by a whole step of the storage and the others stay: more than was asked for, and elsewhere."""
+    """Some values change by a whole storage step and others do not: more than intended, and elsewhere."""
     base = write(tmp_path / "base", weights(dtype=torch.bfloat16))
     assert "cannot hold the difference" in refusal(base, tmp_path, retain=1 - 1e-3)
     steer(base, out=tmp_path / "edited", layers="1", retain=0.9, fsync=False)
 
 
 def test_an_edit_beyond_the_range_of_its_storage_is_refused(tmp_path: Path) -> None:
-    """A norm-matched control may push directions far; float16 ends at 65504."""
+    """A norm-matched control may change directions by far; float16 ends at 65504."""
 
     def enlarge(tensors: dict[str, Tensor]) -> None:
         tensors[QUERY] = (tensors[QUERY].float() * 60000 / tensors[QUERY].float().abs().max()).half()

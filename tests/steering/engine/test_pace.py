@@ -1,4 +1,4 @@
-"""Stages work ahead of one another as far as memory allows, and no farther."""
+"""Test that stages work ahead of one another within the memory budget."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_without_threads_nothing_is_begun_ahead() -> None:
 
 
 def test_workers_that_are_left_do_nothing_more() -> None:
-    """What was begun and not started when the work is broken off is dropped."""
+    """Work that was scheduled but not started is dropped when the run is interrupted."""
     go, done = threading.Event(), []
 
     def call(item: int) -> None:
@@ -85,13 +85,13 @@ def test_workers_that_are_left_do_nothing_more() -> None:
 
 
 def test_at_the_slowest_pace_a_layer_is_gone_before_the_next_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wide models have layers of hundreds of megabytes: two at a time would be too many."""
+    """Wide models have layers of hundreds of megabytes, so that two at a time would be too many."""
     monkeypatch.setattr(stream, "pace_of", lambda plan: Pace())
     plan = plan_for("demo", SteerOptions("all", "all", Suppression(1), device="cpu"))
     held: list[weakref.ref[bytearray]] = []
 
     class Watched(bytearray):
-        """Bytes that can be referred to weakly."""
+        """Bytes that support weak references."""
 
     factors: list[LowRankChange] = []
 

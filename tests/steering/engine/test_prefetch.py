@@ -1,4 +1,4 @@
-"""Stages that work ahead of each other stop together."""
+"""Test that stages that work ahead of each other stop together."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_producer_that_hangs_is_not_waited_for_for_ever(monkeypatch: pytest.Mo
 def test_no_stage_works_on_after_a_run_that_failed(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the exception is still being handled, nobody reads or calculates any more."""
+    """While the exception is still being handled, no worker reads or computes any more."""
     before = set(threading.enumerate())
 
     def full(*_: object) -> int:

@@ -1,4 +1,4 @@
-"""What stands in a file is compared piece by piece."""
+"""Test that the content of a file is compared piece by piece."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONTENT = bytes(range(100))
 
 @pytest.fixture(params=[1, 7, 60, 1000])
 def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> TensorEntry:
-    """Sixty bytes from the twentieth on, read in pieces of some size."""
+    """Read sixty bytes from the twentieth on, in pieces of some size."""
     monkeypatch.setattr(reading, "_PIECE", request.param)
     (tmp_path / "file").write_bytes(CONTENT)
     return TensorEntry("tensor", "file", "BF16", (30,), 20, 80)

@@ -1,4 +1,4 @@
-"""Another program writes to the model while a run reads it: the run fails, and the target stays as it was."""
+"""Test that a run fails, with an unchanged target, if another program writes to the model while it is read."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def overwrite(path: Path) -> None:
 
 
 def overwrite_header(path: Path) -> None:
-    """Another header of the same length: names of tensors that no index knows."""
+    """Write another header of the same length, with names of tensors that no index has."""
     raw = path.read_bytes()
     with path.open("r+b") as file:
         file.write(raw[:200].replace(b"layers", b"strata"))
 
 
 def replace(path: Path) -> None:
-    """A whole other file, as a download that is finished only now."""
+    """Replace the whole file, like a download that finishes only now."""
     fresh = path.with_name("fresh")
     fresh.write_bytes(path.read_bytes()[:-1] + b"!")
     os.utime(fresh, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
@@ -82,7 +82,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def after_writing(monkeypatch: pytest.MonkeyPatch, writer: Any, change: Callable[[], None]) -> None:
-    """Call `change` when the next run's writer has done its work."""
+    """Call `change` after the next run's writer has finished."""
     real = writer.writing
 
     @contextmanager
@@ -95,7 +95,7 @@ def after_writing(monkeypatch: pytest.MonkeyPatch, writer: Any, change: Callable
 
 
 def changing(monkeypatch: pytest.MonkeyPatch, moment: str, change: Callable[[], None]) -> None:
-    """Call `change` at that moment of the next run."""
+    """Call `change` at that point of the next run."""
     if moment == "written":
         after_writing(monkeypatch, output.FullWriter, change)
         return
@@ -163,7 +163,7 @@ def test_the_base_of_a_delta_changes_while_it_is_written(
 
 
 def flipping(file: str) -> Callable[..., Any]:
-    """What a memory that flips a bit does to the copy of one file."""
+    """Simulate a flipped bit in memory in the copy of one file."""
     real = output.copy_file
 
     def copy_file(source: Path, destination: Path, *rest: Any) -> None:
@@ -184,7 +184,7 @@ def flipped(source: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 
 
 def test_verify_finds_a_bit_that_the_copying_flipped(flipped: Path, source: Path, tmp_path: Path) -> None:
-    """Without it the output appears: sizes and headers are right."""
+    """Without `--verify` the output is written, since sizes and headers are right."""
     steer(source, out=tmp_path / "unverified", layers=str(EDITED), k=2, fsync=False)
     with pytest.raises(VerificationError) as caught:
         steer(source, out=tmp_path / "edited", layers=str(EDITED), k=2, verify=True, fsync=False)

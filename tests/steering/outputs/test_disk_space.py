@@ -1,4 +1,4 @@
-"""An output that there is no room for is not begun; what takes no room is not counted."""
+"""Test that a run without enough disk space is refused, and that shared blocks are not counted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def needed(base: Path, output: OutputOptions, *, shared: bool = False) -> int:
 
 
 def taken(directory: Path) -> int:
-    """What an output takes but for what is written anew beside the weights, hard links at nothing."""
+    """Return the size of an output without the files that are generated; hard links count as nothing."""
     return sum(
         path.lstat().st_size
         for path in directory.iterdir()

@@ -1,4 +1,4 @@
-"""The full directory, the delta, and the full directory made from a delta."""
+"""Test the full directory, the delta, and the full directory made from a delta."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_delta_of_a_steered_directory_carries_its_history(base: Path, tmp_path
 
 @pytest.fixture
 def untouched(base: Path) -> str:
-    """The shard that holds no query of layer 0."""
+    """Return the shard without a query of layer 0."""
     holder = next(
         path.name for path in base.glob("*.safetensors") if query_name(0).encode() in path.read_bytes()[:5000]
     )
@@ -248,7 +248,7 @@ def test_keys_are_what_they_were(base: Path, tmp_path: Path) -> None:
 
 
 def test_a_reflink_is_made_or_refused(base: Path, tmp_path: Path) -> None:
-    """Whether blocks can be shared is the file system's affair; a copy in disguise is not what was asked for."""
+    """If the file system cannot share blocks, `--link reflink` must not copy silently."""
     steer(base, out=tmp_path / "plain", layers="0", fsync=False)
     try:
         steer(base, out=tmp_path / "shared", layers="0", link="reflink", fsync=False)

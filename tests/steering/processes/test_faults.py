@@ -1,4 +1,4 @@
-"""Processes that end, differ or say nonsense, and a first one that ends: one sentence each, and no output."""
+"""Test processes that end, differ or send invalid data: one sentence each, and no output."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def edits_of(plan: SteerPlan) -> Iterator[EditedTensor]:
 
 @contextmanager
 def beside(work: Callable[[], Any]) -> Iterator[None]:
-    """Another process, as a thread of this one."""
+    """Run another process as a thread of this one."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -71,7 +71,7 @@ def beside(work: Callable[[], Any]) -> Iterator[None]:
 
 
 def answer(message: dict[str, Any], contents: tuple[memoryview, ...] = ()) -> None:
-    """Come as the second process, say that, and stay until the first one has gone."""
+    """Connect as the second process, send a message, and stay until the first one has ended."""
     with first_of(SECOND) as first:
         first.send(message, contents)
         with pytest.raises(connections.LostConnectionError):
@@ -142,7 +142,7 @@ def test_an_interrupt_that_follows_a_death_is_the_death(plan: SteerPlan) -> None
 
 @pytest.mark.parametrize("error", [UsageError("is odd", where="here"), MemoryError(), ValueError("odd")])
 def test_a_process_that_fails_says_so_and_stays_until_it_is_known(plan: SteerPlan, error: Exception) -> None:
-    """Its own error is raised too, for its exit code."""
+    """The process's own error is raised too, for its exit code."""
 
     def failing() -> SteerPlan:
         raise error
@@ -211,7 +211,7 @@ def sent_away(stranger: socket.socket) -> bool:
 
 
 def test_a_stranger_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who does not know the word that the launcher's store holds, or is none of the processes."""
+    """Connect without the secret in the launcher's store, or as a process that does not exist."""
     monkeypatch.setattr(connections, "_GREETING", 0.2)
     stores = []
     made = connections._store

@@ -1,4 +1,4 @@
-"""`torchrun -m qkedit steer`: several processes write what one writes, or one sentence and nothing."""
+"""Test `torchrun -m qkedit steer`: several processes write the same as one, or fail with one sentence."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ EDITS = {
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """One process that has imported torch, and makes those of a launcher by fork."""
+    """Return one process that has imported torch, and starts a launcher's processes by fork."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_")}
     with runs(tmp_path_factory.mktemp("runs"), kept | {"OMP_NUM_THREADS": "1"}) as started:
         yield started
 
 
 def environments(size: int) -> list[dict[str, str]]:
-    """What a launcher sets; nobody listens at the port yet."""
+    """Return the environment that a launcher sets, with a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -44,7 +44,7 @@ def environments(size: int) -> list[dict[str, str]]:
 
 
 def together(processes: Runs, size: int, *arguments: str | Path) -> list[Result]:
-    """Run a command in several processes to its end."""
+    """Run a command in several processes until all have ended."""
     processes.start(*arguments, environments=environments(size))
     return processes.finish_all()
 
@@ -79,7 +79,7 @@ def test_more_processes_than_layers(processes: Runs, tmp_path: Path) -> None:
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
-    """A checkpoint whose layer 1, the second process's, cannot be edited."""
+    """Return a checkpoint whose layer 1, which the second process edits, cannot be edited."""
     tensors = weights()
     tensors[query_name(1)][:] = torch.nan
     return write(tmp_path / "broken", tensors)

@@ -1,4 +1,4 @@
-"""Edits put together and in other strengths, on checkpoints made by hand."""
+"""Test combined and scaled edits, on hand-written checkpoints."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def base(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def test_edits_of_different_layers_and_heads_are_there_bit_for_bit(base: Path, tmp_path: Path) -> None:
-    """Of one layer, different heads; the output does not depend on the order, manifest and card included."""
+    """Two edits of different heads of a layer: the output, manifest and card do not depend on the order."""
     edits = [
         edit_of(base, tmp_path / "one", layers="0,1", heads="0"),
         edit_of(base, tmp_path / "two", layers="1,2", heads="2,3", layout="full"),
@@ -70,7 +70,7 @@ def test_edits_of_different_layers_and_heads_are_there_bit_for_bit(base: Path, t
 
 
 def test_what_two_edits_of_a_head_share_is_said(base: Path, tmp_path: Path) -> None:
-    """The stronger edit removes the mode of the weaker one as well, so their sum removes it twice."""
+    """The stronger edit also removes the mode of the weaker one, so their sum removes it twice."""
     edits = [edit_of(base, tmp_path / f"k{k}", layers="1", heads="0-2", k=k) for k in (1, 3)]
     report = applied(edits, base, tmp_path / "stack")
     applied(edits[::-1], base, tmp_path / "other order")
@@ -163,7 +163,7 @@ def test_a_change_that_storage_cannot_hold_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["apply", "merge", "interpolate"])
 def test_a_fault_on_the_way_leaves_nothing(tmp_path: Path, command: str) -> None:
-    """The last tensor of an edit is damaged, so the first ones are written already."""
+    """The last tensor of an edit is damaged, so the first ones are already written."""
     base = write(tmp_path / "base", weights())
     edits = [edit_of(base, tmp_path / f"k{k}", layers="0-2", k=k) for k in (1, 2)]
     file = edits[0] / DELTA_FILE
@@ -193,7 +193,7 @@ def test_commands(base: Path, tmp_path: Path) -> None:
 
 
 def test_adapters_stack_like_deltas(tmp_path: Path) -> None:
-    """An adapter beside a delta, where both change the same heads; in float32, where an adapter is the whole edit."""
+    """An adapter and a delta change the same heads; in float32, an adapter is the whole edit."""
     base = write(tmp_path / "base", weights())
     one = edit_of(base, tmp_path / "lora", layers="0,1", k=2, layout="lora")
     same = edit_of(base, tmp_path / "same", layers="0,1", k=2)

@@ -1,4 +1,4 @@
-"""Reverting an output gives back what was edited, byte for byte and file for file, or nothing at all."""
+"""Test that reverting an output restores the original bytes and files, or changes nothing."""
 
 from __future__ import annotations
 
