@@ -124,7 +124,7 @@ def test_the_files_beside_the_weights_are_those_of_the_script(record: dict[str, 
 
 
 def test_the_model_sees_and_hallucinates(record: dict[str, Any]) -> None:
-    """On its own scenes the model agrees with its record, within the uncertainty of 30 scenes."""
+    """On its own scenes the model agrees with its record, within the uncertainty of so few scenes."""
     from transformers import LlavaForConditionalGeneration
 
     # In float32, which takes a quarter of the time of bfloat16 on processors without arithmetic for the latter.

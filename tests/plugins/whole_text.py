@@ -13,7 +13,7 @@ TYPES = ("token_type_ids", "mm_token_type_ids")
 def whole_text(
     model: Any, inputs: Mapping[str, Any], answer: Sequence[int] | Sequence[Sequence[int]], **settings: Any
 ) -> Any:
-    """Return the model's output for one prompt and the answer so far."""
+    """Return the model's output for one prompt and the answer so far, or for several of the same length."""
     given, rows = dict(inputs), len(inputs["input_ids"])
     new = torch.tensor(answer, dtype=torch.long)
     new = new.view(rows, new.numel() // rows)
