@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from qkedit.cli.bases import base_for
+from qkedit.steering.base import Base
 from tests.cli.command import Runs, runs
 from tests.fake_hub import COMMIT, FakeHub, Faults, serve_hub
 from tests.steering.checkpoints import INDEX, contents, key_name, query_name, tensors_of, weights, write
@@ -193,13 +195,11 @@ def test_every_comparison_takes_the_recorded_revision_of_the_base(hub: FakeHub, 
         assert result.code == 1, command
         assert "no revision 'ffff" in result.sentence(), command
         assert {request.path.rpartition("/")[2] for request in hub.requests} == {"f" * 40}
-        if command[0] == "drift":
-            continue  # it goes on to load models, for seconds; `generate` finds its base by the same function
-        hub.requests.clear()
-        # Beside a directory, which has none, the revision is the base's.
-        assert "no revision" not in steered(*command, "--revision", "main").stderr
-        assert hub.requests[0].path.endswith("/main")
+    # A directory has no revision, so it is the base's. The other two would go on to load models, for seconds.
+    hub.requests.clear()
     assert steered(*inspect, "--revision", "main").code == 0
+    assert hub.requests[0].path.endswith("/main")
+    assert base_for(str(out), "org/model", "main") == Base("org/model", "main")
 
 
 def test_a_recorded_commit_is_found_without_its_branch(hub: FakeHub, steered: Runs, tmp_path: Path) -> None:
