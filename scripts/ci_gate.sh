@@ -5,15 +5,15 @@
 #     REQUIRE="pope.adversarial.f1>=0.80 chair_s<=0.40" NO_WORSE="chair.recall:0.02" sh scripts/ci_gate.sh
 #
 # MODEL, LAYERS, K, OUT, ARTEFACTS and BASE are those of ci_steer.sh, which is run first.
-# BENCHMARKS, DATA and IMAGES are what `qkedit eval` takes. Of the embedded model (MODEL=demo) they may be left out; it
+# BENCHMARKS, DATA and IMAGES are options of `qkedit eval`. For the embedded model (MODEL=demo) they may be left out; it
 # is asked about SCENES synthetic scenes (200), questions and captions.
-# REQUIRE and NO_WORSE are what `qkedit gate` takes; the base is the baseline. Several stand with spaces between.
-# Everything else that qkedit takes can be set as QKEDIT_<OPTION> in the environment: QKEDIT_LIMIT, QKEDIT_BATCH_SIZE,
+# REQUIRE and NO_WORSE are options of `qkedit gate`, separated by spaces; the base is the baseline.
+# All other options can be set as QKEDIT_<OPTION> in the environment: QKEDIT_LIMIT, QKEDIT_BATCH_SIZE,
 # or QKEDIT_PLUGIN for plug-ins of the edited model.
 # Exit codes are qkedit's: 0 done, 1 failed, 2 usage, 3 a check failed, 130 interrupted.
-# ARTEFACTS receives, besides what ci_steer.sh leaves there, drift.json, base/ and edited/ with result.json and every
-# answer, comparison.json, and comparison.md for the pull request. The base is asked once: a directory that holds its
-# run already, from a cache, say, is scored again without the model.
+# ARTEFACTS receives the files of ci_steer.sh, and drift.json, base/ and edited/ with result.json and every answer,
+# comparison.json, and comparison.md for the pull request. The base is asked only once: if the directory holds a finished
+# run, for example from a cache, it is scored again without the model.
 set -eu
 
 MODEL=${MODEL:-demo}
@@ -28,7 +28,7 @@ export MODEL OUT ARTEFACTS BASE
 
 sh "$(dirname "$0")/ci_steer.sh"
 
-# The document of a step goes into a file. If the step fails, it goes to the log too: nothing else says why.
+# Write the JSON document of a step into a file, and if the step fails also into the log, as it holds the reason.
 recorded() {
     file=$1
     shift
@@ -56,12 +56,12 @@ EOF
 fi
 : "${DATA:?names the directory of the questions}" "${IMAGES:?names the directory of the images}"
 
-# Only eval reads the benchmarks: every other command would warn of a variable that it does not use.
+# Only eval uses QKEDIT_BENCHMARK: every other command would warn of an unused variable.
 ask() {
     QKEDIT_BENCHMARK=${BENCHMARKS:-pope} qkedit eval "$@" --data "$DATA" --images "$IMAGES"
 }
 
-# The first look: how far an edit moves the model is known long before the benchmarks are through.
+# Drift first: it is known long before the benchmarks are finished.
 recorded "$ARTEFACTS/drift.json" qkedit drift "$OUT" --base "$BASE" --images "$IMAGES" --json
 
 ask "$BASE" --plugin none --out "$ARTEFACTS/base"

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Steer a model in a CI pipeline: dry run, steer, verify, and leave the manifest where the pipeline collects artefacts.
+# Steer a model in a CI pipeline: dry run, steer, verify, and copy the manifest to the pipeline's artefacts.
 #
 #   MODEL=org/name LAYERS=10-20 K=4 OUT=./edited ARTEFACTS=./artefacts sh scripts/ci_steer.sh
 #
-# Everything else that `qkedit steer` takes can be set as QKEDIT_<OPTION> in the environment, QKEDIT_ENERGY instead of K,
-# say; LAYERS and K too, where they are left out.
+# All other options of `qkedit steer` can be set as QKEDIT_<OPTION> in the environment, such as QKEDIT_ENERGY instead of
+# K; so can LAYERS and K if they are left out.
 # Exit codes are qkedit's: 0 done, 1 failed, 2 usage, 3 verification mismatch, 130 interrupted.
 # ARTEFACTS receives plan.json, report.json, verification.json and qkedit.json (the manifest).
 set -eu
@@ -12,14 +12,14 @@ set -eu
 MODEL=${MODEL:-demo}
 OUT=${OUT:-./edited}
 ARTEFACTS=${ARTEFACTS:-./artefacts}
-BASE=${BASE:-$MODEL} # what the output is compared with
+BASE=${BASE:-$MODEL} # the model to compare the output with
 
-# A flag would win over the environment, so there is none for what was left out.
+# A flag would override the environment, so options that were left out have none.
 set -- "$MODEL" ${LAYERS:+"--layers=$LAYERS"} ${K:+"--k=$K"}
 
 mkdir -p "$ARTEFACTS"
 
-# The document of a step goes into a file. If the step fails, it goes to the log too: nothing else says why.
+# Write the JSON document of a step into a file, and if the step fails also into the log, as it holds the reason.
 recorded() {
     file=$1
     shift
@@ -35,7 +35,7 @@ recorded "$ARTEFACTS/plan.json" qkedit steer "$@" --dry-run --json
 
 recorded "$ARTEFACTS/report.json" qkedit steer "$@" --out "$OUT" --json
 
-# The manifest is kept even if the check after it fails: it says what was meant to be there.
+# The manifest is kept even if the check fails, since it describes the intended output.
 cp "$OUT/qkedit.json" "$ARTEFACTS/"
 recorded "$ARTEFACTS/verification.json" qkedit verify "$OUT" --base "$BASE" --json
 

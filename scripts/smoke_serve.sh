@@ -1,14 +1,14 @@
 #!/bin/sh
-# Try a server in a CI pipeline: start it, wait until it is ready, ask about an image, check the answer, stop it.
+# Test a server in a CI pipeline: start it, wait until it is ready, ask about an image, check the answer, stop it.
 #
 #   MODEL=./edited IMAGE=street.jpg PROMPT="Is there a bus?" EXPECT="^(Yes|No)" sh scripts/smoke_serve.sh
 #
-# EXPECT is a regular expression that the answer has to match; without it, any answer that is not empty will do.
-# Of the embedded model (MODEL=demo) IMAGE and PROMPT may be left out. WAIT is how many seconds loading may take (600).
-# Everything else that `qkedit serve` takes can be set as QKEDIT_<OPTION> in the environment: QKEDIT_PLUGIN=scr says to
-# serve with SCR, and then it is checked that it acted. QKEDIT_API_KEY is sent along.
-# Exit codes: 0 all is well, 1 it is not, 2 IMAGE is missing, else what `qkedit serve` failed with.
-# ARTEFACTS receives serve.json (what the server said when it was ready), serve.log and answer.json.
+# EXPECT is a regular expression for the answer; without it, any answer that is not empty passes.
+# For the embedded model (MODEL=demo) IMAGE and PROMPT may be left out. WAIT is the time limit for loading in seconds (600).
+# All other options of `qkedit serve` can be set as QKEDIT_<OPTION> in the environment: with QKEDIT_PLUGIN=scr, the
+# server runs SCR, and the script checks that it acted. QKEDIT_API_KEY is sent with requests.
+# Exit codes: 0 passed, 1 failed, 2 IMAGE is missing, else the exit code of `qkedit serve`.
+# ARTEFACTS receives serve.json (the server's document when it was ready), serve.log and answer.json.
 set -eu
 
 MODEL=${MODEL:-demo}
@@ -97,7 +97,7 @@ if not re.search(os.environ["EXPECT"], text):
 acted = (answer["usage"]["qkedit"]["report"] or {"plugins": {}})["plugins"]
 for plugin in served["plugins"]:
     if plugin["name"] not in acted:
-        sys.exit(f"error: {plugin['name']} is served with, and did not act.")
+        sys.exit(f"error: the server runs {plugin['name']}, but it did not act.")
 try:
     ask([])
 except urllib.error.HTTPError as error:
@@ -111,7 +111,7 @@ trap - EXIT
 kill "$server"
 wait "$server" || {
     code=$?
-    echo "error: told to stop, the server left with code $code." >&2
+    echo "error: the server was told to stop, and ended with code $code." >&2
     exit 1
 }
 echo "$MODEL serves; artefacts in $ARTEFACTS"

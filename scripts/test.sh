@@ -10,5 +10,5 @@ cd "$(dirname "$0")/.."
 .venv/bin/ruff check .
 .venv/bin/ruff format --check --quiet .
 .venv/bin/mypy
-# One process a core and one thread a process: threads of several processes would fight over the cores.
+# One process per core and one thread per process, since threads of several processes would compete for the cores.
 OMP_NUM_THREADS=1 exec .venv/bin/python -m pytest -n "$(.venv/bin/python -c 'import os; print(os.cpu_count())')" "$@"

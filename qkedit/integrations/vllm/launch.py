@@ -1,4 +1,4 @@
-"""The command line of a vLLM server with plug-ins: what they need, and what they cannot stand."""
+"""Build the command line of a vLLM server with plug-ins: required settings, and unsupported ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORKER_EXTENSION = "qkedit.integrations.vllm.plugin.WorkerExtension"
 # The console script `vllm` asks for a distribution of that name, which the builds for CPUs do not have.
 MODULE = "vllm.entrypoints.launchers.api_server.entry"
 
-# What keeps plug-ins from seeing a whole prompt, or changes the model beside them.
+# Settings that keep plug-ins from seeing a whole prompt, or change the model in another way.
 REFUSED = {
     "--pipeline-parallel-size": "a plug-in needs all layers in one worker",
     "-pp": "a plug-in needs all layers in one worker",

@@ -17,7 +17,7 @@ def register() -> None:
 
     def checked(usual: Any) -> type:
         class Checked(usual or VerifyAndUpdateConfig):  # type: ignore[misc]
-            """Set what plug-ins need, and refuse what they cannot stand."""
+            """Set what plug-ins need, and refuse settings that they do not support."""
 
             @staticmethod
             def verify_and_update_config(vllm_config: Any) -> None:
@@ -36,7 +36,7 @@ def prepare(vllm_config: Any) -> None:
     """Set what plug-ins need in vLLM's configuration.
 
     Raises:
-        UsageError: it has settings that plug-ins cannot stand, or the plug-ins would never be bound.
+        UsageError: it has settings that plug-ins do not support, or the plug-ins would never be bound.
     """
     named = os.environ.get("VLLM_PLUGINS", "").split(",")
     if SECTION not in named or SECTION not in (vllm_config.additional_config or {}):
