@@ -66,7 +66,13 @@ def from_pretrained(
 
 
 def pretrained_weights(
-    kind: Any, directory: Path | str, *, where: str = "", trust_remote_code: bool | None = None, **settings: Any
+    kind: Any,
+    directory: Path | str,
+    *,
+    where: str = "",
+    trust_remote_code: bool | None = None,
+    spare: str = "",
+    **settings: Any,
 ) -> Any:
     """Load a model with `from_pretrained`, and refuse it if the checkpoint lacks some of its weights.
 
@@ -77,6 +83,7 @@ def pretrained_weights(
         directory: the checkpoint.
         where: the user's name for the checkpoint; by default the directory.
         trust_remote_code: whether the checkpoint's own code may run; None if users cannot permit it.
+        spare: the beginning of the names of weights that the caller does not use, and the checkpoint may lack.
         settings: further arguments.
 
     Raises:
@@ -93,7 +100,7 @@ def pretrained_weights(
             output_loading_info=True,
             **settings,
         )
-    missing = sorted(report["missing_keys"])
+    missing = sorted(name for name in report["missing_keys"] if not spare or not name.startswith(spare))
     if missing:
         more = f" and {len(missing) - _NAMES_SHOWN} more" if len(missing) > _NAMES_SHOWN else ""
         raise QkeditError(

@@ -28,6 +28,7 @@ from qkedit.plugins.config_file import attached_to
 from qkedit.plugins.paper_defaults import with_paper_defaults
 from qkedit.plugins.settings import PluginSettings, make_plugins, parse_plugins
 from qkedit.plugins.transformers.attach import attach
+from qkedit.runtime.chat_template import last_question
 from qkedit.runtime.generation import LoadedModel, Prompt, load, respond_batch
 from qkedit.runtime.sampling import samples
 
@@ -190,7 +191,7 @@ def conversation(loaded: LoadedModel, messages: Sequence[Mapping[str, Any]]) -> 
                     remedy="choose tasks with images",
                 )
         turns.append({"role": message["role"], "content": content})
-    return Prompt(loaded.text(turns), tuple(images))
+    return Prompt(loaded.text(turns), tuple(images), last_question(turns))
 
 
 def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:

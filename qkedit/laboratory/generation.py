@@ -179,7 +179,7 @@ class _SharedPictures:
 
 def _prompt(loaded: LoadedModel, eval_set: EvalSet, request: Request) -> Prompt:
     picture = Image.fromarray(eval_set.scenes[request.scene].image)
-    return Prompt(prompt_text(loaded, request.prompt, images=1), (picture,))
+    return Prompt(prompt_text(loaded, request.prompt, images=1), (picture,), request.prompt)
 
 
 def _grouped(requests: Iterable[Request], key: Callable[[Request], Hashable]) -> list[Batch]:

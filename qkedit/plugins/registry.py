@@ -31,6 +31,8 @@ PLUGINS = {
     "pai-contrast": "qkedit.plugins.contrast.settings:PAIContrast",
     "image-contrast": "qkedit.plugins.contrast.image_contrast:ImageContrast",
     "image-sum": "qkedit.plugins.contrast.image_contrast:ImageSum",
+    "oa-vcd": "qkedit.plugins.contrast.masked_pictures:OAVCD",
+    "agla": "qkedit.plugins.contrast.masked_pictures:AGLA",
     "pai-attention": "qkedit.plugins.amplified.plugin:PAIAttention",
     "middle-layer": "qkedit.plugins.amplified.plugin:MiddleLayer",
     "vaf": "qkedit.plugins.vaf.plugin:VAF",

@@ -133,6 +133,12 @@ def user_turn(prompt: str, images: int) -> Turn:
     return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": prompt}]}
 
 
+def last_question(turns: Sequence[Turn]) -> str:
+    """Return the text of the user's last turn, its parts in lines of their own; "" without one."""
+    asked = next((turn for turn in reversed(turns) if turn["role"] == "user"), None)
+    return "\n".join(part["text"] for part in asked["content"] if part["type"] == "text") if asked else ""
+
+
 def _stored(processor: Any, family: str) -> tuple[str, str] | None:
     """Return the origin of the stored template, and the template."""
     # A tokenizer may have been made for the language model that a family without a template was built on.

@@ -28,10 +28,17 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prompt:
-    """The input of a processor: text with a placeholder for each image, and the images."""
+    """The input of a processor: text with a placeholder for each image, and the images.
+
+    Attributes:
+        text: the text, in the model's chat template.
+        images: the images.
+        question: what the text asks, without the template, for plug-ins that read it; "" if it is not known.
+    """
 
     text: str
     images: tuple[Image, ...] = ()
+    question: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ def prompt_text(loaded: LoadedModel, prompt: str, images: int) -> str:
 
 def request_inputs(loaded: LoadedModel, images: Sequence[Image], prompt: str) -> Mapping[str, Any]:
     """Return the model's inputs for a question about images, in its chat template."""
-    return batch_inputs(loaded, [Prompt(prompt_text(loaded, prompt, len(images)), tuple(images))])
+    return batch_inputs(loaded, [Prompt(prompt_text(loaded, prompt, len(images)), tuple(images), prompt)])
 
 
 def batch_inputs(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Mapping[str, Any]:
@@ -92,7 +99,8 @@ def batch_inputs(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Mapping[str,
         others = zip(prompts, images, strict=True)
         return _processed(loaded, [replace(prompt, images=tuple(own)) for prompt, own in others])
 
-    remember_pictures(inputs, Pictures([prompt.images for prompt in prompts], with_others))
+    questions = [prompt.question for prompt in prompts]
+    remember_pictures(inputs, Pictures([prompt.images for prompt in prompts], with_others, questions))
     return inputs
 
 
@@ -132,7 +140,7 @@ def respond(
     Raises:
         UsageError: the plug-ins do not fit the model, or act on images and the prompt has none.
     """
-    asked = Prompt(prompt_text(loaded, prompt, len(images)), tuple(images))
+    asked = Prompt(prompt_text(loaded, prompt, len(images)), tuple(images), prompt)
     return respond_batch(loaded, [asked], plugins, max_new_tokens=max_new_tokens)[0]
 
 

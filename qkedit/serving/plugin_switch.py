@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qkedit.plugins.core.pictures import reads_pictures
 from qkedit.plugins.settings import PluginSettings, make_plugins
 
 if TYPE_CHECKING:
@@ -39,15 +40,19 @@ class PluginSwitch:
 
         self.settings = {plugin.name: plugin for plugin in plugins}
         self._model = model
-        self._bound = {
-            plugin.name: _BoundOnce(plugin.name, plugin.bind(vlm_modules(model))) for plugin in make_plugins(plugins)
-        }
+        made = make_plugins(plugins)
+        self._bound = {plugin.name: _BoundOnce(plugin.name, plugin.bind(vlm_modules(model))) for plugin in made}
+        self._readers = {plugin.name for plugin in made if reads_pictures(plugin)}
         self._attachments: dict[tuple[str, ...], Attachment] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the plug-ins, in order."""
         return tuple(self.settings)
+
+    def reads_pictures(self, names: Sequence[str]) -> bool:
+        """Return whether one of the named plug-ins reads the pictures of a request while it is answered."""
+        return not self._readers.isdisjoint(names)
 
     @contextmanager
     def on(self, names: Sequence[str]) -> Iterator[Callable[[], RequestReport | None]]:

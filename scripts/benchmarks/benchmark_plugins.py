@@ -194,7 +194,7 @@ def cost_of_generate(model: Any, request: Request, plugins: tuple[Any, ...]) -> 
 def rivals(model: Any, request: Request) -> dict[str, tuple[Any, ...]]:
     """The other methods with their defaults, by name."""
     # The sentence of icd needs a tokenizer, and a second image a processor.
-    left_out = ("scr", "dscr", "icd", "image-contrast", "image-sum")
+    left_out = ("scr", "dscr", "icd", "image-contrast", "image-sum", "oa-vcd", "agla")
     named = {name: (plugin_class(name)(),) for name in PLUGINS if name not in left_out}
     return {"none": (), "none, again": (), **named}
 

@@ -9,7 +9,9 @@ import torch
 
 import qkedit
 from qkedit.plugins.amplified.plugin import MiddleLayer, PAIAttention
+from qkedit.plugins.contrast.crops import CRoPS
 from qkedit.plugins.contrast.settings import ICD, M3ID, SID, VCD, PAIContrast
+from qkedit.plugins.early_exit.damo import DAMO
 from qkedit.plugins.early_exit.deco import DeCo
 from qkedit.plugins.vaf.plugin import VAF
 from tests.plugins.contrast.test_contrast import Words
@@ -25,7 +27,9 @@ IDENTITIES: dict[str, Any] = {
     "pai-attention": PAIAttention(alpha=0),
     "middle-layer": MiddleLayer(alpha=0),
     "vaf": VAF(image=1, before=1),
+    "crops": CRoPS(alpha=0, beta=0, decay=0, keep=0.5, keep_text=2, more_text=0),
     "deco": DeCo(alpha=0, top_p=1, top_k=10_000),
+    "damo": DAMO(tau=1, beta1=0, beta2=0),
 }
 
 

@@ -13,12 +13,13 @@ import uvicorn
 from openai import OpenAI
 
 from qkedit.plugins.scr.plugin import SCR
-from qkedit.plugins.settings import PluginSettings
+from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.runtime.generation import respond
 from qkedit.serving.openai_server import build_application
 from qkedit.serving.plugin_switch import PluginSwitch
 from qkedit.serving.requests.image_policy import ImagePolicy
 from qkedit.serving.served_model import ServedModel, try_out
+from tests.plugins.contrast.tiny_image_models import save_blip, save_vit
 from tests.serving.served_models import picture, qwen
 from tests.serving.server_process import ask, plugins, question, streamed
 
@@ -26,10 +27,22 @@ PROMPT = "what is there"
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[OpenAI]:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PluginSettings]:
+    """Return the plug-ins of the server."""
+    vit, blip = (save(tmp_path_factory.mktemp("model")) for save in (save_vit, save_blip))
+    options = {
+        "scr": {"layers": "0-1"},
+        "sid": {"keep": 0.5, "alpha": 2.0},
+        "oa-vcd": {"model": vit, "share": 0.5, "alpha": 2.0},
+        "agla": {"model": blip, "layer": 1},
+    }
+    return {name: PluginSettings(name, given) for name, given in options.items()}
+
+
+@pytest.fixture(scope="module")
+def client(settings: dict[str, PluginSettings]) -> Iterator[OpenAI]:
     """Return a client of a tiny Qwen2-VL that is served from a thread of this process."""
-    settings = [PluginSettings("scr", {"layers": "0-1"})]
-    served = ServedModel("tiny", qwen(), PluginSwitch(qwen().model, settings))
+    served = ServedModel("tiny", qwen(), PluginSwitch(qwen().model, list(settings.values())))
     try_out(served)
     application = build_application(served, ImagePolicy())
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -64,3 +77,23 @@ def test_prompts_of_different_shape_at_once(client: OpenAI) -> None:
     with ThreadPoolExecutor(12) as threads:
         assert list(threads.map(answer, range(12))) == alone
     assert len(set(alone)) > 8
+
+
+@pytest.mark.parametrize("name", ["sid", "oa-vcd", "agla"])
+def test_methods_with_a_branch_stream_by_request(
+    client: OpenAI, settings: dict[str, PluginSettings], name: str
+) -> None:
+    """Streamed or whole, with a text in between, answers are those of `generate` with the plug-in, not the model's."""
+    shown, asked = [picture(1, 70, 40)], "is there a red boat"
+    (plugin,) = make_plugins([settings[name]])
+    with_it = respond(qwen(), shown, asked, [plugin], max_new_tokens=8).text
+    plain = respond(qwen(), shown, asked, [], max_new_tokens=8).text
+    assert with_it != plain
+    for named, expected in ((name, with_it), (None, plain), (name, with_it)):
+        chosen = {"extra_body": plugins(*([named] if named else [])), "max_tokens": 8}
+        pieces, _ = streamed(client, question(asked, *shown), **chosen)
+        assert "".join(pieces) == expected
+        assert len(pieces) > 2
+        text = ask(client, question("and without"), extra_body=plugins(), max_tokens=2).choices[0].message.content
+        assert text == respond(qwen(), [], "and without", [], max_new_tokens=2).text
+        assert ask(client, question(asked, *shown), **chosen).choices[0].message.content == expected

@@ -97,7 +97,7 @@ def _answers(
     from qkedit.runtime.generation import Prompt, prompt_text, respond_batch
 
     pictures = [shown.images() for shown in batch]
-    prompts = [Prompt(prompt_text(loaded, prompt, len(images)), images) for images in pictures]
+    prompts = [Prompt(prompt_text(loaded, prompt, len(images)), images, prompt) for images in pictures]
     measuring = [*make_plugins(plugins), AttentionShares()]
     return respond_batch(loaded, prompts, measuring, max_new_tokens=max_new_tokens)
 

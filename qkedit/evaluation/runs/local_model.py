@@ -192,6 +192,7 @@ class _LocalSession:
             Prompt(
                 prompt_text(self.loaded, request.prompt, int(request.image is not None)),
                 () if request.image is None else (images[request.image],),
+                request.prompt,
             )
             for request in batch
         ]

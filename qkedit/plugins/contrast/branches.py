@@ -12,7 +12,7 @@ from typing import Any
 from qkedit.errors import UsageError
 from qkedit.plugins.contrast.noise import with_noise
 from qkedit.plugins.contrast.prompts import PER_TOKEN, with_sentence, without_images
-from qkedit.plugins.contrast.second_images import Provider
+from qkedit.plugins.contrast.second_images import SecondImages
 from qkedit.plugins.contrast.selection import LeastAttended
 from qkedit.plugins.contrast.text_selection import LeastAttendedText
 from qkedit.plugins.core.decoding import Branch, Generation
@@ -90,7 +90,7 @@ def least_attended(keep: float, start: int, name: str) -> StartOfBranch:
     return begin
 
 
-def second_image(second: Provider, name: str) -> StartOfBranch:
+def second_image(second: SecondImages, name: str) -> StartOfBranch:
     """Return a branch with other images in the same prompts; prompts without images are left alone."""
 
     def start(generation: Generation) -> Begun:
@@ -101,7 +101,14 @@ def second_image(second: Provider, name: str) -> StartOfBranch:
                 where=name,
                 remedy="answer with qkedit.generate, or call remember_pictures (docs/rivals.md)",
             )
-        inputs = pictures.inputs_with([[second(picture) for picture in own] for own in pictures.images])
+        device = generation.inputs["input_ids"].device
+        questions = pictures.questions or [""] * len(pictures.images)
+        inputs = pictures.inputs_with(
+            [
+                [second(picture, question, device) for picture in own]
+                for own, question in zip(pictures.images, questions, strict=True)
+            ]
+        )
         return Begun(generation.start_branch(dict(inputs)), contrasted=tuple(map(bool, pictures.images)))
 
     return start

@@ -42,6 +42,7 @@ class ImageContrast:
     """
 
     name: ClassVar[str] = "image-contrast"
+    reads_pictures: ClassVar[bool] = True
 
     second: str | Path | Provider = ""
     alpha: float = 1.0
@@ -83,7 +84,7 @@ class ImageContrast:
             self.name,
             self._weights(),
             self.beta,
-            second_image(self.provider, self.name),
+            second_image(lambda picture, question, device: self.provider(picture), self.name),
             control=control_generator(self.control),
         )
 
@@ -107,4 +108,9 @@ class ImageSum(ImageContrast):
     beta: float = 0.5
 
     def _weights(self) -> Weights | None:
-        return (lambda step: (1.0, self.alpha)) if self.alpha > 0 else None
+        return summed(self.alpha)
+
+
+def summed(alpha: float) -> Weights | None:
+    """Return the weights of l + α l′; None for α = 0, which needs no branch."""
+    return (lambda step: (1.0, alpha)) if alpha > 0 else None

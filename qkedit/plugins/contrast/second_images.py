@@ -13,6 +13,7 @@ from qkedit.images import as_rgb, read_image
 from qkedit.strict_text import parse_json
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
 PAIRS = ".jsonl"
@@ -24,6 +25,11 @@ class Provider(Protocol):
     def __call__(self, picture: Image, /) -> Image:
         """Return the second image, of any size."""
         ...
+
+
+SecondImages = Callable[["Image", str, "torch.device"], "Image"]
+"""A function from a picture, the question about it ("" if nobody knows it) and the request's device to its second
+image."""
 
 
 @dataclass(frozen=True)

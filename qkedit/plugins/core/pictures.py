@@ -26,10 +26,12 @@ class Pictures:
         images: the pictures of each prompt, in order; none for a prompt of text.
         inputs_with: a function that returns the model inputs of the same prompts with other pictures, as many for each
             prompt, padded on the left.
+        questions: the text of each prompt, without the model's template; empty if they are not known.
     """
 
     images: Sequence[Sequence[Image]]
     inputs_with: Callable[[Sequence[Sequence[Image]]], Mapping[str, Any]]
+    questions: Sequence[str] = ()
 
 
 def remember_pictures(inputs: Mapping[str, Any], pictures: Pictures) -> None:
@@ -40,6 +42,14 @@ def remember_pictures(inputs: Mapping[str, Any], pictures: Pictures) -> None:
 def pictures_of(inputs: Mapping[str, Any]) -> Pictures | None:
     """Return the pictures of model inputs; None if none were stored."""
     return getattr(inputs.get("input_ids"), _PICTURES, None)
+
+
+def reads_pictures(plugin: Any) -> bool:
+    """Return whether a plug-in's settings say, by `reads_pictures`, that it reads a request's stored pictures.
+
+    A server closes the pictures of other requests before they wait for the model.
+    """
+    return bool(getattr(plugin, "reads_pictures", False))
 
 
 @runtime_checkable

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from qkedit.checkpoint.hub.snapshot import model_directory
-from qkedit.checkpoint.pretrained import check_torchvision, from_pretrained, pretrained_weights
+from qkedit.checkpoint.pretrained import check_torchvision
 from qkedit.errors import QkeditError, UsageError, first_line, read_failure
 from qkedit.images import as_rgb
+from qkedit.plugins.core.image_models import lacks_package, load_image_model
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,7 +55,7 @@ class DepthModel:
             ImportError,
             NameError,
         ) as error:  # the message names what was not found
-            raise _lacks_package(self.name, error) from error
+            raise lacks_package(self.name, error) from error
         except (ValueError, RuntimeError) as error:
             check_torchvision(error, self.name)
             raise QkeditError(
@@ -70,19 +70,14 @@ class DepthModel:
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
-        directory = model_directory(self.name)
-        try:
-            processor = from_pretrained(AutoImageProcessor, directory, where=self.name)
-            model = pretrained_weights(AutoModelForDepthEstimation, directory, where=self.name)
-        except ImportError as error:
-            raise _lacks_package(self.name, error) from error
-        except (OSError, ValueError, KeyError) as error:
-            raise QkeditError(
-                f"cannot be loaded as a depth model ({first_line(error)})",
-                where=self.name,
-                remedy="give the directory of a depth model of transformers, or a depth map as .npy or .png",
-            ) from error
-        return processor, model.eval().to(self.device)
+        processor, model = load_image_model(
+            AutoImageProcessor,
+            AutoModelForDepthEstimation,
+            self.name,
+            "a depth model",
+            "give the directory of a depth model of transformers, or a depth map as .npy or .png",
+        )
+        return processor, model.to(self.device)
 
 
 def read_depth(file: str | Path) -> Tensor:
@@ -133,11 +128,3 @@ def checked_depth(depth: Tensor, where: str = "depth") -> Tensor:
     if not depth.isfinite().all():
         raise UsageError("holds values that are not finite numbers", where=where, remedy="fill the gaps of the map")
     return depth
-
-
-def _lacks_package(model: str, error: Exception) -> QkeditError:
-    return QkeditError(
-        f"its image processor needs a package that is not installed ({first_line(error)})",
-        where=model,
-        remedy="install torchvision with `pip install 'qkedit[runtime]'`",
-    )

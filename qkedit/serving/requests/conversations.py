@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qkedit.runtime.chat_template import TemplateFault, Turn
+from qkedit.runtime.chat_template import TemplateFault, Turn, last_question
 from qkedit.runtime.generation import LoadedModel, ProcessorFault, Prompt, batch_inputs
 from qkedit.serving.requests.chat_request import ImageUrl, Message
 from qkedit.serving.requests.request_errors import RequestError
@@ -32,7 +32,8 @@ def conversation_inputs(
         RequestError: the template or the processor refuses the conversation.
     """
     try:
-        return batch_inputs(loaded, [Prompt(loaded.text([_turn(message) for message in messages]), tuple(images))])
+        turns = [_turn(message) for message in messages]
+        return batch_inputs(loaded, [Prompt(loaded.text(turns), tuple(images), last_question(turns))])
     except (TemplateFault, ProcessorFault) as error:
         raise RequestError(f"the model refuses them: {error.what}", where="messages", remedy="change them") from error
 

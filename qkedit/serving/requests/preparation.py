@@ -89,7 +89,10 @@ class Preparation:
             urls = [image.url for image in request.images]
             images = self._policy.decoded([from_data_url(url) if is_data_url(url) else fetched[url] for url in urls])
             # The request may have to wait, and the encoded images are large.
-            return Prepared(replace(request, messages=()), *self._served.prepared(request, images))
+            prepared = Prepared(replace(request, messages=()), *self._served.prepared(request, images))
+            if self._served.switch.reads_pictures(request.plugins):
+                images = []  # which are then kept with the inputs
+            return prepared
         except QkeditError:
             raise
         # A processor or a template may fail in any way on a client's input, which the client can change.
