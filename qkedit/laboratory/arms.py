@@ -74,7 +74,7 @@ _OTHERS = ("pai-attention", "middle-layer", "vaf", "kvsmooth", "dola", "deco", "
 RIVALS: dict[str, dict[str, Any]] = {name: {} for name in (*_CONTRASTS, *_OTHERS)}
 RIVALS["sid"] = {"keep": 0.25}
 # Those that have a matched random control, `control=SEED`.
-CONTROLLED = tuple(name for name in RIVALS if name != "kvsmooth")
+CONTROLLED = tuple(RIVALS)
 
 
 def rival_arms(options: SteerOptions, seeds: int) -> tuple[Arm, ...]:

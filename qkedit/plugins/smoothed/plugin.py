@@ -26,6 +26,7 @@ from qkedit.errors import UsageError
 from qkedit.plugins.core.decoding import DecodingEdit, Generation
 from qkedit.plugins.core.generation_limits import OF_EVERY_STEP, refuse_settings
 from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.random_controls import check_control, control_generator, random_signs
 from qkedit.plugins.core.report import PluginReport
 from qkedit.plugins.transformers.cache import cache_layer
 from qkedit.selection import check_layers, select_layers
@@ -59,6 +60,8 @@ class KVSmooth:
         spread: how far λ may be from `strength`.
         window: the number of tokens among whose entropies a token's own is ranked.
         layers: the decoder layers; None for 3 to 31 of 32, and the same shares of other depths.
+        control: the seed of a matched random control, in which each number of a key and a value changes by as much, up
+            or down at random; None for the method itself.
     """
 
     name: ClassVar[str] = "kvsmooth"
@@ -67,9 +70,11 @@ class KVSmooth:
     spread: float = 0.2
     window: int = 15
     layers: str | None = None
+    control: int | None = None
 
     def __post_init__(self) -> None:
         """Check the settings in themselves. Raises UsageError."""
+        check_control(self.control, self.name)
         for option in ("strength", "spread"):
             if not (math.isfinite(value := getattr(self, option)) and 0 <= value <= 1):
                 raise UsageError(
@@ -86,7 +91,8 @@ class KVSmooth:
         """Check the settings against a model. Raises UsageError if it does not have these layers."""
         count = len(modules.layers)
         chosen = self.layers or f"{min(round(_FIRST * count), count - 1)}-{count - 1}"
-        return BoundKVSmooth(self, select_layers(chosen, count, modules.attention_layers, f"{self.name} layers"))
+        layers = select_layers(chosen, count, modules.attention_layers, f"{self.name} layers")
+        return BoundKVSmooth(self, layers, control_generator(self.control))
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ class BoundKVSmooth:
 
     settings: KVSmooth
     layers: tuple[int, ...]
+    control: torch.Generator | None = None
 
     def start_decoding(self, generation: Generation) -> SmoothedCache:
         """Begin one call of `generate`. Raises UsageError for settings that are not supported."""
@@ -107,6 +114,7 @@ class SmoothedCache(DecodingEdit):
 
     def __init__(self, plugin: BoundKVSmooth) -> None:
         self._settings = plugin.settings
+        self._control = plugin.control
         self.watched_layers = frozenset(plugin.layers)
         self._entropies: dict[int, list[Tensor]] = {layer: [] for layer in plugin.layers}
         self._is_prefill = True
@@ -133,7 +141,11 @@ class SmoothedCache(DecodingEdit):
             layer = cache_layer(cache, index, KVSmooth.name)
             for states in (layer.keys, layer.values):
                 share = strength.to(states.device)[:, None, None]
-                smoothed = (1 - share) * states[:, :, -1].float() + share * states[:, :, -2].float()
+                own = states[:, :, -1].float()
+                smoothed = (1 - share) * own + share * states[:, :, -2].float()
+                if self._control is not None:
+                    signs = random_signs(tuple(own.shape), self._control).to(own.device)
+                    smoothed = own + signs * (smoothed - own)
                 states[:, :, -1].copy_(smoothed.to(states.dtype))
 
     def _strength(self, entropies: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from qkedit.plugins.core.random_controls import permuted_changes, random_signs
 from qkedit.plugins.early_exit.damo import DAMO, Momentum
 from qkedit.plugins.early_exit.deco import DeCo
 from qkedit.plugins.early_exit.dola import DoLa
+from qkedit.plugins.smoothed.plugin import KVSmooth
 from qkedit.plugins.transformers.modules import vlm_modules
 from qkedit.plugins.vaf.plugin import VAF
 from tests.plugins.greedy import generated, one_image_each
@@ -36,7 +38,10 @@ OF_ATTENTION: dict[str, Any] = {
     "middle-layer": lambda **control: MiddleLayer(alpha=0.9, layers="1-3", **control),
     "vaf": lambda **control: VAF(layers="1-2", image=1.4, before=0.7, **control),
 }
-OF_STATES: dict[str, Any] = {"damo": lambda **control: DAMO(tau=1, beta2=0.5, **control)}
+OF_STATES: dict[str, Any] = {
+    "damo": lambda **control: DAMO(tau=1, beta2=0.5, **control),
+    "kvsmooth": lambda **control: KVSmooth(strength=0.5, spread=0, layers="1-3", **control),
+}
 
 
 def test_changes_are_permuted_among_the_plausible_tokens_of_a_row() -> None:
@@ -66,9 +71,9 @@ def test_a_control_differs_from_its_method_and_between_seeds_and_can_be_repeated
 
     def logits(**control: int) -> torch.Tensor:
         with qkedit.attach(model("llava"), make(**control)):
-            steps = generated("llava", given, max_new_tokens=2)[1]
-        # The second step, as M3ID's first token is the model's own; what is excluded is as good as any number.
-        return steps[1].nan_to_num(neginf=-1.0)
+            steps = generated("llava", given, max_new_tokens=3)[1]
+        # Of later steps, as M3ID's first token is the model's own; what is excluded is as good as any number.
+        return torch.cat(steps[1:]).nan_to_num(neginf=-1.0)
 
     own, once, again, other = logits(), logits(control=3), logits(control=3), logits(control=4)
     assert torch.equal(once, again)
@@ -115,7 +120,7 @@ def test_a_control_of_attention_moves_every_image_score_as_far_as_its_method() -
 
 
 @pytest.mark.parametrize(
-    "kind", [VCD, ICD, M3ID, PAIContrast, PAIAttention, MiddleLayer, VAF, DoLa, DeCo, DAMO, CRoPS]
+    "kind", [VCD, ICD, M3ID, PAIContrast, PAIAttention, MiddleLayer, VAF, DoLa, DeCo, DAMO, CRoPS, KVSmooth]
 )
 def test_a_seed_is_a_whole_number_from_0_on(kind: Any) -> None:
     with pytest.raises(UsageError, match=f"{kind.name} control: -1 is not a seed"):
@@ -138,3 +143,29 @@ def test_a_control_of_states_moves_every_number_as_far_as_its_method() -> None:
     own, control = changes(settings), changes(replace(settings, control=5))
     torch.testing.assert_close(control.abs(), own.abs(), atol=1e-6, rtol=1e-5)
     assert 0 < (control * own < 0).float().mean() < 1
+
+
+def test_a_control_of_the_cache_moves_every_number_as_far_as_its_method() -> None:
+    """After the second token, whose keys and values both take from the same states."""
+    given = request("llava", one_image_each("llava")).inputs
+    vlm = model("llava")
+
+    def cached(*plugins: KVSmooth) -> list[torch.Tensor]:
+        """The last column of keys and values of layer 1, the first one that is smoothed, after one token."""
+        with qkedit.attach(vlm, *plugins) if plugins else nullcontext():
+            done = vlm.generate(
+                **given,
+                max_new_tokens=2,
+                min_new_tokens=2,
+                do_sample=False,
+                pad_token_id=0,
+                return_dict_in_generate=True,
+            )
+        layer = done.past_key_values.layers[1]
+        return [layer.keys[:, :, -1], layer.values[:, :, -1]]
+
+    smoothing = KVSmooth(strength=0.5, spread=0, layers="1")
+    for plain, own, control in zip(cached(), cached(smoothing), cached(replace(smoothing, control=5)), strict=True):
+        assert (own - plain).abs().max() > 1e-3
+        torch.testing.assert_close((control - plain).abs(), (own - plain).abs(), atol=1e-6, rtol=1e-4)
+        assert 0.3 < ((control - plain) * (own - plain) < 0).float().mean() < 0.7
