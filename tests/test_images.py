@@ -205,7 +205,7 @@ def test_values_without_a_scale_are_refused(values: Any, words: str, tmp_path: P
         read_image(tmp_path / "a.tif")
 
 
-def test_what_is_no_image_or_starts_other_programs(tmp_path: Path) -> None:
+def test_what_is_not_an_image_or_starts_other_programs(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(stored(Image.new("RGB", (4, 4)), "eps"))
     with pytest.raises(UsageError, match="is not an image"):
         read_image(tmp_path / "a.png")

@@ -66,7 +66,7 @@ def test_an_index_of_a_single_file_is_kept(tmp_path: Path) -> None:
     assert checkpoint.left_out == {}
 
 
-def test_files_beside_the_shards(tmp_path: Path) -> None:
+def test_files_next_to_the_shards(tmp_path: Path) -> None:
     write_sharded(tmp_path, TWO_SHARDS)
     side = [
         "LICENSE",
@@ -104,7 +104,7 @@ def test_files_beside_the_shards(tmp_path: Path) -> None:
     assert set(checkpoint.left_out) == set(stale)
 
 
-def test_safetensors_beside_the_shards(tmp_path: Path) -> None:
+def test_safetensors_next_to_the_shards(tmp_path: Path) -> None:
     write_sharded(tmp_path, TWO_SHARDS)
     write_shard(tmp_path / "adapters/adapter_model.safetensors", {"base_model.a.lora_A.weight": (1, 2)})
     write_shard(tmp_path / "model.fp16.safetensors", {"a": (2, 3)})

@@ -43,7 +43,7 @@ def place(directory: Path, files: dict[str, str]) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_checkpoint_is_called_by_its_name(tmp_path: Path, kind: str) -> None:
+def test_what_is_not_a_checkpoint_is_called_by_its_name(tmp_path: Path, kind: str) -> None:
     files, said, remedy = KINDS[kind]
     directory = place(tmp_path, files)
     for use in (opened, lambda path: model_directory(str(path))):  # to edit it, and to run it

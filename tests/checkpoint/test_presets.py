@@ -39,7 +39,7 @@ class TestShippedPresets:
         assert {p.hub_id: p.scr.layers for p in presets() if p.scr} == PUBLISHED_SCR
         assert {p.scr.diagnosis for p in presets() if p.scr} == {(8, 16)}
 
-    def test_no_model_stands_twice(self) -> None:
+    def test_no_model_occurs_twice(self) -> None:
         ids = [preset.hub_id for preset in presets()]
         assert len(ids) == len(set(ids)) > 50
 
@@ -115,7 +115,7 @@ class TestSchema:
 
 
 class TestConfigurationFiles:
-    def test_an_installed_package_has_its_own_and_a_checkout_has_them_beside_it(
+    def test_an_installed_package_has_its_own_and_a_checkout_has_them_next_to_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         package = tmp_path / "qkedit"
@@ -198,7 +198,7 @@ class TestResolve:
         assert asked == []
 
     @pytest.mark.parametrize("model", ["demo", "some/where"])
-    def test_what_is_no_repository_has_no_revisions(self, asked: list[object], tmp_path: Path, model: str) -> None:
+    def test_what_is_not_a_repository_has_no_revisions(self, asked: list[object], tmp_path: Path, model: str) -> None:
         (tmp_path / "some" / "where").mkdir(parents=True)
         with pytest.raises(UsageError, match=f"^{model}: only a model on the hub has revisions; leave out --revision"):
             resolve(model, "main")

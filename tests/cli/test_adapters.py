@@ -75,7 +75,7 @@ def test_an_adapter_goes_through_every_command(edited: Path, tmp_path: Path) -> 
         (["export", "EDITED", "--out", "EDITED"], 2, "EDITED"),
     ],
 )
-def test_what_cannot_be_done_is_said(words: list[str], code: int, says: str, edited: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_done_is_reported(words: list[str], code: int, says: str, edited: Path, tmp_path: Path) -> None:
     places = {"EDITED": str(edited), "OUT": str(tmp_path / "out"), "ELSEWHERE": str(tmp_path / "elsewhere")}
     result = qkedit(*(places.get(word, word) for word in words))
     assert result.code == code

@@ -80,7 +80,7 @@ def test_a_file_that_cannot_be_written(scored: Path, number: int, monkeypatch: p
     assert sorted(scored.iterdir()) == before
 
 
-def test_what_was_written_is_said(scored: Path) -> None:
+def test_what_was_written_is_reported(scored: Path) -> None:
     for name, words in commands(scored).items():
         assert qkedit(*words, "--json").document["written"] == [str(scored / name)]
         assert (scored / name).stat().st_mode & 0o777 == (scored / "a.json").stat().st_mode & 0o777

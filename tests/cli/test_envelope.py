@@ -373,7 +373,7 @@ def test_debug_keeps_the_document(base: Path, tmp_path: Path, monkeypatch: pytes
     assert "Traceback" in result.stderr
 
 
-def test_names_with_brackets_are_no_markup(tmp_path: Path) -> None:
+def test_names_with_brackets_are_not_read_as_markup(tmp_path: Path) -> None:
     from tests.steering.checkpoints import weights, write
 
     tensors = weights()

@@ -31,7 +31,7 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_working_directory_that_is_gone_is_said(
+def test_a_working_directory_that_is_gone_is_reported(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = tmp_path / "gone"
@@ -57,7 +57,7 @@ def place(tmp_path: Path) -> Path:
     return place
 
 
-def test_bytes_that_are_not_utf_8_in_a_path_are_no_hindrance(place: Path) -> None:
+def test_bytes_that_are_not_utf_8_in_a_path_are_accepted(place: Path) -> None:
     model, out = place / "demo", place / "out"
     steered = qkedit("steer", model, "--layers", "2", "--out", out, "--no-fsync", "--json")
     assert steered.code == 0

@@ -237,7 +237,7 @@ def test_a_stream_that_is_closed_is_one_nobody_reads(tmp_path: Path, closed: str
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_result_that_cannot_be_printed_is_said(unbuffered: str) -> None:
+def test_a_result_that_cannot_be_printed_is_reported(unbuffered: str) -> None:
     said = (
         "error: standard output: the result could not be printed (No space left on device); "
         "send it elsewhere (what the command wrote to files is in place).\n"
@@ -249,7 +249,7 @@ def test_a_result_that_cannot_be_printed_is_said(unbuffered: str) -> None:
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("words", ["steer demo --dry-run --json", "--help"])
-def test_a_result_of_which_a_part_was_printed_is_no_success(tmp_path: Path, words: str, unbuffered: str) -> None:
+def test_a_result_of_which_a_part_was_printed_is_a_failure(tmp_path: Path, words: str, unbuffered: str) -> None:
     """A file size limit of 512 or 1,024 bytes simulates a nearly full disk."""
     file = tmp_path / "printed"
     result = in_a_shell(f"ulimit -f 1; qkedit {words} > {file}", PYTHONUNBUFFERED=unbuffered)

@@ -114,7 +114,7 @@ def test_the_shipped_weights_are_the_recorded_ones(record: dict[str, Any]) -> No
     assert hashes == record["sha256"]
 
 
-def test_the_files_beside_the_weights_are_those_of_the_script(record: dict[str, Any], tmp_path: Path) -> None:
+def test_the_files_next_to_the_weights_are_those_of_the_script(record: dict[str, Any], tmp_path: Path) -> None:
     held_out = dict(record["held_out"])
     count = held_out.pop("scenes")
     held_out.pop("seed")

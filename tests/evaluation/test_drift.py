@@ -93,7 +93,7 @@ def test_answers_are_those_that_the_models_give(images: Path, edited: Path) -> N
         assert text == respond(loaded, [read_image(images / "0.png")], CAPTION_PROMPT, max_new_tokens=TOKENS).text
 
 
-def test_a_model_beside_itself_has_not_moved(images: Path) -> None:
+def test_a_model_compared_with_itself_has_not_moved(images: Path) -> None:
     found = measured("demo", "demo", images)
     assert found.metrics == {"kl": 0, "kl_worst": 0, "agreement": 1, "overlap": 1, "identical": 1}
     assert set(found.intervals().values()) == {(0, 0), (1, 1)}
@@ -158,7 +158,7 @@ def test_overlap_of_words(one: str, other: str, f1: float) -> None:
     assert word_f1(one, other) == word_f1(other, one) == pytest.approx(f1)
 
 
-def test_a_model_of_another_vocabulary_is_no_copy(images: Path, tmp_path: Path) -> None:
+def test_a_model_of_another_vocabulary_is_not_a_copy(images: Path, tmp_path: Path) -> None:
     loaded = load("demo")
     loaded.model.resize_token_embeddings(loaded.model.config.text_config.vocab_size + 8)
     loaded.model.save_pretrained(tmp_path)
@@ -167,7 +167,7 @@ def test_a_model_of_another_vocabulary_is_no_copy(images: Path, tmp_path: Path) 
         measured("demo", str(tmp_path), images)
 
 
-def test_what_is_not_finite_is_no_small_drift(images: Path, edited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_finite_is_not_a_small_drift(images: Path, edited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from qkedit.evaluation import drift as module
 
     original = module._answer

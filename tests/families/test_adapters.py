@@ -61,7 +61,7 @@ def test_an_adapter_on_the_base_is_the_edited_checkpoint(family: str, build: Bui
 
 
 @pytest.mark.parametrize("family", ["qwen3.5", "phi3", "molmo2", "qwen3-vl"])
-def test_forms_beside_the_plain_one_are_exported_and_applied(family: str, build: Build, tmp_path: Path) -> None:
+def test_other_forms_than_the_plain_one_are_exported_and_applied(family: str, build: Build, tmp_path: Path) -> None:
     """Cover gated and fused rows, a tensor that the model class splits, and norms after the queries."""
     base = build(family, True).directory
     options: dict[str, Any] = {"layers": "all", "heads": "1-3", "k": 2, "allow_text_only": True, "fsync": False}

@@ -134,7 +134,7 @@ def test_the_suggested_command_steers_the_model_that_was_inspected(tmp_path: Pat
     assert [layer["layer"] for layer in planned["layers"]] == [1]
 
 
-def test_a_name_that_is_no_utf_8_stands_in_every_file(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_in_every_file(tmp_path: Path) -> None:
     model = write(tmp_path / os.fsdecode(b"\xffm"), weights())
     files = {option: tmp_path / f"spectra.{option.removeprefix('--')}" for option in ("--csv", "--html")}
     places = [part for option, file in files.items() for part in (option, file)]

@@ -272,7 +272,7 @@ def test_places_that_cannot_be_written_are_refused_beforehand(tmp_path: Path) ->
         check_target(tmp_path / "folder.csv", (".csv",), "--csv")
 
 
-def test_a_missing_matplotlib_is_said_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_matplotlib_is_reported_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qkedit.report.plots.find_spec", lambda name: None)
     with pytest.raises(QkeditError, match="matplotlib is not installed") as caught:
         require_matplotlib()

@@ -227,7 +227,7 @@ def test_unremarkable_models_are_not_warned_about(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "row"), [(query_name(1), 3), (key_name(1), 9)])
-def test_a_weight_that_is_no_number_is_named(name: str, row: int, tmp_path: Path) -> None:
+def test_a_weight_that_is_not_a_number_is_named(name: str, row: int, tmp_path: Path) -> None:
     tensors = weights()
     tensors[name][row, 2] = float("nan")
     with pytest.raises(CheckpointError, match="NaN") as caught:

@@ -90,7 +90,7 @@ def test_demo_as_json(pretended: None) -> None:
     assert set(arms["SCR"]["measures"]) == set(measures.MEASURES)
 
 
-def test_silence_is_no_answer_that_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_counts_as_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty captions have no hallucination, and empty answers are yes in POPE: both are reported."""
 
     def silent(model_spec: ModelSpec, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:

@@ -20,7 +20,7 @@ from qkedit.steering.steer_options import SteerOptions
 from tests.laboratory.small_eval_sets import demo_model, few_scenes
 
 
-def test_every_method_stands_beside_its_controls() -> None:
+def test_every_method_is_listed_with_its_controls() -> None:
     arms = rival_arms(SteerOptions(device="cpu"), 2)
     names = [arm.name for arm in arms]
     assert len(set(names)) == len(names)

@@ -171,7 +171,7 @@ def test_the_second_half_is_shown_to_base_winner_and_its_controls_once(pretended
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"arm": {"name": "layers 0'])
-def test_a_broken_sweep_goes_on_where_it_stopped(pretended: Pretended, tmp_path: Path, torn: bytes) -> None:
+def test_a_broken_sweep_resumes(pretended: Pretended, tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "sweep.jsonl"
     whole = run(settings())
     expected, pretended.jobs = list(pretended.jobs), []
@@ -210,7 +210,7 @@ def test_a_sweep_begun_under_the_old_name_of_retain_goes_on(pretended: Pretended
     assert again.as_dict() == whole.as_dict() | {"resumed": 13}
 
 
-def test_a_sweep_that_was_killed_goes_on_where_it_stopped(pretended: Pretended, tmp_path: Path) -> None:
+def test_a_sweep_that_was_killed_resumes(pretended: Pretended, tmp_path: Path) -> None:
     path = tmp_path / "sweep.jsonl"
     killed = f"""
 import os, signal
@@ -259,7 +259,7 @@ def test_a_file_of_another_sweep_is_refused_and_left_alone(tmp_path: Path, chang
         b"\x89PNG\r\n\x1a\n",
     ],
 )
-def test_what_is_no_sweep_s_file_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
+def test_what_is_not_a_sweep_s_file_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "sweep.jsonl"
     path.write_bytes(content)
     with pytest.raises(UsageError), ResultsFile(path, settings().as_dict()):

@@ -94,7 +94,7 @@ def test_an_error_and_a_warning_stay_one_line(capsys: pytest.CaptureFixture[str]
         (None, None),
     ],
 )
-def test_a_name_in_a_csv_is_no_formula(value: object, cell: object) -> None:
+def test_a_name_in_a_csv_is_not_a_formula(value: object, cell: object) -> None:
     assert _cell(value) == cell
 
 

@@ -128,7 +128,7 @@ def test_a_template_that_fails_is_one_sentence(demo: LoadedModel, template: str,
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_stars_that_are_no_power_change_nothing(demo: LoadedModel) -> None:
+def test_stars_that_are_not_a_power_change_nothing(demo: LoadedModel) -> None:
     template = (
         "{# 2**2 #}** {{ '2**2' }} {% macro m() %}{{ kwargs.a ~ kwargs.b }}{% endmacro %}"
         "{{ m(**{'a': '1', 'b': '2'}) }}{{ m(a='1', **{'b': '2'}) }}" + PARTS

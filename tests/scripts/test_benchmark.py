@@ -283,7 +283,7 @@ def test_the_peak_is_the_childs_own(
     assert modest.peak_bytes < 100e6
 
 
-def test_a_command_that_fails_is_no_measurement(benchmarking: Callable[[str], ModuleType]) -> None:
+def test_a_command_that_fails_is_not_a_measurement(benchmarking: Callable[[str], ModuleType]) -> None:
     commands = benchmarking("commands")
     with pytest.raises(commands.CommandFailedError, match="no_such_function"):
         commands.run_function("platform:no_such_function", [], 1)

@@ -163,7 +163,7 @@ def test_what_is_found(act: Any, found: str, tmp_path: Path, monkeypatch: pytest
         assert (tmp_path / "findings" / "pretended-5.input").read_bytes() == target.generate(loop.generator(target, 5))
 
 
-def test_a_file_beside_the_target_is_found(tmp_path: Path) -> None:
+def test_a_file_next_to_the_target_is_found(tmp_path: Path) -> None:
     sandbox = fuzzing("sandbox").Sandbox(tmp_path / "case")
     base, out = sandbox.directory / "base", sandbox.directory / "out"
     base.write_bytes(b"1")

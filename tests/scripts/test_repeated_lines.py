@@ -46,5 +46,5 @@ def test_a_longer_run_is_one_pair_and_so_are_two_places_of_one_module(script: Mo
     ],
     ids=["five lines", "imports", "lines that repeat themselves", "an idiom"],
 )
-def test_these_are_no_pairs(script: ModuleType, tmp_path: Path, modules: list[list[str]]) -> None:
+def test_these_are_not_pairs(script: ModuleType, tmp_path: Path, modules: list[list[str]]) -> None:
     assert script.pairs(tree(tmp_path, *modules)) == []

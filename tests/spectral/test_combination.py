@@ -40,7 +40,7 @@ def test_sixteen_bits_are_rounded_once(dtype: torch.dtype, numbers: list[float],
         assert rounded(wide, dtype).double().tolist() == expected
 
 
-def test_a_number_beside_a_tie_shows_the_difference() -> None:
+def test_a_number_next_to_a_tie_shows_the_difference() -> None:
     beside = torch.tensor([1 + 2.0**-8 + 2.0**-40], dtype=torch.float64)
     assert float(beside.to(torch.bfloat16)) == 1.0  # twice: to float32, where the excess is lost, then to even
     assert float(rounded(beside, torch.bfloat16)) == 1 + 2.0**-7

@@ -190,7 +190,7 @@ def test_shapes_that_do_not_agree_are_refused(query: tuple[int, ...], key: tuple
 @pytest.mark.parametrize("channel", CHANNELS)
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(("projection", "head"), [("query", 2), ("key", 1)])
-def test_a_weight_that_is_no_number_is_named(channel: str, number: float, projection: str, head: int) -> None:
+def test_a_weight_that_is_not_a_number_is_named(channel: str, number: float, projection: str, head: int) -> None:
     query, key = layer(10)
     (query if projection == "query" else key)[head, 1, 5] = number
     product, *_ = as_product(query, key)

@@ -56,7 +56,7 @@ def test_a_directory_with_a_name_that_the_output_needs(source: Path, tmp_path: P
     assert not (tmp_path / "edited").exists()
 
 
-def test_an_adapter_beside_the_weights_is_left_out_with_a_warning(source: Path, tmp_path: Path) -> None:
+def test_an_adapter_next_to_the_weights_is_left_out_with_a_warning(source: Path, tmp_path: Path) -> None:
     (source / "adapter_config.json").write_text("{}")
     report = steer(source, out=tmp_path / "edited", layers="0", fsync=False)
     assert not (tmp_path / "edited" / "adapter_config.json").exists()
@@ -64,7 +64,7 @@ def test_an_adapter_beside_the_weights_is_left_out_with_a_warning(source: Path, 
     assert any("merge_and_unload" in warning for warning in report.warnings)
 
 
-def test_what_tools_change_in_an_output_is_no_mismatch(source: Path, tmp_path: Path) -> None:
+def test_what_tools_change_in_an_output_is_not_a_mismatch(source: Path, tmp_path: Path) -> None:
     (source / ".gitattributes").write_text("*.bin filter=lfs\n")
     edited = tmp_path / "edited"
     steer(source, out=edited, layers="0", fsync=False)

@@ -54,7 +54,7 @@ def with_card(base: Path, directory: Path, card: str | bytes) -> Path:
     return directory
 
 
-def test_licence_and_kind_are_inherited_and_a_local_base_is_no_base_model(base: Path, tmp_path: Path) -> None:
+def test_licence_and_kind_are_inherited_and_a_local_base_is_not_a_base_model(base: Path, tmp_path: Path) -> None:
     source = with_card(base, tmp_path / "source", BASE_CARD)
     fields = front_matter(steered(source, tmp_path / "edited"))
     assert fields == {
@@ -166,7 +166,7 @@ def test_no_file_of_the_base_gives_way_to_its_card(base: Path, tmp_path: Path) -
     assert verify(tmp_path / "edited", base=str(source)).mismatches == ()
 
 
-def test_a_directory_whose_name_is_no_utf8(base: Path, tmp_path: Path) -> None:
+def test_a_directory_whose_name_is_not_utf8(base: Path, tmp_path: Path) -> None:
     source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     try:
         shutil.copytree(base, source)

@@ -63,7 +63,7 @@ def test_other_changes_are_named_and_left_out_when_asked(base: Path, tmp_path: P
     assert same_bits(found[query_name(1)], theirs[query_name(1)])
 
 
-def test_what_is_no_edit_is_refused(base: Path, tmp_path: Path) -> None:
+def test_what_is_not_an_edit_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no query projection differs"):
         extract(str(base), str(base), output=delta_in(tmp_path / "found"))
     broken = weights()

@@ -127,7 +127,7 @@ def test_what_the_base_cannot_have_is_refused(
 
 
 @pytest.mark.parametrize("layout", ["full", "delta"])
-def test_verify_looks_beside_the_listed_heads(base: Path, tmp_path: Path, layout: str) -> None:
+def test_verify_reads_outside_the_listed_heads(base: Path, tmp_path: Path, layout: str) -> None:
     """All heads were edited, but the manifest names one of them."""
     steer(base, out=tmp_path / "out", layers="1", k=2, layout=layout, device="cpu", fsync=False)
     changed(

@@ -270,7 +270,7 @@ def test_more_modes_than_any_head_has_are_all_of_them(base: Path, tmp_path: Path
     assert all(same_bits(found[name], expected[name]) for name in expected)
 
 
-def test_a_device_that_cannot_be_chosen_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_cannot_be_chosen_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def state() -> None:
         raise RuntimeError("Expected one of cpu, cuda, … device type: bogus\nand much more")
 

@@ -86,7 +86,7 @@ def test_what_nothing_explains_in_an_attention_block_is_refused(
 
 
 @pytest.mark.parametrize("name", ["q_norm.weight", "k_layernorm.bias", "norm_k.weight"])
-def test_a_norm_beside_the_attention_block_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_norm_next_to_the_attention_block_is_refused(tmp_path: Path, name: str) -> None:
     tensor = query_name(1).replace("self_attn.q_proj.weight", name)
     base = of_type(write(tmp_path / "base", weights() | {tensor: torch.ones(HEAD_SIZE)}), "llava", "llama")
     with pytest.raises(UnsupportedForm, match=f"{name.partition('.')[0]} is next to the attention block") as caught:

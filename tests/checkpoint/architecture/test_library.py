@@ -105,7 +105,7 @@ def test_the_environment_lists_directories_as_path_does(tmp_path: Path, monkeypa
         assert "My text" in architectures().decoders
 
 
-def test_ours_are_replaced_only_where_that_is_said(tmp_path: Path) -> None:
+def test_ours_are_replaced_only_on_request(tmp_path: Path) -> None:
     llama = DECODER.replace("my_text", "llama")
     write_records(tmp_path, decoders_mine=llama)
     with pytest.raises(QkeditError) as error, using_architectures(tmp_path):

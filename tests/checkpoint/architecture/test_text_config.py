@@ -89,7 +89,7 @@ def test_layers_without_positions(model_type: str, config: dict[str, Any], unrot
     assert [index for index in range(4) if found.rope(index) is Rotation.NONE] == unrotated
 
 
-def test_a_period_that_is_no_count() -> None:
+def test_a_period_that_is_not_a_count() -> None:
     with pytest.raises(CheckpointError, match="sliding_window_pattern"):
         settings("cohere2", sliding_window_pattern=-1).rope(0)
 

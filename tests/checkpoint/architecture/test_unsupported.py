@@ -27,7 +27,7 @@ def test_heads_that_cannot_share_evenly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [0, -4, 4.0, "4", True, [4], {}])
-def test_counts_that_are_no_counts(tmp_path: Path, value: Any) -> None:
+def test_counts_that_are_not_counts(tmp_path: Path, value: Any) -> None:
     message = refusal(written(tmp_path, projections("model.layers.0"), num_attention_heads=value), CheckpointError)
     assert "num_attention_heads" in message
 
@@ -111,7 +111,7 @@ def test_encoder_decoder_by_its_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i4"])
-def test_projections_that_are_no_floats(tmp_path: Path, dtype: str) -> None:
+def test_projections_that_are_not_floats(tmp_path: Path, dtype: str) -> None:
     message = refusal(written(tmp_path, projections("model.layers.0"), dtype))
     assert "q_proj.weight" in message
     assert "quantised" in message

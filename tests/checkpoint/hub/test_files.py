@@ -349,7 +349,7 @@ class TestRefusals:
             HubFiles.open(repo_id, endpoint="http://127.0.0.1:9", cache_dir=cache)
         assert "is not a valid hub id; give one such as org/name" in sentence(error)
 
-    def test_something_that_is_no_hub_at_all(self, hub: FakeHub, cache: Path) -> None:
+    def test_something_that_is_not_a_hub_at_all(self, hub: FakeHub, cache: Path) -> None:
         (hub.directory / "page.html").write_text("<html>please log in to this network</html>")
         wall = f"{hub.endpoint}/org/model/resolve/main/page.html?"
         with pytest.raises(CheckpointError) as error:

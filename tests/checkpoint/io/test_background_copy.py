@@ -21,7 +21,7 @@ def ignore(_: int) -> None:
     """Ignore the number of bytes."""
 
 
-def test_jobs_run_beside_the_block_and_are_done_after_it(tmp_path: Path) -> None:
+def test_jobs_run_during_the_block_and_are_done_after_it(tmp_path: Path) -> None:
     go = threading.Event()
     ran: list[object] = []
 

@@ -347,7 +347,7 @@ def test_ranges_are_not_written_through_a_link(blob: Path, source: Path, destina
 
 @pytest.mark.parametrize("link", LinkMode)
 @pytest.mark.parametrize("kind", ["missing", "dangling", "directory", "pipe", "looping"])
-def test_a_source_that_is_no_file_is_told(link: LinkMode, kind: str, tmp_path: Path) -> None:
+def test_a_source_that_is_not_a_file_is_told(link: LinkMode, kind: str, tmp_path: Path) -> None:
     source = tmp_path / "model.safetensors"
     match kind:
         case "dangling":

@@ -65,7 +65,7 @@ def test_a_removed_file_is_named(file: Path) -> None:
         files.check_unchanged()
 
 
-def test_reading_linking_and_new_files_beside_it_change_nothing(file: Path) -> None:
+def test_reading_linking_and_new_files_next_to_it_change_nothing(file: Path) -> None:
     files = LocalFiles(file.parent)
     files.sizes()
     files.read(file.name, 0, 11)
@@ -93,7 +93,7 @@ def test_the_first_look_counts(file: Path) -> None:
         files.check_unchanged()
 
 
-def test_a_file_system_that_numbers_files_anew_is_no_change(file: Path) -> None:
+def test_a_file_system_that_renumbers_files_is_not_a_change(file: Path) -> None:
     stamp = FileStamp.of(file.stat())
     assert stamp.is_still(replace(stamp, identity=(1, 2)))
     assert not stamp.is_still(replace(stamp, identity=(1, 2), status_changed=stamp.status_changed + 1))

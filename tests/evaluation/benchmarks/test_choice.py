@@ -71,6 +71,6 @@ def test_what_is_not_a_question_is_refused(tmp_path: Path, change: dict[str, Any
         choice.load_questions(written(tmp_path, ROW | change))
 
 
-def test_an_id_stands_once(tmp_path: Path) -> None:
+def test_an_id_occurs_once(tmp_path: Path) -> None:
     with pytest.raises(QkeditError, match="the id '1' occurs twice"):
         choice.load_questions(written(tmp_path, ROW, ROW))

@@ -111,7 +111,7 @@ def test_a_broken_file_is_refused_with_its_line(tmp_path: Path, content: bytes, 
     assert refusal(file).removeprefix(": ").startswith(sentence)
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
     assert "directory" in refusal(tmp_path)
     assert "No such file" in refusal(tmp_path / "missing.jsonl")
 
@@ -140,7 +140,7 @@ def test_a_file_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         ({"id": 1, "answer": "x" * 1_000_001}, "answer has 1000001 characters, more than 1000000"),
     ],
 )
-def test_a_row_that_is_no_answer_is_refused(tmp_path: Path, row: dict[str, Any], sentence: str) -> None:
+def test_a_row_that_is_not_an_answer_is_refused(tmp_path: Path, row: dict[str, Any], sentence: str) -> None:
     file = tmp_path / "answers.jsonl"
     file.write_text('{"id": 0, "answer": ""}\n' + json.dumps(row))
     with pytest.raises(QkeditError) as caught:

@@ -98,6 +98,6 @@ def test_a_missing_key_is_named(key: str) -> None:
 
 
 @pytest.mark.parametrize("row", [None, [], "score", 1])
-def test_something_else_is_no_score(row: object) -> None:
+def test_something_else_is_not_a_score(row: object) -> None:
     with pytest.raises(QkeditError, match="is not a JSON object"):
         score_from_dict(row)

@@ -174,7 +174,7 @@ def test_what_does_not_pass_is_said_at_once(serve: Any, status: int, words: str)
         b'{"choices": ' + b"[" * 5_000,
     ],  # deeper than its reader can go
 )
-def test_what_is_no_chat_completion(serve: Any, answer: Any) -> None:
+def test_what_is_not_a_chat_completion(serve: Any, answer: Any) -> None:
     server = serve(lambda body, number: (200, answer))
     with pytest.raises(QkeditError, match="not in OpenAI's protocol"):
         answer_of(Endpoint(server.url), ask())
@@ -372,7 +372,7 @@ def test_which_model(serve: Any) -> None:
         *("http://[::1", "http://host:abc/v1", "http://host:99999/v1", "http://host\n/v1", "http://host/\x1b"),
     ],
 )
-def test_what_is_no_address(url: str) -> None:
+def test_what_is_not_an_address(url: str) -> None:
     with pytest.raises(UsageError, match="is not a web address"):
         answer_of(Endpoint(url), ask())
 

@@ -83,7 +83,7 @@ def test_a_refusal_of_one_server_ends_the_run(serve: Any, images: Path, tmp_path
         evaluate(pool(here.url, there.url), [task()], images, tmp_path / "out")
 
 
-def test_what_is_no_pool(serve: Any) -> None:
+def test_what_is_not_a_pool(serve: Any) -> None:
     here, there = (serve(lambda body, number: said("Yes.")) for _ in range(2))
     there.models = ["other"]
     with pytest.raises(UsageError, match=r"serves edited and .* serves other; name servers of one model"):
@@ -117,7 +117,7 @@ def test_a_server_reads_images_itself(serve: Any, images: Path, tmp_path: Path) 
     "url",
     ["data", "file://host/data", "file:data", "ftp://host/x", "http://", "http://h/x?y", "http://[", "http://h/\n"],
 )
-def test_what_is_no_url_of_a_directory(url: str) -> None:
+def test_what_is_not_a_url_of_a_directory(url: str) -> None:
     with pytest.raises(UsageError, match="is not the URL of a directory"):
         ServedImages(Path("images"), url)
 

@@ -138,7 +138,7 @@ def test_runs_that_cannot_be_compared_are_refused(b: Score, sentence: str) -> No
     assert sentence in str(caught.value)
 
 
-def test_a_split_that_stands_twice_is_refused() -> None:
+def test_a_split_that_occurs_twice_is_refused() -> None:
     twice = run(score(yes_no_items(9, 1)), score(yes_no_items(9, 1), rule="vcd"))
     with pytest.raises(UsageError, match=r"a\.json: holds pope\.random twice"):
         compare(twice, twice)
@@ -259,7 +259,7 @@ def test_the_command_refuses_in_one_sentence(files: tuple[Path, Path], tmp_path:
     assert (found.code, "--markdown" in found.sentence()) == (2, True)
 
 
-def test_a_name_that_is_no_utf_8_stands_in_every_file(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_in_every_file(files: tuple[Path, Path], tmp_path: Path) -> None:
     odd = files[0].rename(tmp_path / os.fsdecode(b"\xff.json"))
     markdown, plot = tmp_path / "pr.md", tmp_path / "plot.png"
     found = qkedit("compare", odd, files[1], "--markdown", markdown, "--plot", plot, "--json")

@@ -83,7 +83,7 @@ def test_a_number_of_many_digits_is_read_once() -> None:
 
 
 @pytest.mark.parametrize("text", ["f1>=1e999", "f1>=nan", "f1>=0,8", "f1==0.8", "f1>=0.8%", ">=0.8", "f1", "f1=>1"])
-def test_what_is_no_requirement(text: str) -> None:
+def test_what_is_not_a_requirement(text: str) -> None:
     with pytest.raises(UsageError, match="--require"):
         parse_requirement(text)
 
@@ -164,7 +164,7 @@ def test_worse_is_more_of_some_metrics_and_less_of_others() -> None:
     assert against("chair.recall:0.02", recall=0.10).passed
 
 
-def test_no_value_is_no_pass() -> None:
+def test_no_value_is_not_a_pass() -> None:
     assert not against("chair_s:1", chair_s=None).passed
     assert "has no value" in str(checked("precision<=1"))
 
@@ -314,7 +314,7 @@ def test_the_command_refuses_in_one_sentence(
     "results", ["3", "[]", "[1]", '[{"benchmark": "a"}]', '[{"benchmark": "a", "metrics": {"f1": "0.9"}}]',
                 '[{"benchmark": "a", "metrics": {"f1": NaN}}]', '[{"benchmark": "a", "metrics": {"f1": true}}]']
 )  # fmt: skip
-def test_what_is_no_result_file_is_refused(tmp_path: Path, results: str) -> None:
+def test_what_is_not_a_result_file_is_refused(tmp_path: Path, results: str) -> None:
     file = tmp_path / "result.json"
     file.write_text(f'{{"results": {results}}}')
     found = qkedit("gate", file, "--require", "f1>=0")

@@ -147,7 +147,7 @@ def test_p_and_interval_agree(seed: int, shift: float) -> None:
         assert found.low <= 0 <= found.high
 
 
-def test_p_is_even_where_there_is_no_difference() -> None:
+def test_p_is_even_without_a_difference() -> None:
     """Under the null hypothesis, about one p-value in ten is below 0.1."""
     small = sum(
         paired(yes_no_items(150, seed), yes_no_items(150, 1000 + seed), "accuracy", resamples=400).p < 0.1
@@ -156,7 +156,7 @@ def test_p_is_even_where_there_is_no_difference() -> None:
     assert 8 <= small <= 36  # binomial(200, 0.1), about 99.9 % of it
 
 
-def test_a_run_beside_itself_shows_nothing() -> None:
+def test_a_run_compared_with_itself_shows_nothing() -> None:
     items = yes_no_items(100, 1)
     found = paired(items, items[::-1], "f1")
     assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)

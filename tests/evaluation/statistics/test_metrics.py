@@ -143,7 +143,7 @@ def test_each_metric_is_named_once_and_has_one_meaning_wherever_it_occurs(name: 
     assert (Unit.PERCENT in units) == (name == "amber")
 
 
-def test_a_metric_that_is_no_ratio_is_resampled_by_its_own_value() -> None:
+def test_a_metric_that_is_not_a_ratio_is_resampled_by_its_own_value() -> None:
     """The root of the mean square of what each answer adds."""
     items = [MeasuredItem(str(number), {"size": (number**2, 1)}, group=str(number // 3)) for number in range(60)]
     size = Metric("size", sums=measured("size"), value=lambda totals: np.sqrt(totals[:, 0] / totals[:, 1]))

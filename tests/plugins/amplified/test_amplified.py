@@ -67,7 +67,7 @@ def test_a_padded_batch_equals_raised_scores(family: str, method: str) -> None:
     assert torch.equal(generated(family, together)[0], plain)
 
 
-def test_beside_another_plug_in_and_without_images() -> None:
+def test_with_another_plug_in_and_without_images() -> None:
     """SCR records attention through the raised one; a request without images equals the plain model."""
     given = request("llava", one_image_each("llava")).inputs
     text = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}

@@ -101,7 +101,7 @@ def test_broken_pairs(tmp_path: Path, line: str, sentence: str) -> None:
         check_files([ImageContrast(pairs)], [Path("garden.png")])
 
 
-def test_paths_beside_the_weights_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_next_to_the_weights_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "masked").mkdir()
     monkeypatch.chdir(tmp_path)
     stored = with_absolute_paths(PluginSettings("image-sum", {"second": "masked"}))

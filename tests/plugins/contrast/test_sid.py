@@ -117,7 +117,7 @@ def test_it_draws_what_the_model_draws() -> None:
     assert torch.equal(torch.rand(1), after)
 
 
-def test_beside_scr_and_a_question_without_images() -> None:
+def test_with_scr_and_a_question_without_images() -> None:
     """SCR previews in the branch too; the answer's own run is not masked; eager attention gives the same."""
     given = request("qwen2-vl", one_image_each("qwen2-vl")).inputs
     text = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
@@ -138,7 +138,7 @@ def test_beside_scr_and_a_question_without_images() -> None:
     torch.testing.assert_close(eager[-1][finite], logits[-1][finite], atol=1e-5, rtol=1e-5)
 
 
-def test_beside_a_plug_in_that_runs_the_prompt_in_parts() -> None:
+def test_with_a_plug_in_that_runs_the_prompt_in_parts() -> None:
     given = request("llava", one_image_each("llava")[:1]).inputs
     with (
         qkedit.attach(model("llava"), VAF(), SID(keep=5)),

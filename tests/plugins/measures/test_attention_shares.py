@@ -139,7 +139,7 @@ def test_raised_scores_are_seen_as_they_are_raised() -> None:
     assert (report.shares[0, :, 0, 2] > plain.shares[0, :, 0, 2]).all()
 
 
-def test_beside_plug_ins_that_split_the_prompt_or_run_a_branch() -> None:
+def test_with_plug_ins_that_split_the_prompt_or_run_a_branch() -> None:
     """DSCR runs the prompt's last token again, and VCD another prompt: only the answer's attention is measured."""
     given = request("llava", two_prompts("llava"))
     depth = DSCR(depth=depth_maps(images_in(given)), processor=UNCROPPED, blend=0.0)

@@ -157,7 +157,7 @@ def test_the_picture_is_a_picture(file_format: str) -> None:
             assert (shown.int() - torch.tensor(colour)).abs().max(1).values.min() <= 1
 
 
-def test_without_matplotlib_its_install_command_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_its_install_command_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qkedit.report.plots.find_spec", lambda name: None)
     with pytest.raises(QkeditError, match=r"^--plot: .*pip install 'qkedit\[plot\]'"):
         keys_plot([("keys", torch.rand(2, 2, 3))], Image.new("RGB", (4, 4)), "", "png")

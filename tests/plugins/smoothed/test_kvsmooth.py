@@ -124,7 +124,7 @@ def test_sampling_draws_what_the_model_draws_and_several_answers_are_smoothed() 
     assert sampled(PLUGIN).shape == own.shape
 
 
-def test_beside_a_contrast_it_acts_on_the_answer_alone() -> None:
+def test_with_a_contrast_it_acts_on_the_answer_alone() -> None:
     """With a negligible weight, the contrast keeps KVSmooth's effect, though its branch is not smoothed."""
     given = request("llava", one_image_each("llava")).inputs
     with qkedit.attach(model("llava"), PLUGIN):

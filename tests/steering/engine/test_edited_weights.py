@@ -118,7 +118,7 @@ def test_a_layer_of_zeros_cannot_be_changed(tmp_path: Path) -> None:
         assert "leave out layer 1 with --layers" in sentence
 
 
-def test_an_edit_that_rounding_eats_is_no_edit(tmp_path: Path) -> None:
+def test_an_edit_that_rounding_eats_is_not_an_edit(tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights(dtype=torch.bfloat16))
     for layout in ("full", "delta"):
         sentence = refusal(base, tmp_path, retain=1 - 1e-6, layout=layout)
@@ -126,7 +126,7 @@ def test_an_edit_that_rounding_eats_is_no_edit(tmp_path: Path) -> None:
         assert "since BF16 cannot hold the difference" in sentence
 
 
-def test_an_edit_that_rounding_distorts_is_no_edit(tmp_path: Path) -> None:
+def test_an_edit_that_rounding_distorts_is_not_an_edit(tmp_path: Path) -> None:
     """Some values change by a whole storage step and others do not: more than intended, and elsewhere."""
     base = write(tmp_path / "base", weights(dtype=torch.bfloat16))
     assert "cannot hold the difference" in refusal(base, tmp_path, retain=1 - 1e-3)

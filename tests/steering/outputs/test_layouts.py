@@ -230,7 +230,7 @@ def test_stale_formats_are_left_out_and_named(base: Path, tmp_path: Path) -> Non
     assert all(found[name] == name.encode() for name in kept)
 
 
-def test_hidden_directories_are_no_part_of_a_model(base: Path, tmp_path: Path) -> None:
+def test_hidden_directories_are_not_part_of_a_model(base: Path, tmp_path: Path) -> None:
     source = shutil.copytree(base, tmp_path / "source")
     (source / ".git").mkdir()
     (source / ".git" / "HEAD").write_text("ref")

@@ -86,7 +86,9 @@ def broken(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_what_one_process_cannot_edit_is_said_once(processes: Runs, tmp_path: Path, broken: Path, size: int) -> None:
+def test_what_one_process_cannot_edit_is_reported_once(
+    processes: Runs, tmp_path: Path, broken: Path, size: int
+) -> None:
     arguments = ("steer", broken, "--layers", "all", "--k", "2", "--out", tmp_path / "out")
     first, *others = together(processes, size, *arguments)
     assert (first.code, first.sentence()) == (1, qkedit(*arguments).sentence())
@@ -95,7 +97,7 @@ def test_what_one_process_cannot_edit_is_said_once(processes: Runs, tmp_path: Pa
     assert os.listdir(tmp_path) == ["broken"]
 
 
-def test_a_wrong_request_is_said_once(processes: Runs, tmp_path: Path) -> None:
+def test_a_wrong_request_is_reported_once(processes: Runs, tmp_path: Path) -> None:
     processes.start("steer", "demo", "--layers", "99", "--out", tmp_path / "out", environments=environments(2))
     until(lambda: processes.said().endswith("\n"))
     processes.signal(signal.SIGTERM, 1)  # as a launcher ends those that are left

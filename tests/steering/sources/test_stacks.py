@@ -69,7 +69,7 @@ def test_edits_of_different_layers_and_heads_are_there_bit_for_bit(base: Path, t
     assert not verify(tmp_path / "stack", base=str(base)).mismatches
 
 
-def test_what_two_edits_of_a_head_share_is_said(base: Path, tmp_path: Path) -> None:
+def test_what_two_edits_of_a_head_share_is_reported(base: Path, tmp_path: Path) -> None:
     """The stronger edit also removes the mode of the weaker one, so their sum removes it twice."""
     edits = [edit_of(base, tmp_path / f"k{k}", layers="1", heads="0-2", k=k) for k in (1, 3)]
     report = applied(edits, base, tmp_path / "stack")

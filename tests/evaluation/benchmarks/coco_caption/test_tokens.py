@@ -67,7 +67,7 @@ def test_without_java_one_sentence_says_what_to_do(programs: Programs, monkeypat
     assert "--variant words" in str(refused.value)
 
 
-def test_without_the_extra_its_name_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_its_name_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qkedit.evaluation.benchmarks.coco_caption.java.find_spec", lambda name: None)
     with pytest.raises(QkeditError, match=r"pip install 'qkedit\[coco-caption\]'"):
         tokens.ptb(["a"])
