@@ -17,7 +17,8 @@ if [ ! -x "$python" ]; then
 fi
 "$python" -m pip install -q --no-deps --no-build-isolation -e .
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_NO_USAGE_STATS=1
-VLLM_ENABLE_V1_MULTIPROCESSING=0 "$python" scripts/vllm/compare.py --work "$place/work" --out "$place/demo.json" --models demo
-VLLM_ENABLE_V1_MULTIPROCESSING=0 "$python" scripts/vllm/compare.py --work "$place/work" --out "$place/qwen2_vl.json" --models qwen2_vl
-VLLM_CPU_OMP_THREADS_BIND="0|1" "$python" scripts/vllm/compare.py --work "$place/work" --out "$place/ranks.json" --models demo --ranks 2
-"$python" scripts/vllm/write_results.py "$(date -u +%F)" "$place/demo.json" "$place/qwen2_vl.json" "$place/ranks.json"
+mkdir -p "$place/results"
+VLLM_ENABLE_V1_MULTIPROCESSING=0 "$python" scripts/vllm/compare.py --work "$place/work" --out "$place/results/families.json"
+VLLM_CPU_OMP_THREADS_BIND="0|1" "$python" scripts/vllm/compare.py --work "$place/work" --out "$place/results/ranks.json" \
+    --models demo --ranks 2
+"$python" scripts/vllm/write_results.py "$(date -u +%F)" "$place/results"

@@ -3,10 +3,10 @@
 
     python scripts/vllm/compare.py --work /tmp/vllm-compare --out compared.json
 
-Run by scripts/test_vllm.sh in an environment with vLLM. Five prompts go to the engine at once: four with images of
-different sizes, of which one occurs twice, and one without an image. Each answers six tokens by greedy search, and the
-log probabilities of the five most probable tokens of every step are compared. The text-only prompt is compared with
-transformers without plug-ins.
+Run by scripts/test_vllm.sh in an environment with vLLM. Six prompts go to the engine at once: four with images of
+different sizes, of which one occurs twice, one with two images, and one without an image. Each answers six tokens by
+greedy search, and the log probabilities of the five most probable tokens of every step are compared. The text-only
+prompt is compared with transformers without plug-ins.
 """
 
 from __future__ import annotations
@@ -27,18 +27,20 @@ from PIL import Image
 
 LIMIT = 1e-4
 TOKENS, SHOWN = 6, 5
-MANY = 7  # times the five prompts: more than 32 at once
+MANY = 6  # times the six prompts: more than 32 at once
 QUESTION = "Is there a cup in the image?"
-SIZES = ((120, 90), (64, 160), (100, 100), (100, 100))
+SIZES = ((120, 90), (64, 160), (100, 100))
 
 
-def pictures() -> list[Image.Image]:
-    """Smooth noise, so that depth differs between cells; the last two are the same."""
-    found = []
-    for seed, (width, height) in enumerate(SIZES):
-        small = np.random.default_rng(min(seed, 2)).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-        found.append(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
-    return found
+def pictures() -> list[list[Image.Image]]:
+    """Return the images of each prompt: smooth noise, so that depth differs between cells."""
+    first, second, third = (
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize(
+            size, Image.Resampling.BICUBIC
+        )
+        for seed, size in enumerate(SIZES)
+    )
+    return [[first], [second], [third], [third], [second, first], []]
 
 
 def cases(depth: Path) -> dict[str, list[dict[str, Any]]]:
@@ -58,14 +60,19 @@ def cases(depth: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def on_transformers(loaded: Any, image: Image.Image | None, plugins: list[Any]) -> tuple[list[int], np.ndarray]:
+def on_transformers(loaded: Any, images: list[Image.Image], plugins: list[Any]) -> tuple[list[int], np.ndarray]:
     """Return the tokens of the answer and the log probabilities at each, [tokens, vocabulary]."""
     import torch
 
     from qkedit.plugins.transformers.attach import attach
-    from qkedit.runtime.generation import request_inputs
+    from qkedit.runtime.generation import prompt_text, request_inputs
 
-    inputs = request_inputs(loaded, [] if image is None else [image], QUESTION)
+    if loaded.model.config.model_type == "llava_onevision" and len(images) > 1:
+        # vLLM tiles each of several images, as transformers does if they are not said to be of one prompt.
+        text = prompt_text(loaded, QUESTION, len(images))
+        inputs = loaded.processor(text=[text], images=images, return_tensors="pt")
+    else:
+        inputs = request_inputs(loaded, images, QUESTION)
     length = inputs["input_ids"].shape[1]
     with torch.no_grad(), attach(loaded.model, *plugins) if plugins else nullcontext():
         output = loaded.model.generate(
@@ -79,14 +86,14 @@ def on_transformers(loaded: Any, image: Image.Image | None, plugins: list[Any]) 
     return output.sequences[0, length:].tolist(), found
 
 
-def prompt_of(loaded: Any, image: Image.Image | None) -> dict[str, Any]:
+def prompt_of(loaded: Any, images: list[Image.Image]) -> dict[str, Any]:
     from qkedit.runtime.generation import prompt_text
 
-    text = prompt_text(loaded, QUESTION, image is not None)
+    text = prompt_text(loaded, QUESTION, len(images))
     tokenizer = loaded.processor.tokenizer
     is_begun = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
     tokens = tokenizer(text, add_special_tokens=not is_begun)["input_ids"]
-    return {"prompt_token_ids": tokens} | ({} if image is None else {"multi_modal_data": {"image": image}})
+    return {"prompt_token_ids": tokens} | ({"multi_modal_data": {"image": images}} if images else {})
 
 
 def compared(answers: list[Any], wanted: list[tuple[list[int], np.ndarray]]) -> list[float]:
@@ -116,7 +123,7 @@ def compare(name: str, model: str, depth: Path, ranks: int) -> dict[str, Any]:
 
     directory = directory_of(model)
     loaded = load(model, dtype="float32")
-    images = [*pictures(), None]
+    requests = pictures()
     document = {"schema": 1, "plugins": []}
     engine = LLM(
         str(directory),
@@ -133,14 +140,14 @@ def compare(name: str, model: str, depth: Path, ranks: int) -> dict[str, Any]:
     )
     settings = SamplingParams(temperature=0, max_tokens=TOKENS, logprobs=SHOWN)
     off = SamplingParams(temperature=0, max_tokens=TOKENS, logprobs=SHOWN, extra_args={SECTION: "off"})
-    prompts = [prompt_of(loaded, image) for image in images]
+    prompts = [prompt_of(loaded, images) for images in requests]
     found: dict[str, Any] = {}
-    plain = [on_transformers(loaded, image, []) for image in images]
+    plain = [on_transformers(loaded, images, []) for images in requests]
     for case, records in cases(depth).items():
         document = {"schema": 1, "plugins": records}
         check_ready(engine.collective_rpc("qkedit_bind", args=(document,)))
         plugins = make_plugins(parse_document(document, "case"))
-        wanted = [on_transformers(loaded, image, plugins if image else []) for image in images]
+        wanted = [on_transformers(loaded, images, plugins if images else []) for images in requests]
         answers = engine.generate(prompts, settings, use_tqdm=False)
         report = engine.collective_rpc("qkedit_report")[0]
         effect = max(abs(one[1][0] - other[1][0]).max() for one, other in zip(plain, wanted, strict=True))
@@ -166,16 +173,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="where checkpoints are written")
     parser.add_argument("--out", type=Path, required=True, help="file of results")
-    parser.add_argument("--models", default="demo,qwen2_vl")
+    parser.add_argument("--models", default=",".join(["demo", *checkpoints.FAMILIES]))
     parser.add_argument("--ranks", type=int, default=1, help="tensor-parallel ranks")
     arguments = parser.parse_args()
-    depth, qwen = arguments.work / "depth", arguments.work / "qwen2_vl"
-    if not depth.exists():
-        checkpoints.depth_model(depth)
-        checkpoints.qwen2_vl(qwen)
-    places = {"demo": "demo", "qwen2_vl": str(qwen)}
     names = arguments.models.split(",")
-    results = {name: compare(name, places[name], depth, arguments.ranks) for name in names}
+    makers = {"depth": checkpoints.depth_model, **checkpoints.FAMILIES}
+    places = {name: arguments.work / name for name in ("depth", *names) if name in makers}
+    for name, directory in places.items():
+        if not directory.exists():
+            makers[name](directory)
+    results = {name: compare(name, str(places.get(name, name)), places["depth"], arguments.ranks) for name in names}
     arguments.out.write_text(json.dumps({"ranks": arguments.ranks, "models": results}, indent=2) + "\n")
     wrong = [
         f"{name}, {case}"
@@ -183,7 +190,9 @@ def main() -> int:
         for case, found in cases_of.items()
         if found["failed"]
         or found["split"]
-        or any(found.get(key, 0) > LIMIT for key in ("difference", f"{MANY * 5} at once", "switched off"))
+        or any(
+            found.get(key, 0) > LIMIT for key in ("difference", f"{MANY * len(pictures())} at once", "switched off")
+        )
     ]
     for one in wrong:
         print(f"not within {LIMIT:g}: {one}", file=sys.stderr)

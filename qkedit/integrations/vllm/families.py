@@ -16,7 +16,14 @@ PREFIX = "Qkedit"
 # vLLM's class by `model_type`.
 ARCHITECTURES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen3_vl": "Qwen3VLForConditionalGeneration",
     "llava": "LlavaForConditionalGeneration",
+    "llava_next": "LlavaNextForConditionalGeneration",
+    "llava_onevision": "LlavaOnevisionForConditionalGeneration",
+    "internvl": "InternVLForConditionalGeneration",
+    "idefics3": "Idefics3ForConditionalGeneration",
+    "mistral3": "Mistral3ForConditionalGeneration",
 }
 
 
@@ -49,10 +56,23 @@ def image_inputs(family: str, items: list[dict[str, Any]]) -> dict[str, Any]:
     """
     import torch
 
-    if family == "qwen2_vl":
-        return {
-            "pixel_values": torch.cat([item["pixel_values"] for item in items]),
-            "image_grid_thw": torch.stack([item["image_grid_thw"].flatten() for item in items]),
-        }
     pixels = [item["pixel_values"] for item in items]
+    match family:
+        case "qwen2_vl" | "qwen2_5_vl" | "qwen3_vl":
+            sizes = torch.stack([item["image_grid_thw"].flatten() for item in items])
+            return {"pixel_values": torch.cat(pixels), "image_grid_thw": sizes}
+        case "llava_next" | "llava_onevision":
+            sizes = torch.stack([torch.as_tensor(item["image_sizes"]).flatten() for item in items])
+            return {"pixel_values": torch.nn.utils.rnn.pad_sequence(pixels, batch_first=True), "image_sizes": sizes}
+        case "internvl":
+            return {"pixel_values": torch.cat(pixels)}
+        case "idefics3":
+            return {"pixel_values": torch.cat(pixels)[None]}
+        case "mistral3":
+            sizes = torch.tensor([own.shape[-2:] for own in pixels])
+            height, width = sizes.amax(0).tolist()
+            padded = [
+                torch.nn.functional.pad(own, (0, width - own.shape[-1], 0, height - own.shape[-2])) for own in pixels
+            ]
+            return {"pixel_values": torch.stack(padded), "image_sizes": sizes}
     return {"pixel_values": torch.stack([own[0] if own.ndim == 4 else own for own in pixels])}

@@ -10,11 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from qkedit.errors import QkeditError, UnsupportedForm, UsageError
 from qkedit.integrations.vllm import launch
-from qkedit.integrations.vllm.families import image_inputs, our_architecture
+from qkedit.integrations.vllm.families import our_architecture
 from qkedit.integrations.vllm.launch import is_switched_off, server_command, server_environment
 from qkedit.integrations.vllm.plugin import ServerExtension, WorkerExtension, check_ready, prepare, register
 from qkedit.plugins.settings import PluginSettings, parse_document
@@ -147,17 +146,6 @@ def test_a_request_switches_plug_ins_off() -> None:
         False,
         True,
     ]
-
-
-def test_inputs_of_single_images_are_joined_as_processors_join_them() -> None:
-    images = [
-        {"pixel_values": torch.rand(rows * 4, 12), "image_grid_thw": torch.tensor([1, rows * 2, 2])} for rows in (1, 3)
-    ]
-    joined = image_inputs("qwen2_vl", images)
-    assert torch.equal(joined["pixel_values"], torch.cat([image["pixel_values"] for image in images]))
-    assert joined["image_grid_thw"].tolist() == [[1, 2, 2], [1, 6, 2]]
-    squares = [{"pixel_values": torch.rand(3, 4, 4)}, {"pixel_values": torch.rand(1, 3, 4, 4)}]
-    assert image_inputs("llava", squares)["pixel_values"].shape == (2, 3, 4, 4)
 
 
 def test_the_command_line_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
