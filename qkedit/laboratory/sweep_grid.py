@@ -22,6 +22,12 @@ from qkedit.steering.steer_options import Role, SteerOptions
 Value = TypeVar("Value")
 
 
+def left_alone(protect: int, spare: Role) -> str:
+    """Return what an edit leaves alone, to be put behind its other options: `, protect sink:4, spare induction`."""
+    protected = f", protect {protection_text(protect)}" if protect else ""
+    return f"{protected}, spare {spare}" if spare != "none" else protected
+
+
 @dataclass(frozen=True)
 class Cell:
     """One edit of the grid."""
@@ -36,9 +42,8 @@ class Cell:
     @property
     def name(self) -> str:
         """Return the name of the cell for people."""
-        protect = f", protect {protection_text(self.protect)}" if self.protect else ""
-        spare = f", spare {self.spare}" if self.spare != "none" else ""
-        return f"layers {self.layers}, k {self.k}, {self.channel}, retain {self.retain:g}{protect}{spare}"
+        alone = left_alone(self.protect, self.spare)
+        return f"layers {self.layers}, k {self.k}, {self.channel}, retain {self.retain:g}{alone}"
 
     def arm(self) -> Arm:
         """Return the edit itself."""

@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from qkedit.demo.scenes import with_article
 from qkedit.errors import QkeditError, UsageError
@@ -34,6 +37,7 @@ from qkedit.laboratory.sweep_grid import (
 )
 from qkedit.laboratory.sweep_setup import prepare
 from qkedit.laboratory.worker import Job, JobResult, ModelSpec
+from qkedit.report.experiments.sweep_table import SweepTables
 from qkedit.spectral.suppression import Suppression
 from qkedit.steering.steer_options import SteerOptions
 from tests.paths import ROOT
@@ -309,6 +313,10 @@ def test_a_sweep_that_spares_heads_is_another_experiment_too() -> None:
     assert spared.as_dict() == settings().as_dict() | {"spare": "induction"}
     arms = [arm for cell in spared.cells() for arm in (cell.arm(), *cell.controls("index", 2))]
     assert {arm.steer.spare for arm in arms if arm.steer} == {"induction"}
+    report = replace(run(settings()), settings=settings(protect=3, spare="induction"))
+    shown = StringIO()
+    Console(width=120, file=shown).print(SweepTables(report))
+    assert "4 cells, protect sink:3, spare induction by chair_s" in shown.getvalue()
 
 
 def test_a_protected_sweep_is_another_experiment_and_protects_cells_and_controls() -> None:

@@ -10,6 +10,7 @@ from rich.text import Text
 from qkedit.errors import counted
 from qkedit.laboratory.measures import MEASURES, Measure
 from qkedit.laboratory.sweep import CellResult, Confirmation, SweepReport
+from qkedit.laboratory.sweep_grid import left_alone
 from qkedit.report.experiments.arms_table import STYLES
 from qkedit.report.figures import Spelling, improves
 from qkedit.report.fitting_table import FittingTable
@@ -102,8 +103,9 @@ def _title(report: SweepReport, spelling: Spelling) -> str:
     settings = report.settings
     first, _ = settings.scenes.halves()
     base = spelling.value(report.base[settings.objective])
+    alone = left_alone(settings.protect, settings.spare)
     return (
-        f"{on_one_line(settings.model)}: {counted(len(report.ranked), 'cell')} by {settings.objective} "
+        f"{on_one_line(settings.model)}: {counted(len(report.ranked), 'cell')}{alone} by {settings.objective} "
         f"(base {base}{' %' if spelling.measure.is_share else ''}), chosen on {counted(first.count, 'scene')}"
     )
 
