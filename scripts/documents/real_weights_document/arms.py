@@ -21,6 +21,7 @@ EDIT = Arm("k 4", DEFAULT)
 SYMMETRIC = _with("k 4, symmetric", channel="symmetric")
 PROTECTED = tuple(Arm(f"k 4, protect sink:{count}", replace(DEFAULT, protect=count)) for count in (8, 4, 1))
 SPARED = Arm("k 4, spare induction", replace(DEFAULT, spare="induction"))
+BOTH = Arm("k 4, protect sink:8, spare induction", replace(DEFAULT, protect=8, spare="induction"))
 EDITS = (
     EDIT,
     SYMMETRIC,
@@ -31,10 +32,9 @@ EDITS = (
     _with("k 4, retain 0.8", retain=0.8),
     *PROTECTED,
     SPARED,
-    Arm("k 4, protect sink:8, spare induction", replace(DEFAULT, protect=8, spare="induction")),
+    BOTH,
     _with("k 4, layers 1-9", "1-9"),
     _with("k 4, layers 20-29", "20-29"),
-    _with("k 4, layer 14", "14"),
     _with("all modes: queries zeroed", energy=1.0),
 )
 
@@ -49,12 +49,10 @@ CONTROLS: dict[str, tuple[Arm, tuple[Arm, ...]]] = {
     for edit, seeds in (
         _controls(EDIT, "index"),
         _controls(EDIT, "norm"),
-        _controls(SYMMETRIC, "index"),
-        _controls(PROTECTED[0], "index"),
     )
 }
 # The most telling ones first, since a run may be broken off.
-FIRST = (EDIT, SYMMETRIC, PROTECTED[0], SPARED)
+FIRST = (EDIT, SYMMETRIC, PROTECTED[0], SPARED, BOTH)
 ARMS = (
     *FIRST,
     *(arm for same in zip(*(seeds for _, seeds in CONTROLS.values()), strict=True) for arm in same),
