@@ -61,7 +61,7 @@ def test_text(text: str, options: dict[str, Any]) -> None:
     ("texts", "words"),
     [
         (["scrr"], "did you mean 'scr'"),
-        (["other"], "choose among scr, dscr"),
+        (["unheard-of"], "choose among scr, dscr"),
         ([""], "no plug-in ''"),
         (["scr:leyers=3"], "did you mean 'layers'"),
         (["scr:sources=many"], "a whole number"),
