@@ -48,6 +48,13 @@ def fingerprint(directory: Path, *, with_code: bool = False) -> dict[str, str]:
     }
 
 
+def sha256_in_order(files: Iterable[Path]) -> str:
+    """Return one hash of the contents of files, in this order. Raises QkeditError for a file that cannot be read."""
+    ordered = list(files)
+    digests = {file: _sha256(file) for file in dict.fromkeys(ordered)}
+    return hashlib.sha256("\n".join(digests[file] for file in ordered).encode()).hexdigest()
+
+
 def _sha256_of_all(files: Iterable[Path]) -> str:
     ordered = sorted(files, key=lambda path: path.name.encode())
     # Hashing releases the interpreter's lock, so shards are hashed concurrently.

@@ -113,13 +113,17 @@ def test_the_answers_are_those_of_generate(scenes: Path, out: Path) -> None:
 
 def test_a_killed_run_asks_nothing_twice(scenes: Path, out: Path, tmp_path: Path, children: Runs) -> None:
     options = ("--benchmark", "pope.random", "--batch-size", "1", "--limit", "12")
-    children.start(*of(scenes, "--out", out, *options))
     answers = out / "answers" / "pope.random.jsonl"
-    deadline = time.monotonic() + 120
-    while not (answers.exists() and answers.read_bytes().count(b"\n") >= 2) and time.monotonic() < deadline:
-        time.sleep(0.002)
-    children.signal(signal.SIGKILL)
-    killed = children.finish()
+    for _ in range(5):  # on a busy machine, a run may be done before it can be killed
+        children.start(*of(scenes, "--out", out, "--overwrite", *options))
+        deadline = time.monotonic() + 120
+        while not (answers.exists() and answers.read_bytes().count(b"\n") >= 2) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        children.signal(signal.SIGKILL)
+        killed = children.finish()
+        if not (out / "result.json").exists() and answers.read_bytes().count(b"\n") < 12:
+            break
+        shutil.rmtree(out)
     before = answers.read_bytes()
     whole = before[: before.rfind(b"\n") + 1]
     total = 12

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qkedit.errors import UsageError
@@ -22,6 +23,7 @@ from qkedit.evaluation.attention.answer_tokens import token_ranges, tokens_of
 from qkedit.evaluation.attention.diagnosis import AttentionDiagnosis, LayerAttention, MentionRatio, Shares
 from qkedit.evaluation.attention.prompt_images import AskedImages, PromptImages
 from qkedit.evaluation.statistics.auroc import Auroc, auroc
+from qkedit.plugins.core.pictures import check_files
 from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.prompts import CAPTION_PROMPT
 
@@ -75,6 +77,9 @@ def diagnose(
         raise UsageError("there are no images", where="--images", remedy="name a directory with pictures")
     for shown in asked.prompts:
         shown.images()  # an invalid picture is reported before the model is loaded
+    sources = [source for shown in asked.prompts for source in shown.sources]
+    files = [source for source in sources if isinstance(source, Path)]
+    check_files(make_plugins(plugins), files if len(files) == len(sources) else None)
     loaded = load(model, **loading)
     found = _Found(vlm_modules(loaded.model), asked)
     with edit(loaded.model, edits) if edits else nullcontext():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from qkedit.evaluation.files.records import STOP, Question
 from qkedit.version import __version__
@@ -92,6 +92,15 @@ class Backend(Protocol):
 
     def session(self) -> AbstractContextManager[Session]:
         """Load or connect the backend, and yield a session. Raises QkeditError if that fails."""
+        ...
+
+
+@runtime_checkable
+class DependsOnImages(Protocol):
+    """A backend whose answers about images depend on more files than the images."""
+
+    def identity_for(self, images: Iterable[Path]) -> dict[str, Any]:
+        """Return what else affects answers about these images. Raises UsageError if it is missing."""
         ...
 
 

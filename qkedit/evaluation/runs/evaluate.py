@@ -16,7 +16,7 @@ from typing import Any
 
 from qkedit.evaluation.files.records import Answer, Score
 from qkedit.evaluation.files.score_json import score_as_dict
-from qkedit.evaluation.runs.backend import Backend, EvalRequest
+from qkedit.evaluation.runs.backend import Backend, DependsOnImages, EvalRequest
 from qkedit.evaluation.runs.run_files import RunFiles
 from qkedit.evaluation.runs.tasks import Task, build_requests, check_images, check_scoring, cut
 
@@ -132,10 +132,12 @@ def _identity(
 ) -> dict[str, Any]:
     """Return the identity of this run: two runs with the same identity give the same answers."""
     asked: dict[str, list[tuple[str, str, str]]] = {task.name: [] for task in tasks}
+    images = [request.image for request in requests if request.image is not None]
     for request in requests:
         asked[request.task].append((request.id, request.image.name if request.image else "", request.prompt))
     return {
         **backend.identity(),
+        **(backend.identity_for(images) if isinstance(backend, DependsOnImages) else {}),
         "decoding": {"method": "greedy", "max_new_tokens": {task.name: task.max_new_tokens for task in tasks}},
         "prompt": prompt,
         "limit": limit,

@@ -78,6 +78,12 @@ class ImageContrast:
                     remedy=f"give {picture.parent.name}/{picture.name} one of its own",
                 )
 
+    def files_for(self, pictures: Iterable[Path]) -> list[Path]:
+        """Return the file of each picture's second image, or the one file of all; none for a function."""
+        if isinstance(provider := self.provider, ByFileName):
+            return [provider.file(picture)[1] for picture in pictures]
+        return [Path(self.second).expanduser()] if isinstance(self.second, str | Path) else []
+
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Take a model whose images are a grid."""
         return BoundContrast(

@@ -8,7 +8,9 @@ where l ≥ log β + max l, else −∞.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from qkedit.errors import UsageError
@@ -18,6 +20,7 @@ from qkedit.plugins.contrast.matching import MatchingKept
 from qkedit.plugins.contrast.plugin import BoundContrast
 from qkedit.plugins.contrast.salience import SalientMasked
 from qkedit.plugins.contrast.settings import check_options, constant
+from qkedit.plugins.core.image_models import model_files
 from qkedit.plugins.core.modules import VLMModules
 from qkedit.plugins.core.random_controls import check_control, control_generator
 
@@ -49,6 +52,10 @@ class OAVCD:
         _check_model(self.model, self.name, "a DINO transformer, such as facebook/dino-vits16")
         if not 0 <= self.share <= 1:
             raise UsageError(f"{self.share:g} is not a share", where="oa-vcd share", remedy="give 0 to 1")
+
+    def files_for(self, pictures: Iterable[Path]) -> list[Path]:
+        """Return the files of the model that masks."""
+        return model_files(self.model)
 
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Take a model whose images are a grid, and load the vision transformer. Raises QkeditError."""
@@ -89,6 +96,10 @@ class AGLA:
         _check_model(self.model, self.name, "a BLIP model for matching, such as Salesforce/blip-itm-base-coco")
         if self.layer < 0:
             raise UsageError(f"{self.layer} is not a layer", where="agla layer", remedy="count from 0")
+
+    def files_for(self, pictures: Iterable[Path]) -> list[Path]:
+        """Return the files of the model that masks."""
+        return model_files(self.model)
 
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Take a model whose images are a grid, and load the BLIP model. Raises QkeditError."""

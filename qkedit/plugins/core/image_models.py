@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from qkedit.checkpoint.hub.snapshot import model_directory
@@ -51,6 +52,12 @@ def load_image_model(
         raise lacks_package(name, error) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise QkeditError(f"cannot be loaded as {kind} ({first_line(error)})", where=name, remedy=remedy) from error
+
+
+def model_files(name: str) -> list[Path]:
+    """Return the weights and settings of such a model, sorted. Raises CheckpointError if there is none."""
+    directory = model_directory(name)
+    return sorted(file for ending in ("safetensors", "json", "txt") for file in directory.glob(f"*.{ending}"))
 
 
 def lacks_package(name: str, error: Exception) -> QkeditError:

@@ -71,3 +71,18 @@ def check_files(plugins: Iterable[Any], files: Iterable[Path] | None) -> None:
     for plugin in plugins:
         if isinstance(plugin, ChecksFiles):
             plugin.check_files(known)
+
+
+@runtime_checkable
+class DependsOnFiles(Protocol):
+    """A plug-in's settings that name files whose content decides about answers."""
+
+    def files_for(self, pictures: Iterable[Path]) -> Iterable[Path]:
+        """Return the files that answers about these pictures depend on, besides them, always in the same order."""
+        ...
+
+
+def files_for(plugins: Iterable[Any], pictures: Iterable[Path]) -> list[Path]:
+    """Return the files that answers about pictures depend on by plug-ins; see `DependsOnFiles`. Raises UsageError."""
+    known = tuple(pictures)
+    return [file for plugin in plugins if isinstance(plugin, DependsOnFiles) for file in plugin.files_for(known)]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from qkedit.checkpoint.pretrained import from_pretrained
 from qkedit.errors import UsageError
+from qkedit.plugins.core.image_models import model_files
 from qkedit.plugins.core.option_limits import check_words
 from qkedit.plugins.dscr.depth import DEFAULT_DEPTH_MODEL, DEPTH_FILE_ENDINGS, DepthModel, checked_depth, read_depth
 from qkedit.plugins.dscr.depth_grid import WHOLE
@@ -77,6 +78,13 @@ class DSCR:
     place_exponent: float = Kernel.place_exponent
     processor: Any = field(default=None, repr=False, compare=False)
     name: ClassVar[str] = "dscr"
+
+    def files_for(self, pictures: Iterable[Path]) -> list[Path]:
+        """Return the depth file, or the files of a depth model in a directory."""
+        if not isinstance(self.depth, str | Path):
+            return []
+        place = Path(self.depth)
+        return [place] if place.is_file() else model_files(str(place)) if place.is_dir() else []
 
     def __post_init__(self) -> None:
         """Check the settings that do not depend on a model. Raises UsageError."""

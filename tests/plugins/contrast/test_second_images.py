@@ -17,12 +17,15 @@ from qkedit.evaluation.runs.backend import EvalRequest
 from qkedit.evaluation.runs.local_model import LocalModel, Shared
 from qkedit.images import read_image
 from qkedit.plugins.contrast.image_contrast import ImageContrast
+from qkedit.plugins.contrast.masked_pictures import OAVCD
 from qkedit.plugins.contrast.second_images import provider_of
 from qkedit.plugins.core.pictures import check_files
+from qkedit.plugins.dscr.plugin import DSCR
 from qkedit.plugins.settings import PluginSettings, make_plugins, with_absolute_paths
 from qkedit.runtime.generation import respond
 from tests.cli.command import qkedit
 from tests.evaluation.runs.asked import questions
+from tests.plugins.contrast.tiny_image_models import save_vit
 
 
 def image(file: Path, colour: str) -> Path:
@@ -148,8 +151,43 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert answered["report"]["plugins"]["image-contrast"]["steps"] == answered["tokens"]
     missing = qkedit("generate", tmp_path / "no-model", "--image", garden, *named, *short)
     assert (missing.code, "has no second image for garden.png" in missing.sentence()) == (2, True)
+    asked = ("attention", tmp_path / "no-model", "--image", garden, *named, *short)
+    assert "has no second image for garden.png" in qkedit(*asked).sentence()
     served = qkedit("serve", tmp_path / "no-model", *named, "--port", "0")
     assert (served.code, "does not come from a file" in served.sentence()) == (2, True)
+
+
+def test_changed_second_images_are_another_run(tmp_path: Path) -> None:
+    write_scenes(list(make_scenes(1, seed=1)), scenes := tmp_path / "scenes")
+    (picture,) = (scenes / "images").iterdir()
+    image(tmp_path / f"masked/{picture.name}", "red")
+    places = ("--data", scenes, "--images", scenes / "images", "--out", tmp_path / "out", "--limit", "1")
+    named = ("--plugin", f"image-contrast:second={tmp_path / 'masked'}", "--max-new-tokens", "2", "--device", "cpu")
+    command = ("eval", "demo", "-b", "pope.random", *places, *named, "--json")
+    assert [qkedit(*command).document["asked"] for _ in range(2)] == [1, 0]
+    image(tmp_path / "masked/other.png", "blue")
+    assert qkedit(*command).document["asked"] == 0
+    image(tmp_path / f"masked/{picture.name}", "green")
+    changed = qkedit(*command)
+    assert (changed.code, "plugin_files_sha256 was" in changed.stdout) == (2, True)
+    (tmp_path / f"masked/{picture.name}").unlink()
+    assert "has no second image" in qkedit(*command, "--overwrite").stdout
+    assert (tmp_path / "out/result.json").is_file()
+
+
+def test_the_files_that_answers_depend_on(tmp_path: Path) -> None:
+    """In the order of the pictures, so that exchanged pairs count."""
+    street, garden = (image(tmp_path / f"masked/{name}.png", "red") for name in ("street", "garden"))
+    pictures = [Path("garden.png"), Path("street.png"), Path("garden.png")]
+    assert ImageContrast(tmp_path / "masked").files_for(pictures) == [garden, street, garden]
+    assert ImageContrast(str(street)).files_for(pictures) == [street]
+    assert ImageContrast(lambda picture: picture).files_for(pictures) == []
+    vit = save_vit(tmp_path / "vit")
+    names = {file.name for file in OAVCD(vit).files_for(pictures)}
+    assert names == {"config.json", "model.safetensors", "preprocessor_config.json"}
+    assert {file.name for file in DSCR(depth=vit).files_for(pictures)} == names
+    assert DSCR(depth=street).files_for(pictures) == [street]
+    assert DSCR().files_for(pictures) == []
 
 
 def test_arms_of_an_evaluation(tmp_path: Path) -> None:
