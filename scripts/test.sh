@@ -1,6 +1,7 @@
 #!/bin/sh
 # Set up everything the tests need in .venv and run them: lint, types, tests.
 # Arguments go to pytest: sh scripts/test.sh -k staging
+# TEST_VLLM=1 also runs the comparison on vLLM (docs/vllm.md); TEST_VLLM=main does so only if its code differs from main's.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -11,4 +12,13 @@ cd "$(dirname "$0")/.."
 .venv/bin/ruff format --check --quiet .
 .venv/bin/mypy
 # One process per core and one thread per process, since threads of several processes would compete for the cores.
-OMP_NUM_THREADS=1 exec .venv/bin/python -m pytest -n "$(.venv/bin/python -c 'import os; print(os.cpu_count())')" "$@"
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n "$(.venv/bin/python -c 'import os; print(os.cpu_count())')" "$@"
+
+case "${TEST_VLLM:-}" in
+'') ;;
+1) sh scripts/test_vllm.sh ;;
+*)
+    git diff --quiet "$TEST_VLLM" -- qkedit/integrations/vllm qkedit/plugins scripts/vllm scripts/test_vllm.sh ||
+        sh scripts/test_vllm.sh
+    ;;
+esac

@@ -21,4 +21,5 @@ mkdir -p "$place/results"
 VLLM_ENABLE_V1_MULTIPROCESSING=0 "$python" scripts/vllm/compare.py --work "$place/work" --out "$place/results/families.json"
 VLLM_CPU_OMP_THREADS_BIND="0|1" "$python" scripts/vllm/compare.py --work "$place/work" --out "$place/results/ranks.json" \
     --models demo --ranks 2
+VLLM_ENABLE_V1_MULTIPROCESSING=0 "$python" scripts/vllm/edits.py --work "$place/work" --out "$place/results/edits.json"
 "$python" scripts/vllm/write_results.py "$(date -u +%F)" "$place/results"

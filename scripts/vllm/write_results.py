@@ -42,7 +42,25 @@ def families(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {"families": families}
+def edits(results: dict[str, Any]) -> list[str]:
+    """Return what edits.py found: edited directories, and an adapter in a running server."""
+    if "edits" not in results:
+        return []
+    lines = ["| edited directory | difference | effect |", "|---|---|---|"]
+    for model, found in results["edits"]["directories"].items():
+        lines.append(f"| {NAMES[model]} | {found['difference']:.1e} | {found['effect']:.2g} |")
+    codes = results["edits"]["adapter"]
+    lines += ["", "| an adapter of Qwen2-VL in a running server | `verify --endpoint` |", "|---|---|"]
+    told = {
+        "base": "the base is asked",
+        "edited": "loaded",
+        "wrong": "loaded with wrong names of tensors",
+        "unloaded": "unloaded",
+    }
+    return [*lines, *(f"| {what} | exit code {codes[key]} |" for key, what in told.items())]
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {"families": families, "edits": edits}
 
 
 def main() -> int:

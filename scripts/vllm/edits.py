@@ -1,0 +1,147 @@
+#!/usr/bin/env python
+"""Compare edited directories on vLLM with transformers, and serve an edit as an adapter that is loaded at run time.
+
+    python scripts/vllm/edits.py --work /tmp/vllm-compare --out edits.json
+
+Run by scripts/test_vllm.sh in an environment with vLLM. The log probabilities of an edited directory are compared as
+those of compare.py are. The adapter is loaded into a running server of its base under its own name, and once more with
+wrong names of tensors, and unloaded; `qkedit verify --endpoint` must tell the cases apart by its exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import checkpoints
+from compare import LIMIT, SHOWN, TOKENS, compared, on_transformers, pictures, prompt_of
+
+PORT = 8123
+EDIT = ("--layers", "2-5", "--k", "4")
+
+
+def qkedit(*words: str) -> int:
+    """Return the exit code of a command of qkedit."""
+    return subprocess.run([sys.executable, "-m", "qkedit", *words, "--quiet"], stdout=sys.stderr).returncode
+
+
+def of_directory(base: str, directory: Path) -> dict[str, float]:
+    """Return the largest difference of an edited directory, and what the edit changes on transformers."""
+    from vllm import LLM, SamplingParams
+
+    from qkedit.runtime.generation import load
+
+    edited, unedited = load(str(directory), dtype="float32"), load(base, dtype="float32")
+    engine = LLM(
+        str(directory),
+        dtype="float32",
+        max_model_len=512,
+        gpu_memory_utilization=0.2,
+        enforce_eager=True,
+        skip_mm_profiling=True,
+        limit_mm_per_prompt={"image": 2},
+    )
+    prompts = [prompt_of(edited, images) for images in pictures()]
+    settings = SamplingParams(temperature=0, max_tokens=TOKENS, logprobs=SHOWN)
+    wanted = [on_transformers(edited, images, []) for images in pictures()]
+    before = [on_transformers(unedited, images, []) for images in pictures()]
+    found = compared(engine.generate(prompts, settings, use_tqdm=False), wanted)
+    effect = max(abs(one[1][0] - other[1][0]).max() for one, other in zip(wanted, before, strict=True))
+    return {"difference": float(max(found)), "effect": float(effect)}
+
+
+def ask(path: str, body: dict[str, Any] | None = None) -> int:
+    """Return the status of a request to the server; 0 if nothing listens."""
+    data = None if body is None else json.dumps(body).encode()
+    request = Request(f"http://127.0.0.1:{PORT}{path}", data, {"Content-Type": "application/json"})
+    try:
+        with urlopen(request, timeout=120) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        return error.code
+    except (URLError, OSError):
+        return 0
+
+
+def with_wrong_names(adapter: Path, to: Path) -> None:
+    """Copy an adapter, with tensors that no module has: vLLM loads it and applies nothing."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(adapter, to, dirs_exist_ok=True)
+    file = to / "adapter_model.safetensors"
+    save_file(
+        {name.replace("language_model", "another_model"): tensor for name, tensor in load_file(file).items()}, file
+    )
+
+
+def of_adapter(base: Path, adapter: Path, wrong: Path) -> dict[str, int]:
+    """Return the exit codes of `verify --endpoint` for an adapter in a running server."""
+    command = [sys.executable, "-m", "qkedit", "serve", str(base), "--engine", "vllm", "--port", str(PORT), "--"]
+    command += ["--dtype", "float32", "--max-model-len", "512", "--gpu-memory-utilization", "0.2", "--enforce-eager"]
+    command += ["--skip-mm-profiling", "--enable-lora", "--max-lora-rank", "16"]
+    server = subprocess.Popen(command, stdout=sys.stderr, env={**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"})
+
+    def verified(name: str) -> int:
+        where = ("--endpoint", f"http://127.0.0.1:{PORT}", "--endpoint-model", name)
+        return qkedit("verify", str(adapter), "--base", str(base), *where, "--dtype", "float32")
+
+    try:
+        until = time.monotonic() + 300
+        while ask("/health") != 200:
+            if server.poll() is not None or time.monotonic() > until:
+                raise SystemExit("the server did not start")
+            time.sleep(1)
+        found = {"base": verified(base.name)}
+        for name, directory in (("edited", adapter), ("wrong", wrong)):
+            body = {"lora_name": name, "lora_path": str(directory)}
+            found[f"{name}: load"] = ask("/v1/load_lora_adapter", body)
+            found[name] = verified(name)
+        found["unload"] = ask("/v1/unload_lora_adapter", {"lora_name": "edited"})
+        found["unloaded"] = verified("edited")
+        return found
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="where checkpoints are written")
+    parser.add_argument("--out", type=Path, required=True, help="file of results")
+    arguments = parser.parse_args()
+    work = arguments.work.resolve()
+    qwen = work / "qwen2_vl"
+    if not qwen.exists():
+        checkpoints.qwen2_vl(qwen)
+    directories = {}
+    for name, base in (("demo", "demo"), ("qwen2_vl", str(qwen))):
+        edited = work / f"{name}-edited"
+        if qkedit("steer", base, *EDIT, "--out", str(edited), "--force"):
+            return 1
+        directories[name] = of_directory(base, edited)
+        print(name, directories[name], file=sys.stderr, flush=True)
+    adapter, wrong = work / "adapter", work / "adapter-wrong"
+    if qkedit("steer", str(qwen), *EDIT, "--layout", "lora", "--out", str(adapter), "--force"):
+        return 1
+    with_wrong_names(adapter, wrong)
+    served = of_adapter(qwen, adapter, wrong)
+    print(served, file=sys.stderr, flush=True)
+    arguments.out.write_text(json.dumps({"directories": directories, "adapter": served}, indent=2) + "\n")
+    right = {"base": 3, "edited: load": 200, "edited": 0, "wrong": 3, "unload": 200}
+    is_right = all(served[key] == value for key, value in right.items()) and served["unloaded"] != 0
+    return 0 if is_right and all(found["difference"] < LIMIT for found in directories.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
