@@ -22,4 +22,5 @@ VLLM_ENABLE_V1_MULTIPROCESSING=0 "$python" scripts/vllm/compare.py --work "$plac
 VLLM_CPU_OMP_THREADS_BIND="0|1" "$python" scripts/vllm/compare.py --work "$place/work" --out "$place/results/ranks.json" \
     --models demo --ranks 2
 VLLM_ENABLE_V1_MULTIPROCESSING=0 "$python" scripts/vllm/edits.py --work "$place/work" --out "$place/results/edits.json"
+"$python" scripts/vllm/speed.py --work "$place/work" --out "$place/results/speed.json"
 "$python" scripts/vllm/write_results.py "$(date -u +%F)" "$place/results"

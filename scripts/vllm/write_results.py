@@ -60,7 +60,24 @@ def edits(results: dict[str, Any]) -> list[str]:
     return [*lines, *(f"| {what} | exit code {codes[key]} |" for key, what in told.items())]
 
 
-SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {"families": families, "edits": edits}
+def speed(results: dict[str, Any]) -> list[str]:
+    """Return what speed.py measured."""
+    if "speed" not in results:
+        return []
+    cases, evals = results["speed"]["plug-ins"], results["speed"]["eval"]
+    columns = [
+        "answers per second",
+        "seconds of one request alone",
+        "seconds of one request of 32 clients",
+        "difference",
+    ]
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {case} | {' | '.join(f'{found[key]:.2g}' for key in columns)} |" for case, found in cases.items()]
+    lines += ["", "| | answers per second, with the start |", "|---|---|"]
+    return [*lines, *(f"| `{command}` | {rate:.2g} |" for command, rate in evals.items())]
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {"families": families, "edits": edits, "speed": speed}
 
 
 def main() -> int:
