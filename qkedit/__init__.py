@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from qkedit.api.publishing import push
     from qkedit.api.requirements import gate
     from qkedit.api.running import generate, kv_coherence
+    from qkedit.api.tuning import tune
     from qkedit.errors import QkeditError
     from qkedit.plugins.core.protocol import Plugin
     from qkedit.plugins.dscr.plugin import DSCR
@@ -76,11 +77,13 @@ __all__ = [
     "sink_of",
     "steer",
     "sweep",
+    "tune",
     "verify",
 ]
 
 # Where each name is defined.
 _HOMES = {
+    "tune": "qkedit.api.tuning",
     "DSCR": "qkedit.plugins.dscr.plugin",
     "SCR": "qkedit.plugins.scr.plugin",
     "Plugin": "qkedit.plugins.core.protocol",

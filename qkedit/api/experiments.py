@@ -140,8 +140,8 @@ def sweep(
     from qkedit.laboratory.eval_set import SceneRange
     from qkedit.laboratory.results_file import ResultsFile
     from qkedit.laboratory.sweep import run_sweep
-    from qkedit.laboratory.sweep_grid import guards
     from qkedit.laboratory.sweep_setup import prepare
+    from qkedit.laboratory.tuning.goal import guards
     from qkedit.laboratory.worker import ModelSpec
 
     model_spec = ModelSpec(str(model), revision, dtype, device)

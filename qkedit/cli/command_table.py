@@ -34,7 +34,7 @@ PANELS = {
         "attention",
     ),
     "Measure what an edit did": ("eval", "score", "compare", "gate", "drift"),
-    "Laboratory": ("demo", "sweep"),
+    "Laboratory": ("demo", "sweep", "tune"),
 }
 COMMANDS = tuple(name for names in PANELS.values() for name in names)
 # Commands of two words, by the first.

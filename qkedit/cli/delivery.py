@@ -20,6 +20,7 @@ def deliver(
     human: RenderableType,
     files: Mapping[Path, Callable[[], object]],
     done: Sequence[Path | None] = (),
+    check: QkeditError | None = None,
 ) -> None:
     """Print a result, then write its files and list them.
 
@@ -32,9 +33,11 @@ def deliver(
         human: the result for people.
         files: the files, each with its writer.
         done: files that are already written; None for a file that was not requested.
+        check: the failure of a check that the result reports; everything is printed and written all the same.
 
     Raises:
         QkeditError: a file cannot be written.
+        Exit: a check failed.
     """
     written = [str(file) for file in done if file is not None]
     if not output.as_json:
@@ -48,8 +51,13 @@ def deliver(
             raise
         written.append(str(file))
     if output.as_json:
+        if check is not None:
+            output.mismatch(fields | {"written": written}, human, check)
         output.result(fields | {"written": written}, human)
-    elif written:
-        from qkedit.report.terminal_text import lines
+        return
+    from qkedit.report.terminal_text import lines
 
+    if written:
         output.result({}, lines("", f"Written: {', '.join(written)}"))
+    if check is not None:
+        output.mismatch({}, lines(), check)

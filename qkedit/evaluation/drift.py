@@ -11,9 +11,8 @@ Then it generates its own answer:
     overlap    F1 of the words that both answers share, counting repeats (ROUGE-1 F, Lin 2004), mean over images
     identical  share of images with the same answer
 
-Forcing is generation with given tokens, so plug-ins, caches and positions are those of real use. The models are
-loaded one after the other; the base's logits are kept in main memory: 2 bytes (16-bit models) × vocabulary × tokens,
-20 MB per image for 64 tokens with a vocabulary of 152,000.
+The models are loaded one after the other; the base's logits are kept in main memory: 2 bytes (16-bit models) ×
+vocabulary × tokens, 20 MB per image for 64 tokens with a vocabulary of 152,000.
 """
 
 from __future__ import annotations
@@ -27,9 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qkedit.errors import QkeditError, UsageError
+from qkedit.errors import UsageError
 from qkedit.evaluation.drift_metrics import DRIFT
 from qkedit.evaluation.drift_metrics import word_f1 as word_f1
+from qkedit.evaluation.forced_answers import AnswerWithLogits, answer_with_logits, divergences
 from qkedit.evaluation.metric import sum_of_ratios
 from qkedit.evaluation.statistics.intervals import LEVEL, RESAMPLES, SEED
 from qkedit.evaluation.statistics.resampling import percentiles, resampled
@@ -39,8 +39,6 @@ from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.prompts import CAPTION_PROMPT
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from qkedit.runtime.generation import LoadedModel
 
 PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
@@ -197,7 +195,7 @@ def drift(
     base_template = loaded.template_record
     answers = []
     for number, image in enumerate(images):
-        answers.append(_answer(loaded, image, prompt, max_new_tokens))
+        answers.append(answer_with_logits(loaded, read_image(image), prompt, max_new_tokens))
         on_image(number + 1, total)
     if (edited, revision) != (base, base_revision):
         # Two large models need not fit in memory together.
@@ -233,73 +231,13 @@ def pictures_in(place: Path, limit: int | None = None) -> tuple[tuple[Path, ...]
     return tuple(files[:limit]), len(files)
 
 
-@dataclass(frozen=True)
-class _Answered:
-    """An answer with the logits from which each token was chosen, [tokens, vocabulary]."""
-
-    text: str
-    tokens: tuple[int, ...]
-    logits: Tensor
-
-
-def _answer(
-    loaded: LoadedModel, image: Path, prompt: str, max_new_tokens: int, given: Sequence[int] = ()
-) -> _Answered:
-    """Return an answer by greedy search, or along the given tokens."""
-    import torch
-    from transformers import LogitsProcessorList
-
-    from qkedit.runtime.generation import request_inputs
-
-    inputs = request_inputs(loaded, [read_image(image)], prompt)
-    length = inputs["input_ids"].shape[1]
-
-    def follow(tokens: Tensor, scores: Tensor) -> Tensor:
-        followed = torch.full_like(scores, -torch.inf)
-        followed[:, given[tokens.shape[1] - length]] = 0
-        return followed
-
-    with torch.no_grad():
-        output = loaded.model.generate(
-            **inputs,
-            max_new_tokens=len(given) or max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            output_logits=True,
-            return_dict_in_generate=True,
-            logits_processor=LogitsProcessorList([follow] if given else []),
-        )
-    tokens = tuple(output.sequences[0, length:].tolist())
-    text = loaded.processor.decode(tokens, skip_special_tokens=True).strip()
-    return _Answered(text, tokens, _compact(torch.cat(output.logits).cpu(), loaded.model.dtype))
-
-
-def _compact(logits: Tensor, dtype: Any) -> Tensor:
-    """Return logits in the model's own precision if they come from it; generation widens them to 32 bits."""
-    import torch
-
-    narrow = logits.to(dtype)
-    return narrow if torch.equal(narrow.to(logits.dtype), logits) else logits
-
-
-def _drift_of(loaded: LoadedModel, image: Path, prompt: str, base: _Answered, max_new_tokens: int) -> ImageDrift:
+def _drift_of(
+    loaded: LoadedModel, image: Path, prompt: str, base: AnswerWithLogits, max_new_tokens: int
+) -> ImageDrift:
     """Force a model along the base's answer, and let it generate its own."""
-    import torch
-
-    led = _answer(loaded, image, prompt, max_new_tokens, given=base.tokens)
-    if led.logits.shape != base.logits.shape:
-        raise UsageError(
-            f"its vocabulary has {led.logits.shape[1]} tokens, but the base's has {base.logits.shape[1]}",
-            where=loaded.name,
-            remedy="name the base that it was made from",
-        )
-    own = _answer(loaded, image, prompt, max_new_tokens)
-    p, q = (logits.double().log_softmax(-1) for logits in (base.logits, led.logits))
-    # Tokens that the base rules out add nothing. A negative divergence can only come from rounding.
-    kl = torch.where(p.exp() == 0, 0, p.exp() * (p - q)).sum(-1).clamp(min=0)
-    if not kl.isfinite().all():
-        raise QkeditError(
-            "the next token has no finite probability", where=f"{image}, {loaded.name}", remedy="try --dtype float32"
-        )
+    picture = read_image(image)
+    led = answer_with_logits(loaded, picture, prompt, max_new_tokens, given=base.tokens)
+    kl = divergences(base, led, loaded.name, str(image))
+    own = answer_with_logits(loaded, picture, prompt, max_new_tokens)
     agrees = base.logits.argmax(-1) == led.logits.argmax(-1)
-    return ImageDrift(str(image), tuple(kl.tolist()), tuple(agrees.tolist()), base.text, own.text)
+    return ImageDrift(str(image), kl, tuple(agrees.tolist()), base.text, own.text)

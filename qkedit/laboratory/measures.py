@@ -201,6 +201,18 @@ def contrast(before: Sequence[Outcome], after: Sequence[Outcome], measure: Measu
     return paired(first, second, measure.metric_of(first), resamples=RESAMPLES)
 
 
+def improves(measure: Measure, difference: Difference | None) -> bool | None:
+    """Return whether a difference is an improvement; None where that is undecided.
+
+    It is decided if the interval excludes zero and the measure has a better direction.
+    """
+    if difference is None or difference.low is None or difference.high is None or measure.better is Better.NEITHER:
+        return None
+    if difference.low <= 0 <= difference.high:
+        return None
+    return (difference.low > 0) == (measure.better is Better.HIGHER)
+
+
 def pooled(outcomes: Sequence[Outcome], part: str) -> list[Item]:
     """Pool the items of several arms, so that each scene contributes the items of all of them.
 

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qkedit.evaluation.metric import Better
 from qkedit.evaluation.statistics.intervals import Difference
 from qkedit.laboratory.arms import BASE, Arm
 from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
 from qkedit.laboratory.experiment import ExperimentResults, Watch, run_experiment
-from qkedit.laboratory.measures import MEASURES, Figure, Measure, Outcome, Row, against, compare, figure
+from qkedit.laboratory.measures import MEASURES, Figure, Outcome, Row, against, compare, figure
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.sweep_grid import Cell, SweepSettings
+from qkedit.laboratory.tuning.goal import cost, is_kept
 from qkedit.laboratory.worker import Job, ModelSpec
 
 
@@ -169,36 +169,23 @@ def rank(
         broken = tuple(
             guard.measure
             for guard in settings.guards
-            if not _is_kept(MEASURES[guard.measure], values[guard.measure], base, guard.tolerance)
+            if not is_kept(
+                MEASURES[guard.measure], values[guard.measure], base.value(MEASURES[guard.measure]), guard.tolerance
+            )
         )
         results.append(
             CellResult(
                 cell, values, figure([outcome], base, objective), figure(list(controls), base, objective), broken
             )
         )
-    return tuple(sorted(results, key=lambda result: (bool(result.broken), _cost(objective, result.values))))
+    return tuple(
+        sorted(results, key=lambda result: (bool(result.broken), cost(objective, result.values[objective.name])))
+    )
 
 
 def _values(settings: SweepSettings, outcome: Outcome) -> dict[str, float | None]:
     wanted = dict.fromkeys([settings.objective, *(guard.measure for guard in settings.guards)])
     return {name: outcome.value(MEASURES[name]) for name in wanted}
-
-
-def _is_kept(measure: Measure, value: float | None, base: Outcome, tolerance: float) -> bool:
-    """Return whether a guarded measure is at most `tolerance` worse than the base's; False without a value."""
-    reference = base.value(measure)
-    if value is None or reference is None:
-        return False
-    worse = reference - value if measure.better is Better.HIGHER else value - reference
-    return worse <= tolerance
-
-
-def _cost(measure: Measure, values: Mapping[str, float | None]) -> float:
-    """Return the value to minimise; a cell without a value (for example without mentions) comes last."""
-    value = values[measure.name]
-    if value is None:
-        return float("inf")
-    return value if measure.better is Better.LOWER else -value
 
 
 def _confirmation(

@@ -5,21 +5,19 @@ This module does not import torch, so that a command can refuse an invalid reque
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from qkedit.errors import UsageError
-from qkedit.evaluation.metric import Better, Unit
-from qkedit.evaluation.statistics.gate import LARGEST_LOSS
+from qkedit.evaluation.metric import Better
 from qkedit.laboratory.arms import BASE, Arm, controls
 from qkedit.laboratory.eval_set import SceneRange
-from qkedit.laboratory.measures import Measure, measure_named
+from qkedit.laboratory.measures import measure_named
+from qkedit.laboratory.tuning.goal import Guard
+from qkedit.laboratory.tuning.space import SearchSpace
 from qkedit.spectral.sink import protection_text
 from qkedit.spectral.suppression import Channel, Control, Suppression
 from qkedit.steering.steer_options import Role, SteerOptions
-
-Value = TypeVar("Value")
 
 
 def left_alone(protect: int, spare: Role) -> str:
@@ -62,18 +60,6 @@ class Cell:
             protect=self.protect,
             spare=self.spare,
         )
-
-
-@dataclass(frozen=True)
-class Guard:
-    """A guard of the winner: a measure that must not be worse than the base's by more than a tolerance."""
-
-    measure: str
-    tolerance: float
-
-    def __str__(self) -> str:
-        """Return the guard in the form of the option."""
-        return f"{self.measure}:{self.tolerance:g}"
 
 
 @dataclass(frozen=True)
@@ -131,12 +117,11 @@ class SweepSettings:
 
     def cells(self) -> tuple[Cell, ...]:
         """Return the grid, with the mildest edits of the same layers first."""
+        space = SearchSpace(self.layers, ("all",), self.ks, (), self.channels, self.retains)
         return tuple(
-            Cell(layers, k, channel, retain, self.protect, self.spare)
-            for layers in self.layers
-            for channel in self.channels
-            for k in self.ks
-            for retain in sorted(self.retains, reverse=True)
+            Cell(edit.layers, edit.k, edit.channel, edit.retain, self.protect, self.spare)
+            for edit in space.candidates()
+            if edit.k is not None
         )
 
     def arms(self) -> tuple[Arm, ...]:
@@ -154,62 +139,3 @@ class SweepSettings:
             if settings[name] == usual:  # which these do not have
                 del settings[name]
         return settings
-
-
-def alternatives(text: str) -> tuple[str, ...]:
-    """Return the alternatives of `--layers`: `0-1;2-3;mid` are three. Raises UsageError if one is empty."""
-    return _separated(text, ";", str, "--layers", "separate alternatives by ; as in '0-1;2-3'")
-
-
-def whole_numbers(text: str, option: str) -> tuple[int, ...]:
-    """Parse numbers such as `1,2,4`. Raises UsageError for anything else."""
-    return _separated(text, ",", int, option, "give whole numbers such as 1,2,4,8")
-
-
-def shares(text: str, option: str) -> tuple[float, ...]:
-    """Parse shares such as `0,0.5`. Raises UsageError for anything else."""
-    return _separated(text, ",", float, option, "give shares such as 0,0.5")
-
-
-def names(text: str, option: str) -> tuple[str, ...]:
-    """Parse words such as `full,symmetric`. Raises UsageError if one is empty."""
-    return _separated(text, ",", str, option, "separate names by commas")
-
-
-def guards(text: str) -> tuple[Guard, ...]:
-    """Return the guards of `--no-worse`: `recall:0.02,f1_random:0.01`, or `none`.
-
-    Raises:
-        UsageError: a guard does not have this form, or its measure is unknown or has no better direction.
-    """
-    if text.strip() == "none":
-        return ()
-    return _separated(text, ",", _guard, "--no-worse", "write MEASURE:TOLERANCE such as recall:0.02, or none")
-
-
-def _guard(text: str) -> Guard:
-    name, _, tolerance = text.partition(":")
-    measure: Measure = measure_named(name.strip(), "--no-worse")
-    if measure.better is Better.NEITHER:
-        raise UsageError(f"{measure.name} has no worse direction", where="--no-worse", remedy="guard another")
-    guard = Guard(measure.name, float(tolerance))
-    if measure.meaning.unit is Unit.HUNDREDTHS and guard.tolerance > LARGEST_LOSS:
-        raise UsageError(
-            f"{measure.name} is a hundredth of what is shown",
-            where="--no-worse",
-            remedy=f"write {guard.tolerance / 100:g} for {guard.tolerance:g} points",
-        )
-    if not guard.tolerance >= 0:
-        raise UsageError(f"{tolerance} is not a tolerance", where="--no-worse", remedy="give 0 or more")
-    return guard
-
-
-def _separated(text: str, separator: str, read: Callable[[str], Value], where: str, remedy: str) -> tuple[Value, ...]:
-    """Parse the parts of a list in order, without repetitions."""
-    parts = [part.strip() for part in text.split(separator)]
-    try:
-        if not all(parts):
-            raise ValueError
-        return tuple(dict.fromkeys(read(part) for part in parts))
-    except ValueError:
-        raise UsageError(f"{text!r} cannot be read", where=where, remedy=remedy) from None

@@ -6,7 +6,8 @@ from qkedit.checkpoint.architecture.layers import attention_stack
 from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.resolve import resolve
 from qkedit.laboratory.eval_set import SceneRange, make_eval_set
-from qkedit.laboratory.sweep_grid import Guard, SweepSettings
+from qkedit.laboratory.sweep_grid import SweepSettings
+from qkedit.laboratory.tuning.goal import Guard
 from qkedit.laboratory.worker import ModelSpec
 from qkedit.runtime.fingerprint import fingerprint
 from qkedit.runtime.generation import directory_of

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qkedit.evaluation.metric import Better
 from qkedit.evaluation.statistics.intervals import Difference, Interval
 from qkedit.laboratory.measures import Figure, Measure
+from qkedit.laboratory.measures import improves as improves
 
 NOTHING = "–"
 
@@ -64,15 +64,3 @@ class Spelling:
         if not self.plain:
             texts = [text.replace("-", "−") for text in texts]
         return texts[0] if len(texts) < 3 else f"{texts[0]} [{texts[1]}, {texts[2]}]"
-
-
-def improves(measure: Measure, difference: Difference | None) -> bool | None:
-    """Return whether a difference is an improvement; None where that is undecided.
-
-    It is decided if the interval excludes zero and the measure has a better direction.
-    """
-    if difference is None or difference.low is None or difference.high is None or measure.better is Better.NEITHER:
-        return None
-    if difference.low <= 0 <= difference.high:
-        return None
-    return (difference.low > 0) == (measure.better is Better.HIGHER)

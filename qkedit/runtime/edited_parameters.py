@@ -47,6 +47,13 @@ class EditedParameter:
         """Return a copy of the weights in the model."""
         return self._parameter.detach().clone()
 
+    @property
+    def is_original(self) -> bool:
+        """True if the model holds the weights from before all edits, bit for bit."""
+        # Compared as bytes, in which NaN equals itself and −0 differs from 0.
+        now, before = (weights.detach().contiguous().view(torch.uint8) for weights in (self._parameter, self.original))
+        return torch.equal(now, before)
+
     def add(self, change: Change) -> None:
         """Add a change and activate it."""
         self._changes.append((change, True))

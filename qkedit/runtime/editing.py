@@ -80,6 +80,11 @@ class ModelEdit:
         """True if the edit is active."""
         return self._enabled
 
+    @property
+    def is_undone(self) -> bool:
+        """True if the edited tensors hold their original weights, bit for bit; they are compared."""
+        return all(parameter.is_original for parameter, _ in self._changes)
+
     def enable(self) -> None:
         """Apply the edit to the model."""
         self._switch(enabled=True)

@@ -32,7 +32,7 @@ CHAPTERS = {
     "Edit and run loaded models": ("load", "edit", "ModelEdit", "generate", "attach", "SCR", "DSCR", "Plugin"),
     "Look at query-key products": ("inspect", "QKProduct", "product_of", "sink_of", "copying_heads"),
     "Measure": ("score", "evaluate", "evaluate_arms", "compare", "gate", "drift", "attention", "kv_coherence"),
-    "Experiment on synthetic scenes": ("demonstrate", "sweep"),
+    "Experiment on synthetic scenes": ("demonstrate", "sweep", "tune"),
     "Errors": ("QkeditError",),
 }
 

@@ -30,8 +30,8 @@ from qkedit.laboratory.measures import CAPTIONS, MEASURES, Outcome
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.scoring import scored
 from qkedit.laboratory.sweep import run_sweep
-from qkedit.laboratory.sweep_grid import Guard
 from qkedit.laboratory.sweep_setup import prepare
+from qkedit.laboratory.tuning.goal import Guard
 from qkedit.laboratory.worker import Job, ModelSpec
 from qkedit.plugins.settings import PluginSettings
 from qkedit.report.experiments.arms_plot import arms_plot

@@ -21,6 +21,7 @@ WITH_MODEL = {
     "inspect": "M",
     "demo": "M --scenes 2 --workers 1",
     "sweep": "M --scenes 2 --workers 1",
+    "tune": "M --scenes 4 --sampler random --no-prune --trials 1",
     "generate": "M --image shown/red.png",
     "kv-coherence": "M --image shown/red.png",
     "attention": "M --image shown/red.png --max-new-tokens 2",

@@ -170,7 +170,7 @@ def test_a_model_of_another_vocabulary_is_not_a_copy(images: Path, tmp_path: Pat
 def test_what_is_not_finite_is_not_a_small_drift(images: Path, edited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from qkedit.evaluation import drift as module
 
-    original = module._answer
+    original = module.answer_with_logits
 
     def broken(loaded: object, *arguments: object, given: tuple[int, ...] = (), **options: object) -> object:
         answer = original(loaded, *arguments, given=given, **options)  # type: ignore[arg-type]
@@ -178,7 +178,7 @@ def test_what_is_not_finite_is_not_a_small_drift(images: Path, edited: Path, mon
             answer.logits[0] = torch.nan
         return answer
 
-    monkeypatch.setattr(module, "_answer", broken)
+    monkeypatch.setattr(module, "answer_with_logits", broken)
     with pytest.raises(QkeditError, match="no finite probability"):
         measured("demo", str(edited), images)
 

@@ -25,17 +25,10 @@ from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
 from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.sweep import SweepReport, run_sweep
-from qkedit.laboratory.sweep_grid import (
-    Cell,
-    Guard,
-    SweepSettings,
-    alternatives,
-    guards,
-    names,
-    shares,
-    whole_numbers,
-)
+from qkedit.laboratory.sweep_grid import Cell, SweepSettings
 from qkedit.laboratory.sweep_setup import prepare
+from qkedit.laboratory.tuning.goal import Guard, guards
+from qkedit.laboratory.tuning.option_lists import alternatives, names, shares, whole_numbers
 from qkedit.laboratory.worker import Job, JobResult, ModelSpec
 from qkedit.report.experiments.sweep_table import SweepTables
 from qkedit.spectral.suppression import Suppression

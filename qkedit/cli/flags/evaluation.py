@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qkedit.cli.output import Output
     from qkedit.evaluation.benchmarks.registry import Benchmark
     from qkedit.evaluation.files.records import Score
+    from qkedit.evaluation.runs.tasks import Task
 
 DataOption = Annotated[
     Path | None, flag("--data", help="The directory with the benchmark's published files; see docs/evaluation.md.")
@@ -59,6 +60,40 @@ def required_data(data: Path | None, questions: Path | None) -> Path:
     if data is None:
         raise UsageError("no questions are given", where="--data", remedy="name a directory, or --questions FILE")
     return data
+
+
+def named_tasks(
+    benchmarks: Sequence[str], splits: Sequence[str], data: Path, max_new_tokens: int | None, also: Sequence[str]
+) -> list[Task]:
+    """Return the tasks. Raises UsageError for an unknown or repeated benchmark or split.
+
+    Each benchmark takes those further metrics that it has; one that none of them has is refused.
+    """
+    from qkedit.evaluation.benchmarks.registry import benchmark_named
+    from qkedit.evaluation.runs.tasks import tasks_of
+
+    if not benchmarks:
+        raise UsageError("no benchmark is named", where="--benchmark", remedy="name one, such as pope")
+    if splits and (len(benchmarks) > 1 or "." in benchmarks[0]):
+        raise UsageError(
+            "is for one benchmark without a split of its own",
+            where="--split",
+            remedy="write --benchmark pope.adversarial and so on",
+        )
+    tasks: list[Task] = []
+    chosen = [benchmark_named(text.partition(".")[0]) for text in benchmarks]
+    offered = {name for one in chosen for name in one.optional_metrics}
+    chosen[0].with_metrics([name for name in also if name not in offered])
+    for text, one in zip(benchmarks, chosen, strict=True):
+        own = text.partition(".")[2]
+        wanted = [own] if own else list(dict.fromkeys(splits))
+        asked = one.with_metrics([name for name in also if name in one.optional_metrics])
+        tasks += tasks_of(asked, data, wanted, max_new_tokens=max_new_tokens)
+    names = [task.name for task in tasks]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{name} is named twice", where="--benchmark", remedy="name it once")
+    return tasks
 
 
 def chosen_rule(benchmark: Benchmark, parser: str | None, variant: str | None, normalise: bool = False) -> str | None:

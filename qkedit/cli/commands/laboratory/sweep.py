@@ -84,8 +84,9 @@ def sweep(
         from qkedit.laboratory.eval_set import SceneRange
         from qkedit.laboratory.results_file import ResultsFile
         from qkedit.laboratory.sweep import run_sweep
-        from qkedit.laboratory.sweep_grid import alternatives, guards, names, shares, whole_numbers
         from qkedit.laboratory.sweep_setup import prepare
+        from qkedit.laboratory.tuning.goal import guards
+        from qkedit.laboratory.tuning.option_lists import alternatives, names, shares, whole_numbers
         from qkedit.report.files import check_target
         from qkedit.report.plots import check_plot
         from qkedit.spectral.sink import protected_directions

@@ -11,7 +11,14 @@ import typer
 
 from qkedit.cli import completion
 from qkedit.cli.delivery import deliver
-from qkedit.cli.flags.evaluation import AlsoOption, DataOption, QuestionsOption, required_data, warn_of_scores
+from qkedit.cli.flags.evaluation import (
+    AlsoOption,
+    DataOption,
+    QuestionsOption,
+    named_tasks,
+    required_data,
+    warn_of_scores,
+)
 from qkedit.cli.flags.flag import flag, utf8
 from qkedit.cli.flags.loading import LoadingFlags
 from qkedit.cli.flags.model import ModelFlags
@@ -26,7 +33,6 @@ if TYPE_CHECKING:
     from qkedit.evaluation.files.records import Score
     from qkedit.evaluation.runs.backend import Backend
     from qkedit.evaluation.runs.endpoint import Endpoint
-    from qkedit.evaluation.runs.tasks import Task
 
 ENDPOINT = "A model behind an endpoint"
 
@@ -156,7 +162,7 @@ def evaluate(
                 loading.placement(context),
                 tuple(str(place) for place in edit or ()),
             )
-        tasks = _tasks(benchmark or (), split or (), required_data(data, questions), max_new_tokens, also or ())
+        tasks = named_tasks(benchmark or (), split or (), required_data(data, questions), max_new_tokens, also or ())
         output.after_interruption = f"{GO_ON}; the finished answers are kept"
         if each and isinstance(backend, LocalModel):
             run_each(
@@ -192,40 +198,6 @@ def _endpoints(servers: Sequence[Endpoint], other: str | None, plugins: Sequence
         raise UsageError("an endpoint has its own plug-ins", where="--plugin", remedy="name them where it is served")
     backend = servers[0] if len(servers) == 1 else EndpointPool(tuple(servers))
     return backend.or_as_recorded(recorded_identity(target))
-
-
-def _tasks(
-    benchmarks: Sequence[str], splits: Sequence[str], data: Path, max_new_tokens: int | None, also: Sequence[str]
-) -> list[Task]:
-    """Return the tasks. Raises UsageError for an unknown or repeated benchmark or split.
-
-    Each benchmark takes those further metrics that it has; one that none of them has is refused.
-    """
-    from qkedit.evaluation.benchmarks.registry import benchmark_named
-    from qkedit.evaluation.runs.tasks import tasks_of
-
-    if not benchmarks:
-        raise UsageError("no benchmark is named", where="--benchmark", remedy="name one, such as pope")
-    if splits and (len(benchmarks) > 1 or "." in benchmarks[0]):
-        raise UsageError(
-            "is for one benchmark without a split of its own",
-            where="--split",
-            remedy="write --benchmark pope.adversarial and so on",
-        )
-    tasks: list[Task] = []
-    chosen = [benchmark_named(text.partition(".")[0]) for text in benchmarks]
-    offered = {name for one in chosen for name in one.optional_metrics}
-    chosen[0].with_metrics([name for name in also if name not in offered])
-    for text, one in zip(benchmarks, chosen, strict=True):
-        own = text.partition(".")[2]
-        wanted = [own] if own else list(dict.fromkeys(splits))
-        asked = one.with_metrics([name for name in also if name in one.optional_metrics])
-        tasks += tasks_of(asked, data, wanted, max_new_tokens=max_new_tokens)
-    names = [task.name for task in tasks]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"{name} is named twice", where="--benchmark", remedy="name it once")
-    return tasks
 
 
 def _tables(scores: Sequence[Score]) -> Iterator[RenderableType]:

@@ -1,0 +1,123 @@
+"""Search for the edit that helps on a model, from Python: the command `tune`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qkedit.demo.scenes import HELD_OUT_SEED
+from qkedit.selection import Selection, selection_text
+from qkedit.spectral.suppression import Channel
+
+if TYPE_CHECKING:
+    from qkedit.laboratory.tuning.result import TuneReport
+
+
+def tune(
+    model: str | Path = "demo",
+    benchmark: str | None = None,
+    *,
+    data: str | Path | None = None,
+    images: str | Path | None = None,
+    splits: Sequence[str] = (),
+    objective: str | None = None,
+    no_worse: str | None = None,
+    layers: Sequence[Selection] = ("each", "0.0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1.0", "mid"),
+    heads: Sequence[Selection] = ("all",),
+    ks: Sequence[int] = (1, 2, 4, 8),
+    energies: Sequence[float] = (),
+    channels: Sequence[Channel] = ("full", "symmetric"),
+    retains: Sequence[float] = (0.0, 0.5, 0.8),
+    trials: int = 60,
+    controls: int = 5,
+    most_drift: float | None = None,
+    out: str | Path | None = None,
+    scenes: int = 200,
+    limit: int | None = None,
+    batch_size: int = 8,
+    revision: str | None = None,
+    device: str = "cpu",
+    dtype: str = "auto",
+    watch: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> TuneReport:
+    """Search for the edit that helps on a model and images, and confirm it on images that did not choose it.
+
+    Args:
+        model: a directory, a hub id, an alias or `demo`.
+        benchmark: the benchmark whose questions are asked; None for the scenes of the demo.
+        data: the directory with the benchmark's published files, or one file of questions.
+        images: the directory of the images.
+        splits: the splits to ask; by default all in `data`.
+        objective: the measure to improve, such as `hr` or `pope.adversarial.f1`; for scenes `chair_s` by default.
+        no_worse: limits on how much other measures may get worse: `"MEASURE:TOLERANCE,…"` or `"none"`; by default no
+            recall may fall by more than 0.02.
+        layers: the alternatives, each as for `plan`; `each` stands for every single layer.
+        heads: likewise; `each` stands for every single head.
+        ks: the numbers of modes per head.
+        energies: shares of the energy, as alternatives to numbers of modes.
+        channels: the parts of the product.
+        retains: the shares of each suppressed mode that stay.
+        trials: the number of edits to try.
+        controls: the number of random controls of the best edit.
+        most_drift: the largest drift in nats per token; edits beyond it are asked nothing.
+        out: a file for the results (JSON lines), from which an interrupted search resumes.
+        scenes: the number of scenes of the demo.
+        limit: the number of questions to ask of each split, from the first.
+        batch_size: the number of prompts per batch.
+        revision: branch, tag or commit of a model on the hub.
+        device: the device of the model.
+        dtype: the dtype of its weights in memory; `auto` for the stored one, for scenes float32.
+        watch: called with the number of finished trials and of all.
+        options: `sampler`, `seed`, `prunes` and `drift_images` of the search.
+
+    Returns:
+        The trials, the winner and its confirmation; `verdict` says whether an edit beats doing nothing, and `command`
+        is the command line that makes it.
+
+    Raises:
+        QkeditError: the space does not fit the model, Optuna is not installed, or the model cannot answer.
+
+    Example:
+        >>> found = qkedit.tune("demo", layers=["2-3", "4-5"], scenes=100, trials=20, out="tune.jsonl")
+        >>> found.verdict, found.command
+    """
+    from qkedit.errors import UsageError
+    from qkedit.evaluation.benchmarks.registry import benchmark_named
+    from qkedit.evaluation.runs.local_model import LocalModel
+    from qkedit.evaluation.runs.tasks import tasks_of
+    from qkedit.laboratory.eval_set import SceneRange
+    from qkedit.laboratory.tuning.data import BenchmarkData, TuningData
+    from qkedit.laboratory.tuning.scenes import SceneData
+    from qkedit.laboratory.tuning.search import SearchSettings, Watch
+    from qkedit.laboratory.tuning.space import SearchSpace
+    from qkedit.laboratory.tuning.tune import goal_of, tune_model
+
+    asked: TuningData
+    if benchmark is None:
+        dtype = "float32" if dtype == "auto" else dtype
+        asked = SceneData(SceneRange(scenes, HELD_OUT_SEED))
+    elif data is None or images is None:
+        raise UsageError("a benchmark needs both", where="data and images", remedy="name its files and the images")
+    else:
+        tasks = tasks_of(benchmark_named(benchmark), Path(data), splits)
+        asked = BenchmarkData(tasks, Path(images), limit=limit, seed=options.get("seed", 0))
+    space = SearchSpace(
+        tuple(map(selection_text, layers)),
+        tuple(selection_text(one, "heads") for one in heads),
+        tuple(ks),
+        tuple(energies),
+        tuple(channels),
+        tuple(retains),
+    )
+    return tune_model(
+        LocalModel(str(model), revision, (), device, dtype, batch_size),
+        asked,
+        space,
+        goal_of(objective, no_worse, asked.measures),
+        SearchSettings(trials, controls, most_drift=most_drift),
+        out=None if out is None else Path(out),
+        watch=None if watch is None else Watch(watch),
+        **options,
+    )

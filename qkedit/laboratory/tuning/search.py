@@ -1,0 +1,267 @@
+"""Search a space of edits on one half of the questions, and confirm the winner on the other.
+
+The first half is for the choice. The best of many edits looks better there than it is, so the winner, its random
+controls, `steer`'s default edit and the base then answer the second half, which is used for nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import sqrt
+
+from qkedit.errors import UsageError
+from qkedit.laboratory.arms import BASE, Arm
+from qkedit.laboratory.measures import Outcome, against, compare, figure, improves
+from qkedit.laboratory.tuning.goal import Goal, value_of
+from qkedit.laboratory.tuning.result import Confirmation, Ended, TrialResult, TuneReport
+from qkedit.laboratory.tuning.sampler import PastTrial, Sampler
+from qkedit.laboratory.tuning.space import ALL, Candidate, SearchSpace
+from qkedit.laboratory.tuning.trial_runner import Effect, Told, Trial, TrialRunner
+from qkedit.spectral.suppression import Control, Suppression
+
+# The parts of the first half after which a trial may be given up, and the least number of units in one.
+PARTS, LEAST_PART = 4, 8
+# The share of the questions that trials are asked on average where hopeless ones are given up; for the estimate alone.
+ASKED_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How long to search, and what to compare the winner with.
+
+    Attributes:
+        trials: the number of trials, including those of an earlier run.
+        controls: the number of random controls of the winner.
+        control: their kind.
+        most_drift: the largest drift in nats; edits beyond it are asked nothing. None for no limit.
+    """
+
+    trials: int = 60
+    controls: int = 5
+    control: Control = "index"
+    most_drift: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense. Raises UsageError."""
+        if self.trials < 1:
+            raise UsageError(f"{self.trials} is not positive", where="--trials", remedy="give 1 or more, such as 60")
+        if self.controls < 0:
+            raise UsageError(f"{self.controls} is negative", where="--controls", remedy="give 0 or more, such as 5")
+        if self.control == "none" and self.controls:
+            raise UsageError("is not a control", where="--control", remedy="take index or norm, or --controls 0")
+        if self.most_drift is not None and not self.most_drift > 0:
+            raise UsageError(f"{self.most_drift} is not positive", where="--most-drift", remedy="give nats, such as 1")
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a caller is told during a search.
+
+    Attributes:
+        trials: called with the number of finished trials and their total.
+        estimate: called once with the seconds that the rest of the search will take, if any of it is left.
+    """
+
+    trials: Callable[[int, int], None] = lambda done, total: None
+    estimate: Callable[[float], None] = lambda seconds: None
+
+
+def default_edit(layers: str) -> Candidate:
+    """Return `steer`'s default edit, in these layers."""
+    return Candidate(layers, ALL, Suppression.k, None, Suppression.channel, Suppression.retain)
+
+
+@dataclass
+class Search:
+    """A search; `run` carries it out.
+
+    Attributes:
+        runner: the model and the questions.
+        space: the space, fitted to the model.
+        sampler: the order of the trials.
+        goal: what edits are chosen by.
+        settings: its length and the controls.
+        default: `steer`'s default edit of the model.
+        watch: what a caller is told.
+    """
+
+    runner: TrialRunner
+    space: SearchSpace
+    sampler: Sampler
+    goal: Goal
+    settings: SearchSettings
+    default: Candidate
+    watch: Watch = field(default_factory=Watch)
+
+    def __post_init__(self) -> None:
+        """Refuse controls that an edit of the space cannot have. Raises UsageError."""
+        for channel in self.space.channels if self.settings.controls else ():
+            Suppression(channel=channel, control=self.settings.control)
+        self._parts = _parts(self.runner.data.choice)
+        self._base: list[Outcome] = []
+        self._base_seconds = 0.0
+
+    def run(self) -> TuneReport:
+        """Run what the journal does not hold yet, choose the winner, and confirm it.
+
+        Raises:
+            QkeditError: an edit does not fit the model, the model cannot answer, or the journal cannot be written.
+        """
+        data = self.runner.data
+        total = min(self.settings.trials, len(self.space))
+        with self.runner.trial(Arm(BASE)) as trial:
+            told = self._asked(trial)
+            # Its scores after each part, for trials that were asked as much.
+            self._base = [
+                self._outcome(Arm(BASE), self._units(part), told[:part], None) for part in range(1, len(told) + 1)
+            ]
+        base = self._base[-1]
+        self._base_seconds = sum(part.seconds for part in told)
+        is_estimated = False
+        past: list[PastTrial] = []
+        results: list[TrialResult] = []
+        self.watch.trials(0, total)
+        while len(results) < total and (edit := self.sampler.next(past)) is not None:
+            result, seen = self._trial(edit, base, past, len(results) + 1)
+            results.append(result)
+            past.append(seen)
+            if self.runner.asked and not is_estimated:
+                self.watch.estimate(self._seconds_left(result, total - len(results)))
+                is_estimated = True
+            self.watch.trials(len(results), total)
+        winner = self._winner(results, base)
+        confirmation = None if winner is None else self._confirmed(winner)
+        return TuneReport(
+            model=self.runner.model.name,
+            revision=self.runner.model.revision,
+            questions=data.described,
+            goal=self.goal,
+            halves=(len(data.choice), len(data.confirmation)),
+            size=len(self.space),
+            base={measure.name: value_of(base, measure) for measure in self.goal.shown},
+            trials=tuple(results),
+            winner=winner,
+            confirmation=confirmation,
+            most_drift=self.settings.most_drift,
+            resumed=self.runner.resumed,
+            seconds=self._base_seconds + sum(result.seconds for result in results),
+        )
+
+    def _units(self, parts: int) -> list[str]:
+        """Return the units of the first parts."""
+        return [unit for units in self._parts[:parts] for unit in units]
+
+    def _asked(self, trial: Trial) -> list[Told]:
+        return [trial.ask(f"choice, part {number}", units) for number, units in enumerate(self._parts, start=1)]
+
+    def _trial(
+        self, edit: Candidate, base: Outcome, past: Sequence[PastTrial], number: int
+    ) -> tuple[TrialResult, PastTrial]:
+        """Run one trial; return its result, and what the sampler learns from it."""
+        arm, data, goal = edit.arm(self.runner.device), self.runner.data, self.goal
+        told: list[Told] = []
+        costs: list[float] = []
+        outcome: Outcome | None = None
+        ended = Ended.FINISHED
+        with self.runner.trial(arm) as trial:
+            effect = trial.effect()
+            if self._is_too_far(effect):
+                ended = Ended.TOO_FAR
+            for part, units in enumerate(self._parts, start=1) if ended is Ended.FINISHED else ():
+                told.append(trial.ask(f"choice, part {part}", units))
+                asked = self._units(part)
+                outcome = self._outcome(arm, asked, told, effect)
+                share = len(asked) / len(data.choice)
+                # A few questions say little about a guard: its tolerance grows as the error of a mean does.
+                costs.append(goal.cost(outcome, self._base[part - 1], sqrt(1 / share)))
+                if part < len(self._parts) and self.sampler.gives_up(past, costs):
+                    ended = Ended.GIVEN_UP
+                    break
+        finished = outcome is not None and ended is Ended.FINISHED
+        result = TrialResult(
+            number,
+            edit,
+            ended,
+            effect,
+            {} if outcome is None else {measure.name: value_of(outcome, measure) for measure in goal.shown},
+            figure([outcome], base, goal.objective) if finished and outcome is not None else None,
+            goal.broken(outcome, base) if finished and outcome is not None else (),
+            round(effect.seconds + sum(part.seconds for part in told), 3),
+        )
+        return result, PastTrial(edit, tuple(costs), ended is not Ended.FINISHED)
+
+    def _is_too_far(self, effect: Effect) -> bool:
+        limit = self.settings.most_drift
+        return limit is not None and effect.drift is not None and effect.drift > limit
+
+    def _winner(self, results: Sequence[TrialResult], base: Outcome) -> TrialResult | None:
+        """Return the best finished trial that keeps the guards and is better than the base."""
+        objective = self.goal.objective
+        reference = value_of(base, objective)
+        fitting = [
+            (self.goal.gain(result.values[objective.name], reference), result)
+            for result in results
+            if result.ended is Ended.FINISHED and not result.broken
+        ]
+        # Among equal ones the one that moves the model least, then the first that was tried.
+        best = max(fitting, key=lambda pair: (pair[0], -(pair[1].effect.drift or 0.0), -pair[1].number), default=None)
+        return best[1] if best is not None and best[0] > 0 else None
+
+    def _confirmed(self, winner: TrialResult) -> Confirmation:
+        """Ask base, default edit, winner and controls the second half."""
+        device = self.runner.device
+        edit = winner.edit
+        arms = [Arm(BASE), *([] if edit == self.default else [self.default.arm(device)]), edit.arm(device)]
+        arms += edit.controls(self.settings.control, self.settings.controls, device)
+        outcomes: dict[str, Outcome] = {}
+        for arm in arms:
+            with self.runner.trial(arm) as trial:
+                told = trial.ask("confirmation", self.runner.data.confirmation)
+            outcomes[arm.name] = self._outcome(arm, self.runner.data.confirmation, [told], None)
+        base, chosen = outcomes[BASE], outcomes[edit.name]
+        random = [outcomes[arm.name] for arm in arms if arm.steer and arm.steer.suppression.control != "none"]
+        shown = self.goal.shown
+        rows = compare(list(outcomes.values()), base, shown)
+        objective = self.goal.objective
+        own = next(row for row in rows if row.name == edit.name).figures[objective.name]
+        to_controls = {one.name: against(chosen, random, one) for one in shown} if random else {}
+        default = outcomes.get(self.default.name)
+        return Confirmation(
+            rows,
+            {one.name: against(chosen, [default], one) for one in shown} if default and default is not chosen else {},
+            to_controls,
+            self.goal.broken(chosen, base),
+            improves(objective, own.difference) is True,
+            improves(objective, to_controls[objective.name]) is True if random else None,
+        )
+
+    def _outcome(self, arm: Arm, units: Sequence[str], told: Sequence[Told], effect: Effect | None) -> Outcome:
+        answers = {key: text for part in told for key, text in part.answers.items()}
+        return Outcome(
+            arm,
+            self.runner.data.scores(units, answers),
+            sum(part.seconds for part in told),
+            None if effect is None else effect.energy_removed,
+            None if effect is None else effect.relative_change,
+        )
+
+    def _seconds_left(self, first: TrialResult, trials: int) -> float:
+        """Estimate the seconds of more trials and the confirmation, from the base's answers and one trial."""
+        per_unit = self._base_seconds / len(self.runner.data.choice)
+        if first.ended is Ended.FINISHED:
+            own = (first.seconds - first.effect.seconds) / len(self.runner.data.choice)
+            per_unit = (per_unit + own) / 2
+        share = ASKED_SHARE if self.sampler.prunes and len(self._parts) > 1 else 1.0
+        trial = first.effect.seconds + share * per_unit * len(self.runner.data.choice)
+        arms = 3 + self.settings.controls
+        confirming = arms * (first.effect.seconds + per_unit * len(self.runner.data.confirmation))
+        return trials * trial + confirming
+
+
+def _parts(units: Sequence[str]) -> list[Sequence[str]]:
+    """Return at most PARTS parts of nearly equal size, none with fewer than LEAST_PART units unless it is all."""
+    count = max(1, min(PARTS, len(units) // LEAST_PART))
+    bounds = [round(len(units) * number / count) for number in range(count + 1)]
+    return [units[start:end] for start, end in pairwise(bounds)]

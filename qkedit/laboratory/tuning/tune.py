@@ -1,0 +1,126 @@
+"""Tune: everything that can be refused is refused before the model is loaded; then the search runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+from qkedit.checkpoint.architecture.layers import attention_stack
+from qkedit.checkpoint.checkpoint import open_checkpoint
+from qkedit.checkpoint.resolve import resolve
+from qkedit.errors import UsageError
+from qkedit.evaluation.metric import Better
+from qkedit.evaluation.runs.backend import versions
+from qkedit.evaluation.runs.local_model import LocalModel
+from qkedit.laboratory.measures import MEASURES, Measure
+from qkedit.laboratory.tuning.data import TuningData
+from qkedit.laboratory.tuning.goal import Goal, Guard, guards, measure_at
+from qkedit.laboratory.tuning.result import TuneReport
+from qkedit.laboratory.tuning.sampler import Sampler, SamplerName
+from qkedit.laboratory.tuning.search import Search, SearchSettings, Watch, default_edit
+from qkedit.laboratory.tuning.space import SearchSpace
+from qkedit.laboratory.tuning.trial_runner import TrialRunner, TrialsFile
+from qkedit.selection import describe, select_layers
+from qkedit.steering.plan import make_plan
+
+# The guard where none is named: a model that says less hallucinates less.
+RECALL, RECALL_TOLERANCE = "recall", 0.02
+SCENES_OBJECTIVE = "chair_s"
+
+
+def tune_model(
+    model: LocalModel,
+    data: TuningData,
+    space: SearchSpace,
+    goal: Goal,
+    settings: SearchSettings,
+    *,
+    sampler: SamplerName = "tpe",
+    seed: int = 0,
+    prunes: bool = True,
+    drift_images: int = 4,
+    out: Path | None = None,
+    watch: Watch | None = None,
+) -> TuneReport:
+    """Search the space for the edit that improves the goal on this model, and confirm it on other questions.
+
+    Args:
+        model: the model, without edits.
+        data: the questions.
+        space: the edits to search; `each` and fractions of the layers are written out for the model.
+        goal: the objective and the guards, see `goal_of`.
+        settings: the number of trials and the controls.
+        sampler: the order of the trials.
+        seed: the seed of the order.
+        prunes: whether hopeless trials are given up after a part of the questions.
+        drift_images: the number of images on which each edit's drift is measured; 0 for none.
+        out: the journal, from which an interrupted search is resumed; None keeps results only in memory.
+        watch: what a caller is told.
+
+    Raises:
+        UsageError: the space does not fit the model, or the journal is that of another search.
+        QkeditError: Optuna is needed and not installed, the model cannot be read or answer, or the journal cannot be
+            written.
+    """
+    if settings.most_drift is not None and not drift_images:
+        raise UsageError("no drift is measured", where="--most-drift", remedy="give --drift-images, such as 4")
+    checkpoint = open_checkpoint(resolve(model.name, model.revision))
+    stack = attention_stack(checkpoint)
+    fitted = space.fitted(stack.layers, stack.layer_count)
+    seen = set()
+    for edit in fitted.candidates():
+        if (shape := (edit.layers, edit.modes, edit.channel)) in seen:
+            continue
+        seen.add(shape)
+        # Before any trial, refuse an edit that does not fit, and one that no control can match.
+        for arm in (edit.arm(), *edit.controls(settings.control, min(1, settings.controls))):
+            assert arm.steer is not None
+            make_plan(checkpoint, arm.steer)
+    available = sorted(layer.index for layer in stack.layers)
+    default = default_edit(describe(select_layers("mid", stack.layer_count, available)))
+    order = Sampler(fitted, sampler, seed, (default,), prunes)
+    # Edits are computed where the model is; one that is spread over devices is edited from main memory.
+    device = model.device if model.placement.device_map is None else "cpu"
+    identity = {
+        **model.identity(),
+        "data": data.identity(),
+        "space": asdict(fitted),
+        "sampler": sampler,
+        "seed": seed,
+        "prunes": prunes,
+        "drift_images": drift_images,
+        "edits_computed_on": device.partition(":")[0],
+        "optuna": versions("optuna")["optuna"] if sampler == "tpe" or prunes else None,
+    }
+    with (
+        TrialsFile(out, identity) if out is not None else nullcontext() as file,
+        TrialRunner(model, data, file, device=device, drift_images=drift_images) as runner,
+    ):
+        return Search(runner, fitted, order, goal, settings, default, watch or Watch()).run()
+
+
+def goal_of(objective: str | None, no_worse: str | None, measures: Mapping[str, Measure]) -> Goal:
+    """Return the goal that names describe.
+
+    Args:
+        objective: the measure to improve; None for the captions of scenes, CHAIR_s.
+        no_worse: `recall:0.02,f1:0.01` or `none`; None for every recall but the objective: at most 0.02 worse.
+        measures: the measures there are.
+
+    Raises:
+        UsageError: a measure is unknown, ambiguous or has no better direction, or none is named.
+    """
+    if objective is None and measures is not MEASURES:
+        named = [name for name, measure in measures.items() if measure.better is not Better.NEITHER]
+        raise UsageError("no objective is named", where="--objective", remedy=f"choose among {', '.join(named)}")
+    chosen = measure_at(objective or SCENES_OBJECTIVE, measures, "--objective")
+    if no_worse is not None:
+        return Goal(chosen, guards(no_worse, measures), measures)
+    kept = [
+        Guard(name, RECALL_TOLERANCE)
+        for name, measure in measures.items()
+        if measure.metric == RECALL and measure.is_share and measure is not chosen
+    ]
+    return Goal(chosen, tuple(kept), measures)

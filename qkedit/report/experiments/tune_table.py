@@ -1,0 +1,183 @@
+"""Tables of a search for a terminal of 80 columns: the best trials, the confirmation, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from qkedit.errors import counted
+from qkedit.laboratory.measures import Measure, Row
+from qkedit.laboratory.tuning.result import Confirmation, Ended, TrialResult, TuneReport, Verdict
+from qkedit.report.experiments.arms_table import STYLES
+from qkedit.report.figures import Spelling, improves
+from qkedit.report.fitting_table import FittingTable
+from qkedit.report.terminal_text import on_one_line
+
+MOST_ROWS = 12
+
+
+@dataclass(frozen=True)
+class TuneTables:
+    """The result of a search: only the best trials unless `every_trial`."""
+
+    report: TuneReport
+    every_trial: bool = False
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Lay the tables out."""
+        report, plain = self.report, options.ascii_only
+        yield Text(_title(report), style="bold")
+        rows = self._rows()
+        yield _trials(report, rows, plain)
+        if len(rows) < len(report.trials):
+            yield Text(f"and {len(report.trials) - len(rows)} more trials (--detail shows them)", style="dim")
+        yield Text()
+        if report.confirmation is not None:
+            yield from _confirmation(report, report.confirmation, plain)
+            yield Text()
+        yield Text(conclusion(report), style="bold")
+        if report.command is not None:
+            yield Text(f"\n    {on_one_line(report.command)}")
+        yield Text()
+        yield Text(_legend(report, plain), style="dim")
+
+    def _rows(self) -> Sequence[TrialResult]:
+        ranked = self.report.ranked
+        if self.every_trial:
+            return (*ranked, *(trial for trial in self.report.trials if trial.ended is not Ended.FINISHED))
+        pareto = {trial.number for trial in self.report.pareto}
+        # All trade-offs, and the best others as far as there is space.
+        others = [trial.number for trial in ranked if trial.number not in pareto]
+        shown = pareto | set(others[: max(0, MOST_ROWS - len(pareto))])
+        return [trial for trial in ranked if trial.number in shown]
+
+
+def conclusion(report: TuneReport) -> str:
+    """Return what a search found, and what follows from it, in sentences."""
+    objective, found = report.goal.objective.name, report.confirmation
+    if found is None or report.winner is None:
+        return (
+            f"Nothing beats doing nothing: none of {counted(len(report.trials), 'edit')} that were tried improves "
+            f"{objective} and keeps the guards. Leave the model as it is, or search another space."
+        )
+    name = f"trial {report.winner.number} ({report.winner.edit.name})"
+    if report.verdict is Verdict.NOT_CONFIRMED:
+        broken = f" and breaks the guard of {', '.join(found.broken)}" if found.broken else ""
+        certain = (
+            f"improves {objective}"
+            if found.is_better
+            else f"does not certainly improve {objective} (see its interval)"
+        )
+        return (
+            f"Not confirmed: on questions that did not choose it, {name} {certain}{broken}. Nothing was found that "
+            "beats doing nothing; more images would narrow the interval."
+        )
+    if found.beats_controls is None:
+        against = " It was compared with no random control."
+    elif found.beats_controls:
+        against = " Random edits of the same size do less."
+    else:
+        against = " Random edits of the same size are not certainly worse, so that the gain may not be these modes'."
+    return f"Confirmed: {name} improves {objective} and keeps the guards.{against} To write the edited model:"
+
+
+def _trials(report: TuneReport, rows: Sequence[TrialResult], plain: bool) -> FittingTable:
+    goal, pareto = report.goal, {trial.number for trial in report.pareto}
+    spellings = [Spelling(measure, plain) for measure in goal.shown]
+    minus = "-" if plain else "−"
+    drifts = any(trial.effect.drift is not None for trial in report.trials)
+    # Short names alone fit into 80 columns, and the title names the objective in full.
+    titles = [_short(spelling) for spelling in spellings]
+    table = FittingTable(
+        *("", "trial", "layers", "heads", "modes", "channel", "left", titles[0], f"{minus} base", *titles[1:]),
+        *(["drift"] if drifts else []),
+        "",
+        right=("trial", "left", "drift", *titles[1:]),
+        gap=1,
+    )
+    base = [Text(spelling.value(report.base[one.name])) for spelling, one in zip(spellings, goal.shown, strict=True)]
+    table.add_row("", "", "none", "", "", "", "", base[0], "", *base[1:], *(["0"] if drifts else []), "")
+    for trial in rows:
+        edit = trial.edit
+        values = [
+            Text(spelling.value(trial.values.get(measure.name)), style="red" if measure.name in trial.broken else "")
+            for spelling, measure in zip(spellings, goal.shown, strict=True)
+        ]
+        difference = trial.objective.difference if trial.objective is not None else None
+        drift = trial.effect.drift
+        table.add_row(
+            ("*" if plain else "●") if trial.number in pareto else "",
+            str(trial.number),
+            edit.layers,
+            edit.heads,
+            edit.modes.removeprefix("k "),
+            edit.channel[:4],
+            f"{edit.retain:g}",
+            values[0],
+            Text(spellings[0].difference(difference), style=STYLES[improves(goal.objective, difference)]),
+            *values[1:],
+            *([f"{drift:.3f}" if drift is not None else ""] if drifts else []),
+            "breaks a guard" if trial.broken else "" if trial.ended is Ended.FINISHED else trial.ended.value,
+            style="bold" if report.winner is trial else None,
+        )
+    return table
+
+
+def _confirmation(report: TuneReport, found: Confirmation, plain: bool) -> RenderResult:
+    minus = "-" if plain else "−"
+    yield Text(f"On the other half, {counted(report.halves[1], 'image')} that chose nothing", style="bold")
+    assert report.winner is not None
+    rows = {row.name: row for row in found.rows}
+    base, winner = found.rows[0], rows[report.winner.edit.name]
+    control = next((row for row in found.rows if row.name.endswith(" control")), None)
+    default = next((row for row in found.rows[1:] if row is not winner and row is not control), None)
+    shown: list[tuple[str, Row]] = [("winner", winner)]
+    shown += [("steer's default", default)] if default is not None else []
+    shown += [("random controls", control)] if control is not None else []
+    table = FittingTable("measure", "arm", "", f"{minus} base", f"winner {minus} it", gap=1)
+    against = {"steer's default": found.to_default, "random controls": found.to_controls}
+    for measure in report.goal.shown:
+        spelling = Spelling(measure, plain)
+        table.add_row(
+            Text(_short(spelling)), "base", spelling.value(base.figures[measure.name].interval.value), "", ""
+        )
+        for title, row in shown:
+            figure = row.figures[measure.name]
+            to_it = against.get(title, {}).get(measure.name)
+            table.add_row(
+                "",
+                title,
+                Text(spelling.interval(figure.interval)),
+                Text(spelling.difference(figure.difference), style=STYLES[improves(measure, figure.difference)]),
+                Text(spelling.difference(to_it), style=STYLES[improves(measure, to_it)]),
+                style="bold" if row is winner else None,
+            )
+    yield table
+
+
+def _short(spelling: Spelling) -> str:
+    measure: Measure = spelling.measure
+    return f"{measure.name} %" if measure.is_share else measure.name
+
+
+def _title(report: TuneReport) -> str:
+    resumed = f", {counted(report.resumed, 'result')} of an earlier run" if report.resumed else ""
+    return (
+        f"{on_one_line(report.model)}: {counted(len(report.trials), 'trial')} of {report.size} edits by "
+        f"{report.goal.objective.name}, {report.questions}, half of them to choose by{resumed}"
+    )
+
+
+def _legend(report: TuneReport, plain: bool) -> str:
+    ended = [sum(trial.ended is kind for trial in report.trials) for kind in (Ended.GIVEN_UP, Ended.TOO_FAR)]
+    guards = " and ".join(f"{guard.measure} may be {guard.tolerance:g} worse" for guard in report.goal.guards)
+    limit = "" if report.most_drift is None else f" of more than {report.most_drift:g} nats"
+    return (
+        f"{'*' if plain else '●'}: no other edit, nor the base, is as good in all columns and better in one. In "
+        f"brackets 95% intervals over images. left: share of each mode that is kept. drift: nats per token from the "
+        f"base, on a few images. {ended[0]} given up after a part of the questions, {ended[1]} not asked for a "
+        f"drift{limit}. Guard: {guards or 'none'} than the base's."
+    )

@@ -1,0 +1,227 @@
+"""Tune: a planted optimum is found and confirmed, nothing is found where nothing is, and kills change nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.runs.local_model import LocalModel, Shared
+from qkedit.laboratory import measures
+from qkedit.laboratory.tuning import sampler, trial_runner
+from qkedit.laboratory.tuning.goal import guards, measure_at
+from qkedit.laboratory.tuning.result import Ended, TuneReport, Verdict
+from qkedit.laboratory.tuning.sampler import PastTrial, Sampler
+from qkedit.laboratory.tuning.search import SearchSettings
+from qkedit.laboratory.tuning.space import Candidate, SearchSpace
+from qkedit.laboratory.tuning.tune import goal_of, tune_model
+from qkedit.report.experiments.tune_plot import tune_plot
+from qkedit.report.experiments.tune_table import TuneTables, conclusion
+from qkedit.runtime.loading import LoadedModel
+from tests.cli.command import qkedit
+from tests.laboratory.small_eval_sets import demo_model, differing, weights_of
+from tests.paths import ROOT
+
+pytest.importorskip("optuna")
+
+# 8 layers, 9 alternatives of heads, and 8 settings of modes, channel and kept share.
+SPACE = SearchSpace(("each",), ("all", "each"), (1, 4), (), ("full", "symmetric"), (0.0, 0.5))
+BUDGET = 60
+
+
+@pytest.fixture(scope="module")
+def planted() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "scripts" / "tuning"))
+        patch.setattr(measures, "RESAMPLES", 200)
+        yield __import__("planted")
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return demo_model()
+
+
+def run(
+    planted: ModuleType,
+    loaded: LoadedModel,
+    space: SearchSpace = SPACE,
+    *,
+    trials: int = BUDGET,
+    out: Path | None = None,
+    settings: dict[str, Any] | None = None,
+    **options: Any,
+) -> TuneReport:
+    data = planted.Planted()
+    data.remember(loaded.model)
+    chosen = SearchSettings(trials, **{"controls": 1, **(settings or {})})
+    model = LocalModel("demo", dtype="float32", shared=Shared(loaded))
+    goal = goal_of("hr", "recall:0.05", data.measures)
+    return tune_model(model, data, space, goal, chosen, out=out, **{"drift_images": 0, "seed": 3, **options})
+
+
+@pytest.fixture(scope="module")
+def found(planted: ModuleType, loaded: LoadedModel) -> TuneReport:
+    before = weights_of(loaded.model)
+    report = run(planted, loaded)
+    assert not differing(before, loaded.model)
+    return report
+
+
+def test_a_planted_head_is_found_and_beats_the_default_edit_on_other_questions(
+    found: TuneReport, planted: ModuleType
+) -> None:
+    assert found.size == 8 * 9 * 8
+    assert len(found.trials) == len({trial.edit for trial in found.trials}) == BUDGET
+    assert found.winner is not None
+    assert (found.winner.edit.layers, found.winner.edit.heads) == (str(planted.LAYER), str(planted.HEAD))
+    assert found.verdict is Verdict.CONFIRMED
+    assert found.confirmation is not None
+    to_default = found.confirmation.to_default["custom.hr"]
+    assert to_default.high is not None
+    assert to_default.high < 0
+    assert found.command is not None
+    assert f"--layers {planted.LAYER} --heads {planted.HEAD} " in found.command
+    assert found.winner in found.pareto
+
+
+def test_what_is_printed_and_plotted(found: TuneReport) -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(TuneTables(found, every_trial=True))
+    text = console.export_text()
+    assert "Confirmed: trial" in text
+    assert found.command is not None
+    assert found.command in " ".join(text.split())
+    assert tune_plot(found, "png").startswith(b"\x89PNG")
+    assert json.loads(json.dumps(found.as_dict()))["verdict"] == "confirmed"
+
+
+def test_where_nothing_helps_nothing_wins_and_the_other_half_stays_unseen(
+    planted: ModuleType, loaded: LoadedModel, tmp_path: Path
+) -> None:
+    out = tmp_path / "tune.jsonl"
+    report = run(planted, loaded, SearchSpace(("0", "1"), ks=(1,)), out=out)
+    assert (report.verdict, report.winner, report.confirmation, report.command) == (Verdict.NOTHING, None, None, None)
+    assert len(report.trials) == report.size == 2
+    assert conclusion(report).startswith("Nothing beats doing nothing: none of 2 edits that were tried")
+    assert "confirmation" not in out.read_text()
+
+
+def test_a_search_that_was_interrupted_anywhere_ends_as_if_it_had_not_been(
+    planted: ModuleType, loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(planted, loaded, trials=6, out=tmp_path / "whole.jsonl")
+    lines = (tmp_path / "whole.jsonl").read_bytes().splitlines(keepends=True)
+    out = tmp_path / "tune.jsonl"
+    for kept, torn in ((3, b""), (11, b'{"key": "layers')):
+        out.write_bytes(b"".join(lines[:kept]) + torn)
+        report = run(planted, loaded, trials=6, out=out)
+        again = [{**json.loads(line), "seconds": 0} for line in out.read_bytes().splitlines()]
+        assert again == [{**json.loads(line), "seconds": 0} for line in lines]
+        assert report.resumed == kept - 1
+        assert [trial.edit for trial in report.trials] == [trial.edit for trial in whole.trials]
+    # A finished one needs no model.
+    monkeypatch.setattr(LocalModel, "session", None)
+    assert run(planted, loaded, trials=6, out=out).resumed == len(lines) - 1
+    with pytest.raises(UsageError, match="holds another experiment, with other space"):
+        run(planted, loaded, SearchSpace(("0",)), trials=6, out=out)
+
+
+def test_too_far_is_not_asked(planted: ModuleType, loaded: LoadedModel) -> None:
+    report = run(
+        planted, loaded, SearchSpace(("3",), ks=(4,)), settings={"most_drift": 1e-9}, drift_images=1, prunes=False
+    )
+    assert [trial.ended for trial in report.trials] == [Ended.TOO_FAR]
+    assert report.trials[0].effect.drift is not None
+    with pytest.raises(UsageError, match="no drift is measured"):
+        run(planted, loaded, settings={"most_drift": 1.0})
+
+
+def test_weights_that_are_not_restored_are_reported(
+    planted: ModuleType, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = weights_of(loaded.model)
+    monkeypatch.setattr(trial_runner.ModelEdit, "disable", lambda edit: None)
+    with pytest.raises(QkeditError, match="not the original ones any more"):
+        run(planted, loaded, SearchSpace(("3",), ks=(4,)), trials=1)
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            parameter.copy_(before[name])
+
+
+def test_a_sampler_begins_with_all_heads_of_every_layer_and_gives_up_what_is_hopeless() -> None:
+    space = SearchSpace(tuple(map(str, range(12))), ("all", "0", "1"), (1, 2))
+    order = Sampler(space)
+    past: list[PastTrial] = []
+    while len(past) < order.startup_trials:
+        edit = order.next(past)
+        assert edit is not None
+        past.append(PastTrial(edit, (float(len(past)), 1.0), False))
+    assert sorted(trial.edit.layers for trial in past) == sorted(map(str, range(12)))
+    assert {trial.edit.heads for trial in past} == {"all"}
+    assert order.gives_up(past, [100.0])
+    assert not order.gives_up(past, [0.0])
+    assert order.next(past) == Sampler(space).next(past)
+    assert [trial.edit for trial in past].count(order.next(past) or past[0].edit) == 0
+    grid = Sampler(space, "grid", prunes=False)
+    assert grid.next([]) == space.candidates()[0]
+
+
+def test_without_optuna_one_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler, "find_spec", lambda name: None)
+    with pytest.raises(QkeditError, match=r"Optuna is not installed; run: pip install 'qkedit\[tune\]'"):
+        Sampler(SPACE)
+    assert Sampler(SPACE, "random", prunes=False).next([]) is not None
+
+
+def test_a_command_line_makes_the_edit() -> None:
+    edit = Candidate("0-1, 3", "2", None, 0.25, "symmetric", 0.5)
+    assert edit.command("my model") == (
+        "qkedit steer 'my model' --layers '0-1, 3' --heads 2 --energy 0.25 --channel symmetric --retain 0.5 "
+        "--out ./edited"
+    )
+
+
+@pytest.mark.parametrize("text", ["hr:x", "hr", "beauty:0.1", "hr:-1", "hr:2"])
+def test_guards_that_make_no_sense_are_refused(planted: ModuleType, text: str) -> None:
+    with pytest.raises(UsageError):
+        guards(text, planted.Planted().measures)
+
+
+def test_a_short_name_means_one_measure() -> None:
+    known = {name: measures.Measure(name, name[:-3], "hr", "hr") for name in ("pope.random.hr", "pope.popular.hr")}
+    assert measure_at("random.hr", known, "--objective").name == "pope.random.hr"
+    with pytest.raises(UsageError, match="could mean 2 measures"):
+        measure_at("hr", known, "--objective")
+
+
+def test_the_command_on_the_user_s_questions_and_on_scenes(tmp_path: Path) -> None:
+    rows = []
+    for number in range(4):
+        Image.new("RGB", (64, 64), (number * 60, 90, 120)).save(tmp_path / f"{number}.png")
+        for truth in ("yes", "no"):
+            question = {"image": f"{number}.png", "question": "Is there a cup?", "truth": truth}
+            rows.append({"id": f"{number} {truth}", **question})
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--layers", "3", "--k", "1", "--channel", "full", "--retain", "0", "--controls", "0", "--trials", "1"]
+    asked = ["demo", "-b", "custom", "--questions", tmp_path / "q.jsonl", "--images", tmp_path]
+    words += ["--max-new-tokens", "2"]
+    chosen = ["--objective", "accuracy", "--no-worse", "none", "--drift-images", "1"]
+    result = qkedit("tune", *asked, *words, *chosen, "--json")
+    assert result.code in (0, 3)
+    assert result.document["verdict"] in ("nothing", "confirmed", "not confirmed")
+    assert len(result.document["trials"]) == 1
+    missing = qkedit("tune", *asked, *words)
+    assert (missing.code, "no objective is named" in missing.stderr) == (2, True)
+    scenes = qkedit("tune", "--scenes", "4", *words, "--drift-images", "0", "--out", tmp_path / "s.jsonl")
+    assert scenes.code in (0, 3)
+    assert "trial" in scenes.stdout
