@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -95,14 +96,29 @@ def test_a_planted_head_is_found_and_beats_the_default_edit_on_other_questions(
 
 
 def test_what_is_printed_and_plotted(found: TuneReport) -> None:
-    console = Console(width=100, record=True, file=io.StringIO())
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(TuneTables(found, every_trial=True))
     text = console.export_text()
     assert "Confirmed: trial" in text
+    # A list of names and values would be printed if the table did not fit into 80 columns.
+    assert "trial layers heads modes channel left hr % − base" in " ".join(text.split())
+    assert "breaks a guard" not in text
     assert found.command is not None
     assert found.command in " ".join(text.split())
     assert tune_plot(found, "png").startswith(b"\x89PNG")
     assert json.loads(json.dumps(found.as_dict()))["verdict"] == "confirmed"
+
+
+def test_a_trial_that_breaks_a_guard_is_marked_and_a_search_without_guards_says_so(found: TuneReport) -> None:
+    trials = (*found.trials[:-1], replace(found.trials[-1], broken=("custom.recall",)))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(TuneTables(replace(found, trials=trials, goal=replace(found.goal, guards=())), every_trial=True))
+    text = " ".join(console.export_text().split())
+    assert f"× {trials[-1].number} " in text
+    assert text.endswith(
+        "×: breaks a guard. In brackets 95% intervals over images. left: share of each mode that is "
+        "kept. drift: nats per token from the base, on a few images. Guard: none."
+    )
 
 
 def test_where_nothing_helps_nothing_wins_and_the_other_half_stays_unseen(
@@ -202,6 +218,9 @@ def test_a_short_name_means_one_measure() -> None:
     assert measure_at("random.hr", known, "--objective").name == "pope.random.hr"
     with pytest.raises(UsageError, match="could mean 2 measures"):
         measure_at("hr", known, "--objective")
+    # Those of the demo's scenes have names of one word.
+    with pytest.raises(UsageError, match=r"'nonsense' is not a measure; choose among .*chair_s"):
+        measure_at("nonsense", measures.MEASURES, "--objective")
 
 
 def test_the_command_on_the_user_s_questions_and_on_scenes(tmp_path: Path) -> None:

@@ -89,7 +89,10 @@ def measure_at(path: str, measures: Mapping[str, Measure], where: str) -> Measur
 
 
 def _short_names(measure: Measure) -> set[str]:
-    benchmark, *split, metric = measure.name.split(".")
+    benchmark, *rest = measure.name.split(".")
+    if not rest:
+        return set()
+    *split, metric = rest
     return {metric, f"{benchmark}.{metric}", ".".join([*split, metric])}
 
 

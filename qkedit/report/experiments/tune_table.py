@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from qkedit.errors import counted
-from qkedit.laboratory.measures import Measure, Row
+from qkedit.laboratory.measures import Row
 from qkedit.laboratory.tuning.result import Confirmation, Ended, TrialResult, TuneReport, Verdict
 from qkedit.report.experiments.arms_table import STYLES
 from qkedit.report.figures import Spelling, improves
@@ -89,17 +89,15 @@ def _trials(report: TuneReport, rows: Sequence[TrialResult], plain: bool) -> Fit
     spellings = [Spelling(measure, plain) for measure in goal.shown]
     minus = "-" if plain else "−"
     drifts = any(trial.effect.drift is not None for trial in report.trials)
-    # Short names alone fit into 80 columns, and the title names the objective in full.
-    titles = [_short(spelling) for spelling in spellings]
+    titles = _titles(report)
     table = FittingTable(
         *("", "trial", "layers", "heads", "modes", "channel", "left", titles[0], f"{minus} base", *titles[1:]),
         *(["drift"] if drifts else []),
-        "",
         right=("trial", "left", "drift", *titles[1:]),
         gap=1,
     )
     base = [Text(spelling.value(report.base[one.name])) for spelling, one in zip(spellings, goal.shown, strict=True)]
-    table.add_row("", "", "none", "", "", "", "", base[0], "", *base[1:], *(["0"] if drifts else []), "")
+    table.add_row("", "", "none", "", "", "", "", base[0], "", *base[1:], *(["0"] if drifts else []))
     for trial in rows:
         edit = trial.edit
         values = [
@@ -109,7 +107,7 @@ def _trials(report: TuneReport, rows: Sequence[TrialResult], plain: bool) -> Fit
         difference = trial.objective.difference if trial.objective is not None else None
         drift = trial.effect.drift
         table.add_row(
-            ("*" if plain else "●") if trial.number in pareto else "",
+            _broken(plain) if trial.broken else _trade_off(plain) if trial.number in pareto else "",
             str(trial.number),
             edit.layers,
             edit.heads,
@@ -117,10 +115,11 @@ def _trials(report: TuneReport, rows: Sequence[TrialResult], plain: bool) -> Fit
             edit.channel[:4],
             f"{edit.retain:g}",
             values[0],
-            Text(spellings[0].difference(difference), style=STYLES[improves(goal.objective, difference)]),
+            Text(spellings[0].difference(difference), style=STYLES[improves(goal.objective, difference)])
+            if trial.ended is Ended.FINISHED
+            else trial.ended.value,
             *values[1:],
             *([f"{drift:.3f}" if drift is not None else ""] if drifts else []),
-            "breaks a guard" if trial.broken else "" if trial.ended is Ended.FINISHED else trial.ended.value,
             style="bold" if report.winner is trial else None,
         )
     return table
@@ -139,17 +138,15 @@ def _confirmation(report: TuneReport, found: Confirmation, plain: bool) -> Rende
     shown += [("random controls", control)] if control is not None else []
     table = FittingTable("measure", "arm", "", f"{minus} base", f"winner {minus} it", gap=1)
     against = {"steer's default": found.to_default, "random controls": found.to_controls}
-    for measure in report.goal.shown:
+    for measure, title in zip(report.goal.shown, _titles(report), strict=True):
         spelling = Spelling(measure, plain)
-        table.add_row(
-            Text(_short(spelling)), "base", spelling.value(base.figures[measure.name].interval.value), "", ""
-        )
-        for title, row in shown:
+        table.add_row(Text(title), "base", spelling.value(base.figures[measure.name].interval.value), "", "")
+        for arm, row in shown:
             figure = row.figures[measure.name]
-            to_it = against.get(title, {}).get(measure.name)
+            to_it = against.get(arm, {}).get(measure.name)
             table.add_row(
                 "",
-                title,
+                arm,
                 Text(spelling.interval(figure.interval)),
                 Text(spelling.difference(figure.difference), style=STYLES[improves(measure, figure.difference)]),
                 Text(spelling.difference(to_it), style=STYLES[improves(measure, to_it)]),
@@ -158,9 +155,20 @@ def _confirmation(report: TuneReport, found: Confirmation, plain: bool) -> Rende
     yield table
 
 
-def _short(spelling: Spelling) -> str:
-    measure: Measure = spelling.measure
-    return f"{measure.name} %" if measure.is_share else measure.name
+def _titles(report: TuneReport) -> list[str]:
+    # Short names alone fit into 80 columns; where two measures share one, their full names are shown.
+    shown = report.goal.shown
+    short = [measure.name.rpartition(".")[2] for measure in shown]
+    names = [one if short.count(one) == 1 else measure.name for one, measure in zip(short, shown, strict=True)]
+    return [f"{name} %" if measure.is_share else name for name, measure in zip(names, shown, strict=True)]
+
+
+def _trade_off(plain: bool) -> str:
+    return "*" if plain else "●"
+
+
+def _broken(plain: bool) -> str:
+    return "x" if plain else "×"
 
 
 def _title(report: TuneReport) -> str:
@@ -173,11 +181,17 @@ def _title(report: TuneReport) -> str:
 
 def _legend(report: TuneReport, plain: bool) -> str:
     ended = [sum(trial.ended is kind for trial in report.trials) for kind in (Ended.GIVEN_UP, Ended.TOO_FAR)]
-    guards = " and ".join(f"{guard.measure} may be {guard.tolerance:g} worse" for guard in report.goal.guards)
-    limit = "" if report.most_drift is None else f" of more than {report.most_drift:g} nats"
-    return (
-        f"{'*' if plain else '●'}: no other edit, nor the base, is as good in all columns and better in one. In "
-        f"brackets 95% intervals over images. left: share of each mode that is kept. drift: nats per token from the "
-        f"base, on a few images. {ended[0]} given up after a part of the questions, {ended[1]} not asked for a "
-        f"drift{limit}. Guard: {guards or 'none'} than the base's."
+    guards = ", ".join(
+        f"{guard.measure} may be {guard.tolerance:g} worse than the base's" for guard in report.goal.guards
     )
+    limit = "" if report.most_drift is None else f" (its drift is more than {report.most_drift:g} nats)"
+    sentences = [
+        f"{_trade_off(plain)}: no other edit, nor the base, is as good in all columns and better in one.",
+        f"{_broken(plain)}: breaks a guard." if any(trial.broken for trial in report.trials) else "",
+        "In brackets 95% intervals over images. left: share of each mode that is kept. drift: nats per token from the "
+        "base, on a few images.",
+        f"{counted(ended[0], 'trial')} given up after a part of the questions." if ended[0] else "",
+        f"{counted(ended[1], 'trial')} not asked{limit}." if ended[1] else "",
+        f"Guard: {guards or 'none'}.",
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
