@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate
 
-from qkedit.checkpoint.pretrained import check_torchvision
-from qkedit.errors import QkeditError, UsageError, first_line
+from qkedit.errors import QkeditError, UsageError
 from qkedit.plugins.contrast.salience import with_black
-from qkedit.plugins.core.image_models import lacks_package, load_image_model
+from qkedit.plugins.core.image_models import explained_failure, load_image_model
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,46 +67,44 @@ class MatchingKept:
         """Return the second image, of the picture's size.
 
         Raises:
-            UsageError: nobody knows the question, or it is empty.
+            UsageError: nobody knows the question, or it has no words.
             QkeditError: the model does not take the picture.
         """
         words = " ".join(question.lower().translate(_REMOVED).split()[:_WORDS])
         if not words:
-            raise UsageError(
-                "the request does not tell its question",
-                where="agla",
-                remedy="answer with qkedit.generate, or give remember_pictures the questions (docs/rivals.md)",
-            )
+            raise _no_words()
         return with_black(picture, matching_part(self.model, self.layer, picture, words, device))
 
 
 @torch.inference_mode(False)  # what is made in that mode has no gradients
 def matching_part(name: str, layer: int, picture: Image, words: str, device: torch.device) -> Tensor:
-    """Return which pixels of the model's image size are kept for a question, `[height, width]`. Raises QkeditError."""
+    """Return which pixels of the model's image size are kept for a question, `[height, width]`.
+
+    Raises:
+        UsageError: the model's tokenizer finds no words in the question.
+        QkeditError: the model does not take the picture or the question.
+    """
     processor, model = _loaded(name)
     model.to(device)
     limit = model.config.text_config.max_position_embeddings
-    try:
+    with explained_failure("does not take a picture and a question", name, _REMEDY):
         inputs = processor(images=[picture], text=[words], truncation=True, max_length=limit, return_tensors="pt").to(
             device
         )
         pixels = inputs["pixel_values"]
         text = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+        if text["input_ids"].shape[1] <= 2:  # [CLS] and [SEP]
+            raise _no_words()
         with torch.enable_grad():
             states, attention, matching = _matched(model, layer, pixels, text)
             (gradient,) = torch.autograd.grad(matching, attention)
         with torch.no_grad():
             alone = model.text_encoder(**text).last_hidden_state[:, 0]
             cosine = cosine_similarity(model.vision_proj(states[:, 0]), model.text_proj(alone)).item()
-    except (ImportError, NameError) as error:
-        raise lacks_package(name, error) from error
-    except (ValueError, RuntimeError, TypeError) as error:
-        check_torchvision(error, name)
-        raise QkeditError(f"does not take a picture ({first_line(error)})", where=name, remedy=_REMEDY) from error
-    height, width = (side // model.config.vision_config.patch_size for side in pixels.shape[-2:])
-    weighted = (attention * gradient.clamp(min=0))[0, :, 1:-1, 1:].detach()  # without [CLS], [SEP] and class token
-    found = weighted.mean(dim=(0, 1)).view(height, width).cpu()
-    return largest(smooth(found, tuple(pixels.shape[-2:])), min(1 - cosine / 2, 1 - _LEAST_REMOVED))
+        height, width = (side // model.config.vision_config.patch_size for side in pixels.shape[-2:])
+        weighted = (attention * gradient.clamp(min=0))[0, :, 1:-1, 1:].detach()  # without [CLS], [SEP] and class token
+        found = weighted.mean(dim=(0, 1)).view(height, width).cpu()
+        return largest(smooth(found, tuple(pixels.shape[-2:])), min(1 - cosine / 2, 1 - _LEAST_REMOVED))
 
 
 def smooth(found: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -156,7 +153,7 @@ def _loaded(name: str) -> tuple[Any, Any]:
     from transformers import AutoProcessor, BlipForImageTextRetrieval
 
     with torch.inference_mode(False):  # weights made in that mode have no gradients
-        return load_image_model(
+        processor, model = load_image_model(
             AutoProcessor,
             BlipForImageTextRetrieval,
             name,
@@ -165,3 +162,20 @@ def _loaded(name: str) -> tuple[Any, Any]:
             fits=lambda config: config.model_type == "blip",
             attn_implementation="eager",
         )
+    # Without a tokenizer's files, transformers makes one that knows no word.
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise QkeditError(
+            "its tokenizer's files are missing, so no word of a question is known",
+            where=name,
+            remedy="put tokenizer.json of the model's page beside its weights",
+        )
+    return processor, model
+
+
+def _no_words() -> UsageError:
+    return UsageError(
+        "the request has no question with words, or does not tell it",
+        where="agla",
+        remedy="ask one with qkedit.generate, or give remember_pictures the questions (docs/rivals.md)",
+    )

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from qkedit.checkpoint.pretrained import check_torchvision
-from qkedit.errors import QkeditError, first_line
-from qkedit.plugins.core.image_models import lacks_package, load_image_model
+from qkedit.errors import QkeditError
+from qkedit.plugins.core.image_models import explained_failure, load_image_model
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,9 +60,9 @@ def class_attention(name: str, picture: Image, device: torch.device) -> Tensor:
     """
     processor, model = _loaded(name)
     model.to(device)
-    patch = _sides(model.config.patch_size)
-    size = _size(processor, patch)
-    try:
+    with explained_failure("does not take a picture", name, _REMEDY):
+        patch = _sides(model.config.patch_size)
+        size = _size(processor, patch)
         pixels = processor(
             images=[picture],
             size=dict(zip(("height", "width"), size, strict=True)),
@@ -74,14 +73,9 @@ def class_attention(name: str, picture: Image, device: torch.device) -> Tensor:
         settings = {"interpolate_pos_encoding": True} if model.config.model_type in _ONE_SIZE else {}
         with torch.no_grad():
             attention = model(pixel_values=pixels, output_attentions=True, **settings).attentions[-1]
-    except (ImportError, NameError) as error:
-        raise lacks_package(name, error) from error
-    except (ValueError, RuntimeError, TypeError) as error:
-        check_torchvision(error, name)
-        raise QkeditError(f"does not take a picture ({first_line(error)})", where=name, remedy=_REMEDY) from error
-    rows, columns = (side // length for side, length in zip(pixels.shape[-2:], patch, strict=True))
-    before = 1 + getattr(model.config, "num_register_tokens", 0)
-    return attention[0, :, 0, before : before + rows * columns].mean(dim=0).float().cpu().view(rows, columns)
+        rows, columns = (side // length for side, length in zip(pixels.shape[-2:], patch, strict=True))
+        before = 1 + getattr(model.config, "num_register_tokens", 0)
+        return attention[0, :, 0, before : before + rows * columns].mean(dim=0).float().cpu().view(rows, columns)
 
 
 def with_black(picture: Image, kept: Tensor) -> Image:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from qkedit.checkpoint.hub.snapshot import model_directory
-from qkedit.checkpoint.pretrained import from_pretrained, pretrained_weights
-from qkedit.errors import QkeditError, first_line
+from qkedit.checkpoint.pretrained import check_torchvision, from_pretrained, pretrained_weights
+from qkedit.errors import QkeditError, first_line, memory_that_ran_out
 
 
 def load_image_model(
@@ -41,17 +42,34 @@ def load_image_model(
     from transformers import AutoConfig
 
     directory = model_directory(name)
-    try:
+    with explained_failure(f"cannot be loaded as {kind}", name, remedy):
         if not fits(from_pretrained(AutoConfig, directory, where=name)):
             raise QkeditError(f"is not {kind}", where=name, remedy=remedy)
         return (
             from_pretrained(processor, directory, where=name),
             pretrained_weights(model, directory, where=name, spare=spare, **settings).eval(),
         )
-    except ImportError as error:
+
+
+@contextmanager
+def explained_failure(fact: str, name: str, remedy: str) -> Iterator[None]:
+    """Explain the failure of a library on a model's files, or on a picture that the model is shown.
+
+    Raises:
+        QkeditError: for every failure but that memory ran out, which is raised as it is.
+    """
+    try:
+        yield
+    except QkeditError:
+        raise
+    except (ImportError, NameError) as error:  # the message names what was not found
         raise lacks_package(name, error) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise QkeditError(f"cannot be loaded as {kind} ({first_line(error)})", where=name, remedy=remedy) from error
+    # Libraries fail on invalid files in many ways, which all mean the same.
+    except Exception as error:
+        if memory_that_ran_out(error):
+            raise
+        check_torchvision(error, name)
+        raise QkeditError(f"{fact} ({first_line(error)})", where=name, remedy=remedy) from error
 
 
 def model_files(name: str) -> list[Path]:

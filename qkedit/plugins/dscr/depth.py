@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from qkedit.checkpoint.pretrained import check_torchvision
-from qkedit.errors import QkeditError, UsageError, first_line, read_failure
+from qkedit.errors import UsageError, read_failure
 from qkedit.images import as_rgb
-from qkedit.plugins.core.image_models import lacks_package, load_image_model
+from qkedit.plugins.core.image_models import explained_failure, load_image_model
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,27 +42,18 @@ class DepthModel:
         """Return the depth of every pixel of an image. Raises QkeditError if the model is not usable."""
         processor, model = self._loaded
         size = [(image.height, image.width)]
-        finish = processor.post_process_depth_estimation
-        # Only ZoeDepth also needs the original size, to remove its padding.
-        known = inspect.signature(finish).parameters
-        sizes = {name: size for name in ("target_sizes", "source_sizes") if name in known}
-        try:
+        with explained_failure(
+            f"cannot estimate the depth of a picture of {image.width} × {image.height} pixels",
+            self.name,
+            "use another depth model, or give a depth map as .npy or .png",
+        ):
+            finish = processor.post_process_depth_estimation
+            # Only ZoeDepth also needs the original size, to remove its padding.
+            known = inspect.signature(finish).parameters
+            sizes = {name: size for name in ("target_sizes", "source_sizes") if name in known}
             inputs = processor(images=[as_rgb(image)], return_tensors="pt").to(self.device)
             with torch.no_grad():
                 (estimate,) = finish(model(**inputs), **sizes)
-        except (
-            ImportError,
-            NameError,
-        ) as error:  # the message names what was not found
-            raise lacks_package(self.name, error) from error
-        except (ValueError, RuntimeError) as error:
-            check_torchvision(error, self.name)
-            raise QkeditError(
-                f"cannot estimate the depth of a picture of {image.width} × {image.height} pixels "
-                f"({first_line(error)})",
-                where=self.name,
-                remedy="use another depth model, or give a depth map as .npy or .png",
-            ) from error
         return checked_depth(estimate["predicted_depth"].float().cpu(), self.name)
 
     @cached_property
