@@ -25,6 +25,8 @@ from qkedit.plugins.core.option_limits import check_largest, check_weights
 from qkedit.plugins.core.random_controls import check_control, control_generator
 from qkedit.plugins.opera.search import OperaSearch, SearchSettings
 
+# The largest number of texts that a model reads at once; each has a cache of its own.
+_MOST_ROWS = 10_000
 _REFUSED = (*OF_A_BRANCH, "do_sample", "return_dict_in_generate")
 
 
@@ -67,6 +69,13 @@ class OPERA:
                 )
             check_largest(self.name, **{option: value})
         check_weights(self.name, alpha=self.alpha, scale=self.scale)
+        each = self.candidates if self.alpha or self.threshold is not None else 1
+        if self.beams * each > _MOST_ROWS:
+            raise UsageError(
+                f"{self.beams} beams with {each} tokens to try are {self.beams * each} texts at once",
+                where=self.name,
+                remedy=f"give fewer beams or candidates, at most {_MOST_ROWS} texts together",
+            )
         check_control(self.control, self.name)
 
     def bind(self, modules: VLMModules) -> BoundOPERA:

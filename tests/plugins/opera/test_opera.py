@@ -241,6 +241,11 @@ def test_other_plugins_on_decoding_are_refused(other: Any) -> None:
         ({"alpha": math.nan}, "opera alpha"),
         ({"scale": -1.0}, "opera scale"),
         ({"beams": 10**12}, "opera beams"),
+        ({"beams": 10**6}, "opera: 1000000 beams with 5 tokens to try are 5000000 texts at once; give fewer"),
+        (
+            {"beams": 10_001, "alpha": 0.0, "threshold": None},
+            "opera: 10001 beams with 1 tokens to try are 10001 texts",
+        ),
         ({"control": -1}, "opera control"),
     ],
 )
