@@ -78,7 +78,7 @@ def divergences(base: AnswerWithLogits, led: AnswerWithLogits, model: str, where
 
     Raises:
         UsageError: the models have different vocabularies.
-        QkeditError: a token has no finite probability.
+        QkeditError: a token has no finite probability, or the other model rules out a token of the base.
     """
     import torch
 
@@ -91,6 +91,12 @@ def divergences(base: AnswerWithLogits, led: AnswerWithLogits, model: str, where
     p, q = (logits.double().log_softmax(-1) for logits in (base.logits, led.logits))
     # Tokens that the base rules out add nothing. A negative divergence can only come from rounding.
     kl = torch.where(p.exp() == 0, 0, p.exp() * (p - q)).sum(-1).clamp(min=0)
+    if kl.isposinf().any() and led.logits.isneginf().any():
+        raise QkeditError(
+            "it rules out tokens that the base may choose, so that their divergence is infinite",
+            where=f"{where}, {model}",
+            remedy="measure a contrast without its plausibility cut (beta=0), or compare answers by `qkedit eval`",
+        )
     if not kl.isfinite().all():
         raise QkeditError(
             "the next token has no finite probability", where=f"{where}, {model}", remedy="try --dtype float32"

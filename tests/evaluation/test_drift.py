@@ -183,6 +183,12 @@ def test_what_is_not_finite_is_not_a_small_drift(images: Path, edited: Path, mon
         measured("demo", str(edited), images)
 
 
+def test_a_contrast_is_measured_without_its_plausibility_cut(images: Path) -> None:
+    with pytest.raises(QkeditError, match=r"rules out tokens that the base may choose.*beta=0"):
+        measured("demo", "demo", images, plugins=[PluginSettings("vcd", {})])
+    assert measured("demo", "demo", images, plugins=[PluginSettings("vcd", {"beta": 0.0})]).images
+
+
 def test_pictures_of_a_directory(images: Path, tmp_path: Path) -> None:
     assert pictures_in(images, 2) == ((images / "0.png", images / "1.png"), 3)
     assert pictures_in(images / "2.png") == ((images / "2.png",), 1)
