@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _REMEDY = "give the directory or the hub id of a BLIP model for matching, such as Salesforce/blip-itm-base-coco"
 # What BLIP's captions in training did not have, and their length in words.
+# LAVIS's BlipCaptionProcessor, which AGLA's code uses, prepares texts so.
 _REMOVED = str.maketrans(dict.fromkeys('.!"()*#:;~', " "))
 _WORDS = 50
 # In shares of the longer side.
