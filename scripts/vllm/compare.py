@@ -30,6 +30,15 @@ TOKENS, SHOWN = 6, 5
 MANY = 6  # times the six prompts: more than 32 at once
 QUESTION = "Is there a cup in the image?"
 SIZES = ((120, 90), (64, 160), (100, 100))
+# Settings of every engine that is compared with transformers.
+ENGINE: dict[str, Any] = {
+    "dtype": "float32",
+    "max_model_len": 512,
+    "gpu_memory_utilization": 0.2,
+    "enforce_eager": True,
+    "skip_mm_profiling": True,
+    "limit_mm_per_prompt": {"image": 2},
+}
 
 
 def pictures() -> list[list[Image.Image]]:
@@ -127,12 +136,7 @@ def compare(name: str, model: str, depth: Path, ranks: int) -> dict[str, Any]:
     document = {"schema": 1, "plugins": []}
     engine = LLM(
         str(directory),
-        dtype="float32",
-        max_model_len=512,
-        gpu_memory_utilization=0.2,
-        enforce_eager=True,
-        skip_mm_profiling=True,
-        limit_mm_per_prompt={"image": 2},
+        **ENGINE,
         mm_device_do_normalize=False,
         tensor_parallel_size=ranks,
         hf_overrides={"architectures": [our_architecture(read_config(directory), model)]},

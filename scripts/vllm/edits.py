@@ -25,7 +25,7 @@ from urllib.request import Request, urlopen
 sys.path.insert(0, str(Path(__file__).parent))
 
 import checkpoints
-from compare import LIMIT, SHOWN, TOKENS, compared, on_transformers, pictures, prompt_of
+from compare import ENGINE, LIMIT, SHOWN, TOKENS, compared, on_transformers, pictures, prompt_of
 
 PORT = 8123
 EDIT = ("--layers", "2-5", "--k", "4")
@@ -45,12 +45,7 @@ def of_directory(base: str, directory: Path) -> dict[str, float]:
     edited, unedited = load(str(directory), dtype="float32"), load(base, dtype="float32")
     engine = LLM(
         str(directory),
-        dtype="float32",
-        max_model_len=512,
-        gpu_memory_utilization=0.2,
-        enforce_eager=True,
-        skip_mm_profiling=True,
-        limit_mm_per_prompt={"image": 2},
+        **ENGINE,
     )
     prompts = [prompt_of(edited, images) for images in pictures()]
     settings = SamplingParams(temperature=0, max_tokens=TOKENS, logprobs=SHOWN)

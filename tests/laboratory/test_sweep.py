@@ -301,7 +301,7 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         pass
 
 
-def test_a_sweep_that_spares_heads_is_another_experiment_too() -> None:
+def test_a_sweep_that_spares_heads_is_another_experiment_too(pretended: Pretended) -> None:
     spared = settings(spare="induction")
     assert spared.as_dict() == settings().as_dict() | {"spare": "induction"}
     arms = [arm for cell in spared.cells() for arm in (cell.arm(), *cell.controls("index", 2))]

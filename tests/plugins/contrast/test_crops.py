@@ -126,7 +126,7 @@ def test_what_it_refuses() -> None:
     with pytest.raises(UnsupportedForm, match="not attention"):
         qkedit.attach(model("qwen3.5"), CRoPS())
     given = request("llava", one_image_each("llava")[:1]).inputs
-    with qkedit.attach(model("llava"), CRoPS()), pytest.raises(UsageError, match="crops cannot act: beams"):
+    with qkedit.attach(model("llava"), CRoPS()), pytest.raises(UsageError, match="crops cannot act: beam search"):
         generated("llava", given, num_beams=2)
 
 

@@ -153,7 +153,7 @@ def test_models_and_settings_that_it_refuses() -> None:
     with pytest.raises(UsageError, match="4 layers"):
         qkedit.attach(model("llava"), SID(start=4))
     given = request("llava", one_image_each("llava")[:1]).inputs
-    with qkedit.attach(model("llava"), SID()), pytest.raises(UsageError, match="sid cannot act: beams"):
+    with qkedit.attach(model("llava"), SID()), pytest.raises(UsageError, match="sid cannot act: beam search"):
         generated("llava", given, num_beams=2)
 
 

@@ -139,7 +139,7 @@ def test_with_a_contrast_it_acts_on_the_answer_alone() -> None:
 def test_layers_follow_the_depth_and_beams_are_refused() -> None:
     assert KVSmooth().bind(vlm_modules(model("llava"))).layers == (0, 1, 2, 3)
     given = request("llava", one_image_each("llava")[:1]).inputs
-    with qkedit.attach(model("llava"), KVSmooth()), pytest.raises(UsageError, match="kvsmooth cannot act: beams"):
+    with qkedit.attach(model("llava"), KVSmooth()), pytest.raises(UsageError, match="kvsmooth cannot act: beam"):
         generated("llava", given, num_beams=2)
 
 
