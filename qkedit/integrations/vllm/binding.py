@@ -1,5 +1,7 @@
-"""Bind plug-ins to the model of one vLLM worker, and find the prompts of each step. The only module that knows vLLM's
-runner: `requests`, `input_batch` and the forward context of vLLM 0.32.
+"""Bind plug-ins to the model of one vLLM worker, and find the whole prompts of each step.
+
+This is the only module that reads vLLM's model runner (`requests`, `input_batch`) and its forward context, as they are
+in vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -23,27 +25,27 @@ from qkedit.plugins.settings import make_plugins, parse_document
 
 
 class WorkerPlugins:
-    """The plug-ins of one worker.
+    """The plug-ins that are bound to the model of one worker.
 
     Args:
         runner: vLLM's model runner.
-        document: the plug-ins, as the content of a settings file.
+        document: the plug-ins, in the form of a settings file.
 
     Raises:
-        QkeditError: the runner is of another kind, or the plug-ins do not fit the model.
+        QkeditError: the runner does not list the requests of a step, or the plug-ins do not fit the model.
     """
 
     def __init__(self, runner: Any, document: Any) -> None:
         if not hasattr(runner, "requests") or not hasattr(runner, "input_batch"):
             raise QkeditError(
-                f"{type(runner).__name__} does not say which requests a step has",
+                f"{type(runner).__name__} does not list the requests of a step",
                 where="vLLM",
                 remedy="set VLLM_USE_V2_MODEL_RUNNER=0",
             )
         self._runner = runner
         model = runner.get_model()
         language = model.get_language_model()
-        decoder = getattr(language, "model", language)  # Idefics3 marks the decoder without its head
+        decoder = getattr(language, "model", language)  # Idefics3 returns its decoder, others the decoder and its head
         parts = VLMModules(model, model, decoder, decoder.layers, tuple(range(len(decoder.layers))))
         for index, layer in enumerate(decoder.layers):
             _check_attention(index, layer.self_attn.attn, runner.model_config.max_model_len)
@@ -57,7 +59,12 @@ class WorkerPlugins:
         )
 
     def run(self, run: Run, embeddings: Tensor | None) -> Any:
-        """Return the model's output for a step."""
+        """Return the model's output for a step.
+
+        Args:
+            run: the model's unedited forward, from the step's embeddings.
+            embeddings: `[tokens, D]`; None for a step that vLLM runs from token ids.
+        """
         try:
             prompts = None if embeddings is None else self._whole_prompts()
         except Exception as error:
@@ -67,11 +74,11 @@ class WorkerPlugins:
             return run(embeddings)  # type: ignore[arg-type]  # a step of token ids
         from vllm.forward_context import get_forward_context
 
-        get_forward_context().skip_compiled = True  # compiled layers call no hooks
+        get_forward_context().skip_compiled = True  # compiled layers do not call hooks
         return self.editor.run(prompts, run, embeddings)
 
     def report(self) -> dict[str, Any]:
-        """Return the active plug-ins, how many prompts they edited, and what went wrong last."""
+        """Return the active plug-ins, the number of prompts they edited, and the last failure."""
         return {
             "plugins": sorted(self.editor.plugins),
             "edited": self.editor.counts["edited"],
@@ -81,12 +88,12 @@ class WorkerPlugins:
         }
 
     def _whole_prompts(self) -> PromptBatch | None:
-        """Return the prompts with images that are whole in this step; None if there are none."""
+        """Return the prompts with images whose tokens are all in this step; None if there are none."""
         from vllm.forward_context import get_forward_context
 
         metadata = get_forward_context().attn_metadata
         if not isinstance(metadata, Mapping) or not metadata:
-            return None  # a profiling run
+            return None  # vLLM measures its memory
         metadata = next(iter(metadata.values()))
         starts, lengths = metadata.query_start_loc.tolist(), metadata.seq_lens.tolist()
         found = []
@@ -97,7 +104,7 @@ class WorkerPlugins:
                 continue
             here, until = starts[row + 1] - starts[row], lengths[row]
             if until - here >= len(tokens):
-                continue  # it is being answered
+                continue  # the prompt is cached, and the answer is being generated
             data = [feature.data for feature in request.mm_features]
             if here != until or here != len(tokens) or None in data:
                 self.editor.counts["split"] += until >= len(tokens)
@@ -108,32 +115,35 @@ class WorkerPlugins:
 
 
 def bind(runner: Any, document: Any = None) -> dict[str, Any]:
-    """Bind plug-ins to the model of a worker, and return a report with `ready`.
+    """Bind plug-ins to the model of a worker.
 
     Args:
         runner: vLLM's model runner.
-        document: the plug-ins; None for those of the server's configuration.
+        document: the plug-ins, in the form of a settings file; None for those in the server's configuration.
+
+    Returns:
+        `ready`; with the worker's report if it is True, with the `reason` if it is False.
     """
     model = runner.get_model()
     if not hasattr(model, "qkedit_plugins"):
-        return {"ready": False, "reason": f"{type(model).__name__} is not a class of qkedit"}
+        return {"ready": False, "reason": f"{type(model).__name__} is not one of qkedit's classes"}
     try:
         given = runner.vllm_config.additional_config.get(SECTION) if document is None else document
         model.qkedit_plugins = WorkerPlugins(runner, given)
     except QkeditError as error:
         return {"ready": False, "reason": str(error)}
-    except Exception as error:  # whatever another version of vLLM lacks
+    except Exception as error:  # such as an attribute that another version of vLLM does not have
         return {"ready": False, "reason": f"{type(error).__name__}: {first_line(error)}"}
     return {"ready": True, **model.qkedit_plugins.report()}
 
 
 def _check_attention(index: int, attention: Any, longest: int) -> None:
-    """Raise QkeditError for attention that `attention_rows` does not compute, or that writes its cache itself."""
+    """Raise QkeditError for attention that `attention_rows` does not compute, or whose backend writes the cache."""
     if attention.attn_backend.forward_includes_kv_cache_update:
         raise QkeditError(
-            f"the attention backend {attention.attn_backend.get_name()} writes its cache itself",
+            f"the attention backend {attention.attn_backend.get_name()} writes its cache during attention",
             where="vLLM",
-            remedy="choose another --attention-backend",
+            remedy="choose another with --attention-backend",
         )
     has = {
         "a sliding window": attention.sliding_window is not None and attention.sliding_window < longest,
@@ -145,7 +155,7 @@ def _check_attention(index: int, attention: Any, longest: int) -> None:
             raise QkeditError(
                 f"the attention of layer {index} has {name}",
                 where="vLLM",
-                remedy="use --engine transformers, whose plug-ins know it",
+                remedy="use --engine transformers, where plug-ins support it",
             )
 
 
@@ -162,7 +172,7 @@ def _with_processor(plugin: Any, model: str) -> Any:
 
 
 def _try_depth_model(plugin: Any) -> None:
-    """Load a plug-in's depth model once. Raises QkeditError if that fails, before the first request."""
+    """Run a plug-in's depth model once, to raise QkeditError before the first request if it does not work."""
     depth = getattr(plugin, "depth", None)
     if isinstance(depth, str | Path) and Path(depth).suffix.lower() not in DEPTH_FILE_ENDINGS:
         DepthModel(str(depth)).estimate(Image.new("RGB", (64, 64)))
@@ -184,9 +194,17 @@ def _mean_over_ranks(scores: Tensor) -> Tensor:
 
 
 def forward_with_plugins(model: Any, usual: Any, input_ids: Any, positions: Any, embeddings: Any, rest: Any) -> Any:
-    """Return the output of a step of a model of ours.
+    """Return the output of one step of a model of ours, with its plug-ins if they are bound.
 
-    vLLM measures memory and captures graphs before plug-ins are bound; a server does not answer before.
+    They are not bound yet while vLLM measures memory and captures graphs; a server answers only after they are.
+
+    Args:
+        model: the model, of one of our classes.
+        usual: the forward of vLLM's class.
+        input_ids: `[tokens]`; None if there are embeddings.
+        positions: as vLLM passes them.
+        embeddings: `[tokens, D]`; None if there are token ids.
+        rest: the other arguments of the forward, by name.
     """
     run = partial(_run, usual, input_ids, positions, rest)
     return run(embeddings) if model.qkedit_plugins is None else model.qkedit_plugins.run(run, embeddings)

@@ -1,7 +1,8 @@
 """The families whose plug-ins run on vLLM, and the names under which their classes are registered there.
 
-A family is listed only if log probabilities with each plug-in have been compared with transformers' on vLLM. Our class
-has a name of its own, so that a server that lost the plug-in cannot start, instead of serving the model without it.
+A family is listed only if its log probabilities on vLLM have been compared with those on transformers, with each
+plug-in. Our class has its own name, so that a server without the plug-in cannot start; with vLLM's name it would serve
+the unedited model.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from qkedit.errors import UnsupportedForm
 
 PREFIX = "Qkedit"
 
-# vLLM's class by `model_type`.
 ARCHITECTURES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
@@ -25,17 +25,18 @@ ARCHITECTURES = {
     "idefics3": "Idefics3ForConditionalGeneration",
     "mistral3": "Mistral3ForConditionalGeneration",
 }
+"""The name of vLLM's class, by `model_type`."""
 
 
 def our_architecture(config: Mapping[str, Any], where: str) -> str:
-    """Return the name of our class for a model.
+    """Return the name of our class for a model's family.
 
     Args:
-        config: the content of its `config.json`.
+        config: the content of the model's `config.json`.
         where: the model's name, for messages.
 
     Raises:
-        UnsupportedForm: plug-ins have not been shown to be right for its family on vLLM.
+        UnsupportedForm: plug-ins on vLLM have not been compared with transformers for its family.
     """
     family = config.get("model_type")
     if family not in ARCHITECTURES:
@@ -48,11 +49,11 @@ def our_architecture(config: Mapping[str, Any], where: str) -> str:
 
 
 def image_inputs(family: str, items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return vLLM's inputs of single images as the model's processor returns them for all images together.
+    """Join the inputs that vLLM has for each image into those that the model's processor returns for all images.
 
     Args:
         family: the `model_type`.
-        items: for each image its tensors by name.
+        items: the tensors of each image, by name.
     """
     import torch
 

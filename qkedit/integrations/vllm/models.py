@@ -1,4 +1,4 @@
-"""Our classes of vLLM's models, made from whatever class vLLM has for a family. vLLM imports them by name."""
+"""Our model classes: a mix-in over vLLM's own class of each family. vLLM imports them by name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PluginModel:
 
 
 def __getattr__(name: str) -> Any:
-    """Return our class by its name, made when it is first asked for."""
+    """Return our class of a name; it is made at the first call, since only then vLLM is imported."""
     known = name.removeprefix(PREFIX)
     if name == known or known not in ARCHITECTURES.values():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

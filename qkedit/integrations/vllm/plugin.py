@@ -1,4 +1,4 @@
-"""The functions that vLLM finds by entry points, and the extension of its workers."""
+"""The functions that vLLM finds by entry points, and the methods that are added to its workers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from qkedit.integrations.vllm.launch import SECTION, WORKER_EXTENSION, refused_s
 
 
 def register() -> None:
-    """Register our classes with vLLM (`vllm.general_plugins`); may be called several times."""
+    """Register our classes with vLLM (the entry point `vllm.general_plugins`, which vLLM may call several times)."""
     from vllm.model_executor.models import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 
     def checked(usual: Any) -> type:
         class Checked(usual or VerifyAndUpdateConfig):  # type: ignore[misc]
-            """Set what plug-ins need, and refuse settings that they do not support."""
+            """Change the configuration to what plug-ins need, and refuse settings that they do not support."""
 
             @staticmethod
             def verify_and_update_config(vllm_config: Any) -> None:
@@ -33,15 +33,15 @@ def register() -> None:
 
 
 def prepare(vllm_config: Any) -> None:
-    """Set what plug-ins need in vLLM's configuration.
+    """Change vLLM's configuration to what plug-ins need.
 
     Raises:
-        UsageError: it has settings that plug-ins do not support, or the plug-ins would never be bound.
+        UsageError: the configuration has settings that plug-ins do not support, or the plug-ins would never be bound.
     """
     named = os.environ.get("VLLM_PLUGINS", "").split(",")
     if SECTION not in named or SECTION not in (vllm_config.additional_config or {}):
         raise UsageError(
-            "the plug-ins of its class would not be active",
+            "the plug-ins of this model class would not be active",
             where="vLLM",
             remedy="start it with qkedit serve --engine vllm",
         )
@@ -63,28 +63,28 @@ def prepare(vllm_config: Any) -> None:
 
 
 class WorkerExtension:
-    """Methods of every worker, for `collective_rpc`."""
+    """Methods that vLLM adds to every worker, for `collective_rpc`."""
 
     def qkedit_bind(self, document: Any = None) -> dict[str, Any]:
-        """Bind the plug-ins of the configuration, or others, to this worker's model; `ready` says whether they are."""
+        """Bind the plug-ins of the configuration, or those given, to this worker's model; see `binding.bind`."""
         from qkedit.integrations.vllm.binding import bind
 
         return bind(self.model_runner, document)  # type: ignore[attr-defined]  # the worker's
 
     def qkedit_report(self) -> dict[str, Any]:
-        """Return the reports of this worker's plug-ins."""
+        """Return the report of this worker's plug-ins."""
         found: dict[str, Any] = self.model_runner.get_model().qkedit_plugins.report()  # type: ignore[attr-defined]
         return found
 
 
 class ServerExtension:
-    """The start of the HTTP server (`vllm.endpoint_plugins`): it is not ready before every worker is."""
+    """Extend vLLM's HTTP server (the entry point `vllm.endpoint_plugins`), which waits until every worker is ready."""
 
     name = "qkedit"
     required_tasks = None
 
     def attach_router(self, app: Any) -> None:
-        """Add `GET /qkedit`: what the plug-ins of every worker have done."""
+        """Add `GET /qkedit`, which returns the report of every worker."""
 
         async def report() -> Any:
             client = app.state.qkedit_engine
@@ -93,7 +93,7 @@ class ServerExtension:
         app.add_api_route("/qkedit", report, methods=["GET"])
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
-        """Bind the plug-ins on every worker. Raises QkeditError if one does not have them, so that nothing starts."""
+        """Bind the plug-ins on every worker. Raises QkeditError if one cannot, so that the server does not start."""
         state.qkedit_engine = None
         if engine_client is None or SECTION not in (getattr(args, "additional_config", None) or {}):
             return
@@ -102,7 +102,7 @@ class ServerExtension:
 
 
 def check_ready(workers: list[dict[str, Any]]) -> None:
-    """Raise QkeditError unless every worker has the plug-ins."""
+    """Raise QkeditError unless every worker has bound the plug-ins."""
     for rank, answer in enumerate(workers):
         if not answer["ready"]:
             raise QkeditError(

@@ -1,7 +1,7 @@
-"""The whole prompts in one step of an engine: from its row of tokens to a batch and back.
+"""The whole prompts in one step of an engine: convert its row of tokens to a batch, and back.
 
 An engine runs the tokens of many requests as one row, `[tokens, …]`. Plug-ins take prompts as a batch padded on the
-left, `[batch, length, …]`. Only prompts that are whole in the step are in the batch.
+left, `[batch, length, …]`. The batch has only those prompts whose tokens are all in the step.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# No token has this id, so padding is not taken for an image.
 PADDING = -1
+"""The token id of padding. No token has it, so padding is not mistaken for an image."""
 
 
 @dataclass(frozen=True)
 class WholePrompt:
-    """A prompt that is whole in a step.
+    """A prompt whose tokens are all in one step.
 
     Attributes:
         request: the engine's name of the request.
-        first: the place of its first token in the step's row of tokens.
+        first: the index of its first token in the step's row of tokens.
         tokens: its token ids.
-        images: for each of its images the tensors of the image encoder, by name.
+        images: the inputs of the image encoder for each of its images, by name.
     """
 
     request: str
@@ -59,20 +59,20 @@ class PromptBatch:
 
     @cached_property
     def places(self) -> Tensor:
-        """`[batch, length]` int64 on the CPU: the place of each column in the step's row; 0 for padding."""
+        """`[batch, length]` int64 on the CPU: the index of each column in the step's row; 0 for padding."""
         places = torch.zeros(len(self.prompts), self.length, dtype=torch.long)
         for row, prompt in enumerate(self.prompts):
             places[row, self.length - len(prompt.tokens) :] = prompt.first + torch.arange(len(prompt.tokens))
         return places
 
     def batched(self, states: Tensor) -> Tensor:
-        """Return the prompts' part of `[tokens, …]` as `[batch, length, …]`; padding is 0."""
+        """Return the prompts' rows of `[tokens, …]` as `[batch, length, …]`, with zeros for padding."""
         real = self.real.to(states.device)
         batch = states[self.places.to(states.device)]
         return batch * real.view(*real.shape, *[1] * (states.ndim - 1)).to(states.dtype)
 
     def put_back(self, batch: Tensor, states: Tensor) -> Tensor:
-        """Return a copy of `[tokens, …]` with the prompts' part from `[batch, length, …]`."""
+        """Return a copy of `[tokens, …]` whose prompts' rows come from `[batch, length, …]`."""
         real = self.real.to(states.device)
         changed = states.clone()
         changed[self.places.to(states.device)[real]] = batch[real].to(states.dtype)
@@ -83,10 +83,10 @@ def attention_rows(query: Tensor, key: Tensor, value: Tensor, first: int, scalin
     """Return the causal attention of the last queries of one prompt, `[queries, H, d]` in float32.
 
     Args:
-        query: of the whole prompt, `[tokens, H, d]`.
-        key: `[tokens, H_kv, d]`, without repetition.
-        value: `[tokens, H_kv, d]`.
-        first: the first query.
+        query: the queries of the whole prompt, `[tokens, H, d]`.
+        key: its keys, `[tokens, H_kv, d]`.
+        value: its values, `[tokens, H_kv, d]`.
+        first: the index of the first query whose attention is returned.
         scaling: the factor of the logits.
     """
     groups = key.shape[1]

@@ -1,7 +1,7 @@
-"""One step of vLLM with plug-ins: the prompts with images that are whole in it are edited, all else is not.
+"""One step of vLLM with plug-ins: edit its whole prompts with images, and no other tokens.
 
-Nothing here raises inside the engine's forward pass, which would end the engine: what goes wrong is counted, and the
-prompts of that step run without plug-ins, as the worker's report and its log say.
+An exception inside the engine's forward pass would end the engine. So failures are caught and counted, and the prompts
+of that step run without plug-ins; the worker's report and its log name the last failure.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ Reduce = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class StepPrefill(Prefill):
-    """The whole prompts of a step.
+    """The prefill of the whole prompts of a step.
 
     Attributes:
-        prompts: where they are in the step.
+        prompts: the prompts, with their indices in the step.
         run: the model's unedited forward for the step, from its embeddings.
-        embeddings: of all tokens of the step, `[tokens, D]`.
-        mean_over_ranks: averages a tensor over the tensor-parallel ranks.
+        embeddings: the embeddings of all tokens of the step, `[tokens, D]`.
+        mean_over_ranks: a function that averages a tensor over the tensor-parallel ranks.
     """
 
     prompts: PromptBatch = field(repr=False)
@@ -64,7 +64,7 @@ class StepPrefill(Prefill):
             for index, layer in enumerate(self.parts.layers[: last_layer + 1]):
                 hooks.callback(layer.register_forward_hook(after(index)).remove)
             try:
-                # The first norm adds in place.
+                # A copy, since vLLM's first norm adds in place.
                 self.run(self.embeddings.clone())
             except StopForward:
                 return
@@ -100,7 +100,7 @@ class StepPrefill(Prefill):
 def wrapped(
     layers: nn.ModuleList, chosen: frozenset[int], wrap: Callable[[int, Callable[..., Any]], Callable[..., Any]]
 ) -> Iterator[None]:
-    """Replace the attention of chosen layers by `wrap(layer, usual attention)` as long as the context is open."""
+    """Replace the attention of chosen layers by `wrap(layer, usual attention)` while the context is open."""
     every: list[Any] = list(layers)
     implementations = {index: every[index].self_attn.attn.impl for index in chosen}
     with ExitStack() as undone:
@@ -119,13 +119,14 @@ def _restore(implementation: Any, before: Any) -> None:
 
 
 class StepEditor:
-    """Bound plug-ins that edit the steps of one worker.
+    """Edit the steps of one worker with bound plug-ins.
 
     Args:
         parts: the modules of vLLM's model.
         plugins: the bound plug-ins by name.
-        update_cache: writes keys and values `[tokens, H_kv, d]` of a step into the cache of an attention module.
-        mean_over_ranks: averages a tensor over the tensor-parallel ranks.
+        update_cache: a function that writes a step's keys and values, `[tokens, H_kv, d]`, into an attention
+            module's cache.
+        mean_over_ranks: a function that averages a tensor over the tensor-parallel ranks.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class StepEditor:
 
     @contextmanager
     def _states(self, prompts: PromptBatch, edit: RequestEdit) -> Iterator[None]:
-        """Edit the states after the layers that a plug-in edits."""
+        """Edit the states after `edit.edited_layers` while the context is open."""
         span = Span(0, prompts.length)
 
         def after(index: int) -> Callable[..., Any]:
@@ -184,7 +185,7 @@ class StepEditor:
                 state = output[0] + output[1]
                 with self._unedited_on_failure():
                     state = prompts.put_back(edit.edit_layer(index, prompts.batched(state), span), state)
-                # The next norm adds both, so the sum is the edited state to the bit.
+                # The next norm adds the two, and zero changes no bit of the edited state.
                 return torch.zeros_like(state), state
 
             return hook
@@ -195,7 +196,7 @@ class StepEditor:
             yield
 
     def _caches(self, prompts: PromptBatch, edit: RequestEdit) -> AbstractContextManager[None]:
-        """Edit the cache of the layers whose cache a plug-in edits, as soon as each has filled its own."""
+        """Edit the cache of `edit.cached_layers`, as soon as each has filled it, while the context is open."""
 
         def around(index: int, usual: Callable[..., Any]) -> Callable[..., Any]:
             def forward(
@@ -222,7 +223,7 @@ class StepEditor:
         value: Tensor,
         output: Tensor,
     ) -> None:
-        """Edit keys and values of one layer, write them to the cache, and attend again where the edit is read."""
+        """Edit and cache the keys and values of one layer, and repeat the attention of the queries that read them."""
         keys, values = prompts.batched(key).transpose(1, 2), prompts.batched(value).transpose(1, 2)
         layer = SimpleNamespace(keys=keys, values=values, is_sliding=False)
         ends = edit.refine_after or ()
@@ -239,7 +240,7 @@ class StepEditor:
             first = end - (prompts.length - len(prompt.tokens))
             read = attention_rows(query[own], edited_keys[own], edited_values[own], first, attention.impl.scale)
             attended.append((slice(prompt.first + first, own.stop), read))
-        # Only now, so that a failure above leaves nothing half edited.
+        # Written last, so that a failure above leaves nothing half edited.
         self._update_cache(attention, edited_keys, edited_values)
         for place, read in attended:
             output.view(output.shape[0], *read.shape[1:])[place] = read.to(output.dtype)
@@ -252,7 +253,7 @@ class StepEditor:
             self.note_failure(error, 1)
 
     def note_failure(self, error: Exception, prompts: int) -> None:
-        """Count prompts that ran without plug-ins, and remember the reason for the worker's report."""
+        """Count prompts that ran without plug-ins, and keep the reason for the worker's report."""
         self.counts["failed"] += prompts
         self.failure = first_line(error)
         _logger.error("prompts ran without plug-ins (%s)", self.failure)

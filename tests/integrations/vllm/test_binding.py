@@ -112,7 +112,7 @@ def test_a_depth_model_is_loaded_and_tried_before_the_first_request(
         ({"sliding_window": 4096}, "layer 3 has a sliding window"),
         ({"has_sink": True}, "layer 3 has sinks"),
         ({"impl": SimpleNamespace(logits_soft_cap=50.0)}, "layer 3 has a cap on its logits"),
-        ({"attn_backend": type("Own", (Backend,), {"forward_includes_kv_cache_update": True})}, "FLASHY writes its"),
+        ({"attn_backend": type("Own", (Backend,), {"forward_includes_kv_cache_update": True})}, "FLASHY writes"),
     ],
 )
 def test_attention_that_is_not_computed_here_is_refused(unusual: dict[str, Any], reason: str) -> None:
@@ -130,7 +130,7 @@ def test_another_runner_or_class_is_refused() -> None:
     del other.requests
     assert "VLLM_USE_V2_MODEL_RUNNER=0" in bind(other, document("scr"))["reason"]
     plain = SimpleNamespace(get_model=lambda: SimpleNamespace())
-    assert bind(plain, document("scr")) == {"ready": False, "reason": "SimpleNamespace is not a class of qkedit"}
+    assert bind(plain, document("scr")) == {"ready": False, "reason": "SimpleNamespace is not one of qkedit's classes"}
 
 
 class Engine:
