@@ -122,10 +122,14 @@ def test_a_trial_that_breaks_a_guard_is_marked_and_a_search_without_guards_says_
 
 
 def test_where_nothing_helps_nothing_wins_and_the_other_half_stays_unseen(
-    planted: ModuleType, loaded: LoadedModel, tmp_path: Path
+    planted: ModuleType, loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "tune.jsonl"
+    opened: list[object] = []
+    unchanged = trial_runner.open_checkpoint
+    monkeypatch.setattr(trial_runner, "open_checkpoint", lambda files: opened.append(files) or unchanged(files))
     report = run(planted, loaded, SearchSpace(("0", "1"), ks=(1,)), out=out)
+    assert len(opened) == 1  # not once per trial
     assert (report.verdict, report.winner, report.confirmation, report.command) == (Verdict.NOTHING, None, None, None)
     assert len(report.trials) == report.size == 2
     assert conclusion(report).startswith("Nothing beats doing nothing: none of 2 edits that were tried")

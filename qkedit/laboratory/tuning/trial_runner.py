@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from qkedit.checkpoint.checkpoint import open_checkpoint
+from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.resolve import resolve
 from qkedit.errors import QkeditError
 from qkedit.evaluation.files.journal import Journal
@@ -161,9 +162,12 @@ class TrialRunner:
         """Edit the loaded model as `steer` would edit its checkpoint."""
         if options is None:
             return ModelEdit((), ())
-        loaded = self.session().loaded
-        checkpoint = open_checkpoint(resolve(self.model.name, self.model.revision))
-        return edit_as_stored(loaded.model, make_plan(checkpoint, options))
+        return edit_as_stored(self.session().loaded.model, make_plan(self._checkpoint, options))
+
+    @cached_property
+    def _checkpoint(self) -> Checkpoint:
+        """The checkpoint that the model was loaded from, opened once for all edits."""
+        return open_checkpoint(resolve(self.model.name, self.model.revision))
 
     def drift(self) -> float | None:
         """Return the mean divergence of the edited model along the base's answers; None without images."""
