@@ -43,8 +43,8 @@ def test_every_name_can_be_imported_and_is_listed() -> None:
         assert getattr(qkedit, name) is not None
 
 
-def test_what_a_command_computes_can_be_had_without_it() -> None:
-    """All but the three that compute nothing: they print records, change a file, and serve until they are stopped."""
+def test_every_command_has_a_function() -> None:
+    """`models` and `serve` are exceptions: one prints records, the other runs until it is stopped."""
     names = {"eval": "evaluate", "demo": "demonstrate"}
     commands = {names.get(name, name.replace("-", "_")) for name in COMMANDS if not name.startswith("plugins ")}
     assert commands - set(qkedit.__all__) == {"models", "serve"}
@@ -61,24 +61,24 @@ def test_what_a_command_computes_can_be_had_without_it() -> None:
         ((index for index in (0, 4)), "0, 4"),
     ],
 )
-def test_layers_are_named_as_python_names_them(chosen: object, text: str) -> None:
+def test_layers_may_be_a_string_an_integer_a_range_or_an_iterable(chosen: object, text: str) -> None:
     assert selection_text(chosen) == text  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("chosen", [[], range(0), -1, [1, -2], 1.5, True, None, [None]])
-def test_what_names_no_layer_is_refused(chosen: object) -> None:
+def test_a_selection_without_valid_layers_is_refused(chosen: object) -> None:
     with pytest.raises(qkedit.QkeditError, match="is empty"):
         selection_text(chosen)  # type: ignore[arg-type]
 
 
-def test_a_plan_is_what_a_run_does(edited: Path) -> None:
+def test_a_plan_lists_the_tensors_and_bytes_of_the_run(edited: Path) -> None:
     plan = qkedit.plan("demo", layers=[2, 3], suppression=qkedit.Suppression(k=4))
     manifest = json.loads((edited / "qkedit.json").read_text())
     assert list(plan.tensors) == [tensor["name"] for tensor in manifest["tensors"]]
     assert plan.bytes_to_write == sum(entry.nbytes for entry in plan.tensors.values())
 
 
-def test_outputs_are_looked_at_checked_and_compared(edited: Path, tmp_path: Path) -> None:
+def test_outputs_are_verified_compared_inspected_and_applied(edited: Path, tmp_path: Path) -> None:
     assert qkedit.verify(edited, base="demo").mismatches == ()
     differences = qkedit.diff("demo", edited)
     assert [difference.what for difference in differences] == ["changed", "changed"]
@@ -89,7 +89,7 @@ def test_outputs_are_looked_at_checked_and_compared(edited: Path, tmp_path: Path
     assert list(qkedit.diff(edited, tmp_path / "applied")) == []
 
 
-def test_a_model_is_loaded_once_for_many_prompts(pictures: Path) -> None:
+def test_a_loaded_model_and_a_model_name_give_the_same_text(pictures: Path) -> None:
     demo = qkedit.load("demo")
     prompt = "Please describe this image in detail."
     by_file = qkedit.generate(demo, [pictures / "a.png"], prompt, max_new_tokens=8)
@@ -104,8 +104,8 @@ def test_a_model_is_loaded_once_for_many_prompts(pictures: Path) -> None:
     assert all(layer.coherence is not None for layer in measured.layers)
 
 
-def test_experiments_are_those_of_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare the arguments, not the results: both pass the same model, arms, settings and scenes on."""
+def test_experiments_take_the_same_arguments_as_their_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare arguments instead of results: both pass on the same model, arms, settings and scenes."""
     runs: list[tuple[object, ...]] = []
 
     def started(*arguments: object, **_: object) -> NoReturn:

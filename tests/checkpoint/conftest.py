@@ -1,4 +1,4 @@
-"""Output directories with and without an earlier output, on file systems with and without atomic exchange."""
+"""Fixtures: targets with and without an earlier output, on file systems with and without atomic exchange."""
 
 from __future__ import annotations
 

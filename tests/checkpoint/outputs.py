@@ -52,12 +52,13 @@ def write_to(
         staged.commit()
 
 
-def beside(target: Path) -> list[str]:
+def siblings(target: Path) -> list[str]:
+    """Return the names in the directory that holds the target."""
     return sorted(os.listdir(target.parent))
 
 
 def tree(directory: Path) -> dict[str, object]:
-    """Return everything below a directory: targets of links and contents of files."""
+    """Return the content of a directory, recursively: contents of files and targets of links."""
     return {
         str(path): os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
         for path in directory.rglob("*")

@@ -38,7 +38,7 @@ CARDS = st.lists(LINES).map("\n".join) | st.lists(LINES).map(lambda lines: "\n".
 
 
 @given(CARDS | st.text(), st.sampled_from(["mit", "no", "7", "a: b", ["mit", "gpl"]]))
-def test_what_is_changed_is_read_back_and_the_rest_stays(card: str, licence: str | list[str]) -> None:
+def test_changed_fields_are_read_back_and_the_rest_is_kept(card: str, licence: str | list[str]) -> None:
     before = card_fields(card)
     changed = with_fields(card, {"license": licence, "license_name": None})
     rest = {name: value for name, value in before.items() if name not in ("license", "license_name")}
@@ -55,11 +55,11 @@ def test_what_is_changed_is_read_back_and_the_rest_stays(card: str, licence: str
         ("---\r\nn: 007\r\n---\r\nA", "---\nlicense: gpl\nn: 007\n---\nA"),
     ],
 )
-def test_other_lines_stay_as_they_are_written(card: str, changed: str) -> None:
+def test_other_lines_are_kept_verbatim(card: str, changed: str) -> None:
     assert with_fields(card, {"license": "gpl"}) == changed
 
 
-def test_texts_are_what_a_field_says_as_a_text_or_a_list() -> None:
+def test_texts_of_a_field_come_from_a_string_or_a_list() -> None:
     assert texts("a") == ("a",)
     assert texts(["a", None, {"b": "c"}, "", "d"]) == ("a", "d")
     assert texts(None) == texts({"a": "b"}) == ()

@@ -27,7 +27,7 @@ def refusal(directory: Path) -> CheckpointError:
     return caught.value
 
 
-def test_a_sharded_checkpoint(tmp_path: Path) -> None:
+def test_a_sharded_checkpoint_is_opened(tmp_path: Path) -> None:
     checkpoint = opened(write_sharded(tmp_path, TWO_SHARDS, {"model_type": "x"}))
     assert list(checkpoint.shards) == list(TWO_SHARDS)
     assert checkpoint.index == "model.safetensors.index.json"
@@ -38,18 +38,18 @@ def test_a_sharded_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.left_out == {}
 
 
-def test_a_single_file(tmp_path: Path) -> None:
+def test_a_single_file_is_opened(tmp_path: Path) -> None:
     checkpoint = opened(write_single(tmp_path, {"a": (2, 3)}))
     assert checkpoint.index is None
     assert checkpoint.tensors["a"].nbytes == 12
 
 
-def test_shards_in_a_subdirectory(tmp_path: Path) -> None:
+def test_shards_may_be_in_a_subdirectory(tmp_path: Path) -> None:
     checkpoint = opened(write_sharded(tmp_path, {"weights/one.safetensors": {"a": (1,)}}))
     assert checkpoint.tensors["a"].shard == "weights/one.safetensors"
 
 
-def test_a_single_file_supersedes_the_index_as_it_does_in_loaders(tmp_path: Path) -> None:
+def test_a_single_file_supersedes_the_index(tmp_path: Path) -> None:
     write_sharded(tmp_path, TWO_SHARDS)
     checkpoint = opened(write_single(tmp_path, {"a": (2, 3)}))
     assert set(checkpoint.shards) == {"model.safetensors"}
@@ -66,7 +66,7 @@ def test_an_index_of_a_single_file_is_kept(tmp_path: Path) -> None:
     assert checkpoint.left_out == {}
 
 
-def test_files_next_to_the_shards(tmp_path: Path) -> None:
+def test_other_files_are_listed_or_left_out(tmp_path: Path) -> None:
     write_sharded(tmp_path, TWO_SHARDS)
     side = [
         "LICENSE",
@@ -104,7 +104,7 @@ def test_files_next_to_the_shards(tmp_path: Path) -> None:
     assert set(checkpoint.left_out) == set(stale)
 
 
-def test_safetensors_next_to_the_shards(tmp_path: Path) -> None:
+def test_other_safetensors_are_listed_or_left_out(tmp_path: Path) -> None:
     write_sharded(tmp_path, TWO_SHARDS)
     write_shard(tmp_path / "adapters/adapter_model.safetensors", {"base_model.a.lora_A.weight": (1, 2)})
     write_shard(tmp_path / "model.fp16.safetensors", {"a": (2, 3)})
@@ -125,20 +125,20 @@ def test_safetensors_next_to_the_shards(tmp_path: Path) -> None:
         ("flat", {"marker": 1, "thinker_config": {"audio_config": {}}}),
     ],
 )
-def test_the_language_models_config(tmp_path: Path, keys: str, config: dict[str, Any]) -> None:
+def test_the_config_of_the_language_model_is_found(tmp_path: Path, keys: str, config: dict[str, Any]) -> None:
     checkpoint = opened(write_single(tmp_path, {"a": (1,)}, config))
     assert checkpoint.text_config["marker"] == 1
     assert (checkpoint.text_config is checkpoint.config) == (keys == "flat")
 
 
-def test_missing_config(tmp_path: Path) -> None:
+def test_a_missing_config_is_refused(tmp_path: Path) -> None:
     write_single(tmp_path, {"a": (1,)})
     (tmp_path / "config.json").unlink()
     assert "config.json" in str(refusal(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"x"', "[" * 100_000, '{"a":' * 100_000])
-def test_broken_config(tmp_path: Path, text: str) -> None:
+def test_a_broken_config_is_refused(tmp_path: Path, text: str) -> None:
     write_single(tmp_path, {"a": (1,)})
     (tmp_path / "config.json").write_text(text)
     assert str(refusal(tmp_path)).startswith("config.json")
@@ -147,13 +147,13 @@ def test_broken_config(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     "index", ["", "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": 1}}']
 )
-def test_broken_index(tmp_path: Path, index: str) -> None:
+def test_a_broken_index_is_refused(tmp_path: Path, index: str) -> None:
     write_sharded(tmp_path, TWO_SHARDS)
     (tmp_path / "model.safetensors.index.json").write_text(index)
     assert "model.safetensors.index.json" in str(refusal(tmp_path))
 
 
-def test_a_tensor_twice_in_the_index(tmp_path: Path) -> None:
+def test_a_tensor_twice_in_the_index_is_refused(tmp_path: Path) -> None:
     write_sharded(tmp_path, TWO_SHARDS)
     shard = next(iter(TWO_SHARDS))
     (tmp_path / "model.safetensors.index.json").write_text(f'{{"weight_map": {{"a": "{shard}", "a": "{shard}"}}}}')
@@ -177,26 +177,26 @@ def test_a_tensor_twice_in_the_index(tmp_path: Path) -> None:
         "",
     ],
 )
-def test_an_index_that_points_elsewhere(tmp_path: Path, target: str) -> None:
+def test_an_index_that_points_outside_the_shards_is_refused(tmp_path: Path, target: str) -> None:
     directory = write_sharded(tmp_path / "model", TWO_SHARDS)
     write_shard(tmp_path / "outside.safetensors", {"a": (2, 3)})
     write_index(directory, {"a": target})
     assert "tensor a" in str(refusal(directory))
 
 
-def test_a_missing_shard(tmp_path: Path) -> None:
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     write_sharded(tmp_path, TWO_SHARDS)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     assert "model-00002-of-00002.safetensors" in str(refusal(tmp_path))
 
 
-def test_shards_without_an_index(tmp_path: Path) -> None:
+def test_shards_without_an_index_are_refused(tmp_path: Path) -> None:
     write_sharded(tmp_path, TWO_SHARDS)
     (tmp_path / "model.safetensors.index.json").unlink()
     assert "index" in refusal(tmp_path).remedy
 
 
-def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
+def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     write_sharded(tmp_path, {**TWO_SHARDS, "model-00003.safetensors": {"b": (4,)}})
     message = str(refusal(tmp_path))
     assert "tensor b" in message
@@ -204,19 +204,19 @@ def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
     assert "model-00003.safetensors" in message
 
 
-def test_a_tensor_that_only_the_index_knows(tmp_path: Path) -> None:
+def test_a_tensor_missing_from_its_shard_is_refused(tmp_path: Path) -> None:
     write_sharded(tmp_path, TWO_SHARDS)
     write_shard(tmp_path / "model-00002-of-00002.safetensors", {"d": (2, 3)})
     assert "tensor c" in str(refusal(tmp_path))
 
 
-def test_a_tensor_that_the_index_does_not_know(tmp_path: Path) -> None:
+def test_a_tensor_missing_from_the_index_is_refused(tmp_path: Path) -> None:
     write_sharded(tmp_path, TWO_SHARDS)
     write_shard(tmp_path / "model-00002-of-00002.safetensors", {"c": (2, 3), "d": (2, 3)})
     assert "tensor d" in str(refusal(tmp_path))
 
 
-def test_only_pickles(tmp_path: Path) -> None:
+def test_a_checkpoint_of_pickles_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n")
     error = refusal(tmp_path)
@@ -224,13 +224,13 @@ def test_only_pickles(tmp_path: Path) -> None:
     assert "save_pretrained" in error.remedy
 
 
-def test_no_weights(tmp_path: Path) -> None:
+def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "training_args.bin").write_bytes(b"x")
     assert "no safetensors" in str(refusal(tmp_path))
 
 
-def test_a_truncated_shard(tmp_path: Path) -> None:
+def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
     write_sharded(tmp_path, TWO_SHARDS)
     shard = tmp_path / "model-00001-of-00002.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1])
@@ -274,7 +274,7 @@ def test_opening_reads_no_tensor_data(tmp_path: Path) -> None:
         max_leaves=6,
     )
 )
-def test_any_index_is_understood_or_refused(weight_map: Any) -> None:
+def test_any_index_is_accepted_or_refused(weight_map: Any) -> None:
     text = json.dumps({"weight_map": weight_map}).encode()
 
     class OneIndex:

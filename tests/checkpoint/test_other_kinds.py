@@ -43,7 +43,7 @@ def place(directory: Path, files: dict[str, str]) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_not_a_checkpoint_is_called_by_its_name(tmp_path: Path, kind: str) -> None:
+def test_directories_of_other_formats_are_refused_by_name(tmp_path: Path, kind: str) -> None:
     files, said, remedy = KINDS[kind]
     directory = place(tmp_path, files)
     for use in (opened, lambda path: model_directory(str(path))):  # to edit it, and to run it
@@ -53,7 +53,7 @@ def test_what_is_not_a_checkpoint_is_called_by_its_name(tmp_path: Path, kind: st
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_pointers_of_git_lfs_are_told_from_files(tmp_path: Path, name: str) -> None:
+def test_a_git_lfs_pointer_instead_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
     write_single(tmp_path, {"a": (1,)})
     (tmp_path / name).write_text(POINTER)
     for use in (opened, lambda path: model_directory(str(path))):  # to edit it, and to run it
@@ -62,14 +62,14 @@ def test_pointers_of_git_lfs_are_told_from_files(tmp_path: Path, name: str) -> N
         assert "git lfs pull" in caught.value.remedy
 
 
-def test_pointers_in_shards_are_told(tmp_path: Path) -> None:
+def test_a_git_lfs_pointer_instead_of_a_shard_is_refused(tmp_path: Path) -> None:
     write_sharded(tmp_path, {"one.safetensors": {"a": (1,)}, "two.safetensors": {"b": (1,)}})
     (tmp_path / "two.safetensors").write_text(POINTER)
     with pytest.raises(CheckpointError, match=r"two\.safetensors: is a git-lfs pointer"):
         opened(tmp_path)
 
 
-def test_foreign_files_block_no_model(tmp_path: Path) -> None:
+def test_foreign_files_are_listed_or_left_out(tmp_path: Path) -> None:
     write_single(tmp_path, {"a": (1,)})
     kept = ["config.json", "figure.png", "training_args.bin", "speech-lora/adapter_config.json"]
     left_out = {
@@ -104,7 +104,7 @@ def test_foreign_files_block_no_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "one.safetensors"])
-def test_a_link_to_nowhere_is_the_reason_that_is_told(tmp_path: Path, missing: str) -> None:
+def test_a_broken_link_is_named_as_the_reason(tmp_path: Path, missing: str) -> None:
     if missing == "one.safetensors":
         write_sharded(tmp_path, {"one.safetensors": {"a": (1,)}})
     else:
@@ -115,7 +115,7 @@ def test_a_link_to_nowhere_is_the_reason_that_is_told(tmp_path: Path, missing: s
         opened(tmp_path)
 
 
-def test_an_unfinished_download_is_told(tmp_path: Path) -> None:
+def test_an_unfinished_download_is_refused(tmp_path: Path) -> None:
     place(tmp_path, {"config.json": json.dumps({}), "model.safetensors.incomplete": "x"})
     with pytest.raises(CheckpointError, match="an unfinished download"):
         opened(tmp_path)

@@ -30,12 +30,12 @@ PUBLISHED_SCR = {
 
 
 class TestShippedPresets:
-    def test_the_name_of_the_readme_is_the_seven_billion_model(self) -> None:
+    def test_the_alias_in_the_readme_is_the_7b_model(self) -> None:
         preset = presets_by_alias()["qwen2-vl"]
         assert (preset.hub_id, preset.layer_count) == ("Qwen/Qwen2-VL-7B-Instruct", 28)
         assert preset is presets_by_alias()["qwen2-vl-7b"]
 
-    def test_scr_layers_are_the_published_ones(self) -> None:
+    def test_scr_layers_equal_the_published_ones(self) -> None:
         assert {p.hub_id: p.scr.layers for p in presets() if p.scr} == PUBLISHED_SCR
         assert {p.scr.diagnosis for p in presets() if p.scr} == {(8, 16)}
 
@@ -43,20 +43,20 @@ class TestShippedPresets:
         ids = [preset.hub_id for preset in presets()]
         assert len(ids) == len(set(ids)) > 50
 
-    def test_ports_have_as_many_layers_as_what_they_were_ported_from(self) -> None:
+    def test_ports_have_as_many_layers_as_their_originals(self) -> None:
         layers = {preset.hub_id.lower(): preset.layer_count for preset in presets()}
         ports = {hub_id for hub_id in layers if hub_id.endswith("-hf") and hub_id.removesuffix("-hf") in layers}
         assert len(ports) >= 6
         assert all(layers[port] == layers[port.removesuffix("-hf")] for port in ports)
 
-    def test_a_size_in_the_alias_is_the_size_in_the_hub_id(self) -> None:
+    def test_the_size_in_an_alias_equals_the_size_in_the_hub_id(self) -> None:
         for preset in presets():
             for alias in preset.aliases:
                 size = alias.removesuffix("-hf").rpartition("-")[2]
                 if size.endswith("b") and size[0].isdigit():
                     assert size in preset.hub_id.lower() or preset.hub_id == "HuggingFaceTB/SmolVLM-Instruct"
 
-    def test_typing_errors_find_their_neighbours(self) -> None:
+    def test_similar_aliases_are_found_for_typing_errors(self) -> None:
         assert similar_aliases("qwen2vl")[0] == "qwen2-vl"
         assert similar_aliases("Qwen2-VL-7")[0] == "qwen2-vl-7b"
         assert similar_aliases("deom") == ("demo",)
@@ -102,12 +102,12 @@ class TestSchema:
             ([RECORD | {"scr": SCR | {"diagnosis": [4, 12]}}], "scr.diagnosis must be in order and below 12"),
         ],
     )
-    def test_a_wrong_record_is_named(self, records: object, message: str) -> None:
+    def test_an_invalid_record_is_named(self, records: object, message: str) -> None:
         with pytest.raises(QkeditError, match=r"^configs/presets/some\.yaml") as error:
             parse_presets(records, "some.yaml")
         assert message in str(error.value)
 
-    def test_an_alias_given_twice_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_alias_of_two_models_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         twice = parse_presets([RECORD, RECORD | {"hub": "org/other"}], "some.yaml")
         monkeypatch.setattr("qkedit.checkpoint.presets.presets", lambda: twice)
         with pytest.raises(QkeditError, match=r"org/name and org/other: the alias 'some-model' is given twice"):
@@ -115,7 +115,7 @@ class TestSchema:
 
 
 class TestConfigurationFiles:
-    def test_an_installed_package_has_its_own_and_a_checkout_has_them_next_to_it(
+    def test_configurations_are_found_in_a_package_and_next_to_a_checkout(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         package = tmp_path / "qkedit"
@@ -128,7 +128,7 @@ class TestConfigurationFiles:
         assert find() == package.resolve() / "configs"
 
     @pytest.mark.parametrize("content", [None, b"a: [1", b"\xff", b"!!python/object/apply:os.system ['true']"])
-    def test_what_cannot_be_read_is_one_sentence(
+    def test_an_unreadable_configuration_is_one_sentence(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
     ) -> None:
         if content is not None:
@@ -141,46 +141,48 @@ class TestConfigurationFiles:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str | None]]:
-    """Return the requests to the hub, which does not exist; the working directory is empty."""
-    asked: list[tuple[str, str | None]] = []
+def hub_requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str | None]]:
+    """Return the requests to a simulated hub; the working directory is empty."""
+    hub_requests: list[tuple[str, str | None]] = []
 
     def open_(repo_id: str, revision: str | None = None) -> HubFiles:
-        asked.append((repo_id, revision))
+        hub_requests.append((repo_id, revision))
         return HubFiles(repo_id, COMMIT, {})
 
     monkeypatch.setattr(HubFiles, "open", open_)
     monkeypatch.chdir(tmp_path)
-    return asked
+    return hub_requests
 
 
 class TestResolve:
     @pytest.mark.parametrize("model", ["demo", "DEMO"])
-    def test_demo_is_the_embedded_checkpoint(self, asked: list[object], model: str) -> None:
+    def test_demo_is_the_embedded_checkpoint(self, hub_requests: list[object], model: str) -> None:
         files = resolve(model)
-        assert (files.name, files.revision, asked) == ("demo", None, [])
+        assert (files.name, files.revision, hub_requests) == ("demo", None, [])
         assert "config.json" in files.sizes()
 
     @pytest.mark.parametrize("model", ["qwen2-vl", "Qwen2-VL"])
-    def test_an_alias_is_its_hub_id(self, asked: list[object], model: str) -> None:
+    def test_an_alias_is_resolved_to_its_hub_id(self, hub_requests: list[object], model: str) -> None:
         assert resolve(model).name == "Qwen/Qwen2-VL-7B-Instruct"
         resolve(model, "v1")
-        assert asked == [("Qwen/Qwen2-VL-7B-Instruct", None), ("Qwen/Qwen2-VL-7B-Instruct", "v1")]
+        assert hub_requests == [("Qwen/Qwen2-VL-7B-Instruct", None), ("Qwen/Qwen2-VL-7B-Instruct", "v1")]
 
-    def test_anything_like_org_name_is_a_hub_id(self, asked: list[object]) -> None:
+    def test_any_other_org_name_is_a_hub_id(self, hub_requests: list[object]) -> None:
         resolve("org/name.v2-x_1", "abc")
-        assert asked == [("org/name.v2-x_1", "abc")]
+        assert hub_requests == [("org/name.v2-x_1", "abc")]
 
-    def test_a_directory_that_exists_wins_over_a_hub_id(self, asked: list[object], tmp_path: Path) -> None:
+    def test_an_existing_directory_has_precedence_over_a_hub_id(
+        self, hub_requests: list[object], tmp_path: Path
+    ) -> None:
         (tmp_path / "org" / "name").mkdir(parents=True)
         for model in ("org/name", "./org/name", "org/name/", str(tmp_path / "org" / "name")):
             files = resolve(model)
             assert isinstance(files, LocalFiles)
             assert files.name == "name"
-        assert asked == []
+        assert hub_requests == []
 
-    def test_the_home_directory_is_known(
-        self, asked: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_a_tilde_means_the_home_directory(
+        self, hub_requests: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "models").mkdir()
         monkeypatch.setenv("HOME", str(tmp_path))
@@ -188,17 +190,19 @@ class TestResolve:
 
     @pytest.mark.parametrize(("name", "other"), [("demo", ""), ("qwen2-vl", "Qwen/Qwen2-VL-7B-Instruct")])
     def test_a_name_that_is_both_alias_and_directory_is_refused(
-        self, asked: list[object], tmp_path: Path, name: str, other: str
+        self, hub_requests: list[object], tmp_path: Path, name: str, other: str
     ) -> None:
         (tmp_path / name).mkdir()
         with pytest.raises(UsageError, match=rf"write \./{name} for the directory") as error:
             resolve(name)
         assert other in str(error.value)
         assert isinstance(resolve(f"./{name}"), LocalFiles)
-        assert asked == []
+        assert hub_requests == []
 
     @pytest.mark.parametrize("model", ["demo", "some/where"])
-    def test_what_is_not_a_repository_has_no_revisions(self, asked: list[object], tmp_path: Path, model: str) -> None:
+    def test_a_revision_of_a_local_model_is_refused(
+        self, hub_requests: list[object], tmp_path: Path, model: str
+    ) -> None:
         (tmp_path / "some" / "where").mkdir(parents=True)
         with pytest.raises(UsageError, match=f"^{model}: only a model on the hub has revisions; leave out --revision"):
             resolve(model, "main")
@@ -218,10 +222,10 @@ class TestResolve:
             "~nobody/x",
         ],
     )
-    def test_what_looks_like_a_path_is_not_asked_of_the_hub(self, asked: list[object], model: str) -> None:
+    def test_a_path_is_never_requested_from_the_hub(self, hub_requests: list[object], model: str) -> None:
         with pytest.raises(UsageError, match="there is no such directory; check the path"):
             resolve(model)
-        assert asked == []
+        assert hub_requests == []
 
     @pytest.mark.parametrize(
         ("model", "message"),
@@ -237,14 +241,16 @@ class TestResolve:
             ("org/weights.bin", "is a file; give the directory"),
         ],
     )
-    def test_nothing_of_that_name(self, asked: list[object], tmp_path: Path, model: str, message: str) -> None:
+    def test_an_unknown_name_is_refused(
+        self, hub_requests: list[object], tmp_path: Path, model: str, message: str
+    ) -> None:
         (tmp_path / "org").mkdir()
         (tmp_path / "weights.bin").touch()
         (tmp_path / "org" / "weights.bin").touch()
         with pytest.raises(UsageError) as error:
             resolve(model)
         assert message in str(error.value)
-        assert asked == []
+        assert hub_requests == []
 
 
 def in_fresh_process(script: str, **options: object) -> str:
@@ -252,7 +258,7 @@ def in_fresh_process(script: str, **options: object) -> str:
     return run([sys.executable, "-c", script], capture_output=True, text=True, check=True, **options).stdout
 
 
-def test_an_alias_reaches_its_repository(tmp_path: Path) -> None:
+def test_an_alias_opens_its_repository(tmp_path: Path) -> None:
     (tmp_path / "repository").mkdir()
     (tmp_path / "repository" / "config.json").write_text("{}")
     with serve_hub(tmp_path / "repository", "Qwen/Qwen2-VL-7B-Instruct") as hub:
@@ -261,7 +267,7 @@ def test_an_alias_reaches_its_repository(tmp_path: Path) -> None:
     assert printed.split() == ["Qwen/Qwen2-VL-7B-Instruct", COMMIT]
 
 
-def test_resolving_a_directory_imports_nothing_heavy(tmp_path: Path) -> None:
+def test_resolving_a_directory_imports_neither_torch_nor_transformers(tmp_path: Path) -> None:
     script = f"""
 import sys
 from qkedit.checkpoint.resolve import resolve

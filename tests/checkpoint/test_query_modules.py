@@ -1,4 +1,4 @@
-"""Test model classes that cannot be built or do not fit; those of every family are in tests/families."""
+"""Test model classes that cannot be built or do not fit. The classes of every family are tested in tests/families."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def with_config(directory: Path, **fields: object) -> Path:
 
 
 @pytest.mark.parametrize("family", ["Qwen-VL", "InternVL2 on InternLM2"])
-def test_a_class_of_the_checkpoints_own_names_its_modules_as_it_names_its_tensors(family: str, tmp_path: Path) -> None:
+def test_modules_of_a_remote_class_have_the_names_of_its_tensors(family: str, tmp_path: Path) -> None:
     published = PUBLISHED[family]
     base = with_config(written(tmp_path / "base", published), auto_map={"AutoConfig": "never_run.Config"})
     for layer in attention_stack(opened(base)).layers:
@@ -38,13 +38,13 @@ def test_a_class_of_the_checkpoints_own_names_its_modules_as_it_names_its_tensor
         assert found.rows >= max(found.starts) + SIZE
 
 
-def test_a_class_that_nobody_knows_is_refused(tmp_path: Path) -> None:
-    base = written(tmp_path / "base", PUBLISHED["Qwen-VL"])  # without the code it is published with
+def test_an_unknown_class_is_refused(tmp_path: Path) -> None:
+    base = written(tmp_path / "base", PUBLISHED["Qwen-VL"])  # without its published code
     with pytest.raises(UnsupportedForm, match=r"transformers has no model class for it.*write the full layout"):
         modules_of(base)
 
 
-def test_a_class_of_another_shape_is_refused(tmp_path: Path) -> None:
+def test_a_class_with_other_shapes_is_refused(tmp_path: Path) -> None:
     base = tiny_models.build("llava", tmp_path / "base", shards=1)
     layers = attention_stack(opened(base)).layers
     config = json.loads((base / "config.json").read_text())

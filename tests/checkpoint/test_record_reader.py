@@ -53,7 +53,7 @@ SHIPPED = shipped()
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the paths of all keys and items of a record; `defaults` may hold any content."""
+    """Return the paths of all keys and items of a record."""
     if isinstance(value, dict):
         return [place for key, item in value.items() for place in [(*path, key), *places(item, (*path, key))]]
     if isinstance(value, list):
@@ -71,7 +71,7 @@ def refused(kind: Any, value: Any) -> str:
 
 
 @given(st.data())
-def test_a_changed_record_is_the_same_or_one_sentence(data: st.DataObject) -> None:
+def test_a_changed_record_is_equal_or_refused_in_one_sentence(data: st.DataObject) -> None:
     record = data.draw(st.sampled_from(SHIPPED), "record")
     path = data.draw(st.sampled_from(places(record.value)), "place")
     value = copy.deepcopy(record.value)
@@ -93,7 +93,7 @@ def test_a_changed_record_is_the_same_or_one_sentence(data: st.DataObject) -> No
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3)))
-def test_no_value_is_more_than_a_sentence(value: Any) -> None:
+def test_any_invalid_value_is_refused_in_one_sentence(value: Any) -> None:
     for kind, key in ((Decoder, "norm"), (Decoder, "rope"), (ProjectionLayout, "query"), (Preset, "scr")):
         base = DECODER if kind is Decoder else LAYOUT if kind is ProjectionLayout else {}
         if value is None or value in ("rotary", "none", "unknown"):
@@ -125,7 +125,7 @@ def test_no_value_is_more_than_a_sentence(value: Any) -> None:
         ({"unrotated": {"layers": "a", "value": True, "period": "b"}}, "value: is True, not text or a whole number"),
     ],
 )  # fmt: skip
-def test_a_wrong_decoder_is_named_by_its_key(change: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_decoder_is_refused_by_key(change: dict[str, Any], sentence: str) -> None:
     assert sentence in refused(Decoder, DECODER | change)
 
 
@@ -141,11 +141,11 @@ def test_a_wrong_decoder_is_named_by_its_key(change: dict[str, Any], sentence: s
         ({"key": LAYOUT["key"] | {"per": "query head"}}, "not one key per query head"),  # type: ignore[operator]
     ],
 )
-def test_a_wrong_layout_is_named_by_its_key(change: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_layout_is_refused_by_key(change: dict[str, Any], sentence: str) -> None:
     assert sentence.replace("key, rows names", "rows names") in refused(ProjectionLayout, LAYOUT | change)
 
 
-def test_lists_of_records_are_counted() -> None:
+def test_an_error_in_a_list_has_the_number_of_its_record() -> None:
     with pytest.raises(RecordError, match=r"^f\.yaml, record 2: lacks reason; correct the record\.$"):
         read_records(Explanation, [{"tensor": "a", "reason": "b"}, {"tensor": "a"}], "f.yaml")
 
@@ -161,12 +161,12 @@ def test_lists_of_records_are_counted() -> None:
         "a: [1",
     ],
 )
-def test_yaml_that_says_two_things_is_refused(content: str) -> None:
+def test_invalid_or_ambiguous_yaml_is_refused(content: str) -> None:
     with pytest.raises(QkeditError, match=r"^f\.yaml: cannot be read \(.+\); ") as error:
         parse_configuration(content.encode(), "f.yaml")
     assert "\n" not in str(error.value)
 
 
-def test_aliases_that_would_fill_the_memory_are_quoted_in_short() -> None:
+def test_yaml_aliases_are_not_expanded_in_an_error() -> None:
     bomb = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)) + "rope: *a39\n"
     assert len(refused(Decoder, {**DECODER, "rope": yaml.safe_load(bomb)["rope"]})) < 1_000

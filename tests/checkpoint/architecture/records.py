@@ -1,4 +1,4 @@
-"""Write records of a family that qkedit does not know into a directory."""
+"""Write records of a family that qkedit does not know to a directory."""
 
 from __future__ import annotations
 

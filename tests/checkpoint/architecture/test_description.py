@@ -10,7 +10,7 @@ from qkedit.checkpoint.architecture.layers import attention_stack
 from tests.checkpoint.written import opened, write_single
 
 
-def test_a_gated_normed_layer_and_a_skipped_one(tmp_path: Path) -> None:
+def test_gates_norms_and_skipped_layers_are_described(tmp_path: Path) -> None:
     attention = "model.language_model.layers.1.self_attn"
     shapes = {
         "model.visual.blocks.0.attn.qkv.weight": (3, 3),
@@ -78,7 +78,7 @@ def test_a_gated_normed_layer_and_a_skipped_one(tmp_path: Path) -> None:
     }
 
 
-def test_known_families() -> None:
+def test_known_families_are_listed_in_alphabetical_order() -> None:
     rows = {row["family"]: row for row in known_families()}
     assert rows["Qwen-VL"]["layouts"] == ["c_attn"]
     assert rows["Gemma 3"]["norm"] == "one-plus rms"

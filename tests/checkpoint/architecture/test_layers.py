@@ -32,7 +32,7 @@ from tests.checkpoint.written import opened, write_single
         "layers",
     ],
 )
-def test_every_prefix(tmp_path: Path, prefix: str) -> None:
+def test_layers_are_found_under_every_prefix(tmp_path: Path, prefix: str) -> None:
     checkpoint = written(tmp_path, {**projections(f"{prefix}.0"), **projections(f"{prefix}.1")})
     layers = attention_layers(checkpoint)
     assert [layer.index for layer in layers] == [0, 1]
@@ -55,7 +55,7 @@ def test_every_prefix(tmp_path: Path, prefix: str) -> None:
         "audio_tower.layers",
     ],
 )
-def test_other_towers_are_left_alone(tmp_path: Path, elsewhere: str) -> None:
+def test_layers_of_other_towers_are_ignored(tmp_path: Path, elsewhere: str) -> None:
     checkpoint = written(
         tmp_path, {**projections(f"{elsewhere}.0"), **projections("model.layers.0"), **projections("model.layers.1")}
     )
@@ -65,7 +65,7 @@ def test_other_towers_are_left_alone(tmp_path: Path, elsewhere: str) -> None:
     ]
 
 
-def test_biases(tmp_path: Path) -> None:
+def test_biases_have_the_heads_of_their_weights(tmp_path: Path) -> None:
     shapes = {
         **projections("model.layers.0"),
         **projections("model.layers.1"),
@@ -86,7 +86,7 @@ COUNTS = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 4, "
 @pytest.mark.parametrize(
     ("config", "family", "decoder"),
     [
-        # As Qwen2-VL was published: everything at the top.
+        # As Qwen2-VL was published: all settings at the top level.
         ({"model_type": "qwen2_vl", "vision_config": {}, **COUNTS}, "Qwen2-VL", "Qwen2-VL"),
         ({"model_type": "llava", "text_config": {"model_type": "qwen2", **COUNTS}}, "LLaVA-1.5", "Qwen2"),
         ({"model_type": "llava", "text_config": COUNTS}, "LLaVA-1.5", "Llama"),
@@ -100,7 +100,9 @@ COUNTS = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 4, "
         (COUNTS, "unknown", "unknown"),
     ],
 )
-def test_family_and_decoder(tmp_path: Path, config: dict[str, Any], family: str, decoder: str) -> None:
+def test_family_and_decoder_come_from_the_config(
+    tmp_path: Path, config: dict[str, Any], family: str, decoder: str
+) -> None:
     checkpoint = opened(write_single(tmp_path, {**VISION, **projections("model.layers.0")}, config))
     stack = attention_stack(checkpoint)
     assert (stack.family, stack.decoder) == (family, decoder)
@@ -124,7 +126,7 @@ def test_layers_without_attention_are_skipped_and_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layer_count", [3, 10**18])
-def test_layers_that_are_not_in_the_shards(tmp_path: Path, layer_count: int) -> None:
+def test_layers_missing_from_the_shards_are_refused(tmp_path: Path, layer_count: int) -> None:
     shapes = {**projections("model.layers.0"), **projections("model.layers.1")}
     message = refusal(written(tmp_path, shapes, num_hidden_layers=layer_count), CheckpointError)
     assert "do not hold layer 2" in message
@@ -161,14 +163,14 @@ def test_norm_gains(tmp_path: Path, form: str) -> None:
     assert layer.key_norm.gain.starts == starts[:2]
 
 
-def test_norm_gains_of_another_length(tmp_path: Path) -> None:
+def test_norm_gains_of_a_wrong_length_are_refused(tmp_path: Path) -> None:
     shapes = {**projections("model.layers.0"), "model.layers.0.self_attn.q_norm.weight": (7,)}
     message = refusal(written(tmp_path, shapes, model_type="qwen3", num_hidden_layers=1, head_dim=8))
     assert "[7]" in message
     assert "4 heads of size 8" in message
 
 
-def test_layers_of_two_kinds(tmp_path: Path) -> None:
+def test_global_and_local_layers_have_their_own_head_counts(tmp_path: Path) -> None:
     # Gemma 4: global layers have fewer and longer key heads; the last layer reads the keys of an earlier one.
     shapes = {
         **projections("model.layers.0", 32, 16),
@@ -243,20 +245,20 @@ def plain_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return written(tmp_path_factory.mktemp("plain"), shapes)
 
 
-def test_layers_past_the_last_one_are_left_alone(tmp_path: Path) -> None:
-    # GLM-4.5V stores its multi-token prediction head as one more layer.
+def test_layers_beyond_the_configured_number_are_ignored(tmp_path: Path) -> None:
+    # GLM-4.5V stores its multi-token prediction head as an additional layer.
     shapes = {**projections("model.layers.0"), **projections("model.layers.1"), **projections("model.layers.2")}
     assert [layer.index for layer in attention_layers(written(tmp_path, shapes, num_hidden_layers=2))] == [0, 1]
 
 
-def test_a_head_size_that_is_not_hidden_over_heads(tmp_path: Path) -> None:
+def test_head_dim_overrides_hidden_size_over_heads(tmp_path: Path) -> None:
     shapes = {**projections("model.layers.0", 64, 32), **projections("model.layers.1", 64, 32)}
     first, _ = attention_layers(written(tmp_path, shapes, head_dim=16))
     assert first.query.starts == (0, 16, 32, 48)
 
 
 @pytest.mark.parametrize("key_heads", [None, "absent"])
-def test_no_number_of_key_heads_means_multi_head(tmp_path: Path, key_heads: str | None) -> None:
+def test_without_a_number_of_key_heads_attention_is_multi_head(tmp_path: Path, key_heads: str | None) -> None:
     shapes = {**projections("model.layers.0", key=32), **projections("model.layers.1", key=32)}
     checkpoint = written(tmp_path, shapes, num_key_value_heads=None)
     if key_heads == "absent":
@@ -264,8 +266,8 @@ def test_no_number_of_key_heads_means_multi_head(tmp_path: Path, key_heads: str 
     assert attention_layers(checkpoint)[0].group_size == 1
 
 
-def test_defaults_of_the_config_class_count_where_the_config_is_silent(tmp_path: Path) -> None:
-    # The published LLaVA-1.5 config says of its language model little more than "llama".
+def test_missing_settings_take_the_defaults_of_the_config_class(tmp_path: Path) -> None:
+    # The published LLaVA-1.5 config names little more than the type "llama" for its language model.
     config = {"model_type": "llava", "text_config": {"model_type": "llama", "num_hidden_layers": 1}}
     shapes = {**VISION, **projections("language_model.model.layers.0", 4096, 4096, hidden=1)}
     (first,) = attention_layers(opened(write_single(tmp_path, shapes, config)))
@@ -279,7 +281,7 @@ def test_defaults_of_the_config_class_count_where_the_config_is_silent(tmp_path:
     st.integers(1, 4),
     st.integers(1, 5),
 )
-def test_heads_tile_a_fused_tensor(
+def test_heads_cover_every_row_of_a_fused_tensor_once(
     per: RowScope, kinds: list[HeadKind], group: int, key_heads: int, size: int
 ) -> None:
     if per is RowScope.QUERY_HEAD:

@@ -19,7 +19,7 @@ from tests.checkpoint.architecture.records import DECODER, FAMILY, write_records
 from tests.packages import installed
 
 
-def test_ours_have_one_name_and_one_model_type_each() -> None:
+def test_no_two_shipped_records_share_a_model_type() -> None:
     known = architectures()
     types = [name for decoder in known.decoders.values() for name in decoder.model_types]
     assert len(types) == len(set(types)) > 20
@@ -28,7 +28,7 @@ def test_ours_have_one_name_and_one_model_type_each() -> None:
     assert all(origin.is_shipped for origin in known.origins.values())
 
 
-def test_none_of_ours_replaces_another() -> None:
+def test_no_shipped_record_replaces_another() -> None:
     known = architectures()
     records = (*known.layouts.values(), *known.decoders.values(), *known.families.values())
     assert not any(record.replaces for record in records)
@@ -47,7 +47,7 @@ def test_none_of_ours_replaces_another() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_ours_is_named_by_its_file(
+def test_an_error_in_a_shipped_record_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, content: str, sentence: str
 ) -> None:
     configs = shutil.copytree(configuration_directory(), tmp_path / "configs")
@@ -58,7 +58,7 @@ def test_what_is_wrong_with_ours_is_named_by_its_file(
     assert sentence in str(error.value)
 
 
-def test_a_users_records_are_known_within_the_block(tmp_path: Path) -> None:
+def test_user_records_are_known_within_the_block(tmp_path: Path) -> None:
     write_records(tmp_path, families_mine=FAMILY, decoders_mine=DECODER)
     with using_architectures(tmp_path):
         decoder = architectures().decoder_of("my_text")
@@ -74,7 +74,7 @@ def test_a_users_records_are_known_within_the_block(tmp_path: Path) -> None:
     assert architectures().decoder_of("my_text") is None
 
 
-def test_each_thread_has_its_own(tmp_path: Path) -> None:
+def test_other_threads_do_not_see_the_records(tmp_path: Path) -> None:
     write_records(tmp_path, families_mine=FAMILY, decoders_mine=DECODER)
     found: list[bool] = []
     with using_architectures(tmp_path):
@@ -84,7 +84,7 @@ def test_each_thread_has_its_own(tmp_path: Path) -> None:
     assert found == [False]
 
 
-def test_a_corrected_record_is_read_anew(tmp_path: Path) -> None:
+def test_a_corrected_record_is_read_again(tmp_path: Path) -> None:
     write_records(tmp_path, families_mine=FAMILY, decoders_mine=DECODER.replace("rotary", "none"))
     with using_architectures(tmp_path):
         assert architectures().decoders["My text"].rope == "none"
@@ -93,19 +93,19 @@ def test_a_corrected_record_is_read_anew(tmp_path: Path) -> None:
         assert architectures().decoders["My text"].rope == "rotary"
 
 
-def test_the_environment_lists_directories_as_path_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_lists_directories_like_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     families = write_records(tmp_path / "a", families_mine=FAMILY)
     decoders = write_records(tmp_path / "b", decoders_mine=DECODER)
     listed = os.pathsep.join(("", str(families), str(decoders), str(families / ".." / "a"), ""))
     monkeypatch.setenv(VARIABLE, listed)
     assert "My-VL" in architectures().families
     other = write_records(tmp_path / "c", decoders_mine=DECODER)
-    with using_architectures(other):  # in place of those
+    with using_architectures(other):  # instead of those
         assert "My-VL" not in architectures().families
         assert "My text" in architectures().decoders
 
 
-def test_ours_are_replaced_only_on_request(tmp_path: Path) -> None:
+def test_a_shipped_record_is_replaced_only_on_request(tmp_path: Path) -> None:
     llama = DECODER.replace("my_text", "llama")
     write_records(tmp_path, decoders_mine=llama)
     with pytest.raises(QkeditError) as error, using_architectures(tmp_path):
@@ -138,7 +138,7 @@ def test_ours_are_replaced_only_on_request(tmp_path: Path) -> None:
         ({}, "holds no architecture records"),
     ],
 )
-def test_what_is_wrong_is_named_by_its_file(tmp_path: Path, files: dict[str, str], sentence: str) -> None:
+def test_an_error_in_a_user_record_names_the_file(tmp_path: Path, files: dict[str, str], sentence: str) -> None:
     write_records(tmp_path, **files)
     with pytest.raises(QkeditError) as error, using_architectures(tmp_path):
         pass
@@ -176,7 +176,7 @@ def _loop(directory: Path) -> None:
         (_other_ending, "decoders/mine.yml: does not end in .yaml, as records do; rename the file."),
     ],
 )
-def test_what_cannot_be_read_is_named(tmp_path: Path, make: Callable[[Path], None], sentence: str) -> None:
+def test_unreadable_records_are_named(tmp_path: Path, make: Callable[[Path], None], sentence: str) -> None:
     directory = tmp_path / "records"
     directory.mkdir()
     make(directory)
@@ -186,7 +186,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, make: Callable[[Path], Non
     assert str(error.value).endswith(sentence)
 
 
-def test_a_package_brings_records_and_a_user_replaces_one(tmp_path: Path) -> None:
+def test_a_package_provides_records_and_a_user_replaces_one(tmp_path: Path) -> None:
     files = {
         "my_models/__init__.py": "",
         "my_models/records/families/mine.yaml": FAMILY,
@@ -218,7 +218,7 @@ def test_a_package_brings_records_and_a_user_replaces_one(tmp_path: Path) -> Non
         ("my_models.broken", "there is no package my_models.broken"),
     ],
 )
-def test_a_broken_package_is_named(tmp_path: Path, target: str, reason: str) -> None:
+def test_an_error_names_the_broken_package(tmp_path: Path, target: str, reason: str) -> None:
     files = {"my_models/__init__.py": "", "my_models/broken.py": "raise RuntimeError('no good')"}
     with (
         installed(tmp_path, "my-models", files, {"mine": target}, group=ENTRY_POINTS),

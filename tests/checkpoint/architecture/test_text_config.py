@@ -29,7 +29,7 @@ def settings(model_type: str, **text_config: Any) -> TextConfig:
 
 
 @pytest.mark.parametrize("model_type", sorted(MODEL_TYPES - REMOTE))
-def test_defaults_are_those_of_the_config_class(model_type: str) -> None:
+def test_defaults_equal_those_of_the_config_class(model_type: str) -> None:
     from transformers import CONFIG_MAPPING
 
     theirs = CONFIG_MAPPING[model_type]().to_dict()
@@ -46,12 +46,12 @@ def test_defaults_are_those_of_the_config_class(model_type: str) -> None:
             assert theirs[name] == (list(value) if isinstance(value, tuple) else value), name
 
 
-def test_a_null_number_of_key_heads_is_not_the_default() -> None:
+def test_null_key_heads_means_multi_head_instead_of_the_default() -> None:
     assert settings("mistral").head_counts()[0].key_heads == 8
     assert settings("mistral", num_key_value_heads=None).head_counts()[0].key_heads == 32
 
 
-def test_gemma_4_as_published_offers_both_head_sizes() -> None:
+def test_published_gemma_4_has_two_head_sizes() -> None:
     published = settings(
         "gemma4_text", head_dim=256, global_head_dim=512, num_key_value_heads=8, num_global_key_value_heads=2
     )
@@ -59,7 +59,7 @@ def test_gemma_4_as_published_offers_both_head_sizes() -> None:
     assert HeadCounts(8, 2, 512) in published.head_counts()
 
 
-def test_gemma_4_as_transformers_saves_it_overrides_by_layer() -> None:
+def test_gemma_4_saved_by_transformers_has_settings_per_layer() -> None:
     saved = settings("gemma4_text", head_dim=256, num_key_value_heads=4, per_layer_config={"5": {"head_dim": 512}})
     assert saved.for_layer(4).head_counts()[0].head_size == 256
     assert saved.for_layer(5).head_counts()[0].head_size == 512
@@ -84,20 +84,20 @@ def test_the_last_layers_share_keys(shared: int | None, expected: list[int]) -> 
         ("llama", {}, []),
     ],
 )
-def test_layers_without_positions(model_type: str, config: dict[str, Any], unrotated: list[int]) -> None:
+def test_layers_without_rotation_are_found(model_type: str, config: dict[str, Any], unrotated: list[int]) -> None:
     found = settings(model_type, **config)
     assert [index for index in range(4) if found.rope(index) is Rotation.NONE] == unrotated
 
 
-def test_a_period_that_is_not_a_count() -> None:
+def test_an_invalid_period_is_refused() -> None:
     with pytest.raises(CheckpointError, match="sliding_window_pattern"):
         settings("cohere2", sliding_window_pattern=-1).rope(0)
 
 
-def test_every_recorded_family_is_tested() -> None:
+def test_every_recorded_family_is_built_by_a_test() -> None:
     recorded = {model_type for family in architectures().families.values() for model_type in family.model_types}
     built = {specification["model_type"] for specification in tiny_configs.FAMILIES.values()}
     by_hand = {"qwen", "internvl_chat"}
-    # The same decoder as another family's, or (Gemma 3n) tested as a language model alone.
+    # They share a decoder with another family, or (Gemma 3n) are tested as a language model only.
     by_decoder = {"glm46v", "deepseek_vl_hybrid", "gemma3n"}
     assert recorded == built | by_hand | by_decoder

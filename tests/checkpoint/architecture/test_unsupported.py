@@ -13,26 +13,26 @@ from tests.checkpoint.architecture.language_model import CONFIG, projections, re
 from tests.checkpoint.written import opened, write_single
 
 
-def test_shapes_decide_against_the_config(tmp_path: Path) -> None:
+def test_shapes_that_contradict_the_config_are_refused(tmp_path: Path) -> None:
     message = refusal(written(tmp_path, projections("model.layers.0"), num_attention_heads=8))
     assert "model.layers.0.self_attn.k_proj.weight" in message
     assert "[16, 32]" in message
     assert "8 query heads on 2 key heads of size 4" in message
 
 
-def test_heads_that_cannot_share_evenly(tmp_path: Path) -> None:
+def test_query_heads_that_are_not_a_multiple_of_key_heads_are_refused(tmp_path: Path) -> None:
     message = refusal(written(tmp_path, projections("model.layers.0"), num_key_value_heads=3), CheckpointError)
     assert "4 query heads" in message
     assert "3 key heads" in message
 
 
 @pytest.mark.parametrize("value", [0, -4, 4.0, "4", True, [4], {}])
-def test_counts_that_are_not_counts(tmp_path: Path, value: Any) -> None:
+def test_a_head_count_that_is_not_a_positive_integer_is_refused(tmp_path: Path, value: Any) -> None:
     message = refusal(written(tmp_path, projections("model.layers.0"), num_attention_heads=value), CheckpointError)
     assert "num_attention_heads" in message
 
 
-def test_a_silent_config_of_an_unknown_model(tmp_path: Path) -> None:
+def test_an_unknown_model_without_head_counts_is_refused(tmp_path: Path) -> None:
     checkpoint = written(tmp_path, projections("model.layers.0"))
     del checkpoint.text_config["num_attention_heads"]
     assert "num_attention_heads" in refusal(checkpoint, CheckpointError)
@@ -75,13 +75,13 @@ QUANTISED: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
     ),
     "GPTQ or AWQ": ({f"{ATTENTION}.q_proj.qweight": (4, 32)}, "f2"),
     "bytes under the name of weights": (projections("model.layers.0"), "i1"),
-    # torchao splits a weight into tensors of names of its own.
+    # torchao splits a weight into several tensors with its own names.
     "torchao": ({f"{ATTENTION}.q_proj._weight_qdata": (32, 32), f"{ATTENTION}.q_proj._weight_scale": (32, 1)}, "f2"),
 }
 
 
 @pytest.mark.parametrize("form", QUANTISED)
-def test_quantised_weights_are_refused_with_the_order_to_keep(tmp_path: Path, form: str) -> None:
+def test_quantised_weights_are_refused_with_the_order_of_steps(tmp_path: Path, form: str) -> None:
     shapes, dtype = QUANTISED[form]
     checkpoint = written(tmp_path, shapes, dtype)
     checkpoint.config["quantization_config"] = {"quant_method": "any"}
@@ -93,31 +93,31 @@ def test_quantised_weights_are_refused_with_the_order_to_keep(tmp_path: Path, fo
     )
 
 
-def test_a_model_of_which_other_parts_are_quantised_can_be_edited(tmp_path: Path) -> None:
+def test_a_model_with_other_quantised_parts_can_be_edited(tmp_path: Path) -> None:
     checkpoint = written(tmp_path, projections("model.layers.0"))
     checkpoint.config["quantization_config"] = {"modules_to_not_convert": ["self_attn"]}
     assert attention_layers(checkpoint)
 
 
 @pytest.mark.parametrize("form", REFUSED)
-def test_refused_forms(tmp_path: Path, form: str) -> None:
+def test_unsupported_projections_are_refused(tmp_path: Path, form: str) -> None:
     shapes, message = REFUSED[form]
     assert message in refusal(written(tmp_path, shapes), CheckpointError)
 
 
-def test_encoder_decoder_by_its_config(tmp_path: Path) -> None:
+def test_an_encoder_decoder_config_is_refused(tmp_path: Path) -> None:
     checkpoint = written(tmp_path, projections("model.layers.0"), is_encoder_decoder=True)
     assert "encoder-decoder" in refusal(checkpoint)
 
 
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i4"])
-def test_projections_that_are_not_floats(tmp_path: Path, dtype: str) -> None:
+def test_integer_projections_are_refused(tmp_path: Path, dtype: str) -> None:
     message = refusal(written(tmp_path, projections("model.layers.0"), dtype))
     assert "q_proj.weight" in message
     assert "quantised" in message
 
 
-def test_text_only(tmp_path: Path) -> None:
+def test_a_text_model_needs_allow_text_only(tmp_path: Path) -> None:
     config = {**CONFIG["text_config"], "num_hidden_layers": 1}  # type: ignore[dict-item]
     checkpoint = opened(write_single(tmp_path, projections("model.layers.0"), config))
     assert "--allow-text-only" in refusal(checkpoint)

@@ -65,7 +65,7 @@ def sentence(error: pytest.ExceptionInfo[CheckpointError]) -> str:
     return text
 
 
-def test_opening_lists_the_files_of_the_commit_and_fetches_none(hub: FakeHub, cache: Path) -> None:
+def test_opening_lists_files_without_fetching_any(hub: FakeHub, cache: Path) -> None:
     files: CheckpointFiles = opened(hub, cache)
     assert files.name == "org/model"
     assert files.revision == COMMIT
@@ -74,7 +74,7 @@ def test_opening_lists_the_files_of_the_commit_and_fetches_none(hub: FakeHub, ca
     assert not cache.exists()
 
 
-def test_reads_fetch_exactly_the_bytes_that_were_asked_for(hub: FakeHub, cache: Path) -> None:
+def test_reads_fetch_exactly_the_requested_bytes(hub: FakeHub, cache: Path) -> None:
     files = opened(hub, cache)
     assert files.read(SHARD, 0, 8) == WEIGHTS[:8]
     assert files.read(SHARD, 8, 1008) == WEIGHTS[8:1008]
@@ -110,11 +110,11 @@ def test_opening_a_checkpoint_fetches_config_index_and_headers_only(hub: FakeHub
     assert files.bytes_fetched < sum(sizes.values()) / 50
 
 
-def test_file_names_with_folders_and_spaces_are_found(hub: FakeHub, cache: Path) -> None:
+def test_file_names_may_have_folders_and_spaces(hub: FakeHub, cache: Path) -> None:
     assert opened(hub, cache).read("figures/a plot.png", 1, 3) == b"ng"
 
 
-def test_every_read_is_of_the_commit_that_was_resolved(hub: FakeHub, cache: Path) -> None:
+def test_every_read_uses_the_resolved_commit(hub: FakeHub, cache: Path) -> None:
     files = opened(hub, cache)
     files.read(SHARD, 0, 8)
     files.local_path(SHARD)
@@ -122,9 +122,9 @@ def test_every_read_is_of_the_commit_that_was_resolved(hub: FakeHub, cache: Path
     assert resolved == [f"/org/model/resolve/{COMMIT}/{SHARD}"] * len(resolved) != []
 
 
-def test_the_token_goes_to_the_hub_and_not_to_where_it_redirects(hub: FakeHub, cache: Path) -> None:
+def test_the_token_is_sent_to_the_hub_and_not_to_the_redirect(hub: FakeHub, cache: Path) -> None:
     with serve_hub(hub.directory, "org/model") as storage:
-        # Another host, not only another port: releases of the hub library before 2.0 compare nothing else.
+        # Another host, not only another port: releases of the hub library before 2.0 compare only the host.
         hub.faults.redirect = storage.endpoint.replace("127.0.0.1", "localhost")
         files = opened(hub, cache)
         assert files.read(SHARD, 100, 200) == WEIGHTS[100:200]
@@ -134,7 +134,7 @@ def test_the_token_goes_to_the_hub_and_not_to_where_it_redirects(hub: FakeHub, c
         assert storage.requests[0].range == (100, 200)
 
 
-def test_a_connection_that_breaks_is_taken_up_where_it_broke(hub: FakeHub, cache: Path) -> None:
+def test_a_broken_connection_is_resumed_at_the_next_byte(hub: FakeHub, cache: Path) -> None:
     files = opened(hub, cache)
     hub.faults = Faults(drop_after=1000, drops=2)
     assert files.read(SHARD, 50, 5000) == WEIGHTS[50:5000]
@@ -142,7 +142,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(hub: FakeHub, cache
     assert files.bytes_fetched == 4950
 
 
-def test_a_connection_that_keeps_breaking_is_an_error(hub: FakeHub, cache: Path) -> None:
+def test_repeated_connection_failures_are_an_error(hub: FakeHub, cache: Path) -> None:
     files = opened(hub, cache)
     hub.faults.drop_after = 10
     with pytest.raises(CheckpointError) as error:
@@ -150,13 +150,13 @@ def test_a_connection_that_keeps_breaking_is_an_error(hub: FakeHub, cache: Path)
     assert sentence(error).startswith(f"org/model/{SHARD}: the download failed 4 times; check the network")
 
 
-def test_answers_that_ask_for_patience_are_retried(hub: FakeHub, cache: Path) -> None:
+def test_status_503_is_retried(hub: FakeHub, cache: Path) -> None:
     files = opened(hub, cache)
     hub.faults = Faults(status=503, failing_requests=2)
     assert files.read(SHARD, 0, 8) == WEIGHTS[:8]
 
 
-def test_a_whole_file_in_answer_is_cut_where_it_starts_right(hub: FakeHub, cache: Path) -> None:
+def test_a_whole_file_is_accepted_for_a_range_from_its_start(hub: FakeHub, cache: Path) -> None:
     files = opened(hub, cache)
     hub.faults.ignore_range = True
     assert files.read("config.json", 0, len(CONFIG)) == CONFIG
@@ -173,7 +173,7 @@ def test_a_server_without_ranges_is_an_error(hub: FakeHub, cache: Path, faults: 
     assert "the server does not support range requests; download the model with `hf download" in sentence(error)
 
 
-def test_files_and_ranges_that_are_not_listed_are_refused_without_a_request(hub: FakeHub, cache: Path) -> None:
+def test_unlisted_files_and_ranges_are_refused_without_a_request(hub: FakeHub, cache: Path) -> None:
     files = opened(hub, cache)
     asked = len(hub.requests)
     for use in (
@@ -189,7 +189,7 @@ def test_files_and_ranges_that_are_not_listed_are_refused_without_a_request(hub:
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/cron.d/evil"])
-def test_names_that_lead_out_of_the_repository_are_refused(hub: FakeHub, cache: Path, name: str) -> None:
+def test_file_names_outside_the_repository_are_refused(hub: FakeHub, cache: Path, name: str) -> None:
     hub.faults.extra_siblings = [{"rfilename": name, "size": 3}]
     with pytest.raises(CheckpointError, match="points outside the checkpoint"):
         opened(hub, cache)
@@ -216,7 +216,7 @@ class TestCache:
         assert len(hub.requests) == asked
         assert files.bytes_fetched == len(WEIGHTS)
 
-    def test_a_download_that_breaks_off_is_resumed(
+    def test_an_interrupted_download_is_resumed(
         self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("time.sleep", lambda _: None)
@@ -226,7 +226,7 @@ class TestCache:
         assert files.local_path(SHARD).read_bytes() == WEIGHTS
         assert hub.fetched(SHARD) == [None, (100_000, 1 << 62)]
 
-    def test_a_download_that_keeps_breaking_off_is_an_error_and_leaves_nothing_half(
+    def test_a_failed_download_is_an_error_and_leaves_no_partial_file(
         self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("time.sleep", lambda _: None)
@@ -239,7 +239,7 @@ class TestCache:
         assert files.local_path(SHARD).read_bytes() == WEIGHTS
 
     @pytest.mark.parametrize("revision", [None, "main", COMMIT])
-    def test_what_was_downloaded_works_without_network(
+    def test_downloaded_files_are_readable_offline(
         self, hub: FakeHub, cache: Path, revision: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         online = opened(hub, cache, revision)
@@ -255,7 +255,7 @@ class TestCache:
         assert files.bytes_fetched == 0
 
     @pytest.mark.parametrize("status", [429, 500, 503])
-    def test_a_hub_that_is_down_is_told_and_the_cache_is_used(
+    def test_the_cache_is_used_with_a_warning_while_the_hub_is_down(
         self, hub: FakeHub, cache: Path, status: int, caplog: pytest.LogCaptureFixture
     ) -> None:
         opened(hub, cache).local_path(SHARD)
@@ -263,7 +263,7 @@ class TestCache:
         assert opened(hub, cache).read(SHARD, 5, 50) == WEIGHTS[5:50]
         assert "org/model: the hub is unreachable, so the files in the cache are used" in caplog.text
 
-    def test_a_refusal_is_not_papered_over_by_the_cache(self, hub: FakeHub, cache: Path) -> None:
+    def test_a_refusal_of_access_does_not_fall_back_to_the_cache(self, hub: FakeHub, cache: Path) -> None:
         opened(hub, cache).local_path(SHARD)
         hub.faults.status = 403
         with pytest.raises(CheckpointError) as error:
@@ -281,14 +281,14 @@ class TestCache:
         assert "the disk of the download cache is full" in sentence(error)
         assert "HF_HOME" in sentence(error)
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-    def test_a_cache_that_may_not_be_written_is_an_error(self, hub: FakeHub, cache: Path) -> None:
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write to every directory")
+    def test_a_read_only_cache_is_an_error(self, hub: FakeHub, cache: Path) -> None:
         cache.mkdir(mode=0o500)
         with pytest.raises(CheckpointError) as error:
             opened(hub, cache).local_path(SHARD)
         assert "cannot be written to the download cache" in sentence(error)
 
-    def test_a_cache_whose_place_is_taken_by_a_file_is_an_error(self, hub: FakeHub, cache: Path) -> None:
+    def test_a_file_at_the_path_of_the_cache_is_an_error(self, hub: FakeHub, cache: Path) -> None:
         cache.write_text("in the way")
         with pytest.raises(CheckpointError) as error:
             opened(hub, cache).local_path(SHARD)
@@ -296,18 +296,18 @@ class TestCache:
 
 
 class TestRefusals:
-    def test_unknown_repository(self, hub: FakeHub, cache: Path) -> None:
+    def test_an_unknown_repository_is_named(self, hub: FakeHub, cache: Path) -> None:
         with pytest.raises(CheckpointError) as error:
             HubFiles.open("org/other", endpoint=hub.endpoint, cache_dir=cache)
         assert "the hub does not have this model, or it is private; check the spelling" in sentence(error)
         assert "directory" in sentence(error)
 
-    def test_unknown_revision(self, hub: FakeHub, cache: Path) -> None:
+    def test_an_unknown_revision_is_named(self, hub: FakeHub, cache: Path) -> None:
         with pytest.raises(CheckpointError) as error:
             opened(hub, cache, "v9")
         assert "the model has no revision 'v9'; give a branch, tag or commit" in sentence(error)
 
-    def test_gated_repository(self, hub: FakeHub, cache: Path) -> None:
+    def test_a_gated_repository_is_refused_with_its_terms(self, hub: FakeHub, cache: Path) -> None:
         files = opened(hub, cache)
         hub.faults.gated = True
         for use in (lambda: files.read(SHARD, 0, 8), lambda: files.local_path(SHARD)):
@@ -317,13 +317,13 @@ class TestRefusals:
             assert f"{hub.endpoint}/org/model and log in with `hf auth login`" in sentence(error)
 
     @pytest.mark.parametrize("status", [400, 418, 429, 500, 503])
-    def test_other_answers(self, hub: FakeHub, cache: Path, status: int) -> None:
+    def test_other_status_codes_are_quoted(self, hub: FakeHub, cache: Path, status: int) -> None:
         hub.faults.status = status
         with pytest.raises(CheckpointError) as error:
             opened(hub, cache)
         assert f"({status})" in sentence(error)
 
-    def test_a_file_that_left_the_repository(self, hub: FakeHub, cache: Path) -> None:
+    def test_a_file_removed_from_the_repository_is_an_error(self, hub: FakeHub, cache: Path) -> None:
         files = opened(hub, cache)
         (hub.directory / SHARD).unlink()
         for use in (lambda: files.read(SHARD, 0, 8), lambda: files.local_path(SHARD)):
@@ -331,12 +331,14 @@ class TestRefusals:
                 use()
             assert "the hub no longer has this file" in sentence(error)
 
-    def test_no_network(self, cache: Path) -> None:
+    def test_a_failed_connection_is_an_error(self, cache: Path) -> None:
         with pytest.raises(CheckpointError) as error:
             HubFiles.open("org/model", endpoint="http://127.0.0.1:9", cache_dir=cache)
         assert sentence(error).startswith("org/model: the connection to the hub failed (ConnectError: ")
 
-    def test_offline_and_not_in_the_cache(self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_offline_mode_without_cached_files_is_an_error(
+        self, hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         with pytest.raises(CheckpointError) as error:
             opened(hub, cache)
@@ -344,12 +346,12 @@ class TestRefusals:
         assert hub.requests == []
 
     @pytest.mark.parametrize("repo_id", ["org/a b", "org/mo--del", "org/..", "org/model."])
-    def test_ids_that_cannot_be(self, cache: Path, repo_id: str) -> None:
+    def test_invalid_hub_ids_are_refused(self, cache: Path, repo_id: str) -> None:
         with pytest.raises(CheckpointError) as error:
             HubFiles.open(repo_id, endpoint="http://127.0.0.1:9", cache_dir=cache)
         assert "is not a valid hub id; give one such as org/name" in sentence(error)
 
-    def test_something_that_is_not_a_hub_at_all(self, hub: FakeHub, cache: Path) -> None:
+    def test_an_unusable_response_is_an_error(self, hub: FakeHub, cache: Path) -> None:
         (hub.directory / "page.html").write_text("<html>please log in to this network</html>")
         wall = f"{hub.endpoint}/org/model/resolve/main/page.html?"
         with pytest.raises(CheckpointError) as error:
@@ -357,7 +359,7 @@ class TestRefusals:
         assert "the hub's response is not usable" in sentence(error)
 
 
-def test_the_environment_s_hub_and_cache_are_used(hub: FakeHub, tmp_path: Path) -> None:
+def test_hub_and_cache_come_from_the_environment(hub: FakeHub, tmp_path: Path) -> None:
     script = f"""
 from qkedit.checkpoint.hub.files import HubFiles
 files = HubFiles.open("org/model")
@@ -376,7 +378,7 @@ print(files.read({SHARD!r}, 0, 4).hex(), files.local_path("config.json"))
     assert {request.token for request in hub.requests} == {"hf_other"}
 
 
-def test_nothing_heavy_is_imported_with_the_module() -> None:
+def test_importing_the_module_imports_neither_torch_nor_huggingface_hub() -> None:
     script = "import sys, qkedit.checkpoint.hub.files; print('huggingface_hub' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -19,11 +19,11 @@ FETCH = (
 )
 
 
-def test_a_directory_is_itself(tmp_path: Path) -> None:
+def test_a_local_directory_is_returned_unchanged(tmp_path: Path) -> None:
     assert model_directory(str(tmp_path)) == tmp_path
 
 
-def test_neither_pickles_nor_code_are_fetched(tmp_path: Path) -> None:
+def test_pickles_and_code_are_not_fetched_by_default(tmp_path: Path) -> None:
     """Run in a new process, since the hub's library reads the hub's address at import."""
     published = tmp_path / "published"
     (published / "original").mkdir(parents=True)
@@ -41,11 +41,11 @@ def test_neither_pickles_nor_code_are_fetched(tmp_path: Path) -> None:
         trusted = subprocess.run([*command, "code"], env=environment, capture_output=True, text=True, check=True)
         assert trusted.stdout == fetched.stdout
         assert (directory / "modeling.py").read_text() == "modeling.py"
-    # The hub is gone, the cache stays.
+    # The hub is stopped; the cache remains.
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert Path(again.stdout.strip()) == directory
 
 
-def test_a_name_that_is_none() -> None:
+def test_an_invalid_hub_id_is_refused() -> None:
     with pytest.raises(CheckpointError, match="not a valid hub id"):
         model_directory("no/such/directory")

@@ -2,11 +2,11 @@
 
     staging_process.py write TARGET STEP [plain]   write generation 2, and be killed before file operation STEP
     staging_process.py interrupt TARGET STEP       write generation 2, and be sent Ctrl-C before operation STEP
-    staging_process.py again TARGET STEP           the same, and SIGTERM before every later operation
+    staging_process.py again TARGET STEP           the same, and be sent SIGTERM before every later operation
     staging_process.py repeat TARGET 0 [plain]     write generation after generation until killed
     staging_process.py hold TARGET 0 [plain]       stop half-way through generation 2 and wait
 
-`plain` takes away the system's atomic exchange. "ready" on stdout says that the work begins.
+`plain` disables the system's atomic exchange. The process prints "ready" when the work begins.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qkedit.checkpoint.io import rename
 from qkedit.checkpoint.io.staging import StagedDirectory
 from tests.checkpoint.outputs import write_output
 
-# What CPython reports of the calls that change a file system, before it makes them.
+# Audit events with which CPython announces calls that change a file system.
 CHANGES = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "fcntl.flock"})
 
 
@@ -38,7 +38,7 @@ def die_before(step: int) -> None:
 
 
 def interrupt_before(step: int, *, again: bool) -> None:
-    """Send this process the signals of a person and a scheduler, at the same points as `die_before`."""
+    """Send this process the signals of Ctrl-C or of a scheduler, at the same points as `die_before`."""
     operations = count(1)
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
@@ -60,7 +60,7 @@ def interrupt(*_: object) -> None:
 def main(work: str, target: Path, step: int, plain: bool) -> None:
     if plain:
         rename._renameat2 = lambda *_: False
-    # Whoever is started in the background of a shell script inherits that Ctrl-C is ignored.
+    # A process that a shell script starts in the background ignores Ctrl-C by default.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     print("ready", flush=True)
     if work == "write":

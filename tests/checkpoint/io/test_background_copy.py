@@ -21,12 +21,12 @@ def ignore(_: int) -> None:
     """Ignore the number of bytes."""
 
 
-def test_jobs_run_during_the_block_and_are_done_after_it(tmp_path: Path) -> None:
+def test_jobs_run_during_the_block_and_have_ended_after_it(tmp_path: Path) -> None:
     go = threading.Event()
     ran: list[object] = []
 
     def first(on_bytes: Callable[[int], None]) -> None:
-        assert go.wait(30)  # set in the block: would wait for ever if the block waited for the job
+        assert go.wait(30)  # set within the block: a deadlock if entering the block waited for the job
         ran.append(threading.current_thread())
         on_bytes(3)
 
@@ -44,7 +44,7 @@ def test_jobs_run_during_the_block_and_are_done_after_it(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_waiting_for_one_copy_waits_for_no_later_one(threads: int) -> None:
+def test_waiting_for_a_copy_does_not_wait_for_later_ones(threads: int) -> None:
     names = ("first", "second", "last")
     go = threading.Event()
     begun: list[str] = []
@@ -53,13 +53,13 @@ def test_waiting_for_one_copy_waits_for_no_later_one(threads: int) -> None:
     def make(name: str, on_bytes: Callable[[int], None]) -> None:
         begun.append(name)
         if name == "last":
-            assert go.wait(30)  # set after the waiting below
+            assert go.wait(30)  # set after the earlier copies were waited for
         made.append(name)
 
     with BackgroundCopy({name: partial(make, name) for name in names}, ignore, threads) as background:
         background.wait_for("second")
         assert "second" in made
-        background.wait_for("what nobody copies")
+        background.wait_for("a file that is not copied")
         assert "last" not in made
         go.set()
         background.wait_for("last")
@@ -69,13 +69,13 @@ def test_waiting_for_one_copy_waits_for_no_later_one(threads: int) -> None:
         assert begun == list(names)
 
 
-def test_as_many_copies_run_at_once_as_were_asked_for() -> None:
+def test_copies_run_in_the_requested_number_of_threads() -> None:
     meeting = threading.Barrier(2, timeout=30)
     with BackgroundCopy({name: lambda on_bytes: meeting.wait() for name in "abcd"}, ignore, threads=2):
         pass
 
 
-def test_the_error_is_that_of_the_copy_that_failed_and_not_of_one_it_stopped() -> None:
+def test_the_error_comes_from_the_copy_that_failed_first() -> None:
     began = threading.Event()
 
     def endless(on_bytes: Callable[[int], None]) -> None:
@@ -93,7 +93,7 @@ def test_the_error_is_that_of_the_copy_that_failed_and_not_of_one_it_stopped() -
             raising()
 
 
-def test_a_failed_copy_is_raised_where_one_waits_or_looks(tmp_path: Path) -> None:
+def test_every_wait_and_check_raises_the_error_of_a_copy(tmp_path: Path) -> None:
     later: list[int] = []
     jobs: dict[str, CopyJob] = {
         "copy": partial(copy_file, tmp_path / "missing", tmp_path / "copy", 7, LinkMode.AUTO),
@@ -110,7 +110,7 @@ def test_a_failed_copy_is_raised_where_one_waits_or_looks(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("end", [ZeroDivisionError, KeyboardInterrupt])
-def test_copies_stop_with_the_next_piece_when_the_block_is_broken_off(
+def test_copies_stop_at_the_next_piece_when_the_block_fails(
     end: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copying, "_CHUNK", 7)
@@ -146,7 +146,7 @@ def test_copies_stop_with_the_next_piece_when_the_block_is_broken_off(
     assert not (tmp_path / "second").exists()
 
 
-def test_cancel_stops_a_copy_and_says_so_afterwards() -> None:
+def test_cancel_stops_a_copy_and_later_checks_raise() -> None:
     began = threading.Event()
 
     def endless(on_bytes: Callable[[int], None]) -> None:

@@ -36,7 +36,7 @@ def ignore(_: int) -> None:
     """Ignore the number of bytes."""
 
 
-# --- how the system copies: every test of exactness runs with each -------------------------------------------------
+# --- behaviours of the system call: every test of exactness runs with each -----------------------------------------
 
 
 def kernel_refuses(code: int) -> Callable[..., int]:
@@ -46,14 +46,14 @@ def kernel_refuses(code: int) -> Callable[..., int]:
     return copy_file_range
 
 
-def kernel_copies_little(source: int, destination: int, count: int, start: int, end: int) -> int:
+def kernel_copies_three_bytes(source: int, destination: int, count: int, start: int, end: int) -> int:
     return os.pwrite(destination, os.pread(source, min(count, 3), start), end)
 
 
 SYSTEMS: dict[str, Callable[..., int] | None] = {
     "whole": getattr(os, "copy_file_range", None),
-    "short counts": kernel_copies_little,
-    "nothing": lambda *_: 0,  # as some virtual file systems answer
+    "short counts": kernel_copies_three_bytes,
+    "nothing": lambda *_: 0,  # as on some virtual file systems
     "other file system": kernel_refuses(errno.EXDEV),
     "unknown call": kernel_refuses(errno.ENOSYS),
     "sandbox": kernel_refuses(errno.EPERM),
@@ -102,7 +102,7 @@ def test_ranges_and_their_complement_cover_every_byte_once(file: tuple[bytes, li
 @pytest.mark.parametrize(
     ("ranges", "size"), [([(0, 5), (4, 8)], 10), ([(2, 1)], 10), ([(0, 11)], 10), ([(-1, 3)], 10), ([(0, 1)], 0)]
 )
-def test_ranges_that_make_no_sense_have_no_complement(ranges: list[tuple[int, int]], size: int) -> None:
+def test_the_complement_of_invalid_ranges_is_an_error(ranges: list[tuple[int, int]], size: int) -> None:
     with pytest.raises(ValueError, match="range"):
         complement(ranges, size)
 
@@ -112,7 +112,7 @@ def test_ranges_that_make_no_sense_have_no_complement(ranges: list[tuple[int, in
 def test_copied_and_written_ranges_make_the_file_in_any_order(
     file: tuple[bytes, list[tuple[int, int]]], order: object
 ) -> None:
-    """Copy as an edit does: planned ranges are written, all others are copied."""
+    """Write the planned ranges and copy all others, as an edit does."""
     content, planned = file
     expected = bytearray(content)
     for start, end in planned:
@@ -143,7 +143,7 @@ def test_copied_and_written_ranges_make_the_file_in_any_order(
         assert sum(counted) == sum(end - start for start, end in rest)
 
 
-def test_a_system_without_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copying_works_without_the_system_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "copy_file_range", raising=False)
     (tmp_path / "source").write_bytes(b"weights")
     copy_file(tmp_path / "source", tmp_path / "copy", size_of(tmp_path / "source"), LinkMode.AUTO, ignore)
@@ -151,7 +151,7 @@ def test_a_system_without_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("system")
-def test_a_source_that_ends_early_is_told_with_the_place(tmp_path: Path) -> None:
+def test_a_truncated_source_is_an_error_with_the_position(tmp_path: Path) -> None:
     source, destination = tmp_path / "model.safetensors", tmp_path / "copy"
     source.write_bytes(b"0123456789")
     destination.write_bytes(bytes(20))
@@ -161,7 +161,7 @@ def test_a_source_that_ends_early_is_told_with_the_place(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("system")
-def test_what_the_counter_raises_stops_the_copy(tmp_path: Path) -> None:
+def test_an_exception_of_the_byte_counter_stops_the_copy(tmp_path: Path) -> None:
     source, destination = tmp_path / "source", tmp_path / "copy"
     source.write_bytes(b"x" * 100)
     destination.write_bytes(bytes(100))
@@ -171,7 +171,7 @@ def test_what_the_counter_raises_stops_the_copy(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         copy_ranges(source, destination, [(0, 100)], stop)
-    assert 0 < destination.read_bytes().count(b"x") <= 7  # one piece, as patched above
+    assert 0 < destination.read_bytes().count(b"x") <= 7  # one piece is 7 bytes, see the fixture
 
 
 # --- whole files ---------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def reflink_impossible(*_: object) -> int:
 @pytest.mark.usefixtures("system")
 @pytest.mark.parametrize("reflink", [reflink_by_copying, reflink_impossible])
 @pytest.mark.parametrize("link", [LinkMode.AUTO, LinkMode.COPY])
-def test_a_copied_file_is_its_own(
+def test_a_copy_is_independent_of_its_source(
     link: LinkMode,
     reflink: Callable[..., int],
     blob: Path,
@@ -244,7 +244,7 @@ def test_a_copied_file_is_its_own(
     assert blob.read_bytes() == content
 
 
-def test_a_reflink_is_tried_first_and_only_where_wanted(
+def test_a_reflink_is_tried_first_except_for_copy(
     source: Path, destination: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copying, "ioctl", reflink_by_copying)
@@ -256,15 +256,13 @@ def test_a_reflink_is_tried_first_and_only_where_wanted(
     assert not clone_or_reserve(source, destination, size_of(source), LinkMode.COPY)
 
 
-def test_a_reflink_that_is_impossible_is_told(
-    source: Path, destination: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_impossible_reflink_is_an_error(source: Path, destination: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copying, "ioctl", reflink_impossible)
     with pytest.raises(QkeditError, match=r"cannot share blocks.*--link auto"):
         copy_file(source, destination, size_of(source), LinkMode.REFLINK, ignore)
 
 
-def test_a_real_reflink_or_a_real_refusal(source: Path, destination: Path) -> None:
+def test_a_real_reflink_is_complete_or_refused(source: Path, destination: Path) -> None:
     """On any file system, the copy has all bytes, or there is no file and one sentence."""
     try:
         copy_file(source, destination, size_of(source), LinkMode.REFLINK, ignore)
@@ -274,7 +272,7 @@ def test_a_real_reflink_or_a_real_refusal(source: Path, destination: Path) -> No
         assert destination.read_bytes() == source.read_bytes()
 
 
-def test_a_hard_link_leads_to_the_blob_and_not_to_a_link(blob: Path, source: Path, destination: Path) -> None:
+def test_a_hard_link_points_to_the_blob_and_not_to_a_link(blob: Path, source: Path, destination: Path) -> None:
     counted: list[int] = []
     copy_file(source, destination, size_of(source), LinkMode.HARD, counted.append)
     assert not destination.is_symlink()
@@ -282,7 +280,7 @@ def test_a_hard_link_leads_to_the_blob_and_not_to_a_link(blob: Path, source: Pat
     assert counted == [blob.stat().st_size]
 
 
-def test_a_symbolic_link_leads_to_the_blob_wherever_one_stands(
+def test_a_symbolic_link_points_to_the_blob_from_any_directory(
     blob: Path, source: Path, destination: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(source.parent)
@@ -293,7 +291,7 @@ def test_a_symbolic_link_leads_to_the_blob_wherever_one_stands(
 
 
 @pytest.mark.parametrize(("link", "call"), [(LinkMode.HARD, "link"), (LinkMode.SYMLINK, "symlink")])
-def test_a_link_that_is_impossible_is_told(
+def test_an_impossible_link_is_an_error(
     link: LinkMode, call: str, source: Path, destination: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -305,7 +303,7 @@ def test_a_link_that_is_impossible_is_told(
 
 
 @pytest.mark.parametrize("link", LinkMode)
-def test_a_file_to_be_edited_is_never_the_source(
+def test_editing_the_new_file_does_not_change_the_source(
     link: LinkMode, blob: Path, source: Path, destination: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copying, "ioctl", reflink_by_copying)
@@ -320,7 +318,7 @@ def test_a_file_to_be_edited_is_never_the_source(
 
 @pytest.mark.parametrize("link", LinkMode)
 @pytest.mark.parametrize("occupant", ["file", "link", "dangling link"])
-def test_nothing_that_stands_at_the_destination_is_written_to(
+def test_an_existing_destination_is_refused_and_unchanged(
     link: LinkMode, occupant: str, tmp_path: Path, source: Path, destination: Path
 ) -> None:
     precious = tmp_path / "precious"
@@ -335,7 +333,7 @@ def test_nothing_that_stands_at_the_destination_is_written_to(
     assert not precious.exists() or precious.read_text() == "weights of years"
 
 
-def test_ranges_are_not_written_through_a_link(blob: Path, source: Path, destination: Path) -> None:
+def test_ranges_are_not_written_through_a_symbolic_link(blob: Path, source: Path, destination: Path) -> None:
     content = blob.read_bytes()
     other = blob.with_name("other")
     other.write_bytes(bytes(len(content)))
@@ -347,7 +345,7 @@ def test_ranges_are_not_written_through_a_link(blob: Path, source: Path, destina
 
 @pytest.mark.parametrize("link", LinkMode)
 @pytest.mark.parametrize("kind", ["missing", "dangling", "directory", "pipe", "looping"])
-def test_a_source_that_is_not_a_file_is_told(link: LinkMode, kind: str, tmp_path: Path) -> None:
+def test_a_source_that_is_not_a_file_is_refused(link: LinkMode, kind: str, tmp_path: Path) -> None:
     source = tmp_path / "model.safetensors"
     match kind:
         case "dangling":
@@ -363,7 +361,7 @@ def test_a_source_that_is_not_a_file_is_told(link: LinkMode, kind: str, tmp_path
     assert not os.path.lexists(tmp_path / "copy")
 
 
-# --- a disk that fails ---------------------------------------------------------------------------------------------
+# --- disk errors ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("no_kernel_copy")
@@ -377,7 +375,7 @@ def test_a_source_that_is_not_a_file_is_told(link: LinkMode, kind: str, tmp_path
         ("ftruncate", errno.EFBIG, r"out/model\.safetensors: cannot reserve its size: file too large; raise"),
     ],
 )
-def test_errors_name_the_file_that_failed_and_what_helps(
+def test_disk_errors_name_the_file_and_the_remedy(
     call: str, code: int, sentence: str, source: Path, destination: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(*_: object) -> None:
@@ -388,7 +386,7 @@ def test_errors_name_the_file_that_failed_and_what_helps(
         copy_file(source, destination, size_of(source), LinkMode.COPY, ignore)
 
 
-def test_a_real_limit_of_the_system_ends_in_a_sentence_and_without_output(tmp_path: Path) -> None:
+def test_a_real_file_size_limit_is_one_sentence_without_output(tmp_path: Path) -> None:
     """A file size limit causes a write error without privileges."""
     (tmp_path / "source").write_bytes(bytes(300_000))
     (tmp_path / "run.py").write_text(

@@ -46,7 +46,7 @@ tensors = st.dictionaries(
     st.tuples(st.sampled_from(sorted(NUMPY_DTYPES)), st.lists(st.integers(0, 5), max_size=3)),
     max_size=6,
 )
-sound_files = st.builds(
+valid_files = st.builds(
     lambda specs, metadata: save(
         {name: np.ones(shape, NUMPY_DTYPES[dtype]) for name, (dtype, shape) in specs.items()}, metadata
     ),
@@ -56,7 +56,7 @@ sound_files = st.builds(
 )
 
 
-@given(sound_files)
+@given(valid_files)
 def test_agrees_with_the_safetensors_library(data: bytes) -> None:
     header = parse(data)
     theirs = dict(deserialize(data))
@@ -69,8 +69,8 @@ def test_agrees_with_the_safetensors_library(data: bytes) -> None:
 
 @settings(max_examples=300)
 @given(st.data())
-def test_damage_is_an_error_or_accepted_by_the_library_too(draw: st.DataObject) -> None:
-    data = bytearray(draw.draw(sound_files))
+def test_a_damaged_header_is_an_error_or_accepted_by_the_library_too(draw: st.DataObject) -> None:
+    data = bytearray(draw.draw(valid_files))
     for _ in range(draw.draw(st.integers(1, 3))):
         kind = draw.draw(st.sampled_from(["replace", "delete", "insert", "truncate"]))
         at = draw.draw(st.integers(0, len(data) - 1)) if data else 0
@@ -95,25 +95,25 @@ def test_damage_is_an_error_or_accepted_by_the_library_too(draw: st.DataObject) 
 
 @settings(max_examples=200)
 @given(st.binary(max_size=60), st.binary(max_size=8))
-def test_any_bytes_as_header_raise_nothing_else(text: bytes, buffer: bytes) -> None:
+def test_any_header_is_valid_or_a_checkpoint_error(text: bytes, buffer: bytes) -> None:
     try:
         parse(shard(text, buffer))
     except CheckpointError as error:
         str(error).encode()  # the sentence can be printed
 
 
-LIES: dict[str, tuple[bytes, str]] = {
+INVALID: dict[str, tuple[bytes, str]] = {
     "empty file": (b"", "too few"),
     "seven bytes": (b"\x00" * 7, "too few"),
     "header beyond the file": ((100).to_bytes(8, "little") + b"{}", "only 10"),
     "giant header": ((MAX_HEADER_BYTES + 1).to_bytes(8, "little"), "more than"),
     "largest header length": (b"\xff" * 8, "more than"),
-    "no object": (shard(b"[]"), "does not begin"),
+    "not an object": (shard(b"[]"), "does not begin"),
     "leading space": (shard(b" {}"), "does not begin"),
     "broken JSON": (shard(b"{"), "not valid JSON"),
     "not UTF-8": (shard(b'{"\xff": 1}'), "not valid JSON"),
-    "nested without end": (shard(b'{"a":' + b"[" * 100_000), "not valid JSON"),
-    "endless number": (shard(b'{"a": ' + b"9" * 10_000 + b"}"), "not valid JSON"),
+    "nested too deeply": (shard(b'{"a":' + b"[" * 100_000), "not valid JSON"),
+    "number of ten thousand digits": (shard(b'{"a": ' + b"9" * 10_000 + b"}"), "not valid JSON"),
     "lone surrogate": (shard(b'{"\\ud800": 1}'), "not valid Unicode"),
     "tensor twice": (
         shard(
@@ -126,10 +126,10 @@ LIES: dict[str, tuple[bytes, str]] = {
         shard(b'{"a":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"x"),
         "twice",
     ),
-    "entry no object": (shard({"a": [1]}), "tensor a: the header entry is not an object"),
+    "entry is not an object": (shard({"a": [1]}), "tensor a: the header entry is not an object"),
     "entry without offsets": (shard({"a": {"dtype": "U8", "shape": [1]}}), "no 'data_offsets'"),
     "unknown dtype": (shard({"a": entry("F128")}, b"x" * 4), "tensor a: unknown dtype 'F128'"),
-    "dtype no string": (shard({"a": entry(["U8"])}, b"x" * 4), "unknown dtype"),
+    "dtype is not a string": (shard({"a": entry(["U8"])}, b"x" * 4), "unknown dtype"),
     "negative size": (shard({"a": entry(shape=[-4])}, b"x" * 4), "not a list of sizes"),
     "two negative sizes": (shard({"a": entry(shape=[-2, -2])}, b"x" * 4), "not a list of sizes"),
     "float size": (shard({"a": entry(shape=[4.0])}, b"x" * 4), "not a list of sizes"),
@@ -144,7 +144,7 @@ LIES: dict[str, tuple[bytes, str]] = {
         shard({"a": entry(offsets=[0, 3])}, b"x" * 3),
         "cover 3 bytes, but U8 of shape [4] takes 4",
     ),
-    "nested deep": (shard({"a": entry() | {"more": [[1]]}}, b"x" * 4), "a nested value under the foreign key 'more'"),
+    "nested value": (shard({"a": entry() | {"more": [[1]]}}, b"x" * 4), "a nested value under the foreign key 'more'"),
     "half a byte": (shard({"a": entry("F4", [3], [0, 2])}, b"xx"), "takes 1.5"),
     "a hundred dimensions": (
         shard({"a": entry(shape=[1] * 65, offsets=[0, 1])}, b"x"),
@@ -158,7 +158,7 @@ LIES: dict[str, tuple[bytes, str]] = {
         shard({"a": entry("F4", [2**63 + 1] * 63, [0, 4])}, b"x" * 4),
         ".5",
     ),
-    "a product of nothing": (shard({"a": entry(shape=[2**64 - 1] * 63 + [0])}, b"x" * 4), "takes 0"),
+    "a product of zero": (shard({"a": entry(shape=[2**64 - 1] * 63 + [0])}, b"x" * 4), "takes 0"),
     "a number beyond float64": (shard(b'{"a": {"dtype": "U8", "shape": [1e999], "data_offsets": [0, 1]}}'), "float64"),
     "NaN": (shard(b'{"a": NaN}'), "not valid JSON"),
     "beyond the file": (shard({"a": entry()}, b"x" * 3), "tensor a: its bytes end at"),
@@ -176,9 +176,9 @@ LIES: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_lying_headers_are_refused(lie: str) -> None:
-    data, message = LIES[lie]
+@pytest.mark.parametrize("kind", INVALID)
+def test_invalid_headers_are_refused(kind: str) -> None:
+    data, message = INVALID[kind]
     with pytest.raises(CheckpointError) as caught:
         parse(data)
     assert message in str(caught.value)
@@ -197,17 +197,17 @@ def test_lying_headers_are_refused(lie: str) -> None:
         {"a": entry(offsets=list(range(100_000)))},
     ],
 )
-def test_a_sentence_about_a_long_lie_is_short(header: dict[str, object]) -> None:
+def test_a_long_invalid_value_is_quoted_in_short(header: dict[str, object]) -> None:
     with pytest.raises(CheckpointError) as caught:
         parse(shard(header, b"xxxxx"))
     assert len(str(caught.value)) < 1000
 
 
-def test_the_library_refuses_what_we_refuse_as_overlap_or_hole() -> None:
-    # The checks on tiling are the format's own, no taste of ours.
-    for lie in ("overlap", "hole", "hole in front", "bytes left over", "beyond the file"):
+def test_the_library_also_refuses_overlaps_and_holes() -> None:
+    # The checks of overlaps and holes are part of the format.
+    for kind in ("overlap", "hole", "hole in front", "bytes left over", "beyond the file"):
         with pytest.raises(SafetensorError):
-            deserialize(LIES[lie][0])
+            deserialize(INVALID[kind][0])
 
 
 def test_a_short_read_is_an_error() -> None:
@@ -229,6 +229,6 @@ def test_only_the_header_is_read(tmp_path: Path) -> None:
     assert header.metadata == {"format": "pt"}
 
 
-def test_trailing_spaces_and_padding_are_sound() -> None:
+def test_trailing_spaces_and_padding_are_valid() -> None:
     header = parse(shard(json.dumps({"a": entry()}).encode() + b"     ", b"x" * 4))
     assert header.tensors["a"].nbytes == 4

@@ -28,7 +28,7 @@ def sparse(path: Path, blocks: list[bool], tail: int = 0) -> bytes:
 
 
 @given(st.lists(st.booleans(), max_size=6), st.integers(0, 99), st.data())
-def test_stretches_cover_a_range_in_order_and_holes_hold_zeros(
+def test_stretches_cover_a_range_in_order_and_holes_are_zeros(
     tmp_path_factory: pytest.TempPathFactory, blocks: list[bool], tail: int, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "sparse"
@@ -45,7 +45,7 @@ def test_stretches_cover_a_range_in_order_and_holes_hold_zeros(
     assert position == end
 
 
-def test_holes_are_not_written_out(tmp_path: Path) -> None:
+def test_holes_are_not_written(tmp_path: Path) -> None:
     source, copy = tmp_path / "source", tmp_path / "copy"
     with source.open("wb") as file:
         file.write(b"x" * BLOCK)

@@ -11,18 +11,20 @@ import pytest
 from qkedit.checkpoint.io.lock import try_lock
 
 
-def test_a_second_one_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
+def test_a_second_lock_is_refused_until_the_first_is_released(tmp_path: Path) -> None:
     file = tmp_path / "lock"
     with file.open("ab") as first, file.open("ab") as second:
         assert try_lock(first.fileno())
-        assert try_lock(first.fileno())  # it holds it already
+        assert try_lock(first.fileno())  # the first already holds the lock
         assert not try_lock(second.fileno())
     with file.open("ab") as third:
         assert try_lock(third.fileno())
 
 
 @pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
-def test_both_numbers_by_which_systems_say_busy(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_error_numbers_of_a_busy_lock_are_understood(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fcntl, "flock", _raising(number))
     with (tmp_path / "lock").open("ab") as file:
         assert not try_lock(file.fileno())

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from qkedit.checkpoint.io.ownership import Replaced, files_standing_in, shown
 from qkedit.errors import QkeditError, UsageError
-from tests.checkpoint.outputs import FILES, beside, read_generation, tree, write_output, write_to
+from tests.checkpoint.outputs import FILES, read_generation, siblings, tree, write_output, write_to
 from tests.checkpoint.written import write_single
 
 FOREIGN = (
     "notes.txt",
     "checkpoint-500/optimizer.pt",
-    "chat/mine.txt",  # in a directory that an output has, too
+    "chat/mine.txt",  # in a directory that outputs have too
     ".git/HEAD",
     "qkedit-plugins.json",  # attached by the user
     "qkedit.json/notes",
@@ -27,7 +27,7 @@ FOREIGN = (
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_files_that_no_run_wrote_stop_the_next_one_with_their_names(old: Path, name: str) -> None:
+def test_files_that_no_run_wrote_are_named_and_stop_the_next_run(old: Path, name: str) -> None:
     if name.startswith("qkedit.json/"):
         (old / "qkedit.json").unlink()
     (old / name).parent.mkdir(exist_ok=True)
@@ -41,37 +41,37 @@ def test_files_that_no_run_wrote_stop_the_next_one_with_their_names(old: Path, n
     assert tree(old.parent) == before
 
 
-def test_files_that_came_during_a_run_stop_it_too(old: Path) -> None:
+def test_files_that_appear_during_a_run_stop_it(old: Path) -> None:
     with pytest.raises(UsageError, match=r"did not write \(notes\.txt\)"):
         write_to(old, before_commit=lambda: (old / "notes.txt").write_text("mine"))
     assert (old / "notes.txt").read_text() == "mine"
-    assert beside(old) == ["edited"]
+    assert siblings(old) == ["edited"]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_force_takes_whatever_stands_there(target: Path, overwrite: bool) -> None:
+def test_force_replaces_any_directory(target: Path, overwrite: bool) -> None:
     write_single(target, {"a": (1,)})
     (target / "checkpoint-500").mkdir()
     (target / "checkpoint-500" / "optimizer.pt").write_text("mine")
     write_to(target, overwrite=overwrite, force=True)
     assert read_generation(target) == 2
-    assert beside(target) == ["edited"]
+    assert siblings(target) == ["edited"]
 
 
-def test_a_model_that_no_run_wrote_is_not_an_earlier_output(target: Path) -> None:
+def test_a_model_that_no_run_wrote_is_not_replaced(target: Path) -> None:
     write_single(target, {"a": (1,)})
     with pytest.raises(UsageError, match=r"config\.json, model\.safetensors"):
         write_to(target)
 
 
-def test_links_are_files_of_whoever_made_them(old: Path, tmp_path: Path) -> None:
+def test_links_are_files_of_others(old: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (old / "photos").symlink_to(tmp_path / "photos")
     (old / "dangling").symlink_to("nothing")
     assert files_standing_in(old) == Replaced(ours=tuple(sorted(FILES)), others=("dangling", "photos"))
 
 
-def test_what_desktops_leave_belongs_to_nobody(old: Path) -> None:
+def test_files_of_desktops_do_not_stop_a_run(old: Path) -> None:
     for name in (".DS_Store", "._qkedit.json", "chat/Thumbs.db"):
         (old / name).write_text("x")
     write_to(old)
@@ -92,7 +92,7 @@ def test_a_delta_consists_of_its_tensors_and_its_manifest(tmp_path: Path) -> Non
     st.binary(max_size=30)
     | st.sampled_from([b'{"tool": {"name": "qkedit", "version": "0"}, "files": 3}', b"[" * 100_000])
 )
-def test_whatever_stands_in_a_manifest_only_files_it_lists_are_ours(
+def test_a_file_is_ours_only_if_a_valid_manifest_lists_it(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
     directory = tmp_path_factory.getbasetemp() / "manifests"
@@ -112,17 +112,17 @@ def output_with_card(directory: Path, card: str = "ours") -> Path:
     return directory
 
 
-def test_a_generated_file_is_ours_as_long_as_nobody_changed_it(target: Path) -> None:
+def test_an_unchanged_generated_file_is_ours(target: Path) -> None:
     target.mkdir()
     standing = files_standing_in(output_with_card(target))
     assert standing == Replaced(ours=tuple(sorted({*FILES, "README.md"})))
-    (target / "README.md").unlink()  # to remove it takes nothing from anybody
+    (target / "README.md").unlink()  # removing it loses no one's work
     write_to(target)
     assert read_generation(target) == 2
 
 
 @pytest.mark.parametrize("kind", ["text", "link", "pipe"])
-def test_a_generated_file_that_was_changed_since_stops_the_next_run_with_its_name(target: Path, kind: str) -> None:
+def test_a_changed_generated_file_is_named_and_stops_the_next_run(target: Path, kind: str) -> None:
     target.mkdir()
     output_with_card(target, "mine")
     if kind != "text":
@@ -142,12 +142,12 @@ def test_a_generated_file_that_was_changed_since_stops_the_next_run_with_its_nam
     assert read_generation(target) == 2
 
 
-def test_a_pipe_in_the_place_of_a_manifest_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_pipe_instead_of_a_manifest_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "qkedit.json")
     assert files_standing_in(tmp_path).others == ("qkedit.json",)
 
 
-def test_a_directory_that_may_not_be_looked_into_stays(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_subdirectory_is_an_error(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scandir = os.scandir
 
     def forbidden(path: str) -> os._ScandirIterator[str]:
@@ -160,6 +160,6 @@ def test_a_directory_that_may_not_be_looked_into_stays(old: Path, monkeypatch: p
         files_standing_in(old)
 
 
-def test_many_files_are_named_by_their_directories() -> None:
+def test_many_files_are_abbreviated_to_directories_and_a_count() -> None:
     names = [f"checkpoint-500/{number}" for number in range(9)] + [f"{number}.txt" for number in range(7)]
     assert shown(names) == "checkpoint-500/, 0.txt, 1.txt, 2.txt, 3.txt and 3 more"

@@ -35,7 +35,7 @@ def test_every_regular_file_is_listed_with_its_size_in_sorted_order(directory: P
     ]
 
 
-def test_the_name_is_the_directory_s_own_whatever_path_led_there(
+def test_the_name_does_not_depend_on_the_path_to_the_directory(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(directory)
@@ -44,7 +44,7 @@ def test_the_name_is_the_directory_s_own_whatever_path_led_there(
     assert LocalFiles(directory).revision is None
 
 
-def test_snapshot_of_a_hub_cache_is_read_through_its_symlinks(tmp_path: Path) -> None:
+def test_symlinks_of_a_hub_cache_are_followed(tmp_path: Path) -> None:
     commit = "0123456789" * 4
     blob = tmp_path / "models--org--name" / "blobs" / "abc"
     snapshot = tmp_path / "models--org--name" / "snapshots" / commit
@@ -68,8 +68,8 @@ def test_symlinked_directories_are_not_followed(directory: Path, tmp_path: Path)
     assert LocalFiles(directory).passed_over() == {"link": "a link to a directory"}
 
 
-@pytest.mark.parametrize("kind", ["outside", "inside", "blobs of nobody", "blobs that are a link"])
-def test_only_links_that_stay_inside_do_not_lead_out(directory: Path, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["outside", "inside", "blobs outside a cache", "blobs that are a link"])
+def test_links_out_of_the_directory_are_found(directory: Path, tmp_path: Path, kind: str) -> None:
     secret = tmp_path / "private" / "secret"
     secret.parent.mkdir()
     secret.write_text("x")
@@ -80,7 +80,7 @@ def test_only_links_that_stay_inside_do_not_lead_out(directory: Path, tmp_path: 
     if kind == "outside":
         model = directory
         (model / "notes.txt").symlink_to(secret)
-    else:  # an archive may be laid out as a cache is
+    else:  # an archive may have the layout of a cache
         root = tmp_path / ("models--a--b" if kind == "blobs that are a link" else "archive")
         model = root / "snapshots" / ("a" * 40)
         model.mkdir(parents=True)
@@ -90,7 +90,7 @@ def test_only_links_that_stay_inside_do_not_lead_out(directory: Path, tmp_path: 
     assert LocalFiles(model, follows_links=True).leads_out("notes.txt") is None
 
 
-def test_directories_that_may_not_be_read_are_passed_over(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_subdirectories_are_skipped(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (directory / "lost+found").mkdir()
     scandir = os.scandir
 
@@ -107,7 +107,7 @@ def test_directories_that_may_not_be_read_are_passed_over(directory: Path, monke
         LocalFiles(directory).sizes()
 
 
-def test_records_of_tools_are_not_looked_into(directory: Path) -> None:
+def test_directories_of_tools_are_ignored(directory: Path) -> None:
     for name in (".git", ".cache"):
         (directory / name).mkdir()
         (directory / name / "file").write_text("x")
@@ -129,7 +129,7 @@ def test_any_range_is_read_exactly(tmp_path_factory: pytest.TempPathFactory, dat
     assert LocalFiles(root).read("file", start, end) == bytes(buffer) == CONTENT[start:end]
 
 
-def test_buffers_of_any_item_type_are_filled_to_the_last_byte(directory: Path) -> None:
+def test_buffers_of_any_item_type_are_filled(directory: Path) -> None:
     buffer = bytearray(64)
     LocalFiles(directory).read_into("model.safetensors", 10, memoryview(buffer).cast("I"))
     assert bytes(buffer) == CONTENT[10:74]
@@ -141,12 +141,12 @@ def test_ranges_outside_the_file_are_refused(directory: Path, start: int, end: i
         LocalFiles(directory).read("model.safetensors", start, end)
 
 
-def test_a_lying_length_is_refused_before_memory_is_taken_for_it(directory: Path) -> None:
+def test_a_wrong_length_is_refused_before_memory_is_allocated(directory: Path) -> None:
     with pytest.raises(CheckpointError, match="ends before byte 9223372036854775807"):
         LocalFiles(directory).read("model.safetensors", 8, 2**63 - 1)
 
 
-def test_a_file_truncated_after_it_was_listed_is_an_error(directory: Path) -> None:
+def test_a_file_truncated_after_the_listing_is_an_error(directory: Path) -> None:
     files = LocalFiles(directory)
     files.sizes()
     os.truncate(directory / "model.safetensors", 100)
@@ -154,7 +154,7 @@ def test_a_file_truncated_after_it_was_listed_is_an_error(directory: Path) -> No
         files.read_into("model.safetensors", 0, bytearray(200))
 
 
-def test_a_file_that_vanished_is_an_error(directory: Path) -> None:
+def test_a_file_removed_after_the_listing_is_an_error(directory: Path) -> None:
     (directory / "model.safetensors").unlink()
     files = LocalFiles(directory)
     for use in (
@@ -171,7 +171,7 @@ def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
         LocalFiles(tmp_path / "gone").sizes()
 
 
-def test_a_broken_symlink_is_passed_over_and_an_error_when_it_is_read(directory: Path) -> None:
+def test_a_broken_symlink_is_skipped_and_reading_it_is_an_error(directory: Path) -> None:
     (directory / "tokenizer.json").symlink_to("nowhere")
     files = LocalFiles(directory)
     assert files.passed_over() == {"tokenizer.json": "a broken link"}
@@ -180,7 +180,7 @@ def test_a_broken_symlink_is_passed_over_and_an_error_when_it_is_read(directory:
         files.read("tokenizer.json", 0, 1)
 
 
-def test_symlinks_in_a_circle_are_passed_over_and_an_error_when_they_are_read(directory: Path) -> None:
+def test_circular_symlinks_are_skipped_and_reading_them_is_an_error(directory: Path) -> None:
     (directory / "a").symlink_to("b")
     (directory / "b").symlink_to("a")
     files = LocalFiles(directory)
@@ -191,7 +191,7 @@ def test_symlinks_in_a_circle_are_passed_over_and_an_error_when_they_are_read(di
 
 
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/../../b", "", ".", "..", "a/.."])
-def test_names_that_lead_out_are_refused(directory: Path, name: str) -> None:
+def test_names_outside_the_directory_are_refused(directory: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match="points outside the checkpoint"):
         check_name(name, where="index")
     with pytest.raises(CheckpointError, match="points outside the checkpoint"):
@@ -199,7 +199,7 @@ def test_names_that_lead_out_are_refused(directory: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["nul\0byte", "x" * 5000])
-def test_names_no_file_can_have_are_an_error(directory: Path, name: str) -> None:
+def test_invalid_file_names_are_an_error(directory: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match="cannot be read"):
         LocalFiles(directory).read(name, 0, 1)
     with pytest.raises(CheckpointError, match="cannot be read"):

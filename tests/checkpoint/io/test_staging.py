@@ -14,36 +14,36 @@ import pytest
 from qkedit.checkpoint.io import rename
 from qkedit.checkpoint.io.staging import StagedDirectory
 from qkedit.errors import QkeditError, UsageError
-from tests.checkpoint.outputs import FILES, beside, read_generation, tree, write_output, write_to
+from tests.checkpoint.outputs import FILES, read_generation, siblings, tree, write_output, write_to
 
 
 def fail(code: int) -> OSError:
     return OSError(code, os.strerror(code))
 
 
-# --- a run that ends well
+# --- successful runs
 
 
-def test_new_output_appears_with_the_commit_and_nothing_else_does(target: Path, exchange_kind: str) -> None:
+def test_a_new_output_appears_at_the_commit(target: Path, exchange_kind: str) -> None:
     with StagedDirectory(target, overwrite=False) as staged:
         write_output(staged.path, 2)
         assert not target.exists()
         assert staged.path.stat().st_dev == target.parent.stat().st_dev
         staged.commit()
         assert read_generation(target) == 2
-    assert beside(target) == ["edited"]
+    assert siblings(target) == ["edited"]
 
 
-def test_old_output_stands_until_the_commit_replaces_it(old: Path, exchange_kind: str) -> None:
+def test_an_earlier_output_remains_until_the_commit(old: Path, exchange_kind: str) -> None:
     with StagedDirectory(old, overwrite=True) as staged:
         write_output(staged.path, 2)
         assert read_generation(old) == 1
         staged.commit()
     assert read_generation(old) == 2
-    assert beside(old) == ["edited"]
+    assert siblings(old) == ["edited"]
 
 
-def test_overwrite_is_a_permission_and_no_demand(target: Path) -> None:
+def test_overwrite_does_not_require_an_earlier_output(target: Path) -> None:
     write_to(target, overwrite=True)
     assert read_generation(target) == 2
 
@@ -55,21 +55,23 @@ def test_an_empty_directory_is_replaced(target: Path) -> None:
 
 
 @pytest.mark.parametrize("spelling", ["edited", "edited/", "./edited", "../outputs/edited", "link/edited"])
-def test_spellings_of_one_target(target: Path, spelling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_may_be_a_relative_path_through_links(
+    target: Path, spelling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (target.parent / "link").symlink_to(target.parent)
     monkeypatch.chdir(target.parent)
     staged = StagedDirectory(Path(spelling), overwrite=False)
-    monkeypatch.chdir("/")  # a later change of directory moves nothing
+    monkeypatch.chdir("/")  # a later change of directory does not change the target
     with staged:
         with pytest.raises(QkeditError, match="another run"), StagedDirectory(target, overwrite=False):
             pass
         write_output(staged.path, 2)
         staged.commit()
     assert read_generation(target) == 2
-    assert beside(target) == ["edited", "link"]
+    assert siblings(target) == ["edited", "link"]
 
 
-def test_output_has_the_permissions_of_any_new_directory(target: Path) -> None:
+def test_the_output_has_the_permissions_of_a_new_directory(target: Path) -> None:
     ordinary = target.parent / "ordinary"
     ordinary.mkdir()
     with StagedDirectory(target, overwrite=False) as staged:
@@ -77,7 +79,7 @@ def test_output_has_the_permissions_of_any_new_directory(target: Path) -> None:
     assert target.stat().st_mode == ordinary.stat().st_mode
 
 
-def test_everything_is_on_the_disk_before_the_rename(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_synced_before_the_rename(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     real_fsync, real_rename = os.fsync, rename._renameat2
 
@@ -101,7 +103,7 @@ def test_everything_is_on_the_disk_before_the_rename(target: Path, monkeypatch: 
     assert calls[at + 1 :] == [str(target.parent)]
 
 
-def test_without_fsync_none_is_made(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_fsync_no_file_is_synced(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: pytest.fail("fsync"))
     with StagedDirectory(target, overwrite=False) as staged:
         write_output(staged.path, 2)
@@ -109,34 +111,38 @@ def test_without_fsync_none_is_made(target: Path, monkeypatch: pytest.MonkeyPatc
     assert read_generation(target) == 2
 
 
-# --- a run that fails
+# --- failing runs
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, QkeditError, MemoryError])
 @pytest.mark.parametrize("existing", [False, True])
-def test_a_broken_off_run_changes_nothing(target: Path, failure: type[BaseException], existing: bool) -> None:
+def test_an_interrupted_run_leaves_the_target_unchanged(
+    target: Path, failure: type[BaseException], existing: bool
+) -> None:
     if existing:
         target.mkdir()
         write_output(target, 1)
 
-    def break_off() -> None:
+    def interrupt() -> None:
         raise failure("here")
 
     with pytest.raises(failure):
-        write_to(target, before_commit=break_off)
+        write_to(target, before_commit=interrupt)
     assert read_generation(target) == (1 if existing else None)
-    assert beside(target) == (["edited"] if existing else [])
+    assert siblings(target) == (["edited"] if existing else [])
 
 
-def test_leaving_without_commit_changes_nothing(old: Path) -> None:
+def test_without_a_commit_the_target_is_unchanged(old: Path) -> None:
     with StagedDirectory(old, overwrite=True) as staged:
         write_output(staged.path, 2)
     assert read_generation(old) == 1
-    assert beside(old) == ["edited"]
+    assert siblings(old) == ["edited"]
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
-def test_a_disk_that_fails_at_the_last_moment(old: Path, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_last_sync_leaves_the_target_unchanged(
+    old: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fsync(_: int) -> None:
         raise fail(code)
 
@@ -144,11 +150,11 @@ def test_a_disk_that_fails_at_the_last_moment(old: Path, code: int, monkeypatch:
     with pytest.raises(QkeditError, match=os.strerror(code)[1:]):
         write_to(old)
     assert read_generation(old) == 1
-    assert beside(old) == ["edited"]
+    assert siblings(old) == ["edited"]
 
 
 @pytest.mark.parametrize("place", ["target", "old"])
-def test_a_disk_that_fails_once_the_directory_is_in_place(
+def test_an_error_after_the_rename_is_reported_and_the_output_remains(
     place: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     target, real = request.getfixturevalue(place), os.fsync
@@ -162,10 +168,10 @@ def test_a_disk_that_fails_once_the_directory_is_in_place(
     with pytest.raises(QkeditError, match="though edited is in place"):
         write_to(target)
     assert read_generation(target) == 2
-    assert beside(target) == ["edited"]
+    assert siblings(target) == ["edited"]
 
 
-def test_a_directory_that_a_network_file_system_cannot_sync(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_cannot_be_synced_is_accepted(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.fsync
 
     def fsync(descriptor: int) -> None:
@@ -180,7 +186,7 @@ def test_a_directory_that_a_network_file_system_cannot_sync(target: Path, monkey
     assert read_generation(target) == 2
 
 
-def test_a_file_system_without_locks(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_an_error(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(*_: object) -> None:
         raise fail(errno.ENOLCK)
 
@@ -190,7 +196,7 @@ def test_a_file_system_without_locks(target: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("failing", [1, 2])
-def test_an_exchange_whose_renames_fail_is_undone(old: Path, failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exchange_is_undone_if_a_rename_fails(old: Path, failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rename, "_renameat2", lambda *_: False)
     real, calls = os.rename, []
 
@@ -203,7 +209,7 @@ def test_an_exchange_whose_renames_fail_is_undone(old: Path, failing: int, monke
     with pytest.raises(QkeditError, match="put the finished directory in place"):
         write_to(old, before_commit=lambda: monkeypatch.setattr(os, "rename", failing_rename))
     assert read_generation(old) == 1
-    assert beside(old) == ["edited"]
+    assert siblings(old) == ["edited"]
 
 
 @pytest.fixture
@@ -217,7 +223,7 @@ def undeletable(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 @pytest.mark.usefixtures("exchange_kind")
-def test_a_replaced_directory_that_cannot_be_removed(
+def test_a_replaced_directory_is_removed_by_the_next_run_if_removing_fails(
     old: Path, undeletable: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(QkeditError, match="though the new one is in place"):
@@ -225,12 +231,12 @@ def test_a_replaced_directory_that_cannot_be_removed(
     assert read_generation(old) == 2
     monkeypatch.undo()
     with StagedDirectory(old, overwrite=True):
-        pass  # clears what the last run left
+        pass  # removes the leftovers of the last run
     assert read_generation(old) == 2
-    assert beside(old) == ["edited"]
+    assert siblings(old) == ["edited"]
 
 
-def test_the_first_failure_is_the_one_reported(target: Path, undeletable: Callable[[], None]) -> None:
+def test_the_first_of_two_failures_is_reported(target: Path, undeletable: Callable[[], None]) -> None:
     def fail_twice() -> None:
         undeletable()
         raise ZeroDivisionError
@@ -239,13 +245,13 @@ def test_the_first_failure_is_the_one_reported(target: Path, undeletable: Callab
         write_to(target, before_commit=fail_twice)
 
 
-def test_staging_that_cannot_be_removed_is_told(target: Path, undeletable: Callable[[], None]) -> None:
+def test_a_staging_directory_that_cannot_be_removed_is_an_error(target: Path, undeletable: Callable[[], None]) -> None:
     with pytest.raises(QkeditError, match="remove the staging directory"), StagedDirectory(target, overwrite=False):
         undeletable()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_what_came_to_stand_at_the_target_meanwhile_stays(target: Path, overwrite: bool) -> None:
+def test_a_directory_that_appears_at_the_target_is_kept(target: Path, overwrite: bool) -> None:
     def appear() -> None:
         target.mkdir()
         (target / "thesis.tex").write_text("three years")
@@ -253,11 +259,11 @@ def test_what_came_to_stand_at_the_target_meanwhile_stays(target: Path, overwrit
     with pytest.raises(UsageError, match="not replaced" if overwrite else "already exists"):
         write_to(target, overwrite=overwrite, before_commit=appear)
     assert (target / "thesis.tex").read_text() == "three years"
-    assert beside(target) == ["edited"]
+    assert siblings(target) == ["edited"]
 
 
 @pytest.mark.parametrize("appears", ["file", "directory"])
-def test_the_rename_itself_replaces_nothing(target: Path, exchange_kind: str, appears: str) -> None:
+def test_the_rename_replaces_no_existing_file(target: Path, exchange_kind: str, appears: str) -> None:
     """A directory that appears between the last check and the rename is not replaced."""
     fresh = target.with_name("fresh")
     fresh.mkdir()
@@ -272,7 +278,7 @@ def test_the_rename_itself_replaces_nothing(target: Path, exchange_kind: str, ap
     assert tree(target.parent) == before
 
 
-def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
+def test_a_target_where_directories_cannot_be_created_is_refused(tmp_path: Path) -> None:
     if not os.path.isdir("/proc/self"):
         pytest.skip("needs a directory in which not even root creates anything")
     with (
@@ -282,17 +288,17 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
         pass
 
 
-def test_a_read_only_parent(target: Path) -> None:
+def test_a_read_only_parent_is_refused(target: Path) -> None:
     target.parent.chmod(0o500)
     if os.access(target.parent, os.W_OK):
         pytest.skip("this user may write anywhere")
     with pytest.raises(QkeditError, match="permission denied"), StagedDirectory(target, overwrite=False):
         pass
-    assert beside(target) == []
+    assert siblings(target) == []
 
 
 @pytest.mark.parametrize("to", ["elsewhere", "nothing"])
-def test_a_link_in_the_place_of_the_workspace_is_not_followed(target: Path, to: str) -> None:
+def test_a_symbolic_link_instead_of_the_workspace_is_refused(target: Path, to: str) -> None:
     (target.parent / "elsewhere").mkdir()
     (target.parent / ".edited.qkedit").symlink_to(target.parent / to)
     before = tree(target.parent)
@@ -301,7 +307,7 @@ def test_a_link_in_the_place_of_the_workspace_is_not_followed(target: Path, to: 
     assert tree(target.parent) == before
 
 
-def test_files_that_no_run_wrote_stay(target: Path) -> None:
+def test_foreign_files_in_the_workspace_are_kept(target: Path) -> None:
     workspace = target.parent / ".edited.qkedit"
     workspace.mkdir()
     (workspace / "notes").write_text("mine")

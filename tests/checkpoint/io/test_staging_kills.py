@@ -20,7 +20,7 @@ import pytest
 from qkedit.checkpoint.io.staging import StagedDirectory
 from qkedit.errors import QkeditError
 from tests.checkpoint.io import staging_process
-from tests.checkpoint.outputs import beside, read_generation, tree, write_output, write_to
+from tests.checkpoint.outputs import read_generation, siblings, tree, write_output, write_to
 from tests.paths import ROOT
 
 
@@ -43,32 +43,32 @@ def finish(process: subprocess.Popen[str]) -> int:
     return process.returncode
 
 
-def test_ctrl_c_leaves_nothing(target: Path) -> None:
+def test_ctrl_c_leaves_no_files(target: Path) -> None:
     process = start("hold", target)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
-    assert beside(target) == [".edited.qkedit"]
+    assert siblings(target) == [".edited.qkedit"]
     process.send_signal(signal.SIGINT)
     assert finish(process) != 0
-    assert beside(target) == []
+    assert siblings(target) == []
 
 
 def restore(old: Path) -> None:
-    """Put the first generation back."""
+    """Restore the first generation."""
     shutil.rmtree(old)
     old.mkdir()
     write_output(old, 1)
 
 
 @pytest.mark.parametrize("work", ["interrupt", "again"])
-def test_interrupted_before_any_file_operation_it_clears_up_itself(old: Path, work: str) -> None:
-    """The same run leaves the old or the new output and no other files, however many signals it gets."""
+def test_an_interrupted_run_cleans_up_before_any_file_operation(old: Path, work: str) -> None:
+    """The run leaves the old or the new output and no other files, however many signals it receives."""
     generations = set()
     for step in range(1, 60):
         end = finish(start(work, old, step))
         generation = read_generation(old)
         generations.add(generation)
-        assert beside(old) == ["edited"], step
+        assert siblings(old) == ["edited"], step
         if end == 0:
             break
         if generation == 2:
@@ -78,29 +78,31 @@ def test_interrupted_before_any_file_operation_it_clears_up_itself(old: Path, wo
     assert generations == {1, 2}
 
 
-def test_killed_before_every_single_file_operation(old: Path, exchange_kind: str) -> None:
+def test_a_run_killed_before_any_file_operation_leaves_a_complete_output(old: Path, exchange_kind: str) -> None:
     """Each run dies one operation later than the previous one, until one finishes."""
     seen = set()
     for step in range(1, 200):
         end = finish(start("write", old, step, exchange_kind))
         assert end in (0, -signal.SIGKILL)
-        generation = read_generation(old)  # fails on anything but a complete output
+        generation = read_generation(old)  # fails if the output is incomplete
         seen.add(generation)
         with StagedDirectory(old, overwrite=True) as staged:
             assert os.listdir(staged.path) == []
-        assert beside(old) == ["edited"]
+        assert siblings(old) == ["edited"]
         assert read_generation(old) == (1 if generation is None else generation)
         if end == 0:
             break
         if generation == 2:
             restore(old)
     assert end == 0
-    assert step > 20  # so many operations were met
-    # Only an exchange by plain renames has a moment without a target.
+    assert step > 20  # at least so many operations were tried
+    # Only an exchange by two renames leaves a moment without a target.
     assert seen == ({1, 2} if exchange_kind == "atomic" else {1, 2, None})
 
 
-def test_killed_before_every_single_file_operation_of_a_first_run(target: Path, exchange_kind: str) -> None:
+def test_a_first_run_killed_before_any_file_operation_leaves_no_partial_output(
+    target: Path, exchange_kind: str
+) -> None:
     for step in range(1, 200):
         end = finish(start("write", target, step, exchange_kind))
         assert end in (0, -signal.SIGKILL)
@@ -110,15 +112,15 @@ def test_killed_before_every_single_file_operation_of_a_first_run(target: Path, 
             shutil.rmtree(target)
         with StagedDirectory(target, overwrite=False):
             pass
-        assert beside(target) == []
+        assert siblings(target) == []
         if end == 0:
             break
     assert end == 0
     assert generation == 2
 
 
-def test_killed_at_random_moments(old: Path, exchange_kind: str) -> None:
-    """Each process starts from the state that a kill left; the last one leaves no temporary files."""
+def test_runs_killed_at_random_moments_leave_a_complete_output(old: Path, exchange_kind: str) -> None:
+    """Each process starts from the state after a kill; the last one leaves no temporary files."""
     moments = random.Random(0)
     newest = 1
     for _ in range(40):
@@ -134,10 +136,10 @@ def test_killed_at_random_moments(old: Path, exchange_kind: str) -> None:
         write_output(staged.path, 1000)
         staged.commit()
     assert read_generation(old) == 1000
-    assert beside(old) == ["edited"]
+    assert siblings(old) == ["edited"]
 
 
-def test_a_second_run_is_refused_at_once_and_harms_nothing(target: Path) -> None:
+def test_a_second_run_for_one_target_is_refused_at_once(target: Path) -> None:
     process = start("hold", target)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
@@ -150,18 +152,18 @@ def test_a_second_run_is_refused_at_once_and_harms_nothing(target: Path) -> None
 
     process.kill()
     finish(process)
-    with StagedDirectory(target, overwrite=True) as staged:  # a dead run holds no lock
+    with StagedDirectory(target, overwrite=True) as staged:  # the lock of a dead run is released
         write_output(staged.path, 3)
         staged.commit()
     assert read_generation(target) == 3
-    assert beside(target) == ["edited"]
+    assert siblings(target) == ["edited"]
 
 
 @pytest.mark.parametrize("third_run", [False, True])
-def test_a_lock_on_a_file_that_lost_its_name_guards_nothing(
+def test_a_lock_on_a_removed_lock_file_is_not_accepted(
     target: Path, third_run: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between opening and locking the lock file, its owner removes it; a third run may begin."""
+    """The owner removes the lock file between opening and locking; a third run may begin."""
     lock = target.parent / ".edited.qkedit" / "lock"
     real = fcntl.flock
     attempts: list[int] = []
@@ -197,7 +199,7 @@ def eager_thread_switches() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("eager_thread_switches")
-def test_never_two_runs_at_once_though_the_lock_file_comes_and_goes(target: Path) -> None:
+def test_two_runs_never_overlap_although_the_lock_file_is_removed(target: Path) -> None:
     inside = threading.Lock()
     entered, refused, mixed = [], [], []
 
@@ -220,4 +222,4 @@ def test_never_two_runs_at_once_though_the_lock_file_comes_and_goes(target: Path
     assert set(refused) == {"another run is writing to this directory"}
     assert mixed == []
     assert entered
-    assert beside(target) == ["edited"]
+    assert siblings(target) == ["edited"]

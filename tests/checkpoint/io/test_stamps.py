@@ -1,4 +1,4 @@
-"""Test that a file which another program writes or replaces is noticed, and that unchanged bytes are accepted."""
+"""Test that files which another program writes or replaces are found, and that unchanged bytes are accepted."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_removed_file_is_named(file: Path) -> None:
         files.check_unchanged()
 
 
-def test_reading_linking_and_new_files_next_to_it_change_nothing(file: Path) -> None:
+def test_reading_linking_and_permissions_are_no_change(file: Path) -> None:
     files = LocalFiles(file.parent)
     files.sizes()
     files.read(file.name, 0, 11)
@@ -74,7 +74,7 @@ def test_reading_linking_and_new_files_next_to_it_change_nothing(file: Path) -> 
     files.check_unchanged()
 
 
-def test_what_a_link_to_a_directory_leads_to_may_change(file: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_linked_directory_may_change(file: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     os.utime(elsewhere, ns=(LONG_AGO, LONG_AGO))
     (file.parent / "link").symlink_to(elsewhere)
@@ -84,7 +84,7 @@ def test_what_a_link_to_a_directory_leads_to_may_change(file: Path, tmp_path_fac
     files.check_unchanged()
 
 
-def test_the_first_look_counts(file: Path) -> None:
+def test_changes_since_the_first_listing_are_found(file: Path) -> None:
     files = LocalFiles(file.parent)
     files.sizes()
     overwrite(file)
@@ -93,7 +93,7 @@ def test_the_first_look_counts(file: Path) -> None:
         files.check_unchanged()
 
 
-def test_a_file_system_that_renumbers_files_is_not_a_change(file: Path) -> None:
+def test_a_new_inode_number_is_not_a_change(file: Path) -> None:
     stamp = FileStamp.of(file.stat())
     assert stamp.is_still(replace(stamp, identity=(1, 2)))
     assert not stamp.is_still(replace(stamp, identity=(1, 2), status_changed=stamp.status_changed + 1))

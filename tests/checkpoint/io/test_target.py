@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qkedit.errors import QkeditError, UsageError
-from tests.checkpoint.outputs import beside, read_generation, tree, write_to
+from tests.checkpoint.outputs import read_generation, siblings, tree, write_to
 
 
 @pytest.fixture
@@ -79,27 +79,27 @@ def test_unsuitable_targets_are_refused_in_one_sentence(places: Path, target: st
     assert tree(places) == before
 
 
-def test_the_home_directory_has_a_short_name(places: Path) -> None:
+def test_a_tilde_means_the_home_directory(places: Path) -> None:
     write_to(Path("~/edited"), overwrite=False)
     assert read_generation(places / "home" / "edited") == 2
 
 
-def test_an_existing_output_is_not_replaced_unasked(old: Path) -> None:
+def test_an_existing_output_is_not_replaced_without_overwrite(old: Path) -> None:
     with pytest.raises(UsageError, match=r"already exists.*--overwrite"):
         write_to(old, overwrite=False)
     assert read_generation(old) == 1
-    assert beside(old) == ["edited"]
+    assert siblings(old) == ["edited"]
 
 
-def test_missing_directories_above_are_made_and_an_empty_target_is_taken(tmp_path: Path) -> None:
+def test_missing_parents_are_made_and_an_empty_target_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for target in (tmp_path / "runs" / "one" / "edited", tmp_path / "empty"):
         write_to(target, overwrite=False)
         assert read_generation(target) == 2
-        assert beside(target) == sorted({target.name} | ({"runs"} if target.name == "empty" else set()))
+        assert siblings(target) == sorted({target.name} | ({"runs"} if target.name == "empty" else set()))
 
 
-def test_a_run_that_fails_leaves_no_directory_above(tmp_path: Path) -> None:
+def test_a_failed_run_removes_the_parents_it_made(tmp_path: Path) -> None:
     def fail() -> None:
         assert (tmp_path / "runs" / "one").is_dir()
         raise QkeditError("it failed")
@@ -109,10 +109,10 @@ def test_a_run_that_fails_leaves_no_directory_above(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_comes_into_an_empty_target_meanwhile_stays(tmp_path: Path) -> None:
+def test_files_that_appear_in_an_empty_target_are_kept(tmp_path: Path) -> None:
     target = tmp_path / "edited"
     target.mkdir()
     with pytest.raises(UsageError, match="already exists"):
         write_to(target, overwrite=False, before_commit=lambda: (target / "notes.txt").write_text("mine"))
     assert (target / "notes.txt").read_text() == "mine"
-    assert beside(target) == ["edited"]
+    assert siblings(target) == ["edited"]

@@ -17,13 +17,13 @@ from qkedit.checkpoint.io.tensor_file import growing
 from qkedit.errors import QkeditError
 
 FILE = "grown.safetensors"
-# What JSON has to escape is longer there than in memory.
+# Escaped characters are longer in JSON than in memory.
 NAMES = st.text('aé"\\\n\U0001f600.', min_size=1, max_size=12)
 
 
 @settings(max_examples=30, deadline=None)
 @given(shapes=st.dictionaries(NAMES, st.tuples(st.integers(1, 5), st.integers(1, 9)), min_size=1, max_size=5))
-def test_a_grown_file_holds_what_was_appended(
+def test_a_growing_file_holds_the_appended_tensors(
     shapes: dict[str, tuple[int, int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     directory = tmp_path_factory.mktemp("grown")
@@ -43,26 +43,26 @@ def test_a_grown_file_holds_what_was_appended(
     assert header.data_start % 8 == 0
 
 
-def test_room_is_left_for_the_largest_numbers(tmp_path: Path) -> None:
+def test_the_reserved_space_suffices_for_the_largest_numbers(tmp_path: Path) -> None:
     """The space reserved for an unknown tensor suffices for one of a petabyte."""
     largest = {"dtype": "F8_E4M3FNUZ", "shape": [2**40, 2**40], "data_offsets": [2**53, 2**53]}
     with growing(tmp_path, FILE, ["name"]) as file:
         assert file._header_bytes >= len(json.dumps({"__metadata__": {"format": "pt"}, "name": largest}))
 
 
-def test_a_file_that_broke_off_is_not_a_tensor_file(tmp_path: Path) -> None:
-    def broken_off() -> None:
+def test_an_unfinished_file_is_not_readable(tmp_path: Path) -> None:
+    def unfinished() -> None:
         with growing(tmp_path, FILE, ["name"]) as file:
             file.append("name", "U8", (4,), memoryview(b"1234"))
             raise KeyError
 
     with pytest.raises(KeyError):
-        broken_off()
+        unfinished()
     with pytest.raises(Exception, match="header"):
         load_file(tmp_path / FILE)
 
 
-def test_no_file_is_replaced(tmp_path: Path) -> None:
+def test_an_existing_file_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("mine")
     with pytest.raises(QkeditError, match=FILE), growing(tmp_path, FILE, ["name"]):
         pass

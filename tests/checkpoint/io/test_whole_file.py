@@ -23,7 +23,7 @@ def check(file: Path) -> None:
 
 @pytest.mark.parametrize("name", ["pipe", "link to a pipe"])
 @pytest.mark.parametrize("refusing", [write, check])
-def test_a_pipe_stays_one(tmp_path: Path, name: str, refusing: Callable[[Path], None]) -> None:
+def test_a_pipe_is_not_replaced(tmp_path: Path, name: str, refusing: Callable[[Path], None]) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link to a pipe").symlink_to("pipe")
     with pytest.raises(UsageError, match="is a device or a pipe, not a file; name a file"):
@@ -38,7 +38,7 @@ def test_devices_are_refused_before_any_work(name: str) -> None:
         check_writable(Path("/dev"), Path("/dev", name))
 
 
-def test_a_file_and_a_link_that_leads_nowhere_are_replaced(tmp_path: Path) -> None:
+def test_files_and_dangling_links_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "old").write_bytes(b"old")
     (tmp_path / "dangling").symlink_to("nowhere")
     for name in ("old", "dangling", "new"):
