@@ -18,7 +18,8 @@ case "${TEST_VLLM:-}" in
 '') ;;
 1) sh scripts/test_vllm.sh ;;
 *)
-    git diff --quiet "$TEST_VLLM" -- qkedit/integrations/vllm qkedit/plugins scripts/vllm scripts/test_vllm.sh ||
-        sh scripts/test_vllm.sh
+    set -- qkedit/integrations/vllm qkedit/plugins scripts/vllm scripts/test_vllm.sh
+    changed=$(git diff --name-only "$TEST_VLLM" -- "$@" && git ls-files --others --exclude-standard -- "$@")
+    [ -z "$changed" ] || sh scripts/test_vllm.sh
     ;;
 esac

@@ -1,7 +1,7 @@
-"""Write the tiny checkpoints that the comparison on vLLM uses: one of each family, and a depth model.
+"""Write the tiny checkpoints for the comparison on vLLM: one of each family, and a depth model.
 
-Every text decoder has 8 layers of 4 heads on 2 key heads. The heads' size, 32, is the smallest that vLLM's attention
-on a CPU takes.
+Every text decoder has 8 layers with 4 query heads and 2 key heads. The head size, 32, is the smallest that vLLM's
+attention supports on a CPU.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ PINPOINTS = [[48, 96], [96, 48], [96, 96]]
 
 
 def multimodal_rope(*section: int) -> dict[str, Any]:
+    """Return the rotary settings whose channels are divided between time, height and width."""
     return {"rope_type": "default", "mrope_section": [*section], "rope_theta": 10000.0}
 
 
 def template(image: str) -> str:
-    """Return a chat template in which `image` stands for an image."""
+    """Return a chat template that writes `image` for every image."""
     return (
         "{%- for message in messages %}{{ message.role }} {% for part in message.content %}"
         "{% if part.type == 'image' %}" + image + " {% else %}{{ part.text }} {% endif %}{% endfor %}{% endfor %}"
@@ -58,7 +59,7 @@ def template(image: str) -> str:
 
 
 def tokenizer(**named: str) -> Any:
-    """Return a tokenizer of whole words; `named` are attributes for special tokens, as a processor asks for them."""
+    """Return a tokenizer of whole words; `named` are the special tokens that a processor reads as its attributes."""
     from tokenizers import AddedToken, Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -75,7 +76,7 @@ def tokenizer(**named: str) -> Any:
 
 
 def seeded(model: Any) -> Any:
-    """Fill a model with noise large enough that attention is not uniform, and return it."""
+    """Fill a model with noise, large enough that attention is not uniform, and return the model."""
     import torch
 
     generator = torch.Generator().manual_seed(1)
@@ -101,7 +102,7 @@ def write(directory: Path, model_type: str, processor: Any, **settings: Any) -> 
 
 
 def _name_tower_as_published(file: Path) -> None:
-    """Put `vision_model` into the names of a vision tower, which transformers leaves out and vLLM expects."""
+    """Insert `vision_model` into the names of a vision tower: transformers omits it, and vLLM expects it."""
     from safetensors.torch import load_file, save_file
 
     tower = "vision_tower."
@@ -113,6 +114,7 @@ def _name_tower_as_published(file: Path) -> None:
 
 
 def qwen_processor(kind: str) -> Any:
+    """Return the processor of a Qwen family; `kind` is the first part of its class's name."""
     import transformers
 
     words = tokenizer(
@@ -302,7 +304,7 @@ def depth_model(directory: Path) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-        for parameter in model.head.parameters():  # it ends with a ReLU, which negative weights would shut
+        for parameter in model.head.parameters():  # It ends with a ReLU, and negative weights would make all depth 0.
             parameter.abs_()
     model.save_pretrained(directory)
     side = {"height": 56, "width": 56}

@@ -3,10 +3,10 @@
 
     python scripts/vllm/compare.py --work /tmp/vllm-compare --out compared.json
 
-Run by scripts/test_vllm.sh in an environment with vLLM. Six prompts go to the engine at once: four with images of
-different sizes, of which one occurs twice, one with two images, and one without an image. Each answers six tokens by
-greedy search, and the log probabilities of the five most probable tokens of every step are compared. The text-only
-prompt is compared with transformers without plug-ins.
+scripts/test_vllm.sh runs this in an environment with vLLM. The engine receives six prompts at once: four with images
+of different sizes (one of them twice), one with two images, and one without. It generates six tokens for each by
+greedy search, and the log probabilities of the five most probable tokens of every step are compared. For the prompt
+without images, the reference is transformers without plug-ins.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from PIL import Image
 
 LIMIT = 1e-4
 TOKENS, SHOWN = 6, 5
-MANY = 6  # times the six prompts: more than 32 at once
+MANY = 6  # The six prompts are repeated to more than 32 at once.
 QUESTION = "Is there a cup in the image?"
 SIZES = ((120, 90), (64, 160), (100, 100))
 # Settings of every engine that is compared with transformers.
@@ -42,7 +42,7 @@ ENGINE: dict[str, Any] = {
 
 
 def pictures() -> list[list[Image.Image]]:
-    """Return the images of each prompt: smooth noise, so that depth differs between cells."""
+    """Return the images of each prompt: smooth noise, so that depth differs between image tokens."""
     first, second, third = (
         Image.fromarray(np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize(
             size, Image.Resampling.BICUBIC
@@ -53,7 +53,7 @@ def pictures() -> list[list[Image.Image]]:
 
 
 def cases(depth: Path) -> dict[str, list[dict[str, Any]]]:
-    """The plug-ins of each comparison by its name, as records of a settings file."""
+    """Return the plug-ins of each comparison by its name, as records of a settings file."""
     dscr = {"depth": str(depth)}
     after_image = {**dscr, "refine": "both", "when": "image"}
     return {
@@ -70,14 +70,14 @@ def cases(depth: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def on_transformers(loaded: Any, images: list[Image.Image], plugins: list[Any]) -> tuple[list[int], np.ndarray]:
-    """Return the tokens of the answer and the log probabilities at each, [tokens, vocabulary]."""
+    """Return the tokens of the answer, and the log probabilities at each, `[tokens, vocabulary]`."""
     import torch
 
     from qkedit.plugins.transformers.attach import attach
     from qkedit.runtime.generation import prompt_text, request_inputs
 
     if loaded.model.config.model_type == "llava_onevision" and len(images) > 1:
-        # vLLM tiles each of several images, as transformers does if they are not said to be of one prompt.
+        # vLLM splits each of several images into tiles; transformers, only images not marked as one prompt's.
         text = prompt_text(loaded, QUESTION, len(images))
         inputs = loaded.processor(text=[text], images=images, return_tensors="pt")
     else:
@@ -96,6 +96,7 @@ def on_transformers(loaded: Any, images: list[Image.Image], plugins: list[Any]) 
 
 
 def prompt_of(loaded: Any, images: list[Image.Image]) -> dict[str, Any]:
+    """Return the question with images as vLLM takes it: token ids, and the images apart."""
     from qkedit.runtime.generation import prompt_text
 
     text = prompt_text(loaded, QUESTION, len(images))
@@ -106,7 +107,7 @@ def prompt_of(loaded: Any, images: list[Image.Image]) -> dict[str, Any]:
 
 
 def compared(answers: list[Any], wanted: list[tuple[list[int], np.ndarray]]) -> list[float]:
-    """Return the largest difference in each prompt; infinite for another answer."""
+    """Return the largest difference of each prompt, in nats; infinite if its tokens differ."""
     worst = []
     for answer, (tokens, values) in zip(answers, wanted, strict=True):
         output = answer.outputs[0]
@@ -118,7 +119,16 @@ def compared(answers: list[Any], wanted: list[tuple[list[int], np.ndarray]]) -> 
     return worst
 
 
-def compare(name: str, model: str, depth: Path, ranks: int) -> dict[str, Any]:
+def compiled_decoders(worker: Any) -> int:
+    """Return how many modules of a worker's model run compiled."""
+    modules = worker.model_runner.get_model().modules()
+    return sum(
+        getattr(module, "compiled", False) or getattr(module, "aot_compiled_fn", None) is not None
+        for module in modules
+    )
+
+
+def compare(name: str, model: str, depth: Path, ranks: int, is_compiled: bool) -> dict[str, Any]:
     """Return the largest differences of one model, by case."""
     os.environ["VLLM_PLUGINS"] = "qkedit"
     from vllm import LLM, SamplingParams
@@ -136,7 +146,7 @@ def compare(name: str, model: str, depth: Path, ranks: int) -> dict[str, Any]:
     document = {"schema": 1, "plugins": []}
     engine = LLM(
         str(directory),
-        **ENGINE,
+        **{**ENGINE, "enforce_eager": not is_compiled},
         mm_device_do_normalize=False,
         tensor_parallel_size=ranks,
         hf_overrides={"architectures": [our_architecture(read_config(directory), model)]},
@@ -170,6 +180,8 @@ def compare(name: str, model: str, depth: Path, ranks: int) -> dict[str, Any]:
         if records:
             found[case]["switched off"] = float(max(compared(engine.generate(prompts, off, use_tqdm=False), plain)))
         print(name, case, found[case], file=sys.stderr, flush=True)
+    if is_compiled and not engine.collective_rpc(compiled_decoders)[0]:
+        raise SystemExit(f"{name}: the decoder was not compiled")
     return found
 
 
@@ -179,6 +191,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="file of results")
     parser.add_argument("--models", default=",".join(["demo", *checkpoints.FAMILIES]))
     parser.add_argument("--ranks", type=int, default=1, help="tensor-parallel ranks")
+    parser.add_argument("--compiled", action="store_true", help="compile the decoder (vLLM without --enforce-eager)")
     arguments = parser.parse_args()
     names = arguments.models.split(",")
     makers = {"depth": checkpoints.depth_model, **checkpoints.FAMILIES}
@@ -186,8 +199,12 @@ def main() -> int:
     for name, directory in places.items():
         if not directory.exists():
             makers[name](directory)
-    results = {name: compare(name, str(places.get(name, name)), places["depth"], arguments.ranks) for name in names}
-    arguments.out.write_text(json.dumps({"ranks": arguments.ranks, "models": results}, indent=2) + "\n")
+    results = {
+        name: compare(name, str(places.get(name, name)), places["depth"], arguments.ranks, arguments.compiled)
+        for name in names
+    }
+    settings = {"ranks": arguments.ranks, "compiled": arguments.compiled}
+    arguments.out.write_text(json.dumps({**settings, "models": results}, indent=2) + "\n")
     wrong = [
         f"{name}, {case}"
         for name, cases_of in results.items()

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Compare edited directories on vLLM with transformers, and serve an edit as an adapter that is loaded at run time.
+"""Compare edited directories on vLLM with transformers, and load an edit as an adapter into a running server.
 
     python scripts/vllm/edits.py --work /tmp/vllm-compare --out edits.json
 
-Run by scripts/test_vllm.sh in an environment with vLLM. The log probabilities of an edited directory are compared as
-those of compare.py are. The adapter is loaded into a running server of its base under its own name, and once more with
-wrong names of tensors, and unloaded; `qkedit verify --endpoint` must tell the cases apart by its exit code.
+scripts/test_vllm.sh runs this in an environment with vLLM. The log probabilities of an edited directory are compared
+as in compare.py. The adapter is loaded into a running server of its base, then a copy of it with wrong names of
+tensors, and the first is unloaded; `qkedit verify --endpoint` must distinguish these states by its exit code.
 """
 
 from __future__ import annotations
@@ -32,21 +32,18 @@ EDIT = ("--layers", "2-5", "--k", "4")
 
 
 def qkedit(*words: str) -> int:
-    """Return the exit code of a command of qkedit."""
+    """Run a command of qkedit, and return its exit code."""
     return subprocess.run([sys.executable, "-m", "qkedit", *words, "--quiet"], stdout=sys.stderr).returncode
 
 
 def of_directory(base: str, directory: Path) -> dict[str, float]:
-    """Return the largest difference of an edited directory, and what the edit changes on transformers."""
+    """Return the largest difference of an edited directory, and the largest change by the edit on transformers."""
     from vllm import LLM, SamplingParams
 
     from qkedit.runtime.generation import load
 
     edited, unedited = load(str(directory), dtype="float32"), load(base, dtype="float32")
-    engine = LLM(
-        str(directory),
-        **ENGINE,
-    )
+    engine = LLM(str(directory), **ENGINE)
     prompts = [prompt_of(edited, images) for images in pictures()]
     settings = SamplingParams(temperature=0, max_tokens=TOKENS, logprobs=SHOWN)
     wanted = [on_transformers(edited, images, []) for images in pictures()]
@@ -57,7 +54,7 @@ def of_directory(base: str, directory: Path) -> dict[str, float]:
 
 
 def ask(path: str, body: dict[str, Any] | None = None) -> int:
-    """Return the status of a request to the server; 0 if nothing listens."""
+    """Return the HTTP status of a request to the server; 0 if it does not answer."""
     data = None if body is None else json.dumps(body).encode()
     request = Request(f"http://127.0.0.1:{PORT}{path}", data, {"Content-Type": "application/json"})
     try:
@@ -70,7 +67,7 @@ def ask(path: str, body: dict[str, Any] | None = None) -> int:
 
 
 def with_wrong_names(adapter: Path, to: Path) -> None:
-    """Copy an adapter, with tensors that no module has: vLLM loads it and applies nothing."""
+    """Copy an adapter with names of tensors that match no module: vLLM loads it without an error or an effect."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(adapter, to, dirs_exist_ok=True)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Ask a vLLM server with plug-ins by 32 clients at once, and measure it with and without each plug-in.
+"""Measure the demo on vLLM's server for 32 clients at once: with vLLM's own class, and with each plug-in.
 
     python scripts/vllm/speed.py --work /tmp/vllm-compare --out speed.json
 
-Run by scripts/test_vllm.sh in an environment with vLLM. One server of the demo has SCR and DSCR, and binds others for
-each measurement. Each of the 32 clients asks about pictures of its own, one request after the other. The answers'
-log probabilities must be those of the same requests one by one. `qkedit eval --endpoint` is measured beside `qkedit
-eval` in this process on the same questions.
+scripts/test_vllm.sh runs this in an environment with vLLM. Two servers run vLLM's own class, one with vLLM's defaults
+and one with the settings that plug-ins need. A third has plug-ins, which the requests switch off first.
+Each client sends one request after the other; the log probabilities must be those of the same requests one by one. The
+server with vLLM's defaults also answers `qkedit eval --endpoint`, to compare with `qkedit eval` on transformers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -28,17 +30,42 @@ from urllib.request import Request, urlopen
 sys.path.insert(0, str(Path(__file__).parent))
 
 import checkpoints
-from compare import QUESTION, cases, pictures
+from compare import LIMIT, QUESTION, cases, pictures
 
 PORT = 8124
 CLIENTS, EACH = 32, 4
-LIMIT = 1e-4
 SCENES = 60
-MEASURED = ("no plug-in", "DSCR", "SCR", "SCR and DSCR")
+DEFAULTS, OWN, OFF = "vLLM's own class, its defaults", "vLLM's own class, without caching", "plug-ins, switched off"
+PLUGINS = ("DSCR", "SCR", "SCR and DSCR")
+# What plug-ins need, for a server without them.
+SETTINGS = ("--no-enable-prefix-caching", "--no-enable-chunked-prefill", "--no-mm-device-do-normalize")
+
+
+@contextmanager
+def server(words: Sequence[str] = (), flags: Sequence[str] = ()) -> Iterator[None]:
+    """Run `qkedit serve demo --engine vllm` with options, and with flags of vLLM's, while the context is open."""
+    command = [sys.executable, "-m", "qkedit", "serve", "demo", "--engine", "vllm", "--port", str(PORT), *words]
+    command += ["--", "--dtype", "float32", "--max-model-len", "512", "--gpu-memory-utilization", "0.2"]
+    command += ["--skip-mm-profiling", "--enforce-eager", *flags]
+    process = subprocess.Popen(command, stdout=sys.stderr, env={**os.environ, "VLLM_SERVER_DEV_MODE": "1"})
+    try:
+        until = time.monotonic() + 300
+        while True:
+            try:
+                ask("/health")
+                break
+            except (URLError, OSError):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise SystemExit("the server did not start") from None
+                time.sleep(1)
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def ask(path: str, body: dict[str, Any] | None = None) -> Any:
-    """Return the JSON that the server answers, None for an empty answer."""
+    """Return the JSON of a response; None if it is empty."""
     data = None if body is None else json.dumps(body).encode()
     request = Request(f"http://127.0.0.1:{PORT}{path}", data, {"Content-Type": "application/json"})
     with urlopen(request, timeout=300) as answer:
@@ -47,12 +74,14 @@ def ask(path: str, body: dict[str, Any] | None = None) -> Any:
 
 
 def url_of(image: Any) -> str:
+    """Return an image as a data URL."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def request_of(images: list[Any]) -> dict[str, Any]:
+    """Return the question with images as the body of a chat completion."""
     content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url_of(image)}} for image in images]
     content.append({"type": "text", "text": QUESTION})
     settings = {"temperature": 0, "max_tokens": 6, "logprobs": True, "top_logprobs": 5}
@@ -60,40 +89,43 @@ def request_of(images: list[Any]) -> dict[str, Any]:
 
 
 def answered(body: dict[str, Any]) -> tuple[float, list[list[float]]]:
-    """Return the seconds of a request, and the log probabilities of each step's five most probable tokens."""
+    """Return the seconds of a request, and the log probabilities of the five most probable tokens of each step."""
     begun = time.monotonic()
     steps = ask("/v1/chat/completions", body)["choices"][0]["logprobs"]["content"]
     return time.monotonic() - begun, [[one["logprob"] for one in step["top_logprobs"]] for step in steps]
 
 
 def difference(one: list[list[float]], other: list[list[float]]) -> float:
+    """Return the largest difference of two answers' log probabilities; infinite if their lengths differ."""
     if [len(step) for step in one] != [len(step) for step in other]:
         return float("inf")
     return max(abs(a - b) for left, right in zip(one, other, strict=True) for a, b in zip(left, right, strict=True))
 
 
-def measured(records: list[dict[str, Any]], bodies: list[dict[str, Any]]) -> dict[str, float]:
-    """Bind plug-ins, and return answers per second, latency and the largest difference to single requests."""
-    document = {"schema": 1, "plugins": records}
-    ready = ask("/collective_rpc", {"method": "qkedit_bind", "args": [document]})["results"]
-    if not all(json.loads(one.replace("'", '"'))["ready"] if isinstance(one, str) else one["ready"] for one in ready):
-        raise SystemExit(f"not ready: {ready}")
+def measured(bodies: list[dict[str, Any]]) -> dict[str, float]:
+    """Return answers per second, latencies, and the largest difference to single requests."""
     singly = [answered(body) for body in bodies]
     requests = [(client + turn) % len(bodies) for client in range(CLIENTS) for turn in range(EACH)]
     begun = time.monotonic()
     with ThreadPoolExecutor(CLIENTS) as pool:
         found = list(pool.map(lambda number: (number, answered(bodies[number])), requests))
     seconds = time.monotonic() - begun
-    report = ask("/qkedit")["workers"][0]
     return {
         "answers per second": len(requests) / seconds,
         "seconds of one request alone": sum(seconds for seconds, _ in singly) / len(singly),
         "seconds of one request of 32 clients": sum(one for _, (one, _) in found) / len(found),
         "difference": max(difference(steps, singly[number][1]) for number, (_, steps) in found),
-        "edited": report["edited"],
-        "failed": report["failed"],
-        "split": report["split"],
     }
+
+
+def measured_with(records: list[dict[str, Any]], bodies: list[dict[str, Any]]) -> dict[str, float]:
+    """Bind plug-ins, and return what `measured` does with the worker's counts of prompts."""
+    ready = ask("/collective_rpc", {"method": "qkedit_bind", "args": [{"schema": 1, "plugins": records}]})["results"]
+    if not all(json.loads(one.replace("'", '"'))["ready"] if isinstance(one, str) else one["ready"] for one in ready):
+        raise SystemExit(f"not ready: {ready}")
+    found = measured(bodies)
+    report = ask("/qkedit")["workers"][0]
+    return found | {key: report[key] for key in ("edited", "failed", "split")}
 
 
 def evaluated(scenes: Path, out: Path, *where: str) -> float:
@@ -104,6 +136,18 @@ def evaluated(scenes: Path, out: Path, *where: str) -> float:
     subprocess.run(command, check=True, stdout=sys.stderr)
     answers = sum(len(file.read_text("utf-8").splitlines()) for file in out.glob("**/*.jsonl"))
     return answers / (time.monotonic() - begun)
+
+
+def failures(speeds: dict[str, dict[str, float]]) -> list[str]:
+    """Return the measurements whose answers differ from single requests, or whose plug-ins did not run as asked."""
+    return [
+        name
+        for name, found in speeds.items()
+        if found["difference"] > LIMIT
+        or found.get("failed")
+        or found.get("split")
+        or bool(found.get("edited")) != (name in PLUGINS)
+    ]
 
 
 def main() -> int:
@@ -120,44 +164,29 @@ def main() -> int:
         from qkedit.demo.scenes import make_scenes
 
         write_scenes(list(make_scenes(SCENES, seed=3_000_000)), scenes)
-    command = [sys.executable, "-m", "qkedit", "serve", "demo", "--engine", "vllm", "--port", str(PORT)]
-    command += ["--plugin", "scr", "--plugin", f"dscr:depth={depth}", "--", "--dtype", "float32"]
-    command += ["--max-model-len", "512", "--gpu-memory-utilization", "0.2", "--skip-mm-profiling", "--enforce-eager"]
-    server = subprocess.Popen(command, stdout=sys.stderr, env={**os.environ, "VLLM_SERVER_DEV_MODE": "1"})
-    try:
-        until = time.monotonic() + 300
-        while True:
-            try:
-                ask("/health")
-                break
-            except (URLError, OSError):
-                if server.poll() is not None or time.monotonic() > until:
-                    raise SystemExit("the server did not start") from None
-                time.sleep(1)
-        bodies = [request_of(images) for images in pictures()]
+    bodies = [request_of(images) for images in pictures()]
+    speeds: dict[str, dict[str, float]] = {}
+    evals: dict[str, float] = {}
+    for name, flags in ((DEFAULTS, ()), (OWN, SETTINGS)):
+        with server(flags=flags):
+            measured(bodies)  # the first requests of a server are slow
+            speeds[name] = measured(bodies)
+            if name == DEFAULTS:
+                endpoint = ("--endpoint", f"http://127.0.0.1:{PORT}/v1")
+                evals["eval --endpoint"] = evaluated(scenes, work / "served", *endpoint)
+        print(name, speeds[name], file=sys.stderr, flush=True)
+    with server(["--plugin", "scr", "--plugin", f"dscr:depth={depth}"]):
         plugins = cases(depth)
-        speeds = {}
-        measured(plugins["SCR and DSCR"], bodies)  # the first requests of a server are slow
-        for name in MEASURED:
-            speeds[name] = measured(plugins[name], bodies)
-            print(name, speeds[name], file=sys.stderr, flush=True)
-        measured([], bodies[:1])
-        endpoint = ("--endpoint", f"http://127.0.0.1:{PORT}/v1")
-        evals = {"eval --endpoint": evaluated(scenes, work / "served", *endpoint)}
-    finally:
-        server.terminate()
-        server.wait(60)
+        measured_with(plugins["SCR and DSCR"], bodies)
+        off = [body | {"vllm_xargs": {"qkedit": "off"}} for body in bodies]
+        speeds[OFF] = measured_with(plugins["SCR and DSCR"], off)
+        for name in PLUGINS:
+            speeds[name] = measured_with(plugins[name], bodies)
+        print(speeds, file=sys.stderr, flush=True)
     evals["eval"] = evaluated(scenes, work / "local", "demo", "--dtype", "float32")
     print(evals, file=sys.stderr, flush=True)
     arguments.out.write_text(json.dumps({"plug-ins": speeds, "eval": evals}, indent=2) + "\n")
-    wrong = [
-        name
-        for name, found in speeds.items()
-        if found["difference"] > LIMIT
-        or found["failed"]
-        or found["split"]
-        or not found["edited"]  # counted without plug-ins, too: the prompts that they would have edited
-    ]
+    wrong = failures(speeds)
     for name in wrong:
         print(f"not as single requests: {name}", file=sys.stderr)
     return 1 if wrong else 0

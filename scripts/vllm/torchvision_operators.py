@@ -1,6 +1,6 @@
-"""Define two operators before torchvision is imported, for a build of it for CUDA beside a build of torch for CPUs.
+"""Define two operators that torchvision needs, for a CUDA build of torchvision with a CPU build of torch.
 
-Imported at the start of Python by a file torchvision_operators.pth in the same directory.
+A file torchvision_operators.pth in the same directory makes Python import this module at its start.
 """
 
 from __future__ import annotations

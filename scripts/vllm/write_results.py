@@ -26,24 +26,24 @@ COMPARED = ("difference", "36 at once", "switched off")
 
 
 def families(results: dict[str, Any]) -> list[str]:
-    """Return the table of compare.py: the largest difference of each model and case."""
+    """Return the table of compare.py: the largest difference per model and case."""
     lines: list[str] = []
-    for name in ("families", "ranks"):
+    for name in ("families", "compiled", "ranks"):
         if name not in results:
             continue
         ranks = results[name]["ranks"]
+        how = f", {ranks} tensor-parallel ranks" if ranks > 1 else ", compiled" if results[name]["compiled"] else ""
         for model, cases in results[name]["models"].items():
             if not lines:
                 lines = [f"| | {' | '.join(cases)} | least effect |", "|---" * (len(cases) + 2) + "|"]
             worst = [max(found[key] for key in COMPARED if key in found) for found in cases.values()]
             effect = min(found["effect"] for case, found in cases.items() if case != "no plug-in")
-            where = NAMES[model] + (f", {ranks} tensor-parallel ranks" if ranks > 1 else "")
-            lines.append(f"| {where} | {' | '.join(f'{value:.1e}' for value in worst)} | {effect:.2g} |")
+            lines.append(f"| {NAMES[model]}{how} | {' | '.join(f'{value:.1e}' for value in worst)} | {effect:.2g} |")
     return lines
 
 
 def edits(results: dict[str, Any]) -> list[str]:
-    """Return what edits.py found: edited directories, and an adapter in a running server."""
+    """Return the tables of edits.py: edited directories, and an adapter in a running server."""
     if "edits" not in results:
         return []
     lines = ["| edited directory | difference | effect |", "|---|---|---|"]
@@ -61,7 +61,7 @@ def edits(results: dict[str, Any]) -> list[str]:
 
 
 def speed(results: dict[str, Any]) -> list[str]:
-    """Return what speed.py measured."""
+    """Return the tables of speed.py."""
     if "speed" not in results:
         return []
     cases, evals = results["speed"]["plug-ins"], results["speed"]["eval"]
