@@ -1,9 +1,14 @@
 #!/usr/bin/env python
-"""Write the tables of docs/vllm.md from a directory of results: `write_results.py DATE DIRECTORY`."""
+"""Write the tables of docs/vllm.md from a directory of results: `write_results.py DATE DIRECTORY SECONDS`.
+
+SECONDS is how long `scripts/test_vllm.sh` took; the directory has its CPU times in `times.txt`, as the shell's `times`
+writes them.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -77,12 +82,31 @@ def speed(results: dict[str, Any]) -> list[str]:
     return [*lines, *(f"| `{command}` | {rate:.2g} |" for command, rate in evals.items())]
 
 
-SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {"families": families, "edits": edits, "speed": speed}
+def run(results: dict[str, Any]) -> list[str]:
+    """Return the sentence about the whole run."""
+    took, cores = results["seconds"] / 60, os.cpu_count()
+    cpu = results["cpu seconds"] / 60
+    return [f"The whole run took {took:.0f} minutes on {cores} cores, and {cpu:.0f} minutes of CPU time."]
+
+
+def cpu_seconds(text: str) -> float:
+    """Return the CPU seconds of a shell and its children, `1m2.50s` four times."""
+    return sum(60 * float(minutes) + float(seconds) for minutes, seconds in re.findall(r"([\d.]+)m([\d.]+)s", text))
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "run": run,
+    "families": families,
+    "edits": edits,
+    "speed": speed,
+}
 
 
 def main() -> int:
     date, directory = sys.argv[1], Path(sys.argv[2])
     results = {file.stem: json.loads(file.read_text("utf-8")) for file in directory.glob("*.json")}
+    results["seconds"] = float(sys.argv[3])
+    results["cpu seconds"] = cpu_seconds((directory / "times.txt").read_text("utf-8"))
     text = DOCUMENT.read_text(encoding="utf-8")
     for section, table in SECTIONS.items():
         if not (lines := table(results)):

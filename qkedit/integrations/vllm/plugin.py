@@ -45,21 +45,25 @@ def prepare(vllm_config: Any) -> None:
             where="vLLM",
             remedy="start it with qkedit serve --engine vllm",
         )
-    scheduler, model = vllm_config.scheduler_config, vllm_config.model_config
+    scheduler, model, parallel = vllm_config.scheduler_config, vllm_config.model_config, vllm_config.parallel_config
     refused_settings(
         {
-            "--pipeline-parallel-size": vllm_config.parallel_config.pipeline_parallel_size > 1,
+            "--pipeline-parallel-size": parallel.pipeline_parallel_size > 1,
+            "--data-parallel-size": parallel.data_parallel_size > 1,
+            "--decode-context-parallel-size": parallel.decode_context_parallel_size > 1,
+            "--prefill-context-parallel-size": parallel.prefill_context_parallel_size > 1,
             "--speculative-config": vllm_config.speculative_config is not None,
             "--kv-transfer-config": vllm_config.kv_transfer_config is not None,
-            "--enable-dbo": bool(getattr(vllm_config.parallel_config, "enable_dbo", False)),
+            "--ec-transfer-config": vllm_config.ec_transfer_config is not None,
+            "--enable-dbo": parallel.use_ubatching,
             "--kv-cache-dtype": vllm_config.cache_config.cache_dtype not in ("auto", "bfloat16", "float16"),
         }
     )
     vllm_config.cache_config.enable_prefix_caching = False
     scheduler.enable_chunked_prefill = False
     scheduler.max_num_batched_tokens = max(scheduler.max_num_batched_tokens, model.max_model_len)
-    if not vllm_config.parallel_config.worker_extension_cls:
-        vllm_config.parallel_config.worker_extension_cls = WORKER_EXTENSION
+    if not parallel.worker_extension_cls:
+        parallel.worker_extension_cls = WORKER_EXTENSION
 
 
 class WorkerExtension:

@@ -57,6 +57,8 @@ def test_without_plug_ins_vllm_runs_its_own_class() -> None:
     [
         ("--pipeline-parallel-size", "2"),
         ("-pp", "2"),
+        ("-dp", "2"),
+        ("--decode-context-parallel-size", "2"),
         ("--pipeline_parallel_size=2",),
         ("--speculative-config", "{}"),
         ("--enable-prefix-caching",),
@@ -93,22 +95,26 @@ def test_the_entry_points_lead_to_what_vllm_calls() -> None:
     assert found == {"vllm.general_plugins": register, "vllm.endpoint_plugins": ServerExtension}
 
 
+def parallel(**changes: Any) -> Any:
+    sizes = {f"{name}_parallel_size": 1 for name in ("pipeline", "data", "decode_context", "prefill_context")}
+    return SimpleNamespace(**{**sizes, "use_ubatching": False, "worker_extension_cls": "", **changes})
+
+
 def config(**changes: Any) -> Any:
     parts: dict[str, Any] = {
         "scheduler_config": SimpleNamespace(enable_chunked_prefill=True, max_num_batched_tokens=2048),
         "model_config": SimpleNamespace(max_model_len=4096),
-        "parallel_config": SimpleNamespace(pipeline_parallel_size=1, worker_extension_cls=""),
+        "parallel_config": parallel(),
         "speculative_config": None,
         "kv_transfer_config": None,
+        "ec_transfer_config": None,
         "cache_config": SimpleNamespace(cache_dtype="auto", enable_prefix_caching=True),
         "additional_config": {"qkedit": {}},
     }
     return SimpleNamespace(**{**parts, **changes})
 
 
-def test_the_configuration_is_set_where_that_is_harmless_and_refused_where_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_configuration_is_changed_to_what_plug_ins_need(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", "qkedit")
     prepared = config()
     prepare(prepared)
@@ -118,10 +124,28 @@ def test_the_configuration_is_set_where_that_is_harmless_and_refused_where_not(
     )
     assert prepared.scheduler_config.max_num_batched_tokens == 4096
     assert prepared.parallel_config.worker_extension_cls == launch.WORKER_EXTENSION
-    with pytest.raises(UsageError, match="--speculative-config"):
-        prepare(config(speculative_config=object()))
-    with pytest.raises(UsageError, match="--pipeline-parallel-size"):
-        prepare(config(parallel_config=SimpleNamespace(pipeline_parallel_size=2)))
+
+
+@pytest.mark.parametrize(
+    ("flag", "changes"),
+    [
+        ("--speculative-config", {"speculative_config": object()}),
+        ("--kv-transfer-config", {"kv_transfer_config": object()}),
+        ("--ec-transfer-config", {"ec_transfer_config": object()}),
+        ("--kv-cache-dtype", {"cache_config": SimpleNamespace(cache_dtype="fp8")}),
+        ("--pipeline-parallel-size", {"parallel_config": parallel(pipeline_parallel_size=2)}),
+        ("--data-parallel-size", {"parallel_config": parallel(data_parallel_size=2)}),
+        ("--decode-context-parallel-size", {"parallel_config": parallel(decode_context_parallel_size=2)}),
+        ("--prefill-context-parallel-size", {"parallel_config": parallel(prefill_context_parallel_size=2)}),
+        ("--enable-dbo", {"parallel_config": parallel(use_ubatching=True)}),
+    ],
+)
+def test_a_configuration_that_plug_ins_do_not_support_is_refused(
+    flag: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_PLUGINS", "qkedit")
+    with pytest.raises(UsageError, match=flag):
+        prepare(config(**changes))
 
 
 def test_a_class_of_ours_does_not_run_without_its_plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:

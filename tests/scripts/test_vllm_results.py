@@ -1,0 +1,72 @@
+"""Test what the comparison on vLLM concludes from its measurements; vLLM itself is not needed."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.scripts.loading import SCRIPTS, load_script
+
+
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each script imports its neighbours by their names."""
+    monkeypatch.setattr(sys, "path", [str(SCRIPTS / "vllm"), *sys.path])
+
+
+def test_a_row_per_model_with_its_largest_difference() -> None:
+    script = load_script("write_results")
+    plain = {"difference": 1e-6, "36 at once": 3e-6, "effect": 0.0}
+    edited = {"difference": 1e-6, "36 at once": 2e-6, "switched off": 4e-6, "effect": 0.5}
+    models = {"demo": {"no plug-in": plain, "SCR": edited}}
+    results = {
+        "families": {"ranks": 1, "compiled": False, "models": models},
+        "compiled": {"ranks": 1, "compiled": True, "models": models},
+        "ranks": {"ranks": 2, "compiled": False, "models": models},
+    }
+    head, _, *rows = script.families(results)
+    assert head == "| | no plug-in | SCR | least effect |"
+    values = "3.0e-06 | 4.0e-06 | 0.5 |"
+    assert rows == [
+        f"| LLaVA-1.5 (the demo) | {values}",
+        f"| LLaVA-1.5 (the demo), compiled | {values}",
+        f"| LLaVA-1.5 (the demo), 2 tensor-parallel ranks | {values}",
+    ]
+
+
+def test_cpu_time_is_that_of_the_shell_and_its_children() -> None:
+    assert load_script("write_results").cpu_seconds("0m1.50s 0m0.50s\n1m2.00s 0m3.00s\n") == 67
+
+
+def answer(tokens: list[int], *steps: dict[int, float]) -> Any:
+    logprobs = [{token: SimpleNamespace(logprob=value) for token, value in step.items()} for step in steps]
+    return SimpleNamespace(outputs=[SimpleNamespace(token_ids=tokens, logprobs=logprobs)])
+
+
+def test_the_largest_difference_of_each_prompt() -> None:
+    values = np.array([[-1.0, -2.0], [-3.0, -4.0]])
+    given = [answer([0, 1], {0: -1.0, 1: -2.5}, {1: -4.25}), answer([0, 0], {0: -1.0})]
+    assert load_script("compare").compared(given, [([0, 1], values)] * 2) == [0.5, float("inf")]
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "is_wrong"),
+    [
+        ("vLLM's own class, its defaults", {"difference": 1e-5}, False),
+        ("vLLM's own class, its defaults", {"difference": 1e-3}, True),
+        ("SCR", {"difference": 0, "edited": 5, "failed": 0, "split": 0}, False),
+        ("SCR", {"difference": 0, "edited": 0, "failed": 0, "split": 0}, True),
+        ("SCR", {"difference": 0, "edited": 5, "failed": 1, "split": 0}, True),
+        ("SCR", {"difference": 0, "edited": 5, "failed": 0, "split": 1}, True),
+        ("plug-ins, switched off", {"difference": 0, "edited": 0, "failed": 0, "split": 0}, False),
+        ("plug-ins, switched off", {"difference": 0, "edited": 5, "failed": 0, "split": 0}, True),
+    ],
+)
+def test_measurements_with_other_answers_or_without_their_plug_ins_are_wrong(
+    name: str, found: dict[str, float], is_wrong: bool
+) -> None:
+    assert load_script("speed").failures({name: found}) == ([name] if is_wrong else [])
