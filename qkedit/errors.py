@@ -14,6 +14,8 @@ from typing import Any
 LONGEST_PART = 5_000
 _KEPT_AT_EACH_END = 2_000
 _LONGEST_SLIP = 100  # characters; a longer word is not a typing error, and slow to compare
+# The end of a sentence before the next one, but not an initial or "e.g." before a name.
+_SENTENCE_END = re.compile(r"(?<!\b[A-Z])(?<!e\.g)(?<!i\.e)[.?!] (?=[A-Z])")
 _NUMBER = re.compile(r"\d{101,}")
 # The messages of torch, its GPU libraries and Apple's in a plain RuntimeError.
 _CPU_FULL = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
@@ -87,15 +89,16 @@ def counted(number: int, one: str, several: str = "") -> str:
     return f"{number} {one if number == 1 else several or one + 's'}"
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of another library's error message, for quoting in a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+def first_sentence(error: BaseException) -> str:
+    """Return the first sentence of another library's error message, for quoting within a sentence of ours."""
+    first_sentence = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return _SENTENCE_END.split(first_sentence, maxsplit=1)[0].rstrip(".")
 
 
 def read_failure(error: BaseException) -> str:
     """Return the reason why a file could not be read, without its path, which the sentence names already."""
     reason = error.strerror if isinstance(error, OSError) else None
-    return reason or first_line(error)
+    return reason or first_sentence(error)
 
 
 def near_words(word: str, known: Iterable[str], most: int = 1, likeness: float = 0.6) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from qkedit.errors import QkeditError, first_line
+from qkedit.errors import QkeditError, first_sentence
 
 
 def all_points_of_other_packages(group: str) -> tuple[EntryPoint, ...]:
@@ -41,7 +41,7 @@ def load_entry_point(point: EntryPoint, noun: str, where: str) -> Any:
         return point.load()
     except Exception as error:  # importing a foreign module may raise anything
         raise QkeditError(
-            f"the {noun} {point.name} of the package {package_of(point)} cannot be imported ({first_line(error)})",
+            f"the {noun} {point.name} of the package {package_of(point)} cannot be imported ({first_sentence(error)})",
             where=where,
             remedy="repair or uninstall that package",
         ) from error

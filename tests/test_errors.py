@@ -7,7 +7,7 @@ import pickle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkedit.errors import LONGEST_PART, QkeditError, VerificationError, did_you_mean, first_line, near_words
+from qkedit.errors import LONGEST_PART, QkeditError, VerificationError, did_you_mean, first_sentence, near_words
 
 
 @given(st.text(), st.text(), st.text())
@@ -48,6 +48,9 @@ def test_a_slip_is_corrected_and_anything_else_gets_the_list() -> None:
     assert near_words("scar", ["scr", "dscr", "scars"], most=2) == ("scars", "scr")
 
 
-def test_the_first_line_of_an_error_fits_into_a_sentence() -> None:
-    assert first_line(ValueError("\n it is broken.\nMore of it.")) == "it is broken"
-    assert first_line(KeyError()) == "KeyError"
+def test_the_first_sentence_of_another_librarys_error_is_quoted() -> None:
+    assert first_sentence(ValueError("\n it is broken.\nMore of it.")) == "it is broken"
+    assert first_sentence(KeyError()) == "KeyError"
+    message = "Can't load processor for '/a/b'. If you meant a hub id, check it. Otherwise do not."
+    assert first_sentence(OSError(message)) == "Can't load processor for '/a/b'"
+    assert first_sentence(OSError("See e.g. A. Smith for v1.2. Then go on")) == "See e.g. A. Smith for v1.2"

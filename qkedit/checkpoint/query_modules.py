@@ -17,7 +17,7 @@ from qkedit.checkpoint.architecture.heads import AttentionLayer, HeadRows
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.contents import CONFIG_FILE
 from qkedit.checkpoint.pretrained import from_pretrained
-from qkedit.errors import QkeditError, UnsupportedForm, first_line
+from qkedit.errors import QkeditError, UnsupportedForm, first_sentence
 
 _QUERIES_ALONE = "q_proj"
 _REMEDY = "write the full layout or a delta"
@@ -146,7 +146,7 @@ def _empty_model(checkpoint: Checkpoint) -> Any | None:
     except QkeditError:
         raise
     except Exception as error:  # transformers fails on a config in many ways, which all mean the same
-        reason = first_line(error)
+        reason = first_sentence(error)
     raise UnsupportedForm(
         f"transformers has no model class for it that would give the module names of an adapter ({reason})",
         where=name,

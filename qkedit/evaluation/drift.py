@@ -172,11 +172,13 @@ def drift(
         loading: `device`, `dtype` and the other arguments of `load`, for both models.
 
     Raises:
-        UsageError: there are no images, one is not a picture, or the models have different vocabularies.
+        UsageError: there are no images, one is not a picture, a plug-in searches by a loop of its own, or the models
+            have different vocabularies.
         QkeditError: a model cannot be loaded, or gives no finite probabilities.
     """
     import torch
 
+    from qkedit.plugins.core.generation_limits import refuse_own_search
     from qkedit.plugins.transformers.attach import attach
     from qkedit.runtime.editing import edit
     from qkedit.runtime.generation import load
@@ -189,6 +191,7 @@ def drift(
     for image in images:
         read_image(image)  # report what is not a picture before loading models
     made = make_plugins(plugins)
+    refuse_own_search(made, "drift")
     check_files(made, images)
     total = 2 * len(images)
     loaded = load(base, revision=base_revision, **loading)

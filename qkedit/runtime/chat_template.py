@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from qkedit.errors import CheckpointError, first_line
+from qkedit.errors import CheckpointError, first_sentence
 
 # A turn of transformers: its role, and a list of parts.
 Turn = Mapping[str, Any]
@@ -251,7 +251,7 @@ def _rendered(processor: Any, text: str, turns: list[dict[str, Any]], where: str
     except _OutOfTime:
         said = f"runs for more than {RENDER_SECONDS:g} seconds"
     except Exception as error:  # an untrusted program may raise anything
-        said = f"does not accept the conversation ({type(error).__name__}: {first_line(error)[:_MESSAGE_LENGTH]})"
+        said = f"does not accept the conversation ({type(error).__name__}: {first_sentence(error)[:_MESSAGE_LENGTH]})"
     else:
         if len(rendered) <= MOST_RENDERED:
             return rendered

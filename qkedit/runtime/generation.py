@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qkedit.checkpoint.pretrained import check_torchvision
-from qkedit.errors import QkeditError, UsageError, first_line
+from qkedit.errors import QkeditError, UsageError, first_sentence
 from qkedit.plugins.core.pictures import Pictures, remember_pictures
 from qkedit.plugins.core.report import RequestReport
 from qkedit.plugins.transformers.attach import attach
@@ -192,7 +192,7 @@ def _prepared(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Iterator[Mappin
         if len(prompts) == 1:
             raise
         # Whatever the error for the batch, the prompts may be accepted one by one, or their own errors are clearer.
-        _logger.info("the processor does not accept batches (%s)", first_line(error))
+        _logger.info("the processor does not accept batches (%s)", first_sentence(error))
         yield from (batch_inputs(loaded, [prompt]) for prompt in prompts)
         return
     yield together
@@ -210,7 +210,7 @@ def _generated(
             output = loaded.model.generate(**inputs, **settings)
     except ValueError as error:
         raise QkeditError(
-            f"cannot answer with its generation settings and this prompt ({first_line(error)})",
+            f"cannot answer with its generation settings and this prompt ({first_sentence(error)})",
             where=loaded.name,
             remedy="check generation_config.json and the prompt",
         ) from error

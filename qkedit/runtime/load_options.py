@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from qkedit.errors import UsageError, first_line, read_failure
+from qkedit.errors import UsageError, first_sentence, read_failure
 from qkedit.strict_text import parse_json
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -145,7 +145,7 @@ def _quantization(name: str) -> Any:
         return AutoQuantizationConfig.from_dict(settings)
     except (ValueError, TypeError, KeyError, ImportError) as error:
         raise UsageError(
-            f"{name} does not hold settings that transformers accepts ({first_line(error)})",
+            f"{name} does not hold settings that transformers accepts ({first_sentence(error)})",
             where="--quantization",
             remedy='write a quantization_config such as {"quant_method": "bitsandbytes", "load_in_4bit": true}',
         ) from error

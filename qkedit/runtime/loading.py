@@ -16,7 +16,7 @@ from qkedit.checkpoint.pretrained import (
     pretrained_weights,
 )
 from qkedit.checkpoint.resolve import place_of
-from qkedit.errors import QkeditError, UsageError, first_line, read_failure
+from qkedit.errors import QkeditError, UsageError, first_sentence, read_failure
 from qkedit.runtime.chat_template import NONE, ChatTemplate, Turn, render, template_of
 from qkedit.runtime.generation_settings import check_generation_settings
 from qkedit.runtime.load_options import Placement
@@ -123,14 +123,14 @@ def load(
         raise
     except ImportError as error:
         raise QkeditError(
-            f"it needs a package that is not installed ({first_line(error)})",
+            f"it needs a package that is not installed ({first_sentence(error)})",
             where=model,
             remedy="install it with `pip install 'qkedit[runtime]'`",
         ) from error
     # transformers and its tokenizers fail on invalid files in many ways, which all mean the same.
     except Exception as error:
         raise QkeditError(
-            f"transformers cannot load it ({first_line(error)})",
+            f"transformers cannot load it ({first_sentence(error)})",
             where=model,
             remedy="name a vision-language model with its processor's files",
         ) from error

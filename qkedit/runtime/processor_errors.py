@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from qkedit.errors import UsageError, first_line
+from qkedit.errors import UsageError, first_sentence
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,8 +56,8 @@ def refused(processor: Any, images: Sequence[Image], error: Exception) -> str:
         # A processor may fail in any way, and all failures mean the same here.
         except Exception as own:
             size = f"{image.width} × {image.height} pixels"
-            return f"image {number} of {size} with {_settings(take)} ({type(own).__name__}: {first_line(own)})"
-    return f"the prompt and the images ({type(error).__name__}: {first_line(error)})"
+            return f"image {number} of {size} with {_settings(take)} ({type(own).__name__}: {first_sentence(own)})"
+    return f"the prompt and the images ({type(error).__name__}: {first_sentence(error)})"
 
 
 def _settings(take: Any) -> str:

@@ -219,12 +219,14 @@ def test_the_command_gives_what_the_gate_reads(images: Path, edited: Path, tmp_p
         (("demo", "--images", "."), "--base: there is nothing to compare with"),
         (("demo", "--images", "absent", "--plugin", "scr"), "absent: there is no such directory"),
         (("demo", "--images", "broken.png", "--plugin", "scr"), "broken.png: is not an image"),
+        (("demo", "--images", "black.png", "--plugin", "opera"), "opera: drift follows an answer token by token"),
     ],
 )
 def test_the_command_refuses_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], sentence: str
 ) -> None:
     (tmp_path / "broken.png").write_text("pixels")
+    Image.new("RGB", (8, 8)).save(tmp_path / "black.png")
     monkeypatch.chdir(tmp_path)
     found = qkedit("drift", *arguments)
     assert found.code == 2

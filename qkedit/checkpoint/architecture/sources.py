@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from qkedit.checkpoint.architecture.schema import Decoder, Explanation, Family, ProjectionLayout, Refusal
 from qkedit.checkpoint.record_reader import closest, read_record, read_records, wrong
 from qkedit.configuration_files import MAX_LENGTH, configuration_directory, parse_configuration, parse_foreign
-from qkedit.errors import QkeditError, first_line
+from qkedit.errors import QkeditError, first_sentence
 from qkedit.other_packages import all_points_of_other_packages, package_of
 
 # The entry-point group in which other packages name a package of records: "my_package.records".
@@ -115,7 +115,7 @@ def _directory_of(point: EntryPoint) -> Path:
     try:
         spec = find_spec(point.value)
     except Exception as error:  # importing the parents may raise anything
-        raise _not_found(point, first_line(error)) from error
+        raise _not_found(point, first_sentence(error)) from error
     locations = [] if spec is None else list(spec.submodule_search_locations or ())
     if not locations:
         raise _not_found(point, f"there is no package {point.value}")

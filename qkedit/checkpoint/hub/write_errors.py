@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from qkedit.checkpoint.hub.errors import is_transport_error
-from qkedit.errors import QkeditError, first_line
+from qkedit.errors import QkeditError, first_sentence
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -54,8 +54,8 @@ def _explain(error: Exception, repository: str, doing: str) -> tuple[str, str]:
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
         return _explain(error.__cause__, repository, doing)  # the error names the file, its cause the failure
     if is_transport_error(error):
-        return f"the connection to the hub failed ({_plain(first_line(error))})", f"check the network and {_GO_ON}"
-    return f"the hub library could not {doing} ({_plain(first_line(error))})", _GO_ON
+        return f"the connection to the hub failed ({_plain(first_sentence(error))})", f"check the network and {_GO_ON}"
+    return f"the hub library could not {doing} ({_plain(first_sentence(error))})", _GO_ON
 
 
 def _explain_answer(error: HfHubHTTPError, repository: str, doing: str) -> tuple[str, str]:

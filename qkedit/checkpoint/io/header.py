@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from qkedit.errors import CheckpointError, first_line
+from qkedit.errors import CheckpointError, first_sentence
 from qkedit.strict_text import parse_json
 
 LENGTH_BYTES = 8
@@ -118,7 +118,7 @@ def parse_json_object(text: bytes, file: str) -> dict[str, Any]:
     try:
         value = parse_json(text)
     except ValueError as error:
-        raise _broken(file, f"is not valid JSON ({first_line(error)})") from error
+        raise _broken(file, f"is not valid JSON ({first_sentence(error)})") from error
     if not isinstance(value, dict):
         raise _broken(file, f"holds a JSON {type(value).__name__} where an object is expected")
     return value

@@ -66,6 +66,7 @@ def diagnose(
         UsageError: there are no images, one is not a picture, or the plug-ins do not fit the model.
         QkeditError: the model cannot be loaded or cannot answer.
     """
+    from qkedit.plugins.core.generation_limits import refuse_own_search
     from qkedit.plugins.transformers.modules import vlm_modules
     from qkedit.runtime.editing import edit
     from qkedit.runtime.generation import load
@@ -79,7 +80,9 @@ def diagnose(
         shown.images()  # an invalid picture is reported before the model is loaded
     sources = [source for shown in asked.prompts for source in shown.sources]
     files = [source for source in sources if isinstance(source, Path)]
-    check_files(make_plugins(plugins), files if len(files) == len(sources) else None)
+    made = make_plugins(plugins)
+    refuse_own_search(made, "attention")
+    check_files(made, files if len(files) == len(sources) else None)
     loaded = load(model, **loading)
     found = _Found(vlm_modules(loaded.model), asked)
     with edit(loaded.model, edits) if edits else nullcontext():

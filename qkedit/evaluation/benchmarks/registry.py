@@ -14,7 +14,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint
 
-from qkedit.errors import QkeditError, UsageError, did_you_mean, first_line
+from qkedit.errors import QkeditError, UsageError, did_you_mean, first_sentence
 from qkedit.evaluation.benchmarks.benchmark import Benchmark
 from qkedit.other_packages import load_entry_point, package_of, points_of_other_packages
 
@@ -61,7 +61,7 @@ def benchmark_named(name: str) -> Benchmark:
     try:
         return found()
     except Exception as error:  # a third party's class may raise anything
-        raise _not_one(points[name], f"cannot be created ({first_line(error)})") from error
+        raise _not_one(points[name], f"cannot be created ({first_sentence(error)})") from error
 
 
 def _not_one(point: EntryPoint, what: str) -> QkeditError:

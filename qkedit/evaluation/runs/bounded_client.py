@@ -11,7 +11,7 @@ from typing import Any
 
 import openai
 
-from qkedit.errors import QkeditError, first_line
+from qkedit.errors import QkeditError, first_sentence
 
 # The longest answers have a few hundred thousand characters, and a token's fields take a few hundred bytes.
 LARGEST_RESPONSE = 16 * 2**20
@@ -47,7 +47,7 @@ def bounded_client(
         http_client = BoundedHttpClient(timeout, on_refusal)
     except Exception as error:  # an invalid proxy address raises an exception class of its own
         raise QkeditError(
-            f"the connection cannot be prepared ({first_line(error)})",
+            f"the connection cannot be prepared ({first_sentence(error)})",
             where="--endpoint",
             remedy="correct the variables of proxies and certificates (HTTP_PROXY, ALL_PROXY, SSL_CERT_FILE)",
         ) from error

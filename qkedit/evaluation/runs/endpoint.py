@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, urlsplit
 
-from qkedit.errors import QkeditError, UsageError, first_line
+from qkedit.errors import QkeditError, UsageError, first_sentence
 from qkedit.evaluation.files.json_rows import LONGEST_TEXT
 from qkedit.evaluation.files.records import STOP
 from qkedit.evaluation.runs.backend import EvalRequest, Reply, versions
@@ -248,7 +248,7 @@ class Endpoint:
                 raise self._failed(*too_long) from error
             if isinstance(error.__cause__, TooSlowError):
                 raise self._failed(*too_slow) from error
-            reason = first_line(error.__cause__ or error)
+            reason = first_sentence(error.__cause__ or error)
             raise Unreachable(
                 f"cannot be reached ({reason})", where=self.base_url, remedy="start the server or check the address"
             ) from error

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from qkedit.errors import QkeditError, first_line
+from qkedit.errors import QkeditError, first_sentence
 from qkedit.integrations.vllm.launch import SECTION, check_plugins, is_switched_off
 from qkedit.integrations.vllm.prompts import PromptBatch, WholePrompt
 from qkedit.integrations.vllm.step import Run, StepEditor
@@ -133,7 +133,7 @@ def bind(runner: Any, document: Any = None) -> dict[str, Any]:
     except QkeditError as error:
         return {"ready": False, "reason": str(error)}
     except Exception as error:  # such as an attribute that another version of vLLM does not have
-        return {"ready": False, "reason": f"{type(error).__name__}: {first_line(error)}"}
+        return {"ready": False, "reason": f"{type(error).__name__}: {first_sentence(error)}"}
     return {"ready": True, **model.qkedit_plugins.report()}
 
 

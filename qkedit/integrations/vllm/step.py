@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qkedit.errors import first_line
+from qkedit.errors import first_sentence
 from qkedit.integrations.vllm.families import image_inputs
 from qkedit.integrations.vllm.prompts import PromptBatch, attention_rows
 from qkedit.plugins.core.grid import image_grids
@@ -255,5 +255,5 @@ class StepEditor:
     def note_failure(self, error: Exception, prompts: int) -> None:
         """Count prompts that ran without plug-ins, and keep the reason for the worker's report."""
         self.counts["failed"] += prompts
-        self.failure = first_line(error)
+        self.failure = first_sentence(error)
         _logger.error("prompts ran without plug-ins (%s)", self.failure)

@@ -42,3 +42,24 @@ def refuse_settings(generation: Generation, settings: Iterable[str], plugin: str
         value = generation.setting(name)
         if value is not None and is_refused(value):
             raise UsageError(f"{plugin} cannot act: {reason}", where=name, remedy="leave this setting out")
+
+
+def refuse_own_search(plugins: Iterable[Any], purpose: str) -> None:
+    """Refuse plug-ins whose class says, by `own_search`, that they search for answers by a loop of their own.
+
+    Such a search exchanges and takes back tokens, so its forward passes are not those of the answer's tokens.
+
+    Args:
+        plugins: the plug-ins' settings.
+        purpose: the measurement that needs the forward pass of each token, for the message.
+
+    Raises:
+        UsageError: there is such a plug-in.
+    """
+    for plugin in plugins:
+        if getattr(plugin, "own_search", False):
+            raise UsageError(
+                f"{purpose} follows an answer token by token, and its search takes tokens back",
+                where=plugin.name,
+                remedy=f"compare its answers by `qkedit eval --plugin {plugin.name}`",
+            )

@@ -9,7 +9,7 @@ from typing import Any
 
 from qkedit.checkpoint.hub.snapshot import model_directory
 from qkedit.checkpoint.pretrained import check_torchvision, from_pretrained, pretrained_weights
-from qkedit.errors import QkeditError, first_line, memory_that_ran_out
+from qkedit.errors import QkeditError, first_sentence, memory_that_ran_out
 
 
 def load_image_model(
@@ -69,7 +69,7 @@ def explained_failure(fact: str, name: str, remedy: str) -> Iterator[None]:
         if memory_that_ran_out(error):
             raise
         check_torchvision(error, name)
-        raise QkeditError(f"{fact} ({first_line(error)})", where=name, remedy=remedy) from error
+        raise QkeditError(f"{fact} ({first_sentence(error)})", where=name, remedy=remedy) from error
 
 
 def model_files(name: str) -> list[Path]:
@@ -81,7 +81,7 @@ def model_files(name: str) -> list[Path]:
 def lacks_package(name: str, error: Exception) -> QkeditError:
     """Return the error for an image processor whose package is missing; transformers' message names the package."""
     return QkeditError(
-        f"its image processor needs a package that is not installed ({first_line(error)})",
+        f"its image processor needs a package that is not installed ({first_sentence(error)})",
         where=name,
         remedy="install torchvision with `pip install 'qkedit[runtime]'`",
     )

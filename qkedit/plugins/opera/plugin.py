@@ -47,6 +47,7 @@ class OPERA:
     """
 
     name: ClassVar[str] = "opera"
+    own_search: ClassVar[bool] = True
 
     beams: int = 5
     candidates: int = 5

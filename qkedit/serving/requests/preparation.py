@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from qkedit.errors import QkeditError, first_line, memory_that_ran_out
+from qkedit.errors import QkeditError, first_sentence, memory_that_ran_out
 from qkedit.runtime.processor_errors import placeholders
 from qkedit.serving.requests.chat_request import ChatRequest, parse_chat_request
 from qkedit.serving.requests.image_hosts import ImageHosts
@@ -102,7 +102,7 @@ class Preparation:
             # As text: a record with the error itself would keep the images alive in every stored record.
             logger.warning("a request could not be prepared\n%s", traceback.format_exc().rstrip())
             raise RequestError(
-                f"the model's processor fails on them ({type(error).__name__}: {first_line(error)})",
+                f"the model's processor fails on them ({type(error).__name__}: {first_sentence(error)})",
                 where="messages",
                 remedy="change them",
             ) from error

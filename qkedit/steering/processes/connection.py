@@ -20,7 +20,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from qkedit.checkpoint.io.interrupts import interrupts_deferred
-from qkedit.errors import QkeditError, UsageError, counted, first_line
+from qkedit.errors import QkeditError, UsageError, counted, first_sentence
 from qkedit.steering.processes.launch import Launch
 from qkedit.strict_text import parse_json
 
@@ -223,7 +223,7 @@ def _wait(deadline: float, launch: Launch) -> None:
 
 def _no_meeting(address: str, error: BaseException) -> QkeditError:
     return QkeditError(
-        f"the processes cannot meet there ({first_line(error)})",
+        f"the processes cannot meet there ({first_sentence(error)})",
         where=f"MASTER_ADDR {address}",
         remedy="give the launcher an address and a port of the first machine that all of them can reach",
     )

@@ -176,6 +176,7 @@ def test_the_command(files: Path, tmp_path: Path) -> None:
         (("--scenes", "2", "--data", "."), "the objects of scenes are known"),
         (("--images", ".", "--split", "x"), "there is no ground truth"),
         (("--scenes", "2", "--plot", "a.jpeg"), "unknown ending"),
+        (("--scenes", "2", "--plugin", "opera"), "opera: attention follows an answer token by token"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments: tuple[str, ...], sentence: str) -> None:

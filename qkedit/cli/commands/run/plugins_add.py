@@ -9,7 +9,7 @@ import typer
 from qkedit.cli import completion
 from qkedit.cli.flags.plugins import DirectoryOption, spelled
 from qkedit.cli.output import aligned, command
-from qkedit.errors import UsageError, first_line
+from qkedit.errors import UsageError, first_sentence
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,7 +88,7 @@ def _config(directory: Path) -> Any:
         return from_pretrained(AutoConfig, directory)
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(
-            f"transformers does not know this model ({first_line(error)})",
+            f"transformers does not know this model ({first_sentence(error)})",
             where=str(directory),
             remedy="name the directory of a vision-language model that transformers loads by itself",
         ) from error
