@@ -91,8 +91,8 @@ def counted(number: int, one: str, several: str = "") -> str:
 
 def first_sentence(error: BaseException) -> str:
     """Return the first sentence of another library's error message, for quoting within a sentence of ours."""
-    first_sentence = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return _SENTENCE_END.split(first_sentence, maxsplit=1)[0].rstrip(".")
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return _SENTENCE_END.split(line, maxsplit=1)[0].rstrip(".")
 
 
 def read_failure(error: BaseException) -> str:

@@ -83,7 +83,7 @@ LIGHT = ("cli", "checkpoint")
 # What one module does for all: a pattern of its source, and its name.
 ONE_OF_EACH = {
     r"\bdifflib\b": "qkedit.errors",  # which known word a slip is of
-    r"\.splitlines\(\)\[0\]\.rstrip\(": "qkedit.errors",  # the first line of another library's error
+    r"str\(error\).*\.splitlines\(\)\[0\]": "qkedit.errors",  # the first sentence of another library's error
     r"\bimport .*\bentry_points\b": "qkedit.other_packages",
     r"\bflock\(": "qkedit.checkpoint.io.lock",
     r"\.replace\(file\)|\bos\.replace\(": "qkedit.checkpoint.io.whole_file",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qkedit.errors import UsageError
+from qkedit.errors import UsageError, first_sentence
 from qkedit.steering.processes.launch import launched
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ def choose_device(name: str) -> torch.device:
         try:
             return PartialState().device
         except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"cannot be chosen: {reason}", where="device", remedy="name one with --device") from error
+            raise UsageError(
+                f"cannot be chosen: {first_sentence(error)}", where="device", remedy="name one with --device"
+            ) from error
     try:
         device = torch.device(name)
     except RuntimeError:
