@@ -17,9 +17,10 @@ from qkedit.version import __version__
 
 if TYPE_CHECKING:
     from qkedit.api.differences import diff, extract
-    from qkedit.api.editing import apply, export, inspect, interpolate, merge, plan, verify
+    from qkedit.api.editing import inspect, plan, steer
     from qkedit.api.experiments import demonstrate, sweep
     from qkedit.api.measuring import attention, compare, drift, evaluate, evaluate_arms, score
+    from qkedit.api.outputs import apply, export, interpolate, merge, verify
     from qkedit.api.publishing import push
     from qkedit.api.requirements import gate
     from qkedit.api.running import generate, kv_coherence
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from qkedit.runtime.sink import sink_of
     from qkedit.spectral.product import QKProduct
     from qkedit.spectral.suppression import Suppression
-    from qkedit.steering.run import SteerReport, steer
+    from qkedit.steering.run import SteerReport
     from qkedit.steering.undo.revert import revert
 
 __all__ = [
@@ -97,15 +98,15 @@ _HOMES = {
     "QKProduct": "qkedit.runtime.products",  # with from_model
     "Suppression": "qkedit.spectral.suppression",
     "SteerReport": "qkedit.steering.run",
-    "steer": "qkedit.steering.run",
+    "steer": "qkedit.api.editing",
     "QkeditError": "qkedit.errors",
     "plan": "qkedit.api.editing",
     "inspect": "qkedit.api.editing",
-    "apply": "qkedit.api.editing",
-    "export": "qkedit.api.editing",
-    "merge": "qkedit.api.editing",
-    "interpolate": "qkedit.api.editing",
-    "verify": "qkedit.api.editing",
+    "apply": "qkedit.api.outputs",
+    "export": "qkedit.api.outputs",
+    "merge": "qkedit.api.outputs",
+    "interpolate": "qkedit.api.outputs",
+    "verify": "qkedit.api.outputs",
     "diff": "qkedit.api.differences",
     "extract": "qkedit.api.differences",
     "revert": "qkedit.steering.undo.revert",

@@ -34,7 +34,7 @@ def selection_text(chosen: Selection, where: str = "layers") -> str:
     """Return a selection in the grammar: texts are unchanged, numbers become text such as `3,5-8`.
 
     Raises:
-        UsageError: the selection is not a text, a number or numbers, or it is empty.
+        UsageError: the selection is empty, or not a text or numbers from 0.
     """
     if isinstance(chosen, str):
         return chosen
@@ -43,7 +43,7 @@ def selection_text(chosen: Selection, where: str = "layers") -> str:
     except TypeError:
         numbers = []
     if not numbers or numbers[0] < 0 or isinstance(chosen, bool):
-        raise UsageError(f"{chosen!r} is empty", where=where, remedy="give a text such as '3,5-8', or numbers from 0")
+        raise UsageError(f"{chosen!r} names none", where=where, remedy="give text such as '3,5-8', or numbers from 0")
     return describe(numbers)
 
 

@@ -23,12 +23,11 @@ sys.path.insert(0, str(Path.cwd()))
 
 import torch
 
-from qkedit.errors import QkeditError
-from qkedit.steering.run import steer
+import qkedit
 from tests import tiny_configs, tiny_models
 
 # Earlier versions call the share of a mode that stays `residual`.
-KEPT = "retain" if "retain" in inspect.signature(steer).parameters else "residual"
+KEPT = "retain" if "retain" in inspect.signature(qkedit.steer).parameters else "residual"
 EDITS: dict[str, dict[str, Any]] = {
     "plain": {"k": 2},
     "energy": {"energy": 0.5},
@@ -60,8 +59,8 @@ def hashes() -> dict[str, str]:
 
 def _hash(base: Path, out: Path, options: dict[str, Any]) -> str:
     try:
-        steer(str(base), out=out, layers="all", fsync=False, allow_text_only=True, **options)
-    except QkeditError:
+        qkedit.steer(str(base), out=out, layers="all", fsync=False, allow_text_only=True, **options)
+    except qkedit.QkeditError:
         return "refused"
     digest = hashlib.sha256()
     for file in sorted(out.glob("*.safetensors*")):

@@ -1,22 +1,27 @@
-"""Edit, inspect and check checkpoints from Python: the commands `inspect`, `apply`, `export` and `verify`."""
+"""Plan, make and inspect edits of checkpoints from Python: the commands `steer` and `inspect`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qkedit.checkpoint.architecture.library import Directories, using_architectures
-from qkedit.selection import Selection, selection_text
-from qkedit.spectral.sink import NONE, protected_directions
-from qkedit.spectral.suppression import Suppression
-from qkedit.steering.steer_options import ComputeDtype, Layout, OutputOptions, SteerOptions
+from qkedit.renamed import renamed_argument
+from qkedit.selection import Selection
+from qkedit.spectral.sink import NONE, Sink
+from qkedit.spectral.suppression import Channel, Control
+from qkedit.steering.plan import SteerPlan, plan_for
+from qkedit.steering.run import SteerReport, run_plan
+from qkedit.steering.steer_options import ComputeDtype, Layout, OutputOptions, Role, edit_options
 
 if TYPE_CHECKING:
     from qkedit.inspection.spectra import Inspection
-    from qkedit.steering.plan import SteerPlan
-    from qkedit.steering.run import SteerReport
-    from qkedit.steering.verify import Verification
+    from qkedit.steering.engine.progress import Progress
+
+Spared = Role | Mapping[int, Sequence[int]]
+"""Heads to leave alone: a role, or query heads by layer."""
 
 
 def plan(
@@ -24,48 +29,155 @@ def plan(
     *,
     layers: Selection = "mid",
     heads: Selection = "all",
-    suppression: Suppression | None = None,
+    k: int = 4,
+    energy: float | None = None,
+    retain: float = 0.0,
+    channel: Channel = "full",
+    control: Control = "none",
+    seed: int = 0,
     device: str = "auto",
     compute_dtype: ComputeDtype = "float32",
     revision: str | None = None,
+    keep_plugins: bool = False,
     allow_text_only: bool = False,
     protect: str = NONE,
+    spare: Spared = "none",
     architectures: Directories | None = None,
 ) -> SteerPlan:
     """Return the plan of an edit, with what it would read, change and write, from headers and config alone.
 
     Args:
-        model: a directory, a hub id, an alias or `demo`.
-        layers: the layers to edit: text such as `"10-20"` (both ends inclusive), a number, a range or numbers.
-        heads: the query heads to edit, in the same forms.
-        suppression: what to suppress; by default the four dominant modes.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        compute_dtype: the arithmetic of the write-back, `float32` or `float64`.
-        revision: branch, tag or commit of a model on the hub.
-        allow_text_only: whether to accept a checkpoint without vision too.
-        protect: `sink` or `sink:4` leaves alone as many query directions that find the attention sink.
-        architectures: directories of records in addition to qkedit's own (docs/adding-a-model.md).
+        model: as for `steer`, and so are the other arguments. The model is not run, so the plan does not say which
+            heads or directions `spare` and `protect` leave alone.
 
     Raises:
         QkeditError: the model, a layer or a head does not exist, or its projections cannot be edited.
 
     Example:
-        >>> qkedit.plan("demo", layers=range(2, 6)).bytes_to_write
+        >>> qkedit.plan("demo", layers=range(2, 6), k=4).bytes_to_write
         262144
     """
-    from qkedit.steering.plan import plan_for
-
-    options = SteerOptions(
-        selection_text(layers),
-        selection_text(heads, "heads"),
-        suppression or Suppression(),
-        compute_dtype,
-        device,
-        allow_text_only,
-        protected_directions(protect),
+    options = edit_options(
+        layers=layers,
+        heads=heads,
+        k=k,
+        energy=energy,
+        retain=retain,
+        channel=channel,
+        control=control,
+        seed=seed,
+        device=device,
+        compute_dtype=compute_dtype,
+        allow_text_only=allow_text_only,
+        protect=protect,
+        spare=spare if isinstance(spare, str) else "none",
     )
     with using_architectures(architectures):
-        return plan_for(str(model), options, revision)
+        planned = plan_for(str(model), options, revision, keep_plugins=keep_plugins)
+    return planned if isinstance(spare, str) else planned.sparing(spare)
+
+
+@renamed_argument("residual", "retain")
+def steer(
+    model: str | Path,
+    *,
+    out: str | Path,
+    layers: Selection = "mid",
+    heads: Selection = "all",
+    k: int = 4,
+    energy: float | None = None,
+    retain: float = 0.0,
+    channel: Channel = "full",
+    control: Control = "none",
+    seed: int = 0,
+    device: str = "auto",
+    compute_dtype: ComputeDtype = "float32",
+    revision: str | None = None,
+    layout: Layout = "full",
+    rank: int | None = None,
+    keep_original: bool = False,
+    link: str = "auto",
+    overwrite: bool = False,
+    force: bool = False,
+    follow_links: bool = False,
+    keep_plugins: bool = False,
+    fsync: bool = True,
+    verify: bool = False,
+    allow_text_only: bool = False,
+    protect: str = NONE,
+    sink: Sink | None = None,
+    spare: Spared = "none",
+    architectures: Directories | None = None,
+    progress: Progress | None = None,
+) -> SteerReport:
+    """Suppress the dominant query-key modes of a checkpoint and write the result to a directory.
+
+    Args:
+        model: a directory, a hub id (`org/name`), an alias (`qwen2-vl`) or `demo`.
+        out: the directory to write; it appears complete or not at all.
+        layers: `10-20`, `3,5,8-12`, `all`, `mid` or `0.35-0.7`; or a number, a range or numbers.
+        heads: query heads, `all` or `0,3,8-12`; or numbers.
+        k: dominant modes to suppress in each head.
+        energy: instead of k, as many modes as carry this share of the energy, in (0, 1].
+        retain: share of each suppressed mode that stays, in [0, 1).
+        channel: `full`, `symmetric` or `antisymmetric`.
+        control: `none`, `index` or `norm`: a matched random control instead of the edit.
+        seed: the seed of the control's random draws.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `cuda` means every visible GPU.
+        compute_dtype: the arithmetic of the write-back, `float32` or `float64`.
+        revision: the branch, tag or commit of a hub model.
+        layout: `full`, `delta` for the edited tensors alone, or `lora` for their change as an adapter of PEFT.
+        rank: the largest rank of an adapter per layer; by default that of the edit.
+        keep_original: keep the original bytes of the edited tensors next to the model, for `revert`.
+        link: `auto`, `copy`, `reflink`, `hard` or `symlink`: the way to take over unchanged shards.
+        overwrite: replace an earlier output, if nothing else lies in it.
+        force: replace the directory at `out`, whatever it holds.
+        follow_links: copy the targets of the base's links, wherever they are.
+        keep_plugins: copy the base's `qkedit-plugins.json` to the output.
+        fsync: wait until the disk holds the output.
+        verify: read the finished output back and compare all of it with the base before it appears.
+        allow_text_only: also accept a checkpoint without vision.
+        protect: `sink` or `sink:4` leaves alone as many query directions that find the attention sink. The model is
+            loaded on the CPU and run on one token to find them.
+        sink: the sink of a model that is loaded already, `qkedit.sink_of(model)`.
+        spare: `induction` leaves alone the heads that copy, for which the model is run on random tokens; or query
+            heads by layer, such as `qkedit.copying_heads(model)` of a model that is loaded already.
+        architectures: directories of records in addition to qkedit's own (docs/adding-a-model.md).
+        progress: called as the work advances.
+
+    Returns:
+        The report of the edit, with the manifest of the output.
+
+    Raises:
+        QkeditError: one sentence that says what failed, where, and what to do; nothing was written.
+
+    Example:
+        >>> import qkedit
+        >>> report = qkedit.steer("demo", out="./edited", layers="2-5", k=4)
+        >>> len(report.manifest.tensors)
+        4
+    """
+    output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force, follow_links, rank, keep_original)
+    with using_architectures(architectures):
+        planned = plan(
+            model,
+            layers=layers,
+            heads=heads,
+            k=k,
+            energy=energy,
+            retain=retain,
+            channel=channel,
+            control=control,
+            seed=seed,
+            device=device,
+            compute_dtype=compute_dtype,
+            revision=revision,
+            keep_plugins=keep_plugins,
+            allow_text_only=allow_text_only,
+            protect=protect,
+            spare=spare,
+        )
+        return run_plan(_after_a_run(replace(planned, sink=sink), model, revision), output, progress)
 
 
 def inspect(
@@ -73,25 +185,27 @@ def inspect(
     *,
     layers: Selection = "all",
     heads: Selection = "all",
-    suppression: Suppression | None = None,
+    k: int = 4,
+    energy: float | None = None,
+    channel: Channel = "full",
     offset: int | tuple[int, int, int] = 0,
     device: str = "auto",
     revision: str | None = None,
     protect: str = NONE,
+    spare: Spared = "none",
     architectures: Directories | None = None,
 ) -> Inspection:
     """Return the spectra of a checkpoint's query-key products, without writing anything.
 
     Args:
-        model: a directory, a hub id, an alias or `demo`.
-        layers: as for `plan`.
-        heads: as for `plan`.
-        suppression: gives the channel, and by `k` or `energy` the dominant modes.
+        model: as for `steer`; a checkpoint without vision is accepted, too.
+        layers, heads: as for `steer`.
+        k, energy: the modes that count as dominant.
+        channel: as for `steer`.
         offset: query position − key position; three numbers for time, height and width.
-        device: as for `plan`.
-        revision: branch, tag or commit of a model on the hub.
-        protect: as for `plan`: the spectra are those without these directions. The model is loaded to find them.
-        architectures: as for `plan`.
+        device, revision: as for `steer`.
+        protect, spare: as for `steer`: the spectra are those without these directions and heads.
+        architectures: as for `steer`.
 
     Raises:
         QkeditError: as for `plan`; or a weight holds NaN or infinity, or the positions are not supported.
@@ -107,170 +221,22 @@ def inspect(
             model,
             layers=layers,
             heads=heads,
-            suppression=suppression,
+            k=k,
+            energy=energy,
+            channel=channel,
             device=device,
             revision=revision,
             allow_text_only=True,
             protect=protect,
+            spare=spare,
         )
-        if planned.options.protect:
-            from qkedit.runtime.editing import with_run_of
-
-            planned = with_run_of(planned, str(model), revision)
+        planned = _after_a_run(planned, model, revision)
         return inspect_plan(planned, (offset, offset, offset) if isinstance(offset, int) else offset)
 
 
-def apply(
-    delta: str | Path | Sequence[str | Path],
-    *,
-    base: str | Path,
-    out: str | Path,
-    revision: str | None = None,
-    link: str = "auto",
-    overwrite: bool = False,
-    fsync: bool = True,
-    verify: bool = False,
-    keep_original: bool = False,
-) -> SteerReport:
-    """Make the full checkpoint from a delta or an adapter and its base, or from several edits of one base.
+def _after_a_run(planned: SteerPlan, model: str | Path, revision: str | None) -> SteerPlan:
+    if not planned.needs_run:
+        return planned
+    from qkedit.runtime.editing import with_run_of  # imports torch
 
-    From a delta it is byte-equal to steering directly. An adapter is added to the base in float64 and rounded once.
-
-    Args:
-        delta: a directory written with `layout="delta"` or `layout="lora"`, or a full output; or several edits of the
-            same base, whose overlapping changes are added.
-        base: the model that was steered: a directory, a hub id, an alias or `demo`.
-        out: the directory to write; it appears finished or not at all.
-        revision: the revision of a base on the hub; by default the one in its manifest.
-        link: the way unchanged shards are put into the output: `auto`, `copy`, `reflink`, `hard` or `symlink`.
-        overwrite: whether to replace an earlier output.
-        fsync: whether to wait until the output is on the disk.
-        verify: whether to read everything back and compare it before the output is put in place.
-        keep_original: whether to keep the original bytes of the edited tensors next to the model, for `revert`.
-
-    Raises:
-        QkeditError: the base is not the model that the edit was made from, the edit is damaged, or the output may not
-            be written; then nothing is written.
-    """
-    from qkedit.steering.apply import apply_edits
-
-    edits = [delta] if isinstance(delta, str | Path) else list(delta)
-    output = OutputOptions(Path(out), "full", link, overwrite, fsync=fsync, verify=verify, keep_original=keep_original)
-    return apply_edits(edits, base=str(base), output=output, revision=revision)
-
-
-def merge(
-    edits: Sequence[str | Path],
-    *,
-    out: str | Path,
-    base: str | Path | None = None,
-    revision: str | None = None,
-    overwrite: bool = False,
-    fsync: bool = True,
-) -> SteerReport:
-    """Merge several edits of one base into one delta; overlapping changes are added.
-
-    Args:
-        edits: outputs of qkedit, in any layout.
-        out: the directory to write; it appears finished or not at all.
-        base: the model they were made from; by default the one in the first manifest, if it is on the hub or the demo.
-        revision: the revision of a base on the hub.
-        overwrite: whether to replace an earlier output.
-        fsync: whether to wait until the output is on the disk.
-
-    Raises:
-        QkeditError: as for `apply`.
-    """
-    from qkedit.steering.apply import merge_edits
-
-    output = OutputOptions(Path(out), "delta", overwrite=overwrite, fsync=fsync)
-    return merge_edits(edits, output=output, base=None if base is None else str(base), revision=revision)
-
-
-def interpolate(
-    edit: str | Path,
-    strength: float,
-    *,
-    out: str | Path,
-    base: str | Path | None = None,
-    revision: str | None = None,
-    layout: Layout = "full",
-    overwrite: bool = False,
-    fsync: bool = True,
-) -> SteerReport:
-    """Write an edit with another strength, `W + strength (W' − W)`, rounded once.
-
-    Args:
-        edit: an output of qkedit, in any layout.
-        strength: above 0, at most 2; 1 gives the same bytes as `apply`.
-        out: the directory to write; it appears finished or not at all.
-        base: as for `merge`.
-        revision: the revision of a base on the hub.
-        layout: `full`, or `delta` for only the edited tensors.
-        overwrite: whether to replace an earlier output.
-        fsync: whether to wait until the output is on the disk.
-
-    Raises:
-        QkeditError: as for `apply`; or the storage dtype cannot represent such a small change.
-    """
-    from qkedit.steering.apply import interpolate_edit
-
-    output = OutputOptions(Path(out), layout, overwrite=overwrite, fsync=fsync)
-    base = None if base is None else str(base)
-    return interpolate_edit(edit, strength, output=output, base=base, revision=revision)
-
-
-def export(
-    edit: str | Path,
-    *,
-    out: str | Path,
-    base: str | Path | None = None,
-    revision: str | None = None,
-    rank: int | None = None,
-    overwrite: bool = False,
-    fsync: bool = True,
-    verify: bool = False,
-) -> SteerReport:
-    """Write an edit as an adapter for PEFT and vLLM.
-
-    The factors are computed from the difference of the edited tensors and the base, both rounded to the storage dtype.
-    `report.manifest.adapter` has the rank and the error of each layer. `steer(…, layout="lora")` writes the edit
-    before any rounding.
-
-    Args:
-        edit: a full directory or a delta that `steer` wrote.
-        out: the directory to write; it appears finished or not at all.
-        base: the model that was edited; a base on the hub is found by the manifest's id and revision.
-        revision: the revision of a base on the hub that is given with `base`.
-        rank: the maximum rank per layer; by default that of the edit.
-        overwrite: whether to replace an earlier output.
-        fsync: whether to wait until the output is on the disk.
-        verify: whether to read everything back and compare it before the output is put in place.
-
-    Raises:
-        QkeditError: the base is not the model that was edited, the edit is damaged, no adapter can represent it, or
-            the output may not be written; then nothing is written.
-    """
-    from qkedit.steering.export import export as export_edit
-
-    output = OutputOptions(Path(out), "lora", overwrite=overwrite, fsync=fsync, verify=verify, rank=rank)
-    return export_edit(edit, output=output, base=None if base is None else str(base), revision=revision)
-
-
-def verify(directory: str | Path, *, base: str | Path | None = None, revision: str | None = None) -> Verification:
-    """Check a directory against its manifest and, except for the edited tensors, against its base.
-
-    Args:
-        directory: an output of `steer`, `apply` or `export`, in any layout.
-        base: the model it was made from; a base on the hub is found by the manifest's id and revision.
-        revision: of a base on the hub that is given with `base`.
-
-    Returns:
-        What was compared, and the mismatches: an invalid output is a result here, not an error.
-
-    Raises:
-        CheckpointError: the directory has no manifest, or the base is not a valid checkpoint.
-    """
-    from qkedit.steering.verify import verify as verify_output
-
-    return verify_output(directory, base=None if base is None else str(base), revision=revision)
+    return with_run_of(planned, str(model), revision)

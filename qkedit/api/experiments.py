@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qkedit.demo.scenes import HELD_OUT_SEED
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.sink import NONE, protected_directions
-from qkedit.spectral.suppression import Channel, Control, Suppression
+from qkedit.spectral.suppression import Channel, Control
 from qkedit.steering.steer_options import Role
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ def demonstrate(
     *,
     layers: Selection = "mid",
     heads: Selection = "all",
-    suppression: Suppression | None = None,
+    k: int = 4,
+    energy: float | None = None,
+    retain: float = 0.0,
+    channel: Channel = "full",
     protect: str = NONE,
     spare: Role = "none",
     scenes: int = 500,
@@ -38,10 +41,7 @@ def demonstrate(
 
     Args:
         model: a directory, a hub id, an alias or `demo`.
-        layers: as for `plan`.
-        heads: as for `plan`.
-        suppression: what to suppress; by default the four dominant modes.
-        protect: as for `plan`.
+        layers, heads, k, energy, retain, channel, protect: as for `steer`.
         spare: as for `edit`.
         scenes: the number of scenes.
         scene_seed: the seed of the scenes.
@@ -64,14 +64,17 @@ def demonstrate(
     from qkedit.laboratory.arms import demonstration_arms
     from qkedit.laboratory.eval_set import SceneRange
     from qkedit.laboratory.worker import ModelSpec
-    from qkedit.steering.steer_options import SteerOptions
+    from qkedit.steering.steer_options import edit_options
 
-    options = SteerOptions(
-        selection_text(layers),
-        selection_text(heads, "heads"),
-        suppression or Suppression(),
+    options = edit_options(
+        layers=layers,
+        heads=heads,
+        k=k,
+        energy=energy,
+        retain=retain,
+        channel=channel,
         device="cpu",
-        protect=protected_directions(protect),
+        protect=protect,
         spare=spare,
     )
     return demonstration.demonstrate(

@@ -29,10 +29,10 @@ from qkedit.runtime.copying_heads import copying_heads
 from qkedit.runtime.edited_parameters import Change, EditedParameter
 from qkedit.runtime.loaded_files import checkpoint_of
 from qkedit.runtime.sink import sink_of
-from qkedit.selection import Selection, selection_text
+from qkedit.selection import Selection
 from qkedit.spectral.changes.combination import combined
-from qkedit.spectral.sink import NONE, protected_directions
-from qkedit.spectral.suppression import Channel, Control, Suppression
+from qkedit.spectral.sink import NONE
+from qkedit.spectral.suppression import Channel, Control
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.device import choose_device
 from qkedit.steering.engine.edited_tensor import EditedTensors
@@ -42,7 +42,7 @@ from qkedit.steering.engine.reading import stored_layers
 from qkedit.steering.plan import SteerPlan, make_plan
 from qkedit.steering.sources.edit_source import EditSource, open_edits
 from qkedit.steering.sources.fitting import refuse_misfits
-from qkedit.steering.steer_options import ComputeDtype, Role, SteerOptions
+from qkedit.steering.steer_options import ComputeDtype, Role, SteerOptions, edit_options
 
 Edits = str | Path | Sequence[str | Path]
 """Directories of existing edits."""
@@ -155,16 +155,20 @@ def edit(
         QkeditError: the model's query-key product cannot be edited, a selection does not fit it, or it is not the base
             of the edits. The model is unchanged.
     """
-    suppression = Suppression(k, energy, retain, channel, control, seed)
-    options = SteerOptions(
-        selection_text(layers),
-        selection_text(heads, "heads"),
-        suppression,
-        compute_dtype,
-        device,
-        allow_text_only,
-        protected_directions(protect),
-        spare,
+    options = edit_options(
+        layers=layers,
+        heads=heads,
+        k=k,
+        energy=energy,
+        retain=retain,
+        channel=channel,
+        control=control,
+        seed=seed,
+        device=device,
+        compute_dtype=compute_dtype,
+        allow_text_only=allow_text_only,
+        protect=protect,
+        spare=spare,
     )
     if edits is not None:
         if options != SteerOptions(device=device):
@@ -213,7 +217,7 @@ def with_run_of(plan: SteerPlan, model: str, revision: str | None = None) -> Ste
     Raises:
         QkeditError: the model cannot be loaded; or for the reasons of `with_run`.
     """
-    if not plan.options.needs_run:
+    if not plan.needs_run:
         return plan
     from qkedit.runtime.generation import load
 

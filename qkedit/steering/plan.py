@@ -92,6 +92,13 @@ class SteerPlan:
             )
         return replace(self, layers=layers, spared=spared)
 
+    @property
+    def needs_run(self) -> bool:
+        """True if heads or directions to leave alone are still to be found by a run of the model."""
+        return bool(self.options.protect and self.sink is None) or (
+            self.options.spare != "none" and self.spared is None
+        )
+
     def recorded_options(self) -> RecordedOptions:
         """Return the options as the manifest records them, with what a run of the model showed."""
         options = self.options.recorded()

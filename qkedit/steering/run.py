@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qkedit.checkpoint.architecture.library import Directories, using_architectures
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.io.file_errors import explained
 from qkedit.checkpoint.io.ownership import Replaced
@@ -17,10 +16,7 @@ from qkedit.checkpoint.io.source import CheckpointFiles, directories_of
 from qkedit.checkpoint.io.staging import StagedDirectory
 from qkedit.checkpoint.io.target import locate, refuse_existing, refuse_misplaced
 from qkedit.checkpoint.manifest_file import HeadEdit, Manifest
-from qkedit.renamed import renamed_argument
-from qkedit.selection import Selection, selection_text
-from qkedit.spectral.sink import NONE, Sink, missing_sink, protected_directions
-from qkedit.spectral.suppression import Channel, Control, Suppression
+from qkedit.spectral.sink import missing_sink
 from qkedit.steering.base_files import refuse_base_files
 from qkedit.steering.edit_warnings import warnings_of
 from qkedit.steering.engine.device import choose_device, choose_devices, recorded_device
@@ -34,9 +30,9 @@ from qkedit.steering.outputs.chosen import writer_for
 from qkedit.steering.outputs.disk_space import refuse_without_room
 from qkedit.steering.outputs.tensors import write_file
 from qkedit.steering.outputs.writer import Writer, Written
-from qkedit.steering.plan import SteerPlan, plan_for
+from qkedit.steering.plan import SteerPlan
 from qkedit.steering.processes.launch import Launch
-from qkedit.steering.steer_options import ComputeDtype, Layout, OutputOptions, SteerOptions
+from qkedit.steering.steer_options import Layout, OutputOptions
 from qkedit.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -72,96 +68,6 @@ class SteerReport:
         return asdict(self) | {"out": str(self.out), "manifest": self.manifest.as_dict()}
 
 
-@renamed_argument("residual", "retain")
-def steer(
-    model: str | Path,
-    *,
-    out: str | Path,
-    layers: Selection = "mid",
-    heads: Selection = "all",
-    k: int = 4,
-    energy: float | None = None,
-    retain: float = 0.0,
-    channel: Channel = "full",
-    control: Control = "none",
-    seed: int = 0,
-    device: str = "auto",
-    compute_dtype: ComputeDtype = "float32",
-    revision: str | None = None,
-    layout: Layout = "full",
-    rank: int | None = None,
-    keep_original: bool = False,
-    link: str = "auto",
-    overwrite: bool = False,
-    force: bool = False,
-    follow_links: bool = False,
-    keep_plugins: bool = False,
-    fsync: bool = True,
-    verify: bool = False,
-    allow_text_only: bool = False,
-    protect: str = NONE,
-    sink: Sink | None = None,
-    spare: Mapping[int, Sequence[int]] | None = None,
-    architectures: Directories | None = None,
-    progress: Progress | None = None,
-) -> SteerReport:
-    """Suppress the dominant query-key modes of a checkpoint and write the result to a directory.
-
-    Args:
-        model: a directory, a hub id (`org/name`), an alias (`qwen2-vl`) or `demo`.
-        out: the directory to write; it appears complete or not at all.
-        layers: `10-20`, `3,5,8-12`, `all`, `mid` or `0.35-0.7`; or a number, a range or numbers.
-        heads: query heads, `all` or `0,3,8-12`; or numbers.
-        k: dominant modes to suppress in each head.
-        energy: instead of k, as many modes as carry this share of the energy, in (0, 1].
-        retain: share of each suppressed mode that stays, in [0, 1).
-        channel: `full`, `symmetric` or `antisymmetric`.
-        control: `none`, `index` or `norm`: a matched random control instead of the edit.
-        seed: the seed of the control's random draws.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `cuda` means every visible GPU.
-        compute_dtype: the arithmetic of the write-back, `float32` or `float64`.
-        revision: the branch, tag or commit of a hub model.
-        layout: `full`, `delta` for the edited tensors alone, or `lora` for their change as an adapter of PEFT.
-        rank: the largest rank of an adapter per layer; by default that of the edit.
-        keep_original: keep the original bytes of the edited tensors next to the model, for `revert`.
-        link: `auto`, `copy`, `reflink`, `hard` or `symlink`: the way to take over unchanged shards.
-        overwrite: replace an earlier output, if nothing else lies in it.
-        force: replace the directory at `out`, whatever it holds.
-        follow_links: copy the targets of the base's links, wherever they are.
-        keep_plugins: copy the base's `qkedit-plugins.json` to the output.
-        fsync: wait until the disk holds the output.
-        verify: read the finished output back and compare all of it with the base before it appears.
-        allow_text_only: also accept a checkpoint without vision.
-        protect: `sink` or `sink:4` leaves alone as many query directions that find the attention sink.
-        sink: the sink to protect, `qkedit.sink_of(model)` of the loaded model.
-        spare: query heads to leave alone, by layer, such as `qkedit.copying_heads(model)`.
-        architectures: directories of additional architecture records (docs/adding-a-model.md).
-        progress: called as the work advances.
-
-    Returns:
-        The report of the edit, with the manifest of the output.
-
-    Raises:
-        QkeditError: one sentence that says what failed, where, and what to do; nothing was written.
-
-    Example:
-        >>> import qkedit
-        >>> report = qkedit.steer("demo", out="./edited", layers="2-5", k=4)
-        >>> len(report.manifest.tensors)
-        4
-    """
-    suppression = Suppression(k, energy, retain, channel, control, seed)
-    chosen, directions = selection_text(heads, "heads"), protected_directions(protect)
-    options = SteerOptions(
-        selection_text(layers), chosen, suppression, compute_dtype, device, allow_text_only, directions
-    )
-    output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force, follow_links, rank, keep_original)
-    with using_architectures(architectures):
-        plan = plan_for(str(model), options, revision, keep_plugins=keep_plugins)
-    plan = replace(plan if spare is None else plan.sparing(spare), sink=sink)
-    return run_plan(plan, output, progress)
-
-
 def check_plan(plan: SteerPlan, output: OutputOptions | None) -> Replaced:
     """Raise every error of a run that is known before it begins, and return the files that the run would replace.
 
@@ -190,7 +96,7 @@ def check_plan(plan: SteerPlan, output: OutputOptions | None) -> Replaced:
 def run_plan(
     plan: SteerPlan, output: OutputOptions, progress: Progress | None = None, launch: Launch | None = None
 ) -> SteerReport:
-    """Carry out a plan; see `steer`.
+    """Carry out a plan and write the result.
 
     Args:
         plan: the plan.

@@ -9,7 +9,9 @@ from typing import Literal, get_args
 from qkedit.checkpoint.io.copying import LinkMode
 from qkedit.checkpoint.manifest_file import EditControl, EditedChannel, ProtectedSink, RecordedOptions
 from qkedit.errors import UsageError
-from qkedit.spectral.suppression import Suppression
+from qkedit.selection import Selection, selection_text
+from qkedit.spectral.sink import NONE, protected_directions
+from qkedit.spectral.suppression import Channel, Control, Suppression
 
 ComputeDtype = Literal["float32", "float64"]
 Layout = Literal["full", "delta", "lora"]
@@ -58,11 +60,6 @@ class SteerOptions:
                 remedy="take --channel full, or leave it out",
             )
 
-    @property
-    def needs_run(self) -> bool:
-        """True if the heads or directions to edit are known only from a run of the model."""
-        return bool(self.protect) or self.spare != "none"
-
     def recorded(self) -> RecordedOptions:
         """Return the options as the manifest records them: all that determine the output's bytes."""
         suppression = asdict(self.suppression) | {
@@ -78,6 +75,35 @@ class SteerOptions:
             spare=None if self.spare == "none" else self.spare,
             **suppression,
         )
+
+
+def edit_options(
+    *,
+    layers: Selection = "mid",
+    heads: Selection = "all",
+    k: int = 4,
+    energy: float | None = None,
+    retain: float = 0.0,
+    channel: Channel = "full",
+    control: Control = "none",
+    seed: int = 0,
+    device: str = "auto",
+    compute_dtype: ComputeDtype = "float32",
+    allow_text_only: bool = False,
+    protect: str = NONE,
+    spare: Role = "none",
+) -> SteerOptions:
+    """Return the options of an edit from the arguments of `qkedit.steer`. Raises UsageError for an invalid one."""
+    return SteerOptions(
+        selection_text(layers),
+        selection_text(heads, "heads"),
+        Suppression(k, energy, retain, channel, control, seed),
+        compute_dtype,
+        device,
+        allow_text_only,
+        protected_directions(protect),
+        spare,
+    )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any, NoReturn
@@ -67,15 +68,42 @@ def test_layers_may_be_a_string_an_integer_a_range_or_an_iterable(chosen: object
 
 @pytest.mark.parametrize("chosen", [[], range(0), -1, [1, -2], 1.5, True, None, [None]])
 def test_a_selection_without_valid_layers_is_refused(chosen: object) -> None:
-    with pytest.raises(qkedit.QkeditError, match="is empty"):
+    with pytest.raises(qkedit.QkeditError, match="names none"):
         selection_text(chosen)  # type: ignore[arg-type]
 
 
 def test_a_plan_lists_the_tensors_and_bytes_of_the_run(edited: Path) -> None:
-    plan = qkedit.plan("demo", layers=[2, 3], suppression=qkedit.Suppression(k=4))
+    plan = qkedit.plan("demo", layers=[2, 3], k=4)
     manifest = json.loads((edited / "qkedit.json").read_text())
     assert list(plan.tensors) == [tensor["name"] for tensor in manifest["tensors"]]
     assert plan.bytes_to_write == sum(entry.nbytes for entry in plan.tensors.values())
+
+
+def test_the_functions_of_an_edit_share_its_arguments() -> None:
+    """What describes an edit has the same name and default in each; a spectrum has neither a control nor a write."""
+    described = ("layers", "heads", "k", "energy", "retain", "channel", "control", "seed", "compute_dtype", "device")
+    described += ("allow_text_only", "protect", "spare", "architectures")
+    parameters = {name: inspect.signature(getattr(qkedit, name)).parameters for name in ("steer", "plan", "edit")}
+    for name in described:
+        assert len({parameters[function][name].default for function in parameters}) == 1, name
+    for function in (qkedit.inspect, qkedit.demonstrate):
+        for name, parameter in inspect.signature(function).parameters.items():
+            assert name not in ("k", "energy", "channel", "protect", "spare") or (
+                parameter.default == parameters["steer"][name].default
+            )
+
+
+def test_steer_runs_the_model_to_find_protected_directions_and_spared_heads(tmp_path: Path) -> None:
+    report = qkedit.steer("demo", out=tmp_path / "python", layers=2, protect="sink:3", spare="induction", fsync=False)
+    words = ("demo", "--layers", "2", "--protect", "sink:3", "--spare", "induction", "--no-fsync")
+    assert command("steer", *words, "--out", tmp_path / "command").code == 0
+    weights = [(tmp_path / name / "qkedit.json").read_bytes() for name in ("python", "command")]
+    assert weights[0] == weights[1]
+    options = report.manifest.options
+    assert options is not None
+    assert options.protect is not None
+    assert options.protect.sha256 is not None
+    assert options.spared == {}
 
 
 def test_outputs_are_verified_compared_inspected_and_applied(edited: Path, tmp_path: Path) -> None:
@@ -117,7 +145,7 @@ def test_experiments_take_the_same_arguments_as_their_commands(monkeypatch: pyte
     words = ["--scenes", "4", "--seeds", "2", "--device", "cpu", "--workers", "1"]
     common: dict[str, Any] = {"scenes": 4, "seeds": 2}
     with pytest.raises(qkedit.QkeditError):
-        qkedit.demonstrate(layers=range(2, 4), suppression=qkedit.Suppression(k=3), **common)
+        qkedit.demonstrate(layers=range(2, 4), k=3, **common)
     assert command("demo", "--layers", "2-3", "-k", "3", *words).code == 1
     with pytest.raises(qkedit.QkeditError):
         qkedit.sweep(layers=[2, range(3, 5)], ks=[2], retains=[0, 0.5], **common)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qkedit.steering.run import steer
+from qkedit.api.editing import steer
 from tests.cli.command import qkedit
 from tests.paths import ROOT
 

@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 import qkedit
+from qkedit.api.editing import steer
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
 from qkedit.errors import UsageError
@@ -23,7 +24,6 @@ from qkedit.plugins.settings import parse_plugins
 from qkedit.prompts import CAPTION_PROMPT
 from qkedit.report.runs.arms import RunArmsTable
 from qkedit.runtime import generation
-from qkedit.steering.run import steer
 from tests.cli.command import qkedit as run
 from tests.cli.test_eval import contents, untimed
 

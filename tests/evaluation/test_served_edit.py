@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import qkedit as api
+from qkedit.api.editing import steer
 from qkedit.errors import QkeditError, VerificationError
 from qkedit.evaluation.served_edit import ServedEdit, located
 from qkedit.runtime.generation import LoadedModel
-from qkedit.steering.run import steer
 from tests.cli.command import qkedit
 from tests.evaluation.runs.openai_server import Sent, said, serve
 

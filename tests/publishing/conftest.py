@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from qkedit.steering.run import steer
+from qkedit.api.editing import steer
 from qkedit.steering.steer_options import Layout
 from tests.fake_writable_hub import WritableHub, serve_writable_hub
 from tests.steering.checkpoints import contents, weights, write

@@ -11,10 +11,10 @@ import pytest
 from huggingface_hub import constants
 
 import qkedit
+from qkedit.api.editing import steer
 from qkedit.checkpoint.card_fields import card_fields
 from qkedit.checkpoint.hub.write_errors import PushFailed
 from qkedit.errors import CheckpointError, QkeditError, UsageError, VerificationError
-from qkedit.steering.run import steer
 from tests.cli.command import Result
 from tests.cli.command import qkedit as run
 from tests.fake_writable_hub import WritableHub

@@ -18,7 +18,8 @@ from qkedit.runtime.sink import DISTANCES, sink_of
 from qkedit.spectral.suppression import Suppression
 from qkedit.steering.manifest import read_manifest
 from qkedit.steering.plan import plan_for
-from qkedit.steering.steer_options import SteerOptions
+from qkedit.steering.run import run_plan
+from qkedit.steering.steer_options import OutputOptions, SteerOptions
 from tests import tiny_models
 from tests.laboratory.small_eval_sets import demo_model, differing, weights_of
 
@@ -107,7 +108,7 @@ def test_steer_writes_what_the_edit_in_memory_makes_and_records_the_sink(tmp_pat
 
 def test_what_cannot_be_protected_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="known from a run of the model"):
-        qkedit.steer("demo", out=tmp_path / "out", protect="sink")
+        run_plan(plan_for("demo", SteerOptions(protect=2)), OutputOptions(tmp_path / "out"))
     with pytest.raises(UsageError, match="'sunk' cannot be protected"):
         qkedit.steer("demo", out=tmp_path / "out", protect="sunk")
     with pytest.raises(UsageError, match="symmetric channel cannot protect"):

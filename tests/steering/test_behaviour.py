@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from qkedit.api.editing import steer
 from qkedit.demo import demo_checkpoint
-from qkedit.steering.run import steer
 from tests.spectral.oracle import modes
 from tests.steering.checkpoints import same_bits
 from tests.steering.conftest import TinyCheckpoint

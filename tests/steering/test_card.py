@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from qkedit.api.editing import steer
 from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.checkpoint.manifest_file import RecordedBase
 from qkedit.errors import UsageError
 from qkedit.steering.card import make_card
-from qkedit.steering.run import steer
 from qkedit.steering.verify import verify
 
 BASE_CARD = """---

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from qkedit.api.editing import steer
 from qkedit.steering.diff import TensorDifference, diff
 from qkedit.steering.engine import reading
-from qkedit.steering.run import steer
 from tests.cli.command import qkedit
 from tests.steering.checkpoints import key_name, query_name, tensors_of, weights, write
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from qkedit.api.editing import steer
 from qkedit.checkpoint.manifest_file import Derivation
 from qkedit.errors import UsageError
 from qkedit.steering.apply import apply_edits
 from qkedit.steering.extraction import extract
-from qkedit.steering.run import steer
 from qkedit.steering.steer_options import OutputOptions
 from tests.cli.command import qkedit
 from tests.steering.checkpoints import contents, key_name, query_name, same_bits, tensors_of, weights, write

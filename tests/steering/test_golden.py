@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qkedit.steering.run import steer
+from qkedit.api.editing import steer
 from tests.spectral.oracle import projected_query
 from tests.steering.checkpoints import TEXT_QUERY, changed_bytes, contents, heads_of, same_bits, tensors_of
 from tests.steering.conftest import TinyCheckpoint

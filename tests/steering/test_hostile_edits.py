@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import qkedit
+from qkedit.api.editing import steer
 from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.errors import CheckpointError, QkeditError, UsageError
 from qkedit.report.strength import energy_sentence
 from qkedit.steering.apply import apply_edits, interpolate_edit, merge_edits
 from qkedit.steering.differences.difference import difference_between
 from qkedit.steering.export import export
-from qkedit.steering.run import steer
 from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.verify import verify
 from tests.cli.command import qkedit as run

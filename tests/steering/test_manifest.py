@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qkedit
+from qkedit.api.editing import steer
 from qkedit.checkpoint.manifest_file import (
     EditControl,
     EditedChannel,
@@ -29,7 +30,7 @@ from qkedit.errors import CheckpointError
 from qkedit.spectral.suppression import Channel, Control
 from qkedit.steering.manifest import read_manifest
 from qkedit.steering.plan import plan_for
-from qkedit.steering.run import check_plan, steer
+from qkedit.steering.run import check_plan
 from qkedit.steering.steer_options import SteerOptions
 from tests.steering.checkpoints import contents, query_name, tensors_of
 from tests.steering.manifests import SMALL, small_file

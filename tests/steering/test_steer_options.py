@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from qkedit.api.editing import steer
 from qkedit.errors import UsageError
 from qkedit.steering.engine.device import choose_device
-from qkedit.steering.run import SteerReport, steer
+from qkedit.steering.run import SteerReport
 from qkedit.steering.verify import verify
 from tests.spectral import oracle
 from tests.steering.checkpoints import (

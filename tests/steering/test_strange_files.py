@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qkedit.api.editing import steer
 from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.errors import CheckpointError, QkeditError
 from qkedit.steering.plan import make_plan
-from qkedit.steering.run import steer
 from qkedit.steering.steer_options import SteerOptions
 from qkedit.steering.verify import verify
 from tests.steering.checkpoints import CONFIG, INDEX, weights, write

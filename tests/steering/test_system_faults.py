@@ -23,12 +23,12 @@ from unittest.mock import patch
 import pytest
 
 import qkedit
+from qkedit.api.editing import steer
 from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.resolve import resolve
 from qkedit.errors import QkeditError
 from qkedit.steering.apply import apply_edits
 from qkedit.steering.diff import diff
-from qkedit.steering.run import steer
 from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.undo.revert import revert
 from qkedit.steering.verify import verify

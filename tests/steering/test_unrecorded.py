@@ -12,10 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from qkedit.api.editing import steer
 from qkedit.errors import UnsupportedForm
 from qkedit.inspection.spectra import inspect
 from qkedit.steering.plan import plan_for
-from qkedit.steering.run import steer
 from qkedit.steering.steer_options import SteerOptions
 from qkedit.steering.verify import verify
 from tests import tiny_models

@@ -14,9 +14,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from qkedit.api.editing import steer
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import CheckpointError
-from qkedit.steering.run import steer
 from qkedit.steering.verify import Verification, verify
 from tests.steering.checkpoints import INDEX, key_name, query_name, tensors_of, weights, write
 

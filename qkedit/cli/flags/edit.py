@@ -139,28 +139,24 @@ class EditFlags(FlagGroup):
         allow_text_only: bool = False,
     ) -> SteerOptions:
         """Return the request from these and the other flags. Raises UsageError if they contradict each other."""
-        from qkedit.spectral.sink import protected_directions
         from qkedit.spectral.suppression import Suppression
-        from qkedit.steering.steer_options import SteerOptions
+        from qkedit.steering.steer_options import edit_options
 
         k, energy = self._modes(context)
-        suppression = Suppression(
-            Suppression.k if k is None else k,
-            energy,
-            share_that_stays(context, output, self.retain, self.residual),
-            self.channel,  # type: ignore[arg-type]  # checks the name itself
-            control,  # type: ignore[arg-type]
-            seed,
-        )
-        return SteerOptions(
-            self.layers,
-            self.heads,
-            suppression,
-            compute_dtype,  # type: ignore[arg-type]  # checks the name itself
-            device,
-            allow_text_only,
-            protected_directions(self.protect),
-            self.spare,  # type: ignore[arg-type]
+        return edit_options(
+            layers=self.layers,
+            heads=self.heads,
+            k=Suppression.k if k is None else k,
+            energy=energy,
+            retain=share_that_stays(context, output, self.retain, self.residual),
+            channel=self.channel,  # type: ignore[arg-type]  # checks the name itself, as for the next ones
+            control=control,  # type: ignore[arg-type]
+            seed=seed,
+            device=device,
+            compute_dtype=compute_dtype,  # type: ignore[arg-type]
+            allow_text_only=allow_text_only,
+            protect=self.protect,
+            spare=self.spare,  # type: ignore[arg-type]
         )
 
     def _modes(self, context: typer.Context) -> tuple[int | None, float | None]:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qkedit.api.editing import steer
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.runs.backend import EvalRequest
 from qkedit.evaluation.runs.local_model import LocalModel, batches
@@ -20,7 +21,6 @@ from qkedit.images import read_image
 from qkedit.plugins.core.report import PluginReport
 from qkedit.plugins.settings import PluginSettings
 from qkedit.runtime.generation import load, respond
-from qkedit.steering.run import steer
 from tests.evaluation.runs.asked import questions, write_images
 
 

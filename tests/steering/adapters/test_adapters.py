@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from qkedit.api.editing import steer
 from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.errors import QkeditError
 from qkedit.steering.apply import apply_edits
 from qkedit.steering.export import export
-from qkedit.steering.run import steer
 from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.verify import verify
 from tests.families.published import PUBLISHED, written

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from qkedit.api.editing import steer
 from qkedit.errors import QkeditError
 from qkedit.steering.apply import apply_edits, interpolate_edit, merge_edits
 from qkedit.steering.export import export
-from qkedit.steering.run import steer
 from qkedit.steering.steer_options import OutputOptions
 from tests.steering.checkpoints import weights, write
 

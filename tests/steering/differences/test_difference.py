@@ -16,9 +16,9 @@ from scipy.linalg import subspace_angles
 from torch import Tensor
 
 import qkedit
+from qkedit.api.editing import steer
 from qkedit.errors import CheckpointError, UsageError
 from qkedit.steering.differences.difference import difference_between
-from qkedit.steering.run import steer
 from tests.cli.command import qkedit as run
 from tests.steering.checkpoints import (
     HEADS,

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from qkedit.api.editing import steer
 from qkedit.inspection import comparison, spectra
 from qkedit.inspection.comparison import compare_spectra
 from qkedit.inspection.spectra import inspect
@@ -25,7 +26,6 @@ from qkedit.steering.engine.edited_tensor import EditedTensor
 from qkedit.steering.engine.edited_weights import edited_weights
 from qkedit.steering.engine.reading import stored_layers
 from qkedit.steering.plan import SteerPlan, plan_for
-from qkedit.steering.run import steer
 from qkedit.steering.steer_options import SteerOptions
 from tests import tiny_models
 from tests.pretended_devices import PretendedDevices

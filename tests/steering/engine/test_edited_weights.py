@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from qkedit.api.editing import steer
 from qkedit.checkpoint.manifest_file import HeadEdit
 from qkedit.errors import QkeditError
 from qkedit.spectral.suppression import Channel, Suppression
 from qkedit.steering.engine.edited_weights import edited_weights
 from qkedit.steering.engine.reading import stored_layers
 from qkedit.steering.plan import plan_for
-from qkedit.steering.run import steer
 from qkedit.steering.steer_options import SteerOptions
 from tests.spectral import oracle
 from tests.steering.checkpoints import (

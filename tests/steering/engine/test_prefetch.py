@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from qkedit.api.editing import steer
 from qkedit.errors import QkeditError
 from qkedit.steering.engine import prefetch as pipeline
 from qkedit.steering.engine.prefetch import prefetch
-from qkedit.steering.run import steer
 
 
 def test_items_come_in_order_and_the_producer_is_one_ahead() -> None:

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from qkedit.api.editing import steer
 from qkedit.errors import CheckpointError, QkeditError, VerificationError
 from qkedit.steering import run
 from qkedit.steering.apply import apply_edits
 from qkedit.steering.outputs import full as output
 from qkedit.steering.outputs.delta import DeltaWriter
-from qkedit.steering.run import steer
 from qkedit.steering.steer_options import OutputOptions
 from tests.steering.checkpoints import INDEX, contents, query_name, weights, write
 

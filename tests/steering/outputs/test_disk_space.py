@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from qkedit.api.editing import steer
 from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.errors import QkeditError
 from qkedit.steering.apply import apply_edits
 from qkedit.steering.outputs import disk_space
-from qkedit.steering.run import steer
 from qkedit.steering.steer_options import OutputOptions
 from tests.steering.checkpoints import HEAD_SIZE, HEADS, HIDDEN, contents, query_name
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from qkedit.api.editing import steer
 from qkedit.checkpoint.manifest_file import RecordedBase
 from qkedit.errors import QkeditError, UsageError
 from qkedit.steering.apply import apply_edits
 from qkedit.steering.manifest import read_manifest
-from qkedit.steering.run import steer
 from qkedit.steering.steer_options import OutputOptions
 from tests.steering.checkpoints import contents, key_name, query_name, same_bits, tensors_of, weights, write
 

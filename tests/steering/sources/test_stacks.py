@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from qkedit.api.editing import steer
 from qkedit.checkpoint.contents import DELTA_FILE
 from qkedit.checkpoint.manifest_file import Derivation
 from qkedit.errors import CheckpointError, QkeditError, UsageError
 from qkedit.spectral.changes.combination import rounded
 from qkedit.steering.apply import apply_edits, interpolate_edit, merge_edits
-from qkedit.steering.run import SteerReport, steer
+from qkedit.steering.run import SteerReport
 from qkedit.steering.steer_options import OutputOptions
 from qkedit.steering.verify import verify
 from tests.cli.command import qkedit

@@ -107,7 +107,7 @@ def inspect(
             _compare(output, plan_for(name, request, own), compare, base, of_base, detail, files)
         else:
             plan = plan_for(name, request, revision)
-            if request.needs_run:
+            if plan.needs_run:
                 from qkedit.runtime.editing import with_run_of  # imports torch
 
                 plan = with_run_of(plan, name, revision)

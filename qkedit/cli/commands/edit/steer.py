@@ -91,7 +91,7 @@ def steer(
 
         def plan_of() -> SteerPlan:
             plan = plan_for(model.name(context), request, model.revision, keep_plugins=keep_plugins)
-            if dry_run or not request.needs_run:
+            if dry_run or not plan.needs_run:
                 return plan
             from qkedit.runtime.editing import with_run_of  # imports torch
 
