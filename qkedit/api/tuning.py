@@ -73,8 +73,8 @@ def tune(
         options: `sampler`, `seed`, `prunes` and `drift_images` of the search.
 
     Returns:
-        The trials, the winner and its confirmation; `verdict` says whether an edit beats doing nothing, and `command`
-        is the command line that makes it.
+        The trials, the best one and its confirmation; `verdict` says whether an edit beats doing nothing, and
+        `command` is the command line that makes it.
 
     Raises:
         QkeditError: the space does not fit the model, Optuna is not installed, or the model cannot answer.

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qkedit.evaluation.metric import Unit
 from qkedit.evaluation.statistics.intervals import Difference, Interval
 from qkedit.laboratory.measures import Figure, Measure
 from qkedit.laboratory.measures import improves as improves
 
 NOTHING = "–"
+
+
+def tolerance(value: float, measure: Measure) -> str:
+    """Return a tolerated loss in the unit in which the measure is shown: `2 points` for 0.02 of a share."""
+    if measure.scale != 1 or measure.meaning.unit is Unit.PERCENT:
+        return f"{measure.scale * value:g} {'point' if measure.scale * value == 1 else 'points'}"
+    return f"{value:g}"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from qkedit.checkpoint.resolve import resolve
 from qkedit.errors import UsageError
 from qkedit.selection import select_heads, select_layers
 from qkedit.spectral.sink import Sink
-from qkedit.spectral.suppression import mode_count
+from qkedit.spectral.suppression import Suppression, mode_count
 from qkedit.steering.steer_options import SteerOptions
 
 
@@ -198,16 +198,19 @@ def _refuse_unmatched_control(options: SteerOptions, layer: AttentionLayer) -> N
         return
     modes = mode_count(suppression.channel, layer.head_size, layer.query.tensor.shape[1]) - options.protect
     if 2 * suppression.k > modes:
-        raise unmatched_control(f"layer {layer.index}", suppression.k, modes - suppression.k)
+        taken = min(suppression.k, modes)
+        raise unmatched_control(f"layer {layer.index}", suppression, taken, modes - taken)
 
 
-def unmatched_control(where: str, taken: int, left: int) -> UsageError:
+def unmatched_control(where: str, suppression: Suppression, taken: int, left: int) -> UsageError:
     """Return the error for an edit that takes more modes of a head than it leaves."""
+    # A random frame of as many directions as the head has spans all of them: that control would be the edit.
+    has_norm = suppression.channel == "full" and left > 0
     return UsageError(
-        f"the edit takes {taken} modes of a head and leaves {max(left, 0)}, so no index-matched control exists",
+        f"the edit takes {taken} of {taken + left} modes of a head, so no index-matched control exists",
         where=where,
-        remedy="take at most half of the modes with --k or --energy, leave the head or layer out, or take "
-        "--control norm",
+        remedy=f"take at most half of the modes with --k or --energy{',' if has_norm else ' or'} leave the head or "
+        f"layer out{', or take --control norm' if has_norm else ''}",
     )
 
 

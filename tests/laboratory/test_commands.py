@@ -154,7 +154,7 @@ def test_sweep_ranks_confirms_resumes_and_draws(pretended: None, tmp_path: Path)
     first = qkedit(*request, "--plot", tmp_path / "s.svg")
     assert first.code == 0
     assert "4 cells by chair_s" in first.stdout
-    assert "Confirmed on 3 other scenes" in first.stdout
+    assert "The best cell on 3 other scenes: layers" in first.stdout
     assert max(map(len, first.stdout.partition("In brackets")[0].splitlines())) <= 80
     assert b"<svg" in (tmp_path / "s.svg").read_bytes()
     document = qkedit(*request, "--json").document

@@ -408,11 +408,11 @@ def test_alternatives_that_mean_the_same_layers_are_one_and_unknown_layers_are_r
     assert prepared.eval_set == make_eval_set(SceneRange(4)).digest()
     with pytest.raises(UsageError, match="beyond"):
         prepare(ModelSpec(), layers=("7-8",), **asked)
-    with pytest.raises(UsageError, match="takes 20 modes of a head and leaves 12, so no index-matched control exists"):
+    with pytest.raises(UsageError, match="takes 20 of 32 modes of a head, so no index-matched control exists"):
         prepare(ModelSpec(), layers=("2-3",), **{**asked, "ks": (1, 20)})
 
 
 def test_a_demonstration_without_matched_controls_ends_before_it_begins() -> None:
     options = SteerOptions("2-3", suppression=Suppression(k=20), device="cpu")
-    with pytest.raises(UsageError, match="leaves 12, so no index-matched control exists"):
+    with pytest.raises(UsageError, match="takes 20 of 32 modes of a head, so no index-matched control"):
         demonstrate(ModelSpec(), demonstration_arms(options, 1), SceneRange(4), 1)

@@ -83,8 +83,8 @@ def test_a_planted_head_is_found_and_beats_the_default_edit_on_other_questions(
 ) -> None:
     assert found.size == 8 * 9 * 8
     assert len(found.trials) == len({trial.edit for trial in found.trials}) == BUDGET
-    assert found.winner is not None
-    assert (found.winner.edit.layers, found.winner.edit.heads) == (str(planted.LAYER), str(planted.HEAD))
+    assert found.best is not None
+    assert (found.best.edit.layers, found.best.edit.heads) == (str(planted.LAYER), str(planted.HEAD))
     assert found.verdict is Verdict.CONFIRMED
     assert found.confirmation is not None
     to_default = found.confirmation.to_default["custom.hr"]
@@ -92,7 +92,7 @@ def test_a_planted_head_is_found_and_beats_the_default_edit_on_other_questions(
     assert to_default.high < 0
     assert found.command is not None
     assert f"--layers {planted.LAYER} --heads {planted.HEAD} " in found.command
-    assert found.winner in found.pareto
+    assert found.best in found.pareto
 
 
 def test_what_is_printed_and_plotted(found: TuneReport) -> None:
@@ -105,8 +105,25 @@ def test_what_is_printed_and_plotted(found: TuneReport) -> None:
     assert "breaks a guard" not in text
     assert found.command is not None
     assert found.command in " ".join(text.split())
-    assert tune_plot(found, "png").startswith(b"\x89PNG")
+    # The unit of a guard is that of the column.
+    assert "recall may be 5 points worse than the base's" in " ".join(text.split())
+    assert ": confirmed on the other half -->" in tune_plot(found, "svg").decode()
     assert json.loads(json.dumps(found.as_dict()))["verdict"] == "confirmed"
+
+
+def test_an_edit_that_is_not_confirmed_is_not_called_a_winner(found: TuneReport) -> None:
+    assert found.confirmation is not None
+    assert found.best is not None
+    report = replace(found, confirmation=replace(found.confirmation, is_better=False))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(TuneTables(report))
+    text = " ".join(console.export_text().split())
+    assert "Not confirmed: on questions that did not choose it, trial" in text
+    assert f"measure arm − base trial {found.best.number} − it" in text
+    plot = tune_plot(report, "svg").decode()
+    assert f"<!-- Trial {found.best.number} ({found.best.edit.name}): not confirmed on the other half -->" in plot
+    assert "best, not confirmed" in plot
+    assert "winner" not in text + plot
 
 
 def test_a_trial_that_breaks_a_guard_is_marked_and_a_search_without_guards_says_so(found: TuneReport) -> None:
@@ -130,7 +147,7 @@ def test_where_nothing_helps_nothing_wins_and_the_other_half_stays_unseen(
     monkeypatch.setattr(trial_runner, "open_checkpoint", lambda files: opened.append(files) or unchanged(files))
     report = run(planted, loaded, SearchSpace(("0", "1"), ks=(1,)), out=out)
     assert len(opened) == 1  # not once per trial
-    assert (report.verdict, report.winner, report.confirmation, report.command) == (Verdict.NOTHING, None, None, None)
+    assert (report.verdict, report.best, report.confirmation, report.command) == (Verdict.NOTHING, None, None, None)
     assert len(report.trials) == report.size == 2
     assert conclusion(report).startswith("Nothing beats doing nothing: none of 2 edits that were tried")
     assert "confirmation" not in out.read_text()
@@ -201,6 +218,17 @@ def test_without_optuna_one_sentence_says_what_to_do(monkeypatch: pytest.MonkeyP
     with pytest.raises(QkeditError, match=r"Optuna is not installed; run: pip install 'qkedit\[tune\]'"):
         Sampler(SPACE)
     assert Sampler(SPACE, "random", prunes=False).next([]) is not None
+
+
+def test_a_mistake_is_named_before_what_is_missing_for_it(tmp_path: Path) -> None:
+    assert qkedit("tune", "-b", "nonsense").sentence().startswith("there is no benchmark 'nonsense'")
+    assert qkedit("eval", "-b", "nonsense").sentence().startswith("there is no benchmark 'nonsense'")
+    sentence = qkedit("tune", "--k", "99", "--out", tmp_path / "t.jsonl").sentence()
+    assert sentence == (
+        "layer 0, k 99: the edit takes 32 of 32 modes of a head, so no index-matched control exists; take at most "
+        "half of a head's modes with --k, or --controls 0."
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_command_line_makes_the_edit() -> None:

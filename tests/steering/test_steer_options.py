@@ -150,6 +150,8 @@ def test_a_control_that_cannot_match_is_refused_and_nothing_is_written(
     with pytest.raises(UsageError, match="no index-matched control exists; take at most half of the modes") as caught:
         edited(base, tmp_path, layers="1", control="index", **asked)
     assert caught.value.where.startswith("layer 1")
+    # A norm-matched control exists only in the full channel, and of an edit that leaves a mode.
+    assert ("--control norm" in caught.value.remedy) == (asked == {"k": 5})
     assert not (tmp_path / "edited").exists()
     edited(base, tmp_path, layers="1", control="index", k=HEAD_SIZE // 2)
 

@@ -62,6 +62,14 @@ def required_data(data: Path | None, questions: Path | None) -> Path:
     return data
 
 
+def check_benchmarks(benchmarks: Sequence[str]) -> None:
+    """Refuse an unknown benchmark before anything that its questions would need. Raises UsageError."""
+    from qkedit.evaluation.benchmarks.registry import benchmark_named
+
+    for text in benchmarks:
+        benchmark_named(text.partition(".")[0])
+
+
 def named_tasks(
     benchmarks: Sequence[str], splits: Sequence[str], data: Path, max_new_tokens: int | None, also: Sequence[str]
 ) -> list[Task]:

@@ -105,7 +105,7 @@ class SpaceFlags(FlagGroup):
 
 @dataclass(frozen=True)
 class ChoiceFlags(FlagGroup):
-    """The objective, the guards, and the controls of the winner."""
+    """The objective, the guards, and the controls of the best edit."""
 
     objective: ObjectiveOption = None
     no_worse: NoWorseOption = None

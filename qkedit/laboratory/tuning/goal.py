@@ -20,7 +20,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Guard:
-    """A guard of the winner: a measure that must not be worse than the base's by more than a tolerance."""
+    """A guard of the choice: a measure that must not be worse than the base's by more than a tolerance."""
 
     measure: str
     tolerance: float

@@ -1,4 +1,4 @@
-"""The result of a search: its trials, the best trade-offs among them, and the confirmation of the winner."""
+"""The result of a search: its trials, the best trade-offs among them, and the confirmation of the best one."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The winner on the half of the questions that was not used to choose it.
+    """The best edit on the half of the questions that was not used to choose it.
 
     Attributes:
-        rows: base, `steer`'s default edit, winner and the winner's random controls, by every shown measure.
-        to_default: by measure, the winner minus the default edit; empty if the winner is the default edit.
-        to_controls: by measure, the winner minus its controls; empty without controls.
-        broken: the guards that the winner breaks here.
+        rows: base, `steer`'s default edit, best edit and its random controls, by every shown measure.
+        to_default: by measure, the best edit minus the default edit; empty if it is the default edit.
+        to_controls: by measure, the best edit minus its controls; empty without controls.
+        broken: the guards that the best edit breaks here.
         is_better: whether the interval of the objective's difference from the base lies on the better side of 0.
         beats_controls: likewise for the difference from the controls; None without controls.
     """
@@ -114,8 +114,8 @@ class TuneReport:
         size: the number of edits in the space.
         base: the base's values of the objective and the guarded measures, on the first half.
         trials: the trials in the order in which they ran.
-        winner: the best finished trial that keeps the guards and beats the base on the first half; None without one.
-        confirmation: the winner on the second half; None without a winner.
+        best: the best finished trial that keeps the guards and beats the base on the first half; None without one.
+        confirmation: the best edit on the second half; None without one.
         most_drift: the largest drift that was allowed.
         resumed: the number of results of an earlier run.
         seconds: the time of all trials together, whenever they ran.
@@ -130,7 +130,7 @@ class TuneReport:
     size: int
     base: Mapping[str, float | None]
     trials: tuple[TrialResult, ...]
-    winner: TrialResult | None
+    best: TrialResult | None
     confirmation: Confirmation | None
     most_drift: float | None
     resumed: int
@@ -173,10 +173,10 @@ class TuneReport:
 
     @property
     def command(self) -> str | None:
-        """The command line that writes a model with the winner's edit; None unless it is confirmed."""
-        if self.winner is None or self.verdict is not Verdict.CONFIRMED:
+        """The command line that writes a model with the best edit; None unless it is confirmed."""
+        if self.best is None or self.verdict is not Verdict.CONFIRMED:
             return None
-        return self.winner.edit.command(self.model, self.revision)
+        return self.best.edit.command(self.model, self.revision)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as `--json` prints it."""
@@ -191,7 +191,7 @@ class TuneReport:
             "base": dict(self.base),
             "trials": [trial.as_dict() for trial in self.trials],
             "pareto": [trial.number for trial in self.pareto],
-            "winner": None if self.winner is None else self.winner.number,
+            "best": None if self.best is None else self.best.number,
             "confirmation": None if self.confirmation is None else self.confirmation.as_dict(),
             "verdict": self.verdict.value,
             "steer": self.command,

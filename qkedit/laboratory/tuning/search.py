@@ -1,6 +1,6 @@
-"""Search a space of edits on one half of the questions, and confirm the winner on the other.
+"""Search a space of edits on one half of the questions, and confirm the best one on the other.
 
-The first half is for the choice. The best of many edits looks better there than it is, so the winner, its random
+The first half is for the choice. The best of many edits looks better there than it is, so that one, its random
 controls, `steer`'s default edit and the base then answer the second half, which is used for nothing else.
 """
 
@@ -29,11 +29,11 @@ ASKED_SHARE = 0.7
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How long to search, and what to compare the winner with.
+    """How long to search, and what to compare the best edit with.
 
     Attributes:
         trials: the number of trials, including those of an earlier run.
-        controls: the number of random controls of the winner.
+        controls: the number of random controls of the best edit.
         control: their kind.
         most_drift: the largest drift in nats; edits beyond it are asked nothing. None for no limit.
     """
@@ -104,7 +104,7 @@ class Search:
         self._base_seconds = 0.0
 
     def run(self) -> TuneReport:
-        """Run what the journal does not hold yet, choose the winner, and confirm it.
+        """Run what the journal does not hold yet, choose the best edit, and confirm it.
 
         Raises:
             QkeditError: an edit does not fit the model, the model cannot answer, or the journal cannot be written.
@@ -131,8 +131,8 @@ class Search:
                 self.watch.estimate(self._seconds_left(result, total - len(results)))
                 is_estimated = True
             self.watch.trials(len(results), total)
-        winner = self._winner(results, base)
-        confirmation = None if winner is None else self._confirmed(winner)
+        best = self._best(results, base)
+        confirmation = None if best is None else self._confirmed(best)
         return TuneReport(
             model=self.runner.model.name,
             revision=self.runner.model.revision,
@@ -142,7 +142,7 @@ class Search:
             size=len(self.space),
             base={measure.name: value_of(base, measure) for measure in self.goal.shown},
             trials=tuple(results),
-            winner=winner,
+            best=best,
             confirmation=confirmation,
             most_drift=self.settings.most_drift,
             resumed=self.runner.resumed,
@@ -196,7 +196,7 @@ class Search:
         limit = self.settings.most_drift
         return limit is not None and effect.drift is not None and effect.drift > limit
 
-    def _winner(self, results: Sequence[TrialResult], base: Outcome) -> TrialResult | None:
+    def _best(self, results: Sequence[TrialResult], base: Outcome) -> TrialResult | None:
         """Return the best finished trial that keeps the guards and is better than the base."""
         objective = self.goal.objective
         reference = value_of(base, objective)
@@ -209,10 +209,10 @@ class Search:
         best = max(fitting, key=lambda pair: (pair[0], -(pair[1].effect.drift or 0.0), -pair[1].number), default=None)
         return best[1] if best is not None and best[0] > 0 else None
 
-    def _confirmed(self, winner: TrialResult) -> Confirmation:
-        """Ask base, default edit, winner and controls the second half."""
+    def _confirmed(self, best: TrialResult) -> Confirmation:
+        """Ask base, default edit, best edit and controls the second half."""
         device = self.runner.device
-        edit = winner.edit
+        edit = best.edit
         arms = [Arm(BASE), *([] if edit == self.default else [self.default.arm(device)]), edit.arm(device)]
         arms += edit.controls(self.settings.control, self.settings.controls, device)
         outcomes: dict[str, Outcome] = {}

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from qkedit.checkpoint.architecture.layers import attention_stack
-from qkedit.checkpoint.checkpoint import open_checkpoint
+from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.resolve import resolve
 from qkedit.errors import UsageError
 from qkedit.evaluation.metric import Better
@@ -69,15 +69,7 @@ def tune_model(
     checkpoint = open_checkpoint(resolve(model.name, model.revision))
     stack = attention_stack(checkpoint)
     fitted = space.fitted(stack.layers, stack.layer_count)
-    seen = set()
-    for edit in fitted.candidates():
-        if (shape := (edit.layers, edit.modes, edit.channel)) in seen:
-            continue
-        seen.add(shape)
-        # Before any trial, refuse an edit that does not fit, and one that no control can match.
-        for arm in (edit.arm(), *edit.controls(settings.control, min(1, settings.controls))):
-            assert arm.steer is not None
-            make_plan(checkpoint, arm.steer)
+    _refuse_unfitting(checkpoint, fitted, settings)
     available = sorted(layer.index for layer in stack.layers)
     default = default_edit(describe(select_layers("mid", stack.layer_count, available)))
     order = Sampler(fitted, sampler, seed, (default,), prunes)
@@ -99,6 +91,24 @@ def tune_model(
         TrialRunner(model, data, file, device=device, drift_images=drift_images) as runner,
     ):
         return Search(runner, fitted, order, goal, settings, default, watch or Watch()).run()
+
+
+def _refuse_unfitting(checkpoint: Checkpoint, space: SearchSpace, settings: SearchSettings) -> None:
+    """Refuse an edit that does not fit the model, or that no control can match. Raises UsageError."""
+    seen = set()
+    for edit in space.candidates():
+        if (shape := (edit.layers, edit.modes, edit.channel)) in seen:
+            continue
+        seen.add(shape)
+        make_plan(checkpoint, edit.options())
+        for control in edit.controls(settings.control, min(1, settings.controls)):
+            assert control.steer is not None
+            try:
+                make_plan(checkpoint, control.steer)
+            except UsageError as error:
+                # The other kind of control, which the plan advises, may not exist for other edits of the space.
+                remedy = "take at most half of a head's modes with --k, or --controls 0"
+                raise UsageError(error.what, where=f"{error.where}, {edit.modes}", remedy=remedy) from None
 
 
 def goal_of(objective: str | None, no_worse: str | None, measures: Mapping[str, Measure]) -> Goal:

@@ -34,7 +34,7 @@ def sweep_plot(report: SweepReport, file_format: str) -> bytes:
         entitle(
             plot,
             f"{settings.model}: {measure.title} minus the base's{', points' if measure.is_share else ''}; "
-            "the box marks the winner, figures in brackets break a guard",
+            "the box marks the best cell, figures in brackets break a guard",
             9,
         )
         areas = plot.subplots(2, len(panels), sharex=True, sharey=True, squeeze=False)

@@ -12,7 +12,7 @@ from qkedit.laboratory.measures import MEASURES, Measure
 from qkedit.laboratory.sweep import CellResult, Confirmation, SweepReport
 from qkedit.laboratory.sweep_grid import left_alone
 from qkedit.report.experiments.arms_table import STYLES
-from qkedit.report.figures import Spelling, improves
+from qkedit.report.figures import Spelling, improves, tolerance
 from qkedit.report.fitting_table import FittingTable
 from qkedit.report.terminal_text import on_one_line
 
@@ -34,12 +34,12 @@ class SweepTables:
         spelling = Spelling(measure, plain)
         yield Text(_title(report, spelling), style="bold")
         ranked = report.ranked if self.every_cell else report.ranked[:MOST_ROWS]
-        yield _ranking(ranked, measure, spelling, first_is_winner=report.winner is not None)
+        yield _ranking(ranked, measure, spelling, first_is_best=report.winner is not None)
         if len(ranked) < len(report.ranked):
             yield Text(f"… and {len(report.ranked) - len(ranked)} more" if not plain else "...", style="dim")
         yield Text()
         if report.confirmation is None:
-            yield Text("Every cell violates a guard: there is no winner, and nothing to confirm.", style="bold")
+            yield Text("Every cell violates a guard: none is chosen, and nothing is to confirm.", style="bold")
         else:
             yield from self._confirmation(report.confirmation, plain)
         yield Text()
@@ -47,10 +47,10 @@ class SweepTables:
 
     def _confirmation(self, confirmation: Confirmation, plain: bool) -> RenderResult:
         _, second = self.report.settings.scenes.halves()
-        winner = self.report.ranked[0].cell
-        yield Text(f"Confirmed on {counted(second.count, 'other scene')}: {winner.name}", style="bold")
-        names = ("base", "winner", "controls")
-        table = FittingTable("measure", *names, "winner - controls" if plain else "winner − controls", gap=1)
+        best = self.report.ranked[0].cell
+        yield Text(f"The best cell on {counted(second.count, 'other scene')}: {best.name}", style="bold")
+        names = ("base", "best cell", "controls")
+        table = FittingTable("measure", *names, "best - controls" if plain else "best − controls", gap=1)
         for measure in MEASURES.values():
             spelling = Spelling(measure, plain)
             figures = [row.figures[measure.name] for row in confirmation.rows]
@@ -67,7 +67,7 @@ class SweepTables:
 
 
 def _ranking(
-    ranked: tuple[CellResult, ...], measure: Measure, spelling: Spelling, *, first_is_winner: bool
+    ranked: tuple[CellResult, ...], measure: Measure, spelling: Spelling, *, first_is_best: bool
 ) -> FittingTable:
     minus = "-" if spelling.plain else "−"
     table = FittingTable(
@@ -94,7 +94,7 @@ def _ranking(
                 style=STYLES[improves(measure, result.controls.difference)],
             ),
             Text(", ".join(result.broken), style="red"),
-            style="bold" if place == 1 and first_is_winner else None,
+            style="bold" if place == 1 and first_is_best else None,
         )
     return table
 
@@ -113,13 +113,16 @@ def _title(report: SweepReport, spelling: Spelling) -> str:
 def _legend(report: SweepReport, plain: bool) -> str:
     settings = report.settings
     minus = "-" if plain else "−"
-    guards = " and ".join(f"{guard.measure} may be {guard.tolerance:g} worse" for guard in settings.guards)
+    guards = " and ".join(
+        f"{guard.measure} may be {tolerance(guard.tolerance, MEASURES[guard.measure])} worse"
+        for guard in settings.guards
+    )
     return (
         f"In brackets 95% intervals over scenes. {minus} base: difference from the base on the same scenes, coloured "
         f"where its interval excludes 0. Controls: {settings.seeds} {settings.control}-matched random edits of each "
         f"cell, pooled. left: share of each mode that is kept. Guard: {guards or 'none'} than the base's"
         + (
-            ". The best of many cells looks better than it is on the scenes it was chosen on: trust the confirmation."
+            ". The best of many cells looks better than it is on the scenes it was chosen on: trust the other scenes."
             if report.confirmation is not None
             else "."
         )

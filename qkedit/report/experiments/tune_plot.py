@@ -61,7 +61,7 @@ def tune_plot(report: TuneReport, file_format: str) -> bytes:
                 (kept, "keeps the guards", "o", "#9aa5b1"),
                 (broken, "breaks a guard", "x", "#c46a5a"),
                 ([trial for trial in finished if trial.number in pareto], "trade-off", "o", "#1f5fa8"),
-                ([report.winner] if report.winner is not None else [], "winner", "*", "#1f8a4c"),
+                ([report.best] if report.best is not None else [], f"best, {report.verdict.value}", "*", "#1f8a4c"),
             ):
                 points = _points(trials, axis, objective)
                 if points:
@@ -73,7 +73,14 @@ def tune_plot(report: TuneReport, file_format: str) -> bytes:
             axes.set_xlabel(axis.title)
         areas[0].set_ylabel(objective.title)
         areas[-1].legend(fontsize=7)
+        plot.supxlabel(_verdict(report), fontsize=8, fontweight="bold")
         return encoded(plot, file_format)
+
+
+def _verdict(report: TuneReport) -> str:
+    if report.best is None:
+        return "Nothing beats doing nothing; the other half was not asked"
+    return f"Trial {report.best.number} ({report.best.edit.name}): {report.verdict.value} on the other half"
 
 
 def _points(trials: Sequence[TrialResult], axis: _Axis, objective: _Axis) -> list[tuple[float, float]]:

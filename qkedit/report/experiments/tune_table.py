@@ -12,7 +12,7 @@ from qkedit.errors import counted
 from qkedit.laboratory.measures import Row
 from qkedit.laboratory.tuning.result import Confirmation, Ended, TrialResult, TuneReport, Verdict
 from qkedit.report.experiments.arms_table import STYLES
-from qkedit.report.figures import Spelling, improves
+from qkedit.report.figures import Spelling, improves, tolerance
 from qkedit.report.fitting_table import FittingTable
 from qkedit.report.terminal_text import on_one_line
 
@@ -58,12 +58,12 @@ class TuneTables:
 def conclusion(report: TuneReport) -> str:
     """Return what a search found, and what follows from it, in sentences."""
     objective, found = report.goal.objective.name, report.confirmation
-    if found is None or report.winner is None:
+    if found is None or report.best is None:
         return (
             f"Nothing beats doing nothing: none of {counted(len(report.trials), 'edit')} that were tried improves "
             f"{objective} and keeps the guards. Leave the model as it is, or search another space."
         )
-    name = f"trial {report.winner.number} ({report.winner.edit.name})"
+    name = f"trial {report.best.number} ({report.best.edit.name})"
     if report.verdict is Verdict.NOT_CONFIRMED:
         broken = f" and breaks the guard of {', '.join(found.broken)}" if found.broken else ""
         certain = (
@@ -120,7 +120,7 @@ def _trials(report: TuneReport, rows: Sequence[TrialResult], plain: bool) -> Fit
             else trial.ended.value,
             *values[1:],
             *([f"{drift:.3f}" if drift is not None else ""] if drifts else []),
-            style="bold" if report.winner is trial else None,
+            style="bold" if report.best is trial else None,
         )
     return table
 
@@ -128,15 +128,15 @@ def _trials(report: TuneReport, rows: Sequence[TrialResult], plain: bool) -> Fit
 def _confirmation(report: TuneReport, found: Confirmation, plain: bool) -> RenderResult:
     minus = "-" if plain else "−"
     yield Text(f"On the other half, {counted(report.halves[1], 'image')} that chose nothing", style="bold")
-    assert report.winner is not None
+    assert report.best is not None
     rows = {row.name: row for row in found.rows}
-    base, winner = found.rows[0], rows[report.winner.edit.name]
+    base, best, name = found.rows[0], rows[report.best.edit.name], f"trial {report.best.number}"
     control = next((row for row in found.rows if row.name.endswith(" control")), None)
-    default = next((row for row in found.rows[1:] if row is not winner and row is not control), None)
-    shown: list[tuple[str, Row]] = [("winner", winner)]
+    default = next((row for row in found.rows[1:] if row is not best and row is not control), None)
+    shown: list[tuple[str, Row]] = [(name, best)]
     shown += [("steer's default", default)] if default is not None else []
     shown += [("random controls", control)] if control is not None else []
-    table = FittingTable("measure", "arm", "", f"{minus} base", f"winner {minus} it", gap=1)
+    table = FittingTable("measure", "arm", "", f"{minus} base", f"{name} {minus} it", gap=1)
     against = {"steer's default": found.to_default, "random controls": found.to_controls}
     for measure, title in zip(report.goal.shown, _titles(report), strict=True):
         spelling = Spelling(measure, plain)
@@ -150,7 +150,7 @@ def _confirmation(report: TuneReport, found: Confirmation, plain: bool) -> Rende
                 Text(spelling.interval(figure.interval)),
                 Text(spelling.difference(figure.difference), style=STYLES[improves(measure, figure.difference)]),
                 Text(spelling.difference(to_it), style=STYLES[improves(measure, to_it)]),
-                style="bold" if row is winner else None,
+                style="bold" if row is best else None,
             )
     yield table
 
@@ -181,9 +181,8 @@ def _title(report: TuneReport) -> str:
 
 def _legend(report: TuneReport, plain: bool) -> str:
     ended = [sum(trial.ended is kind for trial in report.trials) for kind in (Ended.GIVEN_UP, Ended.TOO_FAR)]
-    guards = ", ".join(
-        f"{guard.measure} may be {guard.tolerance:g} worse than the base's" for guard in report.goal.guards
-    )
+    losses = [(one.measure, tolerance(one.tolerance, report.goal.measures[one.measure])) for one in report.goal.guards]
+    guards = ", ".join(f"{name} may be {loss} worse than the base's" for name, loss in losses)
     limit = "" if report.most_drift is None else f" (its drift is more than {report.most_drift:g} nats)"
     sentences = [
         f"{_trade_off(plain)}: no other edit, nor the base, is as good in all columns and better in one.",

@@ -128,7 +128,7 @@ def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device, fa
         raise non_finite_weights(planned.layer, error) from None
     except UnmatchedControlError as error:
         where = f"layer {planned.layer.index}, head {planned.heads[error.head]}"
-        raise unmatched_control(where, error.taken, error.left) from None
+        raise unmatched_control(where, suppression, error.taken, error.left) from None
     rows, moved = edit.update.apply(product, getattr(torch, plan.options.compute_dtype))
     if not moved.isfinite().all():
         raise CheckpointError(

@@ -71,9 +71,9 @@ def sweep(
     """Try a grid of edits on synthetic scenes, each against random controls, and confirm the best.
 
     Edits are made in memory. Cells are ranked on the first half of the scenes; the second half is only for the
-    winner, its controls and the base. A short caption hallucinates little, so by default recall must not fall by more
-    than 0.02. Without MODEL, the embedded miniature model is used; any vision-language model that can be steered and
-    accepts images in prompts gets the same prompts about the same scenes.
+    best cell, its controls and the base. A short caption hallucinates little, so by default recall must not fall by
+    more than 2 points. Without MODEL, the embedded miniature model is used; any vision-language model that can be
+    steered and accepts images in prompts gets the same prompts about the same scenes.
 
     Measures: chair_s, chair_i, recall, mean_words, cider, and accuracy, f1, hr with _random, _popular, _adversarial.
 

@@ -10,7 +10,7 @@ import typer
 
 from qkedit.cli import completion
 from qkedit.cli.delivery import deliver
-from qkedit.cli.flags.evaluation import QuestionsOption, named_tasks, required_data
+from qkedit.cli.flags.evaluation import QuestionsOption, check_benchmarks, named_tasks, required_data
 from qkedit.cli.flags.flag import flag, utf8
 from qkedit.cli.flags.loading import LoadingFlags
 from qkedit.cli.flags.model import ModelFlags
@@ -77,7 +77,7 @@ def tune(
     The model is loaded once, edits are made in memory, and images are drawn into
     two halves: edits are chosen on one; the best one, random controls, steer's
     default edit and the base answer the other. A guard limits what other measures
-    may lose; by default no recall may fall by more than 0.02. Exit code 0: an edit
+    may lose; by default no recall may fall by more than 2 points. Exit code 0: an edit
     is confirmed, and its command is printed; 3: nothing beats doing nothing.
 
     Example: qkedit tune qwen2-vl -b custom --questions q.jsonl --images ./photos --objective hr --out tune.jsonl
@@ -94,6 +94,7 @@ def tune(
         from qkedit.report.files import check_target
         from qkedit.report.plots import check_plot
 
+        check_benchmarks(benchmark or ())
         if plot is not None:
             check_plot(plot, "--plot")
         if out is not None:

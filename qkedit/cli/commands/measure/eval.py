@@ -15,6 +15,7 @@ from qkedit.cli.flags.evaluation import (
     AlsoOption,
     DataOption,
     QuestionsOption,
+    check_benchmarks,
     named_tasks,
     required_data,
     warn_of_scores,
@@ -134,6 +135,7 @@ def evaluate(
         from qkedit.evaluation.runs.evaluate import evaluate as run
         from qkedit.evaluation.runs.local_model import LocalModel
 
+        check_benchmarks(benchmark or ())
         target = required_out(out)
         if images is None:
             raise UsageError("no directory of images is given", where="--images", remedy="name their directory")
