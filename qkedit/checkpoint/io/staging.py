@@ -11,7 +11,6 @@ It is removed when the run ends; after a kill, the next run to the same target t
 
 from __future__ import annotations
 
-import atexit
 import errno
 import os
 import shutil
@@ -24,7 +23,7 @@ from types import TracebackType
 from typing import Self
 
 from qkedit.checkpoint.io.file_errors import explained, open_descriptor
-from qkedit.checkpoint.io.interrupts import interrupts_deferred
+from qkedit.checkpoint.io.interrupts import interrupts_deferred, list_clean_up, unlist_clean_up
 from qkedit.checkpoint.io.lock import try_lock
 from qkedit.checkpoint.io.rename import exchange, rename_to_absent, restore
 from qkedit.checkpoint.io.target import locate, made_parents, refuse_existing, refuse_misplaced
@@ -94,15 +93,15 @@ class StagedDirectory:
                 self.path.mkdir()
             self._cleanup = stack.pop_all()
         # An interrupt between this point and the block, or between the block and `__exit__`, skips `__exit__`.
-        atexit.register(self.__exit__, None, None, None)
+        list_clean_up(self._cleanup.close)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove the staged files unless they were committed, and release the lock."""
         with interrupts_deferred():
+            unlist_clean_up(self._cleanup.close)
             self._cleanup.__exit__(kind, error, trace)
-            atexit.unregister(self.__exit__)
 
     def commit(self, *, fsync: bool = True) -> float:
         """Put the staged directory in place and remove the directory that it replaces.

@@ -6,6 +6,7 @@ import concurrent.futures
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -87,10 +88,11 @@ def test_the_error_comes_from_the_copy_that_failed_first() -> None:
         assert began.wait(30)
         raise QkeditError("the disk is full")
 
-    background = BackgroundCopy({"endless": endless, "failing": failing}, ignore, threads=2)
-    for raising in (partial(background.wait_for, "endless"), background.join, background.check):
-        with pytest.raises(QkeditError, match="the disk is full"):
-            raising()
+    jobs: dict[str, CopyJob] = {"endless": endless, "failing": failing}
+    with suppress(QkeditError), BackgroundCopy(jobs, ignore, threads=2) as background:
+        for raising in (partial(background.wait_for, "endless"), background.join, background.check):
+            with pytest.raises(QkeditError, match="the disk is full"):
+                raising()
 
 
 def test_every_wait_and_check_raises_the_error_of_a_copy(tmp_path: Path) -> None:
@@ -99,11 +101,11 @@ def test_every_wait_and_check_raises_the_error_of_a_copy(tmp_path: Path) -> None
         "copy": partial(copy_file, tmp_path / "missing", tmp_path / "copy", 7, LinkMode.AUTO),
         "later": lambda _: later.append(1),
     }
-    background = BackgroundCopy(jobs, ignore, threads=1)
-    waiting = [partial(background.wait_for, name) for name in jobs]
-    for raising in (background.join, background.check, *waiting):
-        with pytest.raises(QkeditError, match="missing: cannot open"):
-            raising()
+    with suppress(QkeditError), BackgroundCopy(jobs, ignore, threads=1) as background:
+        waiting = [partial(background.wait_for, name) for name in jobs]
+        for raising in (background.join, background.check, *waiting):
+            with pytest.raises(QkeditError, match="missing: cannot open"):
+                raising()
     with pytest.raises(QkeditError, match="missing: cannot open"), BackgroundCopy(jobs, ignore, threads=1):
         pass
     assert later == []
@@ -154,9 +156,9 @@ def test_cancel_stops_a_copy_and_later_checks_raise() -> None:
             on_bytes(1)
             began.set()
 
-    background = BackgroundCopy({"endless": endless}, ignore)
-    assert began.wait(30)
-    background.cancel()
-    for raising in (background.check, background.join, partial(background.wait_for, "endless")):
-        with pytest.raises(CancelledError):
-            raising()
+    with suppress(CancelledError), BackgroundCopy({"endless": endless}, ignore) as background:
+        assert began.wait(30)
+        background.cancel()
+        for raising in (background.check, background.join, partial(background.wait_for, "endless")):
+            with pytest.raises(CancelledError):
+                raising()

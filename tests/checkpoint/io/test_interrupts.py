@@ -1,0 +1,129 @@
+"""Test that an interrupt between any two lines of a run leaves a whole output or none, and no other file."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from qkedit.checkpoint.io import interrupts
+from qkedit.checkpoint.io.background_copy import BackgroundCopy
+from qkedit.checkpoint.io.interrupts import INTERRUPTS, interrupts_deferred
+from qkedit.checkpoint.io.staging import StagedDirectory
+from qkedit.cli.interruptions import interruptible
+
+# Of the files whose lines run between the blocks of `with` statements.
+WATCHED = (str(Path(interrupts.__file__).parent), contextlib.__file__, __file__)
+
+
+def interrupted_at(number: int, run: Callable[[], object], signum: int = signal.SIGHUP) -> bool:
+    """Call `run` and send a signal at the given call, line or return of it; return False if it has fewer.
+
+    A trace function is called between two instructions, where Python handles signals as well.
+    """
+    left = number
+    before = sys.gettrace()
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left
+        code = frame.f_code
+        if not code.co_filename.startswith(WATCHED) or code.co_name == "<genexpr>":  # which is lost when it is closed
+            return None
+        left -= event != "exception"
+        if left < 0:
+            sys.settrace(before)
+            signal.raise_signal(signum)
+            return None
+        return trace
+
+    sys.settrace(trace)
+    try:
+        run()
+    finally:
+        sys.settrace(before)
+    return left < 0
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Have every signal raise KeyboardInterrupt during a test, as Ctrl-C does where qkedit is a library."""
+    before = {number: signal.getsignal(number) for number in INTERRUPTS}
+    for number in INTERRUPTS:
+        signal.signal(number, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_an_interrupt_at_any_line_leaves_all_or_nothing(tmp_path: Path, handlers: None) -> None:
+    """Copies are under way when the block is left; none may still be when its files have been removed."""
+    place = tmp_path / "place"
+    place.mkdir()
+    target = place / "edited"
+    running: list[Path] = []
+
+    def make(file: Path, on_bytes: Callable[[int], None]) -> None:
+        running.append(file)
+        try:
+            file.write_bytes(b"weights")
+            time.sleep(0.0005)
+            on_bytes(7)
+        finally:
+            running.remove(file)
+
+    def write() -> None:
+        with interruptible(), StagedDirectory(target, overwrite=True) as staged:
+            jobs = {name: partial(make, staged.path / name) for name in "abc"}
+            with BackgroundCopy(jobs, lambda _: None) as copying:
+                copying.wait_for("a")
+            staged.commit(fsync=False)
+
+    ends = set()
+    for number in range(10_000):
+        came = True
+        try:
+            came = interrupted_at(number, write)
+        except KeyboardInterrupt:
+            ends.add("whole" if target.exists() else "nothing")
+        assert not running, number
+        assert not [path for path in place.iterdir() if path != target], number
+        assert not target.exists() or {path.read_bytes() for path in target.iterdir()} == {b"weights"}
+        assert {clean_up.__name__ for _, clean_up in interrupts._listed} <= {"end"}  # which does nothing
+        assert {signal.getsignal(one) for one in INTERRUPTS} == {signal.default_int_handler}
+        shutil.rmtree(target, ignore_errors=True)
+        if not came:
+            break
+    assert not came
+    assert number > 200
+    assert ends == {"whole", "nothing"}
+
+
+def test_a_second_interrupt_while_handlers_are_restored_is_not_lost(handlers: None) -> None:
+    """Each signal is handled by the handler from before the block, wherever another one ended the block."""
+
+    def run() -> None:
+        with interrupts_deferred():
+            pass
+
+    for number in range(1000):
+        came = True
+        try:
+            came = interrupted_at(number, run, signal.SIGINT)  # whose handler is restored first
+        except KeyboardInterrupt:
+            for one in INTERRUPTS:
+                with pytest.raises(KeyboardInterrupt):
+                    signal.raise_signal(one)
+        assert {signal.getsignal(one) for one in INTERRUPTS} == {signal.default_int_handler}
+        if not came:
+            break
+    assert not came
+    assert number > 10
