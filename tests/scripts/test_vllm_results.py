@@ -54,6 +54,27 @@ def test_the_largest_difference_of_each_prompt() -> None:
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"difference": 1e-3},
+        {"36 at once": float("inf")},
+        {"switched off": 1e-3},
+        {"same image": 1e-3},
+        {"edited": 4},
+        {"failed": 1},
+        {"split": 1},
+        {"effect": 0.0},
+    ],
+)
+def test_a_case_that_differs_or_could_not_is_wrong(changes: dict[str, float]) -> None:
+    right = {"difference": 1e-5, "36 at once": 1e-5, "switched off": 1e-5, "same image": 0.0, "effect": 0.5}
+    right |= {"edited": 5, "failed": 0, "split": 0}
+    script = load_script("compare")
+    assert script.failures({"no plug-in": right | {"effect": 0.0}, "SCR": right}) == []
+    assert script.failures({"no plug-in": right | {"effect": 0.0}, "SCR": right | changes}) == ["SCR"]
+
+
+@pytest.mark.parametrize(
     ("name", "found", "is_wrong"),
     [
         ("vLLM's own class, its defaults", {"difference": 1e-5}, False),

@@ -49,6 +49,7 @@ class WorkerPlugins:
         parts = VLMModules(model, model, decoder, decoder.layers, tuple(range(len(decoder.layers))))
         for index, layer in enumerate(decoder.layers):
             _check_attention(index, layer.self_attn.attn, runner.model_config.max_model_len)
+        _check_graphs(runner.vllm_config.compilation_config.cudagraph_mode)
         settings = parse_document(document, where="--additional-config")
         check_plugins(settings)
         made = [_with_processor(plugin, runner.model_config.model) for plugin in make_plugins(settings)]
@@ -157,6 +158,16 @@ def _check_attention(index: int, attention: Any, longest: int) -> None:
                 where="vLLM",
                 remedy="use --engine transformers, where plug-ins support it",
             )
+
+
+def _check_graphs(mode: Any) -> None:
+    """Raise QkeditError if steps with prompts replay a CUDA graph of the whole model, which calls no code of ours."""
+    if mode is not None and mode.mixed_mode().name == "FULL":
+        raise QkeditError(
+            f"with cudagraph_mode {mode.name}, prompts replay a graph that was recorded without plug-ins",
+            where="vLLM",
+            remedy='add --compilation-config \'{"cudagraph_mode": "PIECEWISE"}\', or --enforce-eager',
+        )
 
 
 def _is_switched_off(request: Any) -> bool:

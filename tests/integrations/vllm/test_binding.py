@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +39,25 @@ def attention(**settings: Any) -> Any:
     return SimpleNamespace(**{**usual, **settings})
 
 
+class Graphs(Enum):
+    """vLLM's modes of CUDA graphs: for steps of answers and for those with prompts, or for both."""
+
+    NONE = 0
+    PIECEWISE = 1
+    FULL = 2
+    FULL_DECODE_ONLY = (2, 0)
+    FULL_AND_PIECEWISE = (2, 1)
+
+    def mixed_mode(self) -> Graphs:
+        return Graphs(self.value[1]) if isinstance(self.value, tuple) else self
+
+
+def vllm_config(additional: Any = None, graphs: Graphs | None = Graphs.NONE) -> Any:
+    return SimpleNamespace(
+        additional_config=additional or {}, compilation_config=SimpleNamespace(cudagraph_mode=graphs)
+    )
+
+
 def runner(attention_of_last: Any = None, **extra: Any) -> Any:
     """A runner whose model has four layers."""
     layers = nn.ModuleList([nn.Module() for _ in range(4)])
@@ -55,6 +75,7 @@ def runner(attention_of_last: Any = None, **extra: Any) -> Any:
         "requests": {},
         "input_batch": None,
         "model_config": SimpleNamespace(model="/model", max_model_len=8192),
+        "vllm_config": vllm_config(),
         **extra,
     }
     return SimpleNamespace(get_model=lambda: model, **found)
@@ -71,9 +92,9 @@ def test_a_worker_is_ready_when_its_plug_ins_are_bound() -> None:
 
 
 def test_the_configuration_of_the_server_names_the_plug_ins_if_nothing_else_does() -> None:
-    config = SimpleNamespace(additional_config={"qkedit": document("scr")})
+    config = vllm_config({"qkedit": document("scr")})
     assert bind(runner(vllm_config=config))["plugins"] == ["scr"]
-    lost = bind(runner(vllm_config=SimpleNamespace(additional_config={})))
+    lost = bind(runner(vllm_config=vllm_config()))
     assert lost["ready"] is False
 
 
@@ -119,6 +140,13 @@ def test_attention_that_is_not_computed_here_is_refused(unusual: dict[str, Any],
     answer = bind(runner(attention(**unusual)), document("scr"))
     assert answer["ready"] is False
     assert reason in answer["reason"]
+
+
+@pytest.mark.parametrize("graphs", [*Graphs, None])
+def test_a_graph_that_prompts_replay_is_refused(graphs: Graphs | None) -> None:
+    answer = bind(runner(vllm_config=vllm_config(graphs=graphs)), document("scr"))
+    assert answer["ready"] is (graphs is not Graphs.FULL)
+    assert ("a graph that was recorded without plug-ins" in answer.get("reason", "")) is (graphs is Graphs.FULL)
 
 
 def test_a_window_that_holds_every_prompt_is_none() -> None:
