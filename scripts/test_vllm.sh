@@ -23,7 +23,8 @@ if [ ! -x "$python" ]; then
     echo 'import torchvision_operators' > "$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision_operators.pth"
 fi
 "$python" -m pip install -q --no-deps --no-build-isolation -e .
-export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_NO_USAGE_STATS=1 VLLM_CACHE_ROOT="$place/cache"
+export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_NO_USAGE_STATS=1 VLLM_LOGGING_LEVEL=ERROR
+export VLLM_CACHE_ROOT="$place/cache"
 
 # Run a script of scripts/vllm, whose result is the file NAME.json: measure NAME SCRIPT [OPTION...]
 measure() {

@@ -59,6 +59,7 @@ def cases(depth: Path) -> dict[str, list[dict[str, Any]]]:
     return {
         "no plug-in": [],
         "DSCR": [{"name": "dscr", "options": dscr}],
+        "DSCR, values": [{"name": "dscr", "options": {**dscr, "refine": "values"}}],
         "DSCR, keys and values, before the question": [{"name": "dscr", "options": after_image}],
         "SCR": [{"name": "scr", "options": {"sources": 4, "factor": 1.5}}],
         "SCR, last token": [{"name": "scr", "options": {"sources": 4, "factor": 1.5, "queries": "last-token"}}],
