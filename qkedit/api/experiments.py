@@ -91,7 +91,7 @@ def sweep(
     *,
     layers: Sequence[Selection] = ("0.0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1.0"),
     ks: Sequence[int] = (1, 2, 4, 8),
-    channels: Sequence[Channel] = ("full",),
+    channels: Sequence[Channel] = ("symmetric", "full"),
     retains: Sequence[float] = (0.0,),
     protect: str = NONE,
     spare: Role = "none",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qkedit.demo.scenes import HELD_OUT_SEED
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.suppression import Channel
+from qkedit.steering.steer_options import Role
 
 if TYPE_CHECKING:
     from qkedit.laboratory.tuning.result import TuneReport
@@ -27,8 +28,10 @@ def tune(
     heads: Sequence[Selection] = ("all",),
     ks: Sequence[int] = (1, 2, 4, 8),
     energies: Sequence[float] = (),
-    channels: Sequence[Channel] = ("full", "symmetric"),
+    channels: Sequence[Channel] = ("symmetric", "full"),
     retains: Sequence[float] = (0.0, 0.5, 0.8),
+    protects: Sequence[str] = ("none",),
+    spares: Sequence[Role] = ("none",),
     trials: int = 60,
     controls: int = 5,
     most_drift: float | None = None,
@@ -59,6 +62,8 @@ def tune(
         energies: shares of the energy, as alternatives to numbers of modes.
         channels: the parts of the product.
         retains: the shares of each suppressed mode that stay.
+        protects: the query directions to leave alone, each as for `steer`: `none`, `sink` or `sink:4`.
+        spares: the roles of heads to leave alone: `none`, `induction`.
         trials: the number of edits to try.
         controls: the number of random controls of the best edit.
         most_drift: the largest drift in nats per token; edits beyond it are asked nothing.
@@ -89,6 +94,7 @@ def tune(
     from qkedit.evaluation.runs.tasks import tasks_of
     from qkedit.laboratory.eval_set import SceneRange
     from qkedit.laboratory.tuning.data import BenchmarkData, TuningData
+    from qkedit.laboratory.tuning.option_lists import protections
     from qkedit.laboratory.tuning.scenes import SceneData
     from qkedit.laboratory.tuning.search import SearchSettings, Watch
     from qkedit.laboratory.tuning.space import SearchSpace
@@ -110,6 +116,8 @@ def tune(
         tuple(energies),
         tuple(channels),
         tuple(retains),
+        protections(",".join(protects), "protects"),
+        tuple(spares),
     )
     return tune_model(
         LocalModel(str(model), revision, (), device, dtype, batch_size),

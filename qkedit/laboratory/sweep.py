@@ -16,8 +16,9 @@ from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
 from qkedit.laboratory.experiment import ExperimentResults, Watch, run_experiment
 from qkedit.laboratory.measures import MEASURES, Figure, Outcome, Row, against, compare, figure
 from qkedit.laboratory.results_file import ResultsFile
-from qkedit.laboratory.sweep_grid import Cell, SweepSettings
+from qkedit.laboratory.sweep_grid import SweepSettings
 from qkedit.laboratory.tuning.goal import cost, is_kept
+from qkedit.laboratory.tuning.space import Candidate
 from qkedit.laboratory.worker import Job, ModelSpec
 
 
@@ -33,7 +34,7 @@ class CellResult:
         broken: the names of the violated guards.
     """
 
-    cell: Cell
+    cell: Candidate
     values: Mapping[str, float | None]
     objective: Figure
     controls: Figure
@@ -42,7 +43,7 @@ class CellResult:
     def as_dict(self) -> dict[str, Any]:
         """Return the result as `--json` prints it."""
         return {
-            "cell": asdict(self.cell),
+            "cell": self.cell.as_dict(),
             "values": dict(self.values),
             "objective": asdict(self.objective),
             "controls": asdict(self.controls),
@@ -101,7 +102,7 @@ class SweepReport:
             "settings": self.settings.as_dict(),
             "base": dict(self.base),
             "cells": [result.as_dict() for result in self.ranked],
-            "winner": None if self.winner is None else asdict(self.winner.cell),
+            "winner": None if self.winner is None else self.winner.cell.as_dict(),
             "confirmation": None if self.confirmation is None else self.confirmation.as_dict(),
             "resumed": self.resumed,
         }
@@ -145,13 +146,13 @@ def run_sweep(
 
 
 def _controls(
-    results: ExperimentResults, settings: SweepSettings, cell: Cell, eval_set: EvalSet, scenes: SceneRange
+    results: ExperimentResults, settings: SweepSettings, cell: Candidate, eval_set: EvalSet, scenes: SceneRange
 ) -> list[Outcome]:
     return [results.outcome(arm, eval_set, scenes) for arm in cell.controls(settings.control, settings.seeds)]
 
 
 def rank(
-    settings: SweepSettings, base: Outcome, cells: Iterable[tuple[Cell, Outcome, Sequence[Outcome]]]
+    settings: SweepSettings, base: Outcome, cells: Iterable[tuple[Candidate, Outcome, Sequence[Outcome]]]
 ) -> tuple[CellResult, ...]:
     """Rank the cells by the objective, the best first; those that violate a guard come after all others.
 
@@ -189,7 +190,7 @@ def _values(settings: SweepSettings, outcome: Outcome) -> dict[str, float | None
 
 
 def _confirmation(
-    results: ExperimentResults, settings: SweepSettings, winner: Cell, scenes: SceneRange
+    results: ExperimentResults, settings: SweepSettings, winner: Candidate, scenes: SceneRange
 ) -> Confirmation:
     eval_set = make_eval_set(scenes)
     base, edit = (results.outcome(arm, eval_set, scenes) for arm in (Arm(BASE), winner.arm()))

@@ -10,56 +10,13 @@ from typing import Any
 
 from qkedit.errors import UsageError
 from qkedit.evaluation.metric import Better
-from qkedit.laboratory.arms import BASE, Arm, controls
+from qkedit.laboratory.arms import BASE, Arm
 from qkedit.laboratory.eval_set import SceneRange
 from qkedit.laboratory.measures import measure_named
 from qkedit.laboratory.tuning.goal import Guard
-from qkedit.laboratory.tuning.space import SearchSpace
-from qkedit.spectral.sink import protection_text
-from qkedit.spectral.suppression import Channel, Control, Suppression
-from qkedit.steering.steer_options import Role, SteerOptions
-
-
-def left_alone(protect: int, spare: Role) -> str:
-    """Return what an edit leaves alone, to be put behind its other options: `, protect sink:4, spare induction`."""
-    protected = f", protect {protection_text(protect)}" if protect else ""
-    return f"{protected}, spare {spare}" if spare != "none" else protected
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One edit of the grid."""
-
-    layers: str
-    k: int
-    channel: Channel
-    retain: float
-    protect: int = 0
-    spare: Role = "none"
-
-    @property
-    def name(self) -> str:
-        """Return the name of the cell for people."""
-        alone = left_alone(self.protect, self.spare)
-        return f"layers {self.layers}, k {self.k}, {self.channel}, retain {self.retain:g}{alone}"
-
-    def arm(self) -> Arm:
-        """Return the edit itself."""
-        return Arm(self.name, self._options())
-
-    def controls(self, kind: Control, seeds: int) -> tuple[Arm, ...]:
-        """Return `seeds` matched random edits: with the same layers, channel, number of modes and kept share."""
-        return controls(self._options(), kind, seeds, f"{self.name}, {kind} control")
-
-    def _options(self) -> SteerOptions:
-        # On the CPU, the edit is the same on every machine; it takes little time compared with the answers.
-        return SteerOptions(
-            self.layers,
-            suppression=Suppression(self.k, None, self.retain, self.channel),
-            device="cpu",
-            protect=self.protect,
-            spare=self.spare,
-        )
+from qkedit.laboratory.tuning.space import Candidate, SearchSpace
+from qkedit.spectral.suppression import Channel, Control
+from qkedit.steering.steer_options import Role
 
 
 @dataclass(frozen=True)
@@ -115,14 +72,17 @@ class SweepSettings:
         for cell in self.cells():
             cell.controls(self.control, 1)  # refuses a control that the channel does not have
 
-    def cells(self) -> tuple[Cell, ...]:
+    def cells(self) -> tuple[Candidate, ...]:
         """Return the grid, with the mildest edits of the same layers first."""
-        space = SearchSpace(self.layers, ("all",), self.ks, (), self.channels, self.retains)
-        return tuple(
-            Cell(edit.layers, edit.k, edit.channel, edit.retain, self.protect, self.spare)
-            for edit in space.candidates()
-            if edit.k is not None
+        space = SearchSpace(
+            self.layers,
+            ks=self.ks,
+            channels=self.channels,
+            retains=self.retains,
+            protects=(self.protect,),
+            spares=(self.spare,),
         )
+        return space.candidates()
 
     def arms(self) -> tuple[Arm, ...]:
         """Return all arms that run on the first half of the scenes: base, cells and their controls."""

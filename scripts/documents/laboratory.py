@@ -60,7 +60,7 @@ DEMONSTRATED = 500
 SWEPT = 400
 LAYERS = ("0-1", "2-3", "4-5", "6-7")
 KS = (1, 2, 4, 8)
-CHANNELS = ("full", "symmetric", "antisymmetric")
+CHANNELS = ("symmetric", "antisymmetric", "full")
 # SCR with the published share of the cells as candidates: 32 of 576 are 4 of 64.
 FEW_SOURCES = (
     Arm("SCR, 4", plugins=(PluginSettings("scr", {"sources": 4}),)),

@@ -145,7 +145,7 @@ def test_sweep_ranks_confirms_resumes_and_draws(pretended: None, tmp_path: Path)
         "--layers",
         "2-3;4-5",
         "--k",
-        "1,2",
+        "2",
         "--no-worse",
         "none",
         "--out",

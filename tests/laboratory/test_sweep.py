@@ -25,10 +25,11 @@ from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
 from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.sweep import SweepReport, run_sweep
-from qkedit.laboratory.sweep_grid import Cell, SweepSettings
+from qkedit.laboratory.sweep_grid import SweepSettings
 from qkedit.laboratory.sweep_setup import prepare
 from qkedit.laboratory.tuning.goal import Guard, guards
 from qkedit.laboratory.tuning.option_lists import alternatives, names, shares, whole_numbers
+from qkedit.laboratory.tuning.space import Candidate
 from qkedit.laboratory.worker import Job, JobResult, ModelSpec
 from qkedit.report.experiments.sweep_table import SweepTables
 from qkedit.spectral.suppression import Suppression
@@ -331,7 +332,7 @@ def test_the_grid_holds_every_combination_once_and_its_controls_match() -> None:
     arms = given.arms()
     assert len({arm.name for arm in arms}) == len(arms) == 1 + 16 * 4
     assert arms[0] == Arm(BASE)
-    cell = Cell("2-3", 2, "antisymmetric", 0.5)
+    cell = Candidate("2-3", "all", 2, None, "antisymmetric", 0.5)
     edit = cell.arm().steer
     assert edit is not None
     for seed, arm in enumerate(cell.controls("index", 3)):

@@ -7,8 +7,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -27,6 +29,7 @@ from qkedit.laboratory.tuning.space import Candidate, SearchSpace
 from qkedit.laboratory.tuning.tune import goal_of, tune_model
 from qkedit.report.experiments.tune_plot import tune_plot
 from qkedit.report.experiments.tune_table import TuneTables, conclusion
+from qkedit.runtime.editing import edit as edited
 from qkedit.runtime.loading import LoadedModel
 from tests.cli.command import qkedit
 from tests.laboratory.small_eval_sets import demo_model, differing, weights_of
@@ -195,6 +198,63 @@ def test_weights_that_are_not_restored_are_reported(
             parameter.copy_(before[name])
 
 
+def test_protected_directions_and_spared_heads_are_choices_and_found_once(
+    planted: ModuleType, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown, found = {2: (0, 3), 3: tuple(range(8))}, []
+    monkeypatch.setattr(trial_runner, "copying_heads", lambda model: found.append("heads") or shown)
+    sink = trial_runner.sink_of
+    monkeypatch.setattr(trial_runner, "sink_of", lambda model: found.append("sink") or sink(model))
+    space = SearchSpace(("2", "3"), ks=(4,), protects=(0, 4), spares=("none", "induction"))
+    report = run(planted, loaded, space, trials=8, prunes=False, sampler="grid")
+    assert found == ["heads", "sink"]
+    assert [(trial.edit.protect, trial.edit.spare) for trial in report.trials[:4]] == [
+        (4, "induction"),
+        (4, "none"),
+        (0, "induction"),
+        (0, "none"),
+    ]
+    for trial in report.trials:
+        edit = trial.edit
+        assert (trial.ended is Ended.NO_HEAD) == (edit.layers == "3" and edit.spare == "induction")
+        if trial.ended is Ended.NO_HEAD:
+            assert (trial.effect.energy_removed, trial.effect.drift, trial.values) == (None, None, {})
+            continue
+        protect = f"sink:{edit.protect}" if edit.protect else "none"
+        with (
+            patch("qkedit.runtime.editing.copying_heads", return_value=shown),
+            edited(loaded.model, layers=edit.layers, protect=protect, spare=edit.spare, device="cpu") as made,
+        ):
+            heads = [head for record in made.records for head in record.heads]
+        assert len(heads) == (6 if edit.spare == "induction" else 8)
+        assert trial.effect.energy_removed == pytest.approx(fmean(head.energy_removed for head in heads), rel=1e-6)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(TuneTables(report, every_trial=True))
+    text = console.export_text()
+    assert "no head left" in text
+    assert "2 trials not asked (every head is spared)." in " ".join(text.split())
+    assert "sink:4" in text
+
+
+def test_the_symmetric_channel_comes_first_and_only_the_full_one_protects(
+    planted: ModuleType, loaded: LoadedModel
+) -> None:
+    space = SearchSpace(("0", "mid"), ks=(4,), channels=("full", "symmetric"), protects=(0, 8))
+    edits = space.candidates()
+    assert [(edit.channel, edit.protect) for edit in edits[:3]] == [("symmetric", 0), ("full", 8), ("full", 0)]
+    assert len(space) == len(edits) == 6
+    assert all(space.at(space.places(edit)) == edit for edit in edits)
+    report = run(planted, loaded, space, trials=2)
+    tried = [trial.edit for trial in report.trials]
+    assert [(edit.channel, edit.protect) for edit in tried] == [("symmetric", 0), ("full", 0)]
+    assert tried[0].layers == tried[1].layers != "0"
+    for channels, protects in ((("symmetric",), (0, 8)), (("symmetric", "full"), (8,))):
+        with pytest.raises(UsageError, match="symmetric channel cannot protect"):
+            SearchSpace(("0",), channels=channels, protects=protects)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="there is no role 'copying'"):
+        SearchSpace(("0",), spares=("copying",))  # type: ignore[arg-type]
+
+
 def test_a_sampler_begins_with_all_heads_of_every_layer_and_gives_up_what_is_hopeless() -> None:
     space = SearchSpace(tuple(map(str, range(12))), ("all", "0", "1"), (1, 2))
     order = Sampler(space)
@@ -225,7 +285,7 @@ def test_a_mistake_is_named_before_what_is_missing_for_it(tmp_path: Path) -> Non
     assert qkedit("eval", "-b", "nonsense").sentence().startswith("there is no benchmark 'nonsense'")
     sentence = qkedit("tune", "--k", "99", "--out", tmp_path / "t.jsonl").sentence()
     assert sentence == (
-        "layer 0, k 99: the edit takes 32 of 32 modes of a head, so no index-matched control exists; take at most "
+        "layer 0, k 99: the edit takes 64 of 64 modes of a head, so no index-matched control exists; take at most "
         "half of a head's modes with --k, or --controls 0."
     )
     assert not list(tmp_path.iterdir())
@@ -237,6 +297,9 @@ def test_a_command_line_makes_the_edit() -> None:
         "qkedit steer 'my model' --layers '0-1, 3' --heads 2 --energy 0.25 --channel symmetric --retain 0.5 "
         "--out ./edited"
     )
+    alone = Candidate("3", "all", 2, None, "full", 0.0, 4, "induction")
+    assert alone.name == "layers 3, k 2, full, retain 0, protect sink:4, spare induction"
+    assert alone.command("m") == "qkedit steer m --layers 3 --k 2 --protect sink:4 --spare induction --out ./edited"
 
 
 @pytest.mark.parametrize("text", ["hr:x", "hr", "beauty:0.1", "hr:-1", "hr:2"])
@@ -273,6 +336,8 @@ def test_the_command_on_the_user_s_questions_and_on_scenes(tmp_path: Path) -> No
     assert len(result.document["trials"]) == 1
     missing = qkedit("tune", *asked, *words)
     assert (missing.code, "no objective is named" in missing.stderr) == (2, True)
+    words += ["--protect", "none,sink:4", "--spare", "none,induction"]
     scenes = qkedit("tune", "--scenes", "4", *words, "--drift-images", "0", "--out", tmp_path / "s.jsonl")
     assert scenes.code in (0, 3)
-    assert "trial" in scenes.stdout
+    assert "1 trial of 4 edits" in scenes.stdout
+    assert "'sunk' cannot be protected" in qkedit("tune", *words, "--protect", "none,sunk").stderr

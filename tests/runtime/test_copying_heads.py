@@ -11,7 +11,7 @@ import torch
 
 import qkedit
 from qkedit.errors import UnsupportedForm, UsageError
-from qkedit.laboratory.sweep_grid import Cell
+from qkedit.laboratory.tuning.space import Candidate
 from qkedit.runtime import copying_heads
 from qkedit.runtime.editing import edit_as_stored
 from qkedit.runtime.generation import load
@@ -83,7 +83,7 @@ def test_edits_in_memory_and_of_a_sweep_spare_what_a_run_shows(tmp_path: Path) -
     before, shown = weights_of(model), {2: (0, 3)}
     qkedit.steer("demo", out=tmp_path / "out", layers="2", spare=shown, device="cpu", fsync=False)
     written = load(str(tmp_path / "out"), dtype="float32").model
-    cell = Cell("2", 4, "full", 0.0, spare="induction")
+    cell = Candidate("2", "all", 4, None, "full", 0.0, spare="induction")
     assert cell.name == "layers 2, k 4, full, retain 0, spare induction"
     options = cell.arm().steer
     assert options is not None

@@ -32,9 +32,18 @@ EnergyOption = Annotated[
     flag("--energy", panel=SPACE, help="Shares of the energy, as alternatives to numbers of modes: 0.1,0.3."),
 ]
 ChannelOption = Annotated[
-    str, flag("--channel", panel=SPACE, help="Parts of the product: full,symmetric,antisymmetric.")
+    str, flag("--channel", panel=SPACE, help="Parts of the product: symmetric,full,antisymmetric.")
 ]
 RetainOption = Annotated[str, flag("--retain", panel=SPACE, help="Shares of each suppressed mode that stay: 0,0.5.")]
+ProtectOption = Annotated[
+    str,
+    flag(
+        "--protect",
+        panel=SPACE,
+        help="Query directions to leave alone, as for steer: none,sink or none,sink:4,sink:8; in the full channel.",
+    ),
+]
+SpareOption = Annotated[str, flag("--spare", panel=SPACE, help="Heads to leave alone, as for steer: none,induction.")]
 ObjectiveOption = Annotated[
     str | None,
     flag(
@@ -85,12 +94,14 @@ class SpaceFlags(FlagGroup):
     heads: HeadsOption = "all"
     k: ModesOption = "1,2,4,8"
     energy: EnergyOption = None
-    channel: ChannelOption = "full,symmetric"
+    channel: ChannelOption = "symmetric,full"
     retain: RetainOption = "0,0.5,0.8"
+    protect: ProtectOption = "none"
+    spare: SpareOption = "none"
 
     def space(self) -> SearchSpace:
         """Return the space. Raises UsageError for a list that cannot be read, or a value that no edit can have."""
-        from qkedit.laboratory.tuning.option_lists import alternatives, names, shares, whole_numbers
+        from qkedit.laboratory.tuning.option_lists import alternatives, names, protections, shares, whole_numbers
         from qkedit.laboratory.tuning.space import SearchSpace
 
         return SearchSpace(
@@ -100,6 +111,8 @@ class SpaceFlags(FlagGroup):
             () if self.energy is None else shares(self.energy, "--energy"),
             names(self.channel, "--channel"),  # type: ignore[arg-type]  # the names are checked where they are used
             shares(self.retain, "--retain"),
+            protections(self.protect),
+            names(self.spare, "--spare"),  # type: ignore[arg-type]
         )
 
 

@@ -1,4 +1,4 @@
-"""The lists in options of `sweep` and `tune`: alternatives of layers, numbers, shares and names.
+"""The lists in options of `sweep` and `tune`: alternatives of layers, numbers, shares, names and protections.
 
 This module does not import torch, so that a command can refuse an invalid request quickly.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from qkedit.errors import UsageError
+from qkedit.spectral.sink import protected_directions
 
 Value = TypeVar("Value")
 
@@ -31,6 +32,11 @@ def shares(text: str, option: str) -> tuple[float, ...]:
 def names(text: str, option: str) -> tuple[str, ...]:
     """Parse words such as `full,symmetric`. Raises UsageError if one is empty."""
     return separated(text, ",", str, option, "separate names by commas")
+
+
+def protections(text: str, option: str = "--protect") -> tuple[int, ...]:
+    """Parse numbers of protected directions: `none,sink:4` are 0 and 4. Raises UsageError for anything else."""
+    return separated(text, ",", protected_directions, option, "give none, sink or sink:4, separated by commas")
 
 
 def separated(text: str, separator: str, read: Callable[[str], Value], where: str, remedy: str) -> tuple[Value, ...]:

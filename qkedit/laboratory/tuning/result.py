@@ -20,6 +20,7 @@ class Ended(Enum):
 
     FINISHED = "finished"
     GIVEN_UP = "given up"  # hopeless after some of the questions
+    NO_HEAD = "no head left"  # all its heads are spared; nothing was asked
     TOO_FAR = "too far"  # moved the model by more than the largest drift; nothing was asked
 
 

@@ -174,12 +174,12 @@ class Sampler:
         return known.study
 
     def _distributions(self) -> dict[str, Any]:
-        """Return the places of each dimension; heads and channels have no order."""
+        """Return the places of each dimension; heads, channels and roles have no order."""
         from optuna.distributions import CategoricalDistribution, IntDistribution
 
         return {
             name: CategoricalDistribution(tuple(range(len(alternatives))))
-            if name in ("heads", "channel")
+            if name in ("heads", "channel", "spare")
             else IntDistribution(0, len(alternatives) - 1)
             for name, alternatives in self.space.dimensions().items()
         }

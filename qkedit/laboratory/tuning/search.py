@@ -167,7 +167,9 @@ class Search:
         ended = Ended.FINISHED
         with self.runner.trial(arm) as trial:
             effect = trial.effect()
-            if self._is_too_far(effect):
+            if effect.energy_removed is None:
+                ended = Ended.NO_HEAD
+            elif self._is_too_far(effect):
                 ended = Ended.TOO_FAR
             for part, units in enumerate(self._parts, start=1) if ended is Ended.FINISHED else ():
                 told.append(trial.ask(f"choice, part {part}", units))

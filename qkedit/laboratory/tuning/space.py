@@ -1,4 +1,4 @@
-"""The search space of edits: alternatives of layers, heads, modes, channel and kept share.
+"""The search space of edits: alternatives of layers, heads, modes, channel, kept share, and what an edit leaves alone.
 
 A sweep goes through all of a space, `tune` through a part of it. This module does not import torch, so that a command
 can refuse an invalid request quickly.
@@ -17,17 +17,26 @@ from qkedit.checkpoint.architecture.heads import AttentionLayer
 from qkedit.errors import UsageError
 from qkedit.laboratory.arms import Arm, controls
 from qkedit.selection import describe, select_heads, select_layers
+from qkedit.spectral.sink import protection_text
 from qkedit.spectral.suppression import Channel, Control, Suppression
-from qkedit.steering.steer_options import SteerOptions
+from qkedit.steering.steer_options import Role, SteerOptions
 
 # The alternative that stands for every single layer, or every single head.
 EACH = "each"
 ALL = "all"
+# The symmetric channel comes first in every order: its edits cost a fraction of the others (docs/laboratory.md).
+MILDEST_FIRST: tuple[Channel, ...] = ("symmetric", "antisymmetric", "full")
+
+
+def left_alone(protect: int, spare: Role) -> str:
+    """Return what an edit leaves alone, to be put behind its other options: `, protect sink:4, spare induction`."""
+    protected = f", protect {protection_text(protect)}" if protect else ""
+    return f"{protected}, spare {spare}" if spare != "none" else protected
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One edit of a space; either `k` or `energy` is None."""
+    """One edit of a space; either `k` or `energy` is None. The fields are those of `SteerOptions`."""
 
     layers: str
     heads: str
@@ -35,6 +44,8 @@ class Candidate:
     energy: float | None
     channel: Channel
     retain: float
+    protect: int = 0
+    spare: Role = "none"
 
     @property
     def modes(self) -> str:
@@ -45,13 +56,19 @@ class Candidate:
     def name(self) -> str:
         """The name of the edit for people, unique in a space."""
         heads = "" if self.heads == ALL else f", heads {self.heads}"
-        return f"layers {self.layers}{heads}, {self.modes}, {self.channel}, retain {self.retain:g}"
+        alone = left_alone(self.protect, self.spare)
+        return f"layers {self.layers}{heads}, {self.modes}, {self.channel}, retain {self.retain:g}{alone}"
 
     def options(self, device: str = "cpu") -> SteerOptions:
         """Return the options of `steer` for this edit."""
         k = Suppression.k if self.k is None else self.k
         return SteerOptions(
-            self.layers, self.heads, Suppression(k, self.energy, self.retain, self.channel), device=device
+            self.layers,
+            self.heads,
+            Suppression(k, self.energy, self.retain, self.channel),
+            device=device,
+            protect=self.protect,
+            spare=self.spare,
         )
 
     def arm(self, device: str = "cpu") -> Arm:
@@ -69,6 +86,8 @@ class Candidate:
         words += ["--k", str(self.k)] if self.energy is None else ["--energy", repr(self.energy)]
         words += [] if self.channel == "full" else ["--channel", self.channel]
         words += [] if self.retain == 0 else ["--retain", repr(self.retain)]
+        words += ["--protect", protection_text(self.protect)] if self.protect else []
+        words += [] if self.spare == "none" else ["--spare", self.spare]
         return shlex.join([*words, "--out", "./edited"])
 
     def as_dict(self) -> dict[str, Any]:
@@ -87,6 +106,8 @@ class SearchSpace:
         energies: shares of the energy, each an alternative to a number of modes.
         channels: channels of the product.
         retains: kept shares of each mode.
+        protects: numbers of protected query directions; those above 0 are for the full channel alone.
+        spares: roles of the heads that are left alone.
     """
 
     layers: tuple[str, ...]
@@ -95,13 +116,19 @@ class SearchSpace:
     energies: tuple[float, ...] = ()
     channels: tuple[Channel, ...] = ("full",)
     retains: tuple[float, ...] = (0.0,)
+    protects: tuple[int, ...] = (0,)
+    spares: tuple[Role, ...] = ("none",)
 
     def __post_init__(self) -> None:
         """Refuse values that no edit can have. Raises UsageError."""
         if not self.ks and not self.energies:
             raise UsageError("no number of modes is given", where="--k", remedy="give --k 1,4 or --energy 0.1,0.3")
-        for channel, (k, energy), retain in product(self.channels, self._modes(), self.retains):
-            Candidate("0", ALL, k, energy, channel, retain).options()
+        for channel in self.channels:
+            Suppression(channel=channel)
+        for (k, energy), (channel, protect), retain, spare in product(
+            self._modes(), self._parts(), self.retains, self.spares
+        ):
+            Candidate("0", ALL, k, energy, channel, retain, protect, spare).options()
 
     def __len__(self) -> int:
         """Return the number of edits."""
@@ -110,9 +137,14 @@ class SearchSpace:
     def candidates(self) -> tuple[Candidate, ...]:
         """Return all edits, the mildest of the same layers first."""
         return tuple(
-            Candidate(layers, heads, k, energy, channel, retain)
-            for layers, heads, channel, (k, energy), retain in product(
-                self.layers, self.heads, self.channels, self._modes(), sorted(self.retains, reverse=True)
+            Candidate(layers, heads, k, energy, channel, retain, protect, spare)
+            for layers, heads, (channel, protect), spare, (k, energy), retain in product(
+                self.layers,
+                self.heads,
+                self._parts(),
+                sorted(self.spares, key="none".__eq__),
+                self._modes(),
+                sorted(self.retains, reverse=True),
             )
         )
 
@@ -122,19 +154,22 @@ class SearchSpace:
             "layers": self.layers,
             "heads": self.heads,
             "modes": self._modes(),
-            "channel": self.channels,
+            "channel": self._parts(),
             "retain": sorted(self.retains),
+            "spare": self.spares,
         }
 
     def at(self, places: Mapping[str, int]) -> Candidate:
         """Return the edit with the alternatives at these places of the dimensions."""
         chosen = {name: alternatives[places[name]] for name, alternatives in self.dimensions().items()}
-        k, energy = chosen["modes"]
-        return Candidate(chosen["layers"], chosen["heads"], k, energy, chosen["channel"], chosen["retain"])
+        (k, energy), (channel, protect) = chosen["modes"], chosen["channel"]
+        return Candidate(
+            chosen["layers"], chosen["heads"], k, energy, channel, chosen["retain"], protect, chosen["spare"]
+        )
 
     def places(self, edit: Candidate) -> dict[str, int]:
         """Return the places of an edit's alternatives in the dimensions. Raises ValueError for another edit."""
-        values = {**asdict(edit), "modes": (edit.k, edit.energy)}
+        values = {**asdict(edit), "modes": (edit.k, edit.energy), "channel": (edit.channel, edit.protect)}
         return {name: list(options).index(values[name]) for name, options in self.dimensions().items()}
 
     def fitted(self, layers: Sequence[AttentionLayer], layer_count: int) -> SearchSpace:
@@ -166,6 +201,19 @@ class SearchSpace:
                 named[ALL if text == ALL else describe(numbers)] = None
         ordered = sorted(chosen, key=lambda indices: (len(indices), indices))
         return replace(self, layers=tuple(describe(indices) for indices in ordered), heads=tuple(named))
+
+    def _parts(self) -> tuple[tuple[Channel, int], ...]:
+        """Return the channels with the numbers of protected directions that each has, the mildest first.
+
+        Where there is an alternative, a channel that cannot protect is left unprotected; else the edit is refused.
+        """
+        optional = 0 in self.protects and "full" in self.channels
+        return tuple(
+            (channel, protect)
+            for channel in sorted(self.channels, key=MILDEST_FIRST.index)
+            for protect in sorted(self.protects, reverse=True)
+            if channel == "full" or not protect or not optional
+        )
 
     def _modes(self) -> tuple[tuple[int | None, float | None], ...]:
         return (*((k, None) for k in self.ks), *((None, energy) for energy in self.energies))

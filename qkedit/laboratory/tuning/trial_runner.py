@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -17,18 +17,21 @@ from typing import TYPE_CHECKING, Any, Self
 
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.resolve import resolve
-from qkedit.errors import QkeditError
+from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.files.journal import Journal
 from qkedit.evaluation.forced_answers import AnswerWithLogits, answer_with_logits, divergences
 from qkedit.evaluation.runs.local_model import LocalModel
 from qkedit.laboratory.arms import Arm
 from qkedit.laboratory.tuning.data import Answers, AskedModel, TuningData
+from qkedit.runtime.copying_heads import copying_heads
 from qkedit.runtime.editing import ModelEdit, edit_as_stored
+from qkedit.runtime.sink import sink_of
 from qkedit.steering.plan import make_plan
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from qkedit.spectral.sink import Sink
     from qkedit.steering.steer_options import SteerOptions
 
 SCHEMA = 1
@@ -67,8 +70,8 @@ class Effect:
     """What an edit does to a model, before any question.
 
     Attributes:
-        energy_removed: share of the query-key products' energy, mean over edited heads; None without an edit.
-        relative_change: `‖W_q' − W_q‖ / ‖W_q‖`, mean over edited heads; None without an edit.
+        energy_removed: share of the query-key products' energy, mean over edited heads; None if no head is edited.
+        relative_change: `‖W_q' − W_q‖ / ‖W_q‖`, mean over edited heads; None if no head is edited.
         drift: the mean divergence of the next token from the base along its answers, in nats; None if not measured.
         seconds: the time of the edit and of measuring its drift.
     """
@@ -162,12 +165,30 @@ class TrialRunner:
         """Edit the loaded model as `steer` would edit its checkpoint."""
         if options is None:
             return ModelEdit((), ())
-        return edit_as_stored(self.session().loaded.model, make_plan(self._checkpoint, options))
+        plan = make_plan(self._checkpoint, options)
+        if options.spare != "none":
+            try:
+                plan = plan.sparing(self._copying)
+            except UsageError:
+                return ModelEdit((), ())  # all its heads copy
+        if options.protect:
+            plan = replace(plan, sink=self._sink)
+        return edit_as_stored(self.session().loaded.model, plan)
 
     @cached_property
     def _checkpoint(self) -> Checkpoint:
         """The checkpoint that the model was loaded from, opened once for all edits."""
         return open_checkpoint(resolve(self.model.name, self.model.revision))
+
+    @cached_property
+    def _copying(self) -> Mapping[int, Sequence[int]]:
+        """The heads by which the model copies, found by one run of the unedited model for all edits."""
+        return copying_heads(self.session().loaded.model)
+
+    @cached_property
+    def _sink(self) -> Sink:
+        """The attention sink, found likewise."""
+        return sink_of(self.session().loaded.model)
 
     def drift(self) -> float | None:
         """Return the mean divergence of the edited model along the base's answers; None without images."""
@@ -199,7 +220,7 @@ class Trial:
         if record is None:
             edit = self._edited()
             started = time.perf_counter()
-            drift = self._runner.drift()
+            drift = self._runner.drift() if edit.records else None
             heads = [head for one in edit.records for head in one.heads]
             record = {
                 "key": key,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from qkedit.checkpoint.architecture.layers import attention_stack
@@ -20,7 +20,7 @@ from qkedit.laboratory.tuning.goal import Goal, Guard, guards, measure_at
 from qkedit.laboratory.tuning.result import TuneReport
 from qkedit.laboratory.tuning.sampler import Sampler, SamplerName
 from qkedit.laboratory.tuning.search import Search, SearchSettings, Watch, default_edit
-from qkedit.laboratory.tuning.space import SearchSpace
+from qkedit.laboratory.tuning.space import MILDEST_FIRST, SearchSpace
 from qkedit.laboratory.tuning.trial_runner import TrialRunner, TrialsFile
 from qkedit.selection import describe, select_layers
 from qkedit.steering.plan import make_plan
@@ -72,7 +72,8 @@ def tune_model(
     _refuse_unfitting(checkpoint, fitted, settings)
     available = sorted(layer.index for layer in stack.layers)
     default = default_edit(describe(select_layers("mid", stack.layer_count, available)))
-    order = Sampler(fitted, sampler, seed, (default,), prunes)
+    # The default edit's cheaper sibling comes first.
+    order = Sampler(fitted, sampler, seed, (replace(default, channel=MILDEST_FIRST[0]), default), prunes)
     # Edits are computed where the model is; one that is spread over devices is edited from main memory.
     device = model.device if model.placement.device_map is None else "cpu"
     identity = {
@@ -97,7 +98,7 @@ def _refuse_unfitting(checkpoint: Checkpoint, space: SearchSpace, settings: Sear
     """Refuse an edit that does not fit the model, or that no control can match. Raises UsageError."""
     seen = set()
     for edit in space.candidates():
-        if (shape := (edit.layers, edit.modes, edit.channel)) in seen:
+        if (shape := (edit.layers, edit.modes, edit.channel, edit.protect)) in seen:
             continue
         seen.add(shape)
         make_plan(checkpoint, edit.options())

@@ -10,7 +10,7 @@ from rich.text import Text
 from qkedit.errors import counted
 from qkedit.laboratory.measures import MEASURES, Measure
 from qkedit.laboratory.sweep import CellResult, Confirmation, SweepReport
-from qkedit.laboratory.sweep_grid import left_alone
+from qkedit.laboratory.tuning.space import left_alone
 from qkedit.report.experiments.arms_table import STYLES
 from qkedit.report.figures import Spelling, improves, tolerance
 from qkedit.report.fitting_table import FittingTable

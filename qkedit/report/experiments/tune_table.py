@@ -11,10 +11,12 @@ from rich.text import Text
 from qkedit.errors import counted
 from qkedit.laboratory.measures import Row
 from qkedit.laboratory.tuning.result import Confirmation, Ended, TrialResult, TuneReport, Verdict
+from qkedit.laboratory.tuning.space import Candidate
 from qkedit.report.experiments.arms_table import STYLES
 from qkedit.report.figures import Spelling, improves, tolerance
 from qkedit.report.fitting_table import FittingTable
 from qkedit.report.terminal_text import on_one_line
+from qkedit.spectral.sink import protection_text
 
 MOST_ROWS = 12
 
@@ -94,6 +96,7 @@ def _trials(report: TuneReport, rows: Sequence[TrialResult], plain: bool) -> Fit
         *("", "trial", "layers", "heads", "modes", "channel", "left", titles[0], f"{minus} base", *titles[1:]),
         *(["drift"] if drifts else []),
         right=("trial", "left", "drift", *titles[1:]),
+        breaking=("channel",),
         gap=1,
     )
     base = [Text(spelling.value(report.base[one.name])) for spelling, one in zip(spellings, goal.shown, strict=True)]
@@ -112,7 +115,7 @@ def _trials(report: TuneReport, rows: Sequence[TrialResult], plain: bool) -> Fit
             edit.layers,
             edit.heads,
             edit.modes.removeprefix("k "),
-            edit.channel[:4],
+            _part(edit),
             f"{edit.retain:g}",
             values[0],
             Text(spellings[0].difference(difference), style=STYLES[improves(goal.objective, difference)])
@@ -123,6 +126,12 @@ def _trials(report: TuneReport, rows: Sequence[TrialResult], plain: bool) -> Fit
             style="bold" if report.best is trial else None,
         )
     return table
+
+
+def _part(edit: Candidate) -> str:
+    """Return the channel, and behind it what the edit leaves alone: `full sink:8`, `symm induction`."""
+    protected = [protection_text(edit.protect)] if edit.protect else []
+    return " ".join([edit.channel[:4], *protected, *([] if edit.spare == "none" else [edit.spare])])
 
 
 def _confirmation(report: TuneReport, found: Confirmation, plain: bool) -> RenderResult:
@@ -180,7 +189,9 @@ def _title(report: TuneReport) -> str:
 
 
 def _legend(report: TuneReport, plain: bool) -> str:
-    ended = [sum(trial.ended is kind for trial in report.trials) for kind in (Ended.GIVEN_UP, Ended.TOO_FAR)]
+    given_up, too_far, no_head = (
+        sum(trial.ended is kind for trial in report.trials) for kind in (Ended.GIVEN_UP, Ended.TOO_FAR, Ended.NO_HEAD)
+    )
     losses = [(one.measure, tolerance(one.tolerance, report.goal.measures[one.measure])) for one in report.goal.guards]
     guards = ", ".join(f"{name} may be {loss} worse than the base's" for name, loss in losses)
     limit = "" if report.most_drift is None else f" (its drift is more than {report.most_drift:g} nats)"
@@ -189,8 +200,9 @@ def _legend(report: TuneReport, plain: bool) -> str:
         f"{_broken(plain)}: breaks a guard." if any(trial.broken for trial in report.trials) else "",
         "In brackets 95% intervals over images. left: share of each mode that is kept. drift: nats per token from the "
         "base, on a few images.",
-        f"{counted(ended[0], 'trial')} given up after a part of the questions." if ended[0] else "",
-        f"{counted(ended[1], 'trial')} not asked{limit}." if ended[1] else "",
+        f"{counted(given_up, 'trial')} given up after a part of the questions." if given_up else "",
+        f"{counted(too_far, 'trial')} not asked{limit}." if too_far else "",
+        f"{counted(no_head, 'trial')} not asked (every head is spared)." if no_head else "",
         f"Guard: {guards or 'none'}.",
     ]
     return " ".join(sentence for sentence in sentences if sentence)

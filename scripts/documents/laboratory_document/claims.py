@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from qkedit.evaluation.statistics.intervals import Difference
 from qkedit.laboratory.arms import BASE, Arm
 from qkedit.laboratory.measures import MEASURES, Measure, Outcome, contrast
-from qkedit.laboratory.sweep_grid import Cell, SweepSettings
+from qkedit.laboratory.sweep_grid import SweepSettings
+from qkedit.laboratory.tuning.space import Candidate
 
 # Hallucination in captions and in questions, and the figures that may suffer when it is reduced.
 HALLUCINATION = ("chair_s", "hr_adversarial")
@@ -94,7 +95,7 @@ def contrasts(settings: SweepSettings, outcome_of: OutcomeOf) -> Iterator[Contra
 
 def by_cell(
     settings: SweepSettings, outcome_of: OutcomeOf, channel: str, measure: Measure
-) -> Iterator[tuple[Cell, Difference, Difference]]:
+) -> Iterator[tuple[Candidate, Difference, Difference]]:
     """Yield each cell of a channel with its difference from the base, and that of its controls."""
     base = outcome_of(Arm(BASE))
     for cell in settings.cells():

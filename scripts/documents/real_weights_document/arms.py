@@ -23,8 +23,8 @@ PROTECTED = tuple(Arm(f"k 4, protect sink:{count}", replace(DEFAULT, protect=cou
 SPARED = Arm("k 4, spare induction", replace(DEFAULT, spare="induction"))
 BOTH = Arm("k 4, protect sink:8, spare induction", replace(DEFAULT, protect=8, spare="induction"))
 EDITS = (
-    EDIT,
     SYMMETRIC,
+    EDIT,
     _with("k 4, antisymmetric", channel="antisymmetric"),
     _with("k 1", k=1),
     _with("k 8", k=8),
@@ -52,7 +52,7 @@ CONTROLS: dict[str, tuple[Arm, tuple[Arm, ...]]] = {
     )
 }
 # The most telling ones first, since a run may be broken off.
-FIRST = (EDIT, SYMMETRIC, PROTECTED[0], SPARED, BOTH)
+FIRST = (SYMMETRIC, EDIT, PROTECTED[0], SPARED, BOTH)
 ARMS = (
     *FIRST,
     *(arm for same in zip(*(seeds for _, seeds in CONTROLS.values()), strict=True) for arm in same),

@@ -35,8 +35,8 @@ def sweep(
     ] = "0.0-0.25;0.25-0.5;0.5-0.75;0.75-1.0",
     k: Annotated[str, flag("--k", "-k", panel=GRID, help="Numbers of modes per head: 1,2,4,8.")] = "1,2,4,8",
     channel: Annotated[
-        str, flag("--channel", panel=GRID, help="Parts of the product: full,symmetric,antisymmetric.")
-    ] = "full",
+        str, flag("--channel", panel=GRID, help="Parts of the product: symmetric,full,antisymmetric.")
+    ] = "symmetric,full",
     retain: Annotated[
         str, flag("--retain", panel=GRID, help="Shares of each suppressed mode that stay: 0,0.5.")
     ] = "0",
