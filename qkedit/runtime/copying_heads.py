@@ -17,6 +17,7 @@ from torch import Tensor
 from qkedit.checkpoint.architecture.layers import attention_stack
 from qkedit.checkpoint.query_modules import parameter_place
 from qkedit.errors import UnsupportedForm
+from qkedit.plugins.core.modules import model_in
 from qkedit.runtime.loaded_files import checkpoint_of
 
 # A head copies if it gives this share of its attention, on average, to the token that copying needs.
@@ -28,17 +29,17 @@ def copying_heads(model: Any) -> dict[int, tuple[int, ...]]:
     """Return the query heads of a loaded model by which it copies, by layer: induction and previous-token heads.
 
     Args:
-        model: a model of transformers, with vision or without.
+        model: as for `edit`, with vision or without.
 
     Raises:
         UnsupportedForm: the model does not tell its attention weights, or has too few tokens.
 
     Example:
         >>> loaded = qkedit.load("demo")
-        >>> qkedit.steer("demo", out="./edited", spare=qkedit.copying_heads(loaded.model))
+        >>> qkedit.steer("demo", out="./edited", spare=qkedit.copying_heads(loaded))
     """
     found = {}
-    for layer, (induction, previous) in copying_shares(model).items():
+    for layer, (induction, previous) in copying_shares(model_in(model)).items():
         heads = (torch.maximum(induction, previous) >= THRESHOLD).nonzero().flatten().tolist()
         if heads:
             found[layer] = tuple(heads)

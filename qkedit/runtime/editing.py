@@ -24,6 +24,7 @@ from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.manifest_file import TensorEdit
 from qkedit.checkpoint.query_modules import parameter_place
 from qkedit.errors import CheckpointError, UnsupportedForm, UsageError
+from qkedit.plugins.core.modules import model_in
 from qkedit.renamed import renamed_argument
 from qkedit.runtime.copying_heads import copying_heads
 from qkedit.runtime.edited_parameters import Change, EditedParameter
@@ -136,7 +137,7 @@ def edit(
     rounded.
 
     Args:
-        model: a model of transformers, such as `AutoModelForImageTextToText.from_pretrained` returns.
+        model: what `qkedit.load` returns, or a model of transformers, such as that in it.
         edits: instead of all other options, one or several outputs of qkedit (a delta, an adapter, a full directory),
             combined as by `qkedit.apply` and rounded to the storage dtype.
         layers, heads: the layers and heads to edit, as for `steer`; so are the following options.
@@ -155,6 +156,7 @@ def edit(
         QkeditError: the model's query-key product cannot be edited, a selection does not fit it, or it is not the base
             of the edits. The model is unchanged.
     """
+    model = model_in(model)
     options = edit_options(
         layers=layers,
         heads=heads,

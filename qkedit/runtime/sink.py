@@ -10,6 +10,7 @@ from torch import Tensor
 from qkedit.checkpoint.architecture.layers import attention_stack
 from qkedit.errors import UnsupportedForm
 from qkedit.inspection.positions import rotary_positions
+from qkedit.plugins.core.modules import model_in
 from qkedit.runtime.loaded_files import checkpoint_of
 from qkedit.spectral.rotary import RotaryPositions
 from qkedit.spectral.sink import Sink
@@ -25,15 +26,16 @@ def sink_of(model: Any) -> Sink:
     token it is changes them little.
 
     Args:
-        model: a model of transformers, with vision or without, with its weights as they are to be edited.
+        model: as for `edit`, with vision or without, with its weights as they are to be edited.
 
     Raises:
         UnsupportedForm: the model names no token to begin with, keeps no keys, or its positions are unknown.
 
     Example:
         >>> loaded = qkedit.load("demo")
-        >>> qkedit.steer("demo", out="./edited", protect="sink:4", sink=qkedit.sink_of(loaded.model))
+        >>> qkedit.steer("demo", out="./edited", protect="sink:4", sink=qkedit.sink_of(loaded))
     """
+    model = model_in(model)
     checkpoint = checkpoint_of(model)
     stack = attention_stack(checkpoint, allow_text_only=True)
     token = _first_token(model)

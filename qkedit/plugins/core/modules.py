@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from qkedit.errors import UsageError
+
 
 @dataclass(frozen=True)
 class VLMModules:
@@ -35,3 +37,19 @@ class VLMModules:
     def text_config(self) -> Any:
         """The config of the decoder."""
         return self.decoder.config
+
+
+def model_in(given: Any) -> Any:
+    """Return the model of transformers that a caller gives: itself, or within what `qkedit.load` returns.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    model = given.model if hasattr(given, "model") and hasattr(given, "processor") else given
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        raise UsageError(
+            f"{type(given).__name__} is not a model of transformers",
+            where="model",
+            remedy="pass the model that AutoModelForImageTextToText.from_pretrained or qkedit.load returns",
+        )
+    return model

@@ -65,7 +65,7 @@ def attach(model: Any, *plugins: Plugin) -> Attachment:
     """Attach plug-ins to a model, for use in a `with` statement or with `detach()` at the end.
 
     Args:
-        model: a vision-language model of transformers, as loaded by `AutoModelForImageTextToText`.
+        model: what `qkedit.load` returns, or a vision-language model of transformers, such as that in it.
         plugins: settings such as `SCR()`; several act in one prefill, in this order.
 
     Raises:

@@ -8,7 +8,7 @@ from torch import nn
 
 from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.plugins.core.grid_layouts import layout_of
-from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.modules import VLMModules, model_in
 
 # The kinds of decoder layers (`layer_types`) that compute attention, which can be recorded and cached.
 ATTENDING = ("full_attention", "sliding_attention", "chunked_attention")
@@ -23,6 +23,7 @@ def vlm_modules(model: Any) -> VLMModules:
     """
     from transformers import PreTrainedModel
 
+    model = model_in(model)
     if is_compiled(model):
         raise _compiled()
     if not isinstance(model, PreTrainedModel):
