@@ -5,8 +5,8 @@
         hub.faults.drop_after = 1000
         assert hub.fetched("model.safetensors") == [(0, 8)]
 
-A subprocess is pointed at it with `env=hub.environment(home)`. `huggingface_hub` reads its variables at import, so a
-test in this process passes `endpoint` and `cache_dir` instead, as `tests/checkpoint/hub/test_files.py` does.
+A subprocess uses it with `env=hub.environment(home)`. `huggingface_hub` reads its variables at import, so a test in
+this process passes `endpoint` and `cache_dir` instead, see `tests/checkpoint/hub/test_files.py`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Faults:
 
     gated: bool = False  # files are refused with 403, as for a user who did not accept the terms
     status: int | None = None  # every request is answered with this error
-    failing_requests: int = 10**9  # how many requests `status` strikes
-    drop_after: int | None = None  # a file's body ends after so many bytes, with the connection
-    drops: int = 10**9  # how many bodies `drop_after` strikes
-    ignore_range: bool = False  # files are always answered whole
-    wrong_range: bool = False  # another range than the one asked for
+    failing_requests: int = 10**9  # the number of requests that `status` applies to
+    drop_after: int | None = None  # the connection breaks after so many bytes of a file
+    drops: int = 10**9  # the number of bodies that `drop_after` applies to
+    ignore_range: bool = False  # replies always contain the whole file
+    wrong_range: bool = False  # replies have another range than the requested one
     redirect: str | None = None  # endpoint of a second server to which files are redirected, as to a CDN
-    extra_siblings: list[dict[str, object]] = field(default_factory=list)  # listed without being there
+    extra_siblings: list[dict[str, object]] = field(default_factory=list)  # files that are listed but do not exist
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self._is_known(match["revision"]):
                 self._answer_file(match["file"])
         else:
-            # The real hub answers 401 here to whoever is not logged in, so as not to tell private from missing.
+            # The real hub answers 401 here without a login, so that private and missing models look the same.
             self._refuse(401, "RepoNotFound")
 
     def _is_known(self, revision: str | None) -> bool:
@@ -220,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             sent = body
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
-        # Logged before it is sent, so that the client never sees an answer that is not in the log yet.
+        # Logged before it is sent, so that every reply that the client receives is in the log.
         self.hub.requests.append(
             Request(self.command, urlsplit(self.path).path, self._wanted_range(1 << 62), token, status, len(sent))
         )
@@ -234,6 +234,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _etag(path: Path) -> str:
-    """Return an identifier of a file's content; not its hash, which would be computed again for every range."""
+    """Return an identifier of a file's content: not its hash, which would be computed for every range."""
     status = path.stat()
     return hashlib.sha256(f"{path}:{status.st_size}:{status.st_mtime_ns}".encode()).hexdigest()

@@ -5,9 +5,9 @@
         …
         assert hub.writes() == ["create me/edited", "copy model.safetensors from org/base", "commit me/edited"]
 
-It keeps large files by their SHA-256 for each repository, as the real one does: a commit that names one that was
-neither uploaded nor copied there is refused. Large are the weights, by their name. The Xet protocol is not spoken, so
-a test sets `huggingface_hub.constants.HF_HUB_DISABLE_XET`.
+It stores large files by their SHA-256 for each repository, like the real one: a commit that names a file which was
+neither uploaded nor copied there is refused. Files of weights are large, by their name. The hub does not have the Xet
+protocol, so a test sets `huggingface_hub.constants.HF_HUB_DISABLE_XET`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.fake_hub import serving
 
 
 def is_large(path: str) -> bool:
-    """Return whether the hub keeps a file outside the git repository, by `.gitattributes`."""
+    """Return whether the hub stores a file outside the git repository, by `.gitattributes`."""
     return path.endswith(".safetensors")
 
 
@@ -64,8 +64,8 @@ class Faults:
     """The faults to simulate, by kind of write; see `writes`."""
 
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)  # status and message
-    uncopied: str = ""  # what the answer says of each copy that fails; empty for none
-    before_commit: Any = None  # called once before a commit is looked at
+    uncopied: str = ""  # the error of each copy in the reply; empty for no error
+    before_commit: Any = None  # called once before a commit is checked
 
 
 @dataclass
@@ -135,12 +135,12 @@ class _Handler(BaseHTTPRequestHandler):
         split = urlsplit(self.path)
         self.parts = [unquote(part) for part in split.path.strip("/").split("/")]
         self.body = self._read_body()
-        if self.parts[1:] == ["agent-harnesses"]:  # which the library asks for once a process, by itself
+        if self.parts[1:] == ["agent-harnesses"]:  # the library requests it once per process
             self._send(404, b"", {})
             return
         self.hub.log.append((self.command, split.path, len(self.body)))
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        # An address to which a file is uploaded is signed and lies elsewhere: it must not get the token.
+        # The signed URL of an upload belongs to another server: it must not receive the token.
         assert self.command != "PUT" or not token
         self.hub.tokens |= set() if self.command == "PUT" else {token}
         try:

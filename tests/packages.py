@@ -1,4 +1,4 @@
-"""Put a package on the path like an installer: its modules, its metadata, its entry points."""
+"""Install a package like an installer: modules, metadata and entry points."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def installed(
     """Install a package while the context is open.
 
     Args:
-        directory: where; empty.
-        name: of the distribution.
-        files: its modules' texts by path.
-        entry_points: by their names.
-        group: of the entry points.
+        directory: an empty directory for the package.
+        name: the name of the distribution.
+        files: the texts of its modules by path.
+        entry_points: the objects of its entry points by name.
+        group: the group of the entry points.
     """
     for path, text in files.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Run the command line like `qkedit ARGUMENTS`, in this process or in a child of one that has imported everything."""
+"""Run the command line, in this process or in a child of a process that has imported everything."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def qkedit(*arguments: str | Path, encoding: str = "utf-8") -> Result:
 
 
 class Runs:
-    """Children of a process that has imported qkedit and torch, so that runs start at once."""
+    """Start children of a process that has imported qkedit and torch, so that runs start at once."""
 
     def __init__(self, process: subprocess.Popen[str], directory: Path) -> None:
         self._process = process
@@ -95,7 +95,7 @@ class Runs:
         os.kill(self._children[which], number)
 
     def said(self, which: int = 0) -> str:
-        """Return the standard error of one of the runs so far."""
+        """Return what one of the runs has written to standard error so far."""
         path = self._outputs(which)[1]
         return path.read_text() if path.exists() else ""
 
@@ -118,8 +118,8 @@ class Runs:
     def abandon(self) -> None:
         """End the run and its parent, after a failure.
 
-        Orders and answers take turns. The next run's id would be read from this one's exit code, and a signal to 0 or
-        -1 ends every process there is.
+        Orders and replies alternate. Without an end, this run's exit code would be read as the next run's id, and a
+        signal to 0 or -1 ends every process.
         """
         for child in self._children:
             with suppress(ProcessLookupError):
@@ -141,7 +141,7 @@ class Runs:
 
 @contextmanager
 def runs(directory: Path, environment: Mapping[str, str] | None = None) -> Iterator[Runs]:
-    """Start the process with an environment; by default that of this process."""
+    """Start the process with an environment, by default that of this process."""
     server = [sys.executable, "-m", "tests.cli.fork_server"]
     with subprocess.Popen(
         server, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment

@@ -1,4 +1,4 @@
-"""A checkpoint to work on, and a process that runs commands quickly."""
+"""Fixtures: a checkpoint to work on, and a process that runs commands quickly."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def base(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def children(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """Return a runner: `children("steer", …)` is a run in a process of its own."""
+    """Return a runner: `children("steer", …)` runs the command in a new process."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_")}
     with runs(tmp_path_factory.mktemp("runs"), kept) as started:
         yield started

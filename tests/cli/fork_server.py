@@ -13,7 +13,7 @@ import sys
 import traceback
 from typing import Any
 
-# For the children, which would otherwise import them one after the other.
+# For the children, which would otherwise import them again each time.
 import accelerate  # noqa: F401
 import huggingface_hub.repocard_data  # noqa: F401
 import numpy  # noqa: F401
@@ -51,13 +51,13 @@ def main() -> None:
         for outputs, environment in zip(order["outputs"], order["environments"], strict=True):
             child = os.fork()
             if not child:
-                # A background job may be born deaf to these.
+                # A background job may inherit that these are ignored.
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 signal.signal(signal.SIGHUP, signal.SIG_DFL)
                 run_child(order, outputs, environment)
             children.append(child)
         print(*children, flush=True)
-        # Not reaped before it is asked for: until then the id is the child's, so that no signal meets a stranger.
+        # A child is reaped on request only: until then its id is not reused, so that signals reach no other process.
         sys.stdin.readline()
         print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children), flush=True)
 

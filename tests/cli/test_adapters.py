@@ -1,4 +1,4 @@
-"""Test adapters on the command line, and the quotations in docs/adapters.md."""
+"""Test adapters on the command line, and the output quoted in docs/adapters.md."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_document_quotes_what_is_printed(edited: Path, tmp_path: Path) -> None:
+def test_the_document_quotes_the_printed_output(edited: Path, tmp_path: Path) -> None:
     document = (ROOT / "docs" / "adapters.md").read_text()
     quoted = [block.partition("\n")[2] for block in document.split("```")[1::2] if block.startswith("\n")]
     whole, cut = (facts(block) for block in quoted)
@@ -44,7 +44,7 @@ def test_the_document_quotes_what_is_printed(edited: Path, tmp_path: Path) -> No
     assert f"{least} to {most} for the edit above" in document
 
 
-def test_an_adapter_goes_through_every_command(edited: Path, tmp_path: Path) -> None:
+def test_every_command_accepts_an_adapter(edited: Path, tmp_path: Path) -> None:
     adapter, applied = tmp_path / "adapter", tmp_path / "applied"
     result = qkedit("export", edited, "--format", "lora", "--out", adapter, "--no-fsync", "--verify", "--json")
     assert result.code == 0, result.stderr
@@ -75,7 +75,9 @@ def test_an_adapter_goes_through_every_command(edited: Path, tmp_path: Path) -> 
         (["export", "EDITED", "--out", "EDITED"], 2, "EDITED"),
     ],
 )
-def test_what_cannot_be_done_is_reported(words: list[str], code: int, says: str, edited: Path, tmp_path: Path) -> None:
+def test_impossible_requests_for_adapters_are_refused(
+    words: list[str], code: int, says: str, edited: Path, tmp_path: Path
+) -> None:
     places = {"EDITED": str(edited), "OUT": str(tmp_path / "out"), "ELSEWHERE": str(tmp_path / "elsewhere")}
     result = qkedit(*(places.get(word, word) for word in words))
     assert result.code == code

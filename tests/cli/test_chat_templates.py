@@ -1,4 +1,4 @@
-"""Test that every run reports its chat template and loading, and that missing images are not asked about."""
+"""Test that every run reports its chat template and loading, and that questions without images are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def image(tmp_path: Path) -> Path:
     return tmp_path / "red.png"
 
 
-def test_every_run_records_it(image: Path, tmp_path: Path) -> None:
+def test_every_run_records_its_chat_template(image: Path, tmp_path: Path) -> None:
     questions = tmp_path / "questions.jsonl"
     questions.write_text(json.dumps({"id": 1, "image": image.name, "question": "Is it red?", "truth": "yes"}) + "\n")
     ask = ["--benchmark", "custom", "--questions", questions, "--images", tmp_path, "--out", tmp_path / "run"]
@@ -49,7 +49,7 @@ def test_every_run_records_it(image: Path, tmp_path: Path) -> None:
     bare = qkedit("generate", "demo", "--image", image, "--chat-template", "none", *short, *common)
     assert bare.document["chat_template"] is None
     again = qkedit("eval", "demo", *ask, *short, *common, "--chat-template", "none")
-    assert again.code == 2  # another run, though nothing is left to ask
+    assert again.code == 2  # another run, although no question is left
     assert "chosen_template was null" in again.document["error"]["what"]
 
 

@@ -47,7 +47,7 @@ def test_splits_plugins_and_aliases_are_offered() -> None:
         ("qkedit score hall", ["hallusionbench"]),
     ],
 )
-def test_the_shell_gets_them(words: str, offered: list[str]) -> None:
+def test_the_shell_receives_the_completions(words: str, offered: list[str]) -> None:
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH + "from qkedit.cli.app import run; run()"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Test that a disk error costs a file but not the result: one sentence, no partial file, and the answer printed."""
+"""Test that after a disk error the result is still printed, with one sentence and without a partial file."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def commands(directory: Path) -> dict[str, tuple[str | Path, ...]]:
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_file_that_cannot_be_written(scored: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_result_is_printed_if_its_file_cannot_be_written(
+    scored: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = {name: qkedit(*words) for name, words in commands(scored).items()}
     for name in plain:
         (scored / name).unlink()
@@ -69,7 +71,7 @@ def test_a_file_that_cannot_be_written(scored: Path, number: int, monkeypatch: p
     for name, words in commands(scored).items():
         shown = qkedit(*words)
         assert shown.code == 1
-        # All that is seen when the file is written, but for what says so.
+        # The same output as with the file, except for the line that names it.
         assert plain[name].stdout == f"{shown.stdout}\nWritten: {scored / name}\n"
         assert f"{name}: cannot write the file: " in shown.stderr.splitlines()[-1]
         assert os.strerror(number)[1:] in shown.stderr
@@ -80,15 +82,15 @@ def test_a_file_that_cannot_be_written(scored: Path, number: int, monkeypatch: p
     assert sorted(scored.iterdir()) == before
 
 
-def test_what_was_written_is_reported(scored: Path) -> None:
+def test_written_files_are_reported(scored: Path) -> None:
     for name, words in commands(scored).items():
         assert qkedit(*words, "--json").document["written"] == [str(scored / name)]
         assert (scored / name).stat().st_mode & 0o777 == (scored / "a.json").stat().st_mode & 0o777
 
 
-def test_a_place_is_tried_before_the_work(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_path_is_refused_before_the_work(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*arguments: object) -> None:
-        raise AssertionError("worked before the place was tried")
+        raise AssertionError("the work began before the path was checked")
 
     monkeypatch.setattr(whole_file.tempfile, "TemporaryFile", lambda dir: refuse(errno.EROFS)())
     monkeypatch.setattr(json_rows, "read_text", never)
@@ -116,9 +118,7 @@ def test_a_place_is_tried_before_the_work(scored: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_whatever_else_the_system_refuses_is_one_sentence(
-    scored: Path, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_other_system_error_is_one_sentence(scored: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def refusing(*arguments: object) -> None:
         raise OSError(number, os.strerror(number), "/somewhere/file")
 
@@ -132,8 +132,8 @@ def test_whatever_else_the_system_refuses_is_one_sentence(
         assert refused.sentence().startswith("/somewhere/file: cannot go on: ")
 
 
-def test_an_earlier_file_stays_when_a_new_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / ("n" * 250)  # as long as names may be, nearly
+def test_an_earlier_file_is_kept_if_writing_a_new_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / ("n" * 250)  # nearly the longest possible name
     whole_file.write_whole(file, b"earlier")
     for error in (KeyboardInterrupt, MemoryError):
 

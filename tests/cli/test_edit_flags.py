@@ -48,12 +48,12 @@ def picture(place: Path) -> Path:
     return place / "scenes" / "images" / "scene_000000.png"
 
 
-def asked(place: Path, *more: str | Path, model: str | Path = "demo") -> tuple[str | Path, ...]:
+def eval_arguments(place: Path, *more: str | Path, model: str | Path = "demo") -> tuple[str | Path, ...]:
     scenes = place / "scenes"
     return ("eval", model, "-b", "pope.random", "--data", scenes, "--images", scenes / "images", *HOW, *more)
 
 
-def test_generate_compares_in_one_load(place: Path, picture: Path) -> None:
+def test_generate_compares_edits_with_one_loaded_model(place: Path, picture: Path) -> None:
     edits = ("--edit", place / "a", "--edit", place / "b")
     with patch.object(generation, "load", wraps=generation.load) as load:
         found = run("generate", "demo", *edits, "--compare", "--plugin", SCR, "--image", picture, *HOW, "--json")
@@ -74,7 +74,7 @@ def test_generate_compares_in_one_load(place: Path, picture: Path) -> None:
             assert answer["text"] == qkedit.generate(loaded, [image], CAPTION_PROMPT, plugins=plugins, **how).text
 
 
-def test_drift_of_an_edit_is_that_of_the_edited_checkpoint(place: Path, picture: Path) -> None:
+def test_drift_of_an_edit_equals_drift_of_the_edited_checkpoint(place: Path, picture: Path) -> None:
     with patch.object(generation, "load", wraps=generation.load) as load:
         found = run("drift", "demo", "--edit", place / "a", "--images", picture, *HOW, "--json").document
         assert load.call_count == 1
@@ -85,7 +85,7 @@ def test_drift_of_an_edit_is_that_of_the_edited_checkpoint(place: Path, picture:
     assert typed.result() == stored
 
 
-def test_evaluating_an_edit_is_evaluating_the_edited_checkpoint(place: Path, tmp_path: Path) -> None:
+def test_evaluating_an_edit_equals_evaluating_the_edited_checkpoint(place: Path, tmp_path: Path) -> None:
     how: Any = {"data": place / "scenes", "images": place / "scenes" / "images", "splits": ["random"], "limit": 2}
     found, stored = (
         qkedit.evaluate(model, "pope", out=tmp_path / name, edits=edits, **how)
@@ -96,26 +96,26 @@ def test_evaluating_an_edit_is_evaluating_the_edited_checkpoint(place: Path, tmp
         qkedit.evaluate("demo", "pope", out=tmp_path / "edit", edits=[place / "b"], **how)
 
 
-def test_each_arm_is_a_run_of_its_own_in_one_load(place: Path, tmp_path: Path) -> None:
+def test_each_arm_equals_a_separate_run_with_one_loaded_model(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "arms"
     arms: tuple[str | Path, ...] = ("--edit", place / "a", "--edit", place / "b", "--plugin", SCR, "--limit", "2")
     with patch.object(generation, "load", wraps=generation.load) as load:
-        done = run(*asked(place, *arms, "--each", "--out", out), "--json")
+        done = run(*eval_arguments(place, *arms, "--each", "--out", out), "--json")
         assert load.call_count == 1
     assert done.code == 0, done.stderr
     names = ["base", "a", "b", "scr"]
     assert [arm["name"] for arm in done.document["arms"]] == names
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     for name, flags in {"a": arms[:2], "scr": arms[4:6]}.items():
-        run(*asked(place, *flags, "--limit", "2", "--out", tmp_path / name))
+        run(*eval_arguments(place, *flags, "--limit", "2", "--out", tmp_path / name))
         assert untimed(contents(tmp_path / name)) == untimed(contents(out / name))
     before = contents(out)
     with patch.object(generation, "load", side_effect=AssertionError):
-        again = run(*asked(place, *arms, "--each", "--out", out), "--json").document
+        again = run(*eval_arguments(place, *arms, "--each", "--out", out), "--json").document
     assert [arm["asked"] for arm in again["arms"]] == [0] * 4
     assert contents(out) == before
 
-    # Each arm's differences are those of `compare`, and all p-values are corrected together.
+    # Each arm's differences equal those of `compare`, and all p-values are corrected together.
     runs = read_arms(out, names, ["pope.random"])
     assert [score.benchmark for score in runs["a"].scores] == ["pope", "time"]
     assert [item.id for item in runs["a"].scores[1].items] == [item.id for item in runs["a"].scores[0].items]
@@ -140,16 +140,16 @@ def test_each_arm_is_a_run_of_its_own_in_one_load(place: Path, tmp_path: Path) -
     assert [line.removeprefix("accuracy").split()[0] for line in table[row : row + 4]] == names
 
 
-def test_an_arm_that_does_not_fit_stops_all_before_the_first_question(place: Path, tmp_path: Path) -> None:
+def test_an_invalid_arm_is_refused_before_the_first_question(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "arms"
     steer(place / "a full", out=tmp_path / "foreign", layers="2", k=1, layout="delta", device="cpu", fsync=False)
     for edit, words in ((tmp_path / "nothing", "no readable"), (tmp_path / "foreign", "not the one that was edited")):
-        result = run(*asked(place, "--edit", edit, "--each", "--out", out, "--limit", "2"))
+        result = run(*eval_arguments(place, "--edit", edit, "--each", "--out", out, "--limit", "2"))
         assert result.code == 1
         assert words in result.sentence()
     (tmp_path / "other" / "a").mkdir(parents=True)
     (tmp_path / "other" / "a" / "mine").touch()
-    result = run(*asked(place, "--edit", place / "a", "--each", "--out", tmp_path / "other", "--limit", "2"))
+    result = run(*eval_arguments(place, "--edit", place / "a", "--each", "--out", tmp_path / "other", "--limit", "2"))
     assert result.code == 2
     assert "holds files, but no run" in result.sentence()
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["a"]
@@ -163,14 +163,16 @@ def test_an_arm_that_does_not_fit_stops_all_before_the_first_question(place: Pat
         (("--each", "--edit", "nowhere"), "no readable"),
     ],
 )
-def test_what_each_needs(place: Path, tmp_path: Path, more: tuple[str, ...], words: str) -> None:
-    result = run(*asked(place, *more, "--out", tmp_path / "out"))
+def test_invalid_requests_with_each_are_refused(
+    place: Path, tmp_path: Path, more: tuple[str, ...], words: str
+) -> None:
+    result = run(*eval_arguments(place, *more, "--out", tmp_path / "out"))
     assert result.code in (1, 2)
     assert words in result.sentence()
     assert not (tmp_path / "out").exists()
 
 
-def test_arms_have_names_of_their_own() -> None:
+def test_arms_have_unique_names() -> None:
     plugins = parse_plugins(["scr", "scr:layers=0-1", "dscr"], repeated=True) or ()
     arms = arms_of(["x/base", "y/delta", "z/delta"], plugins[:2], plugins[2:])
     assert [arm.name for arm in arms] == ["base", "base-2", "delta", "delta-2", "scr", "scr-2"]

@@ -35,7 +35,7 @@ def tamper(directory: Path) -> None:
 # --- success
 
 
-def test_steer_says_what_changed_how_much_and_where(base: Path, tmp_path: Path) -> None:
+def test_steer_prints_layers_energy_size_time_and_output(base: Path, tmp_path: Path) -> None:
     result = qkedit("steer", "--model", base, "--layers", "0-1", "--k", "2", "--out", tmp_path / "out", "--no-fsync")
     assert (result.code, result.stderr) == (0, "")
     report = json.loads((tmp_path / "out" / "qkedit.json").read_text())
@@ -45,7 +45,7 @@ def test_steer_says_what_changed_how_much_and_where(base: Path, tmp_path: Path) 
         assert said in result.stdout
 
 
-def test_json_of_a_run_is_one_document_with_report_and_manifest(base: Path, tmp_path: Path) -> None:
+def test_json_of_a_run_holds_report_and_manifest(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = qkedit("steer", base, "--layers", "1", "--out", out, "--json", "--no-fsync")
     assert (result.code, result.stderr) == (0, "")
@@ -59,7 +59,7 @@ def test_json_of_a_run_is_one_document_with_report_and_manifest(base: Path, tmp_
     assert document["seconds"]["total"] > 0
 
 
-def test_quiet_says_nothing_of_a_success(base: Path, tmp_path: Path, edited: Path) -> None:
+def test_quiet_prints_nothing_on_success(base: Path, tmp_path: Path, edited: Path) -> None:
     for arguments in (
         ("steer", base, "--layers", "1", "--out", tmp_path / "out"),
         ("verify", edited),
@@ -73,7 +73,7 @@ def _delta(base: Path, tmp_path: Path) -> Path:
     return tmp_path / "delta"
 
 
-def test_a_dry_run_shows_the_plan_and_writes_nothing(base: Path, tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_plan_and_writes_nothing(base: Path, tmp_path: Path) -> None:
     arguments = ("steer", base, "--layers", "0-1", "--heads", "1-3", "--out", tmp_path / "out", "--dry-run")
     result = qkedit(*arguments)
     assert (result.code, result.stderr) == (0, "")
@@ -115,7 +115,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(base: Path, tmp_path: Path)
         ),
     ],
 )
-def test_a_dry_run_says_the_plan_in_words(base: Path, options: tuple[str, ...], said: str) -> None:
+def test_a_dry_run_describes_the_plan_in_a_sentence(base: Path, options: tuple[str, ...], said: str) -> None:
     shown = qkedit("steer", base, "--layers", "0-1", "--dry-run", *options).stdout
     assert f"A run would {said}\nNothing was written.\n" in shown
 
@@ -125,7 +125,7 @@ def test_a_dry_run_of_a_delta_needs_less_disk(base: Path) -> None:
     assert document["disk_needed"] == document["bytes_to_write"] == tensors_of(base)[query_name(0)].nbytes
 
 
-def test_a_dry_run_refuses_what_the_run_would_refuse(base: Path, tmp_path: Path, edited: Path) -> None:
+def test_a_dry_run_is_refused_like_the_run(base: Path, tmp_path: Path, edited: Path) -> None:
     arguments = ("steer", base, "--layers", "0", "--dry-run")
     for refused, said in (
         (("--out", edited), "already exists"),
@@ -159,7 +159,7 @@ def test_a_dry_run_lists_the_files_that_a_run_would_replace(base: Path, edited: 
 
 
 @pytest.mark.parametrize("link", ["hard", "symlink"])
-def test_a_dry_run_counts_no_file_that_will_be_a_link(base: Path, tmp_path: Path, link: str) -> None:
+def test_a_dry_run_does_not_count_linked_files(base: Path, tmp_path: Path, link: str) -> None:
     arguments = ("steer", base, "--layers", "0", "--link", link, "--out", tmp_path / "out", "--no-fsync")
     needed = qkedit(*arguments, "--dry-run", "--json").document["disk_needed"]
     assert qkedit(*arguments).code == 0
@@ -168,7 +168,7 @@ def test_a_dry_run_counts_no_file_that_will_be_a_link(base: Path, tmp_path: Path
     assert needed < sum(map(len, contents(base).values()))
 
 
-def test_verify_and_diff_say_what_they_found(base: Path, edited: Path) -> None:
+def test_verify_and_diff_print_their_findings(base: Path, edited: Path) -> None:
     verified = qkedit("verify", edited, "--base", base)
     assert (verified.code, verified.stderr) == (0, "")
     assert "2 edited tensors as recorded" in verified.stdout
@@ -181,7 +181,7 @@ def test_verify_and_diff_say_what_they_found(base: Path, edited: Path) -> None:
     assert "0 of" in qkedit("diff", base, base).stdout
 
 
-def test_verify_without_a_base_says_so(edited: Path) -> None:
+def test_verify_without_a_base_warns(edited: Path) -> None:
     result = qkedit("verify", edited)
     assert result.code == 0
     assert result.stderr.startswith("warning: no base was given")
@@ -190,11 +190,11 @@ def test_verify_without_a_base_says_so(edited: Path) -> None:
     assert document["compared_with_base"] is None
 
 
-def test_version() -> None:
+def test_the_version_is_printed() -> None:
     assert qkedit("--version").stdout == f"qkedit {package.__version__}\n"
 
 
-# --- exit codes and sentences
+# --- exit codes and errors
 
 
 @pytest.mark.parametrize(
@@ -255,14 +255,14 @@ def test_failures_are_one_sentence_or_one_document(
     assert sorted(os.listdir(tmp_path)) == ["base", "empty"]
 
 
-def test_json_can_be_asked_for_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_can_be_set_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QKEDIT_JSON", "1")
     assert qkedit("steer", "--nonsense").document["status"] == "failed"
     monkeypatch.setenv("QKEDIT_JSON", "false")
     assert qkedit("steer", "--nonsense").sentence()
 
 
-def test_a_mismatch_is_exit_code_3_with_the_names(base: Path, edited: Path) -> None:
+def test_a_mismatch_is_exit_code_3_and_names_the_files(base: Path, edited: Path) -> None:
     tamper(edited)
     result = qkedit("verify", edited, "--base", base)
     assert (result.code, result.stdout) == (3, "tokenizer.json: differs from the base\n")
@@ -274,7 +274,7 @@ def test_a_mismatch_is_exit_code_3_with_the_names(base: Path, edited: Path) -> N
     assert result.document["error"]["mismatches"] == ["tokenizer.json: differs from the base"]
 
 
-def test_an_output_that_exists_is_refused_and_replaced_on_demand(base: Path, edited: Path) -> None:
+def test_an_existing_output_is_replaced_only_with_overwrite(base: Path, edited: Path) -> None:
     before = contents(edited)
     arguments = ("steer", base, "--layers", "2", "--out", edited, "--no-fsync")
     result = qkedit(*arguments)
@@ -304,9 +304,9 @@ def test_an_output_that_exists_is_refused_and_replaced_on_demand(base: Path, edi
         ),
         (ZeroDivisionError("by zero"), 1, "unexpected ZeroDivisionError: by zero; run again with --debug"),
     ],
-    ids=["ctrl-c", "memory", "memory of a GPU", "library", "library of a library", "defect"],
+    ids=["ctrl-c", "memory", "memory of a GPU", "library", "dependency of a library", "defect"],
 )
-def test_what_breaks_off_a_run_leaves_no_output(
+def test_an_aborted_run_leaves_no_output(
     base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -329,7 +329,7 @@ def test_what_breaks_off_a_run_leaves_no_output(
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
-def _while_a_class_is_made() -> None:
+def _interrupt_while_a_class_is_made() -> None:
     class Interrupting:
         def __set_name__(self, owner: type, name: str) -> None:
             raise KeyboardInterrupt
@@ -339,12 +339,14 @@ def _while_a_class_is_made() -> None:
 
 
 @pytest.mark.parametrize("where", ["application", "Typer", "import", "Abort"])
-def test_ctrl_c_before_the_command_begins(base: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_ctrl_c_before_the_command_begins_is_one_sentence(
+    base: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     def fail(words: list[str]) -> int:
         if where == "Typer":
-            return 130  # Typer itself returns the code, and says nothing
+            return 130  # Typer itself returns the code, without a message
         if where == "import":
-            _while_a_class_is_made()  # which Python makes a RuntimeError of, up to 3.11
+            _interrupt_while_a_class_is_made()  # Python up to 3.11 turns it into a RuntimeError
         raise typer.Abort if where == "Abort" else KeyboardInterrupt
 
     monkeypatch.setattr(output.Interrupted, "was_said", False)
@@ -358,7 +360,7 @@ def test_ctrl_c_before_the_command_begins(base: Path, monkeypatch: pytest.Monkey
     assert (result.code, result.stderr, result.document["status"]) == (130, "", "failed")
 
 
-def test_debug_shows_the_traceback(base: Path, tmp_path: Path) -> None:
+def test_debug_prints_the_traceback(base: Path, tmp_path: Path) -> None:
     result = qkedit("steer", base, "--layers", "9", "--out", tmp_path / "out", "--debug")
     assert result.code == 2
     assert "Traceback" in result.stderr
@@ -373,7 +375,7 @@ def test_debug_keeps_the_document(base: Path, tmp_path: Path, monkeypatch: pytes
     assert "Traceback" in result.stderr
 
 
-def test_names_with_brackets_are_not_read_as_markup(tmp_path: Path) -> None:
+def test_names_with_brackets_are_not_markup(tmp_path: Path) -> None:
     from tests.steering.checkpoints import weights, write
 
     tensors = weights()

@@ -1,4 +1,4 @@
-"""Test `qkedit eval` on the demo and its scenes: complete, killed and resumed runs, and refusals."""
+"""Test `qkedit eval` on the demo and its scenes: complete, killed and resumed runs, and errors."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def untimed(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Return a run's files without the times of its answers."""
+    """Return a run's files without the durations of its answers."""
     return {name: re.sub(rb', "seconds": [0-9.e-]+', b"", content) for name, content in files.items()}
 
 
-def asked(scenes: Path, split: str) -> int:
+def question_count(scenes: Path, split: str) -> int:
     return len((scenes / f"pope_{split}.json").read_bytes().splitlines())
 
 
-def test_what_people_see(scenes: Path, out: Path) -> None:
+def test_a_run_prints_a_table_and_writes_its_files(scenes: Path, out: Path) -> None:
     done = evaluated(scenes, out, "-b", "pope", "-b", "custom", "--limit", "4")
     assert done.code == 0
     lines = done.stdout.splitlines()
@@ -70,7 +70,7 @@ def test_what_people_see(scenes: Path, out: Path) -> None:
     ]
 
 
-def test_what_pipelines_see_and_what_is_kept(scenes: Path, out: Path) -> None:
+def test_json_holds_results_that_can_be_scored_again(scenes: Path, out: Path) -> None:
     plugin = "scr:layers=0-1,sources=4"
     more = ("--benchmark", "pope.adversarial", "--limit", "5", "--plugin", plugin, "--batch-size", "3")
     done = evaluated(scenes, out, *more, "--prompt", "{question} Answer yes or no.", "--json")
@@ -94,15 +94,15 @@ def test_what_pipelines_see_and_what_is_kept(scenes: Path, out: Path) -> None:
     (score,) = read_scores(out).scores
     assert (score.benchmark, score.split, score.n) == ("pope", "adversarial", 5)
 
-    # What was answered is scored by itself in the same way.
+    # `score` gives the same result for the answers.
     answers = out / "answers" / "pope.adversarial.jsonl"
     again = qkedit(
         "score", "pope", "--split", "adversarial", "--answers", answers, "--data", scenes, "--allow-missing", "--json"
     ).document
-    assert again["results"][0]["counts"] == score.counts | {"missing": asked(scenes, "adversarial") - 5}
+    assert again["results"][0]["counts"] == score.counts | {"missing": question_count(scenes, "adversarial") - 5}
 
 
-def test_the_answers_are_those_of_generate(scenes: Path, out: Path) -> None:
+def test_answers_equal_those_of_generate(scenes: Path, out: Path) -> None:
     evaluated(scenes, out, "-b", "pope", "--split", "random", "--limit", "2")
     for line in (out / "answers" / "pope.random.jsonl").read_text("utf-8").splitlines():
         row = json.loads(line)
@@ -111,10 +111,10 @@ def test_the_answers_are_those_of_generate(scenes: Path, out: Path) -> None:
         assert row["answer"] == alone["text"]
 
 
-def test_a_killed_run_asks_nothing_twice(scenes: Path, out: Path, tmp_path: Path, children: Runs) -> None:
+def test_a_killed_run_resumes_without_asking_twice(scenes: Path, out: Path, tmp_path: Path, children: Runs) -> None:
     options = ("--benchmark", "pope.random", "--batch-size", "1", "--limit", "12")
     answers = out / "answers" / "pope.random.jsonl"
-    for _ in range(5):  # on a busy machine, a run may be done before it can be killed
+    for _ in range(5):  # on a busy machine, a run may end before it can be killed
         children.start(*of(scenes, "--out", out, "--overwrite", *options))
         deadline = time.monotonic() + 120
         while not (answers.exists() and answers.read_bytes().count(b"\n") >= 2) and time.monotonic() < deadline:
@@ -137,14 +137,14 @@ def test_a_killed_run_asks_nothing_twice(scenes: Path, out: Path, tmp_path: Path
     assert after.startswith(whole)
     ids = [json.loads(line)["id"] for line in after.splitlines()]
     assert ids == list(dict.fromkeys(ids))
-    assert len(ids) == total <= asked(scenes, "random")
+    assert len(ids) == total <= question_count(scenes, "random")
 
     evaluated(scenes, tmp_path / "whole", *options)
     assert untimed(contents(out)) == untimed(contents(tmp_path / "whole"))
     assert evaluated(scenes, out, *options, "--json").document["asked"] == 0
 
 
-def test_other_weights_are_another_run(scenes: Path, out: Path, tmp_path: Path) -> None:
+def test_a_run_with_other_weights_plugins_or_settings_is_refused(scenes: Path, out: Path, tmp_path: Path) -> None:
     model = shutil.copytree(demo_checkpoint(), tmp_path / "model")
     options = ("-b", "pope.random", "--limit", "2")
     assert evaluated(scenes, out, *options, model=model).code == 0
@@ -175,7 +175,7 @@ def test_other_weights_are_another_run(scenes: Path, out: Path, tmp_path: Path) 
     assert anew["run"]["plugins"] == [{"name": "scr", "options": {}}]
 
 
-def test_a_missing_image_is_named_before_the_model_is_looked_at(scenes: Path, out: Path, tmp_path: Path) -> None:
+def test_a_missing_image_is_named_before_the_model_is_opened(scenes: Path, out: Path, tmp_path: Path) -> None:
     images = shutil.copytree(scenes / "images", tmp_path / "images")
     (images / "scene_000002.png").unlink()
     request = ("eval", "demo", "-b", "pope.random", "--data", scenes, "--images", images, "--out", out, *SHORT)
@@ -189,7 +189,7 @@ def test_a_missing_image_is_named_before_the_model_is_looked_at(scenes: Path, ou
     assert "scene_000002.png: is not an image" in broken.stderr
     shutil.copy(scenes / "images" / "scene_000002.png", images)
     done = qkedit(*request, "--json").document
-    assert 0 < done["asked"] < asked(scenes, "random")
+    assert 0 < done["asked"] < question_count(scenes, "random")
 
 
 @pytest.mark.parametrize(
@@ -210,14 +210,14 @@ def test_a_missing_image_is_named_before_the_model_is_looked_at(scenes: Path, ou
         (("-b", "pope", "--limit", "0"), "greater than or equal to 1"),
     ],
 )
-def test_what_is_asked_wrongly(scenes: Path, out: Path, arguments: tuple[str, ...], words: str) -> None:
+def test_invalid_requests_are_refused(scenes: Path, out: Path, arguments: tuple[str, ...], words: str) -> None:
     refused = evaluated(scenes, out, *arguments)
     assert refused.code == 2
     assert words in refused.sentence()
     assert not out.exists()
 
 
-def test_what_must_be_said(scenes: Path, out: Path) -> None:
+def test_required_options_are_named(scenes: Path, out: Path) -> None:
     whole = {"": "demo", "--data": scenes, "--images": scenes / "images", "--out": out, "-b": "pope"}
     for left_out, words in {
         "": "no model is named",
@@ -229,12 +229,12 @@ def test_what_must_be_said(scenes: Path, out: Path) -> None:
         refused = qkedit("eval", *arguments)
         assert refused.code == 2
         assert words in refused.sentence()
-    with_plugin = qkedit("eval", "--endpoint", "http://127.0.0.1:9", *list_of(whole), "--plugin", "scr")
+    with_plugin = qkedit("eval", "--endpoint", "http://127.0.0.1:9", *as_arguments(whole), "--plugin", "scr")
     assert "an endpoint has its own plug-ins" in with_plugin.sentence()
     place = "http://127.0.0.1:9"
-    twice = qkedit("eval", "--endpoint", place, "--endpoint", f"{place}/v1", *list_of(whole))
+    twice = qkedit("eval", "--endpoint", place, "--endpoint", f"{place}/v1", *as_arguments(whole))
     assert (twice.code, twice.sentence()) == (2, f"--endpoint: {place}/v1 is named twice; name it once.")
-    without_scheme = qkedit("eval", "--endpoint", place, *list_of(whole), "--image-urls", "/data/val2014")
+    without_scheme = qkedit("eval", "--endpoint", place, *as_arguments(whole), "--image-urls", "/data/val2014")
     assert (without_scheme.code, "--image-urls /data/val2014: is not the URL" in without_scheme.sentence()) == (
         2,
         True,
@@ -242,12 +242,12 @@ def test_what_must_be_said(scenes: Path, out: Path) -> None:
     assert os.listdir(out.parent) == []
 
 
-def list_of(options: dict[str, object]) -> list[str]:
+def as_arguments(options: dict[str, object]) -> list[str]:
     return [str(text) for name, value in options.items() if name for text in (name, value)]
 
 
-def test_the_whole_loop(scenes: Path, tmp_path: Path) -> None:
-    """Run a pipeline: steer, evaluate both models, compare and gate."""
+def test_a_pipeline_from_steer_to_gate(scenes: Path, tmp_path: Path) -> None:
+    """Steer, evaluate both models, compare and gate."""
     edited, base, after = tmp_path / "edited", tmp_path / "base", tmp_path / "after"
     assert qkedit("steer", "demo", "--layers", "2-5", "--k", "4", "--out", edited, "--quiet").code == 0
     options = ("-b", "pope", "-b", "custom", "--limit", "6", "--batch-size", "6", "--max-new-tokens", "12")
@@ -262,6 +262,6 @@ def test_the_whole_loop(scenes: Path, tmp_path: Path) -> None:
     assert compared.code == 0, compared.stderr
     passed = ("gate", after, "--require", "pope.random.accuracy>=0", "--baseline", base)
     assert qkedit(*passed, "--no-worse", "pope.random.accuracy:1").code == 0
-    # Whatever the model answers, one of these is not met.
+    # One of these fails for any answers.
     failed = qkedit("gate", after, "--require", "pope.random.accuracy>=1", "--require", "pope.random.accuracy<=0.9")
     assert failed.code == 3

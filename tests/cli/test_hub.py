@@ -1,4 +1,4 @@
-"""Test models on the hub: a dry run reads headers, a delta its projections, a full output everything once."""
+"""Test models on the hub: a dry run reads headers only, a delta its projections, a full output every file once."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def within_headers(hub: FakeHub, allowed: dict[str, set[tuple[int, int]]]) -> No
     assert {request.path for request in hub.requests if "tokenizer" in request.path} == set()
 
 
-def test_what_stops_an_edit_is_found_before_a_shard_is_fetched(hub: FakeHub, steered: Runs, tmp_path: Path) -> None:
+def test_invalid_requests_are_refused_before_a_shard_is_fetched(hub: FakeHub, steered: Runs, tmp_path: Path) -> None:
     result = steered("steer", "org/model", "--layers", "0-1", "--device", "cuda:77", "--out", tmp_path / "out")
     assert "no device" in result.sentence()
     read = [name(layer) for layer in (0, 1) for name in (query_name, key_name)]
@@ -116,7 +116,7 @@ def test_a_delta_reads_the_chosen_projections_only(hub: FakeHub, steered: Runs, 
     assert contents(tmp_path / "applied") == contents(tmp_path / "direct")
 
 
-def test_an_adapter_names_the_commit_it_was_made_of_and_reads_no_more_than_a_delta(
+def test_an_adapter_names_its_commit_and_reads_as_little_as_a_delta(
     hub: FakeHub, steered: Runs, tmp_path: Path
 ) -> None:
     result = steered("steer", "org/model", "--layers", "1", "--layout", "lora", "--out", tmp_path / "adapter")
@@ -133,7 +133,7 @@ def test_an_adapter_names_the_commit_it_was_made_of_and_reads_no_more_than_a_del
     assert "the base org/model is the one that was edited" in result.stdout
 
 
-def test_a_full_output_fetches_each_shard_once_and_verifies_against_its_own_base(
+def test_a_full_output_fetches_each_shard_once_and_verifies_against_its_base(
     hub: FakeHub, steered: Runs, home: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "edited"
@@ -162,10 +162,8 @@ def test_a_full_output_fetches_each_shard_once_and_verifies_against_its_own_base
     assert steered("verify", out).code == 3
 
 
-def test_the_recorded_revision_is_taken_even_when_the_branch_moved_on(
-    hub: FakeHub, steered: Runs, tmp_path: Path
-) -> None:
-    """`--base org/model` alone must not compare with the present `main`."""
+def test_the_recorded_revision_is_used_after_the_branch_has_moved(hub: FakeHub, steered: Runs, tmp_path: Path) -> None:
+    """`--base org/model` without a revision must not compare with the present `main`."""
     out = tmp_path / "edited"
     assert steered("steer", "org/model", "--layers", "0", "--layout", "delta", "--out", out).code == 0
     manifest = json.loads((out / "qkedit.json").read_text())
@@ -177,7 +175,7 @@ def test_the_recorded_revision_is_taken_even_when_the_branch_moved_on(
     assert steered("verify", out, "--base", "org/model", "--revision", "main").code == 0
 
 
-def test_every_comparison_takes_the_recorded_revision_of_the_base(hub: FakeHub, steered: Runs, tmp_path: Path) -> None:
+def test_every_comparison_uses_the_recorded_revision_of_the_base(hub: FakeHub, steered: Runs, tmp_path: Path) -> None:
     out, picture = tmp_path / "edited", tmp_path / "picture.png"
     Image.new("RGB", (8, 8)).save(picture)
     assert steered("steer", "org/model", "--layers", "0", "--out", out).code == 0
@@ -195,15 +193,15 @@ def test_every_comparison_takes_the_recorded_revision_of_the_base(hub: FakeHub, 
         assert result.code == 1, command
         assert "no revision 'ffff" in result.sentence(), command
         assert {request.path.rpartition("/")[2] for request in hub.requests} == {"f" * 40}
-    # A directory has no revision, so it is the base's. The other two would go on to load models, for seconds.
+    # A directory has no revision, so it applies to the base. The other two commands would load models, for seconds.
     hub.requests.clear()
     assert steered(*inspect, "--revision", "main").code == 0
     assert hub.requests[0].path.endswith("/main")
     assert base_for(str(out), "org/model", "main") == Base("org/model", "main")
 
 
-def test_a_recorded_commit_is_found_without_its_branch(hub: FakeHub, steered: Runs, tmp_path: Path) -> None:
-    """A steered commit does not need `main`, which may be deleted or missing in the cache."""
+def test_a_recorded_commit_does_not_need_its_branch(hub: FakeHub, steered: Runs, tmp_path: Path) -> None:
+    """The branch `main` may be deleted or missing in the cache."""
     out = tmp_path / "edited"
     assert steered("steer", "org/model", "--revision", COMMIT, "--layers", "0", "--out", out).code == 0
     commands = (
@@ -223,7 +221,7 @@ def test_a_recorded_commit_is_found_without_its_branch(hub: FakeHub, steered: Ru
         assert result.code == 0, result.stderr
 
 
-def test_a_hub_that_refuses_leaves_no_output(hub: FakeHub, steered: Runs, tmp_path: Path) -> None:
+def test_a_refusal_of_the_hub_leaves_no_output(hub: FakeHub, steered: Runs, tmp_path: Path) -> None:
     hub.faults.gated = True
     result = steered("steer", "org/model", "--layers", "0", "--out", tmp_path / "out")
     assert result.code == 1
@@ -234,7 +232,7 @@ def test_a_hub_that_refuses_leaves_no_output(hub: FakeHub, steered: Runs, tmp_pa
     assert not (tmp_path / ".out.qkedit").exists()
 
 
-def test_a_model_that_is_not_there(steered: Runs, tmp_path: Path) -> None:
+def test_a_missing_model_is_refused(steered: Runs, tmp_path: Path) -> None:
     result = steered("steer", "org/other", "--layers", "0", "--out", tmp_path / "out", "--json")
     assert (result.code, result.stderr) == (1, "")
     assert result.document["error"]["where"] == "org/other"

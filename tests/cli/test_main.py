@@ -19,7 +19,7 @@ def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert (leaving.value.code, capsys.readouterr().out) == (0, f"qkedit {package.__version__}\n")
 
 
-def test_dir_names_what_is_imported_when_it_is_used() -> None:
+def test_dir_lists_lazily_imported_names() -> None:
     assert set(package.__all__) <= set(dir(package))
     assert all(hasattr(package, name) for name in package.__all__)
 
@@ -33,11 +33,11 @@ def test_dir_names_what_is_imported_when_it_is_used() -> None:
         (["steer", "--zzzz"], "No such option: --zzzz; see `qkedit steer --help`."),
     ],
 )
-def test_a_name_that_is_nearly_right_is_offered(words: list[str], said: str) -> None:
+def test_a_similar_name_is_suggested(words: list[str], said: str) -> None:
     result = qkedit(*words)
     assert (result.code, result.sentence()) == (2, said)
 
 
-def test_numbers_agree_with_their_nouns() -> None:
+def test_nouns_agree_with_their_numbers() -> None:
     assert [counted(number, "head") for number in (0, 1, 2)] == ["0 heads", "1 head", "2 heads"]
     assert counted(2, "mismatch", "mismatches") == "2 mismatches"

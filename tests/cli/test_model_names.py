@@ -15,7 +15,7 @@ from qkedit.cli.command_table import COMMANDS
 from qkedit.errors import UsageError
 from tests.cli.command import qkedit
 
-# How each command is given a model M and what it needs besides.
+# Arguments of each command for a model M.
 WITH_MODEL = {
     "steer": "M --layers all --dry-run",
     "inspect": "M",
@@ -45,7 +45,7 @@ OTHERWISE = {"models": "--check M", "diff": "M full", "diff ": "full M", "inspec
 CALLS = [
     (name.strip(), words) for table in (WITH_MODEL, WITH_BASE, OTHERWISE) for name, words in sorted(table.items())
 ]
-# A directory that the commands write into, which is never a name for something else.
+# Commands that write to a directory, which is never an alias or a hub id.
 DIRECTORY_ALONE = {"plugins add", "plugins remove", "plugins list"}
 UNKNOWN = "there is no directory or alias of this name"
 NAMES = {
@@ -71,7 +71,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_every_command_that_takes_a_model_is_here() -> None:
+def test_every_command_with_a_model_is_tested() -> None:
     taking = {
         name: {str(parameter.name) for parameter in made_command(name).params} & {"model", "base"} for name in COMMANDS
     }
@@ -81,7 +81,7 @@ def test_every_command_that_takes_a_model_is_here() -> None:
 
 @pytest.mark.parametrize("model", NAMES)
 @pytest.mark.parametrize(("name", "words"), CALLS, ids=lambda value: value)
-def test_a_name_means_the_same(
+def test_a_name_means_the_same_in_every_command(
     name: str, words: str, model: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)

@@ -19,7 +19,7 @@ from tests.cli.command import qkedit
         ({"q_norm": (32,), "k_norm": (16,)}, "rms over all heads"),
     ],
 )
-def test_a_layer_is_shown_with_its_norm(tmp_path: Path, norms: dict[str, tuple[int, ...]], expected: str) -> None:
+def test_a_layer_is_listed_with_its_norm(tmp_path: Path, norms: dict[str, tuple[int, ...]], expected: str) -> None:
     shapes = {f"model.layers.0.self_attn.{name}.weight": shape for name, shape in norms.items()}
     config = {
         "model_type": "qwen3" if norms else "llama",
@@ -37,7 +37,7 @@ def test_a_layer_is_shown_with_its_norm(tmp_path: Path, norms: dict[str, tuple[i
 
 
 @pytest.mark.parametrize("arguments", [("--revision", "main"), ("--allow-text-only",)])
-def test_what_only_a_check_takes_is_refused_without_one(arguments: tuple[str, ...]) -> None:
+def test_options_of_check_are_refused_without_it(arguments: tuple[str, ...]) -> None:
     result = qkedit("models", *arguments)
     assert result.code == 2
     sentence = result.sentence()
@@ -45,6 +45,6 @@ def test_what_only_a_check_takes_is_refused_without_one(arguments: tuple[str, ..
     assert "--check MODEL" in sentence
 
 
-def test_the_list_minds_no_revision_of_other_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_ignores_a_revision_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QKEDIT_REVISION", "main")
     assert qkedit("models").code == 0

@@ -24,7 +24,7 @@ NAME = f"m\n{FORGED}"
 STEER = ("--layers", "all", "--k", "1")
 
 
-def as_it_is(result: Result) -> str:
+def without_forged_lines(result: Result) -> str:
     """Return the output, after checking that it has no forged line."""
     printed = result.stdout + result.stderr
     assert rf"m\n{FORGED}" in printed
@@ -37,7 +37,7 @@ def model(tmp_path: Path) -> Path:
     return write(tmp_path / NAME, weights())
 
 
-def test_of_a_model(model: Path, tmp_path: Path) -> None:
+def test_the_name_of_a_model_forges_no_line(model: Path, tmp_path: Path) -> None:
     edited = tmp_path / "edited"
     for arguments in (
         ("inspect", model),
@@ -50,20 +50,20 @@ def test_of_a_model(model: Path, tmp_path: Path) -> None:
     ):
         result = qkedit(*arguments)
         assert result.code == 0
-        as_it_is(result)
+        without_forged_lines(result)
 
 
-def test_of_a_file_that_differs(model: Path, tmp_path: Path) -> None:
+def test_the_name_of_a_differing_file_forges_no_line(model: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(model, base)
     qkedit("steer", base, *STEER, "--out", tmp_path / "edited")
     (tmp_path / "edited" / f"{NAME}.txt").write_text("new")
     result = qkedit("verify", tmp_path / "edited", "--base", base)
     assert result.code == 3
-    as_it_is(result)
+    without_forged_lines(result)
 
 
-def test_of_a_benchmark(tmp_path: Path) -> None:
+def test_the_name_of_a_benchmark_forges_no_line(tmp_path: Path) -> None:
     row: dict[str, Any] = {"benchmark": "made", "split": NAME, "parser": "p", "n": 1, "metrics": {"sure": 0.5}}
     row |= {"counts": {}, "printed": {}, "warnings": []}
     row["items"] = [
@@ -71,27 +71,29 @@ def test_of_a_benchmark(tmp_path: Path) -> None:
     ]
     file = tmp_path / NAME
     file.write_text(json.dumps({"results": [row]}))
-    as_it_is(qkedit("gate", file, "--require", "sure>=0.1"))
-    as_it_is(qkedit("gate", file, "--require", "sure>=0.9"))
+    without_forged_lines(qkedit("gate", file, "--require", "sure>=0.1"))
+    without_forged_lines(qkedit("gate", file, "--require", "sure>=0.9"))
     markdown = tmp_path / "compared.md"
-    as_it_is(qkedit("compare", file, file, "--markdown", markdown))
+    without_forged_lines(qkedit("compare", file, file, "--markdown", markdown))
     assert not any(line.startswith(FORGED) for line in markdown.read_text().splitlines())
 
 
-def test_of_a_demonstrations_model(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_of_a_demonstration_forges_no_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     result: Any = SimpleNamespace(
         warnings=(), model_spec=SimpleNamespace(model=NAME), layers=(1,), scenes=SimpleNamespace(count=1)
     )
     result.edited, result.rows, result.as_dict = None, (), dict
     monkeypatch.setattr(ArmsTables, "__rich_console__", lambda *rest: iter(()))
     demo._print(Output("demo"), result, None, None)
-    as_it_is(Result(0, *capsys.readouterr()))
+    without_forged_lines(Result(0, *capsys.readouterr()))
 
 
-def test_of_a_model_that_has_drifted(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_of_drift_forges_no_line(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = tmp_path / "images"
     images.mkdir()
     Image.new("RGB", (8, 8)).save(images / f"{NAME}.png")
     moved = ImageDrift(str(images / f"{NAME}.png"), (0.5,), (True,), "one", f"two\n{FORGED}")
     monkeypatch.setattr(drift, "drift", lambda *arguments, **options: Drift((moved,)))
-    as_it_is(qkedit("drift", model, "--base", model, "--images", images))
+    without_forged_lines(qkedit("drift", model, "--base", model, "--images", images))

@@ -38,19 +38,19 @@ def model(tmp_path: Path) -> Path:
         ("", ""),
     ],
 )
-def test_each_word(given: str, today: str) -> None:
+def test_each_old_name_is_replaced(given: str, today: str) -> None:
     words, warning = in_todays_words(given.split())
     assert words == today.split()
     assert (warning is not None) == (given.split()[:1] != [] and given.split()[0] in RENAMED)
 
 
 @given(st.lists(st.sampled_from([*RENAMED, *COMMANDS, "plugins", "add", "list", "--json", "-h", "--help", "", "-"])))
-def test_todays_words_stay(words: list[str]) -> None:
+def test_present_names_are_kept(words: list[str]) -> None:
     once, _ = in_todays_words(words)
     assert in_todays_words(once) == (once, None)
 
 
-def test_they_do_what_they_did_with_a_warning(model: Path) -> None:
+def test_old_commands_work_with_a_warning(model: Path) -> None:
     added = qkedit("attach", "scr", "--layers", "0-1", "--model", model, "--json").document
     said = "`qkedit attach` is now `qkedit plugins add`; the old name works until version 1.0"
     assert (added["command"], added["warnings"]) == ("plugins add", [said])
@@ -62,16 +62,16 @@ def test_they_do_what_they_did_with_a_warning(model: Path) -> None:
     assert removed.stderr == (
         "warning: `qkedit detach` is now `qkedit plugins remove`; the old name works until version 1.0\n"
     )
-    assert qkedit("plugins", "list", model).stderr == "", "a warning is of one run"
+    assert qkedit("plugins", "list", model).stderr == "", "a warning concerns one run only"
 
 
-def test_the_old_flag_of_the_plot(tmp_path: Path) -> None:
+def test_the_old_flag_of_the_plot_works(tmp_path: Path) -> None:
     result = qkedit("kv-coherence", "demo", "--image", "none.png", "--picture", tmp_path / "keys.jpeg", "--json")
     assert result.document["warnings"] == ["--picture is now --plot; the old name works until version 1.0"]
     assert result.document["error"]["where"] == "--plot"
 
 
-def test_help_and_errors_know_the_new_words_alone() -> None:
+def test_help_and_errors_show_new_names_only() -> None:
     shown = qkedit("--help").stdout
     panel = shown[shown.index("Run it, with plug-ins") : shown.index("Measure what")]
     new = ["generate", "serve", "plugins", "kv-coherence", "attention"]
@@ -84,11 +84,11 @@ def test_help_and_errors_know_the_new_words_alone() -> None:
 
 
 @pytest.mark.parametrize("key", ["attach", "plugins add", "plugins-add", "plugins_add"])
-def test_sections_of_a_file_by_either_name(model: Path, tmp_path: Path, key: str) -> None:
+def test_a_section_may_have_the_old_or_the_new_name(model: Path, tmp_path: Path, key: str) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text(f"{key}:\n  model: {model}\n  json: true\n")
     assert qkedit("plugins", "add", "scr", "--config", settings).document["plugins"][0]["name"] == "scr"
-    # A command line that cannot be parsed finds the section's `json` too.
+    # The section's `json` also holds for a command line that cannot be parsed.
     assert qkedit("plugins", "add", "scr", "--config", settings, "--model").document["status"] == "failed"
 
 
@@ -104,7 +104,7 @@ def test_sections_of_a_file_by_either_name(model: Path, tmp_path: Path, key: str
         ("plugins ad: {quiet: true}\n", "no command 'plugins ad'; did you mean 'plugins add'?"),
     ],
 )
-def test_sections_that_would_be_lost(model: Path, tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_sections_are_refused(model: Path, tmp_path: Path, text: str, said: str) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text(text)
     result = qkedit("plugins", "add", "scr", "--model", model, "--config", settings)
@@ -112,7 +112,7 @@ def test_sections_that_would_be_lost(model: Path, tmp_path: Path, text: str, sai
     assert said in result.sentence()
 
 
-def test_the_old_name_of_retain_on_the_command_line(model: Path) -> None:
+def test_residual_on_the_command_line_means_retain(model: Path) -> None:
     request = ("steer", "--model", model, "--dry-run", "--json")
     for arguments in (("--residual", "0.5"), ("--residual=0.5",)):
         result = qkedit(*request, *arguments)
@@ -122,7 +122,7 @@ def test_the_old_name_of_retain_on_the_command_line(model: Path) -> None:
         assert "--residual" not in qkedit(command, "--help").stdout
 
 
-def test_the_old_name_of_retain_in_the_environment_and_in_a_file(
+def test_residual_in_the_environment_or_a_file_means_retain(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tmp_path / "settings.yaml"
@@ -139,5 +139,5 @@ def test_the_old_name_of_retain_in_the_environment_and_in_a_file(
     assert qkedit(*request, "--retain", "0.375").document["options"]["retain"] == 0.375
 
 
-def test_a_sweep_by_the_old_name_of_retain() -> None:
+def test_sweep_accepts_residual() -> None:
     assert "'half' cannot be read" in qkedit("sweep", "--residual", "half").stderr

@@ -21,7 +21,7 @@ values = st.recursive(
 
 
 @given(values)
-def test_short_values_are_unfolded(value: Any) -> None:
+def test_short_values_are_indented(value: Any) -> None:
     stream = io.StringIO()
     with contextlib.redirect_stdout(stream):
         Output("score", as_json=True).result({"value": value}, "")
@@ -29,7 +29,7 @@ def test_short_values_are_unfolded(value: Any) -> None:
     assert stream.getvalue() == json.dumps(envelope, indent=2) + "\n"
 
 
-def test_long_lists_have_one_entry_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_lists_have_one_entry_per_line(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"id": str(number), "found": ["a", "b"]} for number in range(101)]
     Output("score", as_json=True).result({"results": [{"items": rows}]}, "")
     printed = capsys.readouterr().out

@@ -31,7 +31,7 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_working_directory_that_is_gone_is_reported(
+def test_a_deleted_working_directory_is_reported(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = tmp_path / "gone"
@@ -57,7 +57,7 @@ def place(tmp_path: Path) -> Path:
     return place
 
 
-def test_bytes_that_are_not_utf_8_in_a_path_are_accepted(place: Path) -> None:
+def test_paths_that_are_not_utf_8_are_accepted(place: Path) -> None:
     model, out = place / "demo", place / "out"
     steered = qkedit("steer", model, "--layers", "2", "--out", out, "--no-fsync", "--json")
     assert steered.code == 0
@@ -70,7 +70,7 @@ def test_bytes_that_are_not_utf_8_in_a_path_are_accepted(place: Path) -> None:
     assert r"mod\udce8le" in shown.stdout
 
 
-def test_what_cannot_be_loaded_from_such_a_path_says_why(place: Path) -> None:
+def test_a_model_at_a_path_that_is_not_utf_8_is_refused_with_the_reason(place: Path) -> None:
     image = place / "x.png"
     Image.new("RGB", (64, 64)).save(image)
     result = qkedit("generate", place / "demo", "--prompt", "x", "--image", image)

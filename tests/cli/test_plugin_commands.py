@@ -44,7 +44,7 @@ def depth(image: Path) -> Path:
     return file
 
 
-def test_attached_plugins_are_run_and_named_ones_replace_them(model: Path, image: Path, depth: Path) -> None:
+def test_attached_plugins_run_unless_others_are_named(model: Path, image: Path, depth: Path) -> None:
     request = ("generate", model, "--image", image, "--prompt", "what is there", "--json", *SHORT)
     plain = qkedit(*request).document
     assert (plain["plugins"], plain["report"]) == ([], None)
@@ -81,15 +81,17 @@ def test_attached_plugins_are_run_and_named_ones_replace_them(model: Path, image
     assert qkedit("plugins", "remove", "--model", model).stdout == "Nothing was attached.\n"
 
 
-def test_relative_depth_holds_from_anywhere(model: Path, depth: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_of_a_depth_map_is_stored_as_absolute(
+    model: Path, depth: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(depth.parent)
     assert qkedit("plugins", "add", "dscr", "--depth", "depth.npy", "--model", model).code == 0
     (plugin,) = qkedit("plugins", "list", model, "--json").document["attached"]
     assert plugin["options"]["depth"] == str(depth)
 
 
-def test_published_layers_are_written_down(model: Path, tmp_path: Path) -> None:
-    """A model with the name of a published one gets its layers, unless the user sets others."""
+def test_published_layers_are_stored(model: Path, tmp_path: Path) -> None:
+    """A model with the name of a published one gets its layers unless the user sets others."""
     config = json.loads((model / "config.json").read_bytes())
     published = tmp_path / "llava-1.5-7b-hf"
     published.mkdir()
@@ -113,7 +115,7 @@ def test_published_layers_are_written_down(model: Path, tmp_path: Path) -> None:
         (("dscr", "--depth", "gone.npy"), "cannot be read as a depth map"),
     ],
 )
-def test_attaching_what_does_not_fit(model: Path, words: tuple[str, ...], sentence: str) -> None:
+def test_attaching_an_invalid_plugin_is_refused(model: Path, words: tuple[str, ...], sentence: str) -> None:
     result = qkedit("plugins", "add", *words, "--model", model)
     assert result.code == 2
     assert sentence in result.sentence()
@@ -121,7 +123,7 @@ def test_attaching_what_does_not_fit(model: Path, words: tuple[str, ...], senten
 
 
 @pytest.mark.parametrize("name", ["qwen2-vl", "org/name", "demo", "no/such/directory"])
-def test_only_directories_of_the_users(name: str) -> None:
+def test_plugins_are_attached_to_directories_of_the_user_only(name: str) -> None:
     for words in (("plugins", "add", "scr"), ("plugins", "remove")):
         result = qkedit(*words, "--model", name)
         assert result.code == 2
@@ -140,14 +142,16 @@ def test_models_without_a_grid_are_refused(tmp_path: Path) -> None:
         assert os.listdir(directory) == ["config.json"]
 
 
-def test_what_there_is() -> None:
+def test_available_plugins_are_listed() -> None:
     listed = qkedit("plugins", "list", "--json").document["plugins"]
     assert [plugin["name"] for plugin in listed] == list(PLUGINS)
     assert {"name": "blend", "values": "a number", "default": 1.0} in listed[1]["options"]
     assert "lost_cells" in qkedit("plugins", "list").stdout
 
 
-def test_answers_side_by_side(model: Path, tmp_path: Path, image: Path, depth: Path) -> None:
+def test_compare_answers_with_and_without_edits_and_plugins(
+    model: Path, tmp_path: Path, image: Path, depth: Path
+) -> None:
     edited = tmp_path / "edited"
     assert qkedit("steer", "demo", "--layers", "2-5", "--out", edited, "--quiet").code == 0
     request = ("generate", edited, "--image", image, "--compare", "--plugin", f"dscr:depth={depth}", *SHORT)
@@ -162,13 +166,13 @@ def test_answers_side_by_side(model: Path, tmp_path: Path, image: Path, depth: P
     assert header.split()[:2] == ["base", "edited"]
     assert "dscr:depth=" in header
 
-    # Plug-ins beside the weights are no part of what verify compares with the base.
+    # `verify` does not compare the file of attached plug-ins with the base.
     assert qkedit("plugins", "add", "scr", "--model", edited).code == 0
     assert qkedit("verify", edited).code == 0
     assert qkedit("generate", model, "--image", image, "--compare", *SHORT).code == 2
 
 
-def test_an_edited_copy_takes_the_plugins_along_where_asked(tmp_path: Path) -> None:
+def test_an_edited_copy_keeps_the_plugins_on_request(tmp_path: Path) -> None:
     model, edited = tmp_path / "model", tmp_path / "edited"
     shutil.copytree(demo_checkpoint(), model)
     assert qkedit("plugins", "add", "scr", "--model", model).code == 0
@@ -180,7 +184,7 @@ def test_an_edited_copy_takes_the_plugins_along_where_asked(tmp_path: Path) -> N
     assert qkedit("verify", edited, "--base", model).code == 0
 
 
-def test_a_base_that_only_its_user_knows(model: Path, tmp_path: Path, image: Path) -> None:
+def test_an_unknown_base_can_be_named(model: Path, tmp_path: Path, image: Path) -> None:
     edited = tmp_path / "edited"
     assert qkedit("steer", model, "--layers", "2-5", "--out", edited, "--quiet").code == 0
     request = ("generate", edited, "--image", image, "--compare", "--json", *SHORT)
@@ -204,7 +208,7 @@ def test_a_base_that_only_its_user_knows(model: Path, tmp_path: Path, image: Pat
         (("--image", "IMAGE", "--plugin", f"dscr:depth={demo_checkpoint()}"), 1, "cannot be loaded as a depth model"),
     ],
 )
-def test_requests_that_cannot_be_run(
+def test_invalid_requests_are_refused(
     image: Path, arguments: tuple[str, ...], code: int, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(demo_checkpoint())
@@ -218,14 +222,14 @@ def test_requests_that_cannot_be_run(
     assert "Traceback" not in result.stderr
 
 
-def test_depth_that_blurs_the_image_is_warned_of(image: Path, depth: Path) -> None:
+def test_a_depth_map_that_blurs_the_image_causes_a_warning(image: Path, depth: Path) -> None:
     document = qkedit(
         "generate", "demo", "--image", image, "--plugin", f"dscr:depth={depth},standardize=false", "--json", *SHORT
     ).document
     assert "nearly the image's average" in document["warnings"][0]
 
 
-def test_coherence(image: Path, depth: Path, tmp_path: Path) -> None:
+def test_coherence_is_printed_and_plotted_per_layer(image: Path, depth: Path, tmp_path: Path) -> None:
     picture = tmp_path / "keys.png"
     request = ("kv-coherence", "demo", "--image", image, "--device", "cpu", "--dtype", "float32")
     result = qkedit(*request, "--plugin", f"dscr:depth={depth},layers=4-7", "--plot", picture, "--json")
@@ -248,7 +252,7 @@ def test_coherence(image: Path, depth: Path, tmp_path: Path) -> None:
         (("--image", "IMAGE", "--plot", "keys.png", "--layer", "8"), "layer 8 has no keys"),
     ],
 )
-def test_coherence_that_cannot_be_measured(
+def test_invalid_requests_of_coherence_are_refused(
     image: Path, arguments: tuple[str, ...], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -268,7 +272,7 @@ def test_coherence_that_cannot_be_measured(
         ("keys.png", False, 1, "pip install 'qkedit[plot]'"),
     ],
 )
-def test_a_picture_that_cannot_be_written_is_refused_before_the_model_is_loaded(
+def test_a_plot_that_cannot_be_written_is_refused_before_the_model_is_loaded(
     image: Path,
     picture: str,
     matplotlib: bool,
@@ -292,7 +296,7 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_model_is_loaded(
     assert os.listdir(tmp_path) == ["folder.png"]
 
 
-def test_an_earlier_picture_stays_until_the_new_one_is_whole(
+def test_an_earlier_plot_is_kept_until_the_new_one_is_complete(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: Path, target: Path) -> None:

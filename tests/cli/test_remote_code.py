@@ -45,11 +45,11 @@ def proof(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stranger(tmp_path: Path, proof: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the demo as a family that only code next to its weights knows; standard input holds only assent."""
+    """Return the demo as a family that only code next to its weights defines; standard input answers "yes"."""
     directory = tmp_path / "stranger"
     shutil.copytree(demo_checkpoint(), directory)
     (directory / "modeling_stranger.py").write_text(CODE.format(proof=str(proof)))
-    # transformers knows the demo's published names as those of LLaVA alone; a stranger has those of its modules.
+    # transformers converts the demo's published names for LLaVA only; another family has the names of its modules.
     for shard in directory.glob("*.safetensors"):
         save_file({_in_memory(name): tensor for name, tensor in load_file(shard).items()}, shard, {"format": "pt"})
     index = json.loads((directory / INDEX_FILE).read_text())
@@ -83,7 +83,7 @@ def adapt(file: Path, **changes: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def test_no_command_runs_it_or_asks(stranger: Path, proof: Path, image: Path, tmp_path: Path) -> None:
+def test_no_command_runs_remote_code_or_asks(stranger: Path, proof: Path, image: Path, tmp_path: Path) -> None:
     questions = tmp_path / "questions.jsonl"
     questions.write_text(json.dumps({"id": 1, "image": image.name, "question": "Is it red?", "truth": "yes"}) + "\n")
     asks = ["--benchmark", "custom", "--questions", questions, "--images", tmp_path, "--out", tmp_path / "run"]
@@ -100,13 +100,13 @@ def test_no_command_runs_it_or_asks(stranger: Path, proof: Path, image: Path, tm
         assert (run.code, ASKED in run.sentence()) == (1, True), run.stderr
     attached = qkedit("plugins", "add", "scr", "--model", stranger)
     assert (attached.code, "its own Python code" in attached.sentence()) == (1, True)
-    assert "--trust-remote-code" not in attached.stderr  # which that command does not have
+    assert "--trust-remote-code" not in attached.stderr  # that command does not have the flag
     assert not proof.exists()
-    assert sys.stdin.tell() == 0  # nobody read the assent
+    assert sys.stdin.tell() == 0  # standard input was not read
 
 
 @pytest.mark.parametrize("file", ["preprocessor_config.json", "tokenizer_config.json", "processor_config.json"])
-def test_nor_that_of_a_processor(stranger: Path, proof: Path, image: Path, file: str) -> None:
+def test_remote_code_of_a_processor_does_not_run(stranger: Path, proof: Path, image: Path, file: str) -> None:
     (stranger / "config.json").write_bytes((demo_checkpoint() / "config.json").read_bytes())
     kinds = {"AutoImageProcessor": "Any", "AutoTokenizer": ["Any", None], "AutoProcessor": "Any"}
     code = {
@@ -114,7 +114,7 @@ def test_nor_that_of_a_processor(stranger: Path, proof: Path, image: Path, file:
         for kind, name in kinds.items()
     }
     adapt(stranger / file, auto_map=code)
-    qkedit("generate", stranger, "--image", image, "--device", "cpu")  # may well answer: the classes are known
+    qkedit("generate", stranger, "--image", image, "--device", "cpu")  # it may succeed: the classes are known
     adapt(stranger / "preprocessor_config.json", auto_map=code, image_processor_type="Strange")
     with pytest.raises(QkeditError, match="its own Python code"):
         DepthModel(str(stranger)).estimate(Image.new("RGB", (8, 8)))
@@ -122,11 +122,11 @@ def test_nor_that_of_a_processor(stranger: Path, proof: Path, image: Path, file:
     assert sys.stdin.tell() == 0
 
 
-def test_it_runs_where_it_is_trusted(stranger: Path, proof: Path, image: Path) -> None:
+def test_trusted_remote_code_runs(stranger: Path, proof: Path, image: Path) -> None:
     ask = ("--image", image, "--device", "cpu", "--max-new-tokens", "3", "--json")
     trusted = qkedit("generate", stranger, "--trust-remote-code", *ask)
     assert trusted.code == 0, trusted.stderr
-    assert trusted.document["tokens"] == 3  # one JSON document on standard output, whatever the code prints there
+    assert trusted.document["tokens"] == 3  # one JSON document on standard output, although the code prints there too
     assert proof.exists()
     identity = LocalModel(str(stranger), trust_remote_code=True).identity()
     (stranger / "modeling_stranger.py").write_text("another")
@@ -141,7 +141,7 @@ def test_code_in_another_repository_does_not_run(stranger: Path) -> None:
 
 
 @pytest.mark.parametrize("revision", [None, "main", "v1.0", "ab12"])
-def test_code_on_the_hub_runs_from_a_commit_alone(revision: str | None) -> None:
+def test_code_on_the_hub_runs_only_from_a_commit(revision: str | None) -> None:
     with pytest.raises(UsageError, match="--revision with the 40 digits"):
         directory_of("someone/model", revision, trust_remote_code=True)
 
@@ -173,7 +173,7 @@ def test_a_torchvision_for_another_torch_is_named(said: str) -> None:
     check_torchvision(RuntimeError("out of memory"), "model")
 
 
-def test_a_torchvision_for_another_torch_is_named_where_transformers_cannot_even_be_imported_from(
+def test_a_torchvision_for_another_torch_is_named_when_transformers_cannot_be_imported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Transformers(ModuleType):
@@ -187,11 +187,11 @@ def test_a_torchvision_for_another_torch_is_named_where_transformers_cannot_even
         load("demo", device="cpu")
 
 
-def test_the_constraints_hold_a_pair_that_belongs_together() -> None:
+def test_the_constraints_hold_matching_versions_of_torch_and_torchvision() -> None:
     root = Path(__file__).resolve().parents[2]
     pins = dict(line.split("==") for line in (root / "constraints.txt").read_text().splitlines() if "==" in line)
-    assert torchvision_for("2.13.0") == "0.28.*"  # as PyTorch publishes them
+    assert torchvision_for("2.13.0") == "0.28.*"  # the pairs that PyTorch publishes
     assert pins["torchvision"].startswith(torchvision_for(pins["torch"]).removesuffix("*"))
-    # The tests run without it: what PyPI has is built for CUDA.
+    # The tests run without torchvision: the builds on PyPI are for CUDA.
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert not any(requirement.startswith("torchvision") for requirement in extras["test"])

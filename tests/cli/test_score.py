@@ -37,7 +37,7 @@ def write(file: Path, rows: list[dict[str, Any]]) -> Path:
     return file
 
 
-def test_people_see_a_table(data: Path, answers: Path) -> None:
+def test_the_score_is_printed_as_a_table(data: Path, answers: Path) -> None:
     done = qkedit("score", "pope", "--answers", answers, "--data", data)
     assert (done.code, done.stderr) == (0, "")
     title, header, row = done.stdout.splitlines()
@@ -46,7 +46,7 @@ def test_people_see_a_table(data: Path, answers: Path) -> None:
     assert row.split() == ["random", "3", "0.6667", "0.5000", "1.0000", "0.6667", "0.6667", "0.5000"]
 
 
-def test_pipelines_see_the_envelope(data: Path, answers: Path) -> None:
+def test_json_holds_the_score(data: Path, answers: Path) -> None:
     done = qkedit("score", "pope", "-a", answers, "--data", data, "--parser", "opera", "--json")
     assert (done.code, done.stderr) == (0, "")
     document = done.document
@@ -58,7 +58,7 @@ def test_pipelines_see_the_envelope(data: Path, answers: Path) -> None:
     assert score.items[0] == YesNoItem("1", "yes", "yes", True, "a.jpg")
 
 
-def test_each_answer_is_written_as_a_line(data: Path, answers: Path, tmp_path: Path) -> None:
+def test_per_item_has_one_line_per_answer(data: Path, answers: Path, tmp_path: Path) -> None:
     target = tmp_path / "items.jsonl"
     done = qkedit("score", "pope", "--answers", answers, "--data", data, "--per-item", target)
     assert done.stdout.splitlines()[-1] == f"Written: {target}"
@@ -71,7 +71,7 @@ def test_each_answer_is_written_as_a_line(data: Path, answers: Path, tmp_path: P
     assert {line["benchmark"] for line in lines} == {"pope"}
 
 
-def test_totals_do_not_repeat_their_tasks_answers(tmp_path: Path) -> None:
+def test_per_item_has_no_lines_for_totals(tmp_path: Path) -> None:
     for directory, columns in (("questions", ""), ("answers", "\tyes")):
         (tmp_path / directory).mkdir()
         for task in ("existence", "count", "position", "color"):
@@ -86,7 +86,7 @@ def test_totals_do_not_repeat_their_tasks_answers(tmp_path: Path) -> None:
     assert len(target.read_text().splitlines()) == 8
 
 
-def test_missing_answers_are_said(data: Path, answers: Path) -> None:
+def test_missing_answers_are_refused_or_counted(data: Path, answers: Path) -> None:
     write(answers, [{"id": 1, "answer": "yes"}])
     refused = qkedit("score", "pope", "--answers", answers, "--data", data)
     assert refused.code == 1
@@ -103,7 +103,7 @@ def test_missing_answers_are_said(data: Path, answers: Path) -> None:
     assert document["warnings"][0] == "random: 2 of 3 questions have no answer and are left out"
 
 
-def test_custom_questions_come_in_one_file(tmp_path: Path) -> None:
+def test_custom_questions_are_read_from_one_file(tmp_path: Path) -> None:
     questions = write(
         tmp_path / "questions.jsonl",
         [
@@ -136,7 +136,7 @@ def test_wrong_requests_are_refused(answers: Path, arguments: list[str], code: i
     assert done.sentence().startswith(sentence)
 
 
-def test_what_is_read_is_not_written_over(data: Path, answers: Path) -> None:
+def test_the_file_of_answers_is_not_overwritten(data: Path, answers: Path) -> None:
     before = answers.read_bytes()
     done = qkedit("score", "pope", "--answers", answers, "--data", data, "--per-item", answers)
     assert done.code == 2
@@ -156,7 +156,7 @@ def test_what_is_read_is_not_written_over(data: Path, answers: Path) -> None:
         b"[" * 100_000,
     ],
 )
-def test_broken_answers_leave_nothing_behind(data: Path, answers: Path, content: bytes, tmp_path: Path) -> None:
+def test_broken_answers_leave_no_output(data: Path, answers: Path, content: bytes, tmp_path: Path) -> None:
     answers.write_bytes(content)
     target = tmp_path / "items.jsonl"
     for file in (answers, tmp_path, tmp_path / "none"):
@@ -170,7 +170,7 @@ def test_broken_answers_leave_nothing_behind(data: Path, answers: Path, content:
     assert "results" not in failed.document
 
 
-def test_no_model_library_is_loaded(data: Path, answers: Path) -> None:
+def test_scoring_imports_no_model_library(data: Path, answers: Path) -> None:
     code = (
         "import sys\n"
         "from qkedit.cli.application import application\n"

@@ -24,7 +24,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_defaults(base: Path) -> None:
+def test_defaults_without_settings(base: Path) -> None:
     assert options(base) == {
         "layers": "mid",
         "heads": "all",
@@ -39,7 +39,7 @@ def test_defaults(base: Path) -> None:
     }
 
 
-def test_the_flag_wins_over_the_environment_over_the_file_over_the_default(
+def test_flags_precede_the_environment_the_file_and_the_defaults(
     base: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from_file = options(base, "--config", file)
@@ -81,7 +81,7 @@ def test_a_whole_run_from_a_file(base: Path, tmp_path: Path) -> None:
     assert [head["head"] for tensor in result.document["manifest"]["tensors"] for head in tensor["heads"]] == [0, 2]
 
 
-def test_a_model_on_the_command_line_replaces_the_one_of_the_environment_and_the_file(
+def test_a_model_on_the_command_line_has_precedence(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tmp_path / "settings.yaml"
@@ -133,9 +133,7 @@ def test_k_and_energy_replace_each_other(base: Path, tmp_path: Path, monkeypatch
         (None, "cannot be read"),
     ],
 )
-def test_a_file_that_says_nothing_of_use_is_refused(
-    base: Path, tmp_path: Path, text: str | bytes | None, said: str
-) -> None:
+def test_an_invalid_file_is_refused(base: Path, tmp_path: Path, text: str | bytes | None, said: str) -> None:
     settings = tmp_path / "settings.yaml"
     if text is not None:
         settings.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -144,7 +142,7 @@ def test_a_file_that_says_nothing_of_use_is_refused(
     assert said in result.sentence()
 
 
-def test_one_file_serves_every_command(base: Path, tmp_path: Path) -> None:
+def test_one_file_may_have_sections_of_several_commands(base: Path, tmp_path: Path) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text(
         f"base: {base}\n"
@@ -158,7 +156,7 @@ def test_one_file_serves_every_command(base: Path, tmp_path: Path) -> None:
     assert (verified.code, verified.stderr) == (0, "")
 
 
-def test_a_section_goes_before_the_top_and_after_the_flag(base: Path, tmp_path: Path) -> None:
+def test_a_section_precedes_the_top_level_and_flags_precede_both(base: Path, tmp_path: Path) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text(
         "compute-dtype: float64\nk: 1\nseed: 3\nsteer: {compute_dtype: float32, energy: 0.5}\ninspect: {seed: 9}\n"
@@ -182,7 +180,7 @@ def test_a_section_goes_before_the_top_and_after_the_flag(base: Path, tmp_path: 
         ("steer: {k: 1, k: 2}\n", "'k' occurs twice"),
     ],
 )
-def test_what_would_be_lost_in_silence_is_refused(base: Path, tmp_path: Path, text: str, said: str) -> None:
+def test_keys_that_would_be_ignored_are_refused(base: Path, tmp_path: Path, text: str, said: str) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text(text)
     result = qkedit("steer", base, "--dry-run", "--config", settings)
@@ -190,7 +188,7 @@ def test_what_would_be_lost_in_silence_is_refused(base: Path, tmp_path: Path, te
     assert said in result.sentence()
 
 
-def test_a_key_of_other_commands_is_named_in_a_warning(base: Path, tmp_path: Path) -> None:
+def test_keys_of_other_commands_are_named_in_a_warning(base: Path, tmp_path: Path) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text("images: ./photos\nlayer: 3\nlayers: 1\nport: 80\n")
     said = f"steer does not use images, layer, port, set in {settings}"
@@ -204,9 +202,7 @@ def test_a_key_of_other_commands_is_named_in_a_warning(base: Path, tmp_path: Pat
     ("name", "near"),
     [("LAYER", "LAYERS"), ("LAERS", "LAYERS"), ("NO_FSYNC", "FSYNC"), ("COMPUTEDTYPE", "COMPUTE_DTYPE")],
 )
-def test_a_variable_that_looks_like_a_slip_is_refused(
-    base: Path, monkeypatch: pytest.MonkeyPatch, name: str, near: str
-) -> None:
+def test_a_misspelled_variable_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch, name: str, near: str) -> None:
     monkeypatch.setenv(f"QKEDIT_{name}", "3")
     result = qkedit("steer", base, "--dry-run")
     assert result.code == 2
@@ -224,14 +220,14 @@ def test_variables_of_other_commands_are_named_and_the_key_is_not(base: Path, mo
     assert qkedit("diff", base, base).stderr == ""
 
 
-def test_warnings_of_a_call_that_failed_are_not_those_of_the_next(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_of_a_failed_call_are_not_repeated_by_the_next(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QKEDIT_IMAGES", "x")
     assert qkedit("steer", base, "--k", "many").code == 2
     monkeypatch.delenv("QKEDIT_IMAGES")
     assert qkedit("diff", base, base).stderr == ""
 
 
-def test_a_section_can_ask_for_json_of_what_cannot_be_parsed(base: Path, tmp_path: Path) -> None:
+def test_json_in_a_section_holds_for_an_invalid_command_line(base: Path, tmp_path: Path) -> None:
     settings = tmp_path / "settings.yaml"
     for text, as_json in (("steer: {json: true}\n", True), ("json: true\nsteer: {json: false}\n", False)):
         settings.write_text(text)
@@ -245,15 +241,15 @@ def test_an_empty_file_changes_nothing(base: Path, tmp_path: Path) -> None:
     assert options(base, "--config", settings)["k"] == 4
 
 
-def test_underscores_and_numbers_in_a_file_are_what_they_look_like(base: Path, tmp_path: Path) -> None:
+def test_underscores_and_numbers_in_a_file_are_understood(base: Path, tmp_path: Path) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text("compute_dtype: float64\nlayers: 1\nseed: 3\nenergy: 0.25\n")
     found = options(base, "--config", settings)
     assert [found[name] for name in ("compute_dtype", "layers", "seed", "energy")] == ["float64", "1", 3, 0.25]
 
 
-def test_values_in_a_file_are_taken_as_they_are_written(base: Path, tmp_path: Path) -> None:
-    """YAML reads 010 as 8, 1.10 as 1.1, 1:30 as 90, and dates not as text."""
+def test_values_in_a_file_are_read_as_text(base: Path, tmp_path: Path) -> None:
+    """YAML would read 010 as 8, 1.10 as 1.1, 1:30 as 90, and dates as dates."""
     settings = tmp_path / "settings.yaml"
     for written in ("007", "1.10", "0123456", "1:30", "2024-01-31", "true", "1e3", "null"):
         settings.write_text(f"channel: {written if written != 'null' else repr(written)}\n")
@@ -263,7 +259,7 @@ def test_values_in_a_file_are_taken_as_they_are_written(base: Path, tmp_path: Pa
     assert [found[name] for name in ("layers", "heads", "channel", "k")] == ["02", "all", "full", 3]
 
 
-def test_options_that_repeat_take_one_value_or_a_list_from_a_file(tmp_path: Path) -> None:
+def test_repeatable_options_are_a_value_or_a_list_in_a_file(tmp_path: Path) -> None:
     settings = tmp_path / "settings.yaml"
     for written, said in (("[010.png, 1.10]", "010.png"), ("010.png", "010.png")):
         settings.write_text(f"image: {written}\n")
@@ -274,7 +270,7 @@ def test_options_that_repeat_take_one_value_or_a_list_from_a_file(tmp_path: Path
 
 
 @pytest.mark.parametrize("line", ["fsync: false", "fsync: no", "no-fsync: true", "no_fsync: on", "no-fsync: 1"])
-def test_both_flags_of_a_pair_can_stand_in_a_file(
+def test_a_file_may_set_either_flag_of_a_pair(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     asked = _record_fsync(monkeypatch)
@@ -306,7 +302,7 @@ def _record_fsync(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 @pytest.mark.parametrize(
     "words", [["--k", "abc"], ["--nonsense"], ["--config", "other.yaml"]], ids=["value", "option", "key"]
 )
-def test_a_file_can_ask_for_json_of_what_cannot_be_parsed(
+def test_json_in_a_file_holds_for_an_invalid_command_line(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -356,7 +352,7 @@ def test_an_error_names_the_key_that_was_set(base: Path, tmp_path: Path) -> None
     assert typed.sentence().startswith("k: -1 modes")
 
 
-def test_the_python_call_and_the_command_do_the_same(base: Path, tmp_path: Path) -> None:
+def test_the_python_call_and_the_command_write_the_same_files(base: Path, tmp_path: Path) -> None:
     import qkedit as package
 
     package.steer(base, out=tmp_path / "called", layers="0-1", k=2, retain=0.5, compute_dtype="float64", fsync=False)

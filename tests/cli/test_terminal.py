@@ -48,7 +48,7 @@ def on_a_terminal(
     while True:
         try:
             part = os.read(terminal, 4096)
-        except OSError:  # the other end is closed
+        except OSError:  # the other end has been closed
             break
         if not part:
             break
@@ -63,12 +63,12 @@ def lines(shown: str) -> list[str]:
 
 
 def in_python(script: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in an interpreter of its own; the test fails if it fails."""
+    """Run a program in a new interpreter; fail if it fails."""
     command = [sys.executable, "-c", script]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), check=True)
 
 
-def test_help_and_dry_run_import_nothing_heavy(tmp_path: Path) -> None:
+def test_help_and_dry_run_import_no_torch(tmp_path: Path) -> None:
     script = WITHOUT_TORCH + (
         "from qkedit.cli.app import run\n"
         "for words in ['--help', 'steer --help', 'apply --help', 'verify --help', 'diff --help', '--version',\n"
@@ -88,12 +88,12 @@ def test_help_and_dry_run_import_nothing_heavy(tmp_path: Path) -> None:
     assert codes == ["0"] * 8 + ["2"], result.stdout + result.stderr
 
 
-def test_the_import_of_the_package_costs_nothing_either() -> None:
+def test_importing_the_package_imports_no_torch() -> None:
     script = WITHOUT_TORCH + "import qkedit; print(qkedit.__version__)"
     in_python(script)
 
 
-def test_a_command_imports_none_of_the_others() -> None:
+def test_a_command_does_not_import_other_commands() -> None:
     script = (
         "import sys\n"
         "from qkedit.cli.app import run\n"
@@ -121,7 +121,7 @@ def test_every_command_is_found_by_its_name(command: str) -> None:
 @pytest.mark.parametrize(
     "command", [["--help"], ["plugins", "--help"], ["steer", "--help"], ["apply", "--help"], ["verify", "--help"]]
 )
-def test_help_fits_eighty_columns_and_shows_every_option_whole(command: list[str]) -> None:
+def test_help_fits_eighty_columns_without_cutting_options(command: list[str]) -> None:
     code, shown = on_a_terminal([*QKEDIT, *command])
     assert code == 0
     assert max(map(len, lines(shown))) <= 80
@@ -139,13 +139,13 @@ def test_a_plan_fits_eighty_columns() -> None:
 
 
 @pytest.mark.parametrize("columns", [30, 40, 48, 66])
-def test_a_plan_stays_readable_on_a_narrow_terminal(columns: int) -> None:
+def test_a_plan_is_readable_on_a_narrow_terminal(columns: int) -> None:
     code, shown = on_a_terminal([*QKEDIT, "steer", "demo", "--layers", "2-4", "--dry-run"], columns=columns)
     assert code == 0
     plan = lines(shown)
     assert max(map(len, plan)) <= columns
     layers = plan[: plan.index("")]
-    # No word is cut but a name that is longer than a line, and that keeps every letter.
+    # Only a name longer than a line is broken, and it keeps every letter.
     words = " ".join(layers).split()
     for layer in (2, 3, 4):
         assert f"language_model.model.layers.{layer}.self_attn.q_proj.weight" in "".join(words)
@@ -153,14 +153,14 @@ def test_a_plan_stays_readable_on_a_narrow_terminal(columns: int) -> None:
     assert len(layers) <= 3 * 6
 
 
-def test_a_run_on_a_terminal_shows_progress_and_a_pipe_gets_none(children: Runs, tmp_path: Path) -> None:
+def test_progress_is_shown_on_a_terminal_and_not_in_a_pipe(children: Runs, tmp_path: Path) -> None:
     steer = ["steer", "demo", "--layers", "2", "--no-fsync", "--out"]
     code, shown = on_a_terminal([*QKEDIT, *steer, str(tmp_path / "watched")])
     assert code == 0
     assert "layer " in shown
     facts = lines(shown.split("steered")[-1])[1:]
     assert max(map(len, facts)) <= 80
-    # What does not fit goes on below its own column.
+    # Long values are continued in their own column.
     energy = next(number for number, line in enumerate(facts) if line.startswith("energy"))
     assert facts[energy + 1].startswith(" " * 9)
     piped = children(*steer, tmp_path / "piped")
@@ -169,7 +169,7 @@ def test_a_run_on_a_terminal_shows_progress_and_a_pipe_gets_none(children: Runs,
     assert piped.stdout.startswith("steered")
 
 
-def test_no_color_takes_the_colours_out() -> None:
+def test_no_color_removes_colours() -> None:
     command = [*QKEDIT, "steer", "demo", "--layers", "77", "--dry-run"]
     assert COLOUR.search(on_a_terminal(command)[1])
     code, shown = on_a_terminal(command, variables={"NO_COLOR": "1"})
@@ -188,7 +188,7 @@ def test_no_color_takes_the_colours_out() -> None:
         ("steer --nonsense --json", 2),
     ],
 )
-def test_a_reader_that_leaves_changes_nothing(words: str, code: int) -> None:
+def test_closed_pipes_do_not_change_the_exit_code(words: str, code: int) -> None:
     """Close both streams before anything is written, like `| head -1`."""
     ends = [os.pipe(), os.pipe()]
     for reading, _ in ends:
@@ -220,14 +220,14 @@ def in_a_shell(command: str, **variables: str) -> subprocess.CompletedProcess[st
 
 
 @pytest.mark.parametrize("words", ["steer --help", "--help", "--version", ""])
-def test_help_into_a_pipe_that_is_closed(words: str) -> None:
-    """Close the pipe early, like `| head -1`; `:` reads nothing."""
+def test_help_into_a_closed_pipe_is_no_error(words: str) -> None:
+    """Close the pipe early, like `| head -1`: the command `:` does not read."""
     result = in_a_shell(f"{{ sleep 0.2; qkedit {words}; echo code $? >&2; }} | :")
     assert (result.stdout, result.stderr) == ("", "code 0\n")
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "--json >&-", "<&- >&- 2>&-"])
-def test_a_stream_that_is_closed_is_one_nobody_reads(tmp_path: Path, closed: str) -> None:
+def test_a_run_with_closed_streams_succeeds(tmp_path: Path, closed: str) -> None:
     out = tmp_path / "out"
     result = in_a_shell(f"qkedit steer demo --layers 2 --no-fsync --out {out} {closed}")
     assert (result.returncode, result.stderr) == (0, "")
@@ -249,7 +249,7 @@ def test_a_result_that_cannot_be_printed_is_reported(unbuffered: str) -> None:
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("words", ["steer demo --dry-run --json", "--help"])
-def test_a_result_of_which_a_part_was_printed_is_a_failure(tmp_path: Path, words: str, unbuffered: str) -> None:
+def test_a_partly_printed_result_is_a_failure(tmp_path: Path, words: str, unbuffered: str) -> None:
     """A file size limit of 512 or 1,024 bytes simulates a nearly full disk."""
     file = tmp_path / "printed"
     result = in_a_shell(f"ulimit -f 1; qkedit {words} > {file}", PYTHONUNBUFFERED=unbuffered)
@@ -259,7 +259,7 @@ def test_a_result_of_which_a_part_was_printed_is_a_failure(tmp_path: Path, words
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
-def test_an_error_that_cannot_be_printed_keeps_its_code() -> None:
+def test_an_error_that_cannot_be_printed_keeps_its_exit_code() -> None:
     assert in_a_shell("qkedit steer demo --dry-run --k 0 2>/dev/full").returncode == 2
     result = in_a_shell("qkedit steer demo --dry-run --layers 2 --k 99 2>/dev/full")
     assert result.returncode == 0
@@ -282,12 +282,12 @@ def test_ctrl_c_during_the_first_imports_shows_no_traceback() -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_before_the_command_begins_is_a_sentence_however_often(times: int) -> None:
+def test_repeated_ctrl_c_before_the_command_begins_is_one_sentence(times: int) -> None:
     script = (
         "import os, signal, sys\n"
         "from qkedit.cli import app, output\n"
         f"def interrupted(*arguments): os.kill(os.getpid(), signal.SIGINT)\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may be born deaf to it\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may inherit that it is ignored\n"
         "app._prepare_streams = interrupted\n"
         "class Again(output.Interrupted):\n"
         "    def __init__(self, remedy):\n"
@@ -311,7 +311,7 @@ def test_ctrl_c_before_the_command_begins_is_a_sentence_however_often(times: int
     ],
     ids=str,
 )
-def test_narrow_encodings(tmp_path: Path, variables: dict[str, str]) -> None:
+def test_output_works_with_narrow_encodings(tmp_path: Path, variables: dict[str, str]) -> None:
     source = tmp_path / "modèle ≤ 東"
     source.symlink_to(ROOT / "qkedit" / "demo" / "checkpoint")
     command = [*QKEDIT, "steer", str(source), "--dry-run", "--layers"]
@@ -327,7 +327,7 @@ def test_narrow_encodings(tmp_path: Path, variables: dict[str, str]) -> None:
         assert b"Traceback" not in result.stderr
 
 
-def test_a_name_that_the_encoding_cannot_spell_fails_no_finished_run(tmp_path: Path) -> None:
+def test_a_name_outside_the_encoding_does_not_fail_a_finished_run(tmp_path: Path) -> None:
     source = tmp_path / "modèle [東]"
     source.symlink_to(ROOT / "qkedit" / "demo" / "checkpoint")
     for extra in ([], ["--json"]):
@@ -376,12 +376,12 @@ def test_help_is_wrapped_once() -> None:
     shown_lines = [line.strip() for line in lines(shown)]
     start = next(number for number, line in enumerate(shown_lines) if line.startswith("Without MODEL"))
     paragraph = shown_lines[start : shown_lines.index("", start)]
-    # No line is so short that the next one's first word would have stood on it, too: it begins and ends with 2 blanks.
+    # No line has room for the first word of the next; lines begin and end with 2 blanks.
     for line, following in pairwise(paragraph):
         assert len(line) + 1 + len(following.split()[0]) > 76
 
 
-def test_a_help_page_has_one_column_of_descriptions_below_its_headings() -> None:
+def test_a_help_page_has_one_column_of_descriptions() -> None:
     page = qkedit("steer", "--help").stdout.split("\n")
     headings = [line for line in page if line.endswith(":") and not line.startswith(" ")]
     assert headings == ["Arguments:", "Options:", "Layers, heads and modes:", "How to run:"]
@@ -391,7 +391,7 @@ def test_a_help_page_has_one_column_of_descriptions_below_its_headings() -> None
     assert "  MODEL  " in "\n".join(page), "an argument is shown without a type"
 
 
-def test_the_list_of_commands_has_their_panels_and_summaries() -> None:
+def test_the_list_of_commands_has_panels_and_summaries() -> None:
     page = qkedit("--help").stdout
     assert [line for line in page.split("\n") if line.endswith(":")] == ["Options:", *(f"{name}:" for name in PANELS)]
     assert "Check an output against its manifest and its base.\n" in page

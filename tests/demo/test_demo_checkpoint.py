@@ -24,7 +24,7 @@ LAYERS, HIDDEN, QUERY_HEADS, KEY_HEADS, HEAD_SIZE, MLP = 8, 128, 8, 2, 32, 256
 
 @pytest.fixture(scope="module", autouse=True)
 def no_network() -> Iterator[None]:
-    """Make every connection an error, as without a network."""
+    """Make every connection fail, as without a network."""
 
     def refuse(*_: object) -> None:
         raise OSError("the demo checkpoint must not need a network")
@@ -52,7 +52,7 @@ def loaded() -> tuple[PreTrainedModel, dict[str, Any]]:
 
 
 def headers(directory: Path) -> dict[str, dict[str, Any]]:
-    """Return every shard's header by the definition of safetensors: a length, then JSON."""
+    """Return every shard's header as safetensors defines it: a length, then JSON."""
     found = {}
     for shard in sorted(directory.glob("*.safetensors")):
         with shard.open("rb") as file:
@@ -79,11 +79,11 @@ def ask(processor: ProcessorMixin, image: Image.Image) -> Any:
     )
 
 
-def test_the_package_stays_small() -> None:
+def test_the_checkpoint_is_below_five_megabytes() -> None:
     assert sum(file.stat().st_size for file in demo_checkpoint().rglob("*")) < 5_000_000
 
 
-def test_every_tensor_stands_in_exactly_the_shard_the_index_names() -> None:
+def test_every_tensor_is_in_the_shard_of_the_index() -> None:
     index = json.loads((demo_checkpoint() / "model.safetensors.index.json").read_text(encoding="utf-8"))
     placed: dict[str, str] = {}
     total = 0
@@ -101,7 +101,7 @@ def test_every_tensor_stands_in_exactly_the_shard_the_index_names() -> None:
     assert len(set(placed.values())) >= 3
 
 
-def test_the_decoder_is_grouped_query_and_all_names_are_the_published_ones() -> None:
+def test_the_decoder_is_grouped_query_with_published_names() -> None:
     shapes = {
         name: entry["shape"]
         for header in headers(demo_checkpoint()).values()
@@ -118,7 +118,7 @@ def test_the_decoder_is_grouped_query_and_all_names_are_the_published_ones() -> 
     assert outer == {"language_model", "vision_tower.vision_model", "multi_modal_projector"}
 
 
-def test_transformers_loads_it_without_a_key_too_many_or_too_few(
+def test_transformers_loads_it_without_missing_or_unexpected_keys(
     loaded: tuple[PreTrainedModel, dict[str, Any]],
 ) -> None:
     model, information = loaded
@@ -128,7 +128,7 @@ def test_transformers_loads_it_without_a_key_too_many_or_too_few(
     assert len(model.state_dict()) == tensors
 
 
-def test_a_picture_becomes_a_square_grid_of_image_tokens(processor: ProcessorMixin, config: dict[str, Any]) -> None:
+def test_an_image_becomes_a_square_grid_of_image_tokens(processor: ProcessorMixin, config: dict[str, Any]) -> None:
     inputs = ask(processor, picture("red"))
     side = config["vision_config"]["image_size"] // config["vision_config"]["patch_size"]
     assert side >= 7
@@ -136,7 +136,7 @@ def test_a_picture_becomes_a_square_grid_of_image_tokens(processor: ProcessorMix
     assert side * side == config["image_seq_length"]
 
 
-def test_it_generates_from_a_picture_and_sees_it(
+def test_answers_depend_on_the_image(
     processor: ProcessorMixin, loaded: tuple[PreTrainedModel, dict[str, Any]]
 ) -> None:
     model, _ = loaded
@@ -151,19 +151,19 @@ def test_it_generates_from_a_picture_and_sees_it(
     assert difference.abs().max() > 0
 
 
-def test_the_model_card_carries_the_licence_field() -> None:
+def test_the_model_card_has_the_licence_field() -> None:
     card = (demo_checkpoint() / "README.md").read_text(encoding="utf-8")
     front_matter = card.split("---\n")[1]
     assert "license: apache-2.0\n" in front_matter
 
 
 @given(text=st.text(max_size=60).filter(lambda text: "<" not in text))
-def test_the_tokenizer_gives_any_text_back(processor: ProcessorMixin, text: str) -> None:
+def test_decoding_returns_any_encoded_text(processor: ProcessorMixin, text: str) -> None:
     tokenizer = processor.tokenizer
     assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) == text
 
 
-def test_the_words_of_a_scene_are_one_token_each(processor: ProcessorMixin) -> None:
+def test_each_word_of_a_scene_is_one_token(processor: ProcessorMixin) -> None:
     assert processor.tokenizer.tokenize(" there is a small bird near the tree") == [
         "Ġthere", "Ġis", "Ġa", "Ġsmall", "Ġbird", "Ġnear", "Ġthe", "Ġtree",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Test depth questions: true by the drawn pixels, about the hardest pair, and at chance for fixed rules."""
+"""Test depth questions: truth from the drawn pixels, the hardest pair of each scene, and chance for fixed rules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shown(scene: Scene, kind: str) -> SceneObject:
     return next(thing for thing in scene.objects if thing.kind == kind)
 
 
-def test_the_truth_is_that_of_the_pixels(scenes: dict[int, Scene], questions: list[DepthQuestion]) -> None:
+def test_the_truth_agrees_with_the_pixels(scenes: dict[int, Scene], questions: list[DepthQuestion]) -> None:
     for question in questions:
         scene = scenes[question.scene]
         places = [scene.kinds.index(kind) for kind in question.choices]
@@ -38,7 +38,7 @@ def test_the_truth_is_that_of_the_pixels(scenes: dict[int, Scene], questions: li
         assert question.text == f"Which is {question.order}, the {question.choices[0]} or the {question.choices[1]}?"
 
 
-def test_no_other_pair_is_harder(scenes: dict[int, Scene], questions: list[DepthQuestion]) -> None:
+def test_each_question_has_the_hardest_pair(scenes: dict[int, Scene], questions: list[DepthQuestion]) -> None:
     asked = {(question.scene, question.order): question for question in questions}
     for number, scene in scenes.items():
         seen = [thing for thing in scene.objects if thing.visible >= LEAST_VISIBLE]

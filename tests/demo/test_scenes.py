@@ -25,14 +25,14 @@ def scenes() -> list[Scene]:
     return list(make_scenes(150, seed=11))
 
 
-def test_a_scene_is_a_function_of_seed_and_number(scenes: list[Scene]) -> None:
+def test_a_scene_depends_on_seed_and_number_only(scenes: list[Scene]) -> None:
     again = make_scene(11, 7)
     assert again.objects == scenes[7].objects
     np.testing.assert_array_equal(again.image, scenes[7].image)
     assert not np.array_equal(again.image, make_scene(12, 7).image)
 
 
-def test_objects_are_one_to_five_from_the_front_to_the_back(scenes: list[Scene]) -> None:
+def test_one_to_five_objects_are_ordered_by_depth(scenes: list[Scene]) -> None:
     for scene in scenes:
         depths = [thing.depth for thing in scene.objects]
         assert 1 <= len(depths) <= 5
@@ -41,7 +41,7 @@ def test_objects_are_one_to_five_from_the_front_to_the_back(scenes: list[Scene])
     assert {len(scene.objects) for scene in scenes} >= {1, 2, 3, 4}
 
 
-def test_the_depth_is_that_of_the_object_a_pixel_shows(scenes: list[Scene]) -> None:
+def test_each_pixel_has_the_depth_of_its_object(scenes: list[Scene]) -> None:
     for scene in scenes:
         for number, thing in enumerate(scene.objects):
             shown = scene.instances == number
@@ -56,12 +56,12 @@ def test_the_depth_is_that_of_the_object_a_pixel_shows(scenes: list[Scene]) -> N
         assert ground.max() <= 1
 
 
-def test_the_nearest_object_is_covered_by_nothing_and_some_others_are(scenes: list[Scene]) -> None:
+def test_only_objects_behind_others_are_covered(scenes: list[Scene]) -> None:
     assert all(scene.objects[0].visible == 1 for scene in scenes)
     assert sum(thing.visible < 0.7 for scene in scenes for thing in scene.objects) > 5
 
 
-def test_an_object_changes_the_picture_where_it_is_shown(scenes: list[Scene]) -> None:
+def test_an_object_changes_the_pixels_of_its_instance(scenes: list[Scene]) -> None:
     """A plain, opaque object differs from its background."""
     scene = next(scene for scene in scenes if scene.objects[0].contrast > 0.9)
     shown = scene.instances == 0
@@ -69,7 +69,7 @@ def test_an_object_changes_the_picture_where_it_is_shown(scenes: list[Scene]) ->
     assert np.abs(scene.image[shown].mean(0) - around).max() > 15
 
 
-def test_objects_of_a_place_stand_together(scenes: list[Scene]) -> None:
+def test_objects_of_one_theme_occur_together(scenes: list[Scene]) -> None:
     both = Counter()
     for scene in scenes:
         anchor, partner, *_ = THEMES[scene.theme]
@@ -79,7 +79,7 @@ def test_objects_of_a_place_stand_together(scenes: list[Scene]) -> None:
     assert with_anchor > without + 0.2
 
 
-def test_a_caption_mentions_what_the_scene_shows(scenes: list[Scene]) -> None:
+def test_a_caption_mentions_exactly_the_objects_of_the_scene(scenes: list[Scene]) -> None:
     for scene in scenes:
         assert mentions(scene.caption) == scene.kinds
         assert scene.caption.startswith(f"A {scene.theme} with a")
@@ -103,8 +103,8 @@ def test_questions_are_balanced_and_true(scenes: list[Scene], split: str) -> Non
     assert len({(row["image"], row["text"]) for row in rows}) == len(rows)
 
 
-def test_absent_objects_are_what_the_split_says(scenes: list[Scene]) -> None:
-    """Count directly how often an absent kind occurs in other scenes, and together with this scene's kinds."""
+def test_absent_objects_follow_the_rule_of_their_split(scenes: list[Scene]) -> None:
+    """Count how often an absent kind occurs in other scenes, and together with this scene's kinds."""
 
     def popularity(kind: str) -> int:
         return sum(kind in scene.kinds for scene in scenes)

@@ -42,7 +42,7 @@ def products(decoder: LlamaModel, layer: int) -> torch.Tensor:
     return torch.stack(found)
 
 
-def test_spectra_are_those_of_the_dense_products(decoder: LlamaModel) -> None:
+def test_spectra_equal_those_of_the_dense_products(decoder: LlamaModel) -> None:
     shares, ranks = [], []
     for layer in (1, 2):
         for product in products(decoder, layer):
@@ -55,7 +55,7 @@ def test_spectra_are_those_of_the_dense_products(decoder: LlamaModel) -> None:
     assert found["effective_rank"] == pytest.approx(sum(ranks) / len(ranks), rel=1e-6)
 
 
-def test_without_its_top_modes_a_product_is_the_rest_and_comes_back(decoder: LlamaModel) -> None:
+def test_top_modes_are_removed_and_restored(decoder: LlamaModel) -> None:
     before, outside = products(decoder, 1), products(decoder, 0)
     with part("spectra").without_modes(decoder, [1], 3, "top"):
         for product, whole in zip(products(decoder, 1), before, strict=True):
@@ -66,7 +66,7 @@ def test_without_its_top_modes_a_product_is_the_rest_and_comes_back(decoder: Lla
     assert torch.equal(products(decoder, 1), before)
 
 
-def test_random_modes_leave_the_top_ones_in_place(decoder: LlamaModel) -> None:
+def test_removing_random_modes_keeps_the_top_ones(decoder: LlamaModel) -> None:
     before = products(decoder, 1)
     with part("spectra").without_modes(decoder, [1], 3, "random"):
         for product, whole in zip(products(decoder, 1), before, strict=True):
@@ -75,7 +75,7 @@ def test_random_modes_leave_the_top_ones_in_place(decoder: LlamaModel) -> None:
             assert int((kept > 1e-9).sum()) == HEAD_SIZE - 3
 
 
-def test_an_update_moves_each_head_alike_in_all_directions() -> None:
+def test_an_update_moves_each_head_about_equally_in_all_directions() -> None:
     """One direction dominates each head's gradient, but not the step."""
     torch.manual_seed(1)
     weight = torch.nn.Parameter(torch.zeros(2 * HEAD_SIZE, HIDDEN))
@@ -87,11 +87,11 @@ def test_an_update_moves_each_head_alike_in_all_directions() -> None:
         assert torch.linalg.svdvals(gradient)[0] > 20 * torch.linalg.svdvals(gradient)[1]
         assert values.max() < 2.5 * values.min()
         assert (step * gradient).sum() < 0
-    # As large as Adam's usual step: a root mean square of a fifth of the rate.
+    # The usual size of Adam's step: a root mean square of a fifth of the learning rate.
     assert float(weight.detach().square().mean().sqrt()) == pytest.approx(0.2 * 0.1, rel=0.25)
 
 
-def test_the_page_has_the_table_of_the_trials() -> None:
+def test_the_document_has_the_table_of_the_trials() -> None:
     trials = load_script("spectrum_trials")
     points = trials.rows_of(SCRIPTS / "demo_model" / "demo_training" / "trials.jsonl")
     assert trials.curve_table(points) in (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")

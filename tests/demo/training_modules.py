@@ -1,4 +1,4 @@
-"""Import the modules that train the miniature model, which are part of the scripts."""
+"""Import the modules that train the miniature model, from the folder of scripts."""
 
 from __future__ import annotations
 

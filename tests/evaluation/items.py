@@ -1,4 +1,4 @@
-"""Generate random items, like those of a model that is sometimes right."""
+"""Generate random items of a model that is sometimes right."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qkedit.evaluation.files.records import CaptionItem, YesNoItem
 
 
 def yes_no_items(count: int, seed: int, *, per_group: int = 1, accuracy: float = 0.8) -> list[YesNoItem]:
-    """Generate questions of which half are true; those of a hard group are answered worse."""
+    """Generate yes-or-no items, half of them true; those of a hard group are answered worse."""
     generator = random.Random(seed)
     items = []
     for number in range(count):

@@ -1,7 +1,7 @@
 """Find the benchmarks' published files, which are not part of the project; tests are skipped without them.
 
-This module is a pytest plug-in, too (tests/conftest.py loads it): a run says at its end how many tests were skipped
-for want of the files, and fails when the files are there and tests were skipped all the same.
+This module is also a pytest plug-in (tests/conftest.py loads it): at its end, a run prints how many tests were skipped
+because files are missing, and fails if the files exist and tests were skipped nevertheless.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import pytest
 
 from tests.paths import ROOT
 
-_BESIDE = ROOT.parent / "shared" / "data"
+_NEXT_TO_THE_PROJECT = ROOT.parent / "shared" / "data"
 # Read at import, before a fixture hides the environment.
-DATA = Path(os.environ.get("QKEDIT_BENCHMARK_DATA", _BESIDE))
-# How the reason of such a skip begins.
+DATA = Path(os.environ.get("QKEDIT_BENCHMARK_DATA", _NEXT_TO_THE_PROJECT))
+# The beginning of the reason of such a skip.
 WITHOUT_DATA = "the benchmarks' published files are missing"
 
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=WITHOUT_DATA)
@@ -29,7 +29,7 @@ def skip_without_data(what: str) -> None:
 
 def there() -> Path | None:
     """Return the folder with the published files; None if it does not exist."""
-    return next((place for place in (DATA, _BESIDE) if place.is_dir()), None)
+    return next((place for place in (DATA, _NEXT_TO_THE_PROJECT) if place.is_dir()), None)
 
 
 class SkipCount:

@@ -23,7 +23,7 @@ from qkedit.prompts import CAPTION_PROMPT
 from qkedit.runtime.generation import load, request_inputs, respond
 from tests.cli.command import qkedit
 
-# Its first token is in doubt, unlike the first one of a caption.
+# The first token of its answer is uncertain, unlike that of a caption.
 QUESTION = "Is there a cup in the image?"
 TOKENS = 5
 SHORT = ("--max-new-tokens", str(TOKENS), "--device", "cpu", "--dtype", "float32")
@@ -51,7 +51,7 @@ def measured(base: str, model: str, images: Path, prompt: str = CAPTION_PROMPT, 
 
 
 def next_tokens(directory: Path, image: Path, answer: list[int], prompt: str = CAPTION_PROMPT) -> torch.Tensor:
-    """Return logits of each next token, [tokens, vocabulary], from one whole forward pass per position."""
+    """Return the logits of each next token, [tokens, vocabulary], from one full forward pass per position."""
     loaded = load(str(directory), dtype="float32")
     rows = []
     for length in range(len(answer)):
@@ -73,7 +73,7 @@ def greedy_tokens(directory: Path, image: Path) -> list[int]:
     return answer
 
 
-def test_divergence_and_agreement_are_those_of_passes_one_by_one(images: Path, edited: Path) -> None:
+def test_divergence_and_agreement_equal_those_of_separate_passes(images: Path, edited: Path) -> None:
     found = measured("demo", str(edited), images)
     assert [Path(image.image).name for image in found.images] == ["0.png", "1.png"]
     image = found.images[1]
@@ -86,27 +86,27 @@ def test_divergence_and_agreement_are_those_of_passes_one_by_one(images: Path, e
     assert image.agrees == tuple((base.argmax(-1) == other.argmax(-1)).tolist())
 
 
-def test_answers_are_those_that_the_models_give(images: Path, edited: Path) -> None:
+def test_answers_equal_those_of_generate(images: Path, edited: Path) -> None:
     image = measured("demo", str(edited), images).images[0]
     for model, text in (("demo", image.base), (str(edited), image.edited)):
         loaded = load(model, dtype="float32")
         assert text == respond(loaded, [read_image(images / "0.png")], CAPTION_PROMPT, max_new_tokens=TOKENS).text
 
 
-def test_a_model_compared_with_itself_has_not_moved(images: Path) -> None:
+def test_a_model_compared_with_itself_has_no_drift(images: Path) -> None:
     found = measured("demo", "demo", images)
     assert found.metrics == {"kl": 0, "kl_worst": 0, "agreement": 1, "overlap": 1, "identical": 1}
     assert set(found.intervals().values()) == {(0, 0), (1, 1)}
 
 
-def test_plugins_act_on_the_edited_side_alone(images: Path) -> None:
+def test_plugins_act_only_on_the_edited_model(images: Path) -> None:
     plugins = [PluginSettings("scr", {"sources": 8, "layers": "0-3"})]
     image = measured("demo", "demo", images, QUESTION, plugins=plugins).images[0]
     loaded, picture = load("demo", dtype="float32"), read_image(images / "0.png")
     assert image.base == respond(loaded, [picture], QUESTION, max_new_tokens=TOKENS).text
     acting = SCR(sources=8, layers="0-3")
     assert image.edited == respond(loaded, [picture], QUESTION, [acting], max_new_tokens=TOKENS).text
-    # The first token is chosen from the prefill, where the plug-in acts.
+    # The first token follows from the prefill, where the plug-in acts.
     with torch.no_grad(), library.attach(loaded.model, acting):
         prefill = loaded.model(**request_inputs(loaded, [picture], QUESTION)).logits[:, -1].log_softmax(-1)
     base = next_tokens(demo_checkpoint(), images / "0.png", [0], QUESTION).log_softmax(-1)
@@ -114,7 +114,7 @@ def test_plugins_act_on_the_edited_side_alone(images: Path) -> None:
     assert image.kl[0] > 1e-6
 
 
-def test_metrics_weigh_positions_alike_and_answers_alike() -> None:
+def test_metrics_weight_positions_and_answers_equally() -> None:
     found = Drift(
         (
             ImageDrift("a.png", (0.1, 0.2, 0.3), (True, True, False), "a red cup", "a red cup"),
@@ -132,7 +132,7 @@ def test_metrics_weigh_positions_alike_and_answers_alike() -> None:
     assert found.intervals()["overlap"] == (0.5, 1.0)
 
 
-def test_every_answer_stands_below_its_own_image() -> None:
+def test_answers_are_printed_below_their_image() -> None:
     images = [ImageDrift(f"{n}.png", (n / 10,), (True,), f"base {n}", f"edited {n}") for n in range(5)]
     shown = [line.split(maxsplit=1) for line in _described(Drift(tuple(images))).splitlines()[4:]]
     assert [text.partition(":")[0] for _, text in shown] == [
@@ -154,11 +154,11 @@ def test_every_answer_stands_below_its_own_image() -> None:
         ("日本", "日本", 1.0),
     ],
 )
-def test_overlap_of_words(one: str, other: str, f1: float) -> None:
+def test_word_f1_is_symmetric_and_equals_hand_counts(one: str, other: str, f1: float) -> None:
     assert word_f1(one, other) == word_f1(other, one) == pytest.approx(f1)
 
 
-def test_a_model_of_another_vocabulary_is_not_a_copy(images: Path, tmp_path: Path) -> None:
+def test_a_model_with_another_vocabulary_is_refused(images: Path, tmp_path: Path) -> None:
     loaded = load("demo")
     loaded.model.resize_token_embeddings(loaded.model.config.text_config.vocab_size + 8)
     loaded.model.save_pretrained(tmp_path)
@@ -167,7 +167,9 @@ def test_a_model_of_another_vocabulary_is_not_a_copy(images: Path, tmp_path: Pat
         measured("demo", str(tmp_path), images)
 
 
-def test_what_is_not_finite_is_not_a_small_drift(images: Path, edited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probabilities_that_are_not_finite_are_an_error(
+    images: Path, edited: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from qkedit.evaluation import drift as module
 
     original = module.answer_with_logits
@@ -183,13 +185,13 @@ def test_what_is_not_finite_is_not_a_small_drift(images: Path, edited: Path, mon
         measured("demo", str(edited), images)
 
 
-def test_a_contrast_is_measured_without_its_plausibility_cut(images: Path) -> None:
+def test_a_contrast_needs_beta_zero_for_drift(images: Path) -> None:
     with pytest.raises(QkeditError, match=r"rules out tokens that the base may choose.*beta=0"):
         measured("demo", "demo", images, plugins=[PluginSettings("vcd", {})])
     assert measured("demo", "demo", images, plugins=[PluginSettings("vcd", {"beta": 0.0})]).images
 
 
-def test_pictures_of_a_directory(images: Path, tmp_path: Path) -> None:
+def test_images_of_a_directory_are_found(images: Path, tmp_path: Path) -> None:
     assert pictures_in(images, 2) == ((images / "0.png", images / "1.png"), 3)
     assert pictures_in(images / "2.png") == ((images / "2.png",), 1)
     for place in (tmp_path, tmp_path / "absent"):
@@ -197,8 +199,8 @@ def test_pictures_of_a_directory(images: Path, tmp_path: Path) -> None:
             pictures_in(place)
 
 
-def test_the_command_gives_what_the_gate_reads(images: Path, edited: Path, tmp_path: Path) -> None:
-    # The base is the one that the manifest names.
+def test_the_gate_reads_the_result_of_the_command(images: Path, edited: Path, tmp_path: Path) -> None:
+    # The base is named in the manifest.
     found = qkedit("drift", edited, "--images", images, "--limit", "2", "--json", *SHORT)
     (row,) = found.document["results"]
     assert (found.document["base"], found.document["images"]) == ("demo", {"measured": 2, "there": 3})
@@ -222,7 +224,7 @@ def test_the_command_gives_what_the_gate_reads(images: Path, edited: Path, tmp_p
         (("demo", "--images", "black.png", "--plugin", "opera"), "opera: drift follows an answer token by token"),
     ],
 )
-def test_the_command_refuses_in_one_sentence(
+def test_errors_of_the_command_are_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], sentence: str
 ) -> None:
     (tmp_path / "broken.png").write_text("pixels")

@@ -24,7 +24,7 @@ def test_that_runs(): ...
 
 
 def run(directory: Path, data: Path | None, text: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    # A name of its own: pytest keeps modules for as long as the process runs.
+    # A unique name: pytest keeps modules as long as the process runs.
     file = directory / f"test_{directory.name}.py"
     file.write_text(text)
     code = pytest.main(
@@ -45,7 +45,7 @@ def run(directory: Path, data: Path | None, text: str, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("ci", ["", "true"])
-def test_skips_are_counted_and_fail_where_the_files_are(
+def test_skips_are_counted_and_fail_if_the_files_exist(
     ci: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CI", ci)
@@ -55,6 +55,6 @@ def test_skips_are_counted_and_fail_where_the_files_are(
     assert (code, f"FAILED: {tmp_path} exists" in out) == (1, True)
 
 
-def test_nothing_is_said_where_nothing_was_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_skips_prints_no_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out = run(tmp_path, tmp_path, "def test_that_runs(): ...", capsys)
     assert (code, WITHOUT_DATA in out) == (0, False)

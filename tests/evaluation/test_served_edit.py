@@ -1,4 +1,4 @@
-"""Test the recognition of an edit, its base or other weights behind an endpoint by log probabilities."""
+"""Test how log probabilities distinguish an edit, its base and other weights behind an endpoint."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def noise(size: float) -> np.ndarray:
         (EDITED + noise(0.5), "unclear"),
     ],
 )
-def test_verdicts(served: np.ndarray, verdict: str) -> None:
+def test_the_verdict_follows_from_the_log_probabilities(served: np.ndarray, verdict: str) -> None:
     assert judged(served).verdict == verdict
 
 
-def test_the_share_and_its_error_are_those_of_a_fit_through_the_origin() -> None:
+def test_the_share_and_its_error_equal_a_fit_through_the_origin() -> None:
     served = BASE + 0.7 * (EDITED - BASE) + noise(0.02)
     found = judged(served)
     (share,), (squares,), _, _ = np.linalg.lstsq((EDITED - BASE)[:, None], served - BASE, rcond=None)
@@ -67,7 +67,7 @@ def test_each_verdict_has_its_exit_code() -> None:
     assert unclear.exit_code == 1
 
 
-def test_an_edit_without_effect_cannot_be_probed() -> None:
+def test_an_edit_without_effect_is_refused() -> None:
     with pytest.raises(QkeditError, match="does not change the log probabilities of any text"):
         judged(BASE, edited=BASE + 1e-6)
 
@@ -97,7 +97,7 @@ def echoed(model: Any, body: dict[str, Any]) -> Sent:
     return 200, {"id": "1", "object": "text_completion", "created": 0, "model": "edited", "choices": [choice]}
 
 
-def test_a_server_of_the_edit_and_one_of_the_base(serve: Any, demo: LoadedModel, directory: Path) -> None:
+def test_servers_of_the_edit_and_of_the_base_are_distinguished(serve: Any, demo: LoadedModel, directory: Path) -> None:
     pytest.importorskip("openai")
     server = serve(lambda body, number: echoed(demo.model, body))
     command = ("verify", directory, "--endpoint", server.url, "--device", "cpu")
@@ -116,7 +116,7 @@ def test_a_server_of_the_edit_and_one_of_the_base(serve: Any, demo: LoadedModel,
     assert {body["model"] for body in server.bodies[6:]} == {"another"}
 
 
-def test_a_server_that_cannot_be_asked(serve: Any, directory: Path) -> None:
+def test_unusable_servers_are_refused(serve: Any, directory: Path) -> None:
     pytest.importorskip("openai")
     server = serve(lambda body, number: said("Yes."))
     result = qkedit("verify", directory, "--endpoint", server.url, "--device", "cpu")

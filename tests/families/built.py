@@ -1,4 +1,4 @@
-"""Tiny checkpoints of every family, and transformers' models of them."""
+"""Build tiny checkpoints of every family, and load transformers' models of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qkedit.checkpoint.architecture.layers import attention_stack
 from tests import tiny_configs, tiny_models
 from tests.checkpoint.written import opened
 
-# Published names and, where they differ, those of transformers' modules; and language models alone.
+# Checkpoints with published names, also with the names of transformers' modules if these differ, and language models.
 VARIANTS = [
     *((family, True) for family in tiny_configs.FAMILIES),
     *((family, False) for family in tiny_configs.RENAMED),

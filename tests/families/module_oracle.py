@@ -1,8 +1,8 @@
 """Measure the projections of a loaded model's attention modules by their outputs, without reading names.
 
 Each attention module of transformers is run on the basis vectors, with all rotary angles zero, and stopped when it
-calls the attention function. What its own code hands on there (or to its query and key norms) is one column of
-each head's projection; each norm is probed with basis vectors likewise.
+calls the attention function. The states that its own code passes to that function (or to its query and key norms)
+are one column of each head's projection; norms are also probed with basis vectors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 IMPLEMENTATION = "qkedit_capture"
-# Llama 4 calls one norm without gains for the queries, then for the keys.
+# Llama 4 calls the same norm without gains for the queries and then for the keys.
 NORM_NAMES = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"), ("qk_norm", "qk_norm"))
 
 
@@ -31,7 +31,7 @@ class Heads:
 
     @property
     def folded(self) -> np.ndarray:
-        """[heads, d_h, D]."""
+        """The projection with the norm's effect, [heads, d_h, D]."""
         return self.fold @ self.weight
 
 
@@ -165,7 +165,7 @@ def _heads(states: Tensor, norm: nn.Module | None, tokens: int) -> Heads:
 
 
 def _split(heads: Heads, head_size: int) -> Heads:
-    """Split the result of a norm over the whole projection into heads."""
+    """Split the result of a norm over the full projection into heads."""
     count = heads.bias.shape[1] // head_size
     if count == 1:
         return heads
@@ -178,12 +178,12 @@ def _split(heads: Heads, head_size: int) -> Heads:
 
 
 def _by_token(states: Tensor, tokens: int) -> np.ndarray:
-    """Return `[tokens, heads, d_h]`; the head's own axis is always last."""
+    """Return `[tokens, heads, d_h]`; the axis of a head's dimensions is always last."""
     return states.reshape(states.shape[-3:]).movedim(_token_axis(states, tokens), 0).double().numpy()
 
 
 def _token_axis(states: Tensor, tokens: int) -> int:
-    """Return which of the last three axes is that of the tokens, by its length."""
+    """Return the axis of the tokens among the last three axes, by its length."""
     return states.shape[-3:].index(tokens)
 
 

@@ -1,4 +1,4 @@
-"""Hand-written checkpoints in the published names of models with code of their own.
+"""Write checkpoints with the published names of models that have remote code.
 
 The unpacking here follows the models' published forward passes, written with numpy's reshapes.
 """

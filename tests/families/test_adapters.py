@@ -29,11 +29,11 @@ INPUT = torch.arange(20, 32)[None]
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         found = model(input_ids=INPUT, attention_mask=torch.ones_like(INPUT)).logits
-    return found.masked_fill(found == torch.finfo(found.dtype).min, 0.0)  # Chameleon speaks no image tokens
+    return found.masked_fill(found == torch.finfo(found.dtype).min, 0.0)  # Chameleon never generates image tokens
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_adapter_on_the_base_is_the_edited_checkpoint(family: str, build: Build, tmp_path: Path) -> None:
+def test_an_adapter_on_the_base_equals_the_edited_checkpoint(family: str, build: Build, tmp_path: Path) -> None:
     base = build(family, True)
     options: dict[str, Any] = {"layers": "all", "heads": "1-3", "k": 2, "allow_text_only": True, "fsync": False}
     qkedit.steer(base.directory, out=tmp_path / "edited", **options)
@@ -55,13 +55,13 @@ def test_an_adapter_on_the_base_is_the_edited_checkpoint(family: str, build: Bui
         weight = merged.get_submodule(module.path).weight.detach().numpy()
         for start, stored in zip(module.starts, layer.query.starts, strict=True):
             wanted = tensor[stored : stored + layer.head_size]
-            # PEFT multiplies in float32, where the sums that make a number are rounded one by one.
+            # PEFT multiplies in float32, with a rounding error in each sum.
             rounding = 8 * np.finfo(np.float32).eps * np.abs(wanted).max()
             np.testing.assert_allclose(weight[start : start + layer.head_size], wanted, rtol=0, atol=rounding)
 
 
 @pytest.mark.parametrize("family", ["qwen3.5", "phi3", "molmo2", "qwen3-vl"])
-def test_other_forms_than_the_plain_one_are_exported_and_applied(family: str, build: Build, tmp_path: Path) -> None:
+def test_fused_gated_and_normed_forms_are_exported_and_applied(family: str, build: Build, tmp_path: Path) -> None:
     """Cover gated and fused rows, a tensor that the model class splits, and norms after the queries."""
     base = build(family, True).directory
     options: dict[str, Any] = {"layers": "all", "heads": "1-3", "k": 2, "allow_text_only": True, "fsync": False}
@@ -76,7 +76,7 @@ def test_other_forms_than_the_plain_one_are_exported_and_applied(family: str, bu
 
 
 @pytest.mark.parametrize("name", ["Qwen-VL", "InternVL2 on InternLM2"])
-def test_a_class_of_the_checkpoints_own_gets_rows_of_zeros_for_keys_and_values(name: str, tmp_path: Path) -> None:
+def test_an_adapter_of_a_fused_remote_class_has_zero_rows_for_keys_and_values(name: str, tmp_path: Path) -> None:
     published = PUBLISHED[name]
     base = written(tmp_path / "base", published)
     config = json.loads((base / "config.json").read_text()) | {"auto_map": {"AutoConfig": "never_run.Config"}}

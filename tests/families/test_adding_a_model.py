@@ -1,4 +1,4 @@
-"""Test the records of docs/adding-a-model.md in a user's directory: an unknown model is edited."""
+"""Test the records of docs/adding-a-model.md in a user's directory: they make an unknown model editable."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def suppressed(dense: np.ndarray) -> np.ndarray:
     return (left * values[..., None, :]) @ right
 
 
-def test_the_page_shows_one_record_of_each_kind() -> None:
+def test_the_document_has_one_record_of_each_kind() -> None:
     assert {Path(name).parent.name for name in RECORDS} == {"families", "decoders", "layouts"}
 
 
@@ -74,7 +74,7 @@ def test_without_its_records_the_model_is_refused(base: Path) -> None:
         qkedit.plan(base)
 
 
-def test_it_is_edited_as_the_dense_product_says(base: Path, records: Path, tmp_path: Path) -> None:
+def test_the_edit_equals_that_of_the_dense_product(base: Path, records: Path, tmp_path: Path) -> None:
     out, delta, applied = tmp_path / "out", tmp_path / "delta", tmp_path / "applied"
     steered = run("steer", base, "--layers", "1", "--k", str(K), "--out", out, "--architectures", records, "--json")
     assert steered.code == 0, steered.stderr
@@ -83,7 +83,7 @@ def test_it_is_edited_as_the_dense_product_says(base: Path, records: Path, tmp_p
     np.testing.assert_allclose(products(out, 1) / scale, suppressed(dense) / scale, atol=1e-5)
     before, after = load_file(base / "model.safetensors"), load_file(out / "model.safetensors")
     assert [name for name in before if not np.array_equal(before[name], after[name])] == [QKV.format(1)]
-    # Its records are named, without where they stand.
+    # Its records are named without their directory.
     (warning,) = [text for text in steered.document["warnings"] if "records" in text]
     assert re.fullmatch(
         r"my_vl is read by records that do not come with qkedit: decoders/my-text\.yaml \(SHA-256 [0-9a-f]{16}…\), "
@@ -91,7 +91,7 @@ def test_it_is_edited_as_the_dense_product_says(base: Path, records: Path, tmp_p
         warning,
     )
     assert json.loads((out / "qkedit.json").read_text())["understood_as"] == warning
-    # What follows needs no record, and takes the option all the same.
+    # The commands below need no record but accept the option.
     assert run("verify", out, "--base", base).code == 0
     assert run("verify", out, "--base", base, "--architectures", records).code == 0
     qkedit.steer(base, out=delta, layers=1, k=K, layout="delta", architectures=records)
@@ -102,17 +102,17 @@ def test_it_is_edited_as_the_dense_product_says(base: Path, records: Path, tmp_p
     assert run("diff", base, out).code in (0, 3)
 
 
-def test_it_is_inspected_with_positions(base: Path, records: Path) -> None:
+def test_inspection_with_positions_equals_the_dense_rotation(base: Path, records: Path) -> None:
     spectra = qkedit.inspect(base, layers=0, offset=3, architectures=str(records))
     values = [head.singular_values for head in spectra.layers[0].heads]
-    # `rope: rotary` pairs numbers half a head apart. A query 3 positions behind its key: Rᵀ(m+3) R(m) = R(-3).
+    # `rope: rotary` pairs dimensions half a head apart. A query 3 positions after its key: Rᵀ(m+3) R(m) = R(-3).
     cosines, sines = (np.diag(turn(-3 / 10_000 ** (np.arange(SIZE // 2) / (SIZE // 2)))) for turn in (np.cos, np.sin))
     rotation = np.block([[cosines, -sines], [sines, cosines]])
     dense = np.linalg.svd(products(base, 0, rotation), compute_uv=False)[:, :SIZE]
     np.testing.assert_allclose(np.array(values)[:, :SIZE], dense, rtol=1e-4)
 
 
-def test_it_is_listed_with_its_record(base: Path, records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_lists_the_family_with_its_record(base: Path, records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QKEDIT_ARCHITECTURES", f"{records}:")
     families = {family["family"]: family for family in run("models", "--json").document["families"]}
     assert families["My-VL"]["source"] == "user"
@@ -121,19 +121,19 @@ def test_it_is_listed_with_its_record(base: Path, records: Path, monkeypatch: py
     assert f"{records}/families/my-vl.yaml" in run("models").stdout
     checked = run("models", "--check", base)
     assert "layouts/my-qkv.yaml (SHA-256 " in checked.stdout
-    assert "QKEDIT_ARCHITECTURES" not in run("compare", "a", "b").stderr  # which reads no model
-    # The flag takes the place of the variable, and a file that of neither.
+    assert "QKEDIT_ARCHITECTURES" not in run("compare", "a", "b").stderr  # the list reads no model
+    # The flag replaces the variable; a file replaces neither.
     elsewhere = records.parent / "nothing"
     refused = run("models", "--check", base, "--architectures", elsewhere)
     assert refused.sentence() == f"{elsewhere}: there is no such directory of architecture records; check the path."
 
 
-def test_a_file_of_settings_lists_directories(base: Path, records: Path, tmp_path: Path) -> None:
+def test_a_configuration_file_lists_directories(base: Path, records: Path, tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text(f"architectures: [{records}]\n")
     assert run("models", "--check", base, "--config", tmp_path / "settings.yaml").code == 0
 
 
-def test_an_installed_package_brings_it(base: Path, tmp_path: Path) -> None:
+def test_an_installed_package_provides_the_records(base: Path, tmp_path: Path) -> None:
     files = {"my_models/__init__.py": "", **{f"my_models/records/{name}": text for name, text in RECORDS.items()}}
     group, point, target = "qkedit.architectures", "my-models", "my_models.records"
     assert f'[project.entry-points."{group}"]\n{point} = "{target}"' in PAGE

@@ -20,7 +20,7 @@ from tests.checkpoint.written import opened
 from tests.families.built import IDS, VARIANTS, Build, loaded, stored_tensors, understood
 from tests.families.module_oracle import Heads, attention_modules, projections, rotation, suppressed
 
-HEADS = range(1, 4)  # head 0 stays as it is
+HEADS = range(1, 4)  # head 0 is not edited
 K = 2
 
 
@@ -42,7 +42,7 @@ def fold_of(norm: HeadNorm | None, heads: int, head_size: int, tensors: dict[str
 
 
 @pytest.mark.parametrize(("family", "published"), VARIANTS, ids=IDS)
-def test_a_family_is_understood_as_its_modules_compute(family: str, published: bool, build: Build) -> None:
+def test_projections_equal_those_of_the_modules(family: str, published: bool, build: Build) -> None:
     base = build(family, published)
     stack, tensors = understood(base.directory), stored_tensors(base.directory)
     modules = attention_modules(base.model)
@@ -64,7 +64,7 @@ def test_a_family_is_understood_as_its_modules_compute(family: str, published: b
 
 
 @pytest.mark.parametrize(("family", "published"), VARIANTS, ids=IDS)
-def test_the_module_of_the_queries_is_named(family: str, published: bool, build: Build) -> None:
+def test_the_query_module_is_named(family: str, published: bool, build: Build) -> None:
     base = build(family, published)
     stack, tensors = understood(base.directory), stored_tensors(base.directory)
     modules = query_modules(opened(base.directory), stack.layers)
@@ -76,8 +76,8 @@ def test_the_module_of_the_queries_is_named(family: str, published: bool, build:
             np.testing.assert_array_equal(weight[start : start + layer.head_size], rows)
 
 
-def test_every_layer_with_a_product_is_found(build: Build) -> None:
-    # Layers whose module projects keys are exactly those that are not skipped.
+def test_every_layer_with_a_query_key_product_is_found(build: Build) -> None:
+    # A layer is skipped exactly if its module projects no keys.
     for family in tiny_configs.FAMILIES:
         base = build(family, True)
         stack, modules = understood(base.directory), attention_modules(base.model)
@@ -102,7 +102,9 @@ def edited_rows(layers: tuple[AttentionLayer, ...]) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize(("family", "published"), VARIANTS, ids=IDS)
-def test_a_family_end_to_end(family: str, published: bool, build: Build, tmp_path: Path) -> None:
+def test_the_edit_of_a_family_equals_that_of_the_dense_products(
+    family: str, published: bool, build: Build, tmp_path: Path
+) -> None:
     base, out = build(family, published), tmp_path / "edited"
     stack = understood(base.directory)
     qkedit.steer(str(base.directory), out=out, layers="all", heads="1-3", k=K, allow_text_only=True)

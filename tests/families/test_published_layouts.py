@@ -1,4 +1,4 @@
-"""Test fused layouts of models with code of their own, on checkpoints in their published names."""
+"""Test fused layouts of models with remote code, on checkpoints with their published names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ K = 2
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_layout_end_to_end(name: str, tmp_path: Path) -> None:
+def test_the_edit_of_a_published_layout_equals_that_of_the_dense_products(name: str, tmp_path: Path) -> None:
     published = PUBLISHED[name]
     base = written(tmp_path / "base", published)
     assert attention_stack(opened(base)).family != "unknown"
@@ -45,7 +45,7 @@ def test_a_published_layout_end_to_end(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_layout_is_understood(name: str, tmp_path: Path) -> None:
+def test_projections_of_a_published_layout_are_found(name: str, tmp_path: Path) -> None:
     published = PUBLISHED[name]
     base = written(tmp_path / "base", published)
     tensors = load_file(base / "model.safetensors")

@@ -1,4 +1,4 @@
-"""Hand-written inspections."""
+"""Make inspections by hand."""
 
 from __future__ import annotations
 

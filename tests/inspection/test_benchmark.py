@@ -1,4 +1,4 @@
-"""Test that the benchmark's document is complete; its speeds are not tested."""
+"""Test that the document of the benchmark is complete; speeds are not tested."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_document_names_every_view(
     assert "1 layers, 4 heads" in document
     for name in ("inspect`", "--channel symmetric", "--channel antisymmetric", "--offset 5", "--compare", "300 MB"):
         assert name in document
-    assert "--offset 0,3,-2" not in document  # its positions have one part
+    assert "--offset 0,3,-2" not in document  # its positions have one axis
     assert re.search(r"reading the same bytes \| \d", document)
     assert re.search(r"mathematics of `steer` \| \d", document)
     assert all(arguments[:4] == ["inspect", str(model), "--layers", "1"] for arguments in asked)

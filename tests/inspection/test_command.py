@@ -31,7 +31,7 @@ from tests.steering.checkpoints import (
     write,
 )
 
-# As the installed script does.
+# Like the installed script.
 RUN = (sys.executable, "-c", "from qkedit.cli.app import run; run()", "inspect")
 
 
@@ -47,7 +47,7 @@ def base(tmp_path: Path) -> Path:
     return write(tmp_path / "base", weights())
 
 
-def test_the_document(base: Path) -> None:
+def test_json_has_spectra_of_every_head(base: Path) -> None:
     before = contents(base)
     document = qkedit("inspect", base, "--allow-text-only", "--json").document
     assert document["command"] == "inspect"
@@ -67,7 +67,7 @@ def test_the_document(base: Path) -> None:
     assert contents(base) == before
 
 
-def test_a_row_a_layer_and_a_row_a_head(base: Path) -> None:
+def test_the_table_has_a_row_per_layer_or_per_head(base: Path) -> None:
     summary = qkedit("inspect", "--model", base, "--allow-text-only", "--layers", "1-2")
     assert summary.code == 0
     assert summary.stdout.splitlines()[0] == "base: query-key spectra of layers 1-2"
@@ -77,7 +77,7 @@ def test_a_row_a_layer_and_a_row_a_head(base: Path) -> None:
 
 
 @pytest.mark.parametrize("channel", ["symmetric", "antisymmetric"])
-def test_channels_tell_what_queries_cannot_write(base: Path, channel: str) -> None:
+def test_channels_have_an_unrealized_share_and_a_leak(base: Path, channel: str) -> None:
     arguments = ("inspect", base, "--allow-text-only", "--channel", channel, "--offset", "3", "--k", "2", "--json")
     document = qkedit(*arguments).document
     assert (document["channel"], document["offset"]) == (channel, 3)
@@ -95,7 +95,7 @@ def test_energy_instead_of_a_number_of_modes(base: Path) -> None:
             assert sum(squares[: head["k"]]) >= 0.9 * sum(squares) > sum(squares[: head["k"] - 1])
 
 
-def test_files(base: Path, tmp_path: Path) -> None:
+def test_csv_plot_and_page_are_written(base: Path, tmp_path: Path) -> None:
     names = {"--csv": "spectra.csv", "--plot": "spectra.svg", "--html": "spectra.html"}
     places = [part for option, name in names.items() for part in (option, tmp_path / name)]
     result = qkedit("inspect", base, "--allow-text-only", "--suggest", *places, "--json")
@@ -115,13 +115,13 @@ def test_csv_on_standard_output(base: Path) -> None:
     assert float(rows[0]["sigma_1"]) > 0
 
 
-def test_a_suggestion_says_what_it_is(base: Path) -> None:
+def test_a_suggestion_is_called_a_heuristic(base: Path) -> None:
     text = qkedit("inspect", base, "--allow-text-only", "--suggest").stdout
     assert "Suggestion (a heuristic, not a promise)" in text
 
 
-def test_the_suggested_command_steers_the_model_that_was_inspected(tmp_path: Path) -> None:
-    """A directory whose name alone would be an alias, and so another model."""
+def test_the_suggested_command_steers_the_inspected_model(tmp_path: Path) -> None:
+    """Inspect a directory whose name without its path would be the alias of another model."""
     tensors = weights()
     for name in (query_name(1), key_name(1)):
         tensors[name] += 5
@@ -134,7 +134,7 @@ def test_the_suggested_command_steers_the_model_that_was_inspected(tmp_path: Pat
     assert [layer["layer"] for layer in planned["layers"]] == [1]
 
 
-def test_a_name_that_is_not_utf_8_is_in_every_file(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_written_to_every_file(tmp_path: Path) -> None:
     model = write(tmp_path / os.fsdecode(b"\xffm"), weights())
     files = {option: tmp_path / f"spectra.{option.removeprefix('--')}" for option in ("--csv", "--html")}
     places = [part for option, file in files.items() for part in (option, file)]
@@ -145,7 +145,7 @@ def test_a_name_that_is_not_utf_8_is_in_every_file(tmp_path: Path) -> None:
     assert (tmp_path / "spectra.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_home_directory_may_stand_as_a_tilde(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_paths_may_begin_with_a_tilde(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     names = {"--csv": "spectra.csv", "--plot": "spectra.svg", "--html": "spectra.html"}
     result = qkedit("inspect", base, "--allow-text-only", *(f"{option}=~/{name}" for option, name in names.items()))
@@ -153,7 +153,7 @@ def test_a_home_directory_may_stand_as_a_tilde(base: Path, tmp_path: Path, monke
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", *sorted(names.values())]
 
 
-def test_comparing(base: Path, tmp_path: Path) -> None:
+def test_an_edit_is_compared_with_its_base(base: Path, tmp_path: Path) -> None:
     library.steer(str(base), out=tmp_path / "edited", layers="1", k=2, allow_text_only=True)
     arguments = ("--allow-text-only", "--layers", "1", "--k", "2", "--json")
     forwards = qkedit("inspect", base, "--compare", tmp_path / "edited", *arguments).document
@@ -177,9 +177,7 @@ def test_comparing_an_edit_of_the_demo_with_its_base(tmp_path: Path) -> None:
     assert (tmp_path / "c.csv").read_text().count("\n") == 1 + 8 * 32
 
 
-def test_a_directory_called_base_is_not_passed_over(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_directory_named_base_may_be_compared(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library.steer("demo", out=tmp_path / "edited", layers="2")
     monkeypatch.chdir(tmp_path)
     result = qkedit("inspect", "edited", "--compare", "base")
@@ -207,7 +205,7 @@ def test_a_directory_called_base_is_not_passed_over(
         (("--channel", "skew"), "channel"),
     ],
 )
-def test_requests_that_make_no_sense(base: Path, arguments: tuple[str, ...], expected: str) -> None:
+def test_invalid_requests_are_refused(base: Path, arguments: tuple[str, ...], expected: str) -> None:
     result = qkedit("inspect", base, "--allow-text-only", *arguments)
     assert result.code == 2
     said = json.loads(result.stdout)["error"] if "--json" in arguments else result.sentence()
@@ -241,7 +239,7 @@ def child(*arguments: str | Path, **environment: str) -> subprocess.Popen[bytes]
     )
 
 
-def test_a_closed_pipe_and_a_narrow_encoding_do_no_harm(base: Path) -> None:
+def test_a_closed_pipe_and_a_narrow_encoding_are_no_errors(base: Path) -> None:
     with child(base, "--allow-text-only", "--detail") as closed:
         assert closed.stdout is not None
         assert closed.stderr is not None
@@ -271,7 +269,7 @@ def test_a_terminal_of_60_columns_without_colour(base: Path) -> None:
         while select.select([leader], [], [], 60)[0]:
             try:
                 piece = os.read(leader, 65536)
-            except OSError:  # how Linux ends a terminal
+            except OSError:  # the error at the end of a terminal on Linux
                 break
             if not piece:
                 break
@@ -279,17 +277,17 @@ def test_a_terminal_of_60_columns_without_colour(base: Path) -> None:
         assert process.wait() == 0
     os.close(leader)
     text = shown.decode()
-    # Bold and dim may stay, colours (30 and above) may not.
+    # Bold and dim are allowed, colours (30 and above) are not.
     codes = {code for sequence in re.findall(r"\x1b\[([0-9;]*)m", text) for code in sequence.split(";")}
     assert codes <= {"", "0", "1", "2"}
-    # What a progress bar wrote and took back is no line of the result.
+    # Erased lines of a progress bar do not belong to the result.
     table = text[text.index("base: query-key") :]
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", table).replace("\r", "").splitlines()
     assert any(line.split()[:1] == ["2"] for line in lines)
     assert max(len(line) for line in lines if not line.startswith("qkedit steer")) <= 60
 
 
-def test_a_base_that_is_set_for_other_commands_asks_for_no_comparison(
+def test_a_base_in_the_environment_does_not_start_a_comparison(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("--layers", "1", "--allow-text-only", "--json")

@@ -30,7 +30,7 @@ def degrees_between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("channel", ["full", "symmetric", "antisymmetric"])
-def test_both_models_are_seen_as_they_are(channel: Channel, tmp_path: Path) -> None:
+def test_both_spectra_equal_those_of_dense_products(channel: Channel, tmp_path: Path) -> None:
     tensors = [weights(seed=seed, dtype=torch.float64) for seed in (0, 1)]
     paths = [write(tmp_path / str(number), found) for number, found in enumerate(tensors)]
     comparison = compare_spectra(plan(paths[0], channel), plan(paths[1], channel))
@@ -59,7 +59,7 @@ def test_both_models_are_seen_as_they_are(channel: Channel, tmp_path: Path) -> N
                 np.testing.assert_allclose(angles, degrees_between(*spans), atol=1e-5)
 
 
-def test_an_edit_takes_its_modes_out_and_leaves_the_others(tmp_path: Path) -> None:
+def test_an_edit_removes_its_modes_and_keeps_the_others(tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights())
     qkedit.steer(str(base), out=tmp_path / "edited", layers="1", k=2, allow_text_only=True)
     comparison = compare_spectra(plan(base), plan(tmp_path / "edited"))
@@ -74,7 +74,7 @@ def test_an_edit_takes_its_modes_out_and_leaves_the_others(tmp_path: Path) -> No
                 np.testing.assert_allclose(head.query_side_angles, 0, atol=1e-5)
 
 
-def test_angles_between_arbitrary_subspaces_are_warned_about(tmp_path: Path) -> None:
+def test_angles_between_degenerate_subspaces_cause_a_warning(tmp_path: Path) -> None:
     tensors = weights(dtype=torch.float64)
     assert compare_spectra(plan(write(tmp_path / "sound", tensors)), plan(tmp_path / "sound")).warnings == ()
     for layer in range(3):
@@ -95,13 +95,13 @@ def test_models_of_different_shapes_are_refused(tmp_path: Path) -> None:
         compare_spectra(plan(base), plan(base, layers="0-1"))
 
 
-def test_a_base_is_found_by_the_manifest(tmp_path: Path) -> None:
+def test_the_base_is_found_by_the_manifest(tmp_path: Path) -> None:
     qkedit.steer("demo", out=tmp_path / "edited", layers="1")
     base = base_of(open_checkpoint(LocalFiles(tmp_path / "edited")))
     assert base.files.name == "demo"
 
 
-def test_the_base_that_the_user_names_goes_before_the_recorded_one(tmp_path: Path) -> None:
+def test_a_base_named_by_the_user_precedes_the_recorded_one(tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights())
     qkedit.steer("demo", out=tmp_path / "edited", layers="1")
     for model in (tmp_path / "edited", base):

@@ -1,4 +1,4 @@
-"""Test the terms of biases and norms' shifts in a logit, against the logit as a function of two inputs."""
+"""Test the contribution of biases and norms' shifts to a logit, against the logit as a function of two inputs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def linear_parts(logit: Logit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("biases", [True, False], ids=["biased", "unbiased"])
 @pytest.mark.parametrize("shifts", ["qk", "q", "k", ""])
-def test_biases_and_shifts_bring_their_share_of_the_logits_variance(tmp_path: Path, biases: bool, shifts: str) -> None:
+def test_the_share_of_biases_and_shifts_in_the_variance_of_logits(tmp_path: Path, biases: bool, shifts: str) -> None:
     directory = chameleon_like(tmp_path / "model", biases=biases, shifts=shifts)
     inspection = inspect(plan_for(str(directory), OPTIONS))
     for head in inspection.layers[0].heads:
@@ -97,7 +97,7 @@ def test_biases_and_shifts_bring_their_share_of_the_logits_variance(tmp_path: Pa
 
 @pytest.mark.parametrize("biases", [True, False], ids=["biased", "unbiased"])
 @pytest.mark.parametrize("shifts", ["qk", "k"])
-def test_an_edit_reports_what_it_changes_through_the_keys_constant_part(
+def test_an_edit_reports_its_change_through_the_constant_part_of_keys(
     tmp_path: Path, biases: bool, shifts: str
 ) -> None:
     directory = chameleon_like(tmp_path / "model", biases=biases, shifts=shifts)

@@ -19,7 +19,7 @@ from qkedit.spectral.rotary import RotaryPositions
 from tests import tiny_models
 
 OFFSET = (9, 4, -3)
-# Llama 4 and Phi-4 keep their rotations elsewhere; DeepSeek-VL and the others repeat the decoders that are here.
+# Llama 4 and Phi-4 have no rotary module of this form; DeepSeek-VL and the others share decoders with these.
 FAMILIES = (
     "qwen2-vl",
     "qwen3-vl",
@@ -66,7 +66,7 @@ def measured_rotation(model: Any, head_size: int, layer_type: str | None, multim
         queries, keys = module.apply_rotary_pos_emb(units, units, cos, sin)
     else:  # rotates one tensor at a time
         queries = keys = module.apply_rotary_pos_emb(units, cos, sin)
-    # Entry (i, j) is the logit of unit query i at the later place and unit key j at the earlier one: R_nᵀ.
+    # Entry (i, j) is the logit of unit query i at the later position and unit key j at the earlier one: R_nᵀ.
     return (queries[0, :, 0] @ keys[0, :, 1].T).T
 
 
@@ -76,7 +76,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rotations_are_those_of_the_model(family: str, directory: Path) -> None:
+def test_rotations_equal_those_of_the_model(family: str, directory: Path) -> None:
     checkpoint = open_checkpoint(LocalFiles(tiny_models.build(family, directory / family)))
     model = tiny_models.model(family, "float32")
     stack = attention_stack(checkpoint)
@@ -96,7 +96,7 @@ def test_rotations_are_those_of_the_model(family: str, directory: Path) -> None:
     assert rotated > 0
 
 
-def test_layers_without_positions_have_none(directory: Path) -> None:
+def test_layers_without_positions_have_no_rotation(directory: Path) -> None:
     checkpoint = open_checkpoint(LocalFiles(tiny_models.build("cohere2-vision", directory / "unrotated")))
     stack = attention_stack(checkpoint)
     unrotated = [layer.index for layer in stack.layers if rotary_positions(checkpoint, stack.decoder, layer) is None]
@@ -150,7 +150,7 @@ SCALED: tuple[dict[str, Any], ...] = (
 
 
 @pytest.mark.parametrize("parameters", SCALED, ids=lambda parameters: parameters["rope_type"])
-def test_scaled_frequencies_are_those_of_transformers(parameters: dict[str, Any], directory: Path) -> None:
+def test_scaled_frequencies_equal_those_of_transformers(parameters: dict[str, Any], directory: Path) -> None:
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -168,8 +168,8 @@ def test_scaled_frequencies_are_those_of_transformers(parameters: dict[str, Any]
     torch.testing.assert_close(torch.tensor(found.frequencies), expected, rtol=1e-5, atol=0)
 
 
-def test_published_spelling_of_qwen2_vl(directory: Path) -> None:
-    """Test `rope_scaling` of type "mrope", with the base in a key of its own."""
+def test_the_published_settings_of_qwen2_vl_are_understood(directory: Path) -> None:
+    """Test `rope_scaling` of type "mrope", with the base in a separate key."""
     found = positions_with(
         directory,
         rope_parameters=None,
@@ -181,7 +181,7 @@ def test_published_spelling_of_qwen2_vl(directory: Path) -> None:
     torch.testing.assert_close(torch.tensor(found.frequencies), 100.0 ** -(torch.arange(0, 16, 2) / 16))
 
 
-def test_published_spelling_of_gemma_3(directory: Path) -> None:
+def test_the_published_settings_of_gemma_3_are_understood(directory: Path) -> None:
     """Test a separate base for sliding layers, and scaling for the others."""
     base = tiny_models.build("gemma3", directory / "published-gemma3")
     config = json.loads((base / "config.json").read_text())
@@ -216,7 +216,7 @@ def test_published_spelling_of_gemma_3(directory: Path) -> None:
         {"rope_type": "default", "mrope_section": [2, 3, 3], "partial_rotary_factor": 0},
     ],
 )
-def test_settings_that_do_not_fit_are_refused(parameters: dict[str, Any], directory: Path) -> None:
+def test_invalid_settings_of_rotations_are_refused(parameters: dict[str, Any], directory: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         positions_with(directory, rope_parameters=parameters)
     assert "--offset" in caught.value.remedy

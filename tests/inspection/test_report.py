@@ -1,4 +1,4 @@
-"""Test tables, CSV, plots and pages: they fit, contain the numbers, and handle unusual input."""
+"""Test tables, CSV, plots and pages: widths, numbers, and unusual input."""
 
 from __future__ import annotations
 
@@ -70,23 +70,23 @@ def rendered(table: SpectrumTable | ComparisonTable, width: int, encoding: str =
         inspection({0: [(0.0,) * 32]}, symmetric_share=None, gap_at_k=None),
     ],
 )
-def test_tables_fit_their_terminal(shown: Inspection, every_head: bool, width: int) -> None:
+def test_tables_fit_the_terminal(shown: Inspection, every_head: bool, width: int) -> None:
     lines = rendered(SpectrumTable(shown, every_head), width)
     assert max(map(len, lines)) <= width
     rows = sum(len(layer.heads) for layer in shown.layers) if every_head else len(shown.layers)
     numbers = {str(layer.layer) for layer in shown.layers}
-    # One line a row: nothing is folded.
+    # One line per row: no line is wrapped.
     assert sum(line.split()[0] in numbers for line in lines[1 : rows + 1]) == rows
     assert "…" not in "".join(lines)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_narrow_encodings_get_plain_characters(encoding: str) -> None:
+def test_narrow_encodings_use_plain_characters(encoding: str) -> None:
     for table in (SpectrumTable(plain(), False), ComparisonTable(COMPARISON, True)):
         assert "s1" in "".join(rendered(table, 80, encoding))
 
 
-def test_a_layers_row_holds_the_medians_of_its_heads() -> None:
+def test_the_row_of_a_layer_has_the_medians_of_its_heads() -> None:
     row = layer_row(plain(layers=1).layers[0])
     assert row.singular_values[:2] == (4.5, 2.5)
     lines = rendered(SpectrumTable(plain(layers=1), False), 80)
@@ -95,7 +95,7 @@ def test_a_layers_row_holds_the_medians_of_its_heads() -> None:
     assert "1.25" in lines[1]
 
 
-def test_every_table_and_picture_shows_the_median_of_skewed_heads() -> None:
+def test_every_table_and_plot_shows_the_median_of_skewed_heads() -> None:
     shares = (0.1, 0.2, 0.9)  # their mean is 0.4
     values = [(7.0, 3.0)] * 3
     seen = inspection({0: values}, symmetric_share=0.5)
@@ -125,13 +125,13 @@ def test_every_table_and_picture_shows_the_median_of_skewed_heads() -> None:
         assert "medians of its heads" in text
 
 
-def test_inline_spectra_fall_on_a_logarithmic_scale() -> None:
+def test_inline_spectra_have_a_logarithmic_scale() -> None:
     assert inline_spectrum((1.0, 1e-2, 1e-4, 0.0), 4) == "█▅▁▁"
     assert inline_spectrum((1.0, 1e-2, 1e-4, 0.0), 2, plain=True) == "#."
     assert inline_spectrum((0.0, 0.0), 8) == "▁▁"
 
 
-def test_comparisons_show_both_sides() -> None:
+def test_comparisons_show_both_models() -> None:
     lines = rendered(ComparisonTable(COMPARISON, False), 80)
     assert lines[1].split() == ["4", "4", "→", "1.5", "90.0%", "→", "70.0%", "80.0°", "2.0°"]
     heads = rendered(ComparisonTable(COMPARISON, True), 60)
@@ -139,7 +139,7 @@ def test_comparisons_show_both_sides() -> None:
     assert max(map(len, heads)) <= 60
 
 
-def test_csv_holds_every_number_in_full() -> None:
+def test_csv_has_every_number_in_full_precision() -> None:
     shown = inspection({3: [spiked([1 / 3]), spiked([9.1], size=32)]}, offset=(0, 1, 2), kept=KEPT, gap_at_k=None)
     rows = list(csv.DictReader(io.StringIO(spectra_csv(shown))))
     assert [(row["layer"], row["head"], row["key_head"]) for row in rows] == [("3", "0", "0"), ("3", "1", "0")]
@@ -150,12 +150,12 @@ def test_csv_holds_every_number_in_full() -> None:
         assert tuple(float(row[f"sigma_{number}"]) for number in range(1, 33)) == head.singular_values
 
 
-def test_csv_of_heads_of_different_sizes() -> None:
+def test_csv_of_heads_with_different_sizes_has_empty_cells() -> None:
     rows = list(csv.DictReader(io.StringIO(spectra_csv(inspection({0: [spiked([], 4)], 1: [spiked([], 6)]})))))
     assert [rows[0]["sigma_5"], rows[1]["sigma_5"] != ""] == ["", True]
 
 
-def test_csv_of_a_comparison() -> None:
+def test_csv_of_a_comparison_has_a_row_per_mode() -> None:
     rows = list(csv.DictReader(io.StringIO(comparison_csv(COMPARISON))))
     assert len(rows) == 4
     assert (rows[1]["mode"], rows[1]["sigma_before"], rows[1]["query_side_angle"]) == ("2", "1.0", "80.0")
@@ -163,13 +163,13 @@ def test_csv_of_a_comparison() -> None:
 
 
 @pytest.mark.parametrize(("file_format", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
-def test_pictures_in_every_format_are_reproducible(file_format: str, start: bytes) -> None:
+def test_plots_in_every_format_are_reproducible(file_format: str, start: bytes) -> None:
     pictures = [spectra_plot(plain(layers=12), file_format) for _ in range(2)]
     assert pictures[0].startswith(start)
     assert pictures[0] == pictures[1]
 
 
-def test_pictures_name_model_layers_and_axes() -> None:
+def test_plots_name_model_layers_and_axes() -> None:
     from matplotlib import rc_context
 
     with rc_context({"svg.fonttype": "none"}):
@@ -187,7 +187,7 @@ def test_pictures_name_model_layers_and_axes() -> None:
         plain(layers=1, heads=1),
     ],
 )
-def test_pictures_and_pages_of_odd_models(shown: Inspection) -> None:
+def test_plots_and_pages_of_unusual_models_are_made(shown: Inspection) -> None:
     assert spectra_plot(shown, "png")
     assert "<table>" in spectra_page(shown)
 
@@ -216,7 +216,7 @@ class _Page(HTMLParser):
         self.data.append(data)
 
 
-def test_pages_are_well_formed_and_fetch_nothing() -> None:
+def test_pages_are_well_formed_without_external_resources() -> None:
     shown = plain(layers=12, warnings=("something to know",), channel="symmetric", unrealized_share=0.6, leak=0.4)
     text = spectra_page(shown, suggest(shown))
     page = _Page(text)
@@ -230,21 +230,21 @@ def test_pages_are_well_formed_and_fetch_nothing() -> None:
     assert sum(tag == "tr" for tag, _ in page.tags) == 2 + 12 + 12 * 4
 
 
-def test_pages_escape_what_a_name_may_hold() -> None:
+def test_pages_escape_names() -> None:
     shown = plain(model="</script><script>alert(1)</script>&amp;", warnings=("<b>bold</b>",))
     page = _Page(spectra_page(shown, suggest(shown)))
     assert sum(tag == "script" for tag, _ in page.tags) == 1
     assert not any(tag == "b" for tag, _ in page.tags)
 
 
-def test_cells_carry_the_numbers_they_are_sorted_by() -> None:
+def test_cells_have_the_numbers_for_sorting() -> None:
     page = _Page(spectra_page(plain(layers=1, heads=1, symmetric_share=None)))
     values = [attributes["data-value"] for tag, attributes in page.tags if tag == "td" and "data-value" in attributes]
     assert "" in values
     assert all(value == "" or float(str(value)) >= 0 for value in values)
 
 
-def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_written_completely_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "spectra.csv"
     write_file(target, b"first")
     write_file(target, b"second")
@@ -260,7 +260,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert target.read_bytes() == b"second"
 
 
-def test_places_that_cannot_be_written_are_refused_beforehand(tmp_path: Path) -> None:
+def test_unwritable_paths_are_refused_before_the_work(tmp_path: Path) -> None:
     for path, expected in (
         (tmp_path / "spectra.txt", "unknown ending"),
         (tmp_path / "missing" / "spectra.csv", "no directory"),
@@ -281,7 +281,7 @@ def test_a_missing_matplotlib_is_reported_with_the_remedy(tmp_path: Path, monkey
         check_plot(tmp_path / "keys.png", "--picture")
 
 
-def test_pictures_are_checked_as_other_files_are_and_named_by_their_format(tmp_path: Path) -> None:
+def test_plots_are_checked_like_other_files(tmp_path: Path) -> None:
     for name, expected in (("keys.png", "png"), ("keys.SVG", "svg"), ("a.b.pdf", "pdf")):
         check_plot(tmp_path / name, "--picture")
         assert plot_format(tmp_path / name) == expected

@@ -24,7 +24,7 @@ from tests.spectral.weights import with_spectrum
 from tests.steering.checkpoints import HEAD_SIZE, HEADS, HIDDEN, key_name, query_name, weights, write
 
 CHANNELS: tuple[Channel, ...] = ("full", "symmetric", "antisymmetric")
-# Each with how well its products are known: the modules' norms calculate in float32 and add an epsilon.
+# Families with the accuracy of the oracle's products: the modules' norms calculate in float32 and add an epsilon.
 FAMILIES = {
     "qwen2-vl": 1e-9,  # biases, multimodal positions
     "llava": 1e-9,  # multi-head
@@ -65,7 +65,7 @@ def family(request: pytest.FixtureRequest, directory: Path) -> tuple[Path, dict[
 
 @pytest.mark.parametrize("offset", [(0, 0, 0), (6, 6, 6), (0, 5, -2)])
 @pytest.mark.parametrize("channel", CHANNELS)
-def test_numbers_are_those_of_dense_products(
+def test_spectra_equal_those_of_dense_products(
     family: tuple[Path, dict[int, Projections], float], channel: Channel, offset: tuple[int, int, int]
 ) -> None:
     path, layers, share = family
@@ -103,7 +103,7 @@ def test_numbers_are_those_of_dense_products(
                 np.testing.assert_allclose(head.leak, edit.leak, atol=1000 * share)
 
 
-def test_what_survives_an_offset_and_each_of_its_parts(directory: Path) -> None:
+def test_the_share_that_survives_an_offset_equals_dense_overlaps(directory: Path) -> None:
     path = tiny_models.build("qwen2-vl", directory / "survives")
     planned, layers = plan(path), dense_products("qwen2-vl")
     positions = rotary_positions(planned.checkpoint, planned.stack.decoder, planned.layers[0].layer)
@@ -123,7 +123,7 @@ def test_what_survives_an_offset_and_each_of_its_parts(directory: Path) -> None:
                     np.testing.assert_allclose(share, np.linalg.norm(overlap) ** 2 / 2, atol=1e-8)
 
 
-def test_small_singular_values_are_shown_truly(tmp_path: Path) -> None:
+def test_small_singular_values_are_accurate(tmp_path: Path) -> None:
     """Float64 weights of condition 1e6 each: σ covers twelve decades, half of which squaring would lose."""
     random = np.random.default_rng(0)
     spectrum = np.logspace(0, -6, HEAD_SIZE)
@@ -156,7 +156,7 @@ def test_rank_deficient_and_zero_heads(tmp_path: Path) -> None:
     )
 
 
-def test_a_subset_of_heads_is_seen_as_in_the_whole(directory: Path) -> None:
+def test_a_subset_of_heads_has_the_same_spectra(directory: Path) -> None:
     path = tiny_models.build("qwen2-vl", directory / "subset")
     whole = inspect(plan(path)).layers
     part = inspect(plan(path, heads="1,3")).layers
@@ -168,7 +168,7 @@ def test_a_subset_of_heads_is_seen_as_in_the_whole(directory: Path) -> None:
             np.testing.assert_allclose(head.singular_values, expected.singular_values, rtol=1e-9)
 
 
-def test_biases_bring_their_share_of_the_logits_variance(directory: Path) -> None:
+def test_the_share_of_biases_equals_that_of_dense_products(directory: Path) -> None:
     path = tiny_models.build("qwen2-vl", directory / "biased")
     layers = dense_products("qwen2-vl")
     inspection = inspect(plan(path))
@@ -182,7 +182,7 @@ def test_biases_bring_their_share_of_the_logits_variance(directory: Path) -> Non
     assert any("biases of queries and keys contribute" in sentence for sentence in inspection.warnings)
 
 
-def test_nothing_is_read_twice_and_all_of_it_is_counted(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_tensor_is_read_once_and_counted(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = plan(tiny_models.build("qwen2-vl", directory / "counted"))
     read: list[tuple[str, int, int]] = []
     read_into = LocalFiles.read_into
@@ -195,7 +195,7 @@ def test_nothing_is_read_twice_and_all_of_it_is_counted(directory: Path, monkeyp
     told: list[int] = []
     progress = Mock(start=lambda layers, total: told.append(total), bytes_done=lambda count: told.append(count))
     inspect(chosen, progress=progress)
-    assert len(set(read)) == len(read) == 4 * len(chosen.layers)  # queries, keys and the biases of both
+    assert len(set(read)) == len(read) == 4 * len(chosen.layers)  # queries, keys and both biases
     assert told[0] == sum(told[1:]) == sum(size for _, _, size in read)
 
 
@@ -207,13 +207,13 @@ def test_nothing_is_read_twice_and_all_of_it_is_counted(directory: Path, monkeyp
         ("cohere2-vision", "3", "have no rotary positions"),
     ],
 )
-def test_warnings_where_a_reader_would_be_misled(family: str, offset: str, expected: str, directory: Path) -> None:
+def test_misleading_numbers_cause_a_warning(family: str, offset: str, expected: str, directory: Path) -> None:
     path = tiny_models.build(family, directory / f"warned-{family}")
     warnings = inspect(plan(path), parse_offset(offset)).warnings
     assert any(expected in sentence for sentence in warnings)
 
 
-def test_near_equal_singular_values_are_told(tmp_path: Path) -> None:
+def test_near_equal_singular_values_cause_a_warning(tmp_path: Path) -> None:
     random = np.random.default_rng(2)
     tensors = weights(dtype=torch.float64)
     flat = torch.from_numpy(with_spectrum(random, np.ones(HEAD_SIZE), HIDDEN))
@@ -222,12 +222,12 @@ def test_near_equal_singular_values_are_told(tmp_path: Path) -> None:
     assert any(f"in {HEADS} of" in sentence and "arbitrary" in sentence for sentence in warnings)
 
 
-def test_unremarkable_models_are_not_warned_about(tmp_path: Path) -> None:
+def test_ordinary_models_cause_no_warning(tmp_path: Path) -> None:
     assert inspect(plan(write(tmp_path / "plain", weights()), allow_text_only=True)).warnings == ()
 
 
 @pytest.mark.parametrize(("name", "row"), [(query_name(1), 3), (key_name(1), 9)])
-def test_a_weight_that_is_not_a_number_is_named(name: str, row: int, tmp_path: Path) -> None:
+def test_a_nan_weight_is_refused_by_name(name: str, row: int, tmp_path: Path) -> None:
     tensors = weights()
     tensors[name][row, 2] = float("nan")
     with pytest.raises(CheckpointError, match="NaN") as caught:
@@ -238,12 +238,12 @@ def test_a_weight_that_is_not_a_number_is_named(name: str, row: int, tmp_path: P
 @pytest.mark.parametrize(
     ("text", "offset"), [("0", (0, 0, 0)), ("5", (5, 5, 5)), ("-3", (-3, -3, -3)), ("0,3,-2", (0, 3, -2))]
 )
-def test_the_grammar_of_offsets(text: str, offset: tuple[int, int, int]) -> None:
+def test_offsets_are_parsed(text: str, offset: tuple[int, int, int]) -> None:
     assert parse_offset(text) == offset
 
 
 @pytest.mark.parametrize("text", ["", "x", "1,2", "1,2,3,4", "1.5", "99999999999", "1,,2"])
-def test_offsets_that_cannot_be_read(text: str) -> None:
+def test_invalid_offsets_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="offset"):
         parse_offset(text)
 

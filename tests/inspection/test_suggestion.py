@@ -1,4 +1,4 @@
-"""Test that the heuristic proposes the layers with planted outlying modes, and says so."""
+"""Test that the heuristic proposes the layers with planted outlying modes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.inspection.inspections import inspection, spiked
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 5])
-def test_outlying_modes_are_those_far_above_the_rest(count: int) -> None:
+def test_outlying_modes_are_far_above_the_rest(count: int) -> None:
     assert outlying_modes(spiked([8.0 + number for number in range(count)])) == count
 
 
@@ -20,11 +20,11 @@ def test_a_few_values_have_no_outliers() -> None:
     assert outlying_modes((5.0, 1.0, 1.0)) == 0
 
 
-def test_the_layers_with_outlying_energy_are_proposed_with_their_number_of_modes() -> None:
+def test_layers_with_outlying_energy_are_proposed_with_a_number_of_modes() -> None:
     layers = {layer: [spiked([2.0]), spiked([2.2])] for layer in range(12)}
     for layer in (5, 6, 8):
         layers[layer] = [spiked([9.0, 8.0, 7.0]), spiked([8.5, 8.0, 6.0])]
-    # Layers are never all alike.
+    # In a real model no two layers are equal.
     layers[0], layers[3] = [spiked([]), spiked([2.0])], [spiked([2.4]), spiked([2.0])]
     suggestion = suggest(inspection(layers))
     assert suggestion.layers == (5, 6, 8)
@@ -35,24 +35,24 @@ def test_the_layers_with_outlying_energy_are_proposed_with_their_number_of_modes
     assert suggestion.as_dict()["heuristic"] is True
 
 
-def test_nothing_is_proposed_where_nothing_stands_out() -> None:
+def test_without_outlying_modes_no_layer_is_proposed() -> None:
     suggestion = suggest(inspection({layer: [spiked([2.0]), spiked([2.0])] for layer in range(6)}))
     assert suggestion.layers == ()
     assert suggestion.command is None
     assert "no layer stands out" in suggestion.reason
 
 
-def test_zero_heads_do_no_harm() -> None:
+def test_zero_heads_are_accepted() -> None:
     assert suggest(inspection({0: [(0.0,) * 8], 1: [(0.0,) * 8]})).layers == ()
 
 
-def test_the_command_asks_for_what_was_inspected() -> None:
+def test_the_command_has_the_options_of_the_inspection() -> None:
     layers = {layer: [spiked([2.0 + 0.05 * layer])] for layer in range(8)} | {4: [spiked([9.0, 8.0])]}
     command = suggest(inspection(layers), SteerOptions(heads="0,2-3", allow_text_only=True)).command
     assert command == "qkedit steer org/model --layers 4 --heads 0,2-3 --k 2 --allow-text-only --out ./edited"
 
 
-def test_the_command_is_ready_for_a_shell() -> None:
+def test_the_command_is_quoted_for_a_shell() -> None:
     layers = {layer: [spiked([2.0 + 0.05 * layer])] for layer in range(8)} | {4: [spiked([9.0, 8.0])]}
     command = suggest(inspection(layers, model="my models/it's", revision="abc", channel="symmetric")).command
     assert command is not None
@@ -60,7 +60,7 @@ def test_the_command_is_ready_for_a_shell() -> None:
     assert "--channel symmetric" in command
 
 
-def test_the_command_names_the_model_as_it_is_told() -> None:
+def test_the_command_names_the_model_as_requested() -> None:
     layers = {layer: [spiked([2.0 + 0.05 * layer])] for layer in range(8)} | {4: [spiked([9.0, 8.0])]}
     command = suggest(inspection(layers, model="qwen2-vl"), model="./deep er/qwen2-vl").command
     assert command == "qkedit steer './deep er/qwen2-vl' --layers 4 --k 2 --out ./edited"

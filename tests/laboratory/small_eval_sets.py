@@ -1,4 +1,4 @@
-"""Evaluation sets and answers small enough to check by hand, and a copy of the demo that tests must not change."""
+"""Small evaluation sets and answers to check by hand, and a copy of the demo that tests must not change."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def differing(before: Mapping[str, torch.Tensor], model: torch.nn.Module) -> set
 
 
 def answers(eval_set: EvalSet, captions: Sequence[str], says_yes: Sequence[str] | str) -> EvalSetAnswers:
-    """Return answers: `captions` in the scenes' order, and yes to questions about the kinds of `says_yes`."""
+    """Return answers: `captions` in the order of the scenes, and yes to questions about the kinds in `says_yes`."""
     kinds = {f" {kind} " for kind in says_yes} if not isinstance(says_yes, str) else None
     return EvalSetAnswers(
         tuple(captions),

@@ -24,7 +24,7 @@ SMALL = ("--scenes", "6", "--seeds", "2", "--workers", "1")
 
 
 def pretend(model_spec: ModelSpec, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:
-    """Answer without a model: some captions name absent objects, how many depends on the arm."""
+    """Answer without a model: the arm decides how many captions name absent objects."""
     for job in jobs:
         eval_set = eval_set_about(job.scenes)
         invented = sum(map(ord, job.arm.name)) % len(eval_set.scenes)
@@ -75,7 +75,7 @@ def test_demo_shows_every_arm_and_measure(pretended: None, tmp_path: Path) -> No
         assert picture.format == "PNG"
 
 
-def test_demo_as_json(pretended: None) -> None:
+def test_demo_prints_the_same_figures_as_json(pretended: None) -> None:
     result = qkedit("demo", *SMALL, "--json", "--layers", "2-3", "--k", "2")
     document = result.document
     assert (document["command"], document["status"], document["layers"]) == ("demo", "done", [2, 3])
@@ -90,8 +90,8 @@ def test_demo_as_json(pretended: None) -> None:
     assert set(arms["SCR"]["measures"]) == set(measures.MEASURES)
 
 
-def test_silence_counts_as_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty captions have no hallucination, and empty answers are yes in POPE: both are reported."""
+def test_empty_answers_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty captions have no hallucination, and empty answers count as yes in POPE."""
 
     def silent(model_spec: ModelSpec, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:
         for job, result in pretend(model_spec, jobs, workers):
@@ -106,7 +106,7 @@ def test_silence_counts_as_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert warnings[1].startswith("empty answers count as yes: there are ")
 
 
-def test_what_demo_saves_scores_and_compares_as_anything_else(pretended: None, tmp_path: Path) -> None:
+def test_saved_answers_of_demo_can_be_scored_and_compared(pretended: None, tmp_path: Path) -> None:
     place = tmp_path / "saved"
     shown = qkedit("demo", *SMALL, "--save", place, "--json").document
     values = {
@@ -138,7 +138,7 @@ def test_what_demo_saves_scores_and_compares_as_anything_else(pretended: None, t
     assert "exists" in again.sentence()
 
 
-def test_sweep_ranks_confirms_resumes_and_draws(pretended: None, tmp_path: Path) -> None:
+def test_sweep_ranks_confirms_resumes_and_plots(pretended: None, tmp_path: Path) -> None:
     request = (
         "sweep",
         *SMALL,
@@ -189,9 +189,9 @@ def test_sweep_ranks_confirms_resumes_and_draws(pretended: None, tmp_path: Path)
     ],
     ids=" ".join,
 )
-def test_wrong_requests_are_one_sentence_before_any_work(wrong: tuple[str, ...], monkeypatch: Any) -> None:
+def test_invalid_requests_are_refused_before_any_work(wrong: tuple[str, ...], monkeypatch: Any) -> None:
     def never(*arguments: Any) -> Any:
-        raise AssertionError("work was begun")
+        raise AssertionError("the work began")
 
     monkeypatch.setattr(experiment, "run_jobs", never)
     small = () if "--scenes" in wrong else ("--scenes", "4")
@@ -200,13 +200,13 @@ def test_wrong_requests_are_one_sentence_before_any_work(wrong: tuple[str, ...],
     assert result.sentence()
 
 
-def test_both_show_scenes_that_the_model_was_not_trained_on() -> None:
+def test_both_commands_use_scenes_outside_the_training_data() -> None:
     for name in ("demo", "sweep"):
         flags = {parameter.name: parameter.default for parameter in made_command(name).params}
         assert flags["scene_seed"] == HELD_OUT_SEED
 
 
-def test_a_configuration_file_serves_both(pretended: None, tmp_path: Path) -> None:
+def test_both_commands_read_a_configuration_file(pretended: None, tmp_path: Path) -> None:
     (tmp_path / "laboratory.yaml").write_text("scenes: 4\nseeds: 1\nworkers: 1\nlayers: 2-3\nk: 3\n")
     shown = qkedit("demo", "--config", tmp_path / "laboratory.yaml", "--json").document
     assert shown["scenes"]["count"] == 4

@@ -46,8 +46,8 @@ def slow_score(loaded: LoadedModel, scene: Scene, prompt: str, ids: Sequence[int
     return float(sum(row[token] for row, token in zip(chances, ids, strict=True)))
 
 
-def test_scores_are_those_of_whole_texts(loaded: LoadedModel, scenes: tuple[Scene, ...]) -> None:
-    """Test a batch with prompts and answers of different length; answers use the model's own tokens."""
+def test_scores_equal_those_of_whole_texts(loaded: LoadedModel, scenes: tuple[Scene, ...]) -> None:
+    """Test a batch with prompts and answers of different lengths; answers are tokenized by the model's tokenizer."""
     asked = [(scenes[0], CAPTION_PROMPT, " A lake with a duck"), (scenes[1], "Which is nearest?", " The bus")]
     prompts = [Prompt(prompt_text(loaded, prompt, 1), (Image.fromarray(scene.image),)) for scene, prompt, _ in asked]
     found = continuation_scores(loaded, prompts, [answer for *_, answer in asked])
@@ -58,7 +58,7 @@ def test_scores_are_those_of_whole_texts(loaded: LoadedModel, scenes: tuple[Scen
     assert loaded.processor.tokenizer(f" {own.text}", add_special_tokens=False)["input_ids"] == list(own.ids[:-1])
 
 
-def test_the_likelier_answer_is_chosen(loaded: LoadedModel, scenes: tuple[Scene, ...]) -> None:
+def test_the_more_likely_answer_is_chosen(loaded: LoadedModel, scenes: tuple[Scene, ...]) -> None:
     questions = depth_questions(scenes, ["nearest"])
     by_number = {scene.number: scene for scene in scenes}
     tokens = loaded.processor.tokenizer
@@ -77,7 +77,7 @@ def test_the_likelier_answer_is_chosen(loaded: LoadedModel, scenes: tuple[Scene,
             assert (item.id, item.truth, item.group) == (question.id, question.truth, question.image)
 
 
-def test_the_control_has_the_same_depths_elsewhere(loaded: LoadedModel, scenes: tuple[Scene, ...]) -> None:
+def test_the_control_permutes_the_cells_of_the_depth_map(loaded: LoadedModel, scenes: tuple[Scene, ...]) -> None:
     def cells(depth: np.ndarray) -> list[bytes]:
         side = depth.shape[0] // CELLS
         return [

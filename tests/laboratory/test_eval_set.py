@@ -13,7 +13,7 @@ from qkedit.laboratory.measures import MEASURES
 from tests.laboratory.small_eval_sets import answers, few_scenes, outcome
 
 
-def test_every_question_of_every_split_is_asked_exactly_once() -> None:
+def test_every_question_of_every_split_is_asked_once() -> None:
     eval_set = few_scenes()
     wanted = {
         (scene.number, row["text"])
@@ -23,10 +23,10 @@ def test_every_question_of_every_split_is_asked_exactly_once() -> None:
         if row["image"] == f"scene_{scene.number:06d}.png"
     }
     assert sorted(wanted) == [(eval_set.scenes[place].number, prompt) for place, prompt in eval_set.asked]
-    assert len(eval_set.asked) < sum(map(len, eval_set.splits.values()))  # or nothing would have been saved
+    assert len(eval_set.asked) < sum(map(len, eval_set.splits.values()))  # fewer requests than questions
 
 
-def test_halves_are_disjoint_and_their_questions_look_at_themselves_alone() -> None:
+def test_halves_are_disjoint_and_their_questions_use_only_their_own_scenes() -> None:
     first, second = SceneRange(5, seed=1, first=7).halves()
     assert (first, second) == (SceneRange(2, 1, 7), SceneRange(3, 1, 9))
     one = make_eval_set(second)
@@ -36,18 +36,18 @@ def test_halves_are_disjoint_and_their_questions_look_at_themselves_alone() -> N
     assert texts == [row["text"] for row in pope_questions(one.scenes, "adversarial")]
 
 
-def test_the_laboratory_s_scenes_are_neither_those_of_training_nor_of_validation() -> None:
+def test_scenes_of_experiments_are_outside_training_and_validation() -> None:
     assert HELD_OUT_SEED not in (0, 1_000_000)
 
 
-def test_digests_tell_evaluation_sets_apart() -> None:
+def test_different_evaluation_sets_have_different_digests() -> None:
     digests = {make_eval_set(SceneRange(2, seed, first)).digest() for seed, first in ((1, 0), (1, 1), (2, 0))}
     assert len(digests) == 3
     assert make_eval_set(SceneRange(2, 1, 1)).digest() in digests
 
 
 @pytest.mark.parametrize("wrong", [{"count": 1}, {"count": 0}, {"count": 5, "seed": -1}])
-def test_ranges_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
+def test_invalid_ranges_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UsageError):
         SceneRange(**wrong)
 
@@ -62,16 +62,16 @@ def test_truthful_answers_score_perfectly() -> None:
         "recall": 1.0,
     }
     for split in ("random", "popular", "adversarial"):
-        # Half of the questions are about what is not there.
+        # Half of the questions are about absent objects.
         assert yes.value(MEASURES[f"accuracy_{split}"]) == 0.5
         assert yes.value(MEASURES[f"hr_{split}"]) == 1.0
         assert yes.value(MEASURES[f"f1_{split}"]) == pytest.approx(2 / 3)
 
 
-def test_hallucinations_are_counted_by_hand() -> None:
+def test_hallucinations_equal_a_count_by_hand() -> None:
     eval_set = few_scenes()
     absent = [next(kind for kind in ("plate", "boat", "tree") if kind not in scene.kinds) for scene in eval_set.scenes]
-    # The first caption is right but for a repeated invention, the second is right, the third says nothing.
+    # The first caption is right except for a repeated absent object, the second is right, the third is empty.
     captions = [
         f"{eval_set.scenes[0].caption} And a {absent[0]}, a {absent[0]}.",
         eval_set.scenes[1].caption,
@@ -86,7 +86,7 @@ def test_hallucinations_are_counted_by_hand() -> None:
     assert found.value(MEASURES["f1_random"]) == 0.0
 
 
-def test_a_caption_is_held_to_its_own_scenes() -> None:
+def test_a_caption_is_compared_with_its_own_scene() -> None:
     eval_set = few_scenes()
     own = [scene.caption for scene in eval_set.scenes]
     measure = MEASURES["cider"]
@@ -112,4 +112,4 @@ def test_answers_reach_the_question_of_their_own_scene() -> None:
     for split in ("random", "popular", "adversarial"):
         assert right.value(MEASURES[f"accuracy_{split}"]) == 1.0
         assert right.value(MEASURES[f"hr_{split}"]) == 0.0
-    assert right.value(MEASURES["chair_i"]) is None  # nothing was mentioned
+    assert right.value(MEASURES["chair_i"]) is None  # no object was mentioned

@@ -18,7 +18,7 @@ from qkedit.plugins.settings import PluginSettings
 from qkedit.runtime.generation import Answer, respond
 from tests.laboratory.small_eval_sets import demo_model, few_scenes
 
-# Answers of the model, long ones included, are compared to their end, but no longer than this.
+# Answers, including long ones, are compared up to their end or this number of tokens.
 TOKENS = {"CAPTION_TOKENS": 12, "ANSWER_TOKENS": 3}
 
 
@@ -28,12 +28,12 @@ def short_answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(answering, name, tokens)
     monkeypatch.setattr(answering, "PROMPTS_AT_ONCE", 7)  # the last batch is smaller
     monkeypatch.setattr(answering, "SCENES_AT_ONCE", 2)
-    with one_thread():  # small steps on several threads wait for whatever else the machine does
+    with one_thread():  # with several threads, small steps wait for other processes of the machine
         yield
 
 
 def one_by_one(eval_set: EvalSet, plugin: str | None = None) -> EvalSetAnswers:
-    """Return the answer of `qkedit generate` to each question alone."""
+    """Return the answer to each question in a separate request."""
 
     def said(scene: int, prompt: str, tokens: int) -> str:
         shown = eval_set.scenes[scene]
@@ -49,7 +49,7 @@ def one_by_one(eval_set: EvalSet, plugin: str | None = None) -> EvalSetAnswers:
     return EvalSetAnswers(tuple(captions), tuple(said(*asked, TOKENS["ANSWER_TOKENS"]) for asked in eval_set.asked))
 
 
-def test_batches_equal_single_requests_whether_or_not_they_share_pictures() -> None:
+def test_batches_equal_single_requests_with_and_without_shared_images() -> None:
     eval_set = few_scenes()
     alone = one_by_one(eval_set)
     whole = run_eval_set(demo_model(), eval_set, share_pictures=False)
@@ -58,7 +58,7 @@ def test_batches_equal_single_requests_whether_or_not_they_share_pictures() -> N
     assert {count for count, _ in whole.batches} > {7}
     assert all(seconds > 0 for _, seconds in whole.batches)
     assert run_eval_set(demo_model(), eval_set, share_pictures=True) == alone
-    # The comparison would say little about a model that says one thing to everything.
+    # The comparison is meaningful only if answers differ.
     assert len(set(alone.captions)) > 1
 
 
@@ -68,7 +68,7 @@ def test_batches_equal_single_requests_with_plugins(plugin: str) -> None:
     assert run_eval_set(demo_model(), eval_set, [PluginSettings(plugin)]) == one_by_one(eval_set, plugin)
 
 
-def test_pictures_are_shared_where_that_is_right_and_no_plugin_acts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_shared_only_for_causal_models_without_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     eval_set, used = few_scenes(), []
     for way in (answering._SharedPictures, answering._WholePrompts):
         monkeypatch.setattr(way, "__call__", lambda self, batch, way=way: used.append(way) or [(r, "") for r in batch])
@@ -81,7 +81,7 @@ def test_pictures_are_shared_where_that_is_right_and_no_plugin_acts(monkeypatch:
     assert set(used) == {answering._WholePrompts}
 
 
-def test_uniform_sources_are_drawn_anew_for_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_batch_draws_new_uniform_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = []
 
     def note_seed(loaded: Any, prompts: Any, plugins: Any, **settings: Any) -> list[Answer]:

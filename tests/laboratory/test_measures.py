@@ -17,7 +17,7 @@ SCENES = make_eval_set(SceneRange(60))
 
 
 def inventing(name: str, which: set[int], group: str = "") -> Outcome:
-    """Return an arm that adds absent objects to the captions of some scenes, and answers yes to every question."""
+    """Return an arm that adds absent objects to some captions, and answers yes to every question."""
 
     def caption(eval_set: EvalSet, place: int) -> str:
         scene = eval_set.scenes[place]
@@ -31,19 +31,19 @@ def inventing(name: str, which: set[int], group: str = "") -> Outcome:
 BASE = inventing("base", set(range(30)))
 
 
-def test_seeds_of_a_control_are_pooled_and_their_range_is_shown() -> None:
+def test_seeds_of_a_control_are_pooled_with_their_range() -> None:
     seeds = [inventing(f"control {count}", set(range(count)), "control") for count in (27, 30, 36)]
     rows = compare([BASE, *seeds], BASE)
     assert [row.name for row in rows] == ["base", "control"]
     figure = rows[1].figures["chair_s"]
     assert figure.interval.value == pytest.approx((27 + 30 + 36) / 180)
     assert (figure.least, figure.most) == (pytest.approx(27 / 60), pytest.approx(36 / 60))
-    assert figure.interval.groups == 60  # scenes, however many seeds spoke about each
+    assert figure.interval.groups == 60  # scenes, not answers of all seeds
     assert figure.difference is not None
     assert figure.difference.value == pytest.approx(((27 + 30 + 36) / 3 - 30) / 60)
 
 
-def test_an_arm_equal_to_the_base_differs_by_nothing_and_the_base_is_compared_with_nothing() -> None:
+def test_an_equal_arm_has_zero_differences_and_the_base_has_none() -> None:
     twin = inventing("twin", set(range(30)))
     base, same = compare([BASE, twin], BASE)
     assert all(figure.difference is None and figure.p_holm is None for figure in base.figures.values())
@@ -53,7 +53,7 @@ def test_an_arm_equal_to_the_base_differs_by_nothing_and_the_base_is_compared_wi
         assert figure.p_holm == 1.0
 
 
-def test_a_difference_is_that_of_the_paired_statistics() -> None:
+def test_a_difference_equals_that_of_the_paired_statistics() -> None:
     better = inventing("better", set(range(10)))
     row = compare([BASE, better], BASE)[1]
     found = row.figures["chair_s"].difference
@@ -62,14 +62,14 @@ def test_a_difference_is_that_of_the_paired_statistics() -> None:
     assert (found.value, expected.value) == (pytest.approx(-20 / 60), pytest.approx(-20 / 60))
     assert found.low == pytest.approx(expected.low, abs=0.02)
     assert found.high == pytest.approx(expected.high, abs=0.02)
-    # One comparison needs no correction, three need threefold caution.
+    # One comparison is not corrected; the smallest of three p-values is multiplied by 3.
     assert row.figures["chair_s"].p_holm == found.p
     worse = [inventing(name, set(range(31))) for name in ("a", "b")]
     of_three = compare([BASE, better, *worse], BASE)[1].figures["chair_s"]
     assert of_three.p_holm == pytest.approx(3 * of_three.difference.p)  # type: ignore[union-attr, operator]
 
 
-def test_an_arm_is_held_against_all_seeds_of_its_control() -> None:
+def test_an_arm_is_compared_with_all_seeds_of_its_control() -> None:
     edit = inventing("edit", set(range(20)))
     controls = [inventing(f"control {count}", set(range(count)), "control") for count in (26, 34)]
     difference = against(edit, controls, MEASURES["chair_s"])
@@ -90,6 +90,8 @@ def test_an_arm_is_held_against_all_seeds_of_its_control() -> None:
         ("mean_words", 0.1, 0.2, None),
     ],
 )
-def test_what_is_better_depends_on_the_measure(name: str, low: float, high: float, expected: bool | None) -> None:
+def test_the_better_direction_depends_on_the_measure(
+    name: str, low: float, high: float, expected: bool | None
+) -> None:
     difference = against(BASE, [inventing("other", {1})], MEASURES["chair_s"])
     assert improves(MEASURES[name], replace(difference, low=low, high=high)) is expected

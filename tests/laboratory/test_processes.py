@@ -24,12 +24,12 @@ FEW = SceneRange(2)
 EDIT = SteerOptions("2-3", suppression=Suppression(k=8), device="cpu")
 
 
-def test_processes_give_the_results_of_one_and_are_stopped_when_one_is_killed() -> None:
-    """Return one pool for both tests, since most of its time is the start."""
+def test_several_processes_equal_one_and_all_stop_when_one_is_killed() -> None:
+    """Use one pool for both checks, since starting it takes most of the time."""
     jobs = [
         Job(Arm(BASE), FEW),
         Job(Arm("edited", EDIT, (PluginSettings("scr", {"selection": "uniform"}),)), FEW),
-        Job(Arm("base again"), FEW),  # in a worker that has edited before, or not
+        Job(Arm("base again"), FEW),  # in any worker, whether or not it has edited before
     ]
     serial = {job.arm.name: result for job, result in run_jobs(ModelSpec(), jobs, 1)}
     results = run_jobs(ModelSpec(), [*jobs, *(Job(Arm(str(number)), FEW) for number in range(99))], 2)
@@ -53,13 +53,13 @@ def test_processes_give_the_results_of_one_and_are_stopped_when_one_is_killed() 
     assert not multiprocessing.active_children()
 
 
-def test_an_arm_that_does_not_fit_the_model_is_an_error() -> None:
+def test_an_invalid_arm_is_an_error() -> None:
     with pytest.raises(UsageError, match="beyond the model"):
         list(run_jobs(ModelSpec(), [Job(Arm("beyond", SteerOptions("99", device="cpu")), FEW)], 1))
 
 
 @pytest.mark.parametrize("kind", [QkeditError, UsageError, VerificationError])
-def test_errors_pass_between_processes_whole(kind: type[QkeditError]) -> None:
+def test_errors_keep_all_fields_between_processes(kind: type[QkeditError]) -> None:
     error = kind("it broke", where="here", remedy="mend it")
     if isinstance(error, VerificationError):
         error.mismatches = ("a", "b")
@@ -69,8 +69,8 @@ def test_errors_pass_between_processes_whole(kind: type[QkeditError]) -> None:
     assert vars(copy) == vars(error)
 
 
-def test_processes_are_started_with_ctrl_c_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal during the imports would print a traceback; `_start` prevents it."""
+def test_ctrl_c_is_blocked_while_processes_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal during the imports would print a traceback."""
 
     def blocked() -> bool:
         return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())

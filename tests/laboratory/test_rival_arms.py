@@ -31,13 +31,13 @@ def test_every_method_is_listed_with_its_controls() -> None:
     assert all(len(groups[group]) == 2 for group in repeated)
 
 
-def test_those_with_a_control_have_the_option() -> None:
+def test_methods_with_a_control_have_its_option() -> None:
     has = {name: "control" in [option.name for option in plugin_options(name)] for name in RIVALS}
     assert has == {name: name in CONTROLLED for name in RIVALS}
     assert set(RIVALS) <= PLUGINS.keys()
 
 
-def test_a_file_of_results_keeps_the_times_of_batches_and_may_lack_them(tmp_path: Path) -> None:
+def test_a_results_file_stores_times_of_batches_and_may_lack_them(tmp_path: Path) -> None:
     job, path = Job(Arm("base"), SceneRange(2)), tmp_path / "results.jsonl"
     with ResultsFile(path, {}) as file:
         file.add(job, JobResult(EvalSetAnswers(("a",), ("yes",), ((2, 0.1234567), (1, 3.0))), 1.0))
@@ -52,7 +52,7 @@ def test_a_file_of_results_keeps_the_times_of_batches_and_may_lack_them(tmp_path
     assert old.answers.batches == ()
 
 
-def test_each_batch_of_a_control_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_batch_of_a_control_has_a_new_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
 
     def respond(loaded: object, prompts: list[object], plugins: list[object], **how: int) -> list[object]:

@@ -61,7 +61,7 @@ def settings(**changes: Any) -> SweepSettings:
 
 
 def said(eval_set: EvalSet, invented: float, forgotten: float) -> EvalSetAnswers:
-    """Return captions with absent objects in one share of the scenes and empty ones in another; always yes."""
+    """Return captions with absent objects for some scenes and empty ones for others, and yes to every question."""
     captions = []
     for place, scene in enumerate(eval_set.scenes):
         share = place / len(eval_set.scenes)
@@ -72,7 +72,7 @@ def said(eval_set: EvalSet, invented: float, forgotten: float) -> EvalSetAnswers
 
 
 class Pretended:
-    """Replace the workers: every arm hallucinates and omits as given, and every job is recorded."""
+    """Replace the workers: every arm hallucinates and omits at chosen rates, and every job is recorded."""
 
     def __init__(self, behaviour: dict[str, tuple[float, float]]) -> None:
         self.behaviour = behaviour
@@ -97,13 +97,13 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
             "layers 0-1, k 1, full, retain 0, index": (0.45, 0.0),  # controls of the first cell
             "layers 0-1, k 1": (0.30, 0.0),
             "layers 0-1, k 2, full, retain 0, index": (0.5, 0.0),
-            "layers 0-1, k 2": (0.05, 0.5),  # hallucinates least, since it says least
+            "layers 0-1, k 2": (0.05, 0.5),  # hallucinates least, since its captions are shortest
             "layers 2-3, k 2": (0.35, 0.0),
         }
     )
     monkeypatch.setattr(experiment, "run_jobs", replacement)
     monkeypatch.setattr(sweep, "make_eval_set", eval_set_about)
-    monkeypatch.setattr(measures, "RESAMPLES", 50)  # values are looked at here, not intervals
+    monkeypatch.setattr(measures, "RESAMPLES", 50)  # these tests check values, not intervals
     return replacement
 
 
@@ -111,7 +111,7 @@ def run(given: SweepSettings, file: ResultsFile | None = None) -> SweepReport:
     return run_sweep(ModelSpec(), given, file, 1)
 
 
-def test_the_winner_is_the_best_that_keeps_the_guards(pretended: Pretended) -> None:
+def test_the_winner_is_the_best_edit_within_the_guards(pretended: Pretended) -> None:
     report = run(settings())
     assert [(result.cell.layers, result.cell.k) for result in report.ranked] == [
         ("0-1", 1),
@@ -128,14 +128,14 @@ def test_the_winner_is_the_best_that_keeps_the_guards(pretended: Pretended) -> N
     assert report.base == {"chair_s": pytest.approx(0.5), "recall": pytest.approx(1.0)}
 
 
-def test_without_guards_silence_wins(pretended: Pretended) -> None:
+def test_without_guards_empty_captions_win(pretended: Pretended) -> None:
     winner = run(settings(guards=())).winner
     assert winner is not None
     assert (winner.cell.layers, winner.cell.k) == ("0-1", 2)
 
 
-def test_a_measure_that_shall_rise_is_ranked_the_other_way_round(pretended: Pretended) -> None:
-    # Whoever falls silent recalls least; the others recall alike, and the mildest edit of them comes first.
+def test_a_measure_to_be_raised_is_ranked_in_descending_order(pretended: Pretended) -> None:
+    # Empty captions have the lowest recall; the others have equal recall, and the mildest edit comes first.
     ranked = run(settings(objective="recall", guards=())).ranked
     assert [(result.cell.layers, result.cell.k) for result in ranked] == [
         ("0-1", 1),
@@ -145,7 +145,7 @@ def test_a_measure_that_shall_rise_is_ranked_the_other_way_round(pretended: Pret
     ]
 
 
-def test_where_every_cell_breaks_a_guard_nothing_wins_and_the_other_half_stays_unseen(pretended: Pretended) -> None:
+def test_if_every_cell_breaks_a_guard_the_second_half_is_not_used(pretended: Pretended) -> None:
     pretended.behaviour = {"layers": (0.1, 0.6)}
     report = run(settings())
     assert report.winner is None
@@ -154,7 +154,7 @@ def test_where_every_cell_breaks_a_guard_nothing_wins_and_the_other_half_stays_u
     assert {scenes for _, scenes in pretended.jobs} == {first}
 
 
-def test_the_second_half_is_shown_to_base_winner_and_its_controls_once(pretended: Pretended) -> None:
+def test_the_second_half_is_answered_once_by_base_winner_and_controls(pretended: Pretended) -> None:
     report = run(settings())
     first, second = SCENES.halves()
     name = "layers 0-1, k 1, full, retain 0"
@@ -169,7 +169,7 @@ def test_the_second_half_is_shown_to_base_winner_and_its_controls_once(pretended
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"arm": {"name": "layers 0'])
-def test_a_broken_sweep_resumes(pretended: Pretended, tmp_path: Path, torn: bytes) -> None:
+def test_an_interrupted_sweep_resumes(pretended: Pretended, tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "sweep.jsonl"
     whole = run(settings())
     expected, pretended.jobs = list(pretended.jobs), []
@@ -181,12 +181,12 @@ def test_a_broken_sweep_resumes(pretended: Pretended, tmp_path: Path, torn: byte
     pretended.stop_after = None
     with ResultsFile(path, settings().as_dict()) as file:
         report = run(settings(), file)
-    assert pretended.jobs == expected  # everything once
+    assert pretended.jobs == expected  # every job once
     assert report.resumed == 5
     assert report.as_dict() == whole.as_dict() | {"resumed": 5}
     lines = path.read_bytes().splitlines()
     assert len(lines) == 1 + len(expected)
-    # A finished one says the same again without any work.
+    # A finished sweep prints the same result without any work.
     pretended.jobs = []
     with ResultsFile(path, settings().as_dict()) as file:
         again = run(settings(), file)
@@ -195,7 +195,7 @@ def test_a_broken_sweep_resumes(pretended: Pretended, tmp_path: Path, torn: byte
     assert path.read_bytes().splitlines() == lines
 
 
-def test_a_sweep_begun_under_the_old_name_of_retain_goes_on(pretended: Pretended, tmp_path: Path) -> None:
+def test_a_file_with_the_old_name_of_retain_is_resumed(pretended: Pretended, tmp_path: Path) -> None:
     path = tmp_path / "sweep.jsonl"
     with ResultsFile(path, settings().as_dict()) as file:
         whole = run(settings(), file)
@@ -208,7 +208,7 @@ def test_a_sweep_begun_under_the_old_name_of_retain_goes_on(pretended: Pretended
     assert again.as_dict() == whole.as_dict() | {"resumed": 13}
 
 
-def test_a_sweep_that_was_killed_resumes(pretended: Pretended, tmp_path: Path) -> None:
+def test_a_killed_sweep_resumes(pretended: Pretended, tmp_path: Path) -> None:
     path = tmp_path / "sweep.jsonl"
     killed = f"""
 import os, signal
@@ -235,7 +235,7 @@ with ResultsFile(Path({str(path)!r}), settings().as_dict()) as file:
 
 
 @pytest.mark.parametrize("changed", [{"weights": "1" * 64}, {"seeds": 3}, {"objective": "chair_i"}, {"guards": ()}])
-def test_a_file_of_another_sweep_is_refused_and_left_alone(tmp_path: Path, changed: dict[str, Any]) -> None:
+def test_the_file_of_another_sweep_is_refused_and_unchanged(tmp_path: Path, changed: dict[str, Any]) -> None:
     path = tmp_path / "sweep.jsonl"
     with ResultsFile(path, settings().as_dict()):
         pass
@@ -257,7 +257,7 @@ def test_a_file_of_another_sweep_is_refused_and_left_alone(tmp_path: Path, chang
         b"\x89PNG\r\n\x1a\n",
     ],
 )
-def test_what_is_not_a_sweep_s_file_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_no_sweep_wrote_is_refused_and_unchanged(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "sweep.jsonl"
     path.write_bytes(content)
     with pytest.raises(UsageError), ResultsFile(path, settings().as_dict()):
@@ -274,7 +274,7 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
         pass
 
 
-def test_a_torn_first_line_is_written_again(tmp_path: Path) -> None:
+def test_an_incomplete_first_line_is_written_again(tmp_path: Path) -> None:
     path = tmp_path / "sweep.jsonl"
     with ResultsFile(path, settings().as_dict()):
         pass
@@ -287,7 +287,7 @@ def test_a_torn_first_line_is_written_again(tmp_path: Path) -> None:
     assert json.loads(whole)["settings"]["scenes"] == {"count": 40, "seed": 3, "first": 0}
 
 
-def test_two_sweeps_do_not_share_a_file(tmp_path: Path) -> None:
+def test_a_second_sweep_with_the_same_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "sweep.jsonl"
     with (
         ResultsFile(path, settings().as_dict()),
@@ -297,12 +297,12 @@ def test_two_sweeps_do_not_share_a_file(tmp_path: Path) -> None:
         pass
 
 
-def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+def test_an_unwritable_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(QkeditError, match="cannot be written"), ResultsFile(tmp_path / "none" / "s.jsonl", {}):
         pass
 
 
-def test_a_sweep_that_spares_heads_is_another_experiment_too(pretended: Pretended) -> None:
+def test_spared_heads_are_part_of_the_experiment(pretended: Pretended) -> None:
     spared = settings(spare="induction")
     assert spared.as_dict() == settings().as_dict() | {"spare": "induction"}
     arms = [arm for cell in spared.cells() for arm in (cell.arm(), *cell.controls("index", 2))]
@@ -313,7 +313,7 @@ def test_a_sweep_that_spares_heads_is_another_experiment_too(pretended: Pretende
     assert "4 cells, protect sink:3, spare induction by chair_s" in shown.getvalue()
 
 
-def test_a_protected_sweep_is_another_experiment_and_protects_cells_and_controls() -> None:
+def test_protection_is_part_of_the_experiment_and_of_cells_and_controls() -> None:
     plain, protected = settings(), settings(protect=3)
     assert "protect" not in plain.as_dict()  # files begun without the option can be resumed
     assert protected.as_dict() == plain.as_dict() | {"protect": 3}
@@ -325,7 +325,7 @@ def test_a_protected_sweep_is_another_experiment_and_protects_cells_and_controls
         settings(channels=("symmetric",), protect=3)
 
 
-def test_the_grid_holds_every_combination_once_and_its_controls_match() -> None:
+def test_the_grid_has_every_combination_once_with_matching_controls() -> None:
     given = settings(channels=("full", "antisymmetric"), retains=(0.0, 0.5), seeds=3)
     cells = given.cells()
     assert len(cells) == len(set(cells)) == 2 * 2 * 2 * 2
@@ -358,12 +358,12 @@ def test_the_grid_holds_every_combination_once_and_its_controls_match() -> None:
     ],
     ids=str,
 )
-def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         settings(**wrong)
 
 
-def test_lists_are_read_each_part_once() -> None:
+def test_repeated_parts_of_a_list_count_once() -> None:
     assert alternatives("0-1; 2,3;mid;0-1") == ("0-1", "2,3", "mid")
     assert whole_numbers("1, 2,1", "--k") == (1, 2)
     assert shares("0,.5", "--retain") == (0.0, 0.5)
@@ -388,12 +388,12 @@ def test_lists_are_read_each_part_once() -> None:
         (guards, "beauty:1"),
     ],
 )
-def test_lists_that_cannot_be_read_are_refused(read: Any, text: str) -> None:
+def test_invalid_lists_are_refused(read: Any, text: str) -> None:
     with pytest.raises(UsageError):
         read(text)
 
 
-def test_alternatives_that_mean_the_same_layers_are_one_and_unknown_layers_are_refused() -> None:
+def test_equal_alternatives_of_layers_are_merged_and_unknown_layers_refused() -> None:
     asked: dict[str, Any] = {
         "ks": (1,),
         "channels": ("full",),
@@ -413,7 +413,7 @@ def test_alternatives_that_mean_the_same_layers_are_one_and_unknown_layers_are_r
         prepare(ModelSpec(), layers=("2-3",), **{**asked, "ks": (1, 20)})
 
 
-def test_a_demonstration_without_matched_controls_ends_before_it_begins() -> None:
+def test_a_demonstration_without_matched_controls_is_refused() -> None:
     options = SteerOptions("2-3", suppression=Suppression(k=20), device="cpu")
     with pytest.raises(UsageError, match="takes 20 of 32 modes of a head, so no index-matched control"):
         demonstrate(ModelSpec(), demonstration_arms(options, 1), SceneRange(4), 1)

@@ -1,4 +1,4 @@
-"""Tune: a planted optimum is found and confirmed, nothing is found where nothing is, and kills change nothing."""
+"""Test tune: a planted optimum is found and confirmed, no edit wins without one, and interrupted searches resume."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.paths import ROOT
 
 pytest.importorskip("optuna")
 
-# 8 layers, 9 alternatives of heads, and 8 settings of modes, channel and kept share.
+# 8 layers, 9 alternatives of heads, and 8 settings of modes, channel and retained share.
 SPACE = SearchSpace(("each",), ("all", "each"), (1, 4), (), ("full", "symmetric"), (0.0, 0.5))
 BUDGET = 60
 
@@ -98,7 +98,7 @@ def test_a_planted_head_is_found_and_beats_the_default_edit_on_other_questions(
     assert found.best in found.pareto
 
 
-def test_what_is_printed_and_plotted(found: TuneReport) -> None:
+def test_the_report_is_printed_and_plotted(found: TuneReport) -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(TuneTables(found, every_trial=True))
     text = console.export_text()
@@ -129,7 +129,7 @@ def test_an_edit_that_is_not_confirmed_is_not_called_a_winner(found: TuneReport)
     assert "winner" not in text + plot
 
 
-def test_a_trial_that_breaks_a_guard_is_marked_and_a_search_without_guards_says_so(found: TuneReport) -> None:
+def test_broken_guards_are_marked_and_missing_guards_are_noted(found: TuneReport) -> None:
     trials = (*found.trials[:-1], replace(found.trials[-1], broken=("custom.recall",)))
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(TuneTables(replace(found, trials=trials, goal=replace(found.goal, guards=())), every_trial=True))
@@ -141,7 +141,7 @@ def test_a_trial_that_breaks_a_guard_is_marked_and_a_search_without_guards_says_
     )
 
 
-def test_where_nothing_helps_nothing_wins_and_the_other_half_stays_unseen(
+def test_if_no_edit_helps_the_second_half_is_not_used(
     planted: ModuleType, loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "tune.jsonl"
@@ -156,7 +156,7 @@ def test_where_nothing_helps_nothing_wins_and_the_other_half_stays_unseen(
     assert "confirmation" not in out.read_text()
 
 
-def test_a_search_that_was_interrupted_anywhere_ends_as_if_it_had_not_been(
+def test_an_interrupted_search_ends_with_the_same_result(
     planted: ModuleType, loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(planted, loaded, trials=6, out=tmp_path / "whole.jsonl")
@@ -169,14 +169,14 @@ def test_a_search_that_was_interrupted_anywhere_ends_as_if_it_had_not_been(
         assert again == [{**json.loads(line), "seconds": 0} for line in lines]
         assert report.resumed == kept - 1
         assert [trial.edit for trial in report.trials] == [trial.edit for trial in whole.trials]
-    # A finished one needs no model.
+    # A finished search needs no model.
     monkeypatch.setattr(LocalModel, "session", None)
     assert run(planted, loaded, trials=6, out=out).resumed == len(lines) - 1
     with pytest.raises(UsageError, match="holds another experiment, with other space"):
         run(planted, loaded, SearchSpace(("0",)), trials=6, out=out)
 
 
-def test_too_far_is_not_asked(planted: ModuleType, loaded: LoadedModel) -> None:
+def test_a_trial_with_too_much_drift_is_not_evaluated(planted: ModuleType, loaded: LoadedModel) -> None:
     report = run(
         planted, loaded, SearchSpace(("3",), ks=(4,)), settings={"most_drift": 1e-9}, drift_images=1, prunes=False
     )
@@ -255,7 +255,7 @@ def test_the_symmetric_channel_comes_first_and_only_the_full_one_protects(
         SearchSpace(("0",), spares=("copying",))  # type: ignore[arg-type]
 
 
-def test_a_sampler_begins_with_all_heads_of_every_layer_and_gives_up_what_is_hopeless() -> None:
+def test_the_sampler_begins_with_all_heads_per_layer_and_prunes_weak_layers() -> None:
     space = SearchSpace(tuple(map(str, range(12))), ("all", "0", "1"), (1, 2))
     order = Sampler(space)
     past: list[PastTrial] = []
@@ -273,7 +273,7 @@ def test_a_sampler_begins_with_all_heads_of_every_layer_and_gives_up_what_is_hop
     assert grid.next([]) == space.candidates()[0]
 
 
-def test_without_optuna_one_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampler, "find_spec", lambda name: None)
     with pytest.raises(QkeditError, match=r"Optuna is not installed; run: pip install 'qkedit\[tune\]'"):
         Sampler(SPACE)
@@ -291,7 +291,7 @@ def test_a_mistake_is_named_before_what_is_missing_for_it(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
-def test_a_command_line_makes_the_edit() -> None:
+def test_the_printed_command_makes_the_edit() -> None:
     edit = Candidate("0-1, 3", "2", None, 0.25, "symmetric", 0.5)
     assert edit.command("my model") == (
         "qkedit steer 'my model' --layers '0-1, 3' --heads 2 --energy 0.25 --channel symmetric --retain 0.5 "
@@ -303,22 +303,22 @@ def test_a_command_line_makes_the_edit() -> None:
 
 
 @pytest.mark.parametrize("text", ["hr:x", "hr", "beauty:0.1", "hr:-1", "hr:2"])
-def test_guards_that_make_no_sense_are_refused(planted: ModuleType, text: str) -> None:
+def test_invalid_guards_are_refused(planted: ModuleType, text: str) -> None:
     with pytest.raises(UsageError):
         guards(text, planted.Planted().measures)
 
 
-def test_a_short_name_means_one_measure() -> None:
+def test_a_short_name_must_be_unambiguous() -> None:
     known = {name: measures.Measure(name, name[:-3], "hr", "hr") for name in ("pope.random.hr", "pope.popular.hr")}
     assert measure_at("random.hr", known, "--objective").name == "pope.random.hr"
     with pytest.raises(UsageError, match="could mean 2 measures"):
         measure_at("hr", known, "--objective")
-    # Those of the demo's scenes have names of one word.
+    # Measures of the demo's scenes have names of one word.
     with pytest.raises(UsageError, match=r"'nonsense' is not a measure; choose among .*chair_s"):
         measure_at("nonsense", measures.MEASURES, "--objective")
 
 
-def test_the_command_on_the_user_s_questions_and_on_scenes(tmp_path: Path) -> None:
+def test_the_command_takes_custom_questions_or_scenes(tmp_path: Path) -> None:
     rows = []
     for number in range(4):
         Image.new("RGB", (64, 64), (number * 60, 90, 120)).save(tmp_path / f"{number}.png")

@@ -1,4 +1,4 @@
-"""Test the tokens of mentions against a tokenizer's offsets and a slow reading."""
+"""Test the tokens of mentions against a tokenizer's offsets and a slow implementation."""
 
 from __future__ import annotations
 
@@ -63,21 +63,19 @@ def _bytes(made: Tokenizer, token: int) -> bytes:
     st.sampled_from([0, 8, 60]),
     st.booleans(),
 )
-@example(text="a 🐻 a", start=2, length=1, merges=60, leads=False)  # a token of a blank and a part of the bear
-def test_tokens_are_those_with_the_mentions_bytes(
-    text: str, start: int, length: int, merges: int, leads: bool
-) -> None:
+@example(text="a 🐻 a", start=2, length=1, merges=60, leads=False)  # a token of a blank and a part of the emoji
+def test_tokens_of_a_mention_contain_its_bytes(text: str, start: int, length: int, merges: int, leads: bool) -> None:
     made = tokenizer(merges)
     ids = [*made.encode(f" {text}" if leads else text).ids, 0]
     start %= len(text)
     mention = Mention("x", start, min(len(text), start + length))
     ranges = token_ranges(ids, made.decode, {0})
     assert list(tokens_of(mention, ranges)) == slow_tokens(ids, made, mention)
-    assert ranges[-1][0] == ranges[-1][1], "the end is not text"
+    assert ranges[-1][0] == ranges[-1][1], "the end token is not text"
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_the_tokenizer_says_the_same(text: str) -> None:
+def test_tokens_agree_with_the_offsets_of_the_tokenizer(text: str) -> None:
     encoding = tokenizer(40).encode(text)
     ranges = token_ranges(encoding.ids, tokenizer(40).decode)
     for place, (start, end) in enumerate(encoding.offsets):
@@ -85,7 +83,7 @@ def test_the_tokenizer_says_the_same(text: str) -> None:
             assert place in tokens_of(Mention("x", character, character + 1), ranges)
 
 
-def test_a_word_in_several_tokens_has_them_all() -> None:
+def test_a_word_of_several_tokens_has_all_of_them() -> None:
     made, text = tokenizer(0), TEXTS[0]
     ids = made.encode(text).ids
     start = text.index("hot dogs")
@@ -94,8 +92,8 @@ def test_a_word_in_several_tokens_has_them_all() -> None:
 
 
 @given(st.lists(st.sampled_from(["Hot", "dog's", "İstanbul", ",", '"', "ﬁ", "bus"]), max_size=8), st.data())
-def test_tokens_of_captions_are_found_again(words: list[str], data: st.DataObject) -> None:
-    """Return words with white space of any length between them, in lower case, with nltk's quotes."""
+def test_words_are_found_in_the_text_of_a_caption(words: list[str], data: st.DataObject) -> None:
+    """Draw words with white space of any length between them; tokens are in lower case, with nltk's quotes."""
     text, spans = "", []
     for word in words:
         text += data.draw(st.sampled_from([" ", "\n ", "  "]))

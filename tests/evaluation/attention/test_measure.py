@@ -1,4 +1,4 @@
-"""Test a diagnosis of the demo model against eager attention summed scene by scene, and the command."""
+"""Test the attention diagnosis of the demo model against eager attention, scene by scene, and the command."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def scenes() -> tuple[Scene, ...]:
 
 @pytest.fixture(scope="module")
 def found() -> AttentionDiagnosis:
-    """In batches of three and one."""
+    """Return the diagnosis, measured in batches of three and one."""
     return library.attention("demo", scenes=SCENES, batch_size=3, dtype="float32")
 
 
@@ -62,9 +62,11 @@ def eager(scenes: tuple[Scene, ...]) -> dict[str, list[torch.Tensor]]:
     return rows
 
 
-def test_shares_are_those_of_eager_attention(found: AttentionDiagnosis, eager: dict[str, list[torch.Tensor]]) -> None:
+def test_shares_equal_those_of_eager_attention(
+    found: AttentionDiagnosis, eager: dict[str, list[torch.Tensor]]
+) -> None:
     assert found.tokens == len(eager["tokens"])
-    assert eager["hallucinated"], "there is something to tell apart"
+    assert eager["hallucinated"], "the groups must differ"
     for kind, rows in eager.items():
         mean = torch.stack(rows).mean(dim=0)
         for layer in found.layers:
@@ -73,7 +75,7 @@ def test_shares_are_those_of_eager_attention(found: AttentionDiagnosis, eager: d
             torch.testing.assert_close(own, mean[layer.layer].float(), atol=1e-5, rtol=0)
 
 
-def test_the_ratio_is_the_images_share_in_the_middle_layers(
+def test_the_ratio_is_the_image_share_in_the_middle_layers(
     found: AttentionDiagnosis, eager: dict[str, list[torch.Tensor]]
 ) -> None:
     assert found.ratio_layers == LAYERS
@@ -90,13 +92,13 @@ def test_the_ratio_is_the_images_share_in_the_middle_layers(
     assert found.auroc.groups == found.auroc_of_place.groups <= SCENES
 
 
-def test_shares_without_the_first_column() -> None:
+def test_the_first_column_can_be_left_out() -> None:
     shares = Shares(0.5, 0.1, 0.2, 0.15, 0.05)
     assert list(shares.without_first.values()) == pytest.approx([0.2, 0.4, 0.3, 0.1])
     assert set(Shares(1.0, 0.0, 0.0, 0.0, 0.0).without_first.values()) == {None}
 
 
-def test_edits_and_plug_ins_act_while_it_is_measured(tmp_path: Path, found: AttentionDiagnosis) -> None:
+def test_edits_and_plug_ins_are_active_during_the_measurement(tmp_path: Path, found: AttentionDiagnosis) -> None:
     library.steer("demo", out=tmp_path / "edit", layers="2-5", k=8, layout="delta")
     how: dict[str, Any] = {"scenes": SCENES, "dtype": "float32"}
     raised = library.attention("demo", plugins=["pai-attention:alpha=3,layers=4"], **how)
@@ -118,7 +120,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, scenes: tuple[Scene, ...]) -
     return place
 
 
-def test_chairs_ground_truth_gives_the_mentions_of_the_scenes(
+def test_ground_truth_of_chair_gives_the_mentions_of_the_scenes(
     language: Path, files: Path, scenes: tuple[Scene, ...]
 ) -> None:
     sources = [[files / f"{scene.number}.png"] for scene in scenes[:4]]
@@ -129,10 +131,10 @@ def test_chairs_ground_truth_gives_the_mentions_of_the_scenes(
     assert (told.answers, told.without_truth, known.without_truth) == (4, 1, 0)
     assert [(one.object, one.hallucinated, one.place) for one in told.mentions or ()] == [
         (one.object, one.hallucinated, one.place) for one in known.mentions or () if one.text != "bus"
-    ]  # whose singular is `bu`
+    ]  # the singular of `bus` is `bu`
 
 
-def test_several_images_in_one_prompt(files: Path) -> None:
+def test_a_prompt_may_have_several_images(files: Path) -> None:
     both = of_files([[files / "0.png", files / "1.png"]])
     (shown,) = both.prompts
     assert (shown.name, shown.truth) == ("0.png + 1.png", None)
@@ -140,7 +142,7 @@ def test_several_images_in_one_prompt(files: Path) -> None:
     assert (found.answers, found.mentions, found.auroc) == (1, None, None)
 
 
-def test_images_of_another_ground_truth_are_refused(language: Path, files: Path, tmp_path: Path) -> None:
+def test_images_outside_the_ground_truth_are_refused(language: Path, files: Path, tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "stranger.png")
     with pytest.raises(UsageError, match="knows none of the 1 image"):
         of_files([[tmp_path / "stranger.png"]], files)
@@ -148,7 +150,7 @@ def test_images_of_another_ground_truth_are_refused(language: Path, files: Path,
         diagnose("demo", of_files([[files / "synonyms.txt"]]))
 
 
-def test_the_command(files: Path, tmp_path: Path) -> None:
+def test_the_command_prints_plots_and_writes_the_shares(files: Path, tmp_path: Path) -> None:
     plot = tmp_path / "attention.png"
     result = qkedit("attention", "demo", "--scenes", "2", "--plot", plot, *HOW)
     assert result.code == 0
@@ -179,7 +181,7 @@ def test_the_command(files: Path, tmp_path: Path) -> None:
         (("--scenes", "2", "--plugin", "opera"), "opera: attention follows an answer token by token"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(arguments: tuple[str, ...], sentence: str) -> None:
+def test_invalid_requests_are_refused(arguments: tuple[str, ...], sentence: str) -> None:
     result = qkedit("attention", "demo", *arguments)
     assert result.code == 2
     assert sentence in result.sentence()

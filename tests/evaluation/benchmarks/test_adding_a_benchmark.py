@@ -68,7 +68,7 @@ def scored(data: Path, name: str) -> Path:
     return data / f"{name}.json"
 
 
-def test_it_is_listed_after_ours() -> None:
+def test_a_new_benchmark_is_listed_after_ours() -> None:
     assert benchmark_names()[0] == "pope"
     assert "counting" in benchmark_names()
     assert completion.benchmarks("coun") == ["counting"]
@@ -76,7 +76,7 @@ def test_it_is_listed_after_ours() -> None:
     assert benchmark_named("counting").single_question_set
 
 
-def test_it_is_scored_compared_and_gated(data: Path) -> None:
+def test_a_new_benchmark_is_scored_compared_and_gated(data: Path) -> None:
     base, edited = scored(data, "base"), scored(data, "edited")
     split = ("--data", data, "--answers", data / "edited.jsonl", "--split", "many")
     assert qkedit("score", "counting", *split, "--json").document["results"][0]["split"] == "many"
@@ -102,7 +102,7 @@ def test_it_is_scored_compared_and_gated(data: Path) -> None:
     assert "exact is a share from 0 to 1" in qkedit(*gate[:2], "--require", "counting.exact>=50").sentence()
 
 
-def test_a_model_answers_it(data: Path, tmp_path: Path) -> None:
+def test_a_model_answers_a_new_benchmark(data: Path, tmp_path: Path) -> None:
     for number in range(20):
         Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
     words = ("eval", "demo", "-b", "counting", "--data", data, "--images", tmp_path, "--out", tmp_path / "run")
@@ -111,26 +111,26 @@ def test_a_model_answers_it(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_cannot_be_used_is_named_and_disturbs_no_other(name: str) -> None:
+def test_an_unusable_benchmark_is_named_and_others_still_work(name: str) -> None:
     with pytest.raises(QkeditError) as error:
         benchmark_named(name)
     assert f"the benchmark {name} of the package counting-benchmark {BROKEN[name][1]}" in str(error.value)
     assert benchmark_named("pope").title == "POPE"
 
 
-def test_without_the_package_its_results_are_not_compared(data: Path, tmp_path: Path) -> None:
+def test_results_of_an_uninstalled_benchmark_are_not_compared(data: Path, tmp_path: Path) -> None:
     base, edited = scored(data, "base"), scored(data, "edited")
     for file in (base, edited):
         file.write_text(file.read_text().replace('"counting"', '"uncounted"'))
     assert "only the benchmark 'uncounted' can sum its items" in qkedit("compare", base, edited).sentence()
 
 
-def test_a_file_without_a_metrics_numbers_is_a_sentence(data: Path) -> None:
+def test_items_without_the_values_of_a_metric_are_refused(data: Path) -> None:
     base = scored(data, "base")
     base.write_text(base.read_text().replace('"over"', '"under"'))
     assert "the items lack the numbers that it sums" in qkedit("compare", base, base).sentence()
 
 
-def test_a_name_that_is_nearly_right() -> None:
+def test_a_similar_name_is_suggested() -> None:
     with pytest.raises(UsageError, match="there is no benchmark 'countin'; did you mean 'counting'"):
         benchmark_named("countin")

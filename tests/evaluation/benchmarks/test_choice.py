@@ -36,7 +36,9 @@ def written(directory: Path, *rows: dict[str, Any]) -> Path:
         ("", False, False),
     ],
 )
-def test_an_answer_names_the_true_choice_alone(tmp_path: Path, answer: str, right: bool, named: bool) -> None:
+def test_an_answer_is_right_if_it_names_only_the_true_choice(
+    tmp_path: Path, answer: str, right: bool, named: bool
+) -> None:
     questions = choice.load_questions(written(tmp_path, ROW))
     score = choice.score(questions, [Answer("1", answer)])
     assert score.metrics == {"accuracy": float(right), "chance": 1 / 3, "named": float(named)}
@@ -66,11 +68,11 @@ def test_chance_is_the_mean_over_questions_and_accuracy_has_an_interval(tmp_path
         ({"truth": None}, "truth"),
     ],
 )
-def test_what_is_not_a_question_is_refused(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+def test_invalid_questions_are_refused(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(QkeditError, match=sentence):
         choice.load_questions(written(tmp_path, ROW | change))
 
 
-def test_an_id_occurs_once(tmp_path: Path) -> None:
+def test_a_repeated_id_is_refused(tmp_path: Path) -> None:
     with pytest.raises(QkeditError, match="the id '1' occurs twice"):
         choice.load_questions(written(tmp_path, ROW, ROW))

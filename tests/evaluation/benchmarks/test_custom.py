@@ -69,7 +69,7 @@ def slow_mentions(objects: list[str], caption: str) -> list[str]:
             said = words[place : place + len(parts)]
             plurals = [" ".join(parts) + ending for ending in ("", "s", "es")]
             if len(said) == len(parts) and " ".join(said) in plurals:
-                # As it stands goes before what lost an ending.
+                # The word itself is tried before the word without its ending.
                 matches.append((len(parts), -plurals.index(" ".join(said)), name))
         if matches:
             length, _, name = max(matches)
@@ -90,7 +90,7 @@ def slow_mentions(objects: list[str], caption: str) -> list[str]:
         )
     ),
 )
-def test_mentions_are_whole_words_the_longest_first(objects: list[str], words: list[str]) -> None:
+def test_mentions_are_whole_words_with_the_longest_first(objects: list[str], words: list[str]) -> None:
     caption = " ".join(words)
     assert list(custom.mention_finder(objects)(caption)) == slow_mentions(objects, caption)
 
@@ -119,7 +119,7 @@ def test_broken_questions_are_refused(tmp_path: Path, change: dict[str, Any], se
     assert (caught.value.where, caught.value.what) == (f"{file}, line 2", sentence)
 
 
-def test_truths_are_read_as_words(tmp_path: Path) -> None:
+def test_objects_of_the_truth_are_read_as_words(tmp_path: Path) -> None:
     truth = ["Wine  Glass", "cat", "CAT", "hot-dog"]
     questions = custom.load_questions(write(tmp_path / "own.jsonl", [ROW | {"truth": truth}]))
     assert questions[0].truth == ("wine glass", "cat", "hot dog")

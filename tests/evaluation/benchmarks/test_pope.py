@@ -1,4 +1,4 @@
-"""Test POPE and RePOPE: parsers against slow readings of their rules, known quirks, and published figures."""
+"""Test POPE and RePOPE: parsers against slow copies of their rules, known quirks, and published figures."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def slow_repope(text: str) -> str | None:
 
 
 @given(texts | st.text(), st.sampled_from(["yes", "no"]))
-def test_parsers_do_what_their_rules_say(text: str, truth: str) -> None:
+def test_parsers_equal_their_slow_rules(text: str, truth: str) -> None:
     assert PARSERS["official"](text, truth) == slow_official(text)
     assert PARSERS["opera"](text, truth) == slow_opera(text)
     assert PARSERS["vcd"](text, truth) == slow_vcd(text, truth)
@@ -116,7 +116,7 @@ def question(number: int, truth: str) -> Question:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["yes", "no"]), st.sampled_from(["Yes", "no"])), min_size=1, max_size=40))
-def test_figures_are_those_of_the_official_script(pairs: list[tuple[str, str]]) -> None:
+def test_metrics_equal_those_of_the_official_script(pairs: list[tuple[str, str]]) -> None:
     questions = [question(number, truth) for number, (truth, _) in enumerate(pairs)]
     answers = [Answer(str(number), text) for number, (_, text) in enumerate(pairs)]
     score = pope.score(questions, answers[::-1], split="random")
@@ -154,7 +154,7 @@ def test_a_zero_denominator_is_null_with_a_warning() -> None:
     assert score.warnings == ("precision, f1, hr cannot be calculated: the denominator is zero",)
 
 
-def test_what_repope_takes_for_neither_is_dropped_from_every_count() -> None:
+def test_repope_drops_answers_that_are_neither_yes_nor_no() -> None:
     questions = [question(number, truth) for number, truth in enumerate(["yes", "yes", "no", "no"])]
     answers = [Answer(str(number), text) for number, text in enumerate(["Yes.", "Perhaps", "No.", "I can see one"])]
     score = repope.score(questions, answers, split="random")
@@ -166,7 +166,7 @@ def test_what_repope_takes_for_neither_is_dropped_from_every_count() -> None:
     assert not any(item.right for item in score.items if not item.counted)
 
 
-def test_answers_to_pope_are_scored_with_the_labels_of_repope() -> None:
+def test_answers_to_pope_can_be_scored_with_labels_of_repope() -> None:
     questions = [question(number, "no") for number in (2, 3000)]
     answers = [Answer(str(number), "no") for number in (1, 2, 3, 3000)]
     assert repope.score(questions, answers).counts["tn"] == 2
@@ -231,7 +231,7 @@ def test_missing_questions_are_named(tmp_path: Path) -> None:
             module.load_questions(tmp_path, "rnadom")
 
 
-def test_answers_without_ids_go_by_their_order(tmp_path: Path) -> None:
+def test_answers_without_ids_are_matched_by_order(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"question": "is there a cat?", "answer": "yes"}, {"answer": "no"}]
     answers = pope.load_answers(write(tmp_path / "answers.jsonl", rows))
     assert [(answer.id, answer.text, answer.line) for answer in answers] == [("1", "yes", 1), ("2", "no", 2)]
@@ -243,7 +243,7 @@ def test_answers_without_ids_go_by_their_order(tmp_path: Path) -> None:
 
 @needs_data
 @pytest.mark.parametrize("split", pope.SPLITS)
-def test_published_questions_are_all_read(split: str) -> None:
+def test_all_published_questions_are_read(split: str) -> None:
     questions = pope.load_questions(DATA, split)
     assert [asked.id for asked in questions] == [str(number) for number in range(1, 3001)]
     assert Counter(asked.truth for asked in questions) == {"yes": 1500, "no": 1500}

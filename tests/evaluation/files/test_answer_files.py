@@ -1,4 +1,4 @@
-"""Test answer files: every error is named with its line, and harmless differences change nothing."""
+"""Test answer files: every error is named with its line, and harmless differences have no effect."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def refusal(file: Path) -> str:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(objects, st.booleans(), st.booleans(), st.sampled_from(["\n", "\r\n"]))
-def test_lines_are_read_whatever_ends_them(
+def test_lines_may_have_any_line_ends(
     tmp_path: Path, rows: list[dict[str, Any]], escaped: bool, mark: bool, end: str
 ) -> None:
     file = tmp_path / "rows.jsonl"
@@ -63,14 +63,14 @@ def test_an_array_is_read_with_the_line_of_each_row(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(st.binary(max_size=30) | st.text('[{}]",:1\n a', max_size=20).map(str.encode))
-def test_anything_is_read_or_refused(tmp_path: Path, content: bytes) -> None:
+def test_any_file_is_read_or_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "rows"
     file.write_bytes(content)
     with suppress(QkeditError):
         assert all(isinstance(row.fields, dict) for row in read_rows(file))
 
 
-def test_other_line_separators_stay_inside_an_answer(tmp_path: Path) -> None:
+def test_other_line_separators_are_part_of_an_answer(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
     file.write_text('{"id": 1, "answer": "a\u2028b\x85c"}\n\n{"id": 2, "answer": ""}', "utf-8")
     assert [(answer.text, answer.line) for answer in read_answers(file)] == [("a\u2028b\x85c", 1), ("", 3)]
@@ -111,12 +111,12 @@ def test_a_broken_file_is_refused_with_its_line(tmp_path: Path, content: bytes, 
     assert refusal(file).removeprefix(": ").startswith(sentence)
 
 
-def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
+def test_directories_and_missing_files_are_refused(tmp_path: Path) -> None:
     assert "directory" in refusal(tmp_path)
     assert "No such file" in refusal(tmp_path / "missing.jsonl")
 
 
-def test_a_file_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_rows, "LARGEST_FILE", 1000)
     file = tmp_path / "answers.jsonl"
     file.write_bytes(b"x" * 1001)
@@ -140,7 +140,7 @@ def test_a_file_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         ({"id": 1, "answer": "x" * 1_000_001}, "answer has 1000001 characters, more than 1000000"),
     ],
 )
-def test_a_row_that_is_not_an_answer_is_refused(tmp_path: Path, row: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_answer_is_refused(tmp_path: Path, row: dict[str, Any], sentence: str) -> None:
     file = tmp_path / "answers.jsonl"
     file.write_text('{"id": 0, "answer": ""}\n' + json.dumps(row))
     with pytest.raises(QkeditError) as caught:
@@ -148,7 +148,7 @@ def test_a_row_that_is_not_an_answer_is_refused(tmp_path: Path, row: dict[str, A
     assert (caught.value.where, caught.value.what) == (f"{file}, line 2", sentence)
 
 
-def test_an_answer_is_taken_from_its_own_key_first(tmp_path: Path) -> None:
+def test_keys_of_a_benchmark_have_precedence(tmp_path: Path) -> None:
     file = tmp_path / "answers.json"
     file.write_text(
         json.dumps(
@@ -170,7 +170,7 @@ def answer(identifier: object, line: int = 1, **fields: object) -> Answer:
 
 
 @given(st.permutations(range(4)))
-def test_answers_are_joined_in_the_questions_order(order: list[int]) -> None:
+def test_answers_are_joined_in_the_order_of_the_questions(order: list[int]) -> None:
     joined = join(QUESTIONS, [answer(number) for number in order])
     assert [(question.id, found.id) for question, found in joined.pairs] == [(str(n), str(n)) for n in range(4)]
     assert joined.missing == 0
@@ -201,7 +201,7 @@ def test_missing_answers_are_refused_or_counted(present: set[int]) -> None:
         (Answer("9", ""), "answers", "no question has the id '9'"),
     ],
 )
-def test_answers_to_something_else_are_refused(more: Answer, where: str, sentence: str) -> None:
+def test_answers_to_other_questions_are_refused(more: Answer, where: str, sentence: str) -> None:
     for allow_missing in (False, True):
         with pytest.raises(QkeditError) as caught:
             join(QUESTIONS, [*map(answer, range(3)), more], allow_missing=allow_missing)
@@ -209,20 +209,20 @@ def test_answers_to_something_else_are_refused(more: Answer, where: str, sentenc
         assert caught.value.what.startswith(sentence)
 
 
-def test_the_same_said_otherwise_is_the_same() -> None:
+def test_harmless_differences_of_question_and_image_are_accepted() -> None:
     asked = "USER: is there a  CAT in\nimage 3? Please answer yes or no."
     joined = join(QUESTIONS, [*map(answer, range(3)), answer(3, image="C:\\data\\val/3.jpg", question=asked)])
     assert len(joined.pairs) == 4
 
 
-def test_answers_to_known_questions_that_are_not_scored_are_left_out() -> None:
+def test_answers_to_unscored_questions_are_left_out() -> None:
     joined = join(QUESTIONS[:2], [*map(answer, range(4))], known={"2", "3"})
     assert [question.id for question, _ in joined.pairs] == ["0", "1"]
     with pytest.raises(QkeditError, match="2 of 2 questions have no answer, the first is '0'; answer them all"):
         join(QUESTIONS[:2], [answer(2)], known={"2", "3"}, allow_missing=True)
 
 
-def test_no_answers_at_all_are_never_a_score() -> None:
+def test_an_empty_file_of_answers_is_refused() -> None:
     with pytest.raises(QkeditError, match="4 of 4 questions have no answer"):
         join(QUESTIONS, [], allow_missing=True)
     with pytest.raises(QkeditError, match="there are no questions"):

@@ -44,11 +44,11 @@ def test_a_score_survives_json(score: Score) -> None:
 
 
 @given(items)
-def test_an_item_is_one_object_with_its_fields(item: YesNoItem | CaptionItem) -> None:
+def test_an_item_is_one_json_object_of_its_fields(item: YesNoItem | CaptionItem) -> None:
     assert list(item_as_dict(item)) == [field.name for field in fields(item)]
 
 
-def sound() -> dict[str, Any]:
+def valid_row() -> dict[str, Any]:
     yes_no = YesNoItem("1", "yes", "no", False)
     caption = CaptionItem("2", ("cat",), (), ("cat",), ("cat",), 3)
     return score_as_dict(Score("pope", "random", "official", 2, {"tp": 1}, {"f1": 0.5}, {}, (yes_no, caption)))
@@ -77,8 +77,8 @@ def sound() -> dict[str, Any]:
         ("more", 1, "r.json: has an unknown key 'more'"),
     ],
 )
-def test_what_is_wrong_is_named(path: str, value: object, sentence: str) -> None:
-    row = sound()
+def test_an_invalid_value_is_named(path: str, value: object, sentence: str) -> None:
+    row = valid_row()
     *parents, last = path.split(".")
     place: Any = row
     for name in parents:
@@ -89,15 +89,15 @@ def test_what_is_wrong_is_named(path: str, value: object, sentence: str) -> None
     assert str(caught.value).startswith(sentence)
 
 
-@pytest.mark.parametrize("key", sorted(sound()))
+@pytest.mark.parametrize("key", sorted(valid_row()))
 def test_a_missing_key_is_named(key: str) -> None:
-    row = sound()
+    row = valid_row()
     del row[key]
     with pytest.raises(QkeditError, match="neither of the keys" if key == "parser" else f"lacks the key '{key}'"):
         score_from_dict(row)
 
 
 @pytest.mark.parametrize("row", [None, [], "score", 1])
-def test_something_else_is_not_a_score(row: object) -> None:
+def test_other_json_is_not_a_score(row: object) -> None:
     with pytest.raises(QkeditError, match="is not a JSON object"):
         score_from_dict(row)

@@ -48,9 +48,9 @@ class Oracle:
     """A model that answers by a rule, and records its questions and the number of preparations.
 
     Args:
-        fails_at: after so many answers it can give no more.
-        identity: what tells it from another.
-        observed: what is known of it once it is ready.
+        fails_at: the number of answers after which it fails.
+        identity: the values that distinguish it from other models.
+        observed: the values that are known once it is ready.
     """
 
     name = "oracle"

@@ -1,4 +1,4 @@
-"""A loopback server with OpenAI's protocol and given answers."""
+"""A loopback server with OpenAI's protocol and prepared answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Sent = tuple[int, Any]
 
 
 class Server:
-    """A loopback server with OpenAI's protocol; `reply` returns status and body of each answer."""
+    """A loopback server with OpenAI's protocol; `reply` returns the status and body of each answer."""
 
     def __init__(self, reply: Callable[[dict[str, Any], int], Sent]) -> None:
         self.bodies: list[dict[str, Any]] = []

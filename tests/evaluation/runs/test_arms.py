@@ -29,7 +29,7 @@ def run(tmp_path: Path, name: str, oracle: Oracle) -> None:
     evaluate(oracle, [task()], write_images(tmp_path / "images"), tmp_path / name)
 
 
-def test_seconds_per_answer_are_those_of_all_answers_also_after_an_interruption(tmp_path: Path) -> None:
+def test_seconds_per_answer_include_answers_before_an_interruption(tmp_path: Path) -> None:
     run(tmp_path, "base", timed(1))
     with pytest.raises(Exception, match="no more"):
         run(tmp_path, "slow", timed(3, fails_at=3))
@@ -41,14 +41,14 @@ def test_seconds_per_answer_are_those_of_all_answers_also_after_an_interruption(
     assert (time.name, time.n, time.groups) == ("time.pope.random", 6, 3)
     (seconds,) = time.metrics
     assert (seconds.difference.a, seconds.difference.b, seconds.difference.value) == (2, 6, 4)
-    # Three batches differ by 2, 4 and 6, and resampling them can give any of these alone.
+    # Three batches differ by 2, 4 and 6, and a resample may hold only one of these.
     assert (seconds.difference.low, seconds.difference.high) == (2, 6)
-    # The cost weakens no test of what was answered.
+    # The cost is not among the metrics whose p-values are corrected together.
     assert seconds.p_corrected is None
     assert accuracy == plain.splits[0]
 
 
-def test_answers_without_a_time_are_left_out_of_every_arm() -> None:
+def test_answers_without_a_duration_are_left_out_of_every_arm() -> None:
     odd = [True, -1, "2", None, float("nan")]
     answers = [Answer(str(place), "yes", fields={"seconds": value}) for place, value in enumerate([1, 2.5, *odd])]
     assert times_of({"base": answers, "old": [Answer("0", "yes")]}, "pope") is None

@@ -16,10 +16,10 @@ def answered_by_engine(
 ) -> tuple[float, list[int]]:
     """Simulate an engine that works on `capacity` requests at a time, each for `seconds`, and queues the others.
 
-    Returns the time of the last answer, and the number allowed at each answer.
+    Return the time of the last answer, and the allowed number of requests at each answer.
     """
     now, sent, numbers = 0.0, 0, []
-    slots = [0.0] * capacity  # when each becomes free
+    slots = [0.0] * capacity  # the time at which each place becomes free
     ends: list[float] = []
     while len(numbers) < answers:
         while sent < answers and len(ends) < concurrency.allowed:
@@ -34,29 +34,29 @@ def answered_by_engine(
 
 
 @pytest.mark.parametrize("capacity", [1, 3, 8, 20, 64, 256])
-def test_a_measured_number_fills_the_engine_and_not_more(capacity: int) -> None:
+def test_the_measured_number_fills_the_engine_without_long_queues(capacity: int) -> None:
     seconds, numbers = answered_by_engine(Concurrency(), capacity, 20_000)
     settled = numbers[-1]
     assert numbers[-5_000:] == [settled] * 5_000
-    # A number below the capacity leaves the engine idle in part; one above twice the capacity only queues.
+    # A number below the capacity leaves the engine partly idle; one above twice the capacity only queues.
     assert min(FIRST, capacity) <= settled <= max(FIRST, 2 * capacity)
     assert settled >= 0.9 * capacity or capacity < FIRST
     assert seconds <= 1.15 * 20_000 / capacity + 20
 
 
-def test_a_short_run_stays_at_the_first_number() -> None:
+def test_a_short_run_keeps_the_first_number() -> None:
     _, numbers = answered_by_engine(Concurrency(), 256, FIRST + 8)
     assert set(numbers) == {FIRST}
 
 
-def test_a_fixed_number_stays() -> None:
+def test_a_fixed_number_is_kept() -> None:
     _, numbers = answered_by_engine(Concurrency(5), 64, 2_000)
     assert set(numbers) == {5}
 
 
-def test_a_burst_of_refusals_halves_the_number_once_and_answers_bring_it_back() -> None:
+def test_refusals_halve_the_number_once_and_answers_raise_it_again() -> None:
     concurrency = Concurrency(32)
-    for _ in range(32):  # all that were in progress
+    for _ in range(32):  # all requests in progress
         concurrency.refused()
     assert concurrency.allowed == 16
     concurrency.refused()
@@ -66,11 +66,11 @@ def test_a_burst_of_refusals_halves_the_number_once_and_answers_bring_it_back() 
         concurrency.answered(float(number))
         numbers.append(concurrency.allowed)
     assert sorted(numbers) == numbers
-    assert numbers[-1] == 16  # the last number that was refused is not tried again
+    assert numbers[-1] == 16  # the number that was last refused is not tried again
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 10)), max_size=400), st.one_of(st.none(), st.integers(1, LARGEST)))
-def test_whatever_happens_at_least_one_request_is_allowed(events: list[float | None], fixed: int | None) -> None:
+def test_at_least_one_request_is_always_allowed(events: list[float | None], fixed: int | None) -> None:
     concurrency, now = Concurrency(fixed), 0.0
     for event in events:
         if event is None:

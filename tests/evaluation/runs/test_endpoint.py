@@ -60,7 +60,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def test_what_is_asked(serve: Any, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_request_has_model_prompt_image_and_key(serve: Any, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = serve(lambda body, number: said(" No.\n"))
     monkeypatch.setenv("QKEDIT_API_KEY", "secret")
     monkeypatch.setenv("OPENAI_API_KEY", "of somebody else")
@@ -79,7 +79,7 @@ def test_what_is_asked(serve: Any, images: Path, monkeypatch: pytest.MonkeyPatch
     assert [part["type"] for part in server.bodies[1]["messages"][0]["content"]] == ["text"]
 
 
-def test_pictures_of_other_kinds_are_sent_as_png(images: Path) -> None:
+def test_images_of_other_formats_are_sent_as_png(images: Path) -> None:
     image = Image.open(images / "1.png")
     for name, kind in {"a.jpg": "jpeg", "b.bmp": "png", "c.webp": "png"}.items():
         image.save(images / name, lossless=True)
@@ -90,7 +90,7 @@ def test_pictures_of_other_kinds_are_sent_as_png(images: Path) -> None:
             assert sent.convert("RGB").tobytes() == image.tobytes()
         else:
             assert base64.b64decode(encoded) == (images / name).read_bytes()
-    Image.fromarray(np.full((4, 4), 32_896, np.uint16)).save(images / "e.png")  # which not every server reads alike
+    Image.fromarray(np.full((4, 4), 32_896, np.uint16)).save(images / "e.png")  # servers read it differently
     encoded = data_url(images / "e.png").partition(",")[2]
     assert Image.open(io.BytesIO(base64.b64decode(encoded))).getpixel((0, 0)) == (128, 128, 128)
     (images / "d.txt").write_text("no picture")
@@ -98,8 +98,8 @@ def test_pictures_of_other_kinds_are_sent_as_png(images: Path) -> None:
         data_url(images / "d.txt")
 
 
-def test_a_whole_run(serve: Any, images: Path, tmp_path: Path) -> None:
-    """Answers arrive in any order, and each is stored with its question."""
+def test_answers_in_any_order_are_stored_with_their_questions(serve: Any, images: Path, tmp_path: Path) -> None:
+    """Requests run at once, a finished run is scored again, and another model of the server is refused."""
     together = threading.Barrier(3, timeout=20)
 
     def reply(body: dict[str, Any], number: int) -> Sent:
@@ -131,7 +131,7 @@ def test_a_whole_run(serve: Any, images: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
-def test_what_may_pass_is_tried_again(serve: Any, status: int) -> None:
+def test_temporary_errors_are_retried(serve: Any, status: int) -> None:
     server = serve(lambda body, number: said("Yes.") if number == 3 else (status, {"error": {"message": "busy"}}))
     assert answer_of(Endpoint(server.url, retries=3), ask()) == "Yes."
     server.bodies.clear()
@@ -152,7 +152,7 @@ def test_what_may_pass_is_tried_again(serve: Any, status: int) -> None:
         (422, r"refused the request \(422"),
     ],
 )
-def test_what_does_not_pass_is_said_at_once(serve: Any, status: int, words: str) -> None:
+def test_permanent_errors_are_reported_without_a_retry(serve: Any, status: int, words: str) -> None:
     server = serve(lambda body, number: (status, {"error": {"message": "too many\nimages", "type": "x"}}))
     with pytest.raises(QkeditError, match=words) as caught:
         answer_of(Endpoint(server.url), ask())
@@ -172,9 +172,9 @@ def test_what_does_not_pass_is_said_at_once(serve: Any, status: int, words: str)
         b"{",
         "text",
         b'{"choices": ' + b"[" * 5_000,
-    ],  # deeper than its reader can go
+    ],  # nested too deep for the JSON parser
 )
-def test_what_is_not_a_chat_completion(serve: Any, answer: Any) -> None:
+def test_invalid_chat_completions_are_refused(serve: Any, answer: Any) -> None:
     server = serve(lambda body, number: (200, answer))
     with pytest.raises(QkeditError, match="not in OpenAI's protocol"):
         answer_of(Endpoint(server.url), ask())
@@ -183,7 +183,7 @@ def test_what_is_not_a_chat_completion(serve: Any, answer: Any) -> None:
 @pytest.mark.parametrize(
     ("content", "reason", "reply"),
     [
-        (None, "length", Reply("", "length")),  # a model that thinks, with nothing left to answer with
+        (None, "length", Reply("", "length")),  # a reasoning model without tokens left for its answer
         ("", "stop", Reply("", "stop")),
         ("Yes, there", "length", Reply("Yes, there", "length")),
         ("Yes.", None, Reply("Yes.", "stop")),
@@ -192,13 +192,15 @@ def test_what_is_not_a_chat_completion(serve: Any, answer: Any) -> None:
         ([{"type": "text", "text": "Ye"}, {"type": "text", "text": "s."}], "stop", Reply("Yes.", "stop")),
     ],
 )
-def test_an_answer_and_why_it_ends(serve: Any, content: Any, reason: Any, reply: Reply) -> None:
+def test_answers_have_text_and_finish_reason(serve: Any, content: Any, reason: Any, reply: Reply) -> None:
     server = serve(lambda body, number: said(content, reason))
     assert reply_of(Endpoint(server.url), ask()) == reply
 
 
 @pytest.mark.parametrize("content", [7, {"text": "Yes."}, ["Yes."], [{"type": "image"}], [{"type": "text"}], True])
-def test_an_answer_that_is_not_text_spoils_no_run(serve: Any, images: Path, tmp_path: Path, content: Any) -> None:
+def test_an_answer_that_is_not_text_does_not_end_the_run(
+    serve: Any, images: Path, tmp_path: Path, content: Any
+) -> None:
     contents: list[Any] = ["No.", content]
     server = serve(lambda body, number: said(contents[min(number, 1)]))
     for _ in range(2):
@@ -208,7 +210,7 @@ def test_an_answer_that_is_not_text_spoils_no_run(serve: Any, images: Path, tmp_
     assert evaluate(Endpoint(server.url), [task()], images, tmp_path / "out").asked == 5
 
 
-def test_empty_and_cut_answers_are_counted_and_said(serve: Any, images: Path, tmp_path: Path) -> None:
+def test_empty_and_cut_answers_are_counted_with_a_warning(serve: Any, images: Path, tmp_path: Path) -> None:
     answers = [said(None, "length"), said(""), said("Yes, but", "length"), *[said("No.")] * 3]
     server = serve(lambda body, number: answers[number])
     finished = evaluate(Endpoint(server.url, concurrency=1), [task()], images, tmp_path / "out")
@@ -231,13 +233,13 @@ def test_empty_and_cut_answers_are_counted_and_said(serve: Any, images: Path, tm
         ({"type": "length", "length": 16}, True),
     ],
 )
-def test_every_end_that_is_not_the_models_counts_as_cut(reason: Any, is_cut: bool) -> None:
+def test_any_finish_reason_but_stop_counts_as_cut(reason: Any, is_cut: bool) -> None:
     assert Answer("1", "Yes", fields={"finish_reason": reason}).is_cut == is_cut
     assert not Answer("1", "Yes").is_cut
 
 
-def test_a_server_that_drips_is_not_waited_for(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Single bytes at intervals keep the library's own timeout from expiring."""
+def test_a_server_that_sends_single_bytes_times_out(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes at intervals prevent the library's own timeout."""
     from qkedit.evaluation.runs import bounded_client
 
     clock = iter(range(0, 10_000, 400))
@@ -247,7 +249,7 @@ def test_a_server_that_drips_is_not_waited_for(serve: Any, monkeypatch: pytest.M
         answer_of(Endpoint(server.url, model="edited", retries=0), ask())
 
 
-def test_a_redirect_is_followed_and_its_body_is_not_read(serve: Any) -> None:
+def test_a_redirect_is_followed_without_reading_its_body(serve: Any) -> None:
     """A redirect is refused; a hostile one could fill the memory by its body."""
     there = serve(lambda body, number: said("Yes."))
     here = serve(lambda body, number: (307, "a" * 2**20))
@@ -261,7 +263,7 @@ def test_a_redirect_is_followed_and_its_body_is_not_read(serve: Any) -> None:
 
 @pytest.mark.parametrize("status", [200, 400])
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_response_without_end_is_not_read_to_its_end(
+def test_an_endless_response_is_refused(
     serve: Any, monkeypatch: pytest.MonkeyPatch, status: int, packed: bool
 ) -> None:
     from qkedit.evaluation.runs import bounded_client
@@ -282,7 +284,7 @@ def test_a_finished_run_is_scored_again_without_its_server(serve: Any, images: P
     out = tmp_path / "out"
     server = serve(lambda body, number: said("No."))
     finished = evaluate(Endpoint(server.url), [task()], images, out)
-    server.models = ["base"]  # while it is there, what it says counts
+    server.models = ["base"]  # a server that runs has precedence over the record
     with pytest.raises(UsageError, match='endpoint_model was "edited" and is "base"'):
         evaluate(Endpoint(server.url).or_as_recorded(recorded_identity(out)), [task()], images, out)
     server.close()
@@ -294,7 +296,7 @@ def test_a_finished_run_is_scored_again_without_its_server(serve: Any, images: P
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"identity": 7}', "[" * 100_000])
-def test_a_broken_record_records_nothing(tmp_path: Path, content: str) -> None:
+def test_a_broken_record_is_ignored(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     assert recorded_identity(tmp_path) == {}
 
@@ -315,7 +317,7 @@ def test_a_run_ends_at_a_signal_while_its_server_is_silent(serve: Any, images: P
     for number in (signal.SIGINT, signal.SIGTERM):
         words = ["eval", "--endpoint", server.url, "-b", "custom", "--questions", str(tmp_path / "questions.jsonl")]
         words += ["--images", str(images), "--out", str(tmp_path / number.name)]
-        # A background job, as which these tests may run, is born deaf to SIGINT.
+        # These tests may run as a background job, which ignores SIGINT.
         heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
         code = f"{heard}; from qkedit.cli.app import run; run()"
         started.append((number, subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE)))
@@ -336,12 +338,12 @@ def test_a_run_ends_at_a_signal_while_its_server_is_silent(serve: Any, images: P
             process.kill()
 
 
-def test_nobody_is_there() -> None:
+def test_an_unreachable_server_is_an_error() -> None:
     with pytest.raises(QkeditError, match=r"http://127\.0\.0\.1:9/v1: cannot be reached \(.*\); start the server"):
         answer_of(Endpoint("http://127.0.0.1:9", model="x", retries=0), ask())
 
 
-def test_no_answer_in_time(serve: Any) -> None:
+def test_a_late_answer_is_an_error(serve: Any) -> None:
     wait = threading.Event()
 
     def reply(body: dict[str, Any], number: int) -> Sent:
@@ -354,7 +356,7 @@ def test_no_answer_in_time(serve: Any) -> None:
     wait.set()
 
 
-def test_which_model(serve: Any) -> None:
+def test_the_model_is_named_or_the_only_one_of_the_server(serve: Any) -> None:
     server = serve(lambda body, number: said("x"))
     server.models = ["base", "edited"]
     with pytest.raises(UsageError, match="serves 2 models; choose --endpoint-model base or edited"):
@@ -372,13 +374,13 @@ def test_which_model(serve: Any) -> None:
         *("http://[::1", "http://host:abc/v1", "http://host:99999/v1", "http://host\n/v1", "http://host/\x1b"),
     ],
 )
-def test_what_is_not_an_address(url: str) -> None:
+def test_an_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="is not a web address"):
         answer_of(Endpoint(url), ask())
 
 
 @pytest.mark.parametrize("url", ["http://host/v1?key=secret", "http://host/v1#secret"])
-def test_an_address_ends_with_its_path(url: str) -> None:
+def test_a_url_with_a_query_or_fragment_is_refused(url: str) -> None:
     with pytest.raises(
         UsageError, match=r"--endpoint: has more after its path; leave out what follows /v1\."
     ) as caught:
@@ -387,7 +389,7 @@ def test_an_address_ends_with_its_path(url: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["secret\n", "sec\nret", " secret", "sécret", "\x1bsecret"])
-def test_a_key_that_no_header_holds_is_refused_unsaid(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_key_is_refused_without_showing_it(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QKEDIT_API_KEY", key)
     with pytest.raises(UsageError, match="QKEDIT_API_KEY: has a blank at its end, a line break or") as caught:
         answer_of(Endpoint("http://127.0.0.1:9"), ask())
@@ -398,7 +400,7 @@ def test_a_key_that_no_header_holds_is_refused_unsaid(key: str, monkeypatch: pyt
     ("variable", "value"),
     [("ALL_PROXY", "foo://host"), ("HTTP_PROXY", "http://[::1"), ("SSL_CERT_FILE", "no such file")],
 )
-def test_a_connection_that_the_environment_prevents(
+def test_an_invalid_proxy_in_the_environment_is_an_error(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in (variable, variable.lower()):
@@ -407,14 +409,14 @@ def test_a_connection_that_the_environment_prevents(
         answer_of(Endpoint("http://192.0.2.1:9", model="edited"), ask())
 
 
-def test_a_password_in_the_address_is_refused_unsaid() -> None:
+def test_a_password_in_the_url_is_refused_without_showing_it() -> None:
     with pytest.raises(UsageError, match="QKEDIT_API_KEY") as caught:
         answer_of(Endpoint("http://me:secret@127.0.0.1:9/v1"), ask())
     assert "secret" not in str(caught.value)
 
 
-def test_answers_that_were_under_way_are_kept(serve: Any, images: Path, tmp_path: Path) -> None:
-    """One question fails while three others are answered; the answers are kept and not requested again."""
+def test_answers_in_progress_at_an_error_are_kept(serve: Any, images: Path, tmp_path: Path) -> None:
+    """One question fails while three others are answered; those answers are kept and not requested again."""
     together = threading.Barrier(4, timeout=20)
     prompts = [question.prompt for question in questions()]
 

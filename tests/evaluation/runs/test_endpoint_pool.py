@@ -1,4 +1,4 @@
-"""Test several servers of one model, and images that a server reads itself."""
+"""Test several servers of one model, and images that servers fetch themselves."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def nobody() -> str:
+def unreachable() -> str:
     """Return a URL without a server."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -44,7 +44,7 @@ def nobody() -> str:
 
 
 def test_servers_share_the_questions(serve: Any, images: Path, tmp_path: Path) -> None:
-    together = threading.Barrier(6, timeout=20)  # three of each server must be in progress at once
+    together = threading.Barrier(6, timeout=20)  # three requests of each server must be in progress at once
 
     def reply(body: dict[str, Any], number: int) -> Sent:
         together.wait()
@@ -64,16 +64,20 @@ def test_servers_share_the_questions(serve: Any, images: Path, tmp_path: Path) -
     assert evaluate(gone, [task()], images, tmp_path / "out").scores == finished.scores
 
 
-def test_a_server_that_cannot_be_reached_is_left_out(serve: Any, nobody: str, images: Path, tmp_path: Path) -> None:
+def test_a_server_that_cannot_be_reached_is_left_out(
+    serve: Any, unreachable: str, images: Path, tmp_path: Path
+) -> None:
     here = serve(lambda body, number: said("Yes."))
-    finished = evaluate(pool(nobody, here.url, model="edited", retries=0), [task()], images, tmp_path / "out")
+    finished = evaluate(pool(unreachable, here.url, model="edited", retries=0), [task()], images, tmp_path / "out")
     assert prompts_at(here) == sorted(question.prompt for question in questions())
     (warning,) = [text for text in finished.warnings if "cannot be reached" in text]
-    assert nobody in warning
+    assert unreachable in warning
     assert "the other endpoints" in warning
     with pytest.raises(QkeditError, match="cannot be reached"):
-        evaluate(pool(nobody, nobody + "/v2", model="edited", retries=0), [task()], images, tmp_path / "none")
-    assert pool(nobody, here.url, retries=0).name == "edited"
+        evaluate(
+            pool(unreachable, unreachable + "/v2", model="edited", retries=0), [task()], images, tmp_path / "none"
+        )
+    assert pool(unreachable, here.url, retries=0).name == "edited"
 
 
 def test_a_refusal_of_one_server_ends_the_run(serve: Any, images: Path, tmp_path: Path) -> None:
@@ -83,7 +87,7 @@ def test_a_refusal_of_one_server_ends_the_run(serve: Any, images: Path, tmp_path
         evaluate(pool(here.url, there.url), [task()], images, tmp_path / "out")
 
 
-def test_what_is_not_a_pool(serve: Any) -> None:
+def test_invalid_pools_are_refused(serve: Any) -> None:
     here, there = (serve(lambda body, number: said("Yes.")) for _ in range(2))
     there.models = ["other"]
     with pytest.raises(UsageError, match=r"serves edited and .* serves other; name servers of one model"):
@@ -101,7 +105,7 @@ def test_a_busy_server_gets_fewer_requests(serve: Any, images: Path, tmp_path: P
     assert len(server.bodies) == 5
 
 
-def test_a_server_reads_images_itself(serve: Any, images: Path, tmp_path: Path) -> None:
+def test_a_server_receives_urls_of_images(serve: Any, images: Path, tmp_path: Path) -> None:
     server = serve(lambda body, number: said("Yes."))
     served = ServedImages(images, "file:///data/val 2014/".replace(" ", "%20"))
     finished = evaluate(Endpoint(server.url, images=served), [task()], images, tmp_path / "out")
@@ -117,7 +121,7 @@ def test_a_server_reads_images_itself(serve: Any, images: Path, tmp_path: Path) 
     "url",
     ["data", "file://host/data", "file:data", "ftp://host/x", "http://", "http://h/x?y", "http://[", "http://h/\n"],
 )
-def test_what_is_not_a_url_of_a_directory(url: str) -> None:
+def test_an_invalid_url_of_images_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="is not the URL of a directory"):
         ServedImages(Path("images"), url)
 

@@ -1,4 +1,4 @@
-"""Test that a run asks each question once, whatever interrupts it, and scores the answers."""
+"""Test that a run asks each question once, also after interruptions, and scores the answers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_every_answer_is_written_and_scored(images: Path) -> None:
         "question": questions()[1].prompt,
         "answer": "No, it's \u2028not.\n",
     }
-    # By hand: yes to 0 and 2 is right, to 3 is not; no to 1 and 5 is right, to 4 is not.
+    # By hand: yes is right for 0 and 2, wrong for 3; no is right for 1 and 5, wrong for 4.
     (score,) = finished.scores
     assert {name: score.counts[name] for name in ("tp", "fp", "tn", "fn")} == {"tp": 2, "fp": 1, "tn": 2, "fn": 1}
 
@@ -67,7 +67,7 @@ def test_every_answer_is_written_and_scored(images: Path) -> None:
     assert (document["run"]["limit"], document["run"]["prompt"], document["run"]["batch_size"]) == (None, None, 1)
 
 
-def test_the_answers_can_be_scored_by_themselves(images: Path) -> None:
+def test_stored_answers_can_be_scored_without_the_run(images: Path) -> None:
     from qkedit.evaluation.benchmarks import pope
 
     finished = run(Oracle(), images)
@@ -75,7 +75,7 @@ def test_the_answers_can_be_scored_by_themselves(images: Path) -> None:
     assert pope.score(questions(), answers, split="random") == finished.scores[0]
 
 
-def test_an_interrupted_run_asks_what_is_left(images: Path) -> None:
+def test_an_interrupted_run_asks_the_remaining_questions(images: Path) -> None:
     tasks = (task(), task(4, "popular"))
     with pytest.raises(QkeditError, match="no more"):
         run(failing := Oracle(fails_at=7), images, *tasks)
@@ -106,8 +106,8 @@ def test_a_finished_run_is_scored_without_a_model(images: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [b"{", b'{"id": "3", "answer": "No', b'{"id": "3", "answer": "No."}', b"\xff"])
-def test_half_a_line_is_asked_again(images: Path, torn: bytes) -> None:
-    """A line without a line end may be complete by chance; its question is asked again."""
+def test_the_question_of_a_partial_line_is_asked_again(images: Path, torn: bytes) -> None:
+    """A line without a line end may be complete by chance; its question is still asked again."""
     with pytest.raises(QkeditError, match="no more"):
         run(Oracle(fails_at=3), images)
     file = images.parent / "out" / "answers" / "pope.random.jsonl"
@@ -120,7 +120,7 @@ def test_half_a_line_is_asked_again(images: Path, torn: bytes) -> None:
 @pytest.mark.parametrize(
     "broken", [b"{\n", b'{"id": 3, "answer": "x"}\n', b"[]\n", b"\xff\n", b"\n", b'{"id": "3"}\n']
 )
-def test_a_broken_line_is_named(images: Path, broken: bytes) -> None:
+def test_a_broken_line_is_an_error(images: Path, broken: bytes) -> None:
     with pytest.raises(QkeditError, match="no more"):
         run(Oracle(fails_at=3), images)
     file = images.parent / "out" / "answers" / "pope.random.jsonl"
@@ -130,7 +130,7 @@ def test_a_broken_line_is_named(images: Path, broken: bytes) -> None:
     assert not oracle.sessions
 
 
-def test_another_run_is_not_taken_up(images: Path) -> None:
+def test_a_run_with_other_settings_is_refused(images: Path) -> None:
     with pytest.raises(QkeditError, match="no more"):
         run(Oracle(fails_at=3), images)
     before = contents(images.parent / "out")
@@ -151,7 +151,7 @@ def test_another_run_is_not_taken_up(images: Path) -> None:
         assert contents(images.parent / "out") == before
 
 
-def test_what_is_seen_only_once_the_model_is_ready_must_hold_too(images: Path) -> None:
+def test_values_observed_after_loading_must_equal_the_record(images: Path) -> None:
     with pytest.raises(QkeditError, match="no more"):
         run(Oracle(fails_at=3), images)
     with pytest.raises(UsageError, match='attention was "sdpa" and is "eager"'):
@@ -159,7 +159,7 @@ def test_what_is_seen_only_once_the_model_is_ready_must_hold_too(images: Path) -
     assert oracle.asked == []
 
 
-def test_overwriting_begins_anew_and_removes_nothing_else(images: Path) -> None:
+def test_overwriting_starts_again_and_keeps_other_files(images: Path) -> None:
     run(Oracle(), images, task(), task(4, "popular"))
     note = images.parent / "out" / "note.txt"
     note.write_text("mine")
@@ -179,7 +179,7 @@ def test_overwriting_begins_anew_and_removes_nothing_else(images: Path) -> None:
     assert again.sessions == 0
 
 
-def test_a_run_that_is_to_be_overwritten_stays_until_the_model_is_ready(images: Path) -> None:
+def test_an_overwritten_run_is_kept_until_the_model_is_ready(images: Path) -> None:
     run(Oracle(), images)
     before = contents(images.parent / "out")
 
@@ -192,7 +192,7 @@ def test_a_run_that_is_to_be_overwritten_stays_until_the_model_is_ready(images: 
     assert contents(images.parent / "out") == before
 
 
-def test_a_model_that_cannot_be_loaded_leaves_nothing(images: Path) -> None:
+def test_a_model_that_cannot_be_loaded_leaves_no_files(images: Path) -> None:
     class Broken(Oracle):
         def session(self):  # type: ignore[no-untyped-def]
             raise QkeditError("cannot be loaded")
@@ -209,7 +209,7 @@ def test_missing_directories_are_made_when_the_run_begins(images: Path) -> None:
     assert (images.parent / "a/b/out/result.json").is_file()
 
 
-def test_places_that_are_refused(images: Path) -> None:
+def test_unsuitable_output_directories_are_refused(images: Path) -> None:
     base = images.parent
     (base / "file").write_text("x")
     (base / "full").mkdir()
@@ -231,8 +231,8 @@ def test_places_that_are_refused(images: Path) -> None:
     assert sorted(os.listdir(base / "strange")) == ["answers", "result.json", "run.json"]
 
 
-def test_two_runs_at_once(images: Path) -> None:
-    """A second process uses the directory while the first one runs, from the start and after a resume."""
+def test_a_second_run_of_a_directory_is_refused(images: Path) -> None:
+    """Try a second run while the first one runs, from the start and after a resume."""
     words = "another run uses this directory"
 
     def meanwhile(overwrite: bool) -> Oracle:
@@ -250,7 +250,7 @@ def test_two_runs_at_once(images: Path) -> None:
     assert len(oracle.asked) == 2
 
 
-def test_missing_images_are_named_before_anything_is_done(images: Path) -> None:
+def test_missing_images_are_named_before_the_run(images: Path) -> None:
     for name, words in {"2.png": r"2\.png: the image does not exist;", "0.png": "the first of 2 of 3"}.items():
         (images / name).unlink()
         with pytest.raises(QkeditError, match=words):
@@ -260,7 +260,7 @@ def test_missing_images_are_named_before_anything_is_done(images: Path) -> None:
     run(Oracle(), write_images(images), limit=2)
 
 
-def test_images_may_choose_the_questions(images: Path) -> None:
+def test_a_task_may_leave_out_questions_without_images(images: Path) -> None:
     open_part = replace(task(), chosen_by_images=True)
     (images / "1.png").unlink()
     run(oracle := Oracle(), images, open_part, limit=3)
@@ -271,7 +271,7 @@ def test_images_may_choose_the_questions(images: Path) -> None:
         run(Oracle(), images, open_part, out="other")
 
 
-def test_images_in_the_folder_of_their_task(images: Path) -> None:
+def test_images_may_be_in_the_folder_of_their_task(images: Path) -> None:
     (images / "count").mkdir()
     (images / "0.png").rename(images / "count" / "0.png")
     (images / "count" / "images").mkdir()
@@ -282,13 +282,13 @@ def test_images_in_the_folder_of_their_task(images: Path) -> None:
     assert places[::2] == ["count/0.png", "count/images/1.png", "2.png"]
 
 
-def test_a_question_without_an_image(images: Path) -> None:
+def test_a_question_may_have_no_image(images: Path) -> None:
     asked = (replace(questions()[0], image=""), *questions()[1:])
     run(oracle := Oracle(), images, replace(task(), questions=asked))
     assert [request.image is None for request in oracle.asked] == [True, False, False, False, False, False]
 
 
-def test_prompts(images: Path) -> None:
+def test_a_prompt_template_replaces_the_question(images: Path) -> None:
     run(oracle := Oracle(), images, prompt="{question} {} Answer {yes} or no.")
     assert oracle.asked[1].prompt == questions()[1].prompt + " {} Answer {yes} or no."
     with pytest.raises(UsageError, match=r"the same for 6 different questions of pope\.random"):
@@ -298,21 +298,21 @@ def test_prompts(images: Path) -> None:
     assert {request.prompt for request in oracle.asked} == {"Describe it."}
 
 
-def test_a_limit_is_one_of_each_part(images: Path) -> None:
+def test_a_limit_applies_to_each_split(images: Path) -> None:
     finished = run(oracle := Oracle(), images, task(), task(4, "popular"), limit=3)
     assert [request.task for request in oracle.asked] == ["pope.random"] * 3 + ["pope.popular"] * 3
     assert [score.n for score in finished.scores] == [3, 3]
     assert finished.run["limit"] == 3
 
 
-def test_warnings_stand_in_the_result(images: Path) -> None:
+def test_warnings_are_part_of_the_result(images: Path) -> None:
     finished = run(Oracle(warnings=["beware"]), images)
     assert finished.warnings == ("beware",)
     assert json.loads(finished.file.read_text())["warnings"] == ["beware"]
 
 
-def test_a_full_disk_is_told_and_its_answer_asked_again(images: Path) -> None:
-    """A full disk truncates the end of the file, which is read as an incomplete line."""
+def test_a_full_disk_is_an_error_and_the_answer_is_requested_again(images: Path) -> None:
+    """A full disk leaves an incomplete line at the end of the file."""
     import resource
     import signal
 

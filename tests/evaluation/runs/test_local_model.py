@@ -31,7 +31,7 @@ def ask(number: int = 0, image: Path | None = None, max_new_tokens: int = 3) -> 
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([4, 8]))), st.integers(1, 5))
-def test_batches(kinds: list[tuple[bool, int]], size: int) -> None:
+def test_batches_hold_similar_requests_in_order(kinds: list[tuple[bool, int]], size: int) -> None:
     requests = [
         ask(number, Path("a.png") if shown else None, longest) for number, (shown, longest) in enumerate(kinds)
     ]
@@ -41,7 +41,7 @@ def test_batches(kinds: list[tuple[bool, int]], size: int) -> None:
         assert 1 <= len(batch) <= size
         assert len({(one.image is None, one.max_new_tokens) for one in batch}) == 1
     for batch, following in pairwise(made):
-        # Nothing that could stand in one batch stands in two.
+        # No two neighbouring batches could be one.
         alike = (batch[0].image is None, batch[0].max_new_tokens) == (
             following[0].image is None,
             following[0].max_new_tokens,
@@ -49,7 +49,7 @@ def test_batches(kinds: list[tuple[bool, int]], size: int) -> None:
         assert len(batch) == size or not alike
 
 
-def test_answers_are_those_of_single_requests(tmp_path: Path) -> None:
+def test_answers_equal_those_of_single_requests(tmp_path: Path) -> None:
     images = write_images(tmp_path)
     requests = [ask(0, images / "0.png"), ask(1, images / "0.png"), ask(2), ask(3, images / "2.png")]
     model = LocalModel("demo", dtype="float32", batch_size=2)
@@ -66,18 +66,18 @@ def test_answers_are_those_of_single_requests(tmp_path: Path) -> None:
         assert reply.text == respond(demo, shown, one.prompt, max_new_tokens=3).text
 
 
-def test_an_answer_that_the_longest_length_cut_off_says_so(tmp_path: Path) -> None:
+def test_an_answer_of_the_maximum_length_has_the_finish_reason_length(tmp_path: Path) -> None:
     write_images(tmp_path)
     whole = respond(load("demo", dtype="float32"), [read_image(tmp_path / "0.png")], "what is 0", max_new_tokens=64)
     assert not whole.is_cut
     with LocalModel("demo", dtype="float32").session() as session:
-        # With its end the answer fits exactly; with one token less it does not.
+        # The answer with its end token fits exactly; with one token less it does not.
         for length, reason in ((whole.tokens, "stop"), (whole.tokens - 1, "length")):
             ((_, reply),) = session.answers([ask(0, tmp_path / "0.png", length)])
             assert reply.finish_reason == reason
 
 
-def test_what_tells_models_apart() -> None:
+def test_the_identity_contains_dtype_device_and_plugins() -> None:
     identity = LocalModel("demo").identity()
     assert LocalModel("demo", batch_size=3, device="cpu").identity() == identity
     assert LocalModel("demo", device="cuda:1").identity() == LocalModel("demo", device="cuda:0").identity()
@@ -119,7 +119,7 @@ def test_warnings_of_plugins_are_counted(tmp_path: Path, monkeypatch: pytest.Mon
         assert list(session.warnings) == ["scr warned at 3 batches, at the first: little is left (0)"]
 
 
-def test_too_much_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_too_large_for_the_device_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = write_images(tmp_path)
     with LocalModel("demo", dtype="float32", batch_size=2).session() as session:
 
@@ -131,7 +131,7 @@ def test_too_much_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             list(session.answers([ask(0, images / "0.png"), ask(1, images / "0.png")]))
 
 
-def test_a_question_with_the_placeholder_of_an_image_is_named_before_the_first_answer() -> None:
+def test_a_prompt_with_an_image_placeholder_is_refused_before_the_first_answer() -> None:
     held = replace(ask(7), prompt="<image>\nwhat is it")
     with (
         pytest.raises(UsageError, match=r"^pope\.random, question 7: the prompt holds '<image>'"),
@@ -140,7 +140,7 @@ def test_a_question_with_the_placeholder_of_an_image_is_named_before_the_first_a
         next(session.answers([ask(0), held]))
 
 
-def test_plugins_that_do_not_fit_are_told_before_the_first_question() -> None:
+def test_invalid_plugins_are_refused_before_the_first_question() -> None:
     with (
         pytest.raises(UsageError, match="layers"),
         LocalModel("demo", plugins=(PluginSettings("scr", {"layers": "0-99"}),)).session(),
@@ -148,8 +148,8 @@ def test_plugins_that_do_not_fit_are_told_before_the_first_question() -> None:
         pass
 
 
-def test_edits_are_put_into_the_model_and_tell_it_apart(tmp_path: Path) -> None:
-    """The answers equal those of the full output where the base's differ; names of directories do not matter."""
+def test_edits_change_answers_and_identity(tmp_path: Path) -> None:
+    """Answers equal those of the full output and differ from the base's; names of directories have no effect."""
     write_images(tmp_path, 1)
     steered: dict[str, Any] = {"layers": "2-5", "k": 6, "device": "cpu", "fsync": False}
     steer("demo", out=tmp_path / "delta", layout="delta", **steered)

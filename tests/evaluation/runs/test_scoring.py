@@ -50,7 +50,7 @@ def scored(benchmark: str, answers: Path, data: Path, **options: Any) -> dict[st
     return {score.split: score.metrics["accuracy"] for score in scores}
 
 
-def test_the_split_that_is_named_is_scored(data: Path, tmp_path: Path) -> None:
+def test_only_a_named_split_is_scored(data: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "answers.jsonl", rows())
     assert scored("pope", file, data, split="random") == {"random": 0.5}
     assert scored("pope", file, data, split="popular") == {"popular": 1.0}
@@ -65,13 +65,13 @@ def test_answers_that_fit_several_splits_are_refused(data: Path, tmp_path: Path)
     assert scored("pope", file, data) == {"popular": 1.0}
 
 
-def test_questions_in_a_file_of_their_own_may_be_called_anything(data: Path, tmp_path: Path) -> None:
+def test_a_single_file_of_questions_may_have_any_split_name(data: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "answers.jsonl", rows())
     assert scored("pope", file, data / "coco_pope_random.json") == {None: 0.5}
     assert scored("pope", file, data / "coco_pope_random.json", split="mine") == {"mine": 0.5}
 
 
-def test_answers_may_say_their_split(data: Path, tmp_path: Path) -> None:
+def test_answers_may_name_their_split(data: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "answers.jsonl", [*rows(split="popular"), *rows(split="random")])
     assert scored("pope", file, data) == {"random": 0.5, "popular": 1.0}
     assert scored("pope", file, data, split="popular") == {"popular": 1.0}
@@ -87,16 +87,18 @@ def test_answers_may_say_their_split(data: Path, tmp_path: Path) -> None:
         ({"split": ["random"]}, "there is no split ['random']"),
     ],
 )
-def test_answers_of_no_split_are_refused(data: Path, tmp_path: Path, said: dict[str, Any], sentence: str) -> None:
+def test_answers_without_a_valid_split_are_refused(
+    data: Path, tmp_path: Path, said: dict[str, Any], sentence: str
+) -> None:
     file = write(tmp_path / "answers.jsonl", [*rows(split="random"), *rows(**said)])
     with pytest.raises(QkeditError) as caught:
         scored("pope", file, data)
     assert (caught.value.where, caught.value.what) == (f"{file}, line 3", sentence)
 
 
-def test_a_run_is_named_by_its_directory(data: Path, tmp_path: Path) -> None:
+def test_the_directory_of_a_run_may_be_scored(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    write(run / "answers.jsonl", [])  # makes the directory
+    write(run / "answers.jsonl", [])  # creates the directory
     (run / "run.json").write_text("{}")
     for split in SPLITS:
         write(run / "answers" / f"pope.{split}.jsonl", rows())
@@ -111,7 +113,7 @@ def test_a_run_is_named_by_its_directory(data: Path, tmp_path: Path) -> None:
         score_files(benchmark_named("amber"), answers=run, data=data)
 
 
-def test_a_directory_has_a_file_a_split(data: Path, tmp_path: Path) -> None:
+def test_a_directory_has_one_file_per_split(data: Path, tmp_path: Path) -> None:
     directory = tmp_path / "answers"
     write(directory / "pope.random.jsonl", rows())
     assert scored("pope", directory, data) == {"random": 0.5}
@@ -125,20 +127,20 @@ def test_a_directory_has_a_file_a_split(data: Path, tmp_path: Path) -> None:
         scored("pope", directory, data)
 
 
-def test_one_broken_split_leaves_no_score(data: Path, tmp_path: Path) -> None:
+def test_a_broken_split_is_an_error_without_a_score(data: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "answers.jsonl", [*rows(split="random"), *rows(split="popular")[:1]])
     with pytest.raises(QkeditError, match="1 of 2 questions have no answer"):
         scored("pope", file, data)
     assert scored("pope", file, data, allow_missing=True) == {"random": 0.5, "popular": 1.0}
 
 
-def test_answers_to_another_split_that_say_so_are_refused(data: Path, tmp_path: Path) -> None:
+def test_answers_with_questions_of_another_split_are_refused(data: Path, tmp_path: Path) -> None:
     asked = [row | {"prompt": f"Is there a popular {row['id']}?"} for row in rows()]
     with pytest.raises(QkeditError, match="line 1: the answer '1' is to 'Is there a popular 1"):
         scored("pope", write(tmp_path / "answers.jsonl", asked), data, split="random")
 
 
-def test_rules_and_benchmarks_are_known_by_name(data: Path, tmp_path: Path) -> None:
+def test_unknown_rules_and_benchmarks_are_refused(data: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "answers.jsonl", rows())
     with pytest.raises(UsageError, match="there is no benchmark 'pop'; did you mean 'pope'"):
         benchmark_named("pop")
@@ -149,26 +151,26 @@ def test_rules_and_benchmarks_are_known_by_name(data: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", benchmark_names())
-def test_each_benchmark_keeps_the_contract(name: str) -> None:
+def test_each_benchmark_fulfils_the_contract(name: str) -> None:
     benchmark = benchmark_named(name)
     assert isinstance(benchmark, Benchmark)
     assert benchmark.name == name
     assert benchmark.rules
     assert benchmark.rule_kind in RULE_KINDS
     assert set(benchmark.aggregates) <= set(benchmark.splits)
-    # Whose splits are files of their own has to say which are there.
+    # A benchmark with one file per split must list the existing ones.
     assert (type(benchmark).splits_below is not Benchmark.splits_below) == benchmark.ids_restart_per_split
 
 
 @pytest.mark.parametrize("name", benchmark_names())
-def test_the_document_names_what_can_be_chosen(name: str) -> None:
+def test_the_document_names_rules_and_aggregates(name: str) -> None:
     text = " ".join((ROOT / "docs" / "evaluation.md").read_text("utf-8").split())
     for word in (name, *benchmark_named(name).rules, *benchmark_named(name).aggregates):
         assert f"`{word}`" in text or f" {word}`" in text, word
 
 
-def test_scorers_load_no_large_library() -> None:
-    """Run `import qkedit.evaluation.benchmarks.pope` in a new process."""
+def test_scorers_import_no_large_library() -> None:
+    """Import each benchmark in a new process."""
     for name in benchmark_names():
         code = (
             "import sys\n"

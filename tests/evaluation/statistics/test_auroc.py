@@ -19,7 +19,7 @@ def slow_area(items: list[tuple[int, bool, str]]) -> float | None:
 
 
 @given(_items)
-def test_the_value_is_the_share_of_ordered_pairs(items: list[tuple[int, bool, str]]) -> None:
+def test_the_auroc_is_the_share_of_ordered_pairs(items: list[tuple[int, bool, str]]) -> None:
     found = auroc(*zip(*items, strict=True), resamples=50) if items else auroc([], [], [])  # type: ignore[arg-type]
     expected = slow_area(items)
     assert (found.value is None) == (expected is None)
@@ -31,7 +31,7 @@ def test_the_value_is_the_share_of_ordered_pairs(items: list[tuple[int, bool, st
     assert (found.low is None) == (expected is None or found.groups < 2)
 
 
-def test_the_interval_is_that_of_drawn_groups() -> None:
+def test_the_interval_equals_that_of_resampled_groups() -> None:
     generator = np.random.default_rng(3)
     items = [
         (int(generator.integers(0, 9)) + 2 * kind, bool(kind), f"image {number}")

@@ -46,7 +46,7 @@ def only_split(comparison: RunComparison) -> ComparedSplit:
     return split
 
 
-def test_each_metric_has_its_difference_and_its_test() -> None:
+def test_each_metric_has_a_difference_and_a_test() -> None:
     a, b = yes_no_items(240, 1, per_group=6), yes_no_items(240, 2, per_group=6, accuracy=0.9)
     split = only_split(compare(run(score(a)), run(score(b))))
     found = {compared.difference.metric: compared.difference for compared in split.metrics}
@@ -60,7 +60,7 @@ def test_each_metric_has_its_difference_and_its_test() -> None:
     assert (split.n, split.groups, split.left_out) == (240, 40, (0, 0))
 
 
-def test_only_items_of_both_runs_count() -> None:
+def test_only_items_of_both_runs_are_compared() -> None:
     a, b = yes_no_items(50, 1), yes_no_items(60, 1, accuracy=0.9)
     comparison = compare(run(score(a[10:])), run(score(b[::-1])))
     split = only_split(comparison)
@@ -71,7 +71,7 @@ def test_only_items_of_both_runs_count() -> None:
     )
 
 
-def test_p_values_are_corrected_over_all_splits_but_not_for_what_has_no_better_direction() -> None:
+def test_p_values_are_corrected_over_all_metrics_with_a_direction() -> None:
     a = run(score(yes_no_items(90, 1)), score(caption_items(60, 1), "chair", None))
     b = run(score(yes_no_items(90, 2)), score(caption_items(60, 2), "chair", None))
     comparison = compare(a, b)
@@ -85,7 +85,7 @@ def test_p_values_are_corrected_over_all_splits_but_not_for_what_has_no_better_d
     )
 
 
-def test_better_and_worse_follow_each_metrics_own_direction() -> None:
+def test_better_and_worse_follow_the_direction_of_each_metric() -> None:
     a, b = caption_items(400, 1, hallucination=0.3), caption_items(400, 2, hallucination=0.1)
     there = {c.difference.metric: c.verdict for c in only_split(compare(run(score(a)), run(score(b)))).metrics}
     back = {c.difference.metric: c.verdict for c in only_split(compare(run(score(b)), run(score(a)))).metrics}
@@ -106,7 +106,7 @@ def silent(items: list[CaptionItem]) -> list[CaptionItem]:
     return [dataclasses.replace(item, hallucinated=(), found=(), covered=()) for item in items]
 
 
-def test_a_gain_that_comes_with_saying_less_is_warned_of() -> None:
+def test_a_gain_with_shorter_captions_causes_a_warning() -> None:
     items = caption_items(100, 1)
     honest = compare(run(score(items)), run(score(without_hallucinations(items))))
     assert honest.warnings == ()
@@ -116,7 +116,7 @@ def test_a_gain_that_comes_with_saying_less_is_warned_of() -> None:
     assert "lost recall" not in sentence
     (sentence,) = compare(run(score(items)), run(score(silent(items)))).warnings
     assert "lost recall" in sentence
-    # Saying less without a gain is no trade.
+    # Shorter captions without a gain cause no warning.
     assert compare(run(score(items)), run(score(shorter(items, 2)))).warnings == ()
 
 
@@ -138,13 +138,13 @@ def test_runs_that_cannot_be_compared_are_refused(b: Score, sentence: str) -> No
     assert sentence in str(caught.value)
 
 
-def test_a_split_that_occurs_twice_is_refused() -> None:
+def test_a_repeated_split_is_refused() -> None:
     twice = run(score(yes_no_items(9, 1)), score(yes_no_items(9, 1), rule="vcd"))
     with pytest.raises(UsageError, match=r"a\.json: holds pope\.random twice"):
         compare(twice, twice)
 
 
-def test_what_one_run_alone_has_is_named() -> None:
+def test_splits_of_only_one_run_are_named() -> None:
     items = yes_no_items(9, 1)
     comparison = compare(
         run(score(items), score(items, split="popular")), run(score(items), score(items, "mme", None))
@@ -153,7 +153,7 @@ def test_what_one_run_alone_has_is_named() -> None:
     assert comparison.warnings[0] == "pope.popular is in only one of the runs and was not compared"
 
 
-def test_runs_that_were_asked_differently_are_warned_of() -> None:
+def test_different_prompts_and_settings_cause_a_warning() -> None:
     items = score(yes_no_items(9, 1))
     asked = {
         "weights_sha256": "1",
@@ -177,7 +177,7 @@ def test_runs_that_were_asked_differently_are_warned_of() -> None:
     assert compare(run, ScoredRun(Path("run"), {}, (items,))).a == "run (with scr)"
     assert warned(weights_sha256="1") == ("both runs are of the same weights and plug-ins",)
     assert warned(dtype="bfloat16", prompt="Answer.") == ("the runs differ in prompt, dtype, not in the model alone",)
-    # Parts that one run alone has were no part of the comparison.
+    # Splits of only one run were not compared.
     assert warned(decoding={"max_new_tokens": {"pope.random": 128, "chair": 512}}) == ()
     assert warned(decoding={"max_new_tokens": {"pope.random": 8}}) == (
         "the runs differ in max_new_tokens, not in the model alone",
@@ -198,7 +198,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return a, b.parent
 
 
-def test_the_command_prints_a_table_that_fits_and_greps(files: tuple[Path, Path]) -> None:
+def test_the_command_prints_a_table_of_eighty_columns(files: tuple[Path, Path]) -> None:
     found = qkedit("compare", *files)
     lines = found.stdout.splitlines()
     assert found.code == 0
@@ -206,11 +206,11 @@ def test_the_command_prints_a_table_that_fits_and_greps(files: tuple[Path, Path]
     (line,) = [line for line in lines if line.startswith("chair_s ")]
     assert line.split()[-1] == "better"
     assert "pope.random (parser official): 120 items in 20 groups" in lines
-    # Only the legend and the files' names may be longer: a pipe does not break them.
+    # Only the legend and names of files may be longer: they are not wrapped in a pipe.
     assert max(len(line) for line in lines[:-1] if "/" not in line) <= 80
 
 
-def test_the_command_writes_json_markdown_and_a_picture(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_command_writes_json_markdown_and_a_plot(files: tuple[Path, Path], tmp_path: Path) -> None:
     markdown, plot = tmp_path / "pr.md", tmp_path / "plot.svg"
     document = qkedit("compare", *files, "--json", "--markdown", markdown, "--plot", plot).document
     row = document["results"][1]
@@ -223,7 +223,7 @@ def test_the_command_writes_json_markdown_and_a_picture(files: tuple[Path, Path]
     text = markdown.read_text()
     assert "| `chair_s` |" in text
     assert "> **Warning**: chair: the gain" in text
-    # Each row of a Markdown table has as many cells as its head.
+    # Each row of a Markdown table has as many cells as its header.
     assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {9}
     svg = plot.read_text()
     again = tmp_path / "again.svg"
@@ -233,7 +233,7 @@ def test_the_command_writes_json_markdown_and_a_picture(files: tuple[Path, Path]
 
 
 @pytest.mark.parametrize("arguments", [("compare",), ("gate", "--require=chair_s<=0.5")])
-def test_neither_command_imports_torch(files: tuple[Path, Path], arguments: tuple[str, ...]) -> None:
+def test_compare_and_gate_do_not_import_torch(files: tuple[Path, Path], arguments: tuple[str, ...]) -> None:
     ended = "try:\n    run()\nfinally:\n    assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", f"import sys\nfrom qkedit.cli.app import run\n{ended}", *arguments]
     command[4:4] = files if arguments[0] == "compare" else files[1:]
@@ -241,7 +241,7 @@ def test_neither_command_imports_torch(files: tuple[Path, Path], arguments: tupl
     assert finished.returncode == 0, finished.stderr
 
 
-def test_the_command_refuses_in_one_sentence(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_errors_of_the_command_are_one_sentence(files: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "text.json").write_text("answers")
     (tmp_path / "failed.json").write_text('{"error": {"what": "the model is gone"}}')
     (tmp_path / "bare.json").write_text('{"results": [{"benchmark": "pope", "split": null, "metrics": {}}]}')
@@ -259,7 +259,7 @@ def test_the_command_refuses_in_one_sentence(files: tuple[Path, Path], tmp_path:
     assert (found.code, "--markdown" in found.sentence()) == (2, True)
 
 
-def test_a_name_that_is_not_utf_8_is_in_every_file(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_written_to_every_file(files: tuple[Path, Path], tmp_path: Path) -> None:
     odd = files[0].rename(tmp_path / os.fsdecode(b"\xff.json"))
     markdown, plot = tmp_path / "pr.md", tmp_path / "plot.png"
     found = qkedit("compare", odd, files[1], "--markdown", markdown, "--plot", plot, "--json")

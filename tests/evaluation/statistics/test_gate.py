@@ -37,16 +37,14 @@ space = st.sampled_from(["", " ", "\t "])
 
 
 @given(paths, st.sampled_from(sorted(COMPARISONS)), numbers, space, space)
-def test_a_requirement_is_read_as_it_is_written(
-    path: str, comparison: str, limit: float, before: str, after: str
-) -> None:
+def test_requirements_are_parsed(path: str, comparison: str, limit: float, before: str, after: str) -> None:
     wanted = Requirement(path, comparison, limit)
     assert parse_requirement(str(wanted)) == wanted
     assert parse_requirement(f"{before}{path}{after}{comparison}{before}{limit!r}{after}") == wanted
 
 
 @given(paths, numbers, space)
-def test_a_tolerance_is_read_as_it_is_written(path: str, tolerance: float, between: str) -> None:
+def test_tolerances_are_parsed(path: str, tolerance: float, between: str) -> None:
     wanted = NoWorse(path, tolerance)
     assert parse_no_worse(str(wanted)) == wanted
     assert parse_no_worse(f"{path}{between}:{between}{tolerance!r}") == wanted
@@ -60,22 +58,22 @@ def test_a_tolerance_is_read_as_it_is_written(path: str, tolerance: float, betwe
 @example("f1>=0.8%")
 @example(">=0.8")
 @example("f1:-0.1")
-def test_anything_else_is_refused_and_nothing_crashes(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     for parse in (parse_requirement, parse_no_worse):
         try:
             found: Any = parse(text)
         except UsageError:
             continue
         number = found.limit if isinstance(found, Requirement) else found.tolerance
-        # What is accepted is a path, a sign and a number, as Python reads numbers.
+        # Accepted texts are a path, a sign and a number, as Python reads numbers.
         sign = found.comparison if isinstance(found, Requirement) else ":"
         left, right = text.split(sign, 1)
         assert (left.strip(), float(right)) == (found.path, number)
         assert math.isfinite(number)
 
 
-def test_a_number_of_many_digits_is_read_once() -> None:
-    # Digits that could be divided in two ways were tried in all of them: the square of their number.
+def test_a_number_of_many_digits_takes_linear_time() -> None:
+    # An ambiguous pattern would try every division of the digits: quadratic time.
     for text in ("f1:" + "9" * 50_000 + "x", "f1>=" + "9" * 50_000 + "x"):
         for parse in (parse_requirement, parse_no_worse):
             with pytest.raises(UsageError):
@@ -83,7 +81,7 @@ def test_a_number_of_many_digits_is_read_once() -> None:
 
 
 @pytest.mark.parametrize("text", ["f1>=1e999", "f1>=nan", "f1>=0,8", "f1==0.8", "f1>=0.8%", ">=0.8", "f1", "f1=>1"])
-def test_what_is_not_a_requirement(text: str) -> None:
+def test_invalid_requirements_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--require"):
         parse_requirement(text)
 
@@ -109,13 +107,13 @@ def checked(text: str) -> Check:
         ("amber.chair<=8", "amber.generative.chair", True),
     ],
 )
-def test_a_path_means_one_figure(text: str, path: str, passed: bool) -> None:
+def test_a_path_names_one_figure(text: str, path: str, passed: bool) -> None:
     found = checked(text)
     assert (found.path, found.passed) == (path, passed)
 
 
-def test_every_figure_can_be_named_in_full_whatever_else_there_is() -> None:
-    # The first one's full name is what the others are called for short.
+def test_every_figure_has_an_unambiguous_full_name() -> None:
+    # The first one's full name is a short name of the others.
     results = (Measured("a", None, {"f1": 0.1}), Measured("a", "b", {"f1": 0.2}), Measured("b", "a", {"f1": 0.3}))
     for measured in results:
         (found,) = gate(results, [Requirement(f"{measured.name}.f1", ">=", 0)])
@@ -133,7 +131,7 @@ def test_every_figure_can_be_named_in_full_whatever_else_there_is() -> None:
         ("chair_s<=40", "chair_s<=40.0: chair_s is a share from 0 to 1; write 0.4 for 40 percent."),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_what_there_is(text: str, sentence: str) -> None:
+def test_ambiguous_and_unknown_paths_are_refused_with_the_choices(text: str, sentence: str) -> None:
     with pytest.raises(UsageError) as caught:
         checked(text)
     assert sentence in str(caught.value)
@@ -145,7 +143,7 @@ def against(text: str, **metrics: float | None) -> Check:
     return found
 
 
-def test_two_results_for_one_split_are_refused_whether_rules_or_files_differ() -> None:
+def test_two_results_of_one_split_are_refused() -> None:
     with pytest.raises(
         UsageError, match=r"^f1: there are 2 such figures; give one result for each split, scored by one"
     ):
@@ -157,19 +155,19 @@ def test_worse_is_more_of_some_metrics_and_less_of_others() -> None:
     assert against("chair_s:0", chair_s=0.50).passed
     assert not against("chair_s:0.01", chair_s=0.43).passed
     assert against("chair_s:0.03", chair_s=0.43).passed
-    # 0.72 − 0.70 is more than 0.02 in binary, and 0.02 all the same.
+    # 0.72 − 0.70 exceeds 0.02 in binary floating point, but is within the tolerance.
     assert 0.72 - 0.70 > 0.02
     assert against("chair.recall:0.02", recall=0.72).passed
     assert not against("chair.recall:0.02", recall=0.73).passed
     assert against("chair.recall:0.02", recall=0.10).passed
 
 
-def test_no_value_is_not_a_pass() -> None:
+def test_a_missing_value_fails() -> None:
     assert not against("chair_s:1", chair_s=None).passed
     assert "has no value" in str(checked("precision<=1"))
 
 
-def test_what_has_no_worse_direction_or_no_like_baseline_is_refused() -> None:
+def test_no_worse_needs_a_direction_and_a_matching_baseline() -> None:
     with pytest.raises(UsageError, match=r"mean_words: neither direction of it is worse"):
         against("mean_words:3", mean_words=95.0)
     with pytest.raises(UsageError, match=r"chair\.chair_s: the baseline has no such metric"):
@@ -195,7 +193,7 @@ def asked(*ids: str, n: int | None = None, truths: str = "", questions: str | No
         (asked("1", "2", truths="yn"), asked("1", "2", truths="yy"), "some items have another ground truth"),
     ],
 )
-def test_a_baseline_of_other_questions_is_refused(baseline: Measured, result: Measured, words: str) -> None:
+def test_a_baseline_with_other_questions_is_refused(baseline: Measured, result: Measured, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         gate([result], no_worse=[NoWorse("f1", 0.1)], baseline=[baseline])
     assert "measured on different questions" in str(caught.value)
@@ -205,17 +203,20 @@ def test_a_baseline_of_other_questions_is_refused(baseline: Measured, result: Me
     ("baseline", "result"),
     [
         (asked("1", "2", questions="a"), asked("1", "2", questions="a")),
-        (asked("1"), asked(n=1)),  # what one of them does not say cannot differ
-        (asked("1", "2", n=2), asked("1", "2", n=1)),  # a rule that drops answers counts fewer of the same questions
+        (asked("1"), asked(n=1)),  # a missing value does not differ
+        (
+            asked("1", "2", n=2),
+            asked("1", "2", n=1),
+        ),  # a rule that drops answers counts fewer
     ],
 )
-def test_a_baseline_of_the_same_questions_is_taken(baseline: Measured, result: Measured) -> None:
+def test_a_baseline_with_the_same_questions_is_accepted(baseline: Measured, result: Measured) -> None:
     (found,) = gate([result], no_worse=[NoWorse("f1", 0)], baseline=[baseline])
     assert found.passed
 
 
 def result_file(directory: Path, name: str, truth: str, n: int) -> Path:
-    """Write a result with two items, of which the second is truly yes."""
+    """Write a result of two items; the truth of the second is yes."""
     items = [
         {"id": str(number), "parsed": "yes", "truth": truth, "right": True, "group": "", "counted": True}
         for number, truth in enumerate((truth, "yes"))
@@ -226,7 +227,7 @@ def result_file(directory: Path, name: str, truth: str, n: int) -> Path:
     return file
 
 
-def test_files_with_the_same_ids_and_other_truths_are_not_of_the_same_questions(tmp_path: Path) -> None:
+def test_files_with_the_same_ids_and_other_truths_are_refused(tmp_path: Path) -> None:
     one, other = (result_file(tmp_path, name, truth, 2) for name, truth in (("a", "yes"), ("b", "no")))
     assert qkedit("gate", one, "--baseline", one, "--no-worse", "f1:0.1").code == 0
     refused = qkedit("gate", one, "--baseline", other, "--no-worse", "f1:0.1")
@@ -234,7 +235,7 @@ def test_files_with_the_same_ids_and_other_truths_are_not_of_the_same_questions(
     assert "some items have another ground truth" in refused.sentence()
 
 
-def test_a_file_of_more_answers_than_items_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_more_answers_than_items_is_refused(tmp_path: Path) -> None:
     sound, lying = result_file(tmp_path, "a", "yes", 1), result_file(tmp_path, "b", "yes", 3)
     assert qkedit("gate", sound, "--require", "f1>=0").code == 0  # a rule that drops answers counts fewer
     for arguments in (("gate", lying, "--require", "f1>=0"), ("compare", lying, lying)):
@@ -243,7 +244,7 @@ def test_a_file_of_more_answers_than_items_is_refused(tmp_path: Path) -> None:
         assert "results: 0: n: is 3, and there are 2 items; score the answers again" in refused.sentence()
 
 
-def test_a_figure_of_no_answers_meets_nothing() -> None:
+def test_a_figure_without_answers_fails() -> None:
     nothing = Measured("pope", "random", {"f1": 1.0}, "official", 0)
     (found,) = gate([nothing], [Requirement("f1", ">=", 0)])
     assert (found.passed, found.value) == (False, None)
@@ -251,11 +252,11 @@ def test_a_figure_of_no_answers_meets_nothing() -> None:
     assert not found.passed
 
 
-def test_a_share_is_refused_where_figures_are_in_percent() -> None:
+def test_a_share_is_refused_for_metrics_in_percent() -> None:
     amber = Measured("amber", "all", {"f1": 74.1, "chair": 7.5, "cog": 0.4}, "official")
     with pytest.raises(UsageError, match=r"f1 of amber is in percent; write 80 for a share of 0\.8"):
         gate([amber], [Requirement("f1", ">=", 0.8)])
-    # Less than one hallucination in a hundred is worth asking for, and so is half a point of loss.
+    # Small values in percent are accepted: a CHAIR below one, or a loss of half a point.
     assert all(found.passed for found in gate([amber], [Requirement("f1", ">=", 74), Requirement("cog", "<=", 0.5)]))
     assert all(found.passed for found in gate([amber], no_worse=[NoWorse("f1", 0.5)], baseline=[amber]))
 
@@ -268,7 +269,7 @@ def result(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_command_ends_with_3_and_names_what_failed(result: Path) -> None:
+def test_the_command_ends_with_3_and_names_failed_requirements(result: Path) -> None:
     fine = qkedit("gate", result, "--require", "chair_s<=0.5", "--require", "random.f1>=0.9")
     assert (fine.code, fine.stdout.count("ok ")) == (0, 2)
     failed = qkedit("gate", result.parent, "--require", "chair_s<=0.40", "--require", "random.f1>=0.9")
@@ -282,7 +283,7 @@ def test_the_command_ends_with_3_and_names_what_failed(result: Path) -> None:
     assert against_itself.stdout == "ok      chair_s:0.0: chair.chair_s is 0.45 against 0.45 in the baseline\n"
 
 
-def test_requirements_can_stand_in_a_configuration_file(result: Path, tmp_path: Path) -> None:
+def test_requirements_may_be_in_a_configuration_file(result: Path, tmp_path: Path) -> None:
     for text in ("require: chair_s<=0.4\n", "require: [random.f1>=0.9, chair_s<=0.4]\n"):
         (tmp_path / "gate.yaml").write_text(text)
         found = qkedit("gate", result, "--config", tmp_path / "gate.yaml", "--json")
@@ -301,7 +302,7 @@ def test_requirements_can_stand_in_a_configuration_file(result: Path, tmp_path: 
         (("--baseline", "absent.json", "--no-worse", "chair_s:0.1"), 1, "absent.json: cannot be read"),
     ],
 )
-def test_the_command_refuses_in_one_sentence(
+def test_errors_of_the_command_are_one_sentence(
     result: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, sentence: str
 ) -> None:
     monkeypatch.chdir(result.parent)
@@ -314,7 +315,7 @@ def test_the_command_refuses_in_one_sentence(
     "results", ["3", "[]", "[1]", '[{"benchmark": "a"}]', '[{"benchmark": "a", "metrics": {"f1": "0.9"}}]',
                 '[{"benchmark": "a", "metrics": {"f1": NaN}}]', '[{"benchmark": "a", "metrics": {"f1": true}}]']
 )  # fmt: skip
-def test_what_is_not_a_result_file_is_refused(tmp_path: Path, results: str) -> None:
+def test_an_invalid_result_file_is_refused(tmp_path: Path, results: str) -> None:
     file = tmp_path / "result.json"
     file.write_text(f'{{"results": {results}}}')
     found = qkedit("gate", file, "--require", "f1>=0")
@@ -344,7 +345,7 @@ def with_f1(value: str) -> str:
         ('{"results": [ROW]}'.replace("ROW", ROW.replace("1,", "true,")), "n: is not a whole number"),
     ],
 )
-def test_a_result_that_cannot_be_trusted_is_refused(tmp_path: Path, document: str, words: str) -> None:
+def test_a_contradictory_result_is_refused(tmp_path: Path, document: str, words: str) -> None:
     file = tmp_path / "result.json"
     file.write_text(document.replace("ROW", ROW))
     for arguments in (("--require", "f1>=0"), ("--no-worse", "f1:1", "--baseline", file)):
@@ -353,7 +354,7 @@ def test_a_result_that_cannot_be_trusted_is_refused(tmp_path: Path, document: st
         assert words in found.sentence()
 
 
-def test_no_worse_is_refused_for_runs_of_other_questions(tmp_path: Path) -> None:
+def test_no_worse_is_refused_for_runs_with_other_questions(tmp_path: Path) -> None:
     """Compare files: a run of two questions with one of three, and the same number with other texts."""
     for name, ids, words in (("a", "123", "x"), ("b", "12", "x"), ("c", "123", "y")):
         row = {"benchmark": "pope", "split": "random", "parser": "official", "n": len(ids), "metrics": {"f1": 0.9}}
@@ -366,5 +367,5 @@ def test_no_worse_is_refused_for_runs_of_other_questions(tmp_path: Path) -> None
         assert (found.code, words in found.stderr) == (code, True)
 
 
-def test_a_directory_without_a_result_says_so(tmp_path: Path) -> None:
+def test_a_directory_without_a_result_is_refused(tmp_path: Path) -> None:
     assert "holds no result.json, as a finished run does" in qkedit("gate", tmp_path, "--require", "f1>=0").sentence()

@@ -53,7 +53,7 @@ def scipy_bootstrap(
 
 
 @pytest.mark.parametrize("per_group", [1, 6])
-def test_values_are_those_of_counts_written_out(per_group: int) -> None:
+def test_values_equal_explicit_counts(per_group: int) -> None:
     questions, captions = yes_no_items(300, 1, per_group=per_group), caption_items(80, 1)
     assert interval(questions, "f1").value == pytest.approx(f1_of(questions), abs=1e-12)
     assert interval(questions, "hr").value == pytest.approx(false_positive_rate_of(questions), abs=1e-12)
@@ -61,7 +61,7 @@ def test_values_are_those_of_counts_written_out(per_group: int) -> None:
     assert interval(captions, "mean_words").value == pytest.approx(np.mean([item.words for item in captions]))
 
 
-def test_the_cluster_bootstrap_is_scipys_over_groups() -> None:
+def test_the_cluster_bootstrap_equals_that_of_scipy_over_groups() -> None:
     items = yes_no_items(360, 2, per_group=6)
     rows = groups_of(items)
     low, high = scipy_bootstrap(rows, f1_of)
@@ -72,8 +72,8 @@ def test_the_cluster_bootstrap_is_scipys_over_groups() -> None:
     assert found.high == pytest.approx(high, abs=0.006)
 
 
-def test_groups_of_like_answers_widen_the_interval() -> None:
-    # Every image is answered rightly throughout or wrongly throughout: 40 images say no more than 40 questions.
+def test_correlated_groups_widen_the_interval() -> None:
+    # All questions of an image are answered rightly or all wrongly: 40 images have the information of 40 questions.
     items = [YesNoItem(f"{g}.{q}", "yes", "yes", g % 3 > 0, f"image {g}") for g in range(40) for q in range(10)]
     together = interval(items, "accuracy")
     one_each = interval(items[::10], "accuracy", method="bootstrap")
@@ -82,10 +82,10 @@ def test_groups_of_like_answers_widen_the_interval() -> None:
     assert together.high - together.low > 2.5 * (alone.high - alone.low)
 
 
-def test_a_plain_share_gets_wilsons_interval() -> None:
+def test_a_plain_share_has_the_interval_of_wilson() -> None:
     items = [YesNoItem(str(number), "yes", "yes", number < 45) for number in range(50)]
     found, z = interval(items, "accuracy"), stats.norm.ppf(0.975)
-    # Wilson 1927 as every textbook has it.
+    # Wilson 1927, the textbook formula.
     centre = (45 / 50 + z**2 / 100) / (1 + z**2 / 50)
     half = z * math.sqrt(0.9 * 0.1 / 50 + z**2 / (4 * 50**2)) / (1 + z**2 / 50)
     assert found.method == "wilson"
@@ -95,7 +95,7 @@ def test_a_plain_share_gets_wilsons_interval() -> None:
     assert 0.9 < all_right.low < 1.0
 
 
-def test_wilson_is_refused_where_it_does_not_apply() -> None:
+def test_wilson_is_refused_for_other_metrics_and_groups() -> None:
     with pytest.raises(UsageError, match="plain share"):
         interval(caption_items(20, 1), "chair_i", method="wilson")
     with pytest.raises(UsageError, match="plain share"):
@@ -109,8 +109,8 @@ def sums_written_out(item: CaptionItem, metric: str) -> list[int]:
 
 
 @pytest.mark.parametrize(("metric", "count"), [("chair_i", 90), ("chair_s", 400)])
-def test_paired_differences_are_those_of_resampling_one_by_one(metric: str, count: int) -> None:
-    """Many distinct rows are resampled by counted indices, few by the multinomial distribution."""
+def test_paired_differences_equal_explicit_resampling(metric: str, count: int) -> None:
+    """Test both methods: counted indices for many distinct rows, the multinomial distribution for few."""
     a, b = caption_items(count, 3), caption_items(count, 4, hallucination=0.1)
     found = paired(a, b, metric)
     pairs = zip(a, b, strict=True)
@@ -127,7 +127,7 @@ def test_paired_differences_are_those_of_resampling_one_by_one(metric: str, coun
     assert found.high == pytest.approx(np.quantile(differences, 0.975), abs=0.15 * spread)
 
 
-def test_pairing_takes_away_what_both_runs_share() -> None:
+def test_pairing_removes_the_variance_that_runs_share() -> None:
     a = yes_no_items(600, 5, per_group=6)
     b = [dataclasses.replace(item, parsed=item.truth, right=True) if number % 40 == 0 else item
          for number, item in enumerate(a)]  # fmt: skip
@@ -147,7 +147,7 @@ def test_p_and_interval_agree(seed: int, shift: float) -> None:
         assert found.low <= 0 <= found.high
 
 
-def test_p_is_even_without_a_difference() -> None:
+def test_p_values_are_uniform_under_the_null_hypothesis() -> None:
     """Under the null hypothesis, about one p-value in ten is below 0.1."""
     small = sum(
         paired(yes_no_items(150, seed), yes_no_items(150, 1000 + seed), "accuracy", resamples=400).p < 0.1
@@ -156,7 +156,7 @@ def test_p_is_even_without_a_difference() -> None:
     assert 8 <= small <= 36  # binomial(200, 0.1), about 99.9 % of it
 
 
-def test_a_run_compared_with_itself_shows_nothing() -> None:
+def test_a_run_compared_with_itself_has_no_difference() -> None:
     items = yes_no_items(100, 1)
     found = paired(items, items[::-1], "f1")
     assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
@@ -168,7 +168,7 @@ def test_the_same_seed_gives_the_same_figures() -> None:
     assert paired(a, b, "recall") != paired(a, b, "recall", seed=1)
 
 
-def test_mcnemar_is_the_sign_test_of_what_only_one_run_answers() -> None:
+def test_mcnemar_is_the_sign_test_of_discordant_items() -> None:
     rights = [(True, True)] * 50 + [(True, False)] * 4 + [(False, True)] * 13 + [(False, False)] * 9
     a = [YesNoItem(str(n), "yes", "yes", right) for n, (right, _) in enumerate(rights)]
     b = [YesNoItem(str(n), "yes", "yes", right) for n, (_, right) in enumerate(rights)]
@@ -179,7 +179,7 @@ def test_mcnemar_is_the_sign_test_of_what_only_one_run_answers() -> None:
     assert mcnemar(a, a).p == 1.0
 
 
-def test_no_value_where_a_denominator_is_zero() -> None:
+def test_a_zero_denominator_gives_no_value() -> None:
     never_yes = [YesNoItem(str(number), "no", "no", True) for number in range(5)]
     found = interval(never_yes, "precision")
     assert (found.value, found.low, found.high) == (None, None, None)
@@ -193,7 +193,7 @@ def test_one_group_has_no_interval() -> None:
     assert (found.groups, found.low, found.high) == (1, None, None)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_invalid_metrics_and_items_are_refused() -> None:
     items = yes_no_items(10, 1)
     with pytest.raises(UsageError, match="choose among accuracy"):
         interval(items, "chair_s")
@@ -207,7 +207,7 @@ def test_what_does_not_fit_is_refused() -> None:
         metrics_of([])
 
 
-def test_without_scipy_the_way_to_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scipy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(QkeditError, match=r"pip install 'qkedit\[evaluation\]'"):
         statistics.share_interval(3, 10)
@@ -230,7 +230,7 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float 
         assert {place for place, p in enumerate(corrected) if p is not None and p <= level} == rejected
 
 
-def test_parts_of_an_answer_that_is_neither() -> None:
+def test_unclear_answers_count_for_accuracy_and_recall() -> None:
     def sums(truth: str) -> dict[str, Sequence[float]]:
         items = [YesNoItem("1", None, truth, False)]
         return {name: metric.sums(items) for name, metric in metrics_of(items).items()}
@@ -242,7 +242,7 @@ def test_parts_of_an_answer_that_is_neither() -> None:
     assert sums("no")["hr"] == (0, 1)
 
 
-def test_answers_that_the_rules_drop_do_not_count() -> None:
+def test_dropped_answers_are_not_counted() -> None:
     items = yes_no_items(40, 1)
     dropped = [YesNoItem(f"dropped {n}", None, "yes", False, counted=False) for n in range(10)]
     for metric in metrics_of(items):
@@ -251,12 +251,12 @@ def test_answers_that_the_rules_drop_do_not_count() -> None:
     assert mcnemar([*items, *dropped], [*items, *answered]).only_b == 0
 
 
-def test_directions() -> None:
+def test_each_metric_has_a_direction() -> None:
     def better(*names: str) -> set[Better]:
         return {meaning_of(*name.split(".")).better for name in names}
 
     assert better("chair.chair_s", "custom.chair_i", "pope.hr", "amber.cog", "drift.kl") == {Better.LOWER}
     assert better("pope.f1", "amber.accuracy", "mme.acc_plus", "hallusionbench.q_acc") == {Better.HIGHER}
     assert better("pope.yes_ratio", "chair.mean_words", "pope.unheard_of") == {Better.NEITHER}
-    # A benchmark that is not installed: by the name of its metric.
+    # A benchmark that is not installed: the direction follows from the name of the metric.
     assert better("unheard_of.f1") == {Better.HIGHER}

@@ -77,17 +77,17 @@ def scores(seed: int) -> list[Score]:
 
 
 @pytest.mark.parametrize("place", range(6))
-def test_metrics_of_items_are_the_scorers_own(place: int) -> None:
+def test_metrics_of_items_equal_those_of_the_scorer(place: int) -> None:
     score = scores(3)[place]
     metrics = metrics_of(score.items, score.benchmark)
     shared = metrics.keys() & score.metrics.keys()
-    # A total of MME has a score alone; every other metric of a scorer can be had of its items.
+    # A total of MME has only a score; all other metrics follow from the items.
     assert shared == score.metrics.keys()
     for name in shared:
         assert interval(score.items, metrics[name], resamples=50).value == pytest.approx(score.metrics[name]), name
 
 
-def test_ambers_are_in_percent_and_its_positive_class_is_no() -> None:
+def test_metrics_of_amber_are_in_percent_with_the_positive_class_no() -> None:
     questions = [
         replace(question, fields={"dimension": "existence"}, id=str(1005 + number))
         for number, question in enumerate(yes_no_questions())
@@ -100,7 +100,7 @@ def test_ambers_are_in_percent_and_its_positive_class_is_no() -> None:
         assert interval(score.items, metric, resamples=50).value == pytest.approx(score.metrics[name], abs=0.15), name
 
 
-def test_a_sum_of_ratios_is_resampled_by_image() -> None:
+def test_a_sum_of_ratios_is_resampled_over_images() -> None:
     a, b = scores(3)[2], scores(4)[2]
     found = paired(a.items, b.items, metrics_of(a.items, "mme")["score"])
     assert found.value == pytest.approx(b.metrics["score"] - a.metrics["score"])
@@ -136,14 +136,14 @@ def test_every_metric_of_a_scorer_has_a_known_direction() -> None:
 
 
 @pytest.mark.parametrize("name", benchmark_names())
-def test_each_metric_is_named_once_and_has_one_meaning_wherever_it_occurs(name: str) -> None:
+def test_metric_names_are_unique_with_one_unit_per_benchmark(name: str) -> None:
     metrics = benchmark_named(name).metrics
     assert len({metric.name for metric in metrics}) == len(metrics) > 0
     units = {metric.unit for metric in metrics if metric.name != "mean_words"}
     assert (Unit.PERCENT in units) == (name == "amber")
 
 
-def test_a_metric_that_is_not_a_ratio_is_resampled_by_its_own_value() -> None:
+def test_a_metric_that_is_not_a_ratio_is_resampled_by_its_value() -> None:
     """The root of the mean square of what each answer adds."""
     items = [MeasuredItem(str(number), {"size": (number**2, 1)}, group=str(number // 3)) for number in range(60)]
     size = Metric("size", sums=measured("size"), value=lambda totals: np.sqrt(totals[:, 0] / totals[:, 1]))

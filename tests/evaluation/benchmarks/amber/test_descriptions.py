@@ -1,4 +1,4 @@
-"""Test AMBER's descriptions against a slow reading of the official script, with its quirks and word table."""
+"""Test AMBER's descriptions against a slow copy of the official script, its quirks, and the table of similar words."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _case = st.fixed_dictionaries(
 
 
 class SlowScript:
-    """Follow the official script: flag lists with the associations' entries first and the objects' last."""
+    """Follow the official script: lists of flags, first for the associations and last for the objects."""
 
     def __init__(self, associations: dict[str, list[str]], safe: set[str], pairs: set[tuple[str, str]]) -> None:
         self.associations, self.safe, self.pairs = associations, safe, pairs
@@ -120,7 +120,7 @@ def judged(
 
 
 @given(_case)
-def test_figures_are_those_of_the_official_script(case: dict[str, Any]) -> None:
+def test_metrics_equal_those_of_the_official_script(case: dict[str, Any]) -> None:
     script = SlowScript(case["associations"], case["safe"], case["pairs"])
     words = Words(
         {name: tuple(associated) for name, associated in case["associations"].items()}, frozenset(case["safe"])
@@ -151,22 +151,22 @@ SIMILAR = Similarity("a model", "1", frozenset(VOCABULARY), frozenset({("cat", "
 @pytest.mark.parametrize(
     ("nouns", "truth", "likely", "hallucinated", "covered", "fallen_for"),
     [
-        # A safe word is neither, and still a noun.
+        # A safe word is neither true nor hallucinated, but it is a noun.
         (["light"], ["dog"], ["light"], (), set(), set()),
         (["puppy", "puppy"], ["sky", "dog"], [], (), {1}, set()),
-        # Associations go before objects: `sky` stands for the tree.
+        # Associations come before objects: `sky` covers the tree.
         (["sky"], ["sky", "tree"], [], (), {1}, set()),
         (["dog"], ["dog", "dog"], [], (), {0}, set()),
         (["cat"], ["sky"], ["cat"], ("cat",), set(), {0}),
         (["kitten"], ["sky"], ["dog", "cat"], ("kitten",), set(), {1}),
-        # Marked as likely by its word, by the first similar one, and rescued all the same.
+        # Likely by its own word and by the first similar one, and still similar to a true object.
         (["cat"], ["dog"], ["dog", "cat"], (), {0}, {0, 1}),
         (["cat"], ["puppy", "dog"], [], (), {1}, set()),
         (["tree"], ["dog"], ["cat"], ("tree",), set(), {0}),
         (["dog", "cat", "dog"], ["sky"], [], ("dog", "cat", "dog"), set(), set()),
     ],
 )
-def test_quirks_of_the_rule(
+def test_quirks_of_the_rule_are_kept(
     nouns: list[str],
     truth: list[str],
     likely: list[str],
@@ -180,7 +180,7 @@ def test_quirks_of_the_rule(
     assert judgement.fallen_for == fallen_for
 
 
-def test_without_a_table_only_the_word_itself_counts() -> None:
+def test_without_a_table_only_equal_words_match() -> None:
     judgement = judge(["cat", "puppy"], ["dog"], ["tree"], WORDS, EXACT)
     assert (judgement.hallucinated, judgement.covered) == (("cat",), {0})
 
@@ -189,19 +189,19 @@ def test_without_a_table_only_the_word_itself_counts() -> None:
     ("text", "nouns"),
     [
         ("Two dogs sit under the trees.", ("dog", "tree")),
-        # Capitals are kept, and no word of the vocabulary has any here.
+        # Capitals are kept; words of this vocabulary have none.
         ("Dogs! A Dog and a dog.", ("dog",)),
-        # A verb is no noun.
+        # A verb is not a noun.
         ("She lights a lamp in the light.", ("light",)),
         ("The cats' sky", ("cat", "sky")),
         ("", ()),
     ],
 )
-def test_nouns_of_a_description(language: Path, text: str, nouns: tuple[str, ...]) -> None:
+def test_nouns_of_a_description_are_read(language: Path, text: str, nouns: tuple[str, ...]) -> None:
     assert noun_reader(frozenset(VOCABULARY), language)(text) == nouns
 
 
-def test_a_table_is_written_and_read_back(tmp_path: Path) -> None:
+def test_a_table_is_read_as_written(tmp_path: Path) -> None:
     file = tmp_path / "similarity.json"
     write_similarity(SIMILAR, file)
     assert read_similarity(file, VOCABULARY) == SIMILAR
@@ -221,7 +221,7 @@ def test_a_table_is_written_and_read_back(tmp_path: Path) -> None:
         ({"model": None, "words": None}, "is not a table of similar words"),
     ],
 )
-def test_another_table_is_refused(tmp_path: Path, change: dict[str, Any], what: str) -> None:
+def test_an_invalid_table_is_refused(tmp_path: Path, change: dict[str, Any], what: str) -> None:
     file = tmp_path / "similarity.json"
     write_similarity(SIMILAR, file)
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -263,7 +263,7 @@ def spacy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_a_table_is_made_where_the_model_is(spacy: Any) -> None:
+def test_a_table_is_made_if_the_spacy_model_is_installed(spacy: Any) -> None:
     table = build_similarity(["dog", "puppy", "cat", "sky"])
     assert table == Similarity(
         "en_core_web_lg",
@@ -275,7 +275,7 @@ def test_a_table_is_made_where_the_model_is(spacy: Any) -> None:
     assert build_similarity(["dog"]) is None
 
 
-def test_no_table_is_made_without_spacy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_spacy_no_table_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
     assert build_similarity(["dog"]) is None
 
@@ -285,7 +285,7 @@ def described(similarity: Similarity | None, data: Path) -> Question:
     return Question("1", "AMBER_1.jpg", "Describe this image.", ("dog",), "AMBER_1.jpg", fields)
 
 
-def test_the_score_says_which_table_it_used(language: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_score_names_its_table(language: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
     answers = [Answer("1", "A cat and a tree under the light.")]
     with_table = amber.score([described(SIMILAR, language)], answers)

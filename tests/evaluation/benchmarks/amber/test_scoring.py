@@ -1,4 +1,4 @@
-"""Test AMBER's yes-or-no questions against a slow reading of the official script, with its quirks and files."""
+"""Test AMBER's yes-or-no questions against a slow copy of the official script, its quirks and its files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _row = st.tuples(st.sampled_from(sorted(TYPES)), st.sampled_from(["yes", "no"]),
 
 
 def slow_script(rows: list[tuple[str, str, str]]) -> dict[str, dict[str, str]]:
-    """Follow the official script sum by sum; every sum below a fraction starts at 0.001."""
+    """Follow the official script sum by sum; every denominator starts at 0.001."""
     sums = {
         (prefix, name): 0.001 if name.endswith("num") else 0
         for prefix in ("", *TYPES.values())
@@ -83,7 +83,7 @@ def asked(rows: list[tuple[str, str, str]]) -> tuple[list[Question], list[Answer
 
 
 @given(st.lists(_row, min_size=1))
-def test_what_is_printed_is_what_the_official_script_prints(rows: list[tuple[str, str, str]]) -> None:
+def test_printed_figures_equal_those_of_the_official_script(rows: list[tuple[str, str, str]]) -> None:
     questions, answers = asked(rows)
     expected = slow_script(rows)
     for split in amber.answered_splits(questions, answers):
@@ -98,8 +98,8 @@ def test_what_is_printed_is_what_the_official_script_prints(rows: list[tuple[str
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(_row, min_size=1, max_size=5))
-def test_items_alone_give_the_figures_up_to_rounding(rows: list[tuple[str, str, str]]) -> None:
-    # Five hundred of each row, so that 0.001 in a denominator is nothing.
+def test_metrics_of_items_equal_the_score_up_to_rounding(rows: list[tuple[str, str, str]]) -> None:
+    # Five hundred copies of each row make 0.001 in a denominator negligible.
     questions, answers = asked([row for row in rows for _ in range(500)])
     split = amber.answered_splits(questions, answers)[0]
     score = amber.score(questions, answers, split=split)
@@ -132,7 +132,9 @@ def test_items_alone_give_the_figures_up_to_rounding(rows: list[tuple[str, str, 
         ("", None, None),
     ],
 )
-def test_what_counts_as_an_answer(text: str, official: str | None, normalised: str | None) -> None:
+def test_answers_are_parsed_by_the_official_and_the_normalised_rule(
+    text: str, official: str | None, normalised: str | None
+) -> None:
     assert amber.parse(text) == official
     assert amber.parse_normalised(text) == normalised
 
@@ -141,14 +143,14 @@ def score_of(*rows: tuple[str, str, str], **options: Any) -> Score:
     return amber.score(*asked(list(rows)), **options)
 
 
-def test_existence_has_another_f1() -> None:
+def test_existence_has_its_own_f1() -> None:
     pairs = [("no", "No"), ("no", "Yes"), ("yes", "No"), ("yes", "No")]
     for kind, f1 in (("discriminative-hallucination", "39.9"), ("relation", "40.0")):
         printed = score_of(*[(kind, *pair) for pair in pairs]).printed
         assert printed == {"Accuracy": "25.0", "Precision": "33.3", "Recall": "50.0", "F1": f1}
 
 
-def test_nothing_said_no_prints_zero_and_is_null() -> None:
+def test_without_no_answers_precision_is_printed_as_zero_and_null() -> None:
     score = score_of(("relation", "no", "Yes"), ("relation", "no", "maybe"))
     assert score.printed == {"Accuracy": "0.0", "Precision": "0.0", "Recall": "0.0", "F1": "0.0"}
     assert score.metrics == {"accuracy": 0.0, "precision": None, "recall": 0.0, "f1": None}
@@ -245,13 +247,13 @@ def test_broken_files_are_refused(data: Path, name: str, place: Any, key: str | 
 
 
 @pytest.mark.parametrize("name", ["annotations.json", "relation.json", "safe_words.txt", "query/query_all.json"])
-def test_a_missing_file_is_named_with_where_it_is_published(data: Path, name: str) -> None:
+def test_a_missing_file_is_named_with_its_source(data: Path, name: str) -> None:
     (data / "data" / name).unlink()
     with pytest.raises(QkeditError, match=rf"there is no {Path(name).name}; take it from github.com/junyangwang0410"):
         amber.load_questions(data)
 
 
-def test_answers_in_ambers_format_and_the_common_one(tmp_path: Path) -> None:
+def test_answers_are_read_in_the_official_and_the_common_format(tmp_path: Path) -> None:
     for text in (
         '[{"id": 2, "response": "Yes"}, {"id": 3, "response": "No "}]',
         '{"id": "2", "answer": "Yes"}\n{"id": 3, "answer": "No "}\n',
@@ -261,7 +263,7 @@ def test_answers_in_ambers_format_and_the_common_one(tmp_path: Path) -> None:
         assert [(answer.id, answer.text) for answer in amber.load_answers(file)] == [("2", "Yes"), ("3", "No ")]
 
 
-def test_the_command_line_scores_each_dimension_that_is_answered(data: Path, tmp_path: Path) -> None:
+def test_the_command_line_scores_each_answered_dimension(data: Path, tmp_path: Path) -> None:
     answers = tmp_path / "answers.json"
     answers.write_text('[{"id": 2, "response": "Yes, one."}, {"id": 3, "response": "No"}]')
     arguments = ("score", "amber", "--answers", answers, "--data", data)
@@ -282,7 +284,7 @@ def test_the_command_line_scores_each_dimension_that_is_answered(data: Path, tmp
 
 
 @needs_data
-def test_published_questions_are_all_read() -> None:
+def test_all_published_questions_are_read() -> None:
     questions = amber.load_questions(DATA)
     count = dict.fromkeys(amber.SPLITS, 0)
     for question in questions:

@@ -1,4 +1,4 @@
-"""Test that tokens and lemmas equal nltk's, and that errors name missing data and how to get it."""
+"""Test that tokens and lemmas equal nltk's, and that errors name missing data and its source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qkedit.evaluation.benchmarks.captions import tags as caption_tags
 from qkedit.evaluation.benchmarks.captions.tokens import Tokenizer
 from tests.evaluation.published import skip_without_data
 
-# What sentence splitting and the word tokenizer's expressions are about, beside plain words.
+# Plain words, and the characters that sentence splitting and the word tokenizer treat specially.
 _PIECES = st.sampled_from(
     [
         *("a", "dog", "Dog", "street", "The", "close-up", "well-lit", "cannot", "Gonna", "wanna", "gimme", "d'ye"),
@@ -50,7 +50,7 @@ _GAPS = st.sampled_from([" ", " ", " ", "  ", "\n", "\n\n", "\t", "", "\x1c", "\
 
 @settings(max_examples=600, deadline=None)
 @given(st.lists(st.tuples(_PIECES, _GAPS), max_size=14))
-def test_tokens_are_those_of_word_tokenize(language: Path, pieces: list[tuple[str, str]]) -> None:
+def test_tokens_equal_those_of_word_tokenize(language: Path, pieces: list[tuple[str, str]]) -> None:
     from nltk import word_tokenize
 
     text = "".join(piece + gap for piece, gap in pieces)
@@ -59,14 +59,14 @@ def test_tokens_are_those_of_word_tokenize(language: Path, pieces: list[tuple[st
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.one_of(_PIECES, st.sampled_from(["Two", "dogs", "sitting", "set", "left", "run"])), max_size=12))
-def test_tags_are_those_of_pos_tag(language: Path, tokens: list[str]) -> None:
+def test_tags_equal_those_of_pos_tag(language: Path, tokens: list[str]) -> None:
     from nltk import pos_tag
 
     tags = caption_language.tagger(language)
     assert tags(tokens) == [tag for _, tag in pos_tag(tokens)]
 
 
-def test_among_equals_the_last_label_wins_and_the_order_of_addends_is_kept() -> None:
+def test_ties_take_the_last_label_and_sums_keep_their_order() -> None:
     weights = {"a": {"X": 1.0, "Y": 1.0}, "b": {"X": 1e16}, "c": {"X": -1e16}, "d": {"Y": 0.5}, "e": {"X": 1.0}}
     predict = caption_tags._predictor(weights, {"X", "Y", "Z"})
     assert predict({"a": 1}) == ("Y", None)
@@ -77,7 +77,7 @@ def test_among_equals_the_last_label_wins_and_the_order_of_addends_is_kept() -> 
 
 
 class _Counting:
-    """Replace nltk's tokenizers: one sentence per text, words at spaces, and a count of calls."""
+    """Replace nltk's tokenizers: one sentence per text, words split at spaces, and a count of calls."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -90,7 +90,7 @@ class _Counting:
         return text.replace(",", " ,").replace(".", " .").split()
 
 
-def test_a_plain_sentence_is_looked_up_and_any_other_asked_for_as_a_whole() -> None:
+def test_plain_sentences_are_tokenized_without_nltk() -> None:
     class Sentences(_Counting):
         def tokenize(self, text: str) -> list[str]:
             return [text]
@@ -108,11 +108,11 @@ def test_a_plain_sentence_is_looked_up_and_any_other_asked_for_as_a_whole() -> N
     ("tag", "part"),
     [("JJR", "a"), ("VBG", "v"), ("NNS", "n"), ("RB", "r"), ("RP", "r"), ("DT", "n"), (".", "n"), ("", "n")],
 )
-def test_parts_of_speech(tag: str, part: str) -> None:
+def test_tags_become_parts_of_speech(tag: str, part: str) -> None:
     assert caption_language.part_of_speech(tag) == part
 
 
-def test_singulars_are_those_of_the_library(language: Path) -> None:
+def test_singulars_equal_those_of_the_library(language: Path) -> None:
     singular = caption_language.singularizer()
     words = {"dogs": "dog", "bus": "bu", "buses": "bus", "glass": "glas", "glasses": "glass", "people": "person"}
     assert {word: singular(word) for word in words} == words
@@ -143,7 +143,7 @@ json.dump([[lemma(word, part) for part in "nvar"] for word in words], sys.stdout
 """
 
 
-def test_lemmas_from_lists_are_those_of_the_corpus(language: Path, tmp_path: Path) -> None:
+def test_lemmas_from_lists_equal_those_of_the_corpus(language: Path, tmp_path: Path) -> None:
     lists = caption_language._lemma_lists(language)
     if lists is None:
         skip_without_data("the lists of lemmas")
@@ -167,7 +167,7 @@ def test_lemmas_from_lists_are_those_of_the_corpus(language: Path, tmp_path: Pat
 
 
 @pytest.fixture
-def nothing_kept(language: Path) -> Any:
+def empty_cache(language: Path) -> Any:
     """Clear the cache of loaded data before and after the test."""
     kept = (
         caption_language._tokenizer,
@@ -190,8 +190,8 @@ def nothing_kept(language: Path) -> Any:
         (caption_language.lemmatizer, "wordnet"),
     ],
 )
-def test_a_missing_resource_is_named_with_the_way_to_get_it(
-    nothing_kept: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make: Any, resource: str
+def test_a_missing_resource_is_named_with_its_download(
+    empty_cache: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make: Any, resource: str
 ) -> None:
     import nltk.data
     from nltk.corpus import wordnet
@@ -211,7 +211,7 @@ def test_a_missing_nltk_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch,
         make()
 
 
-def test_a_missing_pattern_is_named_with_the_extra(nothing_kept: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_pattern_is_named_with_the_extra(empty_cache: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caption_language, "find_spec", lambda name: None)
     with pytest.raises(QkeditError, match=r"PatternLite is not installed; run: pip install 'qkedit\[caption\]'"):
         caption_language.singularizer()

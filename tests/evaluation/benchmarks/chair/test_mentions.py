@@ -1,4 +1,4 @@
-"""Test that mentions have the right characters, and are those that CHAIR reads."""
+"""Test that mentions have the right positions and the objects that CHAIR reads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CAPTIONS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("caption", CAPTIONS)
-def test_mentions_are_where_they_stand(language: Path, caption: str, variant: str) -> None:
+def test_mentions_have_the_positions_of_their_words(language: Path, caption: str, variant: str) -> None:
     found = mention_finder(SYNONYMS, variant, language)(caption)
     assert [caption[mention.start : mention.end] for mention in found] == CAPTIONS[caption]
     assert tuple(mention.object for mention in found) == reader(SYNONYMS, variant, language)(caption).objects

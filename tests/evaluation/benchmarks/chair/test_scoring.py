@@ -1,4 +1,4 @@
-"""Test CHAIR against a slow reading of the official script, and its published output to the last digit."""
+"""Test CHAIR against a slow copy of the official script, and its published output to the last digit."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def slow_script(captions: list[tuple[list[str], set[str]]]) -> dict[str, float |
 
 
 @given(st.lists(st.tuples(st.lists(st.sampled_from(OBJECTS[:3])), st.sets(st.sampled_from(OBJECTS))), min_size=1))
-def test_figures_are_those_of_the_official_script(captions: list[tuple[list[str], set[str]]]) -> None:
+def test_metrics_equal_those_of_the_official_script(captions: list[tuple[list[str], set[str]]]) -> None:
     questions = [
         Question(str(number), "", "", tuple(name for name in OBJECTS if name in truth))
         for number, (_, truth) in enumerate(captions)
@@ -76,13 +76,13 @@ def test_figures_are_those_of_the_official_script(captions: list[tuple[list[str]
     ]
     assert score.metrics["mean_words"] == sum(len(answer.text.split()) for answer in answers) / len(answers)
     assert [item.id for item in score.items] == [question.id for question in questions]
-    # A comparison of runs comes to the same figures from the items alone.
+    # A comparison of runs computes the same metrics from the items.
     for name, metric in metrics_of(score.items).items():
         numerator, denominator = metric.sums(score.items)
         assert score.metrics[name] == (numerator / denominator if denominator else None)
 
 
-def test_an_item_says_what_was_found_and_what_of_it_is_hallucinated() -> None:
+def test_an_item_lists_found_and_hallucinated_objects() -> None:
     question = Question("7", "7.jpg", "", ("person", "cup"), group="7")
     score = chair.score([question], [Answer("7", "dog cup dog cup .")], rule="own words", read=read_words)
     (item,) = score.items
@@ -101,7 +101,7 @@ def test_an_item_says_what_was_found_and_what_of_it_is_hallucinated() -> None:
     assert (score.rule_kind, score.rule, score.split) == ("variant", "own words", None)
 
 
-def test_scoring_with_own_words_needs_no_language_library(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scoring_with_a_custom_reader_needs_no_language_library(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nltk", None)
     questions = chair.load_questions(data)
     score = chair.score(questions, [Answer("5", "a cup")], read=read_words)
@@ -110,7 +110,7 @@ def test_scoring_with_own_words_needs_no_language_library(data: Path, monkeypatc
         chair.score(questions, [Answer("5", "a cup")])
 
 
-def test_without_a_split_the_answers_choose_the_images_and_a_split_wants_all(data: Path) -> None:
+def test_answers_choose_the_images_unless_a_split_is_named(data: Path) -> None:
     questions = chair.load_questions(data, "mine")
     answers = [Answer("5", "dog")]
     assert chair.score(questions, answers, read=read_words).n == 1
@@ -124,7 +124,7 @@ def test_without_a_split_the_answers_choose_the_images_and_a_split_wants_all(dat
         chair.score(questions, answers * 2, read=read_words)
 
 
-def test_words_have_to_come_from_somewhere() -> None:
+def test_questions_without_a_table_of_synonyms_are_refused() -> None:
     with pytest.raises(UsageError, match="the questions have no table of synonyms"):
         chair.score([Question("1", "", "", ())], [Answer("1", "")])
 
@@ -139,18 +139,18 @@ def data(tmp_path: Path) -> Path:
     return directory
 
 
-def test_questions_are_the_images_whose_objects_are_known(data: Path) -> None:
+def test_each_image_with_ground_truth_is_a_question(data: Path) -> None:
     first, second = chair.load_questions(data)
     assert (first.id, first.image, first.truth) == ("5", "COCO_val2014_000000000005.jpg", ("dog",))
     assert (second.id, second.truth, second.group) == ("12", ("person", "cup"), "12")
     assert first.prompt == "Please describe this image in detail."
-    # One file of truth with the table beside it does as well.
-    beside = chair.load_questions(data / "chair" / "mine_gt_objects.json")
-    assert [(question.id, question.truth) for question in beside] == [("5", ("dog",)), ("12", ("person", "cup"))]
-    assert beside[0].fields["data"] == data / "chair"
+    # A single file of ground truth with the table in its directory works too.
+    from_file = chair.load_questions(data / "chair" / "mine_gt_objects.json")
+    assert [(question.id, question.truth) for question in from_file] == [("5", ("dog",)), ("12", ("person", "cup"))]
+    assert from_file[0].fields["data"] == data / "chair"
 
 
-def test_files_of_truth_are_splits_that_may_not_disagree(data: Path) -> None:
+def test_files_of_truth_are_splits_and_must_agree(data: Path) -> None:
     packed = {"categories": list(OBJECTS), "images": {"5": [1], "13": [0, 0, 3]}}
     (data / "more_gt_objects.json.gz").write_bytes(gzip.compress(json.dumps(packed).encode()))
     assert {source.split for source in find_sources(data)} == {"mine", "more"}
@@ -179,7 +179,7 @@ def test_files_of_truth_are_splits_that_may_not_disagree(data: Path) -> None:
         ('["dog"]', "is not a JSON object"),
     ],
 )
-def test_broken_truth_is_refused(data: Path, content: str, what: str) -> None:
+def test_broken_ground_truth_is_refused(data: Path, content: str, what: str) -> None:
     file = data / "chair" / "mine_gt_objects.json"
     file.write_text(content)
     with pytest.raises(QkeditError, match=what) as raised:
@@ -187,7 +187,7 @@ def test_broken_truth_is_refused(data: Path, content: str, what: str) -> None:
     assert raised.value.where.startswith(str(file))
 
 
-def test_what_is_missing_is_named_with_where_it_is_published(data: Path, tmp_path: Path) -> None:
+def test_missing_files_are_named_with_their_source(data: Path, tmp_path: Path) -> None:
     with pytest.raises(QkeditError, match=r"there is no synonyms.txt; take it from github.com/LisaAnne/Hallucination"):
         chair.load_questions(tmp_path)
     (data / "chair" / "mine_gt_objects.json").unlink()
@@ -202,7 +202,7 @@ class _Trap:
         return exec, ("raise AssertionError('a pickle was loaded')",)
 
 
-def test_a_pickle_is_never_read(data: Path) -> None:
+def test_pickles_are_never_loaded(data: Path) -> None:
     import pickle
 
     (data / "chair" / "mine_gt_objects.json").unlink()
@@ -236,7 +236,7 @@ def annotations() -> tuple[dict[str, Any], dict[str, Any]]:
     return instances, captions
 
 
-def test_truth_is_built_from_instances_and_reference_captions() -> None:
+def test_ground_truth_is_built_from_instances_and_reference_captions() -> None:
     truth = build_truth(*annotations(), synonyms_in(SYNONYMS), read_words)
     assert truth == {
         "3": ImageTruth("COCO_train2014_000000000003.jpg", ("person", "cup", "dining table")),
@@ -246,7 +246,7 @@ def test_truth_is_built_from_instances_and_reference_captions() -> None:
 
 
 @pytest.mark.parametrize("variant", ["official", "wordnet"])
-def test_truth_is_built_where_only_annotation_files_are(language: Path, data: Path, variant: str) -> None:
+def test_ground_truth_is_built_if_only_annotations_exist(language: Path, data: Path, variant: str) -> None:
     (data / "chair" / "mine_gt_objects.json").unlink()
     instances, captions = annotations()
     captions["annotations"].append({"image_id": 9, "id": 4, "caption": "Two puppies, a man."})
@@ -295,7 +295,7 @@ def test_broken_annotations_are_named(data: Path) -> None:
 
 @settings(max_examples=30)
 @given(st.dictionaries(st.integers(0, 999).map(str), st.sets(st.sampled_from(OBJECTS))), st.booleans())
-def test_kept_truth_is_read_back(
+def test_cached_ground_truth_is_read_as_written(
     tmp_path_factory: pytest.TempPathFactory, shown: dict[str, set[str]], packed: bool
 ) -> None:
     file = tmp_path_factory.getbasetemp() / ("a_gt_objects.json" + ".gz" * packed)
@@ -307,7 +307,7 @@ def test_kept_truth_is_read_back(
     assert read_truth(file, synonyms_in(SYNONYMS)) == truth
 
 
-def test_truth_is_kept_under_a_name_that_is_found_again(tmp_path: Path) -> None:
+def test_ground_truth_is_saved_only_with_its_suffix(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"does not end in _gt_objects\.json"):
         save_truth({}, tmp_path / "truth.json")
     with pytest.raises(QkeditError, match="cannot write the file"):
@@ -326,7 +326,7 @@ def test_truth_is_kept_under_a_name_that_is_found_again(tmp_path: Path) -> None:
         '{"image_id": 5, "caption": "a dog", "prompt": "another", "image": "x.jpg"}\n{"image_id": 12, "caption": "b"}',
     ],
 )
-def test_answers_in_every_format(data: Path, text: str) -> None:
+def test_answers_are_read_in_every_format(data: Path, text: str) -> None:
     file = data / "answers.json"
     file.write_text(text, newline="")
     answers = chair.load_answers(file)
@@ -348,14 +348,14 @@ def test_answers_in_every_format(data: Path, text: str) -> None:
         (b'{"other": [{"image_id": 5, "caption": "a"}]}', "has no 'image_id' or 'id'"),
     ],
 )
-def test_broken_answers_are_named_with_their_line(tmp_path: Path, content: bytes, what: str) -> None:
+def test_broken_answers_are_refused_with_their_line(tmp_path: Path, content: bytes, what: str) -> None:
     file = tmp_path / "answers.json"
     file.write_bytes(content)
     with pytest.raises(QkeditError, match=what):
         chair.load_answers(file)
 
 
-def test_what_only_looks_packed_is_refused(tmp_path: Path) -> None:
+def test_a_broken_gzip_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "answers.json.gz"
     for content in (b"{}", gzip.compress(b"{}" * 99)[:-9]):
         file.write_bytes(content)
@@ -365,7 +365,7 @@ def test_what_only_looks_packed_is_refused(tmp_path: Path) -> None:
 
 @needs_data
 @pytest.mark.parametrize(("variant", "name"), [("official", "official_pattern"), ("wordnet", "opera_wordnet")])
-def test_the_published_example_comes_out_as_the_official_scripts_say(language: Path, variant: str, name: str) -> None:
+def test_the_published_example_has_the_official_figures(language: Path, variant: str, name: str) -> None:
     expected = json.loads(gzip.decompress(EXAMPLE.read_bytes()))["expected"][name]
     questions, answers = chair.load_questions(DATA), chair.load_answers(EXAMPLE)
     score = chair.score(questions, answers, rule=variant)

@@ -1,4 +1,4 @@
-"""Test the objects that a caption mentions: every quirk of CHAIR's rule, and a slow reading of its script."""
+"""Test the objects that a caption mentions: every quirk of CHAIR's rule, and a slow copy of its script."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from qkedit.evaluation.benchmarks.chair.words import (
     synonyms_in,
 )
 
-# A table like CHAIR's, with its two ways to go wrong: two spaces before a word, and one at a line's end.
+# A table with the two flaws of CHAIR's: two spaces before a word, and one at the end of a line.
 TABLE = """person, man, baby, passenger, child, people
 bus, minibus
 train, locomotive
@@ -46,7 +46,7 @@ skis, ski
 SYNONYMS = synonyms_in(TABLE)
 
 _ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub")
-# Two words → the one that stands for both, written down from the script's own list and rules.
+# Two words → the word that replaces both, copied from the script's list and rules.
 _KEPT = """motor bike, motor cycle, air plane, traffic light, street light, traffic signal, stop light, fire hydrant,
 stop sign, parking meter, suit case, sports ball, baseball bat, baseball glove, tennis racket, wine glass, hot dog,
 cell phone, mobile phone, teddy bear, hair drier, potted plant, bow tie, laptop computer, home plate, train track"""
@@ -61,7 +61,7 @@ _words = st.lists(
 
 
 def slow_merge(words: list[str]) -> list[str]:
-    """Read one step at a time: the first two words together if the table has them, else the first alone."""
+    """Read one step at a time: the first two words as a pair if the table has it, else the first word."""
     if not words:
         return []
     together = PAIRS.get(" ".join(words[:2]))
@@ -78,7 +78,7 @@ def slow_mentions(words: list[str]) -> list[str]:
 
 
 @given(_words)
-def test_pairs_become_one_word_from_left_to_right(words: list[str]) -> None:
+def test_pairs_are_merged_from_left_to_right(words: list[str]) -> None:
     single = merged(words)
     assert [word for word, _, _ in single] == slow_merge(words)
     assert [place for _, first, end in single for place in range(first, end)] == list(range(len(words)))
@@ -92,7 +92,7 @@ def test_pairs_become_one_word_from_left_to_right(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("pair", sorted(PAIRS))
-def test_every_pair_of_the_script_is_known(pair: str) -> None:
+def test_all_pairs_of_the_script_are_known(pair: str) -> None:
     assert merged(["a", *pair.split(), "a"]) == [("a", 0, 1), (PAIRS[pair], 1, 3), ("a", 3, 4)]
 
 
@@ -101,7 +101,7 @@ def test_every_pair_of_the_script_is_known(pair: str) -> None:
     [
         ("home plate", []),
         ("train track", []),
-        # The first pair takes the word that a second one would need.
+        # The first pair uses the word that a second one would need.
         ("passenger train track", ["train"]),
         ("baby dog", ["dog"]),
         ("baby and dog", ["person", "dog"]),
@@ -116,7 +116,7 @@ def test_every_pair_of_the_script_is_known(pair: str) -> None:
         ("toilet seat and seat and stool", ["toilet", "chair"]),
         ("seat", ["chair"]),
         ("wine glas", ["wine glass"]),
-        # Three words are no pair: `stove top oven` is never seen as one.
+        # Three words are not a pair: `stove top oven` is never merged.
         ("stove top oven", ["oven", "oven"]),
         # Two spaces in the table hide the word.
         ("motor bike", []),
@@ -127,7 +127,7 @@ def test_every_pair_of_the_script_is_known(pair: str) -> None:
         ("Dog", []),
     ],
 )
-def test_quirks_of_the_rule(words: str, objects: list[str]) -> None:
+def test_quirks_of_the_rule_are_kept(words: str, objects: list[str]) -> None:
     assert list(reading_of(words.split(), SYNONYMS).objects) == objects
 
 
@@ -148,12 +148,14 @@ def test_quirks_of_the_rule(words: str, objects: list[str]) -> None:
         ("No objects here.\n\nNone.", [], []),
     ],
 )
-def test_captions(language: Path, caption: str, official: list[str], wordnet: list[str]) -> None:
+def test_objects_of_captions_in_both_variants(
+    language: Path, caption: str, official: list[str], wordnet: list[str]
+) -> None:
     assert list(reader(SYNONYMS, "official", language)(caption).objects) == official
     assert list(reader(SYNONYMS, "wordnet", language)(caption).objects) == wordnet
 
 
-def test_tokens_are_counted_after_pairs_became_one(language: Path) -> None:
+def test_tokens_are_counted_after_merging_pairs(language: Path) -> None:
     assert reader(SYNONYMS, "wordnet", language)("A hot dog, please.") == Reading(
         ("hot dog",), ("hot dog",), 5, ((1, 3),)
     )
@@ -168,7 +170,7 @@ def test_a_word_that_occurs_twice_belongs_to_the_last_line() -> None:
     assert synonyms_in("a, x\n\nb, x\n") == Synonyms(("a", "b"), {"a": "a", "x": "b", "b": "b"})
 
 
-def test_a_table_is_read_whatever_its_line_ends(tmp_path: Path) -> None:
+def test_a_table_may_have_any_line_ends(tmp_path: Path) -> None:
     file = tmp_path / "synonyms.txt"
     file.write_bytes(b"\xef\xbb\xbf" + TABLE.replace("\n", "\r\n").encode())
     assert read_synonyms(file) == SYNONYMS

@@ -1,4 +1,4 @@
-"""Replacements of `java` and pycocoevalcap that log calls and return given output."""
+"""Replace `java` and pycocoevalcap by programs that log calls and return a chosen output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# The tokenizer gives back what it takes, and METEOR and SPICE do what a test writes.
+# The tokenizer returns its input; METEOR and SPICE run statements of the test.
 Programs = Callable[..., Path]
 
 _JAVA = """#!{python}
@@ -32,7 +32,7 @@ else:
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
-    """Return a function that puts the programs on the path, with given statements, and returns the log of calls."""
+    """Return a function that puts programs with chosen statements on the path, and returns the log of calls."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     for jar in ("tokenizer/stanford-corenlp-3.4.1.jar", "meteor/meteor-1.5.jar", "spice/spice-1.0.jar"):
         file = tmp_path / "site" / "pycocoevalcap" / jar

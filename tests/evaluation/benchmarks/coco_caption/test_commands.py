@@ -27,7 +27,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def results(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Write two files per run: its captions by the objects they mention, and the scenes' own captions."""
     directory = tmp_path_factory.mktemp("results")
-    # What scenes show, and one thing more that most do not.
+    # The objects of the scenes, and an additional one that most scenes lack.
     said = {
         "base": [f"{scene.caption} A bench." for scene in SCENES],
         "edited": [scene.caption for scene in SCENES],
@@ -52,7 +52,7 @@ def gated(results: dict[str, Path], *requirements: str) -> tuple[int, str]:
     return done.code, done.stdout + done.stderr
 
 
-def test_one_gate_holds_hallucination_and_quality(results: dict[str, Path]) -> None:
+def test_one_gate_checks_hallucination_and_quality(results: dict[str, Path]) -> None:
     wanted = ("--no-worse", "chair_s:0", "--no-worse", "cider:0.008", "--no-worse", "custom.recall:0.02")
     code, text = gated(results, *wanted, "--require", "bleu_4>=0.9")
     assert (code, text.count("ok ")) == (0, 4), text
@@ -69,15 +69,13 @@ def test_one_gate_holds_hallucination_and_quality(results: dict[str, Path]) -> N
         (("--require", "cider>=105"), "write 1.05 for 105 points"),
     ],
 )
-def test_points_of_cider_are_not_taken_for_its_own_figure(
-    results: dict[str, Path], requirement: tuple[str, ...], sentence: str
-) -> None:
+def test_cider_in_points_is_refused(results: dict[str, Path], requirement: tuple[str, ...], sentence: str) -> None:
     code, text = gated(results, *requirement)
     assert code == 2
     assert sentence in text
 
 
-def test_a_comparison_is_gated_at_the_end_of_its_interval(results: dict[str, Path], tmp_path: Path) -> None:
+def test_a_gate_may_require_the_bound_of_an_interval(results: dict[str, Path], tmp_path: Path) -> None:
     picture = tmp_path / "differences.svg"
     done = qkedit("compare", results["base quality"], results["edited quality"], "--plot", picture, "--json")
     assert done.code == 0, done.stderr
@@ -93,14 +91,14 @@ def test_a_comparison_is_gated_at_the_end_of_its_interval(results: dict[str, Pat
     assert (refused.code, "write -0.008 for -0.8 points" in refused.sentence()) == (2, True)
 
 
-def test_runs_on_other_images_are_not_compared(results: dict[str, Path]) -> None:
-    # The weights of words are those of the images that are scored together.
+def test_runs_on_different_images_are_not_compared(results: dict[str, Path]) -> None:
+    # The weights of words depend on the images that are scored together.
     refused = qkedit("compare", results["base quality"], results["fewer quality"])
     assert refused.code == 2
     assert "do not agree about what is true" in refused.sentence()
 
 
-def test_what_one_run_alone_has_is_not_compared(results: dict[str, Path], tmp_path: Path) -> None:
+def test_a_metric_of_only_one_run_is_not_compared(results: dict[str, Path], tmp_path: Path) -> None:
     document = json.loads(results["edited quality"].read_bytes())
     for item in document["results"][0]["items"]:
         item["sums"]["meteor"] = [1, 2, 1, 2, 1, 1]
@@ -112,7 +110,7 @@ def test_what_one_run_alone_has_is_not_compared(results: dict[str, Path], tmp_pa
         assert "meteor" not in {one["metric"] for one in done.document["results"][0]["differences"]}
 
 
-def test_a_model_is_asked_for_captions(data: Path, tmp_path: Path, programs: Programs) -> None:
+def test_eval_asks_a_model_for_captions(data: Path, tmp_path: Path, programs: Programs) -> None:
     programs(meteor="print(' '.join(['2'] * 23 + [chr(10)]) * given.count(chr(10)), end='')")
     benchmarks = ("-b", "coco-caption", "-b", "custom", "--also", "meteor", "--limit", "2", "--max-new-tokens", "4")
     common = ("eval", "demo", *benchmarks, "--data", data, "--images", data / "images", "--out", tmp_path / "out")

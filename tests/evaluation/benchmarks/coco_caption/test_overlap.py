@@ -37,7 +37,7 @@ def slow_bleu(shown: Images, order: int) -> float:
             for gram in set(own):
                 most = max(grams(text, place + 1).count(gram) for text in references)
                 shared[place] += min(own.count(gram), most)
-    # The official script divides what may be nothing with these two.
+    # The official script adds small numbers, so that it never divides by zero.
     precision = math.prod((one + 1e-15) / (all + 1e-9) for one, all in zip(shared, guessed, strict=True))
     return precision ** (1 / order) * min(1.0, math.exp(1 - (reference + 1e-9) / (said + 1e-15)))
 
@@ -85,28 +85,28 @@ def slow_cider(shown: Images) -> list[float]:
 
 @FEW
 @given(images)
-def test_bleu_is_that_of_its_definition(shown: Images) -> None:
+def test_bleu_equals_its_definition(shown: Images) -> None:
     totals = np.sum([bleu_counts(*image) for image in shown], axis=0)[None]
     for order in range(1, 5):
         assert bleu(order)(totals)[0] == pytest.approx(slow_bleu(shown, order), abs=1e-12)
 
 
 @given(texts, st.lists(texts, min_size=1, max_size=4))
-def test_rouge_l_is_that_of_its_definition(caption: str, references: list[str]) -> None:
+def test_rouge_l_equals_its_definition(caption: str, references: list[str]) -> None:
     assert rouge_l(caption, references) == pytest.approx(slow_rouge(caption, references), abs=1e-12)
 
 
 @FEW
 @given(images)
-def test_cider_d_is_that_of_its_definition(shown: Images) -> None:
+def test_cider_d_equals_its_definition(shown: Images) -> None:
     found = cider_d([caption for caption, _ in shown], [references for _, references in shown])
     assert found == pytest.approx(slow_cider(shown), abs=1e-9)
     assert all(0 <= value <= 10 + 1e-9 for value in found)
 
 
-def test_the_official_quirks() -> None:
-    assert rouge_l("", ["", "a b"]) == 1.0, "an empty text is one token, which an empty reference has too"
-    assert bleu_counts("a b c", ["a b", "a b c d"])[:2] == (3, 2), "of two lengths as near the shorter one counts"
-    # A space that does not break: one token for ROUGE-L, two for the others.
+def test_official_quirks_are_kept() -> None:
+    assert rouge_l("", ["", "a b"]) == 1.0, "an empty text is one token, also in a reference"
+    assert bleu_counts("a b c", ["a b", "a b c d"])[:2] == (3, 2), "of two equally near lengths the shorter one counts"
+    # A non-breaking space: one token for ROUGE-L, two for the others.
     assert bleu_counts("1\xa01/2 cups", ["1 1/2 cups"])[0] == 3
     assert rouge_l("1\xa01/2", ["1 1/2"]) == 0.0

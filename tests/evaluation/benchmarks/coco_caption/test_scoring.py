@@ -20,8 +20,8 @@ from qkedit.evaluation.runs.scoring import score_files
 from qkedit.evaluation.statistics.intervals import interval, paired
 from tests.evaluation.benchmarks.coco_caption.conftest import Programs
 
-# Made by `scripts/check_caption_scores.py --images 16 --seed 7 --write`: captions, and what pycocoevalcap 1.2 makes of
-# them with Java 17.
+# Made by `scripts/check_caption_scores.py --images 16 --seed 7 --write`: captions, and their scores by pycocoevalcap
+# 1.2 with Java 17.
 OFFICIAL = Path(__file__).with_name("official_captions.json")
 REFERENCES = {
     "1": ("A man rides a horse.", "the man is riding a brown horse"),
@@ -60,7 +60,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_figures_are_those_of_pycocoevalcap(programs: Programs) -> None:
+def test_scores_equal_those_of_pycocoevalcap(programs: Programs) -> None:
     made, official = (json.loads(OFFICIAL.read_bytes())[key] for key in ("made", "official"))
     raw = [*(text for texts in made["references"].values() for text in texts), *made["captions"].values()]
     cut = [*(text for texts in official["references"].values() for text in texts), *official["captions"].values()]
@@ -82,7 +82,7 @@ def test_the_figures_are_those_of_pycocoevalcap(programs: Programs) -> None:
         assert score.printed[scoring._PRINTED[name]] == f"{figures['all']:.3f}"
 
 
-def test_spice_is_asked_for_what_was_said(programs: Programs, tmp_path: Path) -> None:
+def test_spice_receives_the_captions(programs: Programs, tmp_path: Path) -> None:
     package = tmp_path / "site" / "pycocoevalcap"
     before = sorted(package.rglob("*"))
     answer = (
@@ -100,10 +100,10 @@ def test_spice_is_asked_for_what_was_said(programs: Programs, tmp_path: Path) ->
     assert score.metrics["spice"] == pytest.approx(0.5 / 3)
     asked, _ = json.loads(log.read_text().splitlines()[-1])
     assert not any(argument.startswith(str(package)) and argument.endswith(".json") for argument in asked)
-    assert sorted(package.rglob("*")) == before, "nothing is written beside the library"
+    assert sorted(package.rglob("*")) == before, "nothing is written into the library"
 
 
-def test_spice_without_its_models_says_where_they_are_from(programs: Programs, tmp_path: Path) -> None:
+def test_spice_without_its_models_names_their_source(programs: Programs, tmp_path: Path) -> None:
     programs()
     shown = [replace(question, fields={"data": tmp_path}) for question in questions()]
     with pytest.raises(QkeditError, match=r"put them there, from nlp\.stanford\.edu"):
@@ -113,7 +113,7 @@ def test_spice_without_its_models_says_where_they_are_from(programs: Programs, t
 @pytest.mark.parametrize(
     ("version", "refused"), [('java version "1.8.0_402"', False), ('openjdk version "17.0.15" 2025-04-15', True)]
 )
-def test_spice_is_not_begun_by_a_java_without_javascript(
+def test_spice_is_refused_for_a_java_without_javascript(
     programs: Programs, tmp_path: Path, version: str, refused: bool
 ) -> None:
     programs(version=version)
@@ -127,21 +127,21 @@ def test_spice_is_not_begun_by_a_java_without_javascript(
 
 
 @pytest.mark.parametrize("printed", ["", "1.0 2.0", "Error", "nan " * 22])
-def test_a_meteor_that_says_something_else_is_refused(programs: Programs, printed: str) -> None:
+def test_unexpected_output_of_meteor_is_refused(programs: Programs, printed: str) -> None:
     programs(meteor=f"print({printed!r})")
     with pytest.raises(QkeditError, match="did not print, for 1 captions"):
         scoring.score(questions(), said("a"), also=["meteor"])
 
 
-def test_an_unknown_further_metric_is_refused() -> None:
+def test_an_unknown_additional_metric_is_refused() -> None:
     with pytest.raises(UsageError, match="did you mean 'meteor'"):
         benchmark_named("coco-caption").with_metrics(["meteors"])
     with pytest.raises(UsageError, match="POPE has no further metric"):
         benchmark_named("pope").with_metrics(["meteor"])
-    assert benchmark_named("coco-caption").also == (), "asking changes nothing for others"
+    assert benchmark_named("coco-caption").also == (), "a request does not change the metrics of others"
 
 
-def test_words_are_named_as_what_they_are() -> None:
+def test_the_variant_words_warns_about_comparisons() -> None:
     score = by_words("a man rides", "a cat", "dogs")
     assert score.rule == "words"
     assert all(name.endswith(" (words, not PTB tokens)") for name in score.printed)
@@ -149,20 +149,20 @@ def test_words_are_named_as_what_they_are() -> None:
     assert list(score.metrics) == ["bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider", "mean_words"]
 
 
-def test_one_image_alone_has_no_cider() -> None:
+def test_cider_of_a_single_image_is_zero_with_a_warning() -> None:
     score = by_words("A man rides a horse")
     assert (score.n, score.metrics["cider"]) == (1, 0)
     assert score.metrics["bleu_4"] == pytest.approx(1, abs=1e-8)
     assert any("CIDEr of a single image is always 0" in sentence for sentence in score.warnings)
 
 
-def test_a_score_is_read_back_as_it_was() -> None:
+def test_a_score_survives_json() -> None:
     score = by_words("a man rides", "a cat", "")
     assert score_from_dict(json.loads(json.dumps(score_as_dict(score)))) == score
     assert score.counts == {"captions": 3, "references": 5, "tokens": 5, "reference_tokens": 13, "empty": 1}
 
 
-def test_intervals_and_paired_tests_take_every_metric() -> None:
+def test_every_metric_has_intervals_and_paired_tests() -> None:
     better = by_words("A man rides a horse.", "A cat on a mat", "Two dogs play.")
     worse = by_words("A man", "a cat on the mat", "Two dogs sleep.")
     for metric in scoring.metrics_of([item for item in better.items if isinstance(item, MeasuredItem)]):
@@ -173,8 +173,8 @@ def test_intervals_and_paired_tests_take_every_metric() -> None:
         assert difference.value == pytest.approx(better.metrics[metric.name] - worse.metrics[metric.name])
 
 
-def test_a_bootstrap_of_the_corpus_is_one_of_its_images() -> None:
-    # Drawn anew, BLEU of a corpus is that of the drawn captions together, not a mean over captions.
+def test_the_bootstrap_resamples_images_for_corpus_metrics() -> None:
+    # In a resample, BLEU is computed from all drawn captions together, not as a mean over captions.
     items = by_words("A man rides", "A cat on a mat", "dogs play").items
     bleu_2 = next(metric for metric in scoring.METRICS if metric.name == "bleu_2")
     drawn = [items[0], items[1], items[1]]
@@ -187,7 +187,7 @@ def test_a_bootstrap_of_the_corpus_is_one_of_its_images() -> None:
     assert bleu_2.value(totals)[0] == pytest.approx(again.metrics["bleu_2"])
 
 
-def test_cocos_files_are_read_and_the_answers_choose_the_images(data: Path, tmp_path: Path) -> None:
+def test_coco_files_are_read_and_answers_choose_the_images(data: Path, tmp_path: Path) -> None:
     answers = tmp_path / "answers.json"
     rows = [{"image_id": 3, "caption": "dogs"}, {"image_id": "COCO_val2014_000000000001.jpg", "caption": "a man"}]
     answers.write_text(json.dumps(rows))
@@ -216,14 +216,14 @@ def test_cocos_files_are_read_and_the_answers_choose_the_images(data: Path, tmp_
         {"annotations": []},
     ],
 )
-def test_broken_annotations_are_refused_by_their_file(broken: dict[str, Any], tmp_path: Path) -> None:
+def test_broken_annotations_are_refused_with_their_file(broken: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "captions_own.json"
     file.write_text(json.dumps(annotations(**broken)))
     with pytest.raises(QkeditError, match=r"captions_own\.json: (is not a COCO annotation file|has no caption)"):
         benchmark_named("coco-caption").load_questions(tmp_path)
 
 
-def test_two_files_that_disagree_are_told(data: Path) -> None:
+def test_two_files_with_different_captions_are_refused(data: Path) -> None:
     (data / "annotations" / "captions_zzz.json").write_text(
         json.dumps(annotations(annotations=[{"image_id": 1, "caption": "something else"}]))
     )

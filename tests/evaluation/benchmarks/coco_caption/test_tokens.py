@@ -1,4 +1,4 @@
-"""Test tokens: no character in a caption shifts it to another image, and missing programs are one sentence."""
+"""Test tokens: no character in a caption shifts other captions, and missing programs are reported in one sentence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qkedit.errors import QkeditError
 from qkedit.evaluation.benchmarks.coco_caption import tokens
 from tests.evaluation.benchmarks.coco_caption.conftest import Programs
 
-# What ends a line for Java's tokenizer, for Java or for Python.
+# Characters that end a line for Java's tokenizer, for Java or for Python.
 SEPARATORS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 characters = st.characters() | st.sampled_from(SEPARATORS)
 
@@ -40,26 +40,26 @@ def test_separators_within_a_caption_are_spaces(programs: Programs) -> None:
     assert arguments[-3:] == ["edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
 
 
-def test_punctuation_is_dropped_as_the_official_script_drops_it(programs: Programs) -> None:
+def test_punctuation_is_dropped_as_in_the_official_script(programs: Programs) -> None:
     programs()
     said = "`` a -LRB- cat -RRB- '' , -lrb- it 's -rrb- . ... -- - ; : ? ! -lsb- ` '"
     assert tokens.ptb([said]) == ["a cat -lrb- it 's -rrb- -lsb-"]
 
 
 @pytest.mark.parametrize("made", ["given + chr(10)", "given.replace(chr(10), ' ')"])
-def test_lines_that_are_not_as_many_as_captions_are_refused(programs: Programs, made: str) -> None:
+def test_a_wrong_number_of_lines_is_refused(programs: Programs, made: str) -> None:
     programs(f"print({made}, end='')")
     with pytest.raises(QkeditError, match="lines of 2 captions, so they cannot be matched"):
         tokens.ptb(["a", "b"])
 
 
-def test_a_java_that_fails_is_quoted(programs: Programs) -> None:
+def test_the_error_of_a_failing_java_is_quoted(programs: Programs) -> None:
     programs("sys.exit('NOTE: Picked up\\nError: Could not create the Java Virtual Machine.\\n\\tat x.y')")
     with pytest.raises(QkeditError, match=r"java says 'Error: Could not create the Java Virtual Machine\.'"):
         tokens.ptb(["a"])
 
 
-def test_without_java_one_sentence_says_what_to_do(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_java_the_remedy_is_named(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     programs()
     monkeypatch.setenv("PATH", "")
     with pytest.raises(QkeditError, match="the official tokens need Java") as refused:
@@ -67,11 +67,11 @@ def test_without_java_one_sentence_says_what_to_do(programs: Programs, monkeypat
     assert "--variant words" in str(refused.value)
 
 
-def test_without_the_extra_its_name_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qkedit.evaluation.benchmarks.coco_caption.java.find_spec", lambda name: None)
     with pytest.raises(QkeditError, match=r"pip install 'qkedit\[coco-caption\]'"):
         tokens.ptb(["a"])
 
 
-def test_words_are_runs_of_letters_and_digits() -> None:
+def test_words_are_sequences_of_letters_and_digits() -> None:
     assert tokens.words(["A dog's Ball, 2!", "", "\u2028 Élan_vital"]) == ["a dog s ball 2", "", "élan_vital"]

@@ -1,4 +1,4 @@
-"""Test HallusionBench against a slow reading of its three accuracies, judge's labels, and their substitutes."""
+"""Test HallusionBench against a slow computation of its three accuracies, the judge's labels and word matching."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from qkedit.evaluation.benchmarks.hallusionbench import scoring
 from qkedit.evaluation.files.records import Answer, Score
 from tests.evaluation.published import DATA, needs_data
 
-# Two categories, two sets, figures 0 to 2, two questions; a set of VS lacks the edited figure. As published, VD has an
-# original figure and edited ones, VS first none, then an original one, then an edited one.
+# Two categories, two sets, figures 0 to 2, two questions; one set of VS lacks the edited figure. As in the published
+# files, VD has an original figure and edited ones; VS has no figure, then an original one, then an edited one.
 ROWS: list[dict[str, Any]] = [
     {
         "category": category,
@@ -84,7 +84,7 @@ def answers_with(labels: list[Any], rows: list[dict[str, Any]] = ROWS) -> list[A
     st.lists(st.sampled_from("1112"), min_size=len(ROWS), max_size=len(ROWS)),
     st.sets(st.integers(0, len(ROWS) - 1), max_size=4),
 )
-def test_the_three_accuracies_are_the_official_ones(data: Path, labels: list[str], wrong: set[int]) -> None:
+def test_the_three_accuracies_equal_the_official_ones(data: Path, labels: list[str], wrong: set[int]) -> None:
     labels = ["0" if number in wrong else label for number, label in enumerate(labels)]
     questions = scoring.load_questions(data, None)
     score = scoring.score(questions, answers_with(labels))
@@ -100,7 +100,7 @@ def test_the_three_accuracies_are_the_official_ones(data: Path, labels: list[str
         assert part.n == len(chosen)
 
 
-def test_unclear_is_right_where_nothing_was_shown(data: Path) -> None:
+def test_unclear_is_right_for_questions_without_a_figure(data: Path) -> None:
     score = scoring.score(scoring.load_questions(data, None), answers_with([2] * len(ROWS)))
     right = {item.id for item in score.items if item.right}
     assert right == {"VS_chart_0_0_0", "VS_chart_0_0_1", "VS_chart_1_0_0", "VS_chart_1_0_1"}
@@ -109,7 +109,7 @@ def test_unclear_is_right_where_nothing_was_shown(data: Path) -> None:
 
 
 @pytest.mark.parametrize("label", ["1", 1, " 1 "])
-def test_labels_are_read_as_text_and_as_numbers(data: Path, label: object) -> None:
+def test_labels_may_be_strings_or_numbers(data: Path, label: object) -> None:
     assert scoring.score(scoring.load_questions(data, None), answers_with([label] * len(ROWS))).metrics["a_acc"] == 1.0
 
 
@@ -122,7 +122,7 @@ def test_other_labels_are_refused(data: Path, label: object) -> None:
         scoring.score(scoring.load_questions(data, None), answers)
 
 
-def test_labels_are_there_for_all_or_for_none(data: Path) -> None:
+def test_labels_of_only_some_answers_are_refused(data: Path) -> None:
     questions, answers = scoring.load_questions(data, None), answers_with(["1"] * len(ROWS))
     bare = [Answer(answer.id, answer.text) for answer in answers]
     for parser in (None, "judge"):
@@ -157,11 +157,11 @@ def test_labels_are_there_for_all_or_for_none(data: Path) -> None:
         ("\nNo\n", "no"),
     ],
 )
-def test_words_are_matched_whole(text: str, found: str | None) -> None:
+def test_only_whole_words_are_matched(text: str, found: str | None) -> None:
     assert scoring.match_words(text) == found
 
 
-def test_matched_words_are_never_taken_for_judged(data: Path) -> None:
+def test_word_matching_causes_a_warning(data: Path) -> None:
     questions = scoring.load_questions(data, None)
     texts = {"yes": "Yes, surely.", "no": "No."}
     answers = [Answer(question.id, texts[str(question.truth)]) for question in questions]
@@ -173,7 +173,7 @@ def test_matched_words_are_never_taken_for_judged(data: Path) -> None:
     assert {item.parsed for item in unclear.items} == {None}
 
 
-def test_answers_are_read_in_the_official_form(data: Path, tmp_path: Path) -> None:
+def test_answers_are_read_in_the_official_format(data: Path, tmp_path: Path) -> None:
     rows = [row | {"model_prediction": "Yes.", "gpt4v_output_gpt_check": "1"} for row in ROWS]
     for category in ("VD", "VS"):
         file = tmp_path / f"hallusion_output_{category.lower()}_model.json"
@@ -219,7 +219,7 @@ def published_score(texts: str) -> Score:
 
 
 @needs_data
-def test_published_questions_are_all_read() -> None:
+def test_all_published_questions_are_read() -> None:
     questions = scoring.load_questions(DATA, None)
     assert Counter(question.fields["category"] for question in questions) == {"VD": 591, "VS": 538}
     counts = published_score("Yes.").counts
@@ -234,7 +234,7 @@ LEADERBOARD = {"q_acc": 8.3516, "f_acc": 11.2717, "easy_acc": 37.8022, "hard_acc
 
 
 @needs_data
-def test_the_published_leaderboard_divides_as_we_do() -> None:
+def test_the_published_leaderboard_has_our_denominators() -> None:
     """A share with four decimals determines its denominator: no count of 452 figures gives 45.3488."""
     counts = published_score("Yes.").counts
     for name, published in LEADERBOARD.items():
@@ -244,7 +244,7 @@ def test_the_published_leaderboard_divides_as_we_do() -> None:
 
 
 @needs_data
-def test_the_published_sample_is_understood() -> None:
+def test_the_published_sample_is_matched() -> None:
     answers = scoring.load_answers(DATA / "hallusionbench" / "HallusionBench_result_sample.json")
     score = scoring.score(scoring.load_questions(DATA, None), answers, allow_missing=True)
     assert (score.n, score.counts["missing"]) == (254, 1129 - 254)
@@ -253,5 +253,5 @@ def test_the_published_sample_is_understood() -> None:
         item for item in score.items if texts[item.id].startswith(("Yes,", "No,")) and "." not in texts[item.id][:-1]
     ]
     assert len(plain) > 100
-    # One sentence that begins so says the other word nowhere, as reading all of them shows.
+    # None of these sentences contains the other word (all were read).
     assert all(item.parsed == texts[item.id].partition(",")[0].lower() for item in plain)

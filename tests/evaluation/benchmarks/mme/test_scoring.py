@@ -1,4 +1,4 @@
-"""Test MME against a slow reading of the official script, its quirks, and the published example."""
+"""Test MME against a slow copy of the official script, its quirks, and the published example."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def task_lines(pairs: list[tuple[str, str]] | int) -> list[tuple[str, ...]]:
 
 
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=6))
-def test_a_task_is_scored_as_the_script_does(
+def test_the_score_of_a_task_equals_that_of_the_script(
     tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]]
 ) -> None:
     directory = tmp_path_factory.mktemp("mme")
@@ -91,7 +91,7 @@ def test_a_task_is_scored_as_the_script_does(
         ("eyes", "yes"),
         ("noyes", "no"),
         ("maybe not", None),
-        ("İyes", None),  # whose small letter is two characters
+        ("İyes", None),  # its lower case has two characters
         ("it is not", None),
     ],
 )
@@ -107,7 +107,7 @@ def answers_to(task: str, pairs: list[tuple[str, str]]) -> list[Answer]:
     ]
 
 
-def test_an_answer_with_a_tab_is_dropped_but_its_image_counts(tmp_path: Path) -> None:
+def test_an_answer_with_a_tab_is_dropped_and_its_image_is_counted(tmp_path: Path) -> None:
     questions = mme.load_questions(write_task(tmp_path, "count", task_lines(2)), None)
     score = mme.score(questions, answers_to("count", [("yes", "no"), ("yes\t", "no")]))
     assert score.metrics == {"acc": 1.0, "acc_plus": 0.5, "score": 150.0}
@@ -126,7 +126,7 @@ def test_an_answer_with_a_tab_is_dropped_but_its_image_counts(tmp_path: Path) ->
     assert score.n == 3
 
 
-def test_an_answer_that_is_neither_is_wrong_and_counted_apart(tmp_path: Path) -> None:
+def test_other_answers_are_wrong_and_counted_separately(tmp_path: Path) -> None:
     questions = mme.load_questions(write_task(tmp_path, "count", task_lines(1)), None)
     score = mme.score(questions, answers_to("count", [("perhaps", "yes")]))
     assert score.metrics == {"acc": 0.0, "acc_plus": 0.0, "score": 0.0}
@@ -154,7 +154,7 @@ def all_tasks(directory: Path) -> Path:
     return directory
 
 
-def test_totals_add_the_tasks_up(tmp_path: Path) -> None:
+def test_totals_are_sums_of_tasks(tmp_path: Path) -> None:
     questions = mme.load_questions(all_tasks(tmp_path), None)
     pairs = [("yes", "no"), ("yes", "yes"), ("no", "no")]
     tasks = {task: pairs[: number % 3] + [("yes", "no")] * (3 - number % 3) for number, task in enumerate(mme.TASKS)}
@@ -170,7 +170,7 @@ def test_totals_add_the_tasks_up(tmp_path: Path) -> None:
         assert scores[total].n == 6 * len(parts)
 
 
-def test_only_what_is_answered_is_scored(tmp_path: Path) -> None:
+def test_only_answered_tasks_are_scored(tmp_path: Path) -> None:
     questions = mme.load_questions(all_tasks(tmp_path), None)
     answers = [answer for task in mme.HALLUCINATION for answer in answers_to(task, [("yes", "no")] * 3)]
     scores = benchmark_named("mme").scores(questions, answers)
@@ -199,7 +199,7 @@ def test_a_total_needs_the_questions_of_all_its_tasks(tmp_path: Path) -> None:
         mme.score(questions, [], rule="vcd")
 
 
-def test_the_common_format_has_the_task_in_its_ids(tmp_path: Path) -> None:
+def test_ids_in_the_common_format_contain_the_task(tmp_path: Path) -> None:
     questions = mme.load_questions(write_task(tmp_path, "count", task_lines(1)), None)
     file = tmp_path / "answers.jsonl"
     rows = [{"id": "count/0.jpg/2", "answer": "No"}, {"id": "count/0.jpg/1", "answer": "Yes"}]
@@ -207,7 +207,7 @@ def test_the_common_format_has_the_task_in_its_ids(tmp_path: Path) -> None:
     assert mme.score(questions, mme.load_answers(file)).metrics["score"] == 200.0
 
 
-def test_line_ends_and_marks_change_nothing(tmp_path: Path) -> None:
+def test_line_ends_and_byte_order_marks_are_ignored(tmp_path: Path) -> None:
     questions = mme.load_questions(write_task(tmp_path, "count", task_lines(2)), None)
     text = write_task(tmp_path, "count", task_lines([("yes", "no"), ("no", "no")])).read_text()
     scores: list[Score] = []
@@ -280,7 +280,7 @@ def test_the_published_example_is_scored_to_the_last_digit(tmp_path: Path) -> No
 
 
 @needs_data
-def test_published_questions_are_all_read() -> None:
+def test_all_published_questions_are_read() -> None:
     questions = mme.load_questions(DATA, None)
     assert len(questions) == 2374
     assert len({question.id for question in questions}) == 2374
