@@ -66,7 +66,7 @@ def extract(
         base: the model before: a directory, a hub id, an alias or `demo`.
         edited: the model after, likewise.
         out: the directory to write; it appears finished or not at all.
-        only_queries: leave out what differs beside query projections.
+        only_queries: leave out differences other than in query projections.
         overwrite: replace an earlier output.
         fsync: wait until the disk holds the output.
         architectures: as for `diff`.

@@ -63,7 +63,7 @@ def kv_coherence(
     plugins: Sequence[Plugin] = (),
     **loading: Any,
 ) -> CoherenceReport:
-    """Measure how far a model's keys form a picture of the image, after plug-ins.
+    """Measure how well a model's keys form a picture of the image, after plug-ins.
 
     KV-coherence is the mean cosine of adjacent keys minus that of all pairs.
 

@@ -66,7 +66,7 @@ def tune(
         spares: the roles of heads to leave alone: `none`, `induction`.
         trials: the number of edits to try.
         controls: the number of random controls of the best edit.
-        most_drift: the largest drift in nats per token; edits beyond it are asked nothing.
+        most_drift: the largest drift in nats per token; edits with a larger one are rejected before the questions.
         out: a file for the results (JSON lines), from which an interrupted search resumes.
         scenes: the number of scenes of the demo.
         limit: the number of questions to ask of each split, from the first.

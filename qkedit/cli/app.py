@@ -65,8 +65,8 @@ def _share() -> int:
 
 
 def _run() -> int:
-    # Imports leave no garbage, and what stands at the end need not be searched for any: with torch, that takes a tenth
-    # of a second at the start and a third at the end.
+    # Imports leave no garbage, and at the end the process frees everything: with torch, the searches for garbage would
+    # take a tenth of a second at the start and a third at the end.
     if called(sys.argv[1:]) != "serve":  # which runs for weeks, and whose garbage is other people's requests
         gc.set_threshold(20_000, *gc.get_threshold()[1:])
     atexit.register(gc.freeze)

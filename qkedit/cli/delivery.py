@@ -61,3 +61,22 @@ def deliver(
         output.result({}, lines("", f"Written: {', '.join(written)}"))
     if check is not None:
         output.mismatch({}, lines(), check)
+
+
+def plot_file(plot: Path | None, draw: Callable[[str], bytes]) -> dict[Path, Callable[[], object]]:
+    """Return the plot as a file for `deliver`; no file if none is requested.
+
+    Args:
+        plot: the path of the plot, checked by `check_plot`; None for no plot.
+        draw: a function that returns the plot in a format, such as `png`.
+    """
+    if plot is None:
+        return {}
+
+    def write() -> None:
+        from qkedit.report.files import write_file
+        from qkedit.report.plots import plot_format
+
+        write_file(plot, draw(plot_format(plot)))
+
+    return {plot: write}

@@ -29,8 +29,8 @@ _LINES = {"tokens": "#444444", "true": "#2a7fb8", "hallucinated": "#d1605e"}
 def attention_plot(found: AttentionDiagnosis, title: str, file_format: str) -> bytes:
     """Return the plot of a diagnosis, as `png`, `svg` or `pdf`; the same diagnosis gives the same bytes.
 
-    The upper row shows all five groups, the lower row the shares without the first column. With ground truth, all
-    tokens stand beside the tokens of true and of hallucinated mentions, and then the ratios of mentions.
+    The upper row shows all five groups, the lower row the shares without the first column. With ground truth, further
+    columns show the tokens of true and of hallucinated mentions, and the ratios of mentions.
 
     Raises:
         QkeditError: matplotlib is not installed.

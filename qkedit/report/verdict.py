@@ -36,17 +36,17 @@ def verdict(edited: Row, to_controls: Mapping[str, Difference]) -> Verdict | Non
     change, recall = (edited.figures[name].difference for name in ("chair_s", "recall"))
     if change is None or change.value is None:
         return None
-    beside, is_less = to_controls.get("chair_s"), _side(change) < 0
+    controlled, is_less = to_controls.get("chair_s"), _side(change) < 0
     effects = {
         -1: "the edit hallucinates less",
         0: "no clear effect on hallucination",
         1: "the edit hallucinates more",
     }
     said = [f"{effects[_side(change)]}: {_points('CHAIR_s', change)} against the base"]
-    is_own = beside is not None and _side(beside) < 0
-    if is_less and beside is not None and beside.value is not None:
+    is_own = controlled is not None and _side(controlled) < 0
+    if is_less and controlled is not None and controlled.value is not None:
         clearly = "clearly less than" if is_own else "not clearly less than"
-        said.append(f"{clearly} with random modes removed instead ({_points('CHAIR_s', beside)})")
+        said.append(f"{clearly} with random modes removed instead ({_points('CHAIR_s', controlled)})")
     loses = recall is not None and _side(recall) < 0
     if recall is not None and recall.value is not None and (is_less or loses):
         kept = "more recall" if _side(recall) > 0 else "no clear loss of recall"

@@ -104,7 +104,7 @@ def template_of(processor: Any, family: str, *, where: str, chosen: str | None =
     raise TemplateFault(
         "has no chat template, neither in its processor's files nor in its tokenizer's",
         where=where,
-        remedy="put chat_template.jinja beside its weights, or give --chat-template FILE (none for the bare prompt)",
+        remedy="put chat_template.jinja next to its weights, or give --chat-template FILE (none for the bare prompt)",
     )
 
 

@@ -32,7 +32,7 @@ def copying_heads(model: Any) -> dict[int, tuple[int, ...]]:
         model: as for `edit`, with vision or without.
 
     Raises:
-        UnsupportedForm: the model does not tell its attention weights, or has too few tokens.
+        UnsupportedForm: the model does not return its attention weights, or has too few tokens.
 
     Example:
         >>> loaded = qkedit.load("demo")
@@ -77,7 +77,7 @@ def _attention_of(model: Any) -> Iterator[dict[int, Tensor]]:
             weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
             if not isinstance(weights, Tensor) or weights.ndim != 4:
                 raise UnsupportedForm(
-                    f"layer {layer} does not tell its attention weights",
+                    f"layer {layer} does not return its attention weights",
                     where=type(model).__name__,
                     remedy="name the heads with --heads instead of --spare",
                 )

@@ -165,7 +165,7 @@ def _completed(processor: Any, config: Any, model: str) -> Any:
         raise QkeditError(
             "its processor's files are missing or of another version: they do not contain an image processor",
             where=model,
-            remedy="put preprocessor_config.json and processor_config.json of the model's page beside its weights",
+            remedy="put preprocessor_config.json and processor_config.json from the model's page next to its weights",
         )
     # Before 2024-05 the model itself inserted LLaVA's image tokens, so the processor did not know their number.
     if getattr(processor, "patch_size", 0) is None and hasattr(processor, "vision_feature_select_strategy"):

@@ -37,7 +37,7 @@ def refuse_placeholders(processor: Any, prompt: str, where: str) -> None:
             raise UsageError(
                 f"the prompt holds {placeholder!r}, which stands for an image to this model",
                 where=where,
-                remedy="take it out; images are given beside the prompt",
+                remedy="take it out; images are given separately",
             )
 
 

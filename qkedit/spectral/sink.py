@@ -65,7 +65,7 @@ def protection_text(directions: int) -> str:
 
 
 def missing_sink() -> UsageError:
-    """Return the error for a plan that is to protect a sink which nobody measured."""
+    """Return the error for a plan that protects a sink which has not been measured."""
     return UsageError(
         "which directions these are is known from a run of the model",
         where="protect",

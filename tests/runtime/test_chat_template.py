@@ -201,7 +201,7 @@ def test_the_tokenizers_template_is_taken_where_the_processor_has_none(tmp_path:
     directory = copied(tmp_path)
     template = (directory / "chat_template.jinja").read_text()
     (directory / "chat_template.jinja").unlink()
-    with pytest.raises(TemplateFault, match=r"no chat template.*put chat_template\.jinja beside its weights"):
+    with pytest.raises(TemplateFault, match=r"no chat template.*put chat_template\.jinja next to its weights"):
         load(str(directory))
     edit(directory / "tokenizer_config.json", chat_template=[{"name": "tools", "template": "x"}])
     with pytest.raises(TemplateFault, match="no chat template"):

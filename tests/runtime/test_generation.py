@@ -55,7 +55,7 @@ def test_a_prompt_with_the_placeholder_of_an_image_is_refused(demo: LoadedModel,
     for images in ([image], []):
         with pytest.raises(UsageError, match="holds '<image>', which stands for an image") as caught:
             respond(demo, images, "<image>\nwhat is it")
-        assert str(caught.value).endswith("take it out; images are given beside the prompt.")
+        assert str(caught.value).endswith("take it out; images are given separately.")
 
 
 def test_the_bare_prompt(demo: LoadedModel, image: Image.Image) -> None:

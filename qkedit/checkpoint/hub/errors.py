@@ -7,8 +7,8 @@ versions) for network failures, and OSErrors for the disk. All of them are handl
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from qkedit.errors import CheckpointError, QkeditError
@@ -20,7 +20,17 @@ OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager
-def explained(repo_id: str, revision: str, file: str = "") -> Iterator[None]:
+def failures_as(make: Callable[[Exception], QkeditError]) -> Iterator[None]:
+    """Turn every failure of the hub library in the block into the error that `make` returns for it."""
+    try:
+        yield
+    except QkeditError:
+        raise
+    except Exception as error:  # the library's dependencies raise undocumented classes of their own
+        raise make(error) from error
+
+
+def explained(repo_id: str, revision: str, file: str = "") -> AbstractContextManager[None]:
     """Turn every failure of the hub library in the block into a CheckpointError.
 
     Args:
@@ -28,14 +38,12 @@ def explained(repo_id: str, revision: str, file: str = "") -> Iterator[None]:
         revision: the revision that the user requested.
         file: the file that the block requests, if any.
     """
-    try:
-        yield
-    except QkeditError:
-        raise
-    except Exception as error:  # the library's dependencies raise undocumented classes of their own
+
+    def failure(error: Exception) -> CheckpointError:
         what, remedy = _explain(error, repo_id, revision)
-        where = f"{repo_id}/{file}" if file else repo_id
-        raise CheckpointError(what, where=where, remedy=remedy) from error
+        return CheckpointError(what, where=f"{repo_id}/{file}" if file else repo_id, remedy=remedy)
+
+    return failures_as(failure)
 
 
 def is_transport_error(error: BaseException) -> bool:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from qkedit.checkpoint.hub.errors import is_transport_error
+from qkedit.checkpoint.hub.errors import failures_as, is_transport_error
 from qkedit.errors import QkeditError, first_sentence
 
 if TYPE_CHECKING:
@@ -23,22 +22,20 @@ class PushFailed(QkeditError):
     """The hub did not accept a push; the repository is unchanged, or has all of it."""
 
 
-@contextmanager
-def write_explained(repository: str, doing: str) -> Iterator[None]:
+def write_explained(repository: str, doing: str) -> AbstractContextManager[None]:
     """Turn every failure of the hub library in the block into a PushFailed.
 
     Args:
         repository: the repository that the block writes to.
         doing: the action of the block, as an infinitive: "commit".
     """
-    try:
-        yield
-    except QkeditError:
-        raise
-    except Exception as error:  # the library's dependencies raise undocumented classes of their own
+
+    def failure(error: Exception) -> PushFailed:
         what, remedy = _explain(error, repository, doing)
         # Without its cause, whose text holds URLs; --debug still prints where it came from.
-        raise PushFailed(what, where=repository, remedy=remedy) from error
+        return PushFailed(what, where=repository, remedy=remedy)
+
+    return failures_as(failure)
 
 
 def _explain(error: Exception, repository: str, doing: str) -> tuple[str, str]:

@@ -98,7 +98,7 @@ def clone_or_reserve(source: Path, destination: Path, size: int, link: LinkMode)
             raise QkeditError(
                 f"the file system cannot share blocks with {source}",
                 where=str(destination),
-                remedy="choose --link auto, or an --out beside the model on a file system with reflinks",
+                remedy="choose --link auto, or an --out on the model's file system if it has reflinks",
             )
         with explained("reserve its size", destination):
             os.ftruncate(writer, size)

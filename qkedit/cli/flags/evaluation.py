@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+from qkedit.cli import completion
 from qkedit.cli.flags.flag import flag
 from qkedit.errors import UsageError
 
@@ -49,6 +50,18 @@ CacheGroundTruthOption = Annotated[
 WriteTruthOption = Annotated[
     Path | None, flag("--write-truth", help="The same as --cache-ground-truth, by its old name.", hidden=True)
 ]
+
+
+def benchmark_flag(panel: str | None = None) -> Any:
+    """Return the flag that names benchmarks, in a panel of the help page."""
+    return flag(
+        "--benchmark",
+        "-b",
+        autocompletion=completion.benchmarks,
+        panel=panel,
+        help="pope, repope, chair, mme, amber, hallusionbench, coco-caption, custom or choice, or one split such as "
+        "pope.adversarial; may be given several times.",
+    )
 
 
 def required_data(data: Path | None, questions: Path | None) -> Path:

@@ -62,7 +62,9 @@ NoWorseOption = Annotated[
 ]
 MostDriftOption = Annotated[
     float | None,
-    flag("--most-drift", panel=CHOICE, help="Ask nothing of edits with a larger drift, in nats per token."),
+    flag(
+        "--most-drift", panel=CHOICE, help="Reject edits with a larger drift, in nats per token, before the questions."
+    ),
 ]
 DriftImagesOption = Annotated[
     int, flag("--drift-images", panel=CHOICE, help="Number of images to measure drift on, or 0.", min=0)
@@ -72,7 +74,12 @@ ControlsOption = Annotated[
 ]
 ControlOption = Annotated[
     str,
-    flag("--control", panel=CHOICE, help="Their kind: index or norm.", autocompletion=completion.controls),
+    flag(
+        "--control",
+        panel=CHOICE,
+        help="Kind of the random controls: index or norm.",
+        autocompletion=completion.controls,
+    ),
 ]
 TrialsOption = Annotated[int, flag("--trials", panel=SEARCH, help="Number of edits to try.", min=1)]
 SamplerOption = Annotated[
@@ -82,7 +89,7 @@ SeedOption = Annotated[
     int, flag("--seed", panel=SEARCH, help="Seed of the order, and of the halves of the images.", min=0)
 ]
 PruneOption = Annotated[
-    bool, flag("--prune/--no-prune", panel=SEARCH, help="Give hopeless trials up after a part of the questions.")
+    bool, flag("--prune/--no-prune", panel=SEARCH, help="Stop hopeless trials after a part of the questions.")
 ]
 
 

@@ -45,12 +45,16 @@ class Row:
                 return key
         return None
 
-    def identifier(self, *keys: str) -> str:
-        """Return the id under the first of these keys that the row has, as text. Raises QkeditError without one."""
+    def _first(self, keys: tuple[str, ...]) -> tuple[str, Any]:
+        """Return the first of these keys that the row has, and its value. Raises QkeditError without one."""
         key = self.first_key(*keys)
         if key is None:
             raise self.wrong(f"has no {_either(keys)}", "see docs/evaluation.md for the format")
-        value = self.fields[key]
+        return key, self.fields[key]
+
+    def identifier(self, *keys: str) -> str:
+        """Return the id under the first of these keys that the row has, as text. Raises QkeditError without one."""
+        key, value = self._first(keys)
         if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
             raise self.wrong(f"{key} is neither a whole number nor a name")
         identifier = str(value)
@@ -60,10 +64,7 @@ class Row:
 
     def text(self, *keys: str) -> str:
         """Return the text under the first of these keys that the row has. Raises QkeditError without one."""
-        key = self.first_key(*keys)
-        if key is None:
-            raise self.wrong(f"has no {_either(keys)}", "see docs/evaluation.md for the format")
-        value = self.fields[key]
+        key, value = self._first(keys)
         if not isinstance(value, str):
             raise self.wrong(f"{key} is not text")
         if len(value) > LONGEST_TEXT:

@@ -132,7 +132,7 @@ class Sampler:
         for step, cost in enumerate(costs):
             trial.report(cost, step)
         found = trial.should_prune()
-        study.tell(trial, state=TrialState.FAIL)  # it was a question
+        study.tell(trial, state=TrialState.FAIL)  # asked only for the rule, not a trial of the search
         return found
 
     def _proposal(self, past: Sequence[PastTrial], attempt: int) -> Candidate:
@@ -154,7 +154,7 @@ class Sampler:
 
         known = self._known
         if known.study is None or known.trials != tuple(past[: len(known.trials)]):
-            # One line for every study is not for users of qkedit.
+            # Optuna logs a line per study, which users of qkedit do not need.
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP_PRUNING)
             known.study, known.trials = optuna.create_study(pruner=pruner), ()

@@ -35,7 +35,8 @@ class SearchSettings:
         trials: the number of trials, including those of an earlier run.
         controls: the number of random controls of the best edit.
         control: their kind.
-        most_drift: the largest drift in nats; edits beyond it are asked nothing. None for no limit.
+        most_drift: the largest drift in nats; edits with a larger one are rejected before the questions. None for no
+            limit.
     """
 
     trials: int = 60

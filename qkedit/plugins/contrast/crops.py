@@ -22,16 +22,16 @@ from qkedit.errors import UsageError
 from qkedit.plugins.contrast.branches import Begun, least_attended, least_attended_text
 from qkedit.plugins.contrast.plugin import ContrastReport
 from qkedit.plugins.contrast.selection import check_keep, check_selection
-from qkedit.plugins.contrast.settings import check_options
-from qkedit.plugins.core.decoding import DecodingEdit, Generation
+from qkedit.plugins.contrast.settings import ContrastSettings
+from qkedit.plugins.core.decoding import DecodingEdit, Generation, LikeliestChanges
 from qkedit.plugins.core.generation_limits import OF_A_BRANCH, refuse_settings
 from qkedit.plugins.core.modules import VLMModules
 from qkedit.plugins.core.option_limits import check_largest
-from qkedit.plugins.core.random_controls import check_control, control_generator, permuted_changes
+from qkedit.plugins.core.random_controls import control_generator, permuted_changes
 
 
 @dataclass(frozen=True)
-class CRoPS:
+class CRoPS(ContrastSettings):
     """Settings of CRoPS.
 
     Attributes:
@@ -43,11 +43,11 @@ class CRoPS:
         keep_text, more_text: the number of text tokens that the branch without image keeps at first, and the number
             by which it grows at most.
         start: the first decoder layer that attends to the kept tokens alone.
-        control: the seed of a matched random control, which gives the changes of logits to random tokens among the
-            plausible ones; None for the method itself.
+        control: as in VCD.
     """
 
     name: ClassVar[str] = "crops"
+    numbers: ClassVar[tuple[str, ...]] = ("decay", "alpha", "beta", "limit")
 
     decay: float = 0.01
     alpha: float = 1.0
@@ -61,10 +61,9 @@ class CRoPS:
 
     def __post_init__(self) -> None:
         """Check the settings. Raises UsageError."""
-        check_control(self.control, self.name)
-        check_options(self.name, decay=self.decay, alpha=self.alpha, beta=self.beta, limit=self.limit)
-        check_keep(self.keep, self.name)
+        super().__post_init__()
         check_largest(self.name, keep_text=self.keep_text, more_text=self.more_text)
+        check_keep(self.keep, self.name)
         for option, least in (("keep_text", 1), ("more_text", 0), ("start", 1)):
             if getattr(self, option) < least:
                 raise UsageError(
@@ -105,7 +104,8 @@ class TwoContrasts(DecodingEdit):
     def __init__(self, plugin: BoundCRoPS, begun: tuple[Begun, ...]) -> None:
         self._plugin = plugin
         self._begun = begun
-        self._steps = self._choices = self._changed = 0
+        self._steps = 0
+        self._changes = LikeliestChanges()
 
     def edit_logits(self, logits: Tensor, tokens: Tensor | None) -> Tensor:
         """Return the contrasted log-probabilities where the model's own are plausible, −∞ elsewhere."""
@@ -123,8 +123,7 @@ class TwoContrasts(DecodingEdit):
         is_sure = own.max(dim=-1, keepdim=True).values.exp() > settings.limit
         edited = torch.where(is_sure, own, edited).masked_fill(~plausible, -torch.inf)
         edited = permuted_changes(edited, own, self._plugin.control)
-        self._choices += len(logits)
-        self._changed += int((edited.argmax(dim=-1) != logits.argmax(dim=-1)).sum())
+        self._changes.count(edited, logits)
         return edited
 
     def close(self) -> None:
@@ -137,6 +136,6 @@ class TwoContrasts(DecodingEdit):
         of_branches = tuple(warning for begun in self._begun for warning in begun.warnings)
         return ContrastReport(
             steps=self._steps,
-            likeliest_changed=self._changed / max(1, self._choices),
+            likeliest_changed=self._changes.share,
             warnings=of_branches if self._begun else ("there is no image, so nothing is contrasted",),
         )

@@ -22,13 +22,12 @@ from qkedit.errors import UsageError
 from qkedit.plugins.contrast.branches import second_image
 from qkedit.plugins.contrast.plugin import BoundContrast, Weights
 from qkedit.plugins.contrast.second_images import ByFileName, Provider, provider_of
-from qkedit.plugins.contrast.settings import check_options, constant
+from qkedit.plugins.contrast.settings import ContrastSettings, constant
 from qkedit.plugins.core.modules import VLMModules
-from qkedit.plugins.core.random_controls import check_control, control_generator
 
 
 @dataclass(frozen=True)
-class ImageContrast:
+class ImageContrast(ContrastSettings):
     """Settings of the contrast with a second image.
 
     Attributes:
@@ -37,8 +36,7 @@ class ImageContrast:
             second image.
         alpha: α, the weight of the branch; with 0 there is no branch, and only the plausibility cut is left.
         beta: β, the plausibility cut: tokens less likely than β times the likeliest one are excluded; 0 for no cut.
-        control: the seed of a matched random control, which gives the changes of logits to random tokens among the
-            plausible ones; None for the method itself.
+        control: as in VCD.
     """
 
     name: ClassVar[str] = "image-contrast"
@@ -51,8 +49,7 @@ class ImageContrast:
 
     def __post_init__(self) -> None:
         """Check the settings and find the second images. Raises UsageError."""
-        check_options(self.name, alpha=self.alpha, beta=self.beta)
-        check_control(self.control, self.name)
+        super().__post_init__()
         _ = self.provider  # found now, before a model is loaded
 
     @cached_property
@@ -86,13 +83,8 @@ class ImageContrast:
 
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Take a model whose images are a grid."""
-        return BoundContrast(
-            self.name,
-            self._weights(),
-            self.beta,
-            second_image(lambda picture, question, device: self.provider(picture), self.name),
-            control=control_generator(self.control),
-        )
+        branch = second_image(lambda picture, question, device: self.provider(picture), self.name)
+        return self.bound(self._weights(), branch)
 
     def _weights(self) -> Weights | None:
         return constant(self.alpha)

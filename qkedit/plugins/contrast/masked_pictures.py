@@ -19,14 +19,13 @@ from qkedit.plugins.contrast.image_contrast import summed
 from qkedit.plugins.contrast.matching import MatchingKept
 from qkedit.plugins.contrast.plugin import BoundContrast
 from qkedit.plugins.contrast.salience import SalientMasked
-from qkedit.plugins.contrast.settings import check_options, constant
+from qkedit.plugins.contrast.settings import ContrastSettings, constant
 from qkedit.plugins.core.image_models import model_files
 from qkedit.plugins.core.modules import VLMModules
-from qkedit.plugins.core.random_controls import check_control, control_generator
 
 
 @dataclass(frozen=True)
-class OAVCD:
+class OAVCD(ContrastSettings):
     """Settings of OA-VCD (object-aligned visual contrastive decoding, arXiv 2602.11737).
 
     Attributes:
@@ -47,8 +46,7 @@ class OAVCD:
 
     def __post_init__(self) -> None:
         """Check the settings. Raises UsageError."""
-        check_options(self.name, alpha=self.alpha, beta=self.beta)
-        check_control(self.control, self.name)
+        super().__post_init__()
         _check_model(self.model, self.name, "a DINO transformer, such as facebook/dino-vits16")
         if not 0 <= self.share <= 1:
             raise UsageError(f"{self.share:g} is not a share", where="oa-vcd share", remedy="give 0 to 1")
@@ -59,17 +57,11 @@ class OAVCD:
 
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Take a model whose images are a grid, and load the vision transformer. Raises QkeditError."""
-        return BoundContrast(
-            self.name,
-            constant(self.alpha),
-            self.beta,
-            second_image(SalientMasked(self.model, self.share), self.name),
-            control=control_generator(self.control),
-        )
+        return self.bound(constant(self.alpha), second_image(SalientMasked(self.model, self.share), self.name))
 
 
 @dataclass(frozen=True)
-class AGLA:
+class AGLA(ContrastSettings):
     """Settings of AGLA (assembly of global and local attention, arXiv 2406.12718).
 
     Attributes:
@@ -91,8 +83,7 @@ class AGLA:
 
     def __post_init__(self) -> None:
         """Check the settings. Raises UsageError."""
-        check_options(self.name, alpha=self.alpha, beta=self.beta)
-        check_control(self.control, self.name)
+        super().__post_init__()
         _check_model(self.model, self.name, "a BLIP model for matching, such as Salesforce/blip-itm-base-coco")
         if self.layer < 0:
             raise UsageError(f"{self.layer} is not a layer", where="agla layer", remedy="count from 0")
@@ -103,13 +94,7 @@ class AGLA:
 
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Take a model whose images are a grid, and load the BLIP model. Raises QkeditError."""
-        return BoundContrast(
-            self.name,
-            summed(self.alpha),
-            self.beta,
-            second_image(MatchingKept(self.model, self.layer), self.name),
-            control=control_generator(self.control),
-        )
+        return self.bound(summed(self.alpha), second_image(MatchingKept(self.model, self.layer), self.name))
 
 
 def _check_model(model: str, name: str, what: str) -> None:

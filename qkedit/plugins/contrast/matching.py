@@ -68,7 +68,7 @@ class MatchingKept:
         """Return the second image, of the picture's size.
 
         Raises:
-            UsageError: nobody knows the question, or it has no words.
+            UsageError: the question is unknown, or has no words.
             QkeditError: the model does not take the picture.
         """
         words = " ".join(question.lower().translate(_REMOVED).split()[:_WORDS])
@@ -169,14 +169,14 @@ def _loaded(name: str) -> tuple[Any, Any]:
         raise QkeditError(
             "its tokenizer's files are missing, so no word of a question is known",
             where=name,
-            remedy="put tokenizer.json of the model's page beside its weights",
+            remedy="put tokenizer.json from the model's page next to its weights",
         )
     return processor, model
 
 
 def _no_words() -> UsageError:
     return UsageError(
-        "the request has no question with words, or does not tell it",
+        "the request comes without its question, or the question has no words",
         where="agla",
         remedy="ask one with qkedit.generate, or give remember_pictures the questions (docs/rivals.md)",
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from qkedit.checkpoint.pretrained import from_pretrained
 from qkedit.errors import UsageError
 from qkedit.plugins.contrast.branches import Begun, StartOfBranch
-from qkedit.plugins.core.decoding import DecodingEdit, Generation
+from qkedit.plugins.core.decoding import DecodingEdit, Generation, LikeliestChanges
 from qkedit.plugins.core.generation_limits import OF_A_BRANCH, refuse_settings
 from qkedit.plugins.core.random_controls import permuted_changes
 from qkedit.plugins.core.report import PluginReport
@@ -74,7 +74,8 @@ class Contrast(DecodingEdit):
         self._plugin = plugin
         self._begun = begun
         self._has_images = has_images
-        self._steps = self._choices = self._changed = 0
+        self._steps = 0
+        self._changes = LikeliestChanges()
 
     def edit_logits(self, logits: Tensor, tokens: Tensor | None) -> Tensor:
         """Return the weighted sum of l and l′ where l is plausible, −∞ elsewhere."""
@@ -94,8 +95,7 @@ class Contrast(DecodingEdit):
         if self._begun is not None and self._begun.contrasted is not None:
             contrasted = torch.tensor(self._begun.contrasted, device=logits.device)[:, None]
             edited = torch.where(contrasted, edited, logits)
-        self._choices += len(logits)
-        self._changed += int((edited.argmax(dim=-1) != logits.argmax(dim=-1)).sum())
+        self._changes.count(edited, logits)
         return edited
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class Contrast(DecodingEdit):
         of_branch = self._begun.warnings if self._begun is not None else ()
         return ContrastReport(
             steps=self._steps,
-            likeliest_changed=self._changed / max(1, self._choices),
+            likeliest_changed=self._changes.share,
             signal_share=self._plugin.signal_share if self._has_images else None,
             warnings=of_branch if self._has_images else ("there is no image, so nothing is contrasted",),
         )

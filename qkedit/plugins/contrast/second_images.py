@@ -28,7 +28,7 @@ class Provider(Protocol):
 
 
 SecondImages = Callable[["Image", str, "torch.device"], "Image"]
-"""A function from a picture, the question about it ("" if nobody knows it) and the request's device to its second
+"""A function from a picture, the question about it ("" if it is unknown) and the request's device to its second
 image."""
 
 

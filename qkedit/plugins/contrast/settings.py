@@ -16,7 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from qkedit.errors import UsageError
-from qkedit.plugins.contrast.branches import disturbed_prompt, least_attended, no_image, noisy_image
+from qkedit.plugins.contrast.branches import (
+    StartOfBranch,
+    disturbed_prompt,
+    least_attended,
+    no_image,
+    noisy_image,
+)
 from qkedit.plugins.contrast.noise import STEPS, signal_shares
 from qkedit.plugins.contrast.plugin import BoundContrast, Weights, sentence_tokens
 from qkedit.plugins.contrast.selection import check_keep, check_selection
@@ -27,8 +33,38 @@ from qkedit.plugins.core.random_controls import check_control, control_generator
 DISTURBING_SENTENCE = "You are a confused object detector."
 
 
+class ContrastSettings:
+    """The base class of the settings of contrasts, with their common checks.
+
+    Attributes:
+        numbers: the options that are weights or shares.
+        beta, control: as in VCD.
+    """
+
+    name: ClassVar[str]
+    numbers: ClassVar[tuple[str, ...]] = ("alpha", "beta")
+
+    beta: float
+    control: int | None
+
+    def __post_init__(self) -> None:
+        """Check the settings that contrasts have in common. Raises UsageError."""
+        check_weights(self.name, **{option: getattr(self, option) for option in self.numbers})
+        if self.beta > 1:
+            raise UsageError(
+                f"{self.beta} is not a share", where=f"{self.name} beta", remedy="give a number from 0 to 1"
+            )
+        check_control(self.control, self.name)
+
+    def bound(
+        self, weights: Weights | None, branch: StartOfBranch, signal_share: float | None = None
+    ) -> BoundContrast:
+        """Return the contrast with these weights and this branch, on one model."""
+        return BoundContrast(self.name, weights, self.beta, branch, signal_share, control_generator(self.control))
+
+
 @dataclass(frozen=True)
-class VCD:
+class VCD(ContrastSettings):
     """Settings of VCD (Visual Contrastive Decoding, arXiv 2311.16922): the branch sees a noisy image.
 
     Attributes:
@@ -51,8 +87,7 @@ class VCD:
 
     def __post_init__(self) -> None:
         """Check the settings. Raises UsageError."""
-        check_options(self.name, alpha=self.alpha, beta=self.beta)
-        check_control(self.control, self.name)
+        super().__post_init__()
         if not 0 <= self.step < STEPS:
             raise UsageError(f"{self.step} is not a step", where="vcd step", remedy=f"give 0 to {STEPS - 1}")
         if not 0 <= self.seed < 2**63:
@@ -62,18 +97,11 @@ class VCD:
 
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Take a model whose images are a grid."""
-        return BoundContrast(
-            self.name,
-            constant(self.alpha),
-            self.beta,
-            noisy_image(self.step, self.seed),
-            signal_share=signal_shares()[self.step],
-            control=control_generator(self.control),
-        )
+        return self.bound(constant(self.alpha), noisy_image(self.step, self.seed), signal_shares()[self.step])
 
 
 @dataclass(frozen=True)
-class ICD:
+class ICD(ContrastSettings):
     """Settings of ICD (Instruction Contrastive Decoding, arXiv 2403.18715): a sentence disturbs the branch.
 
     Attributes:
@@ -93,21 +121,18 @@ class ICD:
 
     def __post_init__(self) -> None:
         """Check the settings. Raises UsageError."""
-        check_options(self.name, alpha=self.alpha, beta=self.beta)
-        check_control(self.control, self.name)
+        super().__post_init__()
         if not self.sentence.strip():
             raise UsageError("there is no sentence", where="icd sentence", remedy="give one")
 
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Find the sentence's tokens. Raises UsageError if the tokenizer cannot be loaded."""
         branch = disturbed_prompt(sentence_tokens(self.sentence, self.tokenizer, modules.model))
-        return BoundContrast(
-            self.name, constant(self.alpha), self.beta, branch, control=control_generator(self.control)
-        )
+        return self.bound(constant(self.alpha), branch)
 
 
 @dataclass(frozen=True)
-class M3ID:
+class M3ID(ContrastSettings):
     """Settings of M3ID (arXiv 2403.14003): the branch sees no image, and its weight grows with every token.
 
     Attributes:
@@ -117,25 +142,21 @@ class M3ID:
     """
 
     name: ClassVar[str] = "m3id"
+    numbers: ClassVar[tuple[str, ...]] = ("decay", "beta")
 
     decay: float = 0.02
     beta: float = 0.1
     control: int | None = None
 
-    def __post_init__(self) -> None:
-        """Check the settings. Raises UsageError."""
-        check_options(self.name, decay=self.decay, beta=self.beta)
-        check_control(self.control, self.name)
-
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Take a model whose images are a grid."""
         # Bounded, so that the weight of a very late token is finite.
         weights = _contrasting(lambda step: math.expm1(min(self.decay * step, 80.0))) if self.decay > 0 else None
-        return BoundContrast(self.name, weights, self.beta, no_image(), control=control_generator(self.control))
+        return self.bound(weights, no_image())
 
 
 @dataclass(frozen=True)
-class PAIContrast:
+class PAIContrast(ContrastSettings):
     """Settings of the contrast of PAI (arXiv 2407.21771, equation 9): γ log p + (1 − γ) log p′, p′ without the image.
 
     Attributes:
@@ -144,6 +165,7 @@ class PAIContrast:
     """
 
     name: ClassVar[str] = "pai-contrast"
+    numbers: ClassVar[tuple[str, ...]] = ("beta",)
 
     gamma: float = 1.1
     beta: float = 0.1
@@ -156,17 +178,15 @@ class PAIContrast:
                 f"{self.gamma} is below 1", where="pai-contrast gamma", remedy="give 1 or more, such as 1.1"
             )
         check_largest(self.name, gamma=float(self.gamma))
-        check_options(self.name, beta=self.beta)
-        check_control(self.control, self.name)
+        super().__post_init__()
 
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Take a model whose images are a grid."""
-        weights = constant(self.gamma - 1)
-        return BoundContrast(self.name, weights, self.beta, no_image(), control=control_generator(self.control))
+        return self.bound(constant(self.gamma - 1), no_image())
 
 
 @dataclass(frozen=True)
-class SID:
+class SID(ContrastSettings):
     """Settings of SID (Self-Introspective Decoding, arXiv 2408.02032): the branch keeps the least attended tokens.
 
     Attributes:
@@ -187,8 +207,7 @@ class SID:
 
     def __post_init__(self) -> None:
         """Check the settings. Raises UsageError."""
-        check_options(self.name, alpha=self.alpha, beta=self.beta)
-        check_control(self.control, self.name)
+        super().__post_init__()
         check_keep(self.keep, self.name)
         if self.start < 1:
             raise UsageError(f"no layer is before {self.start}", where="sid start", remedy="give 1 or more, such as 2")
@@ -196,10 +215,7 @@ class SID:
     def bind(self, modules: VLMModules) -> BoundContrast:
         """Check the settings against a model. Raises UsageError or UnsupportedForm."""
         check_selection(modules, self.start, self.name)
-        branch = least_attended(self.keep, self.start, self.name)
-        return BoundContrast(
-            self.name, constant(self.alpha), self.beta, branch, control=control_generator(self.control)
-        )
+        return self.bound(constant(self.alpha), least_attended(self.keep, self.start, self.name))
 
 
 def constant(alpha: float) -> Weights | None:
@@ -209,11 +225,3 @@ def constant(alpha: float) -> Weights | None:
 
 def _contrasting(alpha: Callable[[int], float]) -> Weights:
     return lambda step: (1 + alpha(step), -alpha(step))
-
-
-def check_options(name: str, **options: float) -> None:
-    """Check weights and shares. Raises UsageError for an invalid weight, or a `beta` above 1."""
-    check_weights(name, **options)
-    for option, value in options.items():
-        if option == "beta" and value > 1:
-            raise UsageError(f"{value} is not a share", where=f"{name} beta", remedy="give a number from 0 to 1")

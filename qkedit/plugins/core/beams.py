@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# What a score loses that must not be among the best, unless there are no others.
+# The loss of a score that must not be among the best unless there are no others.
 _NEVER = -1e9
 
 
@@ -38,7 +38,7 @@ class Beams:
 
     Attributes:
         tokens: the answers so far, `[beams, tokens]`.
-        scores: their log probabilities, `[beams]` float32; −∞ in the place of a beam that there is not yet.
+        scores: their log probabilities, `[beams]` float32; −∞ for a beam that does not exist yet.
         finished: scores and tokens of the best answers that have ended, the best first.
         improvable: whether a beam may still become better than those.
     """

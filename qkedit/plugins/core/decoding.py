@@ -171,3 +171,20 @@ class DecodingEdit(AttentionEdit):
     def report(self) -> PluginReport:
         """Return a report on this call, when the answer is complete."""
         return PluginReport()
+
+
+class LikeliestChanges:
+    """The share of the steps of a request, over all prompts, in which an edit changed the likeliest token."""
+
+    def __init__(self) -> None:
+        self._choices = self._changed = 0
+
+    def count(self, edited: Tensor, logits: Tensor) -> None:
+        """Count one step, by its logits after and before the edit, `[batch, vocabulary]`."""
+        self._choices += len(logits)
+        self._changed += int((edited.argmax(dim=-1) != logits.argmax(dim=-1)).sum())
+
+    @property
+    def share(self) -> float:
+        """The share of changed tokens; 0 before the first step."""
+        return self._changed / max(1, self._choices)

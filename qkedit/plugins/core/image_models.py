@@ -56,7 +56,7 @@ def explained_failure(fact: str, name: str, remedy: str) -> Iterator[None]:
     """Explain the failure of a library on a model's files, or on a picture that the model is shown.
 
     Raises:
-        QkeditError: for every failure but that memory ran out, which is raised as it is.
+        QkeditError: for every failure except a lack of memory, which is raised unchanged.
     """
     try:
         yield

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from qkedit.errors import UsageError
-from qkedit.plugins.core.decoding import DecodingEdit, Generation
+from qkedit.plugins.core.decoding import Generation, LikeliestChanges
 from qkedit.plugins.core.generation_limits import OF_EVERY_STEP, refuse_settings
 from qkedit.plugins.core.modules import VLMModules
 from qkedit.plugins.core.option_limits import check_largest, check_weights
 from qkedit.plugins.core.random_controls import check_control, control_generator, permuted_changes
 from qkedit.plugins.core.report import PluginReport
-from qkedit.plugins.early_exit.layer_logits import LayerLogits
+from qkedit.plugins.early_exit.layer_logits import LayerChoice, LayerLogits
 from qkedit.selection import check_layers, select_layers
 
 # Layers 20 to 28 of 32, as shares.
@@ -97,44 +97,31 @@ class BoundDeCo:
         return LayerCorrection(self)
 
 
-class LayerCorrection(DecodingEdit):
+class LayerCorrection(LayerChoice):
     """The correction for one request."""
 
     def __init__(self, plugin: BoundDeCo) -> None:
+        super().__init__(plugin.modules, plugin.layers, DeCo.name)
         self._plugin = plugin
-        self._logits = LayerLogits(plugin.modules, DeCo.name)
-        self.observed_layers = frozenset((*plugin.layers, len(plugin.modules.layers) - 1))
-        self._steps = self._choices = self._changed = 0
-        self._chosen: dict[int, int] = dict.fromkeys(plugin.layers, 0)
-
-    def observe_layer(self, layer: int, hidden: Tensor) -> None:
-        """Keep the state."""
-        self._logits.see(layer, hidden)
+        self._changes = LikeliestChanges()
 
     def edit_logits(self, logits: Tensor, tokens: Tensor | None) -> Tensor:
         """Return `l + α p* l_layer` on the plausible tokens, −∞ elsewhere, row by row."""
         settings = self._plugin.settings
-        early = self._logits.of(self._plugin.layers, logits).to(logits.device)  # [layers, batch, vocabulary]
+        early = self.layer_logits.of(self._plugin.layers, logits).to(logits.device)  # [layers, batch, vocabulary]
         plausible = plausible_tokens(logits, settings.top_p, settings.top_k)
         certainty = early.softmax(dim=-1).masked_fill(~plausible, 0).amax(dim=-1)  # [layers, batch]
         surest, choice = certainty.max(dim=0)
         rows = torch.arange(len(logits), device=logits.device)
         edited = logits + settings.alpha * surest[:, None] * early[choice, rows]
         edited = permuted_changes(edited.masked_fill(~plausible, -torch.inf), logits, self._plugin.control)
-        self._steps += 1
-        for index in choice.tolist():
-            self._chosen[self._plugin.layers[index]] += 1
-        self._choices += len(logits)
-        self._changed += int((edited.argmax(dim=-1) != logits.argmax(dim=-1)).sum())
+        self.count(choice)
+        self._changes.count(edited, logits)
         return edited
 
     def report(self) -> DeCoReport:
         """Return the report."""
-        return DeCoReport(
-            steps=self._steps,
-            chosen={layer: count for layer, count in self._chosen.items() if count},
-            likeliest_changed=self._changed / max(1, self._choices),
-        )
+        return DeCoReport(steps=self.steps, chosen=self.chosen(), likeliest_changed=self._changes.share)
 
 
 def plausible_tokens(logits: Tensor, top_p: float, top_k: int) -> Tensor:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from qkedit.errors import UsageError
-from qkedit.plugins.core.decoding import DecodingEdit, Generation
+from qkedit.plugins.core.decoding import Generation
 from qkedit.plugins.core.generation_limits import OF_EVERY_STEP, refuse_settings
 from qkedit.plugins.core.modules import VLMModules
 from qkedit.plugins.core.option_limits import check_words
 from qkedit.plugins.core.random_controls import check_control, control_generator, permuted_changes
 from qkedit.plugins.core.report import PluginReport
-from qkedit.plugins.early_exit.layer_logits import LayerLogits
+from qkedit.plugins.early_exit.layer_logits import LayerChoice, LayerLogits
 from qkedit.selection import check_layers, select_layers
 
 
@@ -93,29 +93,20 @@ class BoundDoLa:
         return LayerContrast(self)
 
 
-class LayerContrast(DecodingEdit):
+class LayerContrast(LayerChoice):
     """The contrast for one request."""
 
     def __init__(self, plugin: BoundDoLa) -> None:
+        super().__init__(plugin.modules, plugin.layers, DoLa.name)
         self._plugin = plugin
-        self._logits = LayerLogits(plugin.modules, DoLa.name)
-        self.observed_layers = frozenset((*plugin.layers, len(plugin.modules.layers) - 1))
-        self._steps = 0
-        self._chosen: dict[int, int] = dict.fromkeys(plugin.layers, 0)
-
-    def observe_layer(self, layer: int, hidden: Tensor) -> None:
-        """Keep the state."""
-        self._logits.see(layer, hidden)
 
     def edit_logits(self, logits: Tensor, tokens: Tensor | None) -> Tensor:
         """Return `log p − log q` where p is plausible, −∞ elsewhere; q is each row's candidate furthest from p."""
-        early = self._logits.of(self._plugin.layers, logits, normed=self._plugin.normed).to(logits.device)
+        early = self.layer_logits.of(self._plugin.layers, logits, normed=self._plugin.normed).to(logits.device)
         final, candidates = logits.log_softmax(dim=-1), early.log_softmax(dim=-1)
         choice = divergence(final, candidates).argmax(dim=0)  # [batch]
         edited = final - candidates[choice, torch.arange(len(final), device=final.device)]
-        self._steps += 1
-        for index in choice.tolist():
-            self._chosen[self._plugin.layers[index]] += 1
+        self.count(choice)
         if self._plugin.beta > 0:
             implausible = final < final.max(dim=-1, keepdim=True).values + math.log(self._plugin.beta)
             edited = edited.masked_fill(implausible, -torch.inf)
@@ -123,7 +114,7 @@ class LayerContrast(DecodingEdit):
 
     def report(self) -> DoLaReport:
         """Return the report."""
-        return DoLaReport(steps=self._steps, chosen={layer: n for layer, n in self._chosen.items() if n})
+        return DoLaReport(steps=self.steps, chosen=self.chosen())
 
 
 def divergence(final: Tensor, candidates: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The logits that the model's output head computes from the states of earlier layers."""
+"""The logits that the output head computes from the states of earlier layers, and edits that choose such a layer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from qkedit.errors import UnsupportedForm
+from qkedit.plugins.core.decoding import DecodingEdit
 from qkedit.plugins.core.modules import VLMModules
 
 # The tolerance between the head's own logits and ours, relative to the largest: 16-bit arithmetic in another order.
@@ -75,3 +76,34 @@ class LayerLogits:
                 where=self._name,
                 remedy="name this plug-in before others that edit logits, or use another method",
             )
+
+
+class LayerChoice(DecodingEdit):
+    """The base class of edits of logits by an earlier layer, which each row chooses in each step of one request.
+
+    Args:
+        modules: the model's modules.
+        layers: the layers to choose from.
+        name: the plug-in's name, for messages.
+    """
+
+    def __init__(self, modules: VLMModules, layers: tuple[int, ...], name: str) -> None:
+        self.layer_logits = LayerLogits(modules, name)
+        self.observed_layers = frozenset((*layers, len(modules.layers) - 1))
+        self.steps = 0
+        self._layers = layers
+        self._chosen: dict[int, int] = dict.fromkeys(layers, 0)
+
+    def observe_layer(self, layer: int, hidden: Tensor) -> None:
+        """Keep the state."""
+        self.layer_logits.see(layer, hidden)
+
+    def count(self, choice: Tensor) -> None:
+        """Count one step, in which the rows chose the layers of these indices, `[batch]`."""
+        self.steps += 1
+        for index in choice.tolist():
+            self._chosen[self._layers[index]] += 1
+
+    def chosen(self) -> dict[int, int]:
+        """Return how often each layer was chosen, without those that never were."""
+        return {layer: count for layer, count in self._chosen.items() if count}

@@ -37,12 +37,12 @@ def coherence(keys: Tensor) -> Tensor:
         keys: the keys of the cells of one grid, `[H, rows, columns, d]`.
     """
     unit = torch.nn.functional.normalize(keys.float(), dim=-1)
-    beside = (unit[:, :, 1:] * unit[:, :, :-1]).sum(-1).flatten(1)
+    right = (unit[:, :, 1:] * unit[:, :, :-1]).sum(-1).flatten(1)
     below = (unit[:, 1:] * unit[:, :-1]).sum(-1).flatten(1)
     count = unit.shape[1] * unit.shape[2]
     # Σ_{i≠j} u_i·u_j = ‖Σ u_i‖² − N, without the N × N cosines.
     all_pairs = (unit.sum((1, 2)).square().sum(-1) - count) / (count * (count - 1))
-    return torch.cat([beside, below], dim=1).mean(1) - all_pairs
+    return torch.cat([right, below], dim=1).mean(1) - all_pairs
 
 
 @dataclass(frozen=True)

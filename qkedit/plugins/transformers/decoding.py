@@ -23,7 +23,7 @@ def with_decoding(given: Mapping[str, Any], edits: Mapping[str, DecodingEdit]) -
 
     Raises:
         UsageError: a plug-in sets an argument that the caller or another plug-in has set, or searches by a loop of its
-            own beside another plug-in on decoding.
+            own together with another decoding plug-in.
     """
     from transformers import LogitsProcessorList
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# What a model takes per token beside its number, and needs for every new one.
+# Inputs per token other than its number, which every new token needs, too.
 _POSITIONS, _MASK = "position_ids", "attention_mask"
 # Marks the tokens of pictures, which new ones are not; in others of the kind, a new token is like the last one.
 _PICTURE_TYPES = "mm_token_type_ids"

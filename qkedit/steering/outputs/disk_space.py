@@ -33,12 +33,12 @@ def disk_needed(
         return changed
     kept = changed if output.keep_original else 0
     sizes = {name: shard.size for name, shard in checkpoint.shards.items()}
-    beside = checkpoint.kept_bytes - sum(sizes.values()) + kept
+    other_files = checkpoint.kept_bytes - sum(sizes.values()) + kept
     link = LinkMode(output.link)
     if link in (LinkMode.HARD, LinkMode.SYMLINK):
         touched = {entry.shard for entry in planned.values()}
-        return beside + (changed if shared else sum(sizes[name] for name in touched))
-    return beside + (changed if shared or link is LinkMode.REFLINK else sum(sizes.values()))
+        return other_files + (changed if shared else sum(sizes[name] for name in touched))
+    return other_files + (changed if shared or link is LinkMode.REFLINK else sum(sizes.values()))
 
 
 def refuse_without_room(

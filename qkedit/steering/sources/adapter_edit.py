@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qkedit.checkpoint.architecture.heads import HeadRows
 from qkedit.checkpoint.contents import ADAPTER_FILE
-from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.source import CheckpointFiles
 from qkedit.checkpoint.manifest_file import Manifest, TensorEdit
 from qkedit.errors import CheckpointError
 from qkedit.steering.adapters.peft_files import factor_names
 from qkedit.steering.engine.reading import tensors_of
 from qkedit.steering.sources.fitting import refuse_non_finite
+from qkedit.steering.sources.stored_edit import EditInDirectory
 from qkedit.steering.stored_edits import read_factor
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
-class AdapterEdit:
-    """An implementation of `EditSource`.
-
-    Attributes:
-        name: the user's name for the edit.
-        files: the files of its directory.
-        manifest: the manifest of its directory.
-        entries: the places of the factors, by name.
-    """
-
-    name: str
-    files: CheckpointFiles
-    manifest: Manifest
-    entries: dict[str, TensorEntry]
+class AdapterEdit(EditInDirectory):
+    """An implementation of `EditSource` for the factors of an adapter."""
 
     def edited(self, tensor: TensorEdit, before: Tensor, query: HeadRows | None) -> Tensor:
         """Add the factors' product to the tensor, in float64 with one rounding."""

@@ -20,21 +20,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class StoredEdit:
-    """An implementation of `EditSource`.
+class EditInDirectory:
+    """The base class of edits in a directory that qkedit wrote.
 
     Attributes:
         name: the user's name for the edit.
         files: the files of its directory.
         manifest: the manifest of its directory.
-        entries: the places of the edited tensors, by name.
-        kind: `delta` or `output`, for messages.
+        entries: the places of the edited tensors, or of an adapter's factors, by name.
     """
 
     name: str
     files: CheckpointFiles
     manifest: Manifest
     entries: dict[str, TensorEntry]
+
+
+@dataclass(frozen=True)
+class StoredEdit(EditInDirectory):
+    """An implementation of `EditSource` for edited tensors; `kind` is `delta` or `output`, for messages."""
+
     kind: str
 
     def edited(self, tensor: TensorEdit, before: Tensor, query: HeadRows | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The edits whose cost is measured, all but the control's seeds without a choice that depends on a result."""
+"""The edits whose cost is measured; only the number of seeds of the controls was chosen after a result."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ CONTROLS: dict[str, tuple[Arm, tuple[Arm, ...]]] = {
         _controls(EDIT, "norm"),
     )
 }
-# The most telling ones first, since a run may be broken off.
+# The most informative ones first, since a run may be interrupted.
 FIRST = (SYMMETRIC, EDIT, PROTECTED[0], SPARED, BOTH)
 ARMS = (
     *FIRST,

@@ -1,4 +1,4 @@
-"""The results on disk, one line per arm, from which a killed run goes on."""
+"""The results on disk, one line per arm, from which a killed run resumes."""
 
 from __future__ import annotations
 

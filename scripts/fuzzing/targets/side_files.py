@@ -30,7 +30,7 @@ class SideFiles(SteeredTarget):
     """Steers a checkpoint with a file that steering does not read."""
 
     name = "side-files"
-    subject = "tokenizer, processor, template and other files beside the weights: they are copied to the byte"
+    subject = "tokenizer, processor, template and other files next to the weights: they are copied byte for byte"
 
     def generate(self, random: Random) -> ChangedFile:
         """Return a file with random bytes."""

@@ -77,7 +77,7 @@ def test_a_tokenizer_with_more_words_than_its_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("question", ["", "...", "\u200b", "\x07"])
 def test_a_question_without_words(tmp_path: Path, question: str) -> None:
-    with pytest.raises(UsageError, match="has no question with words, or does not tell it"):
+    with pytest.raises(UsageError, match="comes without its question, or the question has no words"):
         MatchingKept(save_blip(tmp_path), 0)(PICTURE, question, CPU)
 
 

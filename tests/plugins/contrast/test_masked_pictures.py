@@ -199,7 +199,7 @@ def test_what_cannot_be_used(vit: str, blip: str, demo: LoadedModel, tmp_path: P
             SalientMasked(other, 0.2)
     with pytest.raises(QkeditError, match=r"is not a BLIP model for image-text matching; give"):
         MatchingKept(vit, 0)
-    with pytest.raises(UsageError, match="or does not tell it"):
+    with pytest.raises(UsageError, match="comes without its question"):
         MatchingKept(blip, 0)(noise(8, 8), "", CPU)
     (pickled := tmp_path / "pickled").mkdir()
     for file in Path(vit).iterdir():

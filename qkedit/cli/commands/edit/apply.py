@@ -20,7 +20,7 @@ def apply(
         list[Path],
         typer.Argument(
             metavar="EDIT...",
-            help="A directory written with `steer --layout delta` or `lora`; several of one base are put together.",
+            help="A directory written with `steer --layout delta` or `lora`; several of one base are combined.",
         ),
     ],
     base: BaseOption = None,

@@ -1,9 +1,9 @@
-"""`qkedit diff`: in what two checkpoints or two edits differ, and by how much."""
+"""`qkedit diff`: how and by how much two checkpoints or two edits differ."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,29 +16,20 @@ from qkedit.cli.settings import on_command_line, refuse_without_effect
 from qkedit.errors import UsageError
 
 
+def _side(name: str, text: str) -> Any:
+    """Return the argument for one of the two sides."""
+    return typer.Argument(metavar=name, help=text, autocompletion=completion.models)
+
+
 def diff(
     context: typer.Context,
-    first: Annotated[
-        str,
-        typer.Argument(
-            metavar="A",
-            help="A directory, a hub id, an alias or 'demo'; or an edit: a delta or an adapter.",
-            autocompletion=completion.models,
-        ),
-    ],
-    second: Annotated[
-        str,
-        typer.Argument(
-            metavar="B",
-            help="The other checkpoint or edit.",
-            autocompletion=completion.models,
-        ),
-    ],
+    first: Annotated[str, _side("A", "A directory, a hub id, an alias or 'demo'; or an edit: a delta or an adapter.")],
+    second: Annotated[str, _side("B", "The other checkpoint or edit.")],
     base: Annotated[
         str | None,
         flag(
             "--base",
-            help="The model that A and B were made from; edits know one on the hub themselves.",
+            help="The model that A and B were made from; for edits, one on the hub is found by itself.",
             autocompletion=completion.models,
         ),
     ] = None,
@@ -51,12 +42,12 @@ def diff(
     ] = None,
     only_queries: Annotated[
         bool,
-        flag("--only-queries", help="With --extract: leave out what differs beside query projections."),
+        flag("--only-queries", help="With --extract: leave out differences other than in query projections."),
     ] = False,
     overwrite: Annotated[bool, flag("--overwrite", help="With --extract: replace an earlier output.")] = False,
     architectures: ArchitecturesOption = None,
 ) -> None:
-    """Show in what two checkpoints or edits differ: tensors, and the query-key product of each head.
+    """Show how two checkpoints or edits differ: tensors, and the query-key product of each head.
 
     Edits are compared by way of their base. With a base, the directions that A and
     B change are compared as well. With --extract, the difference becomes an edit:

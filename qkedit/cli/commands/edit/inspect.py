@@ -98,7 +98,7 @@ def inspect(
                     raise UsageError("a comparison has none", where=flag, remedy="look at one model at a time")
             if compare == BASE and base is None and Path(BASE).is_dir():
                 raise UsageError(
-                    "the name stands for what the model was made from and for a directory here",
+                    "the name means the model's base, but there is also a directory of this name",
                     where=f"--compare {BASE}",
                     remedy=f"write ./{BASE} for the directory, or name the other with --base",
                 )

@@ -44,7 +44,7 @@ def plan_in_words(plan: SteerPlan, target: OutputOptions | None) -> str:
         written = "write nothing, as no --out is given"
     else:
         kind = _KINDS[target.layout]
-        kept = ", with the original bytes of what is edited beside it" if target.keep_original else ""
+        kept = ", with the original bytes of the edited tensors" if target.keep_original else ""
         written = f"write {kind} to {target.out}{kept}"
     return (
         f"A run would remove {modes} of each head's {product}, {left}, in {where} "

@@ -26,7 +26,7 @@ def revert(
     overwrite: OverwriteOption = False,
     force: Annotated[
         bool,
-        flag("--force", help="Go on though files were changed since; replace --out, whatever it holds."),
+        flag("--force", help="Continue although files were changed since; replace --out, whatever it holds."),
     ] = False,
     fsync: FsyncOption = True,
 ) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkedit.cli.delivery import deliver
+from qkedit.cli.delivery import deliver, plot_file
 from qkedit.cli.flags.edit import EditFlags
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.flags.laboratory import ExperimentFlags
@@ -71,9 +71,8 @@ def demo(
 def _print(output: Output, result: Demonstration, plot: Path | None, save: Path | None) -> None:
     from rich.console import Group
 
+    from qkedit.report.experiments.arms_plot import arms_plot
     from qkedit.report.experiments.arms_table import ArmsTables
-    from qkedit.report.files import write_file
-    from qkedit.report.plots import plot_format
     from qkedit.report.strength import strength
     from qkedit.report.terminal_text import on_one_line
     from qkedit.report.verdict import verdict
@@ -90,11 +89,7 @@ def _print(output: Output, result: Demonstration, plot: Path | None, save: Path 
         closing.append(f"Edit: {removed:.0%} of the energy of the query-key products removed, {strength(removed)}.")
     if found is not None:
         closing += [f"Verdict: {found.text}.", f"Next: {found.next_step}"]
-    files: dict[Path, Callable[[], object]] = {}
-    if plot is not None:
-        from qkedit.report.experiments.arms_plot import arms_plot
-
-        files[plot] = lambda: write_file(plot, arms_plot(result.rows, title, plot_format(plot)))
+    files = plot_file(plot, partial(arms_plot, result.rows, title))
     if save is not None:
         files[save] = lambda: result.save(save)
     fields = result.as_dict() | {"verdict": None if found is None else asdict(found)}

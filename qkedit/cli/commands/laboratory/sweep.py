@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkedit.cli.delivery import deliver
+from qkedit.cli.delivery import deliver, plot_file
 from qkedit.cli.flags.edit import ProtectOption, SpareOption, share_that_stays
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.flags.laboratory import ExperimentFlags
@@ -123,13 +123,8 @@ def sweep(
 
 
 def _print(output: Output, report: SweepReport, plot: Path | None, out: Path | None, detail: bool) -> None:
+    from qkedit.report.experiments.sweep_plot import sweep_plot
     from qkedit.report.experiments.sweep_table import SweepTables
-    from qkedit.report.files import write_file
-    from qkedit.report.plots import plot_format
 
-    files: dict[Path, Callable[[], object]] = {}
-    if plot is not None:
-        from qkedit.report.experiments.sweep_plot import sweep_plot
-
-        files[plot] = lambda: write_file(plot, sweep_plot(report, plot_format(plot)))
+    files = plot_file(plot, partial(sweep_plot, report))
     deliver(output, report.as_dict(), SweepTables(report, detail), files, done=[out])

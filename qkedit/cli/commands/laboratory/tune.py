@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkedit.cli import completion
-from qkedit.cli.delivery import deliver
-from qkedit.cli.flags.evaluation import QuestionsOption, check_benchmarks, named_tasks, required_data
+from qkedit.cli.delivery import deliver, plot_file
+from qkedit.cli.flags.evaluation import QuestionsOption, benchmark_flag, check_benchmarks, named_tasks, required_data
 from qkedit.cli.flags.flag import flag, utf8
 from qkedit.cli.flags.loading import LoadingFlags
 from qkedit.cli.flags.model import ModelFlags
@@ -23,23 +22,14 @@ if TYPE_CHECKING:
     from qkedit.laboratory.tuning.data import TuningData
     from qkedit.laboratory.tuning.result import TuneReport
 
-QUESTIONS = "Questions: the user's, or without --benchmark the demo's scenes"
+QUESTIONS = "Questions: your own, or the demo's scenes without --benchmark"
 
 
 def tune(
     context: typer.Context,
     *,
     model: ModelFlags,
-    benchmark: Annotated[
-        list[str] | None,
-        flag(
-            "--benchmark",
-            "-b",
-            panel=QUESTIONS,
-            autocompletion=completion.benchmarks,
-            help="As for eval: pope.adversarial, chair, custom, …; may be given several times.",
-        ),
-    ] = None,
+    benchmark: Annotated[list[str] | None, benchmark_flag(QUESTIONS)] = None,
     data: Annotated[
         Path | None, flag("--data", panel=QUESTIONS, help="The directory with the benchmark's published files.")
     ] = None,
@@ -152,15 +142,9 @@ def tune(
 
 def _print(output: Output, report: TuneReport, plot: Path | None, out: Path | None, detail: bool) -> None:
     from qkedit.laboratory.tuning.result import Verdict
+    from qkedit.report.experiments.tune_plot import tune_plot
     from qkedit.report.experiments.tune_table import TuneTables
-    from qkedit.report.files import write_file
-    from qkedit.report.plots import plot_format
 
-    files: dict[Path, Callable[[], object]] = {}
-    if plot is not None:
-        from qkedit.report.experiments.tune_plot import tune_plot
-
-        files[plot] = lambda: write_file(plot, tune_plot(report, plot_format(plot)))
     not_found = None
     if report.verdict is not Verdict.CONFIRMED:
         not_found = VerificationError(
@@ -168,4 +152,5 @@ def _print(output: Output, report: TuneReport, plot: Path | None, out: Path | No
             where=report.goal.objective.name,
             remedy="leave the model as it is, or search another space or with more images",
         )
+    files = plot_file(plot, partial(tune_plot, report))
     deliver(output, report.as_dict(), TuneTables(report, detail), files, done=[out], check=not_found)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from qkedit.cli.delivery import deliver
+from qkedit.cli.delivery import deliver, plot_file
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.output import command
 
@@ -30,8 +31,9 @@ def compare(
         from qkedit.evaluation.files.result_files import read_scores
         from qkedit.evaluation.statistics.comparison import compare as compare_runs
         from qkedit.report.files import check_target, write_file
-        from qkedit.report.plots import check_plot, plot_format
+        from qkedit.report.plots import check_plot
         from qkedit.report.runs.comparison import RunComparisonTable, run_comparison_markdown
+        from qkedit.report.runs.comparison_plot import run_comparison_plot
 
         if markdown is not None:
             check_target(markdown, (".md",), "--markdown")
@@ -43,8 +45,5 @@ def compare(
         files: dict[Path, Callable[[], object]] = {}
         if markdown is not None:
             files[markdown] = lambda: write_file(markdown, run_comparison_markdown(comparison).encode())
-        if plot is not None:
-            from qkedit.report.runs.comparison_plot import run_comparison_plot
-
-            files[plot] = lambda: write_file(plot, run_comparison_plot(comparison, plot_format(plot)))
+        files |= plot_file(plot, partial(run_comparison_plot, comparison))
         deliver(output, comparison.as_dict(), RunComparisonTable(comparison), files)

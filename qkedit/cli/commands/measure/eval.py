@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkedit.cli import completion
 from qkedit.cli.delivery import deliver
 from qkedit.cli.flags.evaluation import (
     AlsoOption,
     DataOption,
     QuestionsOption,
+    benchmark_flag,
     check_benchmarks,
     named_tasks,
     required_data,
@@ -42,16 +42,7 @@ def evaluate(
     context: typer.Context,
     *,
     model: ModelFlags,
-    benchmark: Annotated[
-        list[str] | None,
-        flag(
-            "--benchmark",
-            "-b",
-            autocompletion=completion.benchmarks,
-            help="pope, repope, chair, mme, amber, hallusionbench, coco-caption or custom, or one split such as "
-            "pope.adversarial; may be given several times.",
-        ),
-    ] = None,
+    benchmark: Annotated[list[str] | None, benchmark_flag()] = None,
     split: Annotated[
         list[str] | None,
         flag("--split", help="A split of the benchmark; may be given several times. By default all."),

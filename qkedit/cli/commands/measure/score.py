@@ -37,7 +37,7 @@ def score(
         str,
         typer.Argument(
             metavar="BENCHMARK",
-            help="pope, repope, chair, mme, amber, hallusionbench, coco-caption or custom.",
+            help="pope, repope, chair, mme, amber, hallusionbench, coco-caption, custom or choice.",
             autocompletion=completion.benchmarks,
         ),
     ],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkedit.cli.delivery import deliver
+from qkedit.cli.delivery import deliver, plot_file
 from qkedit.cli.flags.evaluation import SplitOption, VariantOption
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.flags.loading import LoadingFlags
@@ -46,8 +47,8 @@ def attention(
 ) -> None:
     """Measure where a model's answers attend: before the image, on it, behind it, or at the answer so far.
 
-    With ground truth, the tokens of true mentions stand beside those of hallucinated ones,
-    and the visual attention ratio has an AUROC: how well a low one tells hallucinated mentions.
+    With ground truth, the tokens of true and of hallucinated mentions are shown, too, and the
+    visual attention ratio with an AUROC: how well a low ratio tells hallucinated mentions.
     Several --image are in one prompt; --images asks about each image of a directory.
 
     Example: qkedit attention ./llava-1.5-7b-hf --images ./val2014 --data ./COCO --plot attention.png
@@ -57,8 +58,7 @@ def attention(
         from qkedit.evaluation.attention.measure import diagnose
         from qkedit.report.attention_plot import attention_plot
         from qkedit.report.attention_table import attention_report
-        from qkedit.report.files import write_file
-        from qkedit.report.plots import check_plot, plot_format
+        from qkedit.report.plots import check_plot
 
         name = model.name(context)
         plugins, edits = chosen_plugins(plugin, name), [str(place) for place in edit or ()]
@@ -89,10 +89,7 @@ def attention(
             "plot": None if plot is None else str(plot),
         }
         title = " + ".join([name, *edits, *([joined(plugins)] if plugins else [])])
-        files = (
-            {} if plot is None else {plot: lambda: write_file(plot, attention_plot(found, title, plot_format(plot)))}
-        )
-        deliver(output, fields, attention_report(found), files)
+        deliver(output, fields, attention_report(found), plot_file(plot, partial(attention_plot, found, title)))
 
 
 def _asked(

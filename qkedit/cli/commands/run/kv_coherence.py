@@ -1,4 +1,4 @@
-"""`qkedit kv-coherence`: measure how far a model's keys form a picture, before and after plug-ins."""
+"""`qkedit kv-coherence`: measure how well a model's keys form a picture, before and after plug-ins."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def kv_coherence(
     layer: Annotated[int | None, flag("--layer", help="Layer to draw; by default the middle one.", min=0)] = None,
     loading: LoadingFlags,
 ) -> None:
-    """Measure how far a model's keys form a picture of the image, before and after plug-ins.
+    """Measure how well a model's keys form a picture of the image, before and after plug-ins.
 
     KV-coherence is the mean cosine of adjacent keys minus that of all pairs; entropy is the entropy of the norms of
     image tokens, in nats.

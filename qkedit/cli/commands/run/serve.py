@@ -87,9 +87,9 @@ def serve(
     ] = None,
     loading: LoadingFlags,
 ) -> None:
-    r"""Serve a model behind an OpenAI-compatible endpoint, with attached or named plug-ins.
+    """Serve a model behind an OpenAI-compatible endpoint, with attached or named plug-ins.
 
-    The port opens when the model is loaded. SIGTERM lets running answers finish. Needs `pip install 'qkedit\[serve]'`,
+    The port opens when the model is loaded. SIGTERM lets running answers finish. Needs `pip install 'qkedit[serve]'`,
     or vLLM for --engine vllm.
 
     Example: qkedit serve ./edited --plugin scr --port 8000
