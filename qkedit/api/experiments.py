@@ -30,6 +30,7 @@ def demonstrate(
     spare: Role = "none",
     scenes: int = 500,
     scene_seed: int = HELD_OUT_SEED,
+    world: str | None = None,
     seeds: int = 5,
     revision: str | None = None,
     device: str = "cpu",
@@ -45,6 +46,7 @@ def demonstrate(
         spare: as for `edit`.
         scenes: the number of scenes.
         scene_seed: the seed of the scenes.
+        world: their world, `small` or `crowded`; by default that of the embedded model, `small` for others.
         seeds: the number of random controls per edit.
         revision: branch, tag or commit of a model on the hub.
         device: the device of the model.
@@ -60,6 +62,7 @@ def demonstrate(
         >>> found = qkedit.demonstrate(layers=range(2, 6), scenes=100)
         >>> {row.name: row.figures["chair_s"].value for row in found.rows}
     """
+    from qkedit.demo.worlds import world_name_for
     from qkedit.laboratory import demonstration
     from qkedit.laboratory.arms import demonstration_arms
     from qkedit.laboratory.eval_set import SceneRange
@@ -80,7 +83,7 @@ def demonstrate(
     return demonstration.demonstrate(
         ModelSpec(str(model), revision, dtype, device),
         demonstration_arms(options, seeds),
-        SceneRange(scenes, scene_seed),
+        SceneRange(scenes, scene_seed, world=world_name_for(str(model), world)),
         workers,
         watch=watch,
     )
@@ -101,6 +104,7 @@ def sweep(
     out: str | Path | None = None,
     scenes: int = 500,
     scene_seed: int = HELD_OUT_SEED,
+    world: str | None = None,
     seeds: int = 5,
     revision: str | None = None,
     device: str = "cpu",
@@ -124,6 +128,7 @@ def sweep(
         out: a file for the results (JSON lines), from which an interrupted sweep resumes.
         scenes: the number of scenes, half of them for the choice.
         scene_seed: as for `demonstrate`.
+        world: as for `demonstrate`.
         seeds: as for `demonstrate`.
         revision: as for `demonstrate`.
         device: as for `demonstrate`.
@@ -140,6 +145,7 @@ def sweep(
     """
     from contextlib import nullcontext
 
+    from qkedit.demo.worlds import world_name_for
     from qkedit.laboratory.eval_set import SceneRange
     from qkedit.laboratory.results_file import ResultsFile
     from qkedit.laboratory.sweep import run_sweep
@@ -158,7 +164,7 @@ def sweep(
         seeds=seeds,
         objective=objective,
         guards=guards(no_worse),
-        scenes=SceneRange(scenes, scene_seed),
+        scenes=SceneRange(scenes, scene_seed, world=world_name_for(str(model), world)),
         protect=protected_directions(protect),
         spare=spare,
     )

@@ -246,6 +246,7 @@ def attention(
     images: str | Path | Sequence[str | Path] | None = None,
     *,
     scenes: int | None = None,
+    world: str | None = None,
     data: str | Path | None = None,
     split: str | None = None,
     variant: str = "official",
@@ -263,6 +264,7 @@ def attention(
         model: a directory, a hub id, an alias or `demo`.
         images: image files, or a directory of them; one answer is generated for each.
         scenes: instead, the number of scenes of the miniature world, whose objects are known.
+        world: the world of the scenes, as for `demonstrate`.
         data: CHAIR's ground truth, as for `score`; images are found in it by the names of their files.
         split: the part of the ground truth; by default all of it.
         variant: CHAIR's variant, `official` or `wordnet`.
@@ -283,6 +285,7 @@ def attention(
         >>> [layer.tokens.image for layer in found.layers], found.auroc
     """
     from qkedit.demo.scenes import HELD_OUT_SEED, make_scenes
+    from qkedit.demo.worlds import world_name_for, world_named
     from qkedit.errors import UsageError
     from qkedit.evaluation.attention.measure import diagnose
     from qkedit.evaluation.attention.prompt_images import of_files, of_scenes
@@ -292,7 +295,7 @@ def attention(
     if (images is None) == (scenes is None):
         raise UsageError("give either images or a number of scenes", where="images")
     if scenes is not None:
-        asked = of_scenes(make_scenes(scenes, HELD_OUT_SEED))
+        asked = of_scenes(make_scenes(scenes, HELD_OUT_SEED, world=world_named(world_name_for(str(model), world))))
     else:
         files = pictures_in(Path(images))[0] if isinstance(images, str | Path) else [Path(one) for one in images or ()]
         asked = of_files([[file] for file in files], None if data is None else Path(data), split, variant)

@@ -37,6 +37,7 @@ def tune(
     most_drift: float | None = None,
     out: str | Path | None = None,
     scenes: int = 200,
+    world: str | None = None,
     limit: int | None = None,
     batch_size: int = 8,
     revision: str | None = None,
@@ -69,6 +70,7 @@ def tune(
         most_drift: the largest drift in nats per token; edits with a larger one are rejected before the questions.
         out: a file for the results (JSON lines), from which an interrupted search resumes.
         scenes: the number of scenes of the demo.
+        world: their world, as for `demonstrate`.
         limit: the number of questions to ask of each split, from the first.
         batch_size: the number of prompts per batch.
         revision: branch, tag or commit of a model on the hub.
@@ -88,6 +90,7 @@ def tune(
         >>> found = qkedit.tune("demo", layers=["2-3", "4-5"], scenes=100, trials=20, out="tune.jsonl")
         >>> found.verdict, found.command
     """
+    from qkedit.demo.worlds import world_name_for
     from qkedit.errors import UsageError
     from qkedit.evaluation.benchmarks.registry import benchmark_named
     from qkedit.evaluation.runs.local_model import LocalModel
@@ -103,7 +106,7 @@ def tune(
     asked: TuningData
     if benchmark is None:
         dtype = "float32" if dtype == "auto" else dtype
-        asked = SceneData(SceneRange(scenes, HELD_OUT_SEED))
+        asked = SceneData(SceneRange(scenes, HELD_OUT_SEED, world=world_name_for(str(model), world)))
     elif data is None or images is None:
         raise UsageError("a benchmark needs both", where="data and images", remedy="name its files and the images")
     else:

@@ -18,9 +18,9 @@ from functools import cache
 
 from qkedit.checkpoint.record_reader import keyed, read_records, wrong
 from qkedit.configuration_files import configuration_files, read_configuration
+from qkedit.demo import DEMOS
 from qkedit.errors import near_words
 
-DEMO = "demo"  # the embedded checkpoint; no alias may have this name
 ALIAS = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 LayerRange = tuple[int, int]  # first and last layer, 0-based, both inclusive
@@ -46,8 +46,9 @@ class Preset:
     def __post_init__(self) -> None:
         """Raise ValueError for ambiguous names, and for layers that the model does not have."""
         for alias in self.aliases:
-            if not ALIAS.fullmatch(alias) or alias == DEMO:
-                raise ValueError(f"aliases must be lower-case names other than {DEMO!r}, not {alias!a}")
+            if not ALIAS.fullmatch(alias) or alias in DEMOS:
+                reserved = " and ".join(map(repr, DEMOS))
+                raise ValueError(f"aliases must be lower-case names other than {reserved}, not {alias!a}")
         if not HUB_ID.fullmatch(self.hub_id):
             raise ValueError(f"hub must be an id such as org/name, not {self.hub_id!a}")
         if self.layer_count < 1:
@@ -84,12 +85,12 @@ def presets_by_alias() -> dict[str, Preset]:
 def preset_by_alias(name: str) -> Preset | None:
     """Return the preset of an alias in any case; None for another name. A path cannot be one, and reads no records."""
     name = name.lower()
-    return presets_by_alias().get(name) if name != DEMO and ALIAS.fullmatch(name) else None
+    return presets_by_alias().get(name) if name not in DEMOS and ALIAS.fullmatch(name) else None
 
 
 def similar_aliases(name: str) -> tuple[str, ...]:
-    """Return at most three aliases (or "demo") that resemble `name`, the nearest first."""
-    return near_words(name.lower(), [DEMO, *presets_by_alias()], most=3)
+    """Return at most three aliases (or embedded models) that resemble `name`, the nearest first."""
+    return near_words(name.lower(), [*DEMOS, *presets_by_alias()], most=3)
 
 
 def parse_presets(records: object, file: str) -> tuple[Preset, ...]:

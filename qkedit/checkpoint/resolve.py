@@ -2,8 +2,8 @@
 
 A name is tried in this order:
 
-1. `demo` and the aliases of `configs/presets/`, in upper or lower case. If the working directory contains a directory
-   of the same name, the name is refused as ambiguous; `./NAME` is the directory.
+1. The embedded models, such as `demo`, and the aliases of `configs/presets/`, in upper or lower case. If the working
+   directory contains a directory of the same name, the name is refused as ambiguous; `./NAME` is the directory.
 2. An existing directory. It takes precedence over a hub id of the same spelling, as in `from_pretrained`.
 3. A hub id, `org/name`. Names that look like paths (`./…`, `/…`, `~/…`, several slashes) are never sent to the hub.
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from qkedit.checkpoint.hub.files import HubFiles
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles
 from qkedit.checkpoint.other_kinds import EDIT_FIRST
-from qkedit.checkpoint.presets import DEMO, HUB_ID, preset_by_alias, similar_aliases
+from qkedit.checkpoint.presets import DEMOS, HUB_ID, preset_by_alias, similar_aliases
 from qkedit.demo import demo_checkpoint
 from qkedit.errors import UsageError
 
@@ -31,12 +31,12 @@ class Place:
     Attributes:
         directory: its path; None on the hub.
         hub_id: `org/name`; None for a directory.
-        is_demo: whether it is the model that comes with the package.
+        demo: the name of the embedded model that it is, if it is one.
     """
 
     directory: str | None = None
     hub_id: str | None = None
-    is_demo: bool = False
+    demo: str | None = None
 
 
 def place_of(model: str) -> Place:
@@ -50,9 +50,9 @@ def place_of(model: str) -> Place:
     """
     path = os.path.expanduser(model)
     is_directory = os.path.isdir(path)
-    is_demo = model.lower() == DEMO
+    demo = model.lower() if model.lower() in DEMOS else None
     preset = preset_by_alias(model)
-    if is_directory and (is_demo or preset):
+    if is_directory and (demo or preset):
         raise UsageError(
             "the name means both a known model and a directory here",
             where=model,
@@ -60,8 +60,8 @@ def place_of(model: str) -> Place:
         )
     if preset:
         return Place(hub_id=preset.hub_id)
-    if is_demo:
-        return Place(str(demo_checkpoint()), is_demo=True)
+    if demo:
+        return Place(str(demo_checkpoint(demo)), demo=demo)
     if is_directory:
         return Place(path)
     if HUB_ID.fullmatch(model) and not PATH_LIKE.match(model) and not os.path.exists(path):
@@ -87,11 +87,11 @@ def resolve(model: str, revision: str | None = None) -> CheckpointFiles:
         raise UsageError(
             "only a model on the hub has revisions", where=model, remedy="leave out --revision, or give a hub id"
         )
-    if place.is_demo:
-        return LocalFiles(place.directory, name=DEMO, follows_links=True)  # installers may link package files
+    if place.demo:
+        return LocalFiles(place.directory, name=place.demo, follows_links=True)  # installers may link package files
     files = LocalFiles(place.directory)
     # In a manifest, "demo" means the model that is part of the package.
-    return LocalFiles(place.directory, name=f"./{DEMO}") if files.name == DEMO else files
+    return LocalFiles(place.directory, name=f"./{files.name}") if files.name in DEMOS else files
 
 
 def _nothing_of_that_name(model: str, path: str) -> UsageError:

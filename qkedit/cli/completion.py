@@ -29,14 +29,16 @@ compute_dtypes = among("float32", "float64")
 device_maps = among("auto", "balanced", "balanced_low_0", "sequential")
 attention = among("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
 quantizations = among("bnb-4bit", "bnb-8bit", "torchao-int8")
+worlds = among("small", "crowded")
 dtypes = among("auto", "float32", "bfloat16", "float16")
 
 
 def models(incomplete: str) -> list[str]:
     """Complete the aliases of models; directories are completed by the shell itself."""
-    from qkedit.checkpoint.presets import DEMO, presets_by_alias
+    from qkedit.checkpoint.presets import presets_by_alias
+    from qkedit.demo import DEMOS
 
-    return _starting(incomplete, (DEMO, *sorted(presets_by_alias())))
+    return _starting(incomplete, (*DEMOS, *sorted(presets_by_alias())))
 
 
 def benchmarks(incomplete: str) -> list[str]:

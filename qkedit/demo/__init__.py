@@ -1,10 +1,20 @@
-"""The embedded default: a miniature grouped-query vision-language model that needs no network and no GPU."""
+"""The embedded miniature grouped-query vision-language models, which need no network and no GPU, and their worlds."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+DEMO = "demo"
+CROWDED_DEMO = "demo-crowded"
+DEMOS = (DEMO,)
+# The directory of each model, in this one.
+_DIRECTORIES = {DEMO: "checkpoint", CROWDED_DEMO: "crowded_checkpoint"}
 
-def demo_checkpoint() -> Path:
-    """Return the directory of the checkpoint that ships with the package; it is read-only."""
-    return Path(__file__).resolve().parent / "checkpoint"
+
+def demo_checkpoint(name: str = DEMO) -> Path:
+    """Return the directory of a checkpoint that ships with the package; it is read-only.
+
+    Args:
+        name: `demo` or `demo-crowded`.
+    """
+    return Path(__file__).resolve().parent / _DIRECTORIES[name]

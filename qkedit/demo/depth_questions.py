@@ -16,7 +16,7 @@ from itertools import combinations
 from qkedit.demo.questions import image_file
 from qkedit.demo.scenes import Scene, SceneObject
 
-# Whoever sees both objects can answer: neither is mostly hidden, and they differ.
+# Whoever sees both objects can answer: neither is mostly hidden or a group, and they differ.
 LEAST_VISIBLE = 0.5
 LEAST_DEPTH = 0.02
 LEAST_SIZE = 1.1
@@ -115,7 +115,7 @@ def depth_questions(scenes: Sequence[Scene], orders: Sequence[str] = tuple(ORDER
 
 def _hardest_pair(scene: Scene, order: str) -> tuple[SceneObject, SceneObject] | None:
     """Return the two objects to ask about; None if no two can be told apart."""
-    shown = [thing for thing in scene.objects if thing.visible >= LEAST_VISIBLE]
+    shown = [thing for thing in scene.objects if thing.visible >= LEAST_VISIBLE and thing.count == 1]
     pairs = [pair for pair in combinations(shown, 2) if _differ(*pair, order)]
     return min(pairs, key=lambda pair: (not _overlap(*pair), abs(pair[0].depth - pair[1].depth)), default=None)
 

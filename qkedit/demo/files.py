@@ -22,7 +22,8 @@ from PIL import Image
 
 from qkedit.demo.depth_questions import depth_questions
 from qkedit.demo.questions import SPLITS, image_file, pope_questions
-from qkedit.demo.scenes import CAPTION_PROMPT, IMAGE_SIZE, KINDS, THEMES, Scene
+from qkedit.demo.scenes import CAPTION_PROMPT, IMAGE_SIZE, Scene
+from qkedit.demo.worlds import SMALL
 from qkedit.strict_text import json_lines, json_text
 
 
@@ -30,7 +31,7 @@ def write_scenes(scenes: Sequence[Scene], directory: Path, seed: int = 0) -> Non
     """Write images, depths, annotations, captions and questions into a directory, and create it.
 
     Args:
-        scenes: scenes with distinct numbers.
+        scenes: scenes of one world, with distinct numbers.
         directory: the directory to write to.
         seed: the seed of the questions.
     """
@@ -51,9 +52,13 @@ def write_scenes(scenes: Sequence[Scene], directory: Path, seed: int = 0) -> Non
 
 
 def coco_instances(scenes: Sequence[Scene]) -> dict[str, Any]:
-    """Return the scenes' objects in the layout of COCO's instance annotations; boxes are left, top, width, height."""
-    number = {kind: index for index, kind in enumerate(KINDS, start=1)}
-    theme = {kind: name for name, kinds in THEMES.items() for kind in kinds}
+    """Return the scenes' objects in the layout of COCO's instance annotations; boxes are left, top, width, height.
+
+    A group of objects is one annotation, with `iscrowd` 1 and a `count`. All scenes must be of the same world.
+    """
+    world = scenes[0].world if scenes else SMALL
+    number = {kind: index for index, kind in enumerate(world.kinds, start=1)}
+    theme = {kind: name for name, kinds in world.themes.items() for kind in kinds}
     annotations: list[dict[str, Any]] = []
     for scene in scenes:
         for position, thing in enumerate(scene.objects):
@@ -65,16 +70,17 @@ def coco_instances(scenes: Sequence[Scene]) -> dict[str, Any]:
                     "category_id": number[thing.kind],
                     "bbox": [left, top, right - left, bottom - top],
                     "area": int((scene.instances == position).sum()),
-                    "iscrowd": 0,
+                    "iscrowd": int(thing.count > 1),
                     "depth": thing.depth,
                     "visible": thing.visible,
                     "contrast": thing.contrast,
+                    **({"colour": thing.colour, "count": thing.count} if thing.colour else {}),
                 }
             )
     return {
         "images": _images(scenes),
         "annotations": annotations,
-        "categories": [{"id": number[kind], "name": kind, "supercategory": theme[kind]} for kind in KINDS],
+        "categories": [{"id": number[kind], "name": kind, "supercategory": theme[kind]} for kind in world.kinds],
     }
 
 

@@ -1,4 +1,7 @@
-"""Questions about scenes, drawn as in POPE (arXiv 2305.10355): random, popular and adversarial absent objects."""
+"""Questions about scenes: as in POPE (arXiv 2305.10355), and about colours and numbers.
+
+POPE's absent objects are random ones, popular ones, or adversarial ones.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from qkedit.demo.scenes import KINDS, Scene, question
+from qkedit.demo.captions import NUMBERS, plural
+from qkedit.demo.scenes import Scene, question
 
 SPLITS = ("random", "popular", "adversarial")
 MOST_PER_SCENE = 3
@@ -33,7 +37,7 @@ def pope_questions(scenes: Sequence[Scene], split: str, seed: int = 0) -> list[d
     for scene in scenes:
         generator = np.random.default_rng([seed, scene.number])
         shown = [scene.kinds[i] for i in generator.permutation(len(scene.kinds))[:MOST_PER_SCENE]]
-        absent = [kind for kind in KINDS if kind not in scene.kinds]
+        absent = [kind for kind in scene.world.kinds if kind not in scene.kinds]
         absent = [absent[i] for i in generator.permutation(len(absent))]  # ties fall at random
         if split == "popular":
             absent.sort(key=lambda kind: -popularity[kind])
@@ -50,6 +54,21 @@ def pope_questions(scenes: Sequence[Scene], split: str, seed: int = 0) -> list[d
                     }
                 )
     return rows
+
+
+def attribute_questions(scene: Scene) -> list[tuple[str, str]]:
+    """Return a question about the colour of each object, and about the number of each that may occur in groups.
+
+    Each has its answer, one word. There are none in a world whose captions name neither.
+    """
+    asked = []
+    for thing in scene.objects:
+        named = plural(thing.kind) if thing.count > 1 else thing.kind
+        if thing.colour:
+            asked.append((f"What colour {'are' if thing.count > 1 else 'is'} the {named}?", thing.colour.capitalize()))
+        if thing.kind in scene.world.countable:
+            asked.append((f"How many {plural(thing.kind)} are there?", NUMBERS[thing.count].capitalize()))
+    return asked
 
 
 def image_file(scene: Scene) -> str:

@@ -10,14 +10,16 @@ A scene is a function of its seed and number alone, so any scene can be generate
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from qkedit.demo.captions import with_article
 from qkedit.demo.drawing import Picture, draw
-from qkedit.demo.world import IMAGE_SIZE, KINDS, THEMES, draw_company, place
+from qkedit.demo.scene_objects import SceneObject
+from qkedit.demo.world import IMAGE_SIZE, World, draw_company, place
+from qkedit.demo.worlds import SMALL
 from qkedit.prompts import CAPTION_PROMPT
 
 __all__ = [
@@ -30,33 +32,17 @@ __all__ = [
     "SceneObject",
     "make_scene",
     "make_scenes",
-    "mention_spans",
     "mentions",
     "question",
     "with_article",
 ]
 
-# Scenes that are neither in the training nor in the validation set of the demo model.
+# The small world's.
+KINDS = SMALL.kinds
+THEMES = SMALL.themes
+
+# Scenes that are neither in the training nor in the validation sets of the demo models.
 HELD_OUT_SEED = 2_000_000
-
-
-@dataclass(frozen=True)
-class SceneObject:
-    """An object of a scene.
-
-    Attributes:
-        kind: one of `KINDS`.
-        box: left, top, right and bottom in pixels, including hidden parts; right and bottom are exclusive.
-        depth: 0 at the front, 1 at the back.
-        visible: the share of its pixels that nothing covers.
-        contrast: its opacity, 0 to 1.
-    """
-
-    kind: str
-    box: tuple[int, int, int, int]
-    depth: float
-    visible: float
-    contrast: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +51,12 @@ class Scene:
 
     Attributes:
         number: the scene's number for its seed.
-        theme: the place, one of `THEMES`.
+        theme: the place, one of the world's themes.
         objects: from the front to the back; each kind at most once.
         image: uint8 `[H, W, 3]`.
         depth: float32 `[H, W]`, 0 at the front and 1 at the back.
         instances: int8 `[H, W]`, the object (by position in `objects`) that a pixel shows, −1 for the ground.
+        world: the world whose rules made it.
     """
 
     number: int
@@ -78,6 +65,7 @@ class Scene:
     image: np.ndarray
     depth: np.ndarray
     instances: np.ndarray
+    world: World = SMALL
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -86,18 +74,16 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        """One sentence that names the place and every object, including hidden ones, from front to back."""
-        *others, last = [with_article(kind) for kind in self.kinds]
-        listed = f"{', '.join(others)} and {last}" if others else last
-        return f"A {self.theme} with {listed}."
+        """Text that names the place and every object once, including hidden ones, from front to back."""
+        return self.world.grammar(self.theme, self.objects, self.world.image_size)
 
 
-def make_scene(seed: int, number: int) -> Scene:
+def make_scene(seed: int, number: int, world: World = SMALL) -> Scene:
     """Return one scene of a seed."""
     generator = np.random.default_rng([seed, number])
-    theme = tuple(THEMES)[generator.integers(len(THEMES))]
-    placements = place(generator, draw_company(generator, theme))
-    picture = draw(generator, theme, placements)
+    theme = tuple(world.themes)[generator.integers(len(world.themes))]
+    placements = place(generator, world, draw_company(generator, world, theme))
+    picture = draw(generator, world, theme, placements)
     last = len(placements) - 1
     return Scene(
         number=number,
@@ -109,6 +95,8 @@ def make_scene(seed: int, number: int) -> Scene:
                 depth=placement.depth,
                 visible=_visible_share(picture, last - index),
                 contrast=placement.contrast,
+                colour=placement.colour,
+                count=placement.count,
             )
             for index, placement in enumerate(reversed(placements))
         ),
@@ -116,12 +104,13 @@ def make_scene(seed: int, number: int) -> Scene:
         depth=picture.depth,
         # Drawn from back to front, listed from front to back.
         instances=np.where(picture.instances < 0, -1, last - picture.instances).astype(np.int8),
+        world=world,
     )
 
 
-def make_scenes(count: int, seed: int, first: int = 0) -> Iterator[Scene]:
+def make_scenes(count: int, seed: int, first: int = 0, world: World = SMALL) -> Iterator[Scene]:
     """Yield `count` scenes of a seed, from number `first`."""
-    return (make_scene(seed, number) for number in range(first, first + count))
+    return (make_scene(seed, number, world) for number in range(first, first + count))
 
 
 def question(kind: str) -> str:
@@ -129,22 +118,9 @@ def question(kind: str) -> str:
     return f"Is there {with_article(kind)} in the image?"
 
 
-def with_article(kind: str) -> str:
-    """Return a word with its indefinite article."""
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
-
-
-_MENTION = re.compile(rf"\b({'|'.join(KINDS)})\b")
-
-
-def mentions(caption: str) -> tuple[str, ...]:
-    """Return the kinds that a caption names, in order and with repeats; synonyms do not count."""
-    return tuple(_MENTION.findall(caption.lower()))
-
-
-def mention_spans(caption: str) -> tuple[tuple[str, int, int], ...]:
-    """Return the same kinds, each with its first character and the one after its last."""
-    return tuple((found[0], *found.span()) for found in _MENTION.finditer(caption.lower()))
+def mentions(caption: str, world: World = SMALL) -> tuple[str, ...]:
+    """Return the kinds of a world that a caption names, in order and with repeats; synonyms do not count."""
+    return world.mentions(caption)
 
 
 def _box(center: tuple[float, float], size: float) -> tuple[int, int, int, int]:

@@ -61,7 +61,7 @@ class Demonstration:
             "dtype": self.model_spec.dtype,
             "device": self.model_spec.device,
             "layers": list(self.layers),
-            "scenes": asdict(self.scenes),
+            "scenes": self.scenes.as_dict(),
             "arms": [row.as_dict() for row in self.rows],
             "to_controls": {name: asdict(difference) for name, difference in self.to_controls.items()},
             "seconds": self.seconds,

@@ -9,22 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qkedit.demo.questions import SPLITS, image_file, pope_questions
 from qkedit.demo.scenes import CAPTION_PROMPT, Scene, make_scenes
 from qkedit.demo.scenes import HELD_OUT_SEED as HELD_OUT_SEED
+from qkedit.demo.worlds import SMALL, world_named
 from qkedit.errors import UsageError, counted
 from qkedit.evaluation.files.records import Question
 
 
 @dataclass(frozen=True)
 class SceneRange:
-    """A range of scenes: `count` scenes of `seed`, beginning with number `first`."""
+    """A range of scenes: `count` scenes of `seed` in a world, beginning with number `first`."""
 
     count: int
     seed: int = HELD_OUT_SEED
     first: int = 0
+    world: str = SMALL.name
 
     def __post_init__(self) -> None:
         """Check the numbers. Raises UsageError."""
@@ -36,14 +38,20 @@ class SceneRange:
             )
         if self.seed < 0:
             raise UsageError(f"{self.seed} is negative", where="--scene-seed", remedy="give 0 or more")
+        world_named(self.world)
 
     def halves(self) -> tuple[SceneRange, SceneRange]:
         """Return the first half, for the choice, and the second half, for the confirmation."""
         half = self.count // 2
         return (
-            SceneRange(half, self.seed, self.first),
-            SceneRange(self.count - half, self.seed, self.first + half),
+            replace(self, count=half),
+            replace(self, count=self.count - half, first=self.first + half),
         )
+
+    def as_dict(self) -> dict[str, int | str]:
+        """Return the range as it is recorded; a record without a world means the small one."""
+        numbers: dict[str, int | str] = {"count": self.count, "seed": self.seed, "first": self.first}
+        return numbers if self.world == SMALL.name else numbers | {"world": self.world}
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +82,7 @@ class EvalSet:
 
 def make_eval_set(scenes: SceneRange) -> EvalSet:
     """Return the evaluation set for these scenes; popular and adversarial objects are counted only over them."""
-    shown = tuple(make_scenes(scenes.count, scenes.seed, scenes.first))
+    shown = tuple(make_scenes(scenes.count, scenes.seed, scenes.first, world_named(scenes.world)))
     splits = {
         split: tuple(
             Question(

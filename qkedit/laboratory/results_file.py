@@ -48,7 +48,7 @@ class ResultsFile(Journal):
         self.append(
             {
                 "arm": job.arm.as_dict(),
-                "scenes": {"count": job.scenes.count, "seed": job.scenes.seed, "first": job.scenes.first},
+                "scenes": job.scenes.as_dict(),
                 "key": _key(job),
                 "energy_removed": result.energy_removed,
                 "relative_change": result.relative_change,

@@ -1,6 +1,6 @@
 """Score the answers of an arm by the benchmarks' own rules: CHAIR and CIDEr for captions, POPE for questions.
 
-CHAIR's vocabulary is the sixteen kinds of the demo's world, which need no synonyms and no language library. CIDEr
+CHAIR's vocabulary is the kinds of objects in the scenes' world, which need no synonyms and no language library. CIDEr
 compares a caption with the scene's own, by plain words instead of the official tokens, which need Java.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qkedit.demo.scenes import mentions
 from qkedit.evaluation.benchmarks import pope
 from qkedit.evaluation.benchmarks.chair import scoring as chair
 from qkedit.evaluation.benchmarks.chair.words import Reading
@@ -38,9 +37,12 @@ def scores(eval_set: EvalSet, answers: EvalSetAnswers) -> dict[str, Score]:
         replace(question, truth=(scene.caption,))
         for question, scene in zip(eval_set.captions, eval_set.scenes, strict=True)
     ]
+    world = eval_set.scenes[0].world
     given = answers_by_split(eval_set, answers)
     return {
-        CAPTIONS: chair.score(eval_set.captions, captions, rule=VARIANT, read=lambda text: Reading(mentions(text))),
+        CAPTIONS: chair.score(
+            eval_set.captions, captions, rule=VARIANT, read=lambda text: Reading(world.mentions(text))
+        ),
         QUALITY: coco_caption.score(references, captions, rule=coco_caption.WORDS),
         **{split: pope.score(questions, given[split], split=split) for split, questions in eval_set.splits.items()},
     }

@@ -94,6 +94,7 @@ class SweepSettings:
     def as_dict(self) -> dict[str, Any]:
         """Return the settings in the form of the results file."""
         settings = asdict(self)
+        settings["scenes"] = self.scenes.as_dict()
         settings["exam"] = settings.pop("eval_set")  # the name in all existing files
         for name, usual in (("protect", 0), ("spare", "none")):
             if settings[name] == usual:  # which these do not have

@@ -11,7 +11,8 @@ from qkedit.checkpoint.contents import MANIFEST_FILE, PLUGINS_FILE, is_hidden_fi
 from qkedit.checkpoint.hub.files import HubFiles
 from qkedit.checkpoint.hub.repository import Content, Repository, find_repository
 from qkedit.checkpoint.manifest_file import Manifest
-from qkedit.checkpoint.presets import DEMO, HUB_ID
+from qkedit.checkpoint.presets import HUB_ID
+from qkedit.demo import DEMOS, demo_checkpoint
 from qkedit.errors import CheckpointError
 from qkedit.publishing.licences import Licence, is_licence_text
 from qkedit.steering.outputs.names import BASE_CARD_FILE, CARD_FILE
@@ -94,10 +95,8 @@ def licence_without_hub(manifest: Manifest, cards: dict[str, str]) -> Licence:
         manifest: the manifest of the edit.
         cards: the output's cards, by file name.
     """
-    if manifest.base.model == DEMO and not manifest.history:
-        from qkedit.demo import demo_checkpoint
-
-        cards = {BASE_CARD_FILE: (demo_checkpoint() / CARD_FILE).read_text("utf-8")}
+    if manifest.base.model in DEMOS and not manifest.history:
+        cards = {BASE_CARD_FILE: (demo_checkpoint(manifest.base.model) / CARD_FILE).read_text("utf-8")}
     found = (Licence.of(card_fields(cards.get(name, ""))) for name in (BASE_CARD_FILE, CARD_FILE))
     return next((licence for licence in found if licence.identifiers), Licence())
 

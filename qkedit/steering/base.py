@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.manifest_file import Manifest
-from qkedit.checkpoint.presets import DEMO, preset_by_alias
+from qkedit.checkpoint.presets import DEMOS, preset_by_alias
 from qkedit.checkpoint.resolve import resolve
 from qkedit.errors import UsageError
 
@@ -31,7 +31,7 @@ class Base:
 def recorded_base(manifest: Manifest) -> Base | None:
     """Return the base that a manifest names; None for a directory, which the user has to name."""
     model, revision = manifest.base.model, manifest.base.revision or None
-    return Base(model, revision) if revision is not None or model == DEMO else None
+    return Base(model, revision) if revision is not None or model in DEMOS else None
 
 
 def named_base(manifest: Manifest | None, base: str, revision: str | None) -> Base:

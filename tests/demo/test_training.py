@@ -15,6 +15,8 @@ from torch.nn import functional
 
 from qkedit.demo import demo_checkpoint
 from qkedit.demo.scenes import make_scenes
+from qkedit.demo.world import World
+from qkedit.demo.worlds import WORLDS
 from tests.demo.training_modules import part, scripts_on_the_path
 from tests.scripts.loading import SCRIPTS, load_script
 
@@ -24,25 +26,19 @@ TINY = ["--scenes", "8", "--vision-steps", "2", "--vision-batch", "4", "--langua
 TINY += ["--language-batch", "2", "--held-out", "1", "--threads", "1"]
 
 
-def test_a_packed_loss_is_that_of_single_requests() -> None:
+@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+def test_a_packed_loss_is_that_of_single_requests(world: World) -> None:
     """Oracle: the model itself on one picture and one turn at a time, with its own causal attention."""
     data, stages = part("data"), part("stages")
-    rendered = data.RenderedScenes(
-        *(
-            np.stack([scene.image for scene in make_scenes(3, 5)]),
-            np.zeros((3, 64, 16), dtype=bool),
-            tuple(scene.kinds for scene in make_scenes(3, 5)),
-            tuple(scene.caption for scene in make_scenes(3, 5)),
-        )
-    )
-    model = part("checkpoint").new_model(1)
-    stage = stages.LanguageStage(model, rendered, stages.Settings())
-    packed = stage._packer(list(rendered.kinds), list(rendered.captions), np.random.default_rng(0))
+    rendered = data.render(3, 5, 1, world)
+    model = part("checkpoint").new_model(1, world)
+    stage = stages.LanguageStage(model, rendered, stages.SETTINGS[world.name])
+    packed = stage._packer(rendered, range(3), np.random.default_rng(0))
     with torch.no_grad():
         fast = stage._loss(rendered, stage._features, np.arange(3), np.random.default_rng(0))
 
     model.set_attn_implementation({"text_config": "sdpa"})
-    lengths = [packed.layout.caption] + [packed.layout.question] * data.QUESTIONS
+    lengths = [packed.layout.caption] + [packed.layout.question] * (data.QUESTIONS + (world.name == "crowded"))
     prefix = packed.layout.prefix
     losses: list[torch.Tensor] = []
     for row in range(3):
@@ -61,13 +57,15 @@ def test_a_packed_loss_is_that_of_single_requests() -> None:
     assert float(fast) == pytest.approx(float(torch.cat(losses).mean()), rel=2e-3)
 
 
-def test_patches_are_labelled_by_what_they_show() -> None:
+@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+def test_patches_are_labelled_by_what_they_show(world: World) -> None:
     data = part("data")
-    rendered = data.render(20, 3, 1)
-    for scene, patches in zip(make_scenes(20, 3), rendered.patches, strict=True):
-        for kind_number in np.flatnonzero(patches.any(0)):
-            assert part("data").KINDS[kind_number] in scene.kinds
-        assert patches.any(0).sum() >= sum(thing.visible > 0.3 for thing in scene.objects)
+    rendered, labels = data.render(20, 3, 1, world), data.patch_labels(world)
+    for scene, patches in zip(make_scenes(20, 3, world=world), rendered.patches, strict=True):
+        shown = {labels[number] for number in np.flatnonzero(patches.any(0))}
+        assert shown <= {*scene.kinds, *(thing.colour for thing in scene.objects)}
+        assert shown >= {thing.kind for thing in scene.objects if thing.visible > 0.3}
+        assert shown >= {thing.colour for thing in scene.objects if thing.visible > 0.3 and thing.colour}
 
 
 def run(script: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -99,6 +97,26 @@ def test_a_run_that_stopped_ends_as_one_that_did_not(
     assert [step for step, _ in whole["curves"]["language"]] == [1, 2]
     with pytest.raises(SystemExit, match="other settings"):
         run(script, monkeypatch, "--work", str(tmp_path / "whole"), "--seed", "9")
+
+
+def test_before_its_rate_falls_a_run_can_be_made_shorter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any]
+) -> None:
+    """The shortened run ends with the weights of a run that was as short from the beginning."""
+    script = load_script("train_demo_model")
+    figures = {name: value for name, value in record["held_out"].items() if name not in ("scenes", "seed", "loss")}
+    monkeypatch.setattr(script, "report", lambda model, *_: model.to(torch.bfloat16) and figures)
+    monkeypatch.setattr(script, "SAVE_EVERY", 1)
+    crowded = ("--world", "crowded", "--language-fall", "0.5", "--work")
+    run(script, monkeypatch, *crowded, str(tmp_path / "short"), "--language-steps", "4")
+    for _ in range(4):  # two steps of each stage
+        run(script, monkeypatch, *crowded, str(tmp_path / "long"), "--language-steps", "8", "--minutes", "0")
+    with pytest.raises(SystemExit, match="other settings"):  # whose rate would have fallen already
+        run(script, monkeypatch, *crowded, str(tmp_path / "long"), "--language-steps", "2")
+    run(script, monkeypatch, *crowded, str(tmp_path / "long"), "--language-steps", "4")
+    short, long = (json.loads((tmp_path / name / "record.json").read_text()) for name in ("short", "long"))
+    assert short["sha256"] == long["sha256"]
+    assert short["settings"] == long["settings"]
 
 
 @pytest.fixture(scope="module")

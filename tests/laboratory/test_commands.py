@@ -90,6 +90,18 @@ def test_demo_prints_the_same_figures_as_json(pretended: None) -> None:
     assert set(arms["SCR"]["measures"]) == set(measures.MEASURES)
 
 
+def test_the_crowded_world_is_scored_by_its_own_kinds(pretended: None, tmp_path: Path) -> None:
+    """Every arm repeats the scene's caption; that of the base also names an absent object in some scenes."""
+    result = qkedit("demo", *SMALL, "--world", "crowded", "--json", "--save", tmp_path / "saved")
+    assert result.code == 0
+    document = result.document
+    assert document["scenes"] == {"count": 6, "seed": HELD_OUT_SEED, "first": 0, "world": "crowded"}
+    (base,) = (arm["measures"] for arm in document["arms"] if arm["name"] == "base")
+    assert base["chair_s"]["interval"]["value"] == pytest.approx(sum(map(ord, "base")) % 6 / 6)
+    assert base["recall"]["interval"]["value"] == 1
+    assert '"iscrowd": 1' in (tmp_path / "saved" / "scenes" / "instances.json").read_text(encoding="utf-8")
+
+
 def test_empty_answers_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty captions have no hallucination, and empty answers count as yes in POPE."""
 
@@ -176,6 +188,7 @@ def test_sweep_ranks_confirms_resumes_and_plots(pretended: None, tmp_path: Path)
         ("demo", "--scenes", "1"),
         ("demo", "--seeds", "0"),
         ("demo", "--workers", "0"),
+        ("demo", "--world", "large"),
         ("demo", "--layers", "9"),
         ("demo", "--plot", "demo.txt"),
         ("sweep", "--layers", "2-3;;"),

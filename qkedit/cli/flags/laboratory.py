@@ -15,6 +15,7 @@ from qkedit.errors import UsageError
 if TYPE_CHECKING:
     import typer
 
+    from qkedit.laboratory.eval_set import SceneRange
     from qkedit.laboratory.worker import ModelSpec
 
 SCENES = "Scenes and controls"
@@ -26,6 +27,15 @@ SceneSeedOption = Annotated[
         "--scene-seed",
         panel=SCENES,
         help="Seed of the scenes; the demo model was not trained on those of the default seed.",
+    ),
+]
+WorldOption = Annotated[
+    str | None,
+    flag(
+        "--world",
+        panel=SCENES,
+        help="World of the scenes: small or crowded; by default that of the embedded model, else small.",
+        autocompletion=completion.worlds,
     ),
 ]
 SeedsOption = Annotated[int, flag("--seeds", panel=SCENES, help="Random controls per edit, one for each seed from 0.")]
@@ -54,10 +64,18 @@ class ExperimentFlags(FlagGroup):
 
     scenes: ScenesOption = 500
     scene_seed: SceneSeedOption = 2_000_000
+    world: WorldOption = None
     seeds: SeedsOption = 5
     device: DeviceOption = "auto"
     dtype: DtypeOption = "float32"
     workers: WorkersOption = None
+
+    def scene_range(self, model: str) -> SceneRange:
+        """Return the scenes for a model. Raises UsageError for a world, a number or a seed that does not exist."""
+        from qkedit.demo.worlds import world_name_for
+        from qkedit.laboratory.eval_set import SceneRange
+
+        return SceneRange(self.scenes, self.scene_seed, world=world_name_for(model, self.world))
 
     def model_and_workers(self, context: typer.Context, model: ModelFlags) -> tuple[ModelSpec, int]:
         """Return the model of the experiment, by default the demo's, and the number of processes.
@@ -65,7 +83,7 @@ class ExperimentFlags(FlagGroup):
         Raises:
             UsageError: the model is named twice, the device does not exist, or the number of workers is not positive.
         """
-        from qkedit.checkpoint.presets import DEMO
+        from qkedit.demo import DEMO
         from qkedit.laboratory.worker import ModelSpec
         from qkedit.steering.engine.device import choose_device
 

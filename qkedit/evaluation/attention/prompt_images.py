@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qkedit.demo.scenes import Scene, mention_spans
+from qkedit.demo.scenes import Scene
 from qkedit.errors import UsageError, counted
 from qkedit.evaluation.benchmarks.chair.mentions import Mention, MentionFinder, mention_finder
 from qkedit.images import read_image
@@ -83,11 +83,14 @@ def of_files(
 
 
 def of_scenes(scenes: Iterable[Scene]) -> AskedImages:
-    """Return scenes of the miniature world, in whose captions the kinds of objects themselves are mentions."""
+    """Return scenes of one miniature world, in whose captions the kinds of objects themselves are mentions."""
     from PIL import Image
 
+    scenes = tuple(scenes)
+    world = scenes[0].world
+
     def find(caption: str) -> tuple[Mention, ...]:
-        return tuple(Mention(*found) for found in mention_spans(caption))
+        return tuple(Mention(*found) for found in world.mention_spans(caption))
 
     return AskedImages(
         tuple(PromptImages(f"scene {scene.number}", (Image.fromarray(scene.image),), scene.kinds) for scene in scenes),

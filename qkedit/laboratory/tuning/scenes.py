@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from qkedit.demo.scenes import CAPTION_PROMPT
+from qkedit.demo.worlds import SMALL
 from qkedit.errors import UsageError
 from qkedit.evaluation.files.records import Score
 from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
@@ -51,12 +52,13 @@ class SceneData:
     @property
     def described(self) -> str:
         """The questions in words."""
-        return f"{self._scenes.count} scenes of the demo"
+        world = "demo" if self._scenes.world == SMALL.name else f"{self._scenes.world} world"
+        return f"{self._scenes.count} scenes of the {world}"
 
     def identity(self) -> dict[str, Any]:
         """See `TuningData`."""
         return {
-            "scenes": {"count": self._scenes.count, "seed": self._scenes.seed, "first": self._scenes.first},
+            "scenes": self._scenes.as_dict(),
             "questions": [make_eval_set(half).digest() for half in self._scenes.halves()],
         }
 

@@ -1,12 +1,13 @@
 """The files of the miniature model next to its weights: configuration, tokenizer, processor, chat template, card.
 
 It has the architecture and the tensor names of a published LLaVA checkpoint: a CLIP vision tower, a projector of two
-linear layers, and a Llama decoder whose 8 query heads share 2 key heads.
+linear layers, and a Llama decoder whose 8 query heads share 2 key heads. Its sizes and words are those of its world.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +15,44 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from qkedit.demo.scenes import CAPTION_PROMPT, IMAGE_SIZE, KINDS, THEMES
+from qkedit.demo.captions import NUMBERS, plural
+from qkedit.demo.scenes import CAPTION_PROMPT, IMAGE_SIZE
+from qkedit.demo.world import World
+from qkedit.demo.worlds import CROWDED, SMALL
 
-# The language model.
-LAYERS = 8
-HIDDEN = 128
-QUERY_HEADS = 8
-KEY_HEADS = 2
-HEAD_SIZE = 32
-MLP = 256
 
-# The vision tower: 112 / 14 = 8 patches per side, 64 image tokens.
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of a world's model: those of the language model, and those of the vision tower."""
+
+    layers: int = 8
+    hidden: int = 128
+    mlp: int = 256
+    query_heads: int = 8
+    key_heads: int = 2
+    head_size: int = 32
+    vision_layers: int = 3
+    vision_hidden: int = 128
+    vision_heads: int = 4
+    vision_mlp: int = 256
+    answer_tokens: int = 32
+
+
+SIZES = {
+    SMALL.name: Sizes(),
+    CROWDED.name: Sizes(layers=6, head_size=64, answer_tokens=64),
+}
+
+# 112 / 14 = 8 patches per side, 64 image tokens.
 PATCH_SIZE = 14
 GRID = IMAGE_SIZE // PATCH_SIZE
-VISION_LAYERS = 3
-VISION_HIDDEN = 128
-VISION_HEADS = 4
-VISION_MLP = 256
 
 PAD, START, END, IMAGE = "<pad>", "<s>", "</s>", "<image>"
 SPECIAL_TOKENS = (PAD, START, END, IMAGE)
 
-# Words that are one token each, with the space before them; any other text is encoded in bytes.
+# Words that are one token each, with the space before them, besides the kinds and places; other text is encoded in
+# bytes.
 WORDS = (
-    # visible objects and their positions
-    *KINDS,
-    *THEMES,
     # words about pictures
     *("a", "an", "the", "this", "picture", "image", "scene", "shows", "there", "is", "are", "and", "with", "in", "on"),
     *("of", "no", "not", "yes", "it", "one", "two", "three", "four", "five", "many", "some", "left", "right", "above"),
@@ -96,13 +109,12 @@ knows only its synthetic scenes.
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from qkedit.demo import demo_checkpoint
-from qkedit.demo.scenes import make_scene
+{imports}
 
-processor = AutoProcessor.from_pretrained(demo_checkpoint())
-model = AutoModelForImageTextToText.from_pretrained(demo_checkpoint())
+processor = AutoProcessor.from_pretrained({directory})
+model = AutoModelForImageTextToText.from_pretrained({directory})
 inputs = processor(
-    images=Image.fromarray(make_scene(seed=1, number=0).image),
+    images=Image.fromarray(make_scene({scene}).image),
     text="USER: <image>\\n{prompt} ASSISTANT:",
     return_tensors="pt",
 )
@@ -111,11 +123,39 @@ print(processor.decode(model.generate(**inputs)[0], skip_special_tokens=True))
 """
 
 
-def build_tokenizer() -> Tokenizer:
-    """Return a byte-level tokenizer in which every word of `WORDS` and `OPENINGS` is one token."""
+# The parts of the card's example that depend on the world.
+_EXAMPLES = {
+    SMALL.name: {
+        "imports": "from qkedit.demo import demo_checkpoint\nfrom qkedit.demo.scenes import make_scene",
+        "directory": "demo_checkpoint()",
+        "scene": "seed=1, number=0",
+    },
+    CROWDED.name: {
+        "imports": "from qkedit.demo import CROWDED_DEMO, demo_checkpoint\n"
+        "from qkedit.demo.scenes import make_scene\nfrom qkedit.demo.worlds import CROWDED",
+        "directory": "demo_checkpoint(CROWDED_DEMO)",
+        "scene": "seed=1, number=0, world=CROWDED",
+    },
+}
+
+
+def words_of(world: World) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the words that are one token each with the space before them, and those also without it."""
+    words, openings = (*world.kinds, *world.themes, *WORDS), OPENINGS
+    if world.colours:
+        answers = (name.capitalize() for name in (*world.colour_names, *NUMBERS[1:]))
+        plurals = (plural(kind) for kind in world.kinds if kind in world.countable)
+        words = (*words, *plurals, *world.colour_names, "colour", "front", "them")
+        openings = (*openings, "How", "Behind", *answers)
+    return words, openings
+
+
+def build_tokenizer(world: World = SMALL) -> Tokenizer:
+    """Return a byte-level tokenizer in which every word of `words_of` is one token."""
+    words, openings = words_of(world)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     space = "Ġ"  # how the byte-level alphabet writes the space before a word
-    entries = [*SPECIAL_TOKENS, *alphabet, *(space + word for word in (*WORDS, *OPENINGS)), *OPENINGS]
+    entries = [*SPECIAL_TOKENS, *alphabet, *(space + word for word in (*words, *openings)), *openings]
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys(entries))}
     # Without merges, only this flag makes a word of the vocabulary one token.
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
@@ -130,20 +170,22 @@ def build_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def fast_tokenizer() -> PreTrainedTokenizerFast:
+def fast_tokenizer(world: World = SMALL) -> PreTrainedTokenizerFast:
     """Return the tokenizer as transformers uses it."""
-    return PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(), bos_token=START, eos_token=END, pad_token=PAD)
+    tokenizer = build_tokenizer(world)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=START, eos_token=END, pad_token=PAD)
 
 
-def new_model(seed: int) -> LlavaForConditionalGeneration:
-    """Return the model with random weights in float32."""
-    config = LlavaConfig.from_dict(side_files(build_tokenizer())["config.json"])
+def new_model(seed: int, world: World = SMALL) -> LlavaForConditionalGeneration:
+    """Return the model of a world with random weights in float32."""
+    config = LlavaConfig.from_dict(side_files(build_tokenizer(world), world)["config.json"])
     torch.manual_seed(seed)
     return LlavaForConditionalGeneration(config).float()
 
 
-def side_files(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
+def side_files(tokenizer: Tokenizer, world: World = SMALL) -> dict[str, dict[str, Any]]:
     """Return the JSON files next to the weights, by name, with the keys that published checkpoints have."""
+    sizes = SIZES[world.name]
     ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
     token_ids = {"bos_token_id": ids[START], "eos_token_id": ids[END], "pad_token_id": ids[PAD]}
     clip_mean, clip_std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -163,12 +205,12 @@ def side_files(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
                 "architectures": ["LlamaForCausalLM"],
                 "model_type": "llama",
                 "dtype": "bfloat16",
-                "hidden_size": HIDDEN,
-                "intermediate_size": MLP,
-                "num_hidden_layers": LAYERS,
-                "num_attention_heads": QUERY_HEADS,
-                "num_key_value_heads": KEY_HEADS,
-                "head_dim": HEAD_SIZE,
+                "hidden_size": sizes.hidden,
+                "intermediate_size": sizes.mlp,
+                "num_hidden_layers": sizes.layers,
+                "num_attention_heads": sizes.query_heads,
+                "num_key_value_heads": sizes.key_heads,
+                "head_dim": sizes.head_size,
                 "hidden_act": "silu",
                 "max_position_embeddings": 2048,
                 "rms_norm_eps": 1e-5,
@@ -179,16 +221,16 @@ def side_files(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
             },
             "vision_config": {
                 "model_type": "clip_vision_model",
-                "hidden_size": VISION_HIDDEN,
-                "intermediate_size": VISION_MLP,
-                "num_hidden_layers": VISION_LAYERS,
-                "num_attention_heads": VISION_HEADS,
+                "hidden_size": sizes.vision_hidden,
+                "intermediate_size": sizes.vision_mlp,
+                "num_hidden_layers": sizes.vision_layers,
+                "num_attention_heads": sizes.vision_heads,
                 "image_size": IMAGE_SIZE,
                 "patch_size": PATCH_SIZE,
-                "projection_dim": VISION_HIDDEN,
+                "projection_dim": sizes.vision_hidden,
             },
         },
-        "generation_config.json": {**token_ids, "do_sample": False, "max_new_tokens": 32},
+        "generation_config.json": {**token_ids, "do_sample": False, "max_new_tokens": sizes.answer_tokens},
         "preprocessor_config.json": {
             "image_processor_type": "CLIPImageProcessor",
             "processor_class": "LlavaProcessor",
@@ -227,23 +269,24 @@ def side_files(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
     }
 
 
-def write_side_files(out: Path, results: str) -> None:
+def write_side_files(out: Path, results: str, world: World = SMALL) -> None:
     """Write everything but weights and their index into a directory; `results` goes into the model card."""
-    tokenizer = build_tokenizer()
-    for file, content in side_files(tokenizer).items():
+    tokenizer, sizes = build_tokenizer(world), SIZES[world.name]
+    for file, content in side_files(tokenizer, world).items():
         write_text(out / file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     write_text(out / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
     write_text(out / "chat_template.jinja", CHAT_TEMPLATE)
     card = README.format(
         grid=GRID,
         image=IMAGE_SIZE,
-        layers=LAYERS,
-        hidden=HIDDEN,
-        query_heads=QUERY_HEADS,
-        head_size=HEAD_SIZE,
-        key_heads=KEY_HEADS,
+        layers=sizes.layers,
+        hidden=sizes.hidden,
+        query_heads=sizes.query_heads,
+        head_size=sizes.head_size,
+        key_heads=sizes.key_heads,
         prompt=CAPTION_PROMPT,
         results=results,
+        **_EXAMPLES[world.name],
     )
     write_text(out / "README.md", card)
 

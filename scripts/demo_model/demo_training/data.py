@@ -7,6 +7,7 @@ to other branches. So a packed sequence is equivalent to single requests.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +18,14 @@ from transformers import PreTrainedTokenizerFast
 
 from demo_training.attention import PackedLayout
 from demo_training.checkpoint import GRID, IMAGE, PATCH_SIZE
-from qkedit.demo.scenes import CAPTION_PROMPT, IMAGE_SIZE, KINDS, make_scene, question
+from qkedit.demo.questions import attribute_questions
+from qkedit.demo.scenes import CAPTION_PROMPT, IMAGE_SIZE, make_scene, question
+from qkedit.demo.world import World
+from qkedit.demo.worlds import SMALL, WORLDS
 
-QUESTIONS = 4  # per scene and step, half of them about objects that the scene shows
+# Questions per scene and step: half of them about objects that the scene shows, and one more about a colour or number
+# in worlds whose captions name these.
+QUESTIONS = 4
 IGNORED = -100
 # CLIP's, as in the processor's configuration.
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
@@ -32,35 +38,53 @@ class RenderedScenes:
 
     Attributes:
         images: uint8 `[N, H, W, 3]`.
-        patches: bool `[N, tokens, kinds]`, whether a patch shows a large enough part of a kind.
+        patches: bool `[N, tokens, kinds + colours]`, whether a patch shows a large enough part of a kind or colour.
         kinds: the kinds of objects in each scene, from front to back.
         captions: one per scene.
+        attributes: the questions about colours and numbers of each scene, with their answers.
+        world: their world.
     """
 
     images: np.ndarray
     patches: np.ndarray
     kinds: tuple[tuple[str, ...], ...]
     captions: tuple[str, ...]
+    attributes: tuple[tuple[tuple[str, str], ...], ...] = ()
+    world: World = SMALL
 
 
-def render(count: int, seed: int, processes: int) -> RenderedScenes:
+def patch_labels(world: World) -> tuple[str, ...]:
+    """Return what a patch can show: the kinds of objects, then the colours."""
+    return (*world.kinds, *world.colour_names)
+
+
+def render(count: int, seed: int, processes: int, world: World = SMALL) -> RenderedScenes:
     """Render scenes 0 … count − 1 of a seed."""
     with ProcessPoolExecutor(processes) as pool:
-        parts = list(pool.map(partial(_render_one, seed), range(count), chunksize=250))
-    images, patches, kinds, captions = zip(*parts, strict=True)
-    return RenderedScenes(np.stack(images), np.stack(patches), kinds, captions)
+        parts = list(pool.map(partial(_render_one, world.name, seed), range(count), chunksize=250))
+    images, patches, kinds, captions, attributes = zip(*parts, strict=True)
+    return RenderedScenes(np.stack(images), np.stack(patches), kinds, captions, attributes, world)
 
 
-def _render_one(seed: int, number: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], str]:
-    scene = make_scene(seed, number)
-    patches = np.zeros((GRID, GRID, len(KINDS)), dtype=bool)
-    for index, kind in enumerate(scene.kinds):
+def _render_one(
+    world: str, seed: int, number: int
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], str, tuple[tuple[str, str], ...]]:
+    scene = make_scene(seed, number, WORLDS[world])
+    labels = patch_labels(scene.world)
+    patches = np.zeros((GRID, GRID, len(labels)), dtype=bool)
+    for index, thing in enumerate(scene.objects):
         shown = scene.instances == index
         pixels = shown.reshape(GRID, PATCH_SIZE, GRID, PATCH_SIZE).sum((1, 3))
-        patches[..., KINDS.index(kind)] |= (pixels > 0) & (
-            (pixels >= 0.12 * PATCH_SIZE**2) | (pixels >= 0.3 * shown.sum())
-        )
-    return scene.image, patches.reshape(GRID * GRID, -1), scene.kinds, scene.caption
+        enough = (pixels > 0) & ((pixels >= 0.12 * PATCH_SIZE**2) | (pixels >= 0.3 * shown.sum()))
+        for label in (thing.kind, thing.colour) if thing.colour else (thing.kind,):
+            patches[..., labels.index(label)] |= enough
+    return (
+        scene.image,
+        patches.reshape(GRID * GRID, -1),
+        scene.kinds,
+        scene.caption,
+        tuple(attribute_questions(scene)),
+    )
 
 
 def pixel_values(images: np.ndarray) -> torch.Tensor:
@@ -89,33 +113,39 @@ class Packed:
 class Packer:
     """Pack a caption and questions after the image of each scene."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, world: World = SMALL) -> None:
+        self._tokenizer, self._world = tokenizer, world
+        self.questions = QUESTIONS + bool(world.colours)
         self._known: dict[str, list[int]] = {}
         self.prefix = self._ids(f"<s>USER: {IMAGE * GRID**2}\n")
 
-    def __call__(self, kinds: list[tuple[str, ...]], captions: list[str], generator: np.random.Generator) -> Packed:
-        described = self._padded([self._branch(CAPTION_PROMPT, caption) for caption in captions])
-        asked = self._padded(
-            [self._branch(*turn) for shown in kinds for turn in self._questions(shown, generator)]
-        ).reshape(len(kinds), QUESTIONS, 2, -1)
-        prefix = torch.tensor([self.prefix, [IGNORED] * len(self.prefix)]).expand(len(kinds), -1, -1)
+    def __call__(self, data: RenderedScenes, chosen: Sequence[int], generator: np.random.Generator) -> Packed:
+        """Pack scenes of the data, by position; the generator chooses their questions."""
+        described = self._padded([self._branch(CAPTION_PROMPT, data.captions[scene]) for scene in chosen])
+        turns = [turn for scene in chosen for turn in self._questions(data, scene, generator)]
+        asked = self._padded([self._branch(*turn) for turn in turns]).reshape(len(chosen), self.questions, 2, -1)
+        prefix = torch.tensor([self.prefix, [IGNORED] * len(self.prefix)]).expand(len(chosen), -1, -1)
         layout = PackedLayout(len(self.prefix), described.shape[-1], asked.shape[-1])
         both = torch.cat([prefix, described, asked.transpose(1, 2).flatten(2)], dim=-1)
         positions = [
             torch.arange(layout.prefix),
             layout.prefix + torch.arange(layout.caption),
-            (layout.prefix + torch.arange(layout.question)).repeat(QUESTIONS),
+            (layout.prefix + torch.arange(layout.question)).repeat(self.questions),
         ]
         return Packed(both[:, 0], both[:, 1], torch.cat(positions)[None], layout)
 
-    def _questions(self, shown: tuple[str, ...], generator: np.random.Generator) -> list[tuple[str, str]]:
-        absent = [kind for kind in KINDS if kind not in shown]
+    def _questions(self, data: RenderedScenes, scene: int, generator: np.random.Generator) -> list[tuple[str, str]]:
+        shown = data.kinds[scene]
+        absent = [kind for kind in self._world.kinds if kind not in shown]
         asked = [
             *((kind, "Yes.") for kind in generator.choice(shown, QUESTIONS // 2)),
             *((kind, "No.") for kind in generator.choice(absent, QUESTIONS // 2)),
         ]
-        return [(question(str(kind)), answer) for kind, answer in asked]
+        turns = [(question(str(kind)), answer) for kind, answer in asked]
+        if self._world.colours:
+            words, answer = data.attributes[scene][generator.integers(len(data.attributes[scene]))]
+            turns.append((words, f"{answer}."))
+        return turns
 
     def _branch(self, asked: str, answer: str) -> tuple[list[int], list[int]]:
         """Return ids and labels of one branch; from the prompt's last token on, the label is the next token."""

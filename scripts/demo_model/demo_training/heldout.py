@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from demo_training.checkpoint import GRID, IMAGE, fast_tokenizer
+from demo_training.checkpoint import GRID, IMAGE, SIZES, fast_tokenizer
 from demo_training.data import pixel_values
-from qkedit.demo.questions import SPLITS, image_file, pope_questions
-from qkedit.demo.scenes import CAPTION_PROMPT, Scene, make_scenes, mentions
+from qkedit.demo.questions import SPLITS, attribute_questions, image_file, pope_questions
+from qkedit.demo.scenes import CAPTION_PROMPT, Scene, make_scenes
+from qkedit.demo.world import World
+from qkedit.demo.worlds import SMALL
 
 BATCH = 100
 
 
-def measure(model: LlavaForConditionalGeneration, count: int, seed: int) -> dict[str, float]:
-    """Return recall, CHAIR and POPE of the model on scenes 0 … count − 1 of a seed, by greedy search."""
-    scenes = list(make_scenes(count, seed))
+def measure(model: LlavaForConditionalGeneration, count: int, seed: int, world: World = SMALL) -> dict[str, float]:
+    """Return recall, CHAIR and POPE of the model on scenes 0 … count − 1 of a seed, by greedy search.
+
+    In a world with colours and numbers, also return the shares of right answers about them, and the captions' length.
+    """
+    scenes = list(make_scenes(count, seed, world=world))
     captions = answers(model, [(scene, CAPTION_PROMPT) for scene in scenes])
-    said = [mentions(caption) for caption in captions]
+    said = [world.mentions(caption) for caption in captions]
     wrong = [[kind for kind in found if kind not in scene.kinds] for found, scene in zip(said, scenes, strict=True)]
     covered = sum(len(set(found) & set(scene.kinds)) for found, scene in zip(said, scenes, strict=True))
     figures = {
@@ -36,12 +42,26 @@ def measure(model: LlavaForConditionalGeneration, count: int, seed: int) -> dict
         figures[f"pope_{split}_accuracy"] = sum(a == b for a, b in zip(yes, truth, strict=True)) / len(rows)
         negatives = [said_yes for said_yes, true in zip(yes, truth, strict=True) if not true]
         figures[f"pope_{split}_hr"] = sum(negatives) / len(negatives)
+    if world.colours:
+        figures |= _attribute_figures(model, scenes)
+        figures["caption_words"] = float(np.mean([len(caption.split()) for caption in captions]))
     return {name: round(value, 4) for name, value in figures.items()}
 
 
+def _attribute_figures(model: LlavaForConditionalGeneration, scenes: Sequence[Scene]) -> dict[str, float]:
+    """Return the shares of right answers about colours and about numbers."""
+    asked = [(scene, *turn) for scene in scenes for turn in attribute_questions(scene)]
+    replies = answers(model, [(scene, words) for scene, words, _ in asked])
+    right = {"colour": [], "number": []}  # type: dict[str, list[bool]]
+    for (_, words, answer), reply in zip(asked, replies, strict=True):
+        right["colour" if "colour" in words else "number"].append(reply == f"{answer}.")
+    return {f"{name}_accuracy": float(np.mean(found)) for name, found in right.items()}
+
+
 def answers(model: LlavaForConditionalGeneration, asked: Sequence[tuple[Scene, str]]) -> list[str]:
-    """Return the model's greedy answers to prompts about scenes."""
-    tokenizer = fast_tokenizer()
+    """Return the model's greedy answers to prompts about scenes of one world."""
+    world = asked[0][0].world
+    tokenizer = fast_tokenizer(world)
     tokenizer.padding_side = "left"
     model.eval()
     model.set_attn_implementation({"text_config": "sdpa"})
@@ -56,7 +76,7 @@ def answers(model: LlavaForConditionalGeneration, asked: Sequence[tuple[Scene, s
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
                 pixel_values=pixels,
-                max_new_tokens=32,
+                max_new_tokens=SIZES[world.name].answer_tokens,
                 do_sample=False,
             )
         said += tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,9 @@ from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
 from demo_training.attention import PACKED
-from demo_training.checkpoint import VISION_HIDDEN, fast_tokenizer
-from demo_training.data import IGNORED, Packer, RenderedScenes, pixel_values
-from qkedit.demo.scenes import KINDS
+from demo_training.checkpoint import SIZES, fast_tokenizer
+from demo_training.data import IGNORED, Packer, RenderedScenes, patch_labels, pixel_values
+from demo_training.spectra import initialise, projections
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,12 @@ class Settings:
         vision_steps, vision_batch, vision_rate: steps, scenes per step and learning rate of the first stage.
         language_steps, language_batch, language_rate: the same of the second; rates are the peaks of a warm-up and a
             cosine.
+        world: the world of the scenes, which also has the sizes of its model.
+        language_fall: the share of the second stage's last steps in which its rate falls, in a straight line; 1 for
+            the cosine. Before the fall, the steps do not depend on their number, so that a run can be made shorter or
+            longer.
+        qk_std: the standard deviation of the initial query and key weights; 0 for `hidden ** -0.5`.
+        qk_rate: the learning rate of query and key weights in units of the others'.
     """
 
     seed: int = 0
@@ -36,6 +43,31 @@ class Settings:
     language_steps: int = 2_400
     language_batch: int = 32
     language_rate: float = 1.5e-3
+    world: str = "small"
+    language_fall: float = 1.0
+    qk_std: float = 0.02
+    qk_rate: float = 1.0
+
+    @property
+    def language_fall_begins(self) -> int:
+        """The first step of the second stage that depends on the number of its steps."""
+        return round(self.language_steps * (1 - self.language_fall))
+
+
+SETTINGS = {
+    "small": Settings(),
+    "crowded": Settings(
+        world="crowded",
+        scenes=16_000,
+        vision_steps=1_600,
+        vision_batch=48,
+        language_steps=2_400,
+        language_batch=16,
+        language_fall=0.25,
+        qk_std=0.0,
+        qk_rate=0.5,
+    ),
+}
 
 
 class VisionStage:
@@ -47,8 +79,16 @@ class VisionStage:
         torch.manual_seed(settings.seed + 1)
         self.steps, self.rate = settings.vision_steps, settings.vision_rate
         self._tower, self._data, self._settings = model.model.vision_tower, data, settings
-        self._head = torch.nn.Linear(VISION_HIDDEN, len(KINDS))
+        self._head = torch.nn.Linear(SIZES[data.world.name].vision_hidden, len(patch_labels(data.world)))
         self.modules = torch.nn.ModuleDict({"tower": self._tower, "head": self._head})
+
+    def learning_rate(self, step: int) -> float:
+        """Return the rate of a step."""
+        return learning_rate(step, self.steps, self.rate)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the parameters, with the factor of their learning rate."""
+        return [{"params": list(self.modules.parameters()), "factor": 1.0}]
 
     def loss(self, step: int) -> torch.Tensor:
         """Return the loss on the scenes of a step."""
@@ -62,7 +102,10 @@ class VisionStage:
 
 
 class LanguageStage:
-    """Train projector and language model on captions and questions, with the vision tower frozen."""
+    """Train projector and language model on captions and questions, with the vision tower frozen.
+
+    Query and key weights are drawn anew where the settings name another size than the library's.
+    """
 
     name = "language"
 
@@ -71,7 +114,7 @@ class LanguageStage:
         self._model, self._data, self._settings = model, data, settings
         self._image_token = model.config.image_token_index
         model.set_attn_implementation({"text_config": PACKED})
-        self._packer = Packer(fast_tokenizer())
+        self._packer = Packer(fast_tokenizer(data.world), data.world)
         self.modules = torch.nn.ModuleDict(
             {
                 "projector": model.model.multi_modal_projector,
@@ -79,7 +122,25 @@ class LanguageStage:
                 "lm_head": model.lm_head,
             }
         )
+        text = model.config.text_config
+        if settings.qk_std != text.initializer_range:
+            initialise(self.language_model, settings.qk_std or text.hidden_size**-0.5, settings.seed)
         self._features = patch_features(model, data.images)
+
+    def learning_rate(self, step: int) -> float:
+        """Return the rate of a step."""
+        if self._settings.language_fall == 1:
+            return learning_rate(step, self.steps, self.rate)
+        begins = self._settings.language_fall_begins
+        left = min(1.0, (self.steps - step) / max(1, self.steps - begins))
+        return self.rate * min(1.0, (step + 1) / 100) * max(0.02, left)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the parameters, with the factor of their learning rate."""
+        of_qk = [weight for layer in projections(self.language_model) for weight in layer]
+        known = set(map(id, of_qk))
+        others = [weight for weight in self.modules.parameters() if id(weight) not in known]
+        return [{"params": others, "factor": 1.0}, {"params": of_qk, "factor": self._settings.qk_rate}]
 
     @property
     def language_model(self) -> torch.nn.Module:
@@ -102,7 +163,7 @@ class LanguageStage:
     def _loss(
         self, data: RenderedScenes, features: torch.Tensor, chosen: np.ndarray, generator: np.random.Generator
     ) -> torch.Tensor:
-        packed = self._packer([data.kinds[i] for i in chosen], [data.captions[i] for i in chosen], generator)
+        packed = self._packer(data, chosen, generator)
         inner = self._model.model
         embedded = inner.language_model.get_input_embeddings()(packed.input_ids)
         projected = inner.multi_modal_projector(features.to(embedded.dtype))

@@ -46,7 +46,6 @@ def demo(
         from qkedit.cli.progress import counting_bar
         from qkedit.laboratory.arms import demonstration_arms
         from qkedit.laboratory.demonstration import demonstrate
-        from qkedit.laboratory.eval_set import SceneRange
         from qkedit.laboratory.saved_files import check_place
         from qkedit.report.plots import check_plot
 
@@ -61,7 +60,7 @@ def demo(
             result = demonstrate(
                 model_spec,
                 demonstration_arms(steer, experiment.seeds),
-                SceneRange(experiment.scenes, experiment.scene_seed),
+                experiment.scene_range(model_spec.model),
                 processes,
                 watch=watch,
             )

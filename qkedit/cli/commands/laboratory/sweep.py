@@ -81,7 +81,6 @@ def sweep(
     """
     with command(context, architectures) as output:
         from qkedit.cli.progress import counting_bar
-        from qkedit.laboratory.eval_set import SceneRange
         from qkedit.laboratory.results_file import ResultsFile
         from qkedit.laboratory.sweep import run_sweep
         from qkedit.laboratory.sweep_setup import prepare
@@ -106,7 +105,7 @@ def sweep(
             seeds=experiment.seeds,
             objective=objective,
             guards=guards(no_worse),
-            scenes=SceneRange(experiment.scenes, experiment.scene_seed),
+            scenes=experiment.scene_range(model_spec.model),
             protect=protected_directions(protect),
             spare=spare,  # type: ignore[arg-type]  # checked where it is used
         )

@@ -11,6 +11,7 @@ import typer
 from qkedit.cli.delivery import deliver, plot_file
 from qkedit.cli.flags.evaluation import QuestionsOption, benchmark_flag, check_benchmarks, named_tasks, required_data
 from qkedit.cli.flags.flag import flag, utf8
+from qkedit.cli.flags.laboratory import WorldOption
 from qkedit.cli.flags.loading import LoadingFlags
 from qkedit.cli.flags.model import ModelFlags
 from qkedit.cli.flags.plugins import chosen_plugins
@@ -51,6 +52,7 @@ def tune(
     ] = 8,
     scenes: Annotated[int, flag("--scenes", panel=QUESTIONS, help="Number of the demo's scenes.")] = 200,
     scene_seed: Annotated[int, flag("--scene-seed", panel=QUESTIONS, help="Seed of the demo's scenes.")] = 2_000_000,
+    world: WorldOption = None,
     space: SpaceFlags,
     choice: ChoiceFlags,
     search: SearchFlags,
@@ -73,8 +75,9 @@ def tune(
     Example: qkedit tune qwen2-vl -b custom --questions q.jsonl --images ./photos --objective hr --out tune.jsonl
     """
     with command(context, loading.architectures) as output:
-        from qkedit.checkpoint.presets import DEMO
         from qkedit.cli.progress import counting_bar, in_words
+        from qkedit.demo import DEMO
+        from qkedit.demo.worlds import world_name_for
         from qkedit.evaluation.runs.local_model import LocalModel
         from qkedit.laboratory.eval_set import SceneRange
         from qkedit.laboratory.tuning.data import BenchmarkData
@@ -113,7 +116,7 @@ def tune(
         elif data is not None or questions is not None or images is not None:
             raise UsageError("no benchmark is named", where="--benchmark", remedy="name one, such as custom")
         else:
-            asked = SceneData(SceneRange(scenes, scene_seed))
+            asked = SceneData(SceneRange(scenes, scene_seed, world=world_name_for(name, world)))
         goal = goal_of(choice.objective, choice.no_worse, asked.measures)
         if out is not None:
             output.after_interruption = f"{GO_ON} from what {out} holds"

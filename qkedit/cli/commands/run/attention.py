@@ -11,6 +11,7 @@ import typer
 from qkedit.cli.delivery import deliver, plot_file
 from qkedit.cli.flags.evaluation import SplitOption, VariantOption
 from qkedit.cli.flags.flag import flag
+from qkedit.cli.flags.laboratory import WorldOption
 from qkedit.cli.flags.loading import LoadingFlags
 from qkedit.cli.flags.model import ModelFlags
 from qkedit.cli.flags.plugins import EditsOption, ImagesOption, PluginsOption, PromptOption, chosen_plugins, joined
@@ -31,6 +32,7 @@ def attention(
     scenes: Annotated[
         int | None, flag("--scenes", help="This many scenes of the miniature world, with their objects.", min=1)
     ] = None,
+    world: WorldOption = None,
     data: Annotated[
         Path | None, flag("--data", help="CHAIR's ground truth, as for score and eval, to find hallucinated mentions.")
     ] = None,
@@ -55,6 +57,7 @@ def attention(
     """
     with command(context, loading.architectures) as output:
         from qkedit.cli.progress import counting_bar
+        from qkedit.demo.worlds import world_name_for
         from qkedit.evaluation.attention.measure import diagnose
         from qkedit.report.attention_plot import attention_plot
         from qkedit.report.attention_table import attention_report
@@ -64,7 +67,7 @@ def attention(
         plugins, edits = chosen_plugins(plugin, name), [str(place) for place in edit or ()]
         if plot is not None:
             check_plot(plot, "--plot")
-        asked = _asked(image, images, scenes, data, split, variant, limit)
+        asked = _asked(image, images, scenes, world_name_for(name, world), data, split, variant, limit)
         with counting_bar(output, "answers") as on_answer:
             found = diagnose(
                 name,
@@ -96,6 +99,7 @@ def _asked(
     image: list[Path] | None,
     images: Path | None,
     scenes: int | None,
+    world: str,
     data: Path | None,
     split: str | None,
     variant: str | None,
@@ -103,6 +107,7 @@ def _asked(
 ) -> AskedImages:
     """Return the images to ask about. Raises UsageError for nothing, or for two things at once."""
     from qkedit.demo.scenes import HELD_OUT_SEED, make_scenes
+    from qkedit.demo.worlds import world_named
     from qkedit.evaluation.attention.prompt_images import of_files, of_scenes
     from qkedit.evaluation.drift import pictures_in
 
@@ -113,7 +118,7 @@ def _asked(
     if scenes is not None:
         if data is not None:
             raise UsageError("the objects of scenes are known", where="--data", remedy="leave it out")
-        return of_scenes(make_scenes(scenes, HELD_OUT_SEED))
+        return of_scenes(make_scenes(scenes, HELD_OUT_SEED, world=world_named(world)))
     if data is None and (split is not None or variant is not None):
         raise UsageError("there is no ground truth", where="--data", remedy="name the directory with CHAIR's data")
     prompts = [image] if image else [[file] for file in pictures_in(images, limit)[0]] if images else []
