@@ -64,6 +64,8 @@ def evaluate(
     images: str | Path,
     out: str | Path,
     splits: Sequence[str] = (),
+    rule: str | None = None,
+    also: Sequence[str] = (),
     plugins: Sequence[str] = (),
     edits: Sequence[str | Path] = (),
     revision: str | None = None,
@@ -86,6 +88,7 @@ def evaluate(
         images: the directory of the images.
         out: the directory of the run.
         splits: the splits to run; by default all in `data`.
+        rule, also: as for `score`.
         plugins: plug-ins in the form of `--plugin`, such as `scr` or `dscr:blend=0.5`; by default none, even if some
             are attached to the model's directory.
         edits: directories of edits of the model (deltas, adapters, full outputs), applied to the loaded weights.
@@ -114,7 +117,7 @@ def evaluate(
     placement = Placement(device_map, attn_implementation, quantization)
     places = tuple(map(str, edits))
     local = LocalModel(str(model), revision, chosen, device, dtype, batch_size, placement=placement, edits=places)
-    tasks = tasks_of(benchmark_named(benchmark), Path(data), splits)
+    tasks = tasks_of(benchmark_named(benchmark).with_metrics(also), Path(data), splits, rule=rule)
     return run(local, tasks, Path(images), Path(out), prompt=prompt, limit=limit, overwrite=overwrite)
 
 
@@ -129,6 +132,8 @@ def evaluate_arms(
     edits: Sequence[str | Path] = (),
     always: Sequence[str] = (),
     splits: Sequence[str] = (),
+    rule: str | None = None,
+    also: Sequence[str] = (),
     batch_size: int = 8,
     prompt: str | None = None,
     limit: int | None = None,
@@ -148,7 +153,7 @@ def evaluate_arms(
         plugins: plug-ins in the form of `--plugin`, one arm for each; one may occur twice, with other options.
         edits: directories of edits, one arm for each.
         always: plug-ins that act in every arm, including the base.
-        splits, batch_size, prompt, limit, overwrite, device, dtype: as for `evaluate`.
+        splits, rule, also, batch_size, prompt, limit, overwrite, device, dtype: as for `evaluate`.
         loading: `revision`, `device_map`, `attn_implementation` and `quantization` as for `evaluate`.
 
     Returns:
@@ -176,7 +181,7 @@ def evaluate_arms(
     arms = arms_of([*map(str, edits)], chosen, everywhere)
     revision = loading.pop("revision", None)
     local = LocalModel(str(model), revision, (), device, dtype, batch_size, placement=Placement(**loading))
-    tasks = tasks_of(benchmark_named(benchmark), Path(data), splits)
+    tasks = tasks_of(benchmark_named(benchmark).with_metrics(also), Path(data), splits, rule=rule)
     return run(local, arms, tasks, Path(images), Path(out), prompt=prompt, limit=limit, overwrite=overwrite)
 
 

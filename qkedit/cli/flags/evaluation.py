@@ -84,11 +84,19 @@ def check_benchmarks(benchmarks: Sequence[str]) -> None:
 
 
 def named_tasks(
-    benchmarks: Sequence[str], splits: Sequence[str], data: Path, max_new_tokens: int | None, also: Sequence[str]
+    benchmarks: Sequence[str],
+    splits: Sequence[str],
+    data: Path,
+    max_new_tokens: int | None,
+    *,
+    also: Sequence[str] = (),
+    parser: str | None = None,
+    variant: str | None = None,
 ) -> list[Task]:
     """Return the tasks. Raises UsageError for an unknown or repeated benchmark or split.
 
-    Each benchmark takes those further metrics that it has; one that none of them has is refused.
+    Each benchmark takes those further metrics that it has, and the parser or variant if it is scored by one; an option
+    that none of them takes is refused.
     """
     from qkedit.evaluation.benchmarks.registry import benchmark_named
     from qkedit.evaluation.runs.tasks import tasks_of
@@ -105,11 +113,14 @@ def named_tasks(
     chosen = [benchmark_named(text.partition(".")[0]) for text in benchmarks]
     offered = {name for one in chosen for name in one.optional_metrics}
     chosen[0].with_metrics([name for name in also if name not in offered])
+    rules = {"parser": parser, "variant": variant}
+    taken = {one.rule_kind for one in chosen}
+    chosen_rule(chosen[0], None if "parser" in taken else parser, None if "variant" in taken else variant)
     for text, one in zip(benchmarks, chosen, strict=True):
         own = text.partition(".")[2]
         wanted = [own] if own else list(dict.fromkeys(splits))
         asked = one.with_metrics([name for name in also if name in one.optional_metrics])
-        tasks += tasks_of(asked, data, wanted, max_new_tokens=max_new_tokens)
+        tasks += tasks_of(asked, data, wanted, rule=rules[one.rule_kind], max_new_tokens=max_new_tokens)
     names = [task.name for task in tasks]
     for name in names:
         if names.count(name) > 1:

@@ -48,6 +48,7 @@ def tasks_of(
     data: Path,
     splits: Sequence[str] = (),
     *,
+    rule: str | None = None,
     max_new_tokens: int | None = None,
 ) -> tuple[Task, ...]:
     """Return the tasks of a benchmark.
@@ -56,10 +57,11 @@ def tasks_of(
         benchmark: the benchmark.
         data: the directory with its published files, or one file of questions.
         splits: the splits to ask; by default all splits in `data`.
+        rule: the parser or variant for the scores; by default the benchmark's own.
         max_new_tokens: the maximum length of an answer; by default the benchmark's own.
 
     Raises:
-        QkeditError: there is no such split, a file is missing, or it does not hold questions.
+        QkeditError: there is no such split or rule, a file is missing, or it does not hold questions.
     """
     for split in splits:
         if "/" in split or "\0" in split:
@@ -70,9 +72,9 @@ def tasks_of(
         Task(
             benchmark.name,
             split,
-            benchmark.load_questions(data, split),
+            benchmark.load_questions(data, split, rule),
             max_new_tokens or benchmark.max_new_tokens,
-            partial(benchmark.scores, split=split),
+            partial(benchmark.scores, split=split, rule=rule),
             chosen_by_images=benchmark.takes_shown_images(split),
         )
         for split in splits or benchmark.splits_in(data)

@@ -111,7 +111,7 @@ def tune(
         if benchmark:
             if images is None:
                 raise UsageError("no directory of images is given", where="--images", remedy="name their directory")
-            tasks = named_tasks(benchmark, (), required_data(data, questions), max_new_tokens, ())
+            tasks = named_tasks(benchmark, (), required_data(data, questions), max_new_tokens)
             asked = BenchmarkData(tasks, images, prompt=prompt, limit=limit, seed=search.seed)
         elif data is not None or questions is not None or images is not None:
             raise UsageError("no benchmark is named", where="--benchmark", remedy="name one, such as custom")

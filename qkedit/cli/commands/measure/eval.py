@@ -13,7 +13,9 @@ from qkedit.cli.delivery import deliver
 from qkedit.cli.flags.evaluation import (
     AlsoOption,
     DataOption,
+    ParserOption,
     QuestionsOption,
+    VariantOption,
     benchmark_flag,
     check_benchmarks,
     named_tasks,
@@ -49,6 +51,8 @@ def evaluate(
     ] = None,
     data: DataOption = None,
     questions: QuestionsOption = None,
+    parser: ParserOption = None,
+    variant: VariantOption = None,
     also: AlsoOption = None,
     images: Annotated[Path | None, flag("--images", help="The directory of the images.")] = None,
     plugin: PluginsOption = None,
@@ -155,7 +159,15 @@ def evaluate(
                 loading.placement(context),
                 tuple(str(place) for place in edit or ()),
             )
-        tasks = named_tasks(benchmark or (), split or (), required_data(data, questions), max_new_tokens, also or ())
+        tasks = named_tasks(
+            benchmark or (),
+            split or (),
+            required_data(data, questions),
+            max_new_tokens,
+            also=also or (),
+            parser=parser,
+            variant=variant,
+        )
         output.after_interruption = f"{GO_ON}; the finished answers are kept"
         if each and isinstance(backend, LocalModel):
             run_each(

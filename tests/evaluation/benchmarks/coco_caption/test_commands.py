@@ -125,3 +125,22 @@ def test_eval_asks_a_model_for_captions(data: Path, tmp_path: Path, programs: Pr
         2,
         "--also: custom questions has no further metric 'meteor'; leave it out.",
     )
+
+
+def test_a_run_is_scored_by_another_variant_without_java(data: Path, tmp_path: Path) -> None:
+    benchmarks = ("-b", "coco-caption", "-b", "pope.popular", "--variant", "words", "--parser", "vcd")
+    common = ("--limit", "2", "--max-new-tokens", "4", "--data", data, "--images", data / "images", "--device", "cpu")
+    done = qkedit("eval", "demo", *benchmarks, *common, "--out", tmp_path / "out", "--json")
+    assert done.code == 0, done.stderr
+    captions, questions = done.document["results"]
+    assert (captions["variant"], questions["parser"]) == ("words", "vcd")
+    again = qkedit(
+        "score", "coco-caption", "--answers", tmp_path / "out", "--data", data, "--variant", "words",
+        "--allow-missing", "--json",
+    )  # fmt: skip
+    assert again.document["results"][0]["metrics"] == captions["metrics"]
+    wrong = qkedit("eval", "demo", "-b", "pope.popular", "--variant", "words", *common, "--out", tmp_path / "none")
+    assert (wrong.code, wrong.sentence()) == (2, "--variant: POPE is scored by parsers; use --parser.")
+    unknown = qkedit("eval", "demo", "-b", "coco-caption", "--variant", "wordz", *common, "--out", tmp_path / "none")
+    assert unknown.code == 2
+    assert "no variant 'wordz'" in unknown.sentence()
