@@ -82,6 +82,7 @@ def speed(results: dict[str, Any]) -> list[str]:
     return [*lines, *(f"| `{command}` | {rate:.2g} |" for command, rate in evals.items())]
 
 
+<<<<<<< HEAD
 def run(results: dict[str, Any]) -> list[str]:
     """Return the sentence about the whole run."""
     took, cores = results["seconds"] / 60, os.cpu_count()
@@ -99,6 +100,27 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "families": families,
     "edits": edits,
     "speed": speed,
+=======
+def evaluation(results: dict[str, Any]) -> list[str]:
+    """Return what evaluate.py found."""
+    if "evaluation" not in results:
+        return []
+    columns = ("same answers", "same scores", "seconds on vLLM", "seconds in one process", "processes left")
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for arm, found in results["evaluation"].items():
+        same = f"{found['same answers']} of {found['answers']}"
+        alike = "yes" if found["same scores"] else "no"
+        seconds = f"{found['seconds on vLLM']:.0f} | {found['seconds']:.0f}"
+        lines.append(f"| {arm} | {same} | {alike} | {seconds} | {found['processes left']} |")
+    return lines
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "families": families,
+    "edits": edits,
+    "speed": speed,
+    "evaluation": evaluation,
+>>>>>>> 3336086 (eval --engine vllm starts vLLM's server, asks it, and stops it however the run ends)
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -109,3 +109,7 @@ class LoadingFlags(FlagGroup):
                 "both set the device of the model", where="--device and --device-map", remedy="give one of them"
             )
         return Placement(self.device_map, self.attn_implementation, self.quantization)
+
+
+# The flags that say how transformers loads a model; another engine has its own.
+LOADING_FLAGS = tuple(field.name for field in fields(LoadingFlags) if field.name != "architectures")

