@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
@@ -12,6 +12,8 @@ from qkedit.checkpoint.contents import MANIFEST_FILE, PLUGINS_FILE
 from qkedit.checkpoint.hub.snapshot import CODE_PATTERNS, LOADED_PATTERNS, REPEATED_PATTERNS
 from qkedit.checkpoint.io.file_errors import explained
 from qkedit.errors import QkeditError
+from qkedit.plugins.core.pictures import check_files, files_for
+from qkedit.plugins.settings import PluginSettings, make_plugins
 
 # Neither affects the answers of the weights: one records their origin, and the run itself records its plug-ins.
 _OURS = (MANIFEST_FILE, PLUGINS_FILE)
@@ -46,6 +48,20 @@ def fingerprint(directory: Path, *, with_code: bool = False) -> dict[str, str]:
         "settings_sha256": _sha256_of_all(path for path in loaded if path not in weights),
         **({"code_sha256": _sha256_of_all(code)} if with_code else {}),
     }
+
+
+def plugin_files_sha256(plugins: Sequence[PluginSettings], images: Iterable[Path]) -> dict[str, str]:
+    """Return the hash of the files that plug-ins read for these images, such as second images; empty without any.
+
+    Raises:
+        UsageError: a file is missing.
+    """
+    if not plugins:
+        return {}
+    made, pictures = make_plugins(plugins), list(dict.fromkeys(images))
+    check_files(made, pictures)
+    files = files_for(made, pictures)
+    return {"plugin_files_sha256": sha256_in_order(files)} if files else {}
 
 
 def sha256_in_order(files: Iterable[Path]) -> str:

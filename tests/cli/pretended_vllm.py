@@ -31,17 +31,23 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        if self.path == "/qkedit":
+            self.send(200, {"workers": [{"failed": 2, "failure": "no depth", "split": 0}]})
+            return
         _asked.append(self.path)
         self.send(200 if self.path == "/health" and len(_asked) > 2 else 503, {})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/tokenize":  # of a model whose template does not begin with <s>, and whose tokenizer does
+            self.send(200, {"tokens": [1] * body["add_special_tokens"] + [5, 6]})
+            return
         time.sleep(SECONDS)
         with _lock:
             if len(_answered) >= ANSWERS:
                 os._exit(1)
             _answered.append(body["model"])
-            message = {"role": "assistant", "content": "Yes."}
+            message = {"role": "assistant", "content": "Yes." if body.get("add_special_tokens") else "No."}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             self.send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
 

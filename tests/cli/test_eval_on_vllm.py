@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
-from qkedit.evaluation.runs import endpoint
+from qkedit.evaluation.runs import started_server
 from tests.cli.command import qkedit
 
 pytest.importorskip("openai")
@@ -91,15 +92,16 @@ def logs(tmp_path: Path) -> list[Path]:
 def test_a_server_runs_as_long_as_the_evaluation(vllm: Pretended, words: tuple[str, ...], tmp_path: Path) -> None:
     flags = ("--json", "--plugin", "scr:sources=4", "--", "--dtype", "float32")
     document = qkedit(*words, *flags).document
-    assert (document["status"], document["asked"], document["warnings"]) == ("done", 6, [])
+    assert (document["status"], document["asked"]) == ("done", 6)
+    assert document["warnings"] == ["2 prompts ran without plug-ins (no depth)"]
     run = document["run"]
     assert run["engine"] == {"name": "vllm", "version": "0.32.0", "flags": ["--dtype", "float32"]}
-    assert (run["model"], run["concurrency"]) == ("demo", "measured")
+    assert (run["model"], run["concurrency"], run["add_special_tokens"]) == ("demo", "measured", True)
     assert run["plugins"] == [{"name": "scr", "options": {"sources": 4}}]
     local = qkedit(*(word for word in words if word not in ("--engine", "vllm")), "--overwrite", "--json").document
     assert run["weights_sha256"] == local["run"]["weights_sha256"]
     shown = document["results"][0]["counts"]
-    assert shown["tp"] + shown["fp"] == 6
+    assert shown["tp"] + shown["fp"] == 6  # yes, since requests ask for the token that begins a text
     arguments = vllm.noted["arguments"]
     assert "QkeditLlavaForConditionalGeneration" in arguments[arguments.index("--hf-overrides") + 1]
     assert arguments[-2:] == ["--dtype", "float32"]
@@ -130,7 +132,7 @@ def test_a_server_that_does_not_start(
 def test_a_server_that_ends_while_it_answers(
     vllm: Pretended, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint.Endpoint.__init__, "__defaults__", (None, None, 0, 600.0, None))  # no retries
+    monkeypatch.setattr(started_server, "Endpoint", partial(started_server.Endpoint, retries=0))
     monkeypatch.setenv("PRETENDED_ANSWERS", "2")
     failed = qkedit(*words, "--concurrency", "1", "--json").document
     assert failed["error"]["what"] == "vllm does not answer any more"

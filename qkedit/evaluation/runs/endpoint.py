@@ -13,7 +13,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,6 +85,7 @@ class Endpoint:
         retries: the number of times a request is sent again.
         timeout: seconds until a question counts as unanswered.
         images: the images that the server reads itself; by default they are sent inside the requests.
+        fields: further fields of every request, which the server knows beyond OpenAI's protocol.
     """
 
     url: str
@@ -93,6 +94,7 @@ class Endpoint:
     retries: int = 6
     timeout: float = 600.0
     images: ServedImages | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -193,6 +195,7 @@ class Endpoint:
                 messages=[{"role": "user", "content": content}],
                 max_tokens=request.max_new_tokens,
                 temperature=0,
+                extra_body=dict(self.fields) or None,
             )
             # A server of another kind may answer with anything.
             choice = completion.choices[0]

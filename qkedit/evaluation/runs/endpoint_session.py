@@ -62,15 +62,12 @@ class EndpointSession:
 
     Attributes:
         lanes: the servers; one that cannot be reached is left out as long as there is another.
+        observed: see `Session`.
     """
 
     lanes: list[Lane]
+    observed: Mapping[str, Any] = field(default_factory=dict)
     _warnings: list[str] = field(default_factory=list)
-
-    @property
-    def observed(self) -> Mapping[str, Any]:
-        """See `Session`."""
-        return {}
 
     @property
     def warnings(self) -> Sequence[str]:

@@ -18,9 +18,9 @@ from qkedit.errors import QkeditError, memory_that_ran_out
 from qkedit.evaluation.files.records import LENGTH, STOP
 from qkedit.evaluation.runs.backend import EvalRequest, Reply, versions
 from qkedit.images import read_image
-from qkedit.plugins.core.pictures import check_files, files_for
+from qkedit.plugins.core.pictures import check_files
 from qkedit.plugins.settings import PluginSettings, make_plugins
-from qkedit.runtime.fingerprint import fingerprint, sha256_in_order
+from qkedit.runtime.fingerprint import fingerprint, plugin_files_sha256
 from qkedit.runtime.load_options import Placement, recorded_loading
 from qkedit.steering.sources.edit_source import edits_identity, open_edits
 from qkedit.steering.sources.stream import refuse_other_base
@@ -91,12 +91,7 @@ class LocalModel:
 
     def identity_for(self, images: Iterable[Path]) -> dict[str, Any]:
         """See `DependsOnImages`: the content of the files that plug-ins read, such as second images."""
-        if not self.plugins:
-            return {}
-        made, pictures = make_plugins(self.plugins), list(dict.fromkeys(images))
-        check_files(made, pictures)
-        files = files_for(made, pictures)
-        return {"plugin_files_sha256": sha256_in_order(files)} if files else {}
+        return plugin_files_sha256(self.plugins, images)
 
     def _checked_edits(self, directory: Path) -> dict[str, Any]:
         """Return the identity of the edits, after comparing the stored weights with their base."""

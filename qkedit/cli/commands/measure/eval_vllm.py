@@ -81,12 +81,11 @@ def on_vllm(
     command(port=0)  # so that what it refuses is reported before the weights are read
     facts = {
         **fingerprint(directory, with_code="--trust-remote-code" in flags),
-        "plugins": [plugin.as_dict() for plugin in plugins],
         "engine": {"name": "vllm", "version": vllm_version(), "flags": list(flags)},
         "libraries": versions("openai"),
     }
     environment = server_environment(os.environ, plugins)
     environment.pop("VLLM_API_KEY", None)
     return StartedServer(
-        name, "vllm", _SERVED_NAME, lambda port: command(port=port), environment, facts, concurrency, tell
+        name, "vllm", _SERVED_NAME, lambda port: command(port=port), environment, plugins, facts, concurrency, tell
     )
