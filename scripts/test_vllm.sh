@@ -23,7 +23,6 @@ if [ ! -x "$python" ]; then
     echo 'import torchvision_operators' > "$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision_operators.pth"
 fi
 "$python" -m pip install -q --no-deps --no-build-isolation -e .
-<<<<<<< HEAD
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_NO_USAGE_STATS=1 VLLM_LOGGING_LEVEL=ERROR
 export VLLM_CACHE_ROOT="$place/cache"
 
@@ -48,16 +47,6 @@ VLLM_ENABLE_V1_MULTIPROCESSING=0 measure compiled compare.py --models demo,qwen2
 VLLM_CPU_OMP_THREADS_BIND="0|1" measure ranks compare.py --models demo,qwen2_vl,internvl --ranks 2
 VLLM_ENABLE_V1_MULTIPROCESSING=0 measure edits edits.py
 measure speed speed.py
+measure evaluation evaluate.py
 times > "$results/times.txt"
 "$python" scripts/vllm/write_results.py "$(date -u +%F)" "$results" "$(($(date +%s) - begun))"
-=======
-export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_NO_USAGE_STATS=1
-mkdir -p "$place/results"
-VLLM_ENABLE_V1_MULTIPROCESSING=0 "$python" scripts/vllm/compare.py --work "$place/work" --out "$place/results/families.json"
-VLLM_CPU_OMP_THREADS_BIND="0|1" "$python" scripts/vllm/compare.py --work "$place/work" --out "$place/results/ranks.json" \
-    --models demo --ranks 2
-VLLM_ENABLE_V1_MULTIPROCESSING=0 "$python" scripts/vllm/edits.py --work "$place/work" --out "$place/results/edits.json"
-"$python" scripts/vllm/speed.py --work "$place/work" --out "$place/results/speed.json"
-"$python" scripts/vllm/evaluate.py --work "$place/work" --out "$place/results/evaluation.json"
-"$python" scripts/vllm/write_results.py "$(date -u +%F)" "$place/results"
->>>>>>> 3336086 (eval --engine vllm starts vLLM's server, asks it, and stops it however the run ends)

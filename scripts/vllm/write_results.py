@@ -82,7 +82,6 @@ def speed(results: dict[str, Any]) -> list[str]:
     return [*lines, *(f"| `{command}` | {rate:.2g} |" for command, rate in evals.items())]
 
 
-<<<<<<< HEAD
 def run(results: dict[str, Any]) -> list[str]:
     """Return the sentence about the whole run."""
     took, cores = results["seconds"] / 60, os.cpu_count()
@@ -95,12 +94,6 @@ def cpu_seconds(text: str) -> float:
     return sum(60 * float(minutes) + float(seconds) for minutes, seconds in re.findall(r"([\d.]+)m([\d.]+)s", text))
 
 
-SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
-    "run": run,
-    "families": families,
-    "edits": edits,
-    "speed": speed,
-=======
 def evaluation(results: dict[str, Any]) -> list[str]:
     """Return what evaluate.py found."""
     if "evaluation" not in results:
@@ -116,11 +109,11 @@ def evaluation(results: dict[str, Any]) -> list[str]:
 
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "run": run,
     "families": families,
     "edits": edits,
     "speed": speed,
     "evaluation": evaluation,
->>>>>>> 3336086 (eval --engine vllm starts vLLM's server, asks it, and stops it however the run ends)
 }
 
 
