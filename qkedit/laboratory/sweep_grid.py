@@ -68,7 +68,7 @@ class SweepSettings:
         if self.seeds < 1:
             raise UsageError("no cell would have a control", where="--seeds", remedy="give 1 or more, such as 5")
         if self.control == "none":
-            raise UsageError("no cell would have a control", where="--control", remedy="take index or norm")
+            raise UsageError("no cell would have a control", where="--control", remedy="choose index or norm")
         for cell in self.cells():
             cell.controls(self.control, 1)  # refuses a control that the channel does not have
 

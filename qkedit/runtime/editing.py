@@ -258,7 +258,7 @@ def _from_sources(model: Any, sources: Sequence[EditSource]) -> _Changes:
 
 
 def _layers_by_stored_name(model: Any, tensors: Sequence[TensorEdit]) -> dict[str, AttentionLayer]:
-    """Return the layers whose queries stand in the parameters that manifests mean, by the names that these use.
+    """Return the layers whose queries are in the parameters that manifests name, by the names that these use.
 
     Raises:
         UnsupportedForm: the model has no such parameter.

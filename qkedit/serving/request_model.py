@@ -73,7 +73,7 @@ class RequestModel:
             QkeditError: generation failed; also stored as `failure`, since a streaming server reports it only as text.
         """
         if self._gone.is_set():
-            raise RequestError("the client has hung up", status=HUNG_UP)
+            raise RequestError("the client has disconnected", status=HUNG_UP)
         start = time.perf_counter()
         try:
             tokens = self._generated(streamer, arguments)
@@ -180,7 +180,7 @@ def _failure(error: Exception) -> QkeditError:
     """Return the error that a client gets for a failure of the server."""
     if whose := memory_that_ran_out(error):
         return RequestError(
-            f"{whose} does not hold the answer",
+            f"{whose} is too small for the answer",
             remedy="send less, or ask again later",
             status=503,
         )

@@ -67,7 +67,7 @@ def protection_text(directions: int) -> str:
 def missing_sink() -> UsageError:
     """Return the error for a plan that protects a sink which has not been measured."""
     return UsageError(
-        "which directions these are is known from a run of the model",
+        "the directions are found by a run of the model",
         where="protect",
         remedy="give sink=qkedit.sink_of(model), with the model as transformers loads it",
     )

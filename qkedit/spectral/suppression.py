@@ -69,15 +69,15 @@ class Suppression:
             raise UsageError(
                 f"there is no channel {self.channel!r}",
                 where="channel",
-                remedy="take full, symmetric or antisymmetric",
+                remedy="choose full, symmetric or antisymmetric",
             )
         if self.control not in ("none", "index", "norm"):
             raise UsageError(
-                f"there is no control {self.control!r}", where="control", remedy="take none, index or norm"
+                f"there is no control {self.control!r}", where="control", remedy="choose none, index or norm"
             )
         if self.control == "norm" and self.channel != "full":
             raise UsageError(
-                f"the {self.channel} channel has no norm-matched control", where="control", remedy="take index"
+                f"the {self.channel} channel has no norm-matched control", where="control", remedy="choose index"
             )
 
     @property

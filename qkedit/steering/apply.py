@@ -59,7 +59,7 @@ def apply_edits(
         CheckpointError: the base is not the model that an edit was made from, or an edit is damaged.
     """
     if output.layout != "full":
-        raise UsageError("an edit is applied to make a full directory", where="layout", remedy="take full")
+        raise UsageError("an edit is applied to make a full checkpoint", where="layout", remedy="choose full")
     sources = open_edits(edits)
     checkpoint = _base_of(sources, base, revision)
     return _written(sources, checkpoint.with_plugins() if keep_plugins else checkpoint, 1, output, progress)
@@ -87,9 +87,9 @@ def merge_edits(
         CheckpointError: the same as for `apply_edits`.
     """
     if output.layout != "delta":
-        raise UsageError("edits are merged into a delta", where="layout", remedy="take delta, or `qkedit apply`")
+        raise UsageError("edits are merged into a delta", where="layout", remedy="choose delta, or `qkedit apply`")
     if len(edits) < 2:
-        raise UsageError("one edit alone is merged with nothing", where="edits", remedy="name at least two")
+        raise UsageError("a single edit cannot be merged", where="edits", remedy="name at least two")
     sources = open_edits(edits)
     return _written(sources, _base_of(sources, base, revision), 1, output, progress)
 
@@ -126,7 +126,9 @@ def interpolate_edit(
             remedy="give a number such as 0.5; strength 0 would be the base itself",
         )
     if output.layout == "lora":
-        raise UsageError("an adapter cannot hold an interpolated edit", where="--layout", remedy="take full or delta")
+        raise UsageError(
+            "an adapter cannot hold an interpolated edit", where="--layout", remedy="choose full or delta"
+        )
     sources = open_edits([edit])
     earlier = _strength_of(sources[0].manifest.as_dict())
     if strength * earlier > LARGEST_STRENGTH * _ROUNDING:

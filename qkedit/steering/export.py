@@ -44,7 +44,7 @@ def export(
         CheckpointError: the base is not the model that was edited, or the edit is damaged.
     """
     if output.layout != "lora":
-        raise UsageError("an edit is exported as an adapter", where="layout", remedy="take lora")
+        raise UsageError("an edit is exported as an adapter", where="layout", remedy="choose lora")
     files = LocalFiles(Path(edit))
     manifest = read_manifest(files.directory)
     if is_adapter(files, manifest):

@@ -45,7 +45,9 @@ def extract(
     from qkedit.steering.sources.head_edits import layers_by_tensor
 
     if output.layout != "delta":
-        raise UsageError("an edit is extracted as a delta", where="layout", remedy="take delta, and `qkedit apply` it")
+        raise UsageError(
+            "an edit is extracted as a delta", where="layout", remedy="choose delta, and `qkedit apply` it"
+        )
     before, after = (open_checkpoint(resolve(model, None)) for model in (base, edited))
     layers = layers_by_tensor(before)
     found = diff(base, edited)[0]

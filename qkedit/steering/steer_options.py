@@ -49,15 +49,15 @@ class SteerOptions:
                 raise UsageError(f"{getattr(self, name)!r} is not text", where=name, remedy="give it as '3,5,8-12'")
         if self.compute_dtype not in ("float32", "float64"):
             raise UsageError(
-                f"{self.compute_dtype!r} is not offered", where="compute-dtype", remedy="take float32 or float64"
+                f"{self.compute_dtype!r} is not supported", where="compute-dtype", remedy="choose float32 or float64"
             )
         if self.spare not in get_args(Role):
-            raise UsageError(f"there is no role {self.spare!r}", where="spare", remedy="take none or induction")
+            raise UsageError(f"there is no role {self.spare!r}", where="spare", remedy="choose none or induction")
         if self.protect and self.suppression.channel != "full":
             raise UsageError(
                 f"an edit of the {self.suppression.channel} channel cannot protect directions of the queries",
                 where="protect",
-                remedy="take --channel full, or leave it out",
+                remedy="choose --channel full, or leave it out",
             )
 
     def recorded(self) -> RecordedOptions:
@@ -138,20 +138,24 @@ class OutputOptions:
     def __post_init__(self) -> None:
         """Check the names."""
         if self.layout not in get_args(Layout):
-            raise UsageError(f"there is no layout {self.layout!r}", where="layout", remedy="take full, delta or lora")
+            raise UsageError(
+                f"there is no layout {self.layout!r}", where="layout", remedy="choose full, delta or lora"
+            )
         if self.rank is not None and self.layout != "lora":
-            raise UsageError("an adapter alone has a rank", where="rank", remedy="take --layout lora, or leave it out")
+            raise UsageError(
+                "only an adapter has a rank", where="rank", remedy="choose --layout lora, or leave it out"
+            )
         if self.rank is not None and self.rank < 1:
             raise UsageError(f"{self.rank} is less than 1", where="rank", remedy="take a whole number from 1 on")
         if self.keep_original and self.layout != "full":
             raise UsageError(
                 "only a full checkpoint can be reverted, so other outputs keep no original bytes",
                 where="keep-original",
-                remedy="take --layout full, or leave it out",
+                remedy="choose --layout full, or leave it out",
             )
         if self.link not in {mode.value for mode in LinkMode}:
             raise UsageError(
-                f"{self.link!r} is not a way to link",
+                f"{self.link!r} is not a kind of link",
                 where="link",
-                remedy="take auto, copy, reflink, hard or symlink",
+                remedy="choose auto, copy, reflink, hard or symlink",
             )

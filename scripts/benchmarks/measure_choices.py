@@ -49,7 +49,7 @@ def main() -> None:
         with busy_process() if neighbour else alone():
             for name, action in schedules(query, key):
                 low, high = extremes_ms(action)
-                print(f"| {name}, {'beside one busy process' if neighbour else 'alone'} | {low:.0f} to {high:.0f} |")
+                print(f"| {name}, {'with one busy process' if neighbour else 'alone'} | {low:.0f} to {high:.0f} |")
     for name, taken in write_sizes(stored_bytes(query)).items():
         print(f"| {name} | {1000 * min(taken):.0f} to {1000 * max(taken):.0f} |")
 

@@ -67,7 +67,11 @@ def test_every_command_accepts_an_adapter(edited: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["steer", "demo", "--out", "OUT", "--rank", "8"], 2, "rank: an adapter alone has a rank; take --layout lora"),
+        (
+            ["steer", "demo", "--out", "OUT", "--rank", "8"],
+            2,
+            "rank: only an adapter has a rank; choose --layout lora",
+        ),
         (["steer", "demo", "--out", "OUT", "--layout", "lora", "--rank", "0"], 2, "rank: 0 is less than 1"),
         (["export", "EDITED", "--out", "OUT", "--format", "gguf"], 2, "gguf"),
         (["export", "EDITED"], 2, "--out"),

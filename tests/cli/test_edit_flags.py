@@ -158,8 +158,8 @@ def test_an_invalid_arm_is_refused_before_the_first_question(place: Path, tmp_pa
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (("--each",), "--each: there is one arm alone"),
-        (("--each", "--plugin", "none"), "--each: there is one arm alone"),
+        (("--each",), "--each: there is only one arm"),
+        (("--each", "--plugin", "none"), "--each: there is only one arm"),
         (("--each", "--edit", "nowhere"), "no readable"),
     ],
 )

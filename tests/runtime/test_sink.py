@@ -107,7 +107,7 @@ def test_steer_writes_what_the_edit_in_memory_makes_and_records_the_sink(tmp_pat
 
 
 def test_what_cannot_be_protected_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="known from a run of the model"):
+    with pytest.raises(UsageError, match="found by a run of the model"):
         run_plan(plan_for("demo", SteerOptions(protect=2)), OutputOptions(tmp_path / "out"))
     with pytest.raises(UsageError, match="'sunk' cannot be protected"):
         qkedit.steer("demo", out=tmp_path / "out", protect="sunk")

@@ -60,7 +60,7 @@ def failure_of(model: Failing) -> QkeditError:
             503,
             "memory does",
         ),
-        (MemoryError(), 503, "memory does not hold the answer; send less, or ask again later."),
+        (MemoryError(), 503, "memory is too small for the answer; send less, or ask again later."),
         (RuntimeError("shapes differ"), 500, "the answer failed (RuntimeError); see the server's log for the reason."),
         (QkeditError("scr: no"), 500, "scr: no."),
     ],

@@ -84,7 +84,7 @@ def read_text(file: Path) -> str:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
             data = opened.read(LARGEST_FILE + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise QkeditError("is not a sound gzip file", where=str(file), remedy="copy it again") from None
+        raise QkeditError("is not a valid gzip file", where=str(file), remedy="copy it again") from None
     except OSError as error:
         raise QkeditError(
             f"cannot be read ({error.strerror})", where=str(file), remedy="name an existing file"

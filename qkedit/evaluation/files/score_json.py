@@ -96,7 +96,7 @@ Reader = Callable[[Any, str], Any]
 
 
 def _wrong(where: str, what: str) -> QkeditError:
-    return QkeditError(what, where=where, remedy="score the answers again to get a sound file")
+    return QkeditError(what, where=where, remedy="score the answers again to get a valid file")
 
 
 def _fields(row: Mapping[str, Any], readers: Mapping[str, Reader], where: str) -> dict[str, Any]:

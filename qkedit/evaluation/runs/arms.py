@@ -98,7 +98,7 @@ def arms_of(
         UsageError: there is neither an edit nor a plug-in.
     """
     if not edits and not plugins:
-        raise UsageError("there is one arm alone", where="--each", remedy="name an --edit or a --plugin")
+        raise UsageError("there is only one arm", where="--each", remedy="name an --edit or a --plugin")
     everywhere = tuple(always)
     arms = [Arm(BASE, (), everywhere)]
     arms += [Arm(Path(edit).expanduser().resolve().name, (edit,), everywhere) for edit in edits]

@@ -100,5 +100,5 @@ class AGLA(ContrastSettings):
 def _check_model(model: str, name: str, what: str) -> None:
     if not model:
         raise UsageError(
-            "no model says what to mask", where=f"{name} model", remedy=f"give the directory or the hub id of {what}"
+            "no model is given", where=f"{name} model", remedy=f"give the directory or the hub id of {what}"
         )

@@ -78,7 +78,7 @@ class DependsOnFiles(Protocol):
     """A plug-in's settings that name files whose content decides about answers."""
 
     def files_for(self, pictures: Iterable[Path]) -> Iterable[Path]:
-        """Return the files that answers about these pictures depend on, besides them, always in the same order."""
+        """Return the further files that answers about these pictures depend on, always in the same order."""
         ...
 
 

@@ -84,7 +84,9 @@ class OPERA:
         vocabulary = modules.text_config.vocab_size
         if self.candidates > vocabulary:
             raise UsageError(
-                f"the model has only {vocabulary} tokens", where=f"{self.name} candidates", remedy="give 5, say"
+                f"the model has only {vocabulary} tokens",
+                where=f"{self.name} candidates",
+                remedy="give a smaller number, such as 5",
             )
         return BoundOPERA(self, modules.attention_layers[-1], control_generator(self.control))
 

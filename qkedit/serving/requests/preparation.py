@@ -98,7 +98,7 @@ class Preparation:
         # A processor or a template may fail in any way on a client's input, which the client can change.
         except Exception as error:
             if whose := memory_that_ran_out(error):
-                raise RequestError(f"{whose} does not hold the request", remedy="send less", status=413) from error
+                raise RequestError(f"{whose} is too small for the request", remedy="send less", status=413) from error
             # As text: a record with the error itself would keep the images alive in every stored record.
             logger.warning("a request could not be prepared\n%s", traceback.format_exc().rstrip())
             raise RequestError(

@@ -42,11 +42,11 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UsageError(
-            f"there is no device {name!r}", where="device", remedy="take auto, cpu, cuda, cuda:N or mps"
+            f"there is no device {name!r}", where="device", remedy="choose auto, cpu, cuda, cuda:N or mps"
         ) from None
     present = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type, 0)
     if (device.index or 0) >= present:
-        raise UsageError(f"this machine has no device {name!r}", where="device", remedy="take --device cpu or auto")
+        raise UsageError(f"this machine has no device {name!r}", where="device", remedy="choose --device cpu or auto")
     return device
 
 

@@ -182,7 +182,7 @@ def _meeting_place() -> tuple[str, int]:
     address, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
     if not address or not (port.isascii() and port.isdecimal() and int(port[:10]) < 1 << 16):
         raise UsageError(
-            "are not set, so the processes cannot meet",
+            "are not set, so the processes cannot connect",
             where="MASTER_ADDR and MASTER_PORT",
             remedy="start them with torchrun or accelerate launch",
         )
@@ -223,7 +223,7 @@ def _wait(deadline: float, launch: Launch) -> None:
 
 def _no_meeting(address: str, error: BaseException) -> QkeditError:
     return QkeditError(
-        f"the processes cannot meet there ({first_sentence(error)})",
+        f"the processes cannot connect there ({first_sentence(error)})",
         where=f"MASTER_ADDR {address}",
         remedy="give the launcher an address and a port of the first machine that all of them can reach",
     )

@@ -186,7 +186,7 @@ def test_in_an_evaluation_each_arm_is_its_method(vit: str, blip: str, demo: Load
 
 def test_what_cannot_be_used(vit: str, blip: str, demo: LoadedModel, tmp_path: Path) -> None:
     for plugin, sentence in ((OAVCD, "a DINO transformer"), (AGLA, "a BLIP model for matching")):
-        with pytest.raises(UsageError, match=f"no model says what to mask; give .* {sentence}"):
+        with pytest.raises(UsageError, match=f"no model is given; give .* {sentence}"):
             plugin()
     with pytest.raises(UsageError, match=r"1.5 is not a share"):
         OAVCD(vit, share=1.5)

@@ -252,7 +252,7 @@ def test_no_wait_for_the_others_is_without_end(monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize(("name", "value"), [("MASTER_ADDR", ""), ("MASTER_PORT", "none"), ("MASTER_PORT", "99999")])
 def test_processes_without_a_place_to_meet_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match="are not set, so the processes cannot meet"), first_of(SECOND):
+    with pytest.raises(UsageError, match="are not set, so the processes cannot connect"), first_of(SECOND):
         pass
 
 

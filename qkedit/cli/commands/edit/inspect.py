@@ -95,7 +95,9 @@ def inspect(
             without = {"--offset": any(place), "--suggest": suggest, "--plot": plot, "--html": html}
             for flag, given in {**without, "--protect": request.protect, "--spare": spare != "none"}.items():
                 if given:
-                    raise UsageError("a comparison has none", where=flag, remedy="look at one model at a time")
+                    raise UsageError(
+                        "is not available in a comparison", where=flag, remedy="inspect one model at a time"
+                    )
             if compare == BASE and base is None and Path(BASE).is_dir():
                 raise UsageError(
                     "the name means the model's base, but there is also a directory of this name",

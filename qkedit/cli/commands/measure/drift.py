@@ -70,7 +70,7 @@ def drift(
                 on_image=on_image,
             )
         if found.template != found.base_template:
-            output.warn("the two models have different chat templates, so they were not asked the same")
+            output.warn("the two models have different chat templates, so their prompts differ")
         fields = {
             "model": name,
             "base": before,
@@ -126,6 +126,6 @@ def _described(found: Drift) -> str:
     for place, image in enumerate(worst):
         found_there = f"{Path(image.image).name}: kl {image.mean_kl:.4g}, overlap {image.overlap:.3f}"
         lines.append(("farthest" if place == 0 else "then", found_there))
-        # Answers stand below the line of their own image.
+        # Answers follow the line of their own image.
         lines += [("  base", image.base), ("  edited", image.edited)]
     return aligned(lines)

@@ -107,4 +107,4 @@ def score(
 def _refuse_input(target: Path, inputs: Sequence[Path]) -> None:
     """Refuse to overwrite an input."""
     if any(target.exists() and read.exists() and target.samefile(read) for read in inputs):
-        raise UsageError(f"{target} is read", where="--per-item", remedy="name another file")
+        raise UsageError(f"{target} is an input file", where="--per-item", remedy="name another file")

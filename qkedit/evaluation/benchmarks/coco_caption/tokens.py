@@ -49,6 +49,6 @@ def ptb(captions: Sequence[str]) -> list[str]:
         raise QkeditError(
             f"the tokenizer made {len(found)} lines of {len(lines)} captions, so they cannot be matched",
             where=WHERE,
-            remedy="leave out the captions with unusual characters, or take --variant words",
+            remedy="leave out the captions with unusual characters, or use --variant words",
         )
     return [" ".join(token for token in line.rstrip().split(" ") if token not in _PUNCTUATION) for line in found]

@@ -79,10 +79,10 @@ def _question(row: Row) -> Question:
     category, subcategory, group, figure, question = parts = [row.identifier(key) for key in _KEYS]
     truth = row.identifier("gt_answer")
     if category not in SPLITS or truth not in ("0", "1"):
-        raise row.wrong(f"category {category!r} with gt_answer {truth!r} is none of the benchmark")
+        raise row.wrong(f"category {category!r} with gt_answer {truth!r} is not in the benchmark")
     visual_input = row.identifier("visual_input")
     if visual_input not in _VISUAL_INPUTS:
-        raise row.wrong(f"visual_input {visual_input!r} is none of {', '.join(_VISUAL_INPUTS)}")
+        raise row.wrong(f"visual_input {visual_input!r} is not one of {', '.join(_VISUAL_INPUTS)}")
     of_set = (category, subcategory, group)
     return Question(
         id="_".join(parts),
@@ -160,7 +160,7 @@ def _judged(question: Question, answer: Answer, *, allows_unclear: bool) -> Hall
     word = _WORDS.get(str(label).strip()) if isinstance(label, int | str) and not isinstance(label, bool) else None
     if word is None:
         raise QkeditError(
-            f"the label {label!r} of {answer.id!r} is none of 0 (wrong), 1 (right) and 2 (unclear)",
+            f"the label {label!r} of {answer.id!r} is not one of 0 (wrong), 1 (right) and 2 (unclear)",
             where=answer.where,
             remedy="correct the label",
         )

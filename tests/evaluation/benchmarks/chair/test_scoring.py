@@ -359,7 +359,7 @@ def test_a_broken_gzip_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "answers.json.gz"
     for content in (b"{}", gzip.compress(b"{}" * 99)[:-9]):
         file.write_bytes(content)
-        with pytest.raises(QkeditError, match="is not a sound gzip file"):
+        with pytest.raises(QkeditError, match="is not a valid gzip file"):
             chair.load_answers(file)
 
 

@@ -117,7 +117,7 @@ def test_labels_may_be_strings_or_numbers(data: Path, label: object) -> None:
 def test_other_labels_are_refused(data: Path, label: object) -> None:
     answers = answers_with(["1"] * (len(ROWS) - 1) + [label])
     with pytest.raises(
-        QkeditError, match=r"of 'VS_chart_1_1_1' is none of 0 \(wrong\), 1 \(right\) and 2 \(unclear\)"
+        QkeditError, match=r"of 'VS_chart_1_1_1' is not one of 0 \(wrong\), 1 \(right\) and 2 \(unclear\)"
     ):
         scoring.score(scoring.load_questions(data, None), answers)
 
@@ -197,9 +197,9 @@ def test_answers_are_read_in_the_official_format(data: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"category": "VX"}, "category 'VX' with gt_answer '0' is none of the benchmark"),
-        ({"gt_answer": "2"}, "category 'VD' with gt_answer '2' is none of the benchmark"),
-        ({"visual_input": "3"}, "visual_input '3' is none of 0, 1, 2"),
+        ({"category": "VX"}, "category 'VX' with gt_answer '0' is not in the benchmark"),
+        ({"gt_answer": "2"}, "category 'VD' with gt_answer '2' is not in the benchmark"),
+        ({"visual_input": "3"}, "visual_input '3' is not one of 0, 1, 2"),
         ({"visual_input": None}, "visual_input is neither a whole number nor a name"),
         ({"set_id": None}, "set_id is neither a whole number nor a name"),
         ({}, "the question 'VD_chart_0_0_0' occurs twice"),
