@@ -53,12 +53,12 @@ def failure_of(model: Failing) -> QkeditError:
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 503, "the device's memory does not"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 503, "the device's memory is too small"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), 503, "the device's"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
             503,
-            "memory does",
+            "memory is too small",
         ),
         (MemoryError(), 503, "memory is too small for the answer; send less, or ask again later."),
         (RuntimeError("shapes differ"), 500, "the answer failed (RuntimeError); see the server's log for the reason."),
