@@ -1,8 +1,8 @@
 """Simulated devices: tensors that report a device, with checks that operands are on the same one.
 
-Every tensor stays in the machine's memory and every number is computed there. But each says on which device it is,
-results are where their operands are, and operands on different devices are refused as CUDA refuses them, so that code
-that forgets to move a tensor fails.
+All tensors are in the machine's memory, and all numbers are computed there. But each tensor reports a device, results
+have the device of their operands, and operands on different devices are refused as by CUDA, so that code that forgets
+to move a tensor fails.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def place_of(tensor: Tensor) -> torch.device:
 
 
 class PretendedDevices(TorchFunctionMode):
-    """While this is entered, `device` is the simulated one. Raises RuntimeError if operands differ."""
+    """Simulate devices while the context is open. Raises RuntimeError if operands are on different devices."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Check the devices of the operands, compute, and set that of the result."""
+        """Check the devices of the operands, compute, and set the device of the result."""
         kwargs = kwargs or {}
         if function == Tensor.device.__get__:
             return place_of(args[0])
@@ -83,7 +83,7 @@ class PretendedDevices(TorchFunctionMode):
 
 
 def _common_place(function: Any, tensors: Sequence[Tensor]) -> torch.device:
-    """Return the device of all operands; numbers may be anywhere, and an index may be on the CPU."""
+    """Return the common device of the operands; numbers may have any device, and an index may be on the CPU."""
     if function in INDEXES:
         self, others = tensors[0], [tensor for tensor in tensors[1:] if place_of(tensor) != CPU]
         tensors = [self, *others] if place_of(self) != CPU or others else [self]
@@ -103,7 +103,7 @@ def _plain(value: Any) -> Any:
 def spread(model: nn.Module, places: Mapping[str, str]) -> None:
     """Put modules on devices by their names, the longest matching one, and move their inputs there.
 
-    As accelerate does it with a `device_map`: a module takes its arguments wherever they are.
+    Like accelerate with a `device_map`: a module accepts arguments on any device.
     """
     for name, module in model.named_modules():
         known = [prefix for prefix in places if prefix == "" or f"{name}.".startswith(f"{prefix}.")]

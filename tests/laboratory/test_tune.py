@@ -114,7 +114,7 @@ def test_the_report_is_printed_and_plotted(found: TuneReport) -> None:
     assert json.loads(json.dumps(found.as_dict()))["verdict"] == "confirmed"
 
 
-def test_an_edit_that_is_not_confirmed_is_not_called_a_winner(found: TuneReport) -> None:
+def test_an_unconfirmed_edit_is_not_called_a_winner(found: TuneReport) -> None:
     assert found.confirmation is not None
     assert found.best is not None
     report = replace(found, confirmation=replace(found.confirmation, is_better=False))
@@ -280,7 +280,7 @@ def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert Sampler(SPACE, "random", prunes=False).next([]) is not None
 
 
-def test_a_mistake_is_named_before_what_is_missing_for_it(tmp_path: Path) -> None:
+def test_invalid_options_are_named_before_a_missing_package(tmp_path: Path) -> None:
     assert qkedit("tune", "-b", "nonsense").sentence().startswith("there is no benchmark 'nonsense'")
     assert qkedit("eval", "-b", "nonsense").sentence().startswith("there is no benchmark 'nonsense'")
     sentence = qkedit("tune", "--k", "99", "--out", tmp_path / "t.jsonl").sentence()

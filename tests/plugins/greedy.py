@@ -1,4 +1,4 @@
-"""Greedy answers with the logits of every step, and prompts for them."""
+"""Generate greedy answers with the logits of every step, and prompts for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STEPS = 5
 
 
 def one_image_each(family: str) -> list[Prompt]:
-    """Return prompts of different length with one image each."""
+    """Return prompts of different lengths with one image each."""
     first, second = two_prompts(family)
     return [first, Prompt((first.items[0], first.items[1], 9), seed=5) if len(second.items) > 3 else second]
 

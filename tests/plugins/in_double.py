@@ -1,7 +1,7 @@
 """Run all computations in float64, including those that cast to float32 on purpose.
 
-Two ways to compute the same thing then agree to a dozen digits, where float32 would leave open whether a difference is
-rounding or a mistake.
+Two computations of the same quantity then agree to a dozen digits; in float32 a difference could be rounding or a
+mistake.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _double(value: Any) -> Any:
 
 @contextmanager
 def in_double() -> Iterator[None]:
-    """Use float64 instead of float32 while the context is open."""
+    """Compute in float64 instead of float32 while the context is open."""
     torch.set_default_dtype(torch.float64)
     try:
         with _DoubleForSingle():

@@ -23,9 +23,9 @@ class Probe:
     """A plug-in that splits the prefill at given columns and records its calls.
 
     Attributes:
-        refine: "end" (before the last token), "image" (behind each prompt's last image) or None.
-        edit: called with the cache, rows and length.
-        layers: after which layers the state passes through `change`.
+        refine: "end" (before the last token), "image" (after each prompt's last image) or None.
+        edit: a function that is called with the cache, rows and length.
+        layers: the layers after which `change` is applied to the state.
     """
 
     refine: str | None = None

@@ -17,7 +17,7 @@ def demo():
     return model, AutoProcessor.from_pretrained(demo_checkpoint())
 
 
-def test_chat_with_two_images_of_different_size(demo):
+def test_a_chat_with_two_images_of_different_sizes_is_edited(demo):
     model, processor = demo
     images = [Image.effect_noise((96, 60), 80).convert("RGB"), Image.new("RGB", (50, 120), "red")]
     content = [{"type": "image", "image": image} for image in images] + [{"type": "text", "text": "describe"}]
@@ -43,5 +43,5 @@ def test_chat_with_two_images_of_different_size(demo):
     assert report.plugins["scr"].grids == 2
     ratios = report.plugins["scr"].norm_ratio
     assert list(ratios) == [0, 1, 2, 3]
-    # Eight neighbours gain a tenth of a source, over and over: norms grow from layer to layer, and not without end.
+    # Eight neighbours grow by a tenth in each layer: norms grow from layer to layer, but are bounded.
     assert 1.0 < ratios[0] < ratios[3] < 1.6

@@ -1,4 +1,4 @@
-"""A model spread over devices: every tensor of a plug-in has to be where the layer is that needs it."""
+"""Test plug-ins on a model spread over devices: their tensors must be on the device of the layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.pretended_devices import PretendedDevices, placed, spread
 
 
 def next_logits(model: Any, inputs: dict[str, Any]) -> Tensor:
-    """Logits of the prompt's last token and of one decoding step, `[2, batch, vocabulary]`."""
+    """Return the logits of the prompt's last token and of one decoding step, `[2, batch, vocabulary]`."""
     with torch.no_grad():
         output = model(**inputs, use_cache=True)
         step = model(input_ids=torch.full_like(inputs["input_ids"][:, :1], 50), past_key_values=output.past_key_values)

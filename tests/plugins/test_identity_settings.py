@@ -1,4 +1,4 @@
-"""At the setting at which a method does nothing, answers are the model's own, and so are the random numbers drawn."""
+"""Test that identity settings of each method keep the answers of the model and its random numbers."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ IDENTITIES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("method", IDENTITIES)
-def test_nothing_changes_in_greedy_search_in_sampling_and_for_a_text_in_between(method: str) -> None:
-    """On a family whose positions have three parts, where a text request resets what an image request left."""
+def test_identity_settings_keep_greedy_sampled_and_text_answers(method: str) -> None:
+    """Use a family with multimodal positions, in which a text request resets the offset of an image."""
     vlm = model("qwen2-vl")
     given = request("qwen2-vl", one_image_each("qwen2-vl")).inputs
     text = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}

@@ -1,4 +1,4 @@
-"""What equals the formulas within float32's rounding equals them to ten digits in float64: the rest was rounding."""
+"""Test in float64 that results equal the formulas to ten digits, so that differences in float32 are rounding."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tests.plugins.in_double import doubled, in_double, model
 from tests.plugins.scr import test_scr
 from tests.plugins.tiny_requests import request, two_prompts
 
-# Its experts' products exist in single precision alone.
+# The products of its experts exist only in single precision.
 SINGLE_ONLY = ("qwen3-vl-moe",)
-# Pictures drawn in float64 are other pictures, and two scores of these are too near to compare sources.
+# Random images in float64 differ from those in float32, and two scores of these are too near to compare sources.
 NEAR_SCORES = ("idefics3",)
 PRECISE = {"rtol": 0, "atol": 1e-10}
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in SINGLE_ONLY])
-def test_dscr(family: str) -> None:
+def test_dscr_equals_the_formulas_in_float64(family: str) -> None:
     tiny, prompts = model(family), prompts_of(family)
     with in_double():
         given = doubled(request_of(family, prompts))
@@ -49,7 +49,7 @@ def test_dscr(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", [family for family in test_scr.FAMILIES if family not in NEAR_SCORES])
-def test_scr_in_a_padded_batch(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scr_in_a_padded_batch_equals_the_formulas_in_float64(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny, prompts = model(family), two_prompts(family)
     monkeypatch.setattr(test_scr, "model", lambda family: tiny)
     monkeypatch.setattr(test_scr, "request", lambda *own: doubled(request(*own)))

@@ -1,4 +1,4 @@
-"""A plug-in of another package: found by its entry point, on the command line, in files and in Python."""
+"""Test a plug-in of another package: by its entry point, on the command line, in files and in Python."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def mute(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("mute")
-def test_it_is_listed_and_takes_options_as_ours_do() -> None:
+def test_a_plugin_of_a_package_is_listed_and_has_options() -> None:
     assert registry.plugin_names() == (*registry.PLUGINS, "broken", "mute", "nothing")
     assert [option.name for option in registry.plugin_options("mute")] == ["token"]
     (named,) = settings.parse_plugins(["mute:token=7"]) or ()
@@ -90,7 +90,7 @@ def test_it_is_listed_and_takes_options_as_ours_do() -> None:
 
 
 @pytest.mark.usefixtures("mute")
-def test_none_takes_the_place_of_ours() -> None:
+def test_a_package_cannot_replace_our_plugins() -> None:
     assert registry.plugin_class("scr") is qkedit.SCR
 
 
@@ -103,19 +103,19 @@ def test_none_takes_the_place_of_ours() -> None:
         ("mut", "there is no plug-in 'mut'; did you mean 'mute'"),
     ],
 )
-def test_what_cannot_be_used_is_named(name: str, message: str) -> None:
+def test_unusable_plugins_are_named(name: str, message: str) -> None:
     with pytest.raises(QkeditError, match=message):
         registry.plugin_class(name)
 
 
 @pytest.mark.usefixtures("mute")
-def test_it_acts_on_decoding_with_and_without_a_prefill_plugin() -> None:
+def test_a_decoding_plugin_acts_with_and_without_a_prefill_plugin() -> None:
     from PIL import Image
 
     demo = load("demo")
     picture, prompt = Image.new("RGB", (64, 64), "navy"), "Please describe this image in detail."
     plain = respond(demo, [picture], prompt, max_new_tokens=6).text
-    # A noun that the model says by itself, as one token.
+    # A noun of the model's own answer that is one token.
     spoken = demo.processor.tokenizer(plain, add_special_tokens=False)["input_ids"][2]
     word = demo.processor.tokenizer.decode([spoken]).strip()
     (mute,) = settings.make_plugins(settings.parse_plugins([f"mute:token={spoken}"]) or ())
@@ -128,13 +128,13 @@ def test_it_acts_on_decoding_with_and_without_a_prefill_plugin() -> None:
         assert answer.report.warnings == ("a token was muted",)
         assert answer.report.plugins["mute"].steps == answer.tokens  # type: ignore[attr-defined]
         assert answer.report.images == len(others)
-    # Detached, the model says it again.
+    # After detaching, the answer contains it again.
     assert respond(demo, [picture], prompt, max_new_tokens=6).text == plain
 
 
 @pytest.mark.usefixtures("mute")
-def test_drift_leads_a_model_along_tokens_that_a_plugin_mutes(tmp_path: Path) -> None:
-    """Its probabilities are the model's own, so those of the base; what it says by itself is not."""
+def test_drift_follows_the_base_through_muted_tokens(tmp_path: Path) -> None:
+    """The probabilities equal those of the base; the answer with the plug-in does not."""
     from PIL import Image
 
     picture = tmp_path / "picture.png"
@@ -151,7 +151,7 @@ def test_drift_leads_a_model_along_tokens_that_a_plugin_mutes(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("mute")
-def test_warnings_of_decoding_are_counted_without_images_too() -> None:
+def test_warnings_of_decoding_are_also_counted_without_images() -> None:
     from tests.evaluation.runs.test_local_model import ask
 
     model = LocalModel("demo", dtype="float32", plugins=settings.parse_plugins(["mute", "scr"]) or ())
@@ -163,7 +163,7 @@ def test_warnings_of_decoding_are_counted_without_images_too() -> None:
         assert session.warnings == []
 
 
-def test_an_argument_is_set_once() -> None:
+def test_two_plugins_cannot_set_one_argument() -> None:
     class Greedy(DecodingEdit):
         def arguments(self) -> dict[str, object]:
             return {"num_beams": 1}

@@ -50,7 +50,7 @@ def options_of(text: str) -> dict[str, Any]:
         ("dscr:depth=dir/x=y.npy", {"depth": "dir/x=y.npy"}),
     ],
 )
-def test_text(text: str, options: dict[str, Any]) -> None:
+def test_settings_are_parsed_from_text(text: str, options: dict[str, Any]) -> None:
     parsed = options_of(text)
     assert parsed == options
     assert {key: type(value) for key, value in parsed.items()} == {key: type(value) for key, value in options.items()}
@@ -80,17 +80,17 @@ def test_text(text: str, options: dict[str, Any]) -> None:
         (["no/such/file.json"], "No such file"),
     ],
 )
-def test_text_that_is_wrong(texts: list[str], words: str) -> None:
+def test_invalid_text_is_refused(texts: list[str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         parse_plugins(texts)
 
 
-def test_none_is_not_nothing() -> None:
+def test_none_means_an_empty_list_of_plugins() -> None:
     assert parse_plugins([]) is None
     assert parse_plugins(["none"]) == ()
 
 
-def test_words_of_a_command() -> None:
+def test_settings_are_parsed_from_a_command_line() -> None:
     parsed = parse_words(["scr", "--layers", "0-3,5", "--factor=1.2", "dscr:blend=0.5", "--lost-cells", "skip"])
     assert parsed == (
         PluginSettings("scr", {"layers": "0-3,5", "factor": 1.2}),
@@ -107,7 +107,7 @@ def test_words_of_a_command() -> None:
         (["scr", "--no-such", "3"], "no option 'no_such'"),
     ],
 )
-def test_words_that_are_wrong(words: list[str], message: str) -> None:
+def test_invalid_command_lines_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_words(words)
 
@@ -125,7 +125,7 @@ SCR_OPTIONS = st.fixed_dictionaries(
 
 
 @given(SCR_OPTIONS, st.booleans())
-def test_every_way_of_writing_says_the_same(options: dict[str, Any], with_dscr: bool) -> None:
+def test_text_words_and_documents_give_equal_settings(options: dict[str, Any], with_dscr: bool) -> None:
     plugins = [PluginSettings("scr", options), *([PluginSettings("dscr", {"depth": "x.npy"})] if with_dscr else [])]
     assert list(parse_document(json.loads(dump_plugins(plugins)), "file")) == plugins
     written = ",".join(
@@ -136,7 +136,7 @@ def test_every_way_of_writing_says_the_same(options: dict[str, Any], with_dscr: 
 
 
 @given(st.text())
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         plugins = parse_plugins([text])
     except UsageError:
@@ -161,13 +161,13 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         ({"schema": 1, "plugins": [{"name": "scr"}, {"name": "scr"}]}, "named twice"),
     ],
 )
-def test_documents_that_are_wrong(document: object, words: str) -> None:
+def test_invalid_documents_are_refused(document: object, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         parse_document(document, "here.json")
     assert "here.json" in str(caught.value)
 
 
-def test_a_file_of_ones_own(tmp_path: Path) -> None:
+def test_settings_may_come_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "both.json"
     plugins = (PluginSettings("scr", {"layers": "0-3"}), PluginSettings("dscr", {"depth": "x.npy"}))
     file.write_bytes(dump_plugins(plugins))
@@ -179,7 +179,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"schema": NaN}', '{"schema": 1e999}', r'{"schema": 1, "plugins": ["\ud800"]}', "9" * 400]
 )
-def test_a_file_of_a_stranger(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_of_settings_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "theirs.json"
     file.write_text(text)
     with pytest.raises(UsageError, match="is not valid JSON"):
@@ -193,14 +193,14 @@ def test_a_path_that_is_not_utf8_is_written_and_read(tmp_path: Path) -> None:
     assert parse_plugins([str(file)]) == plugins
 
 
-def test_listed_options_are_those_of_the_class() -> None:
+def test_listed_options_equal_those_of_the_class() -> None:
     listed = {option.name: option.default for option in plugin_options("dscr")}
     assert "processor" not in listed
     assert listed["blend"] == 1.0
     assert {option.name for option in plugin_options("scr")} >= {"layers", "diagnosis", "sources", "factor"}
 
 
-def test_paths_hold_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "depth.npy").touch()
     monkeypatch.chdir(tmp_path)
     absolute = with_absolute_paths(PluginSettings("dscr", {"depth": "depth.npy", "refine": "both"}))
@@ -212,14 +212,14 @@ def test_paths_hold_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "model", ["qwen2-vl", "Qwen/Qwen2-VL-7B-Instruct", "/models/Qwen2-VL-7B-Instruct", "./Qwen2-VL-7B-Instruct/"]
 )
-def test_published_layers(model: str) -> None:
+def test_published_layers_are_the_defaults(model: str) -> None:
     plugins = [PluginSettings("scr", {"diagnosis": "4-5"}), PluginSettings("dscr")]
     scr, dscr = with_paper_defaults(plugins, model)
     assert scr.options == {"layers": "0-15", "diagnosis": "4-5"}
     assert dscr == plugins[1]
 
 
-def test_an_edited_model_is_known_by_its_manifest(tmp_path: Path) -> None:
+def test_an_edited_model_is_recognised_by_its_manifest(tmp_path: Path) -> None:
     assert preset_of(str(tmp_path)) is None
     base, model = ({"model": name, "revision": None} for name in ("edited", "llava-hf/llava-1.5-7b-hf"))
     manifest = {"base": base, "history": [{"base": model}]}
@@ -240,7 +240,7 @@ def model(tmp_path: Path) -> Path:
     return directory
 
 
-def test_attaching_and_detaching(model: Path) -> None:
+def test_plugins_are_attached_replaced_and_detached(model: Path) -> None:
     assert attached_to(model) == ()
     scr, dscr = PluginSettings("scr", {"layers": "0-3"}), PluginSettings("dscr")
     assert attach_to(model, [scr]) == (scr,)
@@ -262,7 +262,7 @@ def test_attaching_and_detaching(model: Path) -> None:
     assert detach_from(model) == ()
 
 
-def test_the_file_is_as_readable_as_its_neighbours(model: Path) -> None:
+def test_the_file_has_the_permissions_of_other_files(model: Path) -> None:
     attach_to(model, [PluginSettings("scr")])
     assert stat.S_IMODE((model / PLUGINS_FILE).stat().st_mode) == stat.S_IMODE((model / "config.json").stat().st_mode)
 
@@ -277,7 +277,7 @@ def test_a_broken_file_is_named_and_can_be_removed(model: Path) -> None:
     assert attached_to(model) == ()
 
 
-def test_a_failed_write_leaves_what_was(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_earlier_file(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     attach_to(model, [PluginSettings("scr")])
     before = sorted(os.listdir(model)), (model / PLUGINS_FILE).read_bytes()
 
@@ -290,7 +290,7 @@ def test_a_failed_write_leaves_what_was(model: Path, monkeypatch: pytest.MonkeyP
     assert (sorted(os.listdir(model)), (model / PLUGINS_FILE).read_bytes()) == before
 
 
-def test_directories_that_are_not_the_users(model: Path, tmp_path: Path) -> None:
+def test_directories_that_are_not_models_of_the_user_are_refused(model: Path, tmp_path: Path) -> None:
     assert users_directory(str(model)) == model
     link = tmp_path / "link"
     link.symlink_to(model)

@@ -30,7 +30,7 @@ PAGE = (ROOT / "docs" / "writing-a-plugin.md").read_text("utf-8")
 FILES = {name: text for name, text in re.findall(r"```(?:python|toml)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL)}
 PROJECT = tomllib.loads(FILES.pop("pyproject.toml"))["project"]
 SHORT = ("--max-new-tokens", "12", "--device", "cpu", "--dtype", "float32")
-# So strong that the answer ends at its first token.
+# A strength at which the answer ends at its first token.
 AT_ONCE = "brief:strength=1000"
 PROMPT = "Please describe this image in detail."
 
@@ -55,7 +55,7 @@ def picture(scenes: Path) -> Path:
     return min((scenes / "images").iterdir())
 
 
-def test_the_page_has_one_of_each_kind_and_the_commands_it_names() -> None:
+def test_the_document_has_both_kinds_of_plugins_with_their_options() -> None:
     assert set(FILES) == {"image_plugins/dim.py", "image_plugins/brief.py"}
     assert sum(text.count("\n") for text in FILES.values()) < 150
     listed = {plugin["name"]: plugin["options"] for plugin in run("plugins", "list", "--json").document["plugins"]}
@@ -63,7 +63,7 @@ def test_the_page_has_one_of_each_kind_and_the_commands_it_names() -> None:
     assert [option["name"] for option in listed["brief"]] == ["strength"]
 
 
-def test_dim_scales_the_states_of_image_tokens_alone(picture: Path) -> None:
+def test_dim_scales_only_states_of_image_tokens(picture: Path) -> None:
     demo = load("demo", dtype="float32")
     inputs = request_inputs(demo, [Image.open(picture).convert("RGB")], PROMPT)
     dim = importlib.import_module("image_plugins.dim").Dim
@@ -82,7 +82,7 @@ def test_dim_scales_the_states_of_image_tokens_alone(picture: Path) -> None:
     assert (report.tokens, report.layers) == (int(image.sum()), (2,))  # type: ignore[attr-defined]
 
 
-def test_in_generate(picture: Path) -> None:
+def test_the_plugins_work_in_generate(picture: Path) -> None:
     request = ("generate", "demo", "--image", picture, "--prompt", PROMPT, "--json", *SHORT)
     plain = run(*request).document
     both = run(*request, "--plugin", "dim:layers=2-5,factor=0", "--plugin", AT_ONCE).document
@@ -94,7 +94,7 @@ def test_in_generate(picture: Path) -> None:
     assert (wrong.code, wrong.document["error"]["where"]) == (2, "dim factor")
 
 
-def test_in_generate_without_an_image() -> None:
+def test_the_plugins_work_in_generate_without_an_image() -> None:
     """Without images, a decoding plug-in acts, and a prefill plug-in does not."""
     request = ("generate", "demo", "--prompt", "hello", "--json", *SHORT)
     assert run(*request, "--plugin", AT_ONCE).document["tokens"] == 1
@@ -102,7 +102,7 @@ def test_in_generate_without_an_image() -> None:
     assert (refused.code, refused.document["error"]["what"]) == (2, "plug-ins act on images")
 
 
-def test_in_eval(scenes: Path, tmp_path: Path) -> None:
+def test_the_plugins_work_in_eval(scenes: Path, tmp_path: Path) -> None:
     asked = ("eval", "demo", "-b", "pope.random", "--data", scenes, "--images", scenes / "images", "--limit", "3")
     answers = {}
     for names, plugins in {
@@ -119,7 +119,7 @@ def test_in_eval(scenes: Path, tmp_path: Path) -> None:
     assert answers["dim", "brief"] == ["", "", ""]
 
 
-def test_in_serve(picture: Path) -> None:
+def test_the_plugins_work_in_serve(picture: Path) -> None:
     demo = load("demo", dtype="float32")
     switch = PluginSwitch(demo.model, [PluginSettings("dim"), PluginSettings("brief", {"strength": 1000.0})])
     inputs = request_inputs(demo, [Image.open(picture).convert("RGB")], PROMPT)
@@ -137,7 +137,7 @@ def test_in_serve(picture: Path) -> None:
         assert report() is None
 
 
-def test_in_drift(picture: Path) -> None:
+def test_the_plugins_work_in_drift(picture: Path) -> None:
     at_once = PluginSettings("brief", {"strength": 1000.0})
     found = drift("demo", "demo", [picture], prompt=PROMPT, plugins=[at_once], max_new_tokens=5, dtype="float32")
     (image,) = found.images
@@ -145,7 +145,7 @@ def test_in_drift(picture: Path) -> None:
     assert (image.base != "", image.edited) == (True, "")
 
 
-def test_in_lmms_eval(picture: Path) -> None:
+def test_the_plugins_work_in_lmms_eval(picture: Path) -> None:
     from tests.integrations.test_lmms_eval import GREEDY, model, requests
 
     with pytest.MonkeyPatch.context() as patch:
@@ -159,7 +159,7 @@ def test_in_lmms_eval(picture: Path) -> None:
     assert (found.text, found.token_counts.output_tokens) == ("", 1)
 
 
-def test_a_callers_processor_has_the_last_word(picture: Path) -> None:
+def test_logits_processors_of_the_caller_run_last(picture: Path) -> None:
     demo = load("demo", dtype="float32")
     end = demo.model.generation_config.eos_token_id
     chosen = []

@@ -1,7 +1,6 @@
-"""Prompts with images for tiny models of every family, in the form of the families' processors.
+"""Build prompts with images for tiny models of every family, like the families' processors.
 
-While tokens are laid down, every cell is noted: which image, which part of it, which row and column. That is what the
-grids are compared with.
+Each cell is recorded with its image, part, row and column, for comparisons with the grids.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from tests import tiny_models
 from tests.tiny_configs import FAMILIES
 
 IMAGE, PAD, NEWLINE = 5, 0, 12
-START, END = 3, 4  # around an image, where a family has such tokens
+START, END = 3, 4  # around an image, in families with such tokens
 
-# What the tiny configs lack for grids worth the name: 6 × 6 cells an image or a tile, 5 × 5 where cells are merged.
+# Changes to the tiny configs for larger grids: 6 × 6 cells per image or tile, 5 × 5 if cells are merged.
 LARGER: dict[str, dict[str, Any]] = {
     "llava": {"vision_config": {"image_size": 48}},
     "vipllava": {"vision_config": {"image_size": 48}},
     "deepseek-vl": {"vision_config": {"image_size": 48}},
     "gemma3": {"vision_config": {"image_size": 48}, "mm_tokens_per_image": 36},
     "paligemma": {"vision_config": {"image_size": 48}},
-    # As published; the tiny config keeps the defaults of a LLaVA.
+    # As published; the tiny config has the defaults of a LLaVA.
     "pixtral": {
         "vision_config": {"image_size": 64},
         "vision_feature_select_strategy": "full",
@@ -50,16 +49,16 @@ ANY_RESOLUTION = ("llava-next", "llava-onevision")
 TILES = ("internvl", "idefics3", "smolvlm")
 ALL = (*PATCHES, *SQUARES, *ROWS, *ANY_RESOLUTION, *TILES)
 
-# Families whose decoder and layout of images are on a path that others take too: Qwen2-VL's and LLaVA-NeXT's.
+# Families with the decoder and image layout of another one: Qwen2-VL or LLaVA-NeXT.
 SAME_PATHS = ("qwen2.5-vl", "internvl")
 
 
 def distinct(*families: str) -> tuple[str, ...]:
-    """Return the families with a decoder path of their own; all of them if SLOW_TESTS is set."""
+    """Return the families without those of `SAME_PATHS`; all of them if SLOW_TESTS is set."""
     return families if os.environ.get("SLOW_TESTS") else tuple(name for name in families if name not in SAME_PATHS)
 
 
-# Two images of different shape for each way to lay images out, in the units of `Prompt`.
+# Two images of different shapes for each image layout, in the units of `Prompt`.
 SHAPES: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
     **dict.fromkeys(PATCHES, ((5, 6), (6, 4))),
     **dict.fromkeys(SQUARES, ((0, 0), (0, 0))),
@@ -75,7 +74,7 @@ Cell = tuple[int, str, int, int]  # image of the request, part, row, column
 class Prompt:
     """Text tokens (a number) and images (a pair), in order.
 
-    What the pair counts depends on the family: cells; nothing (images of one size); pixels (LLaVA-NeXT); tiles.
+    The unit of the pair depends on the family: cells, ignored (images of one size), pixels (LLaVA-NeXT) or tiles.
     """
 
     items: tuple[int | tuple[int, int], ...]
@@ -124,7 +123,7 @@ def model(family: str, **text: Any) -> Any:
 
 
 def request(family: str, prompts: Sequence[Prompt], padding: str = "left") -> Request:
-    """Build a batch; a prompt's tokens and pixels depend on its own seed, not on other prompts."""
+    """Build a batch; the tokens and pixels of a prompt depend on its seed, not on other prompts."""
     rows: list[_Tokens] = []
     pictures: list[Any] = []  # (prompt, shape, generator)
     for number, prompt in enumerate(prompts):
@@ -157,11 +156,11 @@ def request(family: str, prompts: Sequence[Prompt], padding: str = "left") -> Re
 
 
 def two_prompts(family: str) -> list[Prompt]:
-    """Return prompts of different length and images; the second has two images if the family allows it."""
+    """Return prompts of different lengths and images; the second has two images if the family allows it."""
     first, second = SHAPES[family]
     several = (first, 2, second) if family != "paligemma" else (second,)
     if family == "llava-onevision":
-        several = (second,)  # two images in a prompt are not tiled; they have a test of their own
+        several = (second,)  # two images in a prompt are not tiled; another test covers them
     lead = 0 if family == "paligemma" else 2
     return [Prompt((lead, first, 4), seed=3), Prompt((lead, *several, 7), seed=4)]
 
@@ -193,7 +192,7 @@ def _lay(family: str, tokens: _Tokens, image: int, shape: tuple[int, int]) -> No
 
 
 def _lay_labelled(tokens: _Tokens, image: int, rows: int, columns: int) -> None:
-    """Idefics 3: <fake> <row_i_col_j> cells …, a newline a row of tiles, then <fake> <global-img> cells <fake>."""
+    """Idefics 3: <fake> <row_i_col_j> cells …, a newline per row of tiles, then <fake> <global-img> cells <fake>."""
     fake, whole, first_label = 20, 21, 22
     if rows * columns > 1:
         for row in range(rows):
@@ -208,7 +207,7 @@ def _lay_labelled(tokens: _Tokens, image: int, rows: int, columns: int) -> None:
 
 
 def _lay_any_resolution(family: str, tokens: _Tokens, image: int, shape: tuple[int, int]) -> None:
-    """Return the model's own arrangement of features that encode their positions; −1 is a newline."""
+    """Arrange features that encode their positions by the model's own code, and return them; −1 is a newline."""
     base = model(family).model
     tiles = _tile_count(family, shape)
     size = base.config.vision_config.image_size // base.config.vision_config.patch_size

@@ -1,4 +1,4 @@
-"""Attention with explicit matrices over the whole text, which tests can change."""
+"""Compute attention with explicit matrices over the whole text, so that tests can change it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from tests.plugins.tiny_requests import model
 
-# Called with a layer, its query, key and value `[batch, heads, rows, d]`, keys and values repeated for their heads, an
-# additive mask `[batch or 1, 1, rows, columns]` and the scale of scores; returns the output `[batch, heads, rows, d]`.
+# A function of a layer, its query, key and value `[batch, heads, rows, d]` (keys and values repeated per query
+# head), an additive mask `[batch or 1, 1, rows, columns]` and the scale; it returns `[batch, heads, rows, d]`.
 Attention = Callable[[int, Tensor, Tensor, Tensor, Tensor, float], Tensor]
 
 
 @contextmanager
 def attention_by(family: str, attention: Attention) -> Iterator[None]:
-    """Compute the attention of a tiny model's decoder by a function of a test."""
+    """Compute the attention of a tiny model's decoder by a given function."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
@@ -50,9 +50,9 @@ def changed_scores(family: str, change: Callable[[int, Tensor], None]) -> Abstra
     """Compute the attention of a tiny model's decoder by explicit matrices.
 
     Args:
-        family: of the model.
-        change: called with a layer and its scores before mask and softmax, `[batch, heads, rows, columns]`, which it
-            may change in place.
+        family: the family of the model.
+        change: a function of a layer and its scores before mask and softmax, `[batch, heads, rows, columns]`, which
+            it may change in place.
     """
 
     def attention(layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:

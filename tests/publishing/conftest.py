@@ -39,7 +39,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[WritableHub]:
 
 @pytest.fixture(scope="session")
 def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the base in a cache, where its files are known by hub id and commit."""
+    """Return the base in a cache, with its hub id and commit."""
     directory = tmp_path_factory.mktemp("cache") / "models--org--base" / "snapshots" / COMMIT
     write(directory, weights())
     (directory / "README.md").write_text(CARD)
@@ -58,7 +58,7 @@ def outputs(snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 @pytest.fixture
 def edited(outputs: dict[str, Path], tmp_path: Path) -> Edited:
-    """Return a function: `edited("delta")` is a copy of that output which a test may change."""
+    """Return a function: `edited("delta")` makes a copy of that output, which a test may change."""
 
     def copy(layout: str = "full") -> Path:
         return Path(shutil.copytree(outputs[layout], tmp_path / f"edited-{layout}"))

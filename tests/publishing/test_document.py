@@ -1,4 +1,4 @@
-"""Test the quotations of the command's output in docs/publishing.md."""
+"""Test the output quoted in docs/publishing.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def lines(text: str) -> list[str]:
     return [re.sub(r"\s+", " ", re.sub(r"[\d.]+ (bytes|kB)", "N", line)).strip() for line in text.strip().splitlines()]
 
 
-def test_the_quoted_dry_run_is_what_the_command_prints(
+def test_the_quoted_dry_run_equals_the_printed_one(
     hub: WritableHub, base: dict[str, bytes], edited: Edited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quoted = re.findall(r"```text\n(.*?)```", (ROOT / "docs" / "publishing.md").read_text("utf-8"), re.DOTALL)

@@ -17,7 +17,7 @@ from tests.publishing.conftest import BASE, COMMIT, REPO, TOKEN, Edited
 from tests.steering.checkpoints import contents
 
 MANIFEST = "qkedit.json"
-# The hub library's own way to send a file where Xet is switched off, which the hub of these tests does not speak.
+# The hub of these tests does not have the Xet protocol, so the library's older way to send files is used.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
 
 
@@ -35,7 +35,7 @@ def shards(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.glob("*.safetensors"))
 
 
-def test_one_commit_copies_what_is_the_bases_and_uploads_the_rest(
+def test_one_commit_copies_files_of_the_base_and_uploads_the_others(
     hub: WritableHub, base: dict[str, bytes], edited: Edited
 ) -> None:
     directory = edited()
@@ -59,7 +59,7 @@ def test_one_commit_copies_what_is_the_bases_and_uploads_the_rest(
     assert hub.tokens == {TOKEN}
 
 
-def test_the_same_again_makes_no_commit_and_sends_nothing(
+def test_an_unchanged_output_makes_no_commit_and_sends_no_file(
     hub: WritableHub, base: dict[str, bytes], edited: Edited
 ) -> None:
     directory = edited()
@@ -72,7 +72,7 @@ def test_the_same_again_makes_no_commit_and_sends_nothing(
     assert {method for method, _, _ in hub.log} == {"GET"}
 
 
-def test_a_changed_card_alone_is_sent_the_next_time(hub: WritableHub, base: dict[str, bytes], edited: Edited) -> None:
+def test_a_changed_card_is_sent_without_other_files(hub: WritableHub, base: dict[str, bytes], edited: Edited) -> None:
     directory = edited()
     qkedit.push(directory, REPO)
     hub.writes()
@@ -85,7 +85,7 @@ def test_a_changed_card_alone_is_sent_the_next_time(hub: WritableHub, base: dict
 
 
 @pytest.mark.parametrize("broken", ["commit", "upload"])
-def test_after_a_failure_in_the_middle_only_what_is_missing_is_sent(
+def test_after_a_failure_only_missing_files_are_sent(
     hub: WritableHub, base: dict[str, bytes], edited: Edited, broken: str
 ) -> None:
     directory = edited()
@@ -95,7 +95,7 @@ def test_after_a_failure_in_the_middle_only_what_is_missing_is_sent(
         qkedit.push(directory, REPO)
     assert "the disk of the hub is full" in raised.value.what
     assert "run the same command again" in raised.value.remedy
-    assert len(hub.repositories[REPO].branches["main"].commits) == 1  # nothing of it is seen
+    assert len(hub.repositories[REPO].branches["main"].commits) == 1  # the failed push is not visible
     hub.faults.refused = {}
     hub.writes()
     report = qkedit.push(directory, REPO)
@@ -106,11 +106,11 @@ def test_after_a_failure_in_the_middle_only_what_is_missing_is_sent(
     assert contents(directory).items() <= hub.repositories[REPO].files().items()
 
 
-def test_a_dry_run_says_file_by_file_what_would_go_and_writes_nothing(
+def test_a_dry_run_lists_the_action_of_each_file_and_writes_nothing(
     hub: WritableHub, base: dict[str, bytes], edited: Edited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = edited()
-    monkeypatch.delenv("HF_TOKEN")  # nothing is written, so nobody need be logged in
+    monkeypatch.delenv("HF_TOKEN")  # no login is needed, since nothing is written
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     report = qkedit.push(directory, REPO, dry_run=True)
     changed = touched(directory)
@@ -127,7 +127,7 @@ def test_a_dry_run_says_file_by_file_what_would_go_and_writes_nothing(
     assert fields["base"] == {"model": BASE, "revision": COMMIT}
 
 
-def test_a_delta_goes_with_a_card_and_the_bases_licence(
+def test_a_delta_is_pushed_with_a_card_and_the_licence_of_the_base(
     hub: WritableHub, base: dict[str, bytes], edited: Edited
 ) -> None:
     directory = edited("delta")
@@ -147,7 +147,7 @@ def test_a_delta_goes_with_a_card_and_the_bases_licence(
     assert set(actions(qkedit.push(directory, REPO)).values()) == {"unchanged"}
 
 
-def test_an_adapter_goes_with_its_own_card_and_the_bases_licence(
+def test_an_adapter_is_pushed_with_its_card_and_the_licence_of_the_base(
     hub: WritableHub, base: dict[str, bytes], edited: Edited
 ) -> None:
     directory = edited("lora")
@@ -160,7 +160,7 @@ def test_an_adapter_goes_with_its_own_card_and_the_bases_licence(
     assert not any(name.startswith("adapter") for name in hub.repositories[REPO].files())
 
 
-def test_an_adapter_that_was_changed_is_not_sent(hub: WritableHub, base: dict[str, bytes], edited: Edited) -> None:
+def test_a_changed_adapter_is_refused(hub: WritableHub, base: dict[str, bytes], edited: Edited) -> None:
     directory = edited("lora")
     (directory / "adapter_config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"changed since qkedit wrote them: adapter_config\.json"):
@@ -170,7 +170,7 @@ def test_an_adapter_that_was_changed_is_not_sent(hub: WritableHub, base: dict[st
         qkedit.push(directory, REPO)
 
 
-def test_a_delta_in_the_place_of_a_model_takes_the_models_files_away(
+def test_a_delta_that_replaces_a_model_deletes_its_files(
     hub: WritableHub, base: dict[str, bytes], edited: Edited
 ) -> None:
     qkedit.push(edited(), REPO)
@@ -182,7 +182,7 @@ def test_a_delta_in_the_place_of_a_model_takes_the_models_files_away(
     assert {name for name, action in actions(report).items() if action == "delete"} == set(before) - set(left)
 
 
-def test_other_files_of_the_repository_stay(hub: WritableHub, base: dict[str, bytes], edited: Edited) -> None:
+def test_other_files_of_the_repository_are_kept(hub: WritableHub, base: dict[str, bytes], edited: Edited) -> None:
     hub.add(REPO, {"README.md": b"mine", "results.csv": b"1\n", ".gitattributes": b""})
     report = qkedit.push(edited(), REPO)
     assert report.plan.left_there == (".gitattributes", "results.csv")

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload ra
 
 
 def refused(hub: WritableHub, directory: Path, repository: str = REPO, **options: Any) -> QkeditError:
-    """Return the error of a push that ends before anything was written."""
+    """Return the error of a push that ends before anything is written."""
     with pytest.raises(QkeditError) as raised:
         qkedit.push(directory, repository, **options)
     assert hub.writes() == []
@@ -32,7 +32,7 @@ def refused(hub: WritableHub, directory: Path, repository: str = REPO, **options
 
 
 def base_with(hub: WritableHub, base: dict[str, bytes], card: str | None, **files: str) -> None:
-    """Give the base another card, or none, and other files."""
+    """Replace or remove the card of the base, and add files."""
     changed = {name: content for name, content in base.items() if name not in ("README.md", "LICENSE")}
     changed |= {} if card is None else {"README.md": card.encode()}
     hub.add(BASE, changed | {name: text.encode() for name, text in files.items()}, commit=COMMIT)
@@ -55,7 +55,7 @@ def base_with(hub: WritableHub, base: dict[str, bytes], card: str | None, **file
     ],
 )
 @pytest.mark.parametrize("layout", ["full", "delta"])
-def test_a_base_whose_licence_does_not_settle_it_needs_a_word(
+def test_an_unclear_licence_of_the_base_needs_license(
     hub: WritableHub, base: dict[str, bytes], edited: Edited, licence: str, said: str, layout: str
 ) -> None:
     base_with(hub, base, f"---\n{licence}\n---\n# Base\n")
@@ -67,14 +67,14 @@ def test_a_base_whose_licence_does_not_settle_it_needs_a_word(
 
 
 @pytest.mark.parametrize("card", [None, "no block", "---\nlicense: [\n---\n"])
-def test_without_a_readable_card_the_text_of_the_licence_is_named(
+def test_without_a_readable_card_the_licence_file_is_named(
     hub: WritableHub, base: dict[str, bytes], edited: Edited, card: str | None
 ) -> None:
     base_with(hub, base, card, **{"LICENSE.txt": "Text"})
     assert "read LICENSE.txt of the base" in refused(hub, edited(), dry_run=True).remedy
 
 
-def test_a_stated_licence_goes_into_the_card_that_is_sent_and_into_no_file(
+def test_a_stated_licence_is_added_only_to_the_pushed_card(
     hub: WritableHub, base: dict[str, bytes], edited: Edited
 ) -> None:
     base_with(hub, base, None)
@@ -88,7 +88,7 @@ def test_a_stated_licence_goes_into_the_card_that_is_sent_and_into_no_file(
     assert report.plan.warnings == ()
 
 
-def test_a_licence_called_other_is_confirmed_with_its_name_and_link(
+def test_a_licence_named_other_is_confirmed_with_name_and_link(
     hub: WritableHub, base: dict[str, bytes], edited: Edited
 ) -> None:
     base_with(hub, base, "---\nlicense: other\nlicense_name: tongyi\nlicense_link: https://e.org/a\n---\n")
@@ -98,7 +98,9 @@ def test_a_licence_called_other_is_confirmed_with_its_name_and_link(
     assert fields["license_link"] == "https://e.org/a"
 
 
-def test_another_licence_than_the_bases_is_warned_of(hub: WritableHub, base: dict[str, bytes], edited: Edited) -> None:
+def test_a_licence_that_differs_from_the_base_causes_a_warning(
+    hub: WritableHub, base: dict[str, bytes], edited: Edited
+) -> None:
     (warning,) = qkedit.push(edited(), REPO, license="mit", dry_run=True).plan.warnings
     assert warning == "the base's licence is apache-2.0: make sure that it lets you publish under mit"
     assert "is not the identifier" in refused(hub, edited("delta"), license="MIT License").what
@@ -111,7 +113,7 @@ def test_a_card_that_contradicts_the_base_is_refused(hub: WritableHub, base: dic
     assert refused(hub, directory).what == "gives the licence mit, and the base's licence is apache-2.0"
 
 
-def test_of_a_base_on_the_disk_the_cards_in_the_output_tell_the_licence(hub: WritableHub, tmp_path: Path) -> None:
+def test_the_licence_of_a_local_base_is_read_from_the_cards_of_the_output(hub: WritableHub, tmp_path: Path) -> None:
     source = shutil.copytree(Path(qkedit.__file__).parent / "demo" / "checkpoint", tmp_path / "source")
     card = source / "README.md"
     card.write_text(card.read_text().replace("license: apache-2.0", "license: cc-by-nd-4.0", 1))
@@ -126,7 +128,7 @@ def test_of_a_base_on_the_disk_the_cards_in_the_output_tell_the_licence(hub: Wri
 # --- files
 
 
-def test_files_that_qkedit_did_not_write_go_only_when_they_are_named(
+def test_foreign_files_are_pushed_only_if_they_are_named(
     hub: WritableHub, base: dict[str, bytes], edited: Edited
 ) -> None:
     directory = edited()
@@ -144,7 +146,7 @@ def test_files_that_qkedit_did_not_write_go_only_when_they_are_named(
     assert report.plan.left_here == (".cache/token", "notes.txt")
 
 
-def test_links_out_of_the_directory_are_refused_but_for_shards(
+def test_links_out_of_the_directory_are_refused_except_for_shards(
     hub: WritableHub, base: dict[str, bytes], edited: Edited, snapshot: Path, tmp_path: Path
 ) -> None:
     directory = edited()
@@ -159,7 +161,7 @@ def test_links_out_of_the_directory_are_refused_but_for_shards(
     assert error.what == f"is a link to {tmp_path / 'secret'}"
 
 
-def test_a_directory_that_is_not_what_its_manifest_says_is_not_sent(
+def test_a_directory_that_differs_from_its_manifest_is_refused(
     hub: WritableHub, base: dict[str, bytes], edited: Edited
 ) -> None:
     directory = edited()
@@ -174,7 +176,7 @@ def test_a_directory_that_is_not_what_its_manifest_says_is_not_sent(
     assert error.mismatches == (f"{manifest['tensors'][0]['name']}: SHA-256 differs from the manifest",)
 
 
-def test_a_file_that_should_be_the_bases_and_is_not_is_refused(
+def test_a_file_that_differs_from_the_base_is_refused(
     hub: WritableHub, base: dict[str, bytes], edited: Edited
 ) -> None:
     directory = edited()
@@ -198,7 +200,7 @@ def test_a_missing_file_is_named(hub: WritableHub, base: dict[str, bytes], edite
     assert error.what == "files of the output are missing: tokenizer.json"
 
 
-def test_a_directory_without_a_manifest_is_not_an_output(hub: WritableHub, snapshot: Path) -> None:
+def test_a_directory_without_a_manifest_is_refused(hub: WritableHub, snapshot: Path) -> None:
     assert refused(hub, snapshot).what == "there is no readable qkedit.json"
 
 
@@ -229,9 +231,7 @@ def test_a_branch_is_made_from_the_default_one(hub: WritableHub, base: dict[str,
     assert qkedit.push(directory, REPO, branch="k4/strong").commit is None
 
 
-def test_a_commit_that_came_between_is_not_overwritten(
-    hub: WritableHub, base: dict[str, bytes], edited: Edited
-) -> None:
+def test_a_concurrent_commit_is_not_overwritten(hub: WritableHub, base: dict[str, bytes], edited: Edited) -> None:
     hub.add(REPO, {".gitattributes": b"x"})
     branch = hub.repositories[REPO].branches["main"]
     hub.faults.before_commit = lambda: branch.commits.append(("f" * 40, {"other": b""}))
@@ -252,10 +252,12 @@ def test_shards_that_the_hub_does_not_copy_can_be_uploaded(
     hub.writes()
     report = qkedit.push(directory, REPO, copy=False)
     assert {file.action for file in report.plan.files} == {"upload"}
-    assert len([write for write in hub.writes() if write.startswith("upload")]) == 2  # the edited one is there already
+    assert (
+        len([write for write in hub.writes() if write.startswith("upload")]) == 2
+    )  # the edited one is already on the hub
 
 
-def test_a_base_that_the_hub_no_longer_has_is_named(hub: WritableHub, edited: Edited) -> None:
+def test_a_base_that_is_not_on_the_hub_is_named(hub: WritableHub, edited: Edited) -> None:
     error = refused(hub, edited())
     assert (error.where, error.what) == (
         f"the base {BASE}",
@@ -273,7 +275,7 @@ def command(*arguments: str | Path) -> Result:
     return result
 
 
-def test_the_command_says_file_by_file_what_would_go(hub: WritableHub, base: dict[str, bytes], edited: Edited) -> None:
+def test_the_command_lists_the_action_of_each_file(hub: WritableHub, base: dict[str, bytes], edited: Edited) -> None:
     directory = edited()
     result = command(directory, REPO, "--dry-run", "--private")
     assert (result.code, result.stderr) == (0, "")
@@ -298,7 +300,7 @@ def test_the_command_says_file_by_file_what_would_go(hub: WritableHub, base: dic
         (400, f"bad https://s3/x?X-Amz-Signature=y {TOKEN}", "request to create the repository (400: bad …"),
     ],
 )
-def test_what_the_hub_refuses_is_one_sentence(
+def test_a_refusal_of_the_hub_is_one_sentence(
     hub: WritableHub, base: dict[str, bytes], edited: Edited, status: int, message: str, said: str
 ) -> None:
     hub.faults.refused = {f"create {REPO}": (status, message)}
@@ -314,7 +316,7 @@ def test_a_repository_needs_an_owner_and_a_name(hub: WritableHub, edited: Edited
     assert "is not a repository's name" in result.sentence()
 
 
-def test_without_a_network_or_a_login_it_says_so_at_once(
+def test_a_missing_network_or_login_is_an_error_at_once(
     hub: WritableHub, edited: Edited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = edited()

@@ -37,7 +37,7 @@ def table_of(rows: tuple[tuple[str, ...], ...], breaking: tuple[str, ...] = ()) 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 @pytest.mark.parametrize("breaking", [(), ("metric",)])
-def test_every_word_is_there_at_every_width(width: int, breaking: tuple[str, ...]) -> None:
+def test_every_word_is_printed_at_every_width(width: int, breaking: tuple[str, ...]) -> None:
     lines = shown(table_of(ROWS, breaking), width)
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
@@ -45,7 +45,7 @@ def test_every_word_is_there_at_every_width(width: int, breaking: tuple[str, ...
         assert {word for word in " ".join(row).split() if len(word) <= 24} <= set(text.replace(",", " ").split())
 
 
-def test_a_row_that_does_not_fit_becomes_a_sentence_with_its_verdict() -> None:
+def test_a_row_that_does_not_fit_becomes_a_sentence() -> None:
     assert shown(table_of(ROWS[:1]), 40) == [
         "metric accuracy, A 0.812, B 0.833,",
         "  interval -0.001 to +0.043,",
@@ -53,7 +53,7 @@ def test_a_row_that_does_not_fit_becomes_a_sentence_with_its_verdict() -> None:
     ]
 
 
-def test_where_it_fits_it_is_a_table() -> None:
+def test_rows_that_fit_are_a_table() -> None:
     assert [line.split() for line in shown(table_of(ROWS[:1]), 80)] == [
         list(filter(None, NAMES)),
         " ".join(ROWS[0]).split(),
@@ -81,8 +81,8 @@ def test_a_cell_cannot_forge_a_row() -> None:
     assert shown(table, 80)[1:] == [r"a\nfine  better\x1b[2K  worse  "]
 
 
-def test_no_other_table_is_made() -> None:
-    """So that what holds for this one holds for all."""
+def test_only_this_module_imports_tables_of_rich() -> None:
+    """So these tests cover all tables."""
     package = Path(qkedit.__file__).parent
     users = {
         file.name

@@ -43,7 +43,7 @@ def harmless(text: str) -> bool:
 
 
 @given(st.text())
-def test_nothing_that_steers_is_left_and_nothing_else_is_changed(text: str) -> None:
+def test_only_control_characters_are_escaped(text: str) -> None:
     assert harmless(visible(text))
     assert len(on_one_line(text).splitlines()) <= 1
     if harmless(text) and not set("\u061c\u200e\u200f") & set(text):
@@ -53,7 +53,7 @@ def test_nothing_that_steers_is_left_and_nothing_else_is_changed(text: str) -> N
 @pytest.mark.parametrize(
     "wrap", [str, Text, lambda text: Group(text, Text(text)), lambda text: aligned([("a", text)])]
 )
-def test_every_way_to_print_spells_them(wrap: object) -> None:
+def test_every_way_to_print_escapes_control_characters(wrap: object) -> None:
     text = printed(wrap(HOSTILE))  # type: ignore[operator]
     assert harmless(text)
     assert r"\x1b]0;title" in text
@@ -61,14 +61,14 @@ def test_every_way_to_print_spells_them(wrap: object) -> None:
     assert "[bold]red[/bold]:smile:" in text
 
 
-def test_tables_spell_them() -> None:
+def test_tables_escape_control_characters() -> None:
     table = FittingTable("name")
     table.add_row(HOSTILE)
     table.add_row(Text(HOSTILE))
     assert harmless(printed(table))
 
 
-def test_an_error_and_a_warning_stay_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_and_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     output = Output("score")
     output.warn("first\nwarning: forged")
     with pytest.raises(typer.Exit):
@@ -98,7 +98,7 @@ def test_a_name_in_a_csv_is_not_a_formula(value: object, cell: object) -> None:
     assert _cell(value) == cell
 
 
-def test_a_models_name_forges_no_line_of_a_table() -> None:
+def test_the_name_of_a_model_forges_no_line_of_a_table() -> None:
     name = "a\n    7 9.99 forged"
     inspection: Any = SimpleNamespace(model=name, layers=[SimpleNamespace(layer=2)])
     assert len(_title(inspection).splitlines()) == 1

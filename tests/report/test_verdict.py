@@ -1,4 +1,4 @@
-"""Test the verdict: an effect only if the interval excludes 0, and its cost next to it."""
+"""Test the verdict: it names an effect only if the interval excludes 0, together with its cost."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ def given(hallucination: Bounds, recall: Bounds, to_controls: Bounds = LESS) -> 
         (MORE, LESS, LESS, ("the edit hallucinates more", ";less recall ("), "sweep"),
     ],
 )  # fmt: skip
-def test_what_is_concluded(
+def test_the_verdict_follows_from_the_intervals(
     hallucination: Bounds, recall: Bounds, to_controls: Bounds, words: tuple[str, ...], next_step: str
 ) -> None:
     found = given(hallucination, recall, to_controls)
     assert found is not None
     assert all(said in f";{found.text}".replace("; ", ";") for said in words)
     assert next_step in found.next_step
-    # What no interval shows is not said.
+    # Effects that no interval shows are not mentioned.
     assert ("random modes" in found.text) == (hallucination is LESS)
 
 
-def test_bounds_at_zero_show_nothing_and_figures_are_in_points() -> None:
+def test_bounds_at_zero_are_no_effect_and_figures_are_in_points() -> None:
     found = given((-0.05, -0.1, 0.0), (-0.0001, -0.04, 0.04))
     assert found is not None
     assert found.text == "no clear effect on hallucination: CHAIR_s -5.0 points [-10.0, +0.0] against the base"
 
 
-def test_without_a_figure_there_is_no_verdict() -> None:
+def test_without_an_interval_of_hallucination_the_verdict_is_none() -> None:
     assert given(None, SAME) is None
     assert given(LESS, None) is not None
 
@@ -66,5 +66,5 @@ def test_without_a_figure_there_is_no_verdict() -> None:
     ("removed", "words"),
     [(0.0, "mild"), (0.0999, "mild"), (0.1, "marked"), (0.4999, "marked"), (0.5, "strong"), (1.0, "strong")],
 )
-def test_a_share_of_energy_in_words(removed: float, words: str) -> None:
+def test_a_share_of_energy_is_put_into_words(removed: float, words: str) -> None:
     assert strength(removed) == f"a {words} edit"

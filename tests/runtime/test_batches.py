@@ -42,7 +42,7 @@ def loaded(request: pytest.FixtureRequest) -> LoadedModel:
 
 
 @pytest.mark.parametrize("plugins", [(), (SCR(layers="0-2"),)], ids=["plain", "scr"])
-def test_a_batch_answers_as_its_prompts_do_alone(loaded: LoadedModel, plugins: tuple[Any, ...]) -> None:
+def test_answers_of_a_batch_equal_those_of_single_prompts(loaded: LoadedModel, plugins: tuple[Any, ...]) -> None:
     alone = [respond_batch(loaded, [prompt], plugins, max_new_tokens=8)[0] for prompt in prompts(loaded)]
     together = respond_batch(loaded, prompts(loaded), plugins, max_new_tokens=8)
     assert [answer.text for answer in together] == [answer.text for answer in alone]
@@ -52,8 +52,8 @@ def test_a_batch_answers_as_its_prompts_do_alone(loaded: LoadedModel, plugins: t
         assert answer.report is None or answer.report.prompts == len(QUESTIONS)
 
 
-def test_a_batch_sees_what_its_prompts_see_alone(loaded: LoadedModel) -> None:
-    """Compare the logits behind the answers, which show more than texts that may agree by chance."""
+def test_logits_of_a_batch_equal_those_of_single_prompts(loaded: LoadedModel) -> None:
+    """Compare logits, since texts may agree by chance."""
     settings = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
 
     def logits(asked: list[Prompt]) -> torch.Tensor:
@@ -66,7 +66,7 @@ def test_a_batch_sees_what_its_prompts_see_alone(loaded: LoadedModel) -> None:
     torch.testing.assert_close(together, alone, atol=1e-5 * float(alone.abs().max()), rtol=1e-4)
 
 
-def test_the_shorter_prompts_are_padded_on_their_left(loaded: LoadedModel) -> None:
+def test_shorter_prompts_are_padded_on_the_left(loaded: LoadedModel) -> None:
     asked = prompts(loaded)
     mask = batch_inputs(loaded, asked)["attention_mask"]
     lengths = [batch_inputs(loaded, [prompt])["input_ids"].shape[1] for prompt in asked]
@@ -75,8 +75,8 @@ def test_the_shorter_prompts_are_padded_on_their_left(loaded: LoadedModel) -> No
     assert torch.equal(mask, mask.sort(dim=1).values)
 
 
-def test_an_answer_ends_where_it_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Declare a token of the answers as their end, so that they end at different positions."""
+def test_answers_of_a_batch_end_at_their_own_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Declare a token of the answers as their end token, so that they end at different positions."""
     loaded = tiny_processors.loaded("llava-next")
     asked = prompts(loaded)
     inputs = [batch_inputs(loaded, [prompt]) for prompt in asked]
@@ -111,7 +111,7 @@ class _OneByOne:
         return self._processor(text=text, **settings)
 
 
-def test_a_processor_that_takes_no_batches() -> None:
+def test_a_processor_without_batches_is_called_per_prompt() -> None:
     demo = load("demo", dtype="float32")
     processor = _OneByOne(demo.processor)
     answers = respond_batch(
@@ -123,14 +123,14 @@ def test_a_processor_that_takes_no_batches() -> None:
     assert [answer.text for answer in answers] == [answer.text for answer in expected]
 
 
-def test_what_no_processor_takes_is_told() -> None:
+def test_invalid_inputs_of_a_processor_are_an_error() -> None:
     demo = load("demo", dtype="float32")
     with pytest.raises(ProcessorFault, match="image"):
         respond_batch(demo, [Prompt("no placeholder", (images()[0],))], max_new_tokens=2)
 
 
-def test_a_template_that_begins_the_text_is_not_begun_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Return tokens, as transformers' `apply_chat_template` can."""
+def test_a_start_token_of_the_template_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare with the tokens of transformers' `apply_chat_template`."""
     demo = load("demo", dtype="float32")
     plain = demo.processor.chat_template
     begin = demo.processor.tokenizer.bos_token

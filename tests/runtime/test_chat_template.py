@@ -83,7 +83,7 @@ def rendered(demo: LoadedModel, template: str, turns: Any = CONVERSATION) -> str
         (NO_SYSTEM, "parts", None),
     ],
 )
-def test_turns_have_the_form_that_a_template_takes(
+def test_turns_have_the_form_that_the_template_needs(
     demo: LoadedModel, template: str, form: str, expected: str | None
 ) -> None:
     found = replace(demo, chat_template=template).template
@@ -95,7 +95,7 @@ def test_turns_have_the_form_that_a_template_takes(
     }
     if expected is not None:
         assert rendered(demo, template) == expected
-    # One turn alone, whatever the form, and never a list as Python prints it.
+    # A single turn in any form, and never the Python text of a list.
     assert "<image>" in rendered(demo, template, [user_turn("is it red", 1)])
     assert "type" not in rendered(demo, template, [user_turn("is it red", 1)])
 
@@ -120,7 +120,7 @@ def test_turns_have_the_form_that_a_template_takes(
         ("constant", "leaves out the question or the image"),
     ],
 )
-def test_a_template_that_fails_is_one_sentence(demo: LoadedModel, template: str, said: str) -> None:
+def test_a_failing_template_is_one_sentence(demo: LoadedModel, template: str, said: str) -> None:
     with pytest.raises(TemplateFault, match=said) as caught:
         rendered(demo, template, [user_turn("is it red", 1)])
     assert caught.value.where == "demo"
@@ -128,7 +128,7 @@ def test_a_template_that_fails_is_one_sentence(demo: LoadedModel, template: str,
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_stars_that_are_not_a_power_change_nothing(demo: LoadedModel) -> None:
+def test_stars_other_than_powers_are_allowed(demo: LoadedModel) -> None:
     template = (
         "{# 2**2 #}** {{ '2**2' }} {% macro m() %}{{ kwargs.a ~ kwargs.b }}{% endmacro %}"
         "{{ m(**{'a': '1', 'b': '2'}) }}{{ m(a='1', **{'b': '2'}) }}" + PARTS
@@ -140,8 +140,10 @@ ENDLESS = "{% for a in range(90000) %}{% for b in range(90000) %}{% set c = a + 
 
 
 @pytest.mark.parametrize("template", [ENDLESS, "{{ range(90000) | map('string') | map('length') | sum }}" * 2000])
-def test_a_template_ends_in_any_thread(demo: LoadedModel, monkeypatch: pytest.MonkeyPatch, template: str) -> None:
-    """A server prepares requests on a thread of its own, which does not receive signals."""
+def test_an_endless_template_is_stopped_in_any_thread(
+    demo: LoadedModel, monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    """A server prepares requests in a separate thread, which does not receive signals."""
     monkeypatch.setattr(chat_template, "RENDER_SECONDS", 0.2)
     faults: list[Exception] = []
 
@@ -185,7 +187,7 @@ def load_processor(cache: list[Any] = []) -> Any:  # noqa: B006  # one for all e
     return cache[0]
 
 
-def test_a_conversation_that_the_template_refuses_is_the_clients_fault(demo: LoadedModel) -> None:
+def test_a_conversation_refused_by_the_template_is_an_error_of_the_client(demo: LoadedModel) -> None:
     asked = [Message("system", ("be brief",)), Message("user", (ImageUrl(""), "is it red"))]
     with pytest.raises(RequestError, match="System role") as caught:
         conversation_inputs(replace(demo, chat_template=NO_SYSTEM), asked, [picture(1)])
@@ -197,7 +199,7 @@ def test_a_conversation_that_the_template_refuses_is_the_clients_fault(demo: Loa
         conversation_inputs(replace(demo, chat_template="none"), asked, [picture(1)])
 
 
-def test_the_tokenizers_template_is_taken_where_the_processor_has_none(tmp_path: Path, demo: LoadedModel) -> None:
+def test_the_template_of_the_tokenizer_is_used_if_the_processor_has_none(tmp_path: Path, demo: LoadedModel) -> None:
     directory = copied(tmp_path)
     template = (directory / "chat_template.jinja").read_text()
     (directory / "chat_template.jinja").unlink()
@@ -221,7 +223,7 @@ def test_the_tokenizers_template_is_taken_where_the_processor_has_none(tmp_path:
             load(str(directory), chat_template=str(directory / name))
 
 
-def test_families_that_have_none_are_asked_with_the_bare_prompt() -> None:
+def test_families_without_a_template_get_the_bare_prompt() -> None:
     processor = SimpleNamespace(
         image_token="<image>", chat_template=None, tokenizer=SimpleNamespace(chat_template="the language model's")
     )
@@ -231,7 +233,7 @@ def test_families_that_have_none_are_asked_with_the_bare_prompt() -> None:
 
 
 @pytest.mark.parametrize("file", ["processor_config.json", "chat_template.json"])
-def test_templates_in_the_files_of_older_versions(tmp_path: Path, demo: LoadedModel, file: str) -> None:
+def test_templates_in_files_of_older_versions_are_read(tmp_path: Path, demo: LoadedModel, file: str) -> None:
     directory = copied(tmp_path)
     template = (directory / "chat_template.jinja").read_text()
     (directory / "chat_template.jinja").unlink()
@@ -241,7 +243,7 @@ def test_templates_in_the_files_of_older_versions(tmp_path: Path, demo: LoadedMo
     assert load(str(directory)).template_record == demo.template_record
 
 
-def test_a_processor_that_does_not_know_how_many_tokens_an_image_takes(tmp_path: Path, demo: LoadedModel) -> None:
+def test_a_processor_without_the_number_of_image_tokens_is_refused(tmp_path: Path, demo: LoadedModel) -> None:
     directory = copied(tmp_path)
     (directory / "processor_config.json").write_text('{"processor_class": "LlavaProcessor"}')
     old = request_inputs(load(str(directory), dtype="float32"), [picture(1)], "is it red")
@@ -257,9 +259,9 @@ def test_a_processor_without_images_is_named(tmp_path: Path) -> None:
         load(str(directory))
 
 
-def test_what_the_processor_refuses_is_one_sentence(demo: LoadedModel) -> None:
+def test_a_refusal_of_the_processor_is_one_sentence(demo: LoadedModel) -> None:
     with pytest.raises(QkeditError, match="its processor does not accept the prompt and the images"):
-        # One placeholder more than there are images.
+        # More placeholders than images.
         batch_inputs(demo, [Prompt("<image><image><image>", (Image.new("RGB", (8, 8)),) * 2)])
 
 

@@ -1,4 +1,4 @@
-"""The heads that copy against attention weights read one by one, and edits that leave heads alone."""
+"""Test copying heads against attention weights read one by one, and edits that spare heads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.laboratory.small_eval_sets import demo_model, differing, weights_of
 
 
 def read_one_by_one(model: Any, ids: torch.Tensor, layer: int, head: int) -> tuple[float, float]:
-    """The mean shares at the token behind the first occurrence, and at the previous token."""
+    """Return the mean attention to the token after the first occurrence, and to the previous token."""
     model.set_attn_implementation("eager")
     with torch.no_grad():
         attention = model(input_ids=ids, output_attentions=True).attentions[layer]
@@ -39,7 +39,7 @@ def read_one_by_one(model: Any, ids: torch.Tensor, layer: int, head: int) -> tup
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen3-vl"])
-def test_shares_are_those_of_the_models_attention(family: str) -> None:
+def test_shares_equal_those_of_the_models_attention(family: str) -> None:
     model = tiny_models.model(family, dtype="float32").train()
     usual = model.config._attn_implementation
     with patch.multiple(copying_heads, LENGTH=9, SEQUENCES=2):
@@ -63,12 +63,12 @@ def test_shares_are_those_of_the_models_attention(family: str) -> None:
     assert sum(map(len, found.values())) == 1
 
 
-def test_spared_heads_stay_as_they_are_and_are_recorded(tmp_path: Path) -> None:
+def test_spared_heads_are_unchanged_and_recorded(tmp_path: Path) -> None:
     spared = {2: (0, 3), 5: tuple(range(8)), 7: (1,)}
     report = qkedit.steer("demo", out=tmp_path / "out", layers="2,4,5", spare=spared, fsync=False)
     manifest = read_manifest(tmp_path / "out")
     assert manifest.options is not None
-    assert manifest.options.spared == {"2": (0, 3), "5": tuple(range(8))}  # of the chosen layers
+    assert manifest.options.spared == {"2": (0, 3), "5": tuple(range(8))}  # in the chosen layers
     edited = {tensor.layer: [head.head for head in tensor.heads] for tensor in manifest.tensors}
     assert edited == {2: [1, 2, 4, 5, 6, 7], 4: list(range(8))}
     assert qkedit.verify(tmp_path / "out", base="demo").mismatches == ()
@@ -78,7 +78,7 @@ def test_spared_heads_stay_as_they_are_and_are_recorded(tmp_path: Path) -> None:
         assert all(head == alike[tensor.layer, head.head] for head in tensor.heads)
 
 
-def test_edits_in_memory_and_of_a_sweep_spare_what_a_run_shows(tmp_path: Path) -> None:
+def test_edits_in_memory_and_of_a_sweep_spare_the_copying_heads(tmp_path: Path) -> None:
     model = demo_model().model
     before, shown = weights_of(model), {2: (0, 3)}
     qkedit.steer("demo", out=tmp_path / "out", layers="2", spare=shown, device="cpu", fsync=False)
@@ -96,7 +96,7 @@ def test_edits_in_memory_and_of_a_sweep_spare_what_a_run_shows(tmp_path: Path) -
     assert differing(before, model) == set()
 
 
-def test_what_cannot_be_spared_is_refused() -> None:
+def test_invalid_requests_to_spare_heads_are_refused() -> None:
     plan = plan_for("demo", SteerOptions("2"))
     with pytest.raises(UsageError, match="every chosen head would be left alone"):
         plan.sparing({2: range(8)})

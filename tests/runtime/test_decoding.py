@@ -35,7 +35,7 @@ def test_tiny_temperatures_are_greedy(demo: LoadedModel, temperature: float) -> 
         assert torch.equal(demo.model.generate(**inputs, generation_config=settings), greedy)
 
 
-def test_others_sample(demo: LoadedModel) -> None:
+def test_other_temperatures_sample(demo: LoadedModel) -> None:
     assert generation_config(config(demo), Decoding(temperature=1e-5), 6).do_sample
     assert generation_config(config(demo), Decoding(top_p=0.5), 6).do_sample
     assert not generation_config(config(demo), Decoding(), 6).do_sample

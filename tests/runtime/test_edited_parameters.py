@@ -1,4 +1,4 @@
-"""Test sequences of edits, switched on and off in any order, against a record of the active ones."""
+"""Test edits that are switched on and off in any order against a record of the active ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DTYPES = (torch.bfloat16, torch.float32)
 
 
 class SwitchedEdits(RuleBasedStateMachine):
-    """Make edits and switch them; after each step, the weights are those of the active ones."""
+    """Make edits and switch them; after each step, the weights equal those of the active edits."""
 
     @initialize(dtype=st.sampled_from(DTYPES), seed=st.integers(0, 99))
     def load(self, dtype: torch.dtype, seed: int) -> None:
@@ -99,13 +99,13 @@ class SwitchedEdits(RuleBasedStateMachine):
             assert parameter.detach().view(torch.uint8).equal(original.view(torch.uint8))
 
 
-def test_any_order_of_switching() -> None:
+def test_edits_can_be_switched_in_any_order() -> None:
     bounded = settings(max_examples=20, stateful_step_count=20, deadline=None)
     run_state_machine_as_test(SwitchedEdits, settings=bounded)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_changes_of_different_numbers_are_all_there_to_the_bit(dtype: torch.dtype) -> None:
+def test_edits_of_different_rows_are_exact(dtype: torch.dtype) -> None:
     parameter = nn.Parameter(torch.full((4, 2), 1e4).to(dtype))
     record = EditedParameter.of(parameter)
     changes = []
@@ -118,8 +118,8 @@ def test_changes_of_different_numbers_are_all_there_to_the_bit(dtype: torch.dtyp
     assert torch.equal(parameter[1::2], record.original[1::2])
 
 
-def test_the_record_ends_with_the_last_edit() -> None:
-    """An edit that was dropped cannot be switched off; the weights are then the model's own."""
+def test_the_record_is_dropped_with_the_last_edit() -> None:
+    """A garbage-collected edit cannot be switched off; its weights are then taken as the model's own."""
     parameter = nn.Parameter(torch.zeros(2, 2))
     record = EditedParameter.of(parameter)
     assert EditedParameter.of(parameter) is record
@@ -128,8 +128,8 @@ def test_the_record_ends_with_the_last_edit() -> None:
     assert torch.equal(EditedParameter.of(parameter).original, torch.ones(2, 2))
 
 
-def test_a_model_that_is_moved_stays_edited() -> None:
-    """`module.to` moves a parameter to other memory."""
+def test_a_moved_model_stays_edited() -> None:
+    """`module.to` moves parameters to other memory."""
     module = nn.Linear(2, 2)
     before = module.weight.detach().clone()
     record = EditedParameter.of(module.weight)

@@ -35,7 +35,7 @@ def plan(model: str = "demo", layers: str = "2,5", suppression: Suppression | No
     ],
     ids=lambda s: f"{s.channel} {s.control}",
 )
-def test_equals_the_checkpoint_that_steer_writes(suppression: Suppression, tmp_path: Path) -> None:
+def test_an_edit_in_memory_equals_the_checkpoint_of_steer(suppression: Suppression, tmp_path: Path) -> None:
     options = {"k": suppression.k, "retain": suppression.retain, "channel": suppression.channel}
     options |= {"control": suppression.control, "seed": suppression.seed, "device": "cpu", "fsync": False}
     steer("demo", out=tmp_path / "edited", layers="2,5", **options)  # type: ignore[arg-type]
@@ -49,7 +49,7 @@ def test_equals_the_checkpoint_that_steer_writes(suppression: Suppression, tmp_p
     assert differing(before, model) == set()
 
 
-def test_the_stored_dtype_serves_as_well(tmp_path: Path) -> None:
+def test_models_in_the_stored_dtype_can_be_edited(tmp_path: Path) -> None:
     model = load("demo", dtype="auto").model
     steer("demo", out=tmp_path / "edited", layers="2,5", device="cpu", fsync=False)
     written = load(str(tmp_path / "edited"), dtype="auto").model
@@ -65,14 +65,14 @@ def test_the_base_is_restored_after_an_error() -> None:
     assert differing(before, model) == set()
 
 
-def test_another_model_is_refused_and_left_alone() -> None:
+def test_another_model_is_refused_and_unchanged() -> None:
     model = load("demo", dtype="float32").model
     with torch.no_grad():
         model.get_decoder().layers[5].self_attn.q_proj.weight[0, 0] += 1
     before = weights_of(model)
     with pytest.raises(CheckpointError, match="not the stored ones"), edited(model, plan()):
         pass
-    assert differing(before, model) == set()  # layer 2, which came first, too
+    assert differing(before, model) == set()  # layer 2 too, which came first
 
 
 def test_edits_of_one_checkpoint_add_up_in_any_order() -> None:
@@ -88,7 +88,7 @@ def test_edits_of_one_checkpoint_add_up_in_any_order() -> None:
     )
     both = weights_of(model)
     exact = before[name].double() + sum(each[name].double() - before[name].double() for each in alone)
-    assert torch.equal(both[name], exact.to(torch.bfloat16).float())  # rounded as the demo is stored
+    assert torch.equal(both[name], exact.to(torch.bfloat16).float())  # rounded to the stored dtype of the demo
     first.disable()
     assert differing(alone[1], model) == set()
     second.disable()
@@ -103,8 +103,8 @@ def test_edits_of_one_checkpoint_add_up_in_any_order() -> None:
 
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "llava", "gemma3"])
-def test_other_families(family: str, tmp_path: Path) -> None:
-    """The tensors have different names in files and in memory."""
+def test_models_of_other_families_can_be_edited(family: str, tmp_path: Path) -> None:
+    """Tensors of these families have different names in files and in memory."""
     directory = str(tiny_models.build(family, tmp_path / "base"))
     steer(directory, out=tmp_path / "edited", layers="1", k=1, device="cpu", fsync=False)
     from transformers import AutoModelForImageTextToText
@@ -118,7 +118,7 @@ def test_other_families(family: str, tmp_path: Path) -> None:
         assert differing(weights_of(written), model) == set()
 
 
-def test_a_name_that_the_model_does_not_know_is_refused() -> None:
+def test_a_tensor_that_the_model_lacks_is_refused() -> None:
     with pytest.raises(UnsupportedForm, match="no parameter"):
         parameter_of(demo_model().model, "language_model.model.layers.2.self_attn.qkv.weight", 2)
     with pytest.raises(UnsupportedForm, match="no parameter"):
@@ -149,7 +149,7 @@ def test_a_loaded_model_needs_no_directory(family: str, tmp_path: Path) -> None:
     assert differing(written, model) == set()
 
 
-def test_what_cannot_be_edited_in_memory_is_refused_and_left_alone() -> None:
+def test_models_that_cannot_be_edited_are_refused_and_unchanged() -> None:
     model = demo_model().model
     before = weights_of(model)
     with pytest.raises(QkeditError, match="layer"):
@@ -163,7 +163,7 @@ def test_what_cannot_be_edited_in_memory_is_refused_and_left_alone() -> None:
 
 @pytest.mark.parametrize("layout", ["delta", "full", "lora"])
 @pytest.mark.parametrize("family", ["qwen2-vl", "phi4-multimodal"])
-def test_an_edit_that_exists_gives_the_weights_of_the_full_output(layout: Any, family: str, tmp_path: Path) -> None:
+def test_an_existing_edit_gives_the_weights_of_the_full_output(layout: Any, family: str, tmp_path: Path) -> None:
     """Cover separate and fused projections, in the stored dtype and rounded to it in a wider one."""
     if (family, layout) == ("phi4-multimodal", "lora"):
         pytest.skip("no adapter holds an edit of this fused projection in PEFT")
@@ -181,7 +181,7 @@ def test_an_edit_that_exists_gives_the_weights_of_the_full_output(layout: Any, f
         assert differing(before, model) == set()
 
 
-def test_several_edits_are_those_that_apply_puts_together(tmp_path: Path) -> None:
+def test_several_edits_equal_those_merged_by_apply(tmp_path: Path) -> None:
     places = [tmp_path / f"k{k}" for k in (1, 3)]
     for place, k in zip(places, (1, 3), strict=True):
         steer("demo", out=place, layout="delta", layers="2,5", k=k, device="cpu", fsync=False)
@@ -196,7 +196,7 @@ def test_several_edits_are_those_that_apply_puts_together(tmp_path: Path) -> Non
     assert differing(before, model) == set()
 
 
-def test_an_edit_of_another_base_is_refused_and_leaves_the_model_alone(tmp_path: Path) -> None:
+def test_an_edit_of_another_base_is_refused_and_the_model_unchanged(tmp_path: Path) -> None:
     steer("demo", out=tmp_path / "delta", layout="delta", layers="2,5", k=1, device="cpu", fsync=False)
     model = load("demo", dtype="float32").model
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Test that a model is identified by a hash of its content, which a shell can compute."""
+"""Test that a model is identified by a hash of its content, which shell commands can compute."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def shell(command: str, directory: Path) -> str:
     return run.stdout.decode().split()[0]
 
 
-def test_a_shell_comes_to_the_same(model: Path) -> None:
+def test_shell_commands_compute_the_same_hash(model: Path) -> None:
     settings = "config.json *token*.json generation_config.json model*.json p*.json chat_template.jinja"
     assert fingerprint(model) == {
         "weights_sha256": shell("sha256sum *.safetensors | sha256sum", model),
@@ -37,7 +37,7 @@ def test_a_shell_comes_to_the_same(model: Path) -> None:
     }
 
 
-def test_what_changes_it(model: Path) -> None:
+def test_weights_and_settings_change_their_hashes(model: Path) -> None:
     before = fingerprint(model)
     for name in ("README.md", "qkedit-plugins.json", "qkedit.json", "consolidated.safetensors", "notes.md"):
         (model / name).write_text("{}")
@@ -57,7 +57,7 @@ def test_what_changes_it(model: Path) -> None:
     assert told["settings_sha256"] != edited["settings_sha256"]
 
 
-def test_no_weights(tmp_path: Path) -> None:
+def test_a_directory_without_weights_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(QkeditError, match="no weights as safetensors"):
         fingerprint(tmp_path)

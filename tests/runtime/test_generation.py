@@ -31,13 +31,13 @@ def image() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
 
 
-def test_what_is_loaded(demo: LoadedModel) -> None:
+def test_a_model_is_loaded_in_its_dtype_for_inference(demo: LoadedModel) -> None:
     assert demo.model.dtype == torch.float32
     assert not demo.model.training
     assert load("demo").model.dtype == torch.bfloat16
 
 
-def test_the_question_stands_in_the_chat_template(demo: LoadedModel, image: Image.Image) -> None:
+def test_the_prompt_equals_that_of_the_chat_template(demo: LoadedModel, image: Image.Image) -> None:
     inputs = request_inputs(demo, [image, image], "what is there")
     text = demo.processor.decode(inputs["input_ids"][0])
     expected = demo.processor.apply_chat_template(
@@ -58,14 +58,14 @@ def test_a_prompt_with_the_placeholder_of_an_image_is_refused(demo: LoadedModel,
         assert str(caught.value).endswith("take it out; images are given separately.")
 
 
-def test_the_bare_prompt(demo: LoadedModel, image: Image.Image) -> None:
+def test_the_bare_prompt_has_no_template(demo: LoadedModel, image: Image.Image) -> None:
     inputs = request_inputs(replace(demo, chat_template="none"), [image], "what is there")
     text = demo.processor.decode(inputs["input_ids"][0], skip_special_tokens=False)
     assert text.endswith("<image>what is there")
     assert int((inputs["input_ids"] == demo.model.config.image_token_id).sum()) == 64
 
 
-def test_an_answer_is_that_of_generate(demo: LoadedModel, image: Image.Image) -> None:
+def test_an_answer_equals_that_of_generate(demo: LoadedModel, image: Image.Image) -> None:
     inputs = request_inputs(demo, [image], "what is there")
     new = demo.model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     answer = respond(demo, [image], "what is there", max_new_tokens=5)
@@ -78,7 +78,7 @@ def test_an_answer_is_that_of_generate(demo: LoadedModel, image: Image.Image) ->
     assert respond(demo, [image], "what is there", max_new_tokens=5).text == answer.text
 
 
-def test_a_name_that_means_two_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ambiguous_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("demo", "qwen2-vl"):
         (tmp_path / name).mkdir()
@@ -86,7 +86,7 @@ def test_a_name_that_means_two_things(tmp_path: Path, monkeypatch: pytest.Monkey
             load(name)
 
 
-def test_what_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_cannot_be_loaded_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(QkeditError, match="transformers cannot load it"):
         load(str(tmp_path))
     import transformers
@@ -106,7 +106,7 @@ def test_what_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("tokenizer.json", {"added_tokens": 1e15}),  # a bare Exception of tokenizers
     ],
 )
-def test_files_that_break_transformers(tmp_path: Path, file: str, broken: dict[str, Any]) -> None:
+def test_broken_files_are_one_sentence(tmp_path: Path, file: str, broken: dict[str, Any]) -> None:
     model = tmp_path / "model"
     shutil.copytree(demo_checkpoint(), model)
     (model / file).write_text(json.dumps(json.loads((model / file).read_text()) | broken))
@@ -115,8 +115,8 @@ def test_files_that_break_transformers(tmp_path: Path, file: str, broken: dict[s
     assert "--debug" not in str(caught.value)
 
 
-def test_missing_weights_are_never_made_up(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """transformers initialises missing weights at random with a log message; such a model must be refused."""
+def test_missing_weights_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """transformers would initialise them at random with only a log message."""
     model = tmp_path / "model"
     shutil.copytree(demo_checkpoint(), model)
     shard = model / "model-00002-of-00003.safetensors"
@@ -137,7 +137,7 @@ def test_missing_weights_are_never_made_up(tmp_path: Path, capfd: pytest.Capture
     assert "REPORT" not in capfd.readouterr().err
 
 
-def test_pictures(tmp_path: Path, image: Image.Image) -> None:
+def test_images_are_read_or_refused(tmp_path: Path, image: Image.Image) -> None:
     image.convert("RGBA").save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").mode == "RGB"
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
@@ -151,7 +151,7 @@ def test_pictures(tmp_path: Path, image: Image.Image) -> None:
 def test_a_config_of_a_far_larger_model_is_refused_before_it_is_built(tmp_path: Path) -> None:
     directory = shutil.copytree(demo_checkpoint(), tmp_path / "model")
     config = json.loads((directory / "config.json").read_text())
-    del config["text_config"]  # then it describes LLaMA's seven billion parameters
+    del config["text_config"]  # then the config describes LLaMA's seven billion parameters
     (directory / "config.json").write_text(json.dumps(config))
     with pytest.raises(QkeditError, match=r"describes 6\.\d+e\+09 parameters, and the weights have"):
         load(str(directory))

@@ -30,7 +30,7 @@ from qkedit.runtime.loading import load
         ({"do_sample": "no"}, "not true or false"),
     ],
 )
-def test_a_wrong_type_is_named(settings: dict[str, Any], message: str) -> None:
+def test_a_setting_of_a_wrong_type_is_named(settings: dict[str, Any], message: str) -> None:
     config = GenerationConfig()
     for name, value in settings.items():
         setattr(config, name, value)
@@ -39,12 +39,12 @@ def test_a_wrong_type_is_named(settings: dict[str, Any], message: str) -> None:
     assert message in str(error.value)
 
 
-def test_what_models_have_is_taken() -> None:
+def test_usual_settings_are_accepted() -> None:
     check_generation_settings(GenerationConfig(), "model")
     check_generation_settings(GenerationConfig(eos_token_id=[1, 2], do_sample=True, temperature=1, top_k=50), "model")
 
 
-def test_a_model_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+def test_invalid_settings_are_refused_at_loading(tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(demo_checkpoint(), model)
     file = model / "generation_config.json"

@@ -1,4 +1,4 @@
-"""Test devices, attention and quantisation at load, and that invalid ones are one sentence."""
+"""Test the options of loading (devices, attention, quantisation), and one-sentence errors."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def picture() -> Image.Image:
 
 
 @pytest.mark.parametrize("name", ["eager", "sdpa"])
-def test_an_implementation_of_attention_is_used_and_plugins_stand_it(name: str, picture: Image.Image) -> None:
+def test_the_chosen_attention_is_used_and_plugins_work_with_it(name: str, picture: Image.Image) -> None:
     loaded = load("demo", dtype="float32", attn_implementation=name)
     assert loaded.model.config.get_text_config()._attn_implementation == name
-    # Both compute the same.
+    # Both implementations give equal answers.
     assert respond(loaded, [picture], PROMPT, max_new_tokens=8).text == _plain(picture)
     plugins = [qkedit.SCR(layers="0-3")]
     answers = [
@@ -47,7 +47,7 @@ def _plain(picture: Image.Image) -> str:
 
 
 @pytest.mark.parametrize("chosen", ["auto", "sequential", {"": "cpu"}])
-def test_a_map_of_devices_is_taken(chosen: Any, picture: Image.Image, tmp_path: Path) -> None:
+def test_a_device_map_is_used(chosen: Any, picture: Image.Image, tmp_path: Path) -> None:
     loaded = load("demo", dtype="float32", device_map=chosen)
     assert respond(loaded, [picture], PROMPT, max_new_tokens=8).text == _plain(picture)
     if isinstance(chosen, dict):
@@ -66,7 +66,7 @@ def test_a_map_of_devices_is_taken(chosen: Any, picture: Image.Image, tmp_path: 
         ({"quantization": "int3"}, "--quantization: 'int3' is unknown; give bnb-4bit, bnb-8bit, torchao-int8, or"),
     ],
 )
-def test_a_wrong_choice_is_a_sentence(options: dict[str, Any], sentence: str) -> None:
+def test_invalid_options_are_one_sentence(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError) as error:
         load("demo", **options)
     assert str(error.value).startswith(sentence)
@@ -80,9 +80,7 @@ def test_a_wrong_choice_is_a_sentence(options: dict[str, Any], sentence: str) ->
         ({"quantization": "torchao-int8"}, "torchao-int8 needs torchao, which is not installed"),
     ],
 )
-def test_a_package_that_is_absent_is_named(
-    options: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_is_named(options: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_options, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=sentence):
         load("demo", **options)
@@ -97,7 +95,7 @@ def test_a_package_that_is_absent_is_named(
         ('{"load_in_3bit": true}', "does not hold settings that transformers accepts"),
     ],
 )
-def test_a_file_of_settings_that_means_nothing_is_named(tmp_path: Path, content: str, sentence: str) -> None:
+def test_an_invalid_file_of_quantisation_settings_is_refused(tmp_path: Path, content: str, sentence: str) -> None:
     file = tmp_path / "settings.json"
     file.write_text(content)
     with pytest.raises(UsageError, match=sentence):
@@ -114,15 +112,15 @@ def test_a_quantised_model_answers(name: str, picture: Image.Image) -> None:
     assert respond(loaded, [picture], PROMPT, max_new_tokens=4).tokens > 0
 
 
-def test_a_run_records_what_was_chosen_and_nothing_where_nothing_was() -> None:
+def test_a_run_records_only_chosen_options() -> None:
     chosen = {"device_map": "auto", "attn_implementation": "eager", "quantization": "bnb-4bit"}
     plain = LocalModel("demo", dtype="float32").identity()
     placed = LocalModel("demo", dtype="float32", placement=Placement(**chosen)).identity()
     assert placed == {**plain, **chosen}
-    assert not chosen.keys() & plain.keys()  # runs of earlier versions go on
+    assert not chosen.keys() & plain.keys()  # runs of earlier versions can be resumed
 
 
-def test_commands_offer_them(tmp_path: Path, picture: Image.Image) -> None:
+def test_commands_have_the_options(tmp_path: Path, picture: Image.Image) -> None:
     file = tmp_path / "picture.png"
     picture.save(file)
     request = ("generate", "demo", "--image", file, "--max-new-tokens", "2", "--json")

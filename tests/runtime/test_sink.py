@@ -43,7 +43,9 @@ def logits_of_unit_queries(model: Any, layer: int, token: int) -> Tensor:
         places = torch.arange(DISTANCES + 1)[None]
         multimodal = "mrope_section" in str(model.config.get_text_config().to_dict())
         cos, sin = decoder.rotary_emb(seen["states"], places.expand(3, 1, -1) if multimodal else places)
-    cos, sin = (part.reshape(-1, *part.shape[-2:])[0, 1:].double() for part in (cos, sin))  # all axes are equal
+    cos, sin = (
+        part.reshape(-1, *part.shape[-2:])[0, 1:].double() for part in (cos, sin)
+    )  # the positions of all axes are equal
     size = cos.shape[-1]
     keys = seen["keys"].double().reshape(-1, size)
     turned = torch.eye(size, dtype=torch.float64)
@@ -53,18 +55,18 @@ def logits_of_unit_queries(model: Any, layer: int, token: int) -> Tensor:
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2-vl", "qwen3-vl"])
-def test_moments_are_those_of_the_models_own_keys_and_rotations(family: str) -> None:
+def test_moments_equal_those_of_the_models_keys_and_rotations(family: str) -> None:
     model = tiny_models.model(family, dtype="float32").eval()
     sink = sink_of(model)
     logits = logits_of_unit_queries(model, LAYER, sink.token)
     assert sorted(sink.moments) == list(range(len(model.get_decoder().layers)))
-    moments = logits.mT @ logits  # of float32 angles, up to 512 radians
+    moments = logits.mT @ logits  # the error of float32 angles of up to 512 radians
     assert torch.allclose(sink.moments[LAYER], moments, rtol=0, atol=3e-5 * float(moments.abs().max()))
     assert not model.training
 
 
-def test_a_protected_edit_leaves_the_sinks_logits_alone() -> None:
-    """A query in the protected directions keeps its logits; the default edit changes them."""
+def test_a_protected_edit_keeps_the_logits_of_the_sink() -> None:
+    """Use a query in the protected directions; the default edit changes its logits."""
     model = demo_model().model
     layer, size = 2, 8
     attention = model.get_decoder().layers[layer].self_attn
@@ -86,7 +88,7 @@ def test_a_protected_edit_leaves_the_sinks_logits_alone() -> None:
     assert min(changes["none"]) > 0.01
 
 
-def test_steer_writes_what_the_edit_in_memory_makes_and_records_the_sink(tmp_path: Path) -> None:
+def test_a_protected_run_equals_the_edit_in_memory_and_records_the_sink(tmp_path: Path) -> None:
     model = demo_model().model
     sink = sink_of(model)
     report = qkedit.steer("demo", out=tmp_path / "out", layers="2,5", protect="sink:3", sink=sink, fsync=False)
@@ -106,7 +108,7 @@ def test_steer_writes_what_the_edit_in_memory_makes_and_records_the_sink(tmp_pat
     assert differing(before, model) == set()
 
 
-def test_what_cannot_be_protected_is_refused(tmp_path: Path) -> None:
+def test_invalid_requests_to_protect_the_sink_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="found by a run of the model"):
         run_plan(plan_for("demo", SteerOptions(protect=2)), OutputOptions(tmp_path / "out"))
     with pytest.raises(UsageError, match="'sunk' cannot be protected"):
@@ -129,7 +131,7 @@ def test_a_model_without_a_first_token_is_refused() -> None:
         sink_of(model)
 
 
-def test_inspect_shows_the_spectra_without_the_protected_directions() -> None:
+def test_inspect_shows_spectra_without_the_protected_directions() -> None:
     whole = qkedit.inspect("demo", layers=2).layers[0].heads
     rest = qkedit.inspect("demo", layers=2, protect="sink:3").layers[0].heads
     for before, after in zip(whole, rest, strict=True):

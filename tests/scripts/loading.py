@@ -1,4 +1,4 @@
-"""Load or run a script by its file name; `scripts/` is not a package, so that its files run by themselves."""
+"""Load or run a script by its file name: `scripts/` is not a package."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load_script(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
 
@@ -34,7 +34,7 @@ OWN_PROCESS = f"""#!/bin/sh
 exec {sys.executable} -c 'from qkedit.cli.app import run; run()' "$@"
 """
 
-# Orders go into one pipe and results come out of another: a script waits for each command.
+# Commands are sent through one pipe and results through another: a script waits for each command.
 THIS_PROCESS = f"""#!{sys.executable} -SE
 import json, os, sys
 order = {{"arguments": sys.argv[1:], "environment": dict(os.environ), "directory": os.getcwd()}}
@@ -48,7 +48,7 @@ sys.exit(code)
 
 
 def with_command_on_path(directory: Path, text: str = OWN_PROCESS) -> dict[str, str]:
-    """Return an environment whose path has a `qkedit` in `directory`, without qkedit's settings."""
+    """Return an environment without qkedit's settings, with a `qkedit` in `directory` on the path."""
     command = directory / "bin" / "qkedit"
     command.parent.mkdir(exist_ok=True)
     command.write_text(text)
@@ -61,12 +61,12 @@ def with_command_on_path(directory: Path, text: str = OWN_PROCESS) -> dict[str, 
 
 
 def run_script(name: str, directory: Path, settings: Mapping[str, str]) -> Result:
-    """Run a shell script in `directory`. Every `qkedit` in it runs in this process, which has imported everything.
+    """Run a shell script in `directory`; each `qkedit` in it runs in this process, which has imported everything.
 
     Args:
-        name: the file in `scripts/`.
-        directory: where the script starts.
-        settings: its environment variables, beside those of this process that do not set it.
+        name: the name of the file in `scripts/`.
+        directory: the working directory of the script.
+        settings: its environment variables, in addition to those of this process that are not settings of qkedit.
     """
     ours = ("MODEL", "LAYERS", "K", "OUT", "ARTEFACTS", "BASE")
     kept = {name: value for name, value in with_command_on_path(directory, THIS_PROCESS).items() if name not in ours}
@@ -94,12 +94,12 @@ def run_script(name: str, directory: Path, settings: Mapping[str, str]) -> Resul
             os.close(answered)
         with script:
             try:
-                for line in orders:  # until the script has ended, with all that it started
+                for line in orders:  # until the script and its child processes have ended
                     order = json.loads(line)
                     with patch.dict(os.environ, order["environment"], clear=True), chdir(order["directory"]):
                         result = qkedit(*order["arguments"])
                     print(json.dumps([result.code, result.stdout, result.stderr]), file=results, flush=True)
             except BaseException:
-                script.kill()  # it would wait for a result that does not come
+                script.kill()  # it would wait for a result for ever
                 raise
     return Result(script.returncode, *(output.read_text() for output in outputs))

@@ -7,7 +7,7 @@ from tests.paths import ROOT
 from tests.scripts.loading import load_script
 
 
-def test_the_document_is_not_stale() -> None:
+def test_the_document_is_up_to_date() -> None:
     script = load_script("api_document")
     assert (ROOT / "docs" / "api.md").read_text("utf-8") == script.document(), (
         "run python scripts/documents/api_document.py"

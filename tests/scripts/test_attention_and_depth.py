@@ -1,4 +1,4 @@
-"""Test the sections about attention and depth: their lines, and their places in the document."""
+"""Test the sections about attention and depth: their lines, and their positions in the document."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ HALVES = Shares(0.5, 0.05, 0.25, 0.15, 0.05)
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(SCRIPTS / "documents"))  # as Python itself does for a script
+    monkeypatch.syspath_prepend(str(SCRIPTS / "documents"))  # like Python for a script
     yield load_script("attention_and_depth")
     for name in [name for name in sys.modules if name.startswith("laboratory_document")]:
         del sys.modules[name]
 
 
-def test_a_diagnosis_in_markdown(script: ModuleType) -> None:
+def test_a_diagnosis_is_written_as_markdown(script: ModuleType) -> None:
     mentions = (
         MentionRatio("scene 0", "cup", "cup", False, 3, 1, 0.9),
         MentionRatio("scene 1", "bus", "bus", True, 4, 1, 0.4),
@@ -43,7 +43,7 @@ def test_a_diagnosis_in_markdown(script: ModuleType) -> None:
     assert "* by a low ratio 1.000 [1.000, 1.000]" in lines
 
 
-def test_depth_questions_in_markdown(script: ModuleType) -> None:
+def test_depth_questions_are_written_as_markdown(script: ModuleType) -> None:
     questions = [
         DepthQuestion(number, f"{number}.png", "nearest", ("cup", "bus"), "cup", number == 0, 0.1) for number in (0, 1)
     ]
@@ -62,7 +62,7 @@ def test_depth_questions_in_markdown(script: ModuleType) -> None:
 
 
 def test_both_documents_have_the_sections(script: ModuleType) -> None:
-    """The laboratory's own script keeps the sections of this one."""
+    """The script of the laboratory keeps the sections of this one."""
     sections = import_module("laboratory_document.sections")
     document = (ROOT / "docs" / "laboratory.md").read_text("utf-8")
     template = (SCRIPTS / "documents" / "laboratory_document" / "laboratory.md").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Test that the comparison of two versions divides the right figures. Speeds are not tested."""
+"""Test that the comparison of two versions computes its ratios correctly. Speeds are not tested."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def script(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     return load_script("benchmarks/before_and_after")
 
 
-def test_ratios_are_of_after_to_before(script) -> None:  # type: ignore[no-untyped-def]
+def test_ratios_are_after_over_before(script) -> None:  # type: ignore[no-untyped-def]
     before, after = (
         tuple(script.CommandRun(seconds, peak_bytes=peak, cpu_seconds=seconds / part) for seconds in taken)
         for taken, peak, part in (((4.0, 2.0, 9.0), 5_000_000, 2), ((3.0, 6.0, 1.0), 7_000_000, 1))
@@ -43,7 +43,7 @@ def ran(script, monkeypatch: pytest.MonkeyPatch) -> list[str]:  # type: ignore[n
     return interpreters
 
 
-def test_versions_take_turns_and_the_first_round_is_not_counted(script, ran, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_versions_alternate_and_the_first_round_is_not_counted(script, ran, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     model = tmp_path / "model"
     found = script.compare("old", "new", model, "all", pairs=2, threads=1, minutes=60)
     commands = len(script._commands(model, "all", Path()))
@@ -55,11 +55,11 @@ def test_versions_take_turns_and_the_first_round_is_not_counted(script, ran, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_when_the_time_is_over_the_complete_pairs_are_told(  # type: ignore[no-untyped-def]
+def test_complete_pairs_are_reported_when_the_time_is_over(  # type: ignore[no-untyped-def]
     script, ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = list(script._commands(tmp_path, "all", Path()))
-    # One minute passes with each pair: the time is over when the second command would have its first counted pair.
+    # Each pair takes one minute: the time is over before the first counted pair of the second command.
     monkeypatch.setattr(script.time, "monotonic", lambda: 60.0 * (len(ran) // 2))
     found = script.compare("old", "new", tmp_path / "model", "all", pairs=3, threads=1, minutes=len(names))
     assert list(found) == [names[0]]

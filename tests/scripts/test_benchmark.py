@@ -88,7 +88,7 @@ def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def benchmarking(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Import a module of the package next to the script, by its name."""
+    """Import a module of the package next to the script by name."""
     monkeypatch.syspath_prepend(str(SCRIPTS / "benchmarks"))
     return lambda name: import_module(f"benchmarking.{name}")
 
@@ -105,7 +105,7 @@ def timings(value: Any) -> Iterator[dict[str, Any]]:
             yield from timings(item)
 
 
-def test_everything_promised_is_in_the_document(run: Run) -> None:
+def test_the_document_has_all_measurements(run: Run) -> None:
     document = run.document
     assert document["commands"].keys() == COMMANDS
     assert document["stages"].keys() == STAGES
@@ -135,7 +135,7 @@ def test_every_figure_is_the_median_of_its_repetitions(run: Run) -> None:
         assert timing["median"] == statistics.median(timing["all"])
 
 
-def test_ratios_are_the_quotients_of_figures_in_the_same_document(run: Run) -> None:
+def test_ratios_are_quotients_of_figures_in_the_document(run: Run) -> None:
     commands, stages = run.document["commands"], run.document["stages"]
     ratios = {ratio["name"]: ratio for ratio in run.document["ratios"]}
     parts = [stages[name] for name in ("reading", "mathematics", "writing")]
@@ -177,7 +177,7 @@ def test_ratios_are_the_quotients_of_figures_in_the_same_document(run: Run) -> N
     assert all(stage["ratio"] == ratios[f"{name} / its floor"]["ratio"] for name, stage in stages.items())
 
 
-def test_the_parts_of_a_figure_fit_into_it(run: Run) -> None:
+def test_the_parts_of_a_figure_do_not_exceed_it(run: Run) -> None:
     commands = run.document["commands"]
     for command in commands.values():
         whole = command["process"]["median"] + command["fsync"]["median"]
@@ -192,27 +192,27 @@ def test_the_parts_of_a_figure_fit_into_it(run: Run) -> None:
         assert route["extrapolated"] == pytest.approx(route["times"] * route["seconds"]["median"])
 
 
-def test_bytes_are_those_of_the_files(run: Run, checkpoint: Path) -> None:
+def test_bytes_equal_those_of_the_files(run: Run, checkpoint: Path) -> None:
     commands, settings = run.document["commands"], run.document["settings"]
     size = sum(Path(file).stat().st_size for file in run.before)
     assert commands["cp -r"]["bytes_written"] == settings["directory_bytes"] == size
     assert settings["bytes_to_write"] == LAYERS * 64 * 64 * 2
     for command, tensors in (("steer", size), ("steer delta", settings["bytes_to_write"])):
-        # With the manifest of every head, and the card.
+        # It has the manifest of every head, and the card.
         assert tensors < commands[command]["bytes_written"] < tensors + 20_000
     assert run.document["stages"]["copying"]["bytes"] == size
-    # Twice the model's own 64 × 64 queries and 32 × 64 keys with 32 biases, in bfloat16.
+    # Twice the 64 × 64 queries and 32 × 64 keys of the model with 32 biases, in bfloat16.
     assert settings["bytes_to_read"] == LAYERS * 2 * (64 * 64 + 32 * 64 + 32)
 
 
-def test_only_processes_that_need_torch_carry_it(run: Run) -> None:
+def test_only_processes_that_need_torch_import_it(run: Run) -> None:
     peaks = {name: command["peak_bytes"] for name, command in run.document["commands"].items()}
     assert peaks["cp -r"] is None
     for name in ("qkedit --help", "steer --dry-run"):
         assert peaks[name] < peaks["import torch"]
 
 
-def test_the_markdown_says_the_same(run: Run) -> None:
+def test_the_markdown_has_the_same_figures(run: Run) -> None:
     assert run.printed == run.markdown
     rows = [line.strip("| ").split(" | ") for line in run.markdown.splitlines() if line.startswith("| ")]
     quotients = {row[0]: row[3] for row in rows if len(row) >= 4}
@@ -224,7 +224,7 @@ def test_the_markdown_says_the_same(run: Run) -> None:
         assert version in run.markdown
 
 
-def test_nothing_is_changed_and_nothing_stays_behind(run: Run) -> None:
+def test_a_run_changes_and_leaves_no_files(run: Run) -> None:
     assert run.after == run.before
 
 
@@ -241,7 +241,7 @@ def test_nothing_is_changed_and_nothing_stays_behind(run: Run) -> None:
         (["CHECKPOINT", "--layers", "1", "--mergekit", sys.executable], 1, "No module named 'mergekit'"),
     ],
 )
-def test_bad_requests_are_one_sentence(
+def test_invalid_requests_are_one_sentence(
     benchmarking: Callable[[str], ModuleType],
     checkpoint: Path,
     arguments: list[str],
@@ -260,7 +260,7 @@ def test_bad_requests_are_one_sentence(
     assert not printed.out
 
 
-def test_measurements_take_turns_there_and_back(benchmarking: Callable[[str], ModuleType]) -> None:
+def test_measurements_alternate_in_both_directions(benchmarking: Callable[[str], ModuleType]) -> None:
     order: list[str] = []
     taken = benchmarking("timing").in_turns(
         3, {name: lambda name=name: order.append(name) or len(order) for name in ("a", "b", "c")}
@@ -269,12 +269,12 @@ def test_measurements_take_turns_there_and_back(benchmarking: Callable[[str], Mo
     assert taken == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
 
 
-def test_the_peak_is_the_childs_own(
+def test_the_peak_is_that_of_the_child(
     benchmarking: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "hungry.py").write_text("def eat():\n    print(len(b'x' * 200_000_000))\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    held = b"x" * 400_000_000  # what this process holds is not the child's
+    held = b"x" * 400_000_000  # memory of this process does not belong to the child
     commands = benchmarking("commands")
     hungry, printed = commands.run_function("hungry:eat", [], 1)
     modest, _ = commands.run_function("platform:platform", [], 1)
@@ -283,13 +283,13 @@ def test_the_peak_is_the_childs_own(
     assert modest.peak_bytes < 100e6
 
 
-def test_a_command_that_fails_is_not_a_measurement(benchmarking: Callable[[str], ModuleType]) -> None:
+def test_a_failing_command_is_not_measured(benchmarking: Callable[[str], ModuleType]) -> None:
     commands = benchmarking("commands")
     with pytest.raises(commands.CommandFailedError, match="no_such_function"):
         commands.run_function("platform:no_such_function", [], 1)
 
 
-def test_the_plain_loops_do_the_same_work(
+def test_the_plain_loops_give_the_same_result(
     benchmarking: Callable[[str], ModuleType], checkpoint: Path, tmp_path: Path
 ) -> None:
     disk = benchmarking("disk")
@@ -306,7 +306,7 @@ def test_the_plain_loops_do_the_same_work(
     assert (tmp_path / "written").read_bytes() == content
 
 
-def test_the_text_model_for_mergekit_is_the_language_model(
+def test_the_model_for_mergekit_is_the_language_model(
     benchmarking: Callable[[str], ModuleType], checkpoint: Path, tmp_path: Path
 ) -> None:
     request = benchmarking("commands").Request(checkpoint, tmp_path, "1-2", MODES, "cpu", 1, "warm")

@@ -28,7 +28,7 @@ def test_the_other_methods_are_measured(capsys, monkeypatch):
 
 
 def test_every_plugin_is_measured_at_every_size(tmp_path, capsys, monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS / "benchmarks"))  # as Python itself does for a script
+    monkeypatch.syspath_prepend(str(SCRIPTS / "benchmarks"))  # like Python for a script
     script = load_script("benchmark_plugins")
     figures = tmp_path / "figures.json"
     arguments = ["--shape", "tiny", "--cells", "3x4", "5x5", "--text", "6", "--tokens", "2", "--repeats", "1"]

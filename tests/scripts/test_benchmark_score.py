@@ -1,4 +1,4 @@
-"""Test that the benchmark of `score` generates complete answers, and prints a line per benchmark."""
+"""Test that the benchmark of `score` generates complete answers and prints a line per benchmark."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.scripts.loading import SCRIPTS, load_script
 def test_every_benchmark_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS / "benchmarks"))  # as Python itself does for a script
+    monkeypatch.syspath_prepend(str(SCRIPTS / "benchmarks"))  # like Python for a script
     script = load_script("benchmark_score")
     made = script.tasks(tmp_path, 60, None)
     for task in made.values():

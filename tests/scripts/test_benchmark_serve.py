@@ -15,7 +15,7 @@ from tests.serving.served_models import picture
 
 
 def answer(body: bytes) -> None:
-    """Prepare a request like a server before it asks the model. Raises the server's refusals."""
+    """Prepare a request like a server, without running the model. Raises the server's errors."""
     document = json.loads(body)
     if not isinstance(document, dict):
         raise ValueError
@@ -25,8 +25,8 @@ def answer(body: bytes) -> None:
     check_text_length(request.texts, context=32_768, longest_token=64)
 
 
-def test_every_request_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS / "benchmarks"))  # as Python itself does for a script
+def test_every_malformed_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS / "benchmarks"))  # like Python for a script
     load_script("benchmark_serve")
     from benchmarking.malformed import malformed  # type: ignore[import-not-found]
     from benchmarking.servers import png, question  # type: ignore[import-not-found]
@@ -40,7 +40,7 @@ def test_every_request_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
             answer(body)
 
 
-def test_what_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_results_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS / "benchmarks"))
     script = load_script("benchmark_serve")
     trial = {"count": 9, "seconds": 1.25, "outcome": {"status 413": 9}, "before": 5_000_000, "after": 6_000_000}

@@ -9,13 +9,15 @@ import pytest
 from tests.scripts.loading import load_script
 
 
-def test_a_check_that_is_not_made_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_skipped_check_prints_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     script = load_script("check_caption_scores")
     monkeypatch.setattr(sys, "argv", ["check_caption_scores.py"])
     monkeypatch.setattr(script, "find_spec", lambda name: None)
     assert script.main() == 0
     assert capsys.readouterr().err.startswith("SKIPPED, nothing was checked: pycocoevalcap is not installed")
-    # Without Java: an attempt to install it, and then the same.
+    # Without Java, the script tries to install it and then skips the check.
     ran: list[list[str]] = []
     monkeypatch.setattr(script, "find_spec", lambda name: name)
     monkeypatch.setattr(script.os, "geteuid", lambda: 0)
@@ -26,7 +28,7 @@ def test_a_check_that_is_not_made_says_so(monkeypatch: pytest.MonkeyPatch, capsy
     assert "there is no Java, and it could not be installed" in capsys.readouterr().err
 
 
-def test_captions_are_made_of_a_seed_and_odd_ones_are_among_them() -> None:
+def test_captions_depend_on_the_seed_and_include_unusual_ones() -> None:
     script = load_script("check_caption_scores")
     references, captions = script.made_captions(300, seed=3)
     assert (references, captions) == script.made_captions(300, seed=3)

@@ -10,7 +10,7 @@ from tests.cli.command import qkedit
 from tests.scripts.loading import run_script
 
 
-def test_the_loop_leaves_what_a_pipeline_needs(tmp_path: Path) -> None:
+def test_the_pipeline_writes_its_artefacts(tmp_path: Path) -> None:
     settings = {
         "SCENES": "3",
         "BENCHMARKS": "pope.adversarial custom",
@@ -23,7 +23,7 @@ def test_the_loop_leaves_what_a_pipeline_needs(tmp_path: Path) -> None:
     result = run_script("ci_gate.sh", tmp_path, settings)
     assert result.code == 0, result.stderr
     assert result.stdout.count("\nok ") == 3
-    # Settings of our own reach the commands that use them alone; QKEDIT_DEVICE and the like are the caller's.
+    # Settings of the script reach only the commands that use them; QKEDIT_DEVICE and the like are set by the caller.
     assert not {"QKEDIT_BENCHMARK", "QKEDIT_DATA", "QKEDIT_IMAGES"} & set(re.findall(r"QKEDIT_\w+", result.stderr))
     assert result.stdout.splitlines()[-1] == "./edited may be shipped; artefacts in ./artefacts"
 
@@ -41,6 +41,6 @@ def test_the_loop_leaves_what_a_pipeline_needs(tmp_path: Path) -> None:
 
     failed = qkedit("gate", artefacts / "edited", "--require", "yes_ratio<0", "--require", "pope.accuracy>=0")
     assert (failed.code, failed.stdout.count("FAILED")) == (3, 1)
-    # What compare says can be required too: that the interval of a loss stays above a limit.
+    # The result of compare can be required too: here that the interval of a loss is above a limit.
     found = qkedit("gate", artefacts / "comparison.json", "--require", "custom.recall_difference>=-1")
     assert found.code == 0

@@ -1,4 +1,4 @@
-"""Test dry run, steer and verify in a pipeline, on the embedded model, by the script's comment."""
+"""Test dry run, steer and verify in a pipeline on the embedded model, as the script's comment describes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_options_come_from_the_environment(
     assert {name: options[name] for name in expected} == expected
 
 
-def test_a_step_that_fails_says_why_in_the_log(tmp_path: Path) -> None:
+def test_a_failing_step_prints_its_error(tmp_path: Path) -> None:
     result = run(tmp_path, LAYERS="99")
     assert (result.code, result.stdout) == (2, "")
     said = json.loads(result.stderr)

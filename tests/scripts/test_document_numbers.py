@@ -1,4 +1,4 @@
-"""Test that numbers in documents are those of the code."""
+"""Test that numbers in documents equal those of the code."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def script() -> ModuleType:
     return load_script("document_numbers")
 
 
-def test_no_number_is_stale(script: ModuleType) -> None:
+def test_all_numbers_are_up_to_date(script: ModuleType) -> None:
     for file in script.documents():
         text = file.read_text("utf-8")
         assert text == script.written(file, text), "run python scripts/documents/document_numbers.py"
 
 
-def test_no_count_of_families_or_aliases_stands_unmarked(script: ModuleType) -> None:
+def test_every_count_of_families_or_aliases_is_marked(script: ModuleType) -> None:
     """Refuse unmarked numbers of things that the code counts, which would become stale."""
     bare = re.compile(r"(?<!-->)\b\d+ (model )?famil(y|ies)\b")
     for file in script.documents():

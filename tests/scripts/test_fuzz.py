@@ -17,7 +17,7 @@ from qkedit.evaluation.benchmarks.registry import benchmark_named
 from tests.scripts.loading import SCRIPTS
 
 SEED = 1_000_000
-# How many inputs a target gets here, so that all of them take seconds.
+# The number of inputs per target, so that all targets take seconds.
 SLOW = {
     "shard": 3,
     "side-files": 3,
@@ -45,10 +45,10 @@ NAMES = (
 
 @pytest.fixture(scope="module", autouse=True)
 def scripts() -> Iterator[None]:
-    """Put the scripts' packages on the path, as the interpreter does for a script."""
+    """Put the packages of the scripts on the path, like Python for a script."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(SCRIPTS)
-        patch.syspath_prepend(SCRIPTS / "benchmarks")  # as the script itself does
+        patch.syspath_prepend(SCRIPTS / "benchmarks")  # like the script itself
         yield
 
 
@@ -56,12 +56,12 @@ def fuzzing(name: str) -> ModuleType:
     return import_module(f"fuzzing.{name}")
 
 
-def test_all_targets_are_tried_here() -> None:
+def test_every_target_is_tested() -> None:
     assert set(NAMES) == set(fuzzing("registry").TARGETS)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_found_in_a_moment(name: str, tmp_path: Path) -> None:
+def test_a_short_run_has_no_findings(name: str, tmp_path: Path) -> None:
     target = fuzzing("registry").TARGETS[name](tmp_path)
     target.prepare()
     loop = fuzzing("loop")
@@ -89,7 +89,7 @@ def test_nothing_is_found_in_a_moment(name: str, tmp_path: Path) -> None:
         ("", "sentence"),
     ],
 )
-def test_what_is_one_sentence(printed: str, kind: str | None) -> None:
+def test_only_one_sentence_errors_are_accepted(printed: str, kind: str | None) -> None:
     if kind is None:
         fuzzing("judging").check_sentence(printed)
         return
@@ -100,8 +100,8 @@ def test_what_is_one_sentence(printed: str, kind: str | None) -> None:
 @pytest.mark.parametrize(
     "name", ["pope", "repope", "chair", "mme", "amber", "hallusionbench", "coco-caption", "custom", "choice"]
 )
-def test_what_the_benchmarks_targets_start_from_is_accepted(name: str, tmp_path: Path) -> None:
-    """Otherwise a change would be refused for another reason, and the scoring never be reached."""
+def test_seeds_of_the_benchmark_targets_are_accepted(name: str, tmp_path: Path) -> None:
+    """Otherwise changed inputs would be refused for another reason, and the scoring would never run."""
     module, seeds = fuzzing("targets.benchmarks"), fuzzing("benchmark_seeds")
     target = fuzzing("registry").TARGETS[name](tmp_path)
     questions = {file: module._plain(content) for file, content in seeds.QUESTIONS[name].items()}
@@ -137,7 +137,7 @@ def _hang() -> None:
         (lambda: None, "memory"),
     ],
 )
-def test_what_is_found(act: Any, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults_are_found_and_saved(act: Any, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, loop = fuzzing("target"), fuzzing("loop")
 
     class Pretended(module.Target):  # type: ignore[misc, name-defined]
@@ -163,7 +163,7 @@ def test_what_is_found(act: Any, found: str, tmp_path: Path, monkeypatch: pytest
         assert (tmp_path / "findings" / "pretended-5.input").read_bytes() == target.generate(loop.generator(target, 5))
 
 
-def test_a_file_next_to_the_target_is_found(tmp_path: Path) -> None:
+def test_a_file_next_to_the_target_is_a_finding(tmp_path: Path) -> None:
     sandbox = fuzzing("sandbox").Sandbox(tmp_path / "case")
     base, out = sandbox.directory / "base", sandbox.directory / "out"
     base.write_bytes(b"1")
@@ -183,7 +183,7 @@ def test_a_file_next_to_the_target_is_found(tmp_path: Path) -> None:
         sandbox.remember()
 
 
-def test_the_document_takes_a_result(tmp_path: Path) -> None:
+def test_a_result_is_written_into_the_document(tmp_path: Path) -> None:
     summary = fuzzing("summary")
     tally = fuzzing("loop").Tally("header")
     tally.outcomes.update({"accepted": 3, "refused": 1200})
@@ -202,7 +202,7 @@ def test_the_document_takes_a_result(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["pope", "repope", "mme", "amber-yes-no", "hallusionbench", "custom", "choice"])
 def test_a_benchmarks_seeds_are_scored(name: str, tmp_path: Path) -> None:
-    """Invalid seeds would make all changed files be refused, for the same fault."""
+    """With invalid seeds, all changed files would be refused for the same fault."""
     target = fuzzing("registry").TARGETS[name](tmp_path)
     seeds, files = fuzzing("benchmark_seeds"), fuzzing("targets.benchmarks")
     key = target.seeds or target.benchmark

@@ -1,4 +1,4 @@
-"""Test that the laboratory's document is complete, and its verdicts follow the stated rules."""
+"""Test that the document of the laboratory is complete, and that verdicts follow the stated rules."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ FORTY = SceneRange(40, seed=5)
 
 @pytest.fixture
 def document(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
-    """Import a module of the script's own."""
-    monkeypatch.syspath_prepend(str(SCRIPTS / "documents"))  # as Python itself does for a script
+    """Return a function that imports a module of the script."""
+    monkeypatch.syspath_prepend(str(SCRIPTS / "documents"))  # like Python for a script
     yield lambda name: import_module(f"laboratory_document.{name}")
     for name in [name for name in sys.modules if name.startswith("laboratory_document")]:
         del sys.modules[name]
 
 
 def inventing(eval_set: EvalSet, share: float) -> EvalSetAnswers:
-    """Return captions with absent objects in a share of the scenes, and always yes."""
+    """Return captions with absent objects in a share of the scenes, and the answer yes to every question."""
     captions = []
     for place, scene in enumerate(eval_set.scenes):
         absent = next(kind for kind in ("plate", "boat", "tree", "car") if kind not in scene.kinds)
@@ -108,18 +108,18 @@ def test_verdicts_follow_the_rules(
     found = list(document("claims").contrasts(grid(), outcomes(share_of)))
     verdicts = {one.name: one.verdict for one in found if one.measure.name == "chair_s" and one.verdict}
     assert verdicts == expected
-    # What avoiding hallucination costs is shown, and nothing is claimed of it.
+    # The costs are shown, without a claim about them.
     assert all(not one.verdict for one in found if one.measure.name in ("recall", "f1_adversarial"))
     assert {one.measure.name for one in found} == {"chair_s", "hr_adversarial", "recall", "f1_adversarial"}
 
 
-def test_contrasts_pool_all_cells_they_speak_about(document: Callable[[str], ModuleType]) -> None:
+def test_contrasts_pool_all_their_cells(document: Callable[[str], ModuleType]) -> None:
     found = {
         one.name: one.difference
         for one in document("claims").contrasts(grid(), outcomes(as_claimed))
         if one.measure.name == "chair_s"
     }
-    # Of four quarters two act.
+    # Two of four quarters have an effect.
     assert found["dominant − base"].value == pytest.approx(-0.2)
     assert found["random − base"].value == 0
     assert found["symmetric − antisymmetric"].value == pytest.approx(-0.2)
@@ -158,7 +158,7 @@ def test_the_document_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         assert len({line.count("|") for line in table.splitlines()}) == 1
     for arm in ("edited", "control, index", "SCR, uniform", "DSCR", "SCR, 4"):
         assert text.count(f"| {arm} |") == 4
-    # A second run repeats no experiment; what it draws was seen above.
+    # A second run repeats no experiment; its plots are tested above.
     for module, drawn in ((script, "arms_plot"), (script, "sweep_plot"), (script.spectra, "plot")):
         monkeypatch.setattr(module, drawn, lambda *_: b"")
     monkeypatch.setattr(script.spectra, "untrained_twin", lambda model, *_, **__: model)

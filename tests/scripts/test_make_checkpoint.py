@@ -53,7 +53,7 @@ def module_name(published: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["qwen2-vl-7b", "qwen2-vl-tiny"])
-def test_names_and_shapes_are_those_of_the_model_class(maker: ModuleType, name: str) -> None:
+def test_names_and_shapes_equal_those_of_the_model_class(maker: ModuleType, name: str) -> None:
     shape = replace(maker.SHAPES[name], layers=2)
     with torch.device("meta"):
         model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**maker.configuration(shape)))
@@ -62,7 +62,7 @@ def test_names_and_shapes_are_those_of_the_model_class(maker: ModuleType, name: 
     assert made == expected
 
 
-def test_the_full_size_is_the_published_one_in_five_shards(maker: ModuleType) -> None:
+def test_the_full_size_equals_the_published_one_in_five_shards(maker: ModuleType) -> None:
     tensors = maker.tensor_specifications(maker.SHAPES["qwen2-vl-7b"])
     shards = maker.split_into_shards(tensors, maker.SHARD_BYTES)
     sizes = [sum(tensor.nbytes for tensor in shard) for shard in shards]
@@ -71,13 +71,13 @@ def test_the_full_size_is_the_published_one_in_five_shards(maker: ModuleType) ->
     assert sorted(tensor.name for shard in shards for tensor in shard) == sorted(t.name for t in tensors)
 
 
-def test_a_tensor_larger_than_a_shard_gets_one_of_its_own(maker: ModuleType) -> None:
+def test_a_tensor_larger_than_a_shard_has_a_separate_one(maker: ModuleType) -> None:
     tensors = [maker.TensorSpecification(name, (rows,)) for name, rows in (("a", 1), ("b", 9), ("c", 2), ("d", 1))]
     shards = maker.split_into_shards(tensors, shard_bytes=6)
     assert [[tensor.name for tensor in shard] for shard in shards] == [["a"], ["b"], ["c", "d"]]
 
 
-def test_the_files_are_sound_and_agree_with_the_index(maker: ModuleType, tiny: Path) -> None:
+def test_the_files_are_valid_and_agree_with_the_index(maker: ModuleType, tiny: Path) -> None:
     tensors = read_tensors(tiny)
     index = json.loads((tiny / "model.safetensors.index.json").read_text())
     assert index["weight_map"] == {name: shard for name, (shard, _) in tensors.items()}
@@ -88,7 +88,7 @@ def test_the_files_are_sound_and_agree_with_the_index(maker: ModuleType, tiny: P
     assert {tensor.dtype for _, tensor in tensors.values()} == {torch.bfloat16}
 
 
-def test_transformers_loads_it_without_a_key_too_many_or_too_few(tiny: Path) -> None:
+def test_transformers_loads_it_without_missing_or_unexpected_keys(tiny: Path) -> None:
     model, information = AutoModelForImageTextToText.from_pretrained(tiny, output_loading_info=True)
     assert not any(information.values()), information
     assert AutoConfig.from_pretrained(tiny).image_token_id < model.get_input_embeddings().num_embeddings
@@ -97,9 +97,7 @@ def test_transformers_loads_it_without_a_key_too_many_or_too_few(tiny: Path) -> 
     assert logits.isfinite().all()
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_one_others(
-    maker: ModuleType, tiny: Path, tmp_path: Path
-) -> None:
+def test_bytes_depend_on_the_seed_only(maker: ModuleType, tiny: Path, tmp_path: Path) -> None:
     shape = maker.SHAPES["qwen2-vl-tiny"]
     maker.write_checkpoint(tmp_path / "same", shape, shard_bytes=200_000)
     maker.write_checkpoint(tmp_path / "other", shape, shard_bytes=200_000, seed=1)
@@ -117,13 +115,13 @@ def test_query_and_key_projections_are_independent_draws(tiny: Path) -> None:
         for kind in ("q", "k")
     ]
     correlation = torch.corrcoef(torch.stack(drawn))
-    assert (correlation - torch.eye(len(drawn))).abs().max() < 0.15  # 1 / sqrt(2048) is one deviation
+    assert (correlation - torch.eye(len(drawn))).abs().max() < 0.15  # 1 / sqrt(2048) is one standard deviation
     for values in drawn:
         assert values.std().item() == pytest.approx(0.02, rel=0.1)
     assert all(bool((tensors[name] == 1).all()) for name in tensors if name.endswith("layernorm.weight"))
 
 
-def test_values_come_in_pieces_no_larger_than_a_block(maker: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_of_values_are_at_most_a_block(maker: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maker, "BLOCK_VALUES", 1000)
     weights = maker.RandomWeights(seed=0)
     for tensor in maker.tensor_specifications(maker.SHAPES["qwen2-vl-tiny"]):
@@ -133,13 +131,13 @@ def test_values_come_in_pieces_no_larger_than_a_block(maker: ModuleType, monkeyp
 
 
 @given(numbers=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20))
-def test_rounding_to_bfloat16_is_pytorchs(maker: ModuleType, numbers: list[float]) -> None:
+def test_rounding_to_bfloat16_equals_pytorchs(maker: ModuleType, numbers: list[float]) -> None:
     values = np.array(numbers, dtype=np.float32)
     expected = torch.from_numpy(values.copy()).to(torch.bfloat16).view(torch.uint16).numpy()
     np.testing.assert_array_equal(maker.to_bfloat16(values), expected)
 
 
-def test_a_directory_with_files_is_left_alone(
+def test_a_directory_with_files_is_refused(
     maker: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")

@@ -14,7 +14,7 @@ def test_every_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(len({len(cells) for cells in table[:1] + table[2:]}) == 1 for table in rows)
     norms, kernel, mixes, coherence = rows
     assert [line[0] for line in norms[2:]] == ["attention", "uniform"]
-    # The values of a synthetic scene that the choice of z-scores rests on.
+    # The values of a synthetic scene on which the choice of z-scores is based.
     assert [line[1] for line in kernel[2:]] == ["556", "246", "344"]
     assert mixes[2][0] == "demo, true depth"
     assert [line[0] for line in coherence[2:]] == ["without", "with dscr"]

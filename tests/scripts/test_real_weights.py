@@ -1,4 +1,4 @@
-"""The measurements on real weights, with models whose answers are known; nothing is downloaded."""
+"""Test the measurements on real weights with models of known answers; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORDS = 500
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(SCRIPTS / "documents"))  # as Python itself does for a script
+    monkeypatch.syspath_prepend(str(SCRIPTS / "documents"))  # like Python for a script
     yield load_script("real_weights")
     for name in [name for name in sys.modules if name.startswith(("laboratory_document", "real_weights_document"))]:
         del sys.modules[name]
@@ -61,7 +61,7 @@ class Copier:
         return SimpleNamespace(logits=logits[:, -logits_to_keep:])
 
 
-def test_a_model_that_copies_and_one_that_repeats_itself(script: ModuleType) -> None:
+def test_a_copying_and_a_repeating_model_have_the_expected_losses(script: ModuleType) -> None:
     measures = import_module("real_weights_document.measures")
     tokenizer = Tokenizer()
     given = measures.material(tokenizer, "a b c d\n\ne f")
@@ -76,10 +76,10 @@ def test_a_model_that_copies_and_one_that_repeats_itself(script: ModuleType) -> 
         assert value is not None
         return float(value)
 
-    # A drawn token may occur twice in the first half, where the last occurrence is not the one to copy.
+    # A drawn token may occur twice in the first half, and then the last occurrence is not the one to copy.
     assert share(items, measures.COPYING) > 0.8
     assert share(again, measures.COPYING) < 0.05
-    assert share(items, measures.GRAMMAR) == share(again, measures.GRAMMAR) == 0.5  # always the plural, never
+    assert share(items, measures.GRAMMAR) == share(again, measures.GRAMMAR) == 0.5  # the plural, which is never right
     assert share(items, measures.SAME) == 1.0
     assert share(again, measures.SAME) < 0.9
     own = next(item for item in items if item.id == "own 0")
@@ -93,7 +93,7 @@ def test_pooled_repetitions_keep_the_mean(script: ModuleType) -> None:
     assert measures.pooled(runs) == [MeasuredItem("x", {"loss": (2.0, 2.0)}, group="x")]
 
 
-def test_results_survive_a_kill_and_refuse_another_model(script: ModuleType, tmp_path: Path) -> None:
+def test_results_can_be_resumed_for_the_same_model_only(script: ModuleType, tmp_path: Path) -> None:
     results, arms = (import_module(f"real_weights_document.{name}") for name in ("results", "arms"))
     file, items = tmp_path / "results.jsonl", [MeasuredItem("x", {"loss": (1.5, 2.0)}, group="x")]
     first = results.Results(file, {"weights": "a"})
@@ -140,7 +140,7 @@ def test_the_table_has_differences_intervals_and_ranges(script: ModuleType, tmp_
     assert any(line.startswith("| k 4 − index-matched | +0.38 [+0.38, +0.38] | −20 [−20, −20] |") for line in lines)
 
 
-def test_a_model_that_was_misread_is_refused(script: ModuleType) -> None:
+def test_a_wrongly_loaded_model_is_refused(script: ModuleType) -> None:
     smollm = import_module("real_weights_document.smollm")
     smollm.refuse_unless_english(19.0)
     for perplexity in (31.0, math.inf, math.nan):
@@ -150,7 +150,7 @@ def test_a_model_that_was_misread_is_refused(script: ModuleType) -> None:
 
 
 def test_both_documents_have_the_section(script: ModuleType) -> None:
-    """The laboratory's own script keeps it as it is in the document."""
+    """The script of the laboratory keeps the section in the document."""
     sections = import_module("laboratory_document.sections")
     document = (ROOT / "docs" / "laboratory.md").read_text("utf-8")
     template = (SCRIPTS / "documents" / "laboratory_document" / "laboratory.md").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""The count of repeated lines, on trees where it can be seen."""
+"""Test the count of repeated lines on small trees."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def tree(directory: Path, *modules: list[str]) -> Path:
     return directory
 
 
-def test_what_is_between_the_lines_and_before_them_does_not_count(script: ModuleType, tmp_path: Path) -> None:
+def test_blank_lines_comments_and_indentation_are_ignored(script: ModuleType, tmp_path: Path) -> None:
     spread = ["if ready:", *(line for step in SIX for line in (f"    {step}", "", "    # a word", "    ("))]
     (pair,) = script.pairs(tree(tmp_path, ["first()", *SIX], spread))
     assert str(pair) == "  6  qkedit/0.py:2-7  qkedit/1.py:2-22"
 
 
-def test_a_longer_run_is_one_pair_and_so_are_two_places_of_one_module(script: ModuleType, tmp_path: Path) -> None:
+def test_a_longer_block_is_one_pair_also_within_one_module(script: ModuleType, tmp_path: Path) -> None:
     longer = [*SIX, "last()", "last_but_not_least()"]
     (pair,) = script.pairs(tree(tmp_path, [*longer, "other()", *longer]))
     assert (pair.length, pair.first_lines, pair.second_lines) == (8, (1, 8), (10, 17))
@@ -44,7 +44,9 @@ def test_a_longer_run_is_one_pair_and_so_are_two_places_of_one_module(script: Mo
         [["same()"] * 11],
         [SIX] * 9,
     ],
-    ids=["five lines", "imports", "lines that repeat themselves", "an idiom"],
+    ids=["five lines", "imports", "repetitive lines", "an idiom"],
 )
-def test_these_are_not_pairs(script: ModuleType, tmp_path: Path, modules: list[list[str]]) -> None:
+def test_short_blocks_imports_and_idioms_are_no_pairs(
+    script: ModuleType, tmp_path: Path, modules: list[list[str]]
+) -> None:
     assert script.pairs(tree(tmp_path, *modules)) == []

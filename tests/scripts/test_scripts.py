@@ -1,4 +1,4 @@
-"""Test that every script finds its imports with only its own folder on Python's path."""
+"""Test that every script can be imported with only its own folder on Python's path."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LOCAL = {place.stem for file in RUN for place in file.parent.iterdir()}
 
 
 @pytest.mark.parametrize("script", RUN, ids=lambda file: str(file.relative_to(SCRIPTS)))
-def test_it_can_be_imported(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The tests' own folders are not on the path of somebody who runs a script; qkedit is installed.
+def test_a_script_can_be_imported(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The folders of tests are not on the path of a user's script; qkedit is installed.
     others = [place for place in sys.path if not Path(place or ".").resolve().is_relative_to(SCRIPTS)]
     monkeypatch.setattr(sys, "path", [str(script.parent), *others, str(ROOT)])
     for name in [name for name in sys.modules if name.partition(".")[0] in LOCAL]:

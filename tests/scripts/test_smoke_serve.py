@@ -21,7 +21,7 @@ def smoke(directory: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(script, cwd=directory, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_a_server_that_works(tmp_path: Path) -> None:
+def test_a_working_server_passes(tmp_path: Path) -> None:
     result = smoke(tmp_path, QKEDIT_PLUGIN="scr", QKEDIT_API_KEY="key", EXPECT=".", WAIT="200")
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "demo serves; artefacts in ./artefacts"
@@ -38,7 +38,7 @@ def test_a_missing_image_is_named_before_the_model_is_loaded(tmp_path: Path, ima
     assert not (tmp_path / "artefacts").exists()
 
 
-def test_a_server_that_does_not_start(tmp_path: Path) -> None:
+def test_a_server_that_does_not_start_is_an_error(tmp_path: Path) -> None:
     result = smoke(tmp_path, PORT="99999")
     assert result.returncode == 2
     assert "65535" in result.stderr

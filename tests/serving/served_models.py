@@ -1,4 +1,4 @@
-"""Tiny models to serve: a LLaVA as a directory, and a Qwen2-VL whose processor does not need torchvision."""
+"""Make tiny models to serve: a LLaVA as a directory, and a Qwen2-VL whose processor does not need torchvision."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def llava(directory: Path) -> Path:
 
 @functools.cache
 def qwen() -> LoadedModel:
-    """Return a tiny Qwen2-VL, which keeps the offset of the last prompt's positions on its module."""
+    """Return a tiny Qwen2-VL, which stores the position offset of the last prompt on its module."""
     from transformers import Qwen2VLProcessor
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     class WithoutVideos(Qwen2VLProcessor):
-        """A processor of pictures and texts, without videos, which need torchvision."""
+        """A processor of images and texts, without videos, which need torchvision."""
 
         def __init__(self, pictures: Any, tokenizer: Any, template: str) -> None:
             self.image_processor, self.tokenizer = pictures, tokenizer

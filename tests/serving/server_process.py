@@ -1,4 +1,4 @@
-"""Run `qkedit serve` as a process of its own, and send requests to it."""
+"""Run `qkedit serve` in a separate process, and send requests to it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Server:
         return OpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=60)
 
     def counters(self, key: str = "none") -> dict[str, float]:
-        """Return every counter by its name and labels."""
+        """Return every counter by name and labels."""
         request = urllib.request.Request(
             self.url.removesuffix("/v1") + "/metrics", headers={"Authorization": f"Bearer {key}"}
         )
@@ -99,7 +99,7 @@ def question(text: str, *images: Image.Image) -> list[dict[str, Any]]:
 
 
 def ask(client: OpenAI, messages: list[dict[str, Any]], **settings: Any) -> Any:
-    """Return the answer of the model that is served as "tiny"."""
+    """Return the answer of the served model "tiny"."""
     return client.chat.completions.create(model="tiny", messages=messages, **{"max_tokens": 12, **settings})  # type: ignore[call-overload]
 
 

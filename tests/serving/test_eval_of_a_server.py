@@ -21,7 +21,7 @@ def answers(out: Path) -> dict[str, str]:
     return {row["id"]: row["answer"] for row in map(json.loads, lines)}
 
 
-def test_a_server_answers_as_its_model_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluating_a_server_equals_evaluating_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_scenes(list(make_scenes(2, seed=1)), tmp_path / "scenes")
     request = ("--data", tmp_path / "scenes", "--images", tmp_path / "scenes" / "images", "-b", "pope.random")
     request = (*request, "--limit", "5", "--max-new-tokens", "4", "--json")

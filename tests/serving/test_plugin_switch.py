@@ -12,7 +12,7 @@ from tests.plugins.greedy import generated, one_image_each
 from tests.plugins.tiny_requests import model, request
 
 
-def test_each_request_gets_the_methods_that_it_names() -> None:
+def test_each_request_runs_with_the_methods_that_it_names() -> None:
     vlm, given = model("llava"), request("llava", one_image_each("llava")[:1]).inputs
     # The sentence of ICD needs the tokenizer of a model's directory, and OPERA's search returns no logits.
     left_out = ("icd", "opera")

@@ -32,7 +32,7 @@ class Failing:
         """Raise the given error."""
         tensor = torch.zeros(8)
         self.made = weakref.ref(tensor)
-        raise copy.copy(self.error)  # so that the frames are held by nobody here
+        raise copy.copy(self.error)  # so that this test holds no frames
 
     @contextmanager
     def on(self, names: Any) -> Iterator[Any]:
@@ -53,7 +53,11 @@ def failure_of(model: Failing) -> QkeditError:
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 503, "the device's memory is too small"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            503,
+            "the device's memory is too small",
+        ),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), 503, "the device's"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
@@ -65,14 +69,14 @@ def failure_of(model: Failing) -> QkeditError:
         (QkeditError("scr: no"), 500, "scr: no."),
     ],
 )
-def test_what_a_client_is_told(error: Exception, status: int, said: str) -> None:
+def test_failures_become_status_and_sentence(error: Exception, status: int, said: str) -> None:
     failure = failure_of(Failing(error))
     assert status_of(failure) == status
     assert str(failure).startswith(said)
 
 
-def test_a_failure_keeps_nothing_of_the_answer() -> None:
-    """Memory of a failed request must be free for the next one, without a garbage collection."""
+def test_a_failure_frees_the_memory_of_the_answer() -> None:
+    """The memory must be free for the next request without a garbage collection."""
     model = Failing(RuntimeError("shapes differ"))
     gc.disable()
     try:
@@ -83,7 +87,7 @@ def test_a_failure_keeps_nothing_of_the_answer() -> None:
         gc.enable()
 
 
-def test_torch_says_it_as_it_is_known_here() -> None:
+def test_the_message_of_torch_for_a_full_memory_is_recognised() -> None:
     with pytest.raises(RuntimeError) as full:
         torch.empty(10**15)
     assert status_of(failure_of(Failing(full.value))) == 503

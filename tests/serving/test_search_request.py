@@ -1,4 +1,4 @@
-"""A request that is answered by a search of a plug-in's own, OPERA: streamed at its end, cut at stop texts."""
+"""Test requests answered by the search of a plug-in (OPERA): streamed at the end, cut at stop texts."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def request_model(loaded: LoadedModel, *plugins: str, stops: tuple[str, ...] = (
 
 
 class Stream:
-    """Keeps what it is given."""
+    """A streamer that stores its input."""
 
     def __init__(self) -> None:
         self.given: list[list[int]] = []
 
     def put(self, value: Tensor) -> None:
-        """Keep tokens."""
+        """Store tokens."""
         self.given.append(value.flatten().tolist())
 
     def end(self) -> None:
-        """Keep that it ended."""
+        """Record the end."""
         self.given.append([])
 
 
-def test_it_is_streamed_as_a_whole_and_ends_with_its_stop_text() -> None:
+def test_an_answer_is_streamed_at_once_and_ends_with_its_stop_text() -> None:
     loaded = qwen()
     inputs = batch_inputs(loaded, [Prompt("it <3> <image> <4> it", (picture(1),))])
     settings: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": 10_000, "pad_token_id": 0}

@@ -1,4 +1,4 @@
-"""Test `qkedit serve` as a process of its own with OpenAI's client over loopback."""
+"""Test `qkedit serve` in a separate process with OpenAI's client over loopback."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.serving.server_process import Server, ask, plugins, question, streame
 PROMPT = "what is there in the image"
 
 
-def test_what_is_served(server: Server, client: OpenAI, depth: Path) -> None:
+def test_model_and_plugins_are_listed(server: Server, client: OpenAI, depth: Path) -> None:
     assert server.said["model"] == "tiny"
     assert server.said["plugins"] == [
         {"name": "scr", "options": {"layers": "0-1"}},
@@ -51,7 +51,7 @@ def test_what_is_served(server: Server, client: OpenAI, depth: Path) -> None:
         assert json.load(answer) == {"status": "ok"}
 
 
-def test_answers_are_those_of_generate_with_the_plug_ins_of_the_request(
+def test_answers_equal_those_of_generate_with_the_plugins_of_the_request(
     client: OpenAI, local: LoadedModel, depth: Path
 ) -> None:
     scr, dscr = SCR(layers="0-1"), DSCR(depth=depth)
@@ -82,13 +82,13 @@ def test_answers_are_those_of_generate_with_the_plug_ins_of_the_request(
             "plugins"
         )
         texts.add(expected.text)
-    assert len(texts) == 4  # so that a switch that does nothing would be seen
+    assert len(texts) == 4  # so that a switch without effect would fail the test
     default = ask(client, question(PROMPT, picture(3)))
     assert [plugin["name"] for plugin in default.usage.qkedit["plugins"]] == ["scr", "dscr"]
 
 
 def generated(local: LoadedModel, turns: list[dict[str, Any]], images: list[Any], **settings: Any) -> str:
-    """Return transformers' result for a conversation in its own form."""
+    """Return the result of transformers for a conversation in its own format."""
     text = local.processor.apply_chat_template(turns, add_generation_prompt=True)
     inputs = local.processor(text=text, images=images, return_tensors="pt")
     tokens = local.model.generate(**inputs, max_new_tokens=12, **settings)
@@ -96,14 +96,14 @@ def generated(local: LoadedModel, turns: list[dict[str, Any]], images: list[Any]
 
 
 def turn(role: str, *parts: str | None) -> dict[str, Any]:
-    """Return a turn in transformers' own form; None is an image."""
+    """Return a turn in the format of transformers; None is an image."""
     return {
         "role": role,
         "content": [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts],
     }
 
 
-def test_several_turns_with_several_images(client: OpenAI, local: LoadedModel) -> None:
+def test_a_chat_may_have_several_turns_with_several_images(client: OpenAI, local: LoadedModel) -> None:
     first, second = question(PROMPT, picture(1), picture(2)), question("and here", picture(4))
     given = {"role": "assistant", "content": "a cup", "refusal": None, "tool_calls": []}
     system = {"role": "system", "content": "describe it"}
@@ -120,7 +120,7 @@ def test_several_turns_with_several_images(client: OpenAI, local: LoadedModel) -
     assert answer.usage.qkedit["report"]["images"] == 3
 
 
-def test_sampling_by_seed(client: OpenAI, local: LoadedModel) -> None:
+def test_sampling_depends_on_the_seed(client: OpenAI, local: LoadedModel) -> None:
     messages, settings = question(PROMPT, picture(1)), {"temperature": 1.5, "top_p": 0.9}
     answers = []
     for seed in (1, 2):
@@ -134,7 +134,7 @@ def test_sampling_by_seed(client: OpenAI, local: LoadedModel) -> None:
     assert greedy[0] == greedy[1]
 
 
-def test_stop_texts(client: OpenAI) -> None:
+def test_answers_end_at_stop_texts(client: OpenAI) -> None:
     messages = question(PROMPT, picture(3))
     whole = ask(client, messages).choices[0]
     assert whole.finish_reason == "length"
@@ -149,8 +149,8 @@ def test_stop_texts(client: OpenAI) -> None:
         assert ("".join(pieces), last.choices[0].finish_reason) == (expected, "stop")
 
 
-def test_many_at_once_never_mix(client: OpenAI) -> None:
-    """Answers do not depend on concurrent requests: other images, plug-ins, streams, prompts without images."""
+def test_concurrent_requests_do_not_affect_each_other(client: OpenAI) -> None:
+    """Requests differ in images, plug-ins and streaming, and some have no image."""
     choices = [("scr",), (), ("dscr",), ("scr", "dscr")]
 
     def answer(number: int) -> tuple[str, list[str]]:
@@ -162,7 +162,7 @@ def test_many_at_once_never_mix(client: OpenAI) -> None:
         pieces, last = streamed(client, question(f"what {PROMPT}", *images), **settings)
         return "".join(pieces), sorted((last.usage.qkedit["report"] or {}).get("plugins", []))
 
-    # Every eighth has no image, so that 32 images are asked about.
+    # Every eighth request has no image, so there are 32 images.
     one_by_one = [answer(number) for number in range(36)]
     with ThreadPoolExecutor(36) as threads:
         assert list(threads.map(answer, range(36))) == one_by_one
@@ -171,7 +171,7 @@ def test_many_at_once_never_mix(client: OpenAI) -> None:
         assert acted == ([] if number % 8 == 7 else sorted(choices[number % 4]))
 
 
-def test_bad_requests_get_a_sentence_and_harm_nothing(client: OpenAI) -> None:
+def test_invalid_requests_are_one_sentence_and_the_server_goes_on(client: OpenAI) -> None:
     image = question(PROMPT, picture(1))[0]["content"][0]
     text = {"type": "text", "text": "it"}
 
@@ -202,7 +202,7 @@ def test_bad_requests_get_a_sentence_and_harm_nothing(client: OpenAI) -> None:
         (400, "more than the model's context of 1024", {"messages": question("is " * 2000)}),
         (400, "and 2000 of the answer", {"max_tokens": 2000}),
         (400, "more than the model's context of 1024 tokens", {"messages": question("x" * 100_000)}),
-        # The depth of one image was given; the plug-in itself says so.
+        # There is depth for one image only; this is the error of the plug-in.
         (400, "1 depth maps were given", {"messages": question("it", picture(1), picture(2))}),
     ]
     for status, words, wrong in cases:
@@ -224,7 +224,7 @@ def test_bad_requests_get_a_sentence_and_harm_nothing(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_hangs_up_stops_its_answer(server: Server, client: OpenAI, stream: bool) -> None:
+def test_a_disconnect_stops_the_answer(server: Server, client: OpenAI, stream: bool) -> None:
     before = server.settled(KEY)
     body = {"messages": question(PROMPT, picture(1)), "max_tokens": 900, "stream": stream}
     content = json.dumps(body).encode()
@@ -245,10 +245,10 @@ def test_a_client_that_hangs_up_stops_its_answer(server: Server, client: OpenAI,
     assert ask(client, question(PROMPT, picture(1))).choices[0].message.content
 
 
-def test_metrics(server: Server, client: OpenAI) -> None:
+def test_metrics_count_requests_tokens_and_seconds(server: Server, client: OpenAI) -> None:
     before = server.settled(KEY)
     answers = [ask(client, question(PROMPT, picture(number)), extra_body=plugins("scr")) for number in range(2)]
-    answers.append(ask(client, question(PROMPT), extra_body=plugins("scr")))  # no image: nothing fires
+    answers.append(ask(client, question(PROMPT), extra_body=plugins("scr")))  # without an image no plug-in acts
     after = server.settled(KEY)
 
     def difference(name: str) -> float:
@@ -264,14 +264,14 @@ def test_metrics(server: Server, client: OpenAI) -> None:
     assert difference("qkedit_generation_seconds_sum") > spent
 
 
-def test_the_log_tells_no_secrets_and_no_tracebacks(server: Server) -> None:
+def test_the_log_has_no_secrets_and_no_tracebacks(server: Server) -> None:
     log = server.log.read_text()
     assert "POST /v1/chat/completions" in log
     assert KEY not in log
     assert not re.search("Traceback|Exception", log)
 
 
-def test_told_to_stop_it_finishes_what_it_is_saying(server: Server, client: OpenAI) -> None:
+def test_a_stopping_server_finishes_its_answers(server: Server, client: OpenAI) -> None:
     """This test runs last, since it stops the server."""
     messages = question(PROMPT, picture(2))
     expected = ask(client, messages, max_tokens=60).choices[0].message.content

@@ -1,4 +1,4 @@
-"""Test `qkedit serve` in this process up to the point where it would answer."""
+"""Test `qkedit serve` in this process up to the first request."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Record the guard and its socket; the server is ready at once, and told to stop at once."""
+    """Record the guard and its socket; the server starts and stops at once."""
     seen: list[Any] = []
 
     def run_server(application: Any, listening: socket.socket, *, ready: Any, log: bool, limits: Limits) -> None:
-        with pytest.raises(ConnectionRefusedError):  # until here nobody could connect, and the model is loaded
+        with pytest.raises(ConnectionRefusedError):  # the model is loaded, and only now clients can connect
             socket.create_connection(("127.0.0.1", listening.getsockname()[1]))
         seen.append((application, listening.getsockname(), log))
         ready()
@@ -37,7 +37,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
-def test_what_is_said_when_it_is_ready(model: Path, served: list[Any]) -> None:
+def test_the_command_prints_model_address_and_plugins(model: Path, served: list[Any]) -> None:
     (model / "qkedit-plugins.json").write_text(
         '{"schema": 1, "plugins": [{"name": "scr", "options": {"layers": "0"}}]}'
     )
@@ -55,7 +55,7 @@ def test_what_is_said_when_it_is_ready(model: Path, served: list[Any]) -> None:
     assert "everybody who reaches 0.0.0.0 can use the model; set QKEDIT_API_KEY" in result.stderr
 
 
-def test_options_from_a_file(model: Path, served: list[Any], tmp_path: Path) -> None:
+def test_plugins_may_come_from_a_file(model: Path, served: list[Any], tmp_path: Path) -> None:
     file = tmp_path / "plugins.json"
     options = {"name": "scr", "options": {"layers": "0-1", "sources": 4}}
     file.write_text(json.dumps({"schema": 1, "plugins": [options]}))
@@ -77,12 +77,12 @@ def test_options_from_a_file(model: Path, served: list[Any], tmp_path: Path) -> 
         (["--plugin", "nothing"], 2, "there is no plug-in 'nothing'"),
         (["--plugin", "scr:layers=0-9"], 2, "goes beyond the model"),
         (["--plugin", "dscr:depth=/nowhere/depth.npy"], 2, "cannot be read as a depth map"),
-        # Loads when it is first asked, which is before the port opens.
+        # It is loaded at its first use, before the port opens.
         (["--plugin", "dscr:depth=/nowhere"], 1, "/nowhere"),
         (["--max-images", "0"], 2, "--max-images"),
     ],
 )
-def test_what_keeps_it_from_starting(
+def test_invalid_options_prevent_the_start(
     model: Path, served: list[Any], arguments: list[str], code: int, words: str
 ) -> None:
     result = qkedit("serve", model, "--port", "0", *arguments)
@@ -91,7 +91,7 @@ def test_what_keeps_it_from_starting(
     assert (result.code, result.stdout, served) == (code, "", [])
 
 
-def test_a_port_that_is_taken_is_known_before_the_model_is_loaded(served: list[Any]) -> None:
+def test_a_used_port_is_refused_before_the_model_is_loaded(served: list[Any]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         result = qkedit("serve", "/no/model/at/all", "--port", str(port))
@@ -100,7 +100,7 @@ def test_a_port_that_is_taken_is_known_before_the_model_is_loaded(served: list[A
     )
 
 
-def test_what_has_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving_packages, "PACKAGES", ("openai", "no_such_package"))
     assert qkedit("serve", "demo").sentence() == (
         "qkedit serve: the package no_such_package is not installed; install it with `pip install 'qkedit[serve]'`."

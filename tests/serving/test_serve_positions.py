@@ -1,4 +1,4 @@
-"""Test models that store the last prompt's positions (multimodal rotary embeddings), with concurrent requests."""
+"""Test concurrent requests to models that store positions of the last prompt (multimodal rotary embeddings)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PluginSettin
 
 @pytest.fixture(scope="module")
 def client(settings: dict[str, PluginSettings]) -> Iterator[OpenAI]:
-    """Return a client of a tiny Qwen2-VL that is served from a thread of this process."""
+    """Return a client of a tiny Qwen2-VL, which is served from a thread of this process."""
     served = ServedModel("tiny", qwen(), PluginSwitch(qwen().model, list(settings.values())))
     try_out(served)
     application = build_application(served, ImagePolicy())
@@ -56,8 +56,8 @@ def client(settings: dict[str, PluginSettings]) -> Iterator[OpenAI]:
         thread.join()
 
 
-def test_prompts_of_different_shape_at_once(client: OpenAI) -> None:
-    """Every third request has no image, so its positions are plain; the others have different grids."""
+def test_concurrent_prompts_keep_their_positions(client: OpenAI) -> None:
+    """Every third request has no image; the others have different grids."""
 
     def images(number: int) -> list[object]:
         return [] if number % 3 == 2 else [picture(number, 40 + 8 * number, 90 - 4 * number)]
@@ -80,10 +80,10 @@ def test_prompts_of_different_shape_at_once(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("name", ["sid", "oa-vcd", "agla"])
-def test_methods_with_a_branch_stream_by_request(
+def test_methods_with_a_branch_keep_positions_between_requests(
     client: OpenAI, settings: dict[str, PluginSettings], name: str
 ) -> None:
-    """Streamed or whole, with a text in between, answers are those of `generate` with the plug-in, not the model's."""
+    """Streamed and whole answers, with a text request between, equal those of `generate` with the plug-in."""
     shown, asked = [picture(1, 70, 40)], "is there a red boat"
     (plugin,) = make_plugins([settings[name]])
     with_it = respond(qwen(), shown, asked, [plugin], max_new_tokens=8).text

@@ -1,4 +1,4 @@
-"""Test that a stream and a whole answer have the same text, wherever tokens end."""
+"""Test that a stream and a whole answer have the same text for all tokenizations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from qkedit.serving.openai_server import _Handler
 
 @pytest.fixture(scope="module")
 def bytewise() -> PreTrainedTokenizerFast:
-    """A tokenizer of one token per byte, like the fallback of large vocabularies."""
+    """Return a tokenizer of one token per byte, like the fallback of large vocabularies."""
     letters = sorted(ByteLevel.alphabet())
     tokenizer = Tokenizer(BPE({letter: number for number, letter in enumerate(letters)}, []))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
@@ -32,7 +32,7 @@ def bytewise() -> PreTrainedTokenizerFast:
 
 
 class RequestModel:
-    """A model that returns given text, with the interface of `RequestModel`."""
+    """A model that returns given tokens, with the interface of `RequestModel`."""
 
     config = SimpleNamespace(model_type=None)
     failure = None
@@ -56,7 +56,7 @@ class RequestModel:
 
 
 def said(tokenizer: Any, ids: list[int], stops: list[str], *, stream: bool) -> tuple[str, int]:
-    """Return the text of an answer, and how often its slot was released by then."""
+    """Return the text of an answer, and the number of releases of its slot."""
     done: list[None] = []
 
     async def asked() -> str:
@@ -86,7 +86,7 @@ PIECES = st.sampled_from(["a", " ", "é", "€", "😀", "e\u0301", "\n"])
 @example(["a", "€"], 1, [])
 @example(["😀"], 3, [])
 @example(["a", " ", "€"], 2, ["€"])
-def test_an_answer_that_ends_inside_a_character(
+def test_an_answer_may_end_inside_a_character(
     bytewise: PreTrainedTokenizerFast, pieces: list[str], cut: int, stops: list[str]
 ) -> None:
     ids = bytewise.encode("".join(pieces), add_special_tokens=False)
@@ -99,6 +99,6 @@ def test_an_answer_that_ends_inside_a_character(
         assert whole == "".join(pieces).strip()
 
 
-def test_the_half_of_a_character_is_told(bytewise: PreTrainedTokenizerFast) -> None:
+def test_an_incomplete_character_is_sent_as_a_replacement(bytewise: PreTrainedTokenizerFast) -> None:
     ids = bytewise.encode("a €", add_special_tokens=False)[:-1]
     assert said(bytewise, ids, [], stream=True)[0] == "a \ufffd"

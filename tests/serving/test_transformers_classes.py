@@ -1,7 +1,7 @@
 """Test the undocumented classes of `transformers serve` on which the adapter relies.
 
-Where one of these fails after an update of transformers, `qkedit/serving/openai_server.py` has to be looked at before
-`serving_packages` lets the new version through.
+If one of these tests fails after an update of transformers, check `qkedit/serving/openai_server.py` before
+`serving_packages` allows the new version.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def parameters(function: Any) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
-def test_the_application_is_built_from_handlers_in_this_order() -> None:
+def test_the_application_takes_its_handlers_in_this_order() -> None:
     assert parameters(build_server)[:7] == [
         "model_manager",
         "chat_handler",
@@ -41,7 +41,7 @@ def test_the_application_is_built_from_handlers_in_this_order() -> None:
     ]
 
 
-def test_its_routes_call_what_the_adapter_replaces() -> None:
+def test_routes_call_the_methods_that_the_adapter_replaces() -> None:
     from starlette.testclient import TestClient
 
     asked: list[Any] = []
@@ -69,12 +69,12 @@ def test_its_routes_call_what_the_adapter_replaces() -> None:
 
 
 @pytest.mark.parametrize("method", ["_streaming", "_non_streaming"])
-def test_the_handler_answers_from_prepared_inputs(method: str) -> None:
+def test_the_handler_takes_prepared_inputs(method: str) -> None:
     names = parameters(getattr(ChatCompletionHandler, method))
     assert names[1:8] == ["request_id", "model", "processor", "model_id", "inputs", "gen_config", "gen_manager"]
 
 
-def test_an_answer_is_put_into_words_by_methods_that_can_be_overridden() -> None:
+def test_texts_of_answers_come_from_methods_that_can_be_overridden() -> None:
     """The adapter cuts stop texts and adds its report in these two methods."""
 
     class Words:
@@ -127,13 +127,13 @@ def test_an_answer_is_put_into_words_by_methods_that_can_be_overridden() -> None
     content, usage = calls[0]
     assert (content, usage.prompt_tokens, usage.completion_tokens) == ("2 tokens", 3, 2)
     assert all(chunk.startswith("data: ") for chunk in chunks)
-    # First who speaks, and last how it ended, with the usage.
+    # The first chunk has the role, the last one the finish reason and the usage.
     assert calls[1] == (None, None)
     assert calls[-1][1] is not None
     assert CompletionUsage.model_validate({**calls[-1][1].model_dump(), "qkedit": {"a": None}}).model_dump()["qkedit"]
 
 
-def test_streams_are_cancelled_and_failures_told_through_the_streamer() -> None:
+def test_the_streamer_can_be_cancelled_and_reports_failures() -> None:
     assert {"put", "end", "cancel"} <= vars(utils.DirectStreamer).keys()
     assert "_StreamError(str(e))" in inspect.getsource(GenerateManager.generate_streaming)
     assert BaseHandler.chunk_to_sse("[DONE]") == "data: [DONE]\n\n"

@@ -37,7 +37,7 @@ def _tokenizer(**special: str) -> Any:
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
-        padding_side="right",  # as many published tokenizers have it, made for training
+        padding_side="right",  # as in many published tokenizers, which were made for training
         extra_special_tokens={"image_token": "<image>", **special},
     )
 

@@ -32,7 +32,7 @@ def full_layers(family: str) -> list[int]:
 
 
 def raised_scores(family: str, ids: list[int], plugin: Any) -> AbstractContextManager[None]:
-    """Raise scores in the rows from the prompt's last one on."""
+    """Raise scores in the rows from the last one of the prompt."""
     columns, layers = [column for column, token in enumerate(ids) if token == IMAGE], full_layers(family)
 
     def raise_them(layer: int, scores: Tensor) -> None:
@@ -67,8 +67,8 @@ def test_a_padded_batch_equals_raised_scores(family: str, method: str) -> None:
     assert torch.equal(generated(family, together)[0], plain)
 
 
-def test_with_another_plug_in_and_without_images() -> None:
-    """SCR records attention through the raised one; a request without images equals the plain model."""
+def test_scr_and_questions_without_images_work_with_raised_scores() -> None:
+    """SCR records the raised attention; a request without images equals the plain model."""
     given = request("llava", one_image_each("llava")).inputs
     text = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     plain, _ = generated("llava", text)
@@ -81,7 +81,7 @@ def test_with_another_plug_in_and_without_images() -> None:
     assert second.plugins["pai-attention"].warnings == ("there is no image, so nothing is raised",)
 
 
-def test_beams_have_the_image_of_their_prompt() -> None:
+def test_beams_raise_the_scores_of_their_own_image() -> None:
     """The beams of a padded batch equal those of each prompt alone, whose image is at another position."""
     prompts = one_image_each("llava")
     with qkedit.attach(model("llava"), METHODS["pai-attention"]):
@@ -91,7 +91,7 @@ def test_beams_have_the_image_of_their_prompt() -> None:
             assert torch.equal(together[row], alone[0])
 
 
-def test_default_layers_and_capped_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_layers_are_chosen_and_capped_scores_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     modules = vlm_modules(model("llava"))
     assert PAIAttention().bind(modules).layers == (2, 3)
     assert MiddleLayer().bind(modules).layers == (1, 2)
@@ -101,6 +101,6 @@ def test_default_layers_and_capped_scores(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("make", [lambda: PAIAttention(alpha=-1), lambda: MiddleLayer(layers="x")])
-def test_wrong_settings(make: Any) -> None:
+def test_invalid_settings_are_refused(make: Any) -> None:
     with pytest.raises(UsageError, match=r"pai-attention alpha|middle-layer layers"):
         make()

@@ -1,4 +1,4 @@
-"""Contrastive decoding as two loops over the whole text so far, without a cache: slow and simple."""
+"""Compute contrastive decoding with two runs over the whole text per token, without a cache: slow and simple."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that look at pictures for plug-ins, with wrong or damaged files, give an error of one sentence."""
+"""Test that damaged or wrong image models of plug-ins are one-sentence errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def change(file: Path, **entries: Any) -> None:
     ],
     ids=["empty", "truncated", "no-patches", "no-layers", "no-size"],
 )
-def test_a_damaged_vision_transformer(tmp_path: Path, damage: Callable[[Path], object], said: str) -> None:
+def test_a_damaged_vision_transformer_is_refused(tmp_path: Path, damage: Callable[[Path], object], said: str) -> None:
     place = save_vit(tmp_path)
     damage(tmp_path)
     with pytest.raises(QkeditError, match=said) as raised:
@@ -50,15 +50,15 @@ def test_a_damaged_vision_transformer(tmp_path: Path, damage: Callable[[Path], o
     assert str(raised.value).startswith(f"{place}: ")
 
 
-def test_a_truncated_matching_model(tmp_path: Path) -> None:
+def test_a_truncated_matching_model_is_refused(tmp_path: Path) -> None:
     place = save_blip(tmp_path)
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(QkeditError, match="cannot be loaded as a BLIP model"):
         MatchingKept(place, 0)
 
 
-def test_a_matching_model_without_the_files_of_its_tokenizer(tmp_path: Path) -> None:
-    """transformers makes a tokenizer that knows no word, and every question would be the same."""
+def test_a_matching_model_without_tokenizer_files_is_refused(tmp_path: Path) -> None:
+    """transformers would make a tokenizer with an empty vocabulary, for which all questions are equal."""
     place = save_blip(tmp_path)
     for file in tmp_path.glob("tokenizer*"):
         file.unlink()
@@ -66,7 +66,7 @@ def test_a_matching_model_without_the_files_of_its_tokenizer(tmp_path: Path) -> 
         MatchingKept(place, 0)
 
 
-def test_a_tokenizer_with_more_words_than_its_model(tmp_path: Path) -> None:
+def test_a_tokenizer_with_more_words_than_its_model_is_refused(tmp_path: Path) -> None:
     place = save_blip(tmp_path)
     tokenizer = json.loads((file := tmp_path / "tokenizer.json").read_text("utf-8"))
     tokenizer["model"]["vocab"]["zebra"] = 500
@@ -76,12 +76,12 @@ def test_a_tokenizer_with_more_words_than_its_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("question", ["", "...", "\u200b", "\x07"])
-def test_a_question_without_words(tmp_path: Path, question: str) -> None:
+def test_a_question_without_words_is_refused(tmp_path: Path, question: str) -> None:
     with pytest.raises(UsageError, match="comes without its question, or the question has no words"):
         MatchingKept(save_blip(tmp_path), 0)(PICTURE, question, CPU)
 
 
 @pytest.mark.parametrize("full", [torch.OutOfMemoryError("full"), MemoryError()])
-def test_memory_that_runs_out_is_not_the_fault_of_the_files(full: Exception) -> None:
+def test_out_of_memory_is_not_reported_as_damaged_files(full: Exception) -> None:
     with pytest.raises(type(full)), explained_failure("does not take a picture", "place", "give another"):
         raise full

@@ -96,7 +96,7 @@ def test_a_padded_batch_equals_the_formulas(family: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("plugin", [VCD(alpha=0), PAIContrast(gamma=1), M3ID(decay=0)], ids=lambda plugin: plugin.name)
-def test_without_weight_greedy_search_is_the_models_own(plugin: Any) -> None:
+def test_a_weight_of_zero_keeps_greedy_answers(plugin: Any) -> None:
     given = request("llava", two_prompts("llava")).inputs
     own, _ = generated("llava", given)
     with qkedit.attach(model("llava"), plugin):
@@ -104,10 +104,10 @@ def test_without_weight_greedy_search_is_the_models_own(plugin: Any) -> None:
     assert torch.equal(answers, own)
 
 
-def test_the_stream_of_random_numbers_is_left_alone() -> None:
-    """Without an effective cut and with a negligible weight, samples equal those of the model."""
+def test_contrasts_do_not_change_the_random_numbers_of_sampling() -> None:
+    """With a negligible weight and no effective cut, samples equal those of the model."""
     given = request("qwen2-vl", two_prompts("qwen2-vl")).inputs
-    model("qwen2-vl")  # made before, as that draws too
+    model("qwen2-vl")  # made before the seed, since building it draws numbers too
     torch.manual_seed(1)
     own, _ = generated("qwen2-vl", given, do_sample=True, top_k=0)
     after = torch.rand(1)
@@ -118,8 +118,8 @@ def test_the_stream_of_random_numbers_is_left_alone() -> None:
     assert torch.equal(torch.rand(1), after)
 
 
-def test_positions_of_an_answer_survive_its_branch_and_a_question_without_images() -> None:
-    """Qwen keeps the position offset of an image on a module, which the branch without image overwrites."""
+def test_branches_and_text_requests_keep_the_positions_of_an_answer() -> None:
+    """Qwen stores the position offset of an image on a module, and the branch without image overwrites it."""
     vlm = model("qwen2-vl")
     given = request("qwen2-vl", one_image_each("qwen2-vl")).inputs
     text = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
@@ -132,7 +132,7 @@ def test_positions_of_an_answer_survive_its_branch_and_a_question_without_images
     assert [len(report.warnings) for report in attached.report()] == [0, 1, 0]
 
 
-def test_prefill_plugins_act_in_the_branch_too() -> None:
+def test_prefill_plugins_also_act_in_the_branch() -> None:
     given = request("llava", one_image_each("llava")[:1]).inputs
     scr = SCR(layers="0-2", diagnosis="1,3", sources=5, factor=1.3)
     with qkedit.attach(model("llava"), scr, VCD()) as attached:
@@ -180,7 +180,7 @@ def forcing(answer: Tensor, length: int) -> Any:
     return force
 
 
-def test_an_answer_that_ends_early_or_breaks_ends_its_branch() -> None:
+def test_the_branch_ends_with_a_short_or_failing_answer() -> None:
     import threading
 
     given = request("llava", two_prompts("llava")[:1]).inputs
@@ -198,8 +198,8 @@ def test_an_answer_that_ends_early_or_breaks_ends_its_branch() -> None:
     assert "forward" not in vars(model("llava"))
 
 
-def test_a_token_that_usually_ends_answers_does_not_end_the_branch() -> None:
-    """A request may continue after the model's own end; its branch must too, also in one row of a batch."""
+def test_an_end_token_does_not_end_the_branch() -> None:
+    """If a request continues after the model's end token, so does its branch, also in a single row of a batch."""
     given = request("llava", two_prompts("llava")).inputs
     end = model("llava").generation_config.eos_token_id
 
@@ -222,7 +222,7 @@ def test_a_token_that_usually_ends_answers_does_not_end_the_branch() -> None:
         torch.testing.assert_close(found, 2 * own - other, atol=1e-5, rtol=1e-5)
 
 
-def test_a_branch_that_breaks_is_heard() -> None:
+def test_an_error_of_the_branch_is_raised() -> None:
     given = dict(request("llava", two_prompts("llava")[:1]).inputs)
     with qkedit.attach(model("llava"), VCD()) as attached:
         attached._start_branch, start = lambda original, *rest: start(fail, *rest), attached._start_branch
@@ -238,13 +238,13 @@ def fail(**inputs: Any) -> None:
     ("setting", "value"),
     [("num_beams", 2), ("use_cache", False), ("cache_implementation", "static"), ("prompt_lookup_num_tokens", 3)],
 )
-def test_what_a_branch_cannot_follow(setting: str, value: Any) -> None:
+def test_unsupported_ways_to_generate_are_refused(setting: str, value: Any) -> None:
     given = request("llava", two_prompts("llava")[:1]).inputs
     with qkedit.attach(model("llava"), VCD()), pytest.raises(UsageError, match="vcd"):
         generated("llava", given, **{setting: value})
 
 
-def test_the_published_schedule() -> None:
+def test_the_noise_schedule_equals_the_published_one() -> None:
     """Check the factors of x and ε: about equal at step 500, and mostly noise at 999."""
     for step, signal, noise in ((500, 0.863, 0.505), (999, 0.285, 0.959)):
         share = signal_shares()[step]
@@ -253,7 +253,7 @@ def test_the_published_schedule() -> None:
 
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "llava-next", "mistral3", "internvl", "idefics3"])
-def test_noise_is_that_of_the_image_alone(family: str) -> None:
+def test_noise_depends_on_the_image_only(family: str) -> None:
     config, prompts = model(family).config, one_image_each(family)
     together = request(family, prompts).inputs
     noised = with_noise(together, config, 500, 1)
@@ -283,6 +283,6 @@ def test_noise_is_that_of_the_image_alone(family: str) -> None:
         ({"seed": -1}, "vcd seed"),
     ],
 )
-def test_wrong_settings(settings: dict[str, Any], named: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         VCD(**settings)

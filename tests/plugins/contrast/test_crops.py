@@ -19,12 +19,12 @@ from tests.plugins.whole_text import whole_text
 from tests.plugins.written_out_attention import attention_by
 
 FAMILIES = ("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3")
-# So that the selection grows within a few tokens, and some distributions of these models are sure.
+# With these values the selection grows within a few tokens, and some distributions exceed the limit.
 PLUGIN = CRoPS(decay=0.3, alpha=0.7, beta=0.2, limit=0.2, keep=5, keep_text=3, more_text=700)
 
 
 def hiding(family: str, ids: list[int], plugin: CRoPS, *, of_image: bool) -> AbstractContextManager[None]:
-    """Attention in which every row from the prompt's last on chooses the columns for the layers from 2 on."""
+    """Compute attention in which each row, from the prompt's last one, selects columns for the layers from 2 on."""
     hidden: dict[int, list[int]] = {}
 
     def attention(layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -47,7 +47,7 @@ def hiding(family: str, ids: list[int], plugin: CRoPS, *, of_image: bool) -> Abs
 
 
 def without_image(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return the prompt's text; in these families every image is one run of tokens, newlines included."""
+    """Return the text of the prompt; in these families every image is one sequence of tokens, with its newlines."""
     ids = inputs["input_ids"][0].tolist()
     first, last = ids.index(IMAGE), len(ids) - 1 - ids[::-1].index(IMAGE)
     per_token = {
@@ -106,7 +106,7 @@ def test_a_padded_batch_equals_the_formulas(family: str) -> None:
 
 
 @pytest.mark.parametrize("limit", [0.0, 1.0])
-def test_nothing_is_contrasted_where_the_model_is_surer_than_the_limit(limit: float) -> None:
+def test_tokens_above_the_limit_of_certainty_are_not_contrasted(limit: float) -> None:
     given = request("llava", one_image_each("llava")).inputs
     own = generated("llava", given)[1][0].log_softmax(dim=-1)
     with qkedit.attach(model("llava"), CRoPS(limit=limit, beta=0, keep=5, keep_text=3)):
@@ -114,7 +114,7 @@ def test_nothing_is_contrasted_where_the_model_is_surer_than_the_limit(limit: fl
     assert torch.allclose(logits, own, atol=1e-5) == (limit == 0.0)
 
 
-def test_a_question_without_images() -> None:
+def test_a_question_without_images_is_not_contrasted() -> None:
     text = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     plain, _ = generated("qwen2-vl", text)
     with qkedit.attach(model("qwen2-vl"), CRoPS()) as attached:
@@ -122,7 +122,7 @@ def test_a_question_without_images() -> None:
     assert "nothing is contrasted" in attached.report()[0].warnings[0]
 
 
-def test_what_it_refuses() -> None:
+def test_unsupported_models_and_beams_are_refused() -> None:
     with pytest.raises(UnsupportedForm, match="not attention"):
         qkedit.attach(model("qwen3.5"), CRoPS())
     given = request("llava", one_image_each("llava")[:1]).inputs
@@ -140,6 +140,6 @@ def test_what_it_refuses() -> None:
         ({"start": 0}, "crops start"),
     ],
 )
-def test_wrong_settings(settings: dict[str, Any], named: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         CRoPS(**settings)

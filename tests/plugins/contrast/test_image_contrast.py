@@ -24,12 +24,12 @@ FAMILIES = ("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3
 
 
 def picture(shape: tuple[int, int], tenths: int = 10) -> Image.Image:
-    """Return an image whose colour encodes a shape and a factor for its pixels in tiny requests."""
+    """Return an image whose colour encodes a shape and the factor of its pixels in a tiny request."""
     return Image.new("RGB", (2, 2), (*shape, tenths))
 
 
 def with_pictures(family: str, prompts: Sequence[Prompt], images: Sequence[Sequence[Image.Image]]) -> dict[str, Any]:
-    """Return the model inputs of prompts with these images instead, all with one factor."""
+    """Return the model inputs of prompts with other images that share one factor."""
     shown = [[own.getpixel((0, 0)) for own in row] for row in images]
     changed = []
     for prompt, row in zip(prompts, shown, strict=True):
@@ -41,8 +41,8 @@ def with_pictures(family: str, prompts: Sequence[Prompt], images: Sequence[Seque
     return {**inputs, "pixel_values": inputs["pixel_values"] * factor / 10}
 
 
-def asked(family: str, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """Return the model inputs of prompts, with their pictures."""
+def inputs_of(family: str, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """Return the model inputs of prompts with their images."""
     images = [[picture(item) for item in prompt.items if not isinstance(item, int)] for prompt in prompts]
     inputs = with_pictures(family, prompts, images)
     remember_pictures(inputs, Pictures(images, lambda others: with_pictures(family, prompts, others)))
@@ -72,11 +72,11 @@ def test_a_batch_with_several_images_equals_the_formula_of_each_prompt(
 ) -> None:
     prompts = two_prompts(family)
     with qkedit.attach(model(family), plugin) as attached:
-        answers, logits = generated(family, asked(family, prompts))
+        answers, logits = generated(family, inputs_of(family, prompts))
     assert attached.report()[-1].plugins[plugin.name].steps == STEPS
     for row, prompt in enumerate(prompts):
         images = [[other(picture(item)) for item in prompt.items if not isinstance(item, int)]]
-        alone, second = asked(family, [prompt]), with_pictures(family, [prompt], images)
+        alone, second = inputs_of(family, [prompt]), with_pictures(family, [prompt], images)
         if family in ("qwen2-vl", "llava-next", "internvl") and row == 0:
             assert second["input_ids"].shape != alone["input_ids"].shape
         answer, expected = contrasted(model(family), alone, second, lambda step: alpha, plugin.beta, STEPS, own)
@@ -90,8 +90,8 @@ def test_a_batch_with_several_images_equals_the_formula_of_each_prompt(
 @pytest.mark.parametrize(
     ("plugin", "factor"), [(ImageContrast(same, alpha=3), 1), (ImageSum(same, beta=0.2), 3)], ids=["contrast", "sum"]
 )
-def test_the_same_image_again_is_the_models_own_up_to_the_cut(plugin: Any, factor: float) -> None:
-    given = asked("qwen2-vl", two_prompts("qwen2-vl"))
+def test_an_identical_second_image_keeps_the_logits_up_to_the_cut(plugin: Any, factor: float) -> None:
+    given = inputs_of("qwen2-vl", two_prompts("qwen2-vl"))
     own, of_model = generated("qwen2-vl", given)
     with qkedit.attach(model("qwen2-vl"), plugin):
         answers, logits = generated("qwen2-vl", given)
@@ -103,15 +103,15 @@ def test_the_same_image_again_is_the_models_own_up_to_the_cut(plugin: Any, facto
 
 
 @pytest.mark.parametrize("kind", [ImageContrast, ImageSum])
-def test_without_weight_greedy_search_is_the_models_own(kind: Any) -> None:
-    given = asked("llava", two_prompts("llava"))
+def test_a_weight_of_zero_keeps_greedy_answers(kind: Any) -> None:
+    given = inputs_of("llava", two_prompts("llava"))
     own, _ = generated("llava", given)
     with qkedit.attach(model("llava"), kind(other, alpha=0)):
         assert torch.equal(generated("llava", given)[0], own)
 
 
-def test_texts_are_left_alone_alone_and_in_a_batch() -> None:
-    given = asked("qwen2-vl", [*two_prompts("qwen2-vl")[:1], Prompt((6,), seed=9)])
+def test_questions_without_images_are_not_contrasted() -> None:
+    given = inputs_of("qwen2-vl", [*two_prompts("qwen2-vl")[:1], Prompt((6,), seed=9)])
     text = {"input_ids": torch.tensor([[1, 50, 51, 52]])}
     _, of_model = generated("qwen2-vl", given, max_new_tokens=2)
     plain, _ = generated("qwen2-vl", text)
@@ -123,7 +123,7 @@ def test_texts_are_left_alone_alone_and_in_a_batch() -> None:
     assert [len(report.warnings) for report in attached.report()] == [0, 1]
 
 
-def test_what_cannot_be_contrasted() -> None:
+def test_unusable_second_images_and_requests_are_refused() -> None:
     given: Mapping[str, Any] = request("llava", two_prompts("llava")).inputs
     with qkedit.attach(model("llava"), ImageContrast(other)), pytest.raises(UsageError, match="not the pictures"):
         generated("llava", given)
@@ -134,11 +134,11 @@ def test_what_cannot_be_contrasted() -> None:
         qkedit.attach(model("llava"), ImageContrast(number)),
         pytest.raises(UsageError, match="the function returned int"),
     ):
-        generated("llava", asked("llava", two_prompts("llava")))
+        generated("llava", inputs_of("llava", two_prompts("llava")))
 
 
-def test_a_models_own_processor_prepares_the_second_image() -> None:
-    """Test a blackened part of a picture on the embedded model; a batch equals single questions."""
+def test_the_processor_of_the_model_prepares_the_second_image() -> None:
+    """Blacken a part of an image for the embedded model; a batch equals single questions."""
     loaded = load("demo", device="cpu", dtype="float32")
     pictures = [Image.effect_noise(size, 80).convert("RGB") for size in ((96, 60), (50, 120))]
 

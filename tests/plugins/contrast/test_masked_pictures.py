@@ -1,4 +1,4 @@
-"""The second images of OA-VCD and AGLA equal a slow reference's, and answers are those of contrasts with them."""
+"""Test second images of OA-VCD and AGLA against a slow reference, and answers against contrasts with these images."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def assert_black_where(second: Image.Image, picture: Image.Image, kept: list[list[bool]]) -> None:
-    """Check that a picture is black outside the kept cells of a grid over it, and itself inside."""
+    """Check that an image is black outside the kept cells of a grid, and unchanged inside."""
     assert second.size == picture.size
     for y in range(picture.height):
         for x in range(picture.width):
@@ -68,10 +68,10 @@ def assert_black_where(second: Image.Image, picture: Image.Image, kept: list[lis
     ("registers", "columns", "share"), [(False, 4, 0.2), (True, 5, 0.5)], ids=["vit", "registers"]
 )
 @pytest.mark.parametrize("size", [(70, 30), (19, 44)])
-def test_the_patches_that_the_class_token_attends_to_most_are_black(
+def test_patches_with_most_attention_of_the_class_token_are_black(
     tmp_path: Path, size: tuple[int, int], registers: bool, columns: int, share: float
 ) -> None:
-    """A DINOv2 with registers, and whose processor makes pictures that are not square, too."""
+    """Cover a DINOv2 with registers and with a processor that makes images that are not square."""
     from transformers import AutoImageProcessor, AutoModel
 
     place = save_vit(tmp_path, registers=registers)
@@ -88,7 +88,7 @@ def test_the_patches_that_the_class_token_attends_to_most_are_black(
 
 
 def kept_for(place: str, picture: Image.Image, words: str, layer: int) -> torch.Tensor:
-    """Which pixels AGLA's published steps keep, by the model's own forward pass and its backward pass."""
+    """Return the pixels that AGLA's published steps keep, from a forward and a backward pass of the model."""
     from transformers import AutoProcessor, BlipForImageTextRetrieval
 
     model = BlipForImageTextRetrieval.from_pretrained(place).eval()
@@ -122,7 +122,7 @@ def kept_for(place: str, picture: Image.Image, words: str, layer: int) -> torch.
 
 @pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize("size", [(75, 40), (30, 61)])
-def test_what_matches_the_question_is_kept(blip: str, size: tuple[int, int], layer: int) -> None:
+def test_pixels_that_match_the_question_are_kept(blip: str, size: tuple[int, int], layer: int) -> None:
     picture = noise(*size)
     margin = kept_for(blip, picture, "is there a red boat in the picture?", layer)
     with torch.inference_mode():
@@ -136,10 +136,10 @@ def test_what_matches_the_question_is_kept(blip: str, size: tuple[int, int], lay
     assert MatchingKept(blip, layer)(picture, "describe", CPU).tobytes() != second.tobytes()
 
 
-def test_answers_are_those_of_the_contrast_with_the_masked_picture(
+def test_answers_equal_those_of_a_contrast_with_the_masked_image(
     demo: LoadedModel, vit: str, blip: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Alone and in a batch with other questions and a text; each model is loaded once."""
+    """Ask alone and in a batch with other questions and a text; each model is loaded once."""
     salience._loaded.cache_clear()
     matching._loaded.cache_clear()
     loads: list[Any] = []
@@ -167,8 +167,8 @@ def test_answers_are_those_of_the_contrast_with_the_masked_picture(
     assert len(loads) == 2
 
 
-def test_in_an_evaluation_each_arm_is_its_method(vit: str, blip: str, demo: LoadedModel, tmp_path: Path) -> None:
-    """Every question about a picture masks it anew for AGLA."""
+def test_each_arm_of_an_evaluation_equals_its_method(vit: str, blip: str, demo: LoadedModel, tmp_path: Path) -> None:
+    """For AGLA, each question masks the image again."""
     write_scenes(list(make_scenes(1, seed=1)), scenes := tmp_path / "scenes")
     named = [f"oa-vcd:model={vit},share=0.4", f"agla:model={blip},layer=1"]
     places = ("--data", scenes, "--images", scenes / "images", "--out", tmp_path / "out", "--limit", "3")
@@ -184,7 +184,7 @@ def test_in_an_evaluation_each_arm_is_its_method(vit: str, blip: str, demo: Load
             assert line["answer"] == alone.text
 
 
-def test_what_cannot_be_used(vit: str, blip: str, demo: LoadedModel, tmp_path: Path) -> None:
+def test_unusable_image_models_are_refused(vit: str, blip: str, demo: LoadedModel, tmp_path: Path) -> None:
     for plugin, sentence in ((OAVCD, "a DINO transformer"), (AGLA, "a BLIP model for matching")):
         with pytest.raises(UsageError, match=f"no model is given; give .* {sentence}"):
             plugin()

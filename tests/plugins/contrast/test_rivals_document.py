@@ -18,7 +18,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "rivals.md"
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return the names that the page's Python defines, in a directory with its picture."""
+    """Return the names that the document's Python defines, run in a directory with its image."""
     section = DOCUMENT.read_text("utf-8").split("## Provide second images\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     assert len(blocks) == 3
@@ -36,7 +36,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return names
 
 
-def test_a_function_and_a_plugin_of_it(written: dict[str, Any]) -> None:
+def test_the_python_of_the_document_runs(written: dict[str, Any]) -> None:
     assert written["answer"].report.plugins["image-contrast"].steps == written["answer"].tokens
     plugin = written["MaskedCentre"]()
     assert plugin.name == "masked-centre"

@@ -41,7 +41,7 @@ def colour_of(found: Image.Image) -> Any:
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 128, 0)
 
 
-def test_a_directory_a_list_of_pairs_and_one_image(tmp_path: Path) -> None:
+def test_second_images_come_from_a_directory_pairs_or_one_file(tmp_path: Path) -> None:
     street = image(tmp_path / "images/town/street.png", "white")
     garden = image(tmp_path / "images/garden.png", "white")
     image(tmp_path / "masked/street.jpg", "red")
@@ -60,14 +60,14 @@ def test_a_directory_a_list_of_pairs_and_one_image(tmp_path: Path) -> None:
         assert colour_of(found[1]) == BLUE
         make = ImageContrast(place)
         check_files([make], [street, garden, street])
-    # A directory with the same directories in it is asked by the longest part of the path.
+    # In a directory with equal subdirectories, the longest matching part of the path is used.
     image(tmp_path / "masked/town/street.png", "green")
     assert colour_of(provider_of(tmp_path / "masked", "second")(read_image(street))) == GREEN
     whole = provider_of(tmp_path / "masked/garden.png", "second")
     assert colour_of(whole(Image.new("RGB", (3, 3)))) == BLUE
 
 
-def test_what_is_missing_or_ambiguous(tmp_path: Path) -> None:
+def test_missing_and_ambiguous_second_images_are_refused(tmp_path: Path) -> None:
     masked = tmp_path / "masked"
     image(masked / "street.png", "red")
     plugin = ImageContrast(masked)
@@ -97,14 +97,14 @@ def test_what_is_missing_or_ambiguous(tmp_path: Path) -> None:
         ('{"image": "garden.png", "second": "gone.png"}', "gone.png is not a file"),
     ],
 )
-def test_broken_pairs(tmp_path: Path, line: str, sentence: str) -> None:
+def test_broken_pairs_are_refused(tmp_path: Path, line: str, sentence: str) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text('{"image": "street.png", "second": "b.png"}\n' + line)
     with pytest.raises(UsageError, match=sentence):
         check_files([ImageContrast(pairs)], [Path("garden.png")])
 
 
-def test_paths_next_to_the_weights_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attached_paths_are_stored_as_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "masked").mkdir()
     monkeypatch.chdir(tmp_path)
     stored = with_absolute_paths(PluginSettings("image-sum", {"second": "masked"}))
@@ -113,7 +113,7 @@ def test_paths_next_to_the_weights_are_absolute(tmp_path: Path, monkeypatch: pyt
     assert (made.alpha, made.beta) == (2.0, 0.5)
 
 
-def test_an_evaluation_compares_and_names_what_is_missing_before_its_first_answer(tmp_path: Path) -> None:
+def test_missing_second_images_are_named_before_the_first_answer(tmp_path: Path) -> None:
     images = tmp_path / "images"
     for name in ("street", "garden"):
         image(images / f"{name}.png", "white")
@@ -141,8 +141,8 @@ def test_an_evaluation_compares_and_names_what_is_missing_before_its_first_answe
         assert text == respond(shared.loaded, [read_image(one.image)], one.prompt, made, max_new_tokens=2).text
 
 
-def test_on_the_command_line(tmp_path: Path) -> None:
-    """A directory serves a question about a file; a missing image is an error before loading; a server is refused."""
+def test_second_images_on_the_command_line(tmp_path: Path) -> None:
+    """Take the second image from a directory; a missing one is an error before loading; a server is refused."""
     street, garden = (image(tmp_path / f"{name}.png", "white") for name in ("street", "garden"))
     image(tmp_path / "masked/street.png", "red")
     named = ("--plugin", f"image-contrast:second={tmp_path / 'masked'},beta=0")
@@ -157,7 +157,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert (served.code, "does not come from a file" in served.sentence()) == (2, True)
 
 
-def test_changed_second_images_are_another_run(tmp_path: Path) -> None:
+def test_a_run_with_changed_second_images_is_refused(tmp_path: Path) -> None:
     write_scenes(list(make_scenes(1, seed=1)), scenes := tmp_path / "scenes")
     (picture,) = (scenes / "images").iterdir()
     image(tmp_path / f"masked/{picture.name}", "red")
@@ -175,8 +175,8 @@ def test_changed_second_images_are_another_run(tmp_path: Path) -> None:
     assert (tmp_path / "out/result.json").is_file()
 
 
-def test_the_files_that_answers_depend_on(tmp_path: Path) -> None:
-    """In the order of the pictures, so that exchanged pairs count."""
+def test_the_identity_of_a_run_includes_second_images_in_order(tmp_path: Path) -> None:
+    """Exchanged pairs are a change."""
     street, garden = (image(tmp_path / f"masked/{name}.png", "red") for name in ("street", "garden"))
     pictures = [Path("garden.png"), Path("street.png"), Path("garden.png")]
     assert ImageContrast(tmp_path / "masked").files_for(pictures) == [garden, street, garden]
@@ -190,8 +190,8 @@ def test_the_files_that_answers_depend_on(tmp_path: Path) -> None:
     assert DSCR().files_for(pictures) == []
 
 
-def test_arms_of_an_evaluation(tmp_path: Path) -> None:
-    """Each arm equals a single run; with the picture itself as second image, answers equal the base's."""
+def test_each_arm_equals_a_single_run(tmp_path: Path) -> None:
+    """Answers equal the base's if the second image is the image itself."""
     write_scenes(list(make_scenes(2, seed=1)), scenes := tmp_path / "scenes")
     places = ("--data", scenes, "--images", scenes / "images", "--out", tmp_path / "out", "--limit", "3")
     arms = ("--each", "--plugin", f"image-contrast:second={scenes / 'images'}", "--plugin", "vcd:alpha=0")

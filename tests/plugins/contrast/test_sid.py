@@ -24,7 +24,7 @@ FAMILIES = ("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3
 
 
 def selected(family: str, ids: list[int], keep: float, start: int = 2) -> AbstractContextManager[None]:
-    """Attention in which every row from the prompt's last on chooses the columns for the layers from `start` on."""
+    """Compute attention in which each row, from the prompt's last one, selects columns for layers from `start` on."""
     image = [column for column, token in enumerate(ids) if token == IMAGE]
     count = max(1, round(keep * len(image))) if keep < 1 else int(keep)
     hidden: dict[int, list[int]] = {}
@@ -69,7 +69,7 @@ def contrasted(family: str, inputs: Any, plugin: SID) -> tuple[list[int], list[T
     [(family, SID(alpha=0.8, keep=5)) for family in FAMILIES] + [("llava", SID(alpha=0.5, keep=0.25, start=1))],
 )
 def test_a_padded_batch_equals_the_formulas(family: str, plugin: SID) -> None:
-    # LLaVA-NeXT's are long: its second prompt has one image, like the first.
+    # Images of LLaVA-NeXT are long, so its second prompt has one image, like the first.
     prompts = one_image_each(family) if family == "llava-next" else two_prompts(family)
     with qkedit.attach(model(family), plugin) as attached:
         answers, logits = generated(family, request(family, prompts).inputs)
@@ -85,14 +85,14 @@ def test_a_padded_batch_equals_the_formulas(family: str, plugin: SID) -> None:
         assert answers[row].tolist() == answer
 
 
-def test_without_weight_greedy_search_is_the_models_own() -> None:
+def test_a_weight_of_zero_keeps_greedy_answers() -> None:
     given = request("qwen2-vl", two_prompts("qwen2-vl")).inputs
     own, _ = generated("qwen2-vl", given)
     with qkedit.attach(model("qwen2-vl"), SID(alpha=0)):
         assert torch.equal(generated("qwen2-vl", given)[0], own)
 
 
-def test_if_all_image_tokens_are_kept_the_branch_is_the_model_and_the_report_says_so() -> None:
+def test_keeping_all_image_tokens_has_no_effect_and_warns() -> None:
     given = request("llava", one_image_each("llava")).inputs
     _, own = generated("llava", given)
     with qkedit.attach(model("llava"), SID(beta=0)) as attached:
@@ -104,9 +104,9 @@ def test_if_all_image_tokens_are_kept_the_branch_is_the_model_and_the_report_say
     )
 
 
-def test_it_draws_what_the_model_draws() -> None:
+def test_random_numbers_of_sampling_are_unchanged() -> None:
     given = request("qwen2.5-vl", two_prompts("qwen2.5-vl")).inputs
-    model("qwen2.5-vl")  # made before, as that draws too
+    model("qwen2.5-vl")  # made before the seed, since building it draws numbers too
     torch.manual_seed(1)
     own, _ = generated("qwen2.5-vl", given, do_sample=True, top_k=0)
     after = torch.rand(1)
@@ -117,8 +117,8 @@ def test_it_draws_what_the_model_draws() -> None:
     assert torch.equal(torch.rand(1), after)
 
 
-def test_with_scr_and_a_question_without_images() -> None:
-    """SCR previews in the branch too; the answer's own run is not masked; eager attention gives the same."""
+def test_sid_works_with_scr_and_questions_without_images() -> None:
+    """SCR also has a preview in the branch; the run of the answer is not masked; eager attention gives the same."""
     given = request("qwen2-vl", one_image_each("qwen2-vl")).inputs
     text = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     plain, _ = generated("qwen2-vl", text)
@@ -138,7 +138,7 @@ def test_with_scr_and_a_question_without_images() -> None:
     torch.testing.assert_close(eager[-1][finite], logits[-1][finite], atol=1e-5, rtol=1e-5)
 
 
-def test_with_a_plug_in_that_runs_the_prompt_in_parts() -> None:
+def test_sid_works_with_a_prompt_in_parts() -> None:
     given = request("llava", one_image_each("llava")[:1]).inputs
     with (
         qkedit.attach(model("llava"), VAF(), SID(keep=5)),
@@ -147,7 +147,7 @@ def test_with_a_plug_in_that_runs_the_prompt_in_parts() -> None:
         generated("llava", given)
 
 
-def test_models_and_settings_that_it_refuses() -> None:
+def test_unsupported_models_and_settings_are_refused() -> None:
     with pytest.raises(UnsupportedForm, match="not attention"):
         qkedit.attach(model("qwen3.5"), SID())
     with pytest.raises(UsageError, match="4 layers"):
@@ -167,6 +167,6 @@ def test_models_and_settings_that_it_refuses() -> None:
         ({"start": 0}, "sid start"),
     ],
 )
-def test_wrong_settings(settings: dict[str, Any], named: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         SID(**settings)

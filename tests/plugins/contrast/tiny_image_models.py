@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of a vision transformer and of BLIP's matching model, for plug-ins that look with them."""
+"""Tiny random checkpoints of a vision transformer and of BLIP's matching model, for plug-ins that mask images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WORDS = ("is", "there", "a", "red", "boat", "in", "the", "picture", "?", "descri
 
 
 def save_vit(directory: Path, *, registers: bool = False) -> str:
-    """Save a vision transformer without a pooler, as DINO's are, and its processor; return the directory."""
+    """Save a vision transformer without a pooler, like DINO's, and its processor; return the directory."""
     from transformers import (
         Dinov2WithRegistersConfig,
         Dinov2WithRegistersModel,
@@ -56,7 +56,7 @@ def save_blip(directory: Path) -> str:
         )
     )
     _spread(model)
-    with torch.no_grad():  # image and text match a little, so that a part is masked
+    with torch.no_grad():  # image and text match weakly, so that a part is masked
         model.vision_proj.bias.fill_(4)
         model.text_proj.bias.fill_(4)
     model.save_pretrained(directory)
@@ -66,7 +66,7 @@ def save_blip(directory: Path) -> str:
 
 
 def _spread(model: nn.Module) -> None:
-    """Make the weights large enough for attention that is not uniform."""
+    """Make the weights so large that attention is not uniform."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:

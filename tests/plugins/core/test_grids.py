@@ -22,7 +22,7 @@ def cells_of(family: str, given: Request):
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_every_cell_is_where_it_was_laid(family):
+def test_cells_have_the_columns_of_the_prompt(family):
     given = request(family, two_prompts(family))
     grids, found = cells_of(family, given)
     assert found == given.cells
@@ -31,8 +31,8 @@ def test_every_cell_is_where_it_was_laid(family):
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_the_model_takes_exactly_these_prompts(family):
-    """The model accepts the prompts: it checks the number of placeholders against its features."""
+def test_the_model_accepts_the_prompts(family):
+    """The model compares the number of placeholders with its image features."""
     with torch.no_grad():
         assert model(family)(**request(family, two_prompts(family)).inputs).logits.isfinite().all()
 
@@ -44,8 +44,8 @@ def test_repeated_prompts_have_the_images_of_the_first():
     assert found == [given.cells[0]] * 3 + [given.cells[1]] * 3
 
 
-def test_images_of_a_prompt_with_several_are_not_tiled():
-    """LLaVA-OneVision: one base grid and one newline per image."""
+def test_several_images_in_a_prompt_are_not_tiled():
+    """In LLaVA-OneVision, each image has one base grid and one newline."""
     side, newline = 6, 1
     ids = torch.tensor([[1, *[IMAGE] * (side**2 + newline), 50, *[IMAGE] * (side**2 + newline), 51]])
     inputs = {
@@ -74,15 +74,15 @@ def test_one_token_too_few_or_too_many_is_refused(family, change):
         image_grids(model(family).config, ids, given.inputs)
 
 
-def test_images_may_not_reach_into_the_next_prompt():
-    """The total is right, but not the number per prompt."""
+def test_a_wrong_number_of_tokens_per_prompt_is_refused():
+    """The total number is right."""
     given = request("qwen2-vl", [Prompt(((4, 6), 3), seed=1), Prompt(((6, 4), 3), seed=2)])
     swapped = {**given.inputs, "image_grid_thw": torch.tensor([[1, 6, 8], [1, 12, 12]])}
     with pytest.raises(GridMismatch, match="need"):
         image_grids(model("qwen2-vl").config, given.ids, swapped)
 
 
-def test_missing_sizes_are_named():
+def test_missing_image_sizes_are_refused():
     given = request("llava-next", two_prompts("llava-next")[:1])
     with pytest.raises(GridMismatch, match="image_sizes was not passed"):
         image_grids(model("llava-next").config, given.ids, {"pixel_values": given.inputs["pixel_values"]})

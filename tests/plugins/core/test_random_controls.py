@@ -1,4 +1,4 @@
-"""Test that a control changes as much as its method, at random places, and restarts with each attachment."""
+"""Test that a control changes as much as its method, at random positions, and restarts with each attachment."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def test_half_of_the_signs_are_negative() -> None:
 
 
 @pytest.mark.parametrize("method", {**OF_LOGITS, **OF_ATTENTION, **OF_STATES})
-def test_a_control_differs_from_its_method_and_between_seeds_and_can_be_repeated(method: str) -> None:
+def test_a_control_is_reproducible_and_differs_by_seed_and_from_its_method(method: str) -> None:
     make = {**OF_LOGITS, **OF_ATTENTION, **OF_STATES}[method]
     given = request("llava", one_image_each("llava")).inputs
 
     def logits(**control: int) -> torch.Tensor:
         with qkedit.attach(model("llava"), make(**control)):
             steps = generated("llava", given, max_new_tokens=3)[1]
-        # Of later steps, as M3ID's first token is the model's own; what is excluded is as good as any number.
+        # Later steps, since M3ID does not change the first token; excluded tokens get an arbitrary finite number.
         return torch.cat(steps[1:]).nan_to_num(neginf=-1.0)
 
     own, once, again, other = logits(), logits(control=3), logits(control=3), logits(control=4)
@@ -82,8 +82,8 @@ def test_a_control_differs_from_its_method_and_between_seeds_and_can_be_repeated
 
 
 @pytest.mark.parametrize("method", OF_LOGITS)
-def test_the_changes_of_a_control_are_those_of_its_method(method: str) -> None:
-    """Compare the step that both compute from the same state: the second of a forced answer to one prompt."""
+def test_a_control_permutes_the_changes_of_its_method(method: str) -> None:
+    """Compare the second step of a forced answer, which both compute from the same state."""
     given = request("llava", one_image_each("llava")[:1]).inputs
     forced: Any = {"prefix_allowed_tokens_fn": lambda row, tokens: [7], "max_new_tokens": 2}
     plain = generated("llava", given, **forced)[1][1][0]
@@ -100,8 +100,8 @@ def test_the_changes_of_a_control_are_those_of_its_method(method: str) -> None:
     torch.testing.assert_close(control.sort().values, own.sort().values, atol=1e-5, rtol=1e-5)
 
 
-def test_a_control_of_attention_moves_every_image_score_as_far_as_its_method() -> None:
-    """A control with known signs equals attention with scores raised or lowered by α of their size."""
+def test_a_control_of_attention_changes_each_score_by_the_same_amount() -> None:
+    """Compare a control with known signs to attention with scores raised or lowered by α of their size."""
     given = request("llava", one_image_each("llava")[:1]).inputs
     ids = given["input_ids"]
     signs = random_signs(tuple(ids.shape), torch.Generator().manual_seed(2))[0]
@@ -122,12 +122,12 @@ def test_a_control_of_attention_moves_every_image_score_as_far_as_its_method() -
 @pytest.mark.parametrize(
     "kind", [VCD, ICD, M3ID, PAIContrast, PAIAttention, MiddleLayer, VAF, DoLa, DeCo, DAMO, CRoPS, KVSmooth]
 )
-def test_a_seed_is_a_whole_number_from_0_on(kind: Any) -> None:
+def test_a_seed_must_be_a_non_negative_integer(kind: Any) -> None:
     with pytest.raises(UsageError, match=f"{kind.name} control: -1 is not a seed"):
         kind(control=-1)
 
 
-def test_a_control_of_states_moves_every_number_as_far_as_its_method() -> None:
+def test_a_control_of_states_changes_each_number_by_the_same_amount() -> None:
     """Compare after the first edited layer, where method and control have the same input states."""
     settings = DAMO(tau=1, beta1=0.3, beta2=0.5)
     states = [torch.randn(2, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
@@ -145,13 +145,13 @@ def test_a_control_of_states_moves_every_number_as_far_as_its_method() -> None:
     assert 0 < (control * own < 0).float().mean() < 1
 
 
-def test_a_control_of_the_cache_moves_every_number_as_far_as_its_method() -> None:
-    """After the second token, whose keys and values both take from the same states."""
+def test_a_control_of_the_cache_changes_each_number_by_the_same_amount() -> None:
+    """Compare after the second token: both compute its keys and values from the same states."""
     given = request("llava", one_image_each("llava")).inputs
     vlm = model("llava")
 
     def cached(*plugins: KVSmooth) -> list[torch.Tensor]:
-        """The last column of keys and values of layer 1, the first one that is smoothed, after one token."""
+        """Return the last column of keys and values of layer 1, the first smoothed layer, after one token."""
         with qkedit.attach(vlm, *plugins) if plugins else nullcontext():
             done = vlm.generate(
                 **given,

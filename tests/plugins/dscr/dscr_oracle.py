@@ -1,4 +1,4 @@
-"""DSCR's formulas as plain Python loops, one per index."""
+"""Compute DSCR's formulas in plain Python loops, one per index."""
 
 from __future__ import annotations
 

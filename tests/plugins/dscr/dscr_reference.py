@@ -1,7 +1,7 @@
 """A slow reference for DSCR: one prompt at a time, without the plug-in, its hooks or its batches.
 
-The prompt is put into a cache, the keys are replaced token by token as the formulas say, and plain `generate` answers
-over that cache.
+The prompt is put into a cache, the keys are replaced token by token by the formulas, and plain `generate` answers with
+that cache.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.plugins.tiny_requests import Request
 
 @dataclass(frozen=True)
 class SlowGrid:
-    """One grid of one prompt: the prompt column of each cell, and w among the cells."""
+    """One grid of one prompt: the prompt column of each cell, and the weights w of the cells."""
 
     columns: list[int]
     weights: list[list[float]]
@@ -31,7 +31,7 @@ def grids_of(request: Request, maps: Sequence[Tensor], tiles: tuple[int, int]) -
     """Return the grids of the only prompt of a request.
 
     Args:
-        maps: depth of every pixel of each image, of sides that every grid divides.
+        maps: depth of every pixel of each image; every grid divides the sides.
         tiles: rows and columns of the tiles of each image that has tiles.
     """
     cells: dict[tuple[int, str], list[tuple[int, int, int]]] = {}
@@ -87,8 +87,8 @@ def answer(
     """Return the logits of the answer to one prompt, `[new tokens, vocabulary]`.
 
     Args:
-        after: how many prompt tokens are in the cache when it is refined; all but the last by default.
-        whole_prompt_first: let the last token run, refine, and run it again: for prompts read in both directions.
+        after: the number of prompt tokens in the cache when it is refined; all but the last by default.
+        whole_prompt_first: run the last token, refine, and run it again, for prompts with bidirectional attention.
     """
     inputs = request.inputs
     length = inputs["input_ids"].shape[1]
@@ -138,7 +138,7 @@ def keys_before_rotation(model: Any, layer: int) -> Iterator[list[Tensor]]:
     def keep(module: Any, args: Any, output: Tensor) -> None:
         batch, length = shapes[-1]
         heads = attention.k_proj.out_features // attention.head_dim
-        # Some families norm heads before they are moved in front of the tokens, some after.
+        # Some families apply the norm before the axis of heads is moved before that of tokens, some after.
         moved = output.shape == (batch, heads, length, attention.head_dim) and heads != length
         seen.append(output if moved else output.reshape(batch, length, heads, -1).transpose(1, 2))
 

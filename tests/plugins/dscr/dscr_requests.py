@@ -11,14 +11,14 @@ from tests.plugins import tiny_requests
 from tests.plugins.tiny_requests import ANY_RESOLUTION, TILES, Prompt, Request
 
 FAMILIES = tuple(family for family in tiny_requests.ALL if family not in ("vipllava", "glm-ocr", "idefics3"))
-TILED = (1, 2)  # what the larger of the tiled images is cut into
-LAYERS = {"qwen3.5": [1, 3]}  # its other layers are linear attention
-# What a processor says of itself that shows the model the whole image.
+TILED = (1, 2)  # rows and columns of tiles of the larger image
+LAYERS = {"qwen3.5": [1, 3]}  # its other layers have linear attention
+# Settings of a processor that does not crop images.
 UNCROPPED = SimpleNamespace(do_center_crop=False)
 
 
 def depth_maps(count: int) -> list[torch.Tensor]:
-    """Return depth maps whose sides every grid divides, so that the mean of a cell is that of whole pixels."""
+    """Return depth maps whose sides every grid divides, so that cells contain whole pixels."""
     generator = torch.Generator().manual_seed(0)
     return [torch.rand(120, 120, generator=generator).cumsum(number % 2) for number in range(count)]
 
@@ -28,7 +28,7 @@ def images_in(request: Request) -> int:
 
 
 def prompts_of(family: str) -> list[Prompt]:
-    """Return two prompts of different length, the second with two images; LLaVA-NeXT's images fill their tiles."""
+    """Return two prompts of different lengths, the second with two images; LLaVA-NeXT's images fill their tiles."""
     prompts = tiny_requests.two_prompts(family)
     if family not in ANY_RESOLUTION:
         return prompts
@@ -40,7 +40,7 @@ def prompts_of(family: str) -> list[Prompt]:
 
 
 def request_of(family: str, prompts: list[Prompt]) -> Request:
-    """Return a request whose thumbnails show the content of their tiles, which determines the arrangement."""
+    """Return a request whose thumbnails show the content of their tiles, so that the arrangement can be found."""
     request = tiny_requests.request(family, prompts)
     if family not in TILES:
         return request

@@ -22,7 +22,7 @@ from tests.plugins.tiny_requests import Prompt
 
 @pytest.fixture(scope="module")
 def depth_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return random models of each kind with their image processors, in their published form."""
+    """Return random models of each kind with their image processors, as they are published."""
     from transformers import (
         BeitConfig,
         DepthAnythingConfig,
@@ -57,7 +57,7 @@ def depth_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     bins = [{"n_bins": 8, "min_depth": 0.001, "max_depth": 10.0, "name": "nyu"}]
     models = {
-        # Depth-Anything V2 is this architecture too; its metric models end in a sigmoid.
+        # Depth-Anything V2 has this architecture too; its metric models end with a sigmoid.
         "depth-anything": DepthAnythingForDepthEstimation(DepthAnythingConfig(**anything, **heads)),
         "depth-anything-metric": DepthAnythingForDepthEstimation(
             DepthAnythingConfig(**anything, **heads, depth_estimation_type="metric", max_depth=20)
@@ -95,7 +95,9 @@ def depth_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
             head = getattr(model, "head", None)
-            for parameter in head.parameters() if head else ():  # ends with a ReLU, which negative weights would shut
+            for parameter in (
+                head.parameters() if head else ()
+            ):  # ends with a ReLU, so negative weights would give zeros
                 parameter.abs_()
         model.save_pretrained(directories[name])
         usual = DPTImageProcessorPil(size={"height": 28, "width": 28})
@@ -116,13 +118,13 @@ def test_a_model_estimates_every_pixel(depth_models: dict[str, Path], name: str)
 
 
 @pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is installed")
-def test_a_package_that_is_missing_is_named(depth_models: dict[str, Path]) -> None:
+def test_a_missing_package_is_named(depth_models: dict[str, Path]) -> None:
     with pytest.raises(QkeditError, match=r"needs a package.*torchvision with `pip install 'qkedit\[runtime\]'`"):
         DepthModel(str(depth_models["zoedepth"])).estimate(noise(40, 65))
 
 
-def test_a_model_that_pads_its_picture(depth_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """ZoeDepth removes its padding, for which it needs torchvision's `resize`."""
+def test_padding_of_zoedepth_is_removed(depth_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removing the padding needs torchvision's `resize`, which is simulated."""
     from transformers.models.zoedepth import image_processing_pil_zoedepth as module
 
     def resize(depth: torch.Tensor, size: list[int], **_: Any) -> torch.Tensor:
@@ -133,13 +135,15 @@ def test_a_model_that_pads_its_picture(depth_models: dict[str, Path], monkeypatc
     assert DepthModel(str(depth_models["zoedepth"])).estimate(noise(40, 65)).shape == (40, 65)
 
 
-def test_a_picture_that_is_too_small_for_the_model(depth_models: dict[str, Path]) -> None:
+def test_a_too_small_image_is_refused(depth_models: dict[str, Path]) -> None:
     with pytest.raises(QkeditError, match="cannot estimate the depth of a picture of 33 × 20 pixels"):
         DepthModel(str(depth_models["glpn"])).estimate(noise(20, 33))
 
 
-def test_a_model_sees_what_the_processor_made(depth_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plug-in uses the depth of the picture, and estimates that of a known picture only once."""
+def test_the_depth_model_gets_the_image_of_the_processor(
+    depth_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The depth of a known image is estimated only once."""
     from transformers import CLIPImageProcessorPil
 
     image_processor = CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48})
@@ -162,8 +166,8 @@ def test_a_model_sees_what_the_processor_made(depth_models: dict[str, Path], mon
     assert torch.equal(actual, again)
 
 
-def test_a_model_runs_where_the_request_is(depth_models: dict[str, Path], tmp_path: Path) -> None:
-    """Weights that are loaded from disk layer by layer have no device; the depth model needs one."""
+def test_the_depth_model_runs_on_the_device_of_the_request(depth_models: dict[str, Path], tmp_path: Path) -> None:
+    """A model whose weights are loaded from disk layer by layer has no device itself."""
     from accelerate import disk_offload
     from transformers import CLIPImageProcessorPil
 
@@ -178,13 +182,13 @@ def test_a_model_runs_where_the_request_is(depth_models: dict[str, Path], tmp_pa
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint16", "int32", "float16"])
-def test_arrays(tmp_path: Path, dtype: str) -> None:
+def test_arrays_are_read_as_depth(tmp_path: Path, dtype: str) -> None:
     values = np.arange(12).reshape(3, 4).astype(dtype)
     np.save(tmp_path / "depth.npy", values)
     assert read_depth(tmp_path / "depth.npy").tolist() == values.tolist()
 
 
-def test_pictures_of_16_and_8_bits(tmp_path: Path) -> None:
+def test_images_of_16_and_8_bits_are_read_as_depth(tmp_path: Path) -> None:
     values = np.arange(12).reshape(3, 4) * 5000
     Image.fromarray(values.astype(np.uint16)).save(tmp_path / "depth.png")
     assert read_depth(tmp_path / "depth.png").tolist() == values.tolist()
@@ -217,18 +221,18 @@ def _write(path: Path, content: Any) -> Path:
         ("j.png", noise(3, 3), "colours"),
     ],
 )
-def test_files_that_hold_no_depth(tmp_path: Path, name: str, content: Any, words: str) -> None:
+def test_invalid_depth_files_are_refused(tmp_path: Path, name: str, content: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         read_depth(_write(tmp_path / name, content))
     assert name in caught.value.where
 
 
-def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_depth_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(QkeditError, match="cannot be loaded as a depth model"):
         DepthModel(str(tmp_path)).estimate(noise(4, 4))
 
 
-def test_a_model_that_would_have_to_be_unpickled(depth_models: dict[str, Path], tmp_path: Path) -> None:
+def test_a_pickled_depth_model_is_refused(depth_models: dict[str, Path], tmp_path: Path) -> None:
     for name in ("config.json", "preprocessor_config.json"):
         (tmp_path / name).write_bytes((depth_models["dpt"] / name).read_bytes())
     torch.save({}, tmp_path / "pytorch_model.bin")

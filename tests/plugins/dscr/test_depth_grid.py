@@ -1,4 +1,4 @@
-"""Test resampling to a grid against pixel counts in a map enlarged until no cell cuts a pixel."""
+"""Test resampling to a grid against pixel counts in an enlarged map whose pixels lie within cells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from qkedit.plugins.dscr.depth_grid import Region, area_average
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 5), st.integers(1, 5), st.integers(0, 99))
-def test_equals_the_mean_over_an_enlarged_map(height: int, width: int, rows: int, columns: int, seed: int) -> None:
+def test_resampling_equals_the_mean_over_an_enlarged_map(
+    height: int, width: int, rows: int, columns: int, seed: int
+) -> None:
     torch.manual_seed(seed)
     depth = torch.rand(height, width)
     enlarged = depth.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
@@ -29,8 +31,8 @@ def test_equals_the_mean_over_an_enlarged_map(height: int, width: int, rows: int
     start=st.fractions(0, 1, max_denominator=6),
     length=st.fractions(Fraction(1, 6), 1, max_denominator=6),
 )
-def test_a_region_counts_pixels_in_part(size: int, cells: int, start: Fraction, length: Fraction) -> None:
-    """Return every cell's mean, in exact fractions; cells without pixels are tested below."""
+def test_pixels_at_the_edge_of_a_region_count_partly(size: int, cells: int, start: Fraction, length: Fraction) -> None:
+    """Compare with each cell's mean in exact fractions; cells without pixels are tested below."""
     values = [3 * i * i % 17 for i in range(size)]
     end = start + length
     expected = []
@@ -44,7 +46,7 @@ def test_a_region_counts_pixels_in_part(size: int, cells: int, start: Fraction, 
     assert actual[:, 0].tolist() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
-def test_padding_takes_the_nearest_depth() -> None:
+def test_padding_has_the_nearest_depth() -> None:
     depth = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     actual = area_average(depth, 4, 2, Region(top=-0.5, bottom=1.5))
     assert actual.tolist() == [[1, 2], [1, 2], [3, 4], [3, 4]]

@@ -1,7 +1,7 @@
 """Test the views of images against the processors of transformers.
 
-A picture whose red grows from left to right and whose green grows from top to bottom tells of each pixel that comes
-out of a processor where in the image it was taken from.
+In an image whose red grows from left to right and whose green grows from top to bottom, the colour of a processed
+pixel is its position in the image.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def processor(name: str, **settings: Any) -> Any:
 
 
 def seen_at(pixels: torch.Tensor, image_processor: Any, rows: int, columns: int) -> torch.Tensor:
-    """Return the position in the image of the middle of each cell of processed pixels: `[2, rows, columns]`."""
+    """Return the position in the image of the centre of each cell of processed pixels: `[2, rows, columns]`."""
     mean, deviation = (
         torch.tensor(value)[:, None, None] for value in (image_processor.image_mean, image_processor.image_std)
     )
@@ -45,14 +45,14 @@ def seen_at(pixels: torch.Tensor, image_processor: Any, rows: int, columns: int)
 
 
 def expected_at(region: Region, rows: int, columns: int) -> torch.Tensor:
-    """Return the positions of the middles by the region."""
+    """Return the positions of the centres by the region."""
     down = region.top + (region.bottom - region.top) * (torch.arange(rows) + 0.5) / rows
     across = region.left + (region.right - region.left) * (torch.arange(columns) + 0.5) / columns
     return torch.stack([down[:, None].expand(rows, columns), across[None].expand(rows, columns)])
 
 
 def compare(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Compare the cells that are entirely in the image."""
+    """Compare the cells that lie entirely in the image."""
     half = torch.stack([(expected[0, 1] - expected[0, 0])[:1], (expected[1, :, 1] - expected[1, :, 0])[:1]])[
         :, :, None
     ]
@@ -76,7 +76,9 @@ def compare(actual: torch.Tensor, expected: torch.Tensor) -> None:
         ("SiglipImageProcessorPil", {"size": {"height": 48, "width": 48}}),
     ],
 )
-def test_crops_and_pads(name: str, settings: dict[str, Any], size: tuple[int, int]) -> None:
+def test_cropped_and_padded_views_equal_the_processor(
+    name: str, settings: dict[str, Any], size: tuple[int, int]
+) -> None:
     image_processor = processor(name, **settings)
     pixels = image_processor(images=[coordinates(*size)], return_tensors="pt")["pixel_values"]
     actual = seen_at(pixels[0], image_processor, 6, 6)
@@ -84,8 +86,8 @@ def test_crops_and_pads(name: str, settings: dict[str, Any], size: tuple[int, in
 
 
 @pytest.mark.parametrize("size", [(40, 90), (80, 70), (96, 48), (33, 200)])
-def test_tiles_of_llava_next(size: tuple[int, int]) -> None:
-    """The features of tiles, joined and cropped by the model's own code, encode their positions."""
+def test_tiles_of_llava_next_equal_the_processor(size: tuple[int, int]) -> None:
+    """Join and crop the features of tiles by the model's own code; the features encode positions."""
     from tests.plugins.tiny_requests import model
 
     config = model("llava-next").config
@@ -116,7 +118,7 @@ def test_tiles_of_llava_next(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 96), (60, 130), (37, 61)])
-def test_patches_of_the_qwen_vl_line(size: tuple[int, int]) -> None:
+def test_patches_of_qwen_vl_equal_the_processor(size: tuple[int, int]) -> None:
     image_processor = processor(
         "Qwen2VLImageProcessorPil",
         patch_size=8,
@@ -134,7 +136,7 @@ def test_patches_of_the_qwen_vl_line(size: tuple[int, int]) -> None:
     compare(
         seen_at(view.pixels, image_processor, height // 2, width // 2), expected_at(Region(), height // 2, width // 2)
     )
-    # It is the very picture that the processor cut up.
+    # The pixels equal those of the image that the processor cut into patches.
     resized = torch.from_numpy(
         __import__("numpy").array(image.resize((8 * width, 8 * height), Image.Resampling.BICUBIC))
     )
@@ -143,7 +145,7 @@ def test_patches_of_the_qwen_vl_line(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(48, 144), (144, 50), (100, 100), (60, 90)])
-def test_tiles_and_thumbnail_of_internvl(size: tuple[int, int]) -> None:
+def test_tiles_and_thumbnail_of_internvl_equal_the_processor(size: tuple[int, int]) -> None:
     image_processor = processor(
         "GotOcr2ImageProcessorPil",
         size={"height": 48, "width": 48},
@@ -167,7 +169,7 @@ def test_tiles_and_thumbnail_of_internvl(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(48, 144), (144, 100), (40, 40)])
-def test_tiles_of_smolvlm(size: tuple[int, int]) -> None:
+def test_tiles_of_smolvlm_equal_the_processor(size: tuple[int, int]) -> None:
     image_processor = processor(
         "Idefics3ImageProcessorPil",
         size={"longest_edge": 96},
@@ -192,8 +194,8 @@ def test_tiles_of_smolvlm(size: tuple[int, int]) -> None:
             assert (actual[axis] - depth_on_grid(depth, grid, found[0])).abs().max() < 2 * TOLERANCE
 
 
-def test_images_of_one_tile_among_tiles() -> None:
-    """Idefics 3 passes on zeros if one prompt has fewer tiles than another."""
+def test_missing_tiles_of_idefics_3_are_ignored() -> None:
+    """Idefics 3 passes zeros if a prompt has fewer tiles than another."""
     pixels = torch.randn(2, 2, 3, 8, 8)
     pixels[1, 1] = 0
     grids = [Grid(int(number > 1), number, "image", 0, torch.zeros(2, 2, dtype=torch.long)) for number in range(3)]
@@ -202,7 +204,7 @@ def test_images_of_one_tile_among_tiles() -> None:
     assert torch.equal(torch.stack([view.pixels for view in found]), pixels.flatten(0, 1)[:3])
 
 
-def test_images_padded_to_the_largest_of_a_batch() -> None:
+def test_padding_to_the_largest_image_of_a_batch_is_removed() -> None:
     pixels = torch.randn(2, 3, 32, 48)
     inputs = {"pixel_values": pixels, "image_sizes": torch.tensor([[32, 16], [16, 48]])}
     grids = [Grid(0, number, "image", 0, torch.zeros(1, 1, dtype=torch.long)) for number in range(2)]
@@ -212,7 +214,7 @@ def test_images_padded_to_the_largest_of_a_batch() -> None:
 
 
 @pytest.mark.parametrize("tiles", [(1, 6), (2, 3), (3, 2), (6, 1), (1, 1), (5, 1)])
-def test_how_tiles_lie(tiles: tuple[int, int]) -> None:
+def test_the_arrangement_of_tiles_is_found_from_the_thumbnail(tiles: tuple[int, int]) -> None:
     rows, columns = tiles
     torch.manual_seed(0)
     picture = area_average(torch.rand(9, 9), 16 * rows, 16 * columns).expand(3, -1, -1)
@@ -225,7 +227,7 @@ def test_how_tiles_lie(tiles: tuple[int, int]) -> None:
     assert arrangement(torch.stack(cut), thumbnail) == tiles
 
 
-def test_the_picture_before_it_was_normalised() -> None:
+def test_normalisation_is_undone() -> None:
     torch.manual_seed(0)
     levels = torch.randint(0, 256, (3, 5, 7))
     mean, deviation = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)

@@ -37,7 +37,7 @@ def close(actual: torch.Tensor, expected: object, tolerance: float = 1e-5) -> No
     seed=st.integers(0, 1000),
     scale=st.sampled_from([0.1, 1.0, 30.0]),
 )
-def test_equals_the_formulas(rows: int, columns: int, kernel: Kernel, seed: int, scale: float) -> None:
+def test_weights_and_mix_equal_the_formulas(rows: int, columns: int, kernel: Kernel, seed: int, scale: float) -> None:
     torch.manual_seed(seed)
     depth = (torch.randn(rows * columns) * scale).double()
     places = places_of(rows, columns)
@@ -64,27 +64,27 @@ def test_depth_is_standardized_over_the_grid() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3e7])
-def test_flat_depth_says_nothing(value: float) -> None:
+def test_constant_depth_is_standardized_to_zero(value: float) -> None:
     assert standardized(torch.full((49,), value)).tolist() == [0.0] * 49
 
 
-def test_a_grid_of_one_token_stays_as_it_is() -> None:
+def test_a_grid_of_one_token_is_unchanged() -> None:
     assert mixing_weights(torch.tensor([2.0]), torch.zeros(1, 2), Kernel()).tolist() == [[1.0]]
 
 
-def test_a_token_beyond_every_kernel_keeps_itself() -> None:
+def test_a_token_beyond_every_kernel_is_unchanged() -> None:
     weights = mixing_weights(torch.tensor([0.0, 0.0, 1e4]), torch.tensor([[0, 0], [0, 1], [900, 900]]), Kernel())
     close(weights, [[0, 1, 0], [1, 0, 0], [0, 0, 1]])
 
 
-def test_variance_is_that_of_tokens_within_heads() -> None:
+def test_variance_is_over_tokens_within_heads() -> None:
     states = torch.randn(10, 3, 4)
     expected = sum(((head - head.mean(0)) ** 2).sum().item() for head in states.unbind(1))
     assert variance(states).item() == pytest.approx(expected, rel=1e-5)
     assert variance(states + 100 * torch.randn(1, 3, 4)).item() == pytest.approx(expected, rel=1e-3)
 
 
-def test_what_is_left_of_a_grid_is_mixed_among_itself() -> None:
+def test_the_remaining_tokens_of_a_grid_are_mixed_with_each_other() -> None:
     depth, places = torch.randn(12), places_of(3, 4)
     kept = torch.tensor([4, 5, 7, 11])
     expected = oracle.weights(depth[kept].tolist(), places[kept].tolist())
@@ -93,7 +93,7 @@ def test_what_is_left_of_a_grid_is_mixed_among_itself() -> None:
 
 
 def scene() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a receding floor of 24 × 24 tokens with an object, and keys half of which follow the depth."""
+    """Return the depth of a floor of 24 × 24 tokens with an object, and keys of which half follow the depth."""
     depth = torch.linspace(0, 1, 24)[:, None].repeat(1, 24)
     depth[8:18, 8:16] = 0.9
     torch.manual_seed(0)
@@ -106,8 +106,8 @@ def scene() -> tuple[torch.Tensor, torch.Tensor]:
     ("how", "tokens", "kept"),
     [("range 1", 556, 0.015), ("range 5", 246, 0.39), ("z-scores", 344, 0.28)],
 )
-def test_how_much_the_published_kernel_leaves_of_the_keys(how: str, tokens: int, kept: float) -> None:
-    """With depth in [0, 1] the mix is nearly the average of the image; docs/plugins.md has this table."""
+def test_the_published_kernel_nearly_averages_the_image(how: str, tokens: int, kept: float) -> None:
+    """Use depth in [0, 1]; docs/plugins.md has this table."""
     depth, keys = scene()
     depth = {"range 1": depth, "range 5": 5 * depth, "z-scores": standardized(depth)}[how]
     weights = mixing_weights(depth, places_of(24, 24), Kernel())

@@ -1,4 +1,4 @@
-"""Test DSCR's report and refusals, and what it leaves unchanged."""
+"""Test DSCR's report and refusals, and that a blend of zero has no effect."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from tests.plugins.dscr.dscr_requests import (
 
 @pytest.mark.parametrize("space", ["cache", "pre-rotation"])
 @pytest.mark.parametrize("family", ["qwen2-vl", "gemma3", "paligemma"])
-def test_no_blend_leaves_the_cache_to_the_byte(family: str, space: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blend_of_zero_keeps_every_byte_of_the_cache(
+    family: str, space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, request = tiny_requests.model(family), request_of(family, prompts_of(family))
     edit, edited = CacheRefinement.edit_cache, []
 
@@ -44,7 +46,7 @@ def test_no_blend_leaves_the_cache_to_the_byte(family: str, space: str, monkeypa
     torch.testing.assert_close(output.logits[:, -1], plain.logits[:, -1], rtol=0, atol=1e-5)
 
 
-def test_the_report_says_how_much_was_mixed() -> None:
+def test_the_report_has_effective_tokens_and_kept_variance() -> None:
     model, prompts = tiny_requests.model("llava"), prompts_of("llava")
     request = request_of("llava", prompts[:1])
     (grid,) = reference.grids_of(request, depth_maps(1), TILED)
@@ -72,8 +74,8 @@ def test_the_report_says_how_much_was_mixed() -> None:
         ({"standardize": False, "blend": 0.5}, ["nearly the image's average"]),
     ],
 )
-def test_a_mix_of_everything_is_warned_of(options: dict[str, Any], warned: list[str]) -> None:
-    """The published kernel averages the image on depth in [0, 1], and without depth."""
+def test_a_mix_that_averages_the_image_causes_a_warning(options: dict[str, Any], warned: list[str]) -> None:
+    """The published kernel averages the image for depth in [0, 1] and without depth."""
     depth = torch.linspace(0, 1, 120)[:, None].repeat(1, 120)
     model, request = tiny_requests.model("qwen2-vl"), request_of("qwen2-vl", prompts_of("qwen2-vl")[:1])
     with torch.no_grad(), attach(model, DSCR(**{"depth": depth, **options})) as attached:
@@ -100,18 +102,18 @@ def test_a_mix_of_everything_is_warned_of(options: dict[str, Any], warned: list[
         ({"layers": "3-4"}, "layers 0 to 3"),
     ],
 )
-def test_wrong_settings_are_refused_before_a_request_comes(options: dict[str, Any], words: str) -> None:
+def test_invalid_settings_are_refused_before_a_request(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         attach(tiny_requests.model("qwen3.5"), DSCR(**{"depth": torch.zeros(4, 4), **options}))
 
 
-def test_as_many_maps_as_images() -> None:
+def test_a_wrong_number_of_depth_maps_is_refused() -> None:
     model, request = tiny_requests.model("qwen2-vl"), request_of("qwen2-vl", prompts_of("qwen2-vl"))
     with attach(model, DSCR(depth=torch.zeros(4, 4))), pytest.raises(UsageError, match=r"1 depth maps .* 3 images"):
         model(**request.inputs)
 
 
-def test_without_a_cache_there_is_nothing_to_refine() -> None:
+def test_a_request_without_a_cache_is_refused() -> None:
     model, request = tiny_requests.model("qwen2-vl"), request_of("qwen2-vl", prompts_of("qwen2-vl"))
     with attach(model, DSCR(depth=depth_maps(3))), pytest.raises(UsageError, match="no cache"):
         model(**request.inputs, use_cache=False)

@@ -21,12 +21,12 @@ from tests.plugins.tiny_requests import distinct, model, request
 from tests.plugins.whole_text import whole_text
 
 FAMILIES = distinct("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3")
-# So that states are replaced in some steps of these models, and in others not.
+# With these values states are replaced in some steps of these models and not in others.
 SETTINGS = {"tau": 0.0, "beta1": 0.3, "beta2": 0.6, "alpha": 0.4}
 
 
 class Column:
-    """The method's state for one token."""
+    """The state of the method for one token."""
 
     def __init__(self) -> None:
         self.states: list[Tensor] = []
@@ -53,7 +53,7 @@ def replaced(vlm: Any, prompt: int) -> Iterator[dict[tuple[int, int], Column]]:
     """Replace the states of the prompt's last token and of every later one, in layers 2 and 3 of 4.
 
     Yields:
-        What it knows of each row and column of the last forward pass.
+        The state of the method for each row and column of the last forward pass.
     """
     head = vlm.get_output_embeddings()
     known: dict[tuple[int, int], Column] = {}
@@ -102,8 +102,8 @@ def test_a_padded_batch_equals_the_formulas(family: str) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"tau": -1.0}, {"tau": 1.0, "beta1": 0.0, "beta2": 0.0}], ids=str)
-def test_what_changes_nothing(settings: dict[str, float]) -> None:
-    """No cosine is below −1, and without memory the average is the last change."""
+def test_identity_settings_change_nothing(settings: dict[str, float]) -> None:
+    """No cosine is below −1; without memory the average equals the last change."""
     given = request("llava", one_image_each("llava")).inputs
     own, before = generated("llava", given)
     with qkedit.attach(model("llava"), DAMO(**settings)):
@@ -112,28 +112,28 @@ def test_what_changes_nothing(settings: dict[str, float]) -> None:
     assert all(torch.equal(one, other) for one, other in zip(before, logits, strict=True))
 
 
-@pytest.mark.parametrize("beside", [SCR(), VAF(image=1.0, before=1.0)], ids=lambda plugin: plugin.name)
-def test_a_prompt_that_runs_twice_or_in_parts(beside: Any) -> None:
-    """SCR runs a preview, which is unedited; VAF runs the prompt in parts, the last of which has the last token."""
+@pytest.mark.parametrize("second_plugin", [SCR(), VAF(image=1.0, before=1.0)], ids=lambda plugin: plugin.name)
+def test_damo_works_with_previews_and_prompts_in_parts(second_plugin: Any) -> None:
+    """SCR runs an unedited preview; VAF runs the prompt in parts, of which the last one has the last token."""
     prompts, vlm = one_image_each("llava")[:1], model("llava")
     given = request("llava", prompts).inputs
-    if beside.name == "vaf":
+    if second_plugin.name == "vaf":
         with qkedit.attach(vlm, DAMO(**SETTINGS)):
             expected = generated("llava", given)[1]
-        with qkedit.attach(vlm, beside, DAMO(**SETTINGS)) as attached:
+        with qkedit.attach(vlm, second_plugin, DAMO(**SETTINGS)) as attached:
             logits = generated("llava", given)[1]
         for one, other in zip(logits, expected, strict=True):
             torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
     else:
-        with qkedit.attach(vlm, beside):
+        with qkedit.attach(vlm, second_plugin):
             generated("llava", given, max_new_tokens=1)
-        with qkedit.attach(vlm, beside, DAMO(**SETTINGS)) as attached:
+        with qkedit.attach(vlm, second_plugin, DAMO(**SETTINGS)) as attached:
             generated("llava", given)
     assert attached.report()[-1].plugins["damo"].steps == STEPS
 
 
-def test_beams_are_those_of_a_model_that_edits_itself() -> None:
-    """The whole text runs at every step, without a cache."""
+def test_beams_equal_those_of_an_edited_forward_pass() -> None:
+    """The reference runs the whole text at every step, without a cache."""
     vlm = model("llava")
     given = request("llava", one_image_each("llava")[:1]).inputs
     own = generated("llava", given, num_beams=3)[1]
@@ -157,6 +157,6 @@ def test_beams_are_those_of_a_model_that_edits_itself() -> None:
         (lambda: qkedit.attach(model("llava"), DAMO(start=4)), "damo start"),
     ],
 )
-def test_wrong_settings(make: Callable[[], Any], named: str) -> None:
+def test_invalid_settings_are_refused(make: Callable[[], Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         make()

@@ -24,7 +24,7 @@ Formula = Callable[[Tensor, list[Tensor]], Tensor]
 
 
 def distributions(vlm: Any, output: Any, layers: list[int], normed: bool) -> list[Tensor]:
-    """Return the head's logits `[vocabulary]` after each layer, in float64."""
+    """Return the logits of the language model head after each layer, `[vocabulary]` in float64."""
     decoder = vlm.get_decoder()
     logits = []
     for layer in layers:
@@ -100,7 +100,7 @@ def test_a_padded_batch_equals_the_formulas(family: str, method: str) -> None:
         assert answers[row].tolist() == answer
 
 
-def test_without_weight_deco_leaves_greedy_search() -> None:
+def test_a_weight_of_zero_keeps_greedy_answers() -> None:
     given = request("llava", one_image_each("llava")).inputs
     own, _ = generated("llava", given)
     with qkedit.attach(model("llava"), DeCo(alpha=0)) as attached:
@@ -108,8 +108,8 @@ def test_without_weight_deco_leaves_greedy_search() -> None:
     assert attached.report()[0].plugins["deco"].likeliest_changed == 0
 
 
-def test_default_layers() -> None:
-    """Of four layers, 0.625 to 0.9 is layer 2 alone; the first half has the state after layer 1."""
+def test_default_layers_follow_the_depth() -> None:
+    """Of four layers, 0.625 to 0.9 is only layer 2; the first half ends with the state after layer 1."""
     from qkedit.plugins.transformers.modules import vlm_modules
 
     modules = vlm_modules(model("llava"))
@@ -118,8 +118,8 @@ def test_default_layers() -> None:
     assert DoLa(layers="high").bind(modules).layers == (1,)
 
 
-def test_logits_that_are_more_than_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scale the logits, like Cohere's models."""
+def test_models_that_scale_logits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scale the logits like Cohere's models."""
     vlm = model("llava")
     given = request("llava", one_image_each("llava")).inputs
     forward = vlm.forward
@@ -135,8 +135,8 @@ def test_logits_that_are_more_than_the_head(monkeypatch: pytest.MonkeyPatch) -> 
         generated("llava", given)
 
 
-def test_beams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DoLa's beams equal those of a model that edits its own logits; DeCo's would not be on one scale."""
+def test_beams_of_dola_equal_an_edited_model_and_deco_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeCo's logits of different beams would not have a common scale."""
     vlm = model("llava")
     given = request("llava", one_image_each("llava")).inputs
     with qkedit.attach(vlm, DeCo()), pytest.raises(UsageError, match="beams"):
@@ -158,7 +158,7 @@ def test_beams(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("plugin", [DoLa(), DeCo()], ids=lambda plugin: plugin.name)
-def test_what_hides_a_step(plugin: Any) -> None:
+def test_compiled_generation_is_refused(plugin: Any) -> None:
     given = request("llava", one_image_each("llava")).inputs
     with qkedit.attach(model("llava"), plugin), pytest.raises(UsageError, match="compiled"):
         generated("llava", given, cache_implementation="static")
@@ -174,6 +174,6 @@ def test_what_hides_a_step(plugin: Any) -> None:
         (lambda: DeCo(top_k=0), "deco top_k"),
     ],
 )
-def test_wrong_settings(make: Callable[[], Any], named: str) -> None:
+def test_invalid_settings_are_refused(make: Callable[[], Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         make()

@@ -34,10 +34,10 @@ def slow_shares(row: Tensor, ids: list[int], real: list[int], skipped: int) -> l
     """Add up one row of attention, `[columns]`, column by column.
 
     Args:
-        row: mean over heads.
-        ids: the prompt with padding.
+        row: mean attention over heads.
+        ids: the token ids of the prompt with padding.
         real: 0 for padding.
-        skipped: the number of columns before the first that the layer sees.
+        skipped: the number of columns before the first one in the layer's window.
     """
     sums = dict.fromkeys(("first", "before", "image", "behind", "generated"), 0.0)
     images = [column for column, token in enumerate(ids) if token == IMAGE]
@@ -56,8 +56,8 @@ def slow_shares(row: Tensor, ids: list[int], real: list[int], skipped: int) -> l
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_shares_are_those_of_eager_attention(family: str) -> None:
-    """Test a padded batch whose second prompt has two images, and sliding windows that have lost the image."""
+def test_shares_equal_those_of_eager_attention(family: str) -> None:
+    """Cover a padded batch whose second prompt has two images, and sliding windows that have lost the image."""
     inputs, vlm = request(family, two_prompts(family)).inputs, model(family)
     answers, report = measured(family, inputs)
     vlm.set_attn_implementation("eager")
@@ -91,11 +91,11 @@ def test_shares_are_those_of_eager_attention(family: str) -> None:
                 torch.testing.assert_close(found, torch.tensor(expected), atol=1e-6, rtol=0)
     torch.testing.assert_close(report.shares.sum(dim=-1), torch.ones(report.shares.shape[:-1]), atol=1e-5, rtol=0)
     assert report.image_first == (False, False)
-    if family == "gemma3":  # a window of eight columns has left the image behind, not so the layer that attends to all
+    if family == "gemma3":  # the image is outside a window of eight columns, but not outside the global layer
         assert report.shares[0, -1, 0, 2] == 0 < report.shares[0, -1, 1, 2]
 
 
-def test_an_image_in_the_first_column() -> None:
+def test_an_image_may_begin_in_the_first_column() -> None:
     inputs = request("llava", two_prompts("llava")[:1]).inputs
     start = int((inputs["input_ids"][0] == IMAGE).nonzero()[0])
     cut = {name: inputs[name][:, start:] for name in ("input_ids", "attention_mask")}
@@ -105,7 +105,7 @@ def test_an_image_in_the_first_column() -> None:
     assert (report.shares[..., 1] == 0).all()
 
 
-def test_measuring_changes_no_answer_and_a_batch_is_its_prompts() -> None:
+def test_measuring_keeps_answers_and_a_batch_equals_single_prompts() -> None:
     prompts = two_prompts("llava")
     inputs = request("llava", prompts).inputs
     plain, _ = generated("llava", inputs)
@@ -116,8 +116,8 @@ def test_measuring_changes_no_answer_and_a_batch_is_its_prompts() -> None:
         torch.testing.assert_close(together.shares[row], alone.shares[0], atol=1e-5, rtol=0)
 
 
-def test_raised_scores_are_seen_as_they_are_raised() -> None:
-    """Test with PAI's plug-in on all layers, against explicit attention over the whole text."""
+def test_shares_include_raised_scores() -> None:
+    """Compare PAI's plug-in on all layers with explicit attention over the whole text."""
     prompt = [Prompt((2, (0, 0), 4), seed=3)]
     inputs = request("llava", prompt).inputs
     answers, report = measured("llava", inputs, PAIAttention(alpha=2.0, layers="0-3"))
@@ -139,18 +139,18 @@ def test_raised_scores_are_seen_as_they_are_raised() -> None:
     assert (report.shares[0, :, 0, 2] > plain.shares[0, :, 0, 2]).all()
 
 
-def test_with_plug_ins_that_split_the_prompt_or_run_a_branch() -> None:
-    """DSCR runs the prompt's last token again, and VCD another prompt: only the answer's attention is measured."""
+def test_only_attention_of_the_answer_is_measured() -> None:
+    """DSCR runs the last token of the prompt again, and VCD runs another prompt."""
     given = request("llava", two_prompts("llava"))
     depth = DSCR(depth=depth_maps(images_in(given)), processor=UNCROPPED, blend=0.0)
     _, plain = measured("llava", given.inputs)
     for plugin in (depth, VCD(alpha=0.0)):
-        _, beside = measured("llava", given.inputs, plugin)
-        torch.testing.assert_close(beside.shares, plain.shares, atol=1e-5, rtol=0)
+        _, together = measured("llava", given.inputs, plugin)
+        torch.testing.assert_close(together.shares, plain.shares, atol=1e-5, rtol=0)
 
 
-def test_a_preview_through_watched_eager_attention() -> None:
-    """SCR records attention in a preview, through the attention function that measures."""
+def test_a_preview_of_scr_works_with_measured_attention() -> None:
+    """SCR records attention in its preview through the measuring attention function."""
     inputs = request("llava", two_prompts("llava")).inputs
     scr, vlm = SCR(layers="0-2", diagnosis="1,3", sources=5, factor=1.3), model("llava")
     _, usual = measured("llava", inputs, scr)

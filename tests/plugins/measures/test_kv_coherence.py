@@ -25,7 +25,7 @@ from tests.plugins.dscr.dscr_requests import UNCROPPED, depth_maps, prompts_of, 
 
 
 def slow_coherence(keys: torch.Tensor) -> float:
-    """Return one head's mean cosine of 4-neighbours minus the mean cosine of all pairs, `[rows, columns, d]`."""
+    """Return the mean cosine of 4-neighbours minus that of all pairs, for one head's keys `[rows, columns, d]`."""
     rows, columns, _ = keys.shape
     cells = list(itertools.product(range(rows), range(columns)))
     neighbours, pairs = [], []
@@ -45,7 +45,7 @@ def test_coherence_equals_the_sum_over_pairs(shape: tuple[int, int, int]) -> Non
     assert coherence(keys).tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_keys_that_change_with_place_are_coherent() -> None:
+def test_smoothly_changing_keys_are_coherent() -> None:
     ramp = torch.linspace(0, 3, 16)
     smooth = torch.stack([ramp.cos(), ramp.sin()], dim=-1)[None, None].expand(1, 5, 16, 2)
     order = torch.randperm(80, generator=torch.Generator().manual_seed(0))
@@ -55,15 +55,15 @@ def test_keys_that_change_with_place_are_coherent() -> None:
     assert abs(coherence(shuffled).item()) < 0.1
 
 
-def test_entropy() -> None:
+def test_entropy_equals_its_definition() -> None:
     lengths = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0]])
     expected = [math.log(4), 0.0, -sum(n / 10 * math.log(n / 10) for n in range(1, 5))]
     assert norm_entropy(lengths).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("family", ["llava", "glm4v", "qwen3.5", "gemma3", "llava-next"])
-def test_measured_on_a_model(family: str) -> None:
-    """Compare with the modules' keys and the layers' states, grid by grid."""
+def test_measurements_on_a_model_equal_those_of_its_modules(family: str) -> None:
+    """Compare with the keys of modules and the states of layers, grid by grid."""
     model = tiny_requests.model(family)
     request = request_of(family, prompts_of(family)[:1])
     layer = 1
@@ -96,7 +96,7 @@ def _parts(request: tiny_requests.Request) -> list[list[Any]]:
     return [[cell for cell in cells if cell[:2] == part] for part in dict.fromkeys(cell[:2] for cell in cells)]
 
 
-def test_it_sees_what_dscr_has_made_of_the_keys() -> None:
+def test_coherence_is_measured_on_keys_refined_by_dscr() -> None:
     model, request = tiny_requests.model("llava"), request_of("llava", prompts_of("llava")[:1])
     plugins = DSCR(depth=depth_maps(1), processor=UNCROPPED, space="pre-rotation"), KeyCoherence()
     with torch.no_grad(), attach(model, KeyCoherence()) as attached:
@@ -112,14 +112,14 @@ def test_it_sees_what_dscr_has_made_of_the_keys() -> None:
     torch.testing.assert_close(after.keys[0], before.keys[0], rtol=0, atol=1e-5)
 
 
-def test_without_a_cache_there_is_nothing_to_see() -> None:
+def test_a_request_without_a_cache_is_refused() -> None:
     model, request = tiny_requests.model("llava"), request_of("llava", prompts_of("llava")[:1])
     with torch.no_grad(), attach(model, KeyCoherence()), pytest.raises(UsageError, match="no cache"):
         model(**request.inputs, use_cache=False)
 
 
 def test_colours_are_the_principal_components() -> None:
-    """Keys on three axes of decreasing length give each axis a colour of its own."""
+    """Keys on three axes of decreasing length: each axis has its own colour."""
     torch.manual_seed(0)
     rows, columns = 5, 7
     scores = torch.randn(rows, columns, 3)
@@ -132,18 +132,18 @@ def test_colours_are_the_principal_components() -> None:
     for colour in range(3):
         together = torch.corrcoef(torch.stack([colours[..., colour].flatten(), scores[..., colour].flatten()]))[0, 1]
         assert abs(together) > 0.97
-    # Refined keys differ less, and are shown as clearly.
+    # Refined keys differ less, and the colours are scaled accordingly.
     torch.testing.assert_close(colours, again, rtol=0, atol=1e-4)
     assert (colours.min(), colours.max()) == (0, 1)
 
 
-def test_fewer_cells_than_colours() -> None:
+def test_fewer_cells_than_colours_are_accepted() -> None:
     keys = torch.randn(2, 1, 2, 4)
     assert principal_colours(keys, keys)[0].shape == (1, 2, 3)
 
 
 @pytest.mark.parametrize("file_format", ["png", "svg", "pdf"])
-def test_the_picture_is_a_picture(file_format: str) -> None:
+def test_the_plot_is_a_valid_image(file_format: str) -> None:
     image = Image.new("RGB", (40, 30), "teal")
     colours = torch.rand(5, 7, 3, generator=torch.Generator().manual_seed(0))
     panels = [("keys", colours), ("keys with dscr", 1 - colours)]
@@ -152,7 +152,7 @@ def test_the_picture_is_a_picture(file_format: str) -> None:
     assert content == keys_plot(panels, image, "a $model_name$, layer 3", file_format)
     if file_format == "png":
         shown = torch.from_numpy(np.array(Image.open(io.BytesIO(content)).convert("RGB"))).flatten(0, 1)
-        # The middle cell's colour and the image's stand in it.
+        # It contains the colours of the middle cell and of the image.
         for colour in ((colours[2, 3] * 255).int().tolist(), [0, 128, 128]):
             assert (shown.int() - torch.tensor(colour)).abs().max(1).values.min() <= 1
 

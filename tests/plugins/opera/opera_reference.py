@@ -1,4 +1,4 @@
-"""OPERA written from its formulas: every text anew from its first token, attention as matrices, histories as lists."""
+"""Compute OPERA by its formulas: each text from its first token, attention as matrices, histories as lists."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.plugins.tiny_requests import IMAGE, model
 from tests.plugins.whole_text import whole_text
 
 Tokens = tuple[int, ...]
-# Around images and in their places: an answer with one of them would be another prompt.
+# Tokens of images and around them: an answer with one of them would be another prompt.
 SUPPRESSED = [3, 4, IMAGE]
 
 
 @dataclass
 class Found:
-    """The answer, the scores of every choice `[beams, vocabulary]`, and the column behind each return."""
+    """The answer, the scores of every choice `[beams, vocabulary]`, and the target column of each return."""
 
     answer: Tokens = ()
     scores: list[Tensor] = field(default_factory=list)
@@ -32,7 +32,7 @@ class Found:
 
 @contextmanager
 def eager(family: str) -> Iterator[None]:
-    """Let the decoder of a tiny model compute attention by transformers' own matrices, and return it."""
+    """Return a tiny model whose decoder uses transformers' eager attention."""
     config = model(family).get_decoder().config
     usual = config._attn_implementation
     config._attn_implementation = {"": "eager"}
@@ -50,7 +50,7 @@ def searched(family: str, inputs: Mapping[str, Any], settings: OPERA, longest: i
     texts: dict[Tokens, tuple[Tensor, Tensor]] = {}
 
     def read(*answers: Tokens) -> list[tuple[Tensor, Tensor]]:
-        """The log probabilities of the next token, and the last layer's attention: the largest of the heads."""
+        """Return the log probabilities of the next token, and the maximum over heads of the last layer's attention."""
         if new := [tokens for tokens in dict.fromkeys(answers) if tokens not in texts]:
             together = {name: torch.cat([value] * len(new)) for name, value in inputs.items()}
             output = whole_text(model(family), together, new, output_attentions=True)
@@ -68,7 +68,7 @@ def searched(family: str, inputs: Mapping[str, Any], settings: OPERA, longest: i
 
 
 def _allowed(log_probs: Tensor) -> Tensor:
-    """What `suppress_tokens` leaves, which `generate` applies to normalised scores."""
+    """Apply `suppress_tokens`, which `generate` applies to normalised scores."""
     return log_probs.index_fill(0, torch.tensor(SUPPRESSED), -math.inf)
 
 
@@ -83,7 +83,7 @@ def _search(
     found, count = Found(), settings.beams
     beams: list[tuple[Tokens, float]] = [((), 0.0), *[((), -math.inf)] * (count - 1)]
     finished: list[tuple[float, Tokens]] = []
-    states: list[dict[str, Any]] = []  # with what was chosen before each
+    states: list[dict[str, Any]] = []  # with the tokens chosen before each
     places: list[list[int]] = []
     used: dict[int, int] = {}
     refused: dict[int, list[tuple[int, int]]] = {}

@@ -1,4 +1,4 @@
-"""OPERA equals its formulas, and without its penalty it is the beam search of transformers."""
+"""Test that OPERA equals its formulas, and without its penalty the beam search of transformers."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.plugins.tiny_requests import Prompt, distinct, model, request, two_pr
 
 FAMILIES = distinct("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3")
 TEXT = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
-# No answer that ends: a token that every vocabulary lacks.
+# A token outside every vocabulary, so that no answer ends.
 ENDLESS = 10_000
 
 
 @pytest.fixture
 def chances(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The log probabilities of every choice of a search, `[beams, vocabulary]`."""
+    """Return the log probabilities of every choice of a search, `[beams, vocabulary]`."""
     seen: list[Tensor] = []
     advanced = Beams.advanced
 
@@ -41,7 +41,7 @@ def chances(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
 
 def answered(family: str, inputs: Any, *plugins: Any, **settings: Any) -> tuple[list[list[int]], Any]:
-    """The answers, and the last report."""
+    """Return the answers and the last report."""
     usual = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": ENDLESS, "pad_token_id": 0}
     vlm, length = model(family), inputs["input_ids"].shape[1]
     if not plugins:
@@ -54,7 +54,7 @@ def answered(family: str, inputs: Any, *plugins: Any, **settings: Any) -> tuple[
 def assert_is_reference(
     family: str, prompts: list[Prompt], settings: OPERA, chances: list[Tensor], longest: int = 5, **ends: Any
 ) -> list[int]:
-    """Compare the answers of a padded batch, and the chances of every choice, and return the returns."""
+    """Compare answers and log probabilities of a padded batch with the reference, and return the list of returns."""
     given = request(family, prompts).inputs
     answers, report = answered(
         family,
@@ -79,21 +79,21 @@ def assert_is_reference(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_padded_batch_equals_the_formulas(family: str, chances: list[Tensor]) -> None:
-    """The first column counts attention to the image, the others the products of columns."""
+    """The first column has the attention to the image, the others the products of columns."""
     prompts = one_image_each(family)
     assert_is_reference(family, prompts, OPERA(beams=2, candidates=3, scale=500, threshold=2, early=1), chances, 4)
 
 
 @pytest.mark.parametrize(("family", "place", "scale", "longest"), [("llava", 1, 200, 7), ("qwen2-vl", 0, 500, 6)])
-def test_it_goes_back_as_the_formulas_say(
+def test_returns_equal_those_of_the_formulas(
     family: str, place: int, scale: float, longest: int, chances: list[Tensor]
 ) -> None:
     settings = OPERA(beams=2, candidates=3, scale=scale, threshold=2, early=0)
     assert assert_is_reference(family, two_prompts(family)[place : place + 1], settings, chances, longest)
 
 
-def test_answers_that_end(chances: list[Tensor]) -> None:
-    """An end among the candidates takes a beam out of the search."""
+def test_ending_answers_equal_the_formulas(chances: list[Tensor]) -> None:
+    """An end token among the candidates removes a beam from the search."""
     settings, prompts = OPERA(beams=2, candidates=4, scale=500, threshold=None, early=1), two_prompts("llava")[:1]
     plain, _ = answered("llava", request("llava", prompts).inputs, settings)
     chances.clear()
@@ -101,7 +101,7 @@ def test_answers_that_end(chances: list[Tensor]) -> None:
 
 
 def assert_same_up_to(ends: list[int], found: list[list[int]], expected: list[list[int]]) -> None:
-    """Compare answers without what fills the rows behind their ends."""
+    """Compare answers without the padding after their ends."""
 
     def cut(answer: list[int]) -> list[int]:
         return next((answer[: place + 1] for place, token in enumerate(answer) if token in ends), answer)
@@ -110,8 +110,8 @@ def assert_same_up_to(ends: list[int], found: list[list[int]], expected: list[li
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_without_penalty_it_is_the_beam_search_of_transformers(family: str) -> None:
-    """With the whole vocabulary as candidates."""
+def test_without_penalty_answers_equal_beam_search(family: str) -> None:
+    """Use the whole vocabulary as candidates."""
     given = request(family, two_prompts(family)).inputs
     own, _ = answered(family, given, num_beams=3)
     found, report = answered(family, given, OPERA(beams=3, candidates=128, alpha=0, threshold=None))
@@ -128,8 +128,8 @@ def test_without_penalty_it_is_the_beam_search_of_transformers(family: str) -> N
     ],
     ids=["canonical", "long", "early"],
 )
-def test_fewer_candidates_are_a_cut_of_the_vocabulary_before_that_search(settings: dict[str, Any]) -> None:
-    """Also where an answer ends, by one of two tokens, and by all rules for when a search is over."""
+def test_fewer_candidates_equal_beam_search_with_top_k(settings: dict[str, Any]) -> None:
+    """Cover two end tokens and all rules for the end of a search."""
     from transformers import LogitNormalization, LogitsProcessorList, TopKLogitsWarper
 
     given = request("llava", two_prompts("llava")).inputs
@@ -142,15 +142,15 @@ def test_fewer_candidates_are_a_cut_of_the_vocabulary_before_that_search(setting
     )
 
 
-def test_trying_candidates_changes_nothing_by_itself() -> None:
-    """With a weight of nearly nothing, the search continues the rows that it tried, and finds the same."""
+def test_a_negligible_weight_keeps_the_answers() -> None:
+    """The search continues rows of the cache that it has tried."""
     given = request("qwen2-vl", two_prompts("qwen2-vl")).inputs
     own, _ = answered("qwen2-vl", given, num_beams=3)
     assert answered("qwen2-vl", given, OPERA(beams=3, candidates=128, alpha=1e-12, threshold=None))[0] == own
 
 
-def test_questions_without_images_random_numbers_and_streaming() -> None:
-    """Qwen keeps the offset of an image's positions on a module; what has been said cannot be taken back."""
+def test_opera_works_without_images_and_streams_at_the_end() -> None:
+    """Qwen stores the position offset of an image on a module; a streamed token cannot be taken back."""
     given = request("qwen2-vl", two_prompts("qwen2-vl")[1:]).inputs
     plugin, streamed = OPERA(beams=2, candidates=3, scale=200, threshold=2, early=0), []
 
@@ -179,8 +179,8 @@ def test_questions_without_images_random_numbers_and_streaming() -> None:
     assert len(text[0]) == 5
 
 
-def test_it_stacks_with_edits_of_the_prefill() -> None:
-    """Its penalty off, it is the beam search behind SCR."""
+def test_opera_works_with_edits_of_the_prefill() -> None:
+    """Without its penalty it equals beam search with SCR."""
     given = request("llava", one_image_each("llava")).inputs
     plugin, scr = OPERA(beams=2, candidates=128, alpha=0, threshold=None), SCR()
     vlm, length = model("llava"), given["input_ids"].shape[1]
@@ -192,7 +192,7 @@ def test_it_stacks_with_edits_of_the_prefill() -> None:
     assert attached.report()[-1].plugins.keys() == {"scr", "opera"}
 
 
-def test_the_random_control_is_as_strong_and_another_for_another_seed() -> None:
+def test_the_random_control_is_as_strong_and_depends_on_its_seed() -> None:
     given = request("llava", two_prompts("llava")[:1]).inputs
     settings = {"beams": 2, "candidates": 3, "scale": 1000.0, "threshold": 2, "early": 0}
     own, report = answered("llava", given, OPERA(**settings))
@@ -216,7 +216,7 @@ def test_the_random_control_is_as_strong_and_another_for_another_seed() -> None:
         ({"custom_generate": lambda *_, **__: None}, "custom_generate: opera cannot act"),
     ],
 )
-def test_what_it_cannot_follow(settings: dict[str, Any], said: str) -> None:
+def test_unsupported_ways_to_generate_are_refused(settings: dict[str, Any], said: str) -> None:
     given = request("llava", one_image_each("llava")[:1]).inputs
     with pytest.raises(UsageError, match=said):
         answered("llava", given, OPERA(), **settings)
@@ -249,12 +249,12 @@ def test_other_plugins_on_decoding_are_refused(other: Any) -> None:
         ({"control": -1}, "opera control"),
     ],
 )
-def test_wrong_settings(settings: dict[str, Any], named: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         OPERA(**settings)
 
 
-def test_more_candidates_than_tokens() -> None:
+def test_more_candidates_than_tokens_are_refused() -> None:
     given = request("llava", one_image_each("llava")[:1]).inputs
     with pytest.raises(UsageError, match="the model has only 128 tokens"):
         answered("llava", given, OPERA(candidates=129))

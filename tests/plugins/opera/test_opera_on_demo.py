@@ -1,4 +1,4 @@
-"""OPERA answers the demo's questions as an arm of `eval`, in a batch."""
+"""Test that OPERA answers the demo's questions as an arm of `eval`, in a batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qkedit.demo.scenes import make_scenes
 from tests.cli.command import qkedit
 
 
-def test_an_arm_of_eval(tmp_path: Path) -> None:
+def test_opera_is_an_arm_of_eval(tmp_path: Path) -> None:
     write_scenes(list(make_scenes(2, seed=1)), tmp_path / "scenes")
     data = ("--data", tmp_path / "scenes", "--images", tmp_path / "scenes" / "images", "--limit", "1")
     asked = ("eval", "demo", "-b", "pope.random", *data, "--device", "cpu", "--dtype", "float32")

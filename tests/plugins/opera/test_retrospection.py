@@ -1,4 +1,4 @@
-"""When OPERA goes back with its published numbers: after more than 15 steps that agree, never into the first ten."""
+"""Test OPERA's returns with its published numbers: after more than 15 agreeing steps, never into the first ten."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ VOCABULARY = 100
 
 
 def searched(places: list[tuple[int, int]], steps: int, past: Retrospection) -> list[tuple[int, int]]:
-    """At which lengths a search of two beams goes back, and to which; `places` are where each beam's candidates agree
-    at each length, the last of them at all later ones."""
+    """Return the lengths at which a search of two beams goes back, and the columns to which it goes back.
+
+    `places` are the columns on which each beam's candidates agree, by length; the last one holds for later lengths.
+    """
     beams, returns = Beams.first(2, torch.device("cpu")), []
     for step in range(steps):
         length = beams.tokens.shape[1]
@@ -28,19 +30,19 @@ def searched(places: list[tuple[int, int]], steps: int, past: Retrospection) -> 
 
 
 def agreeing(column: int) -> list[tuple[int, int]]:
-    """Places of which those from a column on are that column."""
+    """Return places that equal a column from that column on."""
     return [(length, length) for length in range(column)] + [(column, column)]
 
 
-def test_it_goes_back_when_the_sixteenth_step_agrees() -> None:
-    """The column itself is the first to agree. Five times it takes the token behind it anew, then the one in it."""
+def test_the_search_goes_back_at_the_sixteenth_agreeing_step() -> None:
+    """The column itself is the first to agree. The token after it is chosen again five times, then its own token."""
     past = Retrospection(15, 10, 5, None)
     assert searched(agreeing(12), 28, past) == [(27, 13)]
     later = searched(agreeing(12), 200, Retrospection(15, 10, 5, None))
     assert later == [(27, 13)] * 5 + [(27, 12)] * 5
 
 
-def test_it_spares_the_first_tokens_and_beams_that_disagree() -> None:
+def test_the_search_does_not_go_back_to_first_tokens_or_without_agreement() -> None:
     assert searched(agreeing(9), 60, Retrospection(15, 10, 5, None)) == []
     assert searched(agreeing(10), 60, Retrospection(15, 10, 5, None))[0] == (25, 11)
     disagreeing = [(length, length) for length in range(12)] + [(12, 11)]
@@ -48,14 +50,14 @@ def test_it_spares_the_first_tokens_and_beams_that_disagree() -> None:
     assert searched(agreeing(12), 60, Retrospection(None, 10, 5, None)) == []
 
 
-def test_what_was_chosen_there_is_refused_until_the_search_goes_back_further() -> None:
+def test_rejected_tokens_are_excluded_until_the_search_goes_back_further() -> None:
     def refused(steps: int) -> list[tuple[int, ...]]:
         past = Retrospection(15, 10, 2, None)
         searched(agreeing(12), steps, past)
         kept = past.without_refused(torch.zeros(2, VOCABULARY))
         return [tuple(place) for place in kept.isinf().nonzero().tolist()]
 
-    # Tokens are numbered by the steps. It goes back at the 28th, 42nd and 56th, the last time to the column itself.
+    # Tokens are numbered by steps. The search goes back at the 28th, 42nd and 56th, at last to the column itself.
     assert refused(28) == [(0, 13), (1, 13)]
     assert refused(29) == []
     assert refused(42) == [(0, 13), (0, 27), (1, 13), (1, 27)]
@@ -63,7 +65,7 @@ def test_what_was_chosen_there_is_refused_until_the_search_goes_back_further() -
     assert refused(57) == []
 
 
-def test_a_control_goes_back_as_often_but_anywhere() -> None:
+def test_a_control_goes_back_as_often_to_random_columns() -> None:
     past = Retrospection(15, 10, 5, torch.Generator().manual_seed(0))
     returns = searched(agreeing(12), 60, past)
     assert returns[0][0] == 27

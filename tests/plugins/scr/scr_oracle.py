@@ -1,7 +1,7 @@
-"""SCR by its formulas: one prompt at a time, without padding, cache or batch, layer by layer, cell by cell.
+"""Compute SCR by its formulas: one prompt at a time, without padding, cache or batch, layer by layer, cell by cell.
 
-What stands around layers is taken from an ordinary run: every layer's arguments (masks, rotations), and what the
-model adds to the state between two layers (DeepStack), which does not depend on the state.
+Arguments of layers (masks, rotations) are recorded in an ordinary run, and so are the terms that the model adds to
+the state between two layers (DeepStack), which do not depend on the state.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def eager_attention(model: Any, inputs: dict[str, Any], layers: list[int]) -> di
 
 
 def sources_and_neighbours(grid: list[list[int]], score: dict[int, float], count: int) -> list[tuple[int, list[int]]]:
-    """Return the greedy sources of a grid of columns, the strongest first, each with its own neighbours."""
+    """Return the greedy sources of a grid of columns, the strongest first, each with its neighbours."""
     rows, columns = len(grid), len(grid[0])
     inner = [(-score[grid[r][c]], r * columns + c, r, c) for r in range(1, rows - 1) for c in range(1, columns - 1)]
     used: set[int] = set()
@@ -114,6 +114,6 @@ def logits(
             state = state + (entering[index + 1] - leaving[index])
     with torch.no_grad():
         edited = model.lm_head(decoder.norm(state))[0]
-    # Chameleon forbids itself image tokens: their logits are the lowest number there is.
+    # Chameleon excludes image tokens: their logits are the lowest finite number.
     lowest = torch.finfo(plain.dtype).min
     return torch.where(plain == lowest, plain, edited), states

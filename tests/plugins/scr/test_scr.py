@@ -48,7 +48,7 @@ def grids_of(cells):
 
 
 def expected(family, prompt):
-    """Sources with their neighbours, logits and states of one prompt, and the smallest difference of scores."""
+    """Return sources with neighbours, logits and states of one prompt, and the smallest difference of scores."""
     alone = request(family, [prompt])
     grids = grids_of(alone.cells[0])
     length = alone.ids.shape[1]
@@ -60,7 +60,7 @@ def expected(family, prompt):
             if (own := [c for (name, _), grid in grids.items() if name == other for line in grid for c in line])
         }
         inside = {c for first, last in extents.values() for c in range(first, last + 1)}
-        # A newline behind the last cell is an image token too.
+        # A newline after the last cell is an image token too.
         queries = [c for c in range(extents[image][1] + 1, length) if c not in inside and alone.ids[0, c] != IMAGE]
         own = {name: grid for name, grid in grids.items() if name[0] == image}
         columns = [c for grid in own.values() for line in grid for c in line]
@@ -69,7 +69,7 @@ def expected(family, prompt):
             pairs += scr_oracle.sources_and_neighbours(grid, score, COUNT)
             ranked = sorted((score[c] for line in grid[1:-1] for c in line[1:-1]), reverse=True)[: COUNT + 1]
             gap = min([gap, *(strong - weak for strong, weak in pairwise(ranked))])
-    assert gap > 1e-6, "scores this near may change places; take other seeds"
+    assert gap > 1e-6, "the order of scores this near is arbitrary; choose other seeds"
     return alone, pairs, *scr_oracle.logits(model(family), alone.inputs, pairs, FACTOR, EDITED)
 
 

@@ -45,7 +45,7 @@ def run(family, prompts, settings, attached=None):
         (1, "0", "0"),
     ],
 )
-def test_default_layers_are_the_first_half_and_the_second_quarter(count, edited, scored):
+def test_default_layers_are_the_first_half_with_sources_from_the_second_quarter(count, edited, scored):
     parts = dataclasses.replace(
         vlm_modules(model("llava")),
         layers=torch.nn.ModuleList(torch.nn.Identity() for _ in range(count)),
@@ -72,27 +72,27 @@ def test_default_layers_are_the_first_half_and_the_second_quarter(count, edited,
         ({"per": "tile"}, "grid or image"),
     ],
 )
-def test_wrong_settings_are_refused_before_any_model_is_there(settings, message):
+def test_invalid_settings_are_refused_without_a_model(settings, message):
     with pytest.raises(UsageError, match=message):
         SCR(**settings)
 
 
 def test_layers_without_attention_are_left_out_or_refused():
-    parts = vlm_modules(model("qwen3.5"))  # every second layer attends
+    parts = vlm_modules(model("qwen3.5"))  # every second layer has attention
     assert SCR(diagnosis="0-3").bind(parts).scored == (1, 3)
     with pytest.raises(UsageError, match=r"no layer with a query-key product; choose among 1, 3"):
         SCR(diagnosis="2").bind(parts)
 
 
-def test_layers_are_named_as_everywhere():
+def test_layers_may_be_fractions_or_mid():
     """Fractions and "mid" depend on the number of layers."""
     parts = vlm_modules(model("llava"))
     bound = SCR(layers="mid", diagnosis="0.5-1").bind(parts)
     assert (bound.edited, bound.scored) == ((1, 2, 3), (2, 3))
 
 
-def test_text_behind_an_image_is_all_that_belongs_to_no_image():
-    family = "pixtral"  # rows of a later image end with tokens that are no placeholders
+def test_text_after_an_image_excludes_other_images():
+    family = "pixtral"  # rows of a later image end with tokens that are not placeholders
     probe = Probe()
     generated(family, request(family, [Prompt((2, (3, 3), 4, (3, 4), 3)), Prompt((2, (3, 3), 30))]).inputs, probe)
     prefill = probe.prefills[0]
@@ -113,14 +113,14 @@ def test_text_behind_an_image_is_all_that_belongs_to_no_image():
 
 
 @pytest.mark.parametrize("option", [{"queries": "last-token"}, {"claim": "fixed"}, {"sources": 9}, {"factor": 1.1}])
-def test_options_change_what_comes_out(option):
+def test_every_option_changes_the_logits(option):
     prompts = two_prompts("llava")
     plain, _ = run("llava", prompts, SCR(**LAYERS))
     other, _ = run("llava", prompts, SCR(**{**LAYERS, **option}))
     assert (plain - other).abs().max() > 1e-4
 
 
-def test_sources_are_counted_by_grid_or_by_image():
+def test_sources_are_counted_per_grid_or_per_image():
     prompts = two_prompts("internvl")  # grids: 2 tiles and a thumbnail; the same and a single one
     _, by_grid = run("internvl", prompts, SCR(layers="0", sources=1, claim="fixed"))
     _, by_image = run("internvl", prompts, SCR(layers="0", sources=1, claim="fixed", per="image"))
@@ -128,7 +128,7 @@ def test_sources_are_counted_by_grid_or_by_image():
     assert (by_image.sources, by_image.grids, by_image.grids_without_sources) == (3, 7, 4)
 
 
-def test_a_source_alone_is_divided_or_kept():
+def test_a_source_without_neighbours_is_divided_or_kept():
     """In a 5 × 5 grid whose nine inner cells are all sources, the middle one has no neighbours."""
     prompts = [Prompt((2, (5, 5), 4), seed=1)]
     settings = {"layers": "0", "diagnosis": "1", "factor": 2.0, "sources": 9, "claim": "fixed"}
@@ -138,7 +138,7 @@ def test_a_source_alone_is_divided_or_kept():
     assert (divided - kept).abs().max() > 1e-4
 
 
-def test_uniform_sources_are_drawn_by_seed_and_need_no_pass():
+def test_uniform_sources_depend_on_the_seed_and_need_no_preview():
     prompts = two_prompts("qwen2-vl")
     first, report = run("qwen2-vl", prompts, SCR(**LAYERS, selection="uniform", seed=1))
     again, _ = run("qwen2-vl", prompts, SCR(**LAYERS, selection="uniform", seed=1))
@@ -167,7 +167,7 @@ def test_uniform_sources_are_uniform():
     assert (counts[1:-1, 1:-1] - 100).abs().max() < 49
 
 
-def test_remembered_sources_save_the_pass_and_are_found_by_the_image_alone():
+def test_cached_sources_skip_the_preview_and_depend_only_on_the_image():
     family = "qwen2-vl"
     question, other = Prompt((2, (5, 6), 4), seed=1), Prompt((2, (5, 6), 4), seed=2)
     with qkedit.attach(model(family), SCR(**LAYERS, remember=True)) as attached:
@@ -191,7 +191,7 @@ def test_remembered_sources_save_the_pass_and_are_found_by_the_image_alone():
     assert_same(both, fresh)
 
 
-def test_the_latest_images_are_remembered(monkeypatch):
+def test_the_latest_images_are_cached(monkeypatch):
     monkeypatch.setattr(scr, "REMEMBERED", 2)
     first, second, third = (Prompt((2, (0, 0), 4), seed=seed) for seed in (1, 2, 3))
     known = []
@@ -201,7 +201,7 @@ def test_the_latest_images_are_remembered(monkeypatch):
     assert known == [0, 0, 1, 0, 1, 0]
 
 
-def test_images_of_one_content_and_two_shapes_are_two():
+def test_images_of_equal_content_and_different_shapes_differ():
     prompts = [[Prompt((2, shape, 4), seed=1)] for shape in ((4, 6), (6, 4))]
     probe = Probe()
     for prompt in prompts:
@@ -215,7 +215,7 @@ def test_images_of_one_content_and_two_shapes_are_two():
 
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "chameleon"])
-def test_the_pass_stops_where_it_can_and_sees_the_image_once(family):
+def test_the_preview_stops_early_and_encodes_the_image_once(family):
     tiny = model(family)
     ran = Counter()
     vision = tiny.model.vqmodel.encoder if family == "chameleon" else tiny.model.visual
@@ -229,7 +229,7 @@ def test_the_pass_stops_where_it_can_and_sees_the_image_once(family):
     finally:
         for hook in hooks:
             hook.remove()
-    # The pass is left in the attention of layer 1.
+    # The preview stops in the attention of layer 1.
     assert ran == {"image": 1, 0: 2, 1: 1, 2: 1, 3: 1}
 
 
@@ -246,14 +246,14 @@ def test_measuring_reaches_every_edited_layer():
     assert still.entropy == still.entropy_unedited
 
 
-def test_entropy_of_equal_norms_is_the_logarithm_of_their_number():
+def test_the_entropy_of_equal_norms_is_the_logarithm_of_their_number():
     assert norm_entropy(torch.full((576,), 3.0)) == pytest.approx(math.log(576))
     assert norm_entropy(torch.tensor([1.0, 0.0, 0.0])) == 0.0
     assert norm_entropy(torch.tensor([1.0, 3.0])) == pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)))
 
 
-def test_equal_states_grow_as_the_formula_says():
-    """With one source, eight neighbours and equal states, eight grow by λ and one shrinks by λ."""
+def test_equal_states_are_scaled_by_the_formula():
+    """With one source and equal states, its eight neighbours are multiplied by λ and the source is divided by λ."""
     tiny = model("llava")
     given = request("llava", [Prompt((2, (0, 0), 3))])
     probe = Probe()

@@ -18,7 +18,7 @@ def score_grids(draw):
 
 
 @given(score_grids(), st.integers(1, 12))
-def test_greedy_choice_is_its_definition(scores, count):
+def test_greedy_choice_equals_its_definition(scores, count):
     rows, columns = scores.shape
     grid = [[row * columns + column for column in range(columns)] for row in range(rows)]
     expected = sources_and_neighbours(grid, dict(enumerate(scores.flatten().tolist())), count)
@@ -28,7 +28,7 @@ def test_greedy_choice_is_its_definition(scores, count):
 
 
 @given(score_grids(), st.integers(1, 12))
-def test_fixed_candidates_all_remain_sources(scores, count):
+def test_all_fixed_candidates_are_sources(scores, count):
     (choice,) = choose([scores], count, "fixed")
     inner = interior(*scores.shape)
     values = scores.flatten().tolist()
@@ -49,21 +49,21 @@ def test_fixed_candidates_all_remain_sources(scores, count):
             assert not claims or cell in choice.sources
 
 
-def test_the_stronger_of_two_adjacent_candidates_takes_the_other():
+def test_the_stronger_of_two_adjacent_candidates_is_the_source():
     scores = torch.zeros(4, 5)
     scores[1, 1], scores[1, 2], scores[2, 3] = 3.0, 2.0, 1.0
     (greedy,) = choose([scores], 3, "greedy")
-    assert greedy.sources == (6, 13)  # (1, 2) is a neighbour of (1, 1), and nothing takes its place
+    assert greedy.sources == (6, 13)  # (1, 2) is a neighbour of (1, 1) and is not replaced
     assert greedy.owners[greedy.neighbours.index(7)] == 6
     (fixed,) = choose([scores], 3, "fixed")
     assert fixed.sources == (6, 7, 13)
 
 
-def test_candidates_may_be_counted_over_several_grids():
+def test_candidates_can_be_counted_over_several_grids():
     low, high = torch.full((3, 3), 0.1), torch.full((4, 4), 0.2)
     low_choice, high_choice = choose([low, high], 2, "greedy")
     assert low_choice.sources == ()
-    assert high_choice.sources == (5,)  # its three equals are its neighbours
+    assert high_choice.sources == (5,)  # the three candidates with equal scores are its neighbours
 
 
 def test_thin_grids_have_no_sources():

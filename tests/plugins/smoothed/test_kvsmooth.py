@@ -26,7 +26,7 @@ PLUGIN = KVSmooth(strength=0.5, spread=0.4, window=WINDOW, layers="1-3")
 
 
 def smoothed_attention(family: str, prompt: int) -> AbstractContextManager[None]:
-    """Attention in which every token after the prompt has a smoothed key and value for later tokens."""
+    """Compute attention in which every token after the prompt has a smoothed key and value for later tokens."""
 
     def attention(layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
         shares = (query @ key.transpose(-1, -2) * scale + mask).softmax(dim=-1)
@@ -68,14 +68,14 @@ def test_a_padded_batch_equals_the_formulas(family: str) -> None:
                 torch.testing.assert_close(logits[step][row], expected, atol=1e-5, rtol=1e-5)
                 answer.append(int(expected.argmax()))
         assert answers[row].tolist() == answer
-        # The first token comes from the prompt, and the second one reads its own key as it was.
+        # The first token follows from the prompt, and the second one reads its own key before smoothing.
         assert torch.equal(logits[0][row], own[0][row])
         assert (logits[2][row] - own[2][row]).abs().max() > 1e-4
     assert torch.equal(generated(family, together)[0], plain)
 
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "gemma3"])
-def test_without_strength_nothing_changes_by_a_bit(family: str) -> None:
+def test_a_strength_of_zero_changes_no_bit(family: str) -> None:
     given = request(family, two_prompts(family)).inputs
     answers, logits = generated(family, given)
     with qkedit.attach(model(family), KVSmooth(strength=0, spread=0)):
@@ -84,8 +84,8 @@ def test_without_strength_nothing_changes_by_a_bit(family: str) -> None:
     assert all(torch.equal(one, other) for one, other in zip(logits, same_logits, strict=True))
 
 
-def test_a_question_without_images_between_and_streaming() -> None:
-    """Qwen keeps the position offset of an image on a module; a stream gets the answer's tokens."""
+def test_streams_and_text_requests_between_work() -> None:
+    """Qwen stores the position offset of an image on a module; a stream receives the tokens of the answer."""
     given = request("qwen2-vl", one_image_each("qwen2-vl")[:1]).inputs
     text = {"input_ids": torch.tensor([[1, 50, 51, 52]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     streamed: list[int] = []
@@ -106,7 +106,7 @@ def test_a_question_without_images_between_and_streaming() -> None:
     assert [report.plugins["kvsmooth"].tokens for report in attached.report()] == [STEPS - 1] * 3
 
 
-def test_sampling_draws_what_the_model_draws_and_several_answers_are_smoothed() -> None:
+def test_random_numbers_of_sampling_are_unchanged_and_all_answers_are_smoothed() -> None:
     given = request("llava", two_prompts("llava")).inputs
     model("llava")
 
@@ -124,8 +124,8 @@ def test_sampling_draws_what_the_model_draws_and_several_answers_are_smoothed() 
     assert sampled(PLUGIN).shape == own.shape
 
 
-def test_with_a_contrast_it_acts_on_the_answer_alone() -> None:
-    """With a negligible weight, the contrast keeps KVSmooth's effect, though its branch is not smoothed."""
+def test_with_a_contrast_only_the_answer_is_smoothed() -> None:
+    """A contrast with a negligible weight keeps KVSmooth's effect, although its branch is not smoothed."""
     given = request("llava", one_image_each("llava")).inputs
     with qkedit.attach(model("llava"), PLUGIN):
         alone, logits = generated("llava", given)
@@ -136,7 +136,7 @@ def test_with_a_contrast_it_acts_on_the_answer_alone() -> None:
     assert set(attached.report()[0].plugins) == {"kvsmooth", "vcd"}
 
 
-def test_layers_follow_the_depth_and_beams_are_refused() -> None:
+def test_default_layers_follow_the_depth_and_beams_are_refused() -> None:
     assert KVSmooth().bind(vlm_modules(model("llava"))).layers == (0, 1, 2, 3)
     given = request("llava", one_image_each("llava")[:1]).inputs
     with qkedit.attach(model("llava"), KVSmooth()), pytest.raises(UsageError, match="kvsmooth cannot act: beam"):
@@ -152,6 +152,6 @@ def test_layers_follow_the_depth_and_beams_are_refused() -> None:
         ({"layers": "x"}, "kvsmooth layers"),
     ],
 )
-def test_wrong_settings(settings: dict[str, Any], named: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         KVSmooth(**settings)

@@ -28,7 +28,7 @@ def fresh(family):
 
 
 def state_of(tiny):
-    """Return all possible traces of an attachment: instance attributes and hooks of modules, and the weights."""
+    """Return everything that an attachment might change: attributes and hooks of modules, and weights."""
     return {
         name: (
             {key: value for key, value in vars(module).items() if callable(value)},
@@ -55,7 +55,7 @@ def test_detaching_restores_the_model_exactly(family):
     assert torch.equal(generated(family, given.inputs), plain)
 
 
-def test_an_attachment_can_be_taken_up_again():
+def test_an_attachment_can_be_entered_again():
     attached = qkedit.attach(model("llava"), SCR())
     attached.detach()
     with attached:
@@ -66,7 +66,7 @@ def test_an_attachment_can_be_taken_up_again():
     assert "forward" not in vars(model("llava").model)
 
 
-def test_prompts_without_images_pass_untouched():
+def test_prompts_without_images_are_not_edited():
     ids = torch.tensor([[1, 50, 60, 70]])
     text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     plain = generated("llava", text)
@@ -75,7 +75,7 @@ def test_prompts_without_images_pass_untouched():
     assert probe.calls == probe.prefills == []
 
 
-def test_decoding_steps_pass_untouched():
+def test_decoding_steps_are_not_edited():
     probe = Probe(layers=(0, 1))
     generated("llava", one().inputs, probe, max_new_tokens=6)
     length = one().ids.shape[1]
@@ -85,7 +85,7 @@ def test_decoding_steps_pass_untouched():
     ]
 
 
-def test_reports_are_kept_by_request_and_not_forever(monkeypatch):
+def test_reports_are_stored_per_request_up_to_a_limit(monkeypatch):
     monkeypatch.setattr(attach_module, "REPORTS_KEPT", 2)
     prompts = two_prompts("llava")
     with qkedit.attach(model("llava"), SCR(), Probe()) as attached:
@@ -109,18 +109,18 @@ def test_two_attachments_to_one_model_are_refused():
 
 
 @pytest.mark.parametrize(("plugins", "message"), [((), "no plug-in"), ((Probe(), Probe()), "not distinct")])
-def test_plugins_are_named_once_and_at_all(plugins, message):
+def test_an_empty_or_repeated_list_of_plugins_is_refused(plugins, message):
     with pytest.raises(UsageError, match=message):
         qkedit.attach(model("llava"), *plugins)
 
 
-def test_settings_that_do_not_fit_leave_the_model_alone():
+def test_invalid_settings_leave_the_model_unchanged():
     with pytest.raises(UsageError, match="layers 0 to 3"):
         qkedit.attach(model("llava"), SCR(layers="0-4"))
     assert "forward" not in vars(model("llava").model)
 
 
-def test_an_exception_in_the_middle_leaves_nothing_behind():
+def test_an_exception_during_generation_leaves_the_model_usable():
     tiny, given = model("llava"), one()
     modules, _ = state_of(tiny)
 
@@ -150,7 +150,7 @@ def test_videos_are_refused():
         model("qwen2-vl")(**inputs)
 
 
-def test_requests_that_cannot_be_understood_are_refused():
+def test_requests_without_a_known_prompt_are_refused():
     tiny, given = model("llava"), one()
     embeddings = tiny.get_input_embeddings()(given.ids)
     with qkedit.attach(tiny, SCR()):
@@ -188,7 +188,7 @@ def test_images_encoded_before_attaching_are_refused():
         assert isinstance(tiny.model.get_image_features(given.inputs["pixel_values"], return_dict=False), tuple)
 
 
-def test_a_model_that_passes_its_decoder_by_is_an_error(monkeypatch):
+def test_a_model_that_bypasses_its_decoder_is_an_error(monkeypatch):
     tiny, given = model("llava"), one()
     with qkedit.attach(tiny, SCR()):
         decoder = tiny.model.language_model
@@ -207,7 +207,7 @@ def test_a_model_that_passes_its_decoder_by_is_an_error(monkeypatch):
         (lambda: model("llava").model, UnsupportedForm, "does not consist of"),
     ],
 )
-def test_models_that_take_no_plugins(build, error, message):
+def test_models_without_support_for_plugins_are_refused(build, error, message):
     with pytest.raises(error, match=message):
         qkedit.attach(build(), SCR())
 
@@ -240,8 +240,8 @@ def test_a_compiled_model_is_refused():
         ),
     ],
 )
-def test_layers_compiled_one_by_one(backend):
-    """Compile before and by an unedited request: later requests must still be edited."""
+def test_layers_compiled_separately_are_edited(backend):
+    """Compile before attaching and by an unedited request: later requests must still be edited."""
     given, tiny = one(), fresh("llava")
     with torch.no_grad():
         with qkedit.attach(tiny, SCR()):
@@ -258,7 +258,7 @@ def test_layers_compiled_one_by_one(backend):
 
 
 @pytest.mark.parametrize("family", ["llava", "chameleon"])
-def test_the_part_that_merges_images_is_edited_when_it_is_called_by_itself(family):
+def test_calling_the_inner_model_directly_is_edited(family):
     tiny, given = model(family), one(family)
     with torch.no_grad(), qkedit.attach(tiny, SCR()) as attached:
         whole = tiny(**given.inputs, output_hidden_states=True).hidden_states[-1]
@@ -267,7 +267,7 @@ def test_the_part_that_merges_images_is_edited_when_it_is_called_by_itself(famil
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
-def test_steps_without_images_compile_as_one_graph_and_once():
+def test_steps_without_images_compile_once_as_one_graph():
     tiny = model("llava")
     text = {"input_ids": torch.tensor([[1, 50, 60, 70]]), "use_cache": False}
     with torch.no_grad(), qkedit.attach(tiny, SCR()):
@@ -280,7 +280,7 @@ def test_steps_without_images_compile_as_one_graph_and_once():
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
-def test_a_model_compiled_after_attaching_is_edited_all_the_same():
+def test_a_model_compiled_after_attaching_is_edited():
     tiny, given = model("llava"), one()
     expected = generated("llava", given.inputs, SCR())
     with qkedit.attach(tiny, SCR()) as attached, torch.no_grad():
@@ -304,8 +304,8 @@ def dispatched(tiny, folder):
 
 
 @pytest.mark.parametrize("spread_over", [offloaded_whole, dispatched])
-def test_a_model_spread_over_devices(spread_over, tmp_path):
-    """Weights that accelerate loads from disk pass through the same hooks as a second device."""
+def test_a_model_spread_over_devices_is_edited(spread_over, tmp_path):
+    """Weights that accelerate loads from disk use the same hooks as a second device."""
     given = one("qwen2-vl")
     plugins = SCR(), DSCR(depth=depth_maps(1))
     expected = generated("qwen2-vl", given.inputs, *plugins)

@@ -32,7 +32,7 @@ def record(family, inputs, readings, implementation="sdpa"):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-def test_recorded_attention_is_eager_attention(family, implementation):
+def test_recorded_attention_equals_eager_attention(family, implementation):
     given = request(family, two_prompts(family))
     length = given.ids.shape[1]
     readings = [
@@ -50,7 +50,7 @@ def test_recorded_attention_is_eager_attention(family, implementation):
     assert set(recorder.scores) == set(LAYERS)
 
 
-def test_recording_leaves_the_run_and_the_model_as_they_were():
+def test_recording_does_not_change_the_run_or_the_model():
     given = request("gemma3", two_prompts("gemma3"))
     tiny = model("gemma3")
     configs = [module.config._attn_implementation for module in tiny.modules() if hasattr(module, "config")]
@@ -64,8 +64,8 @@ def test_recording_leaves_the_run_and_the_model_as_they_were():
     assert tiny.get_decoder().config._attn_implementation == "sdpa"
 
 
-def test_attention_that_looks_itself_up_by_name_finds_its_name():
-    """Flash attention gets the module, whose config must name the configured implementation."""
+def test_the_config_names_the_original_attention_while_recording():
+    """Flash attention receives the module, whose config must name the configured implementation."""
     seen = set()
 
     def by_name(module, *args, **kwargs):
@@ -95,8 +95,8 @@ def test_rows_are_computed_in_blocks(monkeypatch):
         torch.testing.assert_close(whole.scores[layer][0], blocks.scores[layer][0], atol=1e-7, rtol=1e-6)
 
 
-def test_masks_of_flash_attention():
-    """Flash attention gets only padding (or nothing) and a window; its kernel is causal."""
+def test_masks_of_flash_attention_are_understood():
+    """Flash attention receives at most a padding mask and a window; its kernel is causal."""
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 4, 9, 8, generator=generator), torch.randn(2, 2, 9, 8, generator=generator)
     padding = torch.ones(2, 9, dtype=torch.long)

@@ -1,6 +1,6 @@
-"""Test plug-ins with attention that takes no complete masks, like flash and flex attention.
+"""Test plug-ins with attention that has no complete masks, like flash and flex attention.
 
-Neither kernel runs on every machine, so stand-ins with the same way of being called do the same computation.
+These kernels do not run on every machine, so replacements with the same signature do the same computation.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ FLASH, FLEX = "kernels-community/flash-stand-in", "flex_stand_in"
 
 
 def flash(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
-    """Compute every prompt by itself without padding: causal, and in the layer's window if it has one."""
-    assert module.config._attn_implementation == FLASH  # by which the real one finds its kernel
+    """Compute each prompt separately without padding: causal, and within the layer's window if it has one."""
+    assert module.config._attn_implementation == FLASH  # the real one finds its kernel by it
     assert mask is None or mask.ndim == 2
     output = torch.zeros_like(query)
     for row in range(query.shape[0]):
@@ -65,7 +65,7 @@ def flex(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: BlockMask
 def dense(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scaling: float) -> Tensor:
     key, value = (states.repeat_interleave(query.shape[-3] // states.shape[-3], dim=-3) for states in (key, value))
     logits = (query @ key.mT * scaling).masked_fill(~visible, -torch.inf)
-    # A token of padding sees nothing, and nothing looks at what becomes of it.
+    # A padding token attends to no column, and its output is not used.
     return logits.softmax(dim=-1).nan_to_num() @ value
 
 
@@ -110,8 +110,8 @@ def plugins(given: tiny_requests.Request) -> dict[str, Any]:
 @pytest.mark.usefixtures("stand_ins")
 @pytest.mark.parametrize("kind", [FLASH, FLEX])
 @pytest.mark.parametrize("family", ["qwen2-vl", "qwen3-vl", "llava", "mistral3", "internvl", "chameleon"])
-def test_any_attention_gives_the_same_answer(family: str, kind: str) -> None:
-    """In a padded batch, the recorded rows must exclude padding like the kernel."""
+def test_plugins_give_equal_answers_with_any_attention(family: str, kind: str) -> None:
+    """In a padded batch, recorded rows must exclude padding like the kernel."""
     tiny, given = tiny_requests.model.__wrapped__(family), request(family, two_prompts(family))
     usual, decoder = tiny.config._attn_implementation, tiny.get_decoder()
 
@@ -141,11 +141,11 @@ def test_any_attention_gives_the_same_answer(family: str, kind: str) -> None:
         ("qwen2-vl", FLASH, {}),
         ("qwen2-vl", FLEX, {}),
         ("mistral3", FLASH, {"sliding_window": 8}),
-        ("gemma3", FLEX, {}),  # with an image whose tokens see one another, which flash attention cannot do
+        ("gemma3", FLEX, {}),  # tokens of an image attend to each other, which flash attention does not support
     ],
 )
-def test_attention_is_watched_under_any_attention(family: str, kind: str, text: dict[str, Any]) -> None:
-    """Test sliding windows too, before and after the cache has dropped columns."""
+def test_shares_are_measured_with_any_attention(family: str, kind: str, text: dict[str, Any]) -> None:
+    """Cover sliding windows, before and after the cache has dropped columns."""
     tiny, given = tiny_requests.model.__wrapped__(family, **text), request(family, two_prompts(family))
     shares = []
     for implementation in ("sdpa", kind):
@@ -157,8 +157,8 @@ def test_attention_is_watched_under_any_attention(family: str, kind: str, text: 
 
 
 @pytest.mark.usefixtures("stand_ins")
-def test_masks_made_ahead_for_flex_attention_are_not_cut() -> None:
-    """Gemma 3 makes its masks before its decoder runs; a pass over the whole prompt uses them unchanged."""
+def test_precomputed_masks_of_flex_attention_are_not_cut() -> None:
+    """Gemma 3 makes its masks before its decoder runs; a run over the whole prompt uses them unchanged."""
     tiny, given = tiny_requests.model.__wrapped__("gemma3"), request("gemma3", two_prompts("gemma3"))
     with torch.no_grad():
         with qkedit.attach(tiny, SCR()):

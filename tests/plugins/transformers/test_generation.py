@@ -1,4 +1,4 @@
-"""Test that plug-ins act only in the prefill, whichever code runs the model."""
+"""Test that plug-ins act only in the prefill, for any code that runs the model."""
 
 import json
 import threading
@@ -28,8 +28,8 @@ def test_a_factor_of_one_changes_no_bit(family):
 
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "llava", "gemma3", "chameleon"])
-def test_answers_are_read_over_the_edited_prompt(family):
-    """Every step equals the formulas over prompt and answer so far, without a cache."""
+def test_every_step_reads_the_edited_prompt(family):
+    """Compare each step with the formulas over prompt and answer so far, without a cache."""
     prompt = two_prompts(family)[1]
     alone, pairs, _, _ = expected(family, prompt)
     steps = generated(family, alone.inputs, SCR(**SETTINGS))
@@ -61,8 +61,8 @@ def test_answers_are_read_over_the_edited_prompt(family):
     ],
     ids=json.dumps,
 )
-def test_every_way_to_generate_is_edited_alike(family, settings):
-    """The first step's logits equal those of the edited forward pass, for every beam and answer."""
+def test_the_first_logits_are_equal_for_every_way_to_generate(family, settings):
+    """Compare with the edited forward pass, for every beam and answer."""
     given = request(family, two_prompts(family))
     with torch.no_grad(), qkedit.attach(model(family), SCR()):
         forward = model(family)(**given.inputs).logits[:, -1]
@@ -73,7 +73,7 @@ def test_every_way_to_generate_is_edited_alike(family, settings):
     assert (first - plain.repeat_interleave(repeats, dim=0)).abs().max() > 1e-3
 
 
-def test_streaming():
+def test_streamed_tokens_equal_the_answer():
     class Tokens(BaseStreamer):
         def __init__(self):
             self.seen = []
@@ -93,8 +93,8 @@ def test_streaming():
 
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "glm4v", "llava"])
-def test_a_second_request_in_between_changes_neither(family):
-    """Models with three-axis rotary positions keep a number of the latest prompt on the module."""
+def test_a_request_during_another_changes_neither(family):
+    """Models with multimodal rotary positions store a number of the latest prompt on the module."""
     prompts = two_prompts(family)
     first, second = (request(family, [prompt]) for prompt in prompts)
     plugins = SCR(), Probe(refine="end")
@@ -115,8 +115,8 @@ def test_a_second_request_in_between_changes_neither(family):
     assert torch.equal(between[0], alone[1])
 
 
-def test_threads():
-    """Two threads generate at once, and each request equals a single one."""
+def test_requests_of_two_threads_equal_single_requests():
+    """Generate in two threads at once."""
     family = "qwen2.5-vl"
     given = [request(family, [prompt]) for prompt in two_prompts(family)]
     text = {"input_ids": torch.tensor([[1, 50, 60, 70]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
@@ -141,7 +141,7 @@ def test_threads():
     assert len(attached.report()) == 8
 
 
-def test_guessed_tokens_are_refused():
+def test_speculative_decoding_is_refused():
     given = request("llava", two_prompts("llava")[:1])
     with qkedit.attach(model("llava"), SCR()):
         with pytest.raises(UsageError, match="without an assistant"):
@@ -162,7 +162,7 @@ def test_generating_without_a_cache_is_refused():
         model("llava").generate(**given.inputs, use_cache=False, max_new_tokens=3)
 
 
-def test_prompts_with_and_without_images_in_one_batch():
+def test_a_batch_may_have_prompts_without_images():
     prompts = [Prompt((2, (5, 6), 4), seed=1), Prompt((12,), seed=2)]
     plugins = SCR(), Probe(refine="image")
     both = generated("qwen2-vl", request("qwen2-vl", prompts).inputs, *plugins)
@@ -171,8 +171,8 @@ def test_prompts_with_and_without_images_in_one_batch():
     assert [call[1] for call in plugins[1].calls if call[0] == "cache"] == [(0,), (0,)]
 
 
-def test_an_image_of_another_dtype():
-    """In half precision, states are changed in float32 and cast back, so that a factor of one is exact."""
+def test_states_in_half_precision_are_scaled_in_float32():
+    """A factor of one changes no bit."""
     tiny = model.__wrapped__("qwen2-vl").to(torch.bfloat16)
     given = request("qwen2-vl", two_prompts("qwen2-vl"))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Test that a prefill that is split to edit the cache computes the same as a whole one."""
+"""Test that a prefill that is split to edit the cache equals one that is not split."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from tests.plugins.probes import Probe
 from tests.plugins.tiny_requests import ALL, Prompt, model, request, two_prompts
 
 GREEDY = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-# Prompts read in both directions cannot be cut behind the image.
+# Prompts with bidirectional attention cannot be split after the image.
 CAUSAL = tuple(family for family in ALL if family != "paligemma")
 
 
@@ -23,13 +23,13 @@ def generated(family, inputs, *plugins, **settings):
 
 
 def assert_same(found, expected):
-    """Check equality within float32's noise, relative to the size of the logits."""
+    """Check equality within the rounding of float32, relative to the size of the logits."""
     scale = max(1.0, float(expected[expected > torch.finfo(expected.dtype).min].abs().max()))
     torch.testing.assert_close(found, expected, atol=1e-5 * scale, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_the_last_token_run_apart_changes_nothing(family):
+def test_running_the_last_token_separately_has_no_effect(family):
     given = request(family, two_prompts(family))
     probe = Probe(refine="end")
     found = generated(family, given.inputs, probe)
@@ -40,10 +40,10 @@ def test_the_last_token_run_apart_changes_nothing(family):
 
 
 @pytest.mark.parametrize("family", CAUSAL)
-def test_the_question_run_apart_changes_nothing(family):
-    """Each prompt is split after its own last image, wherever that is in the batch."""
+def test_running_the_question_separately_has_no_effect(family):
+    """Each prompt is split after its own last image, at any position in the batch."""
     prompts = two_prompts(family)
-    # An image of Gemma 3 is read in both directions, so that the cut behind another prompt's image must not meet it.
+    # Images of Gemma 3 have bidirectional attention, so the split after another prompt's image must not cut them.
     given = request(family, prompts[:1] if family == "gemma3" else prompts)
     probe = Probe(refine="image")
     found = generated(family, given.inputs, probe)
@@ -58,15 +58,15 @@ def test_the_question_run_apart_changes_nothing(family):
 
 @pytest.mark.parametrize("refine", ["end", "image"])
 @pytest.mark.parametrize("family", ["qwen3-vl", "gemma3", "llava"])
-def test_static_caches(family, refine):
+def test_static_caches_are_supported(family, refine):
     given = request(family, two_prompts(family)[:1])
     plain = generated(family, given.inputs)
     assert_same(generated(family, given.inputs, cache_implementation="static"), plain)
     assert_same(generated(family, given.inputs, Probe(refine=refine), cache_implementation="static"), plain)
 
 
-def test_a_sliding_window_smaller_than_the_image():
-    """Gemma 3's sliding layers keep 8 of about a hundred columns."""
+def test_a_sliding_window_may_be_smaller_than_the_image():
+    """Gemma 3's sliding layers have 8 of about a hundred columns."""
     family = "gemma3"
     given = request(family, [Prompt((2, (0, 0), 12), seed=seed) for seed in (1, 2)])
     for refine in ("end", "image"):
@@ -74,8 +74,8 @@ def test_a_sliding_window_smaller_than_the_image():
 
 
 @pytest.mark.parametrize(("family", "refine"), [("llava", "end"), ("llava", "image"), ("paligemma", "end")])
-def test_what_is_read_after_the_edit_reads_the_edited_cache(family, refine):
-    """Zeroed values of the image change the columns after the split, and none before it."""
+def test_tokens_after_the_split_read_the_edited_cache(family, refine):
+    """Zeroed values of the image change the logits after the split and none before it."""
     given = request(family, two_prompts(family))
     probe = Probe(refine=refine)
 
@@ -99,7 +99,7 @@ def test_what_is_read_after_the_edit_reads_the_edited_cache(family, refine):
         assert not changed[:first].any()
 
 
-def test_stages_are_passed_in_order():
+def test_stages_are_called_in_order():
     given = request("qwen2-vl", two_prompts("qwen2-vl")[:1])
     length = given.ids.shape[1]
     probe = Probe(refine="end", layers=(0, 2), preview=1)
@@ -116,8 +116,8 @@ def test_stages_are_passed_in_order():
     ]
 
 
-def test_edits_of_states_and_of_the_cache_meet_in_one_prefill():
-    """Halving a layer's state in both parts of a split prefill equals halving it in a whole one."""
+def test_edits_of_states_and_of_the_cache_work_in_one_prefill():
+    """Halving a layer's state in both parts of a split prefill equals halving it without a split."""
     given = request("internvl", two_prompts("internvl"))
     halve = {"layers": (1,), "change": lambda hidden: hidden / 2}
     whole = generated("internvl", given.inputs, Probe(**halve))
@@ -125,7 +125,7 @@ def test_edits_of_states_and_of_the_cache_meet_in_one_prefill():
     assert (whole - generated("internvl", given.inputs)).abs().max() > 1e-2
 
 
-def test_an_image_may_not_be_cut_under_an_edit_of_states():
+def test_splitting_an_image_with_an_edit_of_states_is_refused():
     given = request("llava", [Prompt((2, (0, 0), 2)), Prompt((2, (0, 0), 30))])
     with pytest.raises(QkeditError, match="image would be cut"):
         generated("llava", given.inputs, Probe(refine="image", layers=(0,)))
@@ -143,13 +143,13 @@ def test_an_image_may_not_be_cut_under_an_edit_of_states():
         ({"padding": "right"}, "padded on the right"),
     ],
 )
-def test_what_cannot_be_cut_is_refused(inputs, message):
+def test_prefills_that_cannot_be_split_are_refused(inputs, message):
     given = request("llava", two_prompts("llava"), padding=inputs.pop("padding", "left"))
     with qkedit.attach(model("llava"), Probe(refine="end")), pytest.raises(QkeditError, match=message):
         model("llava")(**given.inputs, **inputs)
 
 
-def test_prompts_read_in_both_directions_are_not_cut_behind_the_image():
+def test_bidirectional_prompts_are_not_split_after_the_image():
     given = request("paligemma", two_prompts("paligemma"))
     with pytest.raises(QkeditError, match="bidirectional attention"):
         generated("paligemma", given.inputs, Probe(refine="image"))

@@ -40,7 +40,7 @@ def scaled_scores(family: str, ids: list[int]) -> AbstractContextManager[None]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_padded_batch_equals_scaled_scores(family: str) -> None:
     prompts, vlm = one_image_each(family), model(family)
-    if family == "gemma3":  # an image that is read in both directions cannot be cut where another one ends
+    if family == "gemma3":  # an image with bidirectional attention cannot be split at the end of another one
         with qkedit.attach(vlm, VAF()), pytest.raises(UsageError, match="one by one"):
             generated(family, request(family, prompts).inputs)
         prompts = prompts[:1]
@@ -64,8 +64,8 @@ def test_a_padded_batch_equals_scaled_scores(family: str) -> None:
     assert torch.equal(generated(family, together)[0], plain)
 
 
-def test_beams_are_those_of_scaled_scores() -> None:
-    """Without a cache, every beam is computed from the whole text by explicit attention."""
+def test_beams_equal_those_of_scaled_scores() -> None:
+    """The reference computes each beam from the whole text by explicit attention."""
     given = request("llava", one_image_each("llava")[:1]).inputs
     with scaled_scores("llava", given["input_ids"][0].tolist()):
         expected, _ = generated("llava", given, num_beams=3, use_cache=False)
@@ -80,12 +80,12 @@ def test_factors_of_one_change_nothing() -> None:
     _, own = generated("llava", given)
     with qkedit.attach(model("llava"), VAF(image=1.0, before=1.0)):
         _, logits = generated("llava", given)
-    # The prompt runs in two parts, so that sums are rounded otherwise.
+    # The prompt runs in two parts, so rounding differs.
     for one, other in zip(own, logits, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-def test_default_layers_and_capped_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_layers_are_chosen_and_capped_scores_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     modules = vlm_modules(model("llava"))
     assert VAF().bind(modules).layers == (1, 2)
     monkeypatch.setattr(modules.text_config, "attn_logit_softcapping", 50.0, raising=False)
@@ -94,6 +94,6 @@ def test_default_layers_and_capped_scores(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("settings", [{"image": 0.0}, {"before": float("nan")}, {"layers": "x"}])
-def test_wrong_settings(settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="vaf"):
         VAF(**settings)

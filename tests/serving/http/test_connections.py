@@ -41,7 +41,7 @@ def run(
     connections: Connections,
     body: bytes = b"ok",
 ) -> None:
-    """Serve an application that answers when it is allowed to."""
+    """Serve an application that answers on a signal of the test."""
 
     length = str(len(body)).encode()
 
@@ -76,7 +76,7 @@ def run(
     asyncio.run(asyncio.wait_for(served(), 20))
 
 
-def test_headers_that_never_end() -> None:
+def test_endless_headers_time_out() -> None:
     async def case(connect: Callable[[], Awaitable[Client]], may_answer: asyncio.Event) -> None:
         half, silent = await connect(), await connect()
 
@@ -94,7 +94,7 @@ def test_headers_that_never_end() -> None:
     run(case, Connections(10, 0.1, 600))
 
 
-def test_the_deadline_is_that_of_every_request_and_of_no_answer() -> None:
+def test_the_deadline_applies_to_each_request_and_not_to_answers() -> None:
     async def case(connect: Callable[[], Awaitable[Client]], may_answer: asyncio.Event) -> None:
         second, slow = await connect(), await connect()
         second.writer.write(WHOLE)
@@ -118,8 +118,8 @@ def test_the_deadline_is_that_of_every_request_and_of_no_answer() -> None:
 
 
 @pytest.mark.parametrize("seconds", [600, 0.1])
-def test_an_answer_that_nobody_reads(seconds: float) -> None:
-    """It is larger than what the system holds of it; where requests end, the connection's own end waits for it too."""
+def test_an_unread_answer_times_out(seconds: float) -> None:
+    """The answer exceeds the system's buffers; the end of the connection waits for it too."""
 
     async def case(connect: Callable[[], Awaitable[Client]], may_answer: asyncio.Event) -> None:
         deaf = await connect()
@@ -133,7 +133,7 @@ def test_an_answer_that_nobody_reads(seconds: float) -> None:
     run(case, connections, bytes(32 << 20))
 
 
-def test_an_answer_that_is_read_slowly_is_whole() -> None:
+def test_a_slowly_read_answer_is_complete() -> None:
     async def case(connect: Callable[[], Awaitable[Client]], may_answer: asyncio.Event) -> None:
         slow = await connect()
         slow.writer.write(WHOLE)
@@ -147,7 +147,9 @@ def test_an_answer_that_is_read_slowly_is_whole() -> None:
 
 @pytest.mark.parametrize("answering", [False, True], ids=["before the answer", "during the answer"])
 @pytest.mark.parametrize("together", [True, False], ids=["in one piece", "later"])
-def test_a_request_that_goes_on_as_no_http(together: bool, answering: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_with_an_invalid_body_closes_the_connection(
+    together: bool, answering: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """The connection is closed, with a status of 400 at most, and the log has no traceback."""
     head = b"GET / HTTP/1.1\r\nHost: it\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -173,17 +175,17 @@ def test_a_request_that_goes_on_as_no_http(together: bool, answering: bool, capl
         assert await asyncio.wait_for(new.reader.readuntil(b"\r\n\r\n"), 5)
 
     connections = Connections(10, 600, 600)
-    # Larger than what the system holds of it, so that it is still being sent when the rest of the request comes.
+    # Larger than the system's buffers, so that it is still being sent when the rest of the request arrives.
     run(case, connections, bytes(32 << 20) if answering else b"ok")
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_one_connection_more_than_there_may_be(caplog: pytest.LogCaptureFixture) -> None:
+def test_too_many_connections_close_the_longest_waiting_one(caplog: pytest.LogCaptureFixture) -> None:
     async def case(connect: Callable[[], Awaitable[Client]], may_answer: asyncio.Event) -> None:
         half = [await connect() for _ in range(3)]
         for client in half:
             client.writer.write(HALF)
-        # Served at once, in the place of the one that has waited longest.
+        # Served at once; the connection that has waited longest is closed.
         for client in half[:2]:
             new = await connect()
             new.writer.write(WHOLE)
@@ -196,7 +198,7 @@ def test_one_connection_more_than_there_may_be(caplog: pytest.LogCaptureFixture)
     assert caplog.text.count("more than 3 connections were opened") == 2
 
 
-def test_answers_under_way_are_never_cut_for_a_new_connection() -> None:
+def test_answers_in_progress_are_not_cut_for_a_new_connection() -> None:
     async def case(connect: Callable[[], Awaitable[Client]], may_answer: asyncio.Event) -> None:
         may_answer.clear()
         busy = [await connect() for _ in range(2)]
@@ -216,7 +218,9 @@ def test_answers_under_way_are_never_cut_for_a_new_connection() -> None:
     ("soft", "hard", "raised", "most"),
     [(1024, 4096, 1024, 256), (256, 4096, 256 + 256, 256), (256, 400, 400, 144), (256, 256, 256, 16)],
 )
-def test_connections_and_files(monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, raised: int, most: int) -> None:
+def test_the_number_of_connections_follows_the_limit_of_files(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, raised: int, most: int
+) -> None:
     import resource
 
     limit = [(soft, hard)]
@@ -227,7 +231,7 @@ def test_connections_and_files(monkeypatch: pytest.MonkeyPatch, soft: int, hard:
     assert BACKLOG < 256
 
 
-def test_each_kind_of_warning_once_a_minute() -> None:
+def test_each_kind_of_warning_is_logged_once_a_minute() -> None:
     time = [0.0]
     seldom = SeldomWarnings(lambda: time[0])
     stream = io.StringIO()
@@ -251,7 +255,7 @@ def test_each_kind_of_warning_once_a_minute() -> None:
 
 
 @pytest.mark.parametrize("requests", [True, False])
-def test_what_is_logged(requests: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_and_resource_errors_are_logged(requests: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     before = {
         name: (logging.getLogger(name).handlers[:], logging.getLogger(name).level) for name in ("uvicorn", "asyncio")

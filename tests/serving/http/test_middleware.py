@@ -60,7 +60,7 @@ class Case:
     async def ask(
         self, *messages: Message, method: str = "POST", path: str = CHAT, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[bytes, bytes], bytes]:
-        """Send a request, then nothing; return status, headers and body of the answer."""
+        """Send a request, and return status, headers and body of the answer."""
         arriving: asyncio.Queue[Message] = asyncio.Queue()
         for message in messages:
             arriving.put_nowait(message)
@@ -93,7 +93,7 @@ def run(case: Any) -> Any:
     return asyncio.run(asyncio.wait_for(case, 20))
 
 
-def test_a_body_in_pieces_arrives_whole() -> None:
+def test_a_body_in_pieces_is_joined() -> None:
     async def case() -> None:
         it = Case(body=6)
         assert await it.ask(body(b"abc", more=True), body(b"def")) == (200, {}, b"answer")
@@ -110,11 +110,11 @@ def test_a_body_in_pieces_arrives_whole() -> None:
     [
         ({}, [body(b"abcdefg")]),
         ({"content-length": "7"}, [body(b"abc", more=True), body(b"defg")]),
-        ({}, [body(b"abcd", more=True)] * 7),  # never ends: not read beyond four times what is allowed
-        ({"Content-Length": "25"}, []),  # and if it says so, not at all
+        ({}, [body(b"abcd", more=True)] * 7),  # endless: read up to four times the limit
+        ({"Content-Length": "25"}, []),  # not read at all if its header names the length
     ],
 )
-def test_a_body_that_is_too_long(headers: dict[str, str], messages: list[Message]) -> None:
+def test_a_too_long_body_is_refused(headers: dict[str, str], messages: list[Message]) -> None:
     async def case() -> None:
         it = Case(body=6)
         status, answered, content = await it.ask(*messages, headers=headers)
@@ -125,7 +125,7 @@ def test_a_body_that_is_too_long(headers: dict[str, str], messages: list[Message
     run(case())
 
 
-def test_a_body_that_does_not_come() -> None:
+def test_a_missing_body_times_out() -> None:
     async def case() -> None:
         it = Case(seconds=0.05)
         status, _, content = await it.ask(body(b"abc", more=True))
@@ -138,7 +138,7 @@ def test_a_body_that_does_not_come() -> None:
     run(case())
 
 
-def test_who_knows_the_key() -> None:
+def test_requests_need_the_key() -> None:
     async def case() -> None:
         it = Case(api_key="clé")
         for header, expected in {
@@ -161,7 +161,7 @@ def test_who_knows_the_key() -> None:
     run(case())
 
 
-def test_no_more_than_so_many_at_a_time() -> None:
+def test_too_many_waiting_requests_are_refused() -> None:
     async def case() -> None:
         it = Case(waiting=2)
         it.application.may_answer.clear()
@@ -191,10 +191,10 @@ def test_no_more_than_so_many_at_a_time() -> None:
         (None, [(b"ans", True), (b"wer", False)]),
     ],
 )
-def test_a_place_is_free_before_the_client_has_its_answer(
+def test_a_request_is_finished_before_its_answer_is_complete(
     length: bytes | None, bodies: list[tuple[bytes, bool]]
 ) -> None:
-    """A client that sends its next request at once must not be refused because of its last one."""
+    """A client that sends its next request at once must not be refused because of the last one."""
     headers = [] if length is None else [(b"content-length", length)]
 
     async def application(scope: Any, receive: Receive, send: Send) -> None:
@@ -225,7 +225,7 @@ def test_a_place_is_free_before_the_client_has_its_answer(
     run(case())
 
 
-def test_a_name_that_was_made_to_lead_here() -> None:
+def test_foreign_host_names_and_origins_are_refused() -> None:
     async def case() -> None:
         it = Case(names=LOCAL_NAMES)
         for host, expected in {
@@ -245,23 +245,23 @@ def test_a_name_that_was_made_to_lead_here() -> None:
                 status, _, content = await it.ask(body(b"a"), method=method, path=path, headers={"Host": host})
                 assert status == expected, host
                 assert status == 200 or "does not have the name" in sentence(content)
-        assert (await it.ask(body(b"a")))[0] == 200  # no browser leaves it out
+        assert (await it.ask(body(b"a")))[0] == 200  # browsers always send it
         assert (await Case().ask(body(b"a"), headers={"Host": "evil.example"}))[0] == 200
 
     run(case())
 
 
-def test_a_client_that_hangs_up_is_noticed_while_the_answer_is_made() -> None:
+def test_a_disconnect_is_noticed_while_the_answer_is_made() -> None:
     async def case() -> None:
         it = Case()
         it.application.may_answer.clear()
-        assert (await it.ask(body(b"a"), DISCONNECT))[0] == 200  # the application decides what to do about it
+        assert (await it.ask(body(b"a"), DISCONNECT))[0] == 200  # the application decides how to react
         assert it.application.left == [True]
 
     run(case())
 
 
-def test_paths_that_anybody_can_make_up_are_counted_as_one() -> None:
+def test_unknown_paths_are_counted_together() -> None:
     async def case() -> None:
         it = Case()
         for path in ("/a", "/b"):

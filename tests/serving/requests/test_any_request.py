@@ -1,4 +1,4 @@
-"""Test the whole server in this process with unusual requests: an answer, or a refusal in one sentence."""
+"""Test the whole server in this process with unusual requests: an answer or a one-sentence error."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def client(local: LoadedModel) -> Iterator[TestClient]:
 
 
 def answered(client: TestClient, body: bytes | dict[str, Any]) -> tuple[int, Any]:
-    """Return the status, and the document or the stream's last event but one."""
+    """Return the status, and the document or the last but one event of the stream."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = client.post(CHAT, content=content, headers={"content-type": "application/json"})
     if answer.headers["content-type"].startswith("text/event-stream"):
@@ -113,7 +113,7 @@ CHANGES = st.lists(
         )
     ]
 )
-def test_whatever_a_field_holds(client: TestClient, changes: list[tuple[str, Any]]) -> None:
+def test_any_field_is_accepted_or_refused_in_one_sentence(client: TestClient, changes: list[tuple[str, Any]]) -> None:
     status, document = answered(client, {**BODY, **dict(changes)})
     assert status < 500
     if "error" in document:
@@ -126,7 +126,7 @@ def test_whatever_a_field_holds(client: TestClient, changes: list[tuple[str, Any
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
-def test_whatever_bytes_a_body_is(client: TestClient, data: st.DataObject) -> None:
+def test_any_body_is_accepted_or_refused(client: TestClient, data: st.DataObject) -> None:
     body = bytearray(json.dumps({**BODY, "messages": question("what is it")}).encode())
     for _ in range(data.draw(st.integers(1, 3))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
@@ -136,19 +136,19 @@ def test_whatever_bytes_a_body_is(client: TestClient, data: st.DataObject) -> No
 @pytest.mark.parametrize(
     "body", [b"[" * 100_000, b'{"a":' * 100_000, b'{"seed": ' + b"9" * 5000 + b"}", b"\xff\xfe", b"[]"]
 )
-def test_bodies_that_parsers_choke_on(client: TestClient, body: bytes) -> None:
+def test_bodies_that_overflow_parsers_are_refused(client: TestClient, body: bytes) -> None:
     status, document = answered(client, body)
     assert (status, document["error"]["type"]) == (400, "invalid_request_error")
 
 
-def test_it_answers(client: TestClient) -> None:
-    """Check that a valid request succeeds; otherwise the tests above would show nothing."""
+def test_a_valid_request_is_answered(client: TestClient) -> None:
+    """Otherwise the tests above would be meaningless."""
     status, document = answered(client, BODY)
     assert (status, document["usage"]["completion_tokens"]) == (200, 2)
     assert answered(client, {**BODY, "stream": True})[1]["usage"]["completion_tokens"] == 2
 
 
-def test_the_image_that_a_processor_does_not_take_is_named(
+def test_an_image_refused_by_the_processor_is_named(
     client: TestClient, local: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = local.processor.image_processor
@@ -168,7 +168,7 @@ def test_the_image_that_a_processor_does_not_take_is_named(
 
 
 @pytest.mark.parametrize("stage", ["template", "processor", "decoding", "parsing"])
-def test_a_failing_request_keeps_no_image_alive(
+def test_a_failing_request_frees_its_images(
     client: TestClient, local: LoadedModel, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     """Memory must be freed without the garbage collector, which may not run for a long time."""
@@ -193,7 +193,7 @@ def test_a_failing_request_keeps_no_image_alive(
     )
     body = {**BODY, "messages": [{"role": "user", "content": broken}]}
     if stage == "parsing":
-        body["max_tokens"] = 10**6  # known to be too many once the images are read
+        body["max_tokens"] = 10**6  # too many tokens, as is known after the images are read
     gc.collect()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Test the parser of request bodies: accepted fields, and the words of refusals."""
+"""Test the parser of request bodies: accepted fields and the sentences of errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def parsed(body: dict[str, Any]) -> ChatRequest:
     return parse_chat_request(body, model="it", plugins=("scr", "dscr"), images=2, placeholders=("<image>",))
 
 
-def test_a_request_with_everything() -> None:
+def test_a_request_with_all_fields_is_parsed() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA", "detail": "low"}}
     body = {
         "model": "it",
@@ -62,7 +62,7 @@ def test_a_request_with_everything() -> None:
     )
 
 
-def test_what_is_left_out() -> None:
+def test_missing_fields_have_defaults() -> None:
     assert parsed({"messages": HELLO}) == ChatRequest(
         (Message("user", ("hello",)),), Decoding(), stream=False, plugins=("scr", "dscr")
     )
@@ -139,7 +139,7 @@ def test_what_is_left_out() -> None:
         ({"qkedit": {"plugins": ["scr", "scr"]}}, "qkedit.plugins", "named twice"),
     ],
 )
-def test_what_is_refused(wrong: dict[str, Any], where: str, words: str) -> None:
+def test_invalid_fields_are_refused(wrong: dict[str, Any], where: str, words: str) -> None:
     with pytest.raises(RequestError) as caught:
         parsed({"model": "it", "messages": HELLO, **wrong})
     assert caught.value.where == where
@@ -153,7 +153,7 @@ def test_what_is_refused(wrong: dict[str, Any], where: str, words: str) -> None:
 @pytest.mark.parametrize(
     "field", ["model", "user", "x", "stop", "messages", "seed", "qkedit", "metadata", "response_format"]
 )
-def test_half_a_character_anywhere(field: str) -> None:
+def test_half_a_surrogate_pair_is_refused_anywhere(field: str) -> None:
     """JSON can encode half a surrogate pair; an answer that quotes it could not be sent."""
     for value in ("a\ud83d", ["\udc00"], {"\ud800": 1}, [{"a": [["\ud800b"]]}], [{"role": "\udfff"}]):
         with pytest.raises(RequestError, match=r"a text holds half a character \(U\+D[8-F]") as caught:
@@ -184,7 +184,7 @@ def test_every_field_of_openais_is_known() -> None:
     assert parsed({"messages": HELLO, **unchanged}) == parsed({"messages": HELLO})
 
 
-def test_errors_quote_no_more_than_a_line() -> None:
+def test_long_values_are_abbreviated_in_errors() -> None:
     long = "x" * 1_000_000
     plugins = {"plugins": [long]}
     for wrong in ({long: 1}, {"model": long}, {"messages": [{"role": long}]}, {"qkedit": plugins}):
@@ -193,7 +193,7 @@ def test_errors_quote_no_more_than_a_line() -> None:
         assert len(str(caught.value)) < 300
 
 
-def test_temperatures_next_to_zero_are_greedy() -> None:
+def test_tiny_temperatures_are_greedy() -> None:
     from transformers import GenerationConfig
 
     own = GenerationConfig(do_sample=True, temperature=0.7, top_p=0.9, top_k=5)
@@ -203,7 +203,7 @@ def test_temperatures_next_to_zero_are_greedy() -> None:
     made = generation_config(own, Decoding(temperature=1e-5), 4)
     assert (made.do_sample, made.temperature, made.top_p, made.top_k) == (True, 1e-5, 0.9, 5)
     assert generation_config(own, Decoding(), 4).temperature == 0.7
-    # A model that was published with a temperature of 0 says that it is greedy.
+    # A model with a published temperature of 0 is greedy.
     own.temperature = 0.0
     assert not generation_config(own, Decoding(top_p=0.5), 4).do_sample
     assert not generation_config(own, Decoding(), 4).do_sample
@@ -228,14 +228,14 @@ MESSAGES = st.lists(
 
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(FIELDS, JSON), MESSAGES)
-def test_any_json_is_read_or_refused(body: dict[str, Any], messages: list[Any]) -> None:
+def test_any_json_is_parsed_or_refused(body: dict[str, Any], messages: list[Any]) -> None:
     """No request body causes another kind of error."""
     for given_body in (body, {**body, "messages": messages}):
         with suppress(RequestError):
             assert parsed(json.loads(json.dumps(given_body))).messages
 
 
-def test_what_fits_the_context() -> None:
+def test_the_answer_must_fit_the_context() -> None:
     assert check_length(10, None, 100) == 90
     assert check_length(10, None, 5000) == 1024
     assert check_length(10, 90, 100) == 90

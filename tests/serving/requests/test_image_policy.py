@@ -40,7 +40,7 @@ def refused(url: str, words: str, *hosts: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "bmp", "gif", "jpeg", "webp"])
-def test_an_image_in_the_request(kind: str) -> None:
+def test_an_image_in_the_request_is_decoded(kind: str) -> None:
     content = file(picture(1), kind)
     for head in ("data:image/png;base64", f"DATA:Image/{kind};name=x.y;base64"):
         assert from_data_url(f"{head},{base64.b64encode(content).decode()}") == content
@@ -68,7 +68,7 @@ URL_SAFE = str.maketrans("+/", "-_")
         ("data:image/png;base64,", lambda text: quote(text, safe="")),
     ],
 )
-def test_data_urls_in_every_form_that_clients_write(head: str, written: Callable[[str], str]) -> None:
+def test_data_urls_of_every_form_are_decoded(head: str, written: Callable[[str], str]) -> None:
     for content in (bytes(range(256)) * 2, b"\xfb\xef\xff", b"a", b"ab", b"abc"):
         assert from_data_url(head + written(base64.b64encode(content).decode())) == content
 
@@ -86,7 +86,7 @@ def test_data_urls_in_every_form_that_clients_write(head: str, written: Callable
         ("http://169.254.169.254/latest/meta-data", "this server does not fetch images"),
     ],
 )
-def test_addresses_that_are_refused(url: str, words: str) -> None:
+def test_urls_of_other_hosts_and_schemes_are_refused(url: str, words: str) -> None:
     refused(url, words)
 
 
@@ -102,12 +102,12 @@ def test_addresses_that_are_refused(url: str, words: str) -> None:
         ("data:image/png;base64,ÄÄÄÄ", "not valid base64"),
     ],
 )
-def test_data_urls_that_are_refused(url: str, words: str) -> None:
+def test_invalid_data_urls_are_refused(url: str, words: str) -> None:
     with pytest.raises(RequestError, match=words):
         from_data_url(url)
 
 
-def test_pixels_are_counted_over_all_images_before_they_are_decoded() -> None:
+def test_pixels_of_all_images_are_counted_before_decoding() -> None:
     assert len(POLICY.decoded([file(picture(1, 100, 50)), file(picture(1, 50, 100))])) == 2
     with pytest.raises(RequestError, match=r"image 3: .* limit of 10000 pixels") as caught:
         POLICY.decoded([file(picture(1, 100, 50)), file(picture(1, 50, 90)), file(picture(1, 24, 21))])
@@ -126,9 +126,9 @@ def bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
-# The larger is one that Pillow itself refuses to look at.
+# Pillow itself refuses to open the larger one.
 @pytest.mark.parametrize("side", [104, 14_000])
-def test_bombs(side: int) -> None:
+def test_decompression_bombs_are_refused(side: int) -> None:
     content = bomb(side)
     assert len(content) < side * side / 1000 + 200
     with pytest.raises(RequestError, match="pixels"):
@@ -137,20 +137,20 @@ def test_bombs(side: int) -> None:
         assert ImagePolicy().decoded([content])[0].size == (side, side)
 
 
-def test_sides_that_a_processor_would_scale_up_to_gigabytes() -> None:
+def test_extreme_aspect_ratios_are_refused() -> None:
     with pytest.raises(RequestError, match="image 2: has 40000 × 1 pixels") as caught:
         ImagePolicy().decoded([file(picture(1)), file(Image.new("1", (40_000, 1)))])
     assert caught.value.status == 400
 
 
-def test_formats_that_browsers_do_not_show_are_refused() -> None:
+def test_formats_outside_those_of_browsers_are_refused() -> None:
     for kind in ("tiff", "ppm", "ico", "eps"):
         with pytest.raises(RequestError, match="image 1: is not an image"):
             POLICY.decoded([file(picture(1), kind)])
 
 
 class Host(BaseHTTPRequestHandler):
-    """Run a host of images, one valid and some invalid."""
+    """A host with a valid image and several invalid ones."""
 
     def do_GET(self) -> None:
         kind = self.path.partition("?")[0]
@@ -180,7 +180,7 @@ def host() -> Iterator[str]:
         server.shutdown()
 
 
-def test_images_from_a_host_that_is_allowed(host: str) -> None:
+def test_images_from_an_allowed_host_are_fetched(host: str) -> None:
     for path in ("/image", "/image?a=b%20c&d=/e", "/a%2Fb"):
         assert fetched(f"http://{host}{path}", host) == file(picture(2)) + path.encode()
     assert fetched(f"HTTP://{host}/ü?ö", host) == file(picture(2)) + b"/%C3%BC?%C3%B6"
@@ -194,7 +194,7 @@ def test_images_from_a_host_that_is_allowed(host: str) -> None:
 
 
 class Trickling(asyncio.Protocol):
-    """Send a byte of a header every few milliseconds, without an end."""
+    """A server that sends a byte of a header every few milliseconds, endlessly."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -206,8 +206,8 @@ class Trickling(asyncio.Protocol):
             asyncio.get_running_loop().call_later(0.01, self._send)
 
 
-def test_a_slow_host_holds_up_its_own_requests_alone() -> None:
-    """All images of a request share one deadline, however slowly a host sends; few requests wait at a time."""
+def test_a_slow_host_delays_only_its_own_requests() -> None:
+    """All images of a request share one deadline, and few requests wait at a time."""
 
     async def case() -> None:
         loop = asyncio.get_running_loop()
@@ -241,7 +241,7 @@ def test_images_of_one_request_share_the_limit_of_a_body(host: str) -> None:
         assert caught.value.status == 413
 
 
-def test_other_hosts_and_what_looks_like_a_host(host: str) -> None:
+def test_hosts_must_match_exactly(host: str) -> None:
     port = host.partition(":")[2]
     allowed = (host, "images.invalid")
     for url in (
@@ -256,5 +256,5 @@ def test_other_hosts_and_what_looks_like_a_host(host: str) -> None:
         "http:///image",
     ):
         refused(url, "images are not fetched from|is not a URL", *allowed)
-    refused("https://images.invalid/image", "cannot be fetched", *allowed)  # allowed, and not there
-    refused(f"https://{host}/image", "cannot be fetched", *allowed)  # speaks no TLS
+    refused("https://images.invalid/image", "cannot be fetched", *allowed)  # allowed but unreachable
+    refused(f"https://{host}/image", "cannot be fetched", *allowed)  # without TLS
