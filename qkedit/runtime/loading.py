@@ -132,7 +132,7 @@ def load(
         raise QkeditError(
             f"transformers cannot load it ({first_sentence(error)})",
             where=model,
-            remedy="name a vision-language model with its processor's files",
+            remedy="name a vision-language model with its processor's files, such as preprocessor_config.json",
         ) from error
     check_generation_settings(loaded.generation_config, model)
     return LoadedModel(model, loaded.eval(), processor, jinja)
