@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qkedit.evaluation.runs.arms import FinishedArms
     from qkedit.evaluation.runs.evaluate import Finished
     from qkedit.evaluation.statistics.comparison import RunComparison
+    from qkedit.plugins.requested import Plugins
 
 
 def score(
@@ -66,7 +67,7 @@ def evaluate(
     splits: Sequence[str] = (),
     rule: str | None = None,
     also: Sequence[str] = (),
-    plugins: Sequence[str] = (),
+    plugins: Plugins = (),
     edits: Sequence[str | Path] = (),
     revision: str | None = None,
     device: str = "cpu",
@@ -89,8 +90,9 @@ def evaluate(
         out: the directory of the run.
         splits: the splits to run; by default all in `data`.
         rule, also: as for `score`.
-        plugins: plug-ins in the form of `--plugin`, such as `scr` or `dscr:blend=0.5`; by default none, even if some
-            are attached to the model's directory.
+        plugins: plug-ins, by text in the form of `--plugin` such as `"dscr:blend=0.5"`, or such as `qkedit.SCR()`; by
+            default none, even if some are attached to the model's directory. For those named by text, settings that
+            were published for the model are the defaults.
         edits: directories of edits of the model (deltas, adapters, full outputs), applied to the loaded weights.
         revision: branch, tag or commit of a model on the hub.
         device: the device to run on, by its PyTorch name.
@@ -110,10 +112,10 @@ def evaluate(
     from qkedit.evaluation.runs.evaluate import evaluate as run
     from qkedit.evaluation.runs.local_model import LocalModel
     from qkedit.evaluation.runs.tasks import tasks_of
-    from qkedit.plugins.settings import parse_plugins
+    from qkedit.plugins.requested import requested_settings
     from qkedit.runtime.load_options import Placement
 
-    chosen = parse_plugins(list(plugins)) or ()
+    chosen = requested_settings(plugins, str(model))
     placement = Placement(device_map, attn_implementation, quantization)
     places = tuple(map(str, edits))
     local = LocalModel(str(model), revision, chosen, device, dtype, batch_size, placement=placement, edits=places)
@@ -128,9 +130,9 @@ def evaluate_arms(
     data: str | Path,
     images: str | Path,
     out: str | Path,
-    plugins: Sequence[str] = (),
+    plugins: Plugins = (),
     edits: Sequence[str | Path] = (),
-    always: Sequence[str] = (),
+    always: Plugins = (),
     splits: Sequence[str] = (),
     rule: str | None = None,
     also: Sequence[str] = (),
@@ -150,7 +152,7 @@ def evaluate_arms(
     Args:
         model, benchmark, data, images: as for `evaluate`.
         out: the directory in which each arm gets a directory with its name; the model alone is `base`.
-        plugins: plug-ins in the form of `--plugin`, one arm for each; one may occur twice, with other options.
+        plugins: as for `evaluate`, one arm for each; one may occur twice, with other options.
         edits: directories of edits, one arm for each.
         always: plug-ins that act in every arm, including the base.
         splits, rule, also, batch_size, prompt, limit, overwrite, device, dtype: as for `evaluate`.
@@ -174,10 +176,10 @@ def evaluate_arms(
     from qkedit.evaluation.runs.arms import evaluate_arms as run
     from qkedit.evaluation.runs.local_model import LocalModel
     from qkedit.evaluation.runs.tasks import tasks_of
-    from qkedit.plugins.settings import parse_plugins
+    from qkedit.plugins.requested import requested_settings
     from qkedit.runtime.load_options import Placement
 
-    chosen, everywhere = (parse_plugins(list(texts), repeated=True) or () for texts in (plugins, always))
+    chosen, everywhere = (requested_settings(some, str(model), repeated=True) for some in (plugins, always))
     arms = arms_of([*map(str, edits)], chosen, everywhere)
     revision = loading.pop("revision", None)
     local = LocalModel(str(model), revision, (), device, dtype, batch_size, placement=Placement(**loading))
@@ -212,7 +214,7 @@ def drift(
     images: str | Path | Sequence[str | Path],
     *,
     base: str | Path,
-    plugins: Sequence[str] = (),
+    plugins: Plugins = (),
     edits: Sequence[str | Path] = (),
     max_new_tokens: int = 64,
     device: str = "cpu",
@@ -225,7 +227,7 @@ def drift(
         edited: the edited model; the same as `base` if only plug-ins or edits make the difference.
         images: image files, or a directory of them.
         base: the base model: a directory, a hub id, an alias or `demo`.
-        plugins: the plug-ins of the edited model, in the form of `--plugin`.
+        plugins: the plug-ins of the edited model, as for `evaluate`.
         edits: directories of edits, applied to the loaded weights of the edited model.
         max_new_tokens: the maximum length of an answer.
         device: the device to run on, by its PyTorch name.
@@ -238,10 +240,10 @@ def drift(
     """
     from qkedit.evaluation.drift import drift as measure
     from qkedit.evaluation.drift import pictures_in
-    from qkedit.plugins.settings import parse_plugins
+    from qkedit.plugins.requested import requested_settings
 
     pictures = pictures_in(Path(images))[0] if isinstance(images, str | Path) else [Path(image) for image in images]
-    chosen = parse_plugins(list(plugins)) or ()
+    chosen = requested_settings(plugins, str(edited))
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "device": device, "dtype": dtype, **loading}
     return measure(str(base), str(edited), pictures, plugins=chosen, edits=[*map(str, edits)], **settings)
 
@@ -255,7 +257,7 @@ def attention(
     data: str | Path | None = None,
     split: str | None = None,
     variant: str = "official",
-    plugins: Sequence[str] = (),
+    plugins: Plugins = (),
     edits: Sequence[str | Path] = (),
     max_new_tokens: int = 128,
     batch_size: int = 8,
@@ -273,7 +275,7 @@ def attention(
         data: CHAIR's ground truth, as for `score`; images are found in it by the names of their files.
         split: the part of the ground truth; by default all of it.
         variant: CHAIR's variant, `official` or `wordnet`.
-        plugins: plug-ins in the form of `--plugin`.
+        plugins: as for `evaluate`.
         edits: directories of edits, applied to the loaded weights.
         max_new_tokens: the maximum length of an answer.
         batch_size: the number of prompts per batch.
@@ -295,7 +297,7 @@ def attention(
     from qkedit.evaluation.attention.measure import diagnose
     from qkedit.evaluation.attention.prompt_images import of_files, of_scenes
     from qkedit.evaluation.drift import pictures_in
-    from qkedit.plugins.settings import parse_plugins
+    from qkedit.plugins.requested import requested_settings
 
     if (images is None) == (scenes is None):
         raise UsageError("give either images or a number of scenes", where="images")
@@ -307,7 +309,7 @@ def attention(
     return diagnose(
         str(model),
         asked,
-        plugins=parse_plugins(list(plugins)) or (),
+        plugins=requested_settings(plugins, str(model)),
         edits=[*map(str, edits)],
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from qkedit.prompts import CAPTION_PROMPT
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from qkedit.plugins.core.protocol import Plugin
     from qkedit.plugins.measures.kv_coherence import CoherenceReport
+    from qkedit.plugins.requested import Plugins
     from qkedit.runtime.generation import Answer
     from qkedit.runtime.loading import LoadedModel
+
+    Images = str | Path | Image | Sequence[str | Path | Image]
 
 
 def generate(
     model: str | Path | LoadedModel,
-    images: Sequence[str | Path | Image],
+    images: Images,
     prompt: str,
     *,
-    plugins: Sequence[Plugin] = (),
+    plugins: Plugins = (),
+    edits: Sequence[str | Path] = (),
     max_new_tokens: int = 128,
     **loading: Any,
 ) -> Answer:
@@ -30,10 +33,11 @@ def generate(
 
     Args:
         model: a directory, a hub id, an alias or `demo`; or the result of `load`, to load once for many prompts.
-        images: image files, or images of Pillow.
+        images: one or several image files, or images of Pillow.
         prompt: the question, without a chat template.
-        plugins: the plug-ins to attach during the call, such as `qkedit.SCR()`; plug-ins attached to the directory on
-            the command line do not act here.
+        plugins: the plug-ins to attach during the call, such as `qkedit.SCR()`, or by text as for `evaluate`; those
+            that are attached to the directory on the command line do not act here.
+        edits: directories of edits, applied to the loaded weights during the call.
         max_new_tokens: the maximum length of the answer.
         loading: `revision`, `device`, `dtype` and other arguments of `load`, if `model` is a name.
 
@@ -46,21 +50,45 @@ def generate(
     Example:
         >>> qkedit.generate("demo", [picture], "Please describe this image in detail.").text
     """
+    from contextlib import nullcontext
+
     from qkedit.images import read_image
+    from qkedit.plugins.requested import requested_plugins
+    from qkedit.runtime.editing import edit
     from qkedit.runtime.generation import respond
+
+    one = isinstance(images, str | Path) or hasattr(images, "convert")
+    given = cast("Sequence[Any]", [images] if one else images)
+    pictures = [read_image(Path(image)) if isinstance(image, str | Path) else image for image in given]
+    loaded = _loaded(model, loading)
+    made = requested_plugins(plugins, loaded.name)
+    with edit(loaded, list(edits)) if edits else nullcontext():
+        return respond(loaded, pictures, prompt, made, max_new_tokens=max_new_tokens)
+
+
+def _loaded(model: str | Path | LoadedModel, loading: Mapping[str, Any]) -> LoadedModel:
+    from qkedit.errors import UsageError
     from qkedit.runtime.loading import LoadedModel, load
 
-    loaded = model if isinstance(model, LoadedModel) else load(str(model), **loading)
-    pictures = [read_image(Path(image)) if isinstance(image, str | Path) else image for image in images]
-    return respond(loaded, pictures, prompt, plugins, max_new_tokens=max_new_tokens)
+    if isinstance(model, LoadedModel):
+        if loading:
+            raise UsageError("the model is loaded already", where=", ".join(loading), remedy="give them to `load`")
+        return model
+    if not isinstance(model, str | Path):
+        raise UsageError(
+            f"{type(model).__name__} comes without its processor",
+            where="model",
+            remedy="give its name, or what `qkedit.load` returns",
+        )
+    return load(str(model), **loading)
 
 
 def kv_coherence(
     model: str | Path | LoadedModel,
-    images: Sequence[str | Path | Image],
+    images: Images,
     *,
     prompt: str = CAPTION_PROMPT,
-    plugins: Sequence[Plugin] = (),
+    plugins: Plugins = (),
     **loading: Any,
 ) -> CoherenceReport:
     """Measure how well a model's keys form a picture of the image, after plug-ins.
@@ -71,7 +99,7 @@ def kv_coherence(
         model: as for `generate`.
         images: as for `generate`.
         prompt: the text behind the images.
-        plugins: the plug-ins that act before the measurement.
+        plugins: the plug-ins that act before the measurement, as for `generate`.
         loading: as for `generate`.
 
     Returns:
@@ -85,8 +113,11 @@ def kv_coherence(
         >>> [layer.coherence for layer in after.layers]
     """
     from qkedit.plugins.measures.kv_coherence import CoherenceReport, KeyCoherence
+    from qkedit.plugins.requested import requested_plugins
 
-    answer = generate(model, images, prompt, plugins=[*plugins, KeyCoherence()], max_new_tokens=1, **loading)
+    loaded = _loaded(model, loading)
+    measured = [*requested_plugins(plugins, loaded.name), KeyCoherence()]
+    answer = generate(loaded, images, prompt, plugins=measured, max_new_tokens=1)
     assert answer.report is not None
     found = answer.report.plugins[KeyCoherence.name]
     assert isinstance(found, CoherenceReport)
