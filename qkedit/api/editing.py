@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,17 +10,14 @@ from qkedit.checkpoint.architecture.library import Directories, using_architectu
 from qkedit.renamed import renamed_argument
 from qkedit.selection import Selection
 from qkedit.spectral.sink import NONE, Sink
-from qkedit.spectral.suppression import Channel, Control
+from qkedit.spectral.suppression import Channel, Control, Suppression
 from qkedit.steering.plan import SteerPlan, plan_for
 from qkedit.steering.run import SteerReport, run_plan
-from qkedit.steering.steer_options import ComputeDtype, Layout, OutputOptions, Role, edit_options
+from qkedit.steering.steer_options import ComputeDtype, Layout, OutputOptions, Spared, SteerOptions, edit_options
 
 if TYPE_CHECKING:
     from qkedit.inspection.spectra import Inspection
     from qkedit.steering.engine.progress import Progress
-
-Spared = Role | Mapping[int, Sequence[int]]
-"""Heads to leave alone: a role, or query heads by layer."""
 
 
 def plan(
@@ -57,24 +53,10 @@ def plan(
         >>> qkedit.plan("demo", layers=range(2, 6), k=4).bytes_to_write
         262144
     """
-    options = edit_options(
-        layers=layers,
-        heads=heads,
-        k=k,
-        energy=energy,
-        retain=retain,
-        channel=channel,
-        control=control,
-        seed=seed,
-        device=device,
-        compute_dtype=compute_dtype,
-        allow_text_only=allow_text_only,
-        protect=protect,
-        spare=spare if isinstance(spare, str) else "none",
-    )
+    suppression = Suppression(k, energy, retain, channel, control, seed)
+    options = edit_options(layers, heads, suppression, device, compute_dtype, allow_text_only, protect, spare)
     with using_architectures(architectures):
-        planned = plan_for(str(model), options, revision, keep_plugins=keep_plugins)
-    return planned if isinstance(spare, str) else planned.sparing(spare)
+        return _planned(model, options, spare, revision, keep_plugins)
 
 
 @renamed_argument("residual", "retain")
@@ -157,26 +139,11 @@ def steer(
         >>> len(report.manifest.tensors)
         4
     """
+    suppression = Suppression(k, energy, retain, channel, control, seed)
+    options = edit_options(layers, heads, suppression, device, compute_dtype, allow_text_only, protect, spare)
     output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force, follow_links, rank, keep_original)
     with using_architectures(architectures):
-        planned = plan(
-            model,
-            layers=layers,
-            heads=heads,
-            k=k,
-            energy=energy,
-            retain=retain,
-            channel=channel,
-            control=control,
-            seed=seed,
-            device=device,
-            compute_dtype=compute_dtype,
-            revision=revision,
-            keep_plugins=keep_plugins,
-            allow_text_only=allow_text_only,
-            protect=protect,
-            spare=spare,
-        )
+        planned = _planned(model, options, spare, revision, keep_plugins)
         return run_plan(_after_a_run(replace(planned, sink=sink), model, revision), output, progress)
 
 
@@ -216,22 +183,18 @@ def inspect(
     """
     from qkedit.inspection.spectra import inspect as inspect_plan
 
+    suppression = Suppression(k, energy, channel=channel)
+    options = edit_options(layers, heads, suppression, device, allow_text_only=True, protect=protect, spare=spare)
     with using_architectures(architectures):
-        planned = plan(
-            model,
-            layers=layers,
-            heads=heads,
-            k=k,
-            energy=energy,
-            channel=channel,
-            device=device,
-            revision=revision,
-            allow_text_only=True,
-            protect=protect,
-            spare=spare,
-        )
-        planned = _after_a_run(planned, model, revision)
+        planned = _after_a_run(_planned(model, options, spare, revision), model, revision)
         return inspect_plan(planned, (offset, offset, offset) if isinstance(offset, int) else offset)
+
+
+def _planned(
+    model: str | Path, options: SteerOptions, spare: Spared, revision: str | None, keep_plugins: bool = False
+) -> SteerPlan:
+    planned = plan_for(str(model), options, revision, keep_plugins=keep_plugins)
+    return planned if isinstance(spare, str) else planned.sparing(spare)
 
 
 def _after_a_run(planned: SteerPlan, model: str | Path, revision: str | None) -> SteerPlan:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qkedit.demo.scenes import HELD_OUT_SEED
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.sink import NONE, protected_directions
-from qkedit.spectral.suppression import Channel, Control
+from qkedit.spectral.suppression import Channel, Control, Suppression
 from qkedit.steering.steer_options import Role
 
 if TYPE_CHECKING:
@@ -69,17 +69,7 @@ def demonstrate(
     from qkedit.laboratory.worker import ModelSpec
     from qkedit.steering.steer_options import edit_options
 
-    options = edit_options(
-        layers=layers,
-        heads=heads,
-        k=k,
-        energy=energy,
-        retain=retain,
-        channel=channel,
-        device="cpu",
-        protect=protect,
-        spare=spare,
-    )
+    options = edit_options(layers, heads, Suppression(k, energy, retain, channel), "cpu", protect=protect, spare=spare)
     return demonstration.demonstrate(
         ModelSpec(str(model), revision, dtype, device),
         demonstration_arms(options, seeds),

@@ -33,7 +33,7 @@ from qkedit.runtime.sink import sink_of
 from qkedit.selection import Selection
 from qkedit.spectral.changes.combination import combined
 from qkedit.spectral.sink import NONE
-from qkedit.spectral.suppression import Channel, Control
+from qkedit.spectral.suppression import Channel, Control, Suppression
 from qkedit.steering.edit_record import EditRecord
 from qkedit.steering.engine.device import choose_device
 from qkedit.steering.engine.edited_tensor import EditedTensors
@@ -157,21 +157,8 @@ def edit(
             of the edits. The model is unchanged.
     """
     model = model_in(model)
-    options = edit_options(
-        layers=layers,
-        heads=heads,
-        k=k,
-        energy=energy,
-        retain=retain,
-        channel=channel,
-        control=control,
-        seed=seed,
-        device=device,
-        compute_dtype=compute_dtype,
-        allow_text_only=allow_text_only,
-        protect=protect,
-        spare=spare,
-    )
+    suppression = Suppression(k, energy, retain, channel, control, seed)
+    options = edit_options(layers, heads, suppression, device, compute_dtype, allow_text_only, protect, spare)
     if edits is not None:
         if options != SteerOptions(device=device):
             raise UsageError("existing edits do not accept options", where="edits", remedy="give one or the other")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,11 +12,13 @@ from qkedit.checkpoint.manifest_file import EditControl, EditedChannel, Protecte
 from qkedit.errors import UsageError
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.sink import NONE, protected_directions
-from qkedit.spectral.suppression import Channel, Control, Suppression
+from qkedit.spectral.suppression import Suppression
 
 ComputeDtype = Literal["float32", "float64"]
 Layout = Literal["full", "delta", "lora"]
 Role = Literal["none", "induction"]
+Spared = Role | Mapping[int, Sequence[int]]
+"""Heads to leave alone: a role, or query heads by layer."""
 
 
 @dataclass(frozen=True)
@@ -78,31 +81,28 @@ class SteerOptions:
 
 
 def edit_options(
-    *,
-    layers: Selection = "mid",
-    heads: Selection = "all",
-    k: int = 4,
-    energy: float | None = None,
-    retain: float = 0.0,
-    channel: Channel = "full",
-    control: Control = "none",
-    seed: int = 0,
+    layers: Selection,
+    heads: Selection,
+    suppression: Suppression,
     device: str = "auto",
     compute_dtype: ComputeDtype = "float32",
     allow_text_only: bool = False,
     protect: str = NONE,
-    spare: Role = "none",
+    spare: Spared = "none",
 ) -> SteerOptions:
-    """Return the options of an edit from the arguments of `qkedit.steer`. Raises UsageError for an invalid one."""
+    """Return the options of an edit from the arguments of `qkedit.steer`. Raises UsageError for an invalid one.
+
+    Heads by layer in `spare` are not an option: `SteerPlan.sparing` leaves them out of a plan.
+    """
     return SteerOptions(
         selection_text(layers),
         selection_text(heads, "heads"),
-        Suppression(k, energy, retain, channel, control, seed),
+        suppression,
         compute_dtype,
         device,
         allow_text_only,
         protected_directions(protect),
-        spare,
+        spare if isinstance(spare, str) else "none",
     )
 
 

@@ -143,20 +143,23 @@ class EditFlags(FlagGroup):
         from qkedit.steering.steer_options import edit_options
 
         k, energy = self._modes(context)
+        suppression = Suppression(
+            Suppression.k if k is None else k,
+            energy,
+            share_that_stays(context, output, self.retain, self.residual),
+            self.channel,  # type: ignore[arg-type]  # checks the name itself, as for the next ones
+            control,  # type: ignore[arg-type]
+            seed,
+        )
         return edit_options(
-            layers=self.layers,
-            heads=self.heads,
-            k=Suppression.k if k is None else k,
-            energy=energy,
-            retain=share_that_stays(context, output, self.retain, self.residual),
-            channel=self.channel,  # type: ignore[arg-type]  # checks the name itself, as for the next ones
-            control=control,  # type: ignore[arg-type]
-            seed=seed,
-            device=device,
-            compute_dtype=compute_dtype,  # type: ignore[arg-type]
-            allow_text_only=allow_text_only,
-            protect=self.protect,
-            spare=self.spare,  # type: ignore[arg-type]
+            self.layers,
+            self.heads,
+            suppression,
+            device,
+            compute_dtype,  # type: ignore[arg-type]
+            allow_text_only,
+            self.protect,
+            self.spare,  # type: ignore[arg-type]
         )
 
     def _modes(self, context: typer.Context) -> tuple[int | None, float | None]:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from qkedit.errors import QkeditError, UsageError, did_you_mean
 from qkedit.evaluation.files.answer_files import read_answers
@@ -179,19 +179,15 @@ class Benchmark(ABC):
         return self.judge(questions, answers, split=split, rule=rule, allow_missing=allow_missing)
 
     def scores(
-        self,
-        questions: Sequence[Question],
-        answers: Sequence[Answer],
-        *,
-        split: str | None = None,
-        rule: str | None = None,
-        allow_missing: bool = False,
+        self, questions: Sequence[Question], answers: Sequence[Answer], *, split: str | None = None, **how: Any
     ) -> tuple[Score, ...]:
-        """Return the score of one split, or (None) of each split that is scored separately. Raises QkeditError."""
-        return tuple(
-            self.score(questions, answers, split=part, rule=rule, allow_missing=allow_missing)
-            for part in self.answered_splits(questions, answers, split)
-        )
+        """Return the score of one split, or (None) of each split that is scored separately; `how` as for `score`.
+
+        Raises:
+            QkeditError: as for `score`.
+        """
+        splits = self.answered_splits(questions, answers, split)
+        return tuple(self.score(questions, answers, split=part, **how) for part in splits)
 
     def with_metrics(self, names: Sequence[str]) -> Self:
         """Return this benchmark with some of its optional metrics as well. Raises UsageError for any other name."""

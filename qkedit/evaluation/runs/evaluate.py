@@ -105,9 +105,9 @@ def check_run(
     images: Path,
     out: Path,
     *,
-    prompt: str | None = None,
-    limit: int | None = None,
-    overwrite: bool = False,
+    prompt: str | None,
+    limit: int | None,
+    overwrite: bool,
 ) -> None:
     """Raise the errors that `evaluate` would raise for these arguments before it loads a model; write nothing."""
     _, _, identity = _prepared(backend, tasks, images, prompt, limit)
