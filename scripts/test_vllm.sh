@@ -40,12 +40,14 @@ if [ -n "$is_quick" ]; then
     mkdir -p "$results"
     VLLM_ENABLE_V1_MULTIPROCESSING=0 measure families compare.py --models demo,qwen2_vl
     VLLM_ENABLE_V1_MULTIPROCESSING=0 measure edits edits.py
+    measure refusals refusals.py
     exit
 fi
 VLLM_ENABLE_V1_MULTIPROCESSING=0 measure families compare.py
 VLLM_ENABLE_V1_MULTIPROCESSING=0 measure compiled compare.py --models demo,qwen2_vl --compiled
 VLLM_CPU_OMP_THREADS_BIND="0|1" measure ranks compare.py --models demo,qwen2_vl,internvl --ranks 2
 VLLM_ENABLE_V1_MULTIPROCESSING=0 measure edits edits.py
+measure refusals refusals.py
 measure speed speed.py
 measure evaluation evaluate.py
 times > "$results/times.txt"

@@ -58,7 +58,7 @@ def ask(path: str, body: dict[str, Any] | None = None) -> int:
     data = None if body is None else json.dumps(body).encode()
     request = Request(f"http://127.0.0.1:{PORT}{path}", data, {"Content-Type": "application/json"})
     try:
-        with urlopen(request, timeout=120) as answer:
+        with urlopen(request, timeout=600) as answer:
             return int(answer.status)
     except HTTPError as error:
         return error.code
@@ -89,7 +89,7 @@ def of_adapter(base: Path, adapter: Path, wrong: Path) -> dict[str, int]:
         return qkedit("verify", str(adapter), "--base", str(base), *where, "--dtype", "float32")
 
     try:
-        until = time.monotonic() + 300
+        until = time.monotonic() + 900
         while ask("/health") != 200:
             if server.poll() is not None or time.monotonic() > until:
                 raise SystemExit("the server did not start")

@@ -49,7 +49,7 @@ def server(words: Sequence[str] = (), flags: Sequence[str] = ()) -> Iterator[Non
     command += ["--skip-mm-profiling", "--enforce-eager", *flags]
     process = subprocess.Popen(command, stdout=sys.stderr, env={**os.environ, "VLLM_SERVER_DEV_MODE": "1"})
     try:
-        until = time.monotonic() + 300
+        until = time.monotonic() + 900
         while True:
             try:
                 ask("/health")
@@ -68,7 +68,7 @@ def ask(path: str, body: dict[str, Any] | None = None) -> Any:
     """Return the JSON of a response; None if it is empty."""
     data = None if body is None else json.dumps(body).encode()
     request = Request(f"http://127.0.0.1:{PORT}{path}", data, {"Content-Type": "application/json"})
-    with urlopen(request, timeout=300) as answer:
+    with urlopen(request, timeout=900) as answer:
         found = answer.read()
     return json.loads(found) if found else None
 

@@ -97,11 +97,14 @@ class ServerExtension:
         app.add_api_route("/qkedit", report, methods=["GET"])
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
-        """Bind the plug-ins on every worker. Raises QkeditError if one cannot, so that the server does not start."""
+        """Bind the plug-ins on every worker. Raises SystemExit if one cannot, so that the server does not start."""
         state.qkedit_engine = None
         if engine_client is None or SECTION not in (getattr(args, "additional_config", None) or {}):
             return
-        check_ready(await engine_client.collective_rpc("qkedit_bind"))
+        try:
+            check_ready(await engine_client.collective_rpc("qkedit_bind"))
+        except QkeditError as error:  # vLLM would print a traceback
+            raise SystemExit(f"error: {error}") from None
         state.qkedit_engine = engine_client
 
 

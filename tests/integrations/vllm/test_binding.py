@@ -200,5 +200,5 @@ def test_get_qkedit_tells_what_every_worker_has_done() -> None:
 
 def test_a_server_does_not_start_if_a_worker_is_not_ready() -> None:
     engine = Engine(qkedit_bind=[{"ready": True}, {"ready": False, "reason": "no depth"}])
-    with pytest.raises(QkeditError, match="worker 1 runs without plug-ins: no depth"):
+    with pytest.raises(SystemExit, match="error: vLLM: worker 1 runs without plug-ins: no depth"):
         get_qkedit(engine, {"qkedit": document("dscr")})
