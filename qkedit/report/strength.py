@@ -23,7 +23,7 @@ def energy_sentence(shares: Sequence[float], channel: str) -> str:
         shares: removed, per head; negative where energy was added.
         channel: the part of the products that they are of.
     """
-    part = "the query-key products" if channel == "full" else f"their {channel} part asked to be"
+    part = "the query-key products" if channel == "full" else f"their {channel} part to be"
     mean = sum(shares) / len(shares)
     if mean < 0:
         added = sorted(-share for share in shares)

@@ -68,7 +68,7 @@ class QKProduct:
     key: Tensor
     key_head: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
-    # `qkedit.product_of`: qkedit.runtime.products sets it, since this room knows no models.
+    # `qkedit.product_of`: qkedit.runtime.products sets it, since this package does not import models.
     from_model: ClassVar[Callable[..., QKProduct]]
 
     def __post_init__(self) -> None:

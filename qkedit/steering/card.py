@@ -130,7 +130,7 @@ def _how_much(manifest: Manifest) -> str:
     energy_of = (
         "the energy of these products"
         if options is None or options.channel == "full"
-        else f"the energy of their {options.channel} part was asked to be removed"
+        else f"the energy of their {options.channel} part was to be removed"
     )
     error = max((layer.error for layer in manifest.adapter or ()), default=0.0)
     lacking = f"\n  Of each layer's change the adapter lacks up to {error:.2g} (Frobenius)." if error else ""

@@ -26,13 +26,13 @@ def warnings_of(manifest: Manifest, left_out: dict[str, str]) -> Iterator[str]:
     if near_equal and options is not None and options.control == "none":
         yield (
             f"{counted(near_equal, 'head has', 'heads have')} near-equal values at the cut (gap < {NEAR_EQUAL}): "
-            "which modes went is arbitrary"
+            "which modes were suppressed is arbitrary"
         )
     if options is not None and options.energy is None:
         fewer = sum(len(head.suppressed) < options.k for head in heads)
         if fewer:
             having = counted(fewer, "head has", "heads have")
-            yield f"{having} fewer than {options.k} modes to suppress; what was there was taken"
+            yield f"{having} fewer than {options.k} modes; all of them were suppressed"
     overshooting = sum((head.scale or 0) > 2 for head in heads)
     if overshooting:
         pushed = counted(overshooting, "head")
@@ -53,7 +53,7 @@ def warnings_of(manifest: Manifest, left_out: dict[str, str]) -> Iterator[str]:
             + (", and of the other heads of its layer" if any("over all heads" in norm for norm in norms) else "")
         )
     if any(head.key_bias_effect is not None for head in heads):
-        yield "keys have biases or shifts: logits also change by what no mode shows (key_bias_effect in the manifest)"
+        yield "keys have biases or shifts: logits also change outside the modes (key_bias_effect in the manifest)"
 
 
 def _stack_warnings(manifest: Manifest) -> Iterator[str]:

@@ -209,7 +209,7 @@ def unmatched_control(where: str, suppression: Suppression, taken: int, left: in
     return UsageError(
         f"the edit takes {taken} of {taken + left} modes of a head, so no index-matched control exists",
         where=where,
-        remedy=f"take at most half of the modes with --k or --energy{',' if has_norm else ' or'} leave the head or "
+        remedy=f"use at most half of the modes with --k or --energy{',' if has_norm else ' or'} leave the head or "
         f"layer out{', or choose --control norm' if has_norm else ''}",
     )
 

@@ -147,7 +147,7 @@ def test_controls_follow_their_seed_and_nothing_else(base: Path, tmp_path: Path,
 def test_a_control_that_cannot_match_is_refused_and_nothing_is_written(
     base: Path, tmp_path: Path, asked: dict[str, Any]
 ) -> None:
-    with pytest.raises(UsageError, match="no index-matched control exists; take at most half of the modes") as caught:
+    with pytest.raises(UsageError, match="no index-matched control exists; use at most half of the modes") as caught:
         edited(base, tmp_path, layers="1", control="index", **asked)
     assert caught.value.where.startswith("layer 1")
     # A norm-matched control exists only in the full channel, and of an edit that leaves a mode.

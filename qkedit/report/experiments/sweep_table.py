@@ -39,7 +39,7 @@ class SweepTables:
             yield Text(f"… and {len(report.ranked) - len(ranked)} more" if not plain else "...", style="dim")
         yield Text()
         if report.confirmation is None:
-            yield Text("Every cell violates a guard: none is chosen, and nothing is to confirm.", style="bold")
+            yield Text("Every cell violates a guard: none is chosen, so there is nothing to confirm.", style="bold")
         else:
             yield from self._confirmation(report.confirmation, plain)
         yield Text()
